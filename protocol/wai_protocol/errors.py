@@ -1,0 +1,144 @@
+"""What can go wrong, once: a fault's wire code, HTTP status, OpenAI error type and log level.
+
+Every error that crosses a room's border is a `WaiError` that carries a `Fault`. The table below is
+the only place that maps a fault to what a peer, a caller or a log sees (SPEC section 8).
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRow:
+    """One line of the table: how a fault looks on the wire, over HTTP and in the log."""
+
+    wire_code: int
+    http_status: int
+    openai_type: str
+    openai_code: str
+    log_level: int
+
+
+class Fault(enum.Enum):
+    """Everything that can fail between a caller and a model. `fault.row` says how it is shown."""
+
+    # on the wire: RESET, GOAWAY and REFUSE codes (SPEC section 8)
+    CANCELLED = FaultRow(1, 499, "invalid_request_error", "cancelled", logging.DEBUG)
+    INTERNAL = FaultRow(2, 500, "server_error", "internal_error", logging.ERROR)
+    UPSTREAM_UNREACHABLE = FaultRow(
+        3, 502, "server_error", "upstream_unreachable", logging.WARNING
+    )
+    UPSTREAM_TIMEOUT = FaultRow(4, 504, "server_error", "upstream_timeout", logging.WARNING)
+    UPSTREAM_BROKE = FaultRow(5, 502, "server_error", "upstream_broke", logging.WARNING)
+    ROUTE_REFUSED = FaultRow(6, 404, "invalid_request_error", "unknown_url", logging.INFO)
+    MODEL_NOT_FOUND = FaultRow(7, 404, "invalid_request_error", "model_not_found", logging.INFO)
+    OVERLOADED = FaultRow(8, 503, "server_error", "overloaded", logging.WARNING)
+    DRAINING = FaultRow(9, 503, "server_error", "draining", logging.INFO)
+    SESSION_LOST = FaultRow(10, 502, "server_error", "node_lost", logging.WARNING)
+    FLOW_CONTROL = FaultRow(11, 502, "server_error", "flow_control_violated", logging.ERROR)
+    PROTOCOL = FaultRow(12, 502, "server_error", "protocol_error", logging.ERROR)
+    BODY_TOO_LARGE = FaultRow(13, 413, "invalid_request_error", "body_too_large", logging.INFO)
+    NODE_UNKNOWN = FaultRow(20, 403, "authentication_error", "unknown_node", logging.WARNING)
+    NODE_REMOVED = FaultRow(21, 403, "authentication_error", "node_removed", logging.WARNING)
+    INVITE_INVALID = FaultRow(22, 403, "authentication_error", "invalid_invite", logging.WARNING)
+    NAME_TAKEN = FaultRow(23, 409, "invalid_request_error", "name_taken", logging.INFO)
+    PROOF_INVALID = FaultRow(24, 403, "authentication_error", "invalid_proof", logging.WARNING)
+    VERSION_UNSUPPORTED = FaultRow(
+        25, 400, "invalid_request_error", "unsupported_version", logging.WARNING
+    )
+    TIMED_OUT = FaultRow(26, 408, "invalid_request_error", "timed_out", logging.INFO)
+    REPLACED = FaultRow(27, 409, "server_error", "replaced_by_newer_connection", logging.INFO)
+
+    # only ever seen by callers: no wire code is sent for these
+    BAD_REQUEST = FaultRow(0, 400, "invalid_request_error", "bad_request", logging.INFO)
+    KEY_MISSING = FaultRow(0, 401, "authentication_error", "missing_api_key", logging.INFO)
+    KEY_INVALID = FaultRow(0, 401, "authentication_error", "invalid_api_key", logging.INFO)
+    FORBIDDEN = FaultRow(0, 403, "permission_error", "forbidden", logging.INFO)
+    NOT_FOUND = FaultRow(0, 404, "invalid_request_error", "not_found", logging.INFO)
+    METHOD_NOT_ALLOWED = FaultRow(
+        0, 405, "invalid_request_error", "method_not_allowed", logging.INFO
+    )
+    NODE_NOT_FOUND = FaultRow(0, 404, "invalid_request_error", "node_not_found", logging.INFO)
+    HEAD_TOO_LARGE = FaultRow(0, 431, "invalid_request_error", "headers_too_large", logging.INFO)
+    CONTEXT_EXCEEDED = FaultRow(
+        0, 400, "invalid_request_error", "context_length_exceeded", logging.INFO
+    )
+    RATE_LIMITED = FaultRow(0, 429, "rate_limit_error", "rate_limit_exceeded", logging.INFO)
+    QUOTA_EXCEEDED = FaultRow(0, 429, "insufficient_quota", "insufficient_quota", logging.INFO)
+    QUEUE_FULL = FaultRow(0, 503, "server_error", "queue_full", logging.WARNING)
+    NO_NODE = FaultRow(0, 503, "server_error", "no_node_available", logging.WARNING)
+
+    @property
+    def row(self) -> FaultRow:
+        """The fault's line in the table."""
+        return self.value
+
+
+_BY_WIRE_CODE: Final = {f.row.wire_code: f for f in Fault if f.row.wire_code}
+
+
+def fault_for_wire_code(code: int) -> Fault:
+    """The fault that a peer named; a code that we don't know counts as `INTERNAL`."""
+    return _BY_WIRE_CODE.get(code, Fault.INTERNAL)
+
+
+class WaiError(Exception):
+    """The root of every error that we raise. `str(error)` is a sentence fit for its reader.
+
+    `retry_after_s`, where set, is when another try makes sense, in seconds.
+    """
+
+    default_fault = Fault.INTERNAL
+
+    def __init__(
+        self, message: str, fault: Fault | None = None, *, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.fault = fault or self.default_fault
+        self.retry_after_s = retry_after_s
+
+
+class ProtocolError(WaiError):
+    """The rules of `wai/1` or of HTTP were broken."""
+
+    default_fault = Fault.PROTOCOL
+
+
+class LocalProtocolError(ProtocolError):
+    """Our own code asked for something the protocol does not allow: a bug on this side."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something the protocol does not allow; its connection is closed."""
+
+
+class TransportError(WaiError):
+    """A connection could not be made, or was lost."""
+
+    default_fault = Fault.UPSTREAM_UNREACHABLE
+
+
+class AuthError(WaiError):
+    """Who it is could not be proven, or it may not do this."""
+
+    default_fault = Fault.PROOF_INVALID
+
+
+class NodeUnavailable(WaiError):
+    """No node can serve this now."""
+
+    default_fault = Fault.NO_NODE
+
+
+class RequestError(WaiError):
+    """A caller's request that we refuse; the message tells the caller what to change."""
+
+    default_fault = Fault.BAD_REQUEST
+
+
+class StoreError(WaiError):
+    """What is on disk can't be read or written."""

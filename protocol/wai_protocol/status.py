@@ -1,0 +1,126 @@
+"""STATUS: what a node can serve now (SPEC section 6).
+
+A node pushes a whole new `NodeStatus` when something in it changed; the relay keeps the last one.
+On the wire it is a msgpack map with the field names below. Unknown keys are ignored, so that a newer
+node can say more; a known key of the wrong type is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .errors import RemoteProtocolError
+
+MAX_MODELS: Final = 512  # a router-mode llama-server with a folder of GGUFs; more is a broken node
+MAX_NAME_CHARS: Final = 256  # model ids look like `publisher/repo-GGUF:Q4_K_M`
+MAX_COUNT: Final = 1 << 40  # no token, byte or slot count here is larger; keeps arithmetic in int64
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model as served by one upstream of a node.
+
+    `context_tokens` is per slot. `slots_total` is None where the upstream does not tell.
+    `apis`: which of "openai", "anthropic", "ollama" the upstream speaks for this model.
+    `prefill_tps` and `decode_tps` are measured tokens per second, None until something was measured.
+    """
+
+    id: str
+    upstream: str
+    apis: tuple[str, ...] = ("openai",)
+    ready: bool = True
+    context_tokens: int | None = None
+    slots_total: int | None = None
+    slots_busy: int = 0
+    queued: int = 0
+    prefill_tps: float | None = None
+    decode_tps: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """Everything a node can serve at one moment. `detail` is for people: hardware, OS, upstreams."""
+
+    models: tuple[ModelStatus, ...] = ()
+    draining: bool = False
+    version: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def to_wire(self) -> dict[str, Any]:
+        """The msgpack map that STATUS carries."""
+        return {
+            "models": [
+                {name: getattr(model, name) for name in ModelStatus.__slots__}
+                for model in self.models
+            ],
+            "draining": self.draining,
+            "version": self.version,
+            "detail": self.detail,
+        }
+
+    @classmethod
+    def from_wire(cls, value: object) -> NodeStatus:
+        """Check a peer's map. Raises `RemoteProtocolError` on a wrong type or too much of it."""
+        if not isinstance(value, dict):
+            raise RemoteProtocolError("STATUS is not a map")
+        models = value.get("models", [])
+        if not isinstance(models, list) or len(models) > MAX_MODELS:
+            raise RemoteProtocolError(f"STATUS.models is not a list of at most {MAX_MODELS}")
+        detail = value.get("detail", {})
+        if not isinstance(detail, dict):
+            raise RemoteProtocolError("STATUS.detail is not a map")
+        return cls(
+            models=tuple(_model_from_wire(model) for model in models),
+            draining=value.get("draining", False) is True,
+            version=_text(value, "version"),
+            detail=detail,
+        )
+
+
+def _model_from_wire(value: object) -> ModelStatus:
+    if not isinstance(value, dict):
+        raise RemoteProtocolError("a model in STATUS is not a map")
+    model_id = _text(value, "id")
+    if not model_id:
+        raise RemoteProtocolError("a model in STATUS has no id")
+    apis = value.get("apis", ["openai"])
+    if not isinstance(apis, list | tuple) or not all(isinstance(a, str) for a in apis):
+        raise RemoteProtocolError("apis in STATUS is not a list of strings")
+    return ModelStatus(
+        id=model_id,
+        upstream=_text(value, "upstream"),
+        apis=tuple(apis[:8]),
+        ready=value.get("ready", True) is True,
+        context_tokens=_count(value, "context_tokens"),
+        slots_total=_count(value, "slots_total"),
+        slots_busy=_count(value, "slots_busy") or 0,
+        queued=_count(value, "queued") or 0,
+        prefill_tps=_rate(value, "prefill_tps"),
+        decode_tps=_rate(value, "decode_tps"),
+    )
+
+
+def _text(value: dict[Any, Any], key: str) -> str:
+    text = value.get(key, "")
+    if not isinstance(text, str) or len(text) > MAX_NAME_CHARS:
+        raise RemoteProtocolError(f"{key} in STATUS is not a short string")
+    return text
+
+
+def _count(value: dict[Any, Any], key: str) -> int | None:
+    count = value.get(key)
+    if count is None:
+        return None
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_COUNT:
+        raise RemoteProtocolError(f"{key} in STATUS is not a count")
+    return count
+
+
+def _rate(value: dict[Any, Any], key: str) -> float | None:
+    rate = value.get(key)
+    if rate is None:
+        return None
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate <= MAX_COUNT:
+        raise RemoteProtocolError(f"{key} in STATUS is not a rate")
+    return float(rate)

@@ -1,0 +1,120 @@
+"""The HTTP surface that is forwarded: an allow-list of method and path, and which headers travel.
+
+Relay and node both hold a request against this list: the relay so that nothing else enters the
+tunnel, the node so that a hostile relay reaches nothing else on the box (SPEC section 7). Paths are
+the upstream's own; the relay maps its `/api/v1/...` to `/v1/...` before it looks here.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+
+class Dialect(enum.Enum):
+    """Whose API a route speaks: how errors look, where usage is found, who can serve it."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    OLLAMA = "ollama"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One forwarded endpoint. `generates`: it takes a slot and answers in tokens."""
+
+    method: str
+    path: str
+    dialect: Dialect
+    generates: bool
+
+
+_OPENAI_GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+_OPENAI_OTHER = (
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v1/audio/speech",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/v1/chat/completions/input_tokens",
+)
+ROUTES: Final[dict[tuple[str, str], Route]] = {
+    (route.method, route.path): route
+    for route in (
+        *(Route("POST", p, Dialect.OPENAI, generates=True) for p in _OPENAI_GENERATING),
+        *(Route("POST", p, Dialect.OPENAI, generates=False) for p in _OPENAI_OTHER),
+        Route("POST", "/v1/messages", Dialect.ANTHROPIC, generates=True),
+        Route("POST", "/v1/messages/count_tokens", Dialect.ANTHROPIC, generates=False),
+        Route("POST", "/api/chat", Dialect.OLLAMA, generates=True),
+        Route("POST", "/api/generate", Dialect.OLLAMA, generates=True),
+        Route("POST", "/api/embed", Dialect.OLLAMA, generates=False),
+        Route("POST", "/api/show", Dialect.OLLAMA, generates=False),
+        Route("GET", "/api/tags", Dialect.OLLAMA, generates=False),
+        Route("GET", "/api/ps", Dialect.OLLAMA, generates=False),
+    )
+}
+
+# Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which each hop makes anew.
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+        b"content-length",
+        b"host",
+        b"expect",
+    }
+)
+# Never forwarded to an upstream: the caller's credentials; Origin and Referer, which Ollama answers
+# with 403 (facts: lessons 12); llama-server's resumable streams, under which a disconnect no longer
+# frees the slot; and who the caller is.
+NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
+    b"authorization",
+    b"x-api-key",
+    b"cookie",
+    b"origin",
+    b"referer",
+    b"x-conversation-id",
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-real-ip",
+}
+# Never forwarded to a caller: an upstream's cookies, and its CORS rules, which are the relay's to set.
+NOT_FOR_CALLER: Final = HOP_BY_HOP | {b"set-cookie", b"server", b"alt-svc", b"strict-transport-security"}
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def find_route(method: str, path: str) -> Route | None:
+    """The allow-listed route for `method` and `path` (no query), or None: then it is refused."""
+    return ROUTES.get((method, path))
+
+
+def headers_for_upstream(headers: Headers) -> Headers:
+    """`headers` (lower-case names) less what must not travel to the model, Connection's names too."""
+    return _without(headers, NOT_FOR_UPSTREAM)
+
+
+def headers_for_caller(headers: Headers) -> Headers:
+    """`headers` (lower-case names) less what must not travel to the caller."""
+    return _without(headers, NOT_FOR_CALLER)
+
+
+def _without(headers: Headers, dropped: frozenset[bytes]) -> Headers:
+    named = {
+        token.strip().lower()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.split(b",")
+    }
+    return [(n, v) for n, v in headers if n not in dropped and n not in named and n[:6] != b"x-wai-"]
