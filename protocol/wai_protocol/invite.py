@@ -1,0 +1,119 @@
+"""The invite: one string that tells a node where its relay is, how to know it, and its one-time pass.
+
+`wai_inv_` and the base64url (no padding) of a msgpack map (SPEC section 2). This module reads and
+writes that string; whether an invite is still good is the relay's to say (`wai_relay.invites`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+import msgpack
+
+from .errors import AuthError, Fault
+
+PREFIX: Final = "wai_inv_"
+FORMAT: Final = 1
+MAX_CHARS: Final = 1024  # a real one has about 220; more is not an invite, whatever it is
+MAX_URL_CHARS: Final = 512
+MIN_SECRET_BYTES: Final = 16  # 128 bits: not to be guessed
+MAX_SECRET_BYTES: Final = 64
+DIGEST_BYTES: Final = 32  # SHA-256, and an Ed25519 public key
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """What an invite says.
+
+    `url` is the relay's `https://host[:port]` (or `http://` for a relay without TLS in a test).
+    `relay` is its Ed25519 public key. `pin` is the SHA-256 of its certificate's
+    SubjectPublicKeyInfo, or None where the certificate is one that the system trusts.
+    """
+
+    url: str
+    relay: bytes
+    secret: bytes = field(repr=False)
+    pin: bytes | None = None
+
+    def __post_init__(self) -> None:
+        _check_url(self.url)
+        if len(self.relay) != DIGEST_BYTES:
+            raise _bad("its relay key does not have 32 bytes")
+        if self.pin is not None and len(self.pin) != DIGEST_BYTES:
+            raise _bad("its certificate pin does not have 32 bytes")
+        if not MIN_SECRET_BYTES <= len(self.secret) <= MAX_SECRET_BYTES:
+            raise _bad(f"its secret does not have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes")
+
+    def encode(self) -> str:
+        """The string that a person copies to the node."""
+        packed: bytes = msgpack.packb(
+            {
+                "v": FORMAT,
+                "url": self.url,
+                "pin": self.pin,
+                "relay": self.relay,
+                "secret": self.secret,
+            }
+        )
+        return PREFIX + base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
+
+
+def decode(text: str) -> Invite:
+    """Read an invite. Raises `AuthError` (INVITE_INVALID) that says what is wrong with it."""
+    text = text.strip()
+    if not text.startswith(PREFIX):
+        raise _bad(f"it does not begin with {PREFIX}")
+    if len(text) > MAX_CHARS:
+        raise _bad("it is too long")
+    fields = _unpack(text[len(PREFIX) :])
+    if fields.get("v") != FORMAT:
+        raise _bad("it was made by a relay of another version; update wai on this machine")
+    url, relay, secret = fields.get("url"), fields.get("relay"), fields.get("secret")
+    pin = fields.get("pin")
+    if not isinstance(url, str) or not isinstance(relay, bytes) or not isinstance(secret, bytes):
+        raise _bad("a part of it is missing")
+    if pin is not None and not isinstance(pin, bytes):
+        raise _bad("its certificate pin is not a byte string")
+    return Invite(url=url, relay=relay, secret=secret, pin=pin)
+
+
+def secret_sha256(secret: bytes) -> bytes:
+    """What the relay keeps of an invite's secret."""
+    return hashlib.sha256(secret).digest()
+
+
+def _unpack(encoded: str) -> dict[str, object]:
+    # urlsafe_b64decode drops characters that it does not know: a mistyped invite must not pass.
+    if not encoded.replace("-", "").replace("_", "").isalnum() or not encoded.isascii():
+        raise _bad("it has characters that do not belong there")
+    try:
+        packed = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+        fields = msgpack.unpackb(packed, max_map_len=16, max_array_len=0)
+    except (binascii.Error, ValueError, msgpack.UnpackException) as error:
+        raise _bad("it is damaged; was all of it copied?") from error
+    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
+        raise _bad("it is damaged; was all of it copied?")
+    return fields
+
+
+def _check_url(url: str) -> None:
+    if len(url) > MAX_URL_CHARS:
+        raise _bad("its URL is too long")
+    try:
+        parts: SplitResult = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise _bad("its URL cannot be read") from error
+    if parts.scheme not in ("https", "http") or not parts.hostname or port == 0:
+        raise _bad("its URL is not https://host[:port]")
+    if parts.username is not None or parts.query or parts.fragment or parts.path not in ("", "/"):
+        raise _bad("its URL has more than a host and a port")
+
+
+def _bad(why: str) -> AuthError:
+    return AuthError(f"this invite cannot be used: {why}", Fault.INVITE_INVALID)
