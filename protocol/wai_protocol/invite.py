@@ -1,4 +1,4 @@
-"""The invite: one string that tells a node where its relay is, how to know it, and its one-time pass.
+"""The invite: one string that tells a node where its relay is, how to know it, and lets it in once.
 
 `wai_inv_` and the base64url (no padding) of a msgpack map (SPEC section 2). This module reads and
 writes that string; whether an invite is still good is the relay's to say (`wai_relay.invites`).

@@ -23,7 +23,7 @@ from typing import Final
 from wai_protocol.errors import Fault, StoreError
 
 from .migrations import Migration, load_migrations, pending
-from .store import MAX_WAITING_WRITES, Row, Store, StoreConflict, Value, Write
+from .store import MAX_WAITING_WRITES, ConflictError, Row, Store, Value, Write
 
 log = logging.getLogger(__name__)
 
@@ -169,13 +169,12 @@ class SqliteStore(Store):
             for write in transaction.writes:
                 cursor = self._writer.execute(write.sql, _named(write.values))
                 if write.rows is not None and cursor.rowcount != write.rows:
-                    failure = StoreConflict("what was to be changed is not there any more")
+                    failure = ConflictError("what was to be changed is not there any more")
                     break
         except sqlite3.IntegrityError as error:
-            failure = StoreConflict(str(error))
-        except (sqlite3.ProgrammingError, sqlite3.OperationalError) as error:
-            if not self._writer.in_transaction:
-                raise
+            failure = ConflictError(str(error))
+        except (sqlite3.ProgrammingError, OverflowError, ValueError) as error:
+            # A value that SQLite can't take: an integer over 64 bits, text that is not Unicode.
             failure = StoreError(f"the database refused a statement: {error}")
         if failure is not None:
             self._writer.execute("ROLLBACK TO one")

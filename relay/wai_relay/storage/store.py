@@ -22,7 +22,7 @@ Row = dict[str, Any]
 MAX_WAITING_WRITES: Final = 10_000
 
 
-class StoreConflict(StoreError):
+class ConflictError(StoreError):
     """A transaction found another state than it was decided on, and changed nothing."""
 
     default_fault = Fault.BAD_REQUEST
@@ -31,7 +31,7 @@ class StoreConflict(StoreError):
 @dataclass(frozen=True, slots=True)
 class Write:
     """One changing statement. `rows`, where given, is how many rows it must touch: with any other
-    number its whole transaction is undone and raises `StoreConflict`."""
+    number its whole transaction is undone and raises `ConflictError`."""
 
     sql: str
     values: Sequence[Value] = ()
@@ -45,7 +45,7 @@ class Store(abc.ABC):
     async def write(self, *writes: Write) -> None:
         """Do all of `writes` as one transaction; on return it is on disk.
 
-        Raises `StoreConflict` (nothing was done) where a `Write.rows` or a UNIQUE constraint did
+        Raises `ConflictError` (nothing was done) where a `Write.rows` or a UNIQUE constraint did
         not hold, `StoreError` where the database failed.
         """
 
