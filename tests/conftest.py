@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.harness.tiny_gguf import tiny_gguf
+
+# No deadline: on two busy cores a single example may take any time. `make fuzz` looks for longer.
+settings.register_profile("default-without-deadline", deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=20_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default-without-deadline"))
 
 
 @pytest.fixture(scope="session")
