@@ -1,0 +1,87 @@
+"""OpenAI's dialect: errors, the error event, where usage stands; llama.cpp's `timings` too. Pure.
+
+For chat completions, completions, responses, embeddings and the rest of /v1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wai_protocol.errors import Fault
+from wai_relay.http.problems import openai_error
+from wai_relay.records import TokenCounts
+
+from .usage import BodyReader, EventReader, count, last_object
+
+
+def error_body(fault: Fault, message: str) -> bytes:
+    """`{"error": {"message", "type", "code", "param"}}`."""
+    return openai_error(fault, message)
+
+
+def error_event(fault: Fault, message: str) -> bytes:
+    """What the SDKs raise in the middle of a stream. No `[DONE]` follows."""
+    return b"data: " + openai_error(fault, message).strip() + b"\n\n"
+
+
+class OpenAiEvents(EventReader):
+    """A streamed answer. `strip_usage`: the relay asked for the usage chunk, the caller did not."""
+
+    piece = b'"delta"'
+
+    def __init__(self, *, strip_usage: bool = False) -> None:
+        super().__init__()
+        self._strip_usage = strip_usage
+
+    def observe(self, payload: Any) -> bool:
+        """See `EventReader`."""
+        response = payload.get("response")  # /v1/responses wraps it: `response.completed`
+        holder = response if isinstance(response, dict) else payload
+        found = counts_of(holder.get("usage"), holder.get("timings"))
+        if found is None:
+            return True
+        self.said = found
+        injected = payload.get("choices") == [] and isinstance(payload.get("usage"), dict)
+        return not (self._strip_usage and injected)
+
+    def counts(self, estimated_prompt: int) -> TokenCounts:
+        """See `UsageReader`. The first delta of a chat names the role and is no token."""
+        found = super().counts(estimated_prompt)
+        if self.said is None and self.piece == b'"delta"':
+            found.completion = max(self.chunks - 1, 0)
+        return found
+
+
+class OpenAiTextEvents(OpenAiEvents):
+    """A streamed answer of the older /v1/completions."""
+
+    piece = b'"text"'
+
+
+class OpenAiBody(BodyReader):
+    """A whole answer as one document."""
+
+    def figures(self, text: bytes) -> TokenCounts | None:
+        """See `BodyReader`."""
+        return counts_of(last_object(text, b"usage"), last_object(text, b"timings"))
+
+
+def counts_of(usage: object, timings: object) -> TokenCounts | None:
+    """Exact counts from a `usage` object, or from llama.cpp's `timings` where there is none."""
+    if isinstance(usage, dict) and usage:
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+        return TokenCounts(
+            prompt=count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+            cached=count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
+            completion=count(usage.get("completion_tokens", usage.get("output_tokens"))),
+            exact=True,
+        )
+    if isinstance(timings, dict) and "predicted_n" in timings:
+        cached = count(timings.get("cache_n"))
+        return TokenCounts(
+            prompt=cached + count(timings.get("prompt_n")),
+            cached=cached,
+            completion=count(timings.get("predicted_n")),
+            exact=True,
+        )
+    return None

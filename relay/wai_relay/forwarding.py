@@ -1,0 +1,213 @@
+"""One request's way to an answer: choose an upstream, try it, else try another.
+
+Owns the lease, the stream and the upload of one attempt at a time, and gives all three back on
+every way out; a caller who goes away is the cancelling of the task that runs this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import anyio
+
+from wai_protocol.errors import Fault, WaiError
+from wai_protocol.surface import Headers, Route, headers_for_upstream
+
+from .answer import RETRY_FAULTS, Answer, Failure
+from .bodies import asks_usage
+from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
+from .heartbeat import Heartbeat
+from .http.exchange import Exchange
+from .intake import Body, Intake
+from .limits import GatewayLimits
+from .records import RequestRecord
+from .upstream import UpstreamStream
+
+UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
+
+
+@dataclass(slots=True)
+class Call:
+    """A request that was understood: everything that its attempts share."""
+
+    exchange: Exchange
+    route: Route
+    target: str
+    intake: Intake
+    body: Body
+    record: RequestRecord
+    heartbeat: Heartbeat | None = None
+
+    def settle(self) -> None:
+        """An answer begins: nothing will be sent a second time, and no comment any more."""
+        self.stop_heartbeat()
+        if self.body.complete:
+            self.body.forget()
+            self.intake.release()
+
+    def stop_heartbeat(self) -> None:
+        """No comment any more."""
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
+
+
+class Forwarder:
+    """Runs calls. One for the whole gateway; it keeps nothing between two calls."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, limits: GatewayLimits, clock: Callable[[], float]
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._limits = limits
+        self._clock = clock
+
+    async def forward(self, call: Call, info: RequestInfo) -> Failure | None:
+        """Get the caller an answer. None: it has one, whole or cut. Else what the last attempt that
+        was made came to. Raises `WaiError` when no upstream could be tried at all."""
+        failure: Failure | None = None
+        for _ in range(self._limits.attempts):
+            try:
+                lease = await self._acquire(call, info)
+            except WaiError:
+                if failure is None:
+                    raise
+                break  # nobody else: what the last one said is the better answer
+            failure = await self._attempt(call, lease)
+            if failure is None or not (failure.retryable and call.body.repeatable):
+                break
+            info = replace(info, excluded=info.excluded | {lease.upstream.name})
+        return failure
+
+    async def _acquire(self, call: Call, info: RequestInfo) -> Lease:
+        asked_at = self._clock()
+        lease = await self._dispatcher.acquire(info)
+        record = call.record
+        record.attempts += 1
+        record.queue_ms += (self._clock() - asked_at) * 1000.0
+        record.node = lease.upstream.name
+        record.served_model = lease.model
+        record.reason = lease.reason
+        record.candidates = lease.candidates
+        record.fallback = lease.fallback
+        return lease
+
+    async def _attempt(self, call: Call, lease: Lease) -> Failure | None:
+        given_at = self._clock()
+        ask_usage = asks_usage(call.route, call.body.facts)
+
+        def begin() -> None:
+            call.settle()
+            lease.answering()
+
+        answer = Answer(
+            call.exchange,
+            call.route,
+            _labels(call.record),
+            self._limits,
+            self._clock,
+            begin,
+            strip_usage=ask_usage,
+        )
+        cancelled = True
+        try:
+            first = call.body.outgoing(lease.model, ask_usage=ask_usage)
+            await self._exchange_with(call, lease, answer, first)
+            cancelled = False
+        finally:
+            self._account(call, lease, answer, given_at, cancelled=cancelled)
+        return answer.failure
+
+    async def _exchange_with(self, call: Call, lease: Lease, answer: Answer, first: bytes) -> None:
+        """Send the request and see its answer through. Leaves no stream behind."""
+        headers = [
+            # The answer's figures are read as it passes, so it must not come compressed.
+            (name, value)
+            for name, value in headers_for_upstream(call.exchange.request.headers)
+            if name != b"accept-encoding"
+        ]
+        try:
+            stream = lease.upstream.open(
+                call.route.method, call.target, headers, lease.model, answer, end=False
+            )
+        except WaiError as error:
+            answer.on_reset(error.fault, str(error))
+            return
+        answer.attach(stream)
+        call.exchange.on_resume = answer.resume
+        try:
+            if call.body.complete and len(first) <= UPLOAD_BYTES:
+                stream.write(first)
+                stream.end()
+                await self._watch(answer)
+            else:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._upload, call, stream, answer, first)
+                    await self._watch(answer)
+                    tasks.cancel_scope.cancel()
+        finally:
+            call.exchange.on_resume = None
+            if not answer.over.is_set():
+                stream.reset(Fault.CANCELLED, "the caller went away")
+
+    async def _watch(self, answer: Answer) -> None:
+        while not answer.over.is_set():
+            with anyio.move_on_after(answer.next_deadline() - self._clock()):
+                await answer.over.wait()
+            answer.handle_timeout(self._clock())
+
+    async def _upload(
+        self, call: Call, stream: UpstreamStream, answer: Answer, first: bytes
+    ) -> None:
+        try:
+            for start in range(0, len(first), UPLOAD_BYTES):
+                await _send(stream, first[start : start + UPLOAD_BYTES], answer)
+            if not call.body.complete:
+                del first
+                call.body.forget()
+                call.intake.release()
+                while data := await call.intake.rest():
+                    await _send(stream, data, answer)
+            stream.end()
+        except WaiError as error:
+            answer.give_up(error.fault, str(error))
+
+    def _account(
+        self, call: Call, lease: Lease, answer: Answer, given_at: float, *, cancelled: bool
+    ) -> None:
+        now = self._clock()
+        record = call.record
+        record.tokens = answer.counts(record.tokens.prompt)
+        ttft_s = None
+        if answer.first_byte_at is not None:
+            ttft_s = answer.first_byte_at - given_at
+            record.first_byte_at = answer.first_byte_at
+        if not answer.failure:
+            record.status = answer.status
+        failed = answer.fault in RETRY_FAULTS
+        lease.release(
+            Outcome(
+                fault=answer.fault if failed else None,
+                cancelled=cancelled,
+                ttft_s=ttft_s,
+                duration_s=now - given_at,
+                tokens=record.tokens,
+            )
+        )
+
+
+async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:
+    if not stream.write(data):
+        await stream.drain()
+    answer.touch()
+
+
+def _labels(record: RequestRecord) -> Headers:
+    """What every response says of how it came about."""
+    return [
+        (b"x-wai-node", record.node.encode("latin-1", "replace")),
+        (b"x-wai-reason", record.reason.encode("latin-1", "replace")),
+        (b"x-wai-queue-ms", b"%d" % record.queue_ms),
+        (b"x-wai-attempts", b"%d" % record.attempts),
+    ]

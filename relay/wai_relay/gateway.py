@@ -1,0 +1,280 @@
+"""Answers the callers' API: whose key, which route, which model; then it forwards, or says why not.
+
+Every error a caller sees is made here, in its route's dialect. What is chosen is the dispatcher's,
+how an attempt goes `forwarding`'s, what an answer looks like `answer`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+from urllib.parse import unquote
+
+import msgspec
+
+from wai_protocol.errors import Fault, RequestError, WaiError
+from wai_protocol.surface import ROUTES, Dialect, Headers, Route, find_route
+
+from . import catalog
+from .answer import Failure
+from .dialects import DialectRules, rules_for
+from .dispatch import Dispatcher, RequestInfo
+from .forwarding import Call, Forwarder
+from .heartbeat import CallLater, Heartbeat
+from .http.exchange import Exchange, Request
+from .intake import Body, BodyBudget, Intake
+from .keys import ApiKey
+from .limits import GatewayLimits
+from .records import Recorder, RequestRecord, TokenCounts
+from .tokens import TokenEstimator
+from .upstream import Fleet
+
+log = logging.getLogger(__name__)
+
+MODELS_PATH: Final = "/v1/models"
+RETRY_AFTER_S: Final = 1.0  # where an error that will pass does not say when
+_RETRIED_STATUSES: Final = frozenset({429, 503})
+_PATHS: Final = frozenset(path for _, path in ROUTES) | {MODELS_PATH}
+
+
+class KeyCheck(Protocol):
+    """Who knows the API keys (`keys.KeyRing`)."""
+
+    def authenticate(self, headers: Headers) -> ApiKey:
+        """The key in `headers`. Raises `AuthError` (401)."""
+
+
+class Gateway:
+    """The handler for `/v1/*`, `/api/v1/*` and Ollama's `/api/*`. Belongs to one loop."""
+
+    def __init__(
+        self,
+        keys: KeyCheck,
+        fleet: Fleet,
+        dispatcher: Dispatcher,
+        recorder: Recorder,
+        limits: GatewayLimits | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        call_later: CallLater | None = None,
+    ) -> None:
+        self._keys = keys
+        self._fleet = fleet
+        self._recorder = recorder
+        self._limits = limits or GatewayLimits()
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._call_later = call_later
+        self._forwarder = Forwarder(dispatcher, self._limits, clock)
+        self._budget = BodyBudget(self._limits.held_total_bytes)
+        self._estimator = TokenEstimator()
+        self._created = int(wall_clock())
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request. Cancelling it closes what it has open and records it all the same."""
+        request = exchange.request
+        path = upstream_path(request.path)
+        record = RequestRecord(request.request_id, self._wall_clock(), request.method, path)
+        arrived_at = self._clock()
+        try:
+            await self._handle(exchange, path, record)
+        except WaiError as error:
+            log.log(error.fault.row.log_level, "%s: %s", request.request_id, error)
+            self._refuse(exchange, path, record, error)
+        except asyncio.CancelledError:
+            record.cancelled = True
+            record.status = record.status or Fault.CANCELLED.row.http_status
+            raise
+        except Exception:
+            log.exception("%s failed", request.request_id)
+            apology = WaiError("Something is wrong with this relay; its log says what.")
+            self._refuse(exchange, path, record, apology)
+        finally:
+            self._finish(exchange, record, arrived_at)
+
+    async def _handle(self, exchange: Exchange, path: str, record: RequestRecord) -> None:
+        request = exchange.request
+        key = self._keys.authenticate(request.headers)
+        record.key_id = key.id
+        if request.method == "GET" and self._answer_list(exchange, path, key, record):
+            return
+        route = find_route(request.method, path)
+        if route is None:
+            raise _no_route(request.method, path)
+        await self._forward(exchange, route, key, record)
+
+    # -- requests that go to a model
+    async def _forward(
+        self, exchange: Exchange, route: Route, key: ApiKey, record: RequestRecord
+    ) -> None:
+        request = exchange.request
+        intake = Intake(exchange, route, self._limits, self._budget)
+        call: Call | None = None
+        try:
+            body = await intake.take()
+            facts = body.facts
+            _check_model(key, facts.model)
+            record.model = facts.model
+            record.stream = facts.stream
+            prompt_tokens = self._estimator.estimate(facts.model, facts.text_bytes, facts.images)
+            record.tokens = TokenCounts(prompt=prompt_tokens)
+            target = f"{route.path}?{request.query}" if request.query else route.path
+            call = Call(exchange, route, target, intake, body, record)
+            call.heartbeat = self._heartbeat(exchange, route, body)
+            failure = await self._forwarder.forward(
+                call, _info(request, route, key, body, prompt_tokens)
+            )
+            if failure is not None:
+                self._fail(exchange, route, record, failure)
+            elif record.tokens.exact and not facts.images and route.generates:
+                self._estimator.observe(facts.model, facts.text_bytes, record.tokens.prompt)
+        finally:
+            if call is not None:
+                call.stop_heartbeat()
+            intake.release()
+
+    def _heartbeat(self, exchange: Exchange, route: Route, body: Body) -> Heartbeat | None:
+        rules = rules_for(route.dialect)
+        wanted = exchange.request.header(b"x-wai-heartbeat") != b"0"
+        if not (wanted and body.facts.stream and route.generates and rules.comment):
+            return None
+        call_later = self._call_later or asyncio.get_running_loop().call_later
+        return Heartbeat(exchange, rules, self._limits.heartbeat_s, call_later)
+
+    # -- lists, which are answered here
+    def _answer_list(
+        self, exchange: Exchange, path: str, key: ApiKey, record: RequestRecord
+    ) -> bool:
+        """Answer a list if `path` is one."""
+        pin = _pin(exchange.request)
+        nodes = list(self._fleet.nodes())
+        answer: dict[str, Any]
+        if path == MODELS_PATH:
+            answer = catalog.openai_list(catalog.listed_models(nodes, key, pin=pin), self._created)
+        elif path.startswith(MODELS_PATH + "/"):
+            name = unquote(path[len(MODELS_PATH) + 1 :])
+            found = [m for m in catalog.listed_models(nodes, key, pin=pin) if m.id == name]
+            if not found:
+                raise RequestError(f"There is no model `{name[:256]}`.", Fault.MODEL_NOT_FOUND)
+            answer = catalog.openai_model(found[0], self._created)
+        elif path == "/api/tags":
+            answer = catalog.ollama_tags(catalog.listed_models(nodes, key, pin=pin, api="ollama"))
+        elif path == "/api/ps":
+            answer = catalog.ollama_ps(catalog.listed_models(nodes, key, pin=pin, api="ollama"))
+        else:
+            return False
+        record.status = 200
+        _send(exchange, 200, [], msgspec.json.encode(answer))
+        return True
+
+    # -- what went wrong
+    def _fail(
+        self, exchange: Exchange, route: Route, record: RequestRecord, failure: Failure
+    ) -> None:
+        """Tell the caller what the last attempt came to, in the upstream's words if any."""
+        refusal = failure.refusal
+        if refusal is None or exchange.started:
+            self._refuse(exchange, route.path, record, WaiError(failure.message, failure.fault))
+            return
+        record.status = refusal.status
+        record.fault = failure.fault.row.openai_code
+        _send(exchange, refusal.status, refusal.headers, refusal.body)
+
+    def _refuse(
+        self, exchange: Exchange, path: str, record: RequestRecord, error: WaiError
+    ) -> None:
+        rules = rules_for(dialect_of(path))
+        row = error.fault.row
+        record.fault = row.openai_code
+        record.status = row.http_status
+        if exchange.started:  # a heartbeat has, or our own bug struck in the middle of an answer
+            _end_in_error(exchange, rules, error)
+            return
+        headers: Headers = []
+        if row.http_status in _RETRIED_STATUSES:
+            seconds = RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
+            headers.append((b"retry-after", b"%d" % max(round(seconds), 1)))
+        if error.fault is Fault.METHOD_NOT_ALLOWED:
+            allowed = sorted(method for method, known in ROUTES if known == path)
+            headers.append((b"allow", ", ".join(allowed or ["GET"]).encode()))
+        if error.fault in (Fault.KEY_MISSING, Fault.KEY_INVALID):
+            headers.append((b"www-authenticate", b"Bearer"))
+        if record.node:
+            headers.append((b"x-wai-node", record.node.encode("latin-1", "replace")))
+        if record.attempts:
+            headers.append((b"x-wai-attempts", b"%d" % record.attempts))
+        _send(exchange, row.http_status, headers, rules.error_body(error.fault, str(error)))
+
+    def _finish(self, exchange: Exchange, record: RequestRecord, arrived_at: float) -> None:
+        record.duration_ms = (self._clock() - arrived_at) * 1000.0
+        if record.first_byte_at is not None:
+            record.ttft_ms = (record.first_byte_at - arrived_at) * 1000.0
+        record.bytes_in = exchange.bytes_in
+        record.bytes_out = exchange.bytes_out
+        self._recorder.finish(record)
+
+
+def upstream_path(path: str) -> str:
+    """The upstream's own path: `/api/v1/…`, as OpenRouter has it, is `/v1/…`."""
+    return path[4:] if path.startswith("/api/v1/") else path
+
+
+def dialect_of(path: str) -> Dialect:
+    """In whose format errors on `path` are said, whether or not there is such a route."""
+    if path.startswith("/v1/messages"):
+        return Dialect.ANTHROPIC
+    return Dialect.OLLAMA if path.startswith("/api/") else Dialect.OPENAI
+
+
+def _info(
+    request: Request, route: Route, key: ApiKey, body: Body, prompt_tokens: int
+) -> RequestInfo:
+    return RequestInfo(
+        request_id=request.request_id,
+        key=key,
+        model=body.facts.model,
+        api=route.dialect.value,
+        generates=route.generates,
+        stream=body.facts.stream,
+        prompt_tokens=prompt_tokens,
+        max_output_tokens=body.facts.max_output_tokens,
+        prefix=body.facts.prefix,
+        pin=_pin(request),
+    )
+
+
+def _pin(request: Request) -> str | None:
+    return request.header(b"x-wai-node").decode("latin-1").strip() or None
+
+
+def _check_model(key: ApiKey, model: str) -> None:
+    if key.limits.models and model not in key.limits.models:
+        raise RequestError(f"This API key may not use the model `{model}`.", Fault.FORBIDDEN)
+
+
+def _no_route(method: str, path: str) -> RequestError:
+    if path in _PATHS or path.startswith(MODELS_PATH + "/"):
+        return RequestError(f"{method} is not how {path} is asked.", Fault.METHOD_NOT_ALLOWED)
+    return RequestError(f"There is no {method} {path[:256]} here.", Fault.ROUTE_REFUSED)
+
+
+def _send(exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
+    """Answer with `body` as a whole; `headers` may name another content type than JSON."""
+    framed = [*headers, (b"content-length", b"%d" % len(body))]
+    if all(name != b"content-type" for name, _ in headers):
+        framed.append((b"content-type", b"application/json"))
+    exchange.start(status, framed)
+    exchange.write(body)
+    exchange.end()
+
+
+def _end_in_error(exchange: Exchange, rules: DialectRules, error: WaiError) -> None:
+    if not rules.comment:
+        exchange.abort()
+        return
+    exchange.write(rules.error_event(error.fault, str(error)))
+    exchange.end()

@@ -1,0 +1,81 @@
+"""What one request was and what it cost: filled in while it runs, handed over when it is done.
+
+No prompt and no answer is ever in here. Storing, rolling up and pricing are the recorder's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class TokenCounts:
+    """Tokens of one request. `prompt` includes the `cached` ones. `exact`: the upstream said so;
+    else `prompt` is our estimate and `completion` counts the chunks that were seen."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    exact: bool = False
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request. Times in ms are since its arrival, None where that point was never reached."""
+
+    request_id: str
+    started_at: float
+    """Unix time, seconds."""
+    method: str
+    path: str
+    key_id: str = ""
+    model: str = ""
+    """As the caller named it."""
+    served_model: str = ""
+    """As the upstream was asked for it: differs after an alias or a fall-back."""
+    node: str = ""
+    """The upstream that answered, or that was tried last; a provider's name too."""
+    status: int = 0
+    """What the caller was sent, 499 where it went away before that."""
+    fault: str = ""
+    """The OpenAI error code of what went wrong on our side, "" if nothing did."""
+    reason: str = ""
+    """Why this upstream."""
+    candidates: tuple[object, ...] = ()
+    """The upstreams that were weighed, with their scores, for `wai explain`."""
+    tokens: TokenCounts = field(default_factory=TokenCounts)
+    queue_ms: float = 0.0
+    ttft_ms: float | None = None
+    first_byte_at: float | None = None
+    """Monotonic, for `ttft_ms`."""
+    duration_ms: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    attempts: int = 0
+    cancelled: bool = False
+    fallback: bool = False
+    """Another model, or a provider, stood in for what was asked."""
+    stream: bool = False
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Decode speed from the first byte to the end, None where it can't be told."""
+        if self.ttft_ms is None or self.tokens.completion < 2:
+            return None
+        decode_ms = self.duration_ms - self.ttft_ms
+        return (self.tokens.completion - 1) * 1000.0 / decode_ms if decode_ms > 0 else None
+
+
+class Recorder(Protocol):
+    """Takes finished records. Called on the hot path: it queues, and neither blocks nor raises."""
+
+    def finish(self, record: RequestRecord) -> None:
+        """`record` will not change any more."""
+
+
+class DiscardingRecorder:
+    """A recorder that keeps nothing: for a relay without usage accounting."""
+
+    def finish(self, record: RequestRecord) -> None:
+        """Forget `record`."""
