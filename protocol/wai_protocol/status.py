@@ -1,8 +1,8 @@
 """STATUS: what a node can serve now (SPEC section 6).
 
 A node pushes a whole new `NodeStatus` when something in it changed; the relay keeps the last one.
-On the wire it is a msgpack map with the field names below. Unknown keys are ignored, so that a newer
-node can say more; a known key of the wrong type is refused.
+On the wire it is a msgpack map with the field names below. Unknown keys are ignored, so that a
+newer node can say more; a known key of the wrong type is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class ModelStatus:
 
     `context_tokens` is per slot. `slots_total` is None where the upstream does not tell.
     `apis`: which of "openai", "anthropic", "ollama" the upstream speaks for this model.
-    `prefill_tps` and `decode_tps` are measured tokens per second, None until something was measured.
+    `prefill_tps` and `decode_tps` are measured tokens per second, None until something was
+    measured.
     """
 
     id: str

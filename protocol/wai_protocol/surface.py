@@ -90,7 +90,12 @@ NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     b"x-real-ip",
 }
 # Never forwarded to a caller: an upstream's cookies, and its CORS rules, which are the relay's to set.
-NOT_FOR_CALLER: Final = HOP_BY_HOP | {b"set-cookie", b"server", b"alt-svc", b"strict-transport-security"}
+NOT_FOR_CALLER: Final = HOP_BY_HOP | {
+    b"set-cookie",
+    b"server",
+    b"alt-svc",
+    b"strict-transport-security",
+}
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -101,8 +106,8 @@ def find_route(method: str, path: str) -> Route | None:
 
 
 def headers_for_upstream(headers: Headers) -> Headers:
-    """`headers` (lower-case names) less what must not travel to the model, Connection's names too."""
-    return _without(headers, NOT_FOR_UPSTREAM)
+    """`headers` (lower-case names) less what must not travel to the model, Connection's names
+    too.""" return _without(headers, NOT_FOR_UPSTREAM)
 
 
 def headers_for_caller(headers: Headers) -> Headers:
@@ -117,4 +122,6 @@ def _without(headers: Headers, dropped: frozenset[bytes]) -> Headers:
         if name == b"connection"
         for token in value.split(b",")
     }
-    return [(n, v) for n, v in headers if n not in dropped and n not in named and n[:6] != b"x-wai-"]
+    return [
+        (n, v) for n, v in headers if n not in dropped and n not in named and n[:6] != b"x-wai-"
+    ]

@@ -1,0 +1,274 @@
+"""The frames of `wai/1`: msgpack arrays whose first element is the type (SPEC sections 3 to 6).
+
+Types below 16 belong to a connection: they are not counted and never replayed. Types from 16 on are
+the session's: each of their bytes has an offset. This module knows shapes and bounds, and nothing
+of what a frame means. DATA and ACK, which travel most, are read and written by the session itself.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import msgpack
+
+from .errors import RemoteProtocolError
+from .limits import MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_HEAD_BYTES, MAX_HEADERS
+from .surface import Headers
+
+
+class FrameType(enum.IntEnum):
+    """First element of every frame."""
+
+    HELLO = 0
+    CHALLENGE = 1
+    PROOF = 2
+    WELCOME = 3
+    REFUSE = 4
+    ACK = 5
+    PING = 6
+    PONG = 7
+
+    OPEN = 16
+    HEADERS = 17
+    DATA = 18
+    END = 19
+    RESET = 20
+    CREDIT = 21
+    STATUS = 22
+    CALL = 23
+    REPLY = 24
+    EVENT = 25
+    GOAWAY = 26
+
+
+FIRST_SESSION_TYPE: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A request's head, from the relay. `model` tells the node which upstream; `end`: no body."""
+
+    stream: int
+    method: str
+    path: str
+    headers: Headers
+    model: str
+    end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """HEADERS: a response's head, from the node, once per stream."""
+
+    stream: int
+    status: int
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """No more DATA in this direction."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The stream is over in both directions; `code` is a fault's wire code."""
+
+    stream: int
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """`increment` more bytes of DATA may be sent on the stream."""
+
+    stream: int
+    increment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the node can serve now: the map of `NodeStatus`."""
+
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The relay asks the node to do something."""
+
+    call: int
+    method: str
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a CALL. Not `ok`: `value` is a map with `code` (wire) and `message`."""
+
+    call: int
+    ok: bool
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened on the node; `call` is the CALL it belongs to, or 0."""
+
+    call: int
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class GoAway:
+    """This end is going: no new streams; those in flight end by themselves.
+
+    `reconnect_in_ms`: when the node should dial for a new session (nil: it need not).
+    """
+
+    code: int
+    reason: str
+    reconnect_in_ms: int | None
+
+
+SessionFrame: TypeAlias = (
+    Open | Head | End | Reset | Credit | Status | Call | Reply | Event | GoAway
+)
+
+pack: Final = msgpack.Packer(autoreset=True).pack
+
+
+def encode(frame: SessionFrame) -> bytes:
+    """The bytes of any session frame but DATA."""
+    t = FrameType
+    match frame:
+        case Open(stream, method, path, headers, model, end):
+            return pack((t.OPEN, stream, method, path, _flat(headers), model, end))
+        case Head(stream, status, headers):
+            return pack((t.HEADERS, stream, status, _flat(headers)))
+        case End(stream):
+            return pack((t.END, stream))
+        case Reset(stream, code, reason):
+            return pack((t.RESET, stream, code, reason))
+        case Credit(stream, increment):
+            return pack((t.CREDIT, stream, increment))
+        case Status(value):
+            return pack((t.STATUS, value))
+        case Call(call, method, params):
+            return pack((t.CALL, call, method, params))
+        case Reply(call, ok, value):
+            return pack((t.REPLY, call, ok, value))
+        case Event(call, name, value):
+            return pack((t.EVENT, call, name, value))
+        case GoAway(code, reason, reconnect_in_ms):
+            return pack((t.GOAWAY, code, reason, reconnect_in_ms))
+
+
+def decode(item: list[Any]) -> SessionFrame:
+    """Check one unpacked session frame (not DATA). Raises `RemoteProtocolError`.
+
+    Elements beyond those known here are ignored: a newer minor version may append some.
+    """
+    row = _SHAPES.get(item[0])
+    if row is None:
+        raise RemoteProtocolError(f"unknown frame type {item[0]!r}")
+    frame_class, types = row
+    if len(item) <= len(types):
+        raise RemoteProtocolError(f"{frame_class.__name__} frame is too short")
+    fields = item[1 : len(types) + 1]
+    for value, kind in zip(fields, types, strict=True):
+        if kind is not None and type(value) is not kind:
+            raise RemoteProtocolError(f"{frame_class.__name__} frame has a field of the wrong type")
+        if kind is int and not 0 <= value < 1 << 62:
+            raise RemoteProtocolError(f"{frame_class.__name__} frame has a number out of range")
+    if frame_class is Open or frame_class is Head:
+        fields[2 if frame_class is Head else 3] = _pairs(fields)
+    elif frame_class is GoAway and type(fields[2]) is not int and fields[2] is not None:
+        raise RemoteProtocolError("GoAway frame has a field of the wrong type")
+    frame: SessionFrame = frame_class(*fields)
+    return frame
+
+
+# Types of the fields after the first element; None stands for "anything".
+_SHAPES: Final[dict[int, tuple[Any, tuple[type | None, ...]]]] = {
+    FrameType.OPEN: (Open, (int, str, str, list, str, bool)),
+    FrameType.HEADERS: (Head, (int, int, list)),
+    FrameType.END: (End, (int,)),
+    FrameType.RESET: (Reset, (int, int, str)),
+    FrameType.CREDIT: (Credit, (int, int)),
+    FrameType.STATUS: (Status, (dict,)),
+    FrameType.CALL: (Call, (int, str, dict)),
+    FrameType.REPLY: (Reply, (int, bool, None)),
+    FrameType.EVENT: (Event, (int, str, None)),
+    FrameType.GOAWAY: (GoAway, (int, str, None)),
+}
+
+
+def _flat(headers: Headers) -> list[bytes]:
+    return [part for pair in headers for part in pair]
+
+
+def _pairs(fields: list[Any]) -> Headers:
+    """Header pairs out of the flat list of names and values, with their bounds checked."""
+    flat = next(field for field in fields if type(field) is list)
+    if len(flat) % 2 or len(flat) > 2 * MAX_HEADERS:
+        raise RemoteProtocolError(f"headers are not at most {MAX_HEADERS} pairs")
+    if any(type(part) is not bytes for part in flat):
+        raise RemoteProtocolError("a header is not bytes")
+    if sum(map(len, flat)) + sum(len(f) for f in fields if type(f) is str) > MAX_HEAD_BYTES:
+        raise RemoteProtocolError(f"a head is larger than {MAX_HEAD_BYTES} bytes")
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+class FrameDecoder:
+    """Cuts a connection's bytes into msgpack arrays, within bounds.
+
+    `max_frame_bytes` bounds a frame as a whole: msgpack parses nested containers as they come, so a
+    bound on its buffer alone would let one endless array grow without end.
+    """
+
+    __slots__ = ("_fed", "_max_frame_bytes", "_unpacker", "position")
+
+    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._unpacker = msgpack.Unpacker(
+            raw=False,
+            max_buffer_size=0x7FFFFFFF,  # bounded below, per frame; what is complete is read at
+            once max_str_len=MAX_FRAME_BYTES,
+            max_bin_len=max(MAX_DATA_BYTES, MAX_HEAD_BYTES),
+            max_array_len=4096,
+            max_map_len=4096,
+            max_ext_len=0,
+        )
+        self._max_frame_bytes = max_frame_bytes
+        self._fed = 0
+        self.position = 0
+        """Bytes of all frames read so far: where the next frame begins."""
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take bytes from the connection."""
+        self._unpacker.feed(data)
+        self._fed += len(data)
+
+    def next_frame(self) -> list[Any] | None:
+        """The next whole frame, or None until more bytes come. Raises `RemoteProtocolError`."""
+        try:
+            item = next(self._unpacker, _MORE)
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+            raise RemoteProtocolError(f"bytes that are not a frame: {error}") from None
+        if item is _MORE:
+            if self._fed - self.position > self._max_frame_bytes:
+                raise RemoteProtocolError(f"a frame is larger than {self._max_frame_bytes} bytes")
+            return None
+        if type(item) is not list or not item or type(item[0]) is not int:
+            raise RemoteProtocolError("a frame is not an array that begins with its type")
+        self.position = self._unpacker.tell()
+        return item
+
+
+_MORE: Final = object()

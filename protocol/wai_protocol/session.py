@@ -1,0 +1,502 @@
+"""A session: streams, calls and status between a node and a relay, over a resumable link.
+
+Sans-I/O: bytes and the time go in, events and bytes come out. A session outlives its connections:
+`attach` after each handshake, `detach` when a connection dies, and the streams never know.
+
+What goes out first is the core's choice, made anew for each `bytes_to_send`: what a new connection
+must repeat, then link frames, then control frames, then DATA, taken in turn from the streams that
+have some (SPEC sections 4 to 6).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import Any, Final
+
+from . import frames as f
+from .errors import Fault, LocalProtocolError, RemoteProtocolError, WaiError, fault_for_wire_code
+from .events import (
+    CallReceived,
+    DataReceived,
+    Event,
+    GoAwayReceived,
+    HeadersReceived,
+    NodeEvent,
+    PeerDead,
+    ReplyReceived,
+    StatusReceived,
+    StreamEnded,
+    StreamOpened,
+    StreamReset,
+    Writable,
+)
+from .limits import (
+    MAX_CALLS,
+    MAX_CONTROL_BYTES,
+    MAX_DATA_BYTES,
+    MAX_FRAME_BYTES,
+    SEND_HIGH_WATER_BYTES,
+    SEND_LOW_WATER_BYTES,
+    SESSION_GROWTH_BYTES,
+    WRITE_BUDGET_BYTES,
+    Limits,
+)
+from .link import Link
+from .status import NodeStatus
+from .stream import GrowthBudget, Stream
+from .surface import Headers
+
+_DATA: Final = int(f.FrameType.DATA)
+_pack: Final = f.pack
+
+
+class Role(enum.Enum):
+    """Which end this is. Only the relay opens streams and calls; only the node has a status."""
+
+    NODE = "node"
+    RELAY = "relay"
+
+
+class Session:
+    """One end of a session. Not thread-safe. Every method that has a `now` may move its clock on."""
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        local: Limits | None = None,
+        peer: Limits | None = None,
+        growth: GrowthBudget | None = None,
+    ) -> None:
+        self._role = role
+        self._local = local or Limits()
+        self.peer_limits = peer or Limits()
+        self._link = Link(self._local)
+        self._growth = GrowthBudget(SESSION_GROWTH_BYTES, above=growth)
+        self._decoder = f.FrameDecoder()
+        self._streams: dict[int, Stream] = {}
+        self._highest_stream = 0
+        self._calls: set[int] = set()
+        self._last_call = 0
+        self._control: deque[bytes] = deque()
+        self._control_bytes = 0
+        self._ready: deque[Stream] = deque()
+        self._status: NodeStatus | None = None
+        self._probe = b""  # a PING that waits to be written
+        self._events: list[Event] = []
+        self._now = 0.0
+        self.going_away = False
+        """Whether this end sent GOAWAY."""
+        self.peer_going_away = False
+        """Whether the peer sent GOAWAY: no stream can be opened."""
+
+    # -- connections
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a connection."""
+        return self._link.attached
+
+    @property
+    def received(self) -> int:
+        """The offset to tell the peer in the next handshake."""
+        return self._link.received
+
+    @property
+    def rtt_s(self) -> float | None:
+        """The last measured round trip in seconds, None if not measured yet."""
+        return self._link.rtt_s
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """What is kept in case this connection dies."""
+        return self._link.unacknowledged_bytes
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    def attach(self, peer_received: int, now: float, *, peer: Limits | None = None) -> None:
+        """Go on, on a new connection. Raises `RemoteProtocolError` for an impossible offset."""
+        self._now = now
+        if peer is not None:
+            self.peer_limits = peer
+        self._link.attach(peer_received, now)
+        self._decoder = f.FrameDecoder()
+        self._probe = self._link.ping(now)
+
+    def detach(self) -> None:
+        """The connection is gone; streams wait for the next one."""
+        self._link.detach()
+
+    # -- bytes in
+
+    def receive_data(self, data: bytes | memoryview, now: float) -> list[Event]:
+        """Take bytes from the connection. Raises `RemoteProtocolError`: then it must be closed,
+        and the session ends: its peer does not keep to the protocol."""
+        self._now = now
+        link = self._link
+        link.heard(now)
+        decoder = self._decoder
+        decoder.feed(data)
+        start = decoder.position
+        while (item := decoder.next_frame()) is not None:
+            kind = item[0]
+            if kind == _DATA:
+                self._receive_frame_data(item)
+            elif kind < f.FIRST_SESSION_TYPE:
+                link.receive_link_frame(item, now)
+                start = decoder.position
+                continue
+            else:
+                self._receive_frame(f.decode(item))
+            link.received += decoder.position - start
+            start = decoder.position
+        events, self._events = self._events, []
+        return events
+
+    def _receive_frame_data(self, item: list[Any]) -> None:
+        if len(item) < 3 or type(item[1]) is not int or type(item[2]) is not bytes:
+            raise RemoteProtocolError("DATA frame has a field of the wrong type")
+        stream_id, data = item[1], item[2]
+        size = len(data)
+        if not 0 < size <= MAX_DATA_BYTES:
+            raise RemoteProtocolError(f"DATA frame with {size} bytes")
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._must_have_been(stream_id)
+            return
+        if self._role is Role.RELAY and not stream.head_done:
+            raise RemoteProtocolError(f"DATA on stream {stream_id} before its HEADERS")
+        stream.receive(size)
+        self._events.append(DataReceived(stream_id, data))
+
+    def _receive_frame(self, frame: f.SessionFrame) -> None:
+        match frame:
+            case f.Credit(stream_id, increment):
+                self._receive_credit(stream_id, increment)
+            case f.End(stream_id):
+                self._receive_end(stream_id)
+            case f.Reset(stream_id, code, reason):
+                if self._must_have_been(stream_id) is not None:
+                    self._forget(stream_id)
+                    self._tell(StreamReset(stream_id, fault_for_wire_code(code), reason))
+            case f.GoAway(code, reason, after_ms):
+                self.peer_going_away = True
+                after_s = None if after_ms is None else after_ms / 1000
+                self._tell(GoAwayReceived(fault_for_wire_code(code), reason, after_s))
+            case f.Open():
+                self._only_from(Role.RELAY, "OPEN")
+                self._receive_open(frame)
+            case f.Head(stream_id, status, headers):
+                self._only_from(Role.NODE, "HEADERS")
+                self._receive_head(stream_id, status, headers)
+            case f.Status(value):
+                self._only_from(Role.NODE, "STATUS")
+                self._tell(StatusReceived(NodeStatus.from_wire(value)))
+            case f.Call(call, method, params):
+                self._only_from(Role.RELAY, "CALL")
+                self._tell(CallReceived(call, method, params))
+            case f.Reply(call, ok, value):
+                self._only_from(Role.NODE, "REPLY")
+                if call not in self._calls:
+                    raise RemoteProtocolError(f"REPLY to call {call}, which is not open")
+                self._calls.remove(call)
+                self._tell(ReplyReceived(call, ok, value))
+            case f.Event(call, name, value):
+                self._only_from(Role.NODE, "EVENT")
+                self._tell(NodeEvent(call, name, value))
+
+    def _receive_open(self, frame: f.Open) -> None:
+        if frame.stream <= self._highest_stream:
+            raise RemoteProtocolError(f"OPEN of stream {frame.stream}, which is not a new one")
+        self._highest_stream = frame.stream
+        if len(self._streams) >= self._local.max_streams:
+            self._send(f.Reset(frame.stream, Fault.OVERLOADED.row.wire_code, "too many streams"))
+            return
+        stream = self._add_stream(frame.stream)
+        stream.remote_ended = frame.end
+        self._tell(
+            StreamOpened(
+                frame.stream, frame.method, frame.path, frame.headers, frame.model, frame.end
+            )
+        )
+
+    def _receive_head(self, stream_id: int, status: int, headers: Headers) -> None:
+        stream = self._must_have_been(stream_id)
+        if stream is None:
+            return
+        if stream.head_done or stream.remote_ended or not 200 <= status <= 599:
+            raise RemoteProtocolError(f"HEADERS of stream {stream_id} twice, late or no status")
+        stream.head_done = True
+        self._tell(HeadersReceived(stream_id, status, headers))
+
+    def _receive_end(self, stream_id: int) -> None:
+        stream = self._must_have_been(stream_id)
+        if stream is None:
+            return
+        if stream.remote_ended or (self._role is Role.RELAY and not stream.head_done):
+            raise RemoteProtocolError(f"END of stream {stream_id} twice or before its HEADERS")
+        stream.remote_ended = True
+        self._forget_if_over(stream)
+        self._tell(StreamEnded(stream_id))
+
+    def _receive_credit(self, stream_id: int, increment: int) -> None:
+        stream = self._must_have_been(stream_id)
+        if stream is None:
+            return
+        stream.credit_out += increment
+        if increment == 0 or stream.credit_out > 1 << 40:
+            raise RemoteProtocolError(f"CREDIT of {increment} for stream {stream_id}")
+        self._schedule(stream)
+
+    def _must_have_been(self, stream_id: int) -> Stream | None:
+        """The stream, or None if it is over already: its last frames were still on their way."""
+        stream = self._streams.get(stream_id)
+        if stream is None and not 0 < stream_id <= self._highest_stream:
+            raise RemoteProtocolError(f"a frame for stream {stream_id}, which was never opened")
+        return stream
+
+    def _only_from(self, sender: Role, name: str) -> None:
+        if sender is self._role:
+            raise RemoteProtocolError(f"{name} from the wrong side")
+
+    def _tell(self, event: Event) -> None:
+        self._events.append(event)
+
+    # -- bytes out
+
+    def bytes_to_send(self) -> bytes:
+        """What to write now, at most about `WRITE_BUDGET_BYTES`; b"" if there is nothing.
+
+        Write it to the current connection only, and ask again once the transport took it. May add
+        events (`Writable`): see `take_events`.
+        """
+        link = self._link
+        if not link.attached:
+            return b""
+        out: list[bytes] = []
+        if self._probe:
+            out.append(self._probe)
+            self._probe = b""
+        if link.owes:
+            out.append(link.take_link_frames())
+        budget = WRITE_BUDGET_BYTES
+        if link.replaying:
+            out += link.take_replay(budget)
+            if link.replaying:
+                return b"".join(out)
+        if self._status is not None:
+            self._send(f.Status(self._status.to_wire()))
+            self._status = None
+        while self._control and budget > 0:
+            frame = self._control.popleft()
+            self._control_bytes -= len(frame)
+            budget -= len(frame)
+            link.record(frame)
+            out.append(frame)
+        self._take_data(out, budget)
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _take_data(self, out: list[bytes], budget: int) -> None:
+        link = self._link
+        ready = self._ready
+        while ready and budget > 0 and link.room > 0:
+            stream = ready.popleft()
+            data = stream.take(MAX_DATA_BYTES)
+            if data:
+                frame = _pack((_DATA, stream.id, data))
+                link.record(frame)
+                out.append(frame)
+                budget -= len(frame)
+                if stream.stopped and stream.pending_bytes <= SEND_LOW_WATER_BYTES:
+                    stream.stopped = False
+                    self._events.append(Writable(stream.id))
+            if stream.end_queued and not stream.pending_bytes and not stream.local_ended:
+                frame = f.encode(f.End(stream.id))
+                link.record(frame)
+                out.append(frame)
+                stream.local_ended = True
+                self._forget_if_over(stream)
+            if stream.sendable:
+                ready.append(stream)
+            else:
+                stream.scheduled = False
+
+    def take_events(self) -> list[Event]:
+        """Events that came up outside `receive_data` and `handle_timeout`."""
+        events, self._events = self._events, []
+        return events
+
+    # -- time
+
+    def next_deadline(self) -> float | None:
+        """When `handle_timeout` is to be called; None while there is no connection."""
+        return self._link.next_deadline()
+
+    def handle_timeout(self, now: float) -> list[Event]:
+        """Ask for a sign of life, or find the peer dead. Harmless when called early."""
+        self._now = now
+        if self._link.is_dead(now):
+            self._tell(PeerDead())
+        elif self._link.ping_due(now):
+            self._probe = self._link.ping(now)
+        return self.take_events()
+
+    def probe(self, now: float) -> None:
+        """Ask for a sign of life now (the clock jumped, the address changed)."""
+        self._probe = self._link.ping(now)
+
+    # -- streams
+
+    def open_stream(
+        self, method: str, path: str, headers: Headers, model: str, *, end: bool
+    ) -> int:
+        """Begin an exchange; its number. Raises `WaiError` (OVERLOADED, DRAINING) if it can't."""
+        if self._role is not Role.RELAY:
+            raise LocalProtocolError("only the relay opens streams")
+        if self.peer_going_away or self.going_away:
+            raise WaiError("the node is draining and takes no new requests", Fault.DRAINING)
+        crowded = len(self._streams) >= self.peer_limits.max_streams
+        if crowded or self._control_bytes > MAX_CONTROL_BYTES:
+            raise WaiError("the node has as many streams as it takes", Fault.OVERLOADED)
+        stream_id = self._highest_stream + 1
+        frame = f.encode(f.Open(stream_id, method, path, headers, model, end))
+        if len(frame) > MAX_FRAME_BYTES:
+            raise LocalProtocolError("an OPEN frame is too large")
+        self._highest_stream = stream_id
+        stream = self._add_stream(stream_id)
+        stream.local_ended = stream.end_queued = end
+        self._queue_control(frame)
+        return stream_id
+
+    def send_headers(self, stream_id: int, status: int, headers: Headers) -> None:
+        """Send a response's head. On a stream that is over this, as all sending, does nothing."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        if self._role is not Role.NODE or stream.head_done:
+            raise LocalProtocolError("a response has one head, and the node sends it")
+        stream.head_done = True
+        self._send(f.Head(stream_id, status, headers))
+
+    def send_data(self, stream_id: int, data: bytes) -> bool:
+        """Queue body bytes. False: stop until `Writable` (they are queued all the same)."""
+        stream = self._streams.get(stream_id)
+        if stream is None or not data:
+            return True
+        if stream.end_queued:
+            raise LocalProtocolError(f"data on stream {stream_id} after its end")
+        stream.queue(data)
+        if not stream.scheduled:
+            self._schedule(stream)
+        if stream.pending_bytes > SEND_HIGH_WATER_BYTES:
+            stream.stopped = True
+            return False
+        return True
+
+    def end_stream(self, stream_id: int) -> None:
+        """End this direction once what is queued is sent."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.end_queued = True
+            self._schedule(stream)
+
+    def reset_stream(self, stream_id: int, fault: Fault, reason: str = "") -> None:
+        """End the stream now, in both directions; what is queued is dropped."""
+        if stream_id in self._streams:
+            self._forget(stream_id)
+            self._send(f.Reset(stream_id, fault.row.wire_code, reason[:512]))
+
+    def consume(self, stream_id: int, size: int) -> None:
+        """Received bytes were used: the peer may send as many again."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        increment = stream.consume(size, self._link.rtt_s, self._growth, self._now)
+        if increment:
+            self._send(f.Credit(stream_id, increment))
+
+    def fail_streams(self, fault: Fault, reason: str) -> list[Event]:
+        """The session is over: an event for each stream that was open, and an error for each
+        call.""" for stream_id in list(self._streams):
+            self._forget(stream_id)
+            self._tell(StreamReset(stream_id, fault, reason))
+        for call in sorted(self._calls):
+            self._tell(ReplyReceived(call, False, {"code": fault.row.wire_code, "message": reason}))
+        self._calls.clear()
+        return self.take_events()
+
+    def _add_stream(self, stream_id: int) -> Stream:
+        stream = Stream(
+            stream_id,
+            window_in=self._local.stream_window_bytes,
+            window_out=self.peer_limits.stream_window_bytes,
+            now=self._now,
+        )
+        self._streams[stream_id] = stream
+        return stream
+
+    def _schedule(self, stream: Stream) -> None:
+        if not stream.scheduled and stream.sendable:
+            stream.scheduled = True
+            self._ready.append(stream)
+
+    def _forget_if_over(self, stream: Stream) -> None:
+        if stream.local_ended and stream.remote_ended:
+            self._forget(stream.id)
+
+    def _forget(self, stream_id: int) -> None:
+        stream = self._streams.pop(stream_id)
+        stream.close(self._growth)
+        stream.end_queued = stream.local_ended = stream.remote_ended = True
+
+    # -- status, calls, going away
+
+    def send_status(self, status: NodeStatus) -> None:
+        """Tell the relay what can be served now. Of several that wait only the last is sent."""
+        if self._role is not Role.NODE:
+            raise LocalProtocolError("only a node has a status")
+        self._status = status
+
+    def call(self, method: str, params: dict[str, Any]) -> int:
+        """Ask the node for something; the number that its REPLY will carry."""
+        if self._role is not Role.RELAY:
+            raise LocalProtocolError("only the relay calls")
+        if len(self._calls) >= MAX_CALLS:
+            raise WaiError("too many calls to this node are open", Fault.OVERLOADED)
+        self._last_call += 1
+        self._send(f.Call(self._last_call, method, params))
+        self._calls.add(self._last_call)
+        return self._last_call
+
+    def reply(self, call: int, value: object) -> None:
+        """Answer a CALL."""
+        self._send(f.Reply(call, True, value))
+
+    def reply_error(self, call: int, error: WaiError) -> None:
+        """Answer a CALL with what went wrong."""
+        value = {"code": error.fault.row.wire_code, "message": str(error)[:4096]}
+        self._send(f.Reply(call, False, value))
+
+    def emit(self, name: str, value: object, call: int = 0) -> None:
+        """Tell the relay that something happened, on behalf of `call` or by itself (0)."""
+        self._send(f.Event(call, name, value))
+
+    def go_away(self, fault: Fault, reason: str, *, reconnect_in_s: float | None = None) -> None:
+        """Say that this end takes or opens no new streams; those in flight go on."""
+        self.going_away = True
+        after_ms = None if reconnect_in_s is None else round(reconnect_in_s * 1000)
+        self._send(f.GoAway(fault.row.wire_code, reason[:512], after_ms))
+
+    def _send(self, frame: f.SessionFrame) -> None:
+        encoded = f.encode(frame)
+        if len(encoded) > MAX_FRAME_BYTES:
+            raise LocalProtocolError(f"a {type(frame).__name__} frame has {len(encoded)} bytes")
+        self._queue_control(encoded)
+
+    def _queue_control(self, encoded: bytes) -> None:
+        self._control.append(encoded)
+        self._control_bytes += len(encoded)
