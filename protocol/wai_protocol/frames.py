@@ -8,6 +8,7 @@ of what a frame means. DATA and ACK, which travel most, are read and written by 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -141,7 +142,7 @@ SessionFrame: TypeAlias = (
     Open | Head | End | Reset | Credit | Status | Call | Reply | Event | GoAway
 )
 
-pack: Final = msgpack.Packer(autoreset=True).pack
+pack: Final[Callable[[object], bytes]] = msgpack.Packer(autoreset=True).pack
 
 
 def encode(frame: SessionFrame) -> bytes:
@@ -238,8 +239,8 @@ class FrameDecoder:
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._unpacker = msgpack.Unpacker(
             raw=False,
-            max_buffer_size=0x7FFFFFFF,  # bounded below, per frame; what is complete is read at
-            once max_str_len=MAX_FRAME_BYTES,
+            max_buffer_size=0x7FFFFFFF,  # `next_frame` bounds what waits
+            max_str_len=MAX_FRAME_BYTES,
             max_bin_len=max(MAX_DATA_BYTES, MAX_HEAD_BYTES),
             max_array_len=4096,
             max_map_len=4096,

@@ -59,7 +59,7 @@ class Role(enum.Enum):
 
 
 class Session:
-    """One end of a session. Not thread-safe. Every method that has a `now` may move its clock on."""
+    """One end of a session. Not thread-safe."""
 
     def __init__(
         self,
@@ -420,12 +420,13 @@ class Session:
             self._send(f.Credit(stream_id, increment))
 
     def fail_streams(self, fault: Fault, reason: str) -> list[Event]:
-        """The session is over: an event for each stream that was open, and an error for each
-        call.""" for stream_id in list(self._streams):
+        """The session is over: an event for each open stream, an error for each open call."""
+        for stream_id in list(self._streams):
             self._forget(stream_id)
             self._tell(StreamReset(stream_id, fault, reason))
+        value = {"code": fault.row.wire_code, "message": reason}
         for call in sorted(self._calls):
-            self._tell(ReplyReceived(call, False, {"code": fault.row.wire_code, "message": reason}))
+            self._tell(ReplyReceived(call, ok=False, value=value))
         self._calls.clear()
         return self.take_events()
 
@@ -474,12 +475,12 @@ class Session:
 
     def reply(self, call: int, value: object) -> None:
         """Answer a CALL."""
-        self._send(f.Reply(call, True, value))
+        self._send(f.Reply(call, ok=True, value=value))
 
     def reply_error(self, call: int, error: WaiError) -> None:
         """Answer a CALL with what went wrong."""
         value = {"code": error.fault.row.wire_code, "message": str(error)[:4096]}
-        self._send(f.Reply(call, False, value))
+        self._send(f.Reply(call, ok=False, value=value))
 
     def emit(self, name: str, value: object, call: int = 0) -> None:
         """Tell the relay that something happened, on behalf of `call` or by itself (0)."""

@@ -41,7 +41,7 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """Everything a node can serve at one moment. `detail` is for people: hardware, OS, upstreams."""
+    """What a node can serve at one moment. `detail` is for people: hardware, OS, upstreams."""
 
     models: tuple[ModelStatus, ...] = ()
     draining: bool = False

@@ -18,7 +18,7 @@ GROWTH_ROUND_TRIPS: Final = 4
 
 
 class GrowthBudget:
-    """How many bytes windows may outgrow their first size by; a session's has the process's above."""
+    """By how many bytes windows may outgrow their first size; one may stand above another."""
 
     __slots__ = ("_above", "_left")
 
@@ -27,8 +27,8 @@ class GrowthBudget:
         self._above = above
 
     def take(self, size: int) -> bool:
-        """Claim `size` bytes, here and above; False, and nothing claimed, where there are too
-        few.""" if size > self._left or (self._above is not None and not self._above.take(size)):
+        """Claim `size` bytes, here and above; False, and nothing claimed, if there are too few."""
+        if size > self._left or (self._above is not None and not self._above.take(size)):
             return False
         self._left -= size
         return True
@@ -90,8 +90,8 @@ class Stream:
         self.pending_bytes += len(data)
 
     def take(self, limit: int) -> bytes:
-        """The next up to `limit` bytes within the peer's credit; b"" if there are none to be
-        had.""" limit = min(limit, self.credit_out)
+        """Up to `limit` bytes within the peer's credit; b"" if there are none to be had."""
+        limit = min(limit, self.credit_out)
         pending = self.pending
         if limit <= 0 or not pending:
             return b""

@@ -89,7 +89,7 @@ NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     b"x-forwarded-proto",
     b"x-real-ip",
 }
-# Never forwarded to a caller: an upstream's cookies, and its CORS rules, which are the relay's to set.
+# Never forwarded to a caller: an upstream's cookies, and what it says of its own transport.
 NOT_FOR_CALLER: Final = HOP_BY_HOP | {
     b"set-cookie",
     b"server",
@@ -106,8 +106,8 @@ def find_route(method: str, path: str) -> Route | None:
 
 
 def headers_for_upstream(headers: Headers) -> Headers:
-    """`headers` (lower-case names) less what must not travel to the model, Connection's names
-    too.""" return _without(headers, NOT_FOR_UPSTREAM)
+    """`headers` (lower-case names) less what must not travel to the model."""
+    return _without(headers, NOT_FOR_UPSTREAM)
 
 
 def headers_for_caller(headers: Headers) -> Headers:
