@@ -1,0 +1,298 @@
+"""HTTP/1.1 as a client sees it: request heads out, response heads and body framing in. No I/O.
+
+Used by the node towards its upstreams and by the relay towards cloud providers. Strict where a lax
+reading could let one message pass for two: bare LF, obs-fold, Content-Length beside
+Transfer-Encoding, repeated Content-Length and control characters are refused. Each reader is fed
+what arrived, cut anywhere, and answers the same. It parses no requests; the relay's edge does that.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from .errors import Fault, LocalProtocolError, RemoteProtocolError
+from .surface import Headers
+
+MAX_HEAD_BYTES: Final = 32 * 1024  # llama-server sends 0.3 kB, cloud providers with cookies up to 8
+MAX_INTERIM_RESPONSES: Final = (
+    8  # 100, 102, 103: one or two are seen; more is a peer that stalls us
+)
+MAX_CHUNK_LINE_BYTES: Final = 256  # a size, perhaps an extension that nobody uses
+MAX_TRAILER_BYTES: Final = 8 * 1024  # read and dropped
+MAX_BODY_DIGITS: Final = 15  # below 2**53: every server and every JSON counter can hold it
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?")
+_TARGET: Final = re.compile(r"/[\x21-\x22\x24-\x7e]*")  # origin form: visible ASCII without "#"
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
+_FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
+
+
+def request_head(
+    method: str, target: str, headers: Headers, *, authority: bytes, body_length: int | None
+) -> bytes:
+    """The bytes of a request's head.
+
+    `target` is path and query, `body_length` the body's exact length, None for a chunked body.
+    Raises `LocalProtocolError` when anything in it could end the head early or start another
+    request, or when `headers` set the framing themselves.
+    """
+    if not _TOKEN.fullmatch(method.encode()) or not _TARGET.fullmatch(target):
+        raise LocalProtocolError("the request's method or target is not allowed in HTTP")
+    lines = [f"{method} {target} HTTP/1.1".encode("ascii"), b"host: " + authority]
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name) or _CONTROL.search(value) or name.lower() in _FRAMING:
+            raise LocalProtocolError("a header of the request is not allowed in HTTP")
+        lines.append(name + b": " + value)
+    if body_length is None:
+        lines.append(b"transfer-encoding: chunked")
+    elif body_length or method not in ("GET", "HEAD", "DELETE", "OPTIONS"):
+        lines.append(b"content-length: %d" % body_length)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """`data` (not empty: that would end the body) as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class BodyReader(Protocol):
+    """Takes a response's body out of its framing."""
+
+    ended: bool
+    """Whether the whole body was seen."""
+    surplus: bool
+    """Whether bytes came after the body's end; such a connection can't be used again."""
+
+    def receive_data(self, data: bytes) -> bytes:
+        """All payload in `data`, joined. Raises `RemoteProtocolError` on broken framing."""
+
+    def receive_eof(self) -> None:
+        """The peer closed. Raises `RemoteProtocolError` unless the body may end that way."""
+
+
+class FixedLengthBody:
+    """A body of `length` bytes; 0 for answers that have none."""
+
+    __slots__ = ("_left", "ended", "surplus")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.ended = length == 0
+        self.surplus = False
+
+    def receive_data(self, data: bytes) -> bytes:
+        """See `BodyReader`."""
+        self._left -= len(data)
+        if self._left > 0:
+            return data
+        self.ended = True
+        if self._left == 0:
+            return data
+        self.surplus = True
+        payload = data[: self._left]
+        self._left = 0
+        return payload
+
+    def receive_eof(self) -> None:
+        """See `BodyReader`."""
+        if not self.ended:
+            raise _broken(f"the connection closed {self._left} bytes before the body's end")
+
+
+class UntilCloseBody:
+    """A body that ends with its connection (HTTP/1.0, and servers that frame nothing)."""
+
+    __slots__ = ("ended", "surplus")
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.surplus = False
+
+    def receive_data(self, data: bytes) -> bytes:
+        """See `BodyReader`."""
+        return data
+
+    def receive_eof(self) -> None:
+        """See `BodyReader`."""
+        self.ended = True
+
+
+class ChunkedBody:
+    """A chunked body. Extensions and trailers are checked for size and dropped."""
+
+    __slots__ = ("_held", "_in_trailer", "_left", "_trailer_bytes", "ended", "surplus")
+
+    def __init__(self) -> None:
+        self._held = b""  # the start of a line that has not wholly arrived
+        self._left = 0  # payload bytes missing from this chunk, plus 2 for the CRLF behind them
+        self._in_trailer = False
+        self._trailer_bytes = 0
+        self.ended = False
+        self.surplus = False
+
+    def receive_data(self, data: bytes) -> bytes:
+        """See `BodyReader`. One chunk or many in `data`, the answer is one bytes object."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        pieces: list[bytes] = []
+        at, size = 0, len(data)
+        while at < size:
+            if self._left:
+                at = self._take_payload(data, at, pieces)
+                continue
+            if self.ended:
+                self.surplus = True
+                break
+            line_end = data.find(b"\n", at)
+            if line_end < 0:
+                self._hold(data[at:])
+                break
+            self._take_line(data[at : line_end + 1])
+            at = line_end + 1
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def receive_eof(self) -> None:
+        """See `BodyReader`."""
+        if not self.ended:
+            raise _broken("the connection closed inside a chunked body")
+
+    def _take_payload(self, data: bytes, at: int, pieces: list[bytes]) -> int:
+        """Take what `data` has of this chunk and of its CRLF; returns the position behind."""
+        available = len(data) - at
+        payload = min(self._left - 2, available)
+        if payload > 0:
+            pieces.append(data[at : at + payload])
+            self._left -= payload
+            at += payload
+        while self._left in (1, 2) and at < len(data):
+            if data[at] != b"\n\r"[self._left - 1]:
+                raise _broken("a chunk is longer than it said")
+            self._left -= 1
+            at += 1
+        return at
+
+    def _take_line(self, line: bytes) -> None:
+        if not line.endswith(b"\r\n"):
+            raise _broken("a chunk's line does not end in CRLF")
+        if self._in_trailer:
+            self._trailer_bytes += len(line)
+            if self._trailer_bytes > MAX_TRAILER_BYTES:
+                raise _broken(f"the trailers are longer than {MAX_TRAILER_BYTES} bytes")
+            self.ended = line == b"\r\n"
+            return
+        match = _CHUNK_SIZE.fullmatch(line, 0, len(line) - 2)
+        if match is None or len(line) > MAX_CHUNK_LINE_BYTES:
+            raise _broken("a chunk's size can't be read")
+        size = int(match[1], 16)
+        if size:
+            self._left = size + 2
+        else:
+            self._in_trailer = True
+
+    def _hold(self, start: bytes) -> None:
+        limit = MAX_TRAILER_BYTES if self._in_trailer else MAX_CHUNK_LINE_BYTES
+        if len(start) > limit:
+            raise _broken(f"a line of the chunked body is longer than {limit} bytes")
+        self._held = start
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """A final response's head. Header names are lower-case; `keep_alive`: may be used again."""
+
+    status: int
+    headers: Headers
+    body: BodyReader
+    keep_alive: bool
+
+
+class ResponseHeadReader:
+    """Reads up to the end of the first response that is not an interim (1xx) one."""
+
+    __slots__ = ("_buffer", "_interim", "_method", "_searched", "rest")
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._buffer = bytearray()
+        self._searched = 0
+        self._interim = 0
+        self.rest = b""
+        """What arrived behind the head: the body's first bytes."""
+
+    def receive_data(self, data: bytes) -> ResponseHead | None:
+        """The head once it is whole. Raises `RemoteProtocolError` on anything that is not one."""
+        buffer = self._buffer
+        buffer += data
+        while True:
+            if buffer and not b"HTTP/1.".startswith(buffer[:7]):
+                raise _broken("the upstream does not answer in HTTP/1")
+            end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
+            if end > MAX_HEAD_BYTES or (end < 0 and len(buffer) > MAX_HEAD_BYTES):
+                raise _broken(f"the response's head is longer than {MAX_HEAD_BYTES} bytes")
+            if end < 0:
+                self._searched = len(buffer)
+                return None
+            minor, status, headers = _parse_head(bytes(buffer[:end]))
+            del buffer[: end + 4]
+            self._searched = 0
+            if status >= 200:
+                self.rest = bytes(buffer)
+                buffer.clear()
+                return _frame(self._method, minor, status, headers)
+            self._interim += 1
+            if status == 101 or self._interim > MAX_INTERIM_RESPONSES:
+                raise _broken(f"the upstream answered {status}, which was not asked for")
+
+
+def _parse_head(block: bytes) -> tuple[int, int, Headers]:
+    """(minor version, status, headers) of a head without its closing empty line."""
+    lines = block.split(b"\r\n")
+    match = _STATUS_LINE.fullmatch(lines[0])
+    if match is None:
+        raise _broken("the response's status line can't be read")
+    if _CONTROL.search(b"".join(lines)):
+        raise _broken("the response's head holds a control character")
+    headers: Headers = []
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        if not colon or not _TOKEN.fullmatch(name):
+            raise _broken("a header line of the response can't be read")
+        headers.append((name.lower(), value.strip(b" \t")))
+    return int(match[1]), int(match[2]), headers
+
+
+def _frame(method: str, minor: int, status: int, headers: Headers) -> ResponseHead:
+    """Decide where the body ends (RFC 9112 section 6.3) and whether the connection lives on."""
+    connection = b",".join(v for n, v in headers if n == b"connection").lower()
+    options = {option.strip() for option in connection.split(b",")}
+    keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+    lengths = [v for n, v in headers if n == b"content-length"]
+    codings = [v.lower() for n, v in headers if n == b"transfer-encoding"]
+    if codings and (lengths or minor == 0 or codings != [b"chunked"]):
+        raise _broken("the response's framing is ambiguous")
+    if lengths and (len(lengths) > 1 or not lengths[0].isdigit()):
+        raise _broken("the response's Content-Length can't be read")
+    if lengths and len(lengths[0]) > MAX_BODY_DIGITS:
+        raise _broken("the response's Content-Length is absurd")
+    body: BodyReader
+    if method == "HEAD" or status in (204, 304):
+        body = FixedLengthBody(0)
+    elif codings:
+        body = ChunkedBody()
+    elif lengths:
+        body = FixedLengthBody(int(lengths[0]))
+    else:
+        body, keep_alive = UntilCloseBody(), False
+    return ResponseHead(status, headers, body, keep_alive)
+
+
+def _broken(message: str) -> RemoteProtocolError:
+    return RemoteProtocolError(message, Fault.UPSTREAM_BROKE)

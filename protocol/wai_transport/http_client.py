@@ -1,0 +1,235 @@
+"""An HTTP/1.1 client for one origin: the node's way to upstreams, the relay's to cloud providers.
+
+It finds a connection for each request (a small keep-alive pool, else a new one), and sends a
+request once more when a kept-alive connection turns out to have died unseen. It follows no
+redirects, keeps no cookies, decodes no content and buffers no bodies; `fetch` alone collects one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+from typing import Final
+
+from wai_protocol.errors import AuthError, Fault, TransportError, WaiError
+from wai_protocol.http1 import request_head
+from wai_protocol.surface import Headers
+
+from .http_connection import HttpConnection
+from .http_request import ClientRequest, ResponseSink, Timeouts
+from .origin import Origin
+from .tls import check_pin, client_context
+
+MAX_IDLE_CONNECTIONS: Final = 32
+"""Kept per origin: more than an inference server has slots; each costs both ends a descriptor."""
+
+
+class HttpClient:
+    """Requests to `origin`. Belongs to one running loop; `aclose` ends all of it.
+
+    With `pin` (SHA-256 of the public key, see `tls`), the server's certificate is checked before a
+    byte is sent; otherwise `tls`, or the system's authorities, decide.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        tls: ssl.SSLContext | None = None,
+        pin: bytes | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.origin = origin
+        self.timeouts = timeouts or Timeouts()
+        self._authority = origin.authority.encode("ascii")
+        self._pin = pin
+        self._tls = tls
+        if origin.scheme == "https" and tls is None:
+            self._tls = client_context(pin, ["http/1.1"])
+        self._idle: list[HttpConnection] = []  # the last is the youngest, and is used first
+        self._connections: set[HttpConnection] = set()
+        self._dialling: set[asyncio.Task[None]] = set()
+        self._all_closed = asyncio.Event()
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        headers: Headers,
+        sink: ResponseSink,
+        *,
+        body_length: int | None = 0,
+        timeouts: Timeouts | None = None,
+    ) -> ClientRequest:
+        """Begin a request; its answer goes to `sink`, never before this returns.
+
+        `body_length` is exact, None for a body sent in chunks. Call `end` on the result even
+        without a body. Raises `LocalProtocolError` when method, target or headers are not fit for
+        HTTP.
+        """
+        head = request_head(
+            method, target, headers, authority=self._authority, body_length=body_length
+        )
+        request = ClientRequest(
+            method, head, sink, body_length, timeouts or self.timeouts, self._connect_again
+        )
+        while self._idle:
+            connection = self._idle.pop()
+            _stop_idle_timer(connection)
+            if connection.usable:
+                request.attach(connection, reused=True)
+                return request
+        self._connect_again(request)
+        return request
+
+    async def fetch(
+        self,
+        method: str,
+        target: str,
+        headers: Headers | None = None,
+        body: bytes = b"",
+        *,
+        limit_bytes: int,
+        timeout_s: float,
+    ) -> tuple[int, Headers, bytes]:
+        """One whole exchange: (status, headers, body).
+
+        Raises `WaiError`: what the connection met, `UPSTREAM_TIMEOUT` after `timeout_s`, or
+        `UPSTREAM_BROKE` when the answer is longer than `limit_bytes`.
+        """
+        answer = _Answer(limit_bytes)
+        request = self.request(method, target, headers or [], answer, body_length=len(body))
+        try:
+            request.write(body)
+            request.end()
+            async with asyncio.timeout(timeout_s):
+                return await answer.done
+        except TimeoutError as error:
+            raise TransportError(
+                f"{self.origin} did not answer within {timeout_s:g} s", Fault.UPSTREAM_TIMEOUT
+            ) from error
+        finally:
+            request.close()
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that stand now, idle ones too: for figures and leak checks."""
+        return len(self._connections)
+
+    @property
+    def idle_connections(self) -> int:
+        """Connections that wait for a next request."""
+        return len(self._idle)
+
+    async def aclose(self) -> None:
+        """Close every connection at once; requests still under way end with an error."""
+        dialling = list(self._dialling)
+        for task in dialling:
+            task.cancel()
+        await asyncio.gather(*dialling, return_exceptions=True)
+        for connection in list(self._connections):
+            connection.abort()
+        if self._connections:
+            self._all_closed.clear()
+            await self._all_closed.wait()
+
+    def _connect_again(self, request: ClientRequest) -> None:
+        task = asyncio.get_running_loop().create_task(self._connect(request))
+        request.connecting = task
+        self._dialling.add(task)
+        task.add_done_callback(self._dialling.discard)
+        task.add_done_callback(functools.partial(self._dialling_ended, request))
+
+    async def _connect(self, request: ClientRequest) -> None:
+        """Dial for `request`; it gets the connection, or the error."""
+        try:
+            connection = await self._dial()
+        except WaiError as error:
+            request.connecting = None
+            request.fail(error)
+        else:
+            request.attach(connection, reused=False)
+
+    def _dialling_ended(self, request: ClientRequest, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            request.fail(TransportError(f"the client for {self.origin} was closed"))
+
+    async def _dial(self) -> HttpConnection:
+        loop, limit_s = asyncio.get_running_loop(), self.timeouts.connect_s
+        try:
+            async with asyncio.timeout(limit_s):
+                _, connection = await loop.create_connection(
+                    lambda: HttpConnection(self._keep, self._forget),
+                    self.origin.host,
+                    self.origin.port,
+                    ssl=self._tls,
+                )
+        except TimeoutError as error:
+            message = f"{self.origin} took no connection within {limit_s:g} s"
+            raise TransportError(message) from error
+        except ssl.SSLCertVerificationError as error:
+            message = f"{self.origin}'s certificate is not valid: {error.verify_message}"
+            raise TransportError(message) from error
+        except OSError as error:
+            raise TransportError(f"{self.origin} can't be reached: {error}") from error
+        self._connections.add(connection)
+        if self._pin is not None:
+            try:
+                check_pin(connection.transport.get_extra_info("ssl_object"), self._pin)
+            except AuthError:
+                connection.abort()
+                raise
+        return connection
+
+    def _keep(self, connection: HttpConnection) -> None:
+        if len(self._idle) >= MAX_IDLE_CONNECTIONS:
+            connection.abort()
+            return
+        self._idle.append(connection)
+        loop = asyncio.get_running_loop()
+        connection.idle_timer = loop.call_later(self.timeouts.idle_s, connection.abort)
+
+    def _forget(self, connection: HttpConnection) -> None:
+        _stop_idle_timer(connection)
+        self._connections.discard(connection)
+        if not self._connections:
+            self._all_closed.set()
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+
+class _Answer:
+    """Collects one small answer for `fetch`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.done: asyncio.Future[tuple[int, Headers, bytes]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._limit_bytes = limit_bytes
+        self._status = 0
+        self._headers: Headers = []
+        self._body = bytearray()
+
+    def on_headers(self, status: int, headers: Headers) -> None:
+        self._status, self._headers = status, headers
+
+    def on_data(self, data: bytes) -> None:
+        self._body += data
+        if len(self._body) > self._limit_bytes:
+            message = f"the answer is longer than {self._limit_bytes} bytes"
+            self.on_error(TransportError(message, Fault.UPSTREAM_BROKE))
+
+    def on_end(self) -> None:
+        if not self.done.done():
+            self.done.set_result((self._status, self._headers, bytes(self._body)))
+
+    def on_error(self, error: WaiError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+def _stop_idle_timer(connection: HttpConnection) -> None:
+    if connection.idle_timer is not None:
+        connection.idle_timer.cancel()
+        connection.idle_timer = None

@@ -1,0 +1,179 @@
+"""One HTTP/1.1 connection as an asyncio protocol: it carries one request at a time, never two.
+
+It never half-closes (llama-server takes that for a disconnect) and never pipelines. The hot path is
+`data_received` with a body under way: one call into the framing, one into the sink.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, cast
+
+from wai_protocol.errors import Fault, RemoteProtocolError, TransportError, WaiError
+from wai_protocol.http1 import BodyReader, ResponseHeadReader
+
+if TYPE_CHECKING:
+    from .http_request import ClientRequest
+
+WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
+"""What may wait for the socket before `write` says stop: four of our largest frames."""
+
+
+class HttpConnection(asyncio.Protocol):
+    """A connection to an origin, idle or carrying one request.
+
+    `on_idle` gets it back when an exchange left it usable; `on_lost` hears when it is gone.
+    """
+
+    def __init__(
+        self,
+        on_idle: Callable[[HttpConnection], None],
+        on_lost: Callable[[HttpConnection], None],
+    ) -> None:
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.write_paused = False
+        self.idle_timer: asyncio.TimerHandle | None = None
+        self._on_idle = on_idle
+        self._on_lost = on_lost
+        self._request: ClientRequest | None = None
+        self._head: ResponseHeadReader | None = None
+        self._body: BodyReader | None = None
+        self._keep_alive = False
+        self._answered = False
+
+    # -- for the request
+
+    def carry(self, request: ClientRequest) -> None:
+        """Take `request` on; its bytes follow by `write`."""
+        self._request = request
+        self._head = ResponseHeadReader(request.method)
+        self._body = None
+        self._answered = False
+
+    def drop_request(self) -> None:
+        """Forget the request: it is over."""
+        self._request = None
+        self._body = None
+        self._head = None
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; uvloop joins the writes of one loop turn."""
+        self.transport.write(data)
+
+    def set_reading(self, *, paused: bool) -> None:
+        """Stop taking bytes from the socket, or go on."""
+        if self.transport.is_closing():
+            return
+        if paused:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close the socket at once; what waits to be sent is dropped."""
+        self.transport.abort()
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent."""
+        return not self.transport.is_closing()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection, with TLS where asked for, stands."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of an answer. Without a request they are a breach: the connection is closed."""
+        body, request = self._body, self._request
+        if request is None:
+            self.transport.abort()
+            return
+        try:
+            if body is None:
+                self._receive_head(request, data)
+                return
+            payload = body.receive_data(data)
+        except RemoteProtocolError as error:
+            request.fail(error)
+            return
+        request.touch()
+        if payload:
+            request.sink.on_data(payload)
+        if body.ended and not request.over:
+            self._complete(request, body)
+
+    def eof_received(self) -> None:
+        """The peer sends no more; the transport then closes, and `connection_lost` follows."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone: the end of a body that needs no other, else an error."""
+        self._on_lost(self)
+        request, body = self._request, self._body
+        if request is None:
+            return
+        error: WaiError
+        if body is None or exc is not None:
+            stage = "while answering" if self._answered else "before it answered"
+            error = TransportError(
+                f"the upstream closed the connection {stage}", Fault.UPSTREAM_BROKE
+            )
+        else:
+            try:
+                body.receive_eof()
+            except RemoteProtocolError as broken:
+                error = broken
+            else:
+                request.answer_ended()
+                return
+        request.connection_lost(error, answered=self._answered)
+
+    def pause_writing(self) -> None:
+        """The socket is slower than the body."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """The socket has taken what waited."""
+        self.write_paused = False
+        if self._request is not None:
+            self._request.writing_resumed()
+
+    # -- inside
+
+    def _receive_head(self, request: ClientRequest, data: bytes) -> None:
+        assert self._head is not None
+        self._answered = True
+        head = self._head.receive_data(data)
+        if head is None:
+            return
+        rest = self._head.rest
+        body = self._body = head.body
+        self._keep_alive = head.keep_alive
+        payload = body.receive_data(rest) if rest else b""
+        request.head_received(head)
+        if payload and not request.over:
+            request.sink.on_data(payload)
+        if body.ended and not request.over:
+            self._complete(request, body)
+
+    def _complete(self, request: ClientRequest, body: BodyReader) -> None:
+        """The answer is whole: keep the connection if both sides are done with it cleanly."""
+        keep = (
+            self._keep_alive
+            and request.fully_sent
+            and not body.surplus
+            and not self.transport.is_closing()
+            and self.transport.get_write_buffer_size() == 0
+        )
+        paused = request.reading_paused
+        self._request = None
+        if keep:
+            if paused:
+                self.transport.resume_reading()
+            self._on_idle(self)
+        else:
+            self.transport.abort()
+        request.answer_ended()

@@ -1,0 +1,82 @@
+"""Client-side TLS: whom we believe to be at the other end, and what binds a proof to them.
+
+Two ways to believe: a pin (SHA-256 of the certificate's SubjectPublicKeyInfo, RFC 7469's form),
+for a relay without a domain, or the usual certificate authorities. It makes and serves no
+certificates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ssl
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from wai_protocol.errors import AuthError
+
+PIN_BYTES: Final = 32  # SHA-256
+
+TlsObject = ssl.SSLObject | ssl.SSLSocket
+
+
+def client_context(pin: bytes | None, alpn: list[str]) -> ssl.SSLContext:
+    """A context for dialling: TLS 1.2 or newer, offering `alpn` in this order.
+
+    With a `pin`, the context itself believes any certificate: who dials **must** call `check_pin`
+    after the handshake and before the first byte is sent. Without, authorities and host name are
+    checked by the handshake. Raises `ValueError` if `pin` is not 32 bytes.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if alpn:
+        context.set_alpn_protocols(alpn)
+    if pin is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        return context
+    if len(pin) != PIN_BYTES:
+        raise ValueError(f"a pin is {PIN_BYTES} bytes, not {len(pin)}")
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def check_pin(tls: TlsObject, pin: bytes) -> None:
+    """Raise `AuthError` unless the peer's certificate carries the pinned public key.
+
+    The handshake has proven that the peer holds the matching private key; names and dates in the
+    certificate say nothing beyond that, and are not looked at.
+    """
+    if not hmac.compare_digest(spki_sha256(_peer_certificate(tls)), pin):
+        raise AuthError("the server's certificate is not the pinned one")
+
+
+def spki_sha256(der: bytes) -> bytes:
+    """SHA-256 of the SubjectPublicKeyInfo of the DER certificate `der`.
+
+    Raises `AuthError` when there is no certificate to be read in it.
+    """
+    try:
+        key = x509.load_der_x509_certificate(der).public_key()
+        info = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except Exception as error:  # the parser's errors are many, and all mean this
+        raise AuthError("the server's certificate can't be read") from error
+    return hashlib.sha256(info).digest()
+
+
+def endpoint_hash(tls: TlsObject) -> bytes:
+    """SHA-256 of the peer's whole DER certificate: what a handshake's proof is bound to.
+
+    This is RFC 5929's `tls-server-end-point` with the hash fixed to SHA-256, so that the server
+    need not know which hash its certificate was signed with.
+    """
+    return hashlib.sha256(_peer_certificate(tls)).digest()
+
+
+def _peer_certificate(tls: TlsObject) -> bytes:
+    der = tls.getpeercert(binary_form=True)
+    if not der:
+        raise AuthError("the server showed no certificate")
+    return der
