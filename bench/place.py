@@ -1,0 +1,131 @@
+"""Where a measured path runs: a folder, free ports, and processes that end with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from bench.certificate import Certificate, make_certificate
+
+READY_TIMEOUT_S: Final = 60.0  # LiteLLM takes 15 s to import here
+_STOP_TIMEOUT_S: Final = 5.0
+_POLL_S: Final = 0.05
+
+
+class StartError(Exception):
+    """A process did not come up; the message ends with what it said."""
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(slots=True)
+class Place:
+    """One path's folder and processes. Leaving it as a context stops all of them."""
+
+    folder: Path
+    origin_port: int
+    cores: set[int] | None = None
+    _certificate: Certificate | None = None
+    _running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __enter__(self) -> Place:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def certificate(self) -> Certificate:
+        """This path's own certificate, made when first asked for."""
+        if self._certificate is None:
+            self._certificate = make_certificate(self.folder)
+        return self._certificate
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a configuration file into the folder."""
+        path = self.folder / name
+        path.touch(mode=0o600)
+        path.write_text(text)
+        return path
+
+    def spawn(
+        self, label: str, command: list[str], environment: Mapping[str, str] | None = None
+    ) -> int:
+        """Start `command`, its output to `LABEL.log` in the folder; gives its process id."""
+        with (self.folder / f"{label}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        if self.cores:
+            os.sched_setaffinity(process.pid, self.cores)
+        self._running.append(process)
+        return process.pid
+
+    def log(self, label: str) -> str:
+        """What the process has said so far."""
+        return (self.folder / f"{label}.log").read_text(errors="replace")
+
+    def wait_for(self, label: str, ready: Callable[[], bool]) -> float:
+        """Wait until `ready()`; gives the seconds. Raises `StartError` if that never comes."""
+        began_s = time.perf_counter()
+        while not ready():
+            ended = any(process.poll() is not None for process in self._running)
+            if ended or time.perf_counter() - began_s > READY_TIMEOUT_S:
+                raise StartError(f"{label} did not come up: {self.log(label)[-800:]}")
+            time.sleep(_POLL_S)
+        return time.perf_counter() - began_s
+
+    def wait_for_port(self, label: str, port: int) -> float:
+        """Wait until somebody listens on `port`."""
+        return self.wait_for(label, lambda: accepts(port))
+
+    def stop(self) -> None:
+        """End what was started here, last first, and wait for it."""
+        for process in reversed(self._running):
+            process.terminate()
+        deadline_s = time.perf_counter() + _STOP_TIMEOUT_S
+        for process in self._running:
+            try:
+                process.wait(max(0.0, deadline_s - time.perf_counter()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._running.clear()
+
+
+def accepts(port: int) -> bool:
+    """Whether a TCP connection to `port` on loopback is taken."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def find_program(name: str) -> str | None:
+    """Where a program lies, Debian's folders for daemons included."""
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin")
