@@ -8,12 +8,11 @@ broken. No socket, no task and no clock of its own; the gateway drives it (`next
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
-
-import anyio
 
 from wai_protocol.errors import Fault
 from wai_protocol.surface import Headers, Route, headers_for_caller
@@ -93,7 +92,7 @@ class Answer:
         *,
         strip_usage: bool,
     ) -> None:
-        self.over = anyio.Event()
+        self.over = asyncio.Event()
         self.failure: Failure | None = None
         self.fault: Fault | None = None  # what cut the answer or made it fail
         self.status = 0

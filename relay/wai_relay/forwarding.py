@@ -18,7 +18,7 @@ from wai_protocol.surface import Headers, Route, headers_for_upstream
 from .answer import RETRY_FAULTS, Answer, Failure
 from .bodies import asks_usage
 from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
-from .heartbeat import Heartbeat
+from .heartbeat import CallLater, Heartbeat, Timer
 from .http.exchange import Exchange
 from .intake import Body, Intake
 from .limits import GatewayLimits
@@ -57,11 +57,16 @@ class Forwarder:
     """Runs calls. One for the whole gateway; it keeps nothing between two calls."""
 
     def __init__(
-        self, dispatcher: Dispatcher, limits: GatewayLimits, clock: Callable[[], float]
+        self,
+        dispatcher: Dispatcher,
+        limits: GatewayLimits,
+        clock: Callable[[], float],
+        call_later: CallLater,
     ) -> None:
         self._dispatcher = dispatcher
         self._limits = limits
         self._clock = clock
+        self._call_later = call_later
 
     async def forward(self, call: Call, info: RequestInfo) -> Failure | None:
         """Get the caller an answer. None: it has one, whole or cut. Else what the last attempt that
@@ -152,10 +157,27 @@ class Forwarder:
                 stream.reset(Fault.CANCELLED, "the caller went away")
 
     async def _watch(self, answer: Answer) -> None:
-        while not answer.over.is_set():
-            with anyio.move_on_after(answer.next_deadline() - self._clock()):
-                await answer.over.wait()
+        """Wait until the answer is over. Its deadline moves with every chunk and its timer does
+        not: a timer that comes too early is set again."""
+        timer: Timer | None = None
+
+        def set_timer() -> None:
+            nonlocal timer
+            timer = self._call_later(answer.next_deadline() - self._clock(), check)
+
+        def check() -> None:
             answer.handle_timeout(self._clock())
+            if not answer.over.is_set():
+                set_timer()
+
+        if answer.over.is_set():
+            return
+        set_timer()
+        try:
+            await answer.over.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def _upload(
         self, call: Call, stream: UpstreamStream, answer: Answer, first: bytes

@@ -23,7 +23,7 @@ from .answer import Failure
 from .dialects import DialectRules, rules_for
 from .dispatch import Dispatcher, RequestInfo
 from .forwarding import Call, Forwarder
-from .heartbeat import CallLater, Heartbeat
+from .heartbeat import CallLater, Heartbeat, Timer
 from .http.exchange import Exchange, Request
 from .intake import Body, BodyBudget, Intake
 from .keys import ApiKey
@@ -62,6 +62,7 @@ class Gateway:
         wall_clock: Callable[[], float] = time.time,
         call_later: CallLater | None = None,
     ) -> None:
+        call_later = call_later or _call_later
         self._keys = keys
         self._fleet = fleet
         self._recorder = recorder
@@ -69,7 +70,7 @@ class Gateway:
         self._clock = clock
         self._wall_clock = wall_clock
         self._call_later = call_later
-        self._forwarder = Forwarder(dispatcher, self._limits, clock)
+        self._forwarder = Forwarder(dispatcher, self._limits, clock, call_later)
         self._budget = BodyBudget(self._limits.held_total_bytes)
         self._estimator = TokenEstimator()
         self._created = int(wall_clock())
@@ -142,8 +143,7 @@ class Gateway:
         wanted = exchange.request.header(b"x-wai-heartbeat") != b"0"
         if not (wanted and body.facts.stream and route.generates and rules.comment):
             return None
-        call_later = self._call_later or asyncio.get_running_loop().call_later
-        return Heartbeat(exchange, rules, self._limits.heartbeat_s, call_later)
+        return Heartbeat(exchange, rules, self._limits.heartbeat_s, self._call_later)
 
     # -- lists, which are answered here
     def _answer_list(
@@ -216,6 +216,10 @@ class Gateway:
         record.bytes_in = exchange.bytes_in
         record.bytes_out = exchange.bytes_out
         self._recorder.finish(record)
+
+
+def _call_later(delay_s: float, call: Callable[[], None]) -> Timer:
+    return asyncio.get_running_loop().call_later(delay_s, call)
 
 
 def upstream_path(path: str) -> str:

@@ -18,6 +18,9 @@ MAX_EVENT_BYTES: Final = 64 * 1024  # an event is held until it is whole, up to 
 HEAD_BYTES: Final = 8 * 1024  # of a plain body: embeddings put `usage` before the vectors
 TAIL_BYTES: Final = 16 * 1024  # everything else puts it last
 
+MAX_OBJECT_BYTES: Final = 4096  # of a usage object; the longest real ones have 500
+
+_BRACE: Final = re.compile(rb"[{}]")
 _EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
 _EVENT_DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
 _ANY: Final = msgspec.json.Decoder()
@@ -75,6 +78,16 @@ class EventReader(UsageReader):
             and b'"timings"' not in data
             and data.endswith(b"\n\n")
             and not self._overlong
+        ):
+            self.chunks += data.count(self.piece)
+            return data
+        # OpenAI's own streams say `"usage":null` in every chunk when usage was asked for.
+        if (
+            not self._held
+            and not self._overlong
+            and data.endswith(b"\n\n")
+            and data.count(b'"usage"') == data.count(b'"usage":null')
+            and b'"timings"' not in data
         ):
             self.chunks += data.count(self.piece)
             return data
@@ -195,8 +208,8 @@ def last_object(text: bytes, name: bytes) -> dict[str, Any] | None:
 
 def _closing(text: bytes, opening: int) -> int:
     depth = 0
-    for pos in range(opening, min(len(text), opening + 4096)):
-        depth += (text[pos] == 0x7B) - (text[pos] == 0x7D)
+    for brace in _BRACE.finditer(text, opening, opening + MAX_OBJECT_BYTES):
+        depth += 1 if brace[0] == b"{" else -1
         if depth == 0:
-            return pos + 1
+            return brace.end()
     return opening
