@@ -1,9 +1,9 @@
 """One HTTP exchange with a caller, whatever the version it arrived by.
 
-The edge (`h1`, `h2`) makes an `Exchange` per request and runs the relay's handler with it, in a task
-of its own. The request's body is pulled (`read`), so that an upload waits for whoever takes it; the
-response is pushed (`start`, `write`, `end`), so that a token costs plain calls and no task switch.
-When the caller goes away the edge cancels the handler's task: cleaning up is a `finally`.
+The edge (`h1`, `h2`) makes an `Exchange` per request and runs the relay's handler with it, in a
+task of its own. The request's body is pulled (`read`), so that an upload waits for whoever takes
+it; the response is pushed (`start`, `write`, `end`), so that a token costs plain calls and no task
+switch. When the caller goes away the edge cancels the handler's task: cleaning up is a `finally`.
 
 Contract for the handler: call `start` once, then `write` any number of times, then exactly one of
 `end` or `abort`. A handler that returns or raises without that is a bug; the edge then aborts.
@@ -57,8 +57,9 @@ class Exchange(abc.ABC):
     async def read(self) -> bytes:
         """The next piece of the request's body as it arrived, b"" at its end (and ever after).
 
-        At most `edge.READ_AHEAD_BYTES` wait here; then the caller's connection is not read further
-        (h1) or gets no more window (h2). Raises `RequestError` on broken framing.
+        Once `edge.READ_AHEAD_BYTES` wait here, the caller's connection is not read further (h1); an
+        h2 stream has the window `h2.STREAM_WINDOW_BYTES`, which opens as the body is read. Raises
+        `RequestError` on broken framing.
         """
 
     # -- the response

@@ -1,0 +1,260 @@
+"""What HTTP/1.1 and HTTP/2 connections have in common: joined writes, one coarse timer, closing.
+
+`CallerConnection` moves bytes to the transport once per loop turn and keeps the one timer; what the
+bytes mean is its subclasses' business.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from .edge import (
+    CLOSE_S,
+    UNSENT_BYTES,
+    WRITE_HIGH_WATER_BYTES,
+    WRITE_LOW_WATER_BYTES,
+    WRITE_STALL_S,
+    Connection,
+    Edge,
+)
+
+# SO_LINGER on, 0 s: `close` then resets, and the caller sees its response cut even where a plain
+# FIN could pass for the end of it.
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class CallerConnection(Connection, asyncio.Protocol):
+    """One caller's connection. Subclasses read; this writes, times and closes.
+
+    A caller that closes its sending side counts as gone: SDKs and curl never do so while they wait
+    for an answer, and a vanished caller looks just like it. Waiting to find out would hold a slot.
+    """
+
+    __slots__ = (
+        "_closing_since",
+        "_flush_due",
+        "_loop",
+        "_out",
+        "_out_bytes",
+        "_stalled_bytes",
+        "_stalled_since",
+        "_timer",
+        "_timer_at",
+        "edge",
+        "lost",
+        "on_lost",
+        "peer",
+        "scheme",
+        "transport",
+    )
+
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
+        self.transport: asyncio.Transport
+        self.peer = ""
+        self.scheme = "http"
+        self.lost = False
+        self.on_lost: Callable[[], None] | None = None  # whoever counted this connection in
+        self._loop = asyncio.get_running_loop()
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._flush_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._closing_since: float | None = None
+        self._stalled_since: float | None = None
+        self._stalled_bytes = 0
+
+    # -- what subclasses say
+    @abc.abstractmethod
+    def caller_gone(self) -> None:
+        """The connection is lost or about to be: cancel what is served on it."""
+
+    @abc.abstractmethod
+    def next_deadline(self) -> float | None:
+        """When, by the loop's clock, something is overdue; None while nothing is awaited."""
+
+    @abc.abstractmethod
+    def overdue(self, now: float) -> None:
+        """The deadline passed: act, so that `next_deadline` lies ahead of `now` again."""
+
+    @abc.abstractmethod
+    def writable_again(self) -> None:
+        """The transport took enough: who waited may go on."""
+
+    # -- asyncio's calls
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin. The listener calls this once it knows which protocol is spoken."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self.transport.set_write_buffer_limits(WRITE_HIGH_WATER_BYTES, WRITE_LOW_WATER_BYTES)
+        self.peer = peer_name(transport)
+        if transport.get_extra_info("ssl_object") is not None:
+            self.scheme = "https"
+        self.edge.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is closed, by whichever side."""
+        self.lost = True
+        self._out.clear()
+        self.leave()
+        self.caller_gone()
+
+    def leave(self) -> None:
+        """The edge has this connection no more: it is gone, or it is a node's from now on."""
+        self._disarm()
+        self.edge.remove(self)
+        if self.on_lost is not None:
+            self.on_lost()
+            self.on_lost = None
+
+    def eof_received(self) -> bool:
+        """The caller sends no more: see the class's docstring."""
+        self.caller_gone()
+        self.close()
+        return False
+
+    def pause_writing(self) -> None:
+        """The caller takes less than it is sent."""
+        self._stalled_since = self._loop.time()
+        self._stalled_bytes = self.transport.get_write_buffer_size()
+        self.arm(self._stalled_since + WRITE_STALL_S)
+
+    def resume_writing(self) -> None:
+        """The caller took most of what waited."""
+        self._stalled_since = None
+        self.writable_again()
+
+    # -- writing
+    @property
+    def write_paused(self) -> bool:
+        """Whether more waits than a transport should hold, this turn's bytes included."""
+        return self._stalled_since is not None or self._out_bytes > WRITE_HIGH_WATER_BYTES
+
+    def send(self, *parts: bytes) -> None:
+        """Send at the end of this loop turn, joined with what else is sent in it."""
+        self._out.extend(parts)
+        for part in parts:
+            self._out_bytes += len(part)
+        self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Have `flush` called once at the end of this turn."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush_now)
+
+    def flush(self) -> None:
+        """Hand over to the transport, in one write, what waits: under TLS each costs a record."""
+        if not self._out or self.lost:
+            return
+        was_paused = self.write_paused
+        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        self._out.clear()
+        self._out_bytes = 0
+        self.transport.write(data)
+        if was_paused and self._stalled_since is None:
+            self.writable_again()
+
+    def _flush_now(self) -> None:
+        self._flush_due = False
+        self.flush()
+
+    # -- the timer
+    def arm(self, deadline: float) -> None:
+        """Look at the deadlines at `deadline` at the latest.
+
+        A timer that is already set for earlier stays: it finds nothing overdue and moves on, which
+        is cheaper than a new timer for each request.
+        """
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_at(deadline, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self.handle_timeout(self._loop.time())
+
+    def handle_timeout(self, now: float) -> None:
+        """Act on what is overdue at `now` (the loop's clock, seconds); set the timer again."""
+        if self.lost:
+            return
+        if self._closing_since is not None:
+            deadline: float | None = self._closing_since + CLOSE_S
+            if now >= self._closing_since + CLOSE_S:
+                self.abort()
+                return
+        elif self._is_stalled(now):
+            self.edge.counters.cut += 1
+            self.abort()
+            return
+        else:
+            deadline = self.next_deadline()
+            if deadline is not None and now >= deadline:
+                self.overdue(now)
+                deadline = self.next_deadline()
+            if self._stalled_since is not None:
+                stall_deadline = self._stalled_since + WRITE_STALL_S
+                deadline = stall_deadline if deadline is None else min(deadline, stall_deadline)
+        if deadline is not None and not self.lost:
+            self.arm(deadline)
+
+    def _is_stalled(self, now: float) -> bool:
+        if self._stalled_since is None or now < self._stalled_since + WRITE_STALL_S:
+            return False
+        waiting = self.transport.get_write_buffer_size()
+        if waiting < self._stalled_bytes:  # slow, but alive
+            self._stalled_since, self._stalled_bytes = now, waiting
+            return False
+        return True
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- the end
+    @property
+    def closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing_since is not None
+
+    def close(self) -> None:
+        """Close once what waits is sent, within a bound."""
+        if self._closing_since is None and not self.lost:
+            self.flush()
+            self._closing_since = self._loop.time()
+            self.arm(self._closing_since + CLOSE_S)
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Reset the connection: no FIN, no TLS close-notify, nothing that looks like an end."""
+        if self.lost:
+            return
+        self._out.clear()
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):  # closed already: then there is nothing to reset
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.transport.abort()
+
+
+def peer_name(transport: asyncio.BaseTransport) -> str:
+    """The caller's address for logs and limits, without its port; "" where there is none."""
+    name: Any = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) and name else ""
+
+
+def limit_unsent(sock: socket.socket) -> None:
+    """Bound what the kernel takes for one caller. Sockets accepted from `sock` inherit it."""
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)

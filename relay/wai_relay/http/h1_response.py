@@ -1,0 +1,190 @@
+"""One HTTP/1.1 exchange: its response is framed here, by hand.
+
+A token's way out is the hot path: h11 spends 2.5 µs and two objects on each chunk, a format string
+0.2 µs. Nothing is sent to the transport from here; the connection joins what a loop turn wrote.
+"""
+
+from __future__ import annotations
+
+import http
+from typing import TYPE_CHECKING, Final
+
+from wai_protocol.errors import LocalProtocolError
+from wai_protocol.surface import Headers
+
+from .body import RequestBody
+from .edge import Edge, ServedExchange
+from .exchange import Request
+from .heads import is_clean
+
+if TYPE_CHECKING:
+    from .h1 import H1Connection
+
+# Load tools count a response without its standard phrase as failed.
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii"))
+    for status in http.HTTPStatus
+} | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
+# Made by this edge for its own hop, whatever the handler passes on.
+_OURS: Final = frozenset(
+    {b"connection", b"transfer-encoding", b"keep-alive", b"upgrade", b"date", b"x-request-id"}
+)
+_BODILESS: Final = frozenset({204, 304})
+
+
+def response_head(edge: Edge, status: int, lines: list[bytes], request_id: str) -> bytes:
+    """A response's head without framing fields and the empty line.
+
+    Raises `LocalProtocolError` if a field would end its line early: an upstream's field value is
+    not to be trusted, and a CRLF in it could begin another response.
+    """
+    status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status
+    head = b"%b%bdate: %b\r\nx-request-id: %b\r\n" % (
+        status_line,
+        b"".join(lines),
+        edge.date(),
+        request_id.encode("ascii"),
+    )
+    if not is_clean(head, len(lines) + 3):
+        raise LocalProtocolError("a response header contains a control character")
+    return head
+
+
+class H1Exchange(ServedExchange):
+    """A request on an HTTP/1.1 connection, and its answer."""
+
+    __slots__ = (
+        "_bodiless",
+        "_body",
+        "_bytes_out",
+        "_chunked",
+        "_connection",
+        "_finished",
+        "_keep",
+        "_left",
+        "_started",
+        "on_resume",
+        "request",
+    )
+
+    def __init__(
+        self, connection: H1Connection, request: Request, body: RequestBody, *, keep_alive: bool
+    ) -> None:
+        self.request = request
+        self.on_resume = None
+        self._connection = connection
+        self._body = body
+        self._keep = keep_alive
+        self._chunked = False
+        self._bodiless = False
+        self._left: int | None = None  # bytes until the Content-Length that was promised
+        self._started = False
+        self._finished = False
+        self._bytes_out = 0
+
+    async def read(self) -> bytes:
+        """The next piece of the request's body."""
+        body = self._body
+        if not body.complete:
+            self._connection.body_wanted()
+        data = await body.read()
+        self._connection.body_taken()
+        return data
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Send the head: with the length if given, else chunked, else (1.0) until the close."""
+        if self._finished:
+            return  # the caller went away; the handler is about to hear of it
+        if self._started or not 200 <= status <= 599:
+            raise LocalProtocolError(f"a response can't start with status {status} here")
+        connection, request = self._connection, self.request
+        lines = []
+        for name, value in headers:
+            if name in _OURS:
+                continue
+            if name == b"content-length":
+                self._left = int(value)
+                if status == 204:
+                    continue
+            lines.append(b"%b: %b\r\n" % (name, value))
+        head = response_head(connection.edge, status, lines, request.request_id)
+        self._bodiless = request.method == "HEAD" or status in _BODILESS
+        if self._left is None and not self._bodiless:
+            if request.http_version == "1.1":
+                self._chunked = True
+                head += b"transfer-encoding: chunked\r\n"
+            else:
+                self._keep = False
+        self._keep = self._keep and connection.reusable
+        self._started = True
+        connection.send(head, b"\r\n" if self._keep else b"connection: close\r\n\r\n")
+
+    def write(self, data: bytes) -> None:
+        """Send body bytes at the end of this loop turn."""
+        if self._finished or not data:
+            return
+        if not self._started:
+            raise LocalProtocolError("write before start")
+        size = len(data)
+        self._bytes_out += size
+        if self._bodiless:
+            return
+        if self._chunked:
+            self._connection.send(b"%x\r\n" % size, data, b"\r\n")
+            return
+        if self._left is not None:
+            self._left -= size
+            if self._left < 0:  # more than was promised: the caller would take it for a response
+                self.abort()
+                return
+        self._connection.send(data)
+
+    def end(self) -> None:
+        """End cleanly, or break visibly if less came than Content-Length promised."""
+        if self._finished:
+            return
+        if not self._started:
+            raise LocalProtocolError("end before start")
+        if self._left and not self._bodiless:
+            self.abort()
+            return
+        if self._chunked:
+            self._connection.send(b"0\r\n\r\n")
+        self._finished = True
+        self._connection.response_ended(keep=self._keep)
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        if not self._finished:
+            self._finished = True
+            self._connection.edge.counters.cut += 1
+            self._connection.abort()
+
+    def cut(self) -> None:
+        """The connection is gone: what is still written leads nowhere."""
+        self._finished = True
+
+    @property
+    def started(self) -> bool:
+        """Whether the head has been sent."""
+        return self._started
+
+    @property
+    def finished(self) -> bool:
+        """Whether the response ended, cleanly or not."""
+        return self._finished
+
+    @property
+    def paused(self) -> bool:
+        """Whether the caller is slow."""
+        return self._connection.write_paused
+
+    @property
+    def bytes_in(self) -> int:
+        """Body bytes read so far."""
+        return self._body.read_bytes
+
+    @property
+    def bytes_out(self) -> int:
+        """Body bytes given to `write` so far."""
+        return self._bytes_out

@@ -1,0 +1,220 @@
+"""One HTTP/2 stream as an `Exchange`: queues its response until the caller's window has room.
+
+What waits in a stream holds up that stream alone. Framing, windows and the fair order are the
+connection's (`h2`); a stream only says that it has something (`ready`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from wai_protocol.errors import LocalProtocolError
+from wai_protocol.surface import Headers
+
+from .body import RequestBody
+from .edge import WRITE_HIGH_WATER_BYTES, WRITE_LOW_WATER_BYTES, ServedExchange
+from .exchange import Request
+from .heads import is_clean
+
+if TYPE_CHECKING:
+    from .h2 import H2Connection
+
+_NOT_SENT: Final = frozenset(
+    {
+        b"connection",
+        b"proxy-connection",
+        b"keep-alive",
+        b"transfer-encoding",
+        b"upgrade",
+        b"date",
+        b"x-request-id",
+    }
+)
+_BODILESS: Final = frozenset({204, 304})
+
+
+class H2Exchange(ServedExchange):
+    """A request on an HTTP/2 stream, and its answer."""
+
+    __slots__ = (
+        "_bodiless",
+        "_bytes_out",
+        "_connection",
+        "_ended",
+        "_finished",
+        "_left",
+        "_queue",
+        "_queued",
+        "_started",
+        "body",
+        "continue_due",
+        "head",
+        "on_resume",
+        "progress_at",
+        "request",
+        "stream_id",
+        "task",
+        "was_paused",
+    )
+
+    def __init__(self, connection: H2Connection, stream_id: int, request: Request) -> None:
+        self.request = request
+        self.on_resume = None
+        self.stream_id = stream_id
+        self.body = RequestBody()
+        self.continue_due = False
+        self.head: Headers | None = None  # to be sent
+        self.progress_at = 0.0  # when bytes last came or went, by the loop's clock
+        self.was_paused = False
+        self.task: asyncio.Task[None] | None = None
+        self._connection = connection
+        self._queue: list[bytes | memoryview] = []
+        self._queued = 0
+        self._left: int | None = None
+        self._bodiless = False
+        self._started = False
+        self._ended = False
+        self._finished = False
+        self._bytes_out = 0
+
+    # -- the handler's side
+    async def read(self) -> bytes:
+        """The next piece of the request's body; taking it opens the caller's window."""
+        if self.continue_due and not self.body.waiting_bytes:
+            self.continue_due = False
+            self._connection.send_continue(self)
+        data = await self.body.read()
+        if data:
+            self._connection.consumed(self, len(data))
+        return data
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Send the head, together with what else this turn writes."""
+        if self._finished:
+            return  # the caller went away; the handler is about to hear of it
+        if self._started or not 200 <= status <= 599:
+            raise LocalProtocolError(f"a response can't start with status {status} here")
+        fields = [(b":status", b"%d" % status)]
+        for name, value in headers:
+            if name in _NOT_SENT:
+                continue
+            if name == b"content-length":
+                self._left = int(value)
+                if status == 204:
+                    continue
+            if not is_clean(value, 0):
+                raise LocalProtocolError("a response header contains a control character")
+            fields.append((name, value))
+        fields.append((b"date", self._connection.edge.date()))
+        fields.append((b"x-request-id", self.request.request_id.encode("ascii")))
+        self._bodiless = self.request.method == "HEAD" or status in _BODILESS
+        self._started = True
+        self.head = fields
+        self._connection.ready(self)
+
+    def write(self, data: bytes) -> None:
+        """Queue body bytes; they leave at the end of this turn if the window has room."""
+        if self._finished or not data:
+            return
+        if not self._started or self._ended:
+            raise LocalProtocolError("write outside of the response")
+        size = len(data)
+        self._bytes_out += size
+        if self._bodiless:
+            return
+        if self._left is not None:
+            self._left -= size
+            if self._left < 0:
+                self.abort()
+                return
+        self._queue.append(data)
+        self._queued += size
+        self._connection.ready(self)
+
+    def end(self) -> None:
+        """End cleanly, or break visibly if less came than Content-Length promised."""
+        if self._finished or self._ended:
+            return
+        if not self._started:
+            raise LocalProtocolError("end before start")
+        if self._left and not self._bodiless:
+            self.abort()
+            return
+        self._ended = True
+        self._connection.ready(self)
+
+    def abort(self) -> None:
+        """Reset the stream: INTERNAL_ERROR."""
+        if not self._finished and not self._ended:
+            self._connection.abort_stream(self)
+
+    # -- the connection's side
+    @property
+    def queued_bytes(self) -> int:
+        """Response bytes that wait for window."""
+        return self._queued
+
+    @property
+    def to_end(self) -> bool:
+        """Whether END_STREAM goes with the last byte that waits."""
+        return self._ended
+
+    def take(self, size: int) -> bytes:
+        """At most `size` of the bytes that wait, in order."""
+        queue = self._queue
+        data = queue[0] if len(queue) == 1 else b"".join(queue)
+        if len(data) <= size:
+            queue.clear()
+            self._queued = 0
+            return bytes(data)
+        view = memoryview(
+            data
+        )  # a large write is cut into frames without copying its rest each time
+        self._queue = [view[size:]]
+        self._queued -= size
+        return bytes(view[:size])
+
+    def note_pressure(self) -> None:
+        """Tell the handler if its caller took enough of what made `paused` true."""
+        if self._queued > WRITE_HIGH_WATER_BYTES:
+            self.was_paused = True
+        elif self.was_paused and self._queued <= WRITE_LOW_WATER_BYTES:
+            self.was_paused = False
+            if self.on_resume is not None:
+                self.on_resume()
+
+    def cut(self) -> None:
+        """The stream is over: what is still written leads nowhere."""
+        self._finished = True
+        self._queue.clear()
+        self._queued = 0
+        self.head = None
+
+    # -- what both read
+    @property
+    def started(self) -> bool:
+        """Whether the head has been sent."""
+        return self._started
+
+    @property
+    def finished(self) -> bool:
+        """Whether the response ended, cleanly or not; the last of it may still wait for window."""
+        return self._finished or self._ended
+
+    @property
+    def paused(self) -> bool:
+        """Whether the caller is slow. Stays true until little waits, as `on_resume` tells."""
+        if self._queued > WRITE_HIGH_WATER_BYTES:
+            self.was_paused = True
+        return self.was_paused
+
+    @property
+    def bytes_in(self) -> int:
+        """Body bytes read so far."""
+        return self.body.read_bytes
+
+    @property
+    def bytes_out(self) -> int:
+        """Body bytes given to `write` so far."""
+        return self._bytes_out

@@ -1,0 +1,218 @@
+"""The one public port: accepts, counts, and finds out who is there.
+
+Under TLS, ALPN says it: `wai/1` is a node's session, `h2` and `http/1.1` are callers, and without
+ALPN it is a caller's HTTP/1.1. Without TLS (a proxy in front ended it) the first bytes tell h2 with
+prior knowledge from HTTP/1.1; nodes come by HTTP Upgrade then. It reads no HTTP beyond that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from functools import partial
+from pathlib import Path
+from typing import Final, cast
+
+from .connection import CallerConnection, limit_unsent, peer_name
+from .edge import HEAD_DEADLINE_S, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Edge
+from .h1 import H1Connection
+from .h2 import H2Connection
+
+ALPN_TUNNEL: Final = "wai/1"
+ALPN_PROTOCOLS: Final = (ALPN_TUNNEL, "h2", "http/1.1")
+H2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+# Two round trips around the world and a slow phone's key exchange; bounds what silence can hold.
+HANDSHAKE_TIMEOUT_S: Final = 10.0
+# How long a caller may take to answer our close-notify.
+TLS_SHUTDOWN_TIMEOUT_S: Final = 5.0
+# Connections that wait to be accepted while the loop is busy: a reconnecting fleet of 1,000 nodes.
+BACKLOG: Final = 1024
+
+
+class Listener:
+    """One listening port. `open` it once; `close` stops accepting and leaves connections alone."""
+
+    def __init__(
+        self,
+        edge: Edge,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        max_per_peer: int = MAX_CONNECTIONS_PER_PEER,
+    ) -> None:
+        self.edge = edge
+        self._max_connections = max_connections
+        self._max_per_peer = max_per_peer
+        self._open = 0
+        self._per_peer: dict[str, int] = {}
+        self._server: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
+
+    async def open(
+        self,
+        *,
+        host: str = "",
+        port: int = 0,
+        tls: ssl.SSLContext | None,
+        sock: socket.socket | None = None,
+    ) -> None:
+        """Accept on `host:port`, or on `sock`, which listens or is bound already.
+
+        `tls` gets this port's ALPN protocols; None means plain. Raises `OSError` if it can't bind.
+        """
+        self._tls = tls
+        if tls is not None:
+            tls.set_alpn_protocols(list(ALPN_PROTOCOLS))
+        create_server = partial(
+            asyncio.get_running_loop().create_server,
+            self._arrival,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
+            ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S if tls is not None else None,
+        )
+        if sock is not None:
+            self._server = await create_server(sock=sock)
+        else:
+            self._server = await create_server(host=host, port=port)
+        for listening in self._server.sockets:
+            limit_unsent(listening)
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each listening socket."""
+        sockets = self._server.sockets if self._server is not None else ()
+        return [sock.getsockname()[:2] for sock in sockets]
+
+    def reload_certificate(self, certificate: Path, key: Path) -> None:
+        """Show a new certificate from the next handshake on. Connections keep what they have.
+
+        Raises `ssl.SSLError` or `OSError` if it is no pair; the old one stays in use then.
+        """
+        if self._tls is None:
+            return
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)  # a rehearsal
+        self._tls.load_cert_chain(certificate, key)
+
+    async def close(self) -> None:
+        """Stop accepting and free the port."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _arrival(self) -> asyncio.Protocol:
+        return _Arrival(self)
+
+    # -- counting
+    def admit(self, peer: str) -> bool:
+        """Count a new connection of `peer` (from `peer_key`); False: there are too many."""
+        count = self._per_peer.get(peer, 0) if peer else 0
+        if self._open >= self._max_connections or count >= self._max_per_peer:
+            self.edge.counters.connections_refused += 1
+            return False
+        self._open += 1
+        if peer:
+            self._per_peer[peer] = count + 1
+        return True
+
+    def release(self, peer: str) -> None:
+        """A counted connection of `peer` is gone."""
+        self._open -= 1
+        if not peer:
+            return
+        left = self._per_peer[peer] - 1
+        if left:
+            self._per_peer[peer] = left
+        else:
+            del self._per_peer[peer]
+
+
+class _Arrival(asyncio.Protocol):
+    """A connection of which it is not known yet what it speaks."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._peer = ""
+        self._admitted = False
+        self._transport: asyncio.Transport
+        self._first = b""
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._peer = peer_key(peer_name(transport))
+        if not self._listener.admit(self._peer):
+            self._transport.abort()
+            return
+        self._admitted = True
+        tls = transport.get_extra_info("ssl_object")
+        if tls is None:
+            self._deadline = asyncio.get_running_loop().call_later(
+                HEAD_DEADLINE_S, self._transport.abort
+            )
+            return
+        edge = self._listener.edge
+        match tls.selected_alpn_protocol():
+            case "wai/1" if edge.tunnel_factory is not None:
+                tunnel = edge.tunnel_factory()
+                self._transport.set_protocol(tunnel)
+                # Nodes are counted, and bounded before they proved themselves, by the tunnel.
+                self._listener.release(self._peer)
+                tunnel.connection_made(transport)
+            case "wai/1":
+                self._listener.release(self._peer)
+                self._transport.abort()
+            case "h2":
+                self._become(H2Connection(edge))
+            case _:
+                self._become(H1Connection(edge))
+
+    def data_received(self, data: bytes) -> None:
+        """Only without TLS: tell the two HTTP versions apart by what can't be the other."""
+        if not self._admitted:
+            return
+        self._first += data
+        first = self._first
+        if first.startswith(H2_PREFACE):
+            connection: CallerConnection = H2Connection(self._listener.edge)
+        elif H2_PREFACE.startswith(first):
+            return
+        else:
+            connection = H1Connection(self._listener.edge)
+        self._stop_deadline()
+        self._become(connection)
+        connection.data_received(first)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_deadline()
+        if self._admitted:
+            self._listener.release(self._peer)
+
+    def _become(self, connection: CallerConnection) -> None:
+        peer, listener = self._peer, self._listener
+        connection.on_lost = lambda: listener.release(peer)
+        self._transport.set_protocol(connection)
+        connection.connection_made(self._transport)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def peer_key(peer: str) -> str:
+    """By what connections are counted: an IPv4 address, an IPv6 /64 (one household), or "".
+
+    Loopback isn't counted: a proxy on this host stands for all its callers.
+    """
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        elif not address.is_loopback:
+            return str(ipaddress.IPv6Network((address, 64), strict=False))
+    return "" if address.is_loopback else str(address)
