@@ -75,6 +75,7 @@ class Cluster:
     folder: Path
     port: int
     relay: Daemon
+    _command: list[str]
     _ending: ExitStack
     nodes: dict[str, Node] = field(default_factory=dict)
 
@@ -153,6 +154,12 @@ class Cluster:
         daemon.wait_until(partial(self._serves, name, models), f"{name} is not ready")
         return node
 
+    def restart_relay(self) -> None:
+        """SIGTERM, and the same command again, on the same port."""
+        self.relay.stop()
+        self.relay = self._ending.enter_context(Daemon(self._command, log=self.relay.log))
+        self.relay.wait_until(self._answers, "the relay does not answer")
+
     def wait_for_state(self, name: str, state: str) -> None:
         """Wait until `wai node list` shows `name` in `state`."""
         wait_until(lambda: self.state_of(name) == state, f"{name} is not {state}")
@@ -191,9 +198,10 @@ def cluster(folder: Path, *options: str) -> Iterator[Cluster]:
     """A running relay without nodes, with its data in `folder`; `options` go to `wai relay`."""
     port = free_port()
     command = [script("wai"), "relay", "--data", str(folder / "relay")]
-    relay = Daemon([*command, "--listen", f"127.0.0.1:{port}", *options], log=folder / "relay.log")
+    command += ["--listen", f"127.0.0.1:{port}", *options]
+    relay = Daemon(command, log=folder / "relay.log")
     with ExitStack() as ending:
         ending.enter_context(relay)
-        running = Cluster(folder, port, relay, ending)
+        running = Cluster(folder, port, relay, command, ending)
         relay.wait_until(running._answers, "the relay does not answer")
         yield running
