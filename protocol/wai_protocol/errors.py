@@ -29,9 +29,7 @@ class Fault(enum.Enum):
     # on the wire: RESET, GOAWAY and REFUSE codes (SPEC section 8)
     CANCELLED = FaultRow(1, 499, "invalid_request_error", "cancelled", logging.DEBUG)
     INTERNAL = FaultRow(2, 500, "server_error", "internal_error", logging.ERROR)
-    UPSTREAM_UNREACHABLE = FaultRow(
-        3, 502, "server_error", "upstream_unreachable", logging.WARNING
-    )
+    UPSTREAM_UNREACHABLE = FaultRow(3, 502, "server_error", "upstream_unreachable", logging.WARNING)
     UPSTREAM_TIMEOUT = FaultRow(4, 504, "server_error", "upstream_timeout", logging.WARNING)
     UPSTREAM_BROKE = FaultRow(5, 502, "server_error", "upstream_broke", logging.WARNING)
     ROUTE_REFUSED = FaultRow(6, 404, "invalid_request_error", "unknown_url", logging.INFO)

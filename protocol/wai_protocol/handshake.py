@@ -40,6 +40,7 @@ class Hello:
 
     `session` and `received`: the session to resume (None for a new one) and how many of its bytes
     came in. `endpoint_hash`: SHA-256 of the certificate that the node saw, b"" without TLS.
+    `instance`: made anew when the node starts; sessions of another instance are lost with it.
     """
 
     public: bytes
@@ -49,6 +50,7 @@ class Hello:
     received: int = 0
     limits: Limits = field(default_factory=Limits)
     agent: str = ""
+    instance: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +299,12 @@ def _hello_row(hello: Hello) -> tuple[object, ...]:
         hello.session,
         hello.received,
         hello.endpoint_hash,
-        {"name": hello.name, "agent": hello.agent, "limits": hello.limits.to_wire()},
+        {
+            "name": hello.name,
+            "agent": hello.agent,
+            "instance": hello.instance,
+            "limits": hello.limits.to_wire(),
+        },
     )
 
 
@@ -321,6 +328,7 @@ def _read_hello(item: list[Any]) -> Hello:
         received=received,
         limits=Limits.from_wire(info.get("limits", {})),
         agent=_text(info, "agent"),
+        instance=_text(info, "instance"),
     )
 
 

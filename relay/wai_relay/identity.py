@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from wai_protocol.errors import AuthError, StoreError
 from wai_protocol.identity import RelayKey
+from wai_transport.folder import PUBLIC_MODE, DataFolder
 
 from . import certificate as certificates
-from .folder import PUBLIC_MODE, DataFolder
 
 KEY_FILE: Final = "relay.key"
 TLS_KEY_FILE: Final = "relay-tls.key"

@@ -1,8 +1,8 @@
-"""The relay's data folder: private, written crash-safely, and owned by one relay at a time.
+"""A data folder: private, written crash-safely, and owned by one process at a time.
 
 Mode 0700, so that nobody else on the machine reads what lies in it. The owner is who holds the lock
-on `relay.lock`; the lock belongs to the open file, not to the process, so that an upgrade can hand
-it to its successor. What the files mean is `identity`'s.
+on its lock file; the lock belongs to the open file, not to the process, so that an upgrade can hand
+it to its successor. What the files mean is the business of whoever keeps them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from wai_protocol.errors import StoreError
 FOLDER_MODE: Final = 0o700
 SECRET_MODE: Final = 0o600
 PUBLIC_MODE: Final = 0o644
-LOCK_FILE: Final = "relay.lock"
 MAX_FILE_BYTES: Final = 1 << 20  # keys, certificates and tokens; more is not ours
 
 
@@ -101,9 +100,12 @@ class FolderLock:
         self._descriptor = descriptor
 
     @classmethod
-    def acquire(cls, folder: DataFolder) -> FolderLock:
-        """Take the lock. Raises `StoreError` that names the process which has it."""
-        path = folder.path / LOCK_FILE
+    def acquire(cls, folder: DataFolder, owner: str) -> FolderLock:
+        """Take the lock of `owner` ("relay" or "node").
+
+        Raises `StoreError` that names the process which has it.
+        """
+        path = folder.path / f"{owner}.lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, SECRET_MODE)
         except OSError as error:
@@ -114,7 +116,7 @@ class FolderLock:
             holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise StoreError(
-                f"another relay (process {holder}) uses {folder.path}; stop it, or give this one"
+                f"another {owner} (process {holder}) uses {folder.path}; stop it, or give this one"
                 " another folder with --data"
             ) from None
         lock = cls(descriptor)

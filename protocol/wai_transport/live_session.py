@@ -1,0 +1,352 @@
+"""The shell around a session: moves its bytes over whatever connection it has, and keeps its time.
+
+A `LiveSession` outlives its connections. `attach` gives it a new one, which wins at once over an
+older one; when a connection dies it waits for the next until its time to live is over. It decides
+nothing: what is sent, when a peer counts as dead and what a stream may do is the core's business.
+
+It writes once per loop turn, whatever happened in that turn, and never more than the transport
+takes, so that the session can choose anew what goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from wai_protocol.errors import Fault, RemoteProtocolError, WaiError
+from wai_protocol.events import Event, PeerDead
+from wai_protocol.limits import Limits
+from wai_protocol.session import Session
+from wai_protocol.status import NodeStatus
+from wai_protocol.surface import Headers
+
+HIGH_WATER_BYTES: Final = 64 * 1024
+"""What may wait in the transport: one `bytes_to_send`."""
+
+LOW_WATER_BYTES: Final = 16 * 1024
+
+UNSENT_BYTES: Final = 128 * 1024
+"""TCP_NOTSENT_LOWAT: what the kernel takes beyond what is on its way, so that a token that is
+written now waits for 128 KiB of upload at most: 10 ms at 100 Mbit/s."""
+
+CLOSE_S: Final = 2.0
+"""How long a last GOAWAY or REFUSE may take to leave before the connection is dropped."""
+
+_log = logging.getLogger("wai.session")
+
+
+class Ended(enum.Enum):
+    """Why a live session is over."""
+
+    EXPIRED = "no connection came back in time"
+    CLOSED = "closed by this side"
+    BROKEN = "the peer broke the protocol"
+    REPLACED = "the peer began a new session"
+
+
+class LiveSession:
+    """A session with its timers and its current connection, if it has one.
+
+    `on_event` gets each event. `on_detached` is called when the connection is lost and the session
+    waits; `on_ended` once, when it is over for good: its streams were reset before that, by events.
+    Events are only ever delivered from the event loop, never from inside a call of yours.
+    """
+
+    def __init__(
+        self,
+        core: Session,
+        *,
+        on_event: Callable[[Event], None],
+        on_detached: Callable[[LiveSession], None],
+        on_ended: Callable[[LiveSession, Ended], None],
+        ttl_s: float,
+    ) -> None:
+        self.core = core
+        self.ended: Ended | None = None
+        self.connections = 0
+        """How many connections it has had."""
+        self._on_event = on_event
+        self._on_detached = on_detached
+        self._on_ended = on_ended
+        self._ttl_s = ttl_s
+        self._loop = asyncio.get_running_loop()
+        self._connection: _Connection | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._wake_scheduled = False
+        self._start_expiry()
+
+    # -- connections
+
+    @property
+    def attached(self) -> bool:
+        """Whether it has a connection."""
+        return self._connection is not None
+
+    def attach(
+        self,
+        transport: asyncio.Transport,
+        peer_received: int,
+        leftover: bytes = b"",
+        *,
+        peer: Limits | None = None,
+    ) -> None:
+        """Go on over `transport`, whose handshake is done. An older connection is closed at once.
+
+        Raises `RemoteProtocolError` for an impossible offset; the session is then as it was.
+        """
+        old, self._connection = self._connection, None
+        if old is not None:
+            self.core.detach()
+            old.drop()
+        try:
+            self.core.attach(peer_received, self._loop.time(), peer=peer)
+        except RemoteProtocolError:
+            self._start_expiry()
+            raise
+        self.connections += 1
+        self._stop_expiry()
+        connection = _Connection(self, transport)
+        self._connection = connection
+        tune(transport)
+        transport.set_protocol(connection)
+        self._arm_timer()
+        self.wake()
+        if leftover:
+            self._loop.call_soon(connection.data_received, leftover)
+
+    def drop_connection(self) -> None:
+        """Lose the connection on purpose: the session waits for the next one."""
+        if self._connection is not None:
+            self._connection.drop()
+            self._lost(self._connection)
+
+    def close(self, fault: Fault = Fault.DRAINING, reason: str = "closed") -> None:
+        """End the session: streams that are still open are reset with `fault`. Idempotent."""
+        self._end(Ended.CLOSED, fault, reason)
+
+    def replace(self) -> None:
+        """The peer began a new session: what was open in this one is lost."""
+        self._end(Ended.REPLACED, Fault.SESSION_LOST, "the session was lost")
+
+    def probe(self) -> None:
+        """Ask for a sign of life now."""
+        if self._connection is not None:
+            self.core.probe(self._loop.time())
+            self.wake()
+
+    def _lost(self, connection: _Connection) -> None:
+        if connection is not self._connection:
+            return  # an older one, which was replaced
+        self._connection = None
+        self.core.detach()
+        self._stop_timer()
+        if self.ended is None:
+            self._start_expiry()
+            self._on_detached(self)
+
+    def _end(self, why: Ended, fault: Fault, reason: str) -> None:
+        if self.ended is not None:
+            return
+        self._flush()
+        self.ended = why
+        self._stop_expiry()
+        self._stop_timer()
+        connection, self._connection = self._connection, None
+        self.core.detach()
+        if connection is not None:
+            connection.close()
+        self._deliver(self.core.fail_streams(fault, reason))
+        self._on_ended(self, why)
+
+    def _start_expiry(self) -> None:
+        if self._expiry is None:
+            self._expiry = self._loop.call_later(self._ttl_s, self._expire)
+
+    def _stop_expiry(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self._end(Ended.EXPIRED, Fault.SESSION_LOST, "the node's connection was lost")
+
+    # -- bytes and time
+
+    def wake(self) -> None:
+        """Something may be there to send: write it at the end of this loop turn."""
+        if not self._wake_scheduled:
+            self._wake_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._wake_scheduled = False
+        connection = self._connection
+        core = self.core
+        if connection is not None:
+            while not connection.paused and (data := core.bytes_to_send()):
+                connection.transport.write(data)
+        if events := core.take_events():
+            self._deliver(events)
+
+    def _received(self, connection: _Connection, data: bytes) -> None:
+        if connection is not self._connection:
+            return
+        try:
+            events = self.core.receive_data(data, self._loop.time())
+        except RemoteProtocolError as error:
+            _log.error("the peer broke the protocol: %s", error)
+            self._end(Ended.BROKEN, error.fault, str(error))
+            return
+        if not self._wake_scheduled:
+            self._wake_scheduled = True
+            self._loop.call_soon(self._flush)
+        on_event = self._on_event
+        for event in events:
+            on_event(event)
+
+    def _deliver(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, PeerDead):
+                self.drop_connection()
+            else:
+                self._on_event(event)
+
+    def _arm_timer(self) -> None:
+        """One timer, late rather than often: bytes move the deadline, and nobody re-arms it."""
+        deadline = self.core.next_deadline()
+        if deadline is not None and self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._timeout)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _timeout(self) -> None:
+        self._timer = None
+        self._deliver(self.core.handle_timeout(self._loop.time()))
+        self._arm_timer()
+        self.wake()
+
+    # -- what the owner does with the session; see `Session` for each
+
+    def open_stream(
+        self, method: str, path: str, headers: Headers, model: str, *, end: bool
+    ) -> int:
+        """Begin an exchange (relay only)."""
+        stream = self.core.open_stream(method, path, headers, model, end=end)
+        self.wake()
+        return stream
+
+    def send_headers(self, stream: int, status: int, headers: Headers) -> None:
+        """Send a response's head (node only)."""
+        self.core.send_headers(stream, status, headers)
+        self.wake()
+
+    def send_data(self, stream: int, data: bytes) -> bool:
+        """Queue body bytes; False: wait for `Writable`."""
+        more = self.core.send_data(stream, data)
+        if not self._wake_scheduled:
+            self._wake_scheduled = True
+            self._loop.call_soon(self._flush)
+        return more
+
+    def end_stream(self, stream: int) -> None:
+        """End this direction."""
+        self.core.end_stream(stream)
+        self.wake()
+
+    def reset_stream(self, stream: int, fault: Fault, reason: str = "") -> None:
+        """End the stream now."""
+        self.core.reset_stream(stream, fault, reason)
+        self.wake()
+
+    def consume(self, stream: int, size: int) -> None:
+        """Give credit back."""
+        self.core.consume(stream, size)
+        self.wake()
+
+    def send_status(self, status: NodeStatus) -> None:
+        """Tell the relay what can be served now (node only)."""
+        self.core.send_status(status)
+        self.wake()
+
+    def call(self, method: str, params: dict[str, Any]) -> int:
+        """Ask the node for something (relay only)."""
+        call = self.core.call(method, params)
+        self.wake()
+        return call
+
+    def reply(self, call: int, value: object) -> None:
+        """Answer a CALL (node only)."""
+        self.core.reply(call, value)
+        self.wake()
+
+    def reply_error(self, call: int, error: WaiError) -> None:
+        """Answer a CALL with what went wrong (node only)."""
+        self.core.reply_error(call, error)
+        self.wake()
+
+    def emit(self, name: str, value: object, call: int = 0) -> None:
+        """Tell the relay that something happened (node only)."""
+        self.core.emit(name, value, call)
+        self.wake()
+
+    def go_away(self, fault: Fault, reason: str, *, reconnect_in_s: float | None = None) -> None:
+        """Say that no new streams are taken or opened."""
+        self.core.go_away(fault, reason, reconnect_in_s=reconnect_in_s)
+        self.wake()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of a live session, from the end of its handshake to its loss."""
+
+    __slots__ = ("_session", "paused", "transport")
+
+    def __init__(self, session: LiveSession, transport: asyncio.Transport) -> None:
+        self._session = session
+        self.transport = transport
+        self.paused = False
+
+    def data_received(self, data: bytes) -> None:
+        self._session._received(self, data)
+
+    def eof_received(self) -> bool:
+        return False  # a peer that half-closes is gone: close
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self._session.wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._session._lost(self)
+
+    def drop(self) -> None:
+        """Close at once; nothing that waits is worth sending."""
+        self.transport.abort()
+
+    def close(self) -> None:
+        """Let what is written leave, within a bound."""
+        self.transport.close()
+        asyncio.get_running_loop().call_later(CLOSE_S, self.transport.abort)
+
+
+def tune(transport: asyncio.Transport) -> None:
+    """Set a tunnel's socket up: no Nagle, and little waiting in the transport and in the kernel."""
+    transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)

@@ -1,0 +1,187 @@
+"""A connection that says it is a node's: the handshake, and who may come in.
+
+A connection's protocol until its handshake is over; then the session takes the transport. It knows nothing of what nodes are for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from wai_protocol.errors import Fault, ProtocolError, WaiError
+from wai_protocol.handshake import NONCE_BYTES, Claim, RelayHandshake, Welcome
+from wai_protocol.identity import RelayKey
+from wai_transport.live_session import LiveSession
+
+HANDSHAKE_S: Final = 10.0
+"""From the connection to the PROOF: two round trips, and a node that must ask a slow disk."""
+
+MAX_HANDSHAKES: Final = 2048
+"""Connections whose handshake is under way: a fleet of 1,000 that comes back after a restart,
+twice. Each costs a TLS connection and up to 8 KiB, before anyone has proven anything."""
+
+REFUSED_CLOSE_S: Final = 2.0
+"""How long a REFUSE may take to leave."""
+
+_log = logging.getLogger("wai.tunnel")
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The relay's yes: the session that goes on over this connection, and what the node is told."""
+
+    session: LiveSession
+    welcome: Welcome
+
+
+Admit = Callable[[Claim], Awaitable[Admission]]
+
+
+class Tunnels:
+    """Makes the protocol of each new connection, and owns the tasks in which they are admitted.
+
+    `endpoint_hashes` gives the SHA-256 of the certificates that the port shows now, or None where a
+    proxy in front ends TLS.
+    """
+
+    def __init__(
+        self,
+        key: RelayKey,
+        admit: Admit,
+        endpoint_hashes: Callable[[], frozenset[bytes] | None],
+    ) -> None:
+        self._key = key
+        self._admit = admit
+        self._endpoint_hashes = endpoint_hashes
+        self._under_way: set[_TunnelConnection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def connection(self) -> asyncio.Protocol:
+        """The protocol for a new connection (`Edge.tunnel_factory`)."""
+        return _TunnelConnection(self)
+
+    def begin(self, connection: _TunnelConnection) -> RelayHandshake | None:
+        """A handshake for `connection`; None if too many are under way."""
+        if len(self._under_way) >= MAX_HANDSHAKES:
+            return None
+        self._under_way.add(connection)
+        return RelayHandshake(
+            self._key, nonce=os.urandom(NONCE_BYTES), endpoint_hashes=self._endpoint_hashes()
+        )
+
+    def finish(self, connection: _TunnelConnection) -> None:
+        """The handshake of `connection` is over, one way or the other."""
+        self._under_way.discard(connection)
+
+    def decide(self, connection: _TunnelConnection, claim: Claim) -> None:
+        """Ask who may come in, in a task that is owned here."""
+        task = asyncio.get_running_loop().create_task(self._decide(connection, claim))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _decide(self, connection: _TunnelConnection, claim: Claim) -> None:
+        try:
+            admission = await self._admit(claim)
+        except WaiError as error:
+            connection.refuse(error)
+        except Exception:  # the node must hear an answer, and the log says what happened
+            _log.exception("a node could not be admitted")
+            connection.refuse(WaiError("the relay failed to admit this node; see its log"))
+        else:
+            connection.accept(admission, claim)
+
+    async def close(self) -> None:
+        """Drop the handshakes that are under way."""
+        for connection in list(self._under_way):
+            connection.abort()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class _TunnelConnection(asyncio.Protocol):
+    """One connection until its handshake is over."""
+
+    def __init__(self, tunnels: Tunnels) -> None:
+        self._tunnels = tunnels
+        self._handshake: RelayHandshake | None = None
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._handshake = self._tunnels.begin(self)
+        if self._handshake is None:
+            transport.abort()
+            return
+        self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        if self._handshake is None or self._transport is None:
+            return
+        try:
+            claim = self._handshake.receive_data(data)
+        except WaiError as error:
+            level = logging.INFO if isinstance(error, ProtocolError) else logging.WARNING
+            _log.log(level, "handshake refused: %s", error)
+            self.refuse(error)
+            return
+        if out := self._handshake.bytes_to_send():
+            self._transport.write(out)
+        if claim is not None:
+            self._transport.pause_reading()  # nothing may come before the WELCOME
+            self._tunnels.decide(self, claim)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._over()
+
+    def accept(self, admission: Admission, claim: Claim) -> None:
+        """Hand the transport over to the session."""
+        transport, handshake = self._transport, self._handshake
+        if transport is None or handshake is None:
+            return  # lost while the relay thought about it; the session waits for the next
+        self._over()
+        handshake.accept(admission.welcome)
+        transport.write(handshake.bytes_to_send())
+        try:
+            admission.session.attach(
+                transport, claim.hello.received, handshake.leftover(), peer=claim.hello.limits
+            )
+        except WaiError as error:
+            _log.error("node %s can't resume: %s", admission.welcome.name, error)
+            admission.session.close(Fault.SESSION_LOST, str(error))
+            transport.abort()
+            return
+        transport.resume_reading()
+
+    def refuse(self, error: WaiError) -> None:
+        """Say why not, and close."""
+        transport, handshake = self._transport, self._handshake
+        self._over()
+        if transport is None or handshake is None:
+            return
+        handshake.refuse(error)
+        transport.write(handshake.bytes_to_send())
+        transport.close()
+        asyncio.get_running_loop().call_later(REFUSED_CLOSE_S, transport.abort)
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _over(self) -> None:
+        self._tunnels.finish(self)
+        self._handshake = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
