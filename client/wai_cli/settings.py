@@ -1,0 +1,166 @@
+"""Settings from a TOML file, the environment and flags, merged into a frozen dataclass.
+
+A later one wins: default, file, environment (`WAI_RELAY_LISTEN` for the relay's `listen`), flag. In
+the file an unknown key, or a value of the wrong type, is an error that names the file and the line.
+A variable that we don't know is not an error: Kubernetes sets `WAI_RELAY_PORT` and the like for
+every service called wai-relay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar, get_args, get_type_hints
+
+import msgspec
+
+from wai_protocol.errors import RequestError
+
+T = TypeVar("T")
+MAX_FILE_BYTES: Final = 1 << 20
+_HEADER: Final = re.compile(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?")
+_KEY: Final = re.compile(r"""\s*(?:"([^"]+)"|'([^']+)'|([A-Za-z0-9_-]+))\s*[.=]""")
+_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
+
+
+def load(
+    kind: type[T],
+    *,
+    file: Path | None,
+    environment: Mapping[str, str],
+    prefix: str,
+    flags: Mapping[str, Any],
+) -> T:
+    """The settings as `kind`, a dataclass. `flags` that are None were not given.
+
+    Raises `RequestError` with a message for the person who wrote the file, variable or flag.
+    """
+    merged: dict[str, Any] = {}
+    if file is not None:
+        text = _read(file)
+        merged.update(_parse(text, file))
+        _check_keys(merged, kind, "", text, file)
+        _check_types(merged, kind, text, file)
+    for field in dataclasses.fields(_dataclass(kind)):
+        variable = prefix + field.name.upper()
+        if variable in environment:
+            merged[field.name] = _from_text(kind, field.name, environment[variable], variable)
+    merged.update({name: value for name, value in flags.items() if value is not None})
+    try:
+        return msgspec.convert(merged, kind, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise RequestError(_without_path(str(error))) from error
+
+
+def _read(file: Path) -> str:
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise RequestError(f"{file} is too large for a settings file")
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{file} is not text in UTF-8") from error
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _parse(text: str, file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"{file}: {error}") from error
+
+
+def _check_keys(table: dict[str, Any], kind: Any, inside: str, text: str, file: Path) -> None:
+    """Every key must be a field, in nested tables and lists of tables too."""
+    hints = get_type_hints(_dataclass(kind))
+    for key, value in table.items():
+        if key not in hints:
+            line = _line_of(text, inside, key)
+            known = ", ".join(sorted(hints))
+            where = f" in [{inside}]" if inside else ""
+            raise RequestError(f"{file}, line {line}: unknown key {key!r}{where}; known: {known}")
+        nested = _nested(hints[key])
+        if nested is None:
+            continue
+        below = f"{inside}.{key}" if inside else key
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                _check_keys(item, nested, below, text, file)
+
+
+def _check_types(table: dict[str, Any], kind: type[T], text: str, file: Path) -> None:
+    hints = get_type_hints(_dataclass(kind))
+    for key, value in table.items():
+        try:
+            msgspec.convert(value, hints[key], dec_hook=_decode)
+        except (msgspec.ValidationError, RequestError) as error:
+            inner = _PATH.search(str(error))
+            field = re.sub(r"\[[^]]*\]\.?", "", inner[1]) if inner else ""
+            line = _line_of(text, key, field) if field else _line_of(text, "", key)
+            name = f"{key}.{field}" if field else key
+            raise RequestError(
+                f"{file}, line {line}: {name}: {_without_path(str(error))}"
+            ) from error
+
+
+def _line_of(text: str, inside: str, key: str) -> int:
+    """The 1-based line where `key` stands in the table `inside`; 1 if it hides in one line."""
+    table, header_line = "", 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _HEADER.match(line):
+            table = header[1]
+            if table == (f"{inside}.{key}" if inside else key):
+                return number
+            if table == inside:
+                header_line = number
+        elif table == inside and (found := _KEY.match(line)) and key in found.groups():
+            return number
+        elif not table and inside and (found := _KEY.match(line)) and inside in found.groups():
+            header_line = number  # an inline table, or a dotted key
+    return header_line
+
+
+def _from_text(kind: Any, name: str, text: str, variable: str) -> Any:
+    """A variable's value; for a table or a list it is written as TOML would be after `=`."""
+    hint = get_type_hints(_dataclass(kind))[name]
+    value: Any = text
+    if _nested(hint) is not None:
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            raise RequestError(f"{variable} in the environment: {error}") from error
+    try:
+        msgspec.convert(value, hint, strict=False, dec_hook=_decode)
+    except (msgspec.ValidationError, RequestError) as error:
+        raise RequestError(f"{variable} in the environment: {_without_path(str(error))}") from error
+    return value
+
+
+def _nested(hint: Any) -> Any:
+    """The dataclass within `Table`, `Table | None` or `tuple[Table, ...]`."""
+    if dataclasses.is_dataclass(hint):
+        return hint
+    return next((arg for arg in get_args(hint) if dataclasses.is_dataclass(arg)), None)
+
+
+def _decode(kind: type[Any], value: Any) -> Any:
+    if issubclass(kind, Path):
+        if isinstance(value, Path):
+            return value
+        if not isinstance(value, str):
+            raise RequestError("a path is a string")
+        return Path(value).expanduser()
+    raise RequestError(f"a setting cannot be {kind.__name__}")
+
+
+def _dataclass(kind: Any) -> Any:
+    if not dataclasses.is_dataclass(kind):
+        raise TypeError(f"{kind!r} is not a dataclass")
+    return kind
+
+
+def _without_path(message: str) -> str:
+    return _PATH.sub("", message)

@@ -1,0 +1,81 @@
+"""How a node is run: the settings that `wai node run` takes from its file, environment and flags.
+
+Values and their checks only; merging them from there is `wai_cli.settings`'. Where its relay is and
+how to know it came with the invite, and is kept by the node, not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from wai_protocol.errors import RequestError
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+MAX_TUNNELS: Final = 8  # more connections to one relay gain nothing
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    """An inference server given by URL: `http://host:port`, and the key that it asks for."""
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise RequestError(f"the upstream {self.url!r} is not http://HOST:PORT")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Everything that `wai node run` needs.
+
+    `upstreams`: the only ones to serve; empty means those found on the usual ports. `relay`: a
+    HOST:PORT to dial instead of the relay's own address, which is expected to answer with the same
+    pin (a forwarder). Raises `RequestError` for values that make no sense.
+    """
+
+    data: Path
+    relay: str | None = None
+    upstreams: tuple[UpstreamConfig, ...] = ()
+    tunnels: int = 1
+    """Connections to keep to the relay, on which streams are spread."""
+    log_level: LogLevel = "info"
+    drain_timeout_s: float = 600.0
+    """How long a stopping node lets answers in flight end by themselves."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tunnels <= MAX_TUNNELS:
+            raise RequestError(f"tunnels is 1 to {MAX_TUNNELS}")
+        if self.drain_timeout_s < 0:
+            raise RequestError("drain_timeout_s is 0 or more")
+        if self.relay is not None:
+            _check_address(self.relay)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinConfig:
+    """Everything that `wai node join` needs. `name` is None where the invite's shall do."""
+
+    data: Path
+    invite: str = field(repr=False)
+    name: str | None = None
+    relay: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.relay is not None:
+            _check_address(self.relay)
+
+
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65535:
+        raise RequestError(f"relay is HOST:PORT, not {address!r}")

@@ -1,0 +1,85 @@
+"""How a relay is run: the settings that `wai relay` takes from its file, environment and flags.
+
+Values and their checks only; merging them from there is `wai_cli.settings`'. What can be changed
+while the relay runs is in `settings`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from wai_protocol.errors import RequestError
+
+from .limits import GatewayLimits
+
+DEFAULT_LISTEN: Final = "127.0.0.1:8443"  # a first try must not be open to the world
+LogLevel = Literal["debug", "info", "warning", "error"]
+_EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
+
+
+@dataclass(frozen=True, slots=True)
+class RelayConfig:
+    """Everything that `wai relay` needs.
+
+    `listen`: HOST:PORT ([HOST]:PORT for IPv6). `tls`: "self-signed", "off" (a proxy ends TLS), or
+    "CERT,KEY" (two PEM files). `public_url`: how nodes and callers reach this relay, where that is
+    not the address it listens on. Raises `RequestError` for values that make no sense.
+    """
+
+    data: Path
+    listen: str = DEFAULT_LISTEN
+    tls: str = "self-signed"
+    public_url: str | None = None
+    log_level: LogLevel = "info"
+    drain_timeout_s: float = 600.0
+    """How long a stopping relay lets answers in flight end by themselves."""
+    session_ttl_s: float = 60.0
+    """How long a node's session outlives its connection, before its streams are given up."""
+    gateway: GatewayLimits = field(default_factory=GatewayLimits)
+
+    def __post_init__(self) -> None:
+        split_address(self.listen)
+        if self.tls not in ("self-signed", "off") and len(self.tls.split(",")) != 2:
+            raise RequestError("tls is self-signed, off, or CERT,KEY (two files)")
+        if self.public_url is not None and not self.public_url.startswith(("https://", "http://")):
+            raise RequestError("public_url begins with https://")
+        if self.drain_timeout_s < 0 or self.session_ttl_s <= 0:
+            raise RequestError("drain_timeout_s is 0 or more, session_ttl_s more than 0")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and the port to listen on."""
+        return split_address(self.listen)
+
+    @property
+    def given_certificate(self) -> tuple[Path, Path] | None:
+        """The operator's certificate and key, where `tls` names them."""
+        certificate, _, key = self.tls.partition(",")
+        return (Path(certificate), Path(key)) if key else None
+
+    def local_url(self, port: int | None = None) -> str:
+        """How this machine reaches the relay; `port` where the system chose it (listen on 0)."""
+        host, chosen = self.address
+        return self._url(_EVERY_ADDRESS.get(host, host), port or chosen)
+
+    def invite_url(self, port: int | None = None) -> str:
+        """How nodes reach the relay."""
+        return self.public_url or self.local_url(port)
+
+    def _url(self, host: str, port: int) -> str:
+        scheme = "http" if self.tls == "off" else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """ "HOST:PORT" or "[HOST]:PORT" as a pair. Raises `RequestError`."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise RequestError(f"{address!r}: write an IPv6 address as [HOST]:PORT")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise RequestError(f"{address!r} is not HOST:PORT")
+    return host, int(port)
