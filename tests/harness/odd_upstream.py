@@ -12,6 +12,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 FLOOD_BYTES: Final = 64 << 20  # more than all buffers on the way may hold together
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"]+)"|name="model"\s*\r\n\r\n([^\r]+)\r\n')
 _PIECE_BYTES: Final = 64 << 10
+COUNT: Final = 2000
+_COUNTED_AT_ONCE: Final = 5
+_BETWEEN_COUNTS_S: Final = 0.005
 
 
 def event(content: str) -> bytes:
@@ -145,6 +149,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.seen.release.wait()
         self.wfile.write(framed(event("second ")) + framed(b"data: [DONE]\n\n") + LAST_CHUNK)
 
+    def counts(self) -> None:
+        """`COUNT` numbered events, a few at a time, so that they are under way for a while."""
+        self.wfile.write(SSE_HEAD)
+        for first in range(0, COUNT, _COUNTED_AT_ONCE):
+            numbers = range(first, first + _COUNTED_AT_ONCE)
+            self.wfile.write(b"".join(framed(event(f"{number} ")) for number in numbers))
+            time.sleep(_BETWEEN_COUNTS_S)
+        self.wfile.write(framed(b"data: [DONE]\n\n") + LAST_CHUNK)
+
     def floods(self) -> None:
         """An answer of `FLOOD_BYTES` as fast as it is taken."""
         self.wfile.write(SSE_HEAD)
@@ -211,6 +224,7 @@ MODELS: Final = {
         _Handler.fails,
         _Handler.hangs,
         _Handler.waits,
+        _Handler.counts,
         _Handler.floods,
     )
 }
