@@ -218,7 +218,7 @@ class Edge:
         except WaiError as error:
             _log.log(error.fault.row.log_level, "%s: %s", exchange.request.request_id, error)
             fail(exchange, error)
-        except Exception:  # noqa: BLE001  # whatever it is, its caller must hear of it
+        except Exception:  # whatever it is, its caller must hear of it
             _log.exception("%s: the handler failed", exchange.request.request_id)
             fail(exchange, WaiError("the relay failed to serve this request", Fault.INTERNAL))
         else:

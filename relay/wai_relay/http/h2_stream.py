@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from hpack import NeverIndexedHeaderTuple
+
 from wai_protocol.errors import LocalProtocolError
 from wai_protocol.surface import Headers
 
@@ -95,7 +97,7 @@ class H2Exchange(ServedExchange):
             return  # the caller went away; the handler is about to hear of it
         if self._started or not 200 <= status <= 599:
             raise LocalProtocolError(f"a response can't start with status {status} here")
-        fields = [(b":status", b"%d" % status)]
+        fields: Headers = [(b":status", b"%d" % status)]
         for name, value in headers:
             if name in _NOT_SENT:
                 continue
@@ -107,7 +109,9 @@ class H2Exchange(ServedExchange):
                 raise LocalProtocolError("a response header contains a control character")
             fields.append((name, value))
         fields.append((b"date", self._connection.edge.date()))
-        fields.append((b"x-request-id", self.request.request_id.encode("ascii")))
+        # Random: in HPACK's table it would only push out the fields that do come again.
+        request_id = self.request.request_id.encode("ascii")
+        fields.append(NeverIndexedHeaderTuple(b"x-request-id", request_id))
         self._bodiless = self.request.method == "HEAD" or status in _BODILESS
         self._started = True
         self.head = fields
