@@ -1,0 +1,1 @@
+"""Models: found on the hub, read by their headers, weighed against the hardware, downloaded."""

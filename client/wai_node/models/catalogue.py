@@ -1,0 +1,149 @@
+"""Which files make a quantisation: names read, split files put together, one chosen.
+
+Pure. A repository's file names are a stranger's: what would leave the models' folder is dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from wai_protocol.errors import Fault, RequestError
+
+MAX_FILES: Final = 10_000  # of one repository; the largest have a few hundred
+MAX_SPLITS: Final = 512
+# publisher/name, as the hub allows it; a leading dot or dash could become a path or an option
+_REPO: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_SPLIT: Final = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<all>\d{5})$")
+_QUANT: Final = re.compile(
+    r"(?:^|[-._])(?P<quant>(?:UD-)?(?:IQ\d\w*|Q\d\w*|TQ\d\w*|MXFP4\w*|NVFP4|BF16|F16|FP16|F32|FP32))$",
+    re.IGNORECASE,
+)
+_NO_MODEL: Final = ("mmproj", "imatrix")  # projectors and calibration data, not language models
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file of a repository; `sha256` in hex is what the hub says its content hashes to."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantisation:
+    """One way to get a model: its files in order (several when split). `name` like `Q4_K_M`."""
+
+    name: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """All files together."""
+        return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository at one commit: files are fetched at that commit, so that a push in between
+    can't mix two versions."""
+
+    name: str
+    commit: str
+    gated: bool
+    quantisations: tuple[Quantisation, ...]
+
+    def choose(self, wanted: str | None) -> Quantisation:
+        """The quantisation called `wanted` in any case; without, Q4_K_M, Q4_0, Q8_0, or the
+        smallest. Raises `RequestError` that lists what there is."""
+        by_name = {quant.name.upper(): quant for quant in self.quantisations}
+        if wanted:
+            found = by_name.get(wanted.upper())
+            if found is None:
+                names = ", ".join(quant.name for quant in self.quantisations) or "none"
+                raise RequestError(
+                    f"{self.name} has no quantisation {wanted[:64]!r}; it has: {names}",
+                    Fault.NOT_FOUND,
+                )
+            return found
+        for name in ("Q4_K_M", "Q4_0", "Q8_0"):
+            if name in by_name:
+                return by_name[name]
+        if not self.quantisations:
+            raise RequestError(
+                f"{self.name} has no GGUF file with a known checksum; choose a repository whose "
+                "name ends in -GGUF",
+                Fault.NOT_FOUND,
+            )
+        return min(self.quantisations, key=lambda quant: quant.size_bytes)
+
+
+def check_repo(name: str) -> str:
+    """`name`, if it can be a repository's. Raises `RequestError` otherwise."""
+    if not _REPO.fullmatch(name) or ".." in name or "--" in name:
+        raise RequestError(
+            f"{name[:100]!r} is not a repository; write publisher/name, as in "
+            "bartowski/SmolLM2-135M-Instruct-GGUF"
+        )
+    return name
+
+
+def parse_reference(text: str) -> tuple[str, str | None]:
+    """`publisher/name[:QUANT]` as (repository, quantisation). Raises `RequestError`."""
+    repo, _, quant = text.partition(":")
+    return check_repo(repo), quant or None
+
+
+def group_files(files: Iterable[RemoteFile]) -> tuple[Quantisation, ...]:
+    """The quantisations that `files` make, smallest first; an incomplete split is left out.
+
+    Two sets of the same quantisation (in two folders, say) are told apart by their file's name.
+    """
+    sets: dict[str, dict[int, RemoteFile]] = {}
+    totals: dict[str, int] = {}
+    for file in list(files)[:MAX_FILES]:
+        path = PurePosixPath(file.path)
+        if not _safe(file) or path.name.lower().startswith(_NO_MODEL):
+            continue
+        stem, part, total = str(path.with_suffix("")), 1, 1
+        split = _SPLIT.match(stem)
+        if split:
+            stem, part, total = split["stem"], int(split["part"]), int(split["all"])
+        sets.setdefault(stem, {})[part] = file
+        totals[stem] = total
+    complete = {
+        stem: tuple(parts[i] for i in sorted(parts))
+        for stem, parts in sets.items()
+        if totals[stem] <= MAX_SPLITS and set(parts) == set(range(1, totals[stem] + 1))
+    }
+    taken: set[str] = set()
+    found = []
+    for stem, parts in complete.items():
+        base = PurePosixPath(stem).name
+        match = _QUANT.search(base)
+        name = match["quant"].upper() if match else base
+        if name in taken:
+            name = base if base not in taken else stem
+        taken.add(name)
+        found.append(Quantisation(name, parts))
+    return tuple(sorted(found, key=lambda quant: (quant.size_bytes, quant.name)))
+
+
+def _safe(file: RemoteFile) -> bool:
+    path = PurePosixPath(file.path)
+    return (
+        path.suffix == ".gguf"
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and not any(part.startswith((".", "-")) for part in path.parts)
+        and "\\" not in file.path
+        and file.path.isprintable()
+        and len(file.path) <= 512
+        and file.size_bytes > 0
+        and _SHA256.fullmatch(file.sha256) is not None
+    )

@@ -1,0 +1,301 @@
+"""Whether a model fits a box: what llama-server will take, as a range, held against the hardware.
+
+Pure. The formulas follow llama.cpp's own buffers and were fitted to what llama-server b10434 and
+xllamacpp b11549 report for tiny models of every family in `tests/harness/tiny_families.py`
+(tests/client/models/test_fit_against_llama_server.py holds them to 10 %). What was seen on this
+very node corrects them further (`Correction`).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from wai_protocol.errors import RequestError
+
+from .hardware import Hardware
+from .shape import ModelShape
+
+UBATCH_TOKENS: Final = 512  # llama-server's default physical batch: what its graph is sized for
+CELL_STEP: Final = 256  # llama.cpp rounds a cache up to this many cells per sequence
+MIN_CONTEXT: Final = 512
+MAX_SLOTS: Final = 256
+F16_BYTES, F32_BYTES = 2, 4
+# What a process takes beside its buffers: code, vocabulary, HTTP threads, the allocator's slack.
+PROCESS_LOW_BYTES: Final = 40 << 20  # resident size less buffers of an idle tiny model: 45 MiB
+PROCESS_HIGH_BYTES: Final = 400 << 20  # a 260,000-token vocabulary with its merges, and slack
+GPU_LOW_BYTES: Final = 150 << 20  # a CUDA context by itself
+GPU_HIGH_BYTES: Final = 650 << 20  # with cuBLAS workspaces; GPUStack allows the same
+LOW_FACTOR: Final = 0.95  # the formulas' own error downwards, over all families
+HIGH_FACTOR: Final = 1.05
+RAM_KEPT_FREE: Final = 0.08  # of all RAM, for the system: full use would swap
+
+
+class CacheType(enum.Enum):
+    """A K/V cache's number format; the value is llama-server's name for it."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+    Q8_0 = "q8_0"
+    Q5_0 = "q5_0"
+    Q4_0 = "q4_0"
+
+    @property
+    def bytes_per_value(self) -> float:
+        """Bytes that one number takes, with its share of the block's scale."""
+        return _CACHE_BYTES[self]
+
+
+_CACHE_BYTES: Final = {
+    CacheType.F32: 4.0,
+    CacheType.F16: 2.0,
+    CacheType.BF16: 2.0,
+    CacheType.Q8_0: 34 / 32,
+    CacheType.Q5_0: 22 / 32,
+    CacheType.Q4_0: 18 / 32,
+}
+
+
+class Verdict(enum.Enum):
+    """Where a model would run. `PARTIAL`: some layers on the GPU, the rest in RAM, slower."""
+
+    GPU = "gpu"
+    PARTIAL = "partial"
+    CPU = "cpu"
+    NO = "no"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How a model would be served: `context_tokens` is per slot."""
+
+    context_tokens: int
+    slots: int = 1
+    cache_k: CacheType = CacheType.F16
+    cache_v: CacheType = CacheType.F16
+    flash_attention: bool = True
+
+    def __post_init__(self) -> None:
+        if self.context_tokens < 1 or not 1 <= self.slots <= MAX_SLOTS:
+            raise RequestError(
+                f"a context of {self.context_tokens} tokens in {self.slots} slots can't be served; "
+                f"ask for at least {MIN_CONTEXT} tokens and 1-{MAX_SLOTS} slots"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Seen over estimated, per kind of buffer, on this node; 1.0 where nothing was seen."""
+
+    weights: float = 1.0
+    cache: float = 1.0
+    compute: float = 1.0
+
+
+NO_CORRECTION: Final = Correction()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes that llama-server's buffers take, by kind; `compute_high` where its graph is larger."""
+
+    weights: int
+    cache: int
+    compute: int
+    compute_high: int
+
+    @property
+    def buffers(self) -> int:
+        """What its log would add up to."""
+        return self.weights + self.cache + self.compute
+
+    @property
+    def low(self) -> int:
+        """The least that the process takes beside the GPU's own overhead."""
+        return int(self.buffers * LOW_FACTOR) + PROCESS_LOW_BYTES
+
+    @property
+    def high(self) -> int:
+        """The most that the process takes beside the GPU's own overhead."""
+        total = self.weights + self.cache + self.compute_high
+        return int(total * HIGH_FACTOR) + PROCESS_HIGH_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The answer. `largest_context` is the most tokens per slot that keep `verdict` as good as it
+    is, at most what the model was trained for; 0 where nothing fits. `gpu_layers` is what to give
+    to llama-server (`-ngl`)."""
+
+    verdict: Verdict
+    estimate: Estimate
+    largest_context: int
+    gpu_layers: int
+    low_bytes: int
+    high_bytes: int
+    reason: str
+
+
+def estimate(
+    shape: ModelShape, weights_bytes: int, load: Load, correction: Correction = NO_CORRECTION
+) -> Estimate:
+    """What llama-server takes for `load`, with `weights_bytes` of tensors in the files."""
+    cells = _round_up(min(load.context_tokens, shape.context_trained), CELL_STEP)
+    window_cells = min(cells, _round_up(shape.window + UBATCH_TOKENS, CELL_STEP))
+    low, high = _compute_bytes(shape, load, cells, window_cells)
+    outputs = shape.vocabulary * load.slots * F32_BYTES
+    return Estimate(
+        weights=int(weights_bytes * correction.weights),
+        cache=int(_cache_bytes(shape, load, cells, window_cells) * correction.cache),
+        compute=int((low + outputs) * correction.compute),
+        compute_high=int((high + outputs) * max(1.0, correction.compute)),
+    )
+
+
+def fit(
+    shape: ModelShape,
+    weights_bytes: int,
+    load: Load,
+    hardware: Hardware,
+    correction: Correction = NO_CORRECTION,
+) -> Fit:
+    """Hold `load` against `hardware`, by the estimate's high end: what is said to fit, fits."""
+    found = estimate(shape, weights_bytes, load, correction)
+    verdict, layers = _place(shape, found, hardware)
+    on_gpu = verdict in (Verdict.GPU, Verdict.PARTIAL)
+    return Fit(
+        verdict=verdict,
+        estimate=found,
+        largest_context=_largest_context(shape, weights_bytes, load, hardware, correction, verdict),
+        gpu_layers=layers,
+        low_bytes=found.low + (GPU_LOW_BYTES if on_gpu else 0),
+        high_bytes=found.high + (GPU_HIGH_BYTES * len(hardware.gpus) if on_gpu else 0),
+        reason=_reason(verdict, found, hardware, layers, shape.blocks),
+    )
+
+
+def _round_up(count: int, step: int) -> int:
+    return -(-count // step) * step
+
+
+def _cache_bytes(shape: ModelShape, load: Load, cells: int, window_cells: int) -> float:
+    """K/V of each attention layer for each slot, and the recurrent layers' state."""
+    per_head = shape.key_length * load.cache_k.bytes_per_value
+    if shape.value_cached:
+        per_head += shape.value_length * load.cache_v.bytes_per_value
+    total = 0.0
+    for layer, heads in enumerate(shape.kv_heads):
+        total += heads * per_head * (window_cells if layer in shape.window_layers else cells)
+    if shape.recurrent is not None:
+        state = shape.recurrent.values_per_sequence * F32_BYTES
+        total += state * len(shape.recurrent_layers)
+    return total * load.slots
+
+
+def _compute_bytes(
+    shape: ModelShape, load: Load, cells: int, window_cells: int
+) -> tuple[float, float]:
+    """The graph's scratch: (as measured, the most that other builds were seen to take).
+
+    Its peak is the widest stage of one layer: feed-forward (gate, up, their product, and the
+    stream four times), attention (q, k, v, its output, the stream), or a recurrent block. The mask
+    comes on top; llama.cpp keeps it in F16 under flash attention.
+    """
+    embedding, heads = shape.embedding, shape.heads
+    feed_forward = 3 * shape.feed_forward + 4 * embedding
+    keys = max(shape.kv_heads, default=0) * (shape.key_length + shape.value_length)
+    attention = heads * (shape.key_length + shape.value_length) + keys + 2 * embedding
+    recurrent = 6 * shape.recurrent.inner + embedding if shape.recurrent else 0
+    if shape.recurrent and not any(shape.kv_heads):
+        feed_forward = attention = 0
+    widest = max(feed_forward, attention, recurrent)
+    masks = 0.0
+    scores = 0.0
+    if any(shape.kv_heads):
+        element = F16_BYTES if load.flash_attention else F32_BYTES
+        masks = cells * element + (window_cells * element if shape.window_layers else 0)
+        scores = 0.0 if load.flash_attention else cells * heads * F32_BYTES
+        widest = widest if load.flash_attention else attention
+    low = UBATCH_TOKENS * (widest * F32_BYTES + masks + scores)
+    # some builds reserve logits for every token of a batch, or keep one more copy of the stream
+    other = max(widest + embedding, shape.vocabulary + 2 * embedding)
+    high = UBATCH_TOKENS * (other * F32_BYTES + masks + scores)
+    return low, max(low, high)
+
+
+def _place(shape: ModelShape, found: Estimate, hardware: Hardware) -> tuple[Verdict, int]:
+    """The best place for it, and how many layers go to the GPU."""
+    all_layers = shape.blocks + 1  # llama.cpp counts the output as one more
+    ram = hardware.ram_available_bytes - int(hardware.ram_total_bytes * RAM_KEPT_FREE)
+    gpu = sum(max(0, card.free_bytes - GPU_HIGH_BYTES) for card in hardware.gpus)
+    if hardware.gpus and found.high <= gpu:
+        return Verdict.GPU, all_layers
+    if hardware.unified_memory:  # the same memory: what the GPU can't hold, the CPU can't either
+        gpu = 0
+    if hardware.gpus and gpu > found.compute_high:
+        per_layer = (found.weights + found.cache) * HIGH_FACTOR / all_layers
+        layers = int((gpu - found.compute_high) / per_layer) if per_layer else 0
+        layers = min(layers, all_layers - 1)
+        if layers > 0 and found.high - layers * per_layer <= ram:
+            return Verdict.PARTIAL, layers
+    if found.high <= ram:
+        return Verdict.CPU, 0
+    return Verdict.NO, 0
+
+
+_ORDER: Final = (Verdict.GPU, Verdict.PARTIAL, Verdict.CPU, Verdict.NO)
+
+
+def _largest_context(
+    shape: ModelShape,
+    weights_bytes: int,
+    load: Load,
+    hardware: Hardware,
+    correction: Correction,
+    verdict: Verdict,
+) -> int:
+    """The largest multiple of `CELL_STEP` that is placed as well as `load` is; where `load` does
+    not fit at all, the largest that is placed anywhere."""
+    wanted = _ORDER.index(Verdict.CPU if verdict is Verdict.NO else verdict)
+
+    def fits(steps: int) -> bool:
+        tried = Load(
+            steps * CELL_STEP, load.slots, load.cache_k, load.cache_v, load.flash_attention
+        )
+        found = estimate(shape, weights_bytes, tried, correction)
+        return _ORDER.index(_place(shape, found, hardware)[0]) <= wanted
+
+    low, high = 0, math.ceil(shape.context_trained / CELL_STEP)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return min(low * CELL_STEP, shape.context_trained)
+
+
+def _reason(verdict: Verdict, found: Estimate, hardware: Hardware, layers: int, blocks: int) -> str:
+    need = f"{_gib(found.low)}-{_gib(found.high)} GiB"
+    available = _gib(hardware.ram_available_bytes)
+    match verdict:
+        case Verdict.GPU:
+            return f"needs {need}; fits the GPU"
+        case Verdict.PARTIAL:
+            return (
+                f"needs {need}; {layers} of {blocks + 1} layers fit the GPU, the rest runs in RAM"
+            )
+        case Verdict.CPU:
+            return f"needs {need}; runs in RAM, of which {available} GiB are free"
+        case Verdict.NO:
+            return (
+                f"needs {need}, and only {available} GiB of RAM are free; "
+                "choose a smaller quantisation or context"
+            )
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f}"

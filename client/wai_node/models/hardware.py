@@ -1,0 +1,110 @@
+"""What the box has: GPUs, RAM, CPU. Asked anew each time, since free memory changes.
+
+NVIDIA by its management library, AMD by the kernel's sysfs, Apple by what unified memory implies,
+the rest by psutil. It never raises: a box without a GPU, or with a broken driver, has none.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+log = logging.getLogger("wai.node.models")
+
+DRM_FOLDER: Final = Path("/sys/class/drm")
+APPLE_GPU_SHARE: Final = 0.75  # macOS's default recommendedMaxWorkingSetSize of unified memory
+_AMD_VENDOR: Final = "0x1002"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU. `free_bytes` is what is free now; `vendor` is nvidia, amd or apple."""
+
+    name: str
+    vendor: str
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """A box at one moment. With `unified_memory` the GPU's memory is part of the RAM."""
+
+    gpus: tuple[Gpu, ...]
+    ram_total_bytes: int
+    ram_available_bytes: int
+    cpu: str
+    cpu_cores: int
+    unified_memory: bool = False
+
+
+def detect_hardware(drm: Path = DRM_FOLDER) -> Hardware:
+    """Look at this machine. Takes some milliseconds with a driver: call it in a thread."""
+    memory = psutil.virtual_memory()
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    if apple:
+        share = int(memory.total * APPLE_GPU_SHARE)
+        card = Gpu("Apple GPU", "apple", share, min(share, memory.available))
+        gpus: tuple[Gpu, ...] = (card,)
+    else:
+        gpus = (*_nvidia(), *_amd(drm))
+    return Hardware(
+        gpus=gpus,
+        ram_total_bytes=memory.total,
+        ram_available_bytes=memory.available,
+        cpu=platform.processor() or platform.machine(),
+        cpu_cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        unified_memory=apple,
+    )
+
+
+def _nvidia() -> list[Gpu]:
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    found = []
+    try:
+        pynvml.nvmlInit()
+        try:
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+                name = pynvml.nvmlDeviceGetName(handle)
+                text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+                found.append(Gpu(text, "nvidia", int(memory.total), int(memory.free)))
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        log.debug("no NVIDIA GPU: %s", error)
+    return found
+
+
+def _amd(drm: Path) -> list[Gpu]:
+    """AMD cards as `amdgpu` shows them; amdsmi would print, and raise KeyError, without one."""
+    found = []
+    try:
+        cards = sorted(drm.glob("card[0-9]*/device"))
+    except OSError:
+        return []
+    for device in cards:
+        try:
+            if (device / "vendor").read_text().strip() != _AMD_VENDOR:
+                continue
+            total = int((device / "mem_info_vram_total").read_text())
+            used = int((device / "mem_info_vram_used").read_text())
+        except (OSError, ValueError) as error:
+            log.debug("%s is no AMD GPU that can be read: %s", device, error)
+            continue
+        name_file = device / "product_name"
+        try:
+            name = name_file.read_text().strip() or "AMD GPU"
+        except OSError:
+            name = "AMD GPU"
+        found.append(Gpu(name, "amd", total, max(0, total - used)))
+    return found

@@ -1,0 +1,189 @@
+"""The Hugging Face hub, as far as we ask it: search, files of a repository, a file's header.
+
+Metadata comes through the `huggingface_hub` library, in a worker thread; its errors become
+sentences that say what to do. It downloads no models (`download`), and never sends the token to
+anyone but the hub's own origin (`transfer`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import quote
+
+import anyio.to_thread
+
+from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, WaiError
+
+from .catalogue import RemoteFile, Repository, check_repo, group_files
+from .gguf_header import HeaderReader, Value
+from .transfer import Transfer
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
+
+DEFAULT_ENDPOINT: Final = "https://huggingface.co"
+MAX_RESULTS: Final = 100
+METADATA_TIMEOUT_S: Final = 30.0
+HEADER_STEP_BYTES: Final = 256 * 1024  # the architecture's keys sit in the first KBs of real files
+HEADER_LIMIT_BYTES: Final = 8 << 20  # an early giant array ends the search, not the node's link
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """One search result."""
+
+    repo: str
+    downloads: int
+    likes: int
+    gated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """Where the hub is (`HF_ENDPOINT`) and who we are to it (`HF_TOKEN`, None for anonymous)."""
+
+    endpoint: str = DEFAULT_ENDPOINT
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"HubSettings(endpoint={self.endpoint!r}, token={'set' if self.token else None})"
+
+
+class Hub:
+    """Questions to one hub. Safe to use from several tasks."""
+
+    def __init__(self, settings: HubSettings | None = None) -> None:
+        self.settings = settings or HubSettings()
+        self.transfer = Transfer(self.settings.endpoint, self.settings.token)
+        self._api: HfApi | None = None
+
+    async def search(self, query: str, limit: int = 20) -> list[FoundModel]:
+        """GGUF models that match `query`, most downloaded first. Raises `WaiError`."""
+        limit = max(1, min(limit, MAX_RESULTS))
+
+        def ask() -> list[FoundModel]:
+            models = self._library().list_models(
+                filter="gguf", search=query[:200], sort="downloads", limit=limit
+            )
+            return [FoundModel(m.id, m.downloads or 0, m.likes or 0, bool(m.gated)) for m in models]
+
+        return await self._ask(ask, what=f"the search for {query[:60]!r}")
+
+    async def repository(self, name: str) -> Repository:
+        """A repository's quantisations. Raises `WaiError`: unknown, gated, hub not reached."""
+        check_repo(name)
+
+        def ask() -> Repository:
+            info = self._library().model_info(name, files_metadata=True, timeout=METADATA_TIMEOUT_S)
+            files = [
+                RemoteFile(sibling.rfilename, sibling.size or 0, sibling.lfs.sha256)
+                for sibling in info.siblings or []
+                if sibling.lfs is not None
+            ]
+            commit = info.sha or "main"
+            return Repository(name, commit, bool(info.gated), group_files(files))
+
+        return await self._ask(ask, what=name)
+
+    def file_url(self, repository: Repository, file: RemoteFile) -> str:
+        """Where `file` is to be had, at the repository's commit."""
+        path = quote(file.path, safe="/")
+        commit = quote(repository.commit, safe="")
+        return f"{self.settings.endpoint.rstrip('/')}/{repository.name}/resolve/{commit}/{path}"
+
+    async def metadata(self, repository: Repository, file: RemoteFile) -> dict[str, Value]:
+        """A GGUF's metadata up to its vocabulary, by Range requests for its first bytes.
+
+        Raises `WaiError`: not a GGUF, gated, hub not reached.
+        """
+        url, reader, offset = self.file_url(repository, file), HeaderReader(), 0
+        while reader.header is None and not reader.reached_tokenizer:
+            if offset >= min(file.size_bytes, HEADER_LIMIT_BYTES):
+                raise RequestError(
+                    f"{file.path} does not show what it is within its first {offset} bytes; "
+                    "choose another quantisation or repository"
+                )
+            wanted = max(HEADER_STEP_BYTES, reader.needed_bytes)
+            wanted = min(wanted, HEADER_LIMIT_BYTES - offset, file.size_bytes - offset)
+            data = await self.transfer.read_range(url, offset, wanted)
+            reader.receive_data(data)
+            offset += len(data)
+        return dict(reader.metadata)
+
+    async def _ask(self, ask: Callable[[], T], *, what: str) -> T:
+        return await anyio.to_thread.run_sync(
+            lambda: _translated(ask, what, self.settings), abandon_on_cancel=True
+        )
+
+    def _library(self) -> HfApi:
+        if self._api is None:
+            # read when it is imported; without it the library tells its makers what is asked
+            os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+            from huggingface_hub import HfApi
+
+            # False: an anonymous node does not borrow the token of whoever logged in on this box
+            self._api = HfApi(endpoint=self.settings.endpoint, token=self.settings.token or False)
+        return self._api
+
+
+def _translated(ask: Callable[[], T], what: str, settings: HubSettings) -> T:
+    """Run `ask`, with the library's errors as ours."""
+    import httpx2
+    from huggingface_hub import errors
+
+    try:
+        return ask()
+    except errors.GatedRepoError as error:
+        raise gated(what, settings.token) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise unknown(what, settings.token) from error
+    except errors.HFValidationError as error:
+        raise RequestError(f"the hub has no such name: {what}") from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", 0)
+        raise refused(what, status) from error
+    except (httpx2.HTTPError, OSError) as error:
+        raise TransportError(
+            f"the hub at {settings.endpoint} can't be reached ({type(error).__name__}); "
+            "check this node's network, or HF_ENDPOINT"
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TransportError(
+            f"the hub at {settings.endpoint} answered for {what} with what is no model listing",
+            Fault.UPSTREAM_BROKE,
+        ) from error
+
+
+def gated(what: str, token: str | None) -> WaiError:
+    """The error for a repository whose licence must be accepted first."""
+    todo = "with the account of this node's HF_TOKEN" if token else "and give this node an HF_TOKEN"
+    return AuthError(f"{what} is gated: accept its licence on the hub {todo}", Fault.FORBIDDEN)
+
+
+def unknown(what: str, token: str | None) -> WaiError:
+    """The error for what the hub does not have, or does not show to us."""
+    hint = "" if token else "; if it is private, give this node an HF_TOKEN"
+    return RequestError(
+        f"the hub has no {what}: check the spelling with `wai model search`{hint}", Fault.NOT_FOUND
+    )
+
+
+def refused(what: str, status: int) -> WaiError:
+    """The error for any other answer of the hub."""
+    if status == 401:
+        return AuthError(
+            f"the hub refuses this node's HF_TOKEN for {what}: make a new one", Fault.FORBIDDEN
+        )
+    if status == 429:
+        return TransportError(
+            f"the hub limits how often this node may ask ({what}); try again in a few minutes",
+            Fault.RATE_LIMITED,
+        )
+    return TransportError(
+        f"the hub answered {status} for {what}; try again later", Fault.UPSTREAM_BROKE
+    )

@@ -1,0 +1,213 @@
+"""A model's shape: the numbers in its GGUF metadata that decide how much memory it takes.
+
+Pure. It knows where architecture families differ (sliding windows, experts, MLA, recurrent state);
+an unknown architecture is read as a plain transformer, which errs on the side of too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from wai_protocol.errors import Fault, RequestError
+
+from .gguf_header import LongArray, Value
+
+MAX_BLOCKS: Final = 1024  # the deepest models have some 130
+MAX_SIZE: Final = 1 << 24  # any width, head or token count of one model; keeps sums in 64 bits
+
+# architecture → every n-th layer attends to everything, the others to a window (llama.cpp's
+# set_swa_pattern). A pattern in the metadata wins over this.
+_WINDOW_PATTERNS: Final = {
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3n": 5,
+    "gemma4": 6,
+    "gpt-oss": 2,
+    "cohere2": 4,
+    "exaone4": 4,
+    "olmo2": 4,
+    "llama4": 4,
+}
+# Linear attention in all but every n-th layer, where the metadata does not say which.
+_RECURRENT_INTERVAL: Final = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
+_RECURRENT_ONLY: Final = frozenset({"mamba", "mamba2"})
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent:
+    """A recurrent layer's sizes: convolution kernel, inner width, state per channel, groups."""
+
+    kernel: int
+    inner: int
+    state: int
+    groups: int
+
+    @property
+    def values_per_sequence(self) -> int:
+        """How many F32 values one layer keeps for one sequence (llama.cpp: n_embd_r + n_embd_s)."""
+        conv = max(0, self.kernel - 1) * (self.inner + 2 * self.groups * self.state)
+        return conv + self.state * self.inner
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """`kv_heads`, one per layer: 0 is a layer without a cache. `window_layers`: which layers look
+    back no further than `window` tokens. `value_cached` is False under MLA, where K holds both.
+    `feed_forward` is the widest activation per token that a layer's feed-forward part makes.
+    """
+
+    architecture: str
+    context_trained: int
+    embedding: int
+    feed_forward: int
+    heads: int
+    kv_heads: tuple[int, ...]
+    key_length: int
+    value_length: int
+    value_cached: bool
+    window: int
+    window_layers: frozenset[int]
+    vocabulary: int
+    recurrent: Recurrent | None
+    recurrent_layers: frozenset[int]
+
+    @property
+    def blocks(self) -> int:
+        """How many layers there are."""
+        return len(self.kv_heads)
+
+
+class _Keys:
+    """Reads the architecture's keys, each checked: a header is a stranger's."""
+
+    def __init__(self, metadata: Mapping[str, Value]) -> None:
+        self.metadata = metadata
+        architecture = metadata.get("general.architecture")
+        if not isinstance(architecture, str) or not 0 < len(architecture) <= 64:
+            raise _unfit("it does not name its architecture")
+        self.architecture = architecture
+
+    def get(self, name: str) -> Value | None:
+        return self.metadata.get(f"{self.architecture}.{name}")
+
+    def size(self, name: str, default: int = 0) -> int:
+        """A count; the largest where the file gives one per layer."""
+        value = self.get(name)
+        if value is None:
+            return default
+        return max(_sizes(value, name), default=0)
+
+    def by_layer(self, name: str, blocks: int, default: int) -> tuple[int, ...]:
+        value = self.get(name)
+        if value is None:
+            return (default,) * blocks
+        sizes = _sizes(value, name)
+        if not isinstance(value, tuple):
+            return sizes * blocks
+        if len(sizes) < blocks:
+            raise _unfit(f"{name} has {len(sizes)} values for {blocks} layers")
+        return sizes[:blocks]
+
+
+def _sizes(value: Value, name: str) -> tuple[int, ...]:
+    values = value if isinstance(value, tuple) else (value,)
+    sizes = tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool))
+    if len(sizes) != len(values) or not all(0 <= size <= MAX_SIZE for size in sizes):
+        raise _unfit(f"{name} is not a sensible size")
+    return sizes
+
+
+def _unfit(what: str) -> RequestError:
+    return RequestError(
+        f"how much memory the model needs can't be told: {what}; "
+        "choose a GGUF of a language model made by llama.cpp's own converter",
+        Fault.BAD_REQUEST,
+    )
+
+
+def shape_from_metadata(metadata: Mapping[str, Value]) -> ModelShape:
+    """Read a shape from a header's metadata, whole or up to its vocabulary.
+
+    Raises `RequestError` when what an estimate rests on is not there or makes no sense.
+    """
+    keys = _Keys(metadata)
+    blocks, embedding = keys.size("block_count"), keys.size("embedding_length")
+    if not 0 < blocks <= MAX_BLOCKS or not embedding:
+        raise _unfit("it is no language model, or its number of layers is missing")
+    heads = keys.size("attention.head_count")
+    head_dim = embedding // heads if heads else 0
+    recurrent = _recurrent(keys)
+    kv_heads = _kv_heads(keys, blocks, heads)
+    recurrent_layers = frozenset(i for i, n in enumerate(kv_heads) if n == 0)
+    mla = keys.get("attention.key_length_mla") is not None
+    window, window_layers = _window(keys, blocks)
+    return ModelShape(
+        architecture=keys.architecture,
+        context_trained=keys.size("context_length", 4096),
+        embedding=embedding,
+        feed_forward=_feed_forward(keys),
+        heads=heads,
+        kv_heads=kv_heads,
+        key_length=keys.size("attention.key_length", head_dim),
+        value_length=keys.size("attention.value_length", head_dim),
+        value_cached=not mla,
+        window=window,
+        window_layers=window_layers,
+        vocabulary=_vocabulary(keys),
+        recurrent=recurrent,
+        recurrent_layers=recurrent_layers if recurrent else frozenset(),
+    )
+
+
+def _kv_heads(keys: _Keys, blocks: int, heads: int) -> tuple[int, ...]:
+    if keys.architecture in _RECURRENT_ONLY:
+        return (0,) * blocks
+    per_layer = keys.by_layer("attention.head_count_kv", blocks, heads)
+    default = _RECURRENT_INTERVAL.get(keys.architecture, 0)
+    interval = keys.size("full_attention_interval", default)
+    if interval:
+        return tuple(n if i % interval == interval - 1 else 0 for i, n in enumerate(per_layer))
+    return per_layer
+
+
+def _feed_forward(keys: _Keys) -> int:
+    """Dense layers and expert layers share one buffer: the wider of the two counts."""
+    dense, used = keys.size("feed_forward_length"), keys.size("expert_used_count")
+    if not used:
+        return dense
+    width = keys.size("expert_feed_forward_length", 0)
+    if not width:
+        return dense * used
+    shared = keys.size("expert_shared_feed_forward_length", 0)
+    first_dense = keys.size("leading_dense_block_count")
+    return max(width * used, shared, dense if first_dense else 0)
+
+
+def _window(keys: _Keys, blocks: int) -> tuple[int, frozenset[int]]:
+    window = keys.size("attention.sliding_window")
+    pattern = keys.get("attention.sliding_window_pattern")
+    if not window:
+        return 0, frozenset()
+    if isinstance(pattern, tuple):
+        return window, frozenset(i for i, on in enumerate(pattern[:blocks]) if on is True)
+    every = pattern if isinstance(pattern, int) else _WINDOW_PATTERNS.get(keys.architecture, 0)
+    if every <= 1:  # llama.cpp ignores the window of phi3 and mistral: all layers see everything
+        return 0, frozenset()
+    return window, frozenset(i for i in range(blocks) if i % every < every - 1)
+
+
+def _vocabulary(keys: _Keys) -> int:
+    tokens = keys.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, LongArray):
+        return min(tokens.count, MAX_SIZE)
+    return keys.size("vocab_size")
+
+
+def _recurrent(keys: _Keys) -> Recurrent | None:
+    inner = keys.size("ssm.inner_size")
+    if not inner:
+        return None
+    groups = keys.size("ssm.group_count") if keys.architecture != "mamba" else 0
+    return Recurrent(keys.size("ssm.conv_kernel"), inner, keys.size("ssm.state_size"), groups)
