@@ -1,0 +1,346 @@
+"""Carries streams that the relay opens to the upstreams beside the node, and the answers back.
+
+The node's own guard stands here: only allow-listed routes leave, with none of the caller's
+credentials, whatever the relay asks (SPEC section 7). Push style throughout: a token costs one call
+from the upstream's socket to the session. It neither retries on another upstream (the relay does
+that) nor reads bodies, except for the speed that llama.cpp writes at an answer's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from wai_protocol.errors import Fault, LocalProtocolError, WaiError
+from wai_protocol.surface import Headers, find_route, headers_for_caller, headers_for_upstream
+from wai_transport.http_request import ClientRequest
+
+from .upstreams.board import Board
+from .upstreams.upstream import Upstream
+
+MAX_STREAMS: Final = 16_384
+"""Streams at a time over all sessions; each is a socket here, so a hostile relay could else exhaust
+the process's descriptors. A GPU box answers dozens at once; the rest is idle or queued streams."""
+HOLD_BYTES: Final = 64 * 1024
+"""A request body that ends within this leaves with its Content-Length, which servers that cannot
+read chunks (mlx_lm) need; a larger one streams. The same bound as for sending a request again."""
+
+
+class SessionPort(Protocol):
+    """What is asked of a `wai_protocol.session.Session`; all are plain calls that never block."""
+
+    def send_headers(self, stream_id: int, status: int, headers: Headers, /) -> None:
+        """The answer's head."""
+
+    def send_data(self, stream_id: int, data: bytes, /) -> bool:
+        """Part of its body; False: wait for `writable` before more."""
+
+    def end_stream(self, stream_id: int, /) -> None:
+        """The answer is whole."""
+
+    def reset_stream(self, stream_id: int, fault: Fault, reason: str, /) -> None:
+        """The answer can't be had, or broke."""
+
+    def consume(self, stream_id: int, size: int, /) -> None:
+        """`size` body bytes were taken: grant as many. Harmless once the stream is over."""
+
+
+class Accounts(Protocol):
+    """Who hears of streams at upstreams: the `Watch`."""
+
+    def started(self, upstream: Upstream, model: str) -> None:
+        """A stream was opened."""
+
+    def ended(self, upstream: Upstream, model: str) -> None:
+        """It is over; comes once for each `started`."""
+
+    def measured(
+        self, upstream: Upstream, model: str, prefill_tps: float | None, decode_tps: float | None
+    ) -> None:
+        """An answer told its speed."""
+
+
+class Forwarder:
+    """All streams of all sessions of this node. Belongs to one loop."""
+
+    def __init__(self, board: Board, accounts: Accounts, *, max_streams: int = MAX_STREAMS) -> None:
+        self._board = board
+        self._accounts = accounts
+        self._max_streams = max_streams
+        self._streams: dict[SessionPort, dict[int, _Forwarded]] = {}
+        self.active_streams = 0
+        """Streams open now: for STATUS and leak checks."""
+
+    def opened(
+        self,
+        session: SessionPort,
+        stream_id: int,
+        method: str,
+        target: str,
+        headers: Headers,
+        model: str,
+        *,
+        ended: bool,
+    ) -> None:
+        """The relay opened a stream. `target` is path with query; `ended`: no body follows."""
+        try:
+            upstream = self._admit(method, target, model)
+            length = 0 if ended else _announced_length(headers)
+        except WaiError as error:
+            session.reset_stream(stream_id, error.fault, str(error))
+            return
+        streams = self._streams.setdefault(session, {})
+        stream = _Forwarded(session, stream_id, upstream, model, self._over, self._accounts)
+        streams[stream_id] = stream
+        self.active_streams += 1
+        self._accounts.started(upstream, model)
+        outgoing = headers_for_upstream(headers) + upstream.authorization
+        stream.begin(method, upstream.base_path + target, outgoing, length)
+
+    def data(self, session: SessionPort, stream_id: int, data: bytes) -> None:
+        """Part of the request's body."""
+        stream = self._find(session, stream_id)
+        if stream is None:  # answered early: the rest goes nowhere, but its credit goes back
+            session.consume(stream_id, len(data))
+        else:
+            stream.body_data(data)
+
+    def ended(self, session: SessionPort, stream_id: int) -> None:
+        """The request's body is whole."""
+        stream = self._find(session, stream_id)
+        if stream is not None:
+            stream.body_ended()
+
+    def reset(self, session: SessionPort, stream_id: int) -> None:
+        """The caller is gone: the upstream's socket is closed at once."""
+        stream = self._find(session, stream_id)
+        if stream is not None:
+            stream.drop()
+
+    def writable(self, session: SessionPort, stream_id: int) -> None:
+        """The session takes the answer's bytes again."""
+        stream = self._find(session, stream_id)
+        if stream is not None:
+            stream.resume()
+
+    def lost(self, session: SessionPort) -> None:
+        """The session is over: drop all its streams."""
+        for stream in list(self._streams.get(session, {}).values()):
+            stream.drop()
+
+    def _find(self, session: SessionPort, stream_id: int) -> _Forwarded | None:
+        streams = self._streams.get(session)
+        return streams.get(stream_id) if streams is not None else None
+
+    def _admit(self, method: str, target: str, model: str) -> Upstream:
+        """The upstream for this request. Raises `WaiError` with what to answer instead."""
+        path = target.partition("?")[0]
+        route = find_route(method, path)
+        if route is None:
+            raise WaiError(f"{method} {path[:100]} is not forwarded", Fault.ROUTE_REFUSED)
+        if self.active_streams >= self._max_streams:
+            raise WaiError(f"the node has {self._max_streams} streams open", Fault.OVERLOADED)
+        upstream = self._board.choose(model, route.dialect.value)
+        if upstream is not None:
+            return upstream
+        if self._board.serves(model):
+            message = f"{model} is not served over {route.dialect.value}'s API here"
+            raise WaiError(message, Fault.ROUTE_REFUSED)
+        raise WaiError(f"no upstream of this node serves {model!r}", Fault.MODEL_NOT_FOUND)
+
+    def _over(self, stream: _Forwarded) -> None:
+        """A stream is over, however it ended."""
+        streams = self._streams[stream.session]
+        del streams[stream.id]
+        if not streams:
+            del self._streams[stream.session]
+        self.active_streams -= 1
+        self._accounts.ended(stream.upstream, stream.model)
+
+
+class _Forwarded:
+    """One stream: the relay's side (`session`, `id`) and the upstream's (`_request`).
+
+    It is the sink of its request. `_over` is called exactly once, before the session is told.
+    """
+
+    __slots__ = (
+        "_accounts",
+        "_before_last",
+        "_begin",
+        "_held",
+        "_held_bytes",
+        "_last",
+        "_on_over",
+        "_owed",
+        "_request",
+        "id",
+        "model",
+        "session",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        session: SessionPort,
+        stream_id: int,
+        upstream: Upstream,
+        model: str,
+        on_over: Callable[[_Forwarded], None],
+        accounts: Accounts,
+    ) -> None:
+        self.session = session
+        self.id = stream_id
+        self.upstream = upstream
+        self.model = model
+        self._on_over = on_over
+        self._accounts = accounts
+        self._request: ClientRequest | None = None
+        self._begin: Callable[[int | None], ClientRequest] | None = None
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._owed = 0
+        self._last = self._before_last = b""
+
+    # -- from the relay
+
+    def begin(self, method: str, target: str, headers: Headers, length: int | None) -> None:
+        """Send the request now if its body's length is known, else once that is decided."""
+
+        def send(body_length: int | None) -> ClientRequest:
+            return self.upstream.client.request(
+                method, target, headers, self, body_length=body_length
+            )
+
+        self._begin = send
+        if length is not None:
+            self._start(length)
+            if length == 0 and self._request is not None:
+                self._request.end()
+
+    def body_data(self, data: bytes) -> None:
+        """Body bytes: held while few, then streamed as fast as the upstream's socket takes them."""
+        if self._request is not None:
+            self._write(data)
+            return
+        self._held.append(data)
+        self._held_bytes += len(data)
+        self.session.consume(self.id, len(data))
+        if self._held_bytes > HOLD_BYTES:
+            self._start(None)
+
+    def body_ended(self) -> None:
+        """The body is whole; a held one leaves now."""
+        if self._request is None:
+            self._start(self._held_bytes)
+        if self._request is not None:
+            try:
+                self._request.end()
+            except LocalProtocolError as error:
+                self._break(Fault.PROTOCOL, str(error))
+
+    def drop(self) -> None:
+        """Nobody wants the answer any more."""
+        request = self._request
+        self._on_over(self)
+        if request is not None:
+            request.close()
+
+    def resume(self) -> None:
+        """The session has room again."""
+        if self._request is not None and self._request.reading_paused:
+            self._request.resume_reading()
+
+    # -- from the upstream: a ResponseSink
+
+    def on_headers(self, status: int, headers: Headers) -> None:
+        """The answer's head."""
+        self.session.send_headers(self.id, status, headers_for_caller(headers))
+
+    def on_data(self, data: bytes) -> None:
+        """The hot path: one read of the upstream's socket, to the session."""
+        self._before_last, self._last = self._last, data
+        if not self.session.send_data(self.id, data) and self._request is not None:
+            self._request.pause_reading()
+
+    def on_end(self) -> None:
+        """The answer is whole."""
+        speed = _speed(self._before_last + self._last)
+        if speed is not None:
+            self._accounts.measured(self.upstream, self.model, *speed)
+        self._on_over(self)
+        self.session.end_stream(self.id)
+
+    def on_error(self, error: WaiError) -> None:
+        """The answer broke, or can't be had."""
+        self._on_over(self)
+        self.session.reset_stream(self.id, error.fault, str(error))
+
+    # -- inside
+
+    def _start(self, length: int | None) -> None:
+        assert self._begin is not None
+        begin, self._begin = self._begin, None
+        try:
+            self._request = begin(length)
+        except LocalProtocolError as error:  # what the relay sent is not fit for HTTP
+            self._break(Fault.PROTOCOL, str(error))
+            return
+        self._request.on_writable = self._pay
+        held, self._held = self._held, []
+        for data in held:  # bounded, and its credit was granted when it came
+            self._request.write(data)
+
+    def _write(self, data: bytes) -> None:
+        assert self._request is not None
+        self._owed += len(data)
+        try:
+            taken = self._request.write(data)
+        except LocalProtocolError as error:
+            self._break(Fault.PROTOCOL, str(error))
+            return
+        if taken:
+            self._pay()
+
+    def _pay(self) -> None:
+        """The upstream's socket took what waited: the relay may send as much again."""
+        owed, self._owed = self._owed, 0
+        if owed > 0:
+            self.session.consume(self.id, owed)
+
+    def _break(self, fault: Fault, reason: str) -> None:
+        self.drop()
+        self.session.reset_stream(self.id, fault, reason)
+
+
+class _Timings(msgspec.Struct):
+    prompt_per_second: float | None = None
+    predicted_per_second: float | None = None
+
+
+_TIMINGS: Final = b'"timings":'
+
+
+def _speed(tail: bytes) -> tuple[float | None, float | None] | None:
+    """(prefill, decode) in tokens/s, as llama.cpp writes it at the end of an answer."""
+    at = tail.rfind(_TIMINGS)
+    end = tail.find(b"}", at)
+    if at < 0 or end < 0:
+        return None
+    try:
+        timings = msgspec.json.decode(tail[at + len(_TIMINGS) : end + 1], type=_Timings)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None  # a model may write such words itself
+    return timings.prompt_per_second, timings.predicted_per_second
+
+
+def _announced_length(headers: Headers) -> int | None:
+    """The body's length as the relay announced it, None where it did not."""
+    lengths = [value for name, value in headers if name == b"content-length"]
+    if not lengths:
+        return None
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 15:
+        raise WaiError("the announced body length can't be read", Fault.PROTOCOL)
+    return int(lengths[0])

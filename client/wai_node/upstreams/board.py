@@ -1,0 +1,165 @@
+"""What every upstream serves and how busy it is, between two polls too. A pure state machine.
+
+It merges what upstreams say about themselves with the streams that we have open there ourselves,
+picks the upstream for a request, and tells the NodeStatus that follows. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from wai_protocol.status import MAX_MODELS, ModelStatus, NodeStatus
+
+from .upstream import Probe, Upstream
+
+SPEED_WEIGHT: Final = 0.2  # of the newest answer: follows a change of load within some ten answers
+TIMEOUTS_BEFORE_DOWN: Final = 3  # a poll waits behind a long prefill; three in a row are no prefill
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One upstream. `ours`: our open streams by model; `ours_then`: as they were at the poll."""
+
+    upstream: Upstream
+    probe: Probe = field(default_factory=lambda: Probe(()))
+    ours: Counter[str] = field(default_factory=Counter)
+    ours_then: int = 0
+    timeouts: int = 0
+    error: str = ""
+    speeds: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+
+
+class Board:
+    """The upstreams of one node."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Upstream, _Entry] = {}
+
+    @property
+    def upstreams(self) -> list[Upstream]:
+        """All of them, down or up, in the order they were added."""
+        return list(self._entries)
+
+    def add(self, upstream: Upstream) -> None:
+        """Take an upstream in; it serves nothing until its first probe."""
+        self._entries[upstream] = _Entry(upstream)
+
+    def remove(self, upstream: Upstream) -> None:
+        """Forget an upstream. Streams still open there may end later."""
+        self._entries.pop(upstream, None)
+
+    # -- what is learned
+
+    def probed(self, upstream: Upstream, probe: Probe) -> None:
+        """The upstream answered."""
+        entry = self._entries.get(upstream)
+        if entry is not None:
+            entry.probe, entry.timeouts, entry.error = probe, 0, ""
+            entry.ours_then = entry.ours.total()
+
+    def failed(self, upstream: Upstream, reason: str, *, timed_out: bool) -> bool:
+        """The upstream did not answer well; returns whether it now counts as down."""
+        entry = self._entries.get(upstream)
+        if entry is None:
+            return True
+        entry.timeouts = entry.timeouts + 1 if timed_out else TIMEOUTS_BEFORE_DOWN
+        if entry.timeouts < TIMEOUTS_BEFORE_DOWN:
+            return False
+        entry.probe, entry.error = Probe(()), reason
+        entry.ours_then = entry.ours.total()
+        return True
+
+    def started(self, upstream: Upstream, model: str) -> None:
+        """A stream of ours was opened there."""
+        entry = self._entries.get(upstream)
+        if entry is not None:
+            entry.ours[model] += 1
+
+    def ended(self, upstream: Upstream, model: str) -> None:
+        """A stream of ours there is over, however it ended."""
+        entry = self._entries.get(upstream)
+        if entry is not None and entry.ours[model] > 0:
+            entry.ours[model] -= 1
+            if not entry.ours[model]:
+                del entry.ours[model]
+
+    def measured(
+        self, upstream: Upstream, model: str, prefill_tps: float | None, decode_tps: float | None
+    ) -> None:
+        """An answer told how fast it was, in tokens per second."""
+        entry = self._entries.get(upstream)
+        if entry is not None and (model in entry.speeds or len(entry.speeds) < MAX_MODELS):
+            prefill, decode = entry.speeds.get(model, (None, None))
+            entry.speeds[model] = (_mean(prefill, prefill_tps), _mean(decode, decode_tps))
+
+    # -- what follows
+
+    def choose(self, model: str, api: str) -> Upstream | None:
+        """The upstream for a request: of those that serve `model` over `api`, a ready one with the
+        least work per slot. Without a model (lists), the first that speaks `api`."""
+        best: tuple[bool, float] | None = None
+        chosen = None
+        for entry in self._entries.values():
+            for status in self._statuses(entry):
+                if api not in status.apis or (model and status.id != model):
+                    continue
+                load = (status.slots_busy + status.queued) / (status.slots_total or 1)
+                rank = (not status.ready, load if model else 0.0)
+                if best is None or rank < best:
+                    best, chosen = rank, entry.upstream
+        return chosen
+
+    def serves(self, model: str) -> bool:
+        """Whether any upstream has `model`, over whatever API."""
+        return any(m.id == model for e in self._entries.values() for m in e.probe.models)
+
+    def busy(self, upstream: Upstream) -> bool:
+        """Whether we have streams open at `upstream`."""
+        entry = self._entries.get(upstream)
+        return entry is not None and bool(entry.ours)
+
+    def active(self) -> dict[str, dict[str, int]]:
+        """Our open streams: count by model by upstream's name. Empty when nothing leaks."""
+        return {e.upstream.name: dict(e.ours) for e in self._entries.values() if e.ours}
+
+    def status(
+        self, *, version: str = "", draining: bool = False, detail: dict[str, Any] | None = None
+    ) -> NodeStatus:
+        """The node's status as of now; `detail` gains what each upstream is and why it is down."""
+        models = [m for entry in self._entries.values() for m in self._statuses(entry)]
+        upstreams = {
+            e.upstream.name: {"kind": e.upstream.kind, "up": not e.error, "error": e.error}
+            for e in self._entries.values()
+        }
+        return NodeStatus(
+            models=tuple(models[:MAX_MODELS]),
+            draining=draining,
+            version=version,
+            detail={**(detail or {}), "upstreams": upstreams},
+        )
+
+    def _statuses(self, entry: _Entry) -> list[ModelStatus]:
+        return [self._now(entry, model) for model in entry.probe.models]
+
+    def _now(self, entry: _Entry, model: ModelStatus) -> ModelStatus:
+        """`model` with its work brought up to date by our own streams since the poll."""
+        if entry.probe.counted:
+            work = model.slots_busy + model.queued + entry.ours.total() - entry.ours_then
+        else:
+            work = entry.ours[model.id]
+        work = max(0, work)
+        busy = work if model.slots_total is None else min(work, model.slots_total)
+        prefill, decode = entry.speeds.get(model.id, (None, None))
+        return replace(
+            model, slots_busy=busy, queued=work - busy, prefill_tps=prefill, decode_tps=decode
+        )
+
+
+def _mean(old: float | None, new: float | None) -> float | None:
+    """The moving mean, in three significant digits so that STATUS does not change for noise."""
+    if new is None or not 0 < new < 1e9:
+        return old
+    mean = new if old is None else old + SPEED_WEIGHT * (new - old)
+    return float(f"{mean:.3g}")

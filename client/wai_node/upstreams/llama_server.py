@@ -1,0 +1,117 @@
+"""llama.cpp's `llama-server`, single-model and router mode.
+
+Polled are `/v1/models`, `/props` and `/metrics`, none of which wakes a sleeping model; `/slots`
+may, and is read only where metrics are off and `/props` says that the model is awake.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import ClassVar
+
+import msgspec
+
+from wai_protocol.errors import Fault, TransportError
+from wai_protocol.status import ModelStatus
+
+from .upstream import ModelList, Probe, Upstream, metric
+
+
+class _Generation(msgspec.Struct):
+    n_ctx: int = 0
+
+
+class _Props(msgspec.Struct):
+    total_slots: int = 0
+    default_generation_settings: _Generation | None = None
+    is_sleeping: bool = False
+
+
+class _Slot(msgspec.Struct):
+    is_processing: bool = False
+
+
+class LlamaServerUpstream(Upstream):
+    """A llama-server. Without `-np`, slots share one pool; with it, `n_ctx` is already per slot."""
+
+    kind: ClassVar[str] = "llama-server"
+    apis = ("openai", "anthropic")
+
+    def __init__(self, url: str, key: str = "") -> None:
+        super().__init__(url, key)
+        self._last: tuple[ModelStatus, ...] = ()
+
+    async def probe(self) -> Probe:
+        """Its models; while it loads (503) those it last had, not ready."""
+        if (await self.get("/health"))[0] == 503:
+            loading = (replace(m, ready=False, slots_busy=0, queued=0) for m in self._last)
+            return Probe(tuple(loading))
+        listed = await self.get_json("/v1/models", ModelList)
+        if any(entry.status is not None for entry in listed.data):
+            probe = self._routed(listed)
+        else:
+            probe = await self._single(listed)
+        self._last = probe.models
+        return probe
+
+    def _routed(self, listed: ModelList) -> Probe:
+        """Router mode: an unloaded model is loaded by its first request, so it counts as
+        ready; a failed one does not. Slots and context are known to the model's own process only."""
+        models = []
+        for entry in listed.data:
+            state = entry.status or {}
+            args = state.get("args")
+            models.append(
+                replace(
+                    self.model(entry.id),
+                    ready=state.get("failed") is not True,
+                    slots_total=_number_after(args, "--parallel", "-np"),
+                )
+            )
+        return Probe(self.models(models))
+
+    async def _single(self, listed: ModelList) -> Probe:
+        props = await self.get_json("/props", _Props)
+        generation = props.default_generation_settings or _Generation()
+        counts = await self._counts(props)
+        busy, queued = counts or (0, 0)
+        models = [
+            replace(
+                self.model(entry.id),
+                context_tokens=generation.n_ctx if generation.n_ctx > 0 else None,
+                slots_total=props.total_slots if props.total_slots > 0 else None,
+                slots_busy=busy,
+                queued=queued,
+            )
+            for entry in listed.data
+        ]
+        return Probe(self.models(models), counted=counts is not None)
+
+    async def _counts(self, props: _Props) -> tuple[int, int] | None:
+        """(busy slots, queued requests), None where the server does not tell."""
+        status, _, body = await self.get("/metrics")
+        if status == 200:
+            text = body.decode("utf-8", "replace")
+            busy = metric(text, "llamacpp:requests_processing")
+            if busy is not None:
+                return busy, metric(text, "llamacpp:requests_deferred") or 0
+        if props.is_sleeping:
+            return 0, 0
+        try:
+            slots = await self.get_json("/slots", list[_Slot])
+        except TransportError as error:
+            if error.fault is Fault.UPSTREAM_TIMEOUT:
+                raise
+            return None  # started with --no-slots
+        return sum(slot.is_processing for slot in slots), 0
+
+
+def _number_after(args: object, *flags: str) -> int | None:
+    """The number that follows one of `flags` in a router's argument list."""
+    if not isinstance(args, list):
+        return None
+    for flag, value in pairwise(args):
+        if flag in flags and isinstance(value, str) and value.isdigit() and len(value) < 6:
+            return int(value)
+    return None

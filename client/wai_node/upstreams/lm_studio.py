@@ -1,0 +1,56 @@
+"""LM Studio: models on disk and loaded instances, told by its own REST API."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import msgspec
+
+from .upstream import Probe, Upstream
+
+
+class _Config(msgspec.Struct):
+    context_length: int | None = None
+    parallel: int | None = None
+
+
+class _Instance(msgspec.Struct):
+    id: str = ""
+    config: _Config | None = None
+
+
+class LmStudioModel(msgspec.Struct):
+    """One model of LM Studio's list."""
+
+    key: str
+    loaded_instances: list[_Instance] = []
+    max_context_length: int | None = None
+
+
+class LmStudioModels(msgspec.Struct):
+    """The body of `GET /api/v1/models`."""
+
+    models: list[LmStudioModel]
+
+
+class LmStudioUpstream(Upstream):
+    """An LM Studio server. It loads a model when it is asked for (unless its user forbids that)."""
+
+    kind: ClassVar[str] = "lm-studio"
+
+    async def probe(self) -> Probe:
+        """Every model; context and slots of the first instance that is loaded."""
+        listed = await self.get_json("/api/v1/models", LmStudioModels)
+        models = []
+        for entry in listed.models:
+            loaded = entry.loaded_instances[0].config if entry.loaded_instances else None
+            config = loaded or _Config(context_length=entry.max_context_length)
+            models.append(
+                replace(
+                    self.model(entry.key),
+                    context_tokens=config.context_length,
+                    slots_total=config.parallel,
+                )
+            )
+        return Probe(self.models(models))

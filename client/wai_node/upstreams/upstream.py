@@ -1,0 +1,135 @@
+"""An inference server beside the node: where it is, how it is told who we are, what it serves.
+
+The kinds differ in what they tell about themselves; forwarding is the same for all. An `Upstream`
+holds no state of the node's own streams: that is the board's.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, TypeVar
+
+import msgspec
+
+from wai_protocol.errors import Fault, TransportError
+from wai_protocol.status import MAX_MODELS, MAX_NAME_CHARS, ModelStatus
+from wai_protocol.surface import Headers
+from wai_transport.http_client import HttpClient
+from wai_transport.http_request import Timeouts
+from wai_transport.origin import Origin
+
+PROBE_TIMEOUT_S: Final = 5.0
+"""llama-server answers between two batches: in a long prefill on a slow box that takes seconds."""
+PROBE_LIMIT_BYTES: Final = 4 << 20
+"""Ollama's list of 500 models is 300 kB; vLLM's metrics 100 kB. More is not an inference server."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What an upstream said about itself.
+
+    `counted`: `slots_busy` and `queued` are the upstream's own figures, which hold other people's
+    requests too. Otherwise they are 0, and only our own streams can be counted.
+    """
+
+    models: tuple[ModelStatus, ...]
+    counted: bool = False
+
+
+class Listed(msgspec.Struct):
+    """One model of an OpenAI-style list; the fields that some servers add are optional."""
+
+    id: str
+    owned_by: str = ""
+    max_model_len: int | None = None
+    meta: dict[str, Any] | None = None
+    status: dict[str, Any] | None = None
+
+
+class ModelList(msgspec.Struct):
+    """The body of `GET /v1/models`."""
+
+    data: list[Listed]
+
+
+class Upstream(abc.ABC):
+    """One inference server. `name` tells it from others in STATUS and in logs; never the key."""
+
+    kind: ClassVar[str]
+    apis: tuple[str, ...] = ("openai",)
+
+    def __init__(self, url: str, key: str = "", *, timeouts: Timeouts | None = None) -> None:
+        """`url` as typed, with or without its closing `/v1`. Raises `RequestError` on a bad one."""
+        origin, path = Origin.parse(url)
+        self.origin = origin
+        self.base_path = path.removesuffix("/v1")
+        self.key = key
+        self.client = HttpClient(origin, timeouts=timeouts)
+
+    @property
+    def name(self) -> str:
+        """The kind and the address, as `ollama@127.0.0.1:11434`."""
+        return f"{self.kind}@{self.origin.authority}{self.base_path}"[:MAX_NAME_CHARS]
+
+    @property
+    def authorization(self) -> Headers:
+        """The header that proves us to this upstream, if it wants one."""
+        return [(b"authorization", b"Bearer " + self.key.encode())] if self.key else []
+
+    @abc.abstractmethod
+    async def probe(self) -> Probe:
+        """Ask what it serves now. Raises `WaiError` when it does not answer as its kind should."""
+
+    async def get(self, path: str) -> tuple[int, Headers, bytes]:
+        """`GET path` with our key: (status, headers, body)."""
+        return await self.client.fetch(
+            "GET",
+            self.base_path + path,
+            self.authorization,
+            limit_bytes=PROBE_LIMIT_BYTES,
+            timeout_s=PROBE_TIMEOUT_S,
+        )
+
+    async def get_json(self, path: str, shape: type[T]) -> T:
+        """The JSON body of `GET path`, read as `shape`. Raises `WaiError` on anything else."""
+        status, _, body = await self.get(path)
+        if status in (401, 403):
+            message = f"{self.name} refuses the key it was given ({status})"
+            raise TransportError(message, Fault.UPSTREAM_UNREACHABLE)
+        if status != 200:
+            raise TransportError(f"{self.name} answers {status} to {path}", Fault.UPSTREAM_BROKE)
+        try:
+            return msgspec.json.decode(body, type=shape)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            message = f"{self.name} answers {path} with something else than expected"
+            raise TransportError(message, Fault.UPSTREAM_BROKE) from error
+
+    def model(self, model_id: str) -> ModelStatus:
+        """A `ModelStatus` of this upstream that says no more than the id."""
+        return ModelStatus(id=model_id, upstream=self.name, apis=self.apis)
+
+    def models(self, found: list[ModelStatus]) -> tuple[ModelStatus, ...]:
+        """`found` less what STATUS could not carry."""
+        fitting = [replace(m) for m in found if 0 < len(m.id) <= MAX_NAME_CHARS]
+        return tuple(fitting[:MAX_MODELS])
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self.client.aclose()
+
+
+def metric(text: str, name: str) -> int | None:
+    """The sum of a Prometheus gauge over its labels, None where the text does not have it."""
+    total: float | None = None
+    for line in text.splitlines():
+        if line.startswith(name) and line[len(name) : len(name) + 1] in ("{", " "):
+            try:
+                total = (total or 0.0) + float(line.rsplit(" ", 1)[1])
+            except ValueError:
+                return None
+    if total is None or not 0 <= total < 1 << 40:  # NaN fails both
+        return None
+    return int(total)

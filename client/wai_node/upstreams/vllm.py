@@ -1,0 +1,32 @@
+"""vLLM: continuous batching, so there are no slots to count, but running and waiting requests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from .upstream import ModelList, Probe, Upstream, metric
+
+
+class VllmUpstream(Upstream):
+    """A vLLM server. Its key guards `/v1` only."""
+
+    kind: ClassVar[str] = "vllm"
+
+    async def probe(self) -> Probe:
+        """The models it lists, LoRA adapters too, with the engine's load on each."""
+        listed = await self.get_json("/v1/models", ModelList)
+        status, _, body = await self.get("/metrics")
+        text = body.decode("utf-8", "replace") if status == 200 else ""
+        running = metric(text, "vllm:num_requests_running")
+        waiting = metric(text, "vllm:num_requests_waiting")
+        models = [
+            replace(
+                self.model(entry.id),
+                context_tokens=entry.max_model_len,
+                slots_busy=running or 0,
+                queued=waiting or 0,
+            )
+            for entry in listed.data
+        ]
+        return Probe(self.models(models), counted=running is not None)

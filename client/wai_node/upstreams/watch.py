@@ -1,0 +1,180 @@
+"""Keeps the board true: polls each upstream, looks for new ones, and tells when the status changed.
+
+A shell around `Board`, which holds the rules. Polls are regular and quiet; a stream of ours that
+starts or ends changes the counts at once, and has its upstream asked soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from wai_protocol.errors import Fault, WaiError
+from wai_protocol.status import NodeStatus
+
+from .board import Board
+from .upstream import Upstream
+
+POLL_S: Final = 2.0  # how old the counts of other people's requests may be
+HURRIED_POLL_S: Final = 0.25  # the least between two polls, however many streams start and end
+DISCOVER_S: Final = 10.0  # how long a server started after the node goes unnoticed
+PUBLISH_S: Final = 0.1  # the least between two statuses: 200 streams a second make 10, not 400
+
+_log = logging.getLogger(__name__)
+
+Discover = Callable[[frozenset[int]], Awaitable[list[Upstream]]]
+
+
+class Watch:
+    """Polls the upstreams on `board` while `run` runs, and owns those that it finds.
+
+    `given` upstreams stay whatever happens. `discover` gets the ports known already and returns new
+    upstreams; one that was discovered and goes down is forgotten, since its port may return as
+    another kind. `on_change` gets every new status, the first one too, at most ten a second.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        on_change: Callable[[NodeStatus], None],
+        *,
+        given: list[Upstream] | None = None,
+        discover: Discover | None = None,
+        version: str = "",
+        detail: dict[str, Any] | None = None,
+    ) -> None:
+        self.board = board
+        self._on_change = on_change
+        self._discover = discover
+        self._version = version
+        self._detail = detail or {}
+        self._draining = False
+        self._published: NodeStatus | None = None
+        self._dirty = asyncio.Event()
+        self._given = frozenset(given or [])
+        self._hurry: dict[Upstream, asyncio.Event] = {}
+        self._polls: dict[Upstream, asyncio.Task[None]] = {}
+        for upstream in given or []:
+            board.add(upstream)
+
+    # -- what the forwarder tells
+
+    def started(self, upstream: Upstream, model: str) -> None:
+        """A stream of ours was opened at `upstream`."""
+        self.board.started(upstream, model)
+        self._touched(upstream)
+
+    def ended(self, upstream: Upstream, model: str) -> None:
+        """A stream of ours at `upstream` is over."""
+        self.board.ended(upstream, model)
+        self._touched(upstream)
+
+    def measured(
+        self, upstream: Upstream, model: str, prefill_tps: float | None, decode_tps: float | None
+    ) -> None:
+        """See `Board.measured`."""
+        self.board.measured(upstream, model, prefill_tps, decode_tps)
+        self._dirty.set()
+
+    def drain(self) -> None:
+        """From now on say that this node takes no new streams."""
+        self._draining = True
+        self._dirty.set()
+
+    # -- the work
+
+    async def run(self) -> None:
+        """Poll until cancelled; then every upstream is closed."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for upstream in self.board.upstreams:
+                    self._poll_from_now(group, upstream)
+                if self._discover is not None:
+                    await self._look_around(group, self._discover)
+                await self._first_polls()
+                if self._discover is not None:
+                    group.create_task(self._discover_for_ever(group, self._discover))
+                await self._publish_for_ever()
+        finally:
+            for upstream in self.board.upstreams:
+                self.board.remove(upstream)
+                await upstream.aclose()
+
+    def _touched(self, upstream: Upstream) -> None:
+        self._dirty.set()
+        if upstream in self._hurry:
+            self._hurry[upstream].set()
+
+    def _poll_from_now(self, group: asyncio.TaskGroup, upstream: Upstream) -> None:
+        self._hurry[upstream] = asyncio.Event()
+        self._polls[upstream] = group.create_task(self._poll_for_ever(upstream))
+
+    async def _first_polls(self) -> None:
+        """Each upstream's first answer, so that the first status is not an empty one."""
+        await asyncio.gather(*(self._poll(upstream) for upstream in self.board.upstreams))
+        self._dirty.set()
+
+    async def _publish_for_ever(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            status = self.board.status(
+                version=self._version, draining=self._draining, detail=self._detail
+            )
+            if status != self._published:
+                self._published = status
+                self._on_change(status)
+            await asyncio.sleep(PUBLISH_S)
+
+    async def _poll_for_ever(self, upstream: Upstream) -> None:
+        hurry = self._hurry[upstream]
+        while True:
+            await asyncio.sleep(HURRIED_POLL_S)
+            try:
+                async with asyncio.timeout(POLL_S - HURRIED_POLL_S):
+                    await hurry.wait()
+            except TimeoutError:
+                pass  # nobody was in a hurry
+            hurry.clear()
+            up = await self._poll(upstream)
+            if not up and upstream not in self._given and not self.board.busy(upstream):
+                await self._forget(upstream)
+                return
+
+    async def _poll(self, upstream: Upstream) -> bool:
+        """Ask once; returns False when the upstream counts as down."""
+        down = False
+        try:
+            probe = await upstream.probe()
+        except WaiError as error:
+            timed_out = error.fault is Fault.UPSTREAM_TIMEOUT
+            down = self.board.failed(upstream, str(error), timed_out=timed_out)
+            _log.debug("%s: %s", upstream.name, error)
+        else:
+            self.board.probed(upstream, probe)
+        self._dirty.set()
+        return not down
+
+    async def _forget(self, upstream: Upstream) -> None:
+        _log.info("%s is gone", upstream.name)
+        self.board.remove(upstream)
+        del self._hurry[upstream], self._polls[upstream]
+        self._dirty.set()
+        await upstream.aclose()
+
+    async def _discover_for_ever(self, group: asyncio.TaskGroup, discover: Discover) -> None:
+        while True:
+            await asyncio.sleep(DISCOVER_S)
+            for upstream in await self._look_around(group, discover):
+                await self._poll(upstream)
+
+    async def _look_around(self, group: asyncio.TaskGroup, discover: Discover) -> list[Upstream]:
+        known = frozenset(upstream.origin.port for upstream in self.board.upstreams)
+        found = await discover(known)
+        for upstream in found:
+            _log.info("found %s", upstream.name)
+            self.board.add(upstream)
+            self._poll_from_now(group, upstream)
+        return found
