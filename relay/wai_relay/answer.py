@@ -232,6 +232,10 @@ class Answer:
         if self._phase is Phase.REFUSED:
             self._last_at = self._clock()
             self._collected += data[: REFUSAL_BYTES - len(self._collected)]
+            if len(self._collected) == REFUSAL_BYTES:  # no refusal is that long; it may be endless
+                if self._stream is not None:
+                    self._stream.reset(Fault.CANCELLED, "too long for a refusal")
+                self._refused()
         if self._stream is not None and self._phase is not Phase.OVER:
             self._stream.consume(len(data))
 

@@ -79,7 +79,7 @@ class Forwarder:
                 if failure is None:
                     raise
                 break  # nobody else: what the last one said is the better answer
-            failure = await self._attempt(call, lease)
+            failure = await self._attempt(call, lease, info.prompt_tokens)
             if failure is None or not (failure.retryable and call.body.repeatable):
                 break
             info = replace(info, excluded=info.excluded | {lease.upstream.name})
@@ -98,7 +98,7 @@ class Forwarder:
         record.fallback = lease.fallback
         return lease
 
-    async def _attempt(self, call: Call, lease: Lease) -> Failure | None:
+    async def _attempt(self, call: Call, lease: Lease, prompt_tokens: int) -> Failure | None:
         given_at = self._clock()
         ask_usage = asks_usage(call.route, call.body.facts)
 
@@ -109,7 +109,7 @@ class Forwarder:
         answer = Answer(
             call.exchange,
             call.route,
-            _labels(call.record),
+            labels_of(call.record),
             self._limits,
             self._clock,
             begin,
@@ -117,14 +117,16 @@ class Forwarder:
         )
         cancelled = True
         try:
-            first = call.body.outgoing(lease.model, ask_usage=ask_usage)
-            await self._exchange_with(call, lease, answer, first)
+            await self._exchange_with(call, lease, answer, ask_usage=ask_usage)
             cancelled = False
         finally:
+            call.record.tokens = answer.counts(prompt_tokens)
             self._account(call, lease, answer, given_at, cancelled=cancelled)
         return answer.failure
 
-    async def _exchange_with(self, call: Call, lease: Lease, answer: Answer, first: bytes) -> None:
+    async def _exchange_with(
+        self, call: Call, lease: Lease, answer: Answer, *, ask_usage: bool
+    ) -> None:
         """Send the request and see its answer through. Leaves no stream behind."""
         headers = [
             # The answer's figures are read as it passes, so it must not come compressed.
@@ -140,17 +142,22 @@ class Forwarder:
             answer.on_reset(error.fault, str(error))
             return
         answer.attach(stream)
+        first = call.body.outgoing(lease.model, ask_usage=ask_usage)
+        sent = call.body.complete and len(first) <= UPLOAD_BYTES
         call.exchange.on_resume = answer.resume
         try:
-            if call.body.complete and len(first) <= UPLOAD_BYTES:
+            if sent:
                 stream.write(first)
                 stream.end()
                 await self._watch(answer)
             else:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._upload, call, stream, answer, first)
+                    del first  # the upload's alone, which drops it as it goes
                     await self._watch(answer)
                     tasks.cancel_scope.cancel()
+                # An answer may come before all of the request was sent: the rest is not wanted.
+                stream.reset(Fault.CANCELLED, "answered already")
         finally:
             call.exchange.on_resume = None
             if not answer.over.is_set():
@@ -200,13 +207,13 @@ class Forwarder:
     ) -> None:
         now = self._clock()
         record = call.record
-        record.tokens = answer.counts(record.tokens.prompt)
         ttft_s = None
         if answer.first_byte_at is not None:
             ttft_s = answer.first_byte_at - given_at
             record.first_byte_at = answer.first_byte_at
-        if not answer.failure:
-            record.status = answer.status
+        if answer.failure is None:
+            record.status = answer.status if call.exchange.started else 0
+            record.fault = answer.fault.row.openai_code if answer.fault else ""
         failed = answer.fault in RETRY_FAULTS
         lease.release(
             Outcome(
@@ -225,7 +232,7 @@ async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:
     answer.touch()
 
 
-def _labels(record: RequestRecord) -> Headers:
+def labels_of(record: RequestRecord) -> Headers:
     """What every response says of how it came about."""
     return [
         (b"x-wai-node", record.node.encode("latin-1", "replace")),

@@ -22,13 +22,13 @@ from . import catalog
 from .answer import Failure
 from .dialects import DialectRules, rules_for
 from .dispatch import Dispatcher, RequestInfo
-from .forwarding import Call, Forwarder
+from .forwarding import Call, Forwarder, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
 from .http.exchange import Exchange, Request
 from .intake import Body, BodyBudget, Intake
 from .keys import ApiKey
 from .limits import GatewayLimits
-from .records import Recorder, RequestRecord, TokenCounts
+from .records import Recorder, RequestRecord
 from .tokens import TokenEstimator
 from .upstream import Fleet
 
@@ -84,7 +84,8 @@ class Gateway:
         try:
             await self._handle(exchange, path, record)
         except WaiError as error:
-            log.log(error.fault.row.log_level, "%s: %s", request.request_id, error)
+            row = error.fault.row  # not its message, which may quote the caller
+            log.log(row.log_level, "%s refused: %s", request.request_id, row.openai_code)
             self._refuse(exchange, path, record, error)
         except asyncio.CancelledError:
             record.cancelled = True
@@ -122,7 +123,6 @@ class Gateway:
             record.model = facts.model
             record.stream = facts.stream
             prompt_tokens = self._estimator.estimate(facts.model, facts.text_bytes, facts.images)
-            record.tokens = TokenCounts(prompt=prompt_tokens)
             target = f"{route.path}?{request.query}" if request.query else route.path
             call = Call(exchange, route, target, intake, body, record)
             call.heartbeat = self._heartbeat(exchange, route, body)
@@ -182,7 +182,10 @@ class Gateway:
             return
         record.status = refusal.status
         record.fault = failure.fault.row.openai_code
-        _send(exchange, refusal.status, refusal.headers, refusal.body)
+        headers = refusal.headers
+        if all(name != b"retry-after" for name, _ in headers):
+            headers = [*headers, (b"retry-after", b"%d" % RETRY_AFTER_S)]
+        _send(exchange, refusal.status, headers, refusal.body)
 
     def _refuse(
         self, exchange: Exchange, path: str, record: RequestRecord, error: WaiError
@@ -203,10 +206,8 @@ class Gateway:
             headers.append((b"allow", ", ".join(allowed or ["GET"]).encode()))
         if error.fault in (Fault.KEY_MISSING, Fault.KEY_INVALID):
             headers.append((b"www-authenticate", b"Bearer"))
-        if record.node:
-            headers.append((b"x-wai-node", record.node.encode("latin-1", "replace")))
         if record.attempts:
-            headers.append((b"x-wai-attempts", b"%d" % record.attempts))
+            headers += labels_of(record)
         _send(exchange, row.http_status, headers, rules.error_body(error.fault, str(error)))
 
     def _finish(self, exchange: Exchange, record: RequestRecord, arrived_at: float) -> None:

@@ -37,7 +37,8 @@ class RequestRecord:
     node: str = ""
     """The upstream that answered, or that was tried last; a provider's name too."""
     status: int = 0
-    """What the caller was sent, 499 where it went away before that."""
+    """What the caller was sent, or what the error event behind a heartbeat's 200 stands for; 499
+    where it went away before either."""
     fault: str = ""
     """The OpenAI error code of what went wrong on our side, "" if nothing did."""
     reason: str = ""

@@ -50,7 +50,8 @@ class FakeStream(UpstreamStream):
         self.node.script(self)
 
     def reset(self, fault: Fault, reason: str = "") -> None:
-        self.reset_with = fault
+        if self.reset_with is None:  # a stream ends once
+            self.reset_with = fault
 
     def consume(self, n: int) -> None:
         self.consumed += n

@@ -354,6 +354,44 @@ async def test_caller_who_leaves_frees_the_upstream_and_every_count() -> None:
     assert (record.cancelled, record.status, record.tokens.completion) == (True, 200, 2)
 
 
+async def test_cut_answer_is_recorded_with_its_fault_and_its_estimate() -> None:
+    def cut(stream: FakeStream) -> None:
+        stream.sink.on_headers(200, SSE)
+        stream.sink.on_data(TOKEN * 4)
+        stream.sink.on_reset(Fault.SESSION_LOST, "gone")
+
+    r = rig(FakeNode("a-gpu", MODEL, script=cut), FakeNode("z-gpu", MODEL, script=breaks()))
+    await r.ask(STREAM)
+    (record,) = r.records
+    assert (record.status, record.fault, record.attempts) == (200, "node_lost", 2)
+    assert (record.tokens.completion, record.tokens.exact) == (3, False)
+    assert record.tokens.prompt > 0
+
+
+async def test_answer_before_the_whole_upload_ends_the_upload() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node, limits=GatewayLimits(routing_body_bytes=100))
+    exchange = FakeExchange(make_request(), [b'{"model":"m","x":"' + b"x" * 200], stays_open=True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams and node.streams[0].written))
+        node.streams[0].answer(400, JSON, b"{}")
+    assert exchange.status == 400
+    assert node.streams[0].reset_with is Fault.CANCELLED
+
+
+async def test_endless_refusal_is_not_collected() -> None:
+    def flood(stream: FakeStream) -> None:
+        stream.sink.on_headers(503, JSON)
+        for _ in range(100):
+            stream.sink.on_data(b"x" * 16_384)
+
+    node = FakeNode("gpu1", MODEL, script=flood)
+    exchange = await rig(node).ask()
+    assert (exchange.status, len(exchange.body)) == (503, 65_536)
+    assert node.streams[0].reset_with is Fault.CANCELLED
+
+
 async def test_slow_caller_withholds_credit_until_he_reads_again() -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
