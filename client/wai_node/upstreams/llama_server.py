@@ -57,7 +57,7 @@ class LlamaServerUpstream(Upstream):
 
     def _routed(self, listed: ModelList) -> Probe:
         """Router mode: an unloaded model is loaded by its first request, so it counts as
-        ready; a failed one does not. Slots and context are known to the model's own process only."""
+        ready; a failed one does not. Slots and context are known to the model's process only."""
         models = []
         for entry in listed.data:
             state = entry.status or {}

@@ -1,0 +1,210 @@
+"""Detection, the board's sums, and the watch over an upstream that comes, changes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from tests.harness.raw_upstream import Script, ok, raw_upstream, read_request
+from wai_node.upstreams import Board, Probe, Watch, identify, upstream_at
+from wai_node.upstreams.board import TIMEOUTS_BEFORE_DOWN
+from wai_node.upstreams.openai import OpenAIUpstream
+from wai_node.upstreams.upstream import Upstream, metric
+from wai_protocol.errors import WaiError
+from wai_protocol.status import NodeStatus
+
+pytestmark = pytest.mark.anyio
+
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+LISTED = {"data": [{"id": "m"}]}
+LLAMA = {
+    "/health": {"status": "ok"},
+    "/v1/models": LISTED,
+    "/props": {"total_slots": 2, "default_generation_settings": {"n_ctx": 512}},
+    "/metrics": "llamacpp:requests_processing 1\nllamacpp:requests_deferred 3\n",
+}
+OLLAMA = {
+    "/api/version": {"version": "0.14.0"},
+    "/api/tags": {"models": [{"name": "a:1b"}, {"name": "b:2b"}]},
+    "/api/ps": {"models": [{"name": "b:2b", "context_length": 4096}]},
+    "/v1/models": LISTED,
+}
+LM_STUDIO = {
+    "/api/v1/models": {
+        "models": [
+            {"key": "m", "loaded_instances": [{"id": "m", "config": {"context_length": 8192}}]}
+        ]
+    },
+    "/v1/models": LISTED,
+}
+VLLM = {
+    "/v1/models": {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 32768}]},
+    "/metrics": 'vllm:num_requests_running{model_name="m"} 2.0\n',
+}
+
+
+def serving(pages: Mapping[str, object], *headers: bytes) -> Script:
+    async def script(r: asyncio.StreamReader, w: asyncio.StreamWriter) -> None:
+        while True:
+            head, _ = await read_request(r)
+            page = pages.get(head.split(b" ")[1].decode())
+            if page is None:
+                w.write(NOT_FOUND)
+            else:
+                text = page if isinstance(page, str) else json.dumps(page)
+                w.write(ok(text.encode(), *headers))
+
+    return script
+
+
+@asynccontextmanager
+async def found(pages: Mapping[str, object], *headers: bytes) -> AsyncIterator[Upstream]:
+    async with raw_upstream(serving(pages, *headers)) as raw:
+        upstream = await identify(raw.url + "/v1")
+        assert upstream is not None
+        yield upstream
+        await upstream.aclose()
+
+
+async def test_llama_server_tells_slots_context_and_queue() -> None:
+    async with found(LLAMA, b"Server: llama.cpp") as upstream:
+        probe = await upstream.probe()
+        (model,) = probe.models
+        assert (upstream.kind, probe.counted, model.context_tokens) == ("llama-server", True, 512)
+        assert (model.slots_total, model.slots_busy, model.queued) == (2, 1, 3)
+        assert model.apis == ("openai", "anthropic")
+
+
+async def test_a_router_lists_its_models_and_which_one_failed() -> None:
+    listed = [
+        {"id": "a", "status": {"value": "loaded", "args": ["x", "--parallel", "4"]}},
+        {"id": "b", "status": {"value": "unloaded"}},
+        {"id": "c", "status": {"value": "unloaded", "failed": True}},
+    ]
+    pages = {**LLAMA, "/v1/models": {"data": listed}}
+    async with found(pages, b"Server: llama.cpp") as upstream:
+        models = (await upstream.probe()).models
+        assert [(m.id, m.ready, m.slots_total) for m in models] == [
+            ("a", True, 4),
+            ("b", True, None),
+            ("c", False, None),
+        ]
+
+
+async def test_ollama_tells_the_context_of_what_is_loaded() -> None:
+    async with found(OLLAMA) as upstream:
+        models = (await upstream.probe()).models
+        assert upstream.kind == "ollama"
+        assert [(m.id, m.context_tokens) for m in models] == [("a:1b", None), ("b:2b", 4096)]
+
+
+async def test_lm_studio_and_vllm_are_told_apart_from_a_plain_list() -> None:
+    async with found(LM_STUDIO) as upstream:
+        assert upstream.kind == "lm-studio"
+        assert (await upstream.probe()).models[0].context_tokens == 8192
+    async with found(VLLM) as upstream:
+        assert upstream.kind == "vllm"
+        model = (await upstream.probe()).models[0]
+        assert (model.context_tokens, model.slots_busy) == (32768, 2)
+    async with found({"/v1/models": LISTED}) as upstream:
+        assert upstream.kind == "openai"
+        assert [m.id for m in (await upstream.probe()).models] == ["m"]
+
+
+@pytest.mark.parametrize("page", ["<html>", "[]", '{"data": 3}', '{"data": [{"id": 7}]}'])
+async def test_a_web_page_on_a_usual_port_is_no_upstream(page: str) -> None:
+    async with raw_upstream(serving({"/v1/models": page, "/health": "ok"})) as raw:
+        assert await identify(raw.url) is None
+        given = await upstream_at(raw.url)
+        assert given.kind == "openai"
+        with pytest.raises(WaiError):
+            await given.probe()
+        await given.aclose()
+
+
+async def test_an_address_that_is_none_is_refused() -> None:
+    for url in ("127.0.0.1:8080", "ftp://x", "http://", "http://u:p@x/", "http://x:99999"):
+        with pytest.raises(WaiError):
+            await upstream_at(url)
+
+
+def test_metrics_that_are_no_numbers_count_as_missing() -> None:
+    assert metric('a{x="1"} 2\na{x="2"} 3\nab 9\n', "a") == 5
+    assert metric("a NaN\n", "a") is None
+    assert metric("a -1\n", "a") is None
+    assert metric("a x\n", "a") is None
+    assert metric("", "a") is None
+
+
+async def test_our_streams_count_between_polls_and_nothing_leaks() -> None:
+    upstream, board = OpenAIUpstream("http://127.0.0.1:1"), Board()
+    board.add(upstream)
+    told = replace(upstream.model("m"), slots_total=2, slots_busy=1)
+    board.probed(upstream, Probe((told,), counted=True))
+    for _ in range(3):
+        board.started(upstream, "m")
+    model = board.status().models[0]
+    assert (model.slots_busy, model.queued) == (2, 2)
+    board.probed(upstream, Probe((replace(told, slots_busy=2, queued=1),), counted=True))
+    board.ended(upstream, "m")
+    model = board.status().models[0]
+    assert (model.slots_busy, model.queued) == (2, 0)
+    for _ in range(5):
+        board.ended(upstream, "m")
+    assert board.status().models[0].slots_busy == 0
+    assert board.active() == {}
+
+
+async def test_a_slow_poll_is_not_yet_down_and_a_refusal_is() -> None:
+    upstream, board = OpenAIUpstream("http://127.0.0.1:1"), Board()
+    board.add(upstream)
+    board.probed(upstream, Probe((upstream.model("m"),)))
+    for _ in range(TIMEOUTS_BEFORE_DOWN - 1):
+        assert not board.failed(upstream, "slow", timed_out=True)
+    assert board.serves("m")
+    assert board.failed(upstream, "refused", timed_out=False)
+    assert not board.serves("m")
+    assert board.status().detail["upstreams"][upstream.name]["error"] == "refused"
+
+
+async def test_the_less_loaded_of_two_upstreams_is_chosen_and_a_loading_one_last() -> None:
+    board = Board()
+    one, two = OpenAIUpstream("http://127.0.0.1:1"), OpenAIUpstream("http://127.0.0.1:2")
+    for upstream in (one, two):
+        board.add(upstream)
+        board.probed(upstream, Probe((upstream.model("m"),)))
+    board.started(one, "m")
+    assert board.choose("m", "openai") is two
+    board.probed(two, Probe((replace(two.model("m"), ready=False),)))
+    assert board.choose("m", "openai") is one
+    assert board.choose("m", "ollama") is None
+    assert board.choose("x", "openai") is None
+
+
+async def test_the_watch_tells_a_change_once_and_closes_what_it_polled() -> None:
+    statuses: list[NodeStatus] = []
+    changed = asyncio.Event()
+
+    def on_change(status: NodeStatus) -> None:
+        statuses.append(status)
+        changed.set()
+
+    async with raw_upstream(serving({"/v1/models": LISTED})) as raw:
+        upstream = await upstream_at(raw.url)
+        watch = Watch(Board(), on_change, given=[upstream])
+        running = asyncio.get_running_loop().create_task(watch.run())
+        await changed.wait()
+        assert [m.id for m in statuses[0].models] == ["m"]
+        changed.clear()
+        watch.started(upstream, "m")
+        await changed.wait()
+        assert statuses[-1].models[0].slots_busy == 1
+        assert len(statuses) == 2
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert upstream.client.open_connections == 0
