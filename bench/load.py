@@ -13,9 +13,11 @@ import asyncio
 import gc
 import json
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import uvloop
@@ -335,29 +337,70 @@ async def _upload(target: Target, client: Client, size: int) -> int:
 
 
 async def measure_beside(target: Target, options: Options) -> Figures:
-    """Events of paced streams while one bulk download after another shares the path."""
+    """Events of paced streams while bulk downloads share the path (`size` 0: while none do)."""
     tally = Tally()
     clients, _ = await _open_streams(target, options, Wish(rate=options.rate), tally)
-    (bulk,) = await _connect_many(target, options, 1)
-    moved = 0
-
-    async def pull() -> None:
-        nonlocal moved
-        while True:
-            moved += await _download(target, bulk, options.size)
-
-    pulling = asyncio.ensure_future(pull())
-    await asyncio.sleep(_WARM_UP_S)
-    tally.timing, tally.events, moved = True, 0, 0
-    watch = Watch(target)
-    await asyncio.sleep(options.seconds)
-    tally.timing = False
-    figures = watch.stop(tally.events, "event", 1e6) | spread_ms("event", tally.latencies_ns)
-    figures["mb_per_s"] = moved / figures["wall_s"] / 1e6
-    pulling.cancel()
-    for client in (*clients, bulk):
+    async with AsyncExitStack() as stack:
+        pulled = Pull()
+        if options.size:
+            stack.push_async_callback(await pulled.start(target, options.size))
+        await asyncio.sleep(_WARM_UP_S)
+        tally.timing, tally.events = True, 0
+        watch, moved = Watch(target), pulled.bytes
+        await asyncio.sleep(options.seconds)
+        tally.timing = False
+        figures = watch.stop(tally.events, "event", 1e6) | spread_ms("event", tally.latencies_ns)
+        figures["mb_per_s"] = (pulled.bytes - moved) / figures["wall_s"] / 1e6
+    for client in clients:
         client.close()
     return figures | {"errors": tally.errors}
+
+
+class Pull:
+    """Bulk downloads by a process of their own, so that timing events is not held up by them."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    async def start(self, target: Target, size: int) -> Callable[[], Awaitable[None]]:
+        """Begin; gives what ends it."""
+        arguments = ["-m", "bench.load", "pull", "--size", str(size)]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *arguments,
+            "--target",
+            json.dumps(asdict(target)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        reading = asyncio.ensure_future(self._read(process))
+
+        async def stop() -> None:
+            process.kill()
+            await process.wait()
+            await reading
+
+        return stop
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        if process.stdout is not None:
+            async for line in process.stdout:
+                self.bytes = int(line)
+
+
+async def pull_for_ever(target: Target, options: Options) -> Figures:
+    """Download again and again; prints how many bytes have come, ten times a second."""
+    (client,) = await _connect_many(target, options, 1)
+    total = 0
+    body = speech_body(Wish(bytes=options.size), target.model)
+    while True:
+        answer = ByteCounter()
+        client.request(DOWNLOAD_PATH, body, answer)
+        while not answer.done.done():
+            await asyncio.wait([answer.done], timeout=0.1)
+            print(total + answer.received, flush=True)
+        total += answer.received
+        if not answer.done.result():
+            raise ConnectionError("a bulk download failed")
 
 
 async def measure_idle(target: Target, options: Options) -> Figures:
@@ -367,9 +410,8 @@ async def measure_idle(target: Target, options: Options) -> Figures:
     def resident() -> dict[str, int]:
         return {name: rss_bytes(pids) for name, pids in families.items()}
 
-    warm, _ = await _open_streams(
-        target, _with_streams(options, 20), Wish(hold=1), Tally()
-    )  # code and pools that any first requests bring in are not the streams'
+    warm, _ = await _open_streams(target, replace(options, streams=20), Wish(hold=1), Tally())
+    # code and pools that any first requests bring in are not the streams'
     for client in warm:
         client.close()
     await asyncio.sleep(_SETTLE_S)
@@ -398,18 +440,6 @@ async def measure_idle(target: Target, options: Options) -> Figures:
     return figures
 
 
-def _with_streams(options: Options, streams: int) -> Options:
-    return Options(
-        http=options.http,
-        streams=streams,
-        rate=options.rate,
-        seconds=options.seconds,
-        probes=options.probes,
-        size=options.size,
-        fresh=options.fresh,
-    )
-
-
 SCENARIOS: Final[dict[str, Callable[[Target, Options], Awaitable[Figures]]]] = {
     "streams": measure_streams,
     "requests": measure_requests,
@@ -417,6 +447,7 @@ SCENARIOS: Final[dict[str, Callable[[Target, Options], Awaitable[Figures]]]] = {
     "upload": measure_upload,
     "beside": measure_beside,
     "idle": measure_idle,
+    "pull": pull_for_ever,
 }
 
 

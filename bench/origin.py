@@ -23,9 +23,7 @@ from bench.wire import DONE, LAST_CHUNK, MODEL, ChunkDecoder, Wish, event_chunk,
 
 _NS: Final = 1_000_000_000
 _BACKLOG: Final = 4096  # ten thousand callers may come at once
-# Events per write where a stream runs flat out: a server that is not paced writes in bursts, and
-# one event per write would measure this process instead of the tunnel.
-_BURST_EVENTS: Final = 32
+_ENDLESS: Final = 1 << 62
 _BULK: Final = os.urandom(256 * 1024)
 
 _SSE_HEAD: Final = (
@@ -78,6 +76,7 @@ class OriginProtocol(asyncio.Protocol):
 
     def __init__(self, pacer: Pacer) -> None:
         self._pacer = pacer
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiting = b""
         self._path = b""
@@ -88,7 +87,7 @@ class OriginProtocol(asyncio.Protocol):
         self._in_body = False
         self._received = 0
         self._writable = True
-        self._burst: tuple[int, bool] | None = None  # events left of a flat-out stream, endless?
+        self._flat_out = False  # a stream without pauses is under way
         self._bulk_left = 0
         self._interval_ns = 0
         self._events_left = 0
@@ -105,8 +104,8 @@ class OriginProtocol(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable = True
-        if self._burst is not None:
-            self._send_burst()
+        if self._flat_out:
+            self._send_flat_out()
         elif self._bulk_left:
             self._send_bulk()
 
@@ -174,8 +173,11 @@ class OriginProtocol(asyncio.Protocol):
                 self._write(_HEALTH)
             case _:
                 self._write(_MISSING)
-        busy = self._burst is not None or self._bulk_left or self._events_left
-        if self._close_after and not busy and self._transport is not None:
+        if (
+            self._close_after
+            and not (self._bulk_left or self._events_left)
+            and self._transport is not None
+        ):
             self._transport.close()
 
     def _start_stream(self, wish: Wish) -> None:
@@ -183,12 +185,13 @@ class OriginProtocol(asyncio.Protocol):
             self._write(_SSE_HEAD + event_chunk(time.monotonic_ns()))
         elif wish.rate == 0:
             self._write(_SSE_HEAD)
-            self._burst = (wish.events, wish.events == 0)
-            self._send_burst()
+            self._events_left = wish.events or _ENDLESS
+            self._flat_out = True
+            self._send_flat_out()
         else:
             self._write(_SSE_HEAD)
             self._interval_ns = _NS // wish.rate
-            self._events_left = wish.events or 1 << 62
+            self._events_left = wish.events or _ENDLESS
             # streams that began together must not speak together: each gets a phase of its own
             phase_ns = random.randrange(self._interval_ns)
             self._pacer.call_at(time.monotonic_ns() + phase_ns, self._send_paced)
@@ -203,25 +206,21 @@ class OriginProtocol(asyncio.Protocol):
         else:
             self._transport.write(event_chunk(time.monotonic_ns()) + _DONE_CHUNKS)
 
-    def _send_burst(self) -> None:
-        """Write a burst; the next one follows in the next turn, or when the socket takes more."""
-        if self._burst is None or self._transport is None:
-            return
-        left, endless = self._burst
-        count = _BURST_EVENTS if endless else min(left, _BURST_EVENTS)
-        self._write(event_chunk(time.monotonic_ns()) * count)
-        left -= count
-        if not endless and left == 0:
-            self._burst = None
-            self._write(_DONE_CHUNKS)
-            return
-        self._burst = (left, endless)
-        if self._writable:
-            asyncio.get_running_loop().call_soon(self._send_burst_again)
+    def _send_flat_out(self) -> None:
+        """Write one event; the next follows in the next turn, or when the socket takes more.
 
-    def _send_burst_again(self) -> None:
-        if self._writable:  # else resume_writing goes on
-            self._send_burst()
+        One event a write, as a server writes them: bursts would let any tunnel carry hundreds of
+        events for the price of one.
+        """
+        if self._transport is None or not self._writable:
+            return  # resume_writing goes on
+        self._events_left -= 1
+        if self._events_left:
+            self._transport.write(event_chunk(time.monotonic_ns()))
+            self._loop.call_soon(self._send_flat_out)
+        else:
+            self._flat_out = False
+            self._transport.write(event_chunk(time.monotonic_ns()) + _DONE_CHUNKS)
 
     def _start_bulk(self, size: int) -> None:
         self._write(

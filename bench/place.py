@@ -17,7 +17,7 @@ from bench.certificate import Certificate, make_certificate
 
 READY_TIMEOUT_S: Final = 60.0  # LiteLLM takes 15 s to import here
 _STOP_TIMEOUT_S: Final = 5.0
-_POLL_S: Final = 0.05
+_POLL_S: Final = 0.005  # start times are told in milliseconds
 
 
 class StartError(Exception):

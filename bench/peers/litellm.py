@@ -9,6 +9,7 @@ from bench.peers.package import program_path, why_not_installed
 from bench.place import Place, free_port
 from bench.wire import MODEL
 
+_KEY: Final = "sk-bench-0123456789abcdef"  # it refuses to start without one
 NAME: Final = "LiteLLM (no tunnel, no TLS)"
 
 
@@ -37,6 +38,8 @@ def start(place: Place) -> Target:
     path = place.write("config.yaml", config(place.origin_port))
     command = [program_path("litellm", "litellm"), "--config", str(path)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-    pid = place.spawn("litellm", command, {"LITELLM_LOCAL_MODEL_COST_MAP": "True"})
+    pid = place.spawn(
+        "litellm", command, {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": _KEY}
+    )
     place.wait_for_port("litellm", port)
-    return Target(url=f"http://127.0.0.1:{port}", key="none", watch={"gateway": [pid]})
+    return Target(url=f"http://127.0.0.1:{port}", key=_KEY, watch={"gateway": [pid]})

@@ -1,0 +1,95 @@
+"""Ours: relay and node, started as anyone would start them, through the `wai` command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from bench.clients import Target
+from bench.place import Place, free_port
+
+NAME: Final = "wai"
+_COMMAND_TIMEOUT_S: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Our path, and how long its parts took to come up, in seconds."""
+
+    target: Target
+    data: Path
+    relay_ready_s: float
+    node_ready_s: float
+
+
+def wai_program() -> str:
+    """The `wai` command beside the Python that runs this."""
+    return str(Path(sys.executable).with_name("wai"))
+
+
+def ask(*arguments: str) -> str:
+    """Run one short `wai` command; what it prints."""
+    done = subprocess.run(
+        [wai_program(), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=_COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"wai {' '.join(arguments)}: {done.stderr[-800:]}")
+    return done.stdout
+
+
+def start(place: Place, through: Callable[[int], str] | None = None) -> Started:
+    """A relay, one node that serves the place's origin, and a key.
+
+    `through` makes a forwarder to the relay's port, to stand for a long way between node and relay,
+    and gives its HOST:PORT.
+    """
+    port = free_port()
+    data = place.folder / "relay"
+    command = [wai_program(), "relay", "--data", str(data), "--listen", f"127.0.0.1:{port}"]
+    relay_pid = place.spawn("relay", command)
+    relay_ready_s = place.wait_for_port("relay", port)
+    key = json.loads(ask("key", "create", "bench", "--data", str(data), "--json"))["key"]
+    target = Target(url=f"https://127.0.0.1:{port}", ca=str(data / "relay.crt"), key=key)
+
+    invite = json.loads(ask("invite", "create", "--data", str(data), "--json"))["invite"]
+    home = str(place.folder / "node")
+    ask("node", "join", invite, "--data", home, "--name", "bench")
+    command = [wai_program(), "node", "run", "--data", home]
+    command += ["--upstream", f"http://127.0.0.1:{place.origin_port}"]
+    if through is not None:
+        command += ["--relay", through(port)]
+    node_pid = place.spawn("node", command)
+    node_ready_s = place.wait_for("node", lambda: serves_model(target))
+    watched = replace(target, watch={"relay": [relay_pid], "node": [node_pid]})
+    return Started(watched, data, relay_ready_s, node_ready_s)
+
+
+def serves_model(target: Target) -> bool:
+    """Whether the relay lists the origin's model: the node is there, and knows what it serves."""
+    request = urllib.request.Request(
+        f"{target.url}/v1/models", headers={"Authorization": f"Bearer {target.key}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5, context=target.tls("http/1.1")) as answer:
+            models = json.load(answer)["data"]
+    except OSError:
+        return False
+    return any(model["id"] == target.model for model in models)
+
+
+def help_s() -> float:
+    """Seconds that `wai --help` takes."""
+    began_s = time.perf_counter()
+    ask("--help")
+    return time.perf_counter() - began_s
