@@ -89,12 +89,17 @@ NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     b"x-forwarded-proto",
     b"x-real-ip",
 }
-# Never forwarded to a caller: an upstream's cookies, and what it says of its own transport.
+# Never forwarded to a caller: an upstream's cookies, and what it says of its own transport and
+# of CORS: which pages may call is the relay's to say.
 NOT_FOR_CALLER: Final = HOP_BY_HOP | {
     b"set-cookie",
     b"server",
     b"alt-svc",
     b"strict-transport-security",
+    b"access-control-allow-origin",
+    b"access-control-allow-credentials",
+    b"access-control-allow-headers",
+    b"access-control-allow-methods",
 }
 
 Headers = list[tuple[bytes, bytes]]

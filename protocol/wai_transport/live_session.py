@@ -87,6 +87,17 @@ class LiveSession:
         """Whether it has a connection."""
         return self._connection is not None
 
+    @property
+    def addresses(self) -> tuple[str, str, int] | None:
+        """Our IP address, the peer's and its port, on the current connection; None without one."""
+        if self._connection is None:
+            return None
+        ours = self._connection.transport.get_extra_info("sockname")
+        theirs = self._connection.transport.get_extra_info("peername")
+        if not isinstance(ours, tuple) or not isinstance(theirs, tuple):
+            return None
+        return ours[0], theirs[0], theirs[1]
+
     def attach(
         self,
         transport: asyncio.Transport,

@@ -1,6 +1,7 @@
 """A connection that says it is a node's: the handshake, and who may come in.
 
-A connection's protocol until its handshake is over; then the session takes the transport. It knows nothing of what nodes are for.
+A connection's protocol until its handshake is over; then the session takes the transport. It knows
+nothing of what nodes are for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from wai_protocol.errors import Fault, ProtocolError, WaiError
 from wai_protocol.handshake import NONCE_BYTES, Claim, RelayHandshake, Welcome
@@ -113,13 +114,12 @@ class _TunnelConnection(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
         self._handshake = self._tunnels.begin(self)
         if self._handshake is None:
-            transport.abort()
+            self._transport.abort()
             return
-        self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, transport.abort)
+        self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
         if self._handshake is None or self._transport is None:

@@ -1,0 +1,201 @@
+"""The node at work: tunnels to the relay on one side, upstreams on the other, streams in between.
+
+It joins the parts and owns their tasks; what each part does is its own business. `run` works until
+it is cancelled; `drain` lets what is in flight end first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from wai_protocol.errors import Fault, WaiError
+from wai_protocol.events import (
+    CallReceived,
+    DataReceived,
+    Event,
+    StreamEnded,
+    StreamOpened,
+    StreamReset,
+    Writable,
+)
+from wai_protocol.handshake import Hello, Welcome
+from wai_protocol.identity import NodeKey
+from wai_protocol.limits import Limits
+from wai_protocol.status import NodeStatus
+from wai_transport.live_session import LiveSession
+
+from .dial import RelayAddress
+from .forward import Forwarder
+from .network import watch_network
+from .tunnel import Tunnel
+from .upstreams.board import Board
+from .upstreams.upstream import Upstream
+from .upstreams.watch import Watch
+
+DRAIN_LOOK_S: Final = 0.1
+"""How often a draining node looks whether its last stream is over."""
+
+LAST_WORDS_S: Final = 0.2
+"""From the last stream's end to the end of the sessions: its last bytes leave meanwhile."""
+
+_log = logging.getLogger("wai.node")
+
+CallHandler = Callable[[str, dict[str, Any], Callable[[str, Any], None]], Awaitable[Any]]
+"""Answers a CALL: method, params, and how to tell of progress; gives the REPLY's value."""
+
+
+class Agent:
+    """A node. `on_call` answers what the relay asks; without it every CALL is refused."""
+
+    def __init__(
+        self,
+        address: RelayAddress,
+        key: NodeKey,
+        name: str,
+        *,
+        version: str,
+        tunnels: int = 1,
+        given: list[Upstream] | None = None,
+        discover: Callable[[frozenset[int]], Awaitable[list[Upstream]]] | None = None,
+        detail: dict[str, Any] | None = None,
+        limits: Limits | None = None,
+        on_call: CallHandler | None = None,
+    ) -> None:
+        hello = Hello(
+            public=key.public,
+            name=name,
+            endpoint_hash=b"",
+            limits=limits or Limits(),
+            agent=f"wai/{version}",
+            instance=secrets.token_hex(8),
+        )
+        self.board = Board()
+        self.watch = Watch(
+            self.board,
+            self._publish,
+            given=given,
+            discover=discover,
+            version=version,
+            detail=detail,
+        )
+        self.forwarder = Forwarder(self.board, self.watch)
+        self._tunnels = [Tunnel(address, key, hello, self) for _ in range(tunnels)]
+        self._sessions: set[LiveSession] = set()
+        self._status: NodeStatus | None = None
+        self._on_call = on_call
+        self._calls: set[asyncio.Task[None]] = set()
+        self.draining = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether any tunnel has a connection."""
+        return any(tunnel.connected for tunnel in self._tunnels)
+
+    async def run(self) -> None:
+        """Work until cancelled. Streams that are still open then are cut."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.watch.run())
+                group.create_task(watch_network(self._moved, self._addresses))
+                for tunnel in self._tunnels:
+                    group.create_task(tunnel.run())
+        finally:
+            for task in list(self._calls):
+                task.cancel()
+
+    async def drain(self, bound_s: float) -> int:
+        """Take no new streams; return once those in flight are over, or after `bound_s` seconds,
+        with how many are left."""
+        self.draining = True
+        self.watch.drain()
+        for session in self._sessions:
+            session.go_away(Fault.DRAINING, "the node is stopping")
+        try:
+            async with asyncio.timeout(bound_s):
+                while self.forwarder.active_streams:  # noqa: ASYNC110 - a stop, not a hot path
+                    await asyncio.sleep(DRAIN_LOOK_S)
+        except TimeoutError:
+            return self.forwarder.active_streams
+        await asyncio.sleep(LAST_WORDS_S)
+        return 0
+
+    # -- what tunnels tell
+
+    def on_event(self, session: LiveSession, event: Event) -> None:
+        """Something came over `session`: pass it to whom it concerns."""
+        forwarder = self.forwarder
+        match event:
+            case DataReceived(stream, data):
+                forwarder.data(session, stream, data)
+            case StreamOpened(stream, method, target, headers, model, end):
+                if self.draining:
+                    session.reset_stream(stream, Fault.DRAINING, "the node is stopping")
+                    return
+                forwarder.opened(session, stream, method, target, headers, model, ended=end)
+            case StreamEnded(stream):
+                forwarder.ended(session, stream)
+            case StreamReset(stream, _, _):
+                forwarder.reset(session, stream)
+            case Writable(stream):
+                forwarder.writable(session, stream)
+            case CallReceived(call, method, params):
+                task = asyncio.get_running_loop().create_task(
+                    self._answer(session, call, method, params)
+                )
+                self._calls.add(task)
+                task.add_done_callback(self._calls.discard)
+            case _:
+                _log.debug("%s", type(event).__name__)
+
+    def on_session(self, session: LiveSession, welcome: Welcome) -> None:
+        """A new session: say what we serve."""
+        _log.info("connected to the relay as %s", welcome.name)
+        self._sessions.add(session)
+        if self._status is not None:
+            session.send_status(self._status)
+
+    def on_session_ended(self, session: LiveSession) -> None:
+        """A session is over for good."""
+        self._sessions.discard(session)
+        self.forwarder.lost(session)
+
+    # -- what upstreams and the network tell
+
+    def _publish(self, status: NodeStatus) -> None:
+        before = {model.id for model in self._status.models} if self._status else None
+        now = {model.id for model in status.models}
+        if before != now:
+            _log.info("serving: %s", ", ".join(sorted(now)) or "nothing yet, no upstream found")
+        self._status = status
+        for session in self._sessions:
+            session.send_status(status)
+
+    def _addresses(self) -> list[tuple[str, str, int]]:
+        return [tunnel.addresses for tunnel in self._tunnels if tunnel.addresses is not None]
+
+    def _moved(self, reason: str) -> None:
+        _log.info("%s: dialling the relay again", reason)
+        for tunnel in self._tunnels:
+            tunnel.redial()
+
+    async def _answer(
+        self, session: LiveSession, call: int, method: str, params: dict[str, Any]
+    ) -> None:
+        """Answer one CALL, whatever happens."""
+        try:
+            if self._on_call is None:
+                raise WaiError(f"this node answers no `{method}`", Fault.ROUTE_REFUSED)
+            value = await self._on_call(
+                method, params, lambda name, value: session.emit(name, value, call)
+            )
+        except WaiError as error:
+            session.reply_error(call, error)
+        except Exception:
+            _log.exception("the call %s failed", method)
+            session.reply_error(call, WaiError("the node failed to do this; its log says why"))
+        else:
+            session.reply(call, value)

@@ -1,0 +1,133 @@
+"""`wai node join` and `wai node run`, once the CLI has read what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import signal
+from typing import Any, Final
+
+import uvloop
+
+from wai_protocol.handshake import Hello
+from wai_protocol.invite import decode as decode_invite
+from wai_transport.folder import DataFolder, FolderLock
+from wai_transport.version import VERSION
+
+from .agent import Agent
+from .config import JoinConfig, NodeConfig
+from .dial import RelayAddress, dial
+from .membership import Membership, keep_membership, load_key, load_membership
+from .upstreams.detect import find_upstreams, upstream_at
+from .upstreams.upstream import Upstream
+
+LOCK_OWNER: Final = "node"
+
+_log = logging.getLogger("wai.node")
+
+
+def join(config: JoinConfig) -> Membership:
+    """Enrol with an invite and write down where we belong. Raises `WaiError`."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_join(config))
+
+
+async def _join(config: JoinConfig) -> Membership:
+    invite = decode_invite(config.invite)
+    folder = DataFolder.open(config.data)
+    key = load_key(folder)
+    address = RelayAddress(invite.url, invite.relay, invite.pin, _host_port(config.relay))
+    hello = Hello(key.public, config.name or "", b"", agent=f"wai/{VERSION}", instance="join")
+    connected = await dial(address, key, hello, invite.secret)
+    connected.transport.abort()
+    welcome = connected.welcome
+    membership = Membership.from_invite(invite, welcome.node_id, welcome.name)
+    keep_membership(folder, membership)
+    return membership
+
+
+def run(config: NodeConfig) -> None:
+    """Run the node until SIGTERM or SIGINT; then drain. Raises `WaiError` if it can't start."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(config))
+
+
+async def _run(config: NodeConfig) -> None:
+    folder = DataFolder.open(config.data)
+    membership = load_membership(folder)
+    key = load_key(folder)
+    lock = FolderLock.acquire(folder, LOCK_OWNER)
+    try:
+        agent = await _make_agent(config, membership, key)
+        await _until_stopped(agent, config.drain_timeout_s)
+    finally:
+        lock.release()
+
+
+async def _make_agent(config: NodeConfig, membership: Membership, key: Any) -> Agent:
+    address = RelayAddress(
+        membership.url, membership.relay_public, membership.pin, _host_port(config.relay)
+    )
+    given: list[Upstream] = [
+        await upstream_at(upstream.url, upstream.key or "") for upstream in config.upstreams
+    ]
+
+    async def discover(known: frozenset[int]) -> list[Upstream]:
+        return await find_upstreams(except_for=known)
+
+    return Agent(
+        address,
+        key,
+        membership.name,
+        version=VERSION,
+        tunnels=config.tunnels,
+        given=given,
+        discover=None if given else discover,
+        detail={"os": platform.system(), "machine": platform.machine()},
+    )
+
+
+async def _until_stopped(agent: Agent, drain_timeout_s: float) -> None:
+    """Run `agent` until a signal, drain it, and stop it; a second signal stops at once."""
+    loop = asyncio.get_running_loop()
+    asked, at_once = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (at_once if asked.is_set() else asked).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    work = loop.create_task(agent.run())
+    stop = loop.create_task(asked.wait())
+    try:
+        await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            _log.info("stopping: %d streams in flight", agent.forwarder.active_streams)
+            await _drain(agent, drain_timeout_s, at_once)
+    finally:
+        stop.cancel()
+        work.cancel()
+        await asyncio.wait((work,))
+    if not work.cancelled() and (error := work.exception()) is not None:
+        raise error
+
+
+async def _drain(agent: Agent, bound_s: float, at_once: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    drain = loop.create_task(agent.drain(bound_s))
+    hurry = loop.create_task(at_once.wait())
+    try:
+        await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        drain.cancel()
+        hurry.cancel()
+        await asyncio.wait((drain, hurry))
+
+
+def _host_port(address: str | None) -> tuple[str, int] | None:
+    """ "HOST:PORT" or "[HOST]:PORT" as a pair; the config has checked it."""
+    if address is None:
+        return None
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)

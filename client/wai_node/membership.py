@@ -1,0 +1,87 @@
+"""What a node keeps on its disk: its key, and which relay it belongs to.
+
+`node.key` is made at the first join (0600) and never leaves the node; `membership.json` says where
+the relay is and how to know it. What the node shall serve is kept elsewhere (`managed.wanted`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from wai_protocol.errors import AuthError, RequestError, StoreError
+from wai_protocol.identity import NodeKey
+from wai_protocol.invite import Invite
+from wai_transport.folder import DataFolder
+
+KEY_FILE: Final = "node.key"
+MEMBERSHIP_FILE: Final = "membership.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The relay that this node belongs to.
+
+    `relay_public`: its Ed25519 key. `pin`: SHA-256 of its certificate's SubjectPublicKeyInfo, None
+    where the system's authorities vouch for it. `name` and `node_id`: what the relay calls us.
+    """
+
+    url: str
+    relay_public: bytes
+    pin: bytes | None
+    node_id: str
+    name: str
+
+    @classmethod
+    def from_invite(cls, invite: Invite, node_id: str, name: str) -> Membership:
+        """What an accepted invite makes of us."""
+        return cls(invite.url, invite.relay, invite.pin, node_id, name)
+
+
+def load_key(folder: DataFolder) -> NodeKey:
+    """The node's key, made if there is none yet. Raises `StoreError`."""
+    kept = folder.read(KEY_FILE)
+    if kept is None:
+        key = NodeKey.generate()
+        folder.write(KEY_FILE, key.to_bytes())
+        return key
+    try:
+        return NodeKey.from_bytes(kept)
+    except AuthError as error:
+        raise StoreError(f"{folder.path / KEY_FILE} is damaged: {error}") from error
+
+
+def load_membership(folder: DataFolder) -> Membership:
+    """Where this node belongs. Raises `RequestError` if it has not joined, `StoreError`."""
+    kept = folder.read(MEMBERSHIP_FILE)
+    if kept is None:
+        raise RequestError(
+            f"the node in {folder.path} has not joined a relay yet: run `wai node join INVITE`"
+            " with an invite from `wai invite create` on the relay"
+        )
+    try:
+        fields = json.loads(kept)
+        return Membership(
+            url=fields["url"],
+            relay_public=bytes.fromhex(fields["relay_public"]),
+            pin=bytes.fromhex(fields["pin"]) if fields["pin"] else None,
+            node_id=fields["node_id"],
+            name=fields["name"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{folder.path / MEMBERSHIP_FILE} is damaged; join again with a new invite"
+        ) from error
+
+
+def keep_membership(folder: DataFolder, membership: Membership) -> None:
+    """Write down where this node belongs. Raises `StoreError`."""
+    fields = {
+        "url": membership.url,
+        "relay_public": membership.relay_public.hex(),
+        "pin": membership.pin.hex() if membership.pin is not None else None,
+        "node_id": membership.node_id,
+        "name": membership.name,
+    }
+    folder.write(MEMBERSHIP_FILE, json.dumps(fields, indent=1).encode() + b"\n")

@@ -1,0 +1,203 @@
+"""One tunnel: a session to the relay that is kept alive over as many connections as it takes.
+
+It dials, hands the connection to the session, and dials again when it is lost: at once after a
+loss, a clock jump or a change of address; with growing, jittered waits while the relay can't be
+reached; for ever. When the relay says that it goes away, the session finishes what is in flight,
+and a new one is begun beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Final, Protocol
+
+from wai_protocol.errors import RemoteProtocolError, WaiError
+from wai_protocol.events import Event, GoAwayReceived
+from wai_protocol.handshake import Hello, Welcome
+from wai_protocol.identity import NodeKey
+from wai_protocol.limits import Limits
+from wai_protocol.session import Role, Session
+from wai_transport.live_session import Ended, LiveSession
+
+from .backoff import Backoff
+from .dial import Connected, RelayAddress, dial, is_final
+
+REFUSED_WAIT_S: Final = 5.0
+"""After a refusal, at least: a person has to do something first, and we need not hammer."""
+
+_log = logging.getLogger("wai.node")
+
+
+class TunnelOwner(Protocol):
+    """Who hears of a tunnel's sessions."""
+
+    def on_event(self, session: LiveSession, event: Event) -> None:
+        """Something came over `session`."""
+
+    def on_session(self, session: LiveSession, welcome: Welcome) -> None:
+        """A new session began; a resumed one does not come here."""
+
+    def on_session_ended(self, session: LiveSession) -> None:
+        """A session is over for good; its streams were reset by events before."""
+
+
+class Tunnel:
+    """Keeps one session to the relay. `run` it in a task; cancelling that ends the session."""
+
+    def __init__(
+        self, address: RelayAddress, key: NodeKey, hello: Hello, owner: TunnelOwner
+    ) -> None:
+        self._address = address
+        self._key = key
+        self._hello = hello
+        self._owner = owner
+        self._backoff = Backoff()
+        self._wake = asyncio.Event()
+        self._session: LiveSession | None = None
+        self._session_id: bytes | None = None
+        self._retired: set[LiveSession] = set()
+        self._last_problem = ""
+
+    @property
+    def session(self) -> LiveSession | None:
+        """The session that new streams come over, if there is one."""
+        return self._session
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._session is not None and self._session.attached
+
+    @property
+    def addresses(self) -> tuple[str, str, int] | None:
+        """Our address, the relay's and its port, on the current connection; None without one."""
+        return None if self._session is None else self._session.addresses
+
+    def redial(self) -> None:
+        """Drop the connection and dial at once: it can't be good any more, or may not be."""
+        if self._session is not None:
+            self._session.drop_connection()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Dial, wait for the loss, dial again, until cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                self._wake.clear()
+                wait_s = await self._try()
+                if wait_s is None:
+                    self._backoff.connected(loop.time())
+                    await self._wake.wait()
+                    self._backoff.lost(loop.time())
+                    wait_s = self._backoff.next_wait_s()
+                await self._pause(wait_s)
+        finally:
+            for session in (self._session, *self._retired):
+                if session is not None:
+                    session.close()
+
+    async def _try(self) -> float | None:
+        """One dial. None: connected; else how long to wait."""
+        hello = self._hello
+        session = self._session
+        if session is not None and session.ended is None:
+            hello = replace(hello, session=self._session_id, received=session.core.received)
+        try:
+            connected = await dial(self._address, self._key, hello)
+        except WaiError as error:
+            self._say_once(f"{error}")
+            asked_s = error.retry_after_s or (REFUSED_WAIT_S if is_final(error) else 0.0)
+            return self._backoff.next_wait_s(asked_s)
+        self._last_problem = ""
+        try:
+            self._take(connected)
+        except RemoteProtocolError as error:
+            connected.transport.abort()
+            self._say_once(f"the relay can't resume: {error}")
+            self._begin_anew()
+            return self._backoff.next_wait_s()
+        return None
+
+    def _take(self, connected: Connected) -> None:
+        """Go on with the session that the relay still has, or begin a new one."""
+        welcome, session = connected.welcome, self._session
+        resumed = session is not None and session.ended is None and welcome.resumed
+        if not resumed:
+            self._begin_anew()
+            session = self._new_session(welcome)
+        assert session is not None
+        session.attach(
+            connected.transport, welcome.received, connected.leftover, peer=welcome.limits
+        )
+        connected.transport.resume_reading()
+        if not resumed:
+            self._owner.on_session(session, welcome)
+        _log.debug("connected, session %s", "resumed" if resumed else "new")
+
+    def _new_session(self, welcome: Welcome) -> LiveSession:
+        limits: Limits = self._hello.limits
+        session = LiveSession(
+            Session(Role.NODE, local=limits, peer=welcome.limits),
+            on_event=lambda event: self._on_event(session, event),
+            on_detached=self._on_detached,
+            on_ended=self._on_ended,
+            ttl_s=welcome.limits.session_ttl_s,
+        )
+        self._session, self._session_id = session, welcome.session
+        return session
+
+    def _begin_anew(self) -> None:
+        """The relay has lost our session: what was open in it is lost."""
+        session, self._session, self._session_id = self._session, None, None
+        if session is not None:
+            session.replace()
+
+    def _on_event(self, session: LiveSession, event: Event) -> None:
+        if isinstance(event, GoAwayReceived):
+            _log.info("the relay is going away: %s", event.reason)
+            self._retire(session)
+            return
+        self._owner.on_event(session, event)
+        if session in self._retired and not session.core.streams:
+            session.close()
+
+    def _retire(self, session: LiveSession) -> None:
+        """Let what is in flight end there, and begin a new session beside it."""
+        if session is self._session:
+            self._session, self._session_id = None, None
+            self._retired.add(session)
+            self._wake.set()
+
+    def _on_detached(self, session: LiveSession) -> None:
+        if session is self._session:
+            self._wake.set()
+        elif session in self._retired:
+            session.close()  # the relay that had it is gone
+
+    def _on_ended(self, session: LiveSession, why: Ended) -> None:
+        _log.debug("session ended: %s", why.value)
+        self._retired.discard(session)
+        if session is self._session:
+            self._session, self._session_id = None, None
+            self._wake.set()
+        self._owner.on_session_ended(session)
+
+    async def _pause(self, wait_s: float) -> None:
+        """Wait, but not on when something woke us."""
+        if self._wake.is_set() and self.connected:
+            return
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _say_once(self, problem: str) -> None:
+        """The same trouble every few seconds is one line, not a thousand."""
+        if problem != self._last_problem:
+            _log.warning("%s; trying again until it works", problem)
+            self._last_problem = problem

@@ -1,0 +1,59 @@
+"""Which part answers a path: the gateway, the admin API, or a word on how the relay is.
+
+The gateway takes everything that nobody else claims, so that an unknown path is refused in the
+format that the caller's SDK understands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Final
+
+from wai_protocol.surface import Headers
+
+from .http.edge import Handler
+from .http.exchange import Exchange
+
+ADMIN_PREFIXES: Final = ("/admin/", "/dashboard")
+
+
+class App:
+    """The relay's handler. `ready` says why the relay can't serve now, or None if it can."""
+
+    def __init__(
+        self, gateway: Handler, admin: Handler, ready: Callable[[], tuple[str | None, int]]
+    ) -> None:
+        self._gateway = gateway
+        self._admin = admin
+        self._ready = ready
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        path = exchange.request.path
+        if path.startswith(("/v1/", "/api/")):
+            await self._gateway(exchange)
+        elif path.startswith(ADMIN_PREFIXES):
+            await self._admin(exchange)
+        elif path == "/healthz":
+            _answer(exchange, 200, {"status": "ok"})
+        elif path == "/readyz":
+            problem, nodes = self._ready()
+            status = 200 if problem is None else 503
+            _answer(exchange, status, {"status": problem or "ready", "nodes_ready": nodes})
+        else:
+            await self._gateway(exchange)
+
+
+def _answer(exchange: Exchange, status: int, value: dict[str, object]) -> None:
+    """A health check's answer. It says nothing that a stranger may not know."""
+    body = json.dumps(value).encode() + b"\n"
+    headers: Headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+    ]
+    exchange.start(status, headers)
+    if exchange.request.method != "HEAD":
+        exchange.write(body)
+    exchange.end()

@@ -1,0 +1,236 @@
+"""`wai relay`, once the CLI has read what it was told: builds the parts, runs, drains.
+
+Everything that a running relay consists of is made in `Relay.start` and ended in `Relay.stop`, in
+the opposite order; the rules are in the parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import signal
+import ssl
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from wai_protocol.errors import StoreError, TransportError
+from wai_protocol.limits import Limits
+from wai_transport.folder import DataFolder, FolderLock
+from wai_transport.version import VERSION
+
+from .admin.app import create_app
+from .admin.context import Context
+from .admins import Admins
+from .app import App
+from .audit import AuditLog
+from .config import RelayConfig
+from .dispatch import LeastBusyDispatcher
+from .gateway import Gateway
+from .http.asgi import asgi_handler
+from .http.edge import Edge
+from .http.listener import Listener
+from .identity import (
+    TlsFiles,
+    announce,
+    given_tls,
+    load_admin_token,
+    load_relay_key,
+    load_self_signed,
+    withdraw,
+)
+from .invites import Invites, RelayAddress
+from .keys import KeyRing
+from .nodes import ConnectedFleet
+from .records import DiscardingRecorder
+from .registry import NodeRegistry
+from .settings import SettingsBook
+from .storage import SqliteStore
+from .tunnel import Tunnels
+
+LOCK_OWNER: Final = "relay"
+DATABASE_FILE: Final = "relay.db"
+RECONNECT_IN_S: Final = 1.0
+"""What a stopping relay tells its nodes: a service manager has started the next one by then."""
+
+_log = logging.getLogger("wai.relay")
+
+
+def run(config: RelayConfig) -> None:
+    """Run the relay until SIGTERM or SIGINT; then drain. Raises `WaiError` if it can't start."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(config))
+
+
+async def _run(config: RelayConfig) -> None:
+    loop = asyncio.get_running_loop()
+    asked, at_once = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (at_once if asked.is_set() else asked).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    relay = Relay(config)
+    try:
+        await relay.start()
+        await asked.wait()
+        await relay.drain(at_once)
+    finally:
+        await relay.stop()
+
+
+class Relay:
+    """A relay: `start` it, `drain` it, `stop` it, once each."""
+
+    def __init__(self, config: RelayConfig) -> None:
+        self._config = config
+        self._folder = DataFolder.open(config.data)
+        self._lock: FolderLock | None = None
+        self._store: SqliteStore | None = None
+        self._tls: TlsFiles | None = None
+        self._fleet: ConnectedFleet
+        self._tunnels: Tunnels | None = None
+        self._edge: Edge | None = None
+        self._listener: Listener | None = None
+        self._draining = False
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        assert self._listener is not None
+        return self._listener.addresses[0][1]
+
+    async def start(self) -> None:
+        """Open the data folder and the port. Raises `StoreError`, `TransportError`."""
+        config, folder = self._config, self._folder
+        self._lock = FolderLock.acquire(folder, LOCK_OWNER)
+        relay_key = load_relay_key(folder)
+        self._tls = self._load_tls()
+        self._store = store = SqliteStore.open(folder.path / DATABASE_FILE)
+        registry = await NodeRegistry.load(store)
+        keys = await KeyRing.load(store)
+        settings = await SettingsBook.load(store)
+        admins = await Admins.load(store, load_admin_token(folder))
+        invites = Invites(store, registry)
+        self._fleet = ConnectedFleet(
+            registry, invites, limits=Limits(session_ttl_s=config.session_ttl_s)
+        )
+        self._tunnels = Tunnels(relay_key, self._fleet.admit, self._endpoint_hashes)
+        gateway = Gateway(
+            keys,
+            self._fleet,
+            LeastBusyDispatcher(self._fleet),
+            DiscardingRecorder(),
+            config.gateway,
+        )
+        listener = await self._listen(gateway)
+        pin = self._tls.pin if self._tls is not None and self._pinned else None
+        address = RelayAddress(config.invite_url(self.port), relay_key.public, pin)
+        audit = AuditLog(store)
+        context = Context(
+            self._fleet, keys, invites, admins, audit, settings, address, version=VERSION
+        )
+        assert self._edge is not None
+        self._edge.handler = App(
+            gateway.handle, asgi_handler(create_app(context)), self._readiness
+        ).handle
+        announce(folder, config.local_url(self.port), pin)
+        host = listener.addresses[0][0]
+        _log.info("relay ready on %s (listening on %s)", config.local_url(self.port), host)
+
+    @property
+    def _pinned(self) -> bool:
+        """Whether nodes know us by our certificate's key, rather than by an authority."""
+        return self._config.tls == "self-signed"
+
+    def _load_tls(self) -> TlsFiles | None:
+        config = self._config
+        if config.tls == "off":
+            return None
+        if given := config.given_certificate:
+            return given_tls(*given)
+        hosts = [config.address[0]]
+        if config.public_url is not None and (name := urlsplit(config.public_url).hostname):
+            hosts.append(name)
+        return load_self_signed(self._folder, [host for host in hosts if host])
+
+    async def _listen(self, gateway: Gateway) -> Listener:
+        """Open the port. Until the admin API is there only the gateway answers."""
+        assert self._tunnels is not None
+        self._edge = Edge(gateway.handle, tunnel_factory=self._tunnels.connection)
+        self._listener = Listener(self._edge)
+        host, port = self._config.address
+        try:
+            context = _server_context(self._tls) if self._tls is not None else None
+            await self._listener.open(host=host, port=port, tls=context)
+        except ssl.SSLError as error:
+            raise StoreError(f"the certificate and its key can't be used: {error}") from error
+        except OSError as error:
+            raise TransportError(
+                f"can't listen on {self._config.listen}: {error.strerror}; is it taken?"
+                " Choose another address with --listen HOST:PORT"
+            ) from error
+        return self._listener
+
+    def _endpoint_hashes(self) -> frozenset[bytes] | None:
+        """What a node that is connected to us directly has seen as our certificate."""
+        if self._tls is None:
+            return None
+        return frozenset({_certificate_hash(self._tls.certificate)})
+
+    def _readiness(self) -> tuple[str | None, int]:
+        ready = sum(1 for node in self._fleet.nodes() if node.ready)
+        if self._draining:
+            return "draining", ready
+        return (None if ready else "no node is ready"), ready
+
+    async def drain(self, at_once: asyncio.Event) -> None:
+        """Stop accepting, tell the nodes, let what is in flight end; `at_once` cuts that short."""
+        assert self._listener is not None
+        assert self._edge is not None
+        self._draining = True
+        edge = self._edge
+        _log.info("stopping: %d requests in flight", edge.serving)
+        await self._listener.close()
+        self._fleet.go_away("the relay is stopping", reconnect_in_s=RECONNECT_IN_S)
+        loop = asyncio.get_running_loop()
+        drained = loop.create_task(edge.drain(self._config.drain_timeout_s))
+        hurried = loop.create_task(at_once.wait())
+        await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not drained.done():
+            drained.cancel()
+            await asyncio.wait((drained,))
+            await edge.drain(0.0)
+
+    async def stop(self) -> None:
+        """End everything that is still there. Safe after a `start` that failed half-way."""
+        if self._listener is not None:
+            await self._listener.close()
+        if self._tunnels is not None:
+            await self._tunnels.close()
+            self._fleet.close()
+        if self._store is not None:
+            await self._store.close()
+        if self._lock is not None:
+            withdraw(self._folder)
+            self._lock.release()
+
+
+def _server_context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+def _certificate_hash(file: Path) -> bytes:
+    """SHA-256 of the leaf certificate in a PEM file, as a node's TLS library sees it."""
+    leaf = x509.load_pem_x509_certificates(file.read_bytes())[0]
+    return hashlib.sha256(leaf.public_bytes(Encoding.DER)).digest()
