@@ -1,0 +1,1 @@
+"""The one `wai` command: it reads argv and the environment, and exits."""

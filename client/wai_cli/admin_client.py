@@ -1,0 +1,143 @@
+"""Calls of the relay's admin API, with the standard library alone: a command should start at once.
+
+The relay is known by its pin, its certificate or the system's trust, before the token is sent.
+"""
+
+from __future__ import annotations
+
+import hmac
+import http.client
+import json
+import socket
+import ssl
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from wai_protocol.errors import AuthError, Fault, TransportError, WaiError
+
+from .pin import spki_sha256
+from .target import Target
+
+BASE: Final = "/admin/v1"
+TIMEOUT_S: Final = 15.0  # everything here answers in milliseconds; a hung relay should be said so
+MAX_ANSWER_BYTES: Final = 64 << 20  # 10,000 keys are 3 MB
+
+
+class AdminClient:
+    """One connection to a relay's admin API. A context manager."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._connection = _connection(target)
+
+    def __enter__(self) -> AdminClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def get(self, path: str) -> Any:
+        """The answer to `GET /admin/v1` + `path`, as JSON says it. Raises `WaiError`."""
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The answer to POST. Raises `WaiError`."""
+        return self._call("POST", path, body or {})
+
+    def delete(self, path: str) -> Any:
+        """The answer to DELETE. Raises `WaiError`."""
+        return self._call("DELETE", path, None)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        headers = {"Authorization": f"Bearer {self._target.token}"}
+        content = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            content = json.dumps(body).encode()
+        try:
+            self._connect()
+            self._connection.request(method, BASE + path, content, headers)
+            answer = self._connection.getresponse()
+            status, text = answer.status, answer.read(MAX_ANSWER_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise _unreachable(self._target, error) from error
+        return _checked(status, text, self._target)
+
+    def _connect(self) -> None:
+        """Connect, and know the relay before anything is sent to it."""
+        if self._connection.sock is not None:
+            return
+        self._connection.connect()
+        if self._target.pin is None:
+            return
+        assert isinstance(self._connection.sock, ssl.SSLSocket)
+        shown = self._connection.sock.getpeercert(binary_form=True) or b""
+        try:
+            good = hmac.compare_digest(spki_sha256(shown), self._target.pin)
+        except ValueError:
+            good = False
+        if not good:
+            self._connection.close()
+            raise AuthError(
+                f"what answers at {self._target.url} is not the relay: its certificate does not"
+                " match the pin",
+                Fault.PROOF_INVALID,
+            )
+
+
+def _connection(target: Target) -> http.client.HTTPConnection:
+    parts = urlsplit(target.url)
+    host = parts.hostname or ""
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise TransportError(f"{target.url} is not a URL: {error}") from error
+    if parts.scheme == "http":
+        if target.pin is not None:
+            raise AuthError("a pin needs an https:// URL", Fault.PROOF_INVALID)
+        return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=tls_context(target))
+
+
+def tls_context(target: Target) -> ssl.SSLContext:
+    """What trusts this relay: its `ca`, or the system's; with a pin the caller compares that."""
+    if target.pin is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False  # a pin says more than a name
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    try:
+        return ssl.create_default_context(cafile=str(target.ca) if target.ca else None)
+    except (OSError, ssl.SSLError) as error:
+        raise TransportError(f"{target.ca} is not a certificate: {error}") from error
+
+
+def _checked(status: int, text: bytes, target: Target) -> Any:
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = None
+    if 200 <= status < 300 and answer is not None:
+        return answer
+    detail = answer.get("error") if isinstance(answer, dict) else None
+    if not isinstance(detail, dict) or not isinstance(detail.get("message"), str):
+        raise TransportError(f"what answers at {target.url} is not a wai relay (HTTP {status})")
+    raise WaiError(detail["message"])
+
+
+def _unreachable(target: Target, error: Exception) -> WaiError:
+    hint = f"; {target.start_hint}" if target.start_hint else ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return AuthError(
+            f"the certificate of {target.url} is not trusted ({error.verify_message}): give"
+            " --ca with a copy of its relay.crt, or --pin",
+            Fault.PROOF_INVALID,
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return TransportError(f"the relay at {target.url} is not running{hint}")
+    if isinstance(error, socket.gaierror):
+        return TransportError(f"the name in {target.url} is not known: {error.strerror}")
+    if isinstance(error, TimeoutError):
+        return TransportError(f"the relay at {target.url} did not answer in {TIMEOUT_S:g} s")
+    return TransportError(f"the relay at {target.url} cannot be reached: {error}{hint}")

@@ -1,0 +1,73 @@
+"""`wai invite create|list|revoke`: invites, by which nodes join."""
+
+from __future__ import annotations
+
+import argparse
+from urllib.parse import quote
+
+from .admin_client import AdminClient
+from .output import print_json, print_table, time_text
+from .target import add_target_options, find_target
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wai invite`."""
+    parser.epilog = "examples:\n  wai invite create\n  wai invite create --name box --hours 1"
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    create = actions.add_parser("create", help="create a join string for one node")
+    create.add_argument("--name", metavar="NAME", help="what the node will be called")
+    create.add_argument("--hours", metavar="N", type=float, help="how long it is good (default 24)")
+    create.add_argument(
+        "--no-deploy", action="store_true", help="the node takes no orders to run models"
+    )
+    create.set_defaults(run=_create)
+    listing = actions.add_parser("list", help="list the invites")
+    listing.set_defaults(run=_list)
+    revoke = actions.add_parser("revoke", help="make an unused invite worthless")
+    revoke.add_argument("id", metavar="ID", help="its id, as `wai invite list` shows it")
+    revoke.set_defaults(run=_revoke)
+    for action in (create, listing, revoke):
+        add_target_options(action)
+        action.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def _create(parsed: argparse.Namespace) -> int:
+    wanted = {"name": parsed.name, "may_deploy": not parsed.no_deploy}
+    if parsed.hours is not None:
+        wanted["ttl_s"] = parsed.hours * 3600
+    with AdminClient(find_target(parsed)) as relay:
+        created = relay.post("/invites", wanted)
+    if parsed.json:
+        print_json(created)
+        return 0
+    print(created["invite"])
+    print(f"(for one node, until {time_text(created['expires_at'])}; on its machine run:")
+    print(" wai node join INVITE --name NAME && wai node run)")
+    return 0
+
+
+def _list(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        invites = relay.get("/invites")["data"]
+    if parsed.json:
+        print_json(invites)
+        return 0
+    print_table(
+        ("ID", "NAME", "STATE", "EXPIRES", "USED BY"),
+        [
+            (i["id"], i["name"], i["state"], time_text(i["expires_at"]), i["used_by"])
+            for i in invites
+        ],
+        empty="no invites; create one with `wai invite create`",
+    )
+    return 0
+
+
+def _revoke(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        revoked = relay.delete(f"/invites/{quote(parsed.id, safe='')}")
+    if parsed.json:
+        print_json(revoked)
+    else:
+        print(f"{revoked['id']} is revoked")
+    return 0

@@ -1,0 +1,93 @@
+"""The `wai` command: find the command group, parse, run, and turn every end into an exit status.
+
+0: done. 1: it failed, and stderr says why. 2: the command line was wrong. 130: Ctrl-C.
+Only the group that was asked for is imported, and each imports what is heavy when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from wai_protocol.errors import WaiError
+
+# Name → what `wai --help` says of it. The group's module has the same name, and a function
+# `configure(parser)` that adds its arguments and sets `run`, which takes the parsed arguments.
+GROUPS: Final = {
+    "up": "try it: a relay and this machine as its node, with a model",
+    "relay": "run a relay",
+    "node": "join a relay as a node, run the node; list, drain and remove nodes",
+    "invite": "let a node join: create, list and revoke invites",
+    "key": "let an app call: create, list and revoke API keys",
+    "doctor": "check the whole path and say what to do",
+    "version": "print the version",
+}
+INTERRUPTED: Final = 128 + signal.SIGINT
+_EXAMPLES: Final = """\
+examples:
+  wai up                                       try it on this machine
+  wai relay --listen 0.0.0.0:443               on a machine that both sides reach
+  wai invite create && wai key create my-app   there: one join string, one API key
+  wai node join INVITE --name box              on the GPU box
+  wai node run
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `wai` with these arguments (without the program's name); its exit status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        parsed = _parser(arguments).parse_args(arguments)
+        status: int = parsed.run(parsed) or 0
+        sys.stdout.flush()
+    except WaiError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `wai node list | head`: nobody reads on. Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wai",
+        description="Call the language model on your GPU box from anywhere.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.set_defaults(run=lambda parsed: _no_command(parser, parsed))
+    groups = parser.add_subparsers(title="commands", metavar="COMMAND")
+    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, summary in GROUPS.items():
+        group = groups.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == asked:
+            importlib.import_module(f"wai_cli.{name}").configure(group)
+    return parser
+
+
+def _no_command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
+    if parsed.version:
+        from .version import print_version
+
+        return print_version(parsed)
+    parser.print_help(sys.stderr)
+    return 2
+
+
+def _complain(message: str) -> int:
+    print(f"wai: {message}", file=sys.stderr)
+    return 1

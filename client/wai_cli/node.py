@@ -1,0 +1,186 @@
+"""`wai node join|run` on the GPU box, `wai node list|status|drain|undrain|remove` for the relay's
+admin."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from .admin_client import AdminClient
+from .output import print_json, print_table, time_text
+from .paths import add_data_option, node_data
+from .target import add_target_options, find_target
+
+_EXAMPLES = """\
+examples:
+  wai node join INVITE --name box        on the GPU box, once
+  wai node run                           there: serves what it finds on the usual ports
+  wai node run --upstream http://127.0.0.1:8080
+  wai node list                          on the relay's host"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wai node`."""
+    parser.epilog = _EXAMPLES
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _configure_join(actions.add_parser("join", help="join a relay, by an invite"))
+    _configure_run(actions.add_parser("run", help="connect to the relay and serve"))
+    listing = actions.add_parser("list", help="list the relay's nodes")
+    listing.set_defaults(run=_list)
+    status = actions.add_parser("status", help="look at one node and what it serves")
+    status.set_defaults(run=_status)
+    drain = actions.add_parser("drain", help="give a node no new requests")
+    drain.set_defaults(run=_drain)
+    undrain = actions.add_parser("undrain", help="give a drained node requests again")
+    undrain.set_defaults(run=_undrain)
+    remove = actions.add_parser("remove", help="disconnect a node and let it in no more")
+    remove.set_defaults(run=_remove)
+    for action in (status, drain, undrain, remove):
+        action.add_argument("name", metavar="NAME", help="the node's name or id")
+    for action in (listing, status, drain, undrain, remove):
+        add_target_options(action)
+        action.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def _configure_join(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("invite", metavar="INVITE", help="from `wai invite create` on the relay")
+    parser.add_argument("--name", metavar="NAME", help="what this node is called at the relay")
+    parser.add_argument(
+        "--relay", metavar="HOST:PORT", help="dial this address instead, with the same pin"
+    )
+    add_data_option(parser, node_data(), "node")
+    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    parser.set_defaults(run=_join)
+
+
+def _configure_run(parser: argparse.ArgumentParser) -> None:
+    add_data_option(parser, node_data(), "node")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="settings, in TOML")
+    parser.add_argument(
+        "--upstream", metavar="URL", help="serve this inference server, and no other"
+    )
+    parser.add_argument(
+        "--upstream-key",
+        metavar="KEY",
+        help="the key that it asks for (others see it in the process list: better in --config)",
+    )
+    parser.add_argument(
+        "--relay", metavar="HOST:PORT", help="dial this address instead, with the same pin"
+    )
+    parser.add_argument("--tunnels", metavar="N", type=int, help="connections to keep (default 1)")
+    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    parser.set_defaults(run=_run)
+
+
+def _join(parsed: argparse.Namespace) -> int:
+    from wai_node.config import JoinConfig
+    from wai_node.main import join
+
+    membership = join(
+        JoinConfig(data=parsed.data, invite=parsed.invite, name=parsed.name, relay=parsed.relay)
+    )
+    if parsed.json:
+        print_json({"id": membership.node_id, "name": membership.name, "relay": membership.url})
+    else:
+        print(f"this machine is {membership.name} at {membership.url}; go on with `wai node run`")
+    return 0
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from wai_node.config import NodeConfig
+    from wai_node.main import run
+
+    from .logs import log_to_stderr
+    from .settings import load
+
+    if parsed.upstream_key is not None and parsed.upstream is None:
+        from wai_protocol.errors import RequestError
+
+        raise RequestError("--upstream-key goes with --upstream URL")
+    upstreams = None
+    if parsed.upstream is not None:
+        upstreams = [{"url": parsed.upstream, "key": parsed.upstream_key}]
+    config = load(
+        NodeConfig,
+        file=parsed.config,
+        environment=os.environ,
+        prefix="WAI_NODE_",
+        flags={
+            "data": parsed.data,
+            "relay": parsed.relay,
+            "upstreams": upstreams,
+            "tunnels": parsed.tunnels,
+            "log_level": parsed.log_level,
+        },
+    )
+    log_to_stderr(config.log_level)
+    run(config)
+    return 0
+
+
+def _list(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        nodes = relay.get("/nodes")["data"]
+    if parsed.json:
+        print_json(nodes)
+        return 0
+    print_table(
+        ("NAME", "STATE", "SLOTS", "QUEUE", "MODELS"),
+        [(n["name"], n["state"], _slots(n), n["queued"], ", ".join(n["models"])) for n in nodes],
+        empty="no nodes; let one join with `wai invite create`",
+    )
+    return 0
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        node = relay.get(_path(parsed.name))
+    if parsed.json:
+        print_json(node)
+        return 0
+    print(f"{node['name']} ({node['id']}): {node['state']}")
+    print(f"joined {time_text(node['joined_at'])}, {node['reconnects']} reconnects")
+    print_table(
+        ("MODEL", "UPSTREAM", "CONTEXT", "SLOTS", "QUEUE", "TOKENS/S"),
+        [
+            (m["id"], m["upstream"], m["context_tokens"], _slots(m), m["queued"], m["decode_tps"])
+            for m in node["serving"]
+        ],
+        empty="it serves no model now",
+    )
+    return 0
+
+
+def _drain(parsed: argparse.Namespace) -> int:
+    return _act(parsed, "POST", "/drain", "gets no new requests")
+
+
+def _undrain(parsed: argparse.Namespace) -> int:
+    return _act(parsed, "POST", "/undrain", "gets requests again")
+
+
+def _remove(parsed: argparse.Namespace) -> int:
+    return _act(parsed, "DELETE", "", "is removed")
+
+
+def _act(parsed: argparse.Namespace, method: str, suffix: str, done: str) -> int:
+    path = _path(parsed.name) + suffix
+    with AdminClient(find_target(parsed)) as relay:
+        node = relay.delete(path) if method == "DELETE" else relay.post(path)
+    if parsed.json:
+        print_json(node)
+    else:
+        print(f"{node['name']} {done}")
+    return 0
+
+
+def _slots(busy_and_total: dict[str, Any]) -> str:
+    total = busy_and_total["slots_total"]
+    return f"{busy_and_total['slots_busy']}/{'?' if total is None else total}"
+
+
+def _path(name: str) -> str:
+    return f"/nodes/{quote(name, safe='')}"

@@ -1,0 +1,39 @@
+"""What commands print: JSON for scripts, tables for people."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
+    """Print rows below their columns' names; `empty` where there is none."""
+    if not rows:
+        print(empty)
+        return
+    lines = [list(columns), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def time_text(seconds: float | None) -> str:
+    """Seconds since 1970 as local time; "" for None."""
+    if seconds is None:
+        return ""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    # What a node says of itself must not steer the terminal of whoever lists it.
+    return "".join(c if c.isprintable() else "?" for c in str(value))

@@ -1,0 +1,43 @@
+"""Where data lies unless `--data` says otherwise, by the platform's convention."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def data_home() -> Path:
+    """The folder that has one folder each for the relay and the node of this user."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "wai"
+    given = os.environ.get("XDG_DATA_HOME", "")
+    base = Path(given) if given.startswith("/") else Path.home() / ".local" / "share"
+    return base / "wai"
+
+
+def relay_data() -> Path:
+    """The relay's data folder: $WAI_RELAY_DATA or the platform's."""
+    return _from_environment("WAI_RELAY_DATA") or data_home() / "relay"
+
+
+def node_data() -> Path:
+    """The node's data folder: $WAI_NODE_DATA or the platform's."""
+    return _from_environment("WAI_NODE_DATA") or data_home() / "node"
+
+
+def add_data_option(parser: argparse.ArgumentParser, default: Path, whose: str) -> None:
+    """`--data DIR`."""
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        default=default,
+        help=f"the {whose}'s data folder (default: {default})".replace("%", "%%"),
+    )
+
+
+def _from_environment(name: str) -> Path | None:
+    value = os.environ.get(name)
+    return Path(value).expanduser() if value else None

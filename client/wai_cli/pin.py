@@ -1,0 +1,48 @@
+"""The pin of a certificate, the SHA-256 of its SubjectPublicKeyInfo, from its DER.
+
+`cryptography` does this too, but takes longer to import than a whole command takes to run. This
+walks the few DER fields that come before the key and checks nothing else: what it finds is only
+ever compared with a pin that we have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+_SEQUENCE: Final = 0x30
+_VERSION: Final = 0xA0  # [0] EXPLICIT, absent in version 1
+_FIELDS_BEFORE_KEY: Final = 5  # serialNumber, signature, issuer, validity, subject (RFC 5280 4.1)
+
+
+def spki_sha256(certificate: bytes) -> bytes:
+    """The pin of a DER certificate, 32 bytes. Raises ValueError if it is not one."""
+    start, _ = _inside(certificate, 0)  # Certificate
+    at, _ = _inside(certificate, start)  # TBSCertificate
+    if certificate[at] == _VERSION:
+        at = _end(certificate, at)
+    for _ in range(_FIELDS_BEFORE_KEY):
+        at = _end(certificate, at)
+    if certificate[at] != _SEQUENCE:
+        raise ValueError("not a certificate")
+    return hashlib.sha256(certificate[at : _end(certificate, at)]).digest()
+
+
+def _inside(der: bytes, at: int) -> tuple[int, int]:
+    """Where the content of the element at `at` begins and ends."""
+    if at + 2 > len(der):
+        raise ValueError("the certificate is cut short")
+    length, start = der[at + 1], at + 2
+    if length & 0x80:
+        size = length & 0x7F
+        if not 1 <= size <= 4:
+            raise ValueError("not DER")
+        length = int.from_bytes(der[start : start + size], "big")
+        start += size
+    if start + length > len(der):
+        raise ValueError("the certificate is cut short")
+    return start, start + length
+
+
+def _end(der: bytes, at: int) -> int:
+    return _inside(der, at)[1]

@@ -1,0 +1,58 @@
+"""`wai relay`: run a relay."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from .paths import add_data_option, relay_data
+
+_EXAMPLES = """\
+examples:
+  wai relay                                     on 127.0.0.1:8443, with a certificate of its own
+  wai relay --listen 0.0.0.0:443 --tls fullchain.pem,privkey.pem
+  wai relay --listen 127.0.0.1:8080 --tls off   behind a proxy that ends TLS
+
+Every flag is also a key of the --config file and a variable WAI_RELAY_…; a flag wins."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wai relay`."""
+    parser.epilog = _EXAMPLES
+    add_data_option(parser, relay_data(), "relay")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="settings, in TOML")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="(default: 127.0.0.1:8443)")
+    parser.add_argument(
+        "--tls", metavar="MODE", help="self-signed (default), off, or CERT,KEY: two PEM files"
+    )
+    parser.add_argument(
+        "--public-url", metavar="URL", help="how nodes and callers reach it, if not by --listen"
+    )
+    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    parser.set_defaults(run=_run)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from wai_relay.config import RelayConfig
+    from wai_relay.main import run
+
+    from .logs import log_to_stderr
+    from .settings import load
+
+    config = load(
+        RelayConfig,
+        file=parsed.config,
+        environment=os.environ,
+        prefix="WAI_RELAY_",
+        flags={
+            "data": parsed.data,
+            "listen": parsed.listen,
+            "tls": parsed.tls,
+            "public_url": parsed.public_url,
+            "log_level": parsed.log_level,
+        },
+    )
+    log_to_stderr(config.log_level)
+    run(config)
+    return 0

@@ -1,0 +1,112 @@
+"""Which relay a command speaks to, and how it knows it and proves itself to it.
+
+On the relay's host its data folder says everything: `relay.json` (URL and pin, while it runs) and
+`admin.token`. Elsewhere `--relay URL --token-file FILE`, with `--pin` or `--ca` where the
+certificate is not one that the system trusts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from wai_protocol.errors import RequestError, StoreError
+
+from .paths import add_data_option, relay_data
+
+MAX_FILE_BYTES: Final = 64 * 1024
+PIN_HEX_CHARS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A relay: `url`, an admin `token`; `pin` (32 bytes) or `ca` (a PEM file), or neither where the
+    system trusts its certificate. `start_hint`: how to start it, where it is on this machine."""
+
+    url: str
+    token: str = field(repr=False)
+    pin: bytes | None = None
+    ca: Path | None = None
+    start_hint: str | None = None
+
+
+def add_target_options(parser: argparse.ArgumentParser) -> None:
+    """The options by which `find_target` finds the relay."""
+    add_data_option(parser, relay_data(), "relay")
+    parser.add_argument(
+        "--relay", metavar="URL", help="a relay on another machine: its https:// URL"
+    )
+    parser.add_argument(
+        "--token-file", metavar="FILE", type=Path, help="with --relay: an admin token, in a file"
+    )
+    known = parser.add_mutually_exclusive_group()
+    known.add_argument(
+        "--pin", metavar="HEX", help="with --relay: SHA-256 of its certificate's public key"
+    )
+    known.add_argument(
+        "--ca", metavar="FILE", type=Path, help="with --relay: a copy of its relay.crt"
+    )
+
+
+def find_target(parsed: argparse.Namespace) -> Target:
+    """The relay that the options mean. Raises `WaiError` that says what is missing."""
+    if parsed.relay is None:
+        if parsed.token_file or parsed.pin or parsed.ca:
+            raise RequestError("--token-file, --pin and --ca go with --relay URL")
+        return local_target(parsed.data)
+    if parsed.token_file is None:
+        raise RequestError("--relay needs --token-file FILE: a copy of admin.token from its data")
+    if not parsed.relay.startswith(("https://", "http://")):
+        raise RequestError("--relay is a URL: https://HOST[:PORT]")
+    token = _read(parsed.token_file).strip()
+    return Target(parsed.relay, token, _pin(parsed.pin), parsed.ca)
+
+
+def local_target(data: Path) -> Target:
+    """The relay that runs with this data folder. Raises `StoreError` if none does."""
+    hint = f"start it with `wai relay --data {data}`"
+    written = _read_if_there(data / "relay.json")
+    if written is None:
+        raise StoreError(f"no relay runs with the data folder {data}: {hint}")
+    try:
+        running = json.loads(written)
+        url, pin = running["url"], running["pin"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{data / 'relay.json'} is damaged; restart the relay") from error
+    token = _read(data / "admin.token").strip()
+    return Target(url, token, _pin(pin), start_hint=hint)
+
+
+def _read(path: Path) -> str:
+    """A small file, `StoreError` where there is none or it can't be read."""
+    found = _read_if_there(path)
+    if found is None:
+        raise StoreError(f"there is no file {path}")
+    return found
+
+
+def _read_if_there(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE_BYTES).decode("ascii")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is not a file that wai wrote") from error
+
+
+def _pin(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        pin = bytes.fromhex(text)
+    except ValueError:
+        pin = b""
+    if len(pin) * 2 != PIN_HEX_CHARS:
+        raise RequestError(f"a pin is {PIN_HEX_CHARS} hexadecimal digits")
+    return pin

@@ -1,0 +1,18 @@
+"""`wai version`."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wai version`."""
+    parser.set_defaults(run=print_version)
+
+
+def print_version(parsed: argparse.Namespace) -> int:
+    """Print `wai X.Y.Z`."""
+    from importlib.metadata import version
+
+    print("wai", version("wai"))
+    return 0
