@@ -1,0 +1,119 @@
+"""Requests to replay: two public traces, and one made here whose shape is unlike both.
+
+A request's `blocks` name its prompt's blocks; equal names mean equal prompts up to there. Azure's
+trace has none, so no prompt there shares anything. Mooncake's arrivals are recorded in steps of
+three seconds; they are spread evenly over the step, or every policy would be measured on bursts
+that never were.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import math
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+AZURE_FILE: Final = "azure_conv_2023.csv"
+MOONCAKE_FILE: Final = "mooncake_conversation.jsonl"
+MOONCAKE_STEP_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRequest:
+    """One request: when, how long, and what its prompt begins with."""
+
+    at: float
+    prompt_tokens: int
+    output_tokens: int
+    blocks: tuple[int, ...]
+
+
+def load(folder: Path, count: int) -> dict[str, list[TraceRequest]]:
+    """The traces that are there, `count` requests in a row of each, and the synthetic one."""
+    traces: dict[str, list[TraceRequest]] = {}
+    if (path := folder / AZURE_FILE).exists():
+        traces["azure-conversation"] = window(azure(path), count)
+    if (path := folder / MOONCAKE_FILE).exists():
+        traces["mooncake-conversation"] = window(mooncake(path), count)
+    traces["synthetic-agents"] = window(agents(count * 2), count)
+    return traces
+
+
+def azure(path: Path) -> list[TraceRequest]:
+    """AzureLLMInferenceTrace_conv (2023)."""
+    requests: list[TraceRequest] = []
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            at = datetime.datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp()
+            prompt, output = int(row["ContextTokens"]), int(row["GeneratedTokens"])
+            requests.append(TraceRequest(at, max(prompt, 1), max(output, 1), ()))
+    return requests
+
+
+def mooncake(path: Path) -> list[TraceRequest]:
+    """Mooncake's conversation trace (FAST 2025), with its 512-token prefix blocks."""
+    spread = random.Random(1)
+    requests: list[TraceRequest] = []
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        at = row["timestamp"] / 1000 + spread.random() * MOONCAKE_STEP_S
+        blocks = tuple(row["hash_ids"])
+        output = max(row["output_length"], 1)
+        requests.append(TraceRequest(at, row["input_length"], output, blocks))
+    return sorted(requests, key=lambda r: r.at)
+
+
+def agents(count: int, seed: int = 7) -> list[TraceRequest]:
+    """Agents at work: sessions of many quick turns over a growing prompt, that start in waves.
+
+    Eight kinds of agent with a long system prompt each; a turn adds some hundred tokens and mostly
+    answers shortly, sometimes at length. Nothing like a chat: bursts, long prompts, much to reuse.
+    """
+    rng = random.Random(seed)
+    requests: list[TraceRequest] = []
+    next_block = 1000
+    start = 0.0
+    while len(requests) < count:
+        wave = (
+            4.0 if int(start / 120) % 3 == 0 else 0.7
+        )  # sessions come thick for a third of the time
+        start += rng.expovariate(0.25 * wave)
+        kind = rng.randrange(8)
+        system = 4 + kind  # blocks of 256 tokens
+        blocks = [kind * 100 + i for i in range(system)]
+        at = start
+        for _ in range(rng.randint(3, 25)):
+            for _ in range(max(1, round(rng.lognormvariate(0.6, 0.9)))):
+                blocks.append(next_block)
+                next_block += 1
+            blocks = blocks[:30]
+            output = min(int(rng.lognormvariate(4.3, 1.1)) + 4, 3000)
+            tokens = len(blocks) * 256 - rng.randrange(200)
+            requests.append(TraceRequest(at, tokens, output, tuple(blocks)))
+            at += rng.expovariate(1 / 6.0) + output / 60
+    return sorted(requests, key=lambda r: r.at)[:count]
+
+
+def window(requests: list[TraceRequest], count: int) -> list[TraceRequest]:
+    """`count` requests in a row from a quarter into the trace, from time 0."""
+    first = max(0, min(len(requests) // 4, len(requests) - count))
+    part = requests[first : first + count]
+    return [replace(r, at=r.at - part[0].at) for r in part]
+
+
+def paced(requests: list[TraceRequest], per_second: float) -> tuple[list[TraceRequest], float]:
+    """The same requests at `per_second` on average, and the factor by which time was divided."""
+    span = requests[-1].at - requests[0].at
+    factor = per_second * span / len(requests)
+    return [replace(r, at=r.at / factor) for r in requests], factor
+
+
+def mean_tokens(requests: list[TraceRequest]) -> tuple[float, float]:
+    """Mean prompt and answer length."""
+    prompts = math.fsum(r.prompt_tokens for r in requests)
+    outputs = math.fsum(r.output_tokens for r in requests)
+    return prompts / len(requests), outputs / len(requests)

@@ -1,0 +1,167 @@
+"""What one model on one node is busy with: our own claims, counted at once, and what the node says.
+
+A claim is made in the moment a request is sent there, long before the node can report it, so that
+two requests of the same millisecond don't take the same slot. The node's figures heal what we
+miscount: busy slots that are not ours belong to somebody else on that box and are added; claims
+that the node, well after they were made, still does not see, are dropped, so that a leaked count
+can't flood one node and starve another. Pure: `now` is monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from wai_protocol.status import ModelStatus
+
+# A node's figures may be this old when they arrive: its poll of the upstream, and the way.
+STATUS_LAG_S: Final = 0.5
+# A claim that the node's figures contradict for this long is a leak. Longer than any poll,
+# shorter than people's patience with an idle node that gets no work.
+LEAK_GRACE_S: Final = 10.0
+# Where an upstream doesn't report its slots, nothing but time can heal a leak; nothing takes
+# longer.
+MAX_CLAIM_S: Final = 3600.0
+
+
+class Claim:
+    """One request's hold on a slot. Made by `Ledger.claim`, ended by `Ledger.release`."""
+
+    __slots__ = ("at", "dropped", "fresh_tokens", "output_tokens", "read_from", "started")
+
+    def __init__(self, fresh_tokens: float, output_tokens: float, now: float) -> None:
+        self.at = now
+        self.fresh_tokens = fresh_tokens
+        self.output_tokens = output_tokens
+        self.read_from = now  # when the node came to read this prompt, as far as we can tell
+        self.started = False  # the first token was seen
+        self.dropped = False
+
+
+class Ledger:
+    """The load of one model on one node."""
+
+    __slots__ = (
+        "_claims",
+        "_contradicted_at",
+        "_foreign",
+        "_freed",
+        "_output",
+        "_reading",
+        "status",
+    )
+
+    def __init__(self, status: ModelStatus) -> None:
+        self.status = status
+        self._claims: dict[Claim, None] = {}  # in the order in which they were made
+        self._reading: dict[Claim, None] = {}  # those without a first token yet, likewise
+        self._output = 0.0  # expected answer tokens of all claims together
+        self._foreign = 0
+        self._freed: deque[float] = deque(maxlen=64)  # more than any node frees within the lag
+        self._contradicted_at: float | None = None
+
+    # -- our own requests
+    def claim(self, fresh_tokens: float, output_tokens: float, now: float) -> Claim:
+        """Take a slot for a request that must read `fresh_tokens` and is expected to write
+        `output_tokens`."""
+        claim = Claim(fresh_tokens, output_tokens, now)
+        self._claims[claim] = None
+        self._reading[claim] = None
+        self._output += output_tokens
+        return claim
+
+    def first_token(self, claim: Claim, now: float) -> float | None:
+        """The answer began. Returns the seconds that reading this prompt took, None if it had begun
+        before. Prompts are taken to be read one after the other."""
+        if claim.started:
+            return None
+        claim.started = True
+        took_s = now - claim.read_from
+        self._stop_reading(claim, now)
+        return took_s
+
+    def release(self, claim: Claim, now: float) -> None:
+        """The request is over, however it ended. Harmless when repeated."""
+        if claim in self._claims:
+            self._drop(claim, now)
+            self._freed.append(now)
+
+    # -- what the node says
+    def report(self, status: ModelStatus, now: float) -> None:
+        """The node's figures arrived."""
+        self.status = status
+        if status.slots_total is None:  # it doesn't know: only our own claims count
+            self._foreign = 0
+            return
+        freed = sum(1 for at in self._freed if now - at <= STATUS_LAG_S)
+        self._foreign = max(0, status.slots_busy - len(self._claims) - freed)
+        settled = sum(1 for claim in self._claims if now - claim.at > LEAK_GRACE_S)
+        if status.slots_busy + status.queued >= settled:
+            self._contradicted_at = None
+        elif self._contradicted_at is None:
+            self._contradicted_at = now
+
+    def heal(self, now: float) -> bool:
+        """Drop the claims that the node has long contradicted; True if there were any."""
+        if self._contradicted_at is not None and now - self._contradicted_at > LEAK_GRACE_S:
+            settled = [claim for claim in self._claims if now - claim.at > LEAK_GRACE_S]
+            excess = len(settled) - self.status.slots_busy - self.status.queued
+            self._contradicted_at = None
+            for claim in settled[: max(excess, 0)]:  # the oldest are the likeliest to be leaks
+                self._drop(claim, now)
+                claim.dropped = True
+            return excess > 0
+        oldest = next(iter(self._claims), None)
+        if oldest is not None and now - oldest.at > MAX_CLAIM_S and self.status.slots_total is None:
+            self._drop(oldest, now)
+            oldest.dropped = True
+            return True
+        return False
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the node's figures contradict ours, so that `heal` should be asked."""
+        return self._contradicted_at is not None or self.status.slots_total is None
+
+    # -- figures for the score
+    @property
+    def claims(self) -> int:
+        """Our own requests there."""
+        return len(self._claims)
+
+    @property
+    def busy(self) -> int:
+        """Slots in use: our claims, and what others on that box hold."""
+        return len(self._claims) + self._foreign
+
+    @property
+    def reading(self) -> int:
+        """Our requests whose prompts are still to be read."""
+        return len(self._reading)
+
+    @property
+    def output_tokens(self) -> float:
+        """Expected length of the answers in progress, on average; 0.0 without claims."""
+        return self._output / len(self._claims) if self._claims else 0.0
+
+    def prefill_ahead(self, prefill_tps: float, now: float) -> float:
+        """Prompt tokens that are still to be read for our claims."""
+        if not self._reading:
+            return 0.0
+        total = 0.0
+        for claim in self._reading:
+            total += claim.fresh_tokens
+        first = next(iter(self._reading))
+        return total - min(first.fresh_tokens, (now - first.read_from) * prefill_tps)
+
+    def _drop(self, claim: Claim, now: float) -> None:
+        del self._claims[claim]
+        self._output -= claim.output_tokens
+        self._stop_reading(claim, now)
+
+    def _stop_reading(self, claim: Claim, now: float) -> None:
+        if claim in self._reading:
+            was_first = next(iter(self._reading)) is claim
+            del self._reading[claim]
+            if was_first and (following := next(iter(self._reading), None)) is not None:
+                following.read_from = now

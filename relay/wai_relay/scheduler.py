@@ -1,0 +1,470 @@
+"""Who goes where, and who waits: the relay's one place that puts requests on nodes.
+
+It keeps what is known of every model on every node (`ledger`, `rates`, `prefixes`, `cooldown`),
+asks `selection` about each request, and lets wait what has no slot yet (`fair_queue`). A waiting
+request is bound to no node: whenever a slot comes free or a node changes, those that wait are
+looked at again, in fair order, and each that gets nothing reserves a place in the line of the
+node it waits for.
+
+Pure state machine: no I/O, `now` is monotonic seconds. `dispatch` is its shell.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from typing import Final, Literal, NamedTuple, assert_never
+
+from wai_protocol.errors import Fault, NodeUnavailable, WaiError
+from wai_protocol.status import ModelStatus, NodeStatus
+
+from .cooldown import Cooldown
+from .fair_queue import MAX_WAITING, Entry, FairQueue, full
+from .ledger import Claim, Ledger
+from .prefixes import WarmPrefixes
+from .rates import PRIOR_DECODE_TPS, PRIOR_PREFILL_TPS, OutputLengths, Rate
+from .selection import (
+    ASSUMED_SLOTS,
+    RETRY_AFTER_S,
+    Candidate,
+    Decision,
+    Demand,
+    Readiness,
+    select,
+    serves,
+)
+
+# How long a request may wait for a slot. Callers' own limits are 60 s and more; what waits longer
+# than half of that on a full fleet is better tried elsewhere while there is time.
+MAX_WAIT_S: Final = 30.0
+# While something waits for a busy node though another has a free slot, it is looked at this
+# often: the longer it waited, the better the free slot looks.
+TICK_S: Final = 0.25
+# Those looked at in one go, in fair order. With more waiting than this, all that can change by
+# looking further is who of the last gets a slot that the first thirty-two declined.
+PLAN_DEPTH: Final = 32
+# A reading shorter than this says more about the way there than about the node's speed.
+LEAST_SAMPLE_TOKENS: Final = 64
+# Fewer tokens than this arrive together, and seem to take no time.
+LEAST_SAMPLE_ANSWER: Final = 8
+# A caller is taken to be this patient per token of prompt: a question does not wait behind a book.
+PATIENCE_S: Final = 0.0004
+_NO_LINE: Final = (0, 0.0)
+
+
+class Result(enum.Enum):
+    """How a placed request ended, as far as its node is concerned."""
+
+    SERVED = "served"
+    CANCELLED = "cancelled"  # by the caller: says nothing about the node
+    REFUSED = "refused"  # the caller's own mistake: the node answered
+    FAILED = "failed"  # by the node's or its upstream's fault
+
+
+class Tokens(NamedTuple):
+    """What a request took. `cached` is None where the upstream did not say."""
+
+    prompt: int
+    cached: int | None
+    completion: int
+
+
+class Lane:
+    """One model on one node: all that is known of it."""
+
+    __slots__ = (
+        "cooldown",
+        "decode",
+        "ledger",
+        "node",
+        "own",
+        "prefill",
+        "readiness",
+        "rtt_s",
+        "warm",
+    )
+
+    def __init__(self, node: str, status: ModelStatus, *, own: bool) -> None:
+        self.node = node
+        self.own = own
+        self.ledger = Ledger(status)
+        self.prefill = Rate()
+        self.decode = Rate()
+        self.warm = WarmPrefixes()
+        self.cooldown = Cooldown()
+        self.readiness = Readiness.READY
+        self.rtt_s = 0.0
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody holds, 0 where it gets no work."""
+        if self.readiness is not Readiness.READY:
+            return 0
+        total = self.ledger.status.slots_total
+        return max(0, (ASSUMED_SLOTS if total is None else total) - self.ledger.busy)
+
+
+class Placement:
+    """A request's slot on a node. End it with `Scheduler.finish`, whatever happens."""
+
+    __slots__ = (
+        *("claim", "decision", "demand", "first_at", "key_id", "lane", "over", "read_s"),
+        *("waited_s", "warm_tokens"),
+    )
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        lane: Lane,
+        claim: Claim,
+        decision: Decision,
+        waited_s: float,
+        warm_tokens: int,
+    ) -> None:
+        self.demand = ticket.demand
+        self.key_id = ticket.key_id
+        self.lane = lane
+        self.claim = claim
+        self.decision = decision
+        self.waited_s = waited_s
+        self.warm_tokens = warm_tokens
+        self.first_at: float | None = None
+        self.read_s = 0.0
+        self.over = False
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return self.lane.node
+
+
+class Ticket:
+    """A request that was handed in. `placement` is set once it has a slot, `error` if it is refused
+    after all; `on_change` is called when either happens."""
+
+    __slots__ = (
+        "at",
+        "demand",
+        "entry",
+        "error",
+        "key_id",
+        "on_change",
+        "placement",
+        "until",
+        "waits_for",
+    )
+
+    def __init__(self, demand: Demand, key_id: str, at: float, until: float) -> None:
+        self.demand = demand
+        self.key_id = key_id
+        self.at = at
+        self.until = until
+        self.entry: Entry[Ticket] | None = None
+        self.waits_for = ""  # the node that looked best when it was last looked at
+        self.placement: Placement | None = None
+        self.error: WaiError | None = None
+        self.on_change: Callable[[], None] = _nothing
+
+    def refuse(self, error: WaiError) -> None:
+        """It won't be served."""
+        self.entry = None
+        self.error = error
+        self.on_change()
+
+
+def _nothing() -> None:
+    """Until somebody listens."""
+
+
+class Scheduler:
+    """Places requests on the nodes it is told of. Belongs to one loop."""
+
+    def __init__(self, *, queue_limit: int = MAX_WAITING) -> None:
+        self._lanes: dict[str, dict[str, Lane]] = {}  # model -> node -> lane
+        self._queues: dict[str, FairQueue[Ticket]] = {}  # model -> those that wait
+        self._queue_limit = queue_limit
+        self._lengths = OutputLengths()
+        self._turn = 0
+        self._tick_at: float | None = None
+
+    # -- the fleet
+    def update(
+        self, node: str, status: NodeStatus, now: float, *, rtt_s: float = 0.0, own: bool = True
+    ) -> None:
+        """A node pushed its status, or came back. Models it no longer has are forgotten."""
+        models = {model.id: model for model in status.models}
+        for model_id in [
+            m for m, lanes in self._lanes.items() if node in lanes and m not in models
+        ]:
+            self._forget(model_id, node)
+        for model_id, model in models.items():
+            lanes = self._lanes.setdefault(model_id, {})
+            lane = lanes.get(node)
+            if lane is None:
+                lane = lanes[node] = Lane(node, model, own=own)
+            old = lane.ledger.status
+            lane.readiness = Readiness.DRAINING if status.draining else Readiness.READY
+            lane.rtt_s = rtt_s
+            lane.ledger.report(model, now)
+            if model.prefill_tps != old.prefill_tps or lane.prefill.tps is None:
+                lane.prefill.add_reported(model.prefill_tps)
+            if model.decode_tps != old.decode_tps or lane.decode.tps is None:
+                lane.decode.add_reported(model.decode_tps)
+            if model.context_tokens:
+                lane.warm.resize((model.slots_total or ASSUMED_SLOTS) * model.context_tokens)
+            self._plan(model_id, now)
+
+    def lost(self, node: str) -> None:
+        """A node has no connection now; what it was known to be is kept for when it is back."""
+        for lanes in self._lanes.values():
+            if (lane := lanes.get(node)) is not None:
+                lane.readiness = Readiness.LOST
+
+    def remove(self, node: str) -> None:
+        """A node is gone for good."""
+        for model_id in [m for m, lanes in self._lanes.items() if node in lanes]:
+            self._forget(model_id, node)
+
+    def models(self) -> Iterable[str]:
+        """The models that some node serves."""
+        return self._lanes.keys()
+
+    def nodes(self, model: str) -> Iterable[str]:
+        """The nodes that serve `model`."""
+        return self._lanes.get(model, {}).keys()
+
+    # -- requests
+    def submit(
+        self,
+        demand: Demand,
+        key_id: str,
+        now: float,
+        *,
+        priority: int = 0,
+        max_wait_s: float = MAX_WAIT_S,
+    ) -> Ticket:
+        """Place a request, or let it wait: then `ticket.placement` is None.
+
+        Raises `RequestError` when it can't be served by anyone, `NodeUnavailable` when not now.
+        """
+        expected = self._lengths.expected(demand.model, key_id, demand.max_output_tokens)
+        ticket = Ticket(
+            demand._replace(expected_output_tokens=expected), key_id, now, now + max_wait_s
+        )
+        decision = self._decide(ticket, now, {})
+        if decision.fault is not None:
+            raise decision.error()
+        queue = self._queues.get(demand.model)
+        if queue is None and not decision.wait:
+            self._place(ticket, decision, now)
+            return ticket
+        ticket.waits_for = decision.node or ""
+        if queue is None:
+            queue = self._queues[demand.model] = FairQueue(self._queue_limit)
+        ticket.entry, displaced = queue.push(
+            key_id,
+            ticket,
+            work=demand.prompt_tokens + expected,
+            due=now + demand.prompt_tokens * PATIENCE_S,
+            priority=priority,
+        )
+        if displaced is not None:
+            displaced.item.refuse(full())
+        self._plan(demand.model, now)  # those that wait already come first, in fair order
+        return ticket
+
+    def cancel(self, ticket: Ticket, now: float) -> None:
+        """Nobody wants it any more. A slot that it had is free again. Idempotent."""
+        queue = self._queues.get(ticket.demand.model)
+        if ticket.entry is not None and queue is not None:
+            queue.discard(ticket.entry)
+            self._tidy(ticket.demand.model)
+        if ticket.placement is not None:
+            self.finish(ticket.placement, now, Result.CANCELLED)
+
+    def first_token(self, placement: Placement, now: float) -> None:
+        """The answer's first byte came: the prompt was read. Repeating it changes nothing."""
+        took_s = placement.lane.ledger.first_token(placement.claim, now)
+        if took_s is not None:
+            placement.first_at = now
+            placement.read_s = took_s - placement.lane.rtt_s
+            self._plan(placement.demand.model, now)
+
+    def finish(
+        self, placement: Placement, now: float, result: Result, tokens: Tokens | None = None
+    ) -> None:
+        """The request is over: its slot is free, and what it showed is learned. Idempotent."""
+        lane = placement.lane
+        if placement.over:
+            return
+        placement.over = True
+        lane.ledger.release(placement.claim, now)
+        match result:
+            case Result.SERVED | Result.REFUSED:
+                lane.cooldown.succeeded()
+            case Result.FAILED:
+                lane.cooldown.failed(now)
+            case Result.CANCELLED:
+                pass
+            case _:
+                assert_never(result)
+        if tokens is not None:
+            self._learn(placement, now, result, tokens)
+        self._plan(placement.demand.model, now)
+
+    # -- time
+    def next_deadline(self) -> float | None:
+        """When to call `handle_timeout`; None while nothing waits."""
+        return self._tick_at
+
+    def handle_timeout(self, now: float) -> None:
+        """Refuse those that waited too long, and look again at the others."""
+        if self._tick_at is None or now < self._tick_at:
+            return
+        self._tick_at = None
+        for model, queue in list(self._queues.items()):
+            for entry in queue:
+                if now >= entry.item.until:
+                    queue.discard(entry)
+                    entry.item.refuse(_waited_too_long(entry.item))
+            self._plan(model, now)
+
+    # -- inside
+    def _decide(self, ticket: Ticket, now: float, lines: dict[str, tuple[int, float]]) -> Decision:
+        """Ask selection. `lines`: how many, and how many prompt tokens, wait for each node
+        before."""
+        self._turn += 1
+        candidates = self._candidates(ticket.demand, now, lines)
+        return select(ticket.demand, candidates, waited_s=now - ticket.at, turn=self._turn)
+
+    def _candidates(
+        self, demand: Demand, now: float, lines: dict[str, tuple[int, float]]
+    ) -> list[Candidate]:
+        lanes = self._lanes.get(demand.model)
+        if lanes is None:
+            return []
+        candidates: list[Candidate] = []
+        for node, lane in lanes.items():
+            ledger = lane.ledger
+            if ledger.suspect:
+                ledger.heal(now)
+            prefill_tps = lane.prefill.tps or self._best_known(lanes, "prefill")
+            decode_tps = lane.decode.tps or self._best_known(lanes, "decode")
+            readiness = lane.readiness
+            if (
+                not lane.cooldown.well
+                and lane.cooldown.cooling(now)
+                and readiness is Readiness.READY
+            ):
+                readiness = Readiness.COOLING
+            waiting, waiting_tokens = lines.get(node, _NO_LINE)
+            candidates.append(
+                Candidate(
+                    node,
+                    ledger.status,
+                    prefill_tps,
+                    ledger.busy,
+                    waiting + ledger.status.queued,
+                    waiting_tokens,
+                    ledger.reading,
+                    ledger.prefill_ahead(prefill_tps, now),
+                    (ledger.output_tokens or demand.expected_output_tokens) / decode_tps,
+                    lane.warm.warm_tokens(demand.prefix, demand.prompt_tokens),
+                    lane.rtt_s,
+                    readiness,
+                    lane.own,
+                )
+            )
+        return candidates
+
+    @staticmethod
+    def _best_known(lanes: dict[str, Lane], name: Literal["prefill", "decode"]) -> float:
+        """What is not measured yet counts as the best of what is: so the node is tried soon."""
+        if name == "prefill":
+            return max(x.prefill.tps or 0.0 for x in lanes.values()) or PRIOR_PREFILL_TPS
+        return max(x.decode.tps or 0.0 for x in lanes.values()) or PRIOR_DECODE_TPS
+
+    def _place(self, ticket: Ticket, decision: Decision, now: float) -> None:
+        demand = ticket.demand
+        lane = self._lanes[demand.model][decision.node or ""]
+        warm = lane.warm.warm_tokens(demand.prefix, demand.prompt_tokens)
+        claim = lane.ledger.claim(demand.prompt_tokens - warm, demand.expected_output_tokens, now)
+        lane.warm.remember(demand.prefix, demand.prompt_tokens)
+        lane.cooldown.sent(now)
+        ticket.entry = None
+        ticket.placement = Placement(ticket, lane, claim, decision, now - ticket.at, warm)
+        ticket.on_change()
+
+    def _plan(self, model: str, now: float) -> None:
+        """Place those that wait for `model`, in fair order, as far as slots go."""
+        queue = self._queues.get(model)
+        if queue is None:
+            return
+        lanes = self._lanes.get(model, {})
+        free = {node: lane.free for node, lane in lanes.items() if lane.free}
+        lines: dict[str, tuple[int, float]] = {}
+        decisions = 0
+        for entry in queue:
+            if not free or decisions == PLAN_DEPTH:
+                break
+            ticket = entry.item
+            if not any(serves(ticket.demand, lanes[node].ledger.status, node) for node in free):
+                _line_up(lines, ticket)
+                continue
+            decisions += 1
+            decision = self._decide(ticket, now, lines)
+            if decision.fault is Fault.NO_NODE:  # for now: it may come back while there is time
+                continue
+            if decision.fault is not None:
+                queue.discard(entry)
+                ticket.refuse(decision.error())
+            elif decision.wait:
+                ticket.waits_for = decision.node or ""
+                _line_up(lines, ticket)
+            else:
+                queue.take(entry)
+                self._place(ticket, decision, now)
+                free = {node: lanes[node].free for node in free if lanes[node].free}
+        self._tidy(model)
+        if self._queues and self._tick_at is None:
+            self._tick_at = now + TICK_S
+
+    def _tidy(self, model: str) -> None:
+        if not self._queues.get(model):
+            self._queues.pop(model, None)
+        if not self._queues:
+            self._tick_at = None
+
+    def _learn(self, placement: Placement, now: float, result: Result, tokens: Tokens) -> None:
+        lane, demand = placement.lane, placement.demand
+        cached = tokens.cached if tokens.cached is not None else placement.warm_tokens
+        fresh = tokens.prompt - cached
+        if tokens.cached is not None:
+            lane.warm.correct(placement.warm_tokens, tokens.cached)
+        if placement.first_at is None:
+            return
+        if fresh >= LEAST_SAMPLE_TOKENS:
+            lane.prefill.add(fresh, placement.read_s)
+        if tokens.completion >= LEAST_SAMPLE_ANSWER:
+            lane.decode.add(tokens.completion - 1, now - placement.first_at)
+        if result is Result.SERVED and tokens.completion:
+            self._lengths.add(demand.model, placement.key_id, tokens.completion)
+
+    def _forget(self, model: str, node: str) -> None:
+        del self._lanes[model][node]
+        if not self._lanes[model]:
+            del self._lanes[model]
+
+
+def _line_up(lines: dict[str, tuple[int, float]], ticket: Ticket) -> None:
+    """Those behind `ticket` must see that it waits for its node before them."""
+    count, tokens = lines.get(ticket.waits_for, _NO_LINE)
+    lines[ticket.waits_for] = (count + 1, tokens + ticket.demand.prompt_tokens)
+
+
+def _waited_too_long(ticket: Ticket) -> NodeUnavailable:
+    return NodeUnavailable(
+        f"No slot for '{ticket.demand.model}' came free within {ticket.until - ticket.at:.0f} s.",
+        Fault.OVERLOADED,
+        retry_after_s=RETRY_AFTER_S,
+    )

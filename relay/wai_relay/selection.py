@@ -1,0 +1,356 @@
+"""Which node serves a request: the one from which the first token is expected soonest.
+
+One score, in seconds, for every node that serves the model: waiting for a slot, the prompts that
+its GPU must read before ours, reading the part of ours that it hasn't warm, and the way there.
+Affinity and load need no weights that way: a warm prefix is worth the prefill it saves, a busy
+node costs the wait it causes. A busy node may be the best choice; then the request waits for it.
+
+Pure: values in, `Decision` out. It claims nothing (`ledger`), knows no clock, and does not say
+what is done while waiting (`scheduler`).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
+from wai_protocol.status import ModelStatus
+
+from .fingerprints import Fingerprint
+
+# What an upstream that does not tell its slots is taken for: llama-server's own default is 4.
+ASSUMED_SLOTS: Final = 4
+# A prompt must leave room for some answer, or the upstream takes the slot only to stop at once.
+MIN_ANSWER_TOKENS: Final = 16
+# A busy node's prefill is slowed by the decoding beside it; its learned rate is that of its mean
+# load, so this only says that a full node is a little slower than that and an idle one a little
+# faster.
+CONTENTION: Final = 0.1
+# Estimates closer than this are equal: a network's jitter, and how well rates are known.
+TIE_S: Final = 0.001
+TIE_RATIO: Final = 1.02
+# A node with prompts to read for this long is fed: one more is kept here until then, where it can
+# still go elsewhere and let others pass. Longer than the news of a read prompt takes, and the
+# next one's way.
+FED_S: Final = 0.3
+# Waiting for a busy node must promise this much less than the best free slot: the slot is certain.
+WAIT_GAIN: Final = 0.8
+
+
+class Readiness(enum.Enum):
+    """Whether a node can be given work."""
+
+    READY = "ready"
+    DRAINING = "draining"
+    COOLING = "cooling"  # failed lately; taken only where nobody else can serve
+    LOST = "lost"  # its session has no connection now
+
+
+class Reason(enum.StrEnum):
+    """Why a node was chosen or waited for, in a word (`X-WAI-Reason`)."""
+
+    PINNED = "pinned"
+    ONLY = "only"
+    WARM = "warm"
+    FASTEST = "fastest"
+    LEAST_BUSY = "least-busy"
+    LAST_RESORT = "last-resort"
+    BUSY = "busy"
+
+
+class Demand(NamedTuple):
+    """What one request asks of a node.
+
+    `prompt_tokens` is an estimate, `max_output_tokens` the caller's own limit (None: none given)
+    and `expected_output_tokens` what such requests used to get. `nodes`: the names that the key
+    may use (None: all). `avoid`: nodes that were tried for it already. `pin`: the one node that
+    the caller insists on. `api`: the dialect it speaks.
+    """
+
+    model: str
+    prompt_tokens: int
+    max_output_tokens: int | None = None
+    expected_output_tokens: float = 256.0
+    prefix: Fingerprint = ()
+    pin: str | None = None
+    nodes: frozenset[str] | None = None
+    avoid: frozenset[str] = frozenset()
+    local_only: bool = False
+    api: str = "openai"
+
+    @property
+    def least_context(self) -> int:
+        """The context below which it can't be served at all, in tokens."""
+        limit = self.max_output_tokens
+        answer = MIN_ANSWER_TOKENS if limit is None else min(limit, MIN_ANSWER_TOKENS)
+        return self.prompt_tokens + answer
+
+    @property
+    def full_context(self) -> int:
+        """The context with which the answer is not cut short, in tokens."""
+        limit = self.max_output_tokens
+        return self.prompt_tokens + (
+            math.ceil(self.expected_output_tokens) if limit is None else limit
+        )
+
+
+class Candidate(NamedTuple):
+    """A node that serves the model, as the relay sees it at this moment.
+
+    `busy`: slots in use, our own claims that the node has not yet reported included. `waiting`:
+    requests ahead of this one for its next free slot, with `waiting_tokens` of prompts to read.
+    `reading`: how many that hold slots are not read yet, with `prefill_ahead` prompt tokens still
+    to go. `slot_s`: how long a slot is expected to stay taken. Rates in tokens per second;
+    `warm_tokens` of the prompt need no reading. (A named tuple and not a dataclass: one is made
+    per node and request, and it costs a third.)
+    """
+
+    node: str
+    model: ModelStatus
+    prefill_tps: float
+    busy: int = 0
+    waiting: int = 0
+    waiting_tokens: float = 0.0
+    reading: int = 0
+    prefill_ahead: float = 0.0
+    slot_s: float = 0.0
+    warm_tokens: int = 0
+    rtt_s: float = 0.0
+    readiness: Readiness = Readiness.READY
+    own: bool = True
+
+    @property
+    def slots(self) -> int:
+        """How many requests it serves at once."""
+        total = self.model.slots_total
+        return ASSUMED_SLOTS if total is None else total
+
+    @property
+    def free(self) -> int:
+        """Slots that nobody holds and nobody ahead of us waits for."""
+        return self.slots - self.busy - self.waiting
+
+
+class Score(NamedTuple):
+    """One candidate's expected time to first token, in seconds, by parts; or why it is out.
+
+    `wait_s`: for a slot and the prompts before ours; `prefill_s`: for our own; `rtt_s`: the way
+    there. `excluded` is "" for a candidate that can serve. `cost_s` is what decides: the expected
+    time, how doubtful a wait is, and how much longer our prompt makes it for the others in that
+    line.
+    """
+
+    node: str
+    wait_s: float = 0.0
+    prefill_s: float = 0.0
+    rtt_s: float = 0.0
+    warm_tokens: int = 0
+    free: int = 0
+    excluded: str = ""
+    cost_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Expected time to first token."""
+        return self.wait_s + self.prefill_s + self.rtt_s
+
+
+class Decision(NamedTuple):
+    """What to do with a request now. Exactly one of these holds: `node` is set and `wait` is False
+    (send it there), `node` is set and `wait` is True (wait for it), `fault` is set (refuse)."""
+
+    node: str | None
+    wait: bool
+    reason: Reason | None
+    scores: tuple[Score, ...]
+    fault: Fault | None = None
+    message: str = ""
+
+    def error(self) -> WaiError:
+        """The refusal as an error for the caller. Only for a decision with a `fault`."""
+        fault = self.fault or Fault.NO_NODE
+        if fault is Fault.NO_NODE:
+            return NodeUnavailable(self.message, retry_after_s=RETRY_AFTER_S)
+        return RequestError(self.message, fault)
+
+
+# When no node can serve: about what a node needs to come back after its connection was lost.
+RETRY_AFTER_S: Final = 2.0
+
+
+def select(
+    demand: Demand, candidates: Sequence[Candidate], *, waited_s: float = 0.0, turn: int = 0
+) -> Decision:
+    """Choose among `candidates`, which are all the nodes that are known to serve the model.
+
+    `waited_s`: how long the request waits already; it counts against waiting on, because an
+    estimate that proved wrong must not hold anyone for ever. `turn`: any number that changes from
+    request to request; it decides between equals, so that the first in the list is not always
+    taken.
+    """
+    scores = tuple([score(demand, candidate, waited_s) for candidate in candidates])
+    able = [i for i, s in enumerate(scores) if not s.excluded]
+    reason: Reason | None = None
+    if not able:  # rather a node that failed lately than a refusal
+        able = [i for i, s in enumerate(scores) if s.excluded == Readiness.COOLING.value]
+        reason = Reason.LAST_RESORT
+        if not able:
+            return _refusal(demand, candidates, scores)
+    if len(able) > 1:
+        full = demand.full_context
+        roomy = [i for i in able if (candidates[i].model.context_tokens or full) >= full]
+        able = roomy or able
+    best = _best(candidates, scores, able, turn)
+    if reason is None:
+        reason = _reason(demand, scores, able, best)
+    wait = scores[best].free <= 0
+    return Decision(scores[best].node, wait, Reason.BUSY if wait else reason, scores)
+
+
+def score(demand: Demand, candidate: Candidate, waited_s: float = 0.0) -> Score:
+    """The expected time to first token on `candidate`, or why it can't serve `demand`."""
+    excluded = _exclusion(demand, candidate)
+    (
+        node,
+        model,
+        prefill_tps,
+        busy,
+        waiting,
+        waiting_tokens,
+        reading,
+        ahead,
+        slot_s,
+        warm,
+        rtt_s,
+    ) = candidate[:11]
+    slots = ASSUMED_SLOTS if model.slots_total is None else model.slots_total
+    if not slots:
+        return Score(node, excluded=excluded or "no slots")
+    free = slots - busy - waiting
+    wait_s = (ahead + waiting_tokens) / prefill_tps
+    doubt_s = 0.0
+    if free <= 0:
+        # Answers' lengths are so skewed that a slot long held is not nearer its end: with n held
+        # for `slot_s` each on average, one comes free every slot_s / n. Prompts are read
+        # meanwhile.
+        wait_s = max(wait_s, (1 - free) * slot_s / slots)
+        doubt_s = wait_s * (1 / WAIT_GAIN - 1) + waited_s
+    elif ahead > prefill_tps * max(FED_S, 2 * rtt_s):
+        free = 0
+    fresh = demand.prompt_tokens - warm
+    crowding = 1.0 + CONTENTION * min(busy, slots) / slots
+    prefill_s = (fresh if fresh > 1 else 1) / prefill_tps * crowding
+    # Where others are in line, ours makes as many wait as long as it takes to read: what is
+    # fastest for one must not be slowest for all.
+    cost_s = wait_s + doubt_s + prefill_s * (1 + waiting + reading) + rtt_s
+    return Score(node, wait_s, prefill_s, rtt_s, warm, free, excluded, cost_s)
+
+
+def serves(demand: Demand, model: ModelStatus, node: str) -> bool:
+    """Whether `node` could take `demand` if it had a free slot and were well. Cheap."""
+    context = model.context_tokens
+    return (
+        (demand.pin is None or demand.pin == node)
+        and (demand.nodes is None or node in demand.nodes)
+        and node not in demand.avoid
+        and (context is None or context >= demand.least_context)
+        and demand.api in model.apis
+        and model.ready
+    )
+
+
+def _exclusion(demand: Demand, candidate: Candidate) -> str:
+    model = candidate.model
+    context = model.context_tokens
+    if demand.pin is not None and candidate.node != demand.pin:
+        return "not pinned"
+    if demand.nodes is not None and candidate.node not in demand.nodes:
+        return "not allowed"
+    if candidate.node in demand.avoid:
+        return "tried"
+    if demand.local_only and not candidate.own:
+        return "not local"
+    if demand.api not in model.apis:
+        return "other API"
+    if context is not None and context < demand.least_context:
+        return "context"
+    if not model.ready:
+        return "loading"
+    if candidate.readiness is not Readiness.READY:
+        return str(candidate.readiness.value)
+    return ""
+
+
+def _best(
+    candidates: Sequence[Candidate], scores: Sequence[Score], able: Sequence[int], turn: int
+) -> int:
+    """The index of the best of `able`: a free slot, or a busy node that is well worth waiting
+    for."""
+    totals = [(scores[i].cost_s, i) for i in able]
+    least = min(totals)[0]
+    bound = max(least + TIE_S, least * TIE_RATIO)
+    ties = [i for total, i in totals if total <= bound]
+    if len(ties) == 1:
+        return ties[0]
+    if (free := [i for i in ties if scores[i].free > 0]) and len(free) < len(ties):
+        ties = free
+    used = [1.0 - scores[i].free / candidates[i].slots for i in ties]
+    least_used = min(used)
+    ties = [i for i, u in zip(ties, used, strict=True) if u <= least_used]
+    return ties[turn % len(ties)]
+
+
+def _reason(demand: Demand, scores: Sequence[Score], able: Sequence[int], best: int) -> Reason:
+    if demand.pin is not None:
+        return Reason.PINNED
+    if len(able) == 1:
+        return Reason.ONLY
+    mine = scores[best]
+    others = [scores[i] for i in able if i != best]
+    if mine.warm_tokens > max(s.warm_tokens for s in others):
+        return Reason.WARM
+    if mine.cost_s + TIE_S < min(s.cost_s for s in others):
+        return Reason.FASTEST
+    return Reason.LEAST_BUSY
+
+
+def _refusal(
+    demand: Demand, candidates: Sequence[Candidate], scores: tuple[Score, ...]
+) -> Decision:
+    """Nobody can serve it: say the one thing that would have to change."""
+
+    def refuse(fault: Fault, message: str) -> Decision:
+        return Decision(None, wait=False, reason=None, scores=scores, fault=fault, message=message)
+
+    excluded = {s.excluded for s in scores}
+    if demand.pin is not None:
+        mine = [s.excluded for s in scores if s.node == demand.pin]
+        if not mine:
+            text = f"No node named '{demand.pin}' serves the model '{demand.model}'."
+            return refuse(Fault.NODE_NOT_FOUND, text)
+        excluded = set(mine)
+    if not excluded - {"not allowed", "not local", "not pinned"} and excluded:
+        return refuse(Fault.FORBIDDEN, "This API key may not use the nodes that serve this model.")
+    if not excluded:
+        return refuse(Fault.MODEL_NOT_FOUND, f"No node serves the model '{demand.model}'.")
+    passing = {"loading", "no slots", *(r.value for r in Readiness)}
+    if "context" in excluded and not excluded & passing:
+        largest = max(
+            c.model.context_tokens or 0
+            for c, s in zip(candidates, scores, strict=True)
+            if s.excluded == "context"
+        )
+        text = (
+            f"This request needs a context of about {demand.least_context} tokens; the largest for"
+            f" '{demand.model}' has {largest}. Shorten the prompt or give a node more context."
+        )
+        return refuse(Fault.CONTEXT_EXCEEDED, text)
+    if excluded <= {"other API", "not allowed", "not local", "not pinned"}:
+        text = f"No node serves '{demand.model}' through this API; try another of the relay's APIs."
+        return refuse(Fault.MODEL_NOT_FOUND, text)
+    where = f"The node '{demand.pin}'" if demand.pin else f"Every node for '{demand.model}'"
+    why = ", ".join(sorted(excluded & passing))
+    return refuse(Fault.NO_NODE, f"{where} is out of service now ({why}).")
