@@ -1,0 +1,89 @@
+"""The admin API as an ASGI app, mounted at `/admin/v1`.
+
+A table of endpoints, one file per noun; Starlette finds the one that is asked for, `endpoint` does
+what is the same for all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from wai_protocol.errors import Fault, RequestError, WaiError
+
+from . import invites, keys, nodes, openapi, relay
+from .context import Context
+from .endpoint import JSON_TYPE, Endpoint, refuse
+
+log = logging.getLogger("wai.admin")
+
+BASE: Final = "/admin/v1"
+ENDPOINTS: Final[tuple[Endpoint, ...]] = (
+    *nodes.ENDPOINTS,
+    *invites.ENDPOINTS,
+    *keys.ENDPOINTS,
+    *relay.ENDPOINTS,
+)
+
+
+def create_app(context: Context) -> Starlette:
+    """The API over what is in `context`."""
+    described = msgspec.json.encode(openapi.document(ENDPOINTS, context.version, BASE))
+
+    async def describe(request: Request) -> Response:
+        return Response(described, media_type=JSON_TYPE)
+
+    return Starlette(
+        routes=[
+            Route(f"{BASE}/openapi.json", describe, methods=["GET"]),
+            *_routes(context),
+        ],
+        exception_handlers={HTTPException: _refuse_http, Exception: _broken},
+    )
+
+
+def _routes(context: Context) -> list[Route]:
+    """One route a path: so that a wrong method is a 405, not a 404."""
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+    return [
+        Route(BASE + path, _responder(context, methods), methods=list(methods))
+        for path, methods in by_path.items()
+    ]
+
+
+def _responder(
+    context: Context, methods: dict[str, Endpoint]
+) -> Callable[[Request], Awaitable[Response]]:
+    async def respond(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await methods[method].respond(context, request)
+
+    return respond
+
+
+async def _refuse_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        answer = refuse(
+            RequestError(
+                f"{request.method} is not possible on {request.url.path}", Fault.METHOD_NOT_ALLOWED
+            )
+        )
+        answer.headers.update(error.headers or {})
+        return answer
+    return refuse(RequestError(f"there is no {request.url.path}", Fault.NOT_FOUND))
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    log.error("admin API: %s %s failed", request.method, request.url.path, exc_info=error)
+    return refuse(WaiError("the relay failed to do this; its log says why", Fault.INTERNAL))

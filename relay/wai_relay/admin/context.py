@@ -1,0 +1,71 @@
+"""What the admin API works on. It owns none of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from wai_protocol.status import NodeStatus
+from wai_relay.admins import Admins
+from wai_relay.audit import AuditLog
+from wai_relay.invites import Invites, RelayAddress
+from wai_relay.keys import KeyRing
+from wai_relay.registry import NodeRecord
+from wai_relay.settings import SettingsBook
+
+
+class LiveNode(Protocol):
+    """A node that has joined, as `wai_relay.nodes.Node` is."""
+
+    @property
+    def record(self) -> NodeRecord:
+        """Who it is."""
+
+    @property
+    def state(self) -> str:
+        """ready, draining, reconnecting or offline."""
+
+    @property
+    def status(self) -> NodeStatus:
+        """What it said last of itself."""
+
+    @property
+    def reconnects(self) -> int:
+        """How often it came back into a session."""
+
+    @property
+    def agent(self) -> str:
+        """What software it said it is."""
+
+
+class Fleet(Protocol):
+    """The nodes as they are now; `wai_relay.nodes.ConnectedFleet` is one."""
+
+    def nodes(self) -> Iterable[LiveNode]:
+        """All that have joined."""
+
+    def find(self, name_or_id: str) -> LiveNode | None:
+        """The one that a person means."""
+
+    async def remove(self, name_or_id: str) -> NodeRecord:
+        """Let it in no more and end its sessions. Raises `RequestError`."""
+
+    def drain(self, name_or_id: str, *, drained: bool = True) -> Any:
+        """Give it no new requests, or some again. Raises `RequestError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Everything that handlers may touch. `address` is what invites say of this relay."""
+
+    fleet: Fleet
+    keys: KeyRing
+    invites: Invites
+    admins: Admins
+    audit: AuditLog
+    settings: SettingsBook
+    address: RelayAddress
+    version: str
+    clock: Callable[[], float] = time.time

@@ -1,0 +1,135 @@
+"""One endpoint of the admin API as a value, and how a request becomes a call of its handler.
+
+Sign-in, the body's bound and check, and errors are the same for all and live here; what an endpoint
+does is its handler's, in the file of its noun. `app` and `openapi` both read the same table.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
+
+from .context import Context
+from .types import ErrorAnswer, ErrorDetail
+
+log = logging.getLogger("wai.admin")
+
+MAX_BODY_BYTES: Final = (
+    64 * 1024
+)  # the largest real one, a key's limits with lists, is under 10 KiB
+JSON_TYPE: Final = "application/json"
+# Answers hold secrets that are shown once, and the state of this moment.
+_HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query parameter: a whole number between its bounds, or a yes/no."""
+
+    name: str
+    kind: type[int] | type[bool]
+    about: str
+    minimum: int = 0
+    maximum: int = 1 << 53
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A checked request: who asks, the path's names, the query's values, the body (its type)."""
+
+    actor: str
+    path: dict[str, str]
+    query: dict[str, Any]
+    body: Any
+
+
+Handler = Callable[[Context, Call], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """`METHOD path` (below /admin/v1) with its types. `needs_admin` False: anyone may ask."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answer: Any
+    body: Any = None
+    status: int = 200
+    query: tuple[Query, ...] = field(default=())
+    needs_admin: bool = True
+
+    async def respond(self, context: Context, request: Request) -> Response:
+        """Answer a request; what goes wrong is an answer too."""
+        try:
+            actor = sign_in(context, request) if self.needs_admin else ""
+            call = Call(actor, dict(request.path_params), self._query(request), None)
+            if self.body is not None:
+                call = Call(call.actor, call.path, call.query, await self._read(request))
+            answer = await self.handler(context, call)
+        except WaiError as error:
+            return refuse(error)
+        return Response(msgspec.json.encode(answer), self.status, _HEADERS, JSON_TYPE)
+
+    async def _read(self, request: Request) -> Any:
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                raise RequestError(
+                    f"the body is longer than {MAX_BODY_BYTES} bytes", Fault.BODY_TOO_LARGE
+                )
+        try:
+            return msgspec.json.decode(body or b"{}", type=self.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise RequestError(f"the body is not what is expected: {error}") from error
+
+    def _query(self, request: Request) -> dict[str, Any]:
+        known = {query.name: query for query in self.query}
+        values: dict[str, Any] = {}
+        for name, text in request.query_params.multi_items():
+            if name not in known:
+                raise RequestError(f"unknown query parameter {name[:64]!r}")
+            values[name] = _query_value(known[name], text)
+        return values
+
+
+def sign_in(context: Context, request: Request) -> str:
+    """The name of the admin that asks. Raises `AuthError`."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise AuthError("send `Authorization: Bearer` with an admin token", Fault.KEY_MISSING)
+    return context.admins.authenticate(token.strip().encode("latin-1"))
+
+
+def refuse(error: WaiError) -> Response:
+    """The answer that tells of an error, in OpenAI's format."""
+    row = error.fault.row
+    log.log(row.log_level, "admin API: %s", error)
+    answer = ErrorAnswer(ErrorDetail(str(error), row.openai_type, row.openai_code))
+    headers = dict(_HEADERS)
+    if row.http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    return Response(msgspec.json.encode(answer), row.http_status, headers, JSON_TYPE)
+
+
+def _query_value(query: Query, text: str) -> int | bool:
+    if query.kind is bool:
+        if text not in ("true", "false"):
+            raise RequestError(f"{query.name} is true or false")
+        return text == "true"
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 17 else -1
+    if not query.minimum <= number <= query.maximum:
+        raise RequestError(f"{query.name} is {query.minimum} to {query.maximum}")
+    return number

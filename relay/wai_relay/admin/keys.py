@@ -1,0 +1,71 @@
+"""API keys: create, list, change, revoke."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from wai_protocol.errors import Fault, RequestError
+from wai_relay.keys import ApiKey, KeyLimits
+
+from .context import Context
+from .endpoint import Call, Endpoint, Query
+from .types import ChangeKey, CreatedKey, CreateKey, KeyList, KeyView, Limits
+
+
+async def list_keys(context: Context, call: Call) -> KeyList:
+    """The keys that are good; with `revoked=true` the others too."""
+    keys = await context.keys.list(revoked=call.query.get("revoked", False))
+    return KeyList(tuple(KeyView(**_fields(key)) for key in keys))
+
+
+async def create_key(context: Context, call: Call) -> CreatedKey:
+    """A new key; its secret is in this answer and nowhere else."""
+    wanted: CreateKey = call.body
+    key, secret = await context.keys.create(wanted.name, wanted.limits.applied_to(KeyLimits()))
+    await context.audit.record(call.actor, "key.create", key.id, name=key.name)
+    return CreatedKey(**_fields(key), key=secret)
+
+
+async def change_key(context: Context, call: Call) -> KeyView:
+    """Other limits, from the next request on."""
+    wanted: ChangeKey = call.body
+    key = context.keys.get(call.path["key"])
+    if key is None:
+        raise RequestError(f"there is no API key {call.path['key'][:80]!r}", Fault.NOT_FOUND)
+    changed = await context.keys.set_limits(key.id, wanted.limits.applied_to(key.limits))
+    await context.audit.record(call.actor, "key.change", key.id, name=key.name)
+    return KeyView(**_fields(changed))
+
+
+async def revoke_key(context: Context, call: Call) -> KeyView:
+    """Refused from now on."""
+    await context.keys.revoke(call.path["key"])
+    keys = await context.keys.list(revoked=True)
+    key = next(key for key in keys if key.id == call.path["key"])
+    await context.audit.record(call.actor, "key.revoke", key.id, name=key.name)
+    return KeyView(**_fields(key))
+
+
+def _fields(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "limits": Limits(**asdict(key.limits)),
+        "created_at": key.created_at,
+        "revoked_at": key.revoked_at,
+    }
+
+
+ENDPOINTS: Final = (
+    Endpoint(
+        *("GET", "/keys", list_keys, "List the API keys", KeyList),
+        query=(Query("revoked", bool, "also those that were revoked"),),
+    ),
+    Endpoint(
+        *("POST", "/keys", create_key, "Create an API key", CreatedKey, CreateKey), status=201
+    ),
+    Endpoint("PATCH", "/keys/{key}", change_key, "Change a key's limits", KeyView, ChangeKey),
+    Endpoint("DELETE", "/keys/{key}", revoke_key, "Revoke a key", KeyView),
+)

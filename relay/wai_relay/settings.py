@@ -1,0 +1,66 @@
+"""What an admin can change while the relay runs. What needs a restart is in `config`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from wai_protocol.errors import RequestError
+
+from .invites import DEFAULT_TTL_S, MAX_TTL_S
+from .storage import Store, Write
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """`invite_ttl_s`: how long an invite is good for, unless its maker says otherwise.
+    `public_url`: what invites name as this relay's address; None: what its configuration says."""
+
+    invite_ttl_s: float = DEFAULT_TTL_S
+    public_url: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.invite_ttl_s <= MAX_TTL_S:
+            raise RequestError(f"invite_ttl_s is over 0 and at most {MAX_TTL_S:.0f}")
+        if self.public_url is not None and not self.public_url.startswith(("https://", "http://")):
+            raise RequestError("public_url begins with https://")
+
+
+class SettingsBook:
+    """The settings now, and in the store. Make it with `load`."""
+
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self.now = RelaySettings()
+
+    @classmethod
+    async def load(cls, store: Store, clock: Callable[[], float] = time.time) -> SettingsBook:
+        """What was set; the default for what was not."""
+        book = cls(store, clock)
+        known = {field.name for field in fields(RelaySettings)}
+        rows = await store.read("SELECT name, value FROM settings")
+        kept = {row["name"]: json.loads(row["value"]) for row in rows if row["name"] in known}
+        book.now = RelaySettings(**kept)
+        return book
+
+    async def change(self, **changes: Any) -> RelaySettings:
+        """Set some of them. Raises `RequestError`, and changes nothing, if one makes no sense."""
+        changed = replace(self.now, **changes)
+        values = asdict(changed)
+        await self._store.write(
+            *(
+                Write(
+                    "INSERT INTO settings (name, value, changed_at) VALUES ($1, $2, $3)"
+                    " ON CONFLICT (name) DO UPDATE SET"
+                    " value = excluded.value, changed_at = excluded.changed_at",
+                    (name, json.dumps(values[name]), self._clock()),
+                )
+                for name in changes
+            )
+        )
+        self.now = replace(self.now, **changes)
+        return self.now
