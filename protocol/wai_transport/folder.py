@@ -1,8 +1,8 @@
 """A data folder: private, written crash-safely, and owned by one process at a time.
 
-Mode 0700, so that nobody else on the machine reads what lies in it. The owner is who holds the lock
-on its lock file; the lock belongs to the open file, not to the process, so that an upgrade can hand
-it to its successor. What the files mean is the business of whoever keeps them.
+Made with mode 0700, so that nobody else on the machine reads what lies in it. The owner is who
+holds the lock on its lock file; the lock belongs to the open file, not to the process, so that an
+upgrade can hand it to its successor. What the files mean is the business of whoever keeps them.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ class DataFolder:
             found = path.stat()
             if found.st_uid != os.geteuid():
                 raise StoreError(f"the folder {path} belongs to another user; choose another one")
-            if stat.S_IMODE(found.st_mode) & 0o077:
-                path.chmod(FOLDER_MODE)
+            # One that was there before keeps its mode: it may be /etc. Secrets are 0600 in any
+            # case; but where others can write, they could put their files in place of ours.
+            if stat.S_IMODE(found.st_mode) & 0o022:
+                raise StoreError(f"others can write to the folder {path}; choose one of its own")
         except OSError as error:
             raise StoreError(f"the folder {path} cannot be used: {error.strerror}") from error
         return cls(path)
