@@ -26,6 +26,7 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 FLOOD_BYTES: Final = 64 << 20  # more than all buffers on the way may hold together
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"]+)"|name="model"\s*\r\n\r\n([^\r]+)\r\n')
 _PIECE_BYTES: Final = 64 << 10
+_UNTIL_PASSED_ON_S: Final = 0.2  # else what follows may spoil the answer before its first byte
 COUNT: Final = 2000
 _COUNTED_AT_ONCE: Final = 5
 _BETWEEN_COUNTS_S: Final = 0.005
@@ -126,7 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def garbles_a_chunk(self) -> None:
         """A proper event, then a chunk size that is none."""
-        self.wfile.write(SSE_HEAD + framed(event("word0 ")) + b"zzz\r\nboo\r\n")
+        self.wfile.write(SSE_HEAD + framed(event("word0 ")))
+        time.sleep(_UNTIL_PASSED_ON_S)
+        self.wfile.write(b"zzz\r\nboo\r\n")
 
     def sends_a_huge_head(self) -> None:
         """A response head of a megabyte."""

@@ -1,0 +1,62 @@
+"""`wai up`, which is `make run`, as a newcomer meets it: in an empty home, by what it prints."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.harness.processes import Daemon, free_port
+from tests.harness.real import require_real, script
+
+pytestmark = pytest.mark.e2e
+
+CURL_LINE = r"^\s*(curl (?:.*\\\n)*.*)$"
+
+
+def up(home: Path, port: int, log: Path) -> Daemon:
+    folders = {"XDG_DATA_HOME": "data", "XDG_CONFIG_HOME": "config", "XDG_STATE_HOME": "state"}
+    return Daemon(
+        [script("wai"), "up", "--listen", f"127.0.0.1:{port}"],
+        log=log,
+        env={"HOME": str(home), **{name: str(home / path) for name, path in folders.items()}},
+        cwd=home,
+    )
+
+
+def streamed_by(line: str) -> str:
+    done = subprocess.run(
+        ["sh", "-c", line], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_printed_curl_line_streams_and_works_after_a_restart(tmp_path: Path) -> None:
+    require_real("smollm2", "curl")
+    home, port = tmp_path / "home", free_port()
+    home.mkdir()
+    with up(home, port, tmp_path / "first.log") as first:
+        line = first.wait_for_output(CURL_LINE)[1]
+        assert f"https://127.0.0.1:{port}" in line
+        answer = streamed_by(line)
+        assert answer.count("data: ") > 3
+        assert answer.rstrip().endswith("[DONE]")
+        first.interrupt_group()
+        assert first.wait() == 0
+        assert first.kill_leftovers() == []
+    with up(home, port, tmp_path / "second.log") as second:
+        second.wait_for_output(CURL_LINE)
+        assert "[DONE]" in streamed_by(line)
+        assert second.stop() == 0
+
+
+def test_a_taken_port_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with up(tmp_path, port, tmp_path / "log") as refused:
+            assert refused.wait() != 0
+            assert str(port) in refused.output()
+            assert "Traceback" not in refused.output()
