@@ -5,11 +5,13 @@ The relay is known by its pin, its certificate or the system's trust, before the
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import http.client
 import json
 import socket
 import ssl
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -28,7 +30,7 @@ class AdminClient:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._connection = _connection(target)
+        self._connection = _connection(target, TIMEOUT_S)
 
     def __enter__(self) -> AdminClient:
         return self
@@ -49,44 +51,70 @@ class AdminClient:
         return self._call("DELETE", path, None)
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        headers = {"Authorization": f"Bearer {self._target.token}"}
-        content = None
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            content = json.dumps(body).encode()
-        try:
-            self._connect()
-            self._connection.request(method, BASE + path, content, headers)
-            answer = self._connection.getresponse()
-            status, text = answer.status, answer.read(MAX_ANSWER_BYTES)
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            raise _unreachable(self._target, error) from error
+        status, _, text = call(self._connection, self._target, method, BASE + path, body)
         return _checked(status, text, self._target)
 
-    def _connect(self) -> None:
-        """Connect, and know the relay before anything is sent to it."""
-        if self._connection.sock is not None:
-            return
-        self._connection.connect()
-        if self._target.pin is None:
-            return
-        assert isinstance(self._connection.sock, ssl.SSLSocket)
-        shown = self._connection.sock.getpeercert(binary_form=True) or b""
-        try:
-            good = hmac.compare_digest(spki_sha256(shown), self._target.pin)
-        except ValueError:
-            good = False
-        if not good:
-            self._connection.close()
-            raise AuthError(
-                f"what answers at {self._target.url} is not the relay: its certificate does not"
-                " match the pin",
-                Fault.PROOF_INVALID,
-            )
+
+@contextlib.contextmanager
+def opened(target: Target, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
+    """A connection to a relay that is known to be it. Raises `WaiError`."""
+    connection = _connection(target, timeout_s)
+    try:
+        _connect(connection, target)
+        yield connection
+    finally:
+        connection.close()
 
 
-def _connection(target: Target) -> http.client.HTTPConnection:
+def call(
+    connection: http.client.HTTPConnection,
+    target: Target,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    """Status, headers and body of an answer; the target's token goes along. Raises `WaiError`."""
+    headers = {"Authorization": f"Bearer {target.token}"} if target.token else {}
+    content = None
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+        content = json.dumps(body).encode()
+    _connect(connection, target)
+    try:
+        connection.request(method, path, content, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read(MAX_ANSWER_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        connection.close()
+        raise _unreachable(target, error) from error
+
+
+def _connect(connection: http.client.HTTPConnection, target: Target) -> None:
+    """Connect, and know the relay before anything is sent to it."""
+    if connection.sock is not None:
+        return
+    try:
+        connection.connect()
+    except OSError as error:
+        raise _unreachable(target, error) from error
+    if target.pin is None:
+        return
+    assert isinstance(connection.sock, ssl.SSLSocket)
+    shown = connection.sock.getpeercert(binary_form=True) or b""
+    try:
+        good = hmac.compare_digest(spki_sha256(shown), target.pin)
+    except ValueError:
+        good = False
+    if not good:
+        connection.close()
+        raise AuthError(
+            f"what answers at {target.url} is not the relay: its certificate does not match the"
+            " pin",
+            Fault.PROOF_INVALID,
+        )
+
+
+def _connection(target: Target, timeout_s: float) -> http.client.HTTPConnection:
     parts = urlsplit(target.url)
     host = parts.hostname or ""
     try:
@@ -96,8 +124,8 @@ def _connection(target: Target) -> http.client.HTTPConnection:
     if parts.scheme == "http":
         if target.pin is not None:
             raise AuthError("a pin needs an https:// URL", Fault.PROOF_INVALID)
-        return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
-    return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=tls_context(target))
+        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls_context(target))
 
 
 def tls_context(target: Target) -> ssl.SSLContext:
@@ -139,5 +167,5 @@ def _unreachable(target: Target, error: Exception) -> WaiError:
     if isinstance(error, socket.gaierror):
         return TransportError(f"the name in {target.url} is not known: {error.strerror}")
     if isinstance(error, TimeoutError):
-        return TransportError(f"the relay at {target.url} did not answer in {TIMEOUT_S:g} s")
+        return TransportError(f"the relay at {target.url} did not answer in time")
     return TransportError(f"the relay at {target.url} cannot be reached: {error}{hint}")
