@@ -59,6 +59,7 @@ class Tunnel:
         self._session_id: bytes | None = None
         self._retired: set[LiveSession] = set()
         self._last_problem = ""
+        self._asked_s = 0.0  # what the relay asked for before the next dial
 
     @property
     def session(self) -> LiveSession | None:
@@ -92,7 +93,8 @@ class Tunnel:
                     self._backoff.connected(loop.time())
                     await self._wake.wait()
                     self._backoff.lost(loop.time())
-                    wait_s = self._backoff.next_wait_s()
+                    wait_s = self._backoff.next_wait_s(self._asked_s)
+                    self._asked_s = 0.0
                 await self._pause(wait_s)
         finally:
             for session in (self._session, *self._retired):
@@ -158,14 +160,13 @@ class Tunnel:
     def _on_event(self, session: LiveSession, event: Event) -> None:
         if isinstance(event, GoAwayReceived):
             _log.info("the relay is going away: %s", event.reason)
+            self._asked_s = event.reconnect_in_s or 0.0
             self._retire(session)
             return
         self._owner.on_event(session, event)
-        if session in self._retired and not session.core.streams:
-            session.close()
 
     def _retire(self, session: LiveSession) -> None:
-        """Let what is in flight end there, and begin a new session beside it."""
+        """Leave the session to its relay, until that closes it, and begin a new one beside it."""
         if session is self._session:
             self._session, self._session_id = None, None
             self._retired.add(session)

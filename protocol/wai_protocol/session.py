@@ -357,7 +357,7 @@ class Session:
         """Begin an exchange; its number. Raises `WaiError` (OVERLOADED, DRAINING) if it can't."""
         if self._role is not Role.RELAY:
             raise LocalProtocolError("only the relay opens streams")
-        if self.peer_going_away or self.going_away:
+        if self.peer_going_away:
             raise WaiError("the node is draining and takes no new requests", Fault.DRAINING)
         crowded = len(self._streams) >= self.peer_limits.max_streams
         if crowded or self._control_bytes > MAX_CONTROL_BYTES:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import signal
+import socket
 import ssl
 from pathlib import Path
 from typing import Final
@@ -19,7 +21,7 @@ import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from wai_protocol.errors import StoreError, TransportError
+from wai_protocol.errors import StoreError, TransportError, WaiError
 from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
 from wai_transport.version import VERSION
@@ -30,10 +32,11 @@ from .admins import Admins
 from .app import App
 from .audit import AuditLog
 from .config import RelayConfig
-from .dispatch import LeastBusyDispatcher
+from .dispatch import ScheduledDispatcher
 from .gateway import Gateway
+from .handover import Inheritance, hand_over
 from .http.asgi import asgi_handler
-from .http.edge import Edge
+from .http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S, Edge
 from .http.listener import Listener
 from .identity import (
     TlsFiles,
@@ -58,6 +61,10 @@ DATABASE_FILE: Final = "relay.db"
 RECONNECT_IN_S: Final = 1.0
 """What a stopping relay tells its nodes: a service manager has started the next one by then."""
 
+SETTLE_S: Final = 5.0
+"""How long a relay that took over waits for its predecessor's nodes before it refuses for lack of
+them: a node dials at once when it is told to, twice a round trip around the world is 0.6 s."""
+
 _log = logging.getLogger("wai.relay")
 
 
@@ -78,7 +85,8 @@ async def _run(config: RelayConfig) -> None:
         loop.add_signal_handler(number, on_signal)
     relay = Relay(config)
     try:
-        await relay.start()
+        await relay.start(Inheritance.find(os.environ))
+        loop.add_signal_handler(signal.SIGUSR2, relay.upgrade, asked)
         await asked.wait()
         await relay.drain(at_once)
     finally:
@@ -99,6 +107,8 @@ class Relay:
         self._edge: Edge | None = None
         self._listener: Listener | None = None
         self._draining = False
+        self._succeeded = False
+        self._upgrading: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
@@ -106,10 +116,16 @@ class Relay:
         assert self._listener is not None
         return self._listener.addresses[0][1]
 
-    async def start(self) -> None:
-        """Open the data folder and the port. Raises `StoreError`, `TransportError`."""
+    async def start(self, inherited: Inheritance | None = None) -> None:
+        """Open the data folder and the port, or take them over from a predecessor.
+
+        Raises `StoreError`, `TransportError`.
+        """
         config, folder = self._config, self._folder
-        self._lock = FolderLock.acquire(folder, LOCK_OWNER)
+        if inherited is None:
+            self._lock = FolderLock.acquire(folder, LOCK_OWNER)
+        else:
+            self._lock = FolderLock.adopt(inherited.lock)
         relay_key = load_relay_key(folder)
         self._tls = self._load_tls()
         self._store = store = SqliteStore.open(folder.path / DATABASE_FILE)
@@ -122,14 +138,16 @@ class Relay:
             registry, invites, limits=Limits(session_ttl_s=config.session_ttl_s)
         )
         self._tunnels = Tunnels(relay_key, self._fleet.admit, self._endpoint_hashes)
+        dispatcher = ScheduledDispatcher(self._fleet)
+        self._fleet.on_change = dispatcher.node_changed
         gateway = Gateway(
             keys,
             self._fleet,
-            LeastBusyDispatcher(self._fleet),
+            dispatcher,
             DiscardingRecorder(),
             config.gateway,
         )
-        listener = await self._listen(gateway)
+        listener = await self._listen(gateway, inherited)
         pin = self._tls.pin if self._tls is not None and self._pinned else None
         address = RelayAddress(config.invite_url(self.port), relay_key.public, pin)
         audit = AuditLog(store)
@@ -138,9 +156,15 @@ class Relay:
         )
         assert self._edge is not None
         self._edge.handler = App(
-            gateway.handle, asgi_handler(create_app(context)), self._readiness
+            gateway.handle,
+            asgi_handler(create_app(context)),
+            ready=self._readiness,
+            settled=self._settled,
         ).handle
         announce(folder, config.local_url(self.port), pin)
+        if inherited is not None:
+            self._fleet.expect(inherited.nodes, SETTLE_S)
+            inherited.tell_ready()
         host = listener.addresses[0][0]
         _log.info("relay ready on %s (listening on %s)", config.local_url(self.port), host)
 
@@ -160,7 +184,7 @@ class Relay:
             hosts.append(name)
         return load_self_signed(self._folder, [host for host in hosts if host])
 
-    async def _listen(self, gateway: Gateway) -> Listener:
+    async def _listen(self, gateway: Gateway, inherited: Inheritance | None) -> Listener:
         """Open the port. Until the admin API is there only the gateway answers."""
         assert self._tunnels is not None
         self._edge = Edge(gateway.handle, tunnel_factory=self._tunnels.connection)
@@ -168,7 +192,9 @@ class Relay:
         host, port = self._config.address
         try:
             context = _server_context(self._tls) if self._tls is not None else None
-            await self._listener.open(host=host, port=port, tls=context)
+            descriptors = inherited.listening if inherited is not None else ()
+            socks = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+            await self._listener.open(host=host, port=port, tls=context, socks=socks)
         except ssl.SSLError as error:
             raise StoreError(f"the certificate and its key can't be used: {error}") from error
         except OSError as error:
@@ -190,6 +216,29 @@ class Relay:
             return "draining", ready
         return (None if ready else "no node is ready"), ready
 
+    async def _settled(self) -> None:
+        if self._fleet.settling is not None:
+            await self._fleet.settling.wait()
+
+    def upgrade(self, done: asyncio.Event) -> None:
+        """Start a successor; once it accepts, `done` is set, and it is for us to drain."""
+        if self._upgrading is None or self._upgrading.done():
+            self._upgrading = asyncio.get_running_loop().create_task(self._upgrade(done))
+
+    async def _upgrade(self, done: asyncio.Event) -> None:
+        assert self._listener is not None
+        assert self._lock is not None
+        nodes = [node.record.id for node in self._fleet.nodes() if node.ready]
+        _log.info("upgrade: starting a new relay")
+        try:
+            pid = await hand_over(self._listener.descriptors, self._lock.fileno(), nodes)
+        except WaiError as error:
+            _log.error("upgrade failed, this relay goes on: %s", error)
+            return
+        _log.info("upgrade: the new relay, process %d, has taken over", pid)
+        self._succeeded = True
+        done.set()
+
     async def drain(self, at_once: asyncio.Event) -> None:
         """Stop accepting, tell the nodes, let what is in flight end; `at_once` cuts that short."""
         assert self._listener is not None
@@ -198,9 +247,12 @@ class Relay:
         edge = self._edge
         _log.info("stopping: %d requests in flight", edge.serving)
         await self._listener.close()
-        self._fleet.go_away("the relay is stopping", reconnect_in_s=RECONNECT_IN_S)
+        # With a successor nodes dial now, and an idle caller's next request has time to come.
+        reconnect_in_s = 0.0 if self._succeeded else RECONNECT_IN_S
+        idle_s = IDLE_TIMEOUT_S if self._succeeded else DRAIN_GRACE_S
+        self._fleet.go_away("the relay is stopping", reconnect_in_s=reconnect_in_s)
         loop = asyncio.get_running_loop()
-        drained = loop.create_task(edge.drain(self._config.drain_timeout_s))
+        drained = loop.create_task(edge.drain(self._config.drain_timeout_s, idle_s=idle_s))
         hurried = loop.create_task(at_once.wait())
         await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()

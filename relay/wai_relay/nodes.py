@@ -132,8 +132,7 @@ class NodeSession:
     @property
     def takes_streams(self) -> bool:
         """Whether new requests may go over it now."""
-        core = self.live.core
-        return self.live.attached and not core.peer_going_away and not core.going_away
+        return self.live.attached and not self.live.core.peer_going_away
 
     def open(
         self, method: str, target: str, headers: Headers, model: str, sink: Sink, *, end: bool
@@ -318,6 +317,8 @@ class ConnectedFleet:
         limits: Limits | None = None,
     ) -> None:
         self.growth = GrowthBudget(PROCESS_GROWTH_BYTES)
+        self.settling: asyncio.Event | None = None
+        """After a hand-over: set once the nodes of the relay before us have come to us."""
         self.on_change: Callable[[Node], None] | None = None
         self.on_event: Callable[[Node, str, Any], None] | None = None
         self._registry = registry
@@ -325,6 +326,7 @@ class ConnectedFleet:
         self._limits = limits or Limits()
         self._nodes: dict[str, Node] = {}
         self._sessions: dict[bytes, NodeSession] = {}
+        self._expected: set[str] = set()
         for record in registry.nodes():
             self._nodes[record.id] = Node(self, record)
 
@@ -345,6 +347,19 @@ class ConnectedFleet:
     def sessions(self) -> int:
         """How many sessions live, connected or waiting."""
         return len(self._sessions)
+
+    def expect(self, node_ids: Iterable[str], within_s: float) -> None:
+        """These nodes will come now; until they have, `settling` asks callers for patience."""
+        self._expected = {node_id for node_id in node_ids if node_id in self._nodes}
+        if self._expected:
+            self.settling = asyncio.Event()
+            asyncio.get_running_loop().call_later(within_s, self._settle)
+
+    def _settle(self) -> None:
+        self._expected.clear()
+        if self.settling is not None:
+            self.settling.set()
+            self.settling = None
 
     # -- coming in
 
@@ -437,6 +452,10 @@ class ConnectedFleet:
 
     def node_changed(self, node: Node) -> None:
         """A node's state or status changed."""
+        if node.record.id in self._expected and node.ready and node.status.models:
+            self._expected.discard(node.record.id)
+            if not self._expected:
+                self._settle()
         if self.on_change is not None:
             self.on_change(node)
 

@@ -170,17 +170,18 @@ class Edge:
             self._date = formatdate(second, usegmt=True).encode("ascii")
         return self._date
 
-    async def drain(self, bound_s: float) -> int:
+    async def drain(self, bound_s: float, *, idle_s: float = DRAIN_GRACE_S) -> int:
         """Finish within `bound_s` seconds: what runs ends by itself, the rest is cut.
 
-        Stop accepting before this. Returns how many connections had to be cut.
+        Connections that are idle after `idle_s` are closed. Stop accepting before this. Returns
+        how many connections had to be cut.
         """
         self.draining = True
         for connection in list(self.connections):
             connection.drain()
         if self.connections:
             loop = asyncio.get_running_loop()
-            grace = loop.call_later(min(DRAIN_GRACE_S, bound_s), self._close_idle)
+            grace = loop.call_later(min(idle_s, bound_s), self._close_idle)
             try:
                 async with asyncio.timeout(bound_s):
                     await self._all_closed.wait()

@@ -11,9 +11,10 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from .connection import CallerConnection, limit_unsent, peer_name
 from .edge import HEAD_DEADLINE_S, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Edge
@@ -46,7 +47,7 @@ class Listener:
         self._max_per_peer = max_per_peer
         self._open = 0
         self._per_peer: dict[str, int] = {}
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._tls: ssl.SSLContext | None = None
 
     async def open(
@@ -55,9 +56,9 @@ class Listener:
         host: str = "",
         port: int = 0,
         tls: ssl.SSLContext | None,
-        sock: socket.socket | None = None,
+        socks: Sequence[socket.socket] = (),
     ) -> None:
-        """Accept on `host:port`, or on `sock`, which listens or is bound already.
+        """Accept on `host:port`, or on `socks`, which listen or are bound already.
 
         `tls` gets this port's ALPN protocols; None means plain. Raises `OSError` if it can't bind.
         """
@@ -72,18 +73,22 @@ class Listener:
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
             ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S if tls is not None else None,
         )
-        if sock is not None:
-            self._server = await create_server(sock=sock)
+        if socks:
+            self._servers += [await create_server(sock=sock) for sock in socks]
         else:
-            self._server = await create_server(host=host, port=port)
-        for listening in self._server.sockets:
+            self._servers.append(await create_server(host=host, port=port))
+        for listening in self._sockets():
             limit_unsent(listening)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Host and port of each listening socket."""
-        sockets = self._server.sockets if self._server is not None else ()
-        return [sock.getsockname()[:2] for sock in sockets]
+        return [sock.getsockname()[:2] for sock in self._sockets()]
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The listening sockets as file descriptors, for a successor (`open`'s `socks`)."""
+        return [sock.fileno() for sock in self._sockets()]
 
     def reload_certificate(self, certificate: Path, key: Path) -> None:
         """Show a new certificate from the next handshake on. Connections keep what they have.
@@ -97,9 +102,12 @@ class Listener:
 
     async def close(self) -> None:
         """Stop accepting and free the port."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def _sockets(self) -> list[Any]:
+        return [sock for server in self._servers for sock in server.sockets]
 
     def _arrival(self) -> asyncio.Protocol:
         return _Arrival(self)
