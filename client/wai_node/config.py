@@ -51,8 +51,14 @@ class NodeConfig:
     log_level: LogLevel = "info"
     drain_timeout_s: float = 600.0
     """How long a stopping node lets answers in flight end by themselves."""
+    ping_s: float = 10.0
+    """Silence from the relay after which it is asked for a sign of life."""
+    dead_s: float = 25.0
+    """Silence after which the connection is given up and the relay is dialled again."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.ping_s < self.dead_s:
+            raise RequestError("ping_s is more than 0, and dead_s more than ping_s")
         if not 1 <= self.tunnels <= MAX_TUNNELS:
             raise RequestError(f"tunnels is 1 to {MAX_TUNNELS}")
         if self.drain_timeout_s < 0:

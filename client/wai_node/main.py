@@ -12,6 +12,7 @@ import uvloop
 
 from wai_protocol.handshake import Hello
 from wai_protocol.invite import decode as decode_invite
+from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
 from wai_transport.version import VERSION
 
@@ -85,6 +86,7 @@ async def _make_agent(config: NodeConfig, membership: Membership, key: Any) -> A
         given=given,
         discover=None if given else discover,
         detail={"os": platform.system(), "machine": platform.machine()},
+        limits=Limits(ping_s=config.ping_s, dead_s=config.dead_s),
     )
 
 

@@ -37,6 +37,10 @@ class RelayConfig:
     """How long a stopping relay lets answers in flight end by themselves."""
     session_ttl_s: float = 60.0
     """How long a node's session outlives its connection, before its streams are given up."""
+    ping_s: float = 10.0
+    """Silence from a node after which it is asked for a sign of life."""
+    dead_s: float = 25.0
+    """Silence after which its connection is given up; its session waits for the next one."""
     gateway: GatewayLimits = field(default_factory=GatewayLimits)
 
     def __post_init__(self) -> None:
@@ -45,6 +49,8 @@ class RelayConfig:
             raise RequestError("tls is self-signed, off, or CERT,KEY (two files)")
         if self.public_url is not None and not self.public_url.startswith(("https://", "http://")):
             raise RequestError("public_url begins with https://")
+        if not 0 < self.ping_s < self.dead_s:
+            raise RequestError("ping_s is more than 0, and dead_s more than ping_s")
         if self.drain_timeout_s < 0 or self.session_ttl_s <= 0:
             raise RequestError("drain_timeout_s is 0 or more, session_ttl_s more than 0")
 

@@ -134,9 +134,10 @@ class Relay:
         settings = await SettingsBook.load(store)
         admins = await Admins.load(store, load_admin_token(folder))
         invites = Invites(store, registry)
-        self._fleet = ConnectedFleet(
-            registry, invites, limits=Limits(session_ttl_s=config.session_ttl_s)
+        limits = Limits(
+            ping_s=config.ping_s, dead_s=config.dead_s, session_ttl_s=config.session_ttl_s
         )
+        self._fleet = ConnectedFleet(registry, invites, limits=limits)
         self._tunnels = Tunnels(relay_key, self._fleet.admit, self._endpoint_hashes)
         dispatcher = ScheduledDispatcher(self._fleet)
         self._fleet.on_change = dispatcher.node_changed
