@@ -19,13 +19,19 @@ def spki_sha256(certificate: bytes) -> bytes:
     """The pin of a DER certificate, 32 bytes. Raises ValueError if it is not one."""
     start, _ = _inside(certificate, 0)  # Certificate
     at, _ = _inside(certificate, start)  # TBSCertificate
-    if certificate[at] == _VERSION:
+    if _tag(certificate, at) == _VERSION:
         at = _end(certificate, at)
     for _ in range(_FIELDS_BEFORE_KEY):
         at = _end(certificate, at)
-    if certificate[at] != _SEQUENCE:
+    if _tag(certificate, at) != _SEQUENCE:
         raise ValueError("not a certificate")
     return hashlib.sha256(certificate[at : _end(certificate, at)]).digest()
+
+
+def _tag(der: bytes, at: int) -> int:
+    if at >= len(der):
+        raise ValueError("the certificate is cut short")
+    return der[at]
 
 
 def _inside(der: bytes, at: int) -> tuple[int, int]:

@@ -71,7 +71,7 @@ def decode(text: str) -> Invite:
     if len(text) > MAX_CHARS:
         raise _bad("it is too long")
     fields = _unpack(text[len(PREFIX) :])
-    if fields.get("v") != FORMAT:
+    if fields.get("v") != FORMAT or fields["v"] is True:
         raise _bad("it was made by a relay of another version; update wai on this machine")
     url, relay, secret = fields.get("url"), fields.get("relay"), fields.get("secret")
     pin = fields.get("pin")
@@ -104,6 +104,9 @@ def _unpack(encoded: str) -> dict[str, object]:
 def _check_url(url: str) -> None:
     if len(url) > MAX_URL_CHARS:
         raise _bad("its URL is too long")
+    # urlsplit drops line breaks and tabs silently: what is dialled must be what was read
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise _bad("its URL has characters that do not belong there")
     try:
         parts: SplitResult = urlsplit(url)
         port = parts.port

@@ -1,0 +1,194 @@
+"""The `wai` command as people and scripts meet it: shapes, errors, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.cluster import Cluster, cluster
+from wai_cli.main import GROUPS, main
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+
+
+Captured = pytest.CaptureFixture[str]
+
+
+def _run(capsys: Captured, *arguments: str | Path) -> tuple[int, str, str]:
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as ended:  # argparse's way, for --help and for mistakes
+        status = ended.code if isinstance(ended.code, int) else 1
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_help_is_light(tmp_path: Path) -> None:
+    code = (
+        "import sys; from wai_cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'cryptography', 'starlette', 'msgspec', 'uvloop', 'asyncio', 'ssl', 'anyio'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_command_has_help(capsys: Captured, group: str) -> None:
+    status, out, _ = _run(capsys, group, "--help")
+    assert status == 0
+    assert f"usage: wai {group}" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("nothing",),
+        ("key",),
+        ("key", "create"),
+        ("key", "create", "a", "--rpm", "many"),
+        ("node", "join"),
+        ("relay", "--nothing"),
+    ],
+)
+def test_a_wrong_command_line_is_status_2_and_usage(
+    capsys: Captured, arguments: tuple[str, ...]
+) -> None:
+    status, _, err = _run(capsys, *arguments)
+    assert status == 2
+    assert "usage: wai" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("key", "list", "--data", "/nowhere"), "start it with `wai relay --data /nowhere`"),
+        (("key", "list", "--relay", "https://x"), "--relay needs --token-file"),
+        (("key", "list", "--pin", "00"), "go with --relay"),
+        (("key", "list", "--relay", "x", "--token-file", "/dev/null"), "--relay is a URL"),
+        (("node", "join", "wai_inv_x", "--data", "/nowhere"), "this invite cannot be used"),
+        (("relay", "--listen", "nowhere"), "'nowhere' is not HOST:PORT"),
+        (("relay", "--config", "/nowhere.toml"), "/nowhere.toml cannot be read"),
+        (("node", "run", "--upstream", "ftp://x"), "is not http://HOST:PORT"),
+        (("node", "run", "--upstream-key", "k"), "--upstream-key goes with --upstream"),
+        (("relay", "--data", "/dev/null/x"), "the folder /dev/null/x cannot be used"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_1(
+    capsys: Captured, arguments: tuple[str, ...], expected: str
+) -> None:
+    status, out, err = _run(capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("wai: ")
+    assert expected in err
+    assert "Traceback" not in err
+
+
+def test_the_shapes_that_scripts_build_on(running: Cluster, capsys: Captured) -> None:
+    data = ("--data", running.data, "--json")
+    invite = json.loads(_run(capsys, "invite", "create", *data)[1])
+    assert invite["invite"].startswith("wai_inv_")
+    key = json.loads(_run(capsys, "key", "create", "app", *data)[1])
+    assert key["key"].startswith("wai_sk_")
+    assert [k["id"] for k in json.loads(_run(capsys, "key", "list", *data)[1])] == [key["id"]]
+    assert _run(capsys, "key", "revoke", key["id"], "--data", running.data)[0] == 0
+    assert json.loads(_run(capsys, "key", "list", *data)[1]) == []
+    assert json.loads(_run(capsys, "node", "list", *data)[1]) == []
+    [listed] = json.loads(_run(capsys, "invite", "list", *data)[1])
+    assert _run(capsys, "invite", "revoke", listed["id"], "--data", running.data)[0] == 0
+
+
+def test_from_elsewhere_by_pin_by_certificate_and_not_without(
+    running: Cluster, capsys: Captured, tmp_path: Path
+) -> None:
+    pin = json.loads((running.data / "relay.json").read_text())["pin"]
+    token = tmp_path / "token"
+    shutil.copy(running.data / "admin.token", token)
+    there = ("key", "list", "--json", "--relay", running.url, "--token-file", token)
+    assert _run(capsys, *there, "--pin", pin)[0] == 0
+    assert _run(capsys, *there, "--ca", running.ca)[0] == 0
+    status, _, err = _run(capsys, *there)
+    assert (status, "--ca with a copy of its relay.crt" in err) == (1, True)
+    status, _, err = _run(capsys, *there, "--pin", "00" * 32)
+    assert (status, "is not the relay" in err) == (1, True)
+    token.write_text("wai_at_wrong")
+    status, _, err = _run(capsys, *there, "--pin", pin)
+    assert (status, "admin token is not known" in err) == (1, True)
+
+
+def test_unknown_names_are_said_to_be_unknown(running: Cluster, capsys: Captured) -> None:
+    for arguments in (
+        ("key", "revoke", "key_nobody"),
+        ("node", "remove", "nobody"),
+        ("node", "drain", "a/../b"),
+        ("invite", "revoke", "inv_nobody"),
+    ):
+        status, _, err = _run(capsys, *arguments, "--data", running.data)
+        assert status == 1
+        assert "there is no" in err
+
+
+def test_a_second_relay_in_the_same_folder_is_refused(running: Cluster, capsys: Captured) -> None:
+    status, _, err = _run(capsys, "relay", "--data", running.data, "--listen", "127.0.0.1:0")
+    assert status == 1
+    assert str(running.data) in err
+
+
+def test_doctor_says_what_to_do(running: Cluster, capsys: Captured, tmp_path: Path) -> None:
+    options = ("--data", running.data, "--node-data", tmp_path, "--json")
+    status, out, _ = _run(capsys, "doctor", *options)
+    found = {finding["check"]: finding for finding in json.loads(out)}
+    assert status == 1  # no node has joined this relay
+    assert [name for name, finding in found.items() if not finding["ok"]] == ["node", "request"]
+    assert "wai node join" in found["node"]["advice"]
+    keys = json.loads(_run(capsys, "key", "list", "--data", running.data, "--json")[1])
+    assert "wai doctor" not in {key["name"] for key in keys}  # it cleans up behind itself
+
+
+def test_a_relay_that_was_killed_is_said_not_to_run(capsys: Captured, tmp_path: Path) -> None:
+    with cluster(tmp_path) as started:
+        started.relay.send(signal.SIGKILL)
+        started.relay.wait()
+        assert (started.data / "relay.json").exists()
+        status, _, err = _run(capsys, "key", "list", "--data", started.data)
+    assert status == 1
+    assert f"start it with `wai relay --data {started.data}`" in err
+
+
+def test_ctrl_c_ends_a_command_quietly(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; import wai_cli.version as v; from wai_cli.main import main\n"
+        "import argparse\n"
+        "def run(parsed): os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(30)\n"
+        "v.configure = lambda parser: parser.set_defaults(run=run)\n"
+        "sys.exit(main(['version']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wai_cli", "version"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=30)
+    assert b"Traceback" not in err

@@ -1,0 +1,337 @@
+"""The admin API, driven as ASGI: who may ask, what is refused, what each change does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from tests.relay.conftest import Clock
+from wai_protocol.errors import AuthError
+from wai_protocol.identity import NodeKey, node_id
+from wai_protocol.invite import decode
+from wai_protocol.status import ModelStatus, NodeStatus
+from wai_relay.admin import BASE, Context, create_app
+from wai_relay.admin.app import ENDPOINTS
+from wai_relay.admin.endpoint import MAX_BODY_BYTES
+from wai_relay.admins import Admins
+from wai_relay.audit import AuditLog
+from wai_relay.invites import Invites, RelayAddress
+from wai_relay.keys import KeyRing
+from wai_relay.registry import NodeRecord, NodeRegistry, no_such_node
+from wai_relay.settings import SettingsBook
+from wai_relay.storage import SqliteStore
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "wai_at_test"
+PUBLIC = NodeKey.generate().public
+
+
+@dataclass
+class FakeNode:
+    record: NodeRecord
+    state: str = "ready"
+    status: NodeStatus = field(default_factory=NodeStatus)
+    reconnects: int = 0
+    agent: str = "wai/0.1.0"
+
+
+class FakeFleet:
+    def __init__(self) -> None:
+        self.known: list[FakeNode] = []
+
+    def nodes(self) -> Iterable[FakeNode]:
+        return self.known
+
+    def find(self, name_or_id: str) -> FakeNode | None:
+        return next((n for n in self.known if name_or_id in (n.record.id, n.record.name)), None)
+
+    async def remove(self, name_or_id: str) -> NodeRecord:
+        node = self.find(name_or_id)
+        if node is None:
+            raise no_such_node(name_or_id)
+        self.known.remove(node)
+        return node.record
+
+    def drain(self, name_or_id: str, *, drained: bool = True) -> None:
+        node = self.find(name_or_id)
+        assert node is not None
+        node.state = "draining" if drained else "ready"
+
+
+@dataclass
+class Api:
+    """The app and what it works on."""
+
+    app: Any
+    context: Context
+    fleet: FakeFleet
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        token: str | None = TOKEN,
+        raw: bytes | None = None,
+    ) -> tuple[int, Any]:
+        status, _, answer = await self.request(method, path, body, token=token, raw=raw)
+        return status, json.loads(answer)
+
+    async def request(
+        self, method: str, path: str, body: object, *, token: str | None, raw: bytes | None
+    ) -> tuple[int, dict[bytes, bytes], bytes]:
+        sent = raw if raw is not None else (b"" if body is None else json.dumps(body).encode())
+        pieces = [sent[i : i + 4096] for i in range(0, len(sent), 4096)] or [b""]
+        path, _, query = (BASE + path).partition("?")
+        headers = [(b"host", b"relay")]
+        if token is not None:
+            headers.append((b"authorization", f"Bearer {token}".encode()))
+        answers: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            body = pieces.pop(0)
+            return {"type": "http.request", "body": body, "more_body": bool(pieces)}
+
+        async def send(message: Any) -> None:
+            answers.append(message)
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "https",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": headers,
+            "client": None,
+            "server": None,
+        }
+        await self.app(scope, receive, send)
+        answer = b"".join(message.get("body", b"") for message in answers[1:])
+        return answers[0]["status"], dict(answers[0]["headers"]), answer
+
+
+@pytest.fixture
+async def api(store: SqliteStore, clock: Clock) -> Api:
+    registry = await NodeRegistry.load(store, clock)
+    fleet = FakeFleet()
+    context = Context(
+        fleet=fleet,
+        keys=await KeyRing.load(store, clock),
+        invites=Invites(store, registry, clock),
+        admins=await Admins.load(store, TOKEN, clock),
+        audit=AuditLog(store, clock),
+        settings=await SettingsBook.load(store, clock),
+        address=RelayAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
+        version="0.1.0",
+        clock=clock,
+    )
+    return Api(create_app(context), context, fleet)
+
+
+def _node(**changes: Any) -> FakeNode:
+    record = NodeRecord(node_id(PUBLIC), "box", PUBLIC, 1.8e9)
+    return replace(FakeNode(record), **changes)
+
+
+async def test_nothing_is_done_without_an_admin_token(api: Api) -> None:
+    for endpoint in ENDPOINTS:
+        path = endpoint.path.format(node="box", key="key_1", invite="inv_1")
+        for token in (None, "", "wai_at_wrong", "x" * 10_000):
+            status, answer = await api.call(endpoint.method, path, token=token)
+            assert status == 401, endpoint
+            assert answer["error"]["type"] == "authentication_error"
+
+
+async def test_a_401_says_how_to_sign_in(api: Api) -> None:
+    _, headers, _ = await api.request("GET", "/nodes", None, token=None, raw=None)
+    assert headers[b"www-authenticate"] == b"Bearer"
+    assert headers[b"cache-control"] == b"no-store"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{",
+        b"[]",
+        b'"x"',
+        b"{}",
+        b'{"name": 3}',
+        b'{"name": ""}',
+        b'{"name": "a", "limit": {}}',
+        b'{"name": "a", "limits": {"rpn": 5}}',
+        b'{"name": "a", "limits": {"rpm": 0}}',
+        b'{"name": "a", "limits": {"rpm": 1e99}}',
+        b'{"name": "\xff"}',
+        b"[" * 50_000,
+    ],
+)
+async def test_a_body_that_is_not_what_is_expected_changes_nothing(api: Api, raw: bytes) -> None:
+    status, answer = await api.call("POST", "/keys", raw=raw)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+    assert await api.context.keys.list() == []
+
+
+async def test_an_over_long_body_is_refused(api: Api) -> None:
+    status, answer = await api.call("POST", "/keys", raw=b" " * (MAX_BODY_BYTES + 1))
+    assert (status, answer["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_unknown_paths_methods_and_parameters_are_told_apart(api: Api) -> None:
+    assert (await api.call("GET", "/nothing"))[0] == 404
+    status, headers, _ = await api.request("PUT", "/keys", None, token=TOKEN, raw=None)
+    assert status == 405
+    assert {m.strip() for m in headers[b"allow"].split(b",")} >= {b"GET", b"POST"}
+    assert (await api.call("GET", "/keys?revokd=true"))[0] == 400
+    assert (await api.call("GET", "/keys?revoked=maybe"))[0] == 400
+    assert (await api.call("GET", "/audit?limit=0"))[0] == 400
+    assert (await api.call("GET", "/audit?limit=99999999999999999999999"))[0] == 400
+
+
+async def test_a_key_is_shown_once_and_works_until_it_is_revoked(api: Api) -> None:
+    status, created = await api.call("POST", "/keys", {"name": "app", "limits": {"rpm": 5}})
+    assert status == 201
+    secret = created["key"]
+    assert created["limits"]["rpm"] == 5
+    _, listed = await api.call("GET", "/keys")
+    assert secret not in json.dumps(listed)
+    headers = [(b"x-api-key", secret.encode())]
+    assert api.context.keys.authenticate(headers).id == created["id"]
+    status, revoked = await api.call("DELETE", f"/keys/{created['id']}")
+    assert status == 200
+    assert revoked["revoked_at"] is not None
+    with pytest.raises(AuthError):
+        api.context.keys.authenticate(headers)
+    assert (await api.call("GET", "/keys"))[1]["data"] == []
+    assert len((await api.call("GET", "/keys?revoked=true"))[1]["data"]) == 1
+    assert (await api.call("DELETE", "/keys/key_nobody"))[0] == 404
+
+
+async def test_a_change_of_limits_leaves_the_others_as_they_are(api: Api) -> None:
+    body = {"name": "app", "limits": {"rpm": 5, "models": ["m"], "continue": True}}
+    _, created = await api.call("POST", "/keys", body)
+    path = f"/keys/{created['id']}"
+    _, changed = await api.call("PATCH", path, {"limits": {"rpm": None, "tpm": 100}})
+    assert changed["limits"]["rpm"] is None
+    assert changed["limits"]["tpm"] == 100
+    assert changed["limits"]["models"] == ["m"]
+    assert changed["limits"]["continue"] is True
+    assert (await api.call("PATCH", "/keys/key_nobody", {"limits": {}}))[0] == 404
+
+
+async def test_an_invite_names_the_relay_as_the_settings_say(api: Api) -> None:
+    status, created = await api.call("POST", "/invites", {"name": "box", "ttl_s": 60})
+    assert status == 201
+    assert decode(created["invite"]).url == "https://relay.example:8443"
+    await api.call("PATCH", "/settings", {"public_url": "https://other.example"})
+    _, second = await api.call("POST", "/invites")
+    assert decode(second["invite"]).url == "https://other.example"
+    _, listed = await api.call("GET", "/invites")
+    assert [i["state"] for i in listed["data"]] == ["open", "open"]
+    assert created["invite"] not in json.dumps(listed)
+    status, revoked = await api.call("DELETE", f"/invites/{created['id']}")
+    assert (status, revoked["state"]) == (200, "revoked")
+    assert (await api.call("DELETE", "/invites/inv_nobody"))[0] == 404
+    assert (await api.call("POST", "/invites", {"name": "not a name"}))[0] == 400
+    assert (await api.call("POST", "/invites", {"ttl_s": 1e8}))[0] == 400
+
+
+async def test_settings_that_make_no_sense_change_nothing(api: Api) -> None:
+    before = (await api.call("GET", "/settings"))[1]
+    for body in ({"public_url": "relay.example"}, {"invite_ttl_s": 1e8}, {"nothing": 1}):
+        assert (await api.call("PATCH", "/settings", body))[0] == 400
+    assert (await api.call("GET", "/settings"))[1] == before
+    _, changed = await api.call("PATCH", "/settings", {"invite_ttl_s": 60})
+    assert changed == {**before, "invite_ttl_s": 60.0}
+
+
+async def test_a_node_is_listed_drained_and_removed_by_name_or_id(api: Api) -> None:
+    model = ModelStatus("m", "llama", slots_total=4, slots_busy=1)
+    api.fleet.known = [_node(status=NodeStatus((model, replace(model, upstream="other"))))]
+    _, listed = await api.call("GET", "/nodes")
+    [node] = listed["data"]
+    assert (node["name"], node["state"], node["models"]) == ("box", "ready", ["m"])
+    assert (node["slots_total"], node["slots_busy"], len(node["serving"])) == (8, 2, 2)
+    assert (await api.call("GET", f"/nodes/{node['id']}"))[1] == node
+    assert (await api.call("POST", "/nodes/box/drain"))[1]["state"] == "draining"
+    assert (await api.call("POST", "/nodes/box/undrain"))[1]["state"] == "ready"
+    assert (await api.call("DELETE", "/nodes/box"))[0] == 200
+    status, answer = await api.call("DELETE", "/nodes/box")
+    assert (status, answer["error"]["code"]) == (404, "node_not_found")
+
+
+async def test_an_offline_node_serves_nothing_whatever_it_said_last(api: Api) -> None:
+    api.fleet.known = [_node(state="offline", status=NodeStatus((ModelStatus("m", "u"),)))]
+    _, node = await api.call("GET", "/nodes/box")
+    assert (node["models"], node["slots_total"]) == ([], None)
+
+
+async def test_every_change_is_in_the_audit_log_and_no_secret_is(api: Api, clock: Clock) -> None:
+    api.fleet.known = [_node()]
+    _, key = await api.call("POST", "/keys", {"name": "app"})
+    await api.call("PATCH", f"/keys/{key['id']}", {"limits": {"rpm": 1}})
+    await api.call("DELETE", f"/keys/{key['id']}")
+    _, invite = await api.call("POST", "/invites")
+    await api.call("DELETE", f"/invites/{invite['id']}")
+    await api.call("PATCH", "/settings", {"invite_ttl_s": 60})
+    await api.call("POST", "/nodes/box/drain")
+    await api.call("DELETE", "/nodes/box")
+    _, log = await api.call("GET", "/audit")
+    assert [entry["action"] for entry in reversed(log["data"])] == [
+        *("key.create", "key.change", "key.revoke", "invite.create", "invite.revoke"),
+        *("settings.change", "node.drain", "node.remove"),
+    ]
+    assert {entry["actor"] for entry in log["data"]} == {"local"}
+    assert key["key"] not in json.dumps(log)
+    assert invite["invite"] not in json.dumps(log)
+    newest = log["data"][0]["id"]
+    _, page = await api.call("GET", f"/audit?limit=3&before={newest}")
+    assert [entry["id"] for entry in page["data"]] == [newest - 1, newest - 2, newest - 3]
+
+
+async def test_whoami_tells_name_and_time(api: Api, clock: Clock) -> None:
+    _, who = await api.call("GET", "/whoami")
+    assert (who["name"], who["time"]) == ("local", clock.now)
+
+
+async def test_a_new_token_in_the_folder_replaces_the_old_one(
+    store: SqliteStore, clock: Clock
+) -> None:
+    await Admins.load(store, "first", clock)
+    admins = await Admins.load(store, "second", clock)
+    assert admins.authenticate(b"second") == "local"
+    with pytest.raises(AuthError):
+        admins.authenticate(b"first")
+
+
+async def test_a_broken_handler_answers_500_in_the_same_format(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Iterable[FakeNode]:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(api.fleet, "nodes", broken)
+    with pytest.raises(RuntimeError):  # Starlette answers first, then lets the server log it
+        await api.call("GET", "/nodes")
+
+
+async def test_the_openapi_document_describes_every_endpoint(api: Api) -> None:
+    status, document = await api.call("GET", "/openapi.json", token=None)
+    assert status == 200
+    described = {
+        (method.upper(), path) for path, methods in document["paths"].items() for method in methods
+    }
+    assert described == {(e.method, BASE + e.path) for e in ENDPOINTS}
+    references = json.dumps(document).split('"$ref": "#/components/schemas/')[1:]
+    assert {ref.split('"')[0] for ref in references} <= set(document["components"]["schemas"])
+    ids = [op["operationId"] for methods in document["paths"].values() for op in methods.values()]
+    assert len(ids) == len(set(ids))
