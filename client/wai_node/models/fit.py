@@ -216,7 +216,8 @@ def _compute_bytes(
     scores = 0.0
     if any(shape.kv_heads):
         element = F16_BYTES if load.flash_attention else F32_BYTES
-        masks = cells * element + (window_cells * element if shape.window_layers else 0)
+        everywhere = len(shape.window_layers) < shape.blocks
+        masks = element * (cells * everywhere + window_cells * bool(shape.window_layers))
         scores = 0.0 if load.flash_attention else cells * heads * F32_BYTES
         widest = widest if load.flash_attention else attention
     low = UBATCH_TOKENS * (widest * F32_BYTES + masks + scores)

@@ -1,0 +1,140 @@
+"""One deployed model while the node runs: its machine, its servers, and how others see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from wai_node.models.catalogue import RemoteFile
+from wai_node.models.download import Progress
+from wai_node.models.fit import Fit, Load
+from wai_node.models.gguf_header import HeaderReader
+from wai_node.models.shape import ModelShape, shape_from_metadata
+from wai_protocol.errors import RequestError
+
+from .deployment import Deployment, State, Wish
+from .runner import Runner
+from .wanted import WantedModel
+
+LOAD_BASE_S: Final = 120.0
+LOAD_BYTES_PER_S: Final = 20 << 20  # a slow disk over USB; slower than that has hung
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a ready model answers, and which generation it is."""
+
+    url: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuantFit:
+    """One quantisation of a repository, held against this node."""
+
+    quant: str
+    size_bytes: int
+    fit: Fit
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStatus:
+    """One deployed model, as `list` shows it. `url` is None while nothing answers."""
+
+    alias: str
+    state: State
+    reason: str
+    log_tail: tuple[str, ...]
+    swap_error: str
+    context_tokens: int
+    context_served: int | None
+    slots: int
+    size_bytes: int
+    in_flight: int
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something to tell: `name` is "progress" or "state"."""
+
+    name: str
+    status: DeploymentStatus
+
+
+@dataclass(slots=True)
+class Entry:
+    """A deployed model with all that belongs to it while the node runs."""
+
+    model: WantedModel
+    machine: Deployment
+    runners: dict[int, Runner] = field(default_factory=dict)
+    progress: Progress | None = None
+    download: anyio.CancelScope | None = None
+    changed: anyio.Event = field(default_factory=anyio.Event)
+    gone: bool = False
+
+
+def read_shape(path: Path) -> ModelShape:
+    """The shape of a GGUF on the disk. Raises `RequestError` where it can't be read."""
+    reader = HeaderReader()
+    try:
+        with path.open("rb") as file:
+            while reader.header is None and not reader.reached_tokenizer:
+                data = file.read(max(1 << 16, reader.needed_bytes))
+                if not data:
+                    break
+                reader.receive_data(data)
+    except OSError as error:
+        raise RequestError(f"{path.name} is not on this node yet: {error.strerror}") from error
+    return shape_from_metadata(reader.metadata)
+
+
+def load_for(shape: ModelShape, context_tokens: int, slots: int) -> Load:
+    """A load within what the model was trained for."""
+    return Load(min(context_tokens, shape.context_trained), slots)
+
+
+def wish_of(model: WantedModel) -> Wish:
+    """What is wanted of the machine; loading may take longer the larger the files are."""
+    return Wish(
+        context_tokens=model.context_tokens,
+        slots=model.slots,
+        idle_unload_s=model.idle_unload_s,
+        load_limit_s=LOAD_BASE_S + model.size_bytes / LOAD_BYTES_PER_S,
+    )
+
+
+def files_of(model: WantedModel) -> list[RemoteFile]:
+    """The model's files, as the hub listed them."""
+    rows = zip(model.paths, model.sizes, model.sha256, strict=True)
+    return [RemoteFile(path, size, sha256) for path, size, sha256 in rows]
+
+
+def endpoint_of(entry: Entry, generation: int | None) -> Endpoint | None:
+    """Where a generation answers; None once it has ended."""
+    runner = entry.runners.get(generation) if generation is not None else None
+    if runner is None or runner.url is None or generation is None:
+        return None
+    return Endpoint(runner.url, generation)
+
+
+def status_of(entry: Entry) -> DeploymentStatus:
+    """The entry as others see it."""
+    machine = entry.machine
+    return DeploymentStatus(
+        alias=entry.model.alias,
+        state=machine.state,
+        reason=machine.reason,
+        log_tail=machine.log_tail,
+        swap_error=machine.swap_error,
+        context_tokens=machine.wish.context_tokens,
+        context_served=machine.context_served,
+        slots=machine.wish.slots,
+        size_bytes=entry.model.size_bytes,
+        in_flight=machine.in_flight,
+        progress=entry.progress if machine.state is State.DOWNLOADING else None,
+    )

@@ -1,0 +1,69 @@
+"""Asks a managed server how it is: loading, ready, and with how much context."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from wai_protocol.errors import Fault, TransportError, WaiError
+from wai_transport.http_client import HttpClient
+from wai_transport.origin import Origin
+
+ASK_TIMEOUT_S: Final = 5.0  # /health and /props are answered while the model computes
+ANSWER_LIMIT_BYTES: Final = 1 << 20  # /props holds the chat template
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a ready server says of itself; `context_tokens` is per slot."""
+
+    context_tokens: int
+    slots: int
+
+
+class Health:
+    """Questions to the server at `url`. `aclose` when it has ended."""
+
+    def __init__(self, url: str, key: str) -> None:
+        origin, _ = Origin.parse(url)
+        self._client = HttpClient(origin)
+        self._headers = [(b"authorization", b"Bearer " + key.encode())]
+
+    async def ready(self) -> bool:
+        """Whether it has loaded: False on 503. Raises `WaiError` when it does not answer."""
+        status, _, _ = await self._get("/health", with_key=False)
+        return status == 200
+
+    async def served(self) -> Served:
+        """Its context and slots. Raises `WaiError` when it does not say."""
+        status, _, body = await self._get("/props", with_key=True)
+        try:
+            props = json.loads(body)
+            served = Served(
+                int(props["default_generation_settings"]["n_ctx"]), int(props["total_slots"])
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise TransportError(
+                f"the server answered {status} to /props, without its context",
+                Fault.UPSTREAM_BROKE,
+            ) from error
+        return served
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._client.aclose()
+
+    async def _get(self, path: str, *, with_key: bool) -> tuple[int, object, bytes]:
+        headers = self._headers if with_key else []
+        return await self._client.fetch(
+            "GET", path, headers, limit_bytes=ANSWER_LIMIT_BYTES, timeout_s=ASK_TIMEOUT_S
+        )
+
+
+async def answers(health: Health) -> bool:
+    """Whether it answers at all, as ready: for the watch on a running server."""
+    try:
+        return await health.ready()
+    except WaiError:
+        return False

@@ -1,0 +1,63 @@
+"""What this node lets others deploy on it, and where that may lie. Pure: it touches no disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wai_protocol.errors import AuthError, Fault, StoreError
+
+from .wanted import WantedModel
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedSettings:
+    """How a node's owner set it up.
+
+    `folder` holds the wanted state and logs, `models_folder` the files. `server` is a configured
+    llama-server; `extra_flags` are added to its own. `allowed_publishers` None: any.
+    `disk_quota_bytes` None: what the disk has, less `kept_free_bytes`.
+    """
+
+    folder: Path
+    models_folder: Path
+    server: str | None = None
+    extra_flags: tuple[str, ...] = ()
+    threads: int | None = None
+    allow_deploy: bool = True
+    allowed_publishers: frozenset[str] | None = None
+    disk_quota_bytes: int | None = None
+    kept_free_bytes: int = 1 << 30
+
+    def check_allowed(self) -> None:
+        """Raise `AuthError` where this node is its owner's alone to change."""
+        if not self.allow_deploy:
+            raise AuthError(
+                "this node takes no deployments (it was joined with --no-deploy); its owner can "
+                "change that on the node",
+                Fault.FORBIDDEN,
+            )
+
+    def check_publisher(self, repo: str) -> None:
+        """Raise `AuthError` where `repo` is not by an allowed publisher."""
+        allowed = self.allowed_publishers
+        publisher = repo.split("/", 1)[0]
+        if allowed is not None and publisher.lower() not in {name.lower() for name in allowed}:
+            raise AuthError(
+                f"this node takes no models by {publisher}; "
+                f"it allows: {', '.join(sorted(allowed))}",
+                Fault.FORBIDDEN,
+            )
+
+    def check_quota(self, models: Iterable[WantedModel], size_bytes: int) -> None:
+        """Raise `StoreError` where `size_bytes` more exceed the quota."""
+        if self.disk_quota_bytes is None:
+            return
+        used = sum(model.size_bytes for model in models)
+        if used + size_bytes > self.disk_quota_bytes:
+            gib = 1 << 30
+            raise StoreError(
+                f"the model takes {size_bytes / gib:.1f} GiB, and {used / gib:.1f} of this node's "
+                f"quota of {self.disk_quota_bytes / gib:.1f} GiB are used; remove a model first"
+            )

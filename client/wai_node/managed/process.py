@@ -1,0 +1,221 @@
+"""One inference server as a process: found, started, its log read, stopped with its whole group.
+
+The key goes by environment, never by argv; it listens on loopback, on a port that the system
+picks, which its log then tells. It dies with the node. It knows nothing of health or of retries.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from wai_protocol.errors import Fault, TransportError
+
+from .log_file import LogFile
+
+NAMES: Final = ("llama-server", "llama-server-vulkan", "llama-server-cuda")
+STOP_GRACE_S: Final = 10.0  # llama-server ends within milliseconds of SIGTERM, unless it is loading
+REASON_LINES: Final = 12
+# 4 shows the sizes of buffers, from which fits learn; 5 and up would show prompts
+VERBOSITY: Final = 4
+_LISTENING: Final = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
+_SECRET_WORDS: Final = ("TOKEN", "SECRET", "PASSWORD", "API_KEY")
+# What is told apart from the log's last lines, in the words of llama.cpp, and what to do about it.
+_HINTS: Final = (
+    (
+        re.compile(r"unknown model architecture: *'?([\w-]+)"),
+        "its llama.cpp is too old for this model; install a newer llama-server",
+    ),
+    (
+        re.compile(
+            r"out of memory|failed to allocate|cudaMalloc|ErrorOutOfDeviceMemory|bad_alloc", re.I
+        ),
+        "there is not enough memory; deploy it with a smaller context or quantisation",
+    ),
+    (
+        re.compile(r"couldn't bind|Address already in use", re.I),
+        "its port was taken by another program",
+    ),
+    (
+        re.compile(
+            r"error loading model|failed to load model|invalid magic|is not within the file bounds",
+            re.I,
+        ),
+        "llama-server rejects the file; choose another quantisation or repository",
+    ),
+    (
+        re.compile(r"error while loading shared libraries: (\S+)"),
+        "a library of llama-server is missing on this node",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCommand:
+    """What is run: an argv that `ServerOptions` are added to."""
+
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a model is served. `context_tokens` is per slot; `gpu_layers` and `threads` None: the
+    server's own choice. `extra` are flags that this node's owner configured."""
+
+    model: Path
+    alias: str
+    context_tokens: int
+    slots: int
+    gpu_layers: int | None = None
+    threads: int | None = None
+    extra: tuple[str, ...] = ()
+
+    def to_argv(self) -> list[str]:
+        """llama-server's flags; the in-process server understands the same."""
+        argv = [
+            *("--model", str(self.model), "--alias", self.alias),
+            *("--host", "127.0.0.1", "--port", "0"),
+            *("--ctx-size", str(self.context_tokens * self.slots), "--parallel", str(self.slots)),
+            "--no-kv-unified",  # each slot has its own context: what one caller fills is its own
+            *("--fit", "off"),  # what does not fit must fail, not shrink unseen
+            *("--cache-ram", "0"),  # else it may take 8 GiB of RAM beside what was reckoned
+            *("--verbosity", str(VERBOSITY), "--metrics", "--slots", "--no-webui"),
+        ]
+        if self.gpu_layers is not None:
+            argv += ["--gpu-layers", str(self.gpu_layers)]
+        if self.threads is not None:
+            argv += ["--threads", str(self.threads)]
+        return [*argv, *self.extra]
+
+
+def find_command(configured: str | None = None) -> ServerCommand:
+    """The server to run: the configured one, llama-server on PATH, xllamacpp's in a child of ours.
+
+    Raises `TransportError` that says what to install.
+    """
+    if configured:
+        found = shutil.which(configured)
+        if found is None:
+            raise TransportError(
+                f"the configured llama-server {configured!r} is not there or not executable",
+                Fault.NOT_FOUND,
+            )
+        return ServerCommand((found,))
+    for name in NAMES:
+        found = shutil.which(name)
+        if found is not None:
+            return ServerCommand((found,))
+    if importlib.util.find_spec("xllamacpp") is not None:
+        return ServerCommand((sys.executable, "-m", "wai_node.managed.inprocess_server"))
+    raise TransportError(
+        "no llama-server is on this node's PATH; install llama.cpp, or `pip install 'wai[demo]'`",
+        Fault.NOT_FOUND,
+    )
+
+
+class ServerProcess:
+    """A started server. `start` once, `follow` in a task of its own until it ends, `stop` at will.
+
+    `url` is set once it listens (it may still be loading).
+    """
+
+    def __init__(
+        self, command: ServerCommand, options: ServerOptions, key: str, log: LogFile
+    ) -> None:
+        self.options, self.log = options, log
+        self.url: str | None = None
+        self.listening = anyio.Event()
+        self.ended = anyio.Event()
+        self._command, self._key = command, key
+        self._process: anyio.abc.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, also its group's; None before `start`."""
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Start the process. Raises `TransportError` where the system refuses."""
+        argv = [*self._command.argv, *self.options.to_argv()]
+        launch = [sys.executable, "-m", "wai_node.managed.launch", str(os.getpid())]
+        try:
+            self._process = await anyio.open_process(
+                [*launch, *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**_clean_environment(), "LLAMA_API_KEY": self._key},
+                start_new_session=True,  # a group of its own, out of a terminal's Ctrl-C
+            )
+        except OSError as error:
+            raise TransportError(f"{argv[0]} can't be started: {error.strerror}") from error
+
+    async def follow(self) -> None:
+        """Read the log until the process has ended; then its group is ended too. Not cancelled
+        but by `stop`: whoever runs this calls it."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        with anyio.CancelScope(shield=True):  # who cancels us stops the process, then we end
+            async for data in self._process.stdout:
+                for line in self.log.write(data):
+                    match = _LISTENING.search(line) if self.url is None else None
+                    if match:
+                        self.url = match[1]
+                        self.listening.set()
+            await self._process.wait()
+            self._signal_group(signal.SIGKILL)  # what the server itself started
+            await self._process.aclose()
+            self.ended.set()
+
+    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """SIGTERM, and after `grace_s` SIGKILL, to the whole group; returns when it has ended.
+        `follow` must run."""
+        if self._process is None or self.ended.is_set():
+            return
+        self._signal_group(signal.SIGTERM)
+        with anyio.move_on_after(grace_s):
+            await self.ended.wait()
+            return
+        self._signal_group(signal.SIGKILL)
+        await self.ended.wait()
+
+    def explain(self) -> str:
+        """Why it ended, in one sentence with what to do; after `follow`."""
+        code = self._process.returncode if self._process else None
+        text = "\n".join(self.log.tail())
+        for pattern, hint in _HINTS:
+            if pattern.search(text):
+                return f"the server ended: {hint}"
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
+            return f"the server was ended by {name}{hint}; see its log with `wai node logs`"
+        return f"the server ended with status {code}; see its log with `wai node logs`"
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        if self._process is None:
+            return
+        try:
+            os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return  # all of it is gone; macOS says so by EPERM
+
+
+def _clean_environment() -> dict[str, str]:
+    """Ours, less llama.cpp's own settings (they override flags) and whatever looks secret."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("LLAMA_") and not any(word in name for word in _SECRET_WORDS)
+    }

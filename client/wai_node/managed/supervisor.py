@@ -1,0 +1,434 @@
+"""Keeps what this node serves as it is wanted: the shell around the `Deployment` machines.
+
+It carries out their actions (download, launch, halt, delete), times them, and stores the wish. The
+async methods are what a relay may ask for; progress and changes of state go to `on_event`. What
+a request needs is a `lease`: it waits while a model loads, and counts for draining and idling. It
+knows nothing of sessions and frames.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, assert_never
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from wai_node.models.catalogue import Quantisation, Repository, parse_reference
+from wai_node.models.download import Clock, Download, Progress
+from wai_node.models.fit import Correction, Fit, Load, Verdict, fit
+from wai_node.models.gguf_header import Value
+from wai_node.models.hardware import Hardware, detect_hardware
+from wai_node.models.hub import FoundModel, Hub
+from wai_node.models.shape import ModelShape, shape_from_metadata
+from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
+
+from .deployment import (
+    Action,
+    Deployment,
+    Gone,
+    Halt,
+    Launch,
+    StartDownload,
+    State,
+    Wish,
+)
+from .entry import (
+    DeploymentStatus,
+    Endpoint,
+    Entry,
+    Event,
+    QuantFit,
+    endpoint_of,
+    files_of,
+    load_for,
+    read_shape,
+    status_of,
+    wish_of,
+)
+from .log_file import read_tail
+from .orphans import end_orphans
+from .policy import ManagedSettings
+from .runner import Runner
+from .wanted import Wanted, WantedModel
+
+DEFAULT_CONTEXT: Final = 8192  # what a chat needs; the fit lowers it where it must
+DEFAULT_SLOTS: Final = 2
+LEASE_LIMIT_S: Final = 600.0  # as long as the relay waits for a first byte
+SHOWN_LOG_LINES: Final = 12
+MAX_LOG_LINES: Final = 1000
+_NAME: Final = re.compile(r"[\w.-]{1,96}")
+
+
+class Supervisor:
+    """All managed models of a node. `run` owns every task and process; the rest asks it.
+
+    `inference_key` is demanded by every server; `hardware` and `now` are inputs for tests.
+    """
+
+    def __init__(
+        self,
+        settings: ManagedSettings,
+        hub: Hub,
+        inference_key: str,
+        on_event: Callable[[Event], None] = lambda event: None,
+        *,
+        hardware: Callable[[], Hardware] = detect_hardware,
+        now: Callable[[], float] = anyio.current_time,
+        clock: Clock | None = None,
+    ) -> None:
+        self.settings, self.hub = settings, hub
+        self._key, self._on_event = inference_key, on_event
+        self._hardware, self._now, self._clock = hardware, now, clock
+        self._wanted = Wanted(settings.folder)
+        self._entries: dict[str, Entry] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._changing = anyio.Lock()  # one change of the wanted state at a time
+
+    async def run(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Bring back what is wanted, and keep it until cancelled; then every server is stopped."""
+        await anyio.to_thread.run_sync(end_orphans, self.settings.folder / "running")
+        await anyio.to_thread.run_sync(self._wanted.load)
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            for model in self._wanted.models.values():
+                self._add(model)
+            task_status.started()
+            await anyio.sleep_forever()
+
+    # -- what may be asked for
+
+    async def search(self, query: str, limit: int = 20) -> list[FoundModel]:
+        """GGUF models on the hub. Raises `WaiError`."""
+        return await self.hub.search(query, limit)
+
+    async def fit(
+        self, reference: str, context_tokens: int | None = None, slots: int | None = None
+    ) -> list[QuantFit]:
+        """How each quantisation of `publisher/name[:QUANT]` fits this node. Raises `WaiError`."""
+        repo, wanted = parse_reference(reference)
+        repository = await self.hub.repository(repo)
+        quants = (repository.choose(wanted),) if wanted else repository.quantisations
+        if not quants:
+            repository.choose(None)  # raises, and says what to do
+        # one header tells for all: quantisations of a repository differ in weights alone
+        shape = await self._shape(repository, quants[0])
+        hardware = await anyio.to_thread.run_sync(self._hardware)
+        load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+        return [
+            QuantFit(quant.name, quant.size_bytes, self._fit(repo, shape, quant, load, hardware))
+            for quant in quants
+        ]
+
+    async def deploy(
+        self,
+        reference: str,
+        context_tokens: int | None = None,
+        slots: int | None = None,
+        idle_unload_s: float | None = None,
+    ) -> str:
+        """Serve `publisher/name[:QUANT]` from now on; returns its alias at once, while it is
+        being downloaded. One that is deployed already is changed, or begun again if it failed.
+
+        Raises `WaiError`: not allowed, unknown, gated, does not fit, no room in the quota.
+        """
+        self.settings.check_allowed()
+        repo, wanted = parse_reference(reference)
+        self.settings.check_publisher(repo)
+        repository = await self.hub.repository(repo)
+        quant = repository.choose(wanted)
+        alias = f"{repo}:{quant.name}"
+        if not _NAME.fullmatch(quant.name):
+            raise RequestError(f"the file name of {alias[:120]!r} can't be used as a model's id")
+        if alias in self._entries:
+            await self._again(alias, context_tokens, slots)
+            return alias
+        shape = await self._shape(repository, quant)
+        load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+        hardware = await anyio.to_thread.run_sync(self._hardware)
+        found = self._fit(repo, shape, quant, load, hardware)
+        if found.verdict is Verdict.NO:
+            raise RequestError(f"{alias} does not fit this node: {found.reason}")
+        model = WantedModel(
+            alias=alias,
+            repo=repo,
+            commit=repository.commit,
+            quant=quant.name,
+            paths=tuple(file.path for file in quant.files),
+            sizes=tuple(file.size_bytes for file in quant.files),
+            sha256=tuple(file.sha256 for file in quant.files),
+            context_tokens=load.context_tokens,
+            slots=load.slots,
+            idle_unload_s=idle_unload_s,
+            gpu_layers=found.gpu_layers if hardware.gpus else None,
+        )
+        async with self._changing:
+            if alias not in self._entries:  # another call was quicker
+                self.settings.check_quota(self._wanted.models.values(), model.size_bytes)
+                await anyio.to_thread.run_sync(self._wanted.put, model)
+                self._add(model)
+        return alias
+
+    def deployed(self) -> list[DeploymentStatus]:
+        """Every deployed model."""
+        return [status_of(entry) for entry in self._entries.values()]
+
+    async def remove(self, alias: str) -> None:
+        """Serve it no more, and delete its files once nothing is being answered with it.
+
+        Raises `RequestError` for an unknown one, `AuthError` where not allowed.
+        """
+        self.settings.check_allowed()
+        entry = self._entry(alias)
+        async with self._changing:
+            await anyio.to_thread.run_sync(self._wanted.drop, alias)
+            if entry.download is not None:
+                entry.download.cancel()
+            self._apply(entry, entry.machine.remove(self._now()))
+
+    async def set_context(self, alias: str, context_tokens: int, slots: int | None = None) -> None:
+        """Serve `alias` with another context without dropping a request; returns at once.
+
+        The new server is started beside the old one where memory allows, else after it. Where the
+        new one fails, the old context comes back, and `DeploymentStatus.swap_error` says why.
+        """
+        self.settings.check_allowed()
+        entry = self._entry(alias)
+        wish = entry.machine.wish
+        model = entry.model
+        shape = await anyio.to_thread.run_sync(self._shape_on_disk, model)
+        load = load_for(shape, context_tokens, slots or wish.slots)
+        if load.context_tokens < context_tokens:
+            raise RequestError(
+                f"{alias} was trained for {shape.context_trained} tokens of context; ask for that "
+                "or less"
+            )
+        hardware = await anyio.to_thread.run_sync(self._hardware)
+        found = fit(shape, model.size_bytes, load, hardware, Correction(*model.correction))
+        beside = found.verdict is (Verdict.GPU if hardware.gpus else Verdict.CPU)
+        changed = replace(model, context_tokens=load.context_tokens, slots=load.slots)
+        async with self._changing:
+            await anyio.to_thread.run_sync(self._wanted.put, changed)
+            entry.model = changed
+            actions = entry.machine.change(wish_of(changed), self._now(), beside=beside)
+            if entry.machine.state is State.FAILED:
+                actions = [*actions, *entry.machine.deploy()]
+            self._apply(entry, actions)
+
+    async def logs(self, alias: str, lines: int = 100) -> list[str]:
+        """The last lines that the servers of `alias` printed, over restarts."""
+        entry = self._entry(alias)
+        count = max(1, min(lines, MAX_LOG_LINES))
+        return await anyio.to_thread.run_sync(read_tail, self._log_path(entry.model), count)
+
+    # -- for requests
+
+    def serving(self) -> dict[str, Endpoint]:
+        """Where each model that is ready answers now."""
+        found = {}
+        for alias, entry in self._entries.items():
+            endpoint = endpoint_of(entry, entry.machine.serving)
+            if endpoint is not None and entry.machine.state is State.READY:
+                found[alias] = endpoint
+        return found
+
+    @asynccontextmanager
+    async def lease(self, alias: str, limit_s: float = LEASE_LIMIT_S) -> AsyncIterator[Endpoint]:
+        """Where to send a request for `alias`; hold it until the answer is over.
+
+        Waits while the model loads, wakes it when it was unloaded. Raises `NodeUnavailable` when it
+        failed, was removed, or is not ready within `limit_s`.
+        """
+        entry = self._entry(alias)
+        generation = None
+        try:
+            with anyio.fail_after(limit_s):
+                while generation is None:
+                    changed = entry.changed
+                    generation, actions = entry.machine.lease(self._now())
+                    self._apply(entry, actions)
+                    if generation is not None:
+                        break
+                    if entry.gone or entry.machine.state in (State.FAILED, State.ABSENT):
+                        why = entry.machine.reason or "it was removed"
+                        raise NodeUnavailable(f"{alias} is not served: {why}", Fault.OVERLOADED)
+                    await changed.wait()
+        except TimeoutError:
+            raise NodeUnavailable(
+                f"{alias} was not ready within {limit_s:g} s", Fault.UPSTREAM_TIMEOUT
+            ) from None
+        try:
+            endpoint = endpoint_of(entry, generation)
+            if endpoint is None:
+                raise NodeUnavailable(f"{alias} has just ended", Fault.UPSTREAM_BROKE)
+            yield endpoint
+        finally:
+            self._apply(entry, entry.machine.release(generation, self._now()))
+
+    # -- carrying out
+
+    def _add(self, model: WantedModel) -> None:
+        entry = Entry(model, Deployment(wish_of(model)))
+        self._entries[model.alias] = entry
+        self._apply(entry, entry.machine.deploy())
+        self._group.start_soon(self._keep_time, entry)
+
+    @property
+    def _group(self) -> anyio.abc.TaskGroup:
+        if self._tasks is None:
+            raise RuntimeError("Supervisor.run is not running")
+        return self._tasks
+
+    def _apply(self, entry: Entry, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case StartDownload():
+                    self._group.start_soon(self._download, entry)
+                case Launch(generation, wish):
+                    runner = Runner(self._key, self.settings, self._log_path(entry.model))
+                    entry.runners[generation] = runner
+                    self._group.start_soon(self._serve, entry, runner, generation, wish)
+                case Halt(generation):
+                    entry.runners[generation].halt()
+                case Gone():
+                    entry.gone = True
+                    self._group.start_soon(self._delete, entry)
+                case _:
+                    assert_never(action)
+        waiting, entry.changed = entry.changed, anyio.Event()
+        waiting.set()
+        self._on_event(Event("state", status_of(entry)))
+
+    async def _keep_time(self, entry: Entry) -> None:
+        """Call the machine when it asked to be called; one task for each deployment."""
+        while not entry.gone:
+            changed, deadline = entry.changed, entry.machine.next_deadline()
+            if deadline is None:
+                await changed.wait()
+                continue
+            with anyio.move_on_after(max(0.0, deadline - self._now())):
+                await changed.wait()
+                continue
+            self._apply(entry, entry.machine.handle_timeout(self._now()))
+
+    async def _download(self, entry: Entry) -> None:
+        model = entry.model
+        repository = Repository(model.repo, model.commit, gated=False, quantisations=())
+        files = files_of(model)
+
+        def tell(progress: Progress) -> None:
+            entry.progress = progress
+            self._on_event(Event("progress", status_of(entry)))
+
+        download = Download(
+            self.hub.transfer,
+            lambda file: self.hub.file_url(repository, file),
+            files,
+            self._folder(model),
+            tell,
+            clock=self._clock,
+            kept_free_bytes=self.settings.kept_free_bytes,
+        )
+        with anyio.CancelScope() as scope:
+            entry.download = scope
+            try:
+                await download.run()
+            except WaiError as error:
+                may_pass = error.fault in (Fault.UPSTREAM_UNREACHABLE, Fault.UPSTREAM_TIMEOUT)
+                actions = entry.machine.download_failed(str(error), self._now(), may_pass=may_pass)
+            else:
+                actions = entry.machine.download_done(self._now())
+            entry.download = None
+            self._apply(entry, actions)
+
+    async def _serve(self, entry: Entry, runner: Runner, generation: int, wish: Wish) -> None:
+        """One server from start to end, told to the machine."""
+
+        def on_ready(context_tokens: int) -> None:
+            actions = entry.machine.server_ready(generation, context_tokens, self._now())
+            self._apply(entry, actions)
+
+        paths = [self._folder(entry.model) / Path(path).name for path in entry.model.paths]
+        reason = await runner.run(entry.model, paths[0], wish, on_ready)
+        if runner.seen is not None:
+            await self._learn(entry, runner, wish)
+        tail = runner.log_tail[-SHOWN_LOG_LINES:]
+        actions = entry.machine.server_ended(generation, reason, tail, self._now())
+        del entry.runners[generation]
+        self._apply(entry, actions)
+
+    async def _learn(self, entry: Entry, runner: Runner, wish: Wish) -> None:
+        """Keep how far the estimate was from what the server took."""
+        model = entry.model
+        try:
+            shape = await anyio.to_thread.run_sync(self._shape_on_disk, model)
+        except WaiError:
+            return  # its file is gone: nothing to learn for
+        correction = runner.correction(shape, model.size_bytes, wish)
+        if correction is None:
+            return
+        factors = (correction.weights, correction.cache, correction.compute)
+        async with self._changing:
+            if entry.gone or model.alias not in self._wanted.models:
+                return
+            entry.model = replace(entry.model, correction=factors)
+            await anyio.to_thread.run_sync(self._wanted.put, entry.model)
+
+    async def _delete(self, entry: Entry) -> None:
+        folder = self._folder(entry.model)
+        await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
+        if self._entries.get(entry.model.alias) is entry:
+            del self._entries[entry.model.alias]
+
+    async def _again(self, alias: str, context_tokens: int | None, slots: int | None) -> None:
+        """A second `deploy` of what is deployed."""
+        entry = self._entry(alias)
+        wish = entry.machine.wish
+        if entry.machine.state is State.FAILED and context_tokens is None and slots is None:
+            self._apply(entry, entry.machine.deploy())
+        elif (context_tokens or wish.context_tokens, slots or wish.slots) != (
+            wish.context_tokens,
+            wish.slots,
+        ):
+            await self.set_context(alias, context_tokens or wish.context_tokens, slots)
+
+    # -- looking things up
+
+    def _entry(self, alias: str) -> Entry:
+        entry = self._entries.get(alias)
+        if entry is None or entry.gone:
+            names = ", ".join(self._entries) or "nothing"
+            raise RequestError(
+                f"{alias[:120]!r} is not deployed on this node; it has: {names}",
+                Fault.MODEL_NOT_FOUND,
+            )
+        return entry
+
+    def _folder(self, model: WantedModel) -> Path:
+        publisher, name = model.repo.split("/", 1)
+        return self.settings.models_folder / publisher / name / model.quant
+
+    def _log_path(self, model: WantedModel) -> Path:
+        return self.settings.folder / "logs" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', model.alias)}.log"
+
+    async def _shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
+        metadata: dict[str, Value] = await self.hub.metadata(repository, quant.files[0])
+        return shape_from_metadata(metadata)
+
+    def _shape_on_disk(self, model: WantedModel) -> ModelShape:
+        return read_shape(self._folder(model) / Path(model.paths[0]).name)
+
+    def _fit(
+        self, repo: str, shape: ModelShape, quant: Quantisation, load: Load, hardware: Hardware
+    ) -> Fit:
+        known = [m.correction for m in self._wanted.models.values() if m.repo == repo]
+        correction = Correction(*known[-1]) if known else Correction()
+        return fit(shape, quant.size_bytes, load, hardware, correction)

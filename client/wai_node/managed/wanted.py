@@ -1,0 +1,115 @@
+"""What this node is to serve, on its disk: read at start, so that everything comes back.
+
+Written whole to a new file and renamed over the old one, so that a crash leaves one or the other.
+A file that can't be read is moved aside and said so: a node with nothing beats a node that is down.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from wai_protocol.errors import StoreError
+
+log = logging.getLogger("wai.node.managed")
+
+FORMAT: Final = 1
+MAX_MODELS: Final = 64  # each is a process; a box serves a handful
+FILE_NAME: Final = "wanted.json"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedModel:
+    """One deployed model. `alias` is its id for callers; `files` are file names in `folder`, which
+    is relative to the models' folder. `sizes` and `sha256` are the hub's, file by file."""
+
+    alias: str
+    repo: str
+    commit: str
+    quant: str
+    paths: tuple[str, ...]
+    sizes: tuple[int, ...]
+    sha256: tuple[str, ...]
+    context_tokens: int
+    slots: int
+    idle_unload_s: float | None = None
+    gpu_layers: int | None = None
+    correction: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @property
+    def size_bytes(self) -> int:
+        """All its files together."""
+        return sum(self.sizes)
+
+
+class Wanted:
+    """The list, and its file in `folder`. Blocking, and small: a few KB at most."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
+        self.models: dict[str, WantedModel] = {}
+
+    def load(self) -> None:
+        """Read what is there. A broken file is kept beside, under another name."""
+        try:
+            text = self._path.read_text()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"{self._path} can't be read: {error.strerror}") from error
+        try:
+            models = _parse(json.loads(text))
+        except (ValueError, KeyError, TypeError) as error:
+            aside = self._path.with_name(f"{FILE_NAME}.broken-{int(time.time())}")
+            self._path.replace(aside)
+            log.error("%s made no sense (%s) and is now %s", self._path, error, aside.name)
+            return
+        self.models = {model.alias: model for model in models}
+
+    def put(self, model: WantedModel) -> None:
+        """Add or replace a model, durably. Raises `StoreError`."""
+        if model.alias not in self.models and len(self.models) >= MAX_MODELS:
+            raise StoreError(f"a node serves at most {MAX_MODELS} models; remove one first")
+        self._save({**self.models, model.alias: model})
+
+    def drop(self, alias: str) -> None:
+        """Forget a model, durably. Raises `StoreError`."""
+        self._save({name: model for name, model in self.models.items() if name != alias})
+
+    def _save(self, models: dict[str, WantedModel]) -> None:
+        content = {"format": FORMAT, "models": [asdict(model) for model in models.values()]}
+        fresh = self._path.with_name(FILE_NAME + ".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with fresh.open("w") as file:
+                json.dump(content, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the rename itself must survive a power cut
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise StoreError(f"{self._path} can't be written: {error.strerror}") from error
+        self.models = models
+
+
+def _parse(content: Any) -> list[WantedModel]:
+    if content["format"] != FORMAT:
+        raise ValueError(f"its format is {content['format']!r}")
+    found = []
+    for entry in content["models"][:MAX_MODELS]:
+        for name in ("paths", "sizes", "sha256", "correction"):
+            entry[name] = tuple(entry[name])
+        model = WantedModel(**entry)
+        if not len(model.paths) == len(model.sizes) == len(model.sha256) > 0:
+            raise ValueError(f"{model.alias!r} has no files")
+        found.append(model)
+    return found

@@ -1,0 +1,428 @@
+"""Models deployed for real: a fake hub, a real llama-server (b10434) with tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import psutil
+import pytest
+
+from tests.harness.fake_hub import FakeHub, FakeRepo
+from tests.harness.real import require_real, script
+from tests.harness.tiny_gguf import tiny_gguf
+from wai_node.managed.deployment import State
+from wai_node.managed.entry import DeploymentStatus, Event
+from wai_node.managed.policy import ManagedSettings
+from wai_node.managed.supervisor import Supervisor
+from wai_node.models.download import Clock
+from wai_node.models.hardware import Hardware
+from wai_node.models.hub import Hub, HubSettings
+from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(100)]
+
+KEY: Final = "wai_ik_test_0123456789"
+REPO: Final = "tiny/llama-GGUF"
+ALIAS: Final = f"{REPO}:F16"
+WAIT_S: Final = 40.0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return tiny_gguf(tmp_path_factory.mktemp("gguf")).read_bytes()
+
+
+@pytest.fixture
+def hub(model: bytes) -> Iterator[FakeHub]:
+    require_real("llama-server")
+    broken = model[: len(model) // 2]  # a header that reads well, and tensors that are not there
+    repos = {
+        REPO: FakeRepo({"tiny-F16.gguf": model}),
+        "tiny/broken-GGUF": FakeRepo({"broken-F16.gguf": broken}),
+        "tiny/gated-GGUF": FakeRepo({"g-F16.gguf": model}, gated=True),
+    }
+    with FakeHub(repos) as fake:
+        yield fake
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ManagedSettings:
+    return ManagedSettings(
+        folder=tmp_path / "node",
+        models_folder=tmp_path / "models",
+        server=script("llama-server-vulkan"),
+        threads=1,
+        kept_free_bytes=0,
+    )
+
+
+class Node:
+    """A supervisor, and what it told."""
+
+    def __init__(self, supervisor: Supervisor, events: list[Event]) -> None:
+        self.supervisor, self.events = supervisor, events
+
+    def status(self, alias: str = ALIAS) -> DeploymentStatus:
+        [found] = [s for s in self.supervisor.deployed() if s.alias == alias]
+        return found
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        with anyio.fail_after(WAIT_S):
+            while not true():  # noqa: ASYNC110 -- the processes tell no event
+                await anyio.sleep(0.02)
+
+    async def until_state(self, state: State, alias: str = ALIAS) -> DeploymentStatus:
+        try:
+            await self.until(lambda: self.status(alias).state is state)
+        except TimeoutError:
+            raise AssertionError(f"not {state}: {self.status(alias)}") from None
+        return self.status(alias)
+
+    async def complete(self, alias: str = ALIAS, tokens: int = 4) -> dict[str, Any]:
+        """One completion, as a forwarder would ask for it."""
+        async with self.supervisor.lease(alias, WAIT_S) as endpoint:
+            body = {"prompt": "sesame w1 w2", "max_tokens": tokens, "ignore_eos": True}
+            return await anyio.to_thread.run_sync(
+                _ask, endpoint.url + "/v1/completions", KEY, body, abandon_on_cancel=True
+            )
+
+
+def _ask(url: str, key: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    request = urllib.request.Request(url, data=json.dumps(body).encode() if body else None)
+    request.add_header("Authorization", f"Bearer {key}")
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: dict[str, Any] = json.loads(answer.read())
+        return found
+
+
+@asynccontextmanager
+async def node(fake: FakeHub, settings: ManagedSettings, **more: Any) -> AsyncIterator[Node]:
+    events: list[Event] = []
+    supervisor = Supervisor(
+        settings, Hub(HubSettings(fake.endpoint)), KEY, events.append, clock=_no_waiting(), **more
+    )
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(supervisor.run)
+        yield Node(supervisor, events)
+        tasks.cancel_scope.cancel()
+
+
+def _no_waiting() -> Clock:
+    async def sleep(seconds: float) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    return Clock(sleep=sleep, random=lambda: 0.0)
+
+
+def servers() -> list[psutil.Process]:
+    """llama-servers below this process."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if child.status() != psutil.STATUS_ZOMBIE and "--parallel" in child.cmdline():
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+async def test_search_fit_deploy_answer_remove(hub: FakeHub, settings: ManagedSettings) -> None:
+    async with node(hub, settings) as n:
+        assert [m.repo for m in await n.supervisor.search("llama")] == [REPO]
+        [fitted] = await n.supervisor.fit(REPO, 1024, 1)
+        assert fitted.quant == "F16"
+        assert await n.supervisor.deploy(REPO, 1024, 2) == ALIAS
+        status = await n.until_state(State.READY)
+        assert (status.context_served, status.slots) == (1024, 2)
+        answer = await n.complete()
+        assert answer["usage"]["completion_tokens"] == 4
+        names = [event.status.state for event in n.events]
+        order = [State.DOWNLOADING, State.STARTING, State.READY]
+        assert sorted(order, key=names.index) == order
+        assert any(event.name == "progress" for event in n.events)
+        await n.supervisor.remove(ALIAS)
+        await n.until(lambda: n.supervisor.deployed() == [])
+        assert servers() == []
+        assert not list(settings.models_folder.rglob("*.gguf"))
+
+
+async def test_the_key_is_demanded_and_seen_nowhere(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.READY)
+        await n.complete()
+        [endpoint] = n.supervisor.serving().values()
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            await anyio.to_thread.run_sync(_ask, endpoint.url + "/v1/completions", "", {"a": 1})
+        assert refused.value.code == 401
+        refused.value.close()
+        assert servers()
+        assert not any(KEY in " ".join(p.cmdline()) for p in servers())
+        log = "\n".join(await n.supervisor.logs(ALIAS, 1000))
+        assert "listening on" in log
+        assert KEY not in log
+        assert "sesame" not in log, "a prompt was logged"
+        kept = _texts(settings.folder)
+        assert KEY not in kept
+        assert "sesame" not in kept
+
+
+def _texts(folder: Path) -> str:
+    return "\n".join(p.read_text(errors="replace") for p in folder.rglob("*") if p.is_file())
+
+
+async def test_a_killed_server_comes_back_by_itself(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.READY)
+        [before] = servers()
+        before.kill()
+        failed = await n.until_state(State.FAILED)
+        assert "SIGKILL" in failed.reason
+        await n.until_state(State.READY)
+        assert servers()[0].pid != before.pid
+        assert (await n.complete())["choices"]
+
+
+async def test_a_restarted_node_brings_back_what_it_served_without_the_hub(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.READY)
+    assert servers() == []
+    before = len(hub.seen)
+    async with node(hub, settings) as n:
+        await n.until_state(State.READY)
+        assert (await n.complete())["choices"]
+    assert len(hub.seen) == before
+
+
+async def test_a_context_swap_under_load_drops_no_request(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    await _swap_under_load(hub, settings, hardware=None)
+
+
+async def test_a_swap_without_room_for_two_waits_and_drops_no_request(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    calls: list[int] = []
+
+    def one_fits() -> Hardware:
+        calls.append(1)
+        free = 1 << 33 if len(calls) == 1 else 0  # room at the deploy, none beside it later
+        return Hardware((), 1 << 33, free, "cpu", 1)
+
+    await _swap_under_load(hub, settings, hardware=one_fits)
+
+
+async def _swap_under_load(
+    hub: FakeHub, settings: ManagedSettings, hardware: Callable[[], Hardware] | None
+) -> None:
+    more = {"hardware": hardware} if hardware else {}
+    async with node(hub, settings, **more) as n:
+        await n.supervisor.deploy(REPO, 1024, 2)
+        await n.until_state(State.READY)
+        answered: list[dict[str, Any]] = []
+        stop = anyio.Event()
+
+        async def caller() -> None:
+            while not stop.is_set():
+                answered.append(await n.complete(tokens=24))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(caller)
+            await n.until(lambda: len(answered) > 5)
+            await n.supervisor.set_context(ALIAS, 2048)
+            await n.until(lambda: n.status().context_served == 2048)
+            seen = len(answered)
+            await n.until(lambda: len(answered) > seen + 5)
+            stop.set()
+        assert all(a["usage"]["completion_tokens"] == 24 for a in answered)
+        assert n.status().swap_error == ""
+        await n.until(lambda: len(servers()) == 1)
+
+
+async def test_a_swap_that_fails_goes_back_to_the_old_context(
+    hub: FakeHub, settings: ManagedSettings, tmp_path: Path
+) -> None:
+    # a server that refuses the new context: everything else is the real one
+    wrapper = tmp_path / "picky-llama-server"
+    _write_script(
+        wrapper,
+        f'case "$*" in *"--ctx-size 2048 "*) echo "failed to allocate buffer"; exit 1;; esac\n'
+        f'exec {script("llama-server-vulkan")} "$@"\n',
+    )
+    for beside in (True, False):
+        free = (lambda: Hardware((), 1 << 33, 1 << 33, "cpu", 1)) if beside else _full_later()
+        own = replace(settings, server=str(wrapper), folder=tmp_path / f"node-{beside}")
+        async with node(hub, own, hardware=free) as n:
+            await n.supervisor.deploy(REPO, 1024, 1)
+            await n.until_state(State.READY)
+            await n.supervisor.set_context(ALIAS, 2048)
+            await n.until(lambda: bool(n.status().swap_error))
+            await n.until_state(State.READY)
+            assert "not enough memory" in n.status().swap_error
+            assert n.status().context_served == 1024
+            assert (await n.complete())["choices"]
+
+
+def _full_later() -> Callable[[], Hardware]:
+    free = [1 << 33]
+    return lambda: Hardware((), 1 << 33, free.pop() if free else 0, "cpu", 1)
+
+
+def _write_script(path: Path, body: str) -> None:
+    path.write_text("#!/bin/sh\n" + body)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+async def test_an_idle_model_is_unloaded_and_a_request_loads_it_again(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1, idle_unload_s=0.3)
+        await n.until_state(State.ASLEEP)
+        assert servers() == []
+        assert (await n.complete())["choices"]
+
+
+async def test_a_file_that_llama_server_rejects_fails_with_what_to_do(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings) as n:
+        alias = await n.supervisor.deploy("tiny/broken-GGUF", 1024, 1)
+        failed = await n.until_state(State.FAILED, alias)
+        assert "choose another quantisation" in failed.reason
+        assert failed.log_tail
+        with pytest.raises(NodeUnavailable, match="not served"):
+            await n.complete(alias)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [("exit 3", "status 3"), ("echo couldn\\'t bind HTTP; exit 1", "port was taken")],
+)
+async def test_a_server_that_dies_at_once_fails_with_its_reason(
+    hub: FakeHub, settings: ManagedSettings, tmp_path: Path, body: str, words: str
+) -> None:
+    _write_script(tmp_path / "dying", body + "\n")
+    async with node(hub, replace(settings, server=str(tmp_path / "dying"))) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        failed = await n.until_state(State.FAILED)
+        assert words in failed.reason
+
+
+async def test_a_server_that_is_not_installed_is_said_so(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, replace(settings, server="/nonexistent/llama-server")) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        failed = await n.until_state(State.FAILED)
+        assert "not there or not executable" in failed.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reference", "fault"),
+    [
+        ({"allow_deploy": False}, REPO, Fault.FORBIDDEN),
+        ({"allowed_publishers": frozenset({"bartowski"})}, REPO, Fault.FORBIDDEN),
+        ({"disk_quota_bytes": 1000}, REPO, Fault.INTERNAL),
+        ({}, "tiny/nothing", Fault.NOT_FOUND),
+        ({}, f"{REPO}:Q9", Fault.NOT_FOUND),
+    ],
+)
+async def test_a_node_refuses_what_it_may_not_or_can_not(
+    hub: FakeHub, settings: ManagedSettings, change: dict[str, Any], reference: str, fault: Fault
+) -> None:
+    async with node(hub, replace(settings, **change)) as n:
+        with pytest.raises(WaiError) as refused:
+            await n.supervisor.deploy(reference, 1024, 1)
+        assert refused.value.fault is fault
+        assert n.supervisor.deployed() == []
+
+
+async def test_a_model_too_large_for_the_box_is_refused_before_the_download(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    tiny = Hardware((), 64 << 20, 32 << 20, "cpu", 1)
+    async with node(hub, settings, hardware=lambda: tiny) as n:
+        with pytest.raises(RequestError, match="does not fit"):
+            await n.supervisor.deploy(REPO, 1024, 1)
+        assert n.supervisor.deployed() == []
+
+
+async def test_a_gated_model_fails_with_what_to_do(hub: FakeHub, settings: ManagedSettings) -> None:
+    async with node(hub, settings) as n:
+        with pytest.raises(WaiError, match="accept its licence"):
+            await n.supervisor.deploy("tiny/gated-GGUF", 1024, 1)
+
+
+async def test_a_failing_download_leaves_the_other_model_served(
+    hub: FakeHub, settings: ManagedSettings, model: bytes
+) -> None:
+    hub.repos["tiny/second-GGUF"] = FakeRepo({"second-F32.gguf": model + b"\0" * 32})
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.READY)
+        hub.faults.wrong_hash = True
+        alias = await n.supervisor.deploy("tiny/second-GGUF", 1024, 1)
+        failed = await n.until_state(State.FAILED, alias)
+        assert "SHA-256" in failed.reason
+        assert (await n.complete())["choices"]
+
+
+async def test_a_second_deploy_begins_a_failed_one_again(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    hub.faults.statuses = [0, *[500] * 30]
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        failed = await n.until_state(State.FAILED)
+        assert "answered 500" in failed.reason
+        hub.faults.statuses = []
+        await n.supervisor.deploy(REPO)
+        await n.until_state(State.READY)
+
+
+async def test_a_request_during_the_start_waits_for_it(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        assert (await n.complete())["choices"]
+
+
+async def test_a_server_that_hangs_is_killed_with_its_group(
+    hub: FakeHub, settings: ManagedSettings, tmp_path: Path
+) -> None:
+    _write_script(tmp_path / "hanging", "trap '' TERM\nsleep 1000 & sleep 1000 --parallel\n")
+    async with node(hub, replace(settings, server=str(tmp_path / "hanging"))) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.STARTING)
+        await n.until(lambda: bool(list((settings.folder / "running").glob("*.pid"))))
+        [note] = (settings.folder / "running").glob("*.pid")
+        pid = int(note.stem)
+        os.killpg(pid, signal.SIGKILL)
+        await n.until_state(State.FAILED)
+        assert not psutil.pid_exists(pid)
