@@ -7,20 +7,24 @@ The gateway asks for a lease, uses its upstream, and gives it back with what hap
 from __future__ import annotations
 
 import abc
-from collections import Counter
+import asyncio
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
-from wai_protocol.status import ModelStatus
+from wai_protocol.status import NodeStatus
+from wai_protocol.surface import Headers
 
+from .admission import Admission, Permit
+from .decisions import DecisionLog
 from .fingerprints import Fingerprint
 from .keys import ApiKey
 from .records import TokenCounts
+from .scheduler import Placement, Result, Scheduler, Ticket, Tokens
+from .selection import Demand
 from .upstream import Fleet, ServingNode, Upstream
-
-ASSUMED_SLOTS: Final = 4  # of an upstream that does not tell: llama-server's own default
-RETRY_AFTER_S: Final = 5.0  # a node that lost its connection is back by then, or stays away
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,79 +84,214 @@ class Dispatcher(Protocol):
         not work later either, `NodeUnavailable` (503) for what may. Cancelled: no claim."""
 
 
-class LeastBusyDispatcher:
-    """Takes the ready node with the most free slots; what waits, waits in the upstream's queue."""
+@dataclass(frozen=True, slots=True)
+class ModelNames:
+    """What callers' model names stand for. `aliases`: name to model. `fallbacks`: model to those
+    that may stand in for it, best first. Replace the whole of it to change it while the relay
+    runs."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def served_by(self, name: str) -> tuple[str, ...]:
+        """The models to try for `name`, in order."""
+        model = self.aliases.get(name, name)
+        return (model, *self.fallbacks.get(model, ()))
+
+
+class ScheduledDispatcher:
+    """The relay's dispatcher: admission by key, then the scheduler's best node, waiting if need be.
+
+    It carries between the fleet, whose statuses it passes on, the scheduler, and callers' tasks,
+    and holds no rule of its own. Let the fleet call `node_changed`: else what waits learns of a
+    change by the scheduler's tick.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        names: ModelNames | None = None,
+        admission: Admission | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.names = names or ModelNames()
+        self.admission = admission or Admission()
+        self.decisions = DecisionLog()
         self._fleet = fleet
-        self._claims: Counter[str] = Counter()
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._scheduler = Scheduler()
+        self._known: dict[str, tuple[ServingNode, NodeStatus, bool]] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     async def acquire(self, info: RequestInfo) -> Lease:
         """See `Dispatcher`."""
-        offers = self._offers(info)
-        if not offers:
-            raise self._nobody(info)
-        node = max(offers, key=lambda name: (offers[name][1], name))
-        self._claims[node] += 1
-        return _CountedLease(self._claims, offers[node][0], info)
-
-    def _offers(self, info: RequestInfo) -> dict[str, tuple[ServingNode, int]]:
-        """The nodes that can take it now, with their free slots."""
-        offers: dict[str, tuple[ServingNode, int]] = {}
-        for node in self._fleet.nodes():
-            model = _model_of(node, info)
-            if model is None or not (node.ready and model.ready) or not _allowed(node, info):
-                continue
-            total = ASSUMED_SLOTS if model.slots_total is None else model.slots_total
-            free = total - max(model.slots_busy, self._claims[node.name])
-            offers[node.name] = (node, free)
-        return offers
-
-    def _nobody(self, info: RequestInfo) -> WaiError:
-        """Why no node takes it: for now, or for good."""
-        nodes = list(self._fleet.nodes())
-        if info.pin is not None and all(node.name != info.pin for node in nodes):
-            return RequestError(f"There is no node `{info.pin}`.", Fault.NODE_NOT_FOUND)
-        if info.pin is not None:
-            nodes = [node for node in nodes if node.name == info.pin]
-        if all(_model_of(node, info) is None for node in nodes):
-            where = f"Node `{info.pin}`" if info.pin is not None else "No node"
-            verb = "does not serve" if info.pin is not None else "serves"
-            message = (
-                f"{where} {verb} the model `{info.model}`; GET /v1/models lists what is served."
+        now = self._clock()
+        tokens = info.prompt_tokens
+        if info.generates:
+            tokens += self._scheduler.expected_output(
+                self.names.served_by(info.model)[0], info.key.id, info.max_output_tokens
             )
-            return RequestError(message, Fault.MODEL_NOT_FOUND)
-        return NodeUnavailable(
-            f"No node can serve `{info.model}` at the moment; try again soon.",
-            retry_after_s=RETRY_AFTER_S,
+        permit = self.admission.admit(
+            info.key,
+            tokens,
+            now,
+            self._wall_clock(),
+            again=bool(info.excluded),
         )
+        try:
+            return await self._place(info, permit)
+        except BaseException:
+            self.admission.settle(permit, 0, self._clock())
+            raise
+
+    def node_changed(self, node: ServingNode) -> None:
+        """A node's state or status changed: those that wait may go there, or must not."""
+        del node  # looking at all is cheap, and finds those that are gone
+        self._look(self._clock())
+        self._arm()
+
+    def ratelimit_headers(self, key: ApiKey) -> Headers:
+        """The `x-ratelimit-*` headers of a response to `key`."""
+        return self.admission.headers(key, self._clock(), self._wall_clock())
+
+    @property
+    def in_flight(self) -> int:
+        """Leases that were not given back yet."""
+        return self._scheduler.in_flight
+
+    # -- inside
+    async def _place(self, info: RequestInfo, permit: Permit) -> Lease:
+        self._look(self._clock())
+        if info.pin is not None and info.pin not in self._known:
+            raise RequestError(f"There is no node `{info.pin}`.", Fault.NODE_NOT_FOUND)
+        refusal: WaiError | None = None
+        for model in self.names.served_by(info.model):
+            now = self._clock()
+            try:
+                ticket = self._scheduler.submit(
+                    _demand(info, model),
+                    info.key.id,
+                    now,
+                    priority=info.key.limits.priority,
+                    may_wait=info.generates,
+                )
+                placement = ticket.placement or await self._wait(ticket)
+            except (NodeUnavailable, RequestError) as error:
+                refusal = refusal or error  # of the model that was asked for
+                continue
+            self.decisions.add(info.request_id, model, placement)
+            node = self._known[placement.node][0]
+            return _PlacedLease(self, placement, permit, node, info, model)
+        assert refusal is not None
+        raise refusal
+
+    async def _wait(self, ticket: Ticket) -> Placement:
+        changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket.on_change = lambda: None if changed.done() else changed.set_result(None)
+        self._arm()
+        try:
+            await changed
+        except asyncio.CancelledError:
+            self._scheduler.cancel(ticket, self._clock())
+            raise
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.placement is not None
+        return ticket.placement
+
+    def _look(self, now: float) -> None:
+        """Pass on what changed in the fleet since we last looked."""
+        seen = 0
+        for node in self._fleet.nodes():
+            seen += 1
+            state = (node, node.status, node.ready)
+            known = self._known.get(node.name)
+            if known is not None and all(a is b for a, b in zip(known, state, strict=True)):
+                continue
+            self._known[node.name] = state
+            if node.ready or node.status.draining:
+                self._scheduler.update(node.name, node.status, now)
+            else:
+                self._scheduler.lost(node.name)
+        if seen != len(self._known):
+            for name in self._known.keys() - {node.name for node in self._fleet.nodes()}:
+                del self._known[name]
+                self._scheduler.remove(name)
+
+    def _arm(self) -> None:
+        """See to it that the scheduler is woken when it wants to be."""
+        when = self._scheduler.next_deadline()
+        if when is not None and self._timer is None:
+            delay_s = max(when - self._clock(), 0.0)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._clock()
+        self._look(now)
+        self._scheduler.handle_timeout(now)
+        self._arm()
+
+    def answering(self, placement: Placement) -> None:
+        """A lease's answer began."""
+        self._scheduler.first_token(placement, self._clock())
+
+    def finished(self, placement: Placement, permit: Permit, outcome: Outcome) -> None:
+        """A lease is given back."""
+        now = self._clock()
+        counts = outcome.tokens
+        result = Result.SERVED
+        if outcome.fault is not None:
+            result = Result.FAILED
+        elif outcome.cancelled:
+            result = Result.CANCELLED
+        cached = counts.cached if counts.exact else None
+        tokens = Tokens(counts.prompt, cached, counts.completion)
+        self._scheduler.finish(placement, now, result, tokens)
+        self.admission.settle(permit, counts.prompt + counts.completion, now)
+        self._arm()
 
 
-class _CountedLease(Lease):
-    def __init__(self, claims: Counter[str], node: ServingNode, info: RequestInfo) -> None:
-        self._claims = claims
+class _PlacedLease(Lease):
+    def __init__(
+        self,
+        dispatcher: ScheduledDispatcher,
+        placement: Placement,
+        permit: Permit,
+        node: ServingNode,
+        info: RequestInfo,
+        model: str,
+    ) -> None:
         self.upstream = node
-        self.model = info.model
-        self.reason = "pinned" if info.pin is not None else "least-busy"
+        self.model = model
+        self.reason = str(placement.decision.reason)
+        self.queue_ms = placement.waited_s * 1000.0
+        self.candidates = placement.decision.scores
+        self.fallback = model != dispatcher.names.served_by(info.model)[0]
+        self._dispatcher = dispatcher
+        self._placement = placement
+        self._permit = permit
+
+    def answering(self) -> None:
+        self._dispatcher.answering(self._placement)
 
     def release(self, outcome: Outcome) -> None:
-        del outcome  # nothing is learnt here
-        self._claims[self.upstream.name] -= 1
-        if not self._claims[self.upstream.name]:
-            del self._claims[self.upstream.name]
+        self._dispatcher.finished(self._placement, self._permit, outcome)
 
 
-def _model_of(node: ServingNode, info: RequestInfo) -> ModelStatus | None:
-    for model in node.status.models:
-        if model.id == info.model and info.api in model.apis:
-            return model
-    return None
-
-
-def _allowed(node: ServingNode, info: RequestInfo) -> bool:
-    nodes = info.key.limits.nodes
-    return (
-        node.name not in info.excluded
-        and info.pin in (None, node.name)
-        and (not nodes or node.name in nodes)
+def _demand(info: RequestInfo, model: str) -> Demand:
+    limits = info.key.limits
+    return Demand(
+        model,
+        max(info.prompt_tokens, 1),
+        info.max_output_tokens,
+        prefix=info.prefix,
+        pin=info.pin,
+        nodes=frozenset(limits.nodes) if limits.nodes else None,
+        avoid=info.excluded,
+        local_only=limits.local_only,
+        api=info.api,
     )

@@ -12,6 +12,7 @@ Pure state machine: no I/O, `now` is monotonic seconds. `dispatch` is its shell.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable
 from typing import Final, Literal, NamedTuple, assert_never
 
@@ -218,7 +219,7 @@ class Scheduler:
         """A node has no connection now; what it was known to be is kept for when it is back."""
         for lanes in self._lanes.values():
             if (lane := lanes.get(node)) is not None:
-                lane.readiness = Readiness.LOST
+                lane.readiness = Readiness.AWAY
 
     def remove(self, node: str) -> None:
         """A node is gone for good."""
@@ -233,7 +234,16 @@ class Scheduler:
         """The nodes that serve `model`."""
         return self._lanes.get(model, {}).keys()
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a slot."""
+        return sum(lane.ledger.claims for lanes in self._lanes.values() for lane in lanes.values())
+
     # -- requests
+    def expected_output(self, model: str, key_id: str, limit: int | None) -> int:
+        """How long an answer is likely to be, in tokens, at most the caller's own `limit`."""
+        return math.ceil(self._lengths.expected(model, key_id, limit))
+
     def submit(
         self,
         demand: Demand,
@@ -242,8 +252,10 @@ class Scheduler:
         *,
         priority: int = 0,
         max_wait_s: float = MAX_WAIT_S,
+        may_wait: bool = True,
     ) -> Ticket:
-        """Place a request, or let it wait: then `ticket.placement` is None.
+        """Place a request, or let it wait: then `ticket.placement` is None. One that takes no slot
+        (counting tokens, say) needs none to be free: `may_wait` is False.
 
         Raises `RequestError` when it can't be served by anyone, `NodeUnavailable` when not now.
         """
@@ -255,7 +267,7 @@ class Scheduler:
         if decision.fault is not None:
             raise decision.error()
         queue = self._queues.get(demand.model)
-        if queue is None and not decision.wait:
+        if not may_wait or (queue is None and not decision.wait):
             self._place(ticket, decision, now)
             return ticket
         ticket.waits_for = decision.node or ""

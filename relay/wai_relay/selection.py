@@ -46,7 +46,7 @@ class Readiness(enum.Enum):
     READY = "ready"
     DRAINING = "draining"
     COOLING = "cooling"  # failed lately; taken only where nobody else can serve
-    LOST = "lost"  # its session has no connection now
+    AWAY = "away"  # not connected now, or kept out of service by its owner
 
 
 class Reason(enum.StrEnum):

@@ -13,10 +13,10 @@ import pytest
 
 from tests.harness.exchanges import CALLER_KEY, FakeExchange, make_request
 from tests.harness.fleets import JSON, SSE, FakeFleet, FakeNode, FakeStream
+from tests.harness.plain_dispatcher import LeastBusyDispatcher
 from wai_protocol.errors import AuthError, Fault, TransportError
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
-from wai_relay.dispatch import LeastBusyDispatcher
 from wai_relay.gateway import Gateway
 from wai_relay.keys import ApiKey, KeyLimits
 from wai_relay.limits import GatewayLimits
