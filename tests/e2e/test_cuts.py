@@ -1,7 +1,7 @@
 """The tunnel's TCP is cut again and again in the middle of streams: no caller ever notices.
 
 Real processes and a proxy between them; every stream has known content, which must come once, whole
-and in order. (`tests/transport` does the same to the cores alone, many more times.)
+and in order, in both directions.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,71 +26,106 @@ from tests.harness.tcp_proxy import TcpProxy, tcp_proxy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-CUTS = 100  # of each kind of stream
-AT_ONCE = 4
+CUTS = 200
+# A node takes a connection that lives for less than a second as a reason to slow down. Four nodes,
+# each cut about once a second, get through the cuts sooner than one.
+NODES = 4
+STEADY_S = 1.05
+FARTHEST_CUT_BYTES = 60_000  # after the steady time: about a second of what flows through one node
+ANSWERS_AT_ONCE = 6
+UPLOADS_AT_ONCE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnelled:
+    """A relay, its nodes each behind a proxy of its own, and a caller's header."""
+
+    cluster: Cluster
+    proxies: list[TcpProxy]
+    headers: dict[str, str]
+
+    def count(self) -> None:
+        """Read one answer of numbered events."""
+        body = chat("counts", stream=True)
+        with request(self.cluster, "/v1/chat/completions", body, self.headers) as answer:
+            assert answer.status == 200, answer.read()
+            got = list(events(answer))
+        assert got.pop() == "[DONE]"
+        numbers = [int(json.loads(text)["choices"][0]["delta"]["content"]) for text in got]
+        assert numbers == list(range(COUNT))
+
+    def upload(self) -> None:
+        """Send a body piece by piece, and compare what has arrived."""
+        body = chat("answers", filler=random.Random().randbytes(200_000).hex())
+
+        def pieces() -> Iterator[bytes]:
+            for start in range(0, len(body), 16384):
+                yield body[start : start + 16384]
+                time.sleep(0.01)  # so that it is under way for a while
+
+        with request(self.cluster, "/v1/chat/completions", pieces(), self.headers) as answer:
+            told = answer.read()
+            assert answer.status == 200, told
+            assert json.loads(told)["text"] == hashlib.sha256(body).hexdigest()
 
 
 @pytest.fixture
-def tunnelled(tmp_path: Path) -> Iterator[tuple[Cluster, TcpProxy, dict[str, str]]]:
-    with (
-        odd_upstream() as odd,
-        cluster(tmp_path) as running,
-        tcp_proxy(running.port) as proxy,
-    ):
-        running.add_node("box", odd.url, models=len(MODELS), options=("--relay", proxy.address))
-        assert proxy.connections == 1
-        yield running, proxy, {"Authorization": f"Bearer {running.create_key().secret}"}
+def tunnelled(tmp_path: Path) -> Iterator[Tunnelled]:
+    with odd_upstream() as odd, cluster(tmp_path) as running, ExitStack() as proxies:
+        made = [proxies.enter_context(tcp_proxy(running.port)) for _ in range(NODES)]
+        for number, proxy in enumerate(made):
+            options = ("--relay", proxy.address)
+            running.add_node(f"box{number}", odd.url, models=len(MODELS), options=options)
+            assert proxy.connections == 1
+        key = running.create_key()
+        yield Tunnelled(running, made, {"Authorization": f"Bearer {key.secret}"})
 
 
-def test_no_answer_loses_repeats_or_reorders_a_byte(
-    tunnelled: tuple[Cluster, TcpProxy, dict[str, str]],
-) -> None:
-    running, proxy, headers = tunnelled
-    whole_way_through_cuts(proxy, partial(count, running, headers))
-
-
-def test_no_upload_loses_repeats_or_reorders_a_byte(
-    tunnelled: tuple[Cluster, TcpProxy, dict[str, str]],
-) -> None:
-    running, proxy, headers = tunnelled
-    whole_way_through_cuts(proxy, partial(upload, running, headers))
-
-
-def whole_way_through_cuts(proxy: TcpProxy, stream: partial[None]) -> None:
-    """Run `stream` over and over, `AT_ONCE` at a time, until the proxy has cut `CUTS` times."""
+def test_no_stream_loses_repeats_or_reorders_a_byte(tunnelled: Tunnelled) -> None:
     seed = random.randrange(1 << 32)
     print("seed", seed)  # shown where it fails
     points = random.Random(seed)
+    streams: list[Callable[[], None]] = [
+        *(tunnelled.count for _ in range(ANSWERS_AT_ONCE)),
+        *(tunnelled.upload for _ in range(UPLOADS_AT_ONCE)),
+    ]
+    with ThreadPoolExecutor(NODES + len(streams)) as pool:
+        cutting = [
+            pool.submit(cut_again_and_again, proxy, random.Random(points.random()))
+            for proxy in tunnelled.proxies
+        ]
 
-    def run_until_cut_enough() -> None:
-        while proxy.cuts < CUTS:
-            if not proxy.cut_is_due:
-                proxy.cut_after(points.randrange(1, 60_000))
-            stream()
+        def run_until_all_is_cut(stream: Callable[[], None]) -> int:
+            done = 0
+            while not all(cutter.done() for cutter in cutting):
+                stream()
+                done += 1
+            return done
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for done in [pool.submit(run_until_cut_enough) for _ in range(AT_ONCE)]:
-            done.result()
-
-
-def count(running: Cluster, headers: dict[str, str]) -> None:
-    with request(running, "/v1/chat/completions", chat("counts", stream=True), headers) as answer:
-        got = list(events(answer))
-    assert got.pop() == "[DONE]"
-    numbers = [int(json.loads(text)["choices"][0]["delta"]["content"]) for text in got]
-    assert numbers == list(range(COUNT))
-
-
-def upload(running: Cluster, headers: dict[str, str]) -> None:
-    body = chat("answers", filler=random.Random().randbytes(200_000).hex())
-    with request(running, "/v1/chat/completions", body, headers) as answer:
-        assert json.loads(answer.read())["text"] == hashlib.sha256(body).hexdigest()
+        running = [pool.submit(run_until_all_is_cut, stream) for stream in streams]
+        assert all(stream.result() > 0 for stream in running)
+        for cutter in cutting:
+            cutter.result()
+    assert sum(proxy.cuts for proxy in tunnelled.proxies) >= CUTS
 
 
-def test_a_cut_while_nothing_flows_is_healed(
-    tunnelled: tuple[Cluster, TcpProxy, dict[str, str]],
-) -> None:
-    running, proxy, headers = tunnelled
-    proxy.cut()
-    wait_until(lambda: proxy.connections == 2, "the node does not dial again")
-    upload(running, headers)
+def cut_again_and_again(proxy: TcpProxy, points: random.Random) -> None:
+    """Cut at random bytes, whenever the connection has lived for long enough."""
+    while proxy.cuts < CUTS // NODES:
+        connections = proxy.cuts + 1
+        wait_until(
+            lambda enough=connections: proxy.connections >= enough,  # type: ignore[misc]
+            "the node does not dial again",
+        )
+        time.sleep(STEADY_S)
+        proxy.cut_after(points.randrange(1, FARTHEST_CUT_BYTES))
+        wait_until(lambda: not proxy.cut_is_due, "nothing flows through this node")
+
+
+def test_a_cut_while_nothing_flows_is_healed(tunnelled: Tunnelled) -> None:
+    for proxy in tunnelled.proxies:
+        proxy.cut()
+    for proxy in tunnelled.proxies:
+        wait_until(lambda cut=proxy: cut.connections == 2, "does not dial again")  # type: ignore[misc]
+    tunnelled.upload()
+    tunnelled.count()

@@ -27,9 +27,9 @@ FLOOD_BYTES: Final = 64 << 20  # more than all buffers on the way may hold toget
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"]+)"|name="model"\s*\r\n\r\n([^\r]+)\r\n')
 _PIECE_BYTES: Final = 64 << 10
 _UNTIL_PASSED_ON_S: Final = 0.2  # else what follows may spoil the answer before its first byte
-COUNT: Final = 2000
+COUNT: Final = 1000
 _COUNTED_AT_ONCE: Final = 5
-_BETWEEN_COUNTS_S: Final = 0.005
+_BETWEEN_COUNTS_S: Final = 0.01
 
 
 def event(content: str) -> bytes:
