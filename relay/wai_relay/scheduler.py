@@ -27,6 +27,7 @@ from .rates import PRIOR_DECODE_TPS, PRIOR_PREFILL_TPS, OutputLengths, Rate
 from .selection import (
     ASSUMED_SLOTS,
     RETRY_AFTER_S,
+    UNTOLD_SLOTS,
     Candidate,
     Decision,
     Demand,
@@ -102,7 +103,7 @@ class Lane:
         if self.readiness is not Readiness.READY:
             return 0
         total = self.ledger.status.slots_total
-        return max(0, (ASSUMED_SLOTS if total is None else total) - self.ledger.busy)
+        return max(0, (UNTOLD_SLOTS if total is None else total) - self.ledger.busy)
 
 
 class Placement:
@@ -413,6 +414,9 @@ class Scheduler:
         if queue is None:
             return
         lanes = self._lanes.get(model, {})
+        for lane in lanes.values():
+            if lane.ledger.suspect:
+                lane.ledger.heal(now)
         free = {node: lane.free for node, lane in lanes.items() if lane.free}
         lines: dict[str, tuple[int, float]] = {}
         decisions = 0

@@ -21,8 +21,10 @@ from wai_protocol.status import ModelStatus
 
 from .fingerprints import Fingerprint
 
-# What an upstream that does not tell its slots is taken for: llama-server's own default is 4.
+# An upstream that does not tell its slots (vLLM, a generic one) batches as it likes and has a queue
+# of its own: nothing waits here for it. So many at once are where it begins to count as crowded.
 ASSUMED_SLOTS: Final = 4
+UNTOLD_SLOTS: Final = 1 << 20
 # A prompt must leave room for some answer, or the upstream takes the slot only to stop at once.
 MIN_ANSWER_TOKENS: Final = 16
 # A busy node's prefill is slowed by the decoding beside it; its learned rate is that of its mean
@@ -124,9 +126,9 @@ class Candidate(NamedTuple):
 
     @property
     def slots(self) -> int:
-        """How many requests it serves at once."""
+        """How many requests it serves at once, as far as it tells."""
         total = self.model.slots_total
-        return ASSUMED_SLOTS if total is None else total
+        return UNTOLD_SLOTS if total is None else total
 
     @property
     def free(self) -> int:
@@ -226,7 +228,8 @@ def score(demand: Demand, candidate: Candidate, waited_s: float = 0.0) -> Score:
         warm,
         rtt_s,
     ) = candidate[:11]
-    slots = ASSUMED_SLOTS if model.slots_total is None else model.slots_total
+    told = model.slots_total
+    slots = UNTOLD_SLOTS if told is None else told
     if not slots:
         return Score(node, excluded=excluded or "no slots")
     free = slots - busy - waiting
@@ -238,10 +241,10 @@ def score(demand: Demand, candidate: Candidate, waited_s: float = 0.0) -> Score:
         # meanwhile.
         wait_s = max(wait_s, (1 - free) * slot_s / slots)
         doubt_s = wait_s * (1 / WAIT_GAIN - 1) + waited_s
-    elif ahead > prefill_tps * max(FED_S, 2 * rtt_s):
+    elif told is not None and ahead > prefill_tps * max(FED_S, 2 * rtt_s):
         free = 0
     fresh = demand.prompt_tokens - warm
-    crowding = 1.0 + CONTENTION * min(busy, slots) / slots
+    crowding = 1.0 + CONTENTION * (busy / ASSUMED_SLOTS if told is None else min(busy / slots, 1.0))
     prefill_s = (fresh if fresh > 1 else 1) / prefill_tps * crowding
     # Where others are in line, ours makes as many wait as long as it takes to read: what is
     # fastest for one must not be slowest for all.
