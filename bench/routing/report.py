@@ -1,0 +1,187 @@
+"""The results as JSON, as a table in Markdown, and as a plot in SVG."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.routing.simulation import Outcome
+
+OURS: Final = "wai"
+COLOURS: Final = (
+    *("#999999", "#c49c94", "#8c564b", "#e377c2", "#1f77b4"),
+    *("#17becf", "#bcbd22", "#9467bd", "#d62728"),
+)
+PANEL_W: Final = 300
+PANEL_H: Final = 190
+MARGIN: Final = 46
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run. `speed_up`: by how much the trace's time was divided to get `per_second`."""
+
+    fleet: str
+    trace: str
+    load: float
+    per_second: float
+    speed_up: float
+    policy: str
+    outcome: Outcome
+
+
+def write(rows: list[Row], folder: Path, note: str) -> None:
+    """`routing.json`, `routing.md` and `routing.svg` in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"note": note, "rows": [asdict(row) for row in rows]}
+    (folder / "routing.json").write_text(json.dumps(_rounded(data), separators=(",", ":")) + "\n")
+    (folder / "routing.md").write_text(table(rows, note))
+    (folder / "routing.svg").write_text(plot(rows))
+
+
+def table(rows: list[Row], note: str) -> str:
+    """All runs, a table for each fleet and trace, after the count of where ours was best."""
+    lines = ["# Routing: time to first token by policy", "", note, "", *_verdict(rows), ""]
+    lines += ["![p50 and p99 by load](routing.svg)", ""]
+    for (fleet, trace), part in _groups(rows).items():
+        loads = sorted({row.load for row in part})
+        rates = ", ".join(
+            f"{row.load:.0%} = {row.per_second:.2f}/s (trace x{row.speed_up:.2f})"
+            for row in part
+            if row.policy == OURS
+        )
+        lines += [f"## {fleet}, {trace}", "", f"Load: {rates}.", ""]
+        lines += [
+            "p50 / p99 TTFT in seconds · good requests per second · share of prompt cached",
+            "",
+        ]
+        lines.append("| policy | " + " | ".join(f"{load:.0%}" for load in loads) + " |")
+        lines.append("|---|" + "---|" * len(loads))
+        for policy in dict.fromkeys(row.policy for row in part):
+            cells = [_cell(_find(part, policy, load), part) for load in loads]
+            lines.append(f"| {policy} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _verdict(rows: list[Row]) -> list[str]:
+    lines: list[str] = []
+    for name in ("p50_s", "p99_s"):
+        lost = []
+        groups = {(r.fleet, r.trace, r.load) for r in rows}
+        for fleet, trace, load in sorted(groups):
+            part = [r for r in rows if (r.fleet, r.trace, r.load) == (fleet, trace, load)]
+            best = min(part, key=lambda r: getattr(r.outcome, name))
+            ours = next(r for r in part if r.policy == OURS)
+            mine, theirs = getattr(ours.outcome, name), getattr(best.outcome, name)
+            if mine > theirs:
+                lost.append(
+                    f"{fleet}, {trace} at {load:.0%} ({mine:.3f} s; {best.policy} {theirs:.3f} s)"
+                )
+        what = name[:3]
+        lines.append(f"- {what}: wai is lowest in {len(groups) - len(lost)} of {len(groups)} runs.")
+        lines += [f"  - Not in {case}." for case in lost]
+    return lines
+
+
+def _cell(row: Row, part: list[Row]) -> str:
+    same = [other for other in part if other.load == row.load]
+    p50 = _mark(row.outcome.p50_s, min(other.outcome.p50_s for other in same))
+    p99 = _mark(row.outcome.p99_s, min(other.outcome.p99_s for other in same))
+    return f"{p50} / {p99} · {row.outcome.goodput:.2f} · {row.outcome.hit_rate:.0%}"
+
+
+def _mark(value: float, best: float) -> str:
+    text = f"{value:.3f}" if value < 10 else f"{value:.0f}"
+    return f"**{text}**" if value <= best else text
+
+
+def plot(rows: list[Row]) -> str:
+    """Small panels: p50 on the left and p99 on the right of each fleet and trace, log scale."""
+    groups = list(_groups(rows).items())
+    width, height = 2 * (PANEL_W + MARGIN) + 170, len(groups) * (PANEL_H + MARGIN) + 30
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+        f' width="{width}" height="{height}" font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    policies = list(dict.fromkeys(row.policy for row in rows))
+    for index, ((fleet, trace), part) in enumerate(groups):
+        top = index * (PANEL_H + MARGIN) + 30
+        for column, name in enumerate(("p50_s", "p99_s")):
+            left = column * (PANEL_W + MARGIN) + MARGIN
+            title = f"{name[:3]} TTFT, {fleet}, {trace}"
+            parts.append(f'<text x="{left}" y="{top - 8}" font-weight="bold">{title}</text>')
+            parts += _panel(part, policies, name, left, top)
+    for i, policy in enumerate(policies):
+        y = 40 + 18 * i
+        x = width - 160
+        parts.append(
+            f'<path d="M{x} {y}h22" stroke="{COLOURS[i]}" stroke-width="{_stroke(policy)}"/>'
+            f'<text x="{x + 28}" y="{y + 4}">{policy}</text>'
+        )
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _panel(part: list[Row], policies: list[str], name: str, left: int, top: int) -> list[str]:
+    values = [getattr(row.outcome, name) for row in part]
+    low = math.floor(math.log10(min(values)))
+    high = min(
+        math.ceil(math.log10(max(values))), low + 4
+    )  # what is off the scale is off the chart
+    loads = sorted({row.load for row in part})
+
+    def at(load: float, value: float) -> tuple[float, float]:
+        x = left + (load - loads[0]) / ((loads[-1] - loads[0]) or 1) * PANEL_W
+        share = (math.log10(value) - low) / (high - low)
+        return x, top + PANEL_H * (1 - min(share, 1.0))
+
+    parts = [f'<rect x="{left}" y="{top}" width="{PANEL_W}" height="{PANEL_H}" fill="#f7f7f7"/>']
+    for power in range(low, high + 1):
+        y = at(loads[0], 10.0**power)[1]
+        label = f"{10.0**power:g} s"
+        parts.append(
+            f'<path d="M{left} {y:.1f}h{PANEL_W}" stroke="#ddd"/>'
+            f'<text x="{left - 4}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
+        )
+    for load in loads:
+        x = at(load, 10.0**low)[0]
+        parts.append(
+            f'<text x="{x:.1f}" y="{top + PANEL_H + 14}" text-anchor="middle">{load:.0%}</text>'
+        )
+    for i, policy in enumerate(policies):
+        points = [at(load, getattr(_find(part, policy, load).outcome, name)) for load in loads]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(
+            f'<polyline points="{line}" fill="none" stroke="{COLOURS[i]}"'
+            f' stroke-width="{_stroke(policy)}"/>'
+        )
+    return parts
+
+
+def _stroke(policy: str) -> str:
+    return "2.6" if policy == OURS else "1.2"
+
+
+def _groups(rows: list[Row]) -> dict[tuple[str, str], list[Row]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.fleet, row.trace), []).append(row)
+    return groups
+
+
+def _find(rows: list[Row], policy: str, load: float) -> Row:
+    return next(row for row in rows if row.policy == policy and row.load == load)
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return value
