@@ -23,7 +23,7 @@ from .fingerprints import Fingerprint
 from .keys import ApiKey
 from .records import TokenCounts
 from .scheduler import Placement, Result, Scheduler, Ticket, Tokens
-from .selection import Demand
+from .selection import Demand, Readiness
 from .upstream import Fleet, ServingNode, Upstream
 
 
@@ -212,10 +212,8 @@ class ScheduledDispatcher:
             if known is not None and all(a is b for a, b in zip(known, state, strict=True)):
                 continue
             self._known[node.name] = state
-            if node.ready or node.status.draining:
-                self._scheduler.update(node.name, node.status, now)
-            else:
-                self._scheduler.lost(node.name)
+            readiness = Readiness.READY if node.ready else Readiness.AWAY
+            self._scheduler.update(node.name, node.status, now, readiness=readiness)
         if seen != len(self._known):
             for name in self._known.keys() - {node.name for node in self._fleet.nodes()}:
                 del self._known[name]

@@ -191,9 +191,19 @@ class Scheduler:
 
     # -- the fleet
     def update(
-        self, node: str, status: NodeStatus, now: float, *, rtt_s: float = 0.0, own: bool = True
+        self,
+        node: str,
+        status: NodeStatus,
+        now: float,
+        *,
+        readiness: Readiness = Readiness.READY,
+        rtt_s: float = 0.0,
+        own: bool = True,
     ) -> None:
-        """A node pushed its status, or came back. Models it no longer has are forgotten."""
+        """What a node serves now, and whether it can be given work. Models it no longer has are
+        forgotten."""
+        if status.draining:
+            readiness = Readiness.DRAINING
         models = {model.id: model for model in status.models}
         for model_id in [
             m for m, lanes in self._lanes.items() if node in lanes and m not in models
@@ -205,7 +215,7 @@ class Scheduler:
             if lane is None:
                 lane = lanes[node] = Lane(node, model, own=own)
             old = lane.ledger.status
-            lane.readiness = Readiness.DRAINING if status.draining else Readiness.READY
+            lane.readiness = readiness
             lane.rtt_s = rtt_s
             lane.ledger.report(model, now)
             if model.prefill_tps != old.prefill_tps or lane.prefill.tps is None:
@@ -215,12 +225,6 @@ class Scheduler:
             if model.context_tokens:
                 lane.warm.resize((model.slots_total or ASSUMED_SLOTS) * model.context_tokens)
             self._plan(model_id, now)
-
-    def lost(self, node: str) -> None:
-        """A node has no connection now; what it was known to be is kept for when it is back."""
-        for lanes in self._lanes.values():
-            if (lane := lanes.get(node)) is not None:
-                lane.readiness = Readiness.AWAY
 
     def remove(self, node: str) -> None:
         """A node is gone for good."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.scheduler import MAX_WAIT_S, Result, Scheduler, Ticket, Tokens
-from wai_relay.selection import Demand
+from wai_relay.selection import Demand, Readiness
 
 ASK = Demand("m", 100)
 
@@ -163,7 +163,7 @@ def test_a_failing_node_rests_and_is_probed_by_one_request() -> None:
 def test_a_node_that_left_is_forgotten_and_one_away_is_not_chosen() -> None:
     scheduler = fleet(a=1, b=1)
     scheduler.remove("a")
-    scheduler.lost("b")
+    scheduler.update("b", status(), 0.0, readiness=Readiness.AWAY)
     with pytest.raises(NodeUnavailable):
         scheduler.submit(ASK, "k", 0.0)
     scheduler.remove("b")
@@ -190,7 +190,8 @@ def test_slots_are_never_exceeded_and_everyone_is_served_in_the_end(data: st.Dat
     for _ in range(data.draw(st.integers(1, 40))):
         now += data.draw(st.floats(0, 1))
         running = [t for t in tickets if t.placement and not t.placement.over]
-        if running and data.draw(st.booleans()):
+        ends = data.draw(st.booleans())
+        if running and ends:
             finish(scheduler, data.draw(st.sampled_from(running)), now)
         else:
             demand = Demand("m", data.draw(st.integers(1, 8000)))
