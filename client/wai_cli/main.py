@@ -25,6 +25,8 @@ GROUPS: Final = {
     "invite": "let a node join: create, list and revoke invites",
     "key": "let an app call: create, list and revoke API keys",
     "doctor": "check the whole path and say what to do",
+    "usage": "see what requests cost: tokens, times, errors",
+    "explain": "see why a request went to the node that it went to",
     "version": "print the version",
 }
 INTERRUPTED: Final = 128 + signal.SIGINT

@@ -22,7 +22,8 @@ from .heartbeat import CallLater, Heartbeat, Timer
 from .http.exchange import Exchange
 from .intake import Body, Intake
 from .limits import GatewayLimits
-from .records import RequestRecord
+from .live import LiveRequest
+from .records import Attempt, RequestRecord
 from .upstream import UpstreamStream
 
 UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
@@ -38,6 +39,7 @@ class Call:
     intake: Intake
     body: Body
     record: RequestRecord
+    live: LiveRequest
     heartbeat: Heartbeat | None = None
 
     def settle(self) -> None:
@@ -86,16 +88,21 @@ class Forwarder:
         return failure
 
     async def _acquire(self, call: Call, info: RequestInfo) -> Lease:
-        asked_at = self._clock()
-        lease = await self._dispatcher.acquire(info)
         record = call.record
+        asked_at = self._clock()
+        try:
+            lease = await self._dispatcher.acquire(info)
+        finally:
+            queue_ms = (self._clock() - asked_at) * 1000.0
+            record.queue_ms += queue_ms
         record.attempts += 1
-        record.queue_ms += (self._clock() - asked_at) * 1000.0
         record.node = lease.upstream.name
         record.served_model = lease.model
         record.reason = lease.reason
-        record.candidates = lease.candidates
         record.fallback = lease.fallback
+        record.tried.append(
+            Attempt(record.node, lease.model, lease.reason, queue_ms, lease.candidates)
+        )
         return lease
 
     async def _attempt(self, call: Call, lease: Lease, prompt_tokens: int) -> Failure | None:
@@ -116,10 +123,12 @@ class Forwarder:
             strip_usage=ask_usage,
         )
         cancelled = True
+        call.live.answer = answer
         try:
             await self._exchange_with(call, lease, answer, ask_usage=ask_usage)
             cancelled = False
         finally:
+            call.live.answer = None
             call.record.tokens = answer.counts(prompt_tokens)
             self._account(call, lease, answer, given_at, cancelled=cancelled)
         return answer.failure
@@ -214,6 +223,7 @@ class Forwarder:
         if answer.failure is None:
             record.status = answer.status if call.exchange.started else 0
             record.fault = answer.fault.row.openai_code if answer.fault else ""
+        record.tried[-1].fault = answer.fault.row.openai_code if answer.fault else ""
         failed = answer.fault in RETRY_FAULTS
         lease.release(
             Outcome(
@@ -233,10 +243,12 @@ async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:
 
 
 def labels_of(record: RequestRecord) -> Headers:
-    """What every response says of how it came about."""
-    return [
+    """What every response to a request for a model says of how it came about: by which node, if
+    one was found, and why; else the code of what is in the way."""
+    labels = [
         (b"x-wai-node", record.node.encode("latin-1", "replace")),
-        (b"x-wai-reason", record.reason.encode("latin-1", "replace")),
+        (b"x-wai-reason", (record.reason or record.fault).encode("latin-1", "replace")),
         (b"x-wai-queue-ms", b"%d" % record.queue_ms),
         (b"x-wai-attempts", b"%d" % record.attempts),
     ]
+    return labels if record.node else labels[1:]

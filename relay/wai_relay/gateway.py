@@ -22,12 +22,14 @@ from . import catalog
 from .answer import Failure
 from .dialects import DialectRules, rules_for
 from .dispatch import Dispatcher, RequestInfo
+from .explain import Explanations
 from .forwarding import Call, Forwarder, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
 from .http.exchange import Exchange, Request
 from .intake import Body, BodyBudget, Intake
 from .keys import ApiKey
 from .limits import GatewayLimits
+from .live import ENDED_BY_ADMIN, LiveRequest, LiveRequests
 from .records import Recorder, RequestRecord
 from .tokens import TokenEstimator
 from .upstream import Fleet
@@ -48,7 +50,10 @@ class KeyCheck(Protocol):
 
 
 class Gateway:
-    """The handler for `/v1/*`, `/api/v1/*` and Ollama's `/api/*`. Belongs to one loop."""
+    """The handler for `/v1/*`, `/api/v1/*` and Ollama's `/api/*`. Belongs to one loop.
+
+    `live` are the requests that run now, `explanations` the last that are over.
+    """
 
     def __init__(
         self,
@@ -62,6 +67,8 @@ class Gateway:
         wall_clock: Callable[[], float] = time.time,
         call_later: CallLater | None = None,
     ) -> None:
+        self.live = LiveRequests()
+        self.explanations = Explanations()
         call_later = call_later or _call_later
         self._keys = keys
         self._fleet = fleet
@@ -81,14 +88,20 @@ class Gateway:
         path = upstream_path(request.path)
         record = RequestRecord(request.request_id, self._wall_clock(), request.method, path)
         arrived_at = self._clock()
+        task = asyncio.current_task()
+        assert task is not None
+        live = self.live.enter(record, arrived_at, task.cancel)
         try:
-            await self._handle(exchange, path, record)
+            await self._handle(exchange, path, live)
         except WaiError as error:
             row = error.fault.row  # not its message, which may quote the caller
             log.log(row.log_level, "%s refused: %s", request.request_id, row.openai_code)
             self._refuse(exchange, path, record, error)
         except asyncio.CancelledError:
             record.cancelled = True
+            if live.ended and not task.uncancel():  # the caller is there still
+                self._refuse(exchange, path, record, WaiError(ENDED_BY_ADMIN, Fault.CANCELLED))
+                return
             record.status = record.status or Fault.CANCELLED.row.http_status
             raise
         except Exception:
@@ -96,10 +109,10 @@ class Gateway:
             apology = WaiError("Something is wrong with this relay; its log says what.")
             self._refuse(exchange, path, record, apology)
         finally:
-            self._finish(exchange, record, arrived_at)
+            self._finish(exchange, live)
 
-    async def _handle(self, exchange: Exchange, path: str, record: RequestRecord) -> None:
-        request = exchange.request
+    async def _handle(self, exchange: Exchange, path: str, live: LiveRequest) -> None:
+        request, record = exchange.request, live.record
         key = self._keys.authenticate(request.headers)
         record.key_id = key.id
         if request.method == "GET" and self._answer_list(exchange, path, key, record):
@@ -107,13 +120,13 @@ class Gateway:
         route = find_route(request.method, path)
         if route is None:
             raise _no_route(request.method, path)
-        await self._forward(exchange, route, key, record)
+        await self._forward(exchange, route, key, live)
 
     # -- requests that go to a model
     async def _forward(
-        self, exchange: Exchange, route: Route, key: ApiKey, record: RequestRecord
+        self, exchange: Exchange, route: Route, key: ApiKey, live: LiveRequest
     ) -> None:
-        request = exchange.request
+        request, record = exchange.request, live.record
         intake = Intake(exchange, route, self._limits, self._budget)
         call: Call | None = None
         try:
@@ -123,8 +136,9 @@ class Gateway:
             record.model = facts.model
             record.stream = facts.stream
             prompt_tokens = self._estimator.estimate(facts.model, facts.text_bytes, facts.images)
+            live.prompt_tokens = prompt_tokens
             target = f"{route.path}?{request.query}" if request.query else route.path
-            call = Call(exchange, route, target, intake, body, record)
+            call = Call(exchange, route, target, intake, body, record, live)
             call.heartbeat = self._heartbeat(exchange, route, body)
             failure = await self._forwarder.forward(
                 call, _info(request, route, key, body, prompt_tokens)
@@ -206,16 +220,20 @@ class Gateway:
             headers.append((b"allow", ", ".join(allowed or ["GET"]).encode()))
         if error.fault in (Fault.KEY_MISSING, Fault.KEY_INVALID):
             headers.append((b"www-authenticate", b"Bearer"))
-        if record.attempts:
+        if record.model:
             headers += labels_of(record)
         _send(exchange, row.http_status, headers, rules.error_body(error.fault, str(error)))
 
-    def _finish(self, exchange: Exchange, record: RequestRecord, arrived_at: float) -> None:
+    def _finish(self, exchange: Exchange, live: LiveRequest) -> None:
+        record, arrived_at = live.record, live.arrived_at
+        self.live.leave(live)
+        record.cancelled = record.cancelled or live.ended
         record.duration_ms = (self._clock() - arrived_at) * 1000.0
         if record.first_byte_at is not None:
             record.ttft_ms = (record.first_byte_at - arrived_at) * 1000.0
         record.bytes_in = exchange.bytes_in
         record.bytes_out = exchange.bytes_out
+        self.explanations.remember(record)
         self._recorder.finish(record)
 
 

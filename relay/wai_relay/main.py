@@ -50,11 +50,11 @@ from .identity import (
 from .invites import Invites, RelayAddress
 from .keys import KeyRing
 from .nodes import ConnectedFleet
-from .records import DiscardingRecorder
 from .registry import NodeRegistry
 from .settings import SettingsBook
 from .storage import SqliteStore
 from .tunnel import Tunnels
+from .usage import UsageRecorder, UsageReport
 
 LOCK_OWNER: Final = "relay"
 DATABASE_FILE: Final = "relay.db"
@@ -101,6 +101,7 @@ class Relay:
         self._folder = DataFolder.open(config.data)
         self._lock: FolderLock | None = None
         self._store: SqliteStore | None = None
+        self._recorder: UsageRecorder | None = None
         self._tls: TlsFiles | None = None
         self._fleet: ConnectedFleet
         self._tunnels: Tunnels | None = None
@@ -133,6 +134,9 @@ class Relay:
         keys = await KeyRing.load(store)
         settings = await SettingsBook.load(store)
         admins = await Admins.load(store, load_admin_token(folder))
+        self._recorder = await UsageRecorder.load(
+            store, lambda: settings.now.usage_retention_days * 86400.0
+        )
         invites = Invites(store, registry)
         limits = Limits(
             ping_s=config.ping_s, dead_s=config.dead_s, session_ttl_s=config.session_ttl_s
@@ -145,7 +149,7 @@ class Relay:
             keys,
             self._fleet,
             dispatcher,
-            DiscardingRecorder(),
+            self._recorder,
             config.gateway,
         )
         listener = await self._listen(gateway, inherited)
@@ -153,7 +157,10 @@ class Relay:
         address = RelayAddress(config.invite_url(self.port), relay_key.public, pin)
         audit = AuditLog(store)
         context = Context(
-            self._fleet, keys, invites, admins, audit, settings, address, version=VERSION
+            *(self._fleet, keys, invites, admins, audit, settings),
+            *(UsageReport(store), gateway.live, gateway.explanations),
+            address,
+            version=VERSION,
         )
         assert self._edge is not None
         self._edge.handler = App(
@@ -269,6 +276,8 @@ class Relay:
         if self._tunnels is not None:
             await self._tunnels.close()
             self._fleet.close()
+        if self._recorder is not None:
+            self._recorder.close()
         if self._store is not None:
             await self._store.close()
         if self._lock is not None:

@@ -21,6 +21,19 @@ class TokenCounts:
 
 
 @dataclass(slots=True)
+class Attempt:
+    """One upstream that was given the request: why it, with whom it was compared, and how that
+    ended. `fault`: the OpenAI error code of its failure, "" if it answered."""
+
+    node: str
+    model: str
+    reason: str
+    queue_ms: float
+    candidates: tuple[object, ...] = ()
+    fault: str = ""
+
+
+@dataclass(slots=True)
 class RequestRecord:
     """One request. Times in ms are since its arrival, None where that point was never reached."""
 
@@ -43,8 +56,8 @@ class RequestRecord:
     """The OpenAI error code of what went wrong on our side, "" if nothing did."""
     reason: str = ""
     """Why this upstream."""
-    candidates: tuple[object, ...] = ()
-    """The upstreams that were weighed, with their scores, for `wai explain`."""
+    tried: list[Attempt] = field(default_factory=list)
+    """Its attempts in order, for `wai explain`."""
     tokens: TokenCounts = field(default_factory=TokenCounts)
     queue_ms: float = 0.0
     ttft_ms: float | None = None
@@ -58,6 +71,13 @@ class RequestRecord:
     fallback: bool = False
     """Another model, or a provider, stood in for what was asked."""
     stream: bool = False
+    cost: float = 0.0
+    """In the operator's currency, 0 where the upstream has no price."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the caller did not get what it asked for, its own going away aside."""
+        return not self.cancelled and (self.status >= 400 or bool(self.fault))
 
     @property
     def tokens_per_second(self) -> float | None:

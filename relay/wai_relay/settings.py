@@ -6,27 +6,36 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Final
 
 from wai_protocol.errors import RequestError
 
 from .invites import DEFAULT_TTL_S, MAX_TTL_S
 from .storage import Store, Write
 
+DEFAULT_RETENTION_DAYS: Final = 30.0
+MAX_RETENTION_DAYS: Final = 3660.0  # ten years, as the law may ask of some
+
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
     """`invite_ttl_s`: how long an invite is good for, unless its maker says otherwise.
-    `public_url`: what invites name as this relay's address; None: what its configuration says."""
+    `public_url`: what invites name as this relay's address; None: what its configuration says.
+    `usage_retention_days`: how long what each request cost is kept; its sums stay longer."""
 
     invite_ttl_s: float = DEFAULT_TTL_S
     public_url: str | None = None
+    usage_retention_days: float = DEFAULT_RETENTION_DAYS
 
     def __post_init__(self) -> None:
         if not 0 < self.invite_ttl_s <= MAX_TTL_S:
             raise RequestError(f"invite_ttl_s is over 0 and at most {MAX_TTL_S:.0f}")
         if self.public_url is not None and not self.public_url.startswith(("https://", "http://")):
             raise RequestError("public_url begins with https://")
+        if not 0 < self.usage_retention_days <= MAX_RETENTION_DAYS:
+            raise RequestError(
+                f"usage_retention_days is over 0 and at most {MAX_RETENTION_DAYS:.0f}"
+            )
 
 
 class SettingsBook:

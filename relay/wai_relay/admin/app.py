@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 
-from . import invites, keys, nodes, openapi, relay
+from . import invites, keys, nodes, openapi, relay, requests, usage
 from .context import Context
 from .endpoint import JSON_TYPE, Endpoint, refuse
 
@@ -31,6 +31,8 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *invites.ENDPOINTS,
     *keys.ENDPOINTS,
     *relay.ENDPOINTS,
+    *usage.ENDPOINTS,
+    *requests.ENDPOINTS,
 )
 
 

@@ -10,10 +10,13 @@ from typing import Any, Protocol
 from wai_protocol.status import NodeStatus
 from wai_relay.admins import Admins
 from wai_relay.audit import AuditLog
+from wai_relay.explain import Explanations
 from wai_relay.invites import Invites, RelayAddress
 from wai_relay.keys import KeyRing
+from wai_relay.live import LiveRequests
 from wai_relay.registry import NodeRecord
 from wai_relay.settings import SettingsBook
+from wai_relay.usage import UsageReport
 
 
 class LiveNode(Protocol):
@@ -66,6 +69,9 @@ class Context:
     admins: Admins
     audit: AuditLog
     settings: SettingsBook
+    usage: UsageReport
+    live: LiveRequests
+    explanations: Explanations
     address: RelayAddress
     version: str
     clock: Callable[[], float] = time.time

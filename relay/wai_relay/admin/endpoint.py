@@ -25,20 +25,23 @@ log = logging.getLogger("wai.admin")
 MAX_BODY_BYTES: Final = (
     64 * 1024
 )  # the largest real one, a key's limits with lists, is under 10 KiB
+MAX_QUERY_CHARS: Final = 256  # as long as a model's name may be
 JSON_TYPE: Final = "application/json"
 # Answers hold secrets that are shown once, and the state of this moment.
-_HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+NO_STORE: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query parameter: a whole number between its bounds, or a yes/no."""
+    """A query parameter: a whole number between its bounds, a yes/no, or a text (one of `choices`,
+    where there are any)."""
 
     name: str
-    kind: type[int] | type[bool]
+    kind: type[int] | type[bool] | type[str]
     about: str
     minimum: int = 0
     maximum: int = 1 << 53
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,9 @@ class Endpoint:
             answer = await self.handler(context, call)
         except WaiError as error:
             return refuse(error)
-        return Response(msgspec.json.encode(answer), self.status, _HEADERS, JSON_TYPE)
+        if isinstance(answer, Response):  # in another format, as it was asked for
+            return answer
+        return Response(msgspec.json.encode(answer), self.status, NO_STORE, JSON_TYPE)
 
     async def _read(self, request: Request) -> Any:
         body = bytearray()
@@ -116,7 +121,7 @@ def refuse(error: WaiError) -> Response:
     row = error.fault.row
     log.log(row.log_level, "admin API: %s", error)
     answer = ErrorAnswer(ErrorDetail(str(error), row.openai_type, row.openai_code))
-    headers = dict(_HEADERS)
+    headers = dict(NO_STORE)
     if row.http_status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.retry_after_s is not None:
@@ -124,7 +129,13 @@ def refuse(error: WaiError) -> Response:
     return Response(msgspec.json.encode(answer), row.http_status, headers, JSON_TYPE)
 
 
-def _query_value(query: Query, text: str) -> int | bool:
+def _query_value(query: Query, text: str) -> int | bool | str:
+    if query.kind is str:
+        if query.choices and text not in query.choices:
+            raise RequestError(f"{query.name} is one of {', '.join(query.choices)}")
+        if len(text) > MAX_QUERY_CHARS:
+            raise RequestError(f"{query.name} has at most {MAX_QUERY_CHARS} characters")
+        return text
     if query.kind is bool:
         if text not in ("true", "false"):
             raise RequestError(f"{query.name} is true or false")

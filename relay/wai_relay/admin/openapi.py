@@ -63,6 +63,8 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     ]
     for query in endpoint.query:
         schema: dict[str, Any] = {"type": "boolean"}
+        if query.kind is str:
+            schema = {"type": "string"} | ({"enum": query.choices} if query.choices else {})
         if query.kind is int:
             schema = {"type": "integer", "minimum": query.minimum, "maximum": query.maximum}
         found.append(

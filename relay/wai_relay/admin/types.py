@@ -170,6 +170,7 @@ class SettingsView(Struct, frozen=True, kw_only=True):
 
     invite_ttl_s: float
     public_url: str | None
+    usage_retention_days: float
 
 
 class ChangeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -177,6 +178,7 @@ class ChangeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     invite_ttl_s: Annotated[float, Meta(gt=0, le=1e9)] | UnsetType = UNSET
     public_url: Annotated[str, Meta(max_length=512)] | UnsetType | None = UNSET
+    usage_retention_days: Annotated[float, Meta(gt=0, le=3660)] | UnsetType = UNSET
 
 
 class WhoAmI(Struct, frozen=True, kw_only=True):

@@ -19,11 +19,14 @@ from wai_relay.admin.app import ENDPOINTS
 from wai_relay.admin.endpoint import MAX_BODY_BYTES
 from wai_relay.admins import Admins
 from wai_relay.audit import AuditLog
+from wai_relay.explain import Explanations
 from wai_relay.invites import Invites, RelayAddress
 from wai_relay.keys import KeyRing
+from wai_relay.live import LiveRequests
 from wai_relay.registry import NodeRecord, NodeRegistry, no_such_node
 from wai_relay.settings import SettingsBook
 from wai_relay.storage import SqliteStore
+from wai_relay.usage import UsageReport
 
 pytestmark = pytest.mark.anyio
 
@@ -131,6 +134,9 @@ async def api(store: SqliteStore, clock: Clock) -> Api:
         admins=await Admins.load(store, TOKEN, clock),
         audit=AuditLog(store, clock),
         settings=await SettingsBook.load(store, clock),
+        usage=UsageReport(store),
+        live=LiveRequests(),
+        explanations=Explanations(),
         address=RelayAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
         version="0.1.0",
         clock=clock,
@@ -145,7 +151,7 @@ def _node(**changes: Any) -> FakeNode:
 
 async def test_nothing_is_done_without_an_admin_token(api: Api) -> None:
     for endpoint in ENDPOINTS:
-        path = endpoint.path.format(node="box", key="key_1", invite="inv_1")
+        path = endpoint.path.format(node="box", key="key_1", invite="inv_1", request="req_1")
         for token in (None, "", "wai_at_wrong", "x" * 10_000):
             status, answer = await api.call(endpoint.method, path, token=token)
             assert status == 401, endpoint

@@ -1,0 +1,72 @@
+"""What requests cost: sums by key, model, node, day or hour."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any, Final, cast
+
+from msgspec import Struct
+from starlette.responses import Response
+
+from wai_protocol.errors import RequestError
+from wai_relay.usage.csv_text import csv_text
+from wai_relay.usage.report import GROUPINGS, Grouping, UsageRow
+from wai_relay.usage.rollups import DAY_S
+
+from .context import Context
+from .endpoint import NO_STORE, Call, Endpoint, Query
+
+DEFAULT_DAYS: Final = 7
+MAX_HOURS_ASKED_S: Final = 31 * DAY_S  # by the hour: each is a row, for each hour there is
+_COLUMNS: Final = tuple(field.name for field in fields(UsageRow))
+
+
+class UsageList(Struct, frozen=True):
+    """Sums of what began from `since` up to `until`. `names`: what the keys that are groups are
+    called."""
+
+    by: str
+    since: float
+    until: float
+    data: list[UsageRow]
+    names: dict[str, str]
+
+
+async def get_usage(context: Context, call: Call) -> UsageList | Response:
+    """The sums; as CSV with `format=csv`."""
+    asked: dict[str, Any] = call.query
+    by = cast(Grouping, asked.get("by", "day"))
+    until = float(asked.get("until", context.clock()))
+    since = float(asked.get("since", max(until - DEFAULT_DAYS * DAY_S, 0.0)))
+    if since >= until:
+        raise RequestError("since must be before until")
+    if by == "hour" and until - since > MAX_HOURS_ASKED_S:
+        raise RequestError("by the hour, ask for at most 31 days")
+    rows = await context.usage.usage(
+        by, since, until, key=asked.get("key"), model=asked.get("model"), node=asked.get("node")
+    )
+    names: dict[str, str] = {}
+    if by == "key":
+        names = {key.id: key.name for key in await context.keys.list(revoked=True)}
+    if asked.get("format") == "csv":
+        named = ({**asdict(row), "name": names.get(row.group, "")} for row in rows)
+        text = csv_text(("group", "name", *_COLUMNS[1:]), named)
+        return Response(text, 200, NO_STORE, "text/csv; charset=utf-8")
+    shown = {row.group: names[row.group] for row in rows if row.group in names}
+    return UsageList(by, since, until, rows, shown)
+
+
+ENDPOINTS: Final = (
+    Endpoint(
+        *("GET", "/usage", get_usage, "Add up what requests cost", UsageList),
+        query=(
+            Query("by", str, "what the rows are for (day)", choices=GROUPINGS),
+            Query("since", int, "seconds since 1970 (seven days before `until`)"),
+            Query("until", int, "seconds since 1970 (now)"),
+            Query("key", str, "only this key's id"),
+            Query("model", str, "only this model"),
+            Query("node", str, "only this node"),
+            Query("format", str, "json or csv", choices=("json", "csv")),
+        ),
+    ),
+)

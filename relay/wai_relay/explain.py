@@ -1,0 +1,125 @@
+"""Why requests went where they went: the last ones, in memory, for `wai explain REQUEST_ID`.
+
+Records hold no prompt and no answer, so neither does this. A restart forgets everything.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from .records import Attempt, RequestRecord
+
+# About 2 KiB each with eight candidates: 8 MiB; at ten requests a second the last seven minutes.
+MAX_EXPLAINED: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedAttempt:
+    """One upstream that was tried. `candidates`: all that were weighed, with the figures that the
+    choice was made by. `fault`: the code of what went wrong with it, "" if it answered."""
+
+    node: str
+    model: str
+    reason: str
+    queue_ms: float
+    fault: str
+    candidates: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A request's way. `running`: it is not over yet, so that its figures still grow. Times in ms
+    since its arrival, None where that point was not reached."""
+
+    id: str
+    started_at: float
+    running: bool
+    method: str
+    path: str
+    key_id: str
+    model: str
+    served_model: str
+    node: str
+    status: int
+    fault: str
+    reason: str
+    cancelled: bool
+    fallback: bool
+    queue_ms: float
+    ttft_ms: float | None
+    duration_ms: float
+    tokens_per_s: float | None
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    tokens_exact: bool
+    attempts: list[ExplainedAttempt]
+
+
+class Explanations:
+    """The finished requests that are remembered: the last `size`. Belongs to one loop."""
+
+    def __init__(self, size: int = MAX_EXPLAINED) -> None:
+        self._size = size
+        self._records: OrderedDict[str, RequestRecord] = OrderedDict()
+
+    def remember(self, record: RequestRecord) -> None:
+        """A request is over."""
+        self._records[record.request_id] = record
+        if len(self._records) > self._size:
+            self._records.popitem(last=False)
+
+    def find(self, request_id: str) -> RequestRecord | None:
+        """The record of a finished request, None if it is forgotten or never was."""
+        return self._records.get(request_id)
+
+
+def explain(record: RequestRecord, *, running: bool = False) -> Explanation:
+    """`record` in a form fit for JSON."""
+    return Explanation(
+        id=record.request_id,
+        started_at=record.started_at,
+        running=running,
+        method=record.method,
+        path=record.path,
+        key_id=record.key_id,
+        model=record.model,
+        served_model=record.served_model,
+        node=record.node,
+        status=record.status,
+        fault=record.fault,
+        reason=record.reason,
+        cancelled=record.cancelled,
+        fallback=record.fallback,
+        queue_ms=record.queue_ms,
+        ttft_ms=record.ttft_ms,
+        duration_ms=record.duration_ms,
+        tokens_per_s=record.tokens_per_second,
+        prompt_tokens=record.tokens.prompt,
+        cached_tokens=record.tokens.cached,
+        completion_tokens=record.tokens.completion,
+        tokens_exact=record.tokens.exact,
+        attempts=[_attempt(attempt) for attempt in record.tried],
+    )
+
+
+def _attempt(attempt: Attempt) -> ExplainedAttempt:
+    return ExplainedAttempt(
+        node=attempt.node,
+        model=attempt.model,
+        reason=attempt.reason,
+        queue_ms=attempt.queue_ms,
+        fault=attempt.fault,
+        candidates=[_candidate(candidate) for candidate in attempt.candidates],
+    )
+
+
+def _candidate(candidate: object) -> dict[str, Any]:
+    """A candidate's figures by name, whatever the dispatcher keeps them in."""
+    as_dict = getattr(candidate, "_asdict", None)  # a named tuple's
+    figures = msgspec.to_builtins(as_dict() if as_dict is not None else candidate)
+    return figures if isinstance(figures, dict) else {"node": str(candidate)}

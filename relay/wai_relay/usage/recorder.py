@@ -1,0 +1,180 @@
+"""Takes finished requests on the hot path and writes them in batches, a moment later.
+
+`finish` appends to a list and adds to the month's sum; a timer hands what has gathered to the
+store, whose thread does the rest. A crash loses what is younger than `FLUSH_INTERVAL_S` and the
+disk's own time; an orderly stop loses nothing (`close`, before the store's).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from wai_protocol.errors import StoreError
+from wai_relay.records import RequestRecord
+from wai_relay.storage import Store, Write
+
+from .months import MonthTokens
+from .rollups import DAY_S, HOUR_S, writes_for
+
+FLUSH_INTERVAL_S: Final = 0.5  # half of the second that a crash may cost; the disk has the other
+# More than this are written at once: to build their rows takes the loop half a millisecond, which
+# no token should wait behind for longer.
+BATCH_RECORDS: Final = 100
+# What may be kept while the store takes no more (a disk that stalls); then the oldest are given up.
+MAX_HELD: Final = 20_000
+MAX_MODELS: Final = 1024  # names counted apart; a node that makes up names fills this and no more
+PRUNE_INTERVAL_S: Final = 60.0
+# Rows deleted at a time: 50 ms of the writer's thread; 300 requests a second can't outgrow it.
+PRUNE_ROWS: Final = 20_000
+HOURS_KEPT_S: Final = 400 * DAY_S  # by the hour a year and a month, to compare; by the day for good
+
+_PRUNE_RAW: Final = (
+    "DELETE FROM usage_requests WHERE id IN"
+    " (SELECT id FROM usage_requests WHERE started_at < $1 ORDER BY started_at LIMIT $2)"
+)
+_PRUNE_HOURS: Final = tuple(
+    f"DELETE FROM {table} WHERE span = 'hour' AND start < $1"  # noqa: S608 - our own two names
+    for table in ("usage_rollups", "usage_ttft")
+)
+
+log = logging.getLogger("wai.usage")
+
+CallLater = Callable[[float, Callable[[], None]], Any]
+
+
+class Timer(Protocol):
+    """What `call_later` gives."""
+
+    def cancel(self) -> None:
+        """Never call back."""
+
+
+class UsageRecorder:
+    """The relay's `Recorder`. Make it with `load`, end it with `close`; belongs to one loop.
+
+    `retention_s` is asked each time old rows are looked for, so that the setting can change.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        retention_s: Callable[[], float],
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        call_later: CallLater | None = None,
+    ) -> None:
+        self._store = store
+        self._retention_s = retention_s
+        self._wall_clock = wall_clock
+        self._call_later = call_later or _call_later
+        self._pending: list[RequestRecord] = []
+        self._models: set[str] = set()
+        self._months = MonthTokens(wall_clock())
+        self._timer: Timer | None = None
+        self._prune_timer: Timer | None = None
+        self.lost = 0
+        """Requests that were served and could not be kept."""
+
+    @classmethod
+    async def load(
+        cls,
+        store: Store,
+        retention_s: Callable[[], float],
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        call_later: CallLater | None = None,
+    ) -> UsageRecorder:
+        """A recorder that knows what this month has cost so far. Raises `StoreError`."""
+        recorder = cls(store, retention_s, wall_clock=wall_clock, call_later=call_later)
+        rows = await store.read(
+            "SELECT key_id, model, sum(prompt_tokens + completion_tokens) AS tokens"
+            " FROM usage_rollups WHERE span = 'day' AND start >= $1 GROUP BY key_id, model",
+            recorder._months.begin,
+        )
+        for row in rows:
+            recorder._months.add(row["key_id"], recorder._months.begin, int(row["tokens"]))
+            recorder._learn(row["model"])
+        recorder._prune()
+        return recorder
+
+    # -- the hot path
+    def finish(self, record: RequestRecord) -> None:
+        """See `Recorder`."""
+        tokens = record.tokens
+        if record.key_id:
+            self._months.add(record.key_id, record.started_at, tokens.prompt + tokens.completion)
+        self._pending.append(record)
+        if len(self._pending) % BATCH_RECORDS == 0:
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._call_later(FLUSH_INTERVAL_S, self._on_timer)
+
+    def month_tokens(self, key_id: str) -> int:
+        """Tokens, of prompts and answers, that a key took this calendar month (UTC)."""
+        return self._months.of(key_id, self._wall_clock())
+
+    # -- a moment later
+    def flush(self) -> None:
+        """Hand over what has gathered, in transactions of at most `BATCH_RECORDS`."""
+        while self._pending:
+            batch = [(record, self._model_of(record)) for record in self._pending[:BATCH_RECORDS]]
+            try:
+                self._store.submit(*writes_for(batch))
+            except StoreError as error:
+                self._hold(error)
+                return
+            del self._pending[: len(batch)]
+
+    def close(self) -> None:
+        """Hand over the rest; the store's own `close` sees it to the disk."""
+        for timer in (self._timer, self._prune_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._prune_timer = None
+        self.flush()
+        if self._pending:
+            log.error("the usage of %d requests is lost", len(self._pending))
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.flush()
+        if self._pending:
+            self._timer = self._call_later(FLUSH_INTERVAL_S, self._on_timer)
+
+    def _hold(self, error: StoreError) -> None:
+        """The store takes no more: try again later, with as much as memory may hold."""
+        if excess := max(len(self._pending) - MAX_HELD, 0):
+            del self._pending[:excess]
+            self.lost += excess
+            log.error("the usage of %d requests is lost: %s", excess, error)
+
+    def _model_of(self, record: RequestRecord) -> str:
+        """What a request is counted under. A name counts once a node was found for it; from then
+        on refusals count under it too. All else is "", so that callers can't make up names."""
+        if record.attempts:
+            self._learn(record.model)
+        return record.model if record.model in self._models else ""
+
+    def _learn(self, model: str) -> None:
+        if len(self._models) < MAX_MODELS:
+            self._models.add(model)
+
+    def _prune(self) -> None:
+        now = self._wall_clock()
+        hour = int(now - HOURS_KEPT_S) // HOUR_S * HOUR_S
+        try:
+            self._store.submit(
+                Write(_PRUNE_RAW, (now - self._retention_s(), PRUNE_ROWS)),
+                *(Write(statement, (hour,)) for statement in _PRUNE_HOURS),
+            )
+        except StoreError as error:
+            log.warning("old usage was not deleted: %s", error)
+        self._prune_timer = self._call_later(PRUNE_INTERVAL_S, self._prune)
+
+
+def _call_later(delay_s: float, call: Callable[[], None]) -> Timer:
+    return asyncio.get_running_loop().call_later(delay_s, call)

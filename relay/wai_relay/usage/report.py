@@ -1,0 +1,130 @@
+"""Reads the roll-ups back: sums by key, model, node, day or hour, over any time.
+
+Whole days come from the daily rows and the edges from the hourly ones; what began in the hour of
+`since` counts whole, as does what began in the hour of `until`.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from wai_relay.storage import Row, Store, Value
+
+from .histogram import quantile
+from .rollups import COUNTERS, DAY_S, HOUR_S
+
+Grouping = Literal["key", "model", "node", "day", "hour"]
+GROUPINGS: Final[tuple[Grouping, ...]] = get_args(Grouping)
+_COLUMNS: Final = {"key": "key_id", "model": "model", "node": "node"}
+_SUMS: Final = ", ".join(f"sum({name}) AS {name}" for name in COUNTERS)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """The sums of one group. `group` is an id or a name, "" for requests that never got to one, or
+    the UTC day or hour as ISO 8601 has it. `queue_ms` is the mean. None: nothing to tell from."""
+
+    group: str
+    requests: int
+    errors: int
+    cancelled: int
+    fallbacks: int
+    retried: int
+    estimated: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    bytes_in: int
+    bytes_out: int
+    queue_ms: float
+    ttft_p50_ms: float | None
+    ttft_p99_ms: float | None
+    tokens_per_s: float | None
+    cost: float
+
+
+class UsageReport:
+    """Questions to the stored roll-ups, which are a second behind at most."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def usage(
+        self,
+        by: Grouping,
+        since: float,
+        until: float,
+        *,
+        key: str | None = None,
+        model: str | None = None,
+        node: str | None = None,
+    ) -> list[UsageRow]:
+        """Sums of what began from `since` up to `until` (seconds since 1970), of one key id, model
+        or node if given. Times in order, everything else by most requests. Raises `StoreError`."""
+        where, values = _where(
+            by, since, until, (("key_id", key), ("model", model), ("node", node))
+        )
+        group = _group_expression(by)
+        # Only our own words are put into these texts; what callers say goes by parameter.
+        of_sums = f"SELECT {group} AS grp, {_SUMS} FROM usage_rollups"  # noqa: S608
+        of_bins = f"SELECT {group} AS grp, bin, sum(requests) AS requests FROM usage_ttft"  # noqa: S608
+        sums = await self._store.read(f"{of_sums} WHERE {where} GROUP BY grp", *values)
+        counts = await self._store.read(f"{of_bins} WHERE {where} GROUP BY grp, bin", *values)
+        bins: defaultdict[Any, dict[int, int]] = defaultdict(dict)
+        for row in counts:
+            bins[row["grp"]][row["bin"]] = int(row["requests"])
+        timed = by in ("day", "hour")
+        sums.sort(key=lambda row: row["grp"] if timed else (-row["requests"], row["grp"]))
+        return [_row(row, _label(by, row["grp"]), bins[row["grp"]]) for row in sums]
+
+
+def _group_expression(by: Grouping) -> str:
+    # A day's edge may come from hourly rows, which belong to the day they are in.
+    return {"hour": "start", "day": f"start - start % {DAY_S}"}.get(by) or _COLUMNS[by]
+
+
+def _where(
+    by: Grouping, since: float, until: float, only: tuple[tuple[str, str | None], ...]
+) -> tuple[str, list[Value]]:
+    begin = int(since) // HOUR_S * HOUR_S
+    end = -(-int(-(-until // 1)) // HOUR_S) * HOUR_S
+    first_day, last_day = -(-begin // DAY_S) * DAY_S, end // DAY_S * DAY_S
+    values: list[Value] = [begin, end]
+    if by == "hour" or first_day >= last_day:
+        where = "span = 'hour' AND start >= $1 AND start < $2"
+    else:
+        values += [first_day, last_day]
+        where = (
+            "((span = 'day' AND start >= $3 AND start < $4)"
+            " OR (span = 'hour' AND start >= $1 AND start < $3)"
+            " OR (span = 'hour' AND start >= $4 AND start < $2))"
+        )
+    for column, value in only:
+        if value is not None:
+            values.append(value)
+            where += f" AND {column} = ${len(values)}"
+    return where, values
+
+
+def _label(by: Grouping, group: Any) -> str:
+    if by in _COLUMNS:
+        return str(group)
+    at = datetime.datetime.fromtimestamp(int(group), datetime.UTC)
+    return at.strftime("%Y-%m-%d" if by == "day" else "%Y-%m-%dT%H:00Z")
+
+
+def _row(row: Row, label: str, bins: dict[int, int]) -> UsageRow:
+    figures = {name: row[name] for name in COUNTERS}
+    decode_ms, decode_tokens = figures.pop("decode_ms"), figures.pop("decode_tokens")
+    queue_ms = figures.pop("queue_ms") / row["requests"]
+    return UsageRow(
+        group=label,
+        queue_ms=queue_ms,
+        ttft_p50_ms=quantile(bins, 0.50),
+        ttft_p99_ms=quantile(bins, 0.99),
+        tokens_per_s=decode_tokens * 1000.0 / decode_ms if decode_ms > 0 else None,
+        **figures,
+    )

@@ -1,0 +1,157 @@
+"""From finished requests to one transaction: raw rows and the roll-ups' additions. Pure.
+
+Requests of a batch that share hour, key, model and node are added up here, so that the database
+sees one upsert for them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Final, NamedTuple
+
+from wai_relay.records import RequestRecord
+from wai_relay.storage import Write
+
+from .histogram import bin_of
+
+HOUR_S: Final = 3600
+DAY_S: Final = 86400
+MAX_PATH_CHARS: Final = 128  # every route of ours is shorter; what is longer was refused
+_SPANS: Final = (("hour", HOUR_S), ("day", DAY_S))
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a roll-up adds up; its fields are the columns of `usage_rollups`."""
+
+    requests: int = 0
+    errors: int = 0
+    cancelled: int = 0
+    fallbacks: int = 0
+    retried: int = 0
+    estimated: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    queue_ms: float = 0.0
+    decode_tokens: int = 0
+    decode_ms: float = 0.0
+    cost: float = 0.0
+
+    def add(self, record: RequestRecord) -> None:
+        """Count one request."""
+        tokens = record.tokens
+        self.requests += 1
+        if record.cancelled:
+            self.cancelled += 1
+        elif record.failed:
+            self.errors += 1
+        self.fallbacks += record.fallback
+        self.retried += record.attempts > 1
+        self.estimated += not tokens.exact and tokens.prompt + tokens.completion > 0
+        self.prompt_tokens += tokens.prompt
+        self.cached_tokens += tokens.cached
+        self.completion_tokens += tokens.completion
+        self.bytes_in += record.bytes_in
+        self.bytes_out += record.bytes_out
+        self.queue_ms += record.queue_ms
+        self.cost += record.cost
+        if record.ttft_ms is not None and tokens.completion > 1:
+            self.decode_tokens += tokens.completion - 1
+            self.decode_ms += record.duration_ms - record.ttft_ms
+
+    def merge(self, other: Figures) -> None:
+        """Count all that `other` counts."""
+        for name in COUNTERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Group(NamedTuple):
+    """Whose figures: what a roll-up's row is about, but for its span."""
+
+    start: int
+    key_id: str
+    model: str
+    node: str
+
+
+COUNTERS: Final = tuple(field.name for field in fields(Figures))
+_GROUP: Final = ("span", *Group._fields)
+
+
+def _upsert(table: str, key: tuple[str, ...], counters: tuple[str, ...]) -> str:
+    columns = (*key, *counters)
+    places = ", ".join(f"${n}" for n in range(1, len(columns) + 1))
+    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in counters)
+    return (  # every name in it is a constant of this module
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608
+        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}"
+    )
+
+
+_ADD_FIGURES: Final = _upsert("usage_rollups", _GROUP, COUNTERS)
+_ADD_TTFT: Final = _upsert("usage_ttft", (*_GROUP, "bin"), ("requests",))
+_RAW_COLUMNS: Final = (
+    *("request_id", "started_at", "path", "key_id", "model", "served_model", "node", "status"),
+    *("fault", "reason", "prompt_tokens", "cached_tokens", "completion_tokens", "exact"),
+    *("queue_ms", "ttft_ms", "duration_ms", "tokens_per_s", "bytes_in", "bytes_out", "attempts"),
+    *("stream", "cancelled", "fallback", "cost"),
+)
+_ADD_RAW: Final = (
+    f"INSERT INTO usage_requests ({', '.join(_RAW_COLUMNS)})"  # noqa: S608 - the constant above
+    f" VALUES ({', '.join(f'${n}' for n in range(1, len(_RAW_COLUMNS) + 1))})"
+)
+
+
+def writes_for(batch: Iterable[tuple[RequestRecord, str]]) -> list[Write]:
+    """One transaction that stores `batch`: records, each with the model that it is counted under.
+
+    A request without a good key has no raw row: anybody could fill the disk with those.
+    """
+    writes: list[Write] = []
+    hours: defaultdict[Group, Figures] = defaultdict(Figures)
+    first_tokens: defaultdict[tuple[Group, int], int] = defaultdict(int)
+    for record, model in batch:
+        hour = int(record.started_at) // HOUR_S * HOUR_S
+        group = Group(hour, record.key_id, model, record.node)
+        hours[group].add(record)
+        if record.ttft_ms is not None:
+            first_tokens[group, bin_of(record.ttft_ms)] += 1
+        if record.key_id:
+            writes.append(Write(_ADD_RAW, _raw(record, model)))
+    for span, length_s in _SPANS:
+        sums: defaultdict[Group, Figures] = defaultdict(Figures)
+        for group, figures in hours.items():
+            sums[_widened(group, length_s)].merge(figures)
+        bins: defaultdict[tuple[Group, int], int] = defaultdict(int)
+        for (group, number), requests in first_tokens.items():
+            bins[_widened(group, length_s), number] += requests
+        writes += (
+            Write(_ADD_FIGURES, (span, *group, *(getattr(total, name) for name in COUNTERS)))
+            for group, total in sums.items()
+        )
+        writes += (
+            Write(_ADD_TTFT, (span, *group, number, requests))
+            for (group, number), requests in bins.items()
+        )
+    return writes
+
+
+def _widened(group: Group, length_s: int) -> Group:
+    return group._replace(start=group.start // length_s * length_s)
+
+
+def _raw(record: RequestRecord, model: str) -> tuple[str | int | float | None, ...]:
+    tokens = record.tokens
+    return (
+        *(record.request_id, record.started_at, record.path[:MAX_PATH_CHARS], record.key_id),
+        *(model, record.served_model, record.node, record.status, record.fault, record.reason),
+        *(tokens.prompt, tokens.cached, tokens.completion, int(tokens.exact)),
+        *(record.queue_ms, record.ttft_ms, record.duration_ms, record.tokens_per_second),
+        *(record.bytes_in, record.bytes_out, record.attempts, int(record.stream)),
+        *(int(record.cancelled), int(record.fallback), record.cost),
+    )
