@@ -269,12 +269,14 @@ class _PlacedLease(Lease):
         self.queue_ms = placement.waited_s * 1000.0
         self.candidates = placement.decision.scores
         self.fallback = model != dispatcher.names.served_by(info.model)[0]
+        self._streams = info.stream
         self._dispatcher = dispatcher
         self._placement = placement
         self._permit = permit
 
     def answering(self) -> None:
-        self._dispatcher.answering(self._placement)
+        if self._streams:  # else the first byte is the end, and says nothing of the prompt
+            self._dispatcher.answering(self._placement)
 
     def release(self, outcome: Outcome) -> None:
         self._dispatcher.finished(self._placement, self._permit, outcome)

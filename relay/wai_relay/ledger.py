@@ -22,6 +22,8 @@ LEAK_GRACE_S: Final = 10.0
 # Where an upstream doesn't report its slots, nothing but time can heal a leak; nothing takes
 # longer.
 MAX_CLAIM_S: Final = 3600.0
+# Without reported slots only time heals a leak; no answer takes longer.
+OVERDUE: Final = 1.5
 
 
 class Claim:
@@ -145,13 +147,23 @@ class Ledger:
         return self._output / len(self._claims) if self._claims else 0.0
 
     def prefill_ahead(self, prefill_tps: float, now: float) -> float:
-        """Prompt tokens that are still to be read for our claims."""
-        if not self._reading:
+        """Prompt tokens that are still to be read for our claims.
+
+        A prompt that should long be read counts as read: an answer that is not streamed shows no
+        first token.
+        """
+        first = next(iter(self._reading), None)
+        while first is not None:
+            read_at = first.read_from + first.fresh_tokens / prefill_tps * OVERDUE
+            if now <= read_at:
+                break
+            self._stop_reading(first, read_at)
+            first = next(iter(self._reading), None)
+        if first is None:
             return 0.0
         total = 0.0
         for claim in self._reading:
             total += claim.fresh_tokens
-        first = next(iter(self._reading))
         return total - min(first.fresh_tokens, (now - first.read_from) * prefill_tps)
 
     def _drop(self, claim: Claim, now: float) -> None:

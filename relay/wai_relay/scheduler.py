@@ -461,14 +461,14 @@ class Scheduler:
         fresh = tokens.prompt - cached
         if tokens.cached is not None:
             lane.warm.correct(placement.warm_tokens, tokens.cached)
+        if result is Result.SERVED and tokens.completion:
+            self._lengths.add(demand.model, placement.key_id, tokens.completion)
         if placement.first_at is None:
             return
         if fresh >= LEAST_SAMPLE_TOKENS:
             lane.prefill.add(fresh, placement.read_s)
         if tokens.completion >= LEAST_SAMPLE_ANSWER:
             lane.decode.add(tokens.completion - 1, now - placement.first_at)
-        if result is Result.SERVED and tokens.completion:
-            self._lengths.add(demand.model, placement.key_id, tokens.completion)
 
     def _forget(self, model: str, node: str) -> None:
         del self._lanes[model][node]

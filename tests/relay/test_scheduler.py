@@ -93,6 +93,19 @@ def test_a_long_prompt_that_waits_for_the_only_large_node_blocks_nobody() -> Non
     assert all(t.placement is None for t in long)
 
 
+def test_answers_that_are_not_streamed_do_not_keep_free_slots_empty() -> None:
+    scheduler = Scheduler()
+    scheduler.update("a", status(slots_total=4, prefill_tps=800.0, decode_tps=10.0), 0.0)
+    for _ in range(2):
+        scheduler.submit(Demand("m", 1000), "k", 0.0)
+    now = 0.0
+    while now < 6.0:
+        now += 0.25
+        scheduler.handle_timeout(now)
+    assert scheduler.in_flight == 2
+    assert scheduler.submit(ASK, "k", now).placement is not None
+
+
 def test_who_waits_too_long_is_refused_with_a_time_to_come_back() -> None:
     scheduler = fleet(a=1)
     scheduler.submit(ASK, "k", 0.0)
