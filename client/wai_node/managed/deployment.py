@@ -353,11 +353,14 @@ class Deployment:
         if self._goal is _Goal.REMOVE:
             return self._finish(now) if not self._halting and self.serving is None else []
         before = self._served_wish
-        if before is not None and before != self.wish:
+        went_back = before is not None and before != self.wish
+        if before is not None and went_back:
             self.swap_error = f"{reason}; it is served as before"
             self.wish = before
-            if self.serving is not None:
-                return []
+        if self.serving is not None:
+            self.swap_error = self.swap_error or f"{reason}; it is served as before"
+            return []
+        if went_back:
             if self._halting:  # its memory is needed: wait for it to end
                 self._goal = _Goal.RELAUNCH
                 return []

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -200,6 +204,46 @@ async def test_what_a_killed_process_left_is_taken_up_again(
     assert path.read_bytes() == model
     [request] = hub.requests("storage")
     assert request.headers["range"] == "bytes=12345-"
+
+
+_DOWNLOADER: Final = """
+import anyio, sys
+from pathlib import Path
+from wai_node.models.download import Download
+from wai_node.models.hub import Hub, HubSettings
+
+async def main():
+    hub = Hub(HubSettings(sys.argv[1]))
+    repository = await hub.repository(sys.argv[2])
+    quant = repository.choose("F16")
+    url_of = lambda file: hub.file_url(repository, file)
+    await Download(hub.transfer, url_of, quant.files, Path(sys.argv[3]), kept_free_bytes=0).run()
+
+anyio.run(main)
+"""
+
+
+def test_a_process_killed_while_downloading_is_gone_on_with_by_the_next(
+    hub: FakeHub, model: bytes, tmp_path: Path
+) -> None:
+    argv = [sys.executable, "-c", _DOWNLOADER, hub.endpoint, REPO, str(tmp_path)]
+    hub.faults.pause_s = 0.02
+    for _ in range(3):
+        before = sum(path.stat().st_size for path in tmp_path.glob("*.partial"))
+        with subprocess.Popen(argv) as process:
+            try:
+                while sum(p.stat().st_size for p in tmp_path.glob("*.partial")) <= before:
+                    assert process.poll() is None
+                    time.sleep(0.005)
+            finally:
+                process.kill()
+    hub.faults.pause_s = 0
+    subprocess.run(argv, check=True, timeout=60)
+    assert (tmp_path / "llama-F16.gguf").read_bytes() == model
+    starts = [seen.headers.get("range", "bytes=0-") for seen in hub.requests("storage")]
+    offsets = [int(start[6:-1]) for start in starts]
+    assert len(offsets) == 4
+    assert offsets == sorted(set(offsets)), "a part was asked for twice"
 
 
 async def test_a_part_that_rotted_on_the_disk_is_found_out_and_deleted(

@@ -1,0 +1,175 @@
+"""Real processes: they die with the node, in groups, leak no key, and keep their log small."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import anyio
+import psutil
+import pytest
+
+from tests.harness.real import require_real
+from tests.harness.tiny_gguf import tiny_gguf
+from wai_node.managed.health import Health
+from wai_node.managed.log_file import LogFile, read_tail
+from wai_node.managed.orphans import end_orphans, remember
+from wai_node.managed.process import (
+    ServerCommand,
+    ServerOptions,
+    ServerProcess,
+    find_command,
+)
+from wai_protocol.errors import TransportError
+
+pytestmark = pytest.mark.anyio
+
+WAIT_S: Final = 30.0
+
+
+def options(model: Path) -> ServerOptions:
+    return ServerOptions(model, "tiny", context_tokens=512, slots=1, threads=1)
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_server_dies_with_a_node_that_was_killed() -> None:
+    node = (
+        "import subprocess, sys, os, time\n"
+        "server = subprocess.Popen([sys.executable, '-m', 'wai_node.managed.launch',"
+        " str(os.getpid()), 'sleep', '1000'], start_new_session=True)\n"
+        "print(server.pid, flush=True); time.sleep(1000)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", node], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        server = int(process.stdout.readline())
+        wait_for(lambda: "sleep" in psutil.Process(server).name())
+        process.kill()
+    wait_for(lambda: not alive(server))
+
+
+def test_a_server_whose_node_is_gone_already_does_not_start() -> None:
+    argv = [sys.executable, "-m", "wai_node.managed.launch", "1", "echo", "started"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_an_orphan_is_ended_at_the_next_start_and_a_stranger_is_not(tmp_path: Path) -> None:
+    orphan = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    stranger = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    try:
+        remember(tmp_path, orphan.pid)
+        note = remember(tmp_path, stranger.pid)
+        note.write_text(note.read_text().replace('"started": 1', '"started": 2'))
+        (tmp_path / "1.pid").write_text("garbage")
+        assert end_orphans(tmp_path) == 1
+        assert orphan.wait(WAIT_S) == -signal.SIGKILL
+        assert stranger.poll() is None
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        for process in (orphan, stranger):
+            process.kill()
+            process.wait()
+
+
+async def test_a_stop_ends_the_whole_group_even_one_that_ignores_sigterm(tmp_path: Path) -> None:
+    script = tmp_path / "stubborn"
+    script.write_text("#!/bin/sh\ntrap '' TERM\nsleep 1000 &\necho child $!\nwait\nsleep 1000\n")
+    script.chmod(0o755)
+    log = LogFile(tmp_path / "log")
+    process = ServerProcess(ServerCommand((str(script),)), options(tmp_path), "key", log)
+    await process.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(process.follow)
+        with anyio.fail_after(WAIT_S):
+            while not log.tail():  # noqa: ASYNC110 -- a log tells no event
+                await anyio.sleep(0.02)
+        child = int(log.tail()[0].split()[1])
+        await process.stop(grace_s=0.1)
+    log.close()
+    assert process.pid is not None
+    assert not alive(process.pid)
+    await anyio.to_thread.run_sync(wait_for, lambda: not alive(child))
+
+
+async def test_the_environment_carries_the_key_and_no_other_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("LLAMA_ARG_HOST", "0.0.0.0")
+    script = tmp_path / "print-env"
+    script.write_text("#!/bin/sh\nenv\n")
+    script.chmod(0o755)
+    log = LogFile(tmp_path / "log")
+    process = ServerProcess(ServerCommand((str(script),)), options(tmp_path), "the-key", log)
+    await process.start()
+    await process.follow()
+    log.close()
+    printed = "\n".join(log.tail())
+    assert "LLAMA_API_KEY=the-key" in printed
+    assert "hf_secret" not in printed
+    assert "LLAMA_ARG_HOST" not in printed
+
+
+async def test_xllamacpp_serves_in_a_child_of_ours_where_there_is_no_llama_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_real("smollm2")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    command = find_command()
+    assert command.argv[1:] == ("-m", "wai_node.managed.inprocess_server")
+    log = LogFile(tmp_path / "log")
+    process = ServerProcess(command, options(tiny_gguf(tmp_path)), "the-key", log)
+    await process.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(process.follow)
+        try:
+            with anyio.fail_after(WAIT_S):
+                await process.listening.wait()
+                assert process.url is not None
+                health = Health(process.url, "the-key")
+                while not await health.ready():  # noqa: ASYNC110 -- a server tells no event
+                    await anyio.sleep(0.02)
+                served = await health.served()
+                await health.aclose()
+        finally:
+            await process.stop()
+            log.close()
+    assert (served.context_tokens, served.slots) == (512, 1)
+
+
+def test_a_configured_server_that_is_missing_is_said_so() -> None:
+    with pytest.raises(TransportError, match="configured"):
+        find_command("/nonexistent/llama-server")
+
+
+def test_a_log_stays_bounded_and_its_end_readable(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "a.log"
+    log = LogFile(path, file_bytes=1000)
+    for i in range(500):
+        log.write(b"line %d\n" % i)
+    log.write(b"cut \xff\xfe")
+    log.close()
+    assert sum(p.stat().st_size for p in path.parent.iterdir()) <= 2000
+    assert log.tail(2) == ("line 499", "cut ��")
+    assert read_tail(path, 3)[:2] == ["line 498", "line 499"]
+    assert os.listdir(path.parent) != []

@@ -1,0 +1,102 @@
+"""What a box has, by its sysfs; what a repository's file names say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wai_node.models.catalogue import (
+    RemoteFile,
+    check_repo,
+    group_files,
+    parse_reference,
+)
+from wai_node.models.hardware import detect_hardware
+from wai_protocol.errors import RequestError
+
+SHA = "a" * 64
+
+
+def card(drm: Path, name: str, **files: str) -> None:
+    device = drm / name / "device"
+    device.mkdir(parents=True)
+    for file, text in files.items():
+        (device / file).write_text(text)
+
+
+def test_a_box_without_a_gpu_has_none_and_nothing_is_raised(tmp_path: Path) -> None:
+    found = detect_hardware(tmp_path / "absent")
+    assert [g for g in found.gpus if g.vendor == "amd"] == []
+    assert 0 < found.ram_available_bytes <= found.ram_total_bytes
+    assert found.cpu_cores >= 1
+
+
+def test_amd_cards_are_read_from_sysfs_and_others_passed_over(tmp_path: Path) -> None:
+    card(
+        tmp_path,
+        "card0",
+        vendor="0x1002\n",
+        mem_info_vram_total="17163091968\n",
+        mem_info_vram_used="1000000000\n",
+        product_name="Radeon RX 7900\n",
+    )
+    card(tmp_path, "card1", vendor="0x10de\n")
+    card(tmp_path, "card2", vendor="0x1002\n", mem_info_vram_total="broken")
+    (tmp_path / "card0-HDMI-A-1").mkdir()
+    [found] = [g for g in detect_hardware(tmp_path).gpus if g.vendor == "amd"]
+    assert (found.name, found.free_bytes) == ("Radeon RX 7900", 16163091968)
+
+
+@pytest.mark.parametrize(
+    ("path", "quant"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1"),
+        ("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", "Q4_K_M"),
+        ("BF16/big-BF16-00001-of-00001.gguf", "BF16"),
+        ("m-UD-Q2_K_XL.gguf", "UD-Q2_K_XL"),
+        ("gpt-oss-20b-mxfp4.gguf", "MXFP4"),
+        ("model-IQ4_XS.gguf", "IQ4_XS"),
+        ("model-fp16.gguf", "FP16"),
+        ("just-a-model.gguf", "just-a-model"),
+    ],
+)
+def test_a_quantisation_is_read_from_a_file_name(path: str, quant: str) -> None:
+    assert [q.name for q in group_files([RemoteFile(path, 10, SHA)])] == [quant]
+
+
+def test_two_files_of_the_same_quantisation_keep_apart() -> None:
+    files = [RemoteFile(path, 10, SHA) for path in ("a-Q4_0.gguf", "b-Q4_0.gguf")]
+    assert sorted(q.name for q in group_files(files)) == ["Q4_0", "b-Q4_0"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../up-Q4_0.gguf",
+        "/abs-Q4_0.gguf",
+        ".hidden/x-Q4_0.gguf",
+        "-flag-Q4_0.gguf",
+        "a\\b-Q4_0.gguf",
+        "new\nline-Q4_0.gguf",
+        "x" * 600 + ".gguf",
+        "notes.txt",
+    ],
+)
+def test_a_hostile_file_name_is_left_out(path: str) -> None:
+    assert group_files([RemoteFile(path, 10, SHA)]) == ()
+
+
+def test_a_file_without_a_known_checksum_is_left_out() -> None:
+    assert group_files([RemoteFile("a-Q4_0.gguf", 10, ""), RemoteFile("b.gguf", 0, SHA)]) == ()
+
+
+@pytest.mark.parametrize("name", ["", "a", "a/b/c", "a/..", "../b", "-a/b", "a/b c", "a/b\n", "/"])
+def test_what_is_no_repository_is_refused(name: str) -> None:
+    with pytest.raises(RequestError):
+        check_repo(name)
+
+
+def test_a_reference_names_a_repository_and_maybe_a_quantisation() -> None:
+    assert parse_reference("a/b-GGUF") == ("a/b-GGUF", None)
+    assert parse_reference("a/b-GGUF:Q4_K_M") == ("a/b-GGUF", "Q4_K_M")
