@@ -22,7 +22,7 @@ LEAK_GRACE_S: Final = 10.0
 # Where an upstream doesn't report its slots, nothing but time can heal a leak; nothing takes
 # longer.
 MAX_CLAIM_S: Final = 3600.0
-# Without reported slots only time heals a leak; no answer takes longer.
+# A prompt is taken to be read after this many times its expected time: rates are no better known.
 OVERDUE: Final = 1.5
 
 
