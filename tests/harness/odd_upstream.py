@@ -68,9 +68,7 @@ def odd_upstream() -> Iterator[OddUpstream]:
     """Serve until the end of the block."""
     seen = Seen()
     handler = type("Handler", (_Handler,), {"seen": seen})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    server.block_on_close = False
+    server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -80,6 +78,12 @@ def odd_upstream() -> Iterator[OddUpstream]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128  # fifty callers at once; the default of 5 resets some of them
 
 
 class _Handler(BaseHTTPRequestHandler):
