@@ -8,13 +8,13 @@ of what a frame means. DATA and ACK, which travel most, are read and written by 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import msgpack
 
-from .errors import RemoteProtocolError
+from .errors import Fault, LocalProtocolError, RemoteProtocolError
 from .limits import MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_HEAD_BYTES, MAX_HEADERS
 from .surface import Headers
 
@@ -146,13 +146,18 @@ pack: Final[Callable[[object], bytes]] = msgpack.Packer(autoreset=True).pack
 
 
 def encode(frame: SessionFrame) -> bytes:
-    """The bytes of any session frame but DATA."""
+    """The bytes of any session frame but DATA.
+
+    Raises `LocalProtocolError` for what the peer would refuse: one such frame would cost the whole
+    session.
+    """
     t = FrameType
     match frame:
         case Open(stream, method, path, headers, model, end):
-            return pack((t.OPEN, stream, method, path, _flat(headers), model, end))
+            flat = _flat(headers, (method, path, model))
+            return pack((t.OPEN, stream, method, path, flat, model, end))
         case Head(stream, status, headers):
-            return pack((t.HEADERS, stream, status, _flat(headers)))
+            return pack((t.HEADERS, stream, status, _flat(headers, ())))
         case End(stream):
             return pack((t.END, stream))
         case Reset(stream, code, reason):
@@ -211,8 +216,19 @@ _SHAPES: Final[dict[int, tuple[Any, tuple[type | None, ...]]]] = {
 }
 
 
-def _flat(headers: Headers) -> list[bytes]:
-    return [part for pair in headers for part in pair]
+def _flat(headers: Headers, texts: tuple[str, ...]) -> list[bytes]:
+    """Names and values in one list; `texts` is what else counts as part of the head."""
+    flat = [part for pair in headers for part in pair]
+    if len(headers) > MAX_HEADERS or _head_bytes(flat, texts) > MAX_HEAD_BYTES:
+        raise LocalProtocolError(
+            f"a head has more than {MAX_HEADERS} fields or {MAX_HEAD_BYTES} bytes",
+            Fault.HEAD_TOO_LARGE,
+        )
+    return flat
+
+
+def _head_bytes(flat: list[bytes], texts: Iterable[str]) -> int:
+    return sum(map(len, flat)) + sum(len(text.encode()) for text in texts)
 
 
 def _pairs(fields: list[Any]) -> Headers:
@@ -222,7 +238,7 @@ def _pairs(fields: list[Any]) -> Headers:
         raise RemoteProtocolError(f"headers are not at most {MAX_HEADERS} pairs")
     if any(type(part) is not bytes for part in flat):
         raise RemoteProtocolError("a header is not bytes")
-    if sum(map(len, flat)) + sum(len(f) for f in fields if type(f) is str) > MAX_HEAD_BYTES:
+    if _head_bytes(flat, (field for field in fields if type(field) is str)) > MAX_HEAD_BYTES:
         raise RemoteProtocolError(f"a head is larger than {MAX_HEAD_BYTES} bytes")
     return list(zip(flat[::2], flat[1::2], strict=True))
 
@@ -262,13 +278,15 @@ class FrameDecoder:
             item = next(self._unpacker, _MORE)
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
             raise RemoteProtocolError(f"bytes that are not a frame: {error}") from None
+        begun_at = self.position
+        end = self._fed if item is _MORE else self._unpacker.tell()
+        if end - begun_at > self._max_frame_bytes:
+            raise RemoteProtocolError(f"a frame is larger than {self._max_frame_bytes} bytes")
         if item is _MORE:
-            if self._fed - self.position > self._max_frame_bytes:
-                raise RemoteProtocolError(f"a frame is larger than {self._max_frame_bytes} bytes")
             return None
         if type(item) is not list or not item or type(item[0]) is not int:
             raise RemoteProtocolError("a frame is not an array that begins with its type")
-        self.position = self._unpacker.tell()
+        self.position = end
         return item
 
 

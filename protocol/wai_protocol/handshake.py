@@ -24,12 +24,13 @@ import msgpack
 from .errors import AuthError, Fault, RemoteProtocolError, WaiError, fault_for_wire_code
 from .frames import FrameType, pack
 from .identity import IdentityKey, verify
-from .limits import MAX_HANDSHAKE_BYTES, VERSION, Limits
+from .limits import MAX_HANDSHAKE_BYTES, MAX_REASON_CHARS, VERSION, Limits
 
 NONCE_BYTES: Final = 32
 SESSION_ID_BYTES: Final = 16
 HASH_BYTES: Final = 32
 MAX_TEXT_CHARS: Final = 128  # a node's name, an agent's version
+MAX_RETRY_AFTER_S: Final = 3600.0  # a REFUSE can ask a node to wait, but not for ever
 RELAY_CONTEXT: Final = b"wai/1 relay\x00"
 NODE_CONTEXT: Final = b"wai/1 node\x00"
 
@@ -223,11 +224,16 @@ class RelayHandshake:
             if self._state is _RelayState.WAIT_HELLO:
                 self._challenge_node(item, raw)
             else:
-                return self._check_proof(item)
+                claim = self._check_proof(item)
+                if self._reader.leftover():
+                    raise RemoteProtocolError("a node that does not wait for the WELCOME")
+                return claim
+        if self._state is _RelayState.WAIT_VERDICT:
+            raise RemoteProtocolError("a node that does not wait for the WELCOME")
         return None
 
     def leftover(self) -> bytes:
-        """Bytes that came after the PROOF: the session's first."""
+        """Bytes that came after the PROOF: none, a node waits for the WELCOME."""
         return self._reader.leftover()
 
     def accept(self, welcome: Welcome) -> None:
@@ -250,7 +256,7 @@ class RelayHandshake:
         after_s = error.retry_after_s
         after_ms = None if after_s is None else round(after_s * 1000)
         code = error.fault.row.wire_code
-        self._out += pack((int(FrameType.REFUSE), code, str(error)[:512], after_ms))
+        self._out += pack((int(FrameType.REFUSE), code, str(error)[:MAX_REASON_CHARS], after_ms))
         self._state = _RelayState.DONE
 
     def _challenge_node(self, item: list[Any], raw: bytes) -> None:
@@ -343,8 +349,12 @@ def _read_welcome(item: list[Any]) -> Welcome:
 
 def _refusal(item: list[Any]) -> AuthError:
     code, message, after_ms = _fields(item, FrameType.REFUSE, (int, str, None))
-    after_s = after_ms / 1000 if type(after_ms) is int and after_ms >= 0 else None
-    return AuthError(message, fault_for_wire_code(code), retry_after_s=after_s)
+    after_s = None
+    if type(after_ms) is int and after_ms >= 0:
+        after_s = min(after_ms / 1000, MAX_RETRY_AFTER_S)
+    # It is shown to a person, and nobody has proven yet who wrote it: no control characters.
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in message)
+    return AuthError(shown[:MAX_REASON_CHARS], fault_for_wire_code(code), retry_after_s=after_s)
 
 
 def _fields(item: list[Any], kind: FrameType, types: tuple[type | None, ...]) -> list[Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from .errors import Fault, LocalProtocolError, RemoteProtocolError
+from .limits import MAX_HEADERS
 from .surface import Headers
 
 MAX_HEAD_BYTES: Final = 32 * 1024  # llama-server sends 0.3 kB, cloud providers with cookies up to 8
@@ -260,6 +261,8 @@ def _parse_head(block: bytes) -> tuple[int, int, Headers]:
         raise _broken("the response's status line can't be read")
     if _CONTROL.search(b"".join(lines)):
         raise _broken("the response's head holds a control character")
+    if len(lines) > MAX_HEADERS + 1:
+        raise _broken(f"the response has more than {MAX_HEADERS} header fields")
     headers: Headers = []
     for line in lines[1:]:
         name, colon, value = line.partition(b":")

@@ -47,6 +47,13 @@ WRITE_BUDGET_BYTES: Final = 64 * 1024
 MAX_CONTROL_BYTES: Final = 1024 * 1024
 """Control frames waiting while there is no connection; then no new stream is opened."""
 
+MAX_UNTAKEN_BYTES: Final = 2 * SESSION_WINDOW_BYTES
+"""Control frames waiting or kept beyond the session window, at which a peer that asks for yet more
+is cut off: 16,384 answers' heads of 1 KiB, after a minute without a connection."""
+
+MAX_REASON_CHARS: Final = 512
+"""A reason in RESET, GOAWAY or REFUSE: two sentences for a person."""
+
 MAX_STREAM_WINDOW_BYTES: Final = 8 * 1024 * 1024
 """Where a stream's window stops growing: one stream may fill the session window."""
 

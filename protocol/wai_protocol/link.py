@@ -68,15 +68,10 @@ class Link:
     def attach(self, peer_received: int, now: float) -> None:
         """Go on, on a new connection, from `peer_received`: what the peer said it has.
 
-        Raises `RemoteProtocolError` for an offset that was never sent or is acknowledged already.
+        Raises `RemoteProtocolError`, and changes nothing, for an offset that was never sent, lies
+        within a frame or before what is acknowledged already.
         """
-        if not self._oldest <= peer_received <= self._sent:
-            raise RemoteProtocolError(
-                f"the peer goes on at offset {peer_received}; "
-                f"this end keeps {self._oldest} to {self._sent}"
-            )
-        self._flushed = self._sent
-        self._drop_before(peer_received)
+        self._drop_before(peer_received, self._sent)
         self._flushed = peer_received
         self._replay = iter(tuple(self._unacknowledged)) if self._unacknowledged else None
         self._acknowledged = self.received  # HELLO and WELCOME told the peer
@@ -160,7 +155,7 @@ class Link:
             raise RemoteProtocolError(f"link frame {kind} without its number")
         number = item[1]
         if kind == _ACK:
-            self._drop_before(number)
+            self._drop_before(number, self._flushed)
         elif kind == _PING:
             self._pong = number
         elif kind == _PONG:
@@ -170,16 +165,23 @@ class Link:
         else:
             raise RemoteProtocolError(f"frame type {kind} does not belong here")
 
-    def _drop_before(self, offset: int) -> None:
-        if offset > self._flushed:
-            raise RemoteProtocolError(f"offset {offset} acknowledged, {self._flushed} sent")
-        kept = self._unacknowledged
-        oldest = self._oldest
-        while oldest < offset:
-            oldest += len(kept.popleft())
-        if oldest > offset:
+    def _drop_before(self, offset: int, sent: int) -> None:
+        """Forget what the peer has. Nothing is changed where it says what can't be."""
+        if not self._oldest <= offset <= sent:
+            raise RemoteProtocolError(
+                f"the peer has {offset} bytes, it says; it was sent {self._oldest} to {sent}"
+            )
+        count, end = 0, self._oldest
+        for frame in self._unacknowledged:
+            if end >= offset:
+                break
+            end += len(frame)
+            count += 1
+        if end != offset:
             raise RemoteProtocolError(f"offset {offset} lies within a frame")
-        self._oldest = oldest
+        for _ in range(count):
+            self._unacknowledged.popleft()
+        self._oldest = offset
 
     # -- time
 
@@ -193,15 +195,25 @@ class Link:
         """When `ping_due` or `is_dead` will be true if nothing comes in; None while detached."""
         if not self.attached:
             return None
-        if self._ping_sent_at is not None and self._ping_sent_at >= self._heard_at:
-            return self._heard_at + self._dead_s
-        return self._heard_at + min(self._ping_s, self._dead_s)
+        dead_at = self._dead_at()
+        return self._heard_at + self._ping_s if dead_at is None else dead_at
 
     def ping_due(self, now: float) -> bool:
         """Whether it has been silent so long that the peer must be asked."""
-        asked = self._ping_sent_at is not None and self._ping_sent_at >= self._heard_at
+        asked = self._dead_at() is not None
         return self.attached and not asked and now >= self._heard_at + self._ping_s
 
     def is_dead(self, now: float) -> bool:
-        """Whether it has been silent so long that the connection counts as lost."""
-        return self.attached and now >= self._heard_at + self._dead_s
+        """Whether the peer was asked, and has been silent so long that it counts as lost."""
+        dead_at = self._dead_at()
+        return self.attached and dead_at is not None and now >= dead_at
+
+    def _dead_at(self) -> float | None:
+        """When the silence will have lasted too long; None if the peer was not asked in it.
+
+        A timer may be late, and so the PING: the peer gets its time to answer all the same.
+        """
+        if self._ping_sent_at is None or self._ping_sent_at <= self._heard_at:
+            return None
+        answer_s = max(self._dead_s - self._ping_s, self._dead_s / 2)
+        return max(self._heard_at + self._dead_s, self._ping_sent_at + answer_s)

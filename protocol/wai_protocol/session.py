@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from dataclasses import replace
 from typing import Any, Final
 
 from . import frames as f
@@ -36,6 +37,8 @@ from .limits import (
     MAX_CONTROL_BYTES,
     MAX_DATA_BYTES,
     MAX_FRAME_BYTES,
+    MAX_REASON_CHARS,
+    MAX_UNTAKEN_BYTES,
     SEND_HIGH_WATER_BYTES,
     SEND_LOW_WATER_BYTES,
     SESSION_GROWTH_BYTES,
@@ -77,12 +80,12 @@ class Session:
         self._decoder = f.FrameDecoder()
         self._streams: dict[int, Stream] = {}
         self._highest_stream = 0
-        self._calls: set[int] = set()
+        self._calls: set[int] = set()  # asked and not answered, on either end
         self._last_call = 0
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
         self._ready: deque[Stream] = deque()
-        self._status: NodeStatus | None = None
+        self._status = b""  # a STATUS that waits to be written
         self._probe = b""  # a PING that waits to be written
         self._events: list[Event] = []
         self._now = 0.0
@@ -198,6 +201,7 @@ class Session:
                 self._tell(StatusReceived(NodeStatus.from_wire(value)))
             case f.Call(call, method, params):
                 self._only_from(Role.RELAY, "CALL")
+                self._receive_call(call)
                 self._tell(CallReceived(call, method, params))
             case f.Reply(call, ok, value):
                 self._only_from(Role.NODE, "REPLY")
@@ -213,6 +217,7 @@ class Session:
         if frame.stream <= self._highest_stream:
             raise RemoteProtocolError(f"OPEN of stream {frame.stream}, which is not a new one")
         self._highest_stream = frame.stream
+        self._must_take_answers()
         if len(self._streams) >= self._local.max_streams:
             self._send(f.Reset(frame.stream, Fault.OVERLOADED.row.wire_code, "too many streams"))
             return
@@ -223,6 +228,18 @@ class Session:
                 frame.stream, frame.method, frame.path, frame.headers, frame.model, frame.end
             )
         )
+
+    def _receive_call(self, call: int) -> None:
+        if call <= self._last_call or len(self._calls) >= MAX_CALLS:
+            raise RemoteProtocolError(f"CALL {call} is not a new one, or one too many")
+        self._must_take_answers()
+        self._last_call = call
+        self._calls.add(call)
+
+    def _must_take_answers(self) -> None:
+        """A peer that asks and asks, and takes no answer, would have us keep them all."""
+        if self._control_bytes - self._link.room > MAX_UNTAKEN_BYTES:
+            raise RemoteProtocolError("the peer asks for more than it takes", Fault.FLOW_CONTROL)
 
     def _receive_head(self, stream_id: int, status: int, headers: Headers) -> None:
         stream = self._must_have_been(stream_id)
@@ -288,9 +305,9 @@ class Session:
             out += link.take_replay(budget)
             if link.replaying:
                 return b"".join(out)
-        if self._status is not None:
-            self._send(f.Status(self._status.to_wire()))
-            self._status = None
+        if self._status:
+            self._queue_control(self._status)
+            self._status = b""
         while self._control and budget > 0:
             frame = self._control.popleft()
             self._control_bytes -= len(frame)
@@ -377,18 +394,18 @@ class Session:
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        if self._role is not Role.NODE or stream.head_done:
-            raise LocalProtocolError("a response has one head, and the node sends it")
-        stream.head_done = True
+        if self._role is not Role.NODE or stream.head_done or not 200 <= status <= 599:
+            raise LocalProtocolError("a response has one head and a status, and the node sends it")
         self._send(f.Head(stream_id, status, headers))
+        stream.head_done = stream.may_send = True
 
     def send_data(self, stream_id: int, data: bytes) -> bool:
         """Queue body bytes. False: stop until `Writable` (they are queued all the same)."""
         stream = self._streams.get(stream_id)
         if stream is None or not data:
             return True
-        if stream.end_queued:
-            raise LocalProtocolError(f"data on stream {stream_id} after its end")
+        if stream.end_queued or not stream.may_send:
+            raise LocalProtocolError(f"data on stream {stream_id} after its end or before its head")
         stream.queue(data)
         if not stream.scheduled:
             self._schedule(stream)
@@ -400,15 +417,18 @@ class Session:
     def end_stream(self, stream_id: int) -> None:
         """End this direction once what is queued is sent."""
         stream = self._streams.get(stream_id)
-        if stream is not None:
-            stream.end_queued = True
-            self._schedule(stream)
+        if stream is None:
+            return
+        if not stream.may_send:
+            raise LocalProtocolError(f"the end of stream {stream_id} before its head")
+        stream.end_queued = True
+        self._schedule(stream)
 
     def reset_stream(self, stream_id: int, fault: Fault, reason: str = "") -> None:
         """End the stream now, in both directions; what is queued is dropped."""
         if stream_id in self._streams:
             self._forget(stream_id)
-            self._send(f.Reset(stream_id, fault.row.wire_code, reason[:512]))
+            self._send(f.Reset(stream_id, fault.row.wire_code, reason[:MAX_REASON_CHARS]))
 
     def consume(self, stream_id: int, size: int) -> None:
         """Received bytes were used: the peer may send as many again."""
@@ -425,8 +445,9 @@ class Session:
             self._forget(stream_id)
             self._tell(StreamReset(stream_id, fault, reason))
         value = {"code": fault.row.wire_code, "message": reason}
-        for call in sorted(self._calls):
-            self._tell(ReplyReceived(call, ok=False, value=value))
+        if self._role is Role.RELAY:
+            for call in sorted(self._calls):
+                self._tell(ReplyReceived(call, ok=False, value=value))
         self._calls.clear()
         return self.take_events()
 
@@ -437,6 +458,7 @@ class Session:
             window_out=self.peer_limits.stream_window_bytes,
             now=self._now,
         )
+        stream.may_send = self._role is Role.RELAY
         self._streams[stream_id] = stream
         return stream
 
@@ -457,10 +479,17 @@ class Session:
     # -- status, calls, going away
 
     def send_status(self, status: NodeStatus) -> None:
-        """Tell the relay what can be served now. Of several that wait only the last is sent."""
+        """Tell the relay what can be served now. Of several that wait only the last is sent.
+
+        One that would not fit into a frame is sent without its `detail` and its last models.
+        """
         if self._role is not Role.NODE:
             raise LocalProtocolError("only a node has a status")
-        self._status = status
+        encoded = f.encode(f.Status(status.to_wire()))
+        while len(encoded) > MAX_FRAME_BYTES:
+            status = replace(status, models=status.models[: len(status.models) // 2], detail={})
+            encoded = f.encode(f.Status(status.to_wire()))
+        self._status = encoded
 
     def call(self, method: str, params: dict[str, Any]) -> int:
         """Ask the node for something; the number that its REPLY will carry."""
@@ -474,13 +503,20 @@ class Session:
         return self._last_call
 
     def reply(self, call: int, value: object) -> None:
-        """Answer a CALL."""
-        self._send(f.Reply(call, ok=True, value=value))
+        """Answer a CALL. Does nothing if it has its answer, or the session is over."""
+        self._reply(f.Reply(call, ok=True, value=value))
 
     def reply_error(self, call: int, error: WaiError) -> None:
-        """Answer a CALL with what went wrong."""
+        """Answer a CALL with what went wrong; see `reply`."""
         value = {"code": error.fault.row.wire_code, "message": str(error)[:4096]}
-        self._send(f.Reply(call, ok=False, value=value))
+        self._reply(f.Reply(call, ok=False, value=value))
+
+    def _reply(self, frame: f.Reply) -> None:
+        if self._role is not Role.NODE:
+            raise LocalProtocolError("only a node answers calls")
+        if frame.call in self._calls:
+            self._send(frame)
+            self._calls.remove(frame.call)
 
     def emit(self, name: str, value: object, call: int = 0) -> None:
         """Tell the relay that something happened, on behalf of `call` or by itself (0)."""
@@ -490,7 +526,7 @@ class Session:
         """Say that this end takes or opens no new streams; those in flight go on."""
         self.going_away = True
         after_ms = None if reconnect_in_s is None else round(reconnect_in_s * 1000)
-        self._send(f.GoAway(fault.row.wire_code, reason[:512], after_ms))
+        self._send(f.GoAway(fault.row.wire_code, reason[:MAX_REASON_CHARS], after_ms))
 
     def _send(self, frame: f.SessionFrame) -> None:
         encoded = f.encode(frame)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from .errors import Fault, RemoteProtocolError
-from .limits import MAX_STREAM_WINDOW_BYTES
+from .errors import Fault, LocalProtocolError, RemoteProtocolError
+from .limits import MAX_DATA_BYTES, MAX_STREAM_WINDOW_BYTES
 
 GROWTH_ROUND_TRIPS: Final = 4
 """Half a window used within this many round trips: the window, not the reader, is the brake."""
@@ -53,6 +53,7 @@ class Stream:
         "head_done",
         "id",
         "local_ended",
+        "may_send",
         "pending",
         "pending_bytes",
         "remote_ended",
@@ -71,6 +72,8 @@ class Stream:
         """Bytes of DATA that the peer may still send."""
         self.window = window_in
         self.head_done = False
+        self.may_send = True
+        """Whether DATA and END may go: not on an answer before its head."""
         self.end_queued = False
         self.local_ended = False
         self.remote_ended = False
@@ -86,8 +89,13 @@ class Stream:
 
     def queue(self, data: bytes) -> None:
         """Add body bytes to what waits for credit and its turn."""
-        self.pending.append(data)
-        self.pending_bytes += len(data)
+        size = len(data)
+        self.pending_bytes += size
+        if size <= MAX_DATA_BYTES:
+            self.pending.append(data)
+        else:  # cut once: cutting each frame off the rest would copy the rest each time
+            step = MAX_DATA_BYTES
+            self.pending.extend(data[at : at + step] for at in range(0, size, step))
 
     def take(self, limit: int) -> bytes:
         """Up to `limit` bytes within the peer's credit; b"" if there are none to be had."""
@@ -138,6 +146,8 @@ class Stream:
     def consume(self, size: int, rtt_s: float | None, budget: GrowthBudget, now: float) -> int:
         """Count `size` received bytes as used; the credit to give back now, 0 if it can wait."""
         self._unreported += size
+        if self.credit_in + self._unreported > self.window:
+            raise LocalProtocolError(f"stream {self.id} used bytes that never came")
         if self._unreported * 2 < self.window or self.remote_ended:
             return 0
         increment = self._unreported
