@@ -75,6 +75,7 @@ class Entry:
     progress: Progress | None = None
     download: anyio.CancelScope | None = None
     changed: anyio.Event = field(default_factory=anyio.Event)
+    removed: bool = False  # asked for; `gone` once nothing of it runs
     gone: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,8 @@ class LogFile:
         """Keep `data`; the whole lines that it completed."""
         if self._size + len(data) > self._limit:
             self._file.close()
-            self.path.replace(self._old)
+            with contextlib.suppress(FileNotFoundError):  # a generation beside us did it
+                self.path.replace(self._old)
             self._file = self.path.open("ab")
             self._size = 0
         self._file.write(data)

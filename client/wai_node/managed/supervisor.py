@@ -22,7 +22,7 @@ import anyio.to_thread
 
 from wai_node.models.catalogue import Quantisation, Repository, parse_reference
 from wai_node.models.download import Clock, Download, Progress
-from wai_node.models.fit import Correction, Fit, Load, Verdict, fit
+from wai_node.models.fit import Correction, Fit, Load, Verdict, estimate, fit
 from wai_node.models.gguf_header import Value
 from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
@@ -149,6 +149,8 @@ class Supervisor:
         if not _NAME.fullmatch(quant.name):
             raise RequestError(f"the file name of {alias[:120]!r} can't be used as a model's id")
         if alias in self._entries:
+            if self._entries[alias].removed:
+                raise RequestError(f"{alias} is just being removed; deploy it again in a moment")
             await self._again(alias, context_tokens, slots)
             return alias
         shape = await self._shape(repository, quant)
@@ -190,6 +192,7 @@ class Supervisor:
         entry = self._entry(alias)
         async with self._changing:
             await anyio.to_thread.run_sync(self._wanted.drop, alias)
+            entry.removed = True
             if entry.download is not None:
                 entry.download.cancel()
             self._apply(entry, entry.machine.remove(self._now()))
@@ -212,7 +215,19 @@ class Supervisor:
                 "or less"
             )
         hardware = await anyio.to_thread.run_sync(self._hardware)
-        found = fit(shape, model.size_bytes, load, hardware, Correction(*model.correction))
+        correction = Correction(*model.correction)
+        found = fit(shape, model.size_bytes, load, hardware, correction)
+        if entry.machine.serving is not None:
+            freed = load_for(shape, wish.context_tokens, wish.slots)
+            after = hardware.with_freed(estimate(shape, model.size_bytes, freed, correction).high)
+        else:
+            after = hardware
+        alone = fit(shape, model.size_bytes, load, after, correction)
+        if alone.verdict is Verdict.NO:
+            raise RequestError(
+                f"{alias} with {load.context_tokens} tokens in {load.slots} slots does not fit "
+                f"this node: {alone.reason}; the largest context here is {alone.largest_context}"
+            )
         beside = found.verdict is (Verdict.GPU if hardware.gpus else Verdict.CPU)
         changed = replace(model, context_tokens=load.context_tokens, slots=load.slots)
         async with self._changing:
@@ -257,7 +272,7 @@ class Supervisor:
                     self._apply(entry, actions)
                     if generation is not None:
                         break
-                    if entry.gone or entry.machine.state in (State.FAILED, State.ABSENT):
+                    if entry.removed or entry.machine.state in (State.FAILED, State.ABSENT):
                         why = entry.machine.reason or "it was removed"
                         raise NodeUnavailable(f"{alias} is not served: {why}", Fault.OVERLOADED)
                     await changed.wait()
@@ -355,11 +370,10 @@ class Supervisor:
         def on_ready(context_tokens: int) -> None:
             actions = entry.machine.server_ready(generation, context_tokens, self._now())
             self._apply(entry, actions)
+            self._group.start_soon(self._learn, entry, runner, wish)
 
         paths = [self._folder(entry.model) / Path(path).name for path in entry.model.paths]
         reason = await runner.run(entry.model, paths[0], wish, on_ready)
-        if runner.seen is not None:
-            await self._learn(entry, runner, wish)
         tail = runner.log_tail[-SHOWN_LOG_LINES:]
         actions = entry.machine.server_ended(generation, reason, tail, self._now())
         del entry.runners[generation]
@@ -377,7 +391,7 @@ class Supervisor:
             return
         factors = (correction.weights, correction.cache, correction.compute)
         async with self._changing:
-            if entry.gone or model.alias not in self._wanted.models:
+            if entry.removed or model.alias not in self._wanted.models:
                 return
             entry.model = replace(entry.model, correction=factors)
             await anyio.to_thread.run_sync(self._wanted.put, entry.model)
@@ -404,7 +418,7 @@ class Supervisor:
 
     def _entry(self, alias: str) -> Entry:
         entry = self._entries.get(alias)
-        if entry is None or entry.gone:
+        if entry is None or entry.removed:
             names = ", ".join(self._entries) or "nothing"
             raise RequestError(
                 f"{alias[:120]!r} is not deployed on this node; it has: {names}",

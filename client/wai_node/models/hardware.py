@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +41,18 @@ class Hardware:
     cpu: str
     cpu_cores: int
     unified_memory: bool = False
+
+    def with_freed(self, size_bytes: int) -> Hardware:
+        """This box once a process that takes `size_bytes` has ended: on the GPUs, as far as they
+        can hold it, else in RAM."""
+        gpus, left = [], size_bytes
+        for card in self.gpus:
+            share = min(left, card.total_bytes - card.free_bytes)
+            gpus.append(replace(card, free_bytes=card.free_bytes + share))
+            left -= share
+        freed = size_bytes if self.unified_memory else left
+        ram = min(self.ram_total_bytes, self.ram_available_bytes + freed)
+        return replace(self, gpus=tuple(gpus), ram_available_bytes=ram)
 
 
 def detect_hardware(drm: Path = DRM_FOLDER) -> Hardware:
