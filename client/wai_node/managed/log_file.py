@@ -7,8 +7,8 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
-FILE_BYTES: Final = 4 << 20  # a start writes some 20 KB, a request some 500 bytes
-TAIL_LINES: Final = 1000  # kept in memory; loading a large model prints some 500
+FILE_BYTES: Final = 4 << 20  # many starts of a model; a log that matters is read within days
+TAIL_LINES: Final = 1000  # kept in memory; loading a tiny model printed 172
 LINE_CHARS: Final = 2000
 
 

@@ -29,7 +29,9 @@ KEPT_FREE_BYTES: Final = 1 << 30  # a disk that is filled to the brim breaks eve
 REHASH_BYTES: Final = 4 << 20
 PROGRESS_EVERY_S: Final = 0.25  # a progress bar needs no more, and each one crosses the tunnel
 RATE_WINDOW_S: Final = 10.0  # half-life of the rate shown: steady, yet it follows a change
-MAX_IDLE_TRIES: Final = 10  # tries in a row that brought not one byte: some 6 minutes of them
+MAX_IDLE_TRIES: Final = (
+    10  # tries in a row that brought not one byte: at most 5 minutes of waiting between them
+)
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
 PARTIAL_SUFFIX: Final = ".partial"
 SIDECAR_SUFFIX: Final = ".partial.json"

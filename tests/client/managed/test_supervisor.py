@@ -455,7 +455,7 @@ async def test_a_request_during_the_start_waits_for_it(
         assert (await n.complete())["choices"]
 
 
-async def test_a_server_that_hangs_is_killed_with_its_group(
+async def test_a_server_that_is_killed_before_it_listens_is_told_as_failed(
     hub: FakeHub, settings: ManagedSettings, tmp_path: Path
 ) -> None:
     _write_script(tmp_path / "hanging", "trap '' TERM\nsleep 1000 & sleep 1000 --parallel\n")

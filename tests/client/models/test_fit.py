@@ -38,7 +38,6 @@ def box(gpu_free_gib: float = 0, ram_free_gib: float = 32, *, unified: bool = Fa
 def test_a_known_model_takes_what_is_known_of_it() -> None:
     found = estimate(SHAPE, Q4, Load(8192))
     assert found.cache == GIB  # 8 heads of 2 x 128 numbers in F16, 32 layers, 8192 cells
-    # llama.cpp of 2024 said 560 MiB for this model at 8192, with logits for the whole batch
     assert found.compute < 300 << 20
     assert found.compute_high < 620 << 20
 
