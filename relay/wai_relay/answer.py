@@ -91,6 +91,7 @@ class Answer:
         on_first_byte: Callable[[], None],
         *,
         strip_usage: bool,
+        strip_timings: bool = False,
     ) -> None:
         self.over = asyncio.Event()
         self.failure: Failure | None = None
@@ -105,6 +106,7 @@ class Answer:
         self._clock = clock
         self._on_first_byte = on_first_byte
         self._strip_usage = strip_usage
+        self._strip_timings = strip_timings
         self._phase = Phase.WAITING
         self._stream: UpstreamStream | None = None
         self._reader: UsageReader | None = None
@@ -249,6 +251,7 @@ class Answer:
             self._route.path,
             self._content_type,
             strip_usage=self._strip_usage,
+            strip_timings=self._strip_timings,
         )
         if self._exchange.started:
             labels = b", ".join(name + b": " + value for name, value in self._labels)

@@ -67,8 +67,9 @@ class JsonBody:
     fields: Fields
     facts: BodyFacts
 
-    def rewritten(self, model: str, *, ask_usage: bool) -> bytes:
-        """The bytes to send for `model`; with `ask_usage`, `stream_options.include_usage` is set.
+    def rewritten(self, model: str, *, ask_usage: bool, ask_timings: bool = False) -> bytes:
+        """The bytes to send for `model`; with `ask_usage`, `stream_options.include_usage` is set,
+        with `ask_timings`, llama.cpp's `timings_per_token`.
 
         Values that need not change keep their bytes; a repeated key keeps its last value only.
         """
@@ -77,12 +78,14 @@ class JsonBody:
             changes["model" if "model" in self.fields else "name"] = _ENCODER.encode(model)
         if ask_usage:
             changes["stream_options"] = _with_include_usage(self.fields)
+        if ask_timings:
+            changes["timings_per_token"] = b"true"
         if not changes:
             return self.data
-        if len(changes) == 1 and ask_usage and "stream_options" not in self.fields:
+        if changes.keys().isdisjoint(self.fields):  # so the fields are put before the others
             opening = self.data.index(b"{") + 1
-            option = b'"stream_options":' + changes["stream_options"] + b","
-            return self.data[:opening] + option + self.data[opening:]
+            added = b"".join(b'"%s":%s,' % (k.encode(), value) for k, value in changes.items())
+            return self.data[:opening] + added + self.data[opening:]
         merged = {name: changes.get(name) or bytes(raw) for name, raw in self.fields.items()}
         merged |= changes
         pairs = (_ENCODER.encode(name) + b":" + value for name, value in merged.items())
@@ -117,6 +120,17 @@ def read_json(data: bytes, route: Route) -> JsonBody:
 def asks_usage(route: Route, facts: BodyFacts) -> bool:
     """Whether `include_usage` must be set for a caller who did not ask for it."""
     return facts.stream and not facts.wants_usage and route.path in USAGE_OPTION_PATHS
+
+
+def asks_timings(route: Route, body: JsonBody | None) -> bool:
+    """Whether a llama.cpp can be asked to count tokens in every chunk: then an answer that is cut
+    has its exact counts too, as far as it came. A caller that has its own opinion is left alone."""
+    return (
+        body is not None
+        and body.facts.stream
+        and route.path in USAGE_OPTION_PATHS
+        and "timings_per_token" not in body.fields
+    )
 
 
 def check_model(model: object) -> str:

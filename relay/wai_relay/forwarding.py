@@ -16,7 +16,7 @@ from wai_protocol.errors import Fault, WaiError
 from wai_protocol.surface import Headers, Route, headers_for_upstream
 
 from .answer import RETRY_FAULTS, Answer, Failure
-from .bodies import asks_usage
+from .bodies import asks_timings, asks_usage
 from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
 from .heartbeat import CallLater, Heartbeat, Timer
 from .http.exchange import Exchange
@@ -24,8 +24,9 @@ from .intake import Body, Intake
 from .limits import GatewayLimits
 from .live import LiveRequest
 from .records import Attempt, RequestRecord
-from .upstream import UpstreamStream
+from .upstream import ServingNode, UpstreamStream
 
+LLAMA_CPP: Final = "llama-server"  # how STATUS names its upstreams: kind@address
 UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
 
 
@@ -108,6 +109,7 @@ class Forwarder:
     async def _attempt(self, call: Call, lease: Lease, prompt_tokens: int) -> Failure | None:
         given_at = self._clock()
         ask_usage = asks_usage(call.route, call.body.facts)
+        ask_timings = _tells_timings(lease) and asks_timings(call.route, call.body.json)
 
         def begin() -> None:
             call.settle()
@@ -121,11 +123,17 @@ class Forwarder:
             self._clock,
             begin,
             strip_usage=ask_usage,
+            strip_timings=ask_timings,
         )
         cancelled = True
         call.live.answer = answer
         try:
-            await self._exchange_with(call, lease, answer, ask_usage=ask_usage)
+            await self._exchange_with(
+                call,
+                lease,
+                answer,
+                call.body.outgoing(lease.model, ask_usage=ask_usage, ask_timings=ask_timings),
+            )
             cancelled = False
         finally:
             call.live.answer = None
@@ -133,10 +141,9 @@ class Forwarder:
             self._account(call, lease, answer, given_at, cancelled=cancelled)
         return answer.failure
 
-    async def _exchange_with(
-        self, call: Call, lease: Lease, answer: Answer, *, ask_usage: bool
-    ) -> None:
-        """Send the request and see its answer through. Leaves no stream behind."""
+    async def _exchange_with(self, call: Call, lease: Lease, answer: Answer, first: bytes) -> None:
+        """Send the request, of which `first` is in hand, and see its answer through. Leaves no
+        stream behind."""
         headers = [
             # The answer's figures are read as it passes, so it must not come compressed.
             (name, value)
@@ -151,7 +158,6 @@ class Forwarder:
             answer.on_reset(error.fault, str(error))
             return
         answer.attach(stream)
-        first = call.body.outgoing(lease.model, ask_usage=ask_usage)
         sent = call.body.complete and len(first) <= UPLOAD_BYTES
         call.exchange.on_resume = answer.resume
         try:
@@ -234,6 +240,15 @@ class Forwarder:
                 tokens=record.tokens,
             )
         )
+
+
+def _tells_timings(lease: Lease) -> bool:
+    """Whether the model is served by a llama.cpp, which counts tokens in each chunk if asked."""
+    upstream = lease.upstream
+    return isinstance(upstream, ServingNode) and any(
+        model.id == lease.model and model.upstream.startswith(LLAMA_CPP)
+        for model in upstream.status.models
+    )
 
 
 async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:

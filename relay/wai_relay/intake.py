@@ -49,10 +49,10 @@ class Body:
     json: JsonBody | None = None
     scanner: ModelScanner | None = None
 
-    def outgoing(self, model: str, *, ask_usage: bool) -> bytes:
+    def outgoing(self, model: str, *, ask_usage: bool, ask_timings: bool = False) -> bytes:
         """The bytes in hand, as they go to an upstream that is asked for `model`."""
         if self.json is not None:
-            return self.json.rewritten(model, ask_usage=ask_usage)
+            return self.json.rewritten(model, ask_usage=ask_usage, ask_timings=ask_timings)
         scanner = self.scanner
         if scanner is None or model == self.facts.model:
             return self.held

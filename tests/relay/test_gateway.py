@@ -17,6 +17,7 @@ from tests.harness.plain_dispatcher import LeastBusyDispatcher
 from wai_protocol.errors import AuthError, Fault, TransportError
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
+from wai_relay.explain import explain
 from wai_relay.gateway import Gateway
 from wai_relay.keys import ApiKey, KeyLimits
 from wai_relay.limits import GatewayLimits
@@ -616,3 +617,97 @@ async def test_task_cancelled_while_the_body_is_awaited_is_recorded() -> None:
         await task
     assert (r.records[0].cancelled, r.records[0].status) == (True, 499)
     assert r.gateway._budget.held_bytes == 0
+
+
+async def test_llama_cpp_is_asked_to_count_in_every_chunk_and_nobody_else_is() -> None:
+    llama = ModelStatus(id="m", upstream="llama-server@127.0.0.1:8080")
+    timed = TOKEN[:-3] + b',"timings":{"cache_n":0,"prompt_n":9,"predicted_n":1}}\n\n'
+    node = FakeNode("gpu1", llama, script=answers(200, SSE, timed, USAGE, DONE))
+    exchange = await rig(node).ask(STREAM)
+    assert json.loads(node.streams[0].body)["timings_per_token"] is True
+    assert exchange.body == TOKEN + DONE
+    asked = STREAM[:-1] + b',"timings_per_token":true}'
+    assert timed in (await rig(node).ask(asked)).body
+    other = FakeNode("gpu1", MODEL, script=answers(200, SSE, TOKEN, USAGE, DONE))
+    await rig(other).ask(STREAM)
+    assert "timings_per_token" not in json.loads(other.streams[0].body)
+
+
+async def test_refusals_say_how_long_it_waited_and_what_is_in_the_way() -> None:
+    exchange = await rig(FakeNode("gpu1", MODEL, ready=False)).ask()
+    assert exchange.status == 503
+    assert exchange.header(b"x-wai-reason") == b"no_node_available"
+    assert exchange.header(b"x-wai-attempts") == b"0"
+    assert exchange.header(b"x-wai-queue-ms") == b"0"
+    assert exchange.header(b"x-wai-node") is None
+
+
+async def test_running_requests_can_be_seen_and_explained() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        r.clock.advance(2)
+        (view,) = r.gateway.live.views(r.clock())
+        assert (view.state, view.node, view.ttft_ms, view.age_ms) == ("prefill", "gpu1", None, 2000)
+        stream = node.streams[0]
+        stream.sink.on_headers(200, SSE)
+        for _ in range(4):  # the first of them names the role
+            stream.sink.on_data(TOKEN)
+        r.clock.advance(2)
+        (view,) = r.gateway.live.views(r.clock())
+        assert (view.state, view.ttft_ms, view.completion_tokens) == ("streaming", 2000, 3)
+        assert view.tokens_per_s == 1.0
+        stream.sink.on_end()
+    assert len(r.gateway.live) == 0
+    record = r.gateway.explanations.find("req_test")
+    assert record is not None
+    (attempt,) = explain(record).attempts
+    assert (attempt.node, attempt.reason, attempt.fault) == ("gpu1", "least-busy", "")
+
+
+async def test_every_attempt_is_explained() -> None:
+    r = rig(
+        FakeNode("gpu2", MODEL, script=breaks()),
+        FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY)),
+    )
+    await r.ask()
+    attempts = explain(r.records[0]).attempts
+    assert [(a.node, a.fault) for a in attempts] == [("gpu2", "node_lost"), ("gpu1", "")]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_an_admin_can_end_a_request_and_its_caller_is_told(begun: bool) -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        if begun:
+            node.streams[0].sink.on_headers(200, SSE)
+            node.streams[0].sink.on_data(TOKEN)
+        live = r.gateway.live.find("req_test")
+        assert live is not None
+        live.end()
+    assert exchange.ended
+    assert b"ended by the relay's admin" in exchange.body
+    assert exchange.status == (200 if begun else 499)
+    assert node.streams[0].reset_with is Fault.CANCELLED
+    assert r.records[0].cancelled
+
+
+async def test_an_admin_can_end_a_request_that_is_still_sending_its_body() -> None:
+    r = rig(FakeNode("gpu1", MODEL))
+    exchange = FakeExchange(make_request(), [], stays_open=True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: len(r.gateway.live) == 1)
+        await anyio.lowlevel.checkpoint()
+        live = r.gateway.live.find("req_test")
+        assert live is not None
+        live.end()
+    assert exchange.status == 499
+    assert r.records[0].cancelled

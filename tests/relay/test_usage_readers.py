@@ -207,3 +207,46 @@ def test_garbage_instead_of_usage_is_passed_and_not_counted() -> None:
     garbage = b'data: {"usage": {"prompt_tokens": -5, "completion_tokens": "x"}, \xff\n\n'
     assert run(reader, [garbage]) == garbage
     assert reader.counts(2).exact is False
+
+
+TIMED = (
+    b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"object":"chunk",'
+    b'"timings":{"cache_n":40,"prompt_n":3,"prompt_ms":1.4,"predicted_n":%d}}\n\n'
+)
+BARE = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"object":"chunk"}\n\n'
+
+
+def timed_reader() -> UsageReader:
+    return reader_for(
+        *(Dialect.OPENAI, "/v1/chat/completions", b"text/event-stream"),
+        strip_usage=True,
+        strip_timings=True,
+    )
+
+
+def test_timings_that_the_relay_asked_for_stay_with_it_however_the_stream_is_split() -> None:
+    stream = b"".join(TIMED % n for n in range(1, 6))
+    for cut in range(len(stream)):
+        reader = timed_reader()
+        passed = reader.feed(stream[:cut]) + reader.feed(stream[cut:]) + reader.finish()
+        assert passed == BARE * 5
+        counts = reader.counts(99)
+        assert (counts.prompt, counts.cached, counts.completion) == (43, 40, 5)
+
+
+def test_a_cut_stream_counts_tokens_as_llama_cpp_does_and_says_that_it_may_be_ahead() -> None:
+    reader = timed_reader()
+    reader.feed(TIMED % 7)  # one chunk, seven tokens: half a character is held back
+    counts = reader.counts(99)
+    assert (counts.completion, counts.exact) == (7, False)
+
+
+def test_a_final_usage_wins_over_the_timings_before_it() -> None:
+    reader = timed_reader()
+    last = (
+        b'data: {"choices":[],"usage":{"prompt_tokens":43,"completion_tokens":8},'
+        b'"timings":{"cache_n":40,"prompt_n":3,"predicted_n":8}}\n\n'
+    )
+    assert reader.feed(TIMED % 7 + last + b"data: [DONE]\n\n") == BARE + b"data: [DONE]\n\n"
+    counts = reader.counts(99)
+    assert (counts.prompt, counts.completion, counts.exact) == (43, 8, True)

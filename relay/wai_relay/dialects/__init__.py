@@ -52,18 +52,24 @@ def rules_for(dialect: Dialect) -> DialectRules:
 
 
 def reader_for(
-    dialect: Dialect, path: str, content_type: bytes, *, strip_usage: bool
+    dialect: Dialect,
+    path: str,
+    content_type: bytes,
+    *,
+    strip_usage: bool,
+    strip_timings: bool = False,
 ) -> UsageReader:
     """Who watches an answer of `content_type` to a request for `path`.
 
-    `strip_usage`: the usage chunk was asked for by the relay and is not for the caller.
+    `strip_usage`: the usage chunk was asked for by the relay and is not for the caller;
+    `strip_timings`: nor are the figures in each chunk.
     """
     streamed = content_type.startswith((EVENT_STREAM, NDJSON))
     match dialect:
         case Dialect.OPENAI if streamed:
-            if path == "/v1/completions":
-                return openai.OpenAiTextEvents(strip_usage=strip_usage)
-            return openai.OpenAiEvents(strip_usage=strip_usage)
+            text = path == "/v1/completions"
+            events = openai.OpenAiTextEvents if text else openai.OpenAiEvents
+            return events(strip_usage=strip_usage, strip_timings=strip_timings)
         case Dialect.OPENAI:
             return openai.OpenAiBody()
         case Dialect.ANTHROPIC:

@@ -5,13 +5,17 @@ For chat completions, completions, responses, embeddings and the rest of /v1.
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from wai_protocol.errors import Fault
 from wai_relay.http.problems import openai_error
 from wai_relay.records import TokenCounts
 
-from .usage import BodyReader, EventReader, count, last_object
+from .usage import BodyReader, EventReader, count, decode, last_object
+
+# Inside a JSON string its quotes would be escaped, so no answer can pretend to be one.
+_TIMINGS: Final = re.compile(rb',"timings":\{[^{}]*\}')
 
 
 def error_body(fault: Fault, message: str) -> bytes:
@@ -25,13 +29,34 @@ def error_event(fault: Fault, message: str) -> bytes:
 
 
 class OpenAiEvents(EventReader):
-    """A streamed answer. `strip_usage`: the relay asked for the usage chunk, the caller did not."""
+    """A streamed answer. `strip_usage`: the relay asked for the usage chunk, the caller did not;
+    `strip_timings`: it asked llama.cpp for `timings_per_token`, and takes them out again. They are
+    read only when somebody asks for `counts`."""
 
     piece = b'"delta"'
 
-    def __init__(self, *, strip_usage: bool = False) -> None:
+    def __init__(self, *, strip_usage: bool = False, strip_timings: bool = False) -> None:
         super().__init__()
         self._strip_usage = strip_usage
+        self._strip_timings = strip_timings
+        self._timings = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """See `EventReader`."""
+        # Whole events only: what may be cut in two takes the longer way.
+        if self._strip_timings and not self._held and data.endswith(b"\n\n"):
+            data = self.outgoing(data)
+        return super().feed(data)
+
+    def outgoing(self, event: bytes) -> bytes:
+        """See `EventReader`. Timings beside a usage belong to it."""
+        if not self._strip_timings or b'"usage"' in event:
+            return event
+        found = _TIMINGS.findall(event)
+        if not found:
+            return event
+        self._timings = found[-1]
+        return _TIMINGS.sub(b"", event)
 
     def observe(self, payload: Any) -> bool:
         """See `EventReader`."""
@@ -40,12 +65,19 @@ class OpenAiEvents(EventReader):
         found = counts_of(holder.get("usage"), holder.get("timings"))
         if found is None:
             return True
+        if self._strip_timings and not holder.get("usage"):
+            return True  # where the answer stands; `outgoing` keeps it
         self.said = found
         injected = payload.get("choices") == [] and isinstance(payload.get("usage"), dict)
         return not (self._strip_usage and injected)
 
     def counts(self, estimated_prompt: int) -> TokenCounts:
         """See `UsageReader`. The first delta of a chat names the role and is no token."""
+        if self.said is None and self._timings:
+            _, _, timings = self._timings.partition(b":")
+            if (so_far := counts_of(None, decode(timings))) is not None:
+                so_far.exact = False  # the upstream may be a token or two ahead of what came
+                return so_far
         found = super().counts(estimated_prompt)
         if self.said is None and self.piece == b'"delta"':
             found.completion = max(self.chunks - 1, 0)
