@@ -15,6 +15,7 @@ import msgspec
 
 from wai_protocol.errors import Fault, LocalProtocolError, WaiError
 from wai_protocol.surface import Headers, find_route, headers_for_caller, headers_for_upstream
+from wai_transport.http_client import HttpClient
 from wai_transport.http_request import ClientRequest
 
 from .upstreams.board import Board
@@ -97,7 +98,7 @@ class Forwarder:
         self.active_streams += 1
         self._accounts.started(upstream, model)
         outgoing = headers_for_upstream(headers) + upstream.authorization
-        stream.begin(method, upstream.base_path + target, outgoing, length)
+        stream.begin(method, target, outgoing, length)
 
     def data(self, session: SessionPort, stream_id: int, data: bytes) -> None:
         """Part of the request's body."""
@@ -157,6 +158,7 @@ class Forwarder:
         if not streams:
             del self._streams[stream.session]
         self.active_streams -= 1
+        stream.end_lease()
         self._accounts.ended(stream.upstream, stream.model)
 
 
@@ -170,9 +172,12 @@ class _Forwarded:
         "_accounts",
         "_before_last",
         "_begin",
+        "_body_over",
+        "_end_lease",
         "_held",
         "_held_bytes",
         "_last",
+        "_length",
         "_on_over",
         "_owed",
         "_request",
@@ -199,6 +204,9 @@ class _Forwarded:
         self._accounts = accounts
         self._request: ClientRequest | None = None
         self._begin: Callable[[int | None], ClientRequest] | None = None
+        self._end_lease: Callable[[], None] | None = None
+        self._length: int | None = None
+        self._body_over = False
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._owed = 0
@@ -207,18 +215,24 @@ class _Forwarded:
     # -- from the relay
 
     def begin(self, method: str, target: str, headers: Headers, length: int | None) -> None:
-        """Send the request now if its body's length is known, else once that is decided."""
+        """Send the request once the upstream is there and its body's length is decided."""
+        self._length = length
 
-        def send(body_length: int | None) -> ClientRequest:
-            return self.upstream.client.request(
-                method, target, headers, self, body_length=body_length
-            )
+        def ready(client: HttpClient, base_path: str) -> None:
+            def send(body_length: int | None) -> ClientRequest:
+                return client.request(
+                    method, base_path + target, headers, self, body_length=body_length
+                )
 
-        self._begin = send
-        if length is not None:
-            self._start(length)
-            if length == 0 and self._request is not None:
-                self._request.end()
+            self._begin = send
+            self._go()
+
+        self._end_lease = self.upstream.lease(ready, self.on_error)
+
+    def end_lease(self) -> None:
+        """The upstream is free of this request."""
+        if self._end_lease is not None:
+            self._end_lease()
 
     def body_data(self, data: bytes) -> None:
         """Body bytes: held while few, then streamed as fast as the upstream's socket takes them."""
@@ -227,19 +241,39 @@ class _Forwarded:
             return
         self._held.append(data)
         self._held_bytes += len(data)
-        self.session.consume(self.id, len(data))
-        if self._held_bytes > HOLD_BYTES:
-            self._start(None)
+        if self._held_bytes <= HOLD_BYTES:
+            self.session.consume(self.id, len(data))
+        else:  # more is welcome once the upstream takes some
+            self._owed += len(data)
+            self._go()
 
     def body_ended(self) -> None:
         """The body is whole; a held one leaves now."""
+        self._body_over = True
         if self._request is None:
-            self._start(self._held_bytes)
-        if self._request is not None:
-            try:
-                self._request.end()
-            except LocalProtocolError as error:
-                self._break(Fault.PROTOCOL, str(error))
+            self._go()
+        else:
+            self._end_request()
+
+    def _go(self) -> None:
+        """Send what is decided: a length is known, or the body is too long to wait for it."""
+        if self._begin is None:
+            return
+        if self._length is None and not self._body_over and self._held_bytes <= HOLD_BYTES:
+            return
+        if self._length is None and self._body_over:
+            self._length = self._held_bytes
+        self._start(self._length)
+        if self._body_over or self._length == 0:
+            self._end_request()
+
+    def _end_request(self) -> None:
+        if self._request is None:
+            return
+        try:
+            self._request.end()
+        except LocalProtocolError as error:
+            self._break(Fault.PROTOCOL, str(error))
 
     def drop(self) -> None:
         """Nobody wants the answer any more."""
@@ -290,8 +324,11 @@ class _Forwarded:
             return
         self._request.on_writable = self._pay
         held, self._held = self._held, []
-        for data in held:  # bounded, and its credit was granted when it came
-            self._request.write(data)
+        taken = True
+        for data in held:  # bounded by the stream's window
+            taken = self._request.write(data)
+        if taken:
+            self._pay()
 
     def _write(self, data: bytes) -> None:
         assert self._request is not None

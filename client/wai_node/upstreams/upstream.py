@@ -7,12 +7,13 @@ holds no state of the node's own streams: that is the board's.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 
-from wai_protocol.errors import Fault, TransportError
+from wai_protocol.errors import Fault, TransportError, WaiError
 from wai_protocol.status import MAX_MODELS, MAX_NAME_CHARS, ModelStatus
 from wai_protocol.surface import Headers
 from wai_transport.http_client import HttpClient
@@ -25,6 +26,9 @@ PROBE_LIMIT_BYTES: Final = 4 << 20
 """Ollama's list of 500 models is 300 kB; vLLM's metrics 100 kB. More is not an inference server."""
 
 T = TypeVar("T")
+
+Ready = Callable[[HttpClient, str], None]
+"""Takes the client to send one request by, and the path that goes before the request's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,12 @@ class Upstream(abc.ABC):
     async def probe(self) -> Probe:
         """Ask what it serves now. Raises `WaiError` when it does not answer as its kind should."""
 
+    def lease(self, ready: Ready, failed: Callable[[WaiError], None]) -> Callable[[], None]:
+        """A way in for one request: `ready` is called, now or once the model is there, or else
+        `failed`. What is returned ends the lease; call it once the answer is over."""
+        ready(self.client, self.base_path)
+        return _nothing
+
     async def get(self, path: str) -> tuple[int, Headers, bytes]:
         """`GET path` with our key: (status, headers, body)."""
         return await self.client.fetch(
@@ -119,6 +129,10 @@ class Upstream(abc.ABC):
     async def aclose(self) -> None:
         """Close its connections."""
         await self.client.aclose()
+
+
+def _nothing() -> None:
+    """The end of a lease on what is there anyway."""
 
 
 def metric(text: str, name: str) -> int | None:

@@ -53,7 +53,8 @@ class Watch:
         self._draining = False
         self._published: NodeStatus | None = None
         self._dirty = asyncio.Event()
-        self._given = frozenset(given or [])
+        self._given = set(given or [])
+        self._group: asyncio.TaskGroup | None = None
         self._hurry: dict[Upstream, asyncio.Event] = {}
         self._polls: dict[Upstream, asyncio.Task[None]] = {}
         for upstream in given or []:
@@ -78,6 +79,28 @@ class Watch:
         self.board.measured(upstream, model, prefill_tps, decode_tps)
         self._dirty.set()
 
+    # -- what whoever manages servers tells
+
+    def add(self, upstream: Upstream) -> None:
+        """Serve one more upstream; it stays until `remove`, whatever happens to it."""
+        self._given.add(upstream)
+        self.board.add(upstream)
+        if self._group is not None:
+            self._poll_from_now(self._group, upstream)
+            self.touch(upstream)
+
+    async def remove(self, upstream: Upstream) -> None:
+        """Serve it no more. Streams that are open there go on."""
+        self._given.discard(upstream)
+        task = self._polls.get(upstream)
+        await self._forget(upstream)
+        if task is not None:
+            task.cancel()
+
+    def touch(self, upstream: Upstream) -> None:
+        """Something changed there: ask it soon."""
+        self._touched(upstream)
+
     def drain(self) -> None:
         """From now on say that this node takes no new streams."""
         self._draining = True
@@ -89,6 +112,7 @@ class Watch:
         """Poll until cancelled; then every upstream is closed."""
         try:
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 for upstream in self.board.upstreams:
                     self._poll_from_now(group, upstream)
                 if self._discover is not None:
@@ -160,7 +184,8 @@ class Watch:
     async def _forget(self, upstream: Upstream) -> None:
         _log.info("%s is gone", upstream.name)
         self.board.remove(upstream)
-        del self._hurry[upstream], self._polls[upstream]
+        self._hurry.pop(upstream, None)
+        self._polls.pop(upstream, None)
         self._dirty.set()
         await upstream.aclose()
 
