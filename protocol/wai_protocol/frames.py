@@ -1,4 +1,4 @@
-"""The frames of `wai/1`: msgpack arrays whose first element is the type (SPEC sections 3 to 6).
+"""The frames of `wai/1`: msgpack arrays whose first element is the type (SPEC section 1).
 
 Types below 16 belong to a connection: they are not counted and never replayed. Types from 16 on are
 the session's: each of their bytes has an offset. This module knows shapes and bounds, and nothing

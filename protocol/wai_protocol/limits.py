@@ -18,7 +18,7 @@ MAX_DATA_BYTES: Final = 16 * 1024
 """Payload of one DATA frame: one TLS record, so that a token waits behind 16 KiB at most."""
 
 MAX_FRAME_BYTES: Final = 256 * 1024
-"""Any other frame: a STATUS of 512 models is 150 KiB. Decoded it can cost 60 times as much."""
+"""Any other frame: a STATUS of 512 models is 150 KiB. Decoded it can cost 34 MiB."""
 
 MAX_HANDSHAKE_BYTES: Final = 8 * 1024
 """A whole handshake from a peer that nobody knows yet: real ones take less than 1 KiB."""

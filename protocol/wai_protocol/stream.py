@@ -1,4 +1,4 @@
-"""One stream: an HTTP exchange inside a session, and the credit of both its directions (SPEC 5).
+"""One stream: an HTTP exchange in a session, and the credit of both directions (SPEC section 5).
 
 Each direction is open until END; RESET ends both. The sender may have as many bytes of DATA on
 their way as the receiver gave credit for. The receiver gives credit back when half a window was
