@@ -98,7 +98,9 @@ FULL: Final = (
         paths=_LIMITS,
     ),
     Scenario("down", "Bulk download, 1 GiB", ("download",), _PER_GIB, without=(LITELLM,)),
-    Scenario("up", "Bulk upload, 1 GiB", ("upload",), _PER_GIB, without=(LITELLM,)),
+    Scenario(
+        "up", "Bulk upload, 1 GiB in bodies of 60 MiB", ("upload",), _PER_GIB, without=(LITELLM,)
+    ),
     Scenario(
         "beside",
         "SSE (20 streams × 20 events/s) beside a bulk download",
