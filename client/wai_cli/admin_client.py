@@ -46,6 +46,10 @@ class AdminClient:
         """The answer to POST. Raises `WaiError`."""
         return self._call("POST", path, body or {})
 
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        """`PATCH path` with a JSON body; the decoded answer. Raises `WaiError`."""
+        return self._call("PATCH", path, body)
+
     def delete(self, path: str) -> Any:
         """The answer to DELETE. Raises `WaiError`."""
         return self._call("DELETE", path, None)

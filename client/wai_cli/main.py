@@ -24,6 +24,7 @@ GROUPS: Final = {
     "node": "join a relay as a node, run the node; list, drain and remove nodes",
     "invite": "let a node join: create, list and revoke invites",
     "key": "let an app call: create, list and revoke API keys",
+    "model": "find models, see what fits, deploy them to nodes, change their context",
     "doctor": "check the whole path and say what to do",
     "usage": "see what requests cost: tokens, times, errors",
     "explain": "see why a request went to the node that it went to",

@@ -51,6 +51,9 @@ def _configure_join(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--relay", metavar="HOST:PORT", help="dial this address instead, with the same pin"
     )
+    parser.add_argument(
+        "--no-deploy", action="store_true", help="take no orders from the relay to run models"
+    )
     add_data_option(parser, node_data(), "node")
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     parser.set_defaults(run=_join)
@@ -80,7 +83,13 @@ def _join(parsed: argparse.Namespace) -> int:
     from wai_node.main import join
 
     membership = join(
-        JoinConfig(data=parsed.data, invite=parsed.invite, name=parsed.name, relay=parsed.relay)
+        JoinConfig(
+            data=parsed.data,
+            invite=parsed.invite,
+            name=parsed.name,
+            relay=parsed.relay,
+            allow_deploy=not parsed.no_deploy,
+        )
     )
     if parsed.json:
         print_json({"id": membership.node_id, "name": membership.name, "relay": membership.url})
@@ -114,6 +123,8 @@ def _run(parsed: argparse.Namespace) -> int:
             "upstreams": upstreams,
             "tunnels": parsed.tunnels,
             "log_level": parsed.log_level,
+            "hf_endpoint": os.environ.get("HF_ENDPOINT"),
+            "hf_token": os.environ.get("HF_TOKEN"),
         },
     )
     log_to_stderr(config.log_level)

@@ -49,7 +49,7 @@ CallHandler = Callable[[str, dict[str, Any], Callable[[str, Any], None]], Awaita
 
 
 class Agent:
-    """A node. `on_call` answers what the relay asks; without it every CALL is refused."""
+    """A node. `on_call` answers what the relay asks; while it is None every CALL is refused."""
 
     def __init__(
         self,
@@ -63,7 +63,6 @@ class Agent:
         discover: Callable[[frozenset[int]], Awaitable[list[Upstream]]] | None = None,
         detail: dict[str, Any] | None = None,
         limits: Limits | None = None,
-        on_call: CallHandler | None = None,
     ) -> None:
         hello = Hello(
             public=key.public,
@@ -86,7 +85,7 @@ class Agent:
         self._tunnels = [Tunnel(address, key, hello, self) for _ in range(tunnels)]
         self._sessions: set[LiveSession] = set()
         self._status: NodeStatus | None = None
-        self._on_call = on_call
+        self.on_call: CallHandler | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self.draining = False
 
@@ -163,6 +162,12 @@ class Agent:
         self._sessions.discard(session)
         self.forwarder.lost(session)
 
+    def tell(self, name: str, value: Any) -> None:
+        """Tell the relay that something happened, over whichever session is there."""
+        session = next((s for s in self._sessions if s.attached), None)
+        if session is not None:
+            session.emit(name, value)
+
     # -- what upstreams and the network tell
 
     def _publish(self, status: NodeStatus) -> None:
@@ -187,9 +192,9 @@ class Agent:
     ) -> None:
         """Answer one CALL, whatever happens."""
         try:
-            if self._on_call is None:
+            if self.on_call is None:
                 raise WaiError(f"this node answers no `{method}`", Fault.ROUTE_REFUSED)
-            value = await self._on_call(
+            value = await self.on_call(
                 method, params, lambda name, value: session.emit(name, value, call)
             )
         except WaiError as error:

@@ -35,6 +35,26 @@ class UpstreamConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DeployConfig:
+    """What the relay's admins may have this node run.
+
+    `allow`: models at all. `publishers`: the only ones on the hub whose models are taken; empty:
+    any. `disk_quota_gib`: what all of them may take, None: what the disk has. `models_folder`:
+    where they lie, None: in the data folder. `server`: the llama-server to run, None: the one on
+    PATH, or xllamacpp's; `server_flags` are added to its own. `threads`: None leaves it to
+    llama-server.
+    """
+
+    allow: bool = True
+    publishers: tuple[str, ...] = ()
+    disk_quota_gib: float | None = None
+    models_folder: Path | None = None
+    server: str | None = None
+    server_flags: tuple[str, ...] = ()
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """Everything that `wai node run` needs.
 
@@ -51,6 +71,11 @@ class NodeConfig:
     log_level: LogLevel = "info"
     drain_timeout_s: float = 600.0
     """How long a stopping node lets answers in flight end by themselves."""
+    deploy: DeployConfig = field(default_factory=DeployConfig)
+    hf_endpoint: str = "https://huggingface.co"
+    """Where models come from (`HF_ENDPOINT`)."""
+    hf_token: str | None = field(default=None, repr=False)
+    """Who we are there (`HF_TOKEN`); None: anybody."""
     ping_s: float = 10.0
     """Silence from the relay after which it is asked for a sign of life."""
     dead_s: float = 25.0
@@ -75,6 +100,8 @@ class JoinConfig:
     invite: str = field(repr=False)
     name: str | None = None
     relay: str | None = None
+    allow_deploy: bool = True
+    """Whether the relay's admins may have this node run models."""
 
     def __post_init__(self) -> None:
         if self.relay is not None:

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import platform
 import signal
-from typing import Any, Final
+from typing import Final
 
+import anyio
 import uvloop
 
 from wai_protocol.handshake import Hello
+from wai_protocol.identity import NodeKey, inference_key
 from wai_protocol.invite import decode as decode_invite
 from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
@@ -19,7 +21,14 @@ from wai_transport.version import VERSION
 from .agent import Agent
 from .config import JoinConfig, NodeConfig
 from .dial import RelayAddress, dial
+from .managed.calls import EVENT as DEPLOYMENT_EVENT
+from .managed.calls import ModelCalls, ProgressGate, deployment_map
+from .managed.entry import Event
+from .managed.policy import ManagedSettings
+from .managed.serving import ManagedModels
+from .managed.supervisor import Supervisor
 from .membership import Membership, keep_membership, load_key, load_membership
+from .models.hub import Hub, HubSettings
 from .upstreams.detect import find_upstreams, upstream_at
 from .upstreams.upstream import Upstream
 
@@ -43,7 +52,14 @@ async def _join(config: JoinConfig) -> Membership:
     connected = await dial(address, key, hello, invite.secret)
     connected.transport.abort()
     welcome = connected.welcome
-    membership = Membership.from_invite(invite, welcome.node_id, welcome.name)
+    membership = Membership(
+        url=invite.url,
+        relay_public=invite.relay,
+        pin=invite.pin,
+        node_id=welcome.node_id,
+        name=welcome.name,
+        allow_deploy=config.allow_deploy,
+    )
     keep_membership(folder, membership)
     return membership
 
@@ -61,12 +77,13 @@ async def _run(config: NodeConfig) -> None:
     lock = FolderLock.acquire(folder, LOCK_OWNER)
     try:
         agent = await _make_agent(config, membership, key)
-        await _until_stopped(agent, config.drain_timeout_s)
+        supervisor = _make_supervisor(config, membership, key, agent)
+        await _until_stopped(agent, supervisor, config.drain_timeout_s)
     finally:
         lock.release()
 
 
-async def _make_agent(config: NodeConfig, membership: Membership, key: Any) -> Agent:
+async def _make_agent(config: NodeConfig, membership: Membership, key: NodeKey) -> Agent:
     address = RelayAddress(
         membership.url, membership.relay_public, membership.pin, _host_port(config.relay)
     )
@@ -90,8 +107,47 @@ async def _make_agent(config: NodeConfig, membership: Membership, key: Any) -> A
     )
 
 
-async def _until_stopped(agent: Agent, drain_timeout_s: float) -> None:
-    """Run `agent` until a signal, drain it, and stop it; a second signal stops at once."""
+def _make_supervisor(
+    config: NodeConfig, membership: Membership, key: NodeKey, agent: Agent
+) -> Supervisor:
+    """What runs the managed models, joined to the agent: its upstreams, calls and events."""
+    deploy = config.deploy
+    settings = ManagedSettings(
+        folder=config.data / "managed",
+        models_folder=deploy.models_folder or config.data / "models",
+        server=deploy.server,
+        extra_flags=deploy.server_flags,
+        threads=deploy.threads,
+        allow_deploy=deploy.allow and membership.allow_deploy,
+        allowed_publishers=frozenset(deploy.publishers) or None,
+        disk_quota_bytes=None
+        if deploy.disk_quota_gib is None
+        else int(deploy.disk_quota_gib * (1 << 30)),
+    )
+    managed = ManagedModels(agent.watch, inference_key(key))
+    gate = ProgressGate()
+
+    def on_event(event: Event) -> None:
+        managed.on_event(supervisor, event)
+        if gate.passes(event):
+            agent.tell(DEPLOYMENT_EVENT, deployment_map(event.status))
+
+    hub = Hub(HubSettings(config.hf_endpoint, config.hf_token))
+    supervisor = Supervisor(settings, hub, inference_key(key), on_event)
+    agent.on_call = ModelCalls(supervisor).answer
+    return supervisor
+
+
+async def _work(agent: Agent, supervisor: Supervisor) -> None:
+    """Serve until cancelled. Managed servers are up before the relay is told what is served."""
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(supervisor.run)
+        await agent.run()
+        tasks.cancel_scope.cancel()
+
+
+async def _until_stopped(agent: Agent, supervisor: Supervisor, drain_timeout_s: float) -> None:
+    """Run the node until a signal, drain it, and stop it; a second signal stops at once."""
     loop = asyncio.get_running_loop()
     asked, at_once = asyncio.Event(), asyncio.Event()
 
@@ -100,7 +156,7 @@ async def _until_stopped(agent: Agent, drain_timeout_s: float) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    work = loop.create_task(agent.run())
+    work = loop.create_task(_work(agent, supervisor))
     stop = loop.create_task(asked.wait())
     try:
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -112,6 +168,8 @@ async def _until_stopped(agent: Agent, drain_timeout_s: float) -> None:
         work.cancel()
         await asyncio.wait((work,))
     if not work.cancelled() and (error := work.exception()) is not None:
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
         raise error
 
 

@@ -12,7 +12,6 @@ from typing import Final
 
 from wai_protocol.errors import AuthError, RequestError, StoreError
 from wai_protocol.identity import NodeKey
-from wai_protocol.invite import Invite
 from wai_transport.folder import DataFolder
 
 KEY_FILE: Final = "node.key"
@@ -25,6 +24,7 @@ class Membership:
 
     `relay_public`: its Ed25519 key. `pin`: SHA-256 of its certificate's SubjectPublicKeyInfo, None
     where the system's authorities vouch for it. `name` and `node_id`: what the relay calls us.
+    `allow_deploy`: False for a node that was joined with `--no-deploy`.
     """
 
     url: str
@@ -32,11 +32,7 @@ class Membership:
     pin: bytes | None
     node_id: str
     name: str
-
-    @classmethod
-    def from_invite(cls, invite: Invite, node_id: str, name: str) -> Membership:
-        """What an accepted invite makes of us."""
-        return cls(invite.url, invite.relay, invite.pin, node_id, name)
+    allow_deploy: bool = True
 
 
 def load_key(folder: DataFolder) -> NodeKey:
@@ -68,6 +64,7 @@ def load_membership(folder: DataFolder) -> Membership:
             pin=bytes.fromhex(fields["pin"]) if fields["pin"] else None,
             node_id=fields["node_id"],
             name=fields["name"],
+            allow_deploy=fields.get("allow_deploy", True),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
@@ -83,5 +80,6 @@ def keep_membership(folder: DataFolder, membership: Membership) -> None:
         "pin": membership.pin.hex() if membership.pin is not None else None,
         "node_id": membership.node_id,
         "name": membership.name,
+        "allow_deploy": membership.allow_deploy,
     }
     folder.write(MEMBERSHIP_FILE, json.dumps(fields, indent=1).encode() + b"\n")

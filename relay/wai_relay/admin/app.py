@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 
-from . import invites, keys, nodes, openapi, relay, requests, usage
+from . import deployments, invites, keys, nodes, openapi, relay, requests, usage
 from .context import Context
 from .endpoint import JSON_TYPE, Endpoint, refuse
 
@@ -33,6 +33,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *relay.ENDPOINTS,
     *usage.ENDPOINTS,
     *requests.ENDPOINTS,
+    *deployments.ENDPOINTS,
 )
 
 

@@ -42,6 +42,13 @@ class LiveNode(Protocol):
     def agent(self) -> str:
         """What software it said it is."""
 
+    @property
+    def connected(self) -> bool:
+        """Whether it can be asked for something now."""
+
+    async def call(self, method: str, params: dict[str, Any], *, timeout_s: float = ...) -> Any:
+        """Ask it to do something. Raises `WaiError`."""
+
 
 class Fleet(Protocol):
     """The nodes as they are now; `wai_relay.nodes.ConnectedFleet` is one."""

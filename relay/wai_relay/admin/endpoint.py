@@ -42,6 +42,7 @@ class Query:
     minimum: int = 0
     maximum: int = 1 << 53
     choices: tuple[str, ...] = ()
+    needed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,9 @@ class Endpoint:
             if name not in known:
                 raise RequestError(f"unknown query parameter {name[:64]!r}")
             values[name] = _query_value(known[name], text)
+        for query in self.query:
+            if query.needed and query.name not in values:
+                raise RequestError(f"the query parameter {query.name!r} is missing: {query.about}")
         return values
 
 

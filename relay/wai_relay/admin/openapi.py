@@ -68,7 +68,13 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         if query.kind is int:
             schema = {"type": "integer", "minimum": query.minimum, "maximum": query.maximum}
         found.append(
-            {"name": query.name, "in": "query", "description": query.about, "schema": schema}
+            {
+                "name": query.name,
+                "in": "query",
+                "required": query.needed,
+                "description": query.about,
+                "schema": schema,
+            }
         )
     return found
 

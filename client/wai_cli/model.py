@@ -1,0 +1,260 @@
+"""`wai model search|fit|deploy|list|context|remove|logs`: what nodes serve, from anywhere."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from wai_protocol.errors import RequestError, WaiError
+
+from .admin_client import AdminClient
+from .output import print_json, print_table
+from .progress import ProgressLine, bar, seconds_text, size_text
+from .target import add_target_options, find_target
+
+LOOK_EVERY_S: Final = 0.25
+"""As often as a node tells of a download's progress."""
+
+_EXAMPLES: Final = """\
+examples:
+  wai model search qwen3 4b
+  wai model fit unsloth/Qwen3-4B-GGUF --node box
+  wai model deploy unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 16384 --slots 2
+  wai model context unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 32768
+  wai model remove unsloth/Qwen3-4B-GGUF:Q4_K_M --node box"""
+_SETTLED: Final = ("ready", "asleep", "failed", "absent")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wai model`."""
+    parser.epilog = _EXAMPLES
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    search = _action(actions, "search", "look for GGUF models on Hugging Face", _search)
+    search.add_argument("words", metavar="WORD", nargs="+", help="what to look for")
+    search.add_argument("--limit", metavar="N", type=int, default=20, help="at most so many")
+    fit = _action(actions, "fit", "see which quantisations fit which node", _fit)
+    fit.add_argument("repo", metavar="REPO", help="publisher/name, or publisher/name:QUANT")
+    fit.add_argument("--node", metavar="NAME", help="only on this node")
+    _add_load(fit)
+    deploy = _action(actions, "deploy", "have a node download and serve a model", _deploy)
+    deploy.add_argument("model", metavar="REPO[:QUANT]", help="publisher/name[:QUANT]")
+    deploy.add_argument("--node", metavar="NAME", required=True, help="the node to serve it")
+    _add_load(deploy)
+    deploy.add_argument(
+        "--idle-unload", metavar="SECONDS", type=float, help="unload it when idle for so long"
+    )
+    _add_wait(deploy)
+    listing = _action(actions, "list", "list the deployed models", _list)
+    context = _action(actions, "context", "change a model's context while it serves", _context)
+    remove = _action(actions, "remove", "serve a model no more and delete its files", _remove)
+    logs = _action(actions, "logs", "read what a model's server printed", _logs)
+    for action in (context, remove, logs):
+        action.add_argument("model", metavar="MODEL", help="as `wai model list` shows it")
+        action.add_argument("--node", metavar="NAME", required=True, help="the node that has it")
+    context.add_argument(
+        "--context", metavar="TOKENS", type=int, required=True, help="tokens per slot"
+    )
+    context.add_argument("--slots", metavar="N", type=int, help="requests at once")
+    _add_wait(context)
+    logs.add_argument("--lines", metavar="N", type=int, default=100, help="at most so many")
+    for action in (search, fit, deploy, listing, context, remove, logs):
+        add_target_options(action)
+        action.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def _action(actions: Any, name: str, summary: str, run: Any) -> argparse.ArgumentParser:
+    action: argparse.ArgumentParser = actions.add_parser(name, help=summary, description=summary)
+    action.set_defaults(run=run)
+    return action
+
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--context", metavar="TOKENS", type=int, help="tokens per slot (default 8192)"
+    )
+    parser.add_argument("--slots", metavar="N", type=int, help="requests at once (default 2)")
+
+
+def _add_wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-wait", action="store_true", help="don't wait until it is served")
+
+
+def _search(parsed: argparse.Namespace) -> int:
+    query = urlencode({"q": " ".join(parsed.words), "limit": parsed.limit})
+    with AdminClient(find_target(parsed)) as relay:
+        found = relay.get(f"/models/search?{query}")["data"]
+    if parsed.json:
+        print_json(found)
+        return 0
+    print_table(
+        ("REPOSITORY", "DOWNLOADS", "LIKES", ""),
+        [(m["repo"], m["downloads"], m["likes"], "gated" if m["gated"] else "") for m in found],
+        empty="nothing found; try fewer words",
+    )
+    return 0
+
+
+def _fit(parsed: argparse.Namespace) -> int:
+    asked = {
+        "repo": parsed.repo,
+        "node": parsed.node,
+        "context": parsed.context,
+        "slots": parsed.slots,
+    }
+    query = urlencode({name: value for name, value in asked.items() if value is not None})
+    with AdminClient(find_target(parsed)) as relay:
+        found = relay.get(f"/models/fit?{query}")["data"]
+    if parsed.json:
+        print_json(found)
+        return 0
+    for row in found:
+        if row["error"] is not None:
+            print(f"{row['node']}: {row['error']}")
+    print_table(
+        ("NODE", "QUANT", "FILES", "NEEDS", "FITS", "LARGEST CONTEXT"),
+        [_fit_row(row["node"], quant) for row in found for quant in row["quants"]],
+        empty="no node can tell; let one join with `wai invite create`",
+    )
+    return 0
+
+
+_VERDICTS: Final = {"gpu": "on the GPU", "partial": "partly on the GPU", "cpu": "in RAM"}
+
+
+def _fit_row(node: str, quant: dict[str, Any]) -> tuple[Any, ...]:
+    verdict = _VERDICTS.get(quant["verdict"], f"no: {quant['reason']}")
+    needs = f"{size_text(quant['low_bytes'])} to {size_text(quant['high_bytes'])}"
+    largest = quant["largest_context"] or None
+    return node, quant["quant"], size_text(quant["size_bytes"]), needs, verdict, largest
+
+
+def _deploy(parsed: argparse.Namespace) -> int:
+    wanted = {
+        "node": parsed.node,
+        "model": parsed.model,
+        "context": parsed.context,
+        "slots": parsed.slots,
+        "idle_unload_s": parsed.idle_unload,
+    }
+    with AdminClient(find_target(parsed)) as relay:
+        view = relay.post("/deployments", wanted)
+        if not parsed.no_wait:
+            view = _follow(relay, view, context=0)
+    return _report(parsed, view)
+
+
+def _context(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        view = relay.patch(_path(parsed), {"context": parsed.context, "slots": parsed.slots})
+        if not parsed.no_wait:
+            view = _follow(relay, view, context=parsed.context)
+    return _report(parsed, view)
+
+
+def _follow(relay: AdminClient, view: dict[str, Any], *, context: int) -> dict[str, Any]:
+    """Show how far a deployment is until it is served with at least `context` tokens, or will not
+    be. The node may be away for a while: what is wanted is on its disk."""
+    line = ProgressLine()
+    node, model = view["node"], view["model"]
+    try:
+        while not _settled(view, context):
+            line.show(_state_text(view))
+            time.sleep(LOOK_EVERY_S)
+            found = [
+                d
+                for d in relay.get("/deployments")["data"]
+                if d["node"] == node and d["model"] == model
+            ]
+            if found:
+                view = found[0]
+            else:
+                line.show(f"{model}: node {node} is away; waiting for it to come back")
+    finally:
+        line.end()
+    return view
+
+
+def _settled(view: dict[str, Any], context: int) -> bool:
+    if view["state"] == "ready":
+        return bool(view["swap_error"]) or (view["context_served"] or 0) >= context
+    return view["state"] in _SETTLED
+
+
+def _state_text(view: dict[str, Any]) -> str:
+    text = f"{view['model']}: {view['state']}"
+    progress = view["progress"]
+    if progress is None:
+        return text
+    text += f" {bar(progress['done_bytes'], progress['total_bytes'])}"
+    text += f" of {size_text(progress['total_bytes'])}, {size_text(progress['rate_bps'])}/s"
+    if progress["eta_s"] is not None:
+        text += f", {seconds_text(progress['eta_s'])} left"
+    return text
+
+
+def _report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
+    if parsed.json:
+        print_json(view)
+    if view["state"] == "failed":
+        log = "".join(f"\n  {line}" for line in view["log_tail"])
+        raise WaiError(f"{view['model']} on {view['node']} failed: {view['reason']}{log}")
+    if view["swap_error"]:
+        raise RequestError(f"the context is as it was: {view['swap_error']}")
+    if not parsed.json:
+        served = view["context_served"] or view["context"]
+        print(
+            f"{view['model']} is {view['state']} on {view['node']}: "
+            f"{view['slots']} slots of {served} tokens"
+        )
+    return 0
+
+
+def _list(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        found = relay.get("/deployments")["data"]
+    if parsed.json:
+        print_json(found)
+        return 0
+    print_table(
+        ("NODE", "MODEL", "STATE", "SLOTS", "CONTEXT", "SIZE", ""),
+        [
+            (
+                *(d["node"], d["model"], d["state"], d["slots"]),
+                d["context_served"] or d["context"],
+                size_text(d["size_bytes"]),
+                d["reason"] if d["state"] == "failed" else "",
+            )
+            for d in found
+        ],
+        empty="no models are deployed; `wai model deploy REPO --node NAME` deploys one",
+    )
+    return 0
+
+
+def _remove(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        left = relay.delete(_path(parsed))["data"]
+    if parsed.json:
+        print_json(left)
+    else:
+        print(f"{parsed.model} is being removed from {parsed.node}")
+    return 0
+
+
+def _logs(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        lines = relay.get(f"{_path(parsed, '/logs')}&lines={parsed.lines}")["data"]
+    if parsed.json:
+        print_json(lines)
+        return 0
+    for line in lines:
+        # What a server prints must not steer the terminal of whoever reads it.
+        print("".join(c if c.isprintable() or c == "\t" else "?" for c in line))
+    return 0
+
+
+def _path(parsed: argparse.Namespace, below: str = "") -> str:
+    query = urlencode({"model": parsed.model})
+    return f"/deployments/{quote(parsed.node, safe='')}{below}?{query}"

@@ -1,0 +1,56 @@
+"""A line that shows how far something is: redrawn on a terminal, printed now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+BAR_CHARS: Final = 28
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+class ProgressLine:
+    """Shows one line at a time on stderr, so that stdout stays for the result."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown = ""
+
+    def show(self, text: str) -> None:
+        """Show `text` in place of what was there. Off a terminal, only what is new."""
+        if text == self._shown:
+            return
+        if self._terminal:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+        self._shown = text
+
+    def end(self) -> None:
+        """Leave the last line as it is and go on below it."""
+        if self._terminal and self._shown:
+            print(file=sys.stderr)
+        self._shown = ""
+
+
+def bar(done: int, total: int) -> str:
+    """`[#####     ]  42 %`."""
+    share = min(1.0, done / total) if total else 0.0
+    filled = int(share * BAR_CHARS)
+    return f"[{'#' * filled}{' ' * (BAR_CHARS - filled)}] {share:4.0%}"
+
+
+def size_text(size: float) -> str:
+    """Bytes as people say them: 1.5 GiB."""
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable")
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration as people say it: 45 s, 12 min, 3 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,151 @@
+"""Managed models among the node's upstreams: each deployed one is an upstream like any other.
+
+Where it answers changes (a context swap, a restart, a wake-up), so a request asks for a lease, and
+waits with it for a server that is just coming up. What is deployed is the supervisor's business;
+this module follows its events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar, Final
+
+from wai_node.upstreams.llama_server import LlamaServerUpstream
+from wai_node.upstreams.upstream import Probe, Ready, Upstream
+from wai_node.upstreams.watch import Watch
+from wai_protocol.errors import WaiError
+from wai_protocol.status import ModelStatus
+from wai_transport.origin import Origin
+
+from .deployment import State
+from .entry import DeploymentStatus, Endpoint, Event
+from .supervisor import Supervisor
+
+_AWAKE_SOON: Final = frozenset({State.READY, State.ASLEEP})
+"""States in which a request is welcome: it is answered now, or as soon as the model is loaded."""
+
+_SWAPPING: Final = frozenset({State.STARTING, State.DRAINING, State.STOPPING})
+"""The same, for one that has served before: its context is being swapped, or it crashed once."""
+
+
+class ManagedUpstream(Upstream):
+    """One deployed model. `authorization` is the inference key: only its server knows it."""
+
+    kind: ClassVar[str] = "managed"
+    apis = LlamaServerUpstream.apis
+
+    def __init__(self, alias: str, supervisor: Supervisor, key: str) -> None:
+        self.alias = alias
+        self.origin = Origin("http", "127.0.0.1", 0)
+        self.base_path = ""
+        self.key = key
+        self._supervisor = supervisor
+        self._servers: dict[str, LlamaServerUpstream] = {}
+        self._leases: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._has_served = False
+
+    @property
+    def name(self) -> str:
+        """As STATUS shows it."""
+        return f"managed:{self.alias}"[:256]
+
+    async def probe(self) -> Probe:
+        """What its server says; without one, what is wanted of it."""
+        endpoint = self._supervisor.serving().get(self.alias)
+        if endpoint is not None:
+            self._has_served = True
+            told = await self._server(endpoint).probe()
+            models = tuple(replace(m, id=self.alias, upstream=self.name) for m in told.models[:1])
+            await self._tidy()
+            return Probe(models, counted=told.counted)
+        status = next((s for s in self._supervisor.deployed() if s.alias == self.alias), None)
+        return Probe(() if status is None else (self._wanted(status),))
+
+    def _wanted(self, status: DeploymentStatus) -> ModelStatus:
+        welcome = status.state in _AWAKE_SOON or (self._has_served and status.state in _SWAPPING)
+        return replace(
+            self.model(self.alias),
+            ready=welcome,
+            context_tokens=status.context_served or status.context_tokens,
+            slots_total=status.slots,
+        )
+
+    def lease(self, ready: Ready, failed: Callable[[WaiError], None]) -> Callable[[], None]:
+        """See `Upstream`. Wakes the model if it sleeps, and waits while it loads."""
+        over = asyncio.Event()
+        task = asyncio.get_running_loop().create_task(self._hold(over, ready, failed))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return over.set
+
+    async def _hold(
+        self, over: asyncio.Event, ready: Ready, failed: Callable[[WaiError], None]
+    ) -> None:
+        try:
+            async with self._supervisor.lease(self.alias) as endpoint:
+                if over.is_set():
+                    return  # the caller went away while it waited
+                server = self._server(endpoint)
+                self._leases[endpoint.url] = self._leases.get(endpoint.url, 0) + 1
+                try:
+                    ready(server.client, server.base_path)
+                    await over.wait()
+                finally:
+                    self._leases[endpoint.url] -= 1
+        except WaiError as error:
+            if not over.is_set():
+                failed(error)
+
+    def _server(self, endpoint: Endpoint) -> LlamaServerUpstream:
+        server = self._servers.get(endpoint.url)
+        if server is None:
+            server = self._servers[endpoint.url] = LlamaServerUpstream(endpoint.url, self.key)
+        return server
+
+    async def _tidy(self) -> None:
+        """Let go of servers that are gone and that nobody uses."""
+        serving = self._supervisor.serving().get(self.alias)
+        for url in [url for url in self._servers if serving is None or url != serving.url]:
+            if not self._leases.get(url):
+                self._leases.pop(url, None)
+                await self._servers.pop(url).aclose()
+
+    async def aclose(self) -> None:
+        """Give every lease back and close every connection."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for server in self._servers.values():
+            await server.aclose()
+        self._servers.clear()
+
+
+class ManagedModels:
+    """Keeps the node's upstreams in step with what is deployed. `on_event` is the supervisor's."""
+
+    def __init__(self, watch: Watch, key: str) -> None:
+        self._watch = watch
+        self._key = key
+        self._upstreams: dict[str, ManagedUpstream] = {}
+        self._removing: set[asyncio.Task[None]] = set()
+
+    def on_event(self, supervisor: Supervisor, event: Event) -> None:
+        """A deployment changed."""
+        if event.name != "state":
+            return
+        alias = event.status.alias
+        upstream = self._upstreams.get(alias)
+        if event.status.state is State.ABSENT:
+            if upstream is not None:
+                del self._upstreams[alias]
+                task = asyncio.get_running_loop().create_task(self._watch.remove(upstream))
+                self._removing.add(task)
+                task.add_done_callback(self._removing.discard)
+        elif upstream is None:
+            upstream = self._upstreams[alias] = ManagedUpstream(alias, supervisor, self._key)
+            self._watch.add(upstream)
+        else:
+            self._watch.touch(upstream)

@@ -1,0 +1,219 @@
+"""Models: search the hub, see what fits, deploy, swap the context, remove, read logs.
+
+The work is the nodes': each endpoint asks one (or all) by a CALL over its session and passes on
+what it says. What is wanted of a node is on that node's disk, not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+
+from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
+from wai_relay.registry import no_such_node
+
+from .context import Context, LiveNode
+from .endpoint import Call, Endpoint, Query
+from .model_types import (
+    ChangeContext,
+    CreateDeployment,
+    DeploymentList,
+    DeploymentView,
+    FitList,
+    FoundModels,
+    FoundModelView,
+    LogLines,
+    NodeFit,
+    QuantFitView,
+)
+
+HUB_TIMEOUT_S: Final = 45.0
+"""For what makes the node ask the hub, which may take 30 s to say that it is down."""
+
+LIST_TIMEOUT_S: Final = 5.0
+"""For what the node knows by itself: one that does not answer by then is left out."""
+
+
+async def search(context: Context, call: Call) -> FoundModels:
+    """GGUF models on the hub, the most downloaded first. A node does the asking."""
+    node = _asked_or_any(context, call.query.get("node"))
+    params = {"query": call.query["q"], "limit": call.query.get("limit", 20)}
+    found = await node.call("model.search", params, timeout_s=HUB_TIMEOUT_S)
+    return FoundModels(_checked(found, tuple[FoundModelView, ...], node))
+
+
+async def fit(context: Context, call: Call) -> FitList:
+    """How each quantisation fits each node, or the one that is named."""
+    name = call.query.get("node")
+    nodes = [_connected(context, name)] if name else _deployable(context)
+    params = {
+        "model": call.query["repo"],
+        "context": call.query.get("context"),
+        "slots": call.query.get("slots"),
+    }
+    rows = await asyncio.gather(*(_fit_on(node, params) for node in nodes))
+    if name and rows[0].error is not None:
+        raise RequestError(rows[0].error)
+    return FitList(tuple(rows))
+
+
+async def _fit_on(node: LiveNode, params: dict[str, Any]) -> NodeFit:
+    try:
+        found = await node.call("model.fit", params, timeout_s=HUB_TIMEOUT_S)
+    except WaiError as error:
+        return NodeFit(node=node.record.name, error=str(error))
+    return NodeFit(node=node.record.name, quants=_checked(found, tuple[QuantFitView, ...], node))
+
+
+async def list_deployments(context: Context, call: Call) -> DeploymentList:
+    """What is deployed on all nodes that are connected."""
+    nodes = _deployable(context)
+    answers = await asyncio.gather(*(_deployed_on(node) for node in nodes))
+    return DeploymentList(tuple(view for answer in answers for view in answer))
+
+
+async def _deployed_on(node: LiveNode) -> list[DeploymentView]:
+    try:
+        return _views(node, await node.call("model.list", {}, timeout_s=LIST_TIMEOUT_S))
+    except WaiError:
+        return []  # it went away just now, or is older than deployments
+
+
+async def deploy(context: Context, call: Call) -> DeploymentView:
+    """Tell a node to serve a model; it is being downloaded when this returns."""
+    wanted: CreateDeployment = call.body
+    node = _connected(context, wanted.node)
+    if not node.record.may_deploy:
+        raise RequestError(
+            f"node {node.record.name} joined with an invite that allows no deployments",
+            Fault.FORBIDDEN,
+        )
+    params = {
+        "model": wanted.model,
+        "context": wanted.context,
+        "slots": wanted.slots,
+        "idle_unload_s": wanted.idle_unload_s,
+    }
+    answer = await node.call("model.deploy", params, timeout_s=HUB_TIMEOUT_S)
+    alias = answer.get("model") if isinstance(answer, dict) else None
+    await context.audit.record(
+        call.actor, "model.deploy", node.record.id, name=node.record.name, model=str(alias)
+    )
+    return await _one(node, str(alias))
+
+
+async def change_context(context: Context, call: Call) -> DeploymentView:
+    """Serve a model with another context, without dropping a request."""
+    wanted: ChangeContext = call.body
+    node, alias = _connected(context, call.path["node"]), call.query["model"]
+    params = {"model": alias, "context": wanted.context, "slots": wanted.slots}
+    listed = await node.call("model.context", params)
+    await context.audit.record(
+        call.actor, "model.context", node.record.id, model=alias, context=wanted.context
+    )
+    return _pick(_views(node, listed), alias)
+
+
+async def remove(context: Context, call: Call) -> DeploymentList:
+    """Serve a model no more, and delete its files; what is left on that node."""
+    node, alias = _connected(context, call.path["node"]), call.query["model"]
+    listed = await node.call("model.remove", {"model": alias})
+    await context.audit.record(call.actor, "model.remove", node.record.id, model=alias)
+    return DeploymentList(tuple(_views(node, listed)))
+
+
+async def read_logs(context: Context, call: Call) -> LogLines:
+    """The last lines that a model's server printed."""
+    node, alias = _connected(context, call.path["node"]), call.query["model"]
+    params = {"model": alias, "lines": call.query.get("lines", 100)}
+    return LogLines(_checked(await node.call("model.logs", params), tuple[str, ...], node))
+
+
+async def _one(node: LiveNode, alias: str) -> DeploymentView:
+    return _pick(_views(node, await node.call("model.list", {})), alias)
+
+
+def _pick(views: list[DeploymentView], alias: str) -> DeploymentView:
+    for view in views:
+        if view.model == alias:
+            return view
+    raise WaiError(f"the node has just lost {alias}")
+
+
+def _views(node: LiveNode, listed: Any) -> list[DeploymentView]:
+    rows = listed if isinstance(listed, list) else []
+    rows = [{**row, "node": node.record.name} for row in rows if isinstance(row, dict)]
+    return list(_checked(rows, tuple[DeploymentView, ...], node))
+
+
+def _checked(value: Any, kind: Any, node: LiveNode) -> Any:
+    """What a node said, as `kind`: a node's word is checked like anybody's."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise WaiError(
+            f"node {node.record.name} gave an answer that makes no sense: {error}", Fault.PROTOCOL
+        ) from error
+
+
+def _connected(context: Context, name: str) -> LiveNode:
+    node = context.fleet.find(name)
+    if node is None:
+        raise no_such_node(name)
+    if not node.connected:
+        raise NodeUnavailable(f"node {name} is not connected; try again when it is back")
+    return node
+
+
+def _deployable(context: Context) -> list[LiveNode]:
+    return [node for node in context.fleet.nodes() if node.connected and node.record.may_deploy]
+
+
+def _asked_or_any(context: Context, name: str | None) -> LiveNode:
+    if name:
+        return _connected(context, name)
+    nodes = _deployable(context)
+    if not nodes:
+        raise NodeUnavailable("no node is connected that may deploy models; let one join first")
+    return nodes[0]
+
+
+_MODEL: Final = Query("model", str, "the model's id, as the list shows it", needed=True)
+ENDPOINTS: Final = (
+    Endpoint(
+        *("GET", "/models/search", search, "Search the hub", FoundModels),
+        query=(
+            Query("q", str, "words to look for", needed=True),
+            Query("limit", int, "at most so many", 1, 50),
+            Query("node", str, "the node that asks; else any"),
+        ),
+    ),
+    Endpoint(
+        *("GET", "/models/fit", fit, "See what fits where", FitList),
+        query=(
+            Query("repo", str, "publisher/name, with :QUANT for one of them", needed=True),
+            Query("node", str, "only on this node"),
+            Query("context", int, "tokens per slot", 1, 1 << 24),
+            Query("slots", int, "requests at once", 1, 256),
+        ),
+    ),
+    Endpoint("GET", "/deployments", list_deployments, "List deployed models", DeploymentList),
+    Endpoint(
+        *("POST", "/deployments", deploy, "Deploy a model", DeploymentView, CreateDeployment, 202)
+    ),
+    Endpoint(
+        *("PATCH", "/deployments/{node}", change_context, "Swap a context", DeploymentView),
+        body=ChangeContext,
+        query=(_MODEL,),
+    ),
+    Endpoint(
+        *("DELETE", "/deployments/{node}", remove, "Remove a model", DeploymentList),
+        query=(_MODEL,),
+    ),
+    Endpoint(
+        *("GET", "/deployments/{node}/logs", read_logs, "Read a model's log", LogLines),
+        query=(_MODEL, Query("lines", int, "at most so many", 1, 1000)),
+    ),
+)

@@ -1,0 +1,109 @@
+"""Types of the admin API about models on the hub and on nodes; see `types` for the rest."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Reference = Annotated[str, Meta(min_length=3, max_length=300)]
+
+
+class FoundModelView(Struct, frozen=True, kw_only=True):
+    """A repository on the hub."""
+
+    repo: str
+    downloads: int
+    likes: int
+    gated: bool
+
+
+class FoundModels(Struct, frozen=True):
+    """What a search found."""
+
+    data: tuple[FoundModelView, ...]
+
+
+class QuantFitView(Struct, frozen=True, kw_only=True):
+    """One quantisation on one node. `verdict`: gpu, partial (some layers in RAM), cpu or no; `low`
+    and `high` are what it takes, `largest_context` what would fit, per slot."""
+
+    quant: str
+    size_bytes: int
+    verdict: str
+    low_bytes: int
+    high_bytes: int
+    largest_context: int
+    gpu_layers: int
+    reason: str
+
+
+class NodeFit(Struct, frozen=True, kw_only=True):
+    """A repository's quantisations on one node, or why that could not be told."""
+
+    node: str
+    quants: tuple[QuantFitView, ...] = ()
+    error: str | None = None
+
+
+class FitList(Struct, frozen=True):
+    """What fits where."""
+
+    data: tuple[NodeFit, ...]
+
+
+class ProgressView(Struct, frozen=True, kw_only=True):
+    """A download under way."""
+
+    done_bytes: int
+    total_bytes: int
+    rate_bps: float
+    eta_s: float | None
+
+
+class DeploymentView(Struct, frozen=True, kw_only=True):
+    """A deployed model. `state`: downloading, starting, ready, draining, stopping, asleep, failed
+    or absent. `context` is what is wanted per slot, `context_served` what is served now.
+    `swap_error` says why the last change of context was taken back."""
+
+    node: str
+    model: str
+    state: str
+    reason: str
+    log_tail: tuple[str, ...]
+    swap_error: str
+    context: int
+    context_served: int | None
+    slots: int
+    size_bytes: int
+    in_flight: int
+    progress: ProgressView | None
+
+
+class DeploymentList(Struct, frozen=True):
+    """Deployed models."""
+
+    data: tuple[DeploymentView, ...]
+
+
+class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
+    """A model to serve: `model` is publisher/name[:QUANT]; `context` is tokens per slot."""
+
+    node: Annotated[str, Meta(min_length=1, max_length=128)]
+    model: Reference
+    context: Annotated[int, Meta(ge=1, le=16777216)] | None = None
+    slots: Annotated[int, Meta(ge=1, le=256)] | None = None
+    idle_unload_s: Annotated[float, Meta(ge=1, le=1e9)] | None = None
+
+
+class ChangeContext(Struct, frozen=True, forbid_unknown_fields=True):
+    """Another context, in tokens per slot, and another number of slots if given."""
+
+    context: Annotated[int, Meta(ge=1, le=16777216)]
+    slots: Annotated[int, Meta(ge=1, le=256)] | None = None
+
+
+class LogLines(Struct, frozen=True):
+    """A log's last lines, oldest first."""
+
+    data: tuple[str, ...]
