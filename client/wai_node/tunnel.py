@@ -134,7 +134,6 @@ class Tunnel:
         session.attach(
             connected.transport, welcome.received, connected.leftover, peer=welcome.limits
         )
-        connected.transport.resume_reading()
         if not resumed:
             self._owner.on_session(session, welcome)
         _log.debug("connected, session %s", "resumed" if resumed else "new")

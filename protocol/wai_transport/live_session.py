@@ -108,6 +108,10 @@ class LiveSession:
     ) -> None:
         """Go on over `transport`, whose handshake is done. An older connection is closed at once.
 
+        The transport comes with its reading paused, and is resumed here once `leftover`, what the
+        handshake read too far, was taken: bytes that come meanwhile must not overtake it, and on
+        uvloop a socket may be read before what `call_soon` put off.
+
         Raises `RemoteProtocolError` for an impossible offset; the session is then as it was.
         """
         old, self._connection = self._connection, None
@@ -127,8 +131,7 @@ class LiveSession:
         transport.set_protocol(connection)
         self._arm_timer()
         self.wake()
-        if leftover:
-            self._loop.call_soon(connection.data_received, leftover)
+        self._loop.call_soon(connection.begin, leftover)
 
     def drop_connection(self) -> None:
         """Lose the connection on purpose: the session waits for the next one."""
@@ -324,6 +327,13 @@ class _Connection(asyncio.Protocol):
         self._session = session
         self.transport = transport
         self.paused = False
+
+    def begin(self, leftover: bytes) -> None:
+        """Take what the handshake read too far, then what comes."""
+        if leftover:
+            self._session._received(self, leftover)
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         self._session._received(self, data)

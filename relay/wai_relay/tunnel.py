@@ -160,8 +160,6 @@ class _TunnelConnection(asyncio.Protocol):
             _log.error("node %s can't resume: %s", admission.welcome.name, error)
             admission.session.close(Fault.SESSION_LOST, str(error))
             transport.abort()
-            return
-        transport.resume_reading()
 
     def refuse(self, error: WaiError) -> None:
         """Say why not, and close."""
