@@ -195,7 +195,7 @@ def decode(item: list[Any]) -> SessionFrame:
             raise RemoteProtocolError(f"{frame_class.__name__} frame has a number out of range")
     if frame_class is Open or frame_class is Head:
         fields[2 if frame_class is Head else 3] = _pairs(fields)
-    elif frame_class is GoAway and type(fields[2]) is not int and fields[2] is not None:
+    elif frame_class is GoAway and fields[2] is not None and not _is_number(fields[2]):
         raise RemoteProtocolError("GoAway frame has a field of the wrong type")
     frame: SessionFrame = frame_class(*fields)
     return frame
@@ -214,6 +214,10 @@ _SHAPES: Final[dict[int, tuple[Any, tuple[type | None, ...]]]] = {
     FrameType.EVENT: (Event, (int, str, None)),
     FrameType.GOAWAY: (GoAway, (int, str, None)),
 }
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
 
 
 def _flat(headers: Headers, texts: tuple[str, ...]) -> list[bytes]:

@@ -1,0 +1,175 @@
+"""The codec: however the bytes come, the same frames; and nothing but frames, at a bounded cost."""
+
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wai_protocol import frames as f
+from wai_protocol.errors import Fault, LocalProtocolError, RemoteProtocolError
+from wai_protocol.limits import MAX_FRAME_BYTES, MAX_HEAD_BYTES, MAX_HEADERS
+
+NUMBERS = st.integers(0, (1 << 62) - 1)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+HEADERS = st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=40)), max_size=6)
+LEAVES = st.none() | st.booleans() | NUMBERS | TEXTS | st.binary(max_size=20)
+VALUES = st.recursive(
+    LEAVES, lambda v: st.lists(v, max_size=3) | st.dictionaries(TEXTS, v, max_size=3), max_leaves=8
+)
+MAPS = st.dictionaries(TEXTS, VALUES, max_size=4)
+FRAMES: st.SearchStrategy[f.SessionFrame] = st.one_of(
+    st.builds(f.Open, NUMBERS, TEXTS, TEXTS, HEADERS, TEXTS, st.booleans()),
+    st.builds(f.Head, NUMBERS, NUMBERS, HEADERS),
+    st.builds(f.End, NUMBERS),
+    st.builds(f.Reset, NUMBERS, NUMBERS, TEXTS),
+    st.builds(f.Credit, NUMBERS, NUMBERS),
+    st.builds(f.Status, MAPS),
+    st.builds(f.Call, NUMBERS, TEXTS, MAPS),
+    st.builds(f.Reply, NUMBERS, st.booleans(), VALUES),
+    st.builds(f.Event, NUMBERS, TEXTS, VALUES),
+    st.builds(f.GoAway, NUMBERS, TEXTS, st.none() | NUMBERS),
+)
+
+
+def read_all(pieces: list[bytes], max_frame_bytes: int = MAX_FRAME_BYTES) -> list[Any]:
+    """Everything that a decoder finds in `pieces`; its refusal, if any, comes last."""
+    decoder, out = f.FrameDecoder(max_frame_bytes), []
+    try:
+        for piece in pieces:
+            decoder.feed(piece)
+            while (item := decoder.next_frame()) is not None:
+                out.append(f.decode(item))
+    except RemoteProtocolError:
+        return [*out, "refused"]
+    return out
+
+
+def split(data: bytes, cuts: list[int]) -> list[bytes]:
+    edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
+
+
+@given(st.lists(FRAMES, max_size=5), st.lists(st.integers(0, 10_000), max_size=6))
+def test_a_frame_is_the_same_however_its_bytes_come(
+    frames: list[f.SessionFrame], cuts: list[int]
+) -> None:
+    data = b"".join(map(f.encode, frames))
+    assert read_all([data]) == frames
+    assert read_all([data[at : at + 1] for at in range(len(data))]) == frames
+    assert read_all(split(data, cuts)) == frames
+    assert read_all([data + b"\x93\x10"]) == frames  # the next one's first bytes
+
+
+@given(st.lists(FRAMES, min_size=1, max_size=3), st.data())
+def test_bytes_that_were_changed_are_refused_or_read_alike_in_any_pieces(
+    frames: list[f.SessionFrame], data: st.DataObject
+) -> None:
+    raw = bytearray(b"".join(map(f.encode, frames)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    whole = read_all([bytes(raw)])
+    pieces = [bytes(raw[at : at + 1]) for at in range(len(raw))]
+    assert repr(read_all(pieces)) == repr(whole)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_only_ever_refused(data: bytes) -> None:
+    read_all([data])
+
+
+@given(st.integers(-5, 300), st.lists(VALUES | st.floats(), max_size=8))
+def test_fields_of_any_type_are_only_ever_refused(kind: int, fields: list[Any]) -> None:
+    read_all([msgpack.packb([kind, *fields])])
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        [19],
+        [19, True],
+        [19, -1],
+        [19, 1 << 62],
+        [19, 1.0],
+        [19, None],
+        [19, "1"],
+        [20, 1, 2, b"bytes"],
+        [16, 1, "GET", "/", [b"name"], "m", False],
+        [16, 1, "GET", "/", [b"name", "text"], "m", False],
+        [16, 1, "GET", "/", {b"name": b"value"}, "m", False],
+        [16, 1, "GET", "/", [], "m", 0],
+        [16, 1, "GET", "/" * (MAX_HEAD_BYTES + 1), [], "m", False],
+        [17, 1, 200, [b"n", b"v"] * (MAX_HEADERS + 1)],
+        [17, 1, 200, [b"n", b"v" * MAX_HEAD_BYTES]],
+        [22, []],
+        [24, 1, 1, None],
+        [26, 1, "", True],
+        [26, 1, "", -1],
+        [27, 1],
+        [99],
+    ],
+)
+def test_a_field_that_is_wrong_is_refused(item: list[Any]) -> None:
+    assert read_all([msgpack.packb(item)]) == ["refused"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x01",  # no array
+        b"\x90",  # an empty one
+        b"\x91\xa1a",  # no number first
+        b"\x91\xc3",
+        b"\x92\x13\xc1",  # a byte that msgpack never uses
+        b"\x92\x13\xd4\x05\x00",  # an ext
+        b"\x92\x13\xc7\x0c\xff" + b"\x00" * 12,  # a timestamp
+        b"\x92\x16\x81\x01\x02",  # a map with a number for a key
+        b"\x92\x14\xa2\xff\xfe",  # a string that is no UTF-8
+        b"\xdd\xff\xff\xff\xff",  # an array of 4 billion
+        b"\xdf\xff\xff\xff\xff",
+        b"\x92\x13\xdb\xff\xff\xff\xff" + b"x" * MAX_FRAME_BYTES,  # a string of 4 GB, begun
+    ],
+)
+def test_what_is_no_frame_is_refused(data: bytes) -> None:
+    assert read_all([data]) == ["refused"]
+
+
+def test_elements_of_a_newer_version_are_ignored() -> None:
+    assert read_all([msgpack.packb([19, 7, "new", {"more": 1}])]) == [f.End(7)]
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 1 << 14, 1000])
+def test_a_frame_over_its_bound_is_refused_also_when_it_comes_whole(piece: int) -> None:
+    data = msgpack.packb([25, 0, "x", ["y" * 1000] * 300])
+    assert len(data) > MAX_FRAME_BYTES
+    pieces = [data[at : at + piece] for at in range(0, len(data), piece)]
+    assert read_all(pieces) == ["refused"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xdc\x10\x00" * 90_000, b"\xde\x10\x00" * 90_000, b"\x91" * 300_000]
+)
+def test_nesting_costs_a_bounded_amount_of_memory(data: bytes) -> None:
+    tracemalloc.start()
+    try:
+        assert read_all([data[:MAX_FRAME_BYTES], data[MAX_FRAME_BYTES:]]) == ["refused"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 << 20
+
+
+@pytest.mark.parametrize(
+    "headers", [[(b"n", b"v")] * (MAX_HEADERS + 1), [(b"n", b"v" * MAX_HEAD_BYTES)]]
+)
+def test_a_head_that_the_peer_would_refuse_never_leaves(headers: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(LocalProtocolError) as refusal:
+        f.encode(f.Open(1, "GET", "/", headers, "", end=True))
+    assert refusal.value.fault is Fault.HEAD_TOO_LARGE
+    with pytest.raises(LocalProtocolError):
+        f.encode(f.Head(1, 200, headers))

@@ -1,0 +1,114 @@
+"""One stream's arithmetic: credit, the window's growth, and what big writes cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from wai_protocol.errors import Fault, LocalProtocolError, RemoteProtocolError
+from wai_protocol.limits import MAX_DATA_BYTES, MAX_STREAM_WINDOW_BYTES
+from wai_protocol.stream import GrowthBudget, Stream
+
+
+def stream(window_in: int = 1000, window_out: int = 1000) -> Stream:
+    return Stream(1, window_in=window_in, window_out=window_out, now=0.0)
+
+
+def test_no_more_is_sent_than_the_peer_takes() -> None:
+    sender = stream(window_out=10)
+    sender.queue(b"0123456789abcdef")
+    assert sender.take(MAX_DATA_BYTES) == b"0123456789"
+    assert sender.take(MAX_DATA_BYTES) == b""
+    assert not sender.sendable
+    sender.credit_out += 3
+    assert sender.take(2) == b"ab"
+    assert sender.take(2) == b"c"
+    assert sender.pending_bytes == 3
+
+
+def test_the_end_needs_no_credit_but_waits_for_its_data() -> None:
+    sender = stream(window_out=0)
+    sender.end_queued = True
+    assert sender.sendable
+    sender.queue(b"x")
+    assert not sender.sendable
+
+
+def test_a_big_write_is_cut_once_and_not_copied_again_for_each_frame() -> None:
+    sender = stream(window_out=1 << 30)
+    data = bytes(range(256)) * 4096
+    sender.queue(data)
+    assert max(map(len, sender.pending)) == MAX_DATA_BYTES
+    out = b""
+    while piece := sender.take(MAX_DATA_BYTES - 1):
+        out += piece
+    assert out == data
+
+
+def test_a_peer_that_sends_more_than_its_credit_is_refused() -> None:
+    receiver = stream(window_in=10)
+    receiver.receive(10)
+    with pytest.raises(RemoteProtocolError) as refusal:
+        receiver.receive(1)
+    assert refusal.value.fault is Fault.FLOW_CONTROL
+
+
+def test_using_more_than_came_is_our_own_mistake() -> None:
+    receiver = stream(window_in=10)
+    receiver.receive(4)
+    receiver.consume(4, None, GrowthBudget(0), 0.0)
+    with pytest.raises(LocalProtocolError):
+        receiver.consume(1, None, GrowthBudget(0), 0.0)
+
+
+def test_credit_is_given_back_at_half_a_window_and_all_of_it() -> None:
+    receiver = stream()
+    receiver.receive(1000)
+    budget = GrowthBudget(1 << 30)
+    assert receiver.consume(499, None, budget, 9.0) == 0
+    assert receiver.consume(1, None, budget, 9.0) == 500
+    assert receiver.consume(500, None, budget, 9.0) == 500
+
+
+def test_a_window_that_is_the_brake_doubles_and_only_that() -> None:
+    budget = GrowthBudget(1 << 30)
+    receiver = stream()
+    receiver.receive(1000)
+    assert receiver.consume(500, 0.2, budget, 0.7) == 1500
+    assert receiver.consume(500, 0.2, budget, 0.7) == 0  # half of 2000 is not used yet
+    assert receiver.window == 2000
+    slow = stream()
+    slow.receive(1000)
+    assert slow.consume(500, 0.2, budget, 0.9) == 500
+
+
+def test_a_window_stops_growing_at_its_bound() -> None:
+    receiver = stream(window_in=MAX_STREAM_WINDOW_BYTES - 10)
+    receiver.receive(receiver.window)
+    half = receiver.window // 2
+    assert receiver.consume(half, 1.0, GrowthBudget(1 << 30), 0.0) == half + 10
+    assert receiver.window == MAX_STREAM_WINDOW_BYTES
+
+
+def test_growth_comes_out_of_both_budgets_and_goes_back_to_both() -> None:
+    process = GrowthBudget(1500)
+    session = GrowthBudget(10_000, above=process)
+    other = GrowthBudget(10_000, above=process)
+    receiver = stream()
+    receiver.receive(1000)
+    assert receiver.consume(500, 1.0, session, 0.0) == 1500
+    assert not other.take(501)  # refused above: nothing is claimed here either
+    receiver.close(session)
+    receiver.close(session)  # twice gives nothing back twice
+    assert other.take(1500)
+    assert not session.take(1)
+    other.give_back(1500)
+    assert session.take(1500)
+
+
+def test_after_the_end_there_is_no_data_and_no_credit() -> None:
+    receiver = stream()
+    receiver.receive(900)
+    receiver.remote_ended = True
+    assert receiver.consume(900, 1.0, GrowthBudget(1 << 30), 0.0) == 0
+    with pytest.raises(RemoteProtocolError):
+        receiver.receive(1)
