@@ -10,6 +10,6 @@ def log_to_stderr(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
-    # Each selector and each refused header table are of no use to an operator, even at debug.
-    for talkative in ("asyncio", "hpack"):
+    # Each selector, refused header table and question to the hub are of no use to an operator.
+    for talkative in ("asyncio", "hpack", "httpx2"):
         logging.getLogger(talkative).setLevel(logging.WARNING)

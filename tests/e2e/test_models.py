@@ -1,0 +1,210 @@
+"""Models deployed from the relay: search, fit, deploy, chat, swap, remove; and faults."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import pytest
+
+from tests.harness.caller import chat, events, request
+from tests.harness.cluster import Cluster, CommandError, cluster, wai
+from tests.harness.fake_hub import FakeHub, FakeRepo
+from tests.harness.processes import wait_until
+from tests.harness.real import require_real, script
+from tests.harness.tiny_gguf import tiny_gguf
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+REPO: Final = "tiny/llama-GGUF"
+MODEL: Final = f"{REPO}:F16"
+CONFIG: Final = """\
+[deploy]
+server = {server}
+threads = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return tiny_gguf(tmp_path_factory.mktemp("gguf")).read_bytes()
+
+
+@contextmanager
+def fleet(folder: Path, gguf: bytes, *join: str) -> Iterator[tuple[Cluster, FakeHub]]:
+    """A relay and a node without any upstream of its own, which takes models from a fake hub."""
+    require_real("llama-server")
+    config = folder / "node.toml"
+    config.write_text(CONFIG.format(server=json.dumps(script("llama-server-vulkan"))))
+    with FakeHub({REPO: FakeRepo({"tiny-F16.gguf": gguf})}) as hub, cluster(folder) as running:
+        data = folder / "box"
+        wai("node", "join", running.invite(), "--data", data, "--name", "box", *join)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_ENDPOINT", hub.endpoint)
+            # the usual ports of this machine are none of the test's business
+            patch.setenv("WAI_NODE_UPSTREAMS", '[{url = "http://127.0.0.1:9"}]')
+            running.run_node("box", "--config", str(config), models=0)
+            yield running, hub
+
+
+def model(running: Cluster, *arguments: str) -> Any:
+    """`wai model …`, its JSON."""
+    return json.loads(wai("model", *arguments, "--data", running.data, "--json"))
+
+
+def deploy(running: Cluster, context: int = 512) -> dict[str, Any]:
+    options = ("--node", "box", "--context", str(context), "--slots", "2")
+    view: dict[str, Any] = model(running, "deploy", MODEL, *options)
+    running.nodes["box"].daemon.wait_until(
+        lambda: MODEL in running.list_nodes()[0]["models"], "the relay does not see the model"
+    )
+    return view
+
+
+def ask(running: Cluster, secret: str, **fields: Any) -> int:
+    """One chat completion's status."""
+    headers = {"Authorization": f"Bearer {secret}"}
+    body = chat(MODEL, max_tokens=8, **fields)
+    with request(running, "/v1/chat/completions", body, headers) as answer:
+        answer.read()
+        return answer.status
+
+
+def test_search_fit_deploy_chat_swap_remove(tmp_path: Path, gguf: bytes) -> None:
+    with fleet(tmp_path, gguf) as (running, _):
+        assert [found["repo"] for found in model(running, "search", "tiny")] == [REPO]
+        [fits] = model(running, "fit", REPO, "--context", "512")
+        assert fits["node"] == "box"
+        assert [(quant["quant"], quant["verdict"]) for quant in fits["quants"]] == [("F16", "cpu")]
+        view = deploy(running)
+        assert (view["state"], view["context_served"], view["slots"]) == ("ready", 512, 2)
+        secret = running.create_key().secret
+        headers = {"Authorization": f"Bearer {secret}"}
+        body = chat(MODEL, stream=True, max_tokens=8)
+        with request(running, "/v1/chat/completions", body, headers) as answer:
+            assert answer.status == 200
+            assert list(events(answer))[-1] == "[DONE]"
+        failed = swap_under_load(running, secret, context=1024)
+        assert failed == []
+        wait_until(lambda: served_context(running) == 1024, "the relay never hears of it")
+        assert any(
+            "llama" in line or "srv" in line
+            for line in model(running, "logs", MODEL, "--node", "box")
+        )
+        model(running, "remove", MODEL, "--node", "box")
+        wait_until(lambda: model(running, "list") == [], "the model is still there")
+        assert ask(running, secret) == 404
+        assert list((tmp_path / "box" / "models").rglob("*.gguf")) == []
+
+
+def served_context(running: Cluster) -> int:
+    """The context per slot that the relay knows of."""
+    context: int = running.list_nodes()[0]["serving"][0]["context_tokens"]
+    return context
+
+
+def swap_under_load(running: Cluster, secret: str, *, context: int) -> list[int]:
+    """Change the context while four callers ask all the time; the statuses that were not 200."""
+    stop, statuses = threading.Event(), []
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            statuses.append(ask(running, secret, stream=True))
+
+    callers = [threading.Thread(target=keep_asking) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    try:
+        changed = model(running, "context", MODEL, "--node", "box", "--context", str(context))
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
+    assert changed["context_served"] == context
+    assert statuses
+    return [status for status in statuses if status != 200]
+
+
+def test_killed_node_relay_and_server_come_back_to_what_is_wanted(
+    tmp_path: Path, gguf: bytes
+) -> None:
+    with fleet(tmp_path, gguf) as (running, _):
+        deploy(running)
+        secret = running.create_key().secret
+        servers = llama_servers(running)
+        assert len(servers) == 1
+        servers[0].send_signal(signal.SIGKILL)
+        running.nodes["box"].daemon.wait_until(
+            lambda: llama_servers(running) not in ([], servers), "no new llama-server"
+        )
+        wait_until(lambda: ask(running, secret) == 200, "not served after its server was killed")
+        running.restart_relay()
+        wait_until(lambda: ask(running, secret) == 200, "not served after the relay came back")
+        running.nodes["box"].daemon.kill()
+        running.run_node("box", "--config", str(tmp_path / "node.toml"), models=1)
+        assert ask(running, secret) == 200
+
+
+def llama_servers(running: Cluster) -> list[psutil.Process]:
+    """The servers that the node `box` runs."""
+    node = psutil.Process(running.nodes["box"].daemon.pid)
+    return [child for child in node.children(recursive=True) if _is_llama_server(child)]
+
+
+def _is_llama_server(process: psutil.Process) -> bool:
+    try:
+        return "llama" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False  # it has just ended
+
+
+def test_no_secret_in_the_process_list_or_in_the_relays_folder(tmp_path: Path, gguf: bytes) -> None:
+    from wai_node.membership import load_key
+    from wai_protocol.identity import inference_key
+    from wai_transport.folder import DataFolder
+
+    with fleet(tmp_path, gguf) as (running, _):
+        deploy(running)
+        node_key = load_key(DataFolder(tmp_path / "box"))
+        secrets = (node_key.to_bytes(), inference_key(node_key).encode())
+        listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True).stdout
+        assert all(secret not in listing for secret in secrets)
+        for file in running.data.rglob("*"):
+            if file.is_file():
+                content = file.read_bytes()
+                assert all(secret not in content for secret in secrets), file
+        [server] = llama_servers(running)
+        port = next(c.laddr.port for c in server.net_connections() if c.status == "LISTEN")
+        status = subprocess.run(
+            [
+                *("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-d", "{}"),
+                f"http://127.0.0.1:{port}/v1/chat/completions",
+            ],
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        assert status == "401"
+
+
+def test_node_joined_with_no_deploy_refuses(tmp_path: Path, gguf: bytes) -> None:
+    with (
+        fleet(tmp_path, gguf, "--no-deploy") as (running, _),
+        pytest.raises(CommandError, match="takes no deployments"),
+    ):
+        model(running, "deploy", MODEL, "--node", "box")
+
+
+def test_unknown_repository_is_one_clear_sentence(tmp_path: Path, gguf: bytes) -> None:
+    with (
+        fleet(tmp_path, gguf) as (running, _),
+        pytest.raises(CommandError, match="nobody/nothing"),
+    ):
+        model(running, "deploy", "nobody/nothing", "--node", "box")
