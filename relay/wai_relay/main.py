@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import ssl
+import time
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -144,6 +145,9 @@ class Relay:
         self._fleet = ConnectedFleet(registry, invites, limits=limits)
         self._tunnels = Tunnels(relay_key, self._fleet.admit, self._endpoint_hashes)
         dispatcher = ScheduledDispatcher(self._fleet)
+        for key in await keys.list():
+            used = self._recorder.month_tokens(key.id)
+            dispatcher.admission.load(key.id, used, time.time())
         self._fleet.on_change = dispatcher.node_changed
         gateway = Gateway(
             keys,

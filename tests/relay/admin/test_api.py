@@ -23,10 +23,12 @@ from wai_relay.explain import Explanations
 from wai_relay.invites import Invites, RelayAddress
 from wai_relay.keys import KeyRing
 from wai_relay.live import LiveRequests
+from wai_relay.records import RequestRecord, TokenCounts
 from wai_relay.registry import NodeRecord, NodeRegistry, no_such_node
 from wai_relay.settings import SettingsBook
 from wai_relay.storage import SqliteStore
 from wai_relay.usage import UsageReport
+from wai_relay.usage.rollups import writes_for
 
 pytestmark = pytest.mark.anyio
 
@@ -341,3 +343,66 @@ async def test_the_openapi_document_describes_every_endpoint(api: Api) -> None:
     assert {ref.split('"')[0] for ref in references} <= set(document["components"]["schemas"])
     ids = [op["operationId"] for methods in document["paths"].values() for op in methods.values()]
     assert len(ids) == len(set(ids))
+
+
+async def test_usage_is_told_as_json_and_as_csv_that_no_spreadsheet_runs(
+    api: Api, store: SqliteStore, clock: Clock
+) -> None:
+    key, _ = await api.context.keys.create("=cmd()")
+    tokens = TokenCounts(7, 0, 3, exact=True)
+    used = RequestRecord("req_1", clock.now - 10, "POST", "/v1/chat/completions", tokens=tokens)
+    used.key_id, used.model, used.node, used.status, used.attempts = key.id, "m", "box", 200, 1
+    await store.write(*writes_for([(used, "m")]))
+    status, answer = await api.call("GET", "/usage?by=key")
+    assert status == 200
+    (row,) = answer["data"]
+    assert (row["group"], row["requests"], row["prompt_tokens"]) == (key.id, 1, 7)
+    assert answer["names"] == {key.id: "=cmd()"}
+    _, headers, text = await api.request(
+        "GET", "/usage?by=key&format=csv", None, token=TOKEN, raw=None
+    )
+    assert headers[b"content-type"].startswith(b"text/csv")
+    assert text.splitlines()[1].startswith(f"{key.id},'=cmd(),1,".encode())
+    assert (await api.call("GET", "/usage?by=node&node=other"))[1]["data"] == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "by=caller",
+        "since=5&until=5",
+        "since=-1",
+        "format=xml",
+        "by=hour&since=0",
+        "model=" + "m" * 300,
+        "who=me",
+    ],
+)
+async def test_a_question_about_usage_that_makes_no_sense_is_refused(api: Api, query: str) -> None:
+    assert (await api.call("GET", f"/usage?{query}"))[0] == 400
+
+
+async def test_running_requests_are_listed_ended_and_explained(api: Api) -> None:
+    ended: list[str] = []
+    record = RequestRecord("req_1", 1.0, "POST", "/v1/chat/completions", model="m")
+    live = api.context.live.enter(record, 0.0, lambda: ended.append("req_1"))
+    _, listed = await api.call("GET", "/requests")
+    assert [(view["id"], view["state"]) for view in listed["data"]] == [("req_1", "queued")]
+    assert (await api.call("GET", "/requests/req_1/explain"))[1]["running"] is True
+    assert (await api.call("DELETE", "/requests/req_1"))[0] == 200
+    assert ended == ["req_1"]
+    api.context.live.leave(live)
+    api.context.explanations.remember(record)
+    assert (await api.call("DELETE", "/requests/req_1"))[0] == 404
+    assert (await api.call("GET", "/requests/req_1/explain"))[1]["running"] is False
+    status, answer = await api.call("GET", "/requests/req_2/explain")
+    assert status == 404
+    assert "is remembered" in answer["error"]["message"]
+
+
+def test_the_oldest_explanations_are_forgotten_first() -> None:
+    kept = Explanations(2)
+    for n in range(3):
+        kept.remember(RequestRecord(f"req_{n}", 1.0, "POST", "/v1/chat/completions"))
+    assert kept.find("req_0") is None
+    assert kept.find("req_2") is not None
