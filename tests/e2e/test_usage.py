@@ -22,6 +22,8 @@ from tests.harness.processes import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
+CANCELLED_AFTER: Final = (1, 2, 5, 20, 100)  # events
+
 
 @dataclass(frozen=True, slots=True)
 class Counted:
@@ -121,12 +123,10 @@ def test_cancelled_answers_cost_what_was_seen_of_them(rig: Rig) -> None:
     counted, told = rig.counted(), recorded(row)
     print("recorded", told, "counted", counted)
     assert told.prompt == counted.prompt
-    # What the model said between the last chunk that came and the closing of its socket.
-    assert 0 <= counted.completion - told.completion <= UNSEEN_TOKENS * len(CANCELLED_AFTER)
-
-
-CANCELLED_AFTER: Final = (1, 2, 5, 20, 100)
-UNSEEN_TOKENS: Final = 200  # of a model that says thousands a second: 30 ms on a busy machine
+    # At least what the callers saw (the first event names the role), at most what was said: a
+    # model goes on until its socket is closed, and llama.cpp tells nobody how far.
+    assert sum(after - 1 for after in CANCELLED_AFTER) <= told.completion <= counted.completion
+    assert row["estimated"] == len(CANCELLED_AFTER)
 
 
 def test_an_orderly_stop_loses_no_request(rig: Rig) -> None:

@@ -15,6 +15,7 @@ from wai_relay.records import TokenCounts
 from .usage import BodyReader, EventReader, count, decode, last_object
 
 # Inside a JSON string its quotes would be escaped, so no answer can pretend to be one.
+_TIMINGS_KEY: Final = b',"timings":{'
 _TIMINGS: Final = re.compile(rb',"timings":\{[^{}]*\}')
 
 
@@ -52,10 +53,14 @@ class OpenAiEvents(EventReader):
         """See `EventReader`. Timings beside a usage belong to it."""
         if not self._strip_timings or b'"usage"' in event:
             return event
-        found = _TIMINGS.findall(event)
-        if not found:
+        found = _TIMINGS.search(event)
+        if found is None:
             return event
-        self._timings = found[-1]
+        at, end = found.span()
+        if event.find(_TIMINGS_KEY, end) < 0:  # the everyday case: one token, one slice
+            self._timings = found[0]
+            return event[:at] + event[end:]
+        self._timings = _TIMINGS.findall(event)[-1]
         return _TIMINGS.sub(b"", event)
 
     def observe(self, payload: Any) -> bool:
