@@ -53,10 +53,11 @@ class OpenAiEvents(EventReader):
         """See `EventReader`. Timings beside a usage belong to it."""
         if not self._strip_timings or b'"usage"' in event:
             return event
-        found = _TIMINGS.search(event)
+        at = event.find(_TIMINGS_KEY)  # faster than to search by expression
+        found = _TIMINGS.match(event, at) if at >= 0 else None
         if found is None:
             return event
-        at, end = found.span()
+        end = found.end()
         if event.find(_TIMINGS_KEY, end) < 0:  # the everyday case: one token, one slice
             self._timings = found[0]
             return event[:at] + event[end:]
