@@ -7,7 +7,7 @@ format that the caller's SDK understands.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from wai_protocol.surface import Headers
@@ -22,7 +22,6 @@ class App:
     """The relay's handler.
 
     `ready` says why the relay can't serve now, or None if it can, and how many nodes can.
-    `settled` waits, after a hand-over, for the nodes that are on their way.
     """
 
     def __init__(
@@ -31,19 +30,15 @@ class App:
         admin: Handler,
         *,
         ready: Callable[[], tuple[str | None, int]],
-        settled: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._gateway = gateway
         self._admin = admin
         self._ready = ready
-        self._settled = settled
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request."""
         path = exchange.request.path
         if path.startswith(("/v1/", "/api/")):
-            if self._settled is not None:
-                await self._settled()
             await self._gateway(exchange)
         elif path.startswith(ADMIN_PREFIXES):
             await self._admin(exchange)

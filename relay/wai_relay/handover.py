@@ -30,16 +30,14 @@ READY: Final = b"ready"
 
 @dataclass(frozen=True, slots=True)
 class Inheritance:
-    """What a successor gets: open files by number, and the nodes that will come to it.
+    """What a successor gets: open files, by number.
 
-    `listening`: sockets of the port; `lock`: the data folder's; `ready`: a pipe to tell on;
-    `nodes`: ids of the nodes that were connected.
+    `listening`: sockets of the port; `lock`: the data folder's; `ready`: a pipe to tell on.
     """
 
     listening: tuple[int, ...]
     lock: int
     ready: int
-    nodes: tuple[str, ...]
 
     @classmethod
     def find(cls, environment: Mapping[str, str]) -> Inheritance | None:
@@ -48,9 +46,7 @@ class Inheritance:
         if text is None:
             return None
         fields = json.loads(text)
-        return cls(
-            tuple(fields["listening"]), fields["lock"], fields["ready"], tuple(fields["nodes"])
-        )
+        return cls(tuple(fields["listening"]), fields["lock"], fields["ready"])
 
     def tell_ready(self) -> None:
         """Tell the predecessor that we accept now."""
@@ -60,7 +56,7 @@ class Inheritance:
             os.close(self.ready)
 
 
-async def hand_over(listening: Sequence[int], lock: int, nodes: Sequence[str]) -> int:
+async def hand_over(listening: Sequence[int], lock: int) -> int:
     """Start the command that started us once more, and wait until it accepts on our port.
 
     Returns its process id. Raises `TransportError` if it does not come up; it is ended then.
@@ -69,7 +65,7 @@ async def hand_over(listening: Sequence[int], lock: int, nodes: Sequence[str]) -
     try:
         environment = dict(os.environ)
         environment[VARIABLE] = json.dumps(
-            {"listening": list(listening), "lock": lock, "ready": writing, "nodes": list(nodes)}
+            {"listening": list(listening), "lock": lock, "ready": writing}
         )
         process = await asyncio.create_subprocess_exec(
             sys.executable,

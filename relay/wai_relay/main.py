@@ -53,6 +53,7 @@ from .keys import KeyRing
 from .nodes import ConnectedFleet
 from .registry import NodeRegistry
 from .settings import SettingsBook
+from .settling import SettlingDispatcher
 from .storage import SqliteStore
 from .tunnel import Tunnels
 from .usage import UsageRecorder, UsageReport
@@ -63,8 +64,8 @@ RECONNECT_IN_S: Final = 1.0
 """What a stopping relay tells its nodes: a service manager has started the next one by then."""
 
 SETTLE_S: Final = 5.0
-"""How long a relay that took over waits for its predecessor's nodes before it refuses for lack of
-them: a node dials at once when it is told to, twice a round trip around the world is 0.6 s."""
+"""How long after its start a relay waits for a node before it refuses for lack of one: told to dial
+at once it needs two round trips, and one that found the relay down tries again within 2 s."""
 
 _log = logging.getLogger("wai.relay")
 
@@ -152,7 +153,7 @@ class Relay:
         gateway = Gateway(
             keys,
             self._fleet,
-            dispatcher,
+            SettlingDispatcher(dispatcher, self._fleet),
             self._recorder,
             config.gateway,
         )
@@ -171,11 +172,10 @@ class Relay:
             gateway.handle,
             asgi_handler(create_app(context)),
             ready=self._readiness,
-            settled=self._settled,
         ).handle
         announce(folder, config.local_url(self.port), pin)
+        self._fleet.expect_all(SETTLE_S)
         if inherited is not None:
-            self._fleet.expect(inherited.nodes, SETTLE_S)
             inherited.tell_ready()
         host = listener.addresses[0][0]
         _log.info("relay ready on %s (listening on %s)", config.local_url(self.port), host)
@@ -228,10 +228,6 @@ class Relay:
             return "draining", ready
         return (None if ready else "no node is ready"), ready
 
-    async def _settled(self) -> None:
-        if self._fleet.settling is not None:
-            await self._fleet.settling.wait()
-
     def upgrade(self, done: asyncio.Event) -> None:
         """Start a successor; once it accepts, `done` is set, and it is for us to drain."""
         if self._upgrading is None or self._upgrading.done():
@@ -240,10 +236,9 @@ class Relay:
     async def _upgrade(self, done: asyncio.Event) -> None:
         assert self._listener is not None
         assert self._lock is not None
-        nodes = [node.record.id for node in self._fleet.nodes() if node.ready]
         _log.info("upgrade: starting a new relay")
         try:
-            pid = await hand_over(self._listener.descriptors, self._lock.fileno(), nodes)
+            pid = await hand_over(self._listener.descriptors, self._lock.fileno())
         except WaiError as error:
             _log.error("upgrade failed, this relay goes on: %s", error)
             return

@@ -131,8 +131,10 @@ class NodeSession:
 
     @property
     def takes_streams(self) -> bool:
-        """Whether new requests may go over it now."""
-        return self.live.attached and not self.live.core.peer_going_away
+        """Whether new requests may go over it now: not before its process has told what it serves,
+        since what the one before it served may not be there yet."""
+        told = self.node.told_by == self.instance
+        return told and self.live.attached and not self.live.core.peer_going_away
 
     def open(
         self, method: str, target: str, headers: Headers, model: str, sink: Sink, *, end: bool
@@ -180,7 +182,7 @@ class NodeSession:
                 if (stream := self.streams.get(stream_id)) is not None:
                     stream.writable()
             case StatusReceived(status):
-                self.node.update(status)
+                self.node.update(status, self.instance)
             case ReplyReceived(call, ok, value):
                 self._on_reply(call, value, ok=ok)
             case NodeEvent(call, name, value):
@@ -224,6 +226,8 @@ class Node(ServingNode):
         self.record = record
         self.name = record.name
         self.status = NodeStatus()
+        self.told_by = ""
+        """The instance (one run of the node's program) that `status` is from."""
         self.status_at = 0.0
         """When `status` came, by the loop's clock."""
         self.connected_at: float | None = None
@@ -277,9 +281,10 @@ class Node(ServingNode):
             raise NodeUnavailable(f"node {self.name} is not connected", Fault.SESSION_LOST)
         return min(usable, key=lambda session: len(session.streams))
 
-    def update(self, status: NodeStatus) -> None:
-        """Take what the node says of itself."""
+    def update(self, status: NodeStatus, instance: str) -> None:
+        """Take what the node's process `instance` says of itself."""
         self.status = status
+        self.told_by = instance
         self.status_at = asyncio.get_running_loop().time()
         self.changed()
 
@@ -317,8 +322,8 @@ class ConnectedFleet:
         limits: Limits | None = None,
     ) -> None:
         self.growth = GrowthBudget(PROCESS_GROWTH_BYTES)
-        self.settling: asyncio.Event | None = None
-        """After a hand-over: set once the nodes of the relay before us have come to us."""
+        self.arrival: asyncio.Event | None = None
+        """While nodes of the relay before us are awaited: set when the next one has come."""
         self.on_change: Callable[[Node], None] | None = None
         self.on_event: Callable[[Node, str, Any], None] | None = None
         self._registry = registry
@@ -348,18 +353,27 @@ class ConnectedFleet:
         """How many sessions live, connected or waiting."""
         return len(self._sessions)
 
-    def expect(self, node_ids: Iterable[str], within_s: float) -> None:
-        """These nodes will come now; until they have, `settling` asks callers for patience."""
-        self._expected = {node_id for node_id in node_ids if node_id in self._nodes}
+    def expect_all(self, within_s: float) -> None:
+        """Every node may come back now; for so long, or until all are there, there is an
+        `arrival` to wait for."""
+        self._expected = set(self._nodes)
         if self._expected:
-            self.settling = asyncio.Event()
+            self.arrival = asyncio.Event()
             asyncio.get_running_loop().call_later(within_s, self._settle)
 
     def _settle(self) -> None:
         self._expected.clear()
-        if self.settling is not None:
-            self.settling.set()
-            self.settling = None
+        if self.arrival is not None:
+            self.arrival.set()
+            self.arrival = None
+
+    def _arrived(self, node: Node) -> None:
+        self._expected.discard(node.record.id)
+        if not self._expected:
+            self._settle()
+        elif self.arrival is not None:
+            self.arrival.set()
+            self.arrival = asyncio.Event()
 
     # -- coming in
 
@@ -452,12 +466,10 @@ class ConnectedFleet:
 
     def node_changed(self, node: Node) -> None:
         """A node's state or status changed."""
-        if node.record.id in self._expected and node.ready and node.status.models:
-            self._expected.discard(node.record.id)
-            if not self._expected:
-                self._settle()
         if self.on_change is not None:
             self.on_change(node)
+        if node.record.id in self._expected and node.ready and node.status.models:
+            self._arrived(node)
 
     def tell(self, node: Node, name: str, value: Any) -> None:
         """A node told of something."""
