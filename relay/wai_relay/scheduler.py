@@ -39,6 +39,9 @@ from .selection import (
 # How long a request may wait for a slot. Callers' own limits are 60 s and more; what waits longer
 # than half of that on a full fleet is better tried elsewhere while there is time.
 MAX_WAIT_S: Final = 30.0
+# A node whose connection was just lost is dialling again: a request waits so long for it before it
+# is refused. One whose address changed is back in a second, one that was restarted in five.
+RETURN_S: Final = 10.0
 # While something waits for a busy node though another has a free slot, it is looked at this
 # often: the longer it waited, the better the free slot looks.
 TICK_S: Final = 0.25
@@ -78,6 +81,7 @@ class Lane:
         "cooldown",
         "decode",
         "ledger",
+        "left_at",
         "node",
         "own",
         "prefill",
@@ -95,6 +99,7 @@ class Lane:
         self.warm = WarmPrefixes()
         self.cooldown = Cooldown()
         self.readiness = Readiness.READY
+        self.left_at: float | None = None  # when it was last ready, where it is away now
         self.rtt_s = 0.0
 
     @property
@@ -212,9 +217,14 @@ class Scheduler:
         for model_id, model in models.items():
             lanes = self._lanes.setdefault(model_id, {})
             lane = lanes.get(node)
+            known = lane is not None
             if lane is None:
                 lane = lanes[node] = Lane(node, model, own=own)
             old = lane.ledger.status
+            if readiness is Readiness.READY:
+                lane.left_at = None
+            elif readiness is Readiness.AWAY and lane.readiness is Readiness.READY and known:
+                lane.left_at = now
             lane.readiness = readiness
             lane.rtt_s = rtt_s
             lane.ledger.report(model, now)
@@ -269,10 +279,13 @@ class Scheduler:
             demand._replace(expected_output_tokens=expected), key_id, now, now + max_wait_s
         )
         decision = self._decide(ticket, now, {})
-        if decision.fault is not None:
+        back_by = self._back_by(demand) if may_wait and decision.fault is Fault.NO_NODE else now
+        if decision.fault is not None and back_by <= now:
             raise decision.error()
         queue = self._queues.get(demand.model)
-        if not may_wait or (queue is None and not decision.wait):
+        if decision.fault is not None:
+            ticket.until = min(ticket.until, back_by)
+        elif not may_wait or (queue is None and not decision.wait):
             self._place(ticket, decision, now)
             return ticket
         ticket.waits_for = decision.node or ""
@@ -401,6 +414,18 @@ class Scheduler:
             return max(x.prefill.tps or 0.0 for x in lanes.values()) or PRIOR_PREFILL_TPS
         return max(x.decode.tps or 0.0 for x in lanes.values()) or PRIOR_DECODE_TPS
 
+    def _back_by(self, demand: Demand) -> float:
+        """Until when it makes sense to wait for a node that was there a moment ago."""
+        lanes = self._lanes.get(demand.model, {})
+        return max(
+            (
+                lane.left_at + RETURN_S
+                for node, lane in lanes.items()
+                if lane.left_at is not None and serves(demand, lane.ledger.status, node)
+            ),
+            default=-math.inf,
+        )
+
     def _place(self, ticket: Ticket, decision: Decision, now: float) -> None:
         demand = ticket.demand
         lane = self._lanes[demand.model][decision.node or ""]
@@ -483,6 +508,11 @@ def _line_up(lines: dict[str, tuple[int, float]], ticket: Ticket) -> None:
 
 
 def _waited_too_long(ticket: Ticket) -> NodeUnavailable:
+    if not ticket.waits_for:
+        return NodeUnavailable(
+            f"The nodes that serve '{ticket.demand.model}' were lost, and none of them came back.",
+            retry_after_s=RETRY_AFTER_S,
+        )
     return NodeUnavailable(
         f"No slot for '{ticket.demand.model}' came free within {ticket.until - ticket.at:.0f} s.",
         Fault.OVERLOADED,

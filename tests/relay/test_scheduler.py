@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.scheduler import MAX_WAIT_S, Result, Scheduler, Ticket, Tokens
+from wai_relay.scheduler import MAX_WAIT_S, RETURN_S, Result, Scheduler, Ticket, Tokens
 from wai_relay.selection import Demand, Readiness
 
 ASK = Demand("m", 100)
@@ -178,7 +178,7 @@ def test_a_node_that_left_is_forgotten_and_one_away_is_not_chosen() -> None:
     scheduler.remove("a")
     scheduler.update("b", status(), 0.0, readiness=Readiness.AWAY)
     with pytest.raises(NodeUnavailable):
-        scheduler.submit(ASK, "k", 0.0)
+        scheduler.submit(ASK, "k", RETURN_S)
     scheduler.remove("b")
     with pytest.raises(RequestError, match="No node serves"):
         scheduler.submit(ASK, "k", 0.0)
@@ -225,3 +225,24 @@ def test_slots_are_never_exceeded_and_everyone_is_served_in_the_end(data: st.Dat
     assert all(t.placement and t.placement.over for t in tickets)
     assert scheduler.in_flight == 0
     assert scheduler.next_deadline() is None
+
+
+def test_a_request_waits_for_a_node_that_just_lost_its_connection() -> None:
+    scheduler = fleet(a=1)
+    scheduler.update("a", status(), 1.0, readiness=Readiness.AWAY)
+    ticket = scheduler.submit(ASK, "k", 1.5)
+    assert ticket.placement is None
+    assert ticket.error is None
+    scheduler.update("a", status(), 2.0)
+    assert node_of(ticket) == "a"
+
+
+def test_a_request_waits_only_so_long_for_a_node_that_does_not_come_back() -> None:
+    scheduler = fleet(a=1)
+    scheduler.update("a", status(), 1.0, readiness=Readiness.AWAY)
+    ticket = scheduler.submit(ASK, "k", 2.0)
+    scheduler.handle_timeout(1.0 + RETURN_S)
+    assert isinstance(ticket.error, NodeUnavailable)
+    assert scheduler.next_deadline() is None
+    with pytest.raises(NodeUnavailable):
+        scheduler.submit(ASK, "k", 1.0 + RETURN_S)
