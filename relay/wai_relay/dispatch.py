@@ -149,8 +149,10 @@ class ScheduledDispatcher:
 
     def node_changed(self, node: ServingNode) -> None:
         """A node's state or status changed: those that wait may go there, or must not."""
-        del node  # looking at all is cheap, and finds those that are gone
-        self._look(self._clock())
+        if node.name in self._known:
+            self._note(node, self._clock())
+        else:  # a new one, or one that was removed: see who is there
+            self._look(self._clock())
         self._arm()
 
     def ratelimit_headers(self, key: ApiKey) -> Headers:
@@ -207,17 +209,21 @@ class ScheduledDispatcher:
         seen = 0
         for node in self._fleet.nodes():
             seen += 1
-            state = (node, node.status, node.ready)
-            known = self._known.get(node.name)
-            if known is not None and all(a is b for a, b in zip(known, state, strict=True)):
-                continue
-            self._known[node.name] = state
-            readiness = Readiness.READY if node.ready else Readiness.AWAY
-            self._scheduler.update(node.name, node.status, now, readiness=readiness)
+            self._note(node, now)
         if seen != len(self._known):
             for name in self._known.keys() - {node.name for node in self._fleet.nodes()}:
                 del self._known[name]
                 self._scheduler.remove(name)
+
+    def _note(self, node: ServingNode, now: float) -> None:
+        """Pass on what changed in one node since it was last looked at."""
+        state = (node, node.status, node.ready)
+        known = self._known.get(node.name)
+        if known is not None and all(a is b for a, b in zip(known, state, strict=True)):
+            return
+        self._known[node.name] = state
+        readiness = Readiness.READY if node.ready else Readiness.AWAY
+        self._scheduler.update(node.name, node.status, now, readiness=readiness)
 
     def _arm(self) -> None:
         """See to it that the scheduler is woken when it wants to be."""

@@ -33,7 +33,7 @@ _SWAPPING: Final = frozenset({State.STARTING, State.DRAINING, State.STOPPING})
 class ManagedUpstream(Upstream):
     """One deployed model. `authorization` is the inference key: only its server knows it."""
 
-    kind: ClassVar[str] = "managed"
+    kind: ClassVar[str] = LlamaServerUpstream.kind
     apis = LlamaServerUpstream.apis
 
     def __init__(self, alias: str, supervisor: Supervisor, key: str) -> None:
@@ -50,7 +50,7 @@ class ManagedUpstream(Upstream):
     @property
     def name(self) -> str:
         """As STATUS shows it."""
-        return f"managed:{self.alias}"[:256]
+        return f"{self.kind}@managed/{self.alias}"[:256]
 
     async def probe(self) -> Probe:
         """What its server says; without one, what is wanted of it."""
