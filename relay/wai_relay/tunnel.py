@@ -152,9 +152,11 @@ class _TunnelConnection(asyncio.Protocol):
         self._over()
         handshake.accept(admission.welcome)
         transport.write(handshake.bytes_to_send())
+        # What the node has of a session that is lost here says nothing about the new one.
+        received = claim.hello.received if admission.welcome.resumed else 0
         try:
             admission.session.attach(
-                transport, claim.hello.received, handshake.leftover(), peer=claim.hello.limits
+                transport, received, handshake.leftover(), peer=claim.hello.limits
             )
         except WaiError as error:
             _log.error("node %s can't resume: %s", admission.welcome.name, error)
