@@ -17,6 +17,7 @@ from typing import Any, Final, assert_never
 from wai_protocol.errors import Fault
 from wai_protocol.surface import Headers, Route, headers_for_caller
 
+from .continuation import Continuation
 from .dialects import EVENT_STREAM, DialectRules, UsageReader, reader_for, rules_for
 from .dialects.usage import decode
 from .http.exchange import Exchange
@@ -43,6 +44,8 @@ RETRY_FAULTS: Final = frozenset(
         Fault.PROTOCOL,
     }
 )
+# In the middle of an answer those after which another upstream may go on with it.
+CONTINUABLE: Final = RETRY_FAULTS | {Fault.NODE_REMOVED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt came to nothing before its first byte. `retryable`: another one may do."""
+    """Why an attempt came to nothing before its first byte. `retryable`: another one may do.
+    `midway`: it broke off later, and its continuation may go on with another."""
 
     fault: Fault
     message: str
     retryable: bool
     refusal: Refusal | None = None
+    midway: bool = False
 
 
 class Phase(enum.Enum):
@@ -78,7 +83,8 @@ class Answer:
     """See the module. `failure` is set when it is over and the caller has not been answered.
 
     `labels`: the X-WAI headers that the response gets. `on_first_byte` is called when the answer
-    begins to pass, before anything is written.
+    begins to pass, before anything is written. `continuation`: what keeps its text, if it may be
+    continued.
     """
 
     def __init__(
@@ -92,6 +98,7 @@ class Answer:
         *,
         strip_usage: bool,
         strip_timings: bool = False,
+        continuation: Continuation | None = None,
     ) -> None:
         self.over = asyncio.Event()
         self.failure: Failure | None = None
@@ -107,6 +114,7 @@ class Answer:
         self._on_first_byte = on_first_byte
         self._strip_usage = strip_usage
         self._strip_timings = strip_timings
+        self._continuation = continuation
         self._phase = Phase.WAITING
         self._stream: UpstreamStream | None = None
         self._reader: UsageReader | None = None
@@ -169,6 +177,8 @@ class Answer:
             self._last_at = self._clock()
             out = self._reader.feed(data)
             exchange = self._exchange
+            if out and self._continuation is not None:
+                out = self._continuation.take(out)
             if out:
                 exchange.write(out)
             if exchange.paused:
@@ -201,6 +211,8 @@ class Answer:
                 if self._phase is Phase.HEADED:
                     self._begin()
                 if self._reader is not None and (rest := self._reader.finish()):
+                    if self._continuation is not None:
+                        rest = self._continuation.take(rest)
                     self._exchange.write(rest)
                 self._exchange.end()
                 self._finish()
@@ -253,7 +265,9 @@ class Answer:
             strip_usage=self._strip_usage,
             strip_timings=self._strip_timings,
         )
-        if self._exchange.started:
+        if self._continuation is not None and self._continuation.count:
+            self._exchange.write(b": continued on " + dict(self._labels)[b"x-wai-node"] + b"\n\n")
+        elif self._exchange.started:
             labels = b", ".join(name + b": " + value for name, value in self._labels)
             self._exchange.write(b": " + labels + b"\n\n")
         else:
@@ -268,6 +282,8 @@ class Answer:
 
     def _cut(self, fault: Fault, message: str) -> None:
         """The answer broke off: say so inside the stream where its format can, else break too."""
+        if self._continued(fault, message):
+            return
         if self._reader is not None and self._content_type.startswith(
             (self._rules.stream_type, EVENT_STREAM)
         ):
@@ -278,6 +294,26 @@ class Answer:
             self._exchange.abort()
         self.fault = fault
         self._finish()
+
+    def _continued(self, fault: Fault, message: str) -> bool:
+        """Leave the rest of a cut answer to another upstream, if that can be."""
+        continuation = self._continuation
+        if continuation is None or fault not in CONTINUABLE or not self._is_plain_stream:
+            return False
+        if ending := continuation.ending():
+            self._exchange.write(ending)
+            self._exchange.end()
+            self._finish()
+            return True
+        if continuation.possible:
+            self._fail(Failure(fault, message, retryable=True, midway=True))
+        return continuation.possible
+
+    @property
+    def _is_plain_stream(self) -> bool:
+        """Whether what has passed is an answer in whole events."""
+        whole = self._reader is not None and not self._reader.broken()
+        return whole and self.status == 200 and self._content_type.startswith(EVENT_STREAM)
 
     def _fail(self, failure: Failure) -> None:
         self.failure = failure

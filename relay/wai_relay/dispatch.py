@@ -30,7 +30,8 @@ from .upstream import Fleet, ServingNode, Upstream
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
     """What a choice may depend on. `prompt_tokens` is an estimate; `pin` the node that the caller
-    insists on; `excluded` the upstreams that have failed this very request."""
+    insists on; `excluded` the upstreams that must not get it, since they failed it; `again`: it was
+    given to one before."""
 
     request_id: str
     key: ApiKey
@@ -43,6 +44,7 @@ class RequestInfo:
     prefix: Fingerprint = ()
     pin: str | None = None
     excluded: frozenset[str] = field(default_factory=frozenset)
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ class ScheduledDispatcher:
             tokens,
             now,
             self._wall_clock(),
-            again=bool(info.excluded),
+            again=info.again,
         )
         try:
             return await self._place(info, permit)

@@ -49,6 +49,7 @@ class Explanation:
     reason: str
     cancelled: bool
     fallback: bool
+    continued: int
     queue_ms: float
     ttft_ms: float | None
     duration_ms: float
@@ -95,6 +96,7 @@ def explain(record: RequestRecord, *, running: bool = False) -> Explanation:
         reason=record.reason,
         cancelled=record.cancelled,
         fallback=record.fallback,
+        continued=record.continued,
         queue_ms=record.queue_ms,
         ttft_ms=record.ttft_ms,
         duration_ms=record.duration_ms,

@@ -17,16 +17,19 @@ from wai_protocol.surface import Headers, Route, headers_for_upstream
 
 from .answer import RETRY_FAULTS, Answer, Failure
 from .bodies import asks_timings, asks_usage
+from .continuation import Continuation
+from .dialects import rules_for
 from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
 from .heartbeat import CallLater, Heartbeat, Timer
 from .http.exchange import Exchange
 from .intake import Body, Intake
 from .limits import GatewayLimits
 from .live import LiveRequest
-from .records import Attempt, RequestRecord
+from .records import Attempt, RequestRecord, TokenCounts
 from .upstream import ServingNode, UpstreamStream
 
-LLAMA_CPP: Final = "llama-server"  # how STATUS names its upstreams: kind@address
+# STATUS names upstreams kind@address. This kind counts tokens in each chunk, if asked.
+LLAMA_CPP: Final = "llama-server"
 UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
 
 
@@ -42,11 +45,13 @@ class Call:
     record: RequestRecord
     live: LiveRequest
     heartbeat: Heartbeat | None = None
+    continuation: Continuation | None = None
 
     def settle(self) -> None:
-        """An answer begins: nothing will be sent a second time, and no comment any more."""
+        """An answer begins: no comment any more, and nothing will be sent a second time, unless
+        the answer may be continued."""
         self.stop_heartbeat()
-        if self.body.complete:
+        if self.body.complete and self.continuation is None:
             self.body.forget()
             self.intake.release()
 
@@ -73,9 +78,12 @@ class Forwarder:
 
     async def forward(self, call: Call, info: RequestInfo) -> Failure | None:
         """Get the caller an answer. None: it has one, whole or cut. Else what the last attempt that
-        was made came to. Raises `WaiError` when no upstream could be tried at all."""
+        was made came to; where it was to go on with an answer, that has begun. Raises `WaiError`
+        when no upstream could be tried at all."""
         failure: Failure | None = None
-        for _ in range(self._limits.attempts):
+        tries = self._limits.attempts
+        while tries:
+            tries -= 1
             try:
                 lease = await self._acquire(call, info)
             except WaiError:
@@ -85,8 +93,25 @@ class Forwarder:
             failure = await self._attempt(call, lease, info.prompt_tokens)
             if failure is None or not (failure.retryable and call.body.repeatable):
                 break
-            info = replace(info, excluded=info.excluded | {lease.upstream.name})
+            excluded = info.excluded | {lease.upstream.name}
+            if failure.midway:
+                tries = self._limits.attempts
+                self._continue(call)
+                # A node that was lost is gone, or what is there under its name is a new process.
+                lost = failure.fault is Fault.SESSION_LOST
+                excluded = frozenset() if lost else frozenset({lease.upstream.name})
+            info = replace(info, again=True, excluded=excluded)
         return failure
+
+    def _continue(self, call: Call) -> None:
+        """Another upstream is to go on with the answer; the caller may have to wait for it."""
+        assert call.continuation is not None
+        call.continuation.go_on()
+        call.record.continued += 1
+        if call.heartbeat is not None:
+            rules = rules_for(call.route.dialect)
+            interval_s = self._limits.heartbeat_s
+            call.heartbeat = Heartbeat(call.exchange, rules, interval_s, self._call_later)
 
     async def _acquire(self, call: Call, info: RequestInfo) -> Lease:
         record = call.record
@@ -109,7 +134,7 @@ class Forwarder:
     async def _attempt(self, call: Call, lease: Lease, prompt_tokens: int) -> Failure | None:
         given_at = self._clock()
         ask_usage = asks_usage(call.route, call.body.facts)
-        ask_timings = _tells_timings(lease) and asks_timings(call.route, call.body.json)
+        ask_timings = _kind(lease) == LLAMA_CPP and asks_timings(call.route, call.body.json)
 
         def begin() -> None:
             call.settle()
@@ -124,21 +149,21 @@ class Forwarder:
             begin,
             strip_usage=ask_usage,
             strip_timings=ask_timings,
+            continuation=call.continuation,
         )
+        first = call.body.outgoing(lease.model, ask_usage=ask_usage, ask_timings=ask_timings)
+        if call.continuation is not None:
+            first = call.continuation.request(first, _kind(lease))
         cancelled = True
         call.live.answer = answer
         try:
-            await self._exchange_with(
-                call,
-                lease,
-                answer,
-                call.body.outgoing(lease.model, ask_usage=ask_usage, ask_timings=ask_timings),
-            )
+            await self._exchange_with(call, lease, answer, first)
             cancelled = False
         finally:
             call.live.answer = None
-            call.record.tokens = answer.counts(prompt_tokens)
-            self._account(call, lease, answer, given_at, cancelled=cancelled)
+            counts = answer.counts(prompt_tokens)
+            call.record.tokens = call.continuation.whole(counts) if call.continuation else counts
+            self._account(call, lease, answer, counts, given_at, cancelled=cancelled)
         return answer.failure
 
     async def _exchange_with(self, call: Call, lease: Lease, answer: Answer, first: bytes) -> None:
@@ -218,14 +243,21 @@ class Forwarder:
             answer.give_up(error.fault, str(error))
 
     def _account(
-        self, call: Call, lease: Lease, answer: Answer, given_at: float, *, cancelled: bool
+        self,
+        call: Call,
+        lease: Lease,
+        answer: Answer,
+        counts: TokenCounts,
+        given_at: float,
+        *,
+        cancelled: bool,
     ) -> None:
         now = self._clock()
         record = call.record
         ttft_s = None
         if answer.first_byte_at is not None:
             ttft_s = answer.first_byte_at - given_at
-            record.first_byte_at = answer.first_byte_at
+            record.first_byte_at = record.first_byte_at or answer.first_byte_at
         if answer.failure is None:
             record.status = answer.status if call.exchange.started else 0
             record.fault = answer.fault.row.openai_code if answer.fault else ""
@@ -237,18 +269,17 @@ class Forwarder:
                 cancelled=cancelled,
                 ttft_s=ttft_s,
                 duration_s=now - given_at,
-                tokens=record.tokens,
+                tokens=counts,
             )
         )
 
 
-def _tells_timings(lease: Lease) -> bool:
-    """Whether the model is served by a llama.cpp, which counts tokens in each chunk if asked."""
+def _kind(lease: Lease) -> str:
+    """What kind of server serves the model (`llama-server`, `vllm`, …); "" if that is not known."""
     upstream = lease.upstream
-    return isinstance(upstream, ServingNode) and any(
-        model.id == lease.model and model.upstream.startswith(LLAMA_CPP)
-        for model in upstream.status.models
-    )
+    models = upstream.status.models if isinstance(upstream, ServingNode) else ()
+    served_by = next((model.upstream for model in models if model.id == lease.model), "")
+    return served_by.partition("@")[0]
 
 
 async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:

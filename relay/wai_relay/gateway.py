@@ -20,6 +20,7 @@ from wai_protocol.surface import ROUTES, Dialect, Headers, Route, find_route
 
 from . import catalog
 from .answer import Failure
+from .continuation import continuation_for
 from .dialects import DialectRules, rules_for
 from .dispatch import Dispatcher, RequestInfo
 from .explain import Explanations
@@ -140,6 +141,8 @@ class Gateway:
             target = f"{route.path}?{request.query}" if request.query else route.path
             call = Call(exchange, route, target, intake, body, record, live)
             call.heartbeat = self._heartbeat(exchange, route, body)
+            if body.repeatable:
+                call.continuation = continuation_for(request, route, key, body.json)
             failure = await self._forwarder.forward(
                 call, _info(request, route, key, body, prompt_tokens)
             )

@@ -67,6 +67,8 @@ class RequestRecord:
     bytes_in: int = 0
     bytes_out: int = 0
     attempts: int = 0
+    continued: int = 0
+    """How many times another node went on with an answer whose node was lost."""
     cancelled: bool = False
     fallback: bool = False
     """Another model, or a provider, stood in for what was asked."""
