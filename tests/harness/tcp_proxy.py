@@ -44,6 +44,11 @@ class TcpProxy:
         for pair in pairs:
             _reset(*pair)
 
+    def _cut_if_due(self) -> None:
+        # Of two directions the slower one comes here after the cut: the next is not its business.
+        if self._cut_after is not None and self.forwarded_bytes >= self._cut_after:
+            self.cut()
+
     def cut_after(self, forwarded: int) -> None:
         """Reset every connection once `forwarded` more bytes, of either direction, have passed."""
         with self._lock:
@@ -95,7 +100,7 @@ class TcpProxy:
                 kept = self._count(len(data))
                 target.sendall(data[:kept])
                 if kept < len(data):
-                    self.cut()
+                    self._cut_if_due()
                     return
             with suppress(OSError):
                 target.shutdown(socket.SHUT_WR)
