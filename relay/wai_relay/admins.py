@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from wai_protocol.errors import AuthError, Fault
+from wai_protocol.errors import AuthError, Fault, RequestError
 
-from .storage import Store, Write
+from .storage import ConflictError, Store, Write
 
 LOCAL_ADMIN: Final = "local"
 MAX_TOKEN_BYTES: Final = 256  # what a stranger may make us hash
+
+
+_NAME: Final = re.compile(r"[\w.@-]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class AdminRecord:
+    """An admin by name; `created_at` is seconds since 1970."""
+
+    name: str
+    created_at: float
 
 
 class Admins:
@@ -47,6 +60,51 @@ class Admins:
         ):
             admins._by_name[row["name"]] = row["token_sha256"]
         return admins
+
+    def knows(self, name: str) -> bool:
+        """Whether there is an admin of this name who was not revoked."""
+        return name in self._by_name
+
+    async def list(self) -> list[AdminRecord]:
+        """Those that are not revoked, oldest first."""
+        rows = await self._store.read(
+            "SELECT name, created_at FROM admins WHERE revoked_at IS NULL ORDER BY created_at, name"
+        )
+        return [AdminRecord(row["name"], row["created_at"]) for row in rows]
+
+    async def create(self, name: str, token: str) -> AdminRecord:
+        """Let someone in by `token` from now on; a revoked name may be given again.
+
+        Raises `RequestError`: no good name, or taken.
+        """
+        if not _NAME.fullmatch(name):
+            raise RequestError("an admin's name has 1 to 64 letters, digits, dots, dashes, `@`")
+        digest, now = hashlib.sha256(token.encode()).digest(), self._clock()
+        try:
+            await self._store.write(
+                Write(
+                    "INSERT INTO admins (name, token_sha256, created_at) VALUES ($1, $2, $3)"
+                    " ON CONFLICT (name) DO UPDATE SET token_sha256 = excluded.token_sha256,"
+                    " created_at = excluded.created_at, revoked_at = NULL"
+                    " WHERE admins.revoked_at IS NOT NULL",
+                    (name, digest, now),
+                    rows=1,
+                )
+            )
+        except ConflictError:
+            raise RequestError(f"there is an admin {name} already", Fault.NAME_TAKEN) from None
+        self._by_name[name] = digest
+        return AdminRecord(name, now)
+
+    async def revoke(self, name: str) -> None:
+        """Let someone in no more: token and browsers, from now on. Raises `RequestError`."""
+        if name == LOCAL_ADMIN:
+            raise RequestError("`local` is this machine's own admin: its token file decides")
+        if self._by_name.pop(name, None) is None:
+            raise RequestError(f"there is no admin {name[:80]!r}", Fault.NOT_FOUND)
+        await self._store.write(
+            Write("UPDATE admins SET revoked_at = $1 WHERE name = $2", (self._clock(), name))
+        )
 
     def authenticate(self, token: bytes) -> str:
         """The name of the admin with this token. Raises `AuthError` (KEY_INVALID)."""

@@ -31,6 +31,8 @@ class AuditLog:
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
+        self.changes = 0
+        """How many entries this process has made: whoever shows state looks again."""
 
     async def record(self, actor: str, action: str, subject: str, **detail: Any) -> None:
         """Add an entry; `detail` is what JSON can say."""
@@ -41,6 +43,7 @@ class AuditLog:
                 (self._clock(), actor, action, subject, json.dumps(detail)),
             )
         )
+        self.changes += 1
 
     async def list(self, *, limit: int = 100, before: int | None = None) -> list[AuditEntry]:
         """The newest entries first; `before` an id, to page on."""

@@ -129,6 +129,11 @@ class KeyRing:
         """The good key with this id."""
         return self._by_id.get(key_id)
 
+    def name_of(self, key_id: str) -> str:
+        """What the key is called, "" if there is none with this id."""
+        key = self._by_id.get(key_id)
+        return key.name if key is not None else ""
+
     async def create(self, name: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
         """A new key and its secret, shown this once. Raises `RequestError` on a bad name."""
         if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable():

@@ -27,12 +27,13 @@ from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
 from wai_transport.version import VERSION
 
-from .admin.app import create_app
 from .admin.context import Context
+from .admin.events import Feed
 from .admins import Admins
 from .app import App
 from .audit import AuditLog
 from .config import RelayConfig
+from .dashboard.app import create_app
 from .dispatch import ScheduledDispatcher
 from .gateway import Gateway
 from .handover import Inheritance, hand_over
@@ -51,9 +52,11 @@ from .identity import (
 from .invites import Invites, RelayAddress
 from .keys import KeyRing
 from .nodes import ConnectedFleet
+from .pulse import Pulse
 from .registry import NodeRegistry
 from .settings import SettingsBook
 from .settling import SettlingDispatcher
+from .sign_ins import SignIns
 from .storage import SqliteStore
 from .tunnel import Tunnels
 from .usage import UsageRecorder, UsageReport
@@ -105,6 +108,8 @@ class Relay:
         self._store: SqliteStore | None = None
         self._recorder: UsageRecorder | None = None
         self._tls: TlsFiles | None = None
+        self._pulse: Pulse | None = None
+        self._feed: Feed | None = None
         self._fleet: ConnectedFleet
         self._tunnels: Tunnels | None = None
         self._edge: Edge | None = None
@@ -150,21 +155,27 @@ class Relay:
             used = self._recorder.month_tokens(key.id)
             dispatcher.admission.load(key.id, used, time.time())
         self._fleet.on_change = dispatcher.node_changed
+        self._pulse = Pulse(self._recorder)
         gateway = Gateway(
             keys,
             self._fleet,
             SettlingDispatcher(dispatcher, self._fleet),
-            self._recorder,
+            self._pulse,
             config.gateway,
         )
         listener = await self._listen(gateway, inherited)
         pin = self._tls.pin if self._tls is not None and self._pinned else None
         address = RelayAddress(config.invite_url(self.port), relay_key.public, pin)
         audit = AuditLog(store)
+        self._pulse.start(gateway.live)
+        self._feed = Feed(self._fleet, gateway.live, self._pulse, audit, keys.name_of)
         context = Context(
             *(self._fleet, keys, invites, admins, audit, settings),
-            *(UsageReport(store), gateway.live, gateway.explanations),
-            address,
+            *(UsageReport(store), gateway.live),
+            sign_ins=await SignIns.load(store, admins),
+            feed=self._feed,
+            explanations=gateway.explanations,
+            address=address,
             version=VERSION,
         )
         assert self._edge is not None
@@ -254,6 +265,8 @@ class Relay:
         edge = self._edge
         _log.info("stopping: %d requests in flight", edge.serving)
         await self._listener.close()
+        if self._feed is not None:
+            self._feed.close()  # whoever watches has no request to wait for
         # With a successor nodes dial now, and an idle caller's next request has time to come.
         reconnect_in_s = 0.0 if self._succeeded else RECONNECT_IN_S
         idle_s = IDLE_TIMEOUT_S if self._succeeded else DRAIN_GRACE_S
@@ -275,6 +288,8 @@ class Relay:
         if self._tunnels is not None:
             await self._tunnels.close()
             self._fleet.close()
+        if self._pulse is not None:
+            self._pulse.close()
         if self._recorder is not None:
             self._recorder.close()
         if self._store is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from starlette.applications import Starlette
@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 
-from . import deployments, invites, keys, nodes, openapi, relay, requests, usage
+from . import admins, deployments, events, invites, keys, nodes, openapi, relay, requests, usage
 from .context import Context
 from .endpoint import JSON_TYPE, Endpoint, refuse
 
@@ -34,23 +34,35 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *usage.ENDPOINTS,
     *requests.ENDPOINTS,
     *deployments.ENDPOINTS,
+    *admins.ENDPOINTS,
 )
 
 
 def create_app(context: Context) -> Starlette:
-    """The API over what is in `context`."""
+    """The API alone, over what is in `context`; with the dashboard it is `dashboard.app`'s."""
+    return Starlette(routes=routes(context), exception_handlers=exception_handlers())
+
+
+def routes(context: Context) -> list[Route]:
+    """Everything below `BASE`."""
     described = msgspec.json.encode(openapi.document(ENDPOINTS, context.version, BASE))
 
     async def describe(request: Request) -> Response:
         return Response(described, media_type=JSON_TYPE)
 
-    return Starlette(
-        routes=[
-            Route(f"{BASE}/openapi.json", describe, methods=["GET"]),
-            *_routes(context),
-        ],
-        exception_handlers={HTTPException: _refuse_http, Exception: _broken},
-    )
+    async def watch(request: Request) -> Response:
+        return await events.respond(context, request)
+
+    return [
+        Route(f"{BASE}/openapi.json", describe, methods=["GET"]),
+        Route(f"{BASE}/events", watch, methods=["GET"]),
+        *_routes(context),
+    ]
+
+
+def exception_handlers() -> dict[Any, Any]:
+    """What Starlette does with what is raised."""
+    return {HTTPException: _refuse_http, Exception: _broken}
 
 
 def _routes(context: Context) -> list[Route]:

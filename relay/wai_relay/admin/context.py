@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wai_protocol.status import NodeStatus
 from wai_relay.admins import Admins
@@ -16,7 +16,11 @@ from wai_relay.keys import KeyRing
 from wai_relay.live import LiveRequests
 from wai_relay.registry import NodeRecord
 from wai_relay.settings import SettingsBook
+from wai_relay.sign_ins import SignIns
 from wai_relay.usage import UsageReport
+
+if TYPE_CHECKING:  # it shows what is in a context, and is in it
+    from .events import Feed
 
 
 class LiveNode(Protocol):
@@ -78,6 +82,8 @@ class Context:
     settings: SettingsBook
     usage: UsageReport
     live: LiveRequests
+    sign_ins: SignIns
+    feed: Feed
     explanations: Explanations
     address: RelayAddress
     version: str

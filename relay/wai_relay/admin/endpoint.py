@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
+from wai_relay.sign_ins import COOKIE, CSRF_HEADER, SignIn, check_csrf
 
 from .context import Context
 from .types import ErrorAnswer, ErrorDetail
@@ -113,11 +114,24 @@ class Endpoint:
 
 
 def sign_in(context: Context, request: Request) -> str:
-    """The name of the admin that asks. Raises `AuthError`."""
+    """The name of the admin that asks: by token, or by the cookie of a browser that is signed in.
+    Raises `AuthError`."""
+    if "authorization" not in request.headers and COOKIE in request.cookies:
+        return signed_in(context, request).admin
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise AuthError("send `Authorization: Bearer` with an admin token", Fault.KEY_MISSING)
     return context.admins.authenticate(token.strip().encode("latin-1"))
+
+
+def signed_in(context: Context, request: Request) -> SignIn:
+    """The sign-in that the request's cookie is of. Whatever changes something must prove that it
+    comes from our own page. Raises `AuthError`."""
+    cookie = request.cookies.get(COOKIE, "")
+    found = context.sign_ins.find(cookie)
+    if request.method not in ("GET", "HEAD"):
+        check_csrf(cookie, request.headers.get(CSRF_HEADER, ""))
+    return found
 
 
 def refuse(error: WaiError) -> Response:

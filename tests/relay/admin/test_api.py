@@ -5,27 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from tests.relay.conftest import Clock
-from wai_protocol.errors import AuthError
+from wai_protocol.errors import AuthError, Fault, WaiError
 from wai_protocol.identity import NodeKey, node_id
 from wai_protocol.invite import decode
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.admin import BASE, Context, create_app
 from wai_relay.admin.app import ENDPOINTS
 from wai_relay.admin.endpoint import MAX_BODY_BYTES
+from wai_relay.admin.events import Feed
 from wai_relay.admins import Admins
 from wai_relay.audit import AuditLog
 from wai_relay.explain import Explanations
 from wai_relay.invites import Invites, RelayAddress
 from wai_relay.keys import KeyRing
 from wai_relay.live import LiveRequests
-from wai_relay.records import RequestRecord, TokenCounts
+from wai_relay.pulse import Pulse
+from wai_relay.records import DiscardingRecorder, RequestRecord, TokenCounts
 from wai_relay.registry import NodeRecord, NodeRegistry, no_such_node
 from wai_relay.settings import SettingsBook
+from wai_relay.sign_ins import SignIns
 from wai_relay.storage import SqliteStore
 from wai_relay.usage import UsageReport
 from wai_relay.usage.rollups import writes_for
@@ -43,6 +46,17 @@ class FakeNode:
     status: NodeStatus = field(default_factory=NodeStatus)
     reconnects: int = 0
     agent: str = "wai/0.1.0"
+    connected: bool = True
+    answers: dict[str, Any] = field(default_factory=dict)
+    """What it answers to each CALL: a value, or an error to raise."""
+    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    async def call(self, method: str, params: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
+        self.calls.append((method, params))
+        answer = self.answers[method]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 class FakeFleet:
@@ -129,15 +143,20 @@ class Api:
 async def api(store: SqliteStore, clock: Clock) -> Api:
     registry = await NodeRegistry.load(store, clock)
     fleet = FakeFleet()
+    live, audit, keys = LiveRequests(), AuditLog(store, clock), await KeyRing.load(store, clock)
+    admins = await Admins.load(store, TOKEN, clock)
+    feed = Feed(fleet, live, Pulse(DiscardingRecorder()), audit, keys.name_of)
     context = Context(
         fleet=fleet,
-        keys=await KeyRing.load(store, clock),
+        keys=keys,
         invites=Invites(store, registry, clock),
-        admins=await Admins.load(store, TOKEN, clock),
-        audit=AuditLog(store, clock),
+        admins=admins,
+        audit=audit,
         settings=await SettingsBook.load(store, clock),
         usage=UsageReport(store),
-        live=LiveRequests(),
+        live=live,
+        sign_ins=await SignIns.load(store, admins, clock),
+        feed=feed,
         explanations=Explanations(),
         address=RelayAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
         version="0.1.0",
@@ -153,7 +172,9 @@ def _node(**changes: Any) -> FakeNode:
 
 async def test_nothing_is_done_without_an_admin_token(api: Api) -> None:
     for endpoint in ENDPOINTS:
-        path = endpoint.path.format(node="box", key="key_1", invite="inv_1", request="req_1")
+        path = endpoint.path.format(
+            node="box", key="key_1", invite="inv_1", admin="a", request="req_1"
+        )
         for token in (None, "", "wai_at_wrong", "x" * 10_000):
             status, answer = await api.call(endpoint.method, path, token=token)
             assert status == 401, endpoint
@@ -406,3 +427,87 @@ def test_the_oldest_explanations_are_forgotten_first() -> None:
         kept.remember(RequestRecord(f"req_{n}", 1.0, "POST", "/v1/chat/completions"))
     assert kept.find("req_0") is None
     assert kept.find("req_2") is not None
+
+
+DEPLOYED: Final = {
+    "model": "tiny/llama-GGUF:F16",
+    "state": "ready",
+    "reason": "",
+    "log_tail": [],
+    "swap_error": "",
+    "context": 512,
+    "context_served": 512,
+    "slots": 2,
+    "size_bytes": 640_000,
+    "in_flight": 0,
+    "progress": None,
+}
+
+
+async def test_a_deployment_is_the_nodes_word_with_the_nodes_name(api: Api) -> None:
+    node = _node(answers={"model.deploy": {"model": DEPLOYED["model"]}, "model.list": [DEPLOYED]})
+    api.fleet.known = [node]
+    status, view = await api.call(
+        "POST", "/deployments", {"node": "box", "model": "tiny/llama-GGUF", "context": 512}
+    )
+    assert (status, view) == (202, {"node": "box", **DEPLOYED})
+    assert node.calls[0] == (
+        "model.deploy",
+        {"model": "tiny/llama-GGUF", "context": 512, "slots": None, "idle_unload_s": None},
+    )
+    [entry] = await api.context.audit.list(limit=1)
+    assert (entry.action, entry.detail["model"]) == ("model.deploy", DEPLOYED["model"])
+
+
+async def test_an_answer_that_makes_no_sense_is_the_nodes_fault_not_a_crash(api: Api) -> None:
+    for answer in ("nonsense", [1, 2], [{**DEPLOYED, "slots": "two"}], None):
+        api.fleet.known = [
+            _node(answers={"model.deploy": answer, "model.list": answer, "model.logs": answer})
+        ]
+        status, _ = await api.call("POST", "/deployments", {"node": "box", "model": "a/b"})
+        assert status in (500, 502)
+        status, _ = await api.call("GET", "/deployments/box/logs?model=a")
+        assert status == 502
+
+
+async def test_one_node_that_can_not_tell_does_not_hide_what_the_others_say(api: Api) -> None:
+    quant = {
+        "quant": "F16",
+        "size_bytes": 1,
+        "verdict": "cpu",
+        "low_bytes": 1,
+        "high_bytes": 2,
+        "largest_context": 512,
+        "gpu_layers": 0,
+        "reason": "",
+    }
+    well = _node(answers={"model.fit": [quant]})
+    ill = _node(answers={"model.fit": WaiError("the hub is down", Fault.UPSTREAM_UNREACHABLE)})
+    api.fleet.known = [well, ill]
+    status, found = await api.call("GET", "/models/fit?repo=a/b")
+    assert status == 200
+    assert [(row["error"], len(row["quants"])) for row in found["data"]] == [
+        (None, 1),
+        ("the hub is down", 0),
+    ]
+
+
+async def test_a_node_that_may_not_deploy_or_is_away_is_not_asked(api: Api) -> None:
+    barred = _node()
+    barred.record = replace(barred.record, may_deploy=False)
+    api.fleet.known = [barred]
+    wanted = {"node": "box", "model": "a/b"}
+    status, _ = await api.call("POST", "/deployments", wanted)
+    assert status == 403
+    api.fleet.known = [_node(connected=False)]
+    status, _ = await api.call("POST", "/deployments", wanted)
+    assert status == 503
+    status, _ = await api.call("GET", "/models/search?q=tiny")
+    assert status == 503
+    assert [node.calls for node in (barred, *api.fleet.known)] == [[], []]
+
+
+async def test_a_missing_query_parameter_is_named(api: Api) -> None:
+    status, answer = await api.call("GET", "/models/search")
+    assert status == 400
+    assert "'q'" in answer["error"]["message"]

@@ -1,0 +1,67 @@
+"""Admins: list, add by name, revoke."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from wai_relay.identity import new_admin_token
+
+from .context import Context
+from .endpoint import Call, Endpoint
+
+
+class AdminView(Struct, frozen=True, kw_only=True):
+    """Someone who may administer this relay."""
+
+    name: str
+    created_at: float
+
+
+class AdminList(Struct, frozen=True):
+    """Those that are not revoked, oldest first."""
+
+    data: tuple[AdminView, ...]
+
+
+class CreateAdmin(Struct, frozen=True, forbid_unknown_fields=True):
+    """Someone to let in."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class CreatedAdmin(AdminView, frozen=True, kw_only=True):
+    """A new admin, with the token, which is shown this once."""
+
+    token: str
+
+
+async def list_admins(context: Context, call: Call) -> AdminList:
+    """Everyone; `local` is this machine's."""
+    found = await context.admins.list()
+    return AdminList(tuple(AdminView(name=a.name, created_at=a.created_at) for a in found))
+
+
+async def create_admin(context: Context, call: Call) -> CreatedAdmin:
+    """A token for one more; it is in this answer and nowhere else."""
+    token = new_admin_token()
+    admin = await context.admins.create(call.body.name, token)
+    await context.audit.record(call.actor, "admin.create", admin.name)
+    return CreatedAdmin(name=admin.name, created_at=admin.created_at, token=token)
+
+
+async def revoke_admin(context: Context, call: Call) -> AdminList:
+    """Refused from now on, in every browser too; who is left."""
+    await context.admins.revoke(call.path["admin"])
+    await context.audit.record(call.actor, "admin.revoke", call.path["admin"])
+    return await list_admins(context, call)
+
+
+ENDPOINTS: Final = (
+    Endpoint("GET", "/admins", list_admins, "List the admins", AdminList),
+    Endpoint(
+        *("POST", "/admins", create_admin, "Add an admin", CreatedAdmin, CreateAdmin), status=201
+    ),
+    Endpoint("DELETE", "/admins/{admin}", revoke_admin, "Revoke an admin's token", AdminList),
+)

@@ -1,0 +1,300 @@
+"""`GET /admin/v1/events`: one SSE feed of everything live.
+
+    event: nodes | requests    {"full": bool, "set": [rows], "gone": [ids], "tokens": {id: count}}
+    event: history             the last hour of the relay's pulse, once
+    event: pulse               its figures now, every two seconds
+    event: changed             {"count": n}: an admin changed something: look again
+
+The first `nodes` and `requests` are whole ("full"), the next ones say what differs. Differences are
+worked out once for all who listen, a few times a second, and not at all while nobody does. A
+listener that does not keep up gets the whole again instead of a growing queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from wai_protocol.errors import Fault, WaiError
+from wai_relay.audit import AuditLog
+from wai_relay.live import LiveRequests, LiveView
+from wai_relay.pulse import Pulse
+
+from .context import Context, Fleet, LiveNode
+from .endpoint import NO_STORE, refuse, sign_in
+from .nodes import view_of
+from .types import NodeView
+
+TICK_S: Final = 0.5  # how far a token count may be behind; people read no faster
+MAX_LISTENERS: Final = 64  # a few browsers of a few admins, and their forgotten tabs
+MAX_WAITING: Final = 8  # four seconds of differences: a phone in a lift, then it gets the whole
+KEEP_ALIVE_S: Final = 15.0  # proxies cut what is silent for 30 to 60 s
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class RequestRow(Struct, frozen=True):
+    """A running request. What grows with time alone (age, tokens/s) is the reader's to work out."""
+
+    id: str
+    key_id: str
+    key_name: str
+    model: str
+    node: str
+    state: str
+    reason: str
+    attempts: int
+    started_at: float
+    queue_ms: float
+    ttft_ms: float | None
+    prompt_tokens: int
+
+
+class Difference(Struct, frozen=True, omit_defaults=True):
+    """What changed in a set of rows; `tokens` by request."""
+
+    full: bool = False
+    set: tuple[Any, ...] = ()
+    gone: tuple[str, ...] = ()
+    tokens: dict[str, int] = {}
+
+
+class Listener:
+    """One who reads the feed: what waits for it, and whether it needs the whole."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[bytes] = deque()
+        self.behind = True
+        self.wake = asyncio.Event()
+
+    def offer(self, message: bytes) -> None:
+        """Queue a difference, or give up and send the whole later."""
+        if self.behind:
+            return
+        if len(self.waiting) >= MAX_WAITING:
+            self.waiting.clear()
+            self.behind = True
+        else:
+            self.waiting.append(message)
+        self.wake.set()
+
+
+class Feed:
+    """The live state and who listens to it. Belongs to one loop; `close` ends every listener."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        live: LiveRequests,
+        pulse: Pulse,
+        audit: AuditLog,
+        key_name: Callable[[str], str],
+    ) -> None:
+        self._fleet = fleet
+        self._live = live
+        self._pulse = pulse
+        self._audit = audit
+        self._key_name = key_name
+        self._listeners: set[Listener] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._nodes: dict[str, NodeView] = {}
+        self._node_marks: dict[str, tuple[Any, ...]] = {}
+        self._requests: dict[str, RequestRow] = {}
+        self._tokens: dict[str, int] = {}
+        self._pulse_at = 0.0
+        self._changes = 0
+
+    async def listen(self, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """The feed as SSE bytes, until `close`, or `allowed` says no. Raises `WaiError`."""
+        listener = Listener()
+        self._listeners.add(listener)
+        if self._timer is None:
+            self._refresh()
+            self._set_timer()
+        try:
+            while not self._closed and allowed():
+                listener.wake.clear()
+                if listener.behind:
+                    listener.behind = False
+                    yield self._whole()
+                elif listener.waiting:
+                    messages = b"".join(listener.waiting)
+                    listener.waiting.clear()
+                    yield messages
+                else:
+                    try:
+                        async with asyncio.timeout(KEEP_ALIVE_S):
+                            await listener.wake.wait()
+                    except TimeoutError:
+                        yield b": still here\n\n"
+        finally:
+            self._listeners.discard(listener)
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many listeners as there may be."""
+        return len(self._listeners) >= MAX_LISTENERS
+
+    def close(self) -> None:
+        """End the feed for all."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for listener in self._listeners:
+            listener.wake.set()
+
+    # -- what changed
+    def _set_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._listeners or self._closed:
+            return
+        if message := self._refresh():
+            for listener in self._listeners:
+                listener.offer(message)
+        self._set_timer()
+
+    def _refresh(self) -> bytes:
+        """Look at everything; the differences to the last look."""
+        return self._look_at_nodes() + self._look_at_requests() + self._look_at_figures()
+
+    def _look_at_nodes(self) -> bytes:
+        changed: list[NodeView] = []
+        seen: set[str] = set()
+        for node in self._fleet.nodes():
+            seen.add(node.record.id)
+            # A status is replaced, never changed: most looks compare four identities.
+            mark = _mark_of(node)
+            if self._node_marks.get(node.record.id) != mark:
+                self._node_marks[node.record.id] = mark
+                view = self._nodes[node.record.id] = view_of(node)
+                changed.append(view)
+        gone = _drop_others(self._nodes, seen)
+        _drop_others(self._node_marks, seen)
+        return _differ("nodes", changed, gone, {})
+
+    def _look_at_requests(self) -> bytes:
+        changed: list[RequestRow] = []
+        tokens: dict[str, int] = {}
+        seen: set[str] = set()
+        for view in self._live.views(time.monotonic()):
+            seen.add(view.id)
+            if self._tokens.get(view.id, 0) != view.completion_tokens:
+                tokens[view.id] = self._tokens[view.id] = view.completion_tokens
+            known = self._requests.get(view.id)
+            if known is None or not _same(known, view):
+                row = self._requests[view.id] = _row_of(view, self._key_name(view.key_id))
+                changed.append(row)
+        gone = _drop_others(self._requests, seen)
+        _drop_others(self._tokens, seen)
+        return _differ("requests", changed, gone, tokens)
+
+    def _look_at_figures(self) -> bytes:
+        message = b""
+        if self._pulse.now.at != self._pulse_at:
+            self._pulse_at = self._pulse.now.at
+            message += _event("pulse", self._pulse.now)
+        if self._audit.changes != self._changes:
+            self._changes = self._audit.changes
+            message += _event("changed", {"count": self._changes})
+        return message
+
+    def _whole(self) -> bytes:
+        nodes = Difference(full=True, set=tuple(self._nodes.values()))
+        requests = Difference(
+            full=True, set=tuple(self._requests.values()), tokens=dict(self._tokens)
+        )
+        return b"".join(
+            (
+                _event("nodes", nodes),
+                _event("requests", requests),
+                _event("history", self._pulse.history()),
+                _event("pulse", self._pulse.now),
+            )
+        )
+
+
+async def respond(context: Context, request: Request) -> Response:
+    """Answer `GET /events`."""
+    try:
+        sign_in(context, request)
+        if context.feed.full:
+            raise WaiError("too many watch this relay already; close a tab", Fault.OVERLOADED)
+    except WaiError as error:
+        return refuse(error)
+
+    def allowed() -> bool:
+        try:
+            sign_in(context, request)
+        except WaiError:
+            return False
+        return True
+
+    return StreamingResponse(
+        context.feed.listen(allowed), headers=NO_STORE, media_type="text/event-stream"
+    )
+
+
+def _mark_of(node: LiveNode) -> tuple[Any, ...]:
+    return (node.status, node.state, node.record, node.reconnects, node.agent)
+
+
+def _same(row: RequestRow, view: LiveView) -> bool:
+    """Whether `row` still says what `view` does. Names that are compared change in this order."""
+    return (
+        row.state == view.state
+        and row.node == view.node
+        and row.attempts == view.attempts
+        and row.model == view.model
+        and row.prompt_tokens == view.prompt_tokens
+    )
+
+
+def _row_of(view: LiveView, key_name: str) -> RequestRow:
+    return RequestRow(
+        view.id,
+        view.key_id,
+        key_name,
+        view.model,
+        view.node,
+        view.state,
+        view.reason,
+        view.attempts,
+        view.started_at,
+        round(view.queue_ms, 1),
+        view.ttft_ms,
+        view.prompt_tokens,
+    )
+
+
+def _drop_others(rows: dict[str, Any], seen: set[str]) -> tuple[str, ...]:
+    if len(rows) == len(seen):
+        return ()
+    gone = tuple(key for key in rows if key not in seen)
+    for key in gone:
+        del rows[key]
+    return gone
+
+
+def _differ(
+    name: str, changed: Iterable[Any], gone: tuple[str, ...], tokens: dict[str, int]
+) -> bytes:
+    difference = Difference(set=tuple(changed), gone=gone, tokens=tokens)
+    if not (difference.set or gone or tokens):
+        return b""
+    return _event(name, difference)
+
+
+def _event(name: str, value: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), _ENCODER.encode(value))

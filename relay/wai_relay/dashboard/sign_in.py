@@ -1,0 +1,136 @@
+"""Signing in and out from a browser: `/dashboard/session`.
+
+    POST    {"token": "wai_at_…"} → the cookie, and who it is
+    GET     who is signed in, and the token that changes must carry
+    DELETE  sign out
+
+It is not part of the admin API's document: programs send their token with each request instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
+from wai_relay.admin.context import Context
+from wai_relay.admin.endpoint import JSON_TYPE, NO_STORE, refuse, signed_in
+from wai_relay.admins import MAX_TOKEN_BYTES
+from wai_relay.sign_ins import COOKIE, SIGN_IN_S, csrf_token
+
+from .throttle import SignInThrottle
+
+MAX_BODY_BYTES: Final = 2048  # a token in JSON is a tenth of this
+_COOKIE_RULES: Final = "Path=/; Secure; HttpOnly; SameSite=Strict"
+
+
+class SignInRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """An admin token."""
+
+    token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_BYTES)]
+
+
+class SignInView(Struct, frozen=True, kw_only=True):
+    """Who is signed in. `csrf` goes into the header `x-wai-csrf` of every change."""
+
+    name: str
+    csrf: str
+    expires_at: float
+    version: str
+    url: str
+    time: float
+
+
+def routes(context: Context, path: str) -> list[Route]:
+    """What answers at `path`."""
+    throttle = SignInThrottle(time.monotonic())
+
+    async def sign_in(request: Request) -> Response:
+        address = request.client.host if request.client is not None else ""
+        _check_same_origin(request)
+        token = (await _read(request)).token.strip()
+        throttle.check(address, time.monotonic())
+        try:
+            found, cookie = await context.sign_ins.begin(token.encode())
+        except AuthError:
+            throttle.failed(address, time.monotonic())
+            raise
+        await context.audit.record(found.admin, "admin.sign_in", found.admin)
+        answer = _view(context, found.admin, cookie, found.expires_at)
+        answer.headers["set-cookie"] = (
+            f"{COOKIE}={cookie}; Max-Age={SIGN_IN_S:.0f}; {_COOKIE_RULES}"
+        )
+        return answer
+
+    async def who(request: Request) -> Response:
+        cookie = request.cookies.get(COOKIE, "")
+        found = context.sign_ins.find(cookie)
+        return _view(context, found.admin, cookie, found.expires_at)
+
+    async def sign_out(request: Request) -> Response:
+        found = signed_in(context, request)
+        await context.sign_ins.end(found)
+        await context.audit.record(found.admin, "admin.sign_out", found.admin)
+        gone = f"{COOKIE}=; Max-Age=0; {_COOKIE_RULES}"
+        return Response(status_code=204, headers={**NO_STORE, "set-cookie": gone})
+
+    return [
+        Route(path, _told(sign_in), methods=["POST"]),
+        Route(path, _told(who), methods=["GET"]),
+        Route(path, _told(sign_out), methods=["DELETE"]),
+    ]
+
+
+Respond = Callable[[Request], Awaitable[Response]]
+
+
+def _told(respond: Respond) -> Respond:
+    """What goes wrong is an answer too."""
+
+    async def checked(request: Request) -> Response:
+        try:
+            return await respond(request)
+        except WaiError as error:
+            return refuse(error)
+
+    return checked
+
+
+def _view(context: Context, admin: str, cookie: str, expires_at: float) -> Response:
+    view = SignInView(
+        name=admin,
+        csrf=csrf_token(cookie),
+        expires_at=expires_at,
+        version=context.version,
+        url=context.settings.now.public_url or context.address.url,
+        time=context.clock(),
+    )
+    return Response(msgspec.json.encode(view), 200, NO_STORE, JSON_TYPE)
+
+
+def _check_same_origin(request: Request) -> None:
+    """Nobody else's page signs a browser in. Other origins can't send JSON without asking first,
+    which is never allowed; browsers also say where a request is from."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != JSON_TYPE:
+        raise RequestError(f"send {JSON_TYPE}")
+    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        raise AuthError("sign in from the dashboard's own page", Fault.FORBIDDEN)
+
+
+async def _read(request: Request) -> SignInRequest:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
+            raise RequestError("this is no admin token", Fault.BODY_TOO_LARGE)
+    try:
+        return msgspec.json.decode(body, type=SignInRequest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"the body is not what is expected: {error}") from error
