@@ -143,6 +143,12 @@ class Cluster:
 
     def run_node(self, name: str, *options: str, models: int = 1) -> Node:
         """`wai node run` for a node that has joined, until it is ready with `models` models."""
+        node = self.start_node(name, *options)
+        node.daemon.wait_until(partial(self._serves, name, models), f"{name} is not ready")
+        return node
+
+    def start_node(self, name: str, *options: str) -> Node:
+        """`wai node run` for a node that has joined; it may not be connected yet."""
         data = self.folder / name
         daemon = self._ending.enter_context(
             Daemon(
@@ -151,7 +157,6 @@ class Cluster:
             )
         )
         node = self.nodes[name] = Node(name, data, daemon)
-        daemon.wait_until(partial(self._serves, name, models), f"{name} is not ready")
         return node
 
     def restart_relay(self) -> None:

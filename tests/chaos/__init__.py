@@ -1,0 +1,1 @@
+"""Random faults against streams of known content, in real processes: `make chaos`."""

@@ -1,0 +1,71 @@
+"""What a run found: the figures that it prints, and which of them break the promise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.harness.counted import Counted
+
+_BEFORE_THE_END_S = 30.0  # time to live, waiting for a node, and the way: how late an error may be
+
+
+@dataclass(slots=True)
+class Report:
+    """Filled in by a run. `down`: for each node, when its process was not there."""
+
+    seed: int
+    faults: Counter[str] = field(default_factory=Counter)
+    streams: list[Counted] = field(default_factory=list)
+    down: list[list[tuple[float, float]]] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    took_s: float = 0.0
+
+    @property
+    def violations(self) -> list[str]:
+        """What must not be."""
+        found = list(self.leaks)
+        for stream in self.streams:
+            if stream.lost or stream.repeated or stream.reordered:
+                found.append(
+                    f"a stream lost {stream.lost}, repeated {stream.repeated} and reordered"
+                    f" {stream.reordered} of {len(stream.numbers)} numbers"
+                )
+            if stream.broken:
+                found.append(f"a stream broke: {stream.broken}")
+            elif not stream.whole and not self._all_gone(stream):
+                what = stream.error or stream.refusal or "not whole"
+                found.append(f"a stream failed while a node was there: {what}")
+        return found
+
+    def _all_gone(self, stream: Counted) -> bool:
+        """Whether at some moment before the stream's end no node was there."""
+        since, until = stream.ended_at - _BEFORE_THE_END_S, stream.ended_at
+        return any(
+            max(a[0], b[0], since) < min(a[1], b[1], until)
+            for a in self.down[0]
+            for b in self.down[1]
+        )
+
+    def text(self) -> str:
+        """The report for people."""
+        streams = self.streams
+        failed = [s for s in streams if s.error or s.refusal]
+        pauses = sorted(s.longest_pause_s for s in streams) or [0.0]
+        lines = [f"{sum(self.faults.values())} faults in {self.took_s:.0f} s, seed {self.seed}:"]
+        lines += [f"  {number:4} × {kind}" for kind, number in self.faults.most_common()]
+        lines += [
+            f"streams: {len(streams)}, whole: {sum(s.whole for s in streams)}",
+            f"numbers lost: {sum(s.lost for s in streams)},"
+            f" repeated: {sum(s.repeated for s in streams)},"
+            f" reordered: {sum(s.reordered for s in streams)}",
+            f"ended with a clear error while no node was there: {len(failed)}",
+            f"longest pause of a stream: median {pauses[len(pauses) // 2]:.2f} s,"
+            f" longest {pauses[-1]:.2f} s",
+            *self.notes,
+        ]
+        violations = self.violations
+        lines += [f"VIOLATION: {violation}" for violation in violations[:20]]
+        lines.append("FAILED" if violations else "all promises kept")
+        return "\n".join(lines)
