@@ -6,7 +6,7 @@ hold it up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,22 +37,38 @@ class Listed:
 
 
 def listed_models(
-    nodes: Iterable[ServingNode], key: ApiKey, *, pin: str | None = None, api: str | None = None
+    nodes: Iterable[ServingNode],
+    key: ApiKey,
+    aliases: Mapping[str, str] | None = None,
+    *,
+    pin: str | None = None,
+    api: str | None = None,
 ) -> list[Listed]:
-    """The models that `key` may use, by name; with `pin` on that node only, with `api` only those
-    that speak it."""
+    """The models that `key` may use, and the `aliases` of them, by name; with `pin` on that node
+    only, with `api` only those that speak it."""
     found: dict[str, Listed] = {}
     allowed = key.limits
+    names = _names_of(aliases or {})
     for node in nodes:
         if (allowed.nodes and node.name not in allowed.nodes) or pin not in (None, node.name):
             continue
+        if allowed.local_only and node.kind != "node":
+            continue
         for model in node.status.models:
-            if (allowed.models and model.id not in allowed.models) or (
-                api is not None and api not in model.apis
-            ):
+            if api is not None and api not in model.apis:
                 continue
-            found.setdefault(model.id, Listed(model.id)).add(node, model)
+            for name in (model.id, *names.get(model.id, ())):
+                if not allowed.models or {name, model.id} & {*allowed.models}:
+                    found.setdefault(name, Listed(name)).add(node, model)
     return [found[name] for name in sorted(found)]
+
+
+def _names_of(aliases: Mapping[str, str]) -> dict[str, list[str]]:
+    """The aliases of each model."""
+    names: dict[str, list[str]] = {}
+    for name, model in aliases.items():
+        names.setdefault(model, []).append(name)
+    return names
 
 
 def openai_model(model: Listed, created: int) -> dict[str, Any]:

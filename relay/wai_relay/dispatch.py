@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,9 +21,10 @@ from .admission import Admission, Permit
 from .decisions import DecisionLog
 from .fingerprints import Fingerprint
 from .keys import ApiKey
+from .model_names import ModelNames
 from .records import TokenCounts
 from .scheduler import Placement, Result, Scheduler, Ticket, Tokens
-from .selection import Demand, Readiness
+from .selection import OVERFLOW_AFTER_S, Demand, Readiness
 from .upstream import Fleet, ServingNode, Upstream
 
 
@@ -73,6 +74,11 @@ class Lease(abc.ABC):
     def answering(self) -> None:  # noqa: B027 - of use to those who count prefills only
         """The answer's first byte has come: the prompt was read."""
 
+    def cost(self, tokens: TokenCounts) -> float:
+        """What these tokens cost there, in the operator's currency."""
+        del tokens
+        return 0.0
+
     @abc.abstractmethod
     def release(self, outcome: Outcome) -> None:
         """Give the claim back. Called exactly once, whatever happens."""
@@ -84,21 +90,6 @@ class Dispatcher(Protocol):
     async def acquire(self, info: RequestInfo) -> Lease:
         """A claim that is already counted. Raises `RequestError` (404, 400, 403, 429) for what will
         not work later either, `NodeUnavailable` (503) for what may. Cancelled: no claim."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelNames:
-    """What callers' model names stand for. `aliases`: name to model. `fallbacks`: model to those
-    that may stand in for it, best first. Replace the whole of it to change it while the relay
-    runs."""
-
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def served_by(self, name: str) -> tuple[str, ...]:
-        """The models to try for `name`, in order."""
-        model = self.aliases.get(name, name)
-        return (model, *self.fallbacks.get(model, ()))
 
 
 class ScheduledDispatcher:
@@ -114,6 +105,7 @@ class ScheduledDispatcher:
         fleet: Fleet,
         *,
         names: ModelNames | None = None,
+        overflow_after_s: float = OVERFLOW_AFTER_S,
         admission: Admission | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -122,6 +114,7 @@ class ScheduledDispatcher:
         self.admission = admission or Admission()
         self.decisions = DecisionLog()
         self._fleet = fleet
+        self._overflow_after_s = overflow_after_s
         self._clock = clock
         self._wall_clock = wall_clock
         self._scheduler = Scheduler()
@@ -172,11 +165,11 @@ class ScheduledDispatcher:
         if info.pin is not None and info.pin not in self._known:
             raise RequestError(f"There is no node `{info.pin}`.", Fault.NODE_NOT_FOUND)
         refusal: WaiError | None = None
-        for model in self.names.served_by(info.model):
+        for model in self.names.allowed(info.model, info.key.limits):
             now = self._clock()
             try:
                 ticket = self._scheduler.submit(
-                    _demand(info, model),
+                    _demand(info, model, self._overflow_after_s),
                     info.key.id,
                     now,
                     priority=info.key.limits.priority,
@@ -219,13 +212,19 @@ class ScheduledDispatcher:
 
     def _note(self, node: ServingNode, now: float) -> None:
         """Pass on what changed in one node since it was last looked at."""
-        state = (node, node.status, node.ready)
+        status, ready = node.status, node.ready
         known = self._known.get(node.name)
-        if known is not None and all(a is b for a, b in zip(known, state, strict=True)):
+        if known is not None and known[0] is node and known[1] is status and known[2] is ready:
             return
-        self._known[node.name] = state
-        readiness = Readiness.READY if node.ready else Readiness.AWAY
-        self._scheduler.update(node.name, node.status, now, readiness=readiness)
+        self._known[node.name] = (node, status, ready)
+        self._scheduler.update(
+            node.name,
+            status,
+            now,
+            readiness=Readiness.READY if ready else Readiness.AWAY,
+            rtt_s=node.rtt_s or 0.0,
+            own=node.kind == "node",
+        )
 
     def _arm(self) -> None:
         """See to it that the scheduler is woken when it wants to be."""
@@ -272,11 +271,13 @@ class _PlacedLease(Lease):
         model: str,
     ) -> None:
         self.upstream = node
-        self.model = model
+        self.model = node.name_of(model)
         self.reason = str(placement.decision.reason)
         self.queue_ms = placement.waited_s * 1000.0
         self.candidates = placement.decision.scores
-        self.fallback = model != dispatcher.names.served_by(info.model)[0]
+        self.fallback = node.kind != "node" or model != dispatcher.names.served_by(info.model)[0]
+        self._asked = model
+        self._node = node
         self._streams = info.stream
         self._dispatcher = dispatcher
         self._placement = placement
@@ -286,11 +287,14 @@ class _PlacedLease(Lease):
         if self._streams:  # else the first byte is the end, and says nothing of the prompt
             self._dispatcher.answering(self._placement)
 
+    def cost(self, tokens: TokenCounts) -> float:
+        return self._node.cost(self._asked, tokens)
+
     def release(self, outcome: Outcome) -> None:
         self._dispatcher.finished(self._placement, self._permit, outcome)
 
 
-def _demand(info: RequestInfo, model: str) -> Demand:
+def _demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
     limits = info.key.limits
     return Demand(
         model,
@@ -302,4 +306,5 @@ def _demand(info: RequestInfo, model: str) -> Demand:
         avoid=info.excluded,
         local_only=limits.local_only,
         api=info.api,
+        overflow_after_s=overflow_after_s,
     )

@@ -23,6 +23,7 @@ from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
 from .heartbeat import CallLater, Heartbeat, Timer
 from .http.exchange import Exchange
 from .intake import Body, Intake
+from .keys import ApiKey
 from .limits import GatewayLimits
 from .live import LiveRequest
 from .records import Attempt, RequestRecord, TokenCounts
@@ -31,6 +32,9 @@ from .upstream import ServingNode, UpstreamStream
 # STATUS names upstreams kind@address. This kind counts tokens in each chunk, if asked.
 LLAMA_CPP: Final = "llama-server"
 UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
+
+RateLimits = Callable[[ApiKey], Headers]
+"""The `x-ratelimit-*` headers that say how a key stands now."""
 
 
 @dataclass(slots=True)
@@ -70,8 +74,10 @@ class Forwarder:
         limits: GatewayLimits,
         clock: Callable[[], float],
         call_later: CallLater,
+        rate_limits: RateLimits,
     ) -> None:
         self._dispatcher = dispatcher
+        self._rate_limits = rate_limits
         self._limits = limits
         self._clock = clock
         self._call_later = call_later
@@ -90,7 +96,7 @@ class Forwarder:
                 if failure is None:
                     raise
                 break  # nobody else: what the last one said is the better answer
-            failure = await self._attempt(call, lease, info.prompt_tokens)
+            failure = await self._attempt(call, lease, info)
             if failure is None or not (failure.retryable and call.body.repeatable):
                 break
             excluded = info.excluded | {lease.upstream.name}
@@ -131,7 +137,7 @@ class Forwarder:
         )
         return lease
 
-    async def _attempt(self, call: Call, lease: Lease, prompt_tokens: int) -> Failure | None:
+    async def _attempt(self, call: Call, lease: Lease, info: RequestInfo) -> Failure | None:
         given_at = self._clock()
         ask_usage = asks_usage(call.route, call.body.facts)
         ask_timings = _kind(lease) == LLAMA_CPP and asks_timings(call.route, call.body.json)
@@ -143,7 +149,7 @@ class Forwarder:
         answer = Answer(
             call.exchange,
             call.route,
-            labels_of(call.record),
+            labels_of(call.record) + self._rate_limits(info.key),
             self._limits,
             self._clock,
             begin,
@@ -161,7 +167,7 @@ class Forwarder:
             cancelled = False
         finally:
             call.live.answer = None
-            counts = answer.counts(prompt_tokens)
+            counts = answer.counts(info.prompt_tokens)
             call.record.tokens = call.continuation.whole(counts) if call.continuation else counts
             self._account(call, lease, answer, counts, given_at, cancelled=cancelled)
         return answer.failure
@@ -261,6 +267,7 @@ class Forwarder:
         if answer.failure is None:
             record.status = answer.status if call.exchange.started else 0
             record.fault = answer.fault.row.openai_code if answer.fault else ""
+        record.cost += lease.cost(counts)
         record.tried[-1].fault = answer.fault.row.openai_code if answer.fault else ""
         failed = answer.fault in RETRY_FAULTS
         lease.release(

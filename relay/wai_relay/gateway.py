@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
@@ -24,13 +25,14 @@ from .continuation import continuation_for
 from .dialects import DialectRules, rules_for
 from .dispatch import Dispatcher, RequestInfo
 from .explain import Explanations
-from .forwarding import Call, Forwarder, labels_of
+from .forwarding import Call, Forwarder, RateLimits, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
 from .http.exchange import Exchange, Request
 from .intake import Body, BodyBudget, Intake
 from .keys import ApiKey
 from .limits import GatewayLimits
 from .live import ENDED_BY_ADMIN, LiveRequest, LiveRequests
+from .model_names import ModelNames
 from .records import Recorder, RequestRecord
 from .tokens import TokenEstimator
 from .upstream import Fleet
@@ -53,7 +55,8 @@ class KeyCheck(Protocol):
 class Gateway:
     """The handler for `/v1/*`, `/api/v1/*` and Ollama's `/api/*`. Belongs to one loop.
 
-    `live` are the requests that run now, `explanations` the last that are over.
+    `live` are the requests that run now, `explanations` the last that are over. `rate_limits` gives
+    the `x-ratelimit-*` headers that say how a key stands now.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class Gateway:
         recorder: Recorder,
         limits: GatewayLimits | None = None,
         *,
+        names: ModelNames | None = None,
+        rate_limits: RateLimits = lambda _: [],
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         call_later: CallLater | None = None,
@@ -78,7 +83,9 @@ class Gateway:
         self._clock = clock
         self._wall_clock = wall_clock
         self._call_later = call_later
-        self._forwarder = Forwarder(dispatcher, self._limits, clock, call_later)
+        self._names = names or ModelNames()
+        self._rate_limits = rate_limits
+        self._forwarder = Forwarder(dispatcher, self._limits, clock, call_later, rate_limits)
         self._budget = BodyBudget(self._limits.held_total_bytes)
         self._estimator = TokenEstimator()
         self._created = int(wall_clock())
@@ -97,25 +104,25 @@ class Gateway:
         except WaiError as error:
             row = error.fault.row  # not its message, which may quote the caller
             log.log(row.log_level, "%s refused: %s", request.request_id, row.openai_code)
-            self._refuse(exchange, path, record, error)
+            self._refuse(exchange, path, live, error)
         except asyncio.CancelledError:
             record.cancelled = True
             if live.ended and not task.uncancel():  # the caller is there still
-                self._refuse(exchange, path, record, WaiError(ENDED_BY_ADMIN, Fault.CANCELLED))
+                self._refuse(exchange, path, live, WaiError(ENDED_BY_ADMIN, Fault.CANCELLED))
                 return
             record.status = record.status or Fault.CANCELLED.row.http_status
             raise
         except Exception:
             log.exception("%s failed", request.request_id)
             apology = WaiError("Something is wrong with this relay; its log says what.")
-            self._refuse(exchange, path, record, apology)
+            self._refuse(exchange, path, live, apology)
         finally:
             self._finish(exchange, live)
 
     async def _handle(self, exchange: Exchange, path: str, live: LiveRequest) -> None:
         request, record = exchange.request, live.record
         key = self._keys.authenticate(request.headers)
-        record.key_id = key.id
+        live.key, record.key_id = key, key.id
         if request.method == "GET" and self._answer_list(exchange, path, key, record):
             return
         route = find_route(request.method, path)
@@ -133,7 +140,7 @@ class Gateway:
         try:
             body = await intake.take()
             facts = body.facts
-            _check_model(key, facts.model)
+            self._names.allowed(facts.model, key.limits)
             record.model = facts.model
             record.stream = facts.stream
             prompt_tokens = self._estimator.estimate(facts.model, facts.text_bytes, facts.images)
@@ -147,7 +154,7 @@ class Gateway:
                 call, _info(request, route, key, body, prompt_tokens)
             )
             if failure is not None:
-                self._fail(exchange, route, record, failure)
+                self._fail(exchange, route, live, failure)
             elif record.tokens.exact and not facts.images and route.generates:
                 self._estimator.observe(facts.model, facts.text_bytes, record.tokens.prompt)
         finally:
@@ -169,19 +176,20 @@ class Gateway:
         """Answer a list if `path` is one."""
         pin = _pin(exchange.request)
         nodes = list(self._fleet.nodes())
+        listed = partial(catalog.listed_models, nodes, key, self._names.aliases, pin=pin)
         answer: dict[str, Any]
         if path == MODELS_PATH:
-            answer = catalog.openai_list(catalog.listed_models(nodes, key, pin=pin), self._created)
+            answer = catalog.openai_list(listed(), self._created)
         elif path.startswith(MODELS_PATH + "/"):
             name = unquote(path[len(MODELS_PATH) + 1 :])
-            found = [m for m in catalog.listed_models(nodes, key, pin=pin) if m.id == name]
+            found = [m for m in listed() if m.id == name]
             if not found:
                 raise RequestError(f"There is no model `{name[:256]}`.", Fault.MODEL_NOT_FOUND)
             answer = catalog.openai_model(found[0], self._created)
         elif path == "/api/tags":
-            answer = catalog.ollama_tags(catalog.listed_models(nodes, key, pin=pin, api="ollama"))
+            answer = catalog.ollama_tags(listed(api="ollama"))
         elif path == "/api/ps":
-            answer = catalog.ollama_ps(catalog.listed_models(nodes, key, pin=pin, api="ollama"))
+            answer = catalog.ollama_ps(listed(api="ollama"))
         else:
             return False
         record.status = 200
@@ -189,13 +197,12 @@ class Gateway:
         return True
 
     # -- what went wrong
-    def _fail(
-        self, exchange: Exchange, route: Route, record: RequestRecord, failure: Failure
-    ) -> None:
+    def _fail(self, exchange: Exchange, route: Route, live: LiveRequest, failure: Failure) -> None:
         """Tell the caller what the last attempt came to, in the upstream's words if any."""
+        record = live.record
         refusal = failure.refusal
         if refusal is None or exchange.started:
-            self._refuse(exchange, route.path, record, WaiError(failure.message, failure.fault))
+            self._refuse(exchange, route.path, live, WaiError(failure.message, failure.fault))
             return
         record.status = refusal.status
         record.fault = failure.fault.row.openai_code
@@ -204,11 +211,9 @@ class Gateway:
             headers = [*headers, (b"retry-after", b"%d" % RETRY_AFTER_S)]
         _send(exchange, refusal.status, headers, refusal.body)
 
-    def _refuse(
-        self, exchange: Exchange, path: str, record: RequestRecord, error: WaiError
-    ) -> None:
+    def _refuse(self, exchange: Exchange, path: str, live: LiveRequest, error: WaiError) -> None:
         rules = rules_for(dialect_of(path))
-        row = error.fault.row
+        record, row = live.record, error.fault.row
         record.fault = row.openai_code
         record.status = row.http_status
         if exchange.started:  # a heartbeat has, or our own bug struck in the middle of an answer
@@ -225,6 +230,7 @@ class Gateway:
             headers.append((b"www-authenticate", b"Bearer"))
         if record.model:
             headers += labels_of(record)
+            headers += self._rate_limits(live.key) if live.key is not None else ()
         _send(exchange, row.http_status, headers, rules.error_body(error.fault, str(error)))
 
     def _finish(self, exchange: Exchange, live: LiveRequest) -> None:
@@ -275,11 +281,6 @@ def _info(
 
 def _pin(request: Request) -> str | None:
     return request.header(b"x-wai-node").decode("latin-1").strip() or None
-
-
-def _check_model(key: ApiKey, model: str) -> None:
-    if key.limits.models and model not in key.limits.models:
-        raise RequestError(f"This API key may not use the model `{model}`.", Fault.FORBIDDEN)
 
 
 def _no_route(method: str, path: str) -> RequestError:

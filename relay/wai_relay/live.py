@@ -12,6 +12,7 @@ from typing import Final, Literal, Protocol
 
 from wai_protocol.errors import Fault
 
+from .keys import ApiKey
 from .records import RequestRecord, TokenCounts
 
 State = Literal["queued", "prefill", "streaming"]
@@ -31,16 +32,17 @@ class RunningAnswer(Protocol):
 
 
 class LiveRequest:
-    """One running request. `answer` is set while an upstream has it; `ended` once an admin has
-    ended it."""
+    """One running request. `key` is set once it is known, `answer` while an upstream has it; `ended`
+    once an admin has ended it."""
 
-    __slots__ = ("_cancel", "answer", "arrived_at", "ended", "prompt_tokens", "record")
+    __slots__ = ("_cancel", "answer", "arrived_at", "ended", "key", "prompt_tokens", "record")
 
     def __init__(
         self, record: RequestRecord, arrived_at: float, cancel: Callable[[], object]
     ) -> None:
         self.record = record
         self.arrived_at = arrived_at
+        self.key: ApiKey | None = None
         self.answer: RunningAnswer | None = None
         self.prompt_tokens = 0
         self.ended = False

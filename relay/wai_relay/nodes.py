@@ -250,6 +250,11 @@ class Node(ServingNode):
         return any(session.takes_streams for session in self.sessions)
 
     @property
+    def rtt_s(self) -> float | None:  # type: ignore[override]  # read from its sessions
+        """See `ServingNode`: over the best of its tunnels."""
+        return min((r for s in self.sessions if (r := s.live.core.rtt_s) is not None), default=None)
+
+    @property
     def state(self) -> str:
         """In one word, for people: ready, draining, reconnecting or offline."""
         if self.connected:

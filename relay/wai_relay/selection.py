@@ -4,6 +4,7 @@ One score, in seconds, for every node that serves the model: waiting for a slot,
 its GPU must read before ours, reading the part of ours that it hasn't warm, and the way there.
 Affinity and load need no weights that way: a warm prefix is worth the prefill it saves, a busy
 node costs the wait it causes. A busy node may be the best choice; then the request waits for it.
+A provider is chosen only when none of our own nodes can serve, or none in the time allowed.
 
 Pure: values in, `Decision` out. It claims nothing (`ledger`), knows no clock, and does not say
 what is done while waiting (`scheduler`).
@@ -40,6 +41,9 @@ TIE_RATIO: Final = 1.02
 FED_S: Final = 0.3
 # Waiting for a busy node must promise this much less than the best free slot: the slot is certain.
 WAIT_GAIN: Final = 0.8
+# How long a request may wait for a slot of ours, where a provider could take it at once. Money and
+# privacy are worth more than seconds; callers' patience, and the limits of proxies, are not longer.
+OVERFLOW_AFTER_S: Final = 10.0
 
 
 class Readiness(enum.Enum):
@@ -60,6 +64,8 @@ class Reason(enum.StrEnum):
     FASTEST = "fastest"
     LEAST_BUSY = "least-busy"
     LAST_RESORT = "last-resort"
+    FAILOVER = "failover"  # a provider: none of our nodes can serve it
+    OVERFLOW = "overflow"  # a provider: none of our nodes can serve it in time
     BUSY = "busy"
 
 
@@ -69,7 +75,8 @@ class Demand(NamedTuple):
     `prompt_tokens` is an estimate, `max_output_tokens` the caller's own limit (None: none given)
     and `expected_output_tokens` what such requests used to get. `nodes`: the names that the key
     may use (None: all). `avoid`: nodes that were tried for it already. `pin`: the one node that
-    the caller insists on. `api`: the dialect it speaks.
+    the caller insists on. `api`: the dialect it speaks. `overflow_after_s`: how long it may wait
+    for a slot of our own where a provider could serve it.
     """
 
     model: str
@@ -82,6 +89,7 @@ class Demand(NamedTuple):
     avoid: frozenset[str] = frozenset()
     local_only: bool = False
     api: str = "openai"
+    overflow_after_s: float = OVERFLOW_AFTER_S
 
     @property
     def least_context(self) -> int:
@@ -201,13 +209,17 @@ def select(
         reason = Reason.LAST_RESORT
         if not able:
             return _refusal(demand, candidates, scores)
-    if len(able) > 1:
-        full = demand.full_context
-        roomy = [i for i in able if (candidates[i].model.context_tokens or full) >= full]
-        able = roomy or able
-    best = _best(candidates, scores, able, turn)
+    own = [i for i in able if candidates[i].own]
+    weighed = _roomy(demand, candidates, own or able)
+    best = _best(candidates, scores, weighed, turn)
+    if len(own) < len(able) and demand.pin is None and reason is None:
+        if not own:
+            reason = Reason.FAILOVER
+        elif scores[best].free <= 0 and waited_s + scores[best].wait_s > demand.overflow_after_s:
+            best = _best(candidates, scores, [i for i in able if not candidates[i].own], turn)
+            reason = Reason.OVERFLOW
     if reason is None:
-        reason = _reason(demand, scores, able, best)
+        reason = _reason(demand, scores, weighed, best)
     wait = scores[best].free <= 0
     return Decision(scores[best].node, wait, Reason.BUSY if wait else reason, scores)
 
@@ -285,6 +297,14 @@ def _exclusion(demand: Demand, candidate: Candidate) -> str:
     if candidate.readiness is not Readiness.READY:
         return str(candidate.readiness.value)
     return ""
+
+
+def _roomy(demand: Demand, candidates: Sequence[Candidate], able: Sequence[int]) -> Sequence[int]:
+    """Those of `able` where the answer is not cut short; all of them if it is everywhere."""
+    if len(able) == 1:
+        return able
+    full = demand.full_context
+    return [i for i in able if (candidates[i].model.context_tokens or full) >= full] or able
 
 
 def _best(

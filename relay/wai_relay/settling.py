@@ -8,6 +8,7 @@ of a node waits for the next one that arrives. Everything else is the inner disp
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Final
 
 from wai_protocol.errors import Fault, WaiError
@@ -35,3 +36,4 @@ class SettlingDispatcher:
                 if arrival is None or error.fault not in _NOT_YET:
                     raise
             await arrival.wait()
+            info = replace(info, again=True)  # it counts as one request

@@ -15,6 +15,8 @@ from wai_protocol.errors import Fault
 from wai_protocol.status import NodeStatus
 from wai_protocol.surface import Headers
 
+from .records import TokenCounts
+
 UpstreamKind = Literal["node", "provider"]
 
 
@@ -81,15 +83,27 @@ class Upstream(abc.ABC):
 
 
 class ServingNode(Upstream):
-    """A node of this relay, as selection and the model lists see it."""
+    """A node of this relay, or a provider beside them, as selection and the model lists see it."""
 
     status: NodeStatus
     """What it last said of itself; an empty one until it has said something."""
+
+    rtt_s: float | None = None
+    """The way there and back as last measured; None until it was."""
 
     @property
     @abc.abstractmethod
     def ready(self) -> bool:
         """Whether it can be given new requests now: connected, and not draining."""
+
+    def name_of(self, model: str) -> str:
+        """What it calls `model`."""
+        return model
+
+    def cost(self, model: str, tokens: TokenCounts) -> float:
+        """What a request for `model` that took `tokens` costs there, in the operator's currency."""
+        del model, tokens
+        return 0.0
 
 
 class Fleet(Protocol):

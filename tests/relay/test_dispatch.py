@@ -11,8 +11,9 @@ import pytest
 
 from wai_protocol.errors import Fault, RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.dispatch import Lease, ModelNames, Outcome, RequestInfo, ScheduledDispatcher
+from wai_relay.dispatch import Lease, Outcome, RequestInfo, ScheduledDispatcher
 from wai_relay.keys import ApiKey, KeyLimits
+from wai_relay.model_names import ModelNames
 from wai_relay.records import TokenCounts
 from wai_relay.upstream import ServingNode
 
