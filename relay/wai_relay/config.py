@@ -13,6 +13,8 @@ from typing import Final, Literal
 from wai_protocol.errors import RequestError
 
 from .limits import GatewayLimits
+from .provider_config import ProviderConfig
+from .selection import OVERFLOW_AFTER_S
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8443"  # a first try must not be open to the world
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -42,6 +44,13 @@ class RelayConfig:
     dead_s: float = 25.0
     """Silence after which its connection is given up; its session waits for the next one."""
     gateway: GatewayLimits = field(default_factory=GatewayLimits)
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Other names of models: what callers say, and what is served for it."""
+    fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Models that may stand in for one that can't be served, best first."""
+    providers: tuple[ProviderConfig, ...] = ()
+    provider_after_s: float = OVERFLOW_AFTER_S
+    """How long a request may wait for a node's slot before it goes to a provider, if it may."""
 
     def __post_init__(self) -> None:
         split_address(self.listen)
@@ -53,6 +62,10 @@ class RelayConfig:
             raise RequestError("ping_s is more than 0, and dead_s more than ping_s")
         if self.drain_timeout_s < 0 or self.session_ttl_s <= 0:
             raise RequestError("drain_timeout_s is 0 or more, session_ttl_s more than 0")
+        if self.provider_after_s < 0:
+            raise RequestError("provider_after_s is 0 or more")
+        if len({provider.name for provider in self.providers}) < len(self.providers):
+            raise RequestError("two providers have the same name")
 
     @property
     def address(self) -> tuple[str, int]:

@@ -51,8 +51,10 @@ from .identity import (
 )
 from .invites import Invites, RelayAddress
 from .keys import KeyRing
+from .model_names import ModelNames
 from .nodes import ConnectedFleet
 from .pulse import Pulse
+from .providers import ProvidedFleet, providers_of
 from .registry import NodeRegistry
 from .settings import SettingsBook
 from .settling import SettlingDispatcher
@@ -111,6 +113,7 @@ class Relay:
         self._pulse: Pulse | None = None
         self._feed: Feed | None = None
         self._fleet: ConnectedFleet
+        self._upstreams: ProvidedFleet | None = None
         self._tunnels: Tunnels | None = None
         self._edge: Edge | None = None
         self._listener: Listener | None = None
@@ -150,7 +153,11 @@ class Relay:
         )
         self._fleet = ConnectedFleet(registry, invites, limits=limits)
         self._tunnels = Tunnels(relay_key, self._fleet.admit, self._endpoint_hashes)
-        dispatcher = ScheduledDispatcher(self._fleet)
+        upstreams = self._upstreams = ProvidedFleet(self._fleet, providers_of(config.providers))
+        names = ModelNames(config.aliases, config.fallbacks)
+        dispatcher = ScheduledDispatcher(
+            upstreams, names=names, overflow_after_s=config.provider_after_s
+        )
         for key in await keys.list():
             used = self._recorder.month_tokens(key.id)
             dispatcher.admission.load(key.id, used, time.time())
@@ -158,10 +165,12 @@ class Relay:
         self._pulse = Pulse(self._recorder)
         gateway = Gateway(
             keys,
-            self._fleet,
+            upstreams,
             SettlingDispatcher(dispatcher, self._fleet),
             self._pulse,
             config.gateway,
+            names=names,
+            rate_limits=dispatcher.ratelimit_headers,
         )
         listener = await self._listen(gateway, inherited)
         pin = self._tls.pin if self._tls is not None and self._pinned else None
@@ -288,6 +297,8 @@ class Relay:
         if self._tunnels is not None:
             await self._tunnels.close()
             self._fleet.close()
+        if self._upstreams is not None:
+            await self._upstreams.aclose()
         if self._pulse is not None:
             self._pulse.close()
         if self._recorder is not None:
