@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from wai_protocol.errors import RequestError, WaiError
 
 from .admin_client import AdminClient
-from .output import print_json, print_table
+from .output import print_json, print_lines, print_table
 from .progress import ProgressLine, bar, seconds_text, size_text
 from .target import add_target_options, find_target
 
@@ -245,16 +245,21 @@ def _remove(parsed: argparse.Namespace) -> int:
 
 def _logs(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
-        lines = relay.get(f"{_path(parsed, '/logs')}&lines={parsed.lines}")["data"]
+        lines = read_log(relay, parsed.node, parsed.model, parsed.lines)
     if parsed.json:
         print_json(lines)
-        return 0
-    for line in lines:
-        # What a server prints must not steer the terminal of whoever reads it.
-        print("".join(c if c.isprintable() or c == "\t" else "?" for c in line))
+    else:
+        print_lines(lines)
     return 0
 
 
-def _path(parsed: argparse.Namespace, below: str = "") -> str:
+def read_log(relay: AdminClient, node: str, model: str, lines: int) -> list[str]:
+    """The last lines that the server of a deployed model printed. Raises `WaiError`."""
+    query = urlencode({"model": model, "lines": lines})
+    found: list[str] = relay.get(f"/deployments/{quote(node, safe='')}/logs?{query}")["data"]
+    return found
+
+
+def _path(parsed: argparse.Namespace) -> str:
     query = urlencode({"model": parsed.model})
-    return f"/deployments/{quote(parsed.node, safe='')}{below}?{query}"
+    return f"/deployments/{quote(parsed.node, safe='')}?{query}"

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from .admin_client import AdminClient
-from .output import print_json, print_table, time_text
+from .model import read_log
+from .output import print_json, print_lines, print_table, time_text
 from .paths import add_data_option, node_data
 from .target import add_target_options, find_target
 
@@ -38,9 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     undrain.set_defaults(run=_undrain)
     remove = actions.add_parser("remove", help="disconnect a node and let it in no more")
     remove.set_defaults(run=_remove)
-    for action in (status, drain, undrain, remove):
+    logs = actions.add_parser("logs", help="read what the servers of its deployed models printed")
+    logs.add_argument("--model", metavar="MODEL", help="of this one only")
+    logs.add_argument("--lines", metavar="N", type=int, default=100, help="at most so many of each")
+    logs.set_defaults(run=_logs)
+    for action in (status, drain, undrain, remove, logs):
         action.add_argument("name", metavar="NAME", help="the node's name or id")
-    for action in (listing, status, drain, undrain, remove):
+    for action in (listing, status, drain, undrain, remove, logs):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
@@ -191,6 +196,24 @@ def _act(parsed: argparse.Namespace, method: str, suffix: str, done: str) -> int
 def _slots(busy_and_total: dict[str, Any]) -> str:
     total = busy_and_total["slots_total"]
     return f"{busy_and_total['slots_busy']}/{'?' if total is None else total}"
+
+
+def _logs(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        deployed = [
+            d["model"] for d in relay.get("/deployments")["data"] if d["node"] == parsed.name
+        ]
+        wanted = deployed if parsed.model is None else [parsed.model]
+        found = {model: read_log(relay, parsed.name, model, parsed.lines) for model in wanted}
+    if parsed.json:
+        print_json(found)
+        return 0
+    for model, lines in found.items():
+        print(f"== {model}")
+        print_lines(lines)
+    if not found:
+        print(f"no models are deployed on {parsed.name}")
+    return 0
 
 
 def _path(name: str) -> str:

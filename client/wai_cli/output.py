@@ -25,6 +25,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
         print("  ".join(cells).rstrip())
 
 
+def print_lines(lines: Sequence[str]) -> None:
+    """Print a log of somebody else's: nothing in it steers the terminal."""
+    for line in lines:
+        print("".join(c if c.isprintable() or c == "\t" else "?" for c in line))
+
+
 def time_text(seconds: float | None) -> str:
     """Seconds since 1970 as local time; "" for None."""
     if seconds is None:
