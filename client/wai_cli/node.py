@@ -200,9 +200,8 @@ def _slots(busy_and_total: dict[str, Any]) -> str:
 
 def _logs(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
-        deployed = [
-            d["model"] for d in relay.get("/deployments")["data"] if d["node"] == parsed.name
-        ]
+        views = relay.get("/deployments")["data"]
+        deployed = [view["model"] for view in views if view["node"] == parsed.name]
         wanted = deployed if parsed.model is None else [parsed.model]
         found = {model: read_log(relay, parsed.name, model, parsed.lines) for model in wanted}
     if parsed.json:

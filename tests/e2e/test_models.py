@@ -98,6 +98,7 @@ def test_search_fit_deploy_chat_swap_remove(tmp_path: Path, gguf: bytes) -> None
             "llama" in line or "srv" in line
             for line in model(running, "logs", MODEL, "--node", "box")
         )
+        assert MODEL in wai("node", "logs", "box", "--data", running.data)
         model(running, "remove", MODEL, "--node", "box")
         wait_until(lambda: model(running, "list") == [], "the model is still there")
         assert ask(running, secret) == 404
