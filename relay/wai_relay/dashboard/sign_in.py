@@ -1,7 +1,7 @@
 """Signing in and out from a browser: `/dashboard/session`.
 
     POST    {"token": "wai_at_…"} → the cookie, and who it is
-    GET     who is signed in, and the token that changes must carry
+    GET     who is signed in, and the token that changes must carry; null: nobody
     DELETE  sign out
 
 It is not part of the admin API's document: programs send their token with each request instead.
@@ -71,7 +71,10 @@ def routes(context: Context, path: str) -> list[Route]:
 
     async def who(request: Request) -> Response:
         cookie = request.cookies.get(COOKIE, "")
-        found = context.sign_ins.find(cookie)
+        try:
+            found = context.sign_ins.find(cookie)
+        except AuthError:  # nobody is an answer, and no error in a browser's console
+            return Response(b"null", 200, NO_STORE, JSON_TYPE)
         return _view(context, found.admin, cookie, found.expires_at)
 
     async def sign_out(request: Request) -> Response:

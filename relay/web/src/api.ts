@@ -1,0 +1,156 @@
+// Calls of the admin API with the browser's sign-in, and the types that it answers with.
+
+export interface Session {
+  name: string;
+  csrf: string;
+  version: string;
+  url: string;
+  time: number;
+}
+
+export interface ModelView {
+  id: string;
+  upstream: string;
+  ready: boolean;
+  context_tokens: number | null;
+  slots_total: number | null;
+  slots_busy: number;
+  queued: number;
+  prefill_tps: number | null;
+  decode_tps: number | null;
+}
+
+export interface NodeView {
+  id: string;
+  name: string;
+  state: "ready" | "draining" | "reconnecting" | "offline";
+  models: string[];
+  serving: ModelView[];
+  slots_total: number | null;
+  slots_busy: number;
+  queued: number;
+  reconnects: number;
+  version: string;
+  may_deploy: boolean;
+  joined_at: number;
+  detail: Record<string, unknown>;
+}
+
+export interface RequestRow {
+  id: string;
+  key_id: string;
+  key_name: string;
+  model: string;
+  node: string;
+  state: "queued" | "prefill" | "streaming";
+  reason: string;
+  attempts: number;
+  started_at: number;
+  queue_ms: number;
+  ttft_ms: number | null;
+  prompt_tokens: number;
+}
+
+export interface Limits {
+  rpm: number | null;
+  tpm: number | null;
+  concurrency: number | null;
+  monthly_tokens: number | null;
+  models: string[];
+  local_only: boolean;
+}
+
+export interface KeyView {
+  id: string;
+  name: string;
+  prefix: string;
+  limits: Limits;
+  created_at: number;
+  revoked_at: number | null;
+}
+
+export interface UsageRow {
+  group: string;
+  requests: number;
+  errors: number;
+  prompt_tokens: number;
+  cached_tokens: number;
+  completion_tokens: number;
+  ttft_p50_ms: number | null;
+  ttft_p99_ms: number | null;
+  tokens_per_s: number | null;
+}
+
+export interface Usage {
+  data: UsageRow[];
+  names: Record<string, string>;
+}
+
+export class ApiError extends Error {
+  constructor(
+    message: string,
+    readonly status: number,
+  ) {
+    super(message);
+  }
+}
+
+let csrf = "";
+let onSignedOut = () => {};
+
+/** Whom to tell that the sign-in is over. */
+export function whenSignedOut(tell: () => void): void {
+  onSignedOut = tell;
+}
+
+async function ask<T>(method: string, path: string, body?: unknown): Promise<T> {
+  const headers: Record<string, string> = { accept: "application/json" };
+  if (body !== undefined) headers["content-type"] = "application/json";
+  if (method !== "GET" && csrf) headers["x-wai-csrf"] = csrf;
+  const init: RequestInit = { method, headers, credentials: "same-origin" };
+  if (body !== undefined) init.body = JSON.stringify(body);
+  let response: Response;
+  try {
+    response = await fetch(path, init);
+  } catch {
+    throw new ApiError("The relay does not answer.", 0);
+  }
+  const answer = response.status === 204 ? null : await response.json().catch(() => null);
+  if (!response.ok) {
+    if (response.status === 401 && csrf) {
+      csrf = "";
+      onSignedOut();
+    }
+    throw new ApiError(answer?.error?.message ?? `The relay answered ${response.status}.`, response.status);
+  }
+  return answer as T;
+}
+
+const base = "/admin/v1";
+export const get = <T>(path: string) => ask<T>("GET", base + path);
+export const post = <T>(path: string, body: unknown = {}) => ask<T>("POST", base + path, body);
+export const patch = <T>(path: string, body: unknown) => ask<T>("PATCH", base + path, body);
+export const remove = <T>(path: string) => ask<T>("DELETE", base + path);
+
+const sessionPath = "/dashboard/session";
+
+export async function signIn(token: string): Promise<Session> {
+  const session = await ask<Session>("POST", sessionPath, { token });
+  csrf = session.csrf;
+  return session;
+}
+
+/** Who is signed in in this browser, null if nobody. */
+export async function currentSession(): Promise<Session | null> {
+  // Without a cookie this is a 401, which is an answer and no error.
+  const response = await fetch(sessionPath).catch(() => null);
+  if (!response?.ok) return null;
+  const session = (await response.json()) as Session | null;
+  csrf = session?.csrf ?? "";
+  return session;
+}
+
+export async function signOut(): Promise<void> {
+  await ask<null>("DELETE", sessionPath);
+  csrf = "";
+}

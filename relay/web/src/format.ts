@@ -1,0 +1,32 @@
+// Numbers and times as people read them.
+
+const whole = new Intl.NumberFormat("en");
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+
+export const count = (value: number | null | undefined) => (value == null ? "–" : whole.format(value));
+export const compact = (value: number | null | undefined) => (value == null ? "–" : short.format(value));
+export const rate = (value: number | null | undefined) =>
+  value == null ? "–" : value < 10 ? value.toFixed(1) : whole.format(Math.round(value));
+
+export function ms(value: number | null | undefined): string {
+  if (value == null) return "–";
+  if (value < 1000) return `${Math.round(value)} ms`;
+  return `${(value / 1000).toFixed(value < 10_000 ? 2 : 1)} s`;
+}
+
+export function bytes(value: number | null | undefined): string {
+  if (value == null) return "–";
+  if (value >= 1 << 30) return `${(value / (1 << 30)).toFixed(1)} GiB`;
+  return `${(value / (1 << 20)).toFixed(value < 10 << 20 ? 1 : 0)} MiB`;
+}
+
+export function span(seconds: number): string {
+  const s = Math.max(0, Math.floor(seconds));
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min`;
+  if (s < 172_800) return `${Math.floor(s / 3600)} h`;
+  return `${Math.floor(s / 86_400)} days`;
+}
+
+export const date = (seconds: number) =>
+  new Date(seconds * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });

@@ -1,0 +1,99 @@
+// The live feed, kept as signals: whatever shows them is drawn again when they change.
+
+import { signal } from "@preact/signals";
+import type { NodeView, RequestRow } from "./api";
+
+export interface Pulse {
+  at: number;
+  tokens_per_s: number;
+  running: number;
+  queued: number;
+  requests_hour: number;
+  errors_hour: number;
+  tokens_hour: number;
+  ttft_p50_ms: number | null;
+  ttft_p99_ms: number | null;
+}
+
+export interface History {
+  step: number;
+  until: number;
+  rates: number[];
+  running: number[];
+}
+
+interface Difference<Row> {
+  full?: boolean;
+  set?: Row[];
+  gone?: string[];
+  tokens?: Record<string, number>;
+}
+
+export const nodes = signal<ReadonlyMap<string, NodeView>>(new Map());
+export const requests = signal<ReadonlyMap<string, RequestRow>>(new Map());
+export const tokens = signal<ReadonlyMap<string, number>>(new Map());
+export const pulse = signal<Pulse | null>(null);
+export const history = signal<History>({ step: 2, until: 0, rates: [], running: [] });
+export const changes = signal(0);
+export const connected = signal(true);
+/** Seconds that the relay's clock is ahead of this one. */
+export const clockAhead = signal(0);
+
+let source: EventSource | null = null;
+
+export function relayNow(): number {
+  return Date.now() / 1000 + clockAhead.value;
+}
+
+export function startFeed(): void {
+  stopFeed();
+  source = new EventSource("/admin/v1/events");
+  source.onopen = () => (connected.value = true);
+  source.onerror = () => {
+    connected.value = false;
+    // A refusal ends it for good, a relay that restarts does not: ask again ourselves.
+    if (source?.readyState === EventSource.CLOSED) setTimeout(() => source && startFeed(), 3000);
+  };
+  on<Difference<NodeView>>("nodes", (change) => (nodes.value = applied(nodes.value, change)));
+  on<Difference<RequestRow>>("requests", (change) => {
+    if (change.full || change.set || change.gone) requests.value = applied(requests.value, change);
+    const counts = new Map(change.full ? [] : tokens.value);
+    for (const [id, count] of Object.entries(change.tokens ?? {})) counts.set(id, count);
+    for (const id of change.gone ?? []) counts.delete(id);
+    tokens.value = counts;
+  });
+  on<{ step_s: number; until: number; tokens_per_s: number[]; running: number[] }>("history", (told) => {
+    history.value = { step: told.step_s, until: told.until, rates: told.tokens_per_s, running: told.running };
+  });
+  on<Pulse>("pulse", (told) => {
+    pulse.value = told;
+    const last = history.value;
+    if (told.at <= last.until) return;
+    history.value = {
+      ...last,
+      until: told.at,
+      rates: [...last.rates.slice(1), told.tokens_per_s],
+      running: [...last.running.slice(1), told.running],
+    };
+  });
+  on<{ count: number }>("changed", (told) => (changes.value = told.count));
+}
+
+export function stopFeed(): void {
+  source?.close();
+  source = null;
+}
+
+function on<T>(name: string, take: (value: T) => void): void {
+  source?.addEventListener(name, (event) => take(JSON.parse((event as MessageEvent<string>).data) as T));
+}
+
+function applied<Row extends { id: string }>(
+  rows: ReadonlyMap<string, Row>,
+  change: Difference<Row>,
+): ReadonlyMap<string, Row> {
+  const next = new Map(change.full ? [] : rows);
+  for (const row of change.set ?? []) next.set(row.id, row);
+  for (const id of change.gone ?? []) next.delete(id);
+  return next;
+}

@@ -1,0 +1,121 @@
+// The dashboard: signs in, keeps the frame around the pages, shows the one that the path names.
+
+import { useSignal } from "@preact/signals";
+import { type ComponentType, render } from "preact";
+import { useEffect } from "preact/hooks";
+import { type Session, currentSession, signIn, signOut, whenSignedOut } from "./api";
+import { clockAhead, connected, nodes, requests, startFeed, stopFeed } from "./live";
+import { AuditPage } from "./pages/audit";
+import { KeysPage } from "./pages/keys";
+import { ModelsPage } from "./pages/models";
+import { NodesPage } from "./pages/nodes";
+import { OverviewPage } from "./pages/overview";
+import { RequestsPage } from "./pages/requests";
+import { TryPage } from "./pages/try";
+import { UsagePage } from "./pages/usage";
+import { Problem, told } from "./parts/basics";
+import { go, href, page } from "./route";
+import { session } from "./session";
+import { theme, turn } from "./theme";
+import "./style.css";
+
+const PAGES: Record<string, [string, ComponentType]> = {
+  overview: ["Overview", OverviewPage],
+  nodes: ["Nodes", NodesPage],
+  requests: ["Live requests", RequestsPage],
+  models: ["Models", ModelsPage],
+  keys: ["Keys", KeysPage],
+  usage: ["Usage", UsagePage],
+  try: ["Try it", TryPage],
+  audit: ["Admins & audit", AuditPage],
+};
+
+function begin(found: Session | null): void {
+  session.value = found;
+  if (!found) return stopFeed();
+  clockAhead.value = found.time - Date.now() / 1000;
+  startFeed();
+}
+
+function Navigation() {
+  const follow = (name: string) => (event: MouseEvent) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    go(name);
+  };
+  const counts: Record<string, number> = { nodes: nodes.value.size, requests: requests.value.size };
+  return (
+    <nav aria-label="Pages">
+      {Object.entries(PAGES).map(([name, [title]]) => (
+        <a key={name} href={href(name)} onClick={follow(name)} aria-current={page.value === name ? "page" : undefined}>
+          {title}
+          {name in counts && <span class="count">{counts[name]}</span>}
+        </a>
+      ))}
+    </nav>
+  );
+}
+
+function Frame() {
+  const [title, Shown] = PAGES[page.value] ?? PAGES["overview"]!;
+  useEffect(() => {
+    document.title = `${title} · wai`;
+  }, [title]);
+  const leave = async () => {
+    await told(signOut);
+    begin(null);
+  };
+  return (
+    <div class="frame">
+      <a class="skip" href="#content">Skip to content</a>
+      <aside>
+        <div class="brand">
+          <img src="/dashboard/icon.svg" alt="" width="24" height="24" />
+          <strong>wai</strong>
+          <span class={connected.value ? "dot on" : "dot"} role="status" aria-label={connected.value ? "live" : "reconnecting"} />
+        </div>
+        <Navigation />
+        <footer>
+          <span class="who" title={`wai ${session.value?.version ?? ""}`}>{session.value?.name}</span>
+          <button type="button" class="plain" onClick={turn} aria-label={`Theme: ${theme.value}`}>
+            {{ auto: "◐", light: "☀", dark: "☾" }[theme.value]}
+          </button>
+          <button type="button" class="plain" onClick={leave}>Sign out</button>
+        </footer>
+      </aside>
+      <Shown />
+    </div>
+  );
+}
+
+function SignInPage() {
+  const token = useSignal("");
+  const problem = useSignal("");
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    problem.value = await told(async () => begin(await signIn(token.value.trim())));
+  };
+  return (
+    <main class="sign-in">
+      <form onSubmit={submit}>
+        <img src="/dashboard/icon.svg" alt="" width="40" height="40" />
+        <h1>Sign in to wai</h1>
+        <label>
+          Admin token
+          <input type="password" autocomplete="current-password" autofocus required value={token} onInput={(event) => (token.value = event.currentTarget.value)} />
+        </label>
+        <button type="submit" class="primary">Sign in</button>
+        <Problem text={problem.value} />
+        <p class="hint">
+          On the relay’s machine it is in the file <code>admin.token</code> of its data folder.
+        </p>
+      </form>
+    </main>
+  );
+}
+
+const Root = () => (session.value ? <Frame /> : <SignInPage />);
+
+whenSignedOut(() => begin(null));
+begin(await currentSession());
+render(<Root />, document.getElementById("app")!);

@@ -1,0 +1,127 @@
+// API keys: make one, see it once, limit it, revoke it.
+
+import { useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { type KeyView, get, patch, post, remove } from "../api";
+import { compact, date } from "../format";
+import { changes } from "../live";
+import { Code, Dialog, Empty, Page, Problem, Sure, told } from "../parts/basics";
+
+const SHOWN = 100;
+const FIELDS = [
+  ["rpm", "Requests per minute"],
+  ["tpm", "Tokens per minute"],
+  ["concurrency", "Requests at once"],
+  ["monthly_tokens", "Tokens per month"],
+] as const;
+
+export function KeysPage() {
+  const keys = useSignal<KeyView[] | null>(null);
+  const filter = useSignal("");
+  const editing = useSignal<KeyView | "new" | null>(null);
+  const problem = useSignal("");
+  useEffect(() => {
+    void told(async () => (keys.value = (await get<{ data: KeyView[] }>("/keys")).data)).then((said) => (problem.value = said));
+  }, [changes.value]);
+  const revoke = async (key: KeyView) => (problem.value = await told(() => remove(`/keys/${key.id}`)));
+  const wanted = filter.value.trim().toLowerCase();
+  const found = (keys.value ?? []).filter((key) => `${key.name} ${key.prefix}`.toLowerCase().includes(wanted)).reverse();
+  return (
+    <Page title="Keys" actions={<button type="button" class="primary" onClick={() => (editing.value = "new")}>Create a key</button>}>
+      <Problem text={problem.value} />
+      {(keys.value?.length ?? 0) > 10 && (
+        <input type="search" class="filter" placeholder="Filter by name" aria-label="Filter keys" value={filter} onInput={(event) => (filter.value = event.currentTarget.value)} />
+      )}
+      {keys.value?.length === 0 && <Empty title="No key yet">An app needs one to call the relay.</Empty>}
+      {found.length > 0 && (
+        <div class="card scroll">
+          <table>
+            <thead>
+              <tr><th>Name</th><th>Key</th><th>Limits</th><th>Created</th><th /></tr>
+            </thead>
+            <tbody>
+              {found.slice(0, SHOWN).map((key) => (
+                <tr key={key.id}>
+                  <td><strong>{key.name}</strong></td>
+                  <td><code>{key.prefix}…</code></td>
+                  <td class="muted">{limitsText(key)}</td>
+                  <td class="muted">{date(key.created_at)}</td>
+                  <td class="row-actions">
+                    <button type="button" class="small" onClick={() => (editing.value = key)} aria-label={`Limits of ${key.name}`}>Limits</button>
+                    <Sure label="Revoke" question="Revoke for good?" name={key.name} onSure={() => revoke(key)} />
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+          {found.length > SHOWN && <p class="hint">{found.length - SHOWN} more: filter by name</p>}
+        </div>
+      )}
+      {editing.value && <EditKey subject={editing.value} onClose={() => (editing.value = null)} />}
+    </Page>
+  );
+}
+
+function limitsText(key: KeyView): string {
+  const { rpm, tpm, concurrency, monthly_tokens, models, local_only } = key.limits;
+  const said = [
+    rpm && `${compact(rpm)} req/min`,
+    tpm && `${compact(tpm)} tok/min`,
+    concurrency && `${concurrency} at once`,
+    monthly_tokens && `${compact(monthly_tokens)} tok/month`,
+    models.length && models.join(", "),
+    local_only && "own nodes only",
+  ].filter(Boolean);
+  return said.join(" · ") || "none";
+}
+
+function EditKey(props: { subject: KeyView | "new"; onClose: () => void }) {
+  const { subject } = props;
+  const known = subject === "new" ? null : subject;
+  const problem = useSignal("");
+  const secret = useSignal("");
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    const form = new FormData(event.currentTarget as HTMLFormElement);
+    const text = (name: string) => String(form.get(name) ?? "").trim();
+    const limits: Record<string, unknown> = {
+      models: text("models").split(/[\s,]+/).filter(Boolean),
+      local_only: form.has("local_only"),
+    };
+    for (const [name] of FIELDS) limits[name] = text(name) ? Number(text(name)) : null;
+    problem.value = await told(async () => {
+      if (known) {
+        await patch(`/keys/${known.id}`, { limits });
+        props.onClose();
+      } else {
+        secret.value = (await post<{ key: string }>("/keys", { name: text("name"), limits })).key;
+      }
+    });
+  };
+  return (
+    <Dialog title={known ? `Limits of ${known.name}` : "Create a key"} onClose={props.onClose}>
+      {secret.value ? (
+        <>
+          <p>Copy it now: it is shown this once, and only its hash is kept.</p>
+          <Code text={secret.value} label="key" />
+        </>
+      ) : (
+        <form onSubmit={submit}>
+          {!known && <label>Name<input name="name" required maxLength={128} autofocus placeholder="my-app" /></label>}
+          <fieldset>
+            <legend>Limits <span class="muted">(empty: none)</span></legend>
+            <div class="grid">
+              {FIELDS.map(([name, label]) => (
+                <label key={name}>{label}<input name={name} type="number" min={1} defaultValue={String(known?.limits[name] ?? "")} /></label>
+              ))}
+            </div>
+            <label>Models<input name="models" placeholder="all" defaultValue={known?.limits.models.join(", ") ?? ""} /></label>
+            <label class="check"><input name="local_only" type="checkbox" defaultChecked={known?.limits.local_only ?? false} />Own nodes only, never a provider</label>
+          </fieldset>
+          <button type="submit" class="primary">{known ? "Save" : "Create"}</button>
+          <Problem text={problem.value} />
+        </form>
+      )}
+    </Dialog>
+  );
+}

@@ -1,0 +1,70 @@
+// The relay at a glance: what runs now, and the last hour.
+
+import { useComputed } from "@preact/signals";
+import { Chart } from "../parts/chart";
+import { Badge, Empty, Figure, Page } from "../parts/basics";
+import { compact, count, ms, rate } from "../format";
+import { history, nodes, pulse } from "../live";
+import { go } from "../route";
+
+export function OverviewPage() {
+  const now = pulse.value;
+  const all = [...nodes.value.values()];
+  const ready = all.filter((node) => node.state === "ready").length;
+  const errors = now?.errors_hour ?? 0;
+  const chart = useComputed(() => {
+    const { step, until, rates } = history.value;
+    return {
+      times: rates.map((_, index) => until - (rates.length - 1 - index) * step),
+      lines: [{ label: "tokens/s", colour: "--accent", values: rates }],
+    };
+  });
+  return (
+    <Page title="Overview">
+      <section class="figures" aria-label="Figures">
+        <Figure label="Requests now" value={count(now?.running)} note={`${count(now?.queued)} waiting`} />
+        <Figure label="Tokens per second" value={rate(now?.tokens_per_s)} note={`${compact(now?.tokens_hour)} in the last hour`} />
+        <Figure label="First token, median" value={ms(now?.ttft_p50_ms)} note={`p99 ${ms(now?.ttft_p99_ms)}`} />
+        <Figure label="Nodes ready" value={String(ready)} unit={` / ${all.length}`} {...(all.length && !ready ? { tone: "bad" as const } : {})} />
+        <Figure
+          label="Errors, last hour"
+          value={count(errors)}
+          note={`of ${count(now?.requests_hour)} requests`}
+          {...(errors ? { tone: "bad" as const } : {})}
+        />
+      </section>
+      <section class="card">
+        <h2>Tokens per second, last hour</h2>
+        <Chart {...chart.value} height={220} label="Tokens per second over the last hour" />
+      </section>
+      <section class="card">
+        <h2>Nodes</h2>
+        {all.length === 0 ? (
+          <Empty title="No node has joined yet">
+            <button type="button" class="primary" onClick={() => go("nodes")}>Add a node</button>
+          </Empty>
+        ) : (
+          <ul class="strip">
+            {all.map((node) => (
+              <li key={node.id}>
+                <strong>{node.name}</strong>
+                <Badge state={node.state} />
+                <Slots busy={node.slots_busy} total={node.slots_total} />
+              </li>
+            ))}
+          </ul>
+        )}
+      </section>
+    </Page>
+  );
+}
+
+export function Slots(props: { busy: number; total: number | null }) {
+  if (props.total === null) return <span class="num muted">{props.busy} busy</span>;
+  return (
+    <span class="slots">
+      <meter min={0} max={Math.max(props.total, 1)} value={props.busy} aria-label="slots busy" />
+      <span class="num">{props.busy}/{props.total}</span>
+    </span>
+  );
+}

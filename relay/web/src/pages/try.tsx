@@ -1,0 +1,127 @@
+// A small chat that streams, by an API key as an app would, and snippets to go on with.
+
+import { useComputed, useSignal } from "@preact/signals";
+import { useRef } from "preact/hooks";
+import { post } from "../api";
+import { nodes } from "../live";
+import { Code, Page, Problem, told } from "../parts/basics";
+import { baseUrl } from "../session";
+import { snippets } from "../snippets";
+
+interface Message {
+  role: "user" | "assistant";
+  content: string;
+}
+
+export function TryPage() {
+  const key = useSignal("");
+  const model = useSignal("");
+  const text = useSignal("");
+  const talk = useSignal<Message[]>([]);
+  const problem = useSignal("");
+  const running = useRef<AbortController | null>(null);
+  const busy = useSignal(false);
+  const language = useSignal("curl");
+  const models = useComputed(() => [...new Set([...nodes.value.values()].flatMap((node) => node.models))].sort());
+  const chosen = model.value || models.value[0] || "";
+
+  const makeKey = async () => {
+    problem.value = await told(async () => (key.value = (await post<{ key: string }>("/keys", { name: "try-it" })).key));
+  };
+  const send = async (event: Event) => {
+    event.preventDefault();
+    if (!text.value.trim() || busy.value) return;
+    const asked: Message[] = [...talk.value, { role: "user", content: text.value }];
+    talk.value = [...asked, { role: "assistant", content: "" }];
+    text.value = "";
+    busy.value = true;
+    const controller = (running.current = new AbortController());
+    problem.value = await told(async () => {
+      try {
+        for await (const piece of stream(key.value, chosen, asked, controller.signal)) {
+          const last = talk.value.at(-1)!;
+          talk.value = [...talk.value.slice(0, -1), { ...last, content: last.content + piece }];
+        }
+      } catch (error) {
+        if (!controller.signal.aborted) throw error;
+      }
+    });
+    busy.value = false;
+  };
+  const shown = snippets(baseUrl, key.value || "wai_sk_…", chosen || "MODEL");
+  return (
+    <Page title="Try it" hint="as an app would: with an API key, over the public address">
+      <div class="try">
+        <section class="card chat">
+          <div class="line wrap">
+            <label class="grow">
+              API key
+              <input type="password" autocomplete="off" value={key} placeholder="wai_sk_…" onInput={(event) => (key.value = event.currentTarget.value.trim())} />
+            </label>
+            <button type="button" onClick={makeKey}>Create one</button>
+            <label>
+              Model
+              <select value={chosen} onChange={(event) => (model.value = event.currentTarget.value)}>
+                {models.value.map((id) => <option key={id} value={id}>{id}</option>)}
+              </select>
+            </label>
+          </div>
+          <div class="talk" role="log" aria-live="polite" aria-label="Chat">
+            {talk.value.length === 0 && <p class="hint">Say something to {chosen || "a model"}.</p>}
+            {talk.value.map((message, index) => (
+              <p key={index} class={message.role}>{message.content || "…"}</p>
+            ))}
+          </div>
+          <Problem text={problem.value} />
+          <form class="line" onSubmit={send}>
+            <input class="grow" value={text} placeholder="Message" aria-label="Message" onInput={(event) => (text.value = event.currentTarget.value)} />
+            {busy.value ? (
+              <button type="button" onClick={() => running.current?.abort()}>Stop</button>
+            ) : (
+              <button type="submit" class="primary" disabled={!key.value || !chosen}>Send</button>
+            )}
+          </form>
+        </section>
+        <section class="card">
+          <h2>In your app</h2>
+          <div class="segments" role="group" aria-label="Language">
+            {Object.keys(shown).map((name) => (
+              <button key={name} type="button" aria-pressed={language.value === name} onClick={() => (language.value = name)}>{name}</button>
+            ))}
+          </div>
+          <Code text={shown[language.value] ?? ""} label={`${language.value} snippet`} />
+        </section>
+      </div>
+    </Page>
+  );
+}
+
+/** The answer's text, piece by piece as it arrives. */
+async function* stream(key: string, model: string, messages: Message[], signal: AbortSignal): AsyncGenerator<string> {
+  const response = await fetch(`${baseUrl}/chat/completions`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
+    credentials: "omit",
+    body: JSON.stringify({ model, messages, stream: true }),
+    signal,
+  });
+  if (!response.ok || !response.body) {
+    const answer = await response.json().catch(() => null);
+    throw new Error(answer?.error?.message ?? `The relay answered ${response.status}.`);
+  }
+  let rest = "";
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop() ?? "";
+    for (const line of lines) {
+      if (!line.startsWith("data: ") || line.startsWith("data: [DONE]")) continue;
+      const event = JSON.parse(line.slice(6));
+      if (event.error) throw new Error(event.error.message);
+      const piece = event.choices?.[0]?.delta?.content;
+      if (piece) yield piece as string;
+    }
+  }
+}

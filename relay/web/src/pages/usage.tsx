@@ -1,0 +1,97 @@
+// What requests cost: by day as bars, and by key, model, node or day as a table.
+
+import { useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { type Usage, get } from "../api";
+import { compact, count, ms, rate } from "../format";
+import { relayNow } from "../live";
+import { Chart } from "../parts/chart";
+import { Empty, Page, Problem, told } from "../parts/basics";
+
+const SPANS: [number, string][] = [[1, "24 hours"], [7, "7 days"], [30, "30 days"], [365, "A year"]];
+const GROUPS = ["day", "key", "model", "node"] as const;
+
+export function UsagePage() {
+  const days = useSignal(7);
+  const by = useSignal<(typeof GROUPS)[number]>("model");
+  const table = useSignal<Usage | null>(null);
+  const timed = useSignal<Usage | null>(null);
+  const problem = useSignal("");
+  const step = days.value <= 2 ? "hour" : "day";
+  const since = Math.floor(relayNow() - days.value * 86_400);
+  useEffect(() => {
+    void told(async () => {
+      [table.value, timed.value] = await Promise.all([
+        get<Usage>(`/usage?by=${by.value}&since=${since}`),
+        get<Usage>(`/usage?by=${step}&since=${since}`),
+      ]);
+    }).then((said) => (problem.value = said));
+  }, [days.value, by.value]);
+  const rows = table.value?.data ?? [];
+  const points = timed.value?.data ?? [];
+  return (
+    <Page
+      title="Usage"
+      actions={<a class="button" href={`/admin/v1/usage?by=${by.value}&since=${since}&format=csv`} download="usage.csv">CSV</a>}
+    >
+      <Problem text={problem.value} />
+      <div class="choices">
+        <Choice label="Time" options={SPANS.map(([value, text]) => [String(value), text])} value={String(days.value)} onChoose={(value) => (days.value = Number(value))} />
+        <Choice label="Group by" options={GROUPS.map((name) => [name, `By ${name}`])} value={by.value} onChoose={(value) => (by.value = value as typeof by.value)} />
+      </div>
+      {table.value && rows.length === 0 ? (
+        <Empty title="Nothing was used in this time" />
+      ) : (
+        <>
+          <section class="card">
+            <h2>Tokens per {step}</h2>
+            <Chart
+              times={points.map((row) => Date.parse(row.group) / 1000)}
+              lines={[
+                { label: "prompt", colour: "--second", bars: true, values: points.map((row) => row.prompt_tokens + row.completion_tokens) },
+                { label: "completion", colour: "--accent", bars: true, values: points.map((row) => row.completion_tokens) },
+              ]}
+              days={step === "day"}
+              label={`Tokens per ${step}`}
+            />
+          </section>
+          <div class="card scroll">
+            <table>
+              <thead>
+                <tr>
+                  <th>{by.value}</th><th class="num">Requests</th><th class="num">Errors</th><th class="num">Prompt</th><th class="num">Cached</th>
+                  <th class="num">Completion</th><th class="num">TTFT p50</th><th class="num">p99</th><th class="num">Tokens/s</th>
+                </tr>
+              </thead>
+              <tbody>
+                {rows.map((row) => (
+                  <tr key={row.group}>
+                    <td>{table.value?.names[row.group] ?? (row.group || "–")}</td>
+                    <td class="num">{count(row.requests)}</td>
+                    <td class={row.errors ? "num bad" : "num"}>{count(row.errors)}</td>
+                    <td class="num">{compact(row.prompt_tokens)}</td>
+                    <td class="num">{compact(row.cached_tokens)}</td>
+                    <td class="num">{compact(row.completion_tokens)}</td>
+                    <td class="num">{ms(row.ttft_p50_ms)}</td>
+                    <td class="num">{ms(row.ttft_p99_ms)}</td>
+                    <td class="num">{rate(row.tokens_per_s)}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </div>
+        </>
+      )}
+    </Page>
+  );
+}
+
+function Choice(props: { label: string; options: string[][]; value: string; onChoose: (value: string) => void }) {
+  return (
+    <div class="segments" role="group" aria-label={props.label}>
+      {props.options.map(([value, text]) => (
+        <button key={value} type="button" aria-pressed={value === props.value} onClick={() => props.onChoose(value!)}>{text}</button>
+      ))}
+    </div>
+  );
+}

@@ -1,0 +1,74 @@
+// A line chart over time: uPlot, in the page's colours, as wide as its place.
+
+import { useEffect, useRef } from "preact/hooks";
+import uPlot from "uplot";
+import "uplot/dist/uPlot.min.css";
+import { theme } from "../theme";
+
+export interface Line {
+  label: string;
+  /** A CSS variable's name. */
+  colour: string;
+  values: (number | null)[];
+  bars?: boolean;
+}
+
+const DAY_S = 86_400;
+
+export function Chart(props: { times: number[]; lines: Line[]; height?: number; label: string; days?: boolean }) {
+  const place = useRef<HTMLDivElement>(null);
+  const plot = useRef<uPlot | null>(null);
+  const data = [props.times, ...props.lines.map((line) => line.values)] as uPlot.AlignedData;
+  const shape = `${theme.value} ${props.lines.map((line) => line.label).join()}`;
+
+  useEffect(() => {
+    const element = place.current;
+    if (!element) return undefined;
+    const made = new uPlot(options(element, props.lines, props.height ?? 200, props.days ?? false), data, element);
+    plot.current = made;
+    const watch = new ResizeObserver(() => made.setSize({ width: element.clientWidth, height: props.height ?? 200 }));
+    watch.observe(element);
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    const redraw = () => made.redraw();
+    dark.addEventListener("change", redraw);
+    return () => {
+      dark.removeEventListener("change", redraw);
+      watch.disconnect();
+      made.destroy();
+    };
+  }, [shape]);
+  useEffect(() => plot.current?.setData(data), [props.times, props.lines]);
+  return <div class="chart" ref={place} role="img" aria-label={props.label} />;
+}
+
+function options(element: HTMLElement, lines: Line[], height: number, days: boolean): uPlot.Options {
+  const colour = (name: string) => getComputedStyle(element).getPropertyValue(name).trim();
+  const axis = (): uPlot.Axis => ({
+    stroke: () => colour("--muted"),
+    font: "12px system-ui, sans-serif",
+    grid: { stroke: () => colour("--line"), width: 1 },
+    ticks: { show: false },
+  });
+  return {
+    width: element.clientWidth,
+    height,
+    legend: { show: lines.length > 1 },
+    cursor: { y: false },
+    scales: { x: { time: true }, y: { range: (_, __, max) => [0, Math.max(max * 1.1, 1)] } },
+    axes: [
+      { ...axis(), ...(days ? { incrs: [DAY_S, 2 * DAY_S, 7 * DAY_S, 30 * DAY_S] } : {}) },
+      { ...axis(), size: 56, values: (_, ticks) => ticks.map((tick) => Intl.NumberFormat("en", { notation: "compact" }).format(tick)) },
+    ],
+    series: [
+      { value: days ? "{YYYY}-{MM}-{DD}" : "{HH}:{mm}:{ss}" },
+      ...lines.map((line): uPlot.Series => ({
+        label: line.label,
+        stroke: () => colour(line.colour),
+        fill: () => colour(line.colour) + "26",
+        width: line.bars ? 0 : 1.5,
+        points: { show: false },
+        ...(line.bars && uPlot.paths.bars ? { paths: uPlot.paths.bars({ size: [0.6, 40] }), fill: () => colour(line.colour) } : {}),
+      })),
+    ],
+  };
+}

@@ -1,0 +1,17 @@
+// Which page is shown: the path below /dashboard/.
+
+import { signal } from "@preact/signals";
+
+const base = "/dashboard/";
+const read = () => location.pathname.slice(base.length) || "overview";
+
+export const page = signal(read());
+addEventListener("popstate", () => (page.value = read()));
+
+export const href = (name: string) => base + (name === "overview" ? "" : name);
+
+export function go(name: string): void {
+  history.pushState(null, "", href(name));
+  page.value = name;
+  scrollTo(0, 0);
+}
