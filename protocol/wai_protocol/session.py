@@ -248,6 +248,7 @@ class Session:
         if stream.head_done or stream.remote_ended or not 200 <= status <= 599:
             raise RemoteProtocolError(f"HEADERS of stream {stream_id} twice, late or no status")
         stream.head_done = True
+        stream.measure_from(self._now)
         self._tell(HeadersReceived(stream_id, status, headers))
 
     def _receive_end(self, stream_id: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wai_protocol.errors import Fault, LocalProtocolError, RemoteProtocolError
-from wai_protocol.limits import MAX_DATA_BYTES, MAX_STREAM_WINDOW_BYTES
+from wai_protocol.limits import CREDIT_EVERY_BYTES, MAX_DATA_BYTES, MAX_STREAM_WINDOW_BYTES
 from wai_protocol.stream import GrowthBudget, Stream
 
 
@@ -69,16 +69,43 @@ def test_credit_is_given_back_at_half_a_window_and_all_of_it() -> None:
     assert receiver.consume(500, None, budget, 9.0) == 500
 
 
-def test_a_window_that_is_the_brake_doubles_and_only_that() -> None:
+def test_a_window_that_is_the_brake_grows_and_only_that() -> None:
     budget = GrowthBudget(1 << 30)
     receiver = stream()
     receiver.receive(1000)
-    assert receiver.consume(500, 0.2, budget, 0.7) == 1500
-    assert receiver.consume(500, 0.2, budget, 0.7) == 0  # half of 2000 is not used yet
-    assert receiver.window == 2000
+    assert receiver.consume(500, 0.2, budget, 0.3) == 500 + 7000
+    assert receiver.consume(500, 0.2, budget, 0.3) == 0  # half of 8000 is not used yet
+    assert receiver.window == 8000
     slow = stream()
     slow.receive(1000)
-    assert slow.consume(500, 0.2, budget, 0.9) == 500
+    assert slow.consume(500, 0.2, budget, 0.5) == 500
+
+
+def test_time_before_the_answer_began_makes_no_slow_reader() -> None:
+    receiver = stream()
+    receiver.measure_from(9.0)  # a long prefill
+    receiver.receive(1000)
+    assert receiver.consume(500, 0.2, GrowthBudget(1 << 30), 9.3) == 500 + 7000
+
+
+def test_a_stream_need_not_find_out_again_what_an_earlier_one_found() -> None:
+    budget = GrowthBudget(1 << 30)
+    first = stream()
+    for _ in range(3):
+        first.receive(first.credit_in)
+        first.consume(first.window - first.credit_in, 1.0, budget, 0.0)
+    second = stream()
+    second.receive(1000)
+    second.consume(500, 1.0, budget, 0.0)
+    assert second.window == first.window == 512_000
+
+
+def test_the_sender_of_a_large_window_need_not_wait_for_half_of_it() -> None:
+    receiver = stream(window_in=MAX_STREAM_WINDOW_BYTES)
+    receiver.receive(receiver.window)
+    step = CREDIT_EVERY_BYTES
+    assert receiver.consume(step - 1, 1.0, GrowthBudget(0), 0.0) == 0
+    assert receiver.consume(1, 1.0, GrowthBudget(0), 0.0) == step
 
 
 def test_a_window_stops_growing_at_its_bound() -> None:
@@ -95,8 +122,8 @@ def test_growth_comes_out_of_both_budgets_and_goes_back_to_both() -> None:
     other = GrowthBudget(10_000, above=process)
     receiver = stream()
     receiver.receive(1000)
-    assert receiver.consume(500, 1.0, session, 0.0) == 1500
-    assert not other.take(501)  # refused above: nothing is claimed here either
+    assert receiver.consume(500, 1.0, session, 0.0) == 500 + 750  # half of what there is
+    assert not other.take(751)  # refused above: nothing is claimed here either
     receiver.close(session)
     receiver.close(session)  # twice gives nothing back twice
     assert other.take(1500)
