@@ -1,31 +1,33 @@
-"""`wai key create|list|revoke`: API keys, by which apps call."""
+"""`wai key create|list|update|revoke`: API keys, by which apps call."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import datetime
+from typing import Any, Final
 from urllib.parse import quote
+
+from wai_protocol.errors import RequestError
 
 from .admin_client import AdminClient
 from .output import print_json, print_table, time_text
 from .target import add_target_options, find_target
 
+_NONE: Final = "none"  # how a limit is taken away
+_EXAMPLES: Final = """\
+examples:
+  wai key create my-app --rpm 60 --local-only
+  wai key update key_0123456789abcdef --monthly-tokens 2000000 --rpm none
+  wai key revoke key_0123456789abcdef"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `wai key`."""
-    parser.epilog = "examples:\n  wai key create my-app\n  wai key revoke key_0123456789abcdef"
+    parser.epilog = _EXAMPLES
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="create a key; it is shown once")
     create.add_argument("name", metavar="NAME", help="what it is for, to recognise it by")
-    for flag, what in (
-        ("--rpm", "requests a minute"),
-        ("--tpm", "tokens a minute"),
-        ("--concurrency", "requests at once"),
-        ("--monthly-tokens", "tokens a month"),
-    ):
-        create.add_argument(flag, metavar="N", type=int, help=f"at most so many {what}")
-    create.add_argument("--model", metavar="ID", action="append", help="only this model (repeat)")
-    create.add_argument("--node", metavar="NAME", action="append", help="only this node (repeat)")
+    _add_limits(create)
     create.set_defaults(run=_create)
     listing = actions.add_parser("list", help="list the keys")
     listing.add_argument("--revoked", action="store_true", help="also those that were revoked")
@@ -33,28 +35,107 @@ def configure(parser: argparse.ArgumentParser) -> None:
     revoke = actions.add_parser("revoke", help="refuse a key from its next request on")
     revoke.add_argument("id", metavar="ID", help="its id, as `wai key list` shows it")
     revoke.set_defaults(run=_revoke)
-    for action in (create, listing, revoke):
+    update = actions.add_parser("update", help="change a key's limits, from its next request on")
+    update.add_argument("id", metavar="ID", help="its id, as `wai key list` shows it")
+    _add_limits(update)
+    update.set_defaults(run=_update)
+    for action in (create, listing, update, revoke):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
-def _create(parsed: argparse.Namespace) -> int:
-    wanted = {
+def _add_limits(action: argparse.ArgumentParser) -> None:
+    """The flags by which limits are set; what is not given stays as it is."""
+    for flag, what in (
+        ("--rpm", "requests a minute"),
+        ("--tpm", "tokens a minute"),
+        ("--concurrency", "requests at once"),
+        ("--monthly-tokens", "tokens a calendar month (UTC)"),
+    ):
+        action.add_argument(
+            flag, metavar="N", type=_count, help=f"at most so many {what}, or none: no limit"
+        )
+    action.add_argument(
+        "--expires", metavar="DATE", type=_time, help="good until 2027-01-31 (UTC), or none"
+    )
+    for flag, dest, what in (("--model", "models", "model"), ("--node", "nodes", "node")):
+        action.add_argument(
+            flag, metavar="NAME", dest=dest, action="append", help=f"only this {what} (repeat)"
+        )
+    action.add_argument(
+        "--priority", metavar="N", type=int, help="its place in the queue, -3 to 3 (default: 0)"
+    )
+    action.add_argument(
+        "--local-only",
+        action=argparse.BooleanOptionalAction,
+        help="never to a cloud provider, only to nodes",
+    )
+    action.add_argument(
+        "--continue",
+        dest="continue_",
+        action=argparse.BooleanOptionalAction,
+        help="an answer whose node died is continued on another",
+    )
+
+
+def _limits(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The limits that were given, as the admin API takes them."""
+    given = {
         "rpm": parsed.rpm,
         "tpm": parsed.tpm,
         "concurrency": parsed.concurrency,
         "monthly_tokens": parsed.monthly_tokens,
-        "models": parsed.model,
-        "nodes": parsed.node,
+        "expires_at": parsed.expires,
+        "models": _names(parsed.models),
+        "nodes": _names(parsed.nodes),
+        "priority": parsed.priority,
+        "local_only": parsed.local_only,
+        "continue": parsed.continue_,
     }
-    limits = {name: value for name, value in wanted.items() if value is not None}
+    return {
+        name: None if value == _NONE else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def _count(text: str) -> int | str:
+    return _NONE if text == _NONE else int(text)
+
+
+def _time(text: str) -> float | str:
+    if text == _NONE:
+        return _NONE
+    at = datetime.datetime.fromisoformat(text)
+    return (at if at.tzinfo is not None else at.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def _names(given: list[str] | None) -> list[str] | None:
+    return [] if given == [_NONE] else given
+
+
+def _create(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
-        created = relay.post("/keys", {"name": parsed.name, "limits": limits})
+        created = relay.post("/keys", {"name": parsed.name, "limits": _limits(parsed)})
     if parsed.json:
         print_json(created)
     else:
         print(created["key"])
         print(f"(shown this once; to revoke it: wai key revoke {created['id']})")
+    return 0
+
+
+def _update(parsed: argparse.Namespace) -> int:
+    limits = _limits(parsed)
+    if not limits:
+        raise RequestError("nothing to change: give a limit, such as --rpm 60")
+    with AdminClient(find_target(parsed)) as relay:
+        changed = relay.patch(f"/keys/{quote(parsed.id, safe='')}", {"limits": limits})
+    if parsed.json:
+        print_json(changed)
+    else:
+        set_now = ", ".join(f"{name} {changed['limits'][name]}" for name in limits)
+        print(f"{changed['name']} ({changed['id']}) has from now on: {set_now}")
     return 0
 
 

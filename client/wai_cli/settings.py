@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -127,7 +127,7 @@ def _from_text(kind: Any, name: str, text: str, variable: str) -> Any:
     """A variable's value; for a table or a list it is written as TOML would be after `=`."""
     hint = get_type_hints(_dataclass(kind))[name]
     value: Any = text
-    if _nested(hint) is not None:
+    if _nested(hint) is not None or get_origin(hint) is dict:
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError as error:

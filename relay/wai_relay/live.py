@@ -32,8 +32,8 @@ class RunningAnswer(Protocol):
 
 
 class LiveRequest:
-    """One running request. `key` is set once it is known, `answer` while an upstream has it; `ended`
-    once an admin has ended it."""
+    """One running request. `key` is set once it is known, `answer` while an upstream has it;
+    `ended` once an admin has ended it."""
 
     __slots__ = ("_cancel", "answer", "arrived_at", "ended", "key", "prompt_tokens", "record")
 

@@ -97,6 +97,34 @@ def test_a_mistake_is_one_sentence_and_status_1(
     assert "Traceback" not in err
 
 
+def test_a_keys_limits_are_set_changed_and_taken_away(running: Cluster, capsys: Captured) -> None:
+    data = ("--data", running.data, "--json")
+    flags = (
+        "--rpm",
+        "5",
+        "--model",
+        "a",
+        "--model",
+        "b",
+        "--local-only",
+        "--expires",
+        "2027-01-31",
+    )
+    key = json.loads(_run(capsys, "key", "create", "limited", *flags, *data)[1])
+    assert key["limits"]["rpm"] == 5
+    assert key["limits"]["models"] == ["a", "b"]
+    assert key["limits"]["local_only"] is True
+    assert key["limits"]["expires_at"] == 1801353600.0
+    changes = ("--rpm", "none", "--tpm", "900", "--model", "none", "--no-local-only", "--continue")
+    changed = json.loads(_run(capsys, "key", "update", key["id"], *changes, *data)[1])["limits"]
+    assert (changed["rpm"], changed["tpm"], changed["models"]) == (None, 900, [])
+    assert (changed["local_only"], changed["continue"]) == (False, True)
+    assert changed["expires_at"] == 1801353600.0
+    status, _, err = _run(capsys, "key", "update", key["id"], "--data", running.data)
+    assert (status, "nothing to change" in err) == (1, True)
+    _run(capsys, "key", "revoke", key["id"], *data)
+
+
 def test_the_shapes_that_scripts_build_on(running: Cluster, capsys: Captured) -> None:
     data = ("--data", running.data, "--json")
     invite = json.loads(_run(capsys, "invite", "create", *data)[1])

@@ -102,3 +102,44 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(RequestError, match=r"wai\.toml is not text"):
         load(RelayConfig, file=file, environment={}, prefix="W_", flags={"data": tmp_path})
+
+
+def test_aliases_fall_backs_and_providers_are_tables(tmp_path: Path) -> None:
+    text = """
+provider_after_s = 2.5
+[aliases]
+"gpt-4o" = "qwen3"
+[fallbacks]
+qwen3 = ["llama3"]
+[[providers]]
+name = "cloud"
+base_url = "https://api.example/v1"
+key_env = "CLOUD_KEY"
+[[providers.models]]
+id = "qwen3"
+name = "big"
+input_price = 1
+"""
+    config = _relay(tmp_path, text)
+    assert (config.aliases, config.fallbacks) == ({"gpt-4o": "qwen3"}, {"qwen3": ("llama3",)})
+    assert (config.provider_after_s, config.providers[0].models[0].input_price) == (2.5, 1.0)
+    env = {"WAI_RELAY_ALIASES": '{ a = "b" }'}
+    assert _relay(tmp_path, "", env).aliases == {"a": "b"}
+    assert "unknown key 'output_prise' in [providers.models]" in _error(
+        tmp_path, text + "output_prise = 2\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[[providers]]\nname = 'A b'\nbase_url = 'https://x'\nmodels = []\n", "provider's name"),
+        ("[[providers]]\nname = 'a'\nbase_url = 'x'\nmodels = []\n", "is not a URL"),
+        ("[[providers]]\nname = 'a'\nbase_url = 'https://x'\n", "models"),
+        ("[aliases]\na = 1\n", "FILE, line 1: aliases: Expected `str`"),
+    ],
+)
+def test_a_mistake_in_a_provider_or_an_alias_is_named(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    assert expected in _error(tmp_path, text)
