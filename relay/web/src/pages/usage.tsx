@@ -9,6 +9,7 @@ import { Chart } from "../parts/chart";
 import { Empty, Page, Problem, told } from "../parts/basics";
 
 const SPANS: [number, string][] = [[1, "24 hours"], [7, "7 days"], [30, "30 days"], [365, "A year"]];
+const LOOK_MS = 5000; // what was used a moment ago shows up while the page is open
 const GROUPS = ["day", "key", "model", "node"] as const;
 
 export function UsagePage() {
@@ -19,6 +20,11 @@ export function UsagePage() {
   const problem = useSignal("");
   const step = days.value <= 2 ? "hour" : "day";
   const since = Math.floor(relayNow() - days.value * 86_400);
+  const looks = useSignal(0);
+  useEffect(() => {
+    const timer = setInterval(() => looks.value++, LOOK_MS);
+    return () => clearInterval(timer);
+  }, []);
   useEffect(() => {
     void told(async () => {
       [table.value, timed.value] = await Promise.all([
@@ -26,7 +32,7 @@ export function UsagePage() {
         get<Usage>(`/usage?by=${step}&since=${since}`),
       ]);
     }).then((said) => (problem.value = said));
-  }, [days.value, by.value]);
+  }, [days.value, by.value, looks.value]);
   const rows = table.value?.data ?? [];
   const points = timed.value?.data ?? [];
   return (
