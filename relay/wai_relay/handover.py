@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,9 +68,11 @@ async def hand_over(listening: Sequence[int], lock: int) -> int:
         environment[VARIABLE] = json.dumps(
             {"listening": list(listening), "lock": lock, "ready": writing}
         )
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *sys.orig_argv[1:],
+        # Not asyncio's own: uvloop leaves copies of stdin, stdout and stderr open in the child, and
+        # the child's child would have twice as many.
+        process = await asyncio.to_thread(
+            subprocess.Popen,
+            [sys.executable, *sys.orig_argv[1:]],
             env=environment,
             pass_fds=(*listening, lock, writing),
             start_new_session=True,  # a Ctrl-C in our terminal is for us, and it has its own life
@@ -86,9 +89,8 @@ async def hand_over(listening: Sequence[int], lock: int) -> int:
         said = b""
     if said == READY:
         return process.pid
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
+    process.kill()
+    await asyncio.to_thread(process.wait)
     raise TransportError(f"the new relay did not come up (exit status {process.returncode})")
 
 

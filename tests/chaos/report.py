@@ -15,6 +15,7 @@ class Report:
     """Filled in by a run. `down`: for each node, when its process was not there."""
 
     seed: int
+    began_at: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
     streams: list[Counted] = field(default_factory=list)
     down: list[list[tuple[float, float]]] = field(default_factory=list)
@@ -36,7 +37,10 @@ class Report:
                 found.append(f"a stream broke: {stream.broken}")
             elif not stream.whole and not self._all_gone(stream):
                 what = stream.error or stream.refusal or "not whole"
-                found.append(f"a stream failed while a node was there: {what}")
+                found.append(
+                    f"a stream failed while a node was there: {what} after {len(stream.numbers)}"
+                    f" numbers, {stream.ended_at - self.began_at:.1f} s into the run"
+                )
         return found
 
     def _all_gone(self, stream: Counted) -> bool:
@@ -51,16 +55,17 @@ class Report:
     def text(self) -> str:
         """The report for people."""
         streams = self.streams
-        failed = [s for s in streams if s.error or s.refusal]
-        pauses = sorted(s.longest_pause_s for s in streams) or [0.0]
+        refused, ended = [s for s in streams if s.refusal], [s for s in streams if s.error]
+        pauses = sorted(s.longest_pause_s for s in streams if s.whole) or [0.0]
         lines = [f"{sum(self.faults.values())} faults in {self.took_s:.0f} s, seed {self.seed}:"]
         lines += [f"  {number:4} × {kind}" for kind, number in self.faults.most_common()]
         lines += [
-            f"streams: {len(streams)}, whole: {sum(s.whole for s in streams)}",
+            f"streams: {len(streams) - len(refused)}, whole: {sum(s.whole for s in streams)}",
             f"numbers lost: {sum(s.lost for s in streams)},"
             f" repeated: {sum(s.repeated for s in streams)},"
             f" reordered: {sum(s.reordered for s in streams)}",
-            f"ended with a clear error while no node was there: {len(failed)}",
+            f"while no node was there: {len(ended)} ended with a clear error, {len(refused)} tries"
+            " were refused with 503",
             f"longest pause of a stream: median {pauses[len(pauses) // 2]:.2f} s,"
             f" longest {pauses[-1]:.2f} s",
             *self.notes,

@@ -109,7 +109,7 @@ class Run:
         plan = self._plan
         self._together([self._caller_once] * plan.streams)
         before = self._footprint()
-        began_at = time.monotonic()
+        self.report.began_at = time.monotonic()
         callers = [threading.Thread(target=self._caller) for _ in range(plan.streams)]
         for caller in callers:
             caller.start()
@@ -130,7 +130,7 @@ class Run:
                 caller.join()
         if self._crashed:
             raise self._crashed[0]
-        self.report.took_s = time.monotonic() - began_at
+        self.report.took_s = time.monotonic() - self.report.began_at
         self._look_for_leaks(before)
         return self.report
 
@@ -178,7 +178,9 @@ class Run:
                 event()
 
     def _upgrade(self) -> None:
-        """SIGUSR2, and calm until the old relay has ended its streams."""
+        """SIGUSR2, and calm from before it until the old relay has ended its streams: a stream that
+        loses its connection meanwhile can't go on, since the next one leads to the new relay."""
+        time.sleep(2 * DEAD_S)  # what is half-open now is found
         old = self.relay_pid
         os.kill(old, signal.SIGUSR2)
         wait_until(lambda: self._announced_pid() != old, "no new relay took over")

@@ -136,10 +136,13 @@ class Cluster:
 
         `options` go to `wai node run` as they are.
         """
-        data = self.folder / name
-        wai("node", "join", self.invite(), "--data", data, "--name", name)
+        self.join(name)
         key_options = ("--upstream-key", upstream_key) if upstream_key else ()
         return self.run_node(name, "--upstream", upstream, *key_options, *options, models=models)
+
+    def join(self, name: str) -> None:
+        """`wai node join`."""
+        wai("node", "join", self.invite(), "--data", self.folder / name, "--name", name)
 
     def run_node(self, name: str, *options: str, models: int = 1) -> Node:
         """`wai node run` for a node that has joined, until it is ready with `models` models."""
@@ -147,12 +150,15 @@ class Cluster:
         node.daemon.wait_until(partial(self._serves, name, models), f"{name} is not ready")
         return node
 
-    def start_node(self, name: str, *options: str) -> Node:
-        """`wai node run` for a node that has joined; it may not be connected yet."""
+    def start_node(self, name: str, *options: str, through: tuple[str, ...] = ()) -> Node:
+        """`wai node run` for a node that has joined; it may not be connected yet.
+
+        `through`: a command that starts it, as `("ip", "netns", "exec", "NAME")`.
+        """
         data = self.folder / name
         daemon = self._ending.enter_context(
             Daemon(
-                [script("wai"), "node", "run", "--data", str(data), *options],
+                [*through, script("wai"), "node", "run", "--data", str(data), *options],
                 log=self.folder / f"node-{name}.log",
             )
         )

@@ -32,13 +32,14 @@ BOTH_WAYS: Final = frozenset(Way)
 
 
 class FaultProxy:
-    """Listens on 127.0.0.1 and forwards to `target_port` there. Made by `fault_proxy`."""
+    """Listens on `host` and forwards to `target_port` of 127.0.0.1. Made by `fault_proxy`."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, host: str) -> None:
+        self._host = host
         self._target_port = target_port
         self._loop = asyncio.new_event_loop()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._links: set[_Link] = set()
+        self._listener = socket.create_server((host, 0))
+        self._links: list[_Link] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._reset_at: int | None = None
         self._stop = asyncio.Event()
@@ -60,12 +61,12 @@ class FaultProxy:
 
     @property
     def address(self) -> str:
-        """`127.0.0.1:PORT`, for `wai node run --relay`."""
-        return f"127.0.0.1:{self.port}"
+        """`HOST:PORT`, for `wai node run --relay`."""
+        return f"{self._host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:PORT`, for `wai node run --upstream`."""
+        """`http://HOST:PORT`, for `wai node run --upstream`."""
         return f"http://{self.address}"
 
     # -- what ends connections
@@ -73,6 +74,21 @@ class FaultProxy:
     def reset(self) -> None:
         """Reset every connection now, at whatever byte it is, as a restarted router does."""
         self._do(self.reset_here)
+
+    def reset_one(self) -> None:
+        """Reset the oldest connection now, and no other."""
+
+        def reset() -> None:
+            link = self._links.pop(0)
+            self.resets += 1
+            link.reset()
+
+        self._do(reset)
+
+    @property
+    def bytes_by_connection(self) -> list[int]:
+        """What has passed on each connection that is open, the oldest first."""
+        return [link.forwarded_bytes for link in self._links]
 
     def reset_after(self, forwarded: int) -> None:
         """Reset every connection once `forwarded` more bytes, of either direction, have passed."""
@@ -133,13 +149,14 @@ class FaultProxy:
         self._end_all(_Link.reset)
 
     def _end_all(self, end: Callable[[_Link], None]) -> None:
-        links, self._links = self._links, set()
+        links, self._links = self._links, []
         for link in links:
             end(link)
 
     def forget(self, link: _Link) -> None:
         """A link is over by itself."""
-        self._links.discard(link)
+        if link in self._links:
+            self._links.remove(link)
 
     # -- running
 
@@ -170,7 +187,7 @@ class FaultProxy:
             _reset(writer)
             return
         link = _Link(self, (reader, writer), far)
-        self._links.add(link)
+        self._links.append(link)
         self.connections += 1
         task = self._loop.create_task(link.run())
         self._tasks.add(task)
@@ -209,6 +226,7 @@ class _Link:
         self._target = target
         self._over = asyncio.Event()
         self._ended = 0
+        self.forwarded_bytes = 0
         self.abandoned: frozenset[Way] = frozenset()
         for _, writer in (dialler, target):
             sock = writer.get_extra_info("socket")
@@ -288,6 +306,7 @@ class _Link:
                 await self._held(way, came_at)
                 kept = self._proxy.count(len(piece))
                 try:
+                    self.forwarded_bytes += kept
                     writer.write(piece[:kept])
                     await writer.drain()
                 except ConnectionError:
@@ -335,9 +354,9 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 @contextmanager
-def fault_proxy(target_port: int) -> Iterator[FaultProxy]:
+def fault_proxy(target_port: int, host: str = "127.0.0.1") -> Iterator[FaultProxy]:
     """A running proxy to `127.0.0.1:target_port`."""
-    proxy = FaultProxy(target_port)
+    proxy = FaultProxy(target_port, host)
     thread = threading.Thread(target=proxy.run)
     thread.start()
     proxy.started.wait()

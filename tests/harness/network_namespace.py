@@ -1,0 +1,93 @@
+"""A host of its own, with an address that can change: a network namespace behind a pair of veths.
+
+Needs root and `ip`; `network_namespace` skips the test, with the reason, where it can't have them.
+The addresses are of the range that is kept for tests of networks (RFC 2544); where this machine has
+a use for some of them already, the test is skipped too: its network must stay as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+
+from .real import require_real
+
+_RANGE: Final = "198.18.0.0/15"
+
+OUTSIDE: Final = "198.18.7.1"
+"""Where those in the namespace reach this machine, by the way whose address changes."""
+
+BESIDE: Final = "198.18.8.1"
+"""The same, by a way that never changes."""
+
+_FIRST: Final = "198.18.7.2"
+_INSIDE_BESIDE: Final = "198.18.8.2"
+
+
+@dataclass(slots=True)
+class Namespace:
+    """A running one. `address` is its own towards `OUTSIDE`."""
+
+    name: str
+    device: str
+    address: str = _FIRST
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What to put in front of a command, to have it run in there."""
+        return ("ip", "netns", "exec", self.name)
+
+    def move(self, address: str) -> None:
+        """Another address from now on; the old one is gone, and with it all that came from it."""
+        _ip("-n", self.name, "addr", "del", f"{self.address}/24", "dev", self.device)
+        _ip("-n", self.name, "addr", "add", f"{address}/24", "dev", self.device)
+        self.address = address
+
+
+@contextmanager
+def network_namespace() -> Iterator[Namespace]:
+    """A namespace with its two ways to this machine, gone at the end."""
+    require_real("root")
+    if shutil.which("ip") is None:
+        pytest.skip("there is no `ip` (iproute2)")
+    if _ip("route", "show", "to", "root", _RANGE):
+        pytest.skip(f"this machine has routes within {_RANGE}")
+    tag = f"{os.getpid() % 10_000}{uuid.uuid4().hex[:3]}"
+    name = f"wai-{tag}"
+    try:
+        _ip("netns", "add", name)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this kernel gives no network namespace: {error.stderr.decode().strip()}")
+    try:
+        _ip("-n", name, "link", "set", "lo", "up")
+        device = _way(name, f"wa{tag}", OUTSIDE, _FIRST)
+        _way(name, f"wb{tag}", BESIDE, _INSIDE_BESIDE)
+        yield Namespace(name, device)
+    finally:
+        for outer in (f"wa{tag}o", f"wb{tag}o"):
+            subprocess.run(["ip", "link", "del", outer], check=False, capture_output=True)
+        _ip("netns", "del", name)
+
+
+def _way(name: str, prefix: str, outside: str, inside: str) -> str:
+    """A pair of veths with an address at each end; the name of the inner one."""
+    outer, inner = f"{prefix}o", f"{prefix}i"
+    _ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
+    _ip("addr", "add", f"{outside}/24", "dev", outer)
+    _ip("link", "set", outer, "up")
+    _ip("-n", name, "addr", "add", f"{inside}/24", "dev", inner)
+    _ip("-n", name, "link", "set", inner, "up")
+    return inner
+
+
+def _ip(*arguments: str) -> bytes:
+    done = subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=10)
+    return done.stdout
