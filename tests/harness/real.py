@@ -70,6 +70,19 @@ def _npm_openai() -> str | None:
     return None
 
 
+def _chromium() -> str | None:
+    if importlib.util.find_spec("playwright") is None:
+        return "pip install playwright, or run `make test`"
+    if shutil.which("chromium") is None:
+        return "apt-get install --no-install-recommends chromium (Debian, Ubuntu)"
+    return None
+
+
+def _dashboard() -> str | None:
+    built = Path(__file__).parents[2] / "relay" / "wai_relay" / "static" / "index.html"
+    return None if built.is_file() else "`pip install -e .` builds it; `make test` does that"
+
+
 def _root() -> str | None:
     return None if os.geteuid() == 0 else "needs root"
 
@@ -80,5 +93,7 @@ _CHECKS: Final[dict[str, Callable[[], str | None]]] = {
     "curl": _curl,
     "curl with HTTP/2": _curl_http2,
     "npm openai": _npm_openai,
+    "chromium": _chromium,
+    "dashboard": _dashboard,
     "root": _root,
 }
