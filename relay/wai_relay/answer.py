@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 from wai_protocol.errors import Fault
+from wai_protocol.status import MAX_COUNT
 from wai_protocol.surface import Headers, Route, headers_for_caller
 
 from .continuation import Continuation
@@ -28,6 +29,10 @@ from .upstream import UpstreamStream
 REFUSAL_BYTES: Final = 64 * 1024  # of a refusal's body that is kept; the real ones are under 1 kB
 # An upstream's statuses that another one may better: it is broken, or still loads its model.
 RETRY_STATUSES: Final = frozenset({502, 503})
+# Its statuses that are read whole before the caller sees them: what is in it may be bettered too.
+HELD_STATUSES: Final = RETRY_STATUSES | {400}
+# How llama.cpp and OpenAI say that a prompt is longer than the context.
+_TOO_LONG: Final = frozenset({"exceed_context_size_error", "context_length_exceeded"})
 # Faults that lie with one upstream or the way there, as long as nothing was answered.
 RETRY_FAULTS: Final = frozenset(
     {
@@ -60,13 +65,15 @@ class Refusal:
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an attempt came to nothing before its first byte. `retryable`: another one may do.
-    `midway`: it broke off later, and its continuation may go on with another."""
+    `midway`: it broke off later, and its continuation may go on with another. `prompt_tokens`: how
+    long the upstream found the prompt that it has no context for."""
 
     fault: Fault
     message: str
     retryable: bool
     refusal: Refusal | None = None
     midway: bool = False
+    prompt_tokens: int | None = None
 
 
 class Phase(enum.Enum):
@@ -198,7 +205,7 @@ class Answer:
         self._content_type = dict(headers).get(b"content-type", b"").strip().lower()
         begun = self._exchange.started  # by a heartbeat, as an event stream
         unfit = begun and not (status == 200 and self._content_type.startswith(EVENT_STREAM))
-        self._phase = Phase.REFUSED if status in RETRY_STATUSES or unfit else Phase.HEADED
+        self._phase = Phase.REFUSED if status in HELD_STATUSES or unfit else Phase.HEADED
 
     def on_end(self) -> None:
         """See `Sink`."""
@@ -274,10 +281,16 @@ class Answer:
             self._exchange.start(self.status, self._headers + self._labels)
 
     def _refused(self) -> None:
-        message = refusal_message(bytes(self._collected)) or "The upstream refused the request."
+        body = bytes(self._collected)
+        message = refusal_message(body) or "The upstream refused the request."
+        refusal = Refusal(self.status, self._headers + self._labels, body)
+        if self.status == 400:
+            too_long, tokens = _context_refusal(body)
+            fault = Fault.CONTEXT_EXCEEDED if too_long else Fault.BAD_REQUEST
+            self._fail(Failure(fault, message, too_long, refusal, prompt_tokens=tokens))
+            return
         retryable = self.status in RETRY_STATUSES
         fault = Fault.OVERLOADED if self.status == 503 else Fault.UPSTREAM_BROKE
-        refusal = Refusal(self.status, self._headers + self._labels, bytes(self._collected))
         self._fail(Failure(fault, message, retryable, refusal))
 
     def _cut(self, fault: Fault, message: str) -> None:
@@ -331,3 +344,15 @@ def refusal_message(body: bytes) -> str:
     error = found.get("error") if isinstance(found, dict) else None
     message = error.get("message") if isinstance(error, dict) else error
     return message if isinstance(message, str) else ""
+
+
+def _context_refusal(body: bytes) -> tuple[bool, int | None]:
+    """Whether an upstream's 400 says that the prompt is too long for it, and how long it is."""
+    found: Any = decode(body)
+    error = found.get("error") if isinstance(found, dict) else None
+    if not isinstance(error, dict) or not (
+        {str(error.get("type")), str(error.get("code"))} & _TOO_LONG
+    ):
+        return False, None
+    tokens = error.get("n_prompt_tokens")
+    return True, tokens if isinstance(tokens, int) and 0 < tokens <= MAX_COUNT else None

@@ -50,6 +50,8 @@ class Call:
     live: LiveRequest
     heartbeat: Heartbeat | None = None
     continuation: Continuation | None = None
+    prompt_tokens: int | None = None
+    """What an upstream counted that had no context for it."""
 
     def settle(self) -> None:
         """An answer begins: no comment any more, and nothing will be sent a second time, unless
@@ -92,8 +94,8 @@ class Forwarder:
             tries -= 1
             try:
                 lease = await self._acquire(call, info)
-            except WaiError:
-                if failure is None:
+            except WaiError as error:
+                if failure is None or error.fault is Fault.CONTEXT_EXCEEDED:
                     raise
                 break  # nobody else: what the last one said is the better answer
             failure = await self._attempt(call, lease, info)
@@ -106,7 +108,9 @@ class Forwarder:
                 # A node that was lost is gone, or what is there under its name is a new process.
                 lost = failure.fault is Fault.SESSION_LOST
                 excluded = frozenset() if lost else frozenset({lease.upstream.name})
-            info = replace(info, again=True, excluded=excluded)
+            call.prompt_tokens = failure.prompt_tokens or call.prompt_tokens
+            tokens = call.prompt_tokens or info.prompt_tokens
+            info = replace(info, again=True, excluded=excluded, prompt_tokens=tokens)
         return failure
 
     def _continue(self, call: Call) -> None:

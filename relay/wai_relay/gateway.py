@@ -160,6 +160,9 @@ class Gateway:
         finally:
             if call is not None:
                 call.stop_heartbeat()
+                if call.prompt_tokens is not None and not call.body.facts.images:
+                    text_bytes = call.body.facts.text_bytes
+                    self._estimator.observe(record.model, text_bytes, call.prompt_tokens)
             intake.release()
 
     def _heartbeat(self, exchange: Exchange, route: Route, body: Body) -> Heartbeat | None:
@@ -205,9 +208,12 @@ class Gateway:
             self._refuse(exchange, route.path, live, WaiError(failure.message, failure.fault))
             return
         record.status = refusal.status
-        record.fault = failure.fault.row.openai_code
+        mine = failure.fault is not Fault.BAD_REQUEST  # else the upstream found the caller wrong
+        record.fault = failure.fault.row.openai_code if mine else ""
         headers = refusal.headers
-        if all(name != b"retry-after" for name, _ in headers):
+        if refusal.status in _RETRIED_STATUSES and all(
+            name != b"retry-after" for name, _ in headers
+        ):
             headers = [*headers, (b"retry-after", b"%d" % RETRY_AFTER_S)]
         _send(exchange, refusal.status, headers, refusal.body)
 

@@ -711,3 +711,37 @@ async def test_an_admin_can_end_a_request_that_is_still_sending_its_body() -> No
         live.end()
     assert exchange.status == 499
     assert r.records[0].cancelled
+
+
+def too_long(stream: FakeStream) -> None:
+    """As llama-server refuses a prompt."""
+    error = {"code": 400, "message": "request (2822 tokens) exceeds the available context size"}
+    error |= {"type": "exceed_context_size_error", "n_prompt_tokens": 2822, "n_ctx": 2048}
+    stream.answer(400, JSON, json.dumps({"error": error}).encode())
+
+
+async def test_a_prompt_that_was_longer_than_estimated_goes_where_it_fits() -> None:
+    r = rig(
+        FakeNode("a", MODEL, script=answers(200, JSON, REPLY)),
+        FakeNode("b", MODEL, script=too_long),
+    )
+    exchange = await r.ask()
+    assert (exchange.status, exchange.header(b"x-wai-node")) == (200, b"a")
+    assert exchange.header(b"x-wai-attempts") == b"2"
+
+
+async def test_a_prompt_that_fits_nowhere_is_the_upstreams_400() -> None:
+    r = rig(FakeNode("b", MODEL, script=too_long))
+    exchange = await r.ask()
+    assert (exchange.status, error_of(exchange)["n_prompt_tokens"]) == (400, 2822)
+    assert r.records[0].fault == "context_length_exceeded"
+    assert all(name != b"retry-after" for name, _ in exchange.headers)
+
+
+async def test_a_400_of_another_kind_is_passed_on_and_not_tried_again() -> None:
+    bad = b'{"error":{"message":"temperature must be a number","type":"invalid_request_error"}}'
+    r = rig(FakeNode("b", MODEL, script=answers(400, JSON, bad)), FakeNode("a", MODEL))
+    exchange = await r.ask()
+    assert (exchange.status, exchange.body) == (400, bad)
+    assert exchange.header(b"x-wai-attempts") == b"1"
+    assert (r.records[0].status, r.records[0].fault) == (400, "")

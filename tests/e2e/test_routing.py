@@ -1,0 +1,271 @@
+"""Three real llama-servers with different slots and contexts: who is served where, and when.
+
+One relay and one fleet for the whole file; the last test holds everything that was recorded against
+what the llama-servers counted themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.harness.caller import chat, events, request
+from tests.harness.cluster import Cluster, cluster, wai
+from tests.harness.llama_server import LlamaServer, llama_server
+from tests.harness.processes import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+# name: slots, context of each
+BOXES: Final = {"one": (1, 4096), "two": (2, 2048), "four": (4, 1024)}
+SLOTS: Final = {name: slots for name, (slots, _) in BOXES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+    @property
+    def node(self) -> str:
+        return self.headers.get("x-wai-node", "")
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = self.body["error"]
+        return error
+
+
+@dataclass(slots=True)
+class Fleet:
+    cluster: Cluster
+    boxes: dict[str, LlamaServer]
+    begin: tuple[int, int]
+    asked: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def key(self, name: str, *limits: str) -> dict[str, Any]:
+        made: dict[str, Any] = json.loads(
+            wai("key", "create", name, *limits, "--data", self.cluster.data, "--json")
+        )
+        return made
+
+    def update(self, key: dict[str, Any], *limits: str) -> None:
+        wai("key", "update", key["id"], *limits, "--data", self.cluster.data)
+
+    def ask(self, key: dict[str, Any], *, pin: str = "", **fields: Any) -> Answer:
+        headers = {"Authorization": f"Bearer {key['key']}"} | ({"X-WAI-Node": pin} if pin else {})
+        with self.lock:
+            self.asked += 1
+        body = chat("tiny", **fields)
+        with request(self.cluster, "/v1/chat/completions", body, headers) as answer:
+            return Answer(answer.status, dict(answer.headers), json.loads(answer.read()))
+
+    def stream(self, key: dict[str, Any], leave_after: int = 1 << 30, **fields: Any) -> str:
+        """The node that streamed, to the end or until the caller left."""
+        headers = {"Authorization": f"Bearer {key['key']}"}
+        with self.lock:
+            self.asked += 1
+        body = chat("tiny", stream=True, **fields)
+        with request(self.cluster, "/v1/chat/completions", body, headers) as answer:
+            assert answer.status == 200
+            for _, _ in zip(range(leave_after), events(answer), strict=False):
+                pass
+            node: str = answer.headers["x-wai-node"]
+            return node
+
+    def counted(self) -> tuple[int, int]:
+        """What the llama-servers counted since the fleet was made."""
+        read, written = counted(self.boxes)
+        return read - self.begin[0], written - self.begin[1]
+
+    def settle(self) -> None:
+        for name, box in self.boxes.items():
+            wait_until(partial(_idle, box), f"{name} stays busy")
+
+
+def _idle(box: LlamaServer) -> bool:
+    return box.busy_slots() == 0
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("routing")
+    with cluster(folder) as running, ExitStack() as boxes:
+        started: dict[str, LlamaServer] = {}
+        for name, (slots, context) in BOXES.items():
+            started[name] = boxes.enter_context(
+                llama_server(tiny_model, folder, slots=slots, context_tokens=slots * context)
+            )
+            running.add_node(name, started[name].url)
+        yield Fleet(running, started, counted(started))
+
+
+def counted(boxes: dict[str, LlamaServer]) -> tuple[int, int]:
+    """Prompt tokens read and tokens written, as the llama-servers count them."""
+    metrics = [box.metrics() for box in boxes.values()]
+    return (
+        int(sum(m["llamacpp:prompt_tokens_total"] for m in metrics)),
+        int(sum(m["llamacpp:tokens_predicted_total"] for m in metrics)),
+    )
+
+
+def test_every_slot_is_taken_before_anyone_waits(fleet: Fleet) -> None:
+    key = fleet.key("filler")
+    for name in BOXES:  # so that all are known
+        assert fleet.ask(key, pin=name, max_tokens=32).node == name
+    total = sum(SLOTS.values())
+    with ThreadPoolExecutor(total) as callers:
+        nodes = callers.map(lambda _: fleet.stream(key, max_tokens=900), range(total))
+        assert Counter(nodes) == SLOTS
+    fleet.settle()
+
+
+def test_a_prompt_goes_where_it_fits_and_nowhere_else(fleet: Fleet) -> None:
+    key = fleet.key("reader")
+    # A token for each character: far more than the relay first believes, so a node must say so.
+    text = [{"role": "user", "content": "word " * 560}]
+    for _ in range(12):
+        answer = fleet.ask(key, messages=text, max_tokens=4)
+        assert (answer.status, answer.node) == (200, "one"), answer.body
+    assert answer.headers["x-wai-attempts"] == "1"  # by now it knows
+    refused = fleet.ask(key, messages=[{"role": "user", "content": "word " * 3000}], max_tokens=4)
+    assert (refused.status, refused.error["code"]) == (400, "context_length_exceeded")
+    assert "the largest for 'tiny' has 4096" in refused.error["message"]
+    assert "needs a context of about" in refused.error["message"]
+
+
+def test_one_keys_burst_does_not_starve_another(fleet: Fleet) -> None:
+    burst, guest = fleet.key("burst"), fleet.key("guest")
+    order: list[str] = []
+
+    def ask(key: dict[str, Any]) -> None:
+        assert fleet.ask(key, pin="one", max_tokens=700).status == 200
+        order.append(key["name"])
+
+    with ThreadPoolExecutor(8) as callers:
+        asked = [callers.submit(ask, burst) for _ in range(6)]
+        wait_until(lambda: fleet.boxes["one"].busy_slots() == 1, "nothing runs")
+        asked.append(callers.submit(ask, guest))
+        for each in asked:
+            each.result()
+    assert order.index("guest") <= 2, order  # behind the one that ran, and one turn of the burst
+    fleet.settle()
+
+
+def test_requests_a_minute_bite_at_their_number_and_change_live(fleet: Fleet) -> None:
+    key = fleet.key("rpm", "--rpm", "3")
+    left = []
+    for _ in range(3):
+        answer = fleet.ask(key, max_tokens=2)
+        assert answer.status == 200
+        assert answer.headers["x-ratelimit-limit-requests"] == "3"
+        left.append(answer.headers["x-ratelimit-remaining-requests"])
+    assert left == ["2", "1", "0"]
+    refused = fleet.ask(key, max_tokens=2)
+    assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert 0 < int(refused.headers["retry-after"]) <= 60
+    fleet.update(key, "--rpm", "4")
+    assert [fleet.ask(key, max_tokens=2).status for _ in range(2)] == [200, 429]
+
+
+def test_tokens_a_minute_count_what_was_used_and_not_what_was_feared(fleet: Fleet) -> None:
+    key = fleet.key("tpm", "--tpm", "1000")
+    used = 0
+    for _ in range(50):
+        before = used
+        answer = fleet.ask(key, max_tokens=100)
+        if answer.status == 429:
+            break
+        used += answer.body["usage"]["total_tokens"]
+        left = int(answer.headers["x-ratelimit-remaining-tokens"])
+        assert left <= 1000 - before
+    assert answer.status == 429
+    assert 1000 - 200 < used <= 1000  # the next one's estimate did not fit any more
+    assert answer.headers["x-ratelimit-limit-tokens"] == "1000"
+
+
+def test_requests_at_once_bite_at_their_number(fleet: Fleet) -> None:
+    key = fleet.key("at-once", "--concurrency", "2")
+    headers = {"Authorization": f"Bearer {key['key']}"}
+    body = chat("tiny", stream=True, max_tokens=900)
+    with ExitStack() as running:
+        streams = [
+            running.enter_context(request(fleet.cluster, "/v1/chat/completions", body, headers))
+            for _ in range(2)
+        ]
+        assert [held.status for held in streams] == [200, 200]
+        fleet.asked += 2
+        assert fleet.ask(key, max_tokens=2).status == 429
+        for held in streams:
+            assert list(events(held))[-1] == "[DONE]"
+    assert fleet.ask(key, max_tokens=2).status == 200
+
+
+def test_a_month_ends_at_its_number_and_a_restart_does_not_begin_another(fleet: Fleet) -> None:
+    key = fleet.key("month", "--monthly-tokens", "60")
+    used = 0
+    while (answer := fleet.ask(key, max_tokens=8)).status == 200:
+        used += answer.body["usage"]["total_tokens"]
+        assert used < 200
+    assert used >= 60
+    assert (answer.status, answer.error["code"]) == (429, "insufficient_quota")
+    fleet.cluster.restart_relay()
+    for name in BOXES:
+        fleet.cluster.wait_for_state(name, "ready")
+    assert fleet.ask(key, max_tokens=8).status == 429
+    fleet.update(key, "--monthly-tokens", "none")
+    assert fleet.ask(key, max_tokens=8).status == 200
+
+
+def recorded(fleet: Fleet) -> tuple[int, int]:
+    """The same by the relay's accounts, cached tokens aside, once all requests are in them."""
+    found: list[dict[str, Any]] = []
+
+    def arrived() -> bool:
+        usage = wai("usage", "--by", "node", "--data", fleet.cluster.data, "--json")
+        found[:] = json.loads(usage)
+        return bool(sum(row["requests"] for row in found) == fleet.asked)
+
+    wait_until(arrived, "the usage does not arrive")
+    return (
+        sum(row["prompt_tokens"] - row["cached_tokens"] for row in found),
+        sum(row["completion_tokens"] for row in found),
+    )
+
+
+def test_what_was_recorded_is_what_the_llama_servers_counted(fleet: Fleet) -> None:
+    key = fleet.key("all")
+    with ThreadPoolExecutor(6) as callers:
+        staying = [callers.submit(fleet.stream, key, max_tokens=30) for _ in range(8)]
+        assert {each.result() for each in staying} <= set(BOXES)
+    fleet.settle()
+    read, written = recorded(fleet)
+    assert (read, written) == fleet.counted()
+
+
+def test_streams_that_were_left_cost_their_prompt_and_what_was_seen(fleet: Fleet) -> None:
+    key = fleet.key("leaver")
+    _, written = recorded(fleet)
+    left_after = (1, 3, 10, 40)
+    with ThreadPoolExecutor(4) as callers:
+        for each in [callers.submit(fleet.stream, key, n, max_tokens=900) for n in left_after]:
+            assert each.result() in BOXES
+    fleet.settle()
+    now_read, now_written = recorded(fleet)
+    counted_read, counted_written = fleet.counted()
+    assert now_read == counted_read
+    # What was said until the socket was closed, llama.cpp tells nobody: at least what was seen.
+    assert written + sum(n - 1 for n in left_after) <= now_written <= counted_written
