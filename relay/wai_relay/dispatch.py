@@ -18,7 +18,6 @@ from wai_protocol.status import NodeStatus
 from wai_protocol.surface import Headers
 
 from .admission import Admission, Permit
-from .decisions import DecisionLog
 from .fingerprints import Fingerprint
 from .keys import ApiKey
 from .model_names import ModelNames
@@ -112,7 +111,6 @@ class ScheduledDispatcher:
     ) -> None:
         self.names = names or ModelNames()
         self.admission = admission or Admission()
-        self.decisions = DecisionLog()
         self._fleet = fleet
         self._overflow_after_s = overflow_after_s
         self._clock = clock
@@ -179,7 +177,6 @@ class ScheduledDispatcher:
             except (NodeUnavailable, RequestError) as error:
                 refusal = refusal or error  # of the model that was asked for
                 continue
-            self.decisions.add(info.request_id, model, placement)
             node = self._known[placement.node][0]
             return _PlacedLease(self, placement, permit, node, info, model)
         assert refusal is not None

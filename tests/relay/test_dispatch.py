@@ -112,11 +112,8 @@ async def test_a_limit_refuses_before_anything_is_claimed() -> None:
     assert dispatcher.ratelimit_headers(ask.key)[1][1] == b"0"
 
 
-async def test_a_decision_can_be_explained_afterwards() -> None:
+async def test_a_lease_says_who_was_weighed() -> None:
     dispatcher = ScheduledDispatcher(Boxes(Box("a", "m"), Box("b", "m")))
     lease = await dispatcher.acquire(info())
-    (entry,) = dispatcher.decisions.explain("req_1") or []
-    assert entry["node"] == lease.upstream.name
-    assert {c["node"] for c in entry["candidates"]} == {"a", "b"}
-    assert dispatcher.decisions.explain("req_2") is None
+    assert {score.node for score in lease.candidates} == {"a", "b"}  # type: ignore[attr-defined]
     lease.release(DONE)
