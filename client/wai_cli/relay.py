@@ -11,6 +11,7 @@ from .paths import add_data_option, relay_data
 _EXAMPLES = """\
 examples:
   wai relay                                     on 127.0.0.1:8443, with a certificate of its own
+  wai relay --listen 0.0.0.0:443 --tls acme --domain llm.example.com
   wai relay --listen 0.0.0.0:443 --tls fullchain.pem,privkey.pem
   wai relay --listen 127.0.0.1:8080 --tls off   behind a proxy that ends TLS
 
@@ -24,8 +25,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", type=Path, help="settings, in TOML")
     parser.add_argument("--listen", metavar="HOST:PORT", help="(default: 127.0.0.1:8443)")
     parser.add_argument(
-        "--tls", metavar="MODE", help="self-signed (default), off, or CERT,KEY: two PEM files"
+        "--tls", metavar="MODE", help="self-signed (default), acme, off, or CERT,KEY: two PEM files"
     )
+    parser.add_argument("--domain", metavar="NAME", help="what --tls acme gets a certificate for")
+    parser.add_argument(
+        "--acme-directory", metavar="URL", help="the authority (default: Let's Encrypt)"
+    )
+    parser.add_argument("--acme-email", metavar="ADDRESS", help="where the authority may write to")
     parser.add_argument(
         "--public-url", metavar="URL", help="how nodes and callers reach it, if not by --listen"
     )
@@ -50,6 +56,9 @@ def _run(parsed: argparse.Namespace) -> int:
             "listen": parsed.listen,
             "tls": parsed.tls,
             "public_url": parsed.public_url,
+            "domain": parsed.domain,
+            "acme_directory": parsed.acme_directory,
+            "acme_email": parsed.acme_email,
             "log_level": parsed.log_level,
         },
     )

@@ -6,6 +6,7 @@ while the relay runs is in `settings`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -17,7 +18,11 @@ from .provider_config import ProviderConfig
 from .selection import OVERFLOW_AFTER_S
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8443"  # a first try must not be open to the world
+LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
+HTTPS_PORT: Final = 443
 LogLevel = Literal["debug", "info", "warning", "error"]
+# Two labels or more of a lower-case host name. No address, no wildcard: they need other challenges.
+_DOMAIN: Final = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*")
 _EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 
@@ -25,9 +30,10 @@ _EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  
 class RelayConfig:
     """Everything that `wai relay` needs.
 
-    `listen`: HOST:PORT ([HOST]:PORT for IPv6). `tls`: "self-signed", "off" (a proxy ends TLS), or
-    "CERT,KEY" (two PEM files). `public_url`: how nodes and callers reach this relay, where that is
-    not the address it listens on. Raises `RequestError` for values that make no sense.
+    `listen`: HOST:PORT ([HOST]:PORT for IPv6). `tls`: "self-signed", "off" (a proxy ends TLS),
+    "acme" (a certificate for `domain` from an authority), or "CERT,KEY" (two PEM files).
+    `public_url`: how nodes and callers reach this relay, where that is not the address it listens
+    on. Raises `RequestError` for values that make no sense.
     """
 
     data: Path
@@ -43,6 +49,15 @@ class RelayConfig:
     """Silence from a node after which it is asked for a sign of life."""
     dead_s: float = 25.0
     """Silence after which its connection is given up; its session waits for the next one."""
+    domain: str | None = None
+    """The name that an ACME authority gives a certificate for."""
+    acme_directory: str = LETS_ENCRYPT
+    acme_email: str | None = None
+    acme_ca: Path | None = None
+    """Whom to believe that the authority is it, in PEM; None: the system's authorities."""
+    acme_challenge: Literal["tls-alpn-01", "http-01"] = "tls-alpn-01"
+    acme_http_listen: str = "0.0.0.0:80"
+    """Where HTTP-01 is answered, while the authority looks."""
     gateway: GatewayLimits = field(default_factory=GatewayLimits)
     aliases: dict[str, str] = field(default_factory=dict)
     """Other names of models: what callers say, and what is served for it."""
@@ -54,8 +69,10 @@ class RelayConfig:
 
     def __post_init__(self) -> None:
         split_address(self.listen)
-        if self.tls not in ("self-signed", "off") and len(self.tls.split(",")) != 2:
-            raise RequestError("tls is self-signed, off, or CERT,KEY (two files)")
+        if self.tls not in ("self-signed", "off", "acme") and len(self.tls.split(",")) != 2:
+            raise RequestError("tls is self-signed, off, acme, or CERT,KEY (two files)")
+        if self.tls == "acme":
+            self._check_acme()
         if self.public_url is not None and not self.public_url.startswith(("https://", "http://")):
             raise RequestError("public_url begins with https://")
         if not 0 < self.ping_s < self.dead_s:
@@ -66,6 +83,15 @@ class RelayConfig:
             raise RequestError("provider_after_s is 0 or more")
         if len({provider.name for provider in self.providers}) < len(self.providers):
             raise RequestError("two providers have the same name")
+
+    def _check_acme(self) -> None:
+        if self.domain is None or _DOMAIN.fullmatch(self.domain) is None:
+            raise RequestError(
+                "tls = acme needs a domain, such as llm.example.com, in its ASCII form"
+            )
+        if not self.acme_directory.startswith("https://"):
+            raise RequestError("acme_directory begins with https://")
+        split_address(self.acme_http_listen)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -85,6 +111,9 @@ class RelayConfig:
 
     def invite_url(self, port: int | None = None) -> str:
         """How nodes reach the relay."""
+        if self.public_url is None and self.tls == "acme":
+            port = port or self.address[1]
+            return f"https://{self.domain}" + (f":{port}" if port != HTTPS_PORT else "")
         return self.public_url or self.local_url(port)
 
     def _url(self, host: str, port: int) -> str:

@@ -7,22 +7,16 @@ the opposite order; the rules are in the parts.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import signal
 import socket
-import ssl
 import time
-from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from wai_protocol.errors import StoreError, TransportError, WaiError
+from wai_protocol.errors import TransportError, WaiError
 from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
 from wai_transport.version import VERSION
@@ -40,21 +34,14 @@ from .handover import Inheritance, hand_over
 from .http.asgi import asgi_handler
 from .http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S, Edge
 from .http.listener import Listener
-from .identity import (
-    TlsFiles,
-    announce,
-    given_tls,
-    load_admin_token,
-    load_relay_key,
-    load_self_signed,
-    withdraw,
-)
+from .identity import announce, load_admin_token, load_relay_key, withdraw
 from .invites import Invites, RelayAddress
 from .keys import KeyRing
 from .model_names import ModelNames
 from .nodes import ConnectedFleet
-from .pulse import Pulse
+from .port_tls import PortTls
 from .providers import ProvidedFleet, providers_of
+from .pulse import Pulse
 from .registry import NodeRegistry
 from .settings import SettingsBook
 from .settling import SettlingDispatcher
@@ -109,7 +96,7 @@ class Relay:
         self._lock: FolderLock | None = None
         self._store: SqliteStore | None = None
         self._recorder: UsageRecorder | None = None
-        self._tls: TlsFiles | None = None
+        self._tls: PortTls | None = None
         self._pulse: Pulse | None = None
         self._feed: Feed | None = None
         self._fleet: ConnectedFleet
@@ -138,7 +125,7 @@ class Relay:
         else:
             self._lock = FolderLock.adopt(inherited.lock)
         relay_key = load_relay_key(folder)
-        self._tls = self._load_tls()
+        self._tls = PortTls.load(config, folder, self._announce)
         self._store = store = SqliteStore.open(folder.path / DATABASE_FILE)
         registry = await NodeRegistry.load(store)
         keys = await KeyRing.load(store)
@@ -173,7 +160,7 @@ class Relay:
             rate_limits=dispatcher.ratelimit_headers,
         )
         listener = await self._listen(gateway, inherited)
-        pin = self._tls.pin if self._tls is not None and self._pinned else None
+        pin = self._tls.pin if self._tls is not None and self._tls.pinned else None
         address = RelayAddress(config.invite_url(self.port), relay_key.public, pin)
         audit = AuditLog(store)
         self._pulse.start(gateway.live)
@@ -193,28 +180,19 @@ class Relay:
             asgi_handler(create_app(context)),
             ready=self._readiness,
         ).handle
-        announce(folder, config.local_url(self.port), pin)
+        self._announce()
+        if self._tls is not None:
+            self._tls.start()
         self._fleet.expect_all(SETTLE_S)
         if inherited is not None:
             inherited.tell_ready()
         host = listener.addresses[0][0]
         _log.info("relay ready on %s (listening on %s)", config.local_url(self.port), host)
 
-    @property
-    def _pinned(self) -> bool:
-        """Whether nodes know us by our certificate's key, rather than by an authority."""
-        return self._config.tls == "self-signed"
-
-    def _load_tls(self) -> TlsFiles | None:
-        config = self._config
-        if config.tls == "off":
-            return None
-        if given := config.given_certificate:
-            return given_tls(*given)
-        hosts = [config.address[0]]
-        if config.public_url is not None and (name := urlsplit(config.public_url).hostname):
-            hosts.append(name)
-        return load_self_signed(self._folder, [host for host in hosts if host])
+    def _announce(self) -> None:
+        """Let commands on this machine find us, also by a certificate that is not for loopback."""
+        pin = self._tls.pin if self._tls is not None else None
+        announce(self._folder, self._config.local_url(self.port), pin)
 
     async def _listen(self, gateway: Gateway, inherited: Inheritance | None) -> Listener:
         """Open the port. Until the admin API is there only the gateway answers."""
@@ -223,12 +201,10 @@ class Relay:
         self._listener = Listener(self._edge)
         host, port = self._config.address
         try:
-            context = _server_context(self._tls) if self._tls is not None else None
+            context = self._tls.context if self._tls is not None else None
             descriptors = inherited.listening if inherited is not None else ()
             socks = [socket.socket(fileno=descriptor) for descriptor in descriptors]
             await self._listener.open(host=host, port=port, tls=context, socks=socks)
-        except ssl.SSLError as error:
-            raise StoreError(f"the certificate and its key can't be used: {error}") from error
         except OSError as error:
             raise TransportError(
                 f"can't listen on {self._config.listen}: {error.strerror}; is it taken?"
@@ -240,7 +216,7 @@ class Relay:
         """What a node that is connected to us directly has seen as our certificate."""
         if self._tls is None:
             return None
-        return frozenset({_certificate_hash(self._tls.certificate)})
+        return self._tls.served.hashes
 
     def _readiness(self) -> tuple[str | None, int]:
         ready = sum(1 for node in self._fleet.nodes() if node.ready)
@@ -272,6 +248,8 @@ class Relay:
         assert self._edge is not None
         self._draining = True
         edge = self._edge
+        if self._tls is not None:
+            await self._tls.close()  # a successor renews from now on
         _log.info("stopping: %d requests in flight", edge.serving)
         await self._listener.close()
         if self._feed is not None:
@@ -292,6 +270,8 @@ class Relay:
 
     async def stop(self) -> None:
         """End everything that is still there. Safe after a `start` that failed half-way."""
+        if self._tls is not None:
+            await self._tls.close()
         if self._listener is not None:
             await self._listener.close()
         if self._tunnels is not None:
@@ -308,16 +288,3 @@ class Relay:
         if self._lock is not None:
             withdraw(self._folder)
             self._lock.release()
-
-
-def _server_context(files: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(files.certificate, files.key)
-    return context
-
-
-def _certificate_hash(file: Path) -> bytes:
-    """SHA-256 of the leaf certificate in a PEM file, as a node's TLS library sees it."""
-    leaf = x509.load_pem_x509_certificates(file.read_bytes())[0]
-    return hashlib.sha256(leaf.public_bytes(Encoding.DER)).digest()

@@ -87,12 +87,17 @@ def _root() -> str | None:
     return None if os.geteuid() == 0 else "needs root"
 
 
+def _pebble() -> str | None:
+    return None if shutil.which("pebble") else "apt-get install pebble (Debian, Ubuntu)"
+
+
 _CHECKS: Final[dict[str, Callable[[], str | None]]] = {
     "llama-server": _llama_server,
     "smollm2": _smollm2,
     "curl": _curl,
     "curl with HTTP/2": _curl_http2,
     "npm openai": _npm_openai,
+    "pebble": _pebble,
     "chromium": _chromium,
     "dashboard": _dashboard,
     "root": _root,

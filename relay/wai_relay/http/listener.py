@@ -13,7 +13,6 @@ import socket
 import ssl
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, cast
 
 from .connection import CallerConnection, limit_unsent, peer_name
@@ -48,7 +47,6 @@ class Listener:
         self._open = 0
         self._per_peer: dict[str, int] = {}
         self._servers: list[asyncio.Server] = []
-        self._tls: ssl.SSLContext | None = None
 
     async def open(
         self,
@@ -60,9 +58,9 @@ class Listener:
     ) -> None:
         """Accept on `host:port`, or on `socks`, which listen or are bound already.
 
-        `tls` gets this port's ALPN protocols; None means plain. Raises `OSError` if it can't bind.
+        `tls` gets this port's ALPN protocols; None means plain. A certificate that changes while
+        the port is open is `served_certificate`'s. Raises `OSError` if it can't bind.
         """
-        self._tls = tls
         if tls is not None:
             tls.set_alpn_protocols(list(ALPN_PROTOCOLS))
         create_server = partial(
@@ -89,16 +87,6 @@ class Listener:
     def descriptors(self) -> list[int]:
         """The listening sockets as file descriptors, for a successor (`open`'s `socks`)."""
         return [sock.fileno() for sock in self._sockets()]
-
-    def reload_certificate(self, certificate: Path, key: Path) -> None:
-        """Show a new certificate from the next handshake on. Connections keep what they have.
-
-        Raises `ssl.SSLError` or `OSError` if it is no pair; the old one stays in use then.
-        """
-        if self._tls is None:
-            return
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)  # a rehearsal
-        self._tls.load_cert_chain(certificate, key)
 
     async def close(self) -> None:
         """Stop accepting and free the port."""
@@ -169,8 +157,9 @@ class _Arrival(asyncio.Protocol):
                 self._listener.release(self._peer)
                 tunnel.connection_made(transport)
             case "wai/1":
-                self._listener.release(self._peer)
                 self._transport.abort()
+            case "acme-tls/1":  # an authority has seen what it came for (RFC 8737 section 3)
+                self._transport.close()
             case "h2":
                 self._become(H2Connection(edge))
             case _:

@@ -1,0 +1,66 @@
+"""The account's key and its signatures: the few pieces of JOSE that ACME needs (RFC 7515, 7638).
+
+ES256 alone: every authority takes it. Nothing is verified here; the authority does that.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+_COORDINATE_BYTES = 32  # of a point on P-256, and of each half of a signature
+
+
+def base64url(data: bytes) -> str:
+    """Base64 for URLs, without padding, as JOSE has it."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+class AccountKey:
+    """The P-256 key by which an authority knows an account."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        self._key = key
+        numbers = key.public_key().public_numbers()
+        # In the order of RFC 7638, so that the thumbprint is of this very text.
+        self.jwk = {
+            "crv": "P-256",
+            "kty": "EC",
+            "x": base64url(numbers.x.to_bytes(_COORDINATE_BYTES, "big")),
+            "y": base64url(numbers.y.to_bytes(_COORDINATE_BYTES, "big")),
+        }
+
+    @property
+    def thumbprint(self) -> str:
+        """RFC 7638's name of the key."""
+        text = json.dumps(self.jwk, separators=(",", ":"), sort_keys=True)
+        return base64url(hashlib.sha256(text.encode()).digest())
+
+    def authorization(self, token: str) -> str:
+        """A challenge's key authorization (RFC 8555 section 8.1)."""
+        return f"{token}.{self.thumbprint}"
+
+    def sign(
+        self, url: str, nonce: str, payload: dict[str, Any] | None, account_url: str | None
+    ) -> bytes:
+        """A request's body: a flattened JWS. `payload` None is POST-as-GET.
+
+        Without an `account_url` (the account isn't there yet) the key itself is sent.
+        """
+        head: dict[str, Any] = {"alg": "ES256", "nonce": nonce, "url": url}
+        head.update({"jwk": self.jwk} if account_url is None else {"kid": account_url})
+        protected = base64url(json.dumps(head).encode())
+        body = "" if payload is None else base64url(json.dumps(payload).encode())
+        der = self._key.sign(f"{protected}.{body}".encode(), ec.ECDSA(hashes.SHA256()))
+        signature = b"".join(
+            half.to_bytes(_COORDINATE_BYTES, "big") for half in decode_dss_signature(der)
+        )
+        return json.dumps(
+            {"protected": protected, "payload": body, "signature": base64url(signature)}
+        ).encode()

@@ -1,0 +1,180 @@
+"""Gets a certificate when there is none and renews it in time, for as long as the relay runs.
+
+Key and chain lie in one file, so that they change together. A try that fails is logged and made
+again; the certificate in use stays in use. What an authority is asked is `client`'s, and when is
+`schedule`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from wai_protocol.errors import StoreError, WaiError
+from wai_relay import certificate as certificates
+from wai_transport.folder import DataFolder
+
+from .client import AcmeClient, AcmeError
+from .jose import AccountKey
+from .proof import Proof
+from .schedule import Random, renewal_due, retry_in_s, window_due
+
+ACCOUNT_FILE: Final = "acme-account.key"
+CERTIFICATE_FILE: Final = "acme.pem"
+LOOK_S: Final = 3600.0
+"""A machine that slept, or whose clock was set, finds out within the hour that a renewal is due."""
+ASK_S: Final = 6 * 3600.0
+"""How often the authority is asked whether it wants a renewal earlier (RFC 9773 section 4.3.2)."""
+
+_log = logging.getLogger("wai.acme")
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """Where certificates come from. `ca`: whom to believe that it is it; None: the system's."""
+
+    directory_url: str
+    email: str | None = None
+    ca: Path | None = None
+
+
+class Renewal:
+    """Keeps a certificate for `name` fresh. `on_issued` is called with the file of each new one."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        name: str,
+        folder: DataFolder,
+        proof: Proof,
+        on_issued: Callable[[Path], None],
+        *,
+        chance: Random = random.random,
+    ) -> None:
+        self._authority = authority
+        self._name = name
+        self._folder = folder
+        self._proof = proof
+        self._on_issued = on_issued
+        self._chance = chance
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        failures = 0
+        while True:
+            certificate = kept_certificate(self._folder, self._name)
+            if certificate is not None:
+                await self._until_due(certificate)
+            try:
+                await self.issue(certificate)
+                failures = 0
+            except (WaiError, ssl.SSLError, OSError) as error:
+                failures += 1
+                asked_s = error.retry_after_s if isinstance(error, WaiError) else None
+                wait_s = max(retry_in_s(failures, self._chance), asked_s or 0.0)
+                _log.warning(
+                    "no certificate for %s: %s; next try in %.0f s", self._name, error, wait_s
+                )
+                await asyncio.sleep(wait_s)
+
+    async def issue(self, previous: x509.Certificate | None) -> None:
+        """Get a certificate now. Raises `WaiError`, and nothing has changed then."""
+        client = self._client()
+        try:
+            await client.open_account(self._authority.email)
+            order = await client.new_order(self._name, previous)
+            for url in order.authorizations:
+                challenge = await client.challenge(url, self._proof.kind)
+                if challenge.valid:
+                    continue
+                authorization = self._account_key().authorization(challenge.token)
+                async with self._proof.shown(challenge.name, challenge.token, authorization):
+                    await client.prove(challenge)
+            key = certificates.generate_key()
+            chain = await client.finalize(order, key, self._name)
+        finally:
+            await client.close()
+        fresh = certificates.certificate_from_pem(chain)
+        if fresh.public_key() != key.public_key():
+            raise AcmeError("the authority's certificate is not for our key")
+        self._folder.write(CERTIFICATE_FILE, certificates.key_to_pem(key) + chain)
+        self._on_issued(self._folder.path / CERTIFICATE_FILE)
+        _log.info("certificate for %s, good until %s", self._name, fresh.not_valid_after_utc)
+
+    async def _until_due(self, certificate: x509.Certificate) -> None:
+        """Wait until `certificate` should be renewed."""
+        by_age = renewal_due(
+            certificate.not_valid_before_utc, certificate.not_valid_after_utc, self._chance
+        )
+        due = await self._asked(certificate, by_age)
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        while (left_s := (due - _now()).total_seconds()) > 0:
+            await asyncio.sleep(min(left_s, LOOK_S))
+            if loop.time() - asked_at >= ASK_S:
+                asked_at = loop.time()
+                due = await self._asked(certificate, by_age)
+
+    async def _asked(
+        self, certificate: x509.Certificate, by_age: datetime.datetime
+    ) -> datetime.datetime:
+        """When the authority wants the renewal; `by_age` where it does not say or can't be asked.
+
+        It may bring a renewal forward (a certificate will be revoked), and not put it off for ever.
+        """
+        client = self._client()
+        try:
+            window = await client.renewal_window(certificate)
+        except WaiError as error:
+            _log.info("the authority could not be asked when to renew: %s", error)
+            return by_age
+        finally:
+            await client.close()
+        if window is None:
+            return by_age
+        latest = certificate.not_valid_after_utc - (certificate.not_valid_after_utc - by_age) / 2
+        return min(window_due(window, self._chance), latest)
+
+    def _client(self) -> AcmeClient:
+        ca = self._authority.ca
+        try:
+            tls = ssl.create_default_context(cafile=str(ca)) if ca is not None else None
+        except (OSError, ssl.SSLError) as error:
+            raise StoreError(f"{ca} is not a certificate: {error}") from error
+        return AcmeClient(self._authority.directory_url, self._account_key(), tls=tls)
+
+    def _account_key(self) -> AccountKey:
+        kept = self._folder.read(ACCOUNT_FILE)
+        if kept is not None:
+            return AccountKey(certificates.key_from_pem(kept))
+        key = certificates.generate_key()
+        self._folder.write(ACCOUNT_FILE, certificates.key_to_pem(key))
+        return AccountKey(key)
+
+
+def kept_certificate(folder: DataFolder, name: str) -> x509.Certificate | None:
+    """The certificate for `name` that was got before, if it is still good."""
+    pem = folder.read(CERTIFICATE_FILE)
+    if pem is None:
+        return None
+    try:
+        certificate = certificates.certificate_from_pem(pem)
+        key = certificates.key_from_pem(pem)
+    except StoreError as error:
+        _log.warning("%s is of no use, a new one is got: %s", folder.path / CERTIFICATE_FILE, error)
+        return None
+    fits = name in certificates.hosts_of(certificate) and _now() < certificate.not_valid_after_utc
+    return certificate if fits and certificate.public_key() == key.public_key() else None
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,168 @@
+"""The port's TLS by each of its modes: self-signed, the operator's files, or an ACME authority's.
+
+It decides which certificate is shown and follows its changes while the relay runs; it makes no
+handshake (`http.served_certificate`) and issues nothing (`certificate`, `acme`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from wai_protocol.errors import StoreError
+from wai_transport.folder import DataFolder
+
+from .acme.proof import HttpProof, Proof, TlsAlpnProof
+from .acme.renewal import CERTIFICATE_FILE, Authority, Renewal, kept_certificate
+from .config import RelayConfig, split_address
+from .http.served_certificate import ServedCertificate
+from .identity import TlsFiles, given_tls, load_self_signed
+
+LOOK_S: Final = 60.0
+"""How often the operator's files are looked at: certbot and its like replace them days before the
+old ones end."""
+
+_log = logging.getLogger("wai.tls")
+
+
+class PortTls:
+    """What the port shows, now and later. Make it with `load`; `start` it once the port is open.
+
+    `on_change` is called when another certificate is shown.
+    """
+
+    def __init__(
+        self,
+        config: RelayConfig,
+        folder: DataFolder,
+        files: TlsFiles,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._files = files
+        self._on_change = on_change
+        self._stamp = _stamp(files)
+        self._task: asyncio.Task[None] | None = None
+        self.served = _served(files)
+
+    @classmethod
+    def load(
+        cls, config: RelayConfig, folder: DataFolder, on_change: Callable[[], None]
+    ) -> PortTls | None:
+        """The certificate to begin with; None for a port without TLS. Raises `StoreError`."""
+        if config.tls == "off":
+            return None
+        return cls(config, folder, _first_files(config, folder), on_change)
+
+    @property
+    def pin(self) -> bytes:
+        """The SHA-256 of the shown certificate's SubjectPublicKeyInfo."""
+        return self._files.pin
+
+    @property
+    def pinned(self) -> bool:
+        """Whether nodes know us by that pin, rather than by an authority."""
+        return self._config.tls == "self-signed"
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """For the listener."""
+        return self.served.context
+
+    def start(self) -> None:
+        """Follow the certificate's changes."""
+        if self._config.tls == "acme":
+            work = self._renewal().run()
+        elif self._config.given_certificate is not None:
+            work = self._watch()
+        else:
+            return
+        self._task = asyncio.get_running_loop().create_task(work)
+        self._task.add_done_callback(_log_end)
+
+    async def close(self) -> None:
+        """Follow them no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+            self._task = None
+
+    def reload(self) -> None:
+        """Read the files again; what can't be used is logged, and the old ones stay."""
+        try:
+            if given := self._config.given_certificate:
+                self._show(given_tls(*given))
+        except (StoreError, ssl.SSLError, OSError) as error:
+            _log.error("the new certificate can't be used, the old one stays: %s", error)
+
+    def _show(self, files: TlsFiles) -> None:
+        stamp = _stamp(files)
+        self.served.swap(files.certificate, files.key)
+        self._files, self._stamp = files, stamp
+        _log.info("a new certificate is shown from now on")
+        self._on_change()
+
+    async def _watch(self) -> None:
+        """Look after the operator's files."""
+        failed: object = None
+        while True:
+            await asyncio.sleep(LOOK_S)
+            stamp = _stamp(self._files)
+            if stamp not in (self._stamp, failed):
+                self.reload()
+                failed = stamp  # said once; the next change is tried again
+
+    def _renewal(self) -> Renewal:
+        config = self._config
+        assert config.domain is not None
+        proof: Proof = TlsAlpnProof(self.served, self._folder)
+        if config.acme_challenge == "http-01":
+            proof = HttpProof(*split_address(config.acme_http_listen))
+        authority = Authority(config.acme_directory, config.acme_email, config.acme_ca)
+        return Renewal(authority, config.domain, self._folder, proof, self._issued)
+
+    def _issued(self, file: Path) -> None:
+        self._show(given_tls(file, file))
+
+
+def _first_files(config: RelayConfig, folder: DataFolder) -> TlsFiles:
+    if given := config.given_certificate:
+        return given_tls(*given)
+    if config.tls == "acme" and config.domain is not None:
+        if kept_certificate(folder, config.domain) is not None:
+            file = folder.path / CERTIFICATE_FILE
+            return given_tls(file, file)
+        # Something has to be shown until the authority has come by; commands on this machine
+        # know it by its pin, and callers refuse it rightly.
+        return load_self_signed(folder, [config.domain])
+    hosts = [config.address[0]]
+    if config.public_url is not None and (name := urlsplit(config.public_url).hostname):
+        hosts.append(name)
+    return load_self_signed(folder, [host for host in hosts if host])
+
+
+def _served(files: TlsFiles) -> ServedCertificate:
+    try:
+        return ServedCertificate(files.certificate, files.key)
+    except (ssl.SSLError, OSError) as error:
+        raise StoreError(f"the certificate and its key can't be used: {error}") from error
+
+
+def _stamp(files: TlsFiles) -> tuple[tuple[int, int, int], ...] | None:
+    """What changes when the files do; None while one of them is missing."""
+    try:
+        found = [file.stat() for file in (files.certificate, files.key)]
+    except OSError:
+        return None
+    return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("certificates are not renewed any more", exc_info=error)
