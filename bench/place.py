@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -106,17 +108,23 @@ class Place:
         return self.wait_for(label, lambda: accepts(port))
 
     def stop(self) -> None:
-        """End what was started here, last first, and wait for it."""
+        """End what was started here with all that it started, last first, and wait for it."""
         for process in reversed(self._running):
-            process.terminate()
+            _signal(process, signal.SIGTERM)
         deadline_s = time.perf_counter() + _STOP_TIMEOUT_S
         for process in self._running:
             try:
                 process.wait(max(0.0, deadline_s - time.perf_counter()))
             except subprocess.TimeoutExpired:
-                process.kill()
+                _signal(process, signal.SIGKILL)
                 process.wait()
         self._running.clear()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    """To the process and its children: each was started as the leader of a group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def accepts(port: int) -> bool:

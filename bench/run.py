@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from bench import wai
@@ -39,6 +41,7 @@ _ROUND_TRIP_MS: Final = 200
 _FAR_BYTES: Final = 128 << 20  # four seconds of one TCP connection at that distance
 _STARTS: Final = 5
 _NODES: Final = 1000
+_ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> None:
@@ -51,6 +54,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     args = parser.parse_args()
     allow_many_files()
+    for ending in _ENDINGS:
+        signal.signal(ending, _end)
     report = Report(machine=_machine())
     began_s = time.perf_counter()
     with ExitStack() as stack:
@@ -72,6 +77,13 @@ def main() -> None:
     report.save(out)
     plots = write_plots(report, out.with_suffix(""))
     print(f"\nkept in {out}, {len(plots)} plots in {out.with_suffix('')}/")
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Leave by way of every `with`, so that no process is left; a second signal can't cut that."""
+    for ending in _ENDINGS:
+        signal.signal(ending, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 def show(report: Report) -> str:

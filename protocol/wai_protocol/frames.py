@@ -247,6 +247,11 @@ def _pairs(fields: list[Any]) -> Headers:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
+_BUFFER_BYTES: Final = 8 * 1024
+"""What a decoder begins with; it grows to what comes at once. msgpack's own 1 MiB is walked through
+from end to end, so that a session of small frames came to hold all of it, and no cache did."""
+
+
 class FrameDecoder:
     """Cuts a connection's bytes into msgpack arrays, within bounds.
 
@@ -259,6 +264,7 @@ class FrameDecoder:
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._unpacker = msgpack.Unpacker(
             raw=False,
+            read_size=_BUFFER_BYTES,
             max_buffer_size=0x7FFFFFFF,  # `next_frame` bounds what waits
             max_str_len=MAX_FRAME_BYTES,
             max_bin_len=max(MAX_DATA_BYTES, MAX_HEAD_BYTES),
