@@ -30,6 +30,8 @@ PAGES: Final = {
     "try": "Try it",
     "audit": "Admins & audit",
 }
+BUSY: Final = ("overview", "requests")  # pages that are taken while requests run
+SETTLE_S: Final = 1.2  # until charts are drawn and the feed has come
 CALLS: Final = 12  # enough for a chart with a shape
 LONG_TOKENS: Final = 2000
 
@@ -66,12 +68,11 @@ async def _main(folder: Path) -> None:
                     async with page_of(chromium, running, size=size, scheme=scheme) as page:
                         await sign_in(page, running)
                         for name, title in PAGES.items():
-                            busy = tasks.create_task(_traffic(running, secrets, LONG_TOKENS))
+                            if name in BUSY:
+                                tasks.create_task(_traffic(running, secrets, LONG_TOKENS))
                             await open_page(page, title)
-                            await asyncio.sleep(1.2)  # charts are drawn, the feed has come
+                            await asyncio.sleep(SETTLE_S)
                             await page.screenshot(path=FOLDER / f"{name}-{width}-{scheme}.png")
-                            if name not in ("overview", "requests"):
-                                busy.cancel()
 
 
 if __name__ == "__main__":

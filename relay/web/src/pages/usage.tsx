@@ -2,7 +2,7 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { type Usage, get } from "../api";
+import { type Usage, type UsageRow, get } from "../api";
 import { compact, count, ms, rate } from "../format";
 import { relayNow } from "../live";
 import { Chart } from "../parts/chart";
@@ -34,7 +34,7 @@ export function UsagePage() {
     }).then((said) => (problem.value = said));
   }, [days.value, by.value, looks.value]);
   const rows = table.value?.data ?? [];
-  const points = timed.value?.data ?? [];
+  const points = everyStep(timed.value?.data ?? [], since, step === "day" ? 86_400 : 3600);
   return (
     <Page
       title="Usage"
@@ -52,10 +52,10 @@ export function UsagePage() {
           <section class="card">
             <h2>Tokens per {step}</h2>
             <Chart
-              times={points.map((row) => Date.parse(row.group) / 1000)}
+              times={points.map((point) => point.at)}
               lines={[
-                { label: "prompt", colour: "--second", bars: true, values: points.map((row) => row.prompt_tokens + row.completion_tokens) },
-                { label: "completion", colour: "--accent", bars: true, values: points.map((row) => row.completion_tokens) },
+                { label: "prompt", colour: "--second", bars: true, values: points.map((point) => point.prompt + point.completion) },
+                { label: "completion", colour: "--accent", bars: true, values: points.map((point) => point.completion) },
               ]}
               days={step === "day"}
               label={`Tokens per ${step}`}
@@ -90,6 +90,17 @@ export function UsagePage() {
       )}
     </Page>
   );
+}
+
+/** A point for each hour or day from `since` to now, zero where nothing was used. */
+function everyStep(rows: UsageRow[], since: number, step: number): { at: number; prompt: number; completion: number }[] {
+  const used = new Map(rows.map((row) => [Date.parse(row.group) / 1000, row]));
+  const points = [];
+  for (let at = Math.floor(since / step) * step; at <= relayNow(); at += step) {
+    const row = used.get(at);
+    points.push({ at, prompt: row?.prompt_tokens ?? 0, completion: row?.completion_tokens ?? 0 });
+  }
+  return points;
 }
 
 function Choice(props: { label: string; options: string[][]; value: string; onChoose: (value: string) => void }) {
