@@ -36,9 +36,10 @@ _UNFIT_FIELDS: Final = (
 # Parts of a delta that are no text that a node could go on from.
 _UNFIT_PARTS: Final = ("tool_calls", "function_call", "reasoning_content", "reasoning", "audio")
 _NOTHING: Final = (b"null", b"[]", b"false")
-# vLLM opens a new turn unless it is told to go on with the last one; others take no such fields.
-_VLLM: Final = "vllm"
-_VLLM_FIELDS: Final = {"continue_final_message": b"true", "add_generation_prompt": b"false"}
+# vLLM opens a new turn unless it is told to go on with the last one. llama-server goes on anyway,
+# but (b10434) says the text so far once more. Others may refuse such fields.
+_TOLD: Final = frozenset({"vllm", "llama-server"})
+_GO_ON_FIELDS: Final = {"continue_final_message": b"true", "add_generation_prompt": b"false"}
 _EVENT: Final = re.compile(rb"(.*?)\r?\n\r?\n", re.DOTALL)
 _DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
 DONE: Final = b"[DONE]"
@@ -62,8 +63,7 @@ def continuation_for(
     messages = decode(bytes(given.get("messages", b"null")))
     if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
         return None
-    last = messages[-1]
-    if last.get("role") == "assistant" and not isinstance(last.get("content"), str):
+    if messages[-1].get("role") == "assistant":  # how much of that is said again differs too much
         return None
     return Continuation(body, messages)
 
@@ -134,18 +134,30 @@ class Continuation:
         chunk = decode(data[0]) if len(data) == 1 else None
         if not isinstance(chunk, dict) or "error" in chunk:
             return event
-        self._observe(chunk)
-        chunk.update(self._frame)
         choices, usage = chunk.get("choices"), chunk.get("usage")
         if isinstance(choices, list) and choices and isinstance(choices[0], dict):
             delta = choices[0].get("delta")
-            if isinstance(delta, dict) and delta.pop("role", None) and not any(delta.values()):
-                return b""  # there was one already
+            if isinstance(delta, dict):
+                self._drop_echo(delta)
+                if delta.pop("role", None) and not any(delta.values()):
+                    return b""  # there was one already
+        self._observe(chunk)
+        chunk.update(self._frame)
         if isinstance(usage, dict):  # what was said before is part of the answer, not of the prompt
             said = min(self._before, count(usage.get("prompt_tokens")))
             usage["prompt_tokens"] = count(usage.get("prompt_tokens")) - said
             usage["completion_tokens"] = count(usage.get("completion_tokens")) + said
         return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+
+    def _drop_echo(self, delta: dict[str, Any]) -> None:
+        """Some servers say the text so far once more, in front of their first piece. A piece is one
+        token, so one that begins with all of several tokens is no accident."""
+        text = delta.get("content")
+        if self._pieces != self._before or self._before < 2 or not isinstance(text, str):
+            return
+        said = "".join(self._text)
+        if text.startswith(said):
+            delta["content"] = text[len(said) :]
 
     # -- when the node is lost
 
@@ -189,14 +201,10 @@ class Continuation:
             limit = decode(changed.get(name, b"null"))
             if type(limit) is int and limit > 0:
                 changed[name] = b"%d" % max(limit - self._pieces, 1)
-        if upstream_kind == _VLLM:
-            changed |= _VLLM_FIELDS
+        if upstream_kind in _TOLD:
+            changed |= _GO_ON_FIELDS
         pairs = (msgspec.json.encode(name) + b":" + value for name, value in changed.items())
         return b"{" + b",".join(pairs) + b"}"
 
     def _messages_so_far(self) -> list[Any]:
-        messages, text = self._messages, "".join(self._text)
-        last = messages[-1]
-        if last.get("role") == "assistant":  # the caller's own beginning of the answer
-            return [*messages[:-1], {**last, "content": last["content"] + text}]
-        return [*messages, {"role": "assistant", "content": text}]
+        return [*self._messages, {"role": "assistant", "content": "".join(self._text)}]

@@ -88,9 +88,10 @@ async def test_half_an_event_is_not_said_twice() -> None:
     assert said(exchange) == "one two "
 
 
-async def test_vllm_is_told_not_to_open_a_new_turn() -> None:
+@pytest.mark.parametrize("kind", ["vllm", "llama-server"])
+async def test_who_knows_the_fields_is_told_not_to_open_a_new_turn(kind: str) -> None:
     first = FakeNode("z", MODEL, script=dies_after(chunk("one ")))
-    vllm = ModelStatus(id="m", upstream="vllm@box:8000")
+    vllm = ModelStatus(id="m", upstream=f"{kind}@box:8000")
     second = FakeNode("a", vllm, script=answers(chunk("two"), DONE))
     await rig(first, second).ask(body(), headers=ASKED)
     asked = json.loads(second.streams[0].body)
@@ -210,9 +211,16 @@ async def test_a_fleet_that_falls_apart_is_not_followed_for_ever() -> None:
     assert not kept.possible
 
 
-async def test_the_callers_own_beginning_is_kept_in_front() -> None:
+async def test_an_answer_to_a_beginning_of_the_callers_own_is_not_continued() -> None:
     messages = [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "Well, "}]
-    kept = continuation(messages=messages)
-    kept.take(chunk("one "))
-    asked = json.loads(kept.request(body(messages=messages), "llama-server"))
-    assert asked["messages"][-1] == {"role": "assistant", "content": "Well, one "}
+    first = FakeNode("z", MODEL, script=dies_after(chunk("one ")))
+    second = FakeNode("a", MODEL, script=answers(DONE))
+    await rig(first, second).ask(body(messages=messages), headers=ASKED)
+    assert not second.streams
+
+
+async def test_a_server_that_says_the_text_so_far_again_is_not_heard_twice() -> None:
+    first = FakeNode("z", MODEL, script=dies_after(ROLE, chunk("one "), chunk("two ")))
+    second = FakeNode("a", MODEL, script=answers(ROLE, chunk("one two three "), chunk("4"), DONE))
+    exchange = await rig(first, second).ask(body(), headers=ASKED)
+    assert said(exchange) == "one two three 4"
