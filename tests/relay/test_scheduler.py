@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.scheduler import MAX_WAIT_S, RETURN_S, Result, Scheduler, Ticket, Tokens
+from wai_relay.scheduler import (
+    HEAD_START_S,
+    MAX_WAIT_S,
+    RETURN_S,
+    Result,
+    Scheduler,
+    Ticket,
+    Tokens,
+)
 from wai_relay.selection import Demand, Readiness
 
 ASK = Demand("m", 100)
@@ -246,3 +254,15 @@ def test_a_request_waits_only_so_long_for_a_node_that_does_not_come_back() -> No
     assert scheduler.next_deadline() is None
     with pytest.raises(NodeUnavailable):
         scheduler.submit(ASK, "k", 1.0 + RETURN_S)
+
+
+def test_a_short_prompt_passes_a_long_one_by_its_head_start_and_no_more() -> None:
+    scheduler = fleet(only=1)
+    running = scheduler.submit(Demand("m", 1000), "k", 0.0)
+    early = scheduler.submit(Demand("m", 4000), "k", 0.1)
+    late = scheduler.submit(Demand("m", 4000), "k", 3.0)
+    short = scheduler.submit(Demand("m", 10), "k", HEAD_START_S + 1.0)
+    finish(scheduler, running, HEAD_START_S + 1.5)
+    assert [node_of(t) for t in (early, late, short)] == ["only", None, None]
+    finish(scheduler, early, HEAD_START_S + 2.0)
+    assert [node_of(t) for t in (late, short)] == [None, "only"]
