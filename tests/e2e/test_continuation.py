@@ -47,7 +47,7 @@ def test_another_llama_server_goes_on_where_the_first_was(pair: Cluster) -> None
         text, usage, finish = read(answer, victim.kill)
     assert finish == "length"
     assert usage["completion_tokens"] == pytest.approx(TOKENS, abs=3)
-    # Said once, and gone on from. (Not for ever the same: the text's tokens may be cut differently.)
+    # Said once, and gone on from; not the same for ever, since its tokens may be cut differently.
     before = whole[: 3 * KILLED_AFTER]
     assert text.startswith(before)
     assert text.count(before) == 1

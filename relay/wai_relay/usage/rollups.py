@@ -99,7 +99,7 @@ _RAW_COLUMNS: Final = (
     *("request_id", "started_at", "path", "key_id", "model", "served_model", "node", "status"),
     *("fault", "reason", "prompt_tokens", "cached_tokens", "completion_tokens", "exact"),
     *("queue_ms", "ttft_ms", "duration_ms", "tokens_per_s", "bytes_in", "bytes_out", "attempts"),
-    *("stream", "cancelled", "fallback", "cost"),
+    *("stream", "cancelled", "fallback", "continued", "cost"),
 )
 _ADD_RAW: Final = (
     f"INSERT INTO usage_requests ({', '.join(_RAW_COLUMNS)})"  # noqa: S608 - the constant above
@@ -153,5 +153,5 @@ def _raw(record: RequestRecord, model: str) -> tuple[str | int | float | None, .
         *(tokens.prompt, tokens.cached, tokens.completion, int(tokens.exact)),
         *(record.queue_ms, record.ttft_ms, record.duration_ms, record.tokens_per_second),
         *(record.bytes_in, record.bytes_out, record.attempts, int(record.stream)),
-        *(int(record.cancelled), int(record.fallback), record.cost),
+        *(int(record.cancelled), int(record.fallback), record.continued, record.cost),
     )
