@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import logging
+from typing import Literal
+
+LogFormat = Literal["text", "json"]
 
 
-def log_to_stderr(level: str) -> None:
+def log_to_stderr(level: str, log_format: LogFormat = "text") -> None:
     """Show everything from `level` on ("debug", "info", "warning", "error")."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        JsonFormatter()
+        if log_format == "json"
+        else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     )
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     # Each selector, refused header table and question to the hub are of no use to an operator.
     for talkative in ("asyncio", "hpack", "httpx2"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
+
+
+class JsonFormatter(logging.Formatter):
+    """An object a line: time (RFC 3339), level, logger, message; or, for a record that has fields
+    (the access log), those in the message's place."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; an exception's trace is in it as text."""
+        at = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        line: dict[str, object] = {
+            "time": at.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        fields = getattr(record, "fields", None)
+        line.update(fields if isinstance(fields, dict) else {"message": record.getMessage()})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)

@@ -36,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--public-url", metavar="URL", help="how nodes and callers reach it, if not by --listen"
     )
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    parser.add_argument("--log-format", metavar="FORMAT", help="text (default) or json")
     parser.set_defaults(run=_run)
 
 
@@ -60,8 +61,9 @@ def _run(parsed: argparse.Namespace) -> int:
             "acme_directory": parsed.acme_directory,
             "acme_email": parsed.acme_email,
             "log_level": parsed.log_level,
+            "log_format": parsed.log_format,
         },
     )
-    log_to_stderr(config.log_level)
+    log_to_stderr(config.log_level, config.log_format)
     run(config)
     return 0

@@ -22,6 +22,7 @@ class App:
     """The relay's handler.
 
     `ready` says why the relay can't serve now, or None if it can, and how many nodes can.
+    `metrics` answers Prometheus.
     """
 
     def __init__(
@@ -30,10 +31,12 @@ class App:
         admin: Handler,
         *,
         ready: Callable[[], tuple[str | None, int]],
+        metrics: Handler | None = None,
     ) -> None:
         self._gateway = gateway
         self._admin = admin
         self._ready = ready
+        self._metrics = metrics
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -42,6 +45,8 @@ class App:
             await self._gateway(exchange)
         elif path.startswith(ADMIN_PREFIXES):
             await self._admin(exchange)
+        elif path == "/metrics" and self._metrics is not None:
+            await self._metrics(exchange)
         elif path == "/healthz":
             _answer(exchange, 200, {"status": "ok"})
         elif path == "/readyz":

@@ -41,6 +41,9 @@ class RelayConfig:
     tls: str = "self-signed"
     public_url: str | None = None
     log_level: LogLevel = "info"
+    log_format: Literal["text", "json"] = "text"
+    metrics_token: str | None = None
+    """What Prometheus shows at `/metrics`; an admin's token is good there too."""
     drain_timeout_s: float = 600.0
     """How long a stopping relay lets answers in flight end by themselves."""
     session_ttl_s: float = 60.0

@@ -21,6 +21,7 @@ from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
 from wai_transport.version import VERSION
 
+from .access_log import AccessLog
 from .admin.context import Context
 from .admin.events import Feed
 from .admins import Admins
@@ -37,6 +38,7 @@ from .http.listener import Listener
 from .identity import announce, load_admin_token, load_relay_key, withdraw
 from .invites import Invites, RelayAddress
 from .keys import KeyRing
+from .metrics import Metrics, MetricsPage
 from .model_names import ModelNames
 from .nodes import ConnectedFleet
 from .port_tls import PortTls
@@ -150,11 +152,12 @@ class Relay:
             dispatcher.admission.load(key.id, used, time.time())
         self._fleet.on_change = dispatcher.node_changed
         self._pulse = Pulse(self._recorder)
+        metrics = Metrics(self._pulse)
         gateway = Gateway(
             keys,
             upstreams,
             SettlingDispatcher(dispatcher, self._fleet),
-            self._pulse,
+            AccessLog(metrics),
             config.gateway,
             names=names,
             rate_limits=dispatcher.ratelimit_headers,
@@ -175,10 +178,17 @@ class Relay:
             version=VERSION,
         )
         assert self._edge is not None
-        self._edge.handler = App(
+        edge = self._edge
+        page = MetricsPage(
+            lambda: metrics.text(self._fleet.nodes(), gateway.live, edge),
+            admins,
+            config.metrics_token,
+        )
+        edge.handler = App(
             gateway.handle,
             asgi_handler(create_app(context)),
             ready=self._readiness,
+            metrics=page.handle,
         ).handle
         self._announce()
         if self._tls is not None:

@@ -54,7 +54,7 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> No
         ("log_level = 'loud'\n", "FILE, line 1: log_level: Invalid enum value 'loud'"),
         ("listen = \n", "FILE: Invalid value (at line 1"),
         ("listen = 'nowhere'\n", "'nowhere' is not HOST:PORT"),
-        ("tls = 'on'\n", "tls is self-signed, off, or CERT,KEY"),
+        ("tls = 'on'\n", "tls is self-signed, off, acme, or CERT,KEY"),
     ],
 )
 def test_a_mistake_in_the_file_is_named_with_its_line(
