@@ -38,16 +38,24 @@ class TcpProxy:
     def cut(self) -> None:
         """Reset every connection now."""
         with self._lock:
-            self._cut_after = None
-            pairs, self._pairs = self._pairs, set()
-            self.cuts += bool(pairs)
+            pairs = self._take_pairs()
         for pair in pairs:
             _reset(*pair)
 
-    def _cut_if_due(self) -> None:
-        # Of two directions the slower one comes here after the cut: the next is not its business.
-        if self._cut_after is not None and self.forwarded_bytes >= self._cut_after:
-            self.cut()
+    def _cut_if_due(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        with self._lock:
+            if pair not in self._pairs:
+                return  # the other direction was faster: the next cut is not this pair's business
+            pairs = self._take_pairs()
+        for pair in pairs:
+            _reset(*pair)
+
+    def _take_pairs(self) -> set[tuple[socket.socket, socket.socket]]:
+        """What a cut resets; called with the lock held."""
+        self._cut_after = None
+        pairs, self._pairs = self._pairs, set()
+        self.cuts += bool(pairs)
+        return pairs
 
     def cut_after(self, forwarded: int) -> None:
         """Reset every connection once `forwarded` more bytes, of either direction, have passed."""
@@ -97,10 +105,10 @@ class TcpProxy:
     ) -> None:
         try:
             while data := source.recv(_PIECE_BYTES):
-                kept = self._count(len(data))
+                kept = self._count(len(data), pair)
                 target.sendall(data[:kept])
                 if kept < len(data):
-                    self._cut_if_due()
+                    self._cut_if_due(pair)
                     return
             with suppress(OSError):
                 target.shutdown(socket.SHUT_WR)
@@ -109,9 +117,11 @@ class TcpProxy:
                 self._pairs.discard(pair)
             _reset(*pair)
 
-    def _count(self, size: int) -> int:
+    def _count(self, size: int, pair: tuple[socket.socket, socket.socket]) -> int:
         """How many of `size` bytes may pass before the cut that is due."""
         with self._lock:
+            if pair not in self._pairs:
+                return 0  # cut already
             due, self.forwarded_bytes = self._cut_after, self.forwarded_bytes + size
             return size if due is None else max(0, min(size, due - self.forwarded_bytes + size))
 
