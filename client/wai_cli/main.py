@@ -28,6 +28,8 @@ GROUPS: Final = {
     "doctor": "check the whole path and say what to do",
     "usage": "see what requests cost: tokens, times, errors",
     "explain": "see why a request went to the node that it went to",
+    "backup": "save all that a relay is to a file, while it runs",
+    "restore": "put a relay's backup back",
     "version": "print the version",
 }
 INTERRUPTED: Final = 128 + signal.SIGINT

@@ -1,0 +1,147 @@
+"""A relay in one file: its database as of one moment, and the keys that it is known by.
+
+The database is copied by SQLite's own backup, which is consistent while a relay writes. The file is
+a tar with mode 0600: whoever has it can be this relay. Restoring needs the relay to be stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from wai_protocol.errors import StoreError
+from wai_transport.folder import PUBLIC_MODE, SECRET_MODE, DataFolder, FolderLock
+
+from .acme.renewal import ACCOUNT_FILE
+from .acme.renewal import CERTIFICATE_FILE as ACME_FILE
+from .identity import ADMIN_TOKEN_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_KEY_FILE
+
+DATABASE_FILE: Final = "relay.db"
+LOCK_OWNER: Final = "relay"
+KEPT_FILES: Final = (
+    *(KEY_FILE, TLS_KEY_FILE, CERTIFICATE_FILE, ADMIN_TOKEN_FILE),
+    *(ACCOUNT_FILE, ACME_FILE),
+)
+MAX_DATABASE_BYTES: Final = 64 << 30  # a year of a busy relay's usage is 2 GB
+_COPIED_PAGES: Final = -1  # all in one step: a relay that writes meanwhile would restart the copy
+_BUSY_S: Final = 30.0
+
+
+def back_up(data: Path, file: Path) -> int:
+    """Write everything that the relay in `data` is to `file`; its size in bytes.
+
+    Raises `StoreError`: there is no relay, `file` is there already, or the disk is full.
+    """
+    database = data / DATABASE_FILE
+    if not database.is_file():
+        raise StoreError(f"there is no relay in {data}: it has no {DATABASE_FILE}")
+    folder = DataFolder(data)
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, SECRET_MODE)
+    except OSError as error:
+        raise StoreError(f"{file} cannot be made: {error.strerror}") from error
+    try:
+        with (
+            open(descriptor, "wb") as out,
+            tempfile.TemporaryDirectory(dir=file.parent, prefix=".wai-backup-") as scratch,
+        ):
+            copy = Path(scratch) / DATABASE_FILE
+            _copy_database(database, copy)
+            with tarfile.open(fileobj=out, mode="w") as tar:
+                tar.add(copy, DATABASE_FILE)
+                for name in KEPT_FILES:
+                    if (content := folder.read(name)) is not None:
+                        member = tarfile.TarInfo(name)
+                        member.size, member.mode, member.mtime = len(content), 0o600, time.time()
+                        tar.addfile(member, io.BytesIO(content))
+            out.flush()
+            os.fsync(out.fileno())
+            return out.tell()
+    except (OSError, sqlite3.Error, tarfile.TarError) as error:
+        file.unlink(missing_ok=True)
+        raise StoreError(f"the backup failed: {error}") from error
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+
+
+def restore(file: Path, data: Path, *, force: bool) -> list[str]:
+    """Put what `back_up` wrote into `data`; the names of the files.
+
+    Raises `StoreError`: a relay runs there, one is there already (without `force`), or `file` is no
+    backup. Then nothing has changed.
+    """
+    folder = DataFolder.open(data)
+    lock = FolderLock.acquire(folder, LOCK_OWNER)
+    try:
+        if not force and any((data / name).exists() for name in (DATABASE_FILE, *KEPT_FILES)):
+            raise StoreError(f"there is a relay in {data} already; --force replaces it")
+        with tempfile.TemporaryDirectory(dir=data, prefix=".wai-restore-") as scratch:
+            names = _unpack(file, Path(scratch))
+            _check_database(Path(scratch) / DATABASE_FILE, file)
+            # A log of the old database, replayed into the new one, would ruin it.
+            for name in (DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm"):
+                folder.remove(name)
+            for name in KEPT_FILES:
+                folder.remove(name)
+            for name in names:
+                (Path(scratch) / name).replace(data / name)
+    except OSError as error:
+        raise StoreError(f"the backup can't be restored: {error}") from error
+    finally:
+        lock.release()
+    return names
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    reading = sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=_BUSY_S)
+    writing = sqlite3.connect(target)
+    try:
+        reading.backup(writing, pages=_COPIED_PAGES)
+    finally:
+        writing.close()
+        reading.close()
+
+
+def _unpack(file: Path, into: Path) -> list[str]:
+    """The files of a backup, by the names that we know; all others are refused."""
+    names = []
+    try:
+        with tarfile.open(file, "r:") as tar:
+            for member in tar:
+                limit = MAX_DATABASE_BYTES if member.name == DATABASE_FILE else 1 << 20
+                known = member.name in (DATABASE_FILE, *KEPT_FILES)
+                content = tar.extractfile(member) if member.isreg() and known else None
+                if content is None or member.size > limit or member.name in names:
+                    raise StoreError(f"{file} is not a backup of a relay: it has {member.name!r}")
+                mode = PUBLIC_MODE if member.name == CERTIFICATE_FILE else SECRET_MODE
+                descriptor = os.open(into / member.name, os.O_WRONLY | os.O_CREAT, mode)
+                with open(descriptor, "wb") as out:
+                    while piece := content.read(1 << 20):
+                        out.write(piece)
+                    out.flush()
+                    os.fsync(out.fileno())
+                names.append(member.name)
+    except tarfile.TarError as error:
+        raise StoreError(f"{file} is not a backup of a relay: {error}") from error
+    if DATABASE_FILE not in names or KEY_FILE not in names:
+        raise StoreError(f"{file} is not a whole backup of a relay")
+    return names
+
+
+def _check_database(copy: Path, file: Path) -> None:
+    database = sqlite3.connect(f"file:{copy}?mode=ro", uri=True)
+    try:
+        found = database.execute("PRAGMA quick_check").fetchone()[0]
+    except sqlite3.Error as error:
+        raise StoreError(f"the database in {file} is damaged: {error}") from error
+    finally:
+        database.close()
+    if found != "ok":
+        raise StoreError(f"the database in {file} is damaged: {found}")

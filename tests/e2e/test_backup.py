@@ -1,0 +1,54 @@
+"""A relay moves to another machine by its backup, made while it runs; and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.harness.cluster import CommandError, cluster, wai
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_relay_comes_back_whole_from_a_backup_that_was_made_while_it_ran(tmp_path: Path) -> None:
+    file = tmp_path / "relay.backup"
+    with cluster(tmp_path / "old") as old:
+        key = old.create_key("kept")
+        revoked = old.create_key("revoked")
+        old.revoke(revoked)
+        certificate = old.ca.read_bytes()
+        wai("backup", file, "--data", old.data)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        with pytest.raises(CommandError, match="File exists"):
+            wai("backup", file, "--data", old.data)
+        with pytest.raises(CommandError, match="another relay"):
+            wai("restore", file, "--data", old.data, "--force")
+    wai("restore", file, "--data", tmp_path / "new" / "relay")
+    with cluster(tmp_path / "new") as new:
+        assert new.ca.read_bytes() == certificate
+        listed = json.loads(wai("key", "list", "--data", new.data, "--json"))
+        assert {one["id"] for one in listed} >= {key.id}
+    with pytest.raises(CommandError, match="--force replaces it"):
+        wai("restore", file, "--data", tmp_path / "new" / "relay")
+    wai("restore", file, "--data", tmp_path / "new" / "relay", "--force")
+
+
+def test_a_file_that_is_no_backup_changes_nothing(tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    with tarfile.open(evil, "w") as tar:
+        member = tarfile.TarInfo("../outside")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"no tar at all" * 100)
+    for file in (evil, junk, tmp_path / "missing"):
+        with pytest.raises(CommandError):
+            wai("restore", file, "--data", tmp_path / "data")
+    left = {path.name for path in (tmp_path / "data").iterdir()}
+    assert left == {"relay.lock"}
+    assert not (tmp_path / "outside").exists()
