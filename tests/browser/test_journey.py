@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,8 @@ async def test_from_sign_in_to_a_revoked_key(tmp_path: Path, tiny_model: Path) -
                 await page.get_by_label("API key").fill(key)
                 await page.get_by_label("Message").fill("Hello")
                 await page.get_by_role("button", name="Send").click()
-                await page.wait_for_function(
-                    "document.querySelector('.talk .assistant')?.textContent.length > 8"
-                )
+                answer = page.get_by_role("log").locator(".assistant")
+                await answer.filter(has_text=re.compile(r".{9}", re.DOTALL)).wait_for()
                 await page.get_by_role("button", name="Send").wait_for(timeout=60_000)
 
                 await open_page(page, "Usage")
