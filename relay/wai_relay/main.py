@@ -45,6 +45,7 @@ from .port_tls import PortTls
 from .providers import ProvidedFleet, providers_of
 from .pulse import Pulse
 from .registry import NodeRegistry
+from .service_manager import notify_ready, notify_stopping
 from .settings import SettingsBook
 from .settling import SettlingDispatcher
 from .sign_ins import SignIns
@@ -83,6 +84,7 @@ async def _run(config: RelayConfig) -> None:
     try:
         await relay.start(Inheritance.find(os.environ))
         loop.add_signal_handler(signal.SIGUSR2, relay.upgrade, asked)
+        loop.add_signal_handler(signal.SIGHUP, relay.reload)
         await asked.wait()
         await relay.drain(at_once)
     finally:
@@ -196,6 +198,7 @@ class Relay:
         self._fleet.expect_all(SETTLE_S)
         if inherited is not None:
             inherited.tell_ready()
+        notify_ready()
         host = listener.addresses[0][0]
         _log.info("relay ready on %s (listening on %s)", config.local_url(self.port), host)
 
@@ -234,6 +237,11 @@ class Relay:
             return "draining", ready
         return (None if ready else "no node is ready"), ready
 
+    def reload(self) -> None:
+        """Read the operator's certificate again; no connection notices."""
+        if self._tls is not None:
+            self._tls.reload()
+
     def upgrade(self, done: asyncio.Event) -> None:
         """Start a successor; once it accepts, `done` is set, and it is for us to drain."""
         if self._upgrading is None or self._upgrading.done():
@@ -257,6 +265,7 @@ class Relay:
         assert self._listener is not None
         assert self._edge is not None
         self._draining = True
+        notify_stopping(succeeded=self._succeeded)
         edge = self._edge
         if self._tls is not None:
             await self._tls.close()  # a successor renews from now on

@@ -1,0 +1,38 @@
+"""systemd hears of us, and its absence is no trouble; the unit is sandboxed as it says."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from wai_relay.service_manager import notify
+
+UNIT = Path(__file__).parents[2] / "relay" / "wai-relay.service"
+MOST_EXPOSED = 2.0
+
+
+def test_a_word_reaches_the_service_manager(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        notify("MAINPID=1", "READY=1", environment={"NOTIFY_SOCKET": address})
+        assert manager.recv(100) == b"MAINPID=1\nREADY=1"
+
+
+@pytest.mark.parametrize("address", ["", "relative", "/nowhere/at/all"])
+def test_a_relay_without_a_service_manager_says_nothing(address: str) -> None:
+    notify("READY=1", environment={"NOTIFY_SOCKET": address})
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_the_relays_unit_is_little_exposed() -> None:
+    asked = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT)]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    found = re.search(r"Overall exposure level for .*: ([0-9.]+)", answer.stdout)
+    assert found is not None, answer.stderr
+    assert float(found[1]) <= MOST_EXPOSED
