@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .paths import data_home
 
 if TYPE_CHECKING:
-    from wai_node.demo import DemoUpstream
+    from wai_node.demo import DemoModel, DemoUpstream
 
     from .child import Child
     from .target import Target
@@ -101,19 +101,21 @@ class Up:
 
         DataFolder.open(self.data)
         async with AsyncExitStack() as running:
-            upstream: list[DemoUpstream | None] = []
+            demos: list[tuple[DemoModel, DemoUpstream]] = []  # none where the box has a model
             async with anyio.create_task_group() as starting:
                 # The relay needs half a second, and so does looking round or loading the model.
-                starting.start_soon(self._find_upstream, running, upstream)
+                starting.start_soon(self._find_upstream, running, demos)
                 relay = await self._start_relay(running)
             target = self._target()
-            node = await self._start_node(running, target, upstream[0])
+            node = await self._start_node(running, target, [demo for _, demo in demos])
             model = await self._ready_model(target, node)
             key = await anyio.to_thread.run_sync(self._key, target)
             self._explain(target, key, model)
             async with anyio.create_task_group() as watching:
                 watching.start_soon(relay.wait)
                 watching.start_soon(node.wait)
+                for model_server, _ in demos:
+                    watching.start_soon(_watch, model_server)
 
     # -- the parts
     async def _start_relay(self, running: AsyncExitStack) -> Child:
@@ -130,7 +132,7 @@ class Up:
         return relay
 
     async def _start_node(
-        self, running: AsyncExitStack, target: Target, demo: DemoUpstream | None
+        self, running: AsyncExitStack, target: Target, demos: list[DemoUpstream]
     ) -> Child:
         import anyio
 
@@ -138,7 +140,7 @@ class Up:
 
         await anyio.to_thread.run_sync(self._join, target)
         environment = {**os.environ, "WAI_NODE_DRAIN_TIMEOUT_S": str(DRAIN_S)}
-        if demo is not None:
+        for demo in demos:
             # By environment: everybody on the machine can read a command line.
             environment["WAI_NODE_UPSTREAMS"] = (
                 f"[{{url = {json.dumps(demo.url)}, key = {json.dumps(demo.key)}}}]"
@@ -154,22 +156,21 @@ class Up:
         return node
 
     async def _find_upstream(
-        self, running: AsyncExitStack, found: list[DemoUpstream | None]
+        self, running: AsyncExitStack, demos: list[tuple[DemoModel, DemoUpstream]]
     ) -> None:
-        """What the node will serve: None (what it finds by itself), or the demo's model."""
+        """Start the demo's model, unless there is something for the node to find by itself."""
         from wai_node.demo import DemoModel
         from wai_node.membership import load_key
         from wai_protocol.identity import inference_key
         from wai_transport.folder import DataFolder
 
         if await _has_models():
-            found.append(None)
             return
         _say("no inference server with a model found here: serving a small chat model")
         folder = DataFolder.open(self._node_data)
         demo = DemoModel(inference_key(load_key(folder)), self.data / "demo.log")
         running.push_async_callback(demo.stop)
-        found.append(await demo.start())
+        demos.append((demo, await demo.start()))
 
     # -- what they need from each other
     def _join(self, target: Target) -> None:
@@ -271,6 +272,13 @@ curl -sN --cacert {_quoted(str(certificate))} {target.url}/v1/chat/completions \
 
 Ctrl-C stops everything; keys and data stay in {self.data}
 """)
+
+
+async def _watch(model_server: DemoModel) -> None:
+    """Until the demo's model ends, which it should not: nobody else would start it again."""
+    from wai_protocol.errors import TransportError
+
+    raise TransportError(await model_server.wait())
 
 
 async def _has_models() -> bool:

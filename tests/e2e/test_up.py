@@ -60,3 +60,14 @@ def test_a_taken_port_is_said_in_a_sentence(tmp_path: Path) -> None:
             assert refused.wait() != 0
             assert str(port) in refused.output()
             assert "Traceback" not in refused.output()
+
+
+def test_a_model_server_that_dies_ends_it_all_with_a_sentence(tmp_path: Path) -> None:
+    require_real("smollm2")
+    with up(tmp_path, free_port(), tmp_path / "log") as running:
+        running.wait_for_output(CURL_LINE)
+        (server,) = [p for p in running.family() if "wai_node.demo_server" in p.cmdline()]
+        server.kill()
+        assert running.wait() == 1
+        assert "The demo's model server ended" in running.output()
+        assert running.kill_leftovers() == []
