@@ -37,7 +37,7 @@ from .records import Recorder, RequestRecord
 from .tokens import TokenEstimator
 from .upstream import Fleet
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wai.gateway")
 
 MODELS_PATH: Final = "/v1/models"
 RETRY_AFTER_S: Final = 1.0  # where an error that will pass does not say when

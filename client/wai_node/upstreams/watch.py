@@ -22,7 +22,7 @@ HURRIED_POLL_S: Final = 0.25  # the least between two polls, however many stream
 DISCOVER_S: Final = 10.0  # how long a server started after the node goes unnoticed
 PUBLISH_S: Final = 0.1  # the least between two statuses: 200 streams a second make 10, not 400
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("wai.node")
 
 Discover = Callable[[frozenset[int]], Awaitable[list[Upstream]]]
 

@@ -25,7 +25,7 @@ from wai_protocol.errors import Fault, StoreError
 from .migrations import Migration, load_migrations, pending
 from .store import MAX_WAITING_WRITES, ConflictError, Row, Store, Value, Write
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("wai.storage")
 
 MAX_BATCH: Final = 500  # transactions a commit; keeps the wait of the first one under a few ms
 BUSY_TIMEOUT_S: Final = 5.0  # an upgrade's two relays share the file for a moment
