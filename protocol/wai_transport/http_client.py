@@ -17,7 +17,7 @@ from wai_protocol.http1 import request_head
 from wai_protocol.surface import Headers
 
 from .http_connection import HttpConnection
-from .http_request import ClientRequest, ResponseSink, Timeouts
+from .http_request import RESEND_BYTES, ClientRequest, ResponseSink, Timeouts
 from .origin import Origin
 from .tls import check_pin, client_context
 
@@ -74,7 +74,10 @@ class HttpClient:
         request = ClientRequest(
             method, head, sink, body_length, timeouts or self.timeouts, self._connect_again
         )
-        while self._idle:
+        # A kept-alive connection may be closing at this moment. A request that could not be sent
+        # again then, because its body is long, gets a new one.
+        repeatable = body_length is not None and body_length <= RESEND_BYTES
+        while repeatable and self._idle:
             connection = self._idle.pop()
             _stop_idle_timer(connection)
             if connection.usable:
