@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.admission import Admission
-from wai_relay.keys import ApiKey, KeyLimits
-from wai_relay.scheduler import Result, Scheduler, Tokens
-from wai_relay.selection import Demand
+from wai_relay.access.keys import ApiKey, KeyLimits
+from wai_relay.policy.admission import Admission
+from wai_relay.policy.scheduler import Result, Scheduler, Tokens
+from wai_relay.policy.selection import Demand
 
 ROUNDS = 20_000
 

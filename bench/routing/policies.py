@@ -17,9 +17,9 @@ from typing import Final
 
 from bench.routing.node import Job, Node, NodeSpec
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.prefixes import WarmPrefixes
-from wai_relay.scheduler import Placement, Result, Scheduler, Ticket, Tokens
-from wai_relay.selection import Demand
+from wai_relay.policy.prefixes import WarmPrefixes
+from wai_relay.policy.scheduler import Placement, Result, Scheduler, Ticket, Tokens
+from wai_relay.policy.selection import Demand
 
 MODEL: Final = "model"
 # A relay guesses a prompt's tokens from its bytes: off by up to this much either way.

@@ -13,9 +13,9 @@ from typing import Final, Literal
 
 from wai_protocol.errors import RequestError
 
-from .limits import GatewayLimits
-from .provider_config import ProviderConfig
-from .selection import OVERFLOW_AFTER_S
+from .fleet.provider_config import ProviderConfig
+from .gateway.limits import GatewayLimits
+from .policy.selection import OVERFLOW_AFTER_S
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8443"  # a first try must not be open to the world
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"

@@ -20,9 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from wai_protocol.errors import AuthError, StoreError
 from wai_protocol.identity import RelayKey
+from wai_relay import certificate as certificates
 from wai_transport.folder import PUBLIC_MODE, DataFolder
-
-from . import certificate as certificates
 
 KEY_FILE: Final = "relay.key"
 TLS_KEY_FILE: Final = "relay-tls.key"

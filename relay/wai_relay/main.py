@@ -21,36 +21,36 @@ from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
 from wai_transport.version import VERSION
 
-from .access_log import AccessLog
+from .access.admins import Admins
+from .access.audit import AuditLog
+from .access.keys import KeyRing
+from .access.sign_ins import SignIns
 from .admin.context import Context
 from .admin.events import Feed
-from .admins import Admins
 from .app import App
-from .audit import AuditLog
 from .config import RelayConfig
 from .dashboard.app import create_app
-from .dispatch import ScheduledDispatcher
-from .gateway import Gateway
+from .fleet.invites import Invites, RelayAddress
+from .fleet.nodes import ConnectedFleet
+from .fleet.providers import ProvidedFleet, providers_of
+from .fleet.registry import NodeRegistry
+from .fleet.tunnel import Tunnels
+from .gateway.dispatch import ScheduledDispatcher
+from .gateway.gateway import Gateway
+from .gateway.settling import SettlingDispatcher
 from .handover import Inheritance, hand_over
 from .http.asgi import asgi_handler
 from .http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S, Edge
 from .http.listener import Listener
 from .identity import announce, load_admin_token, load_relay_key, withdraw
-from .invites import Invites, RelayAddress
-from .keys import KeyRing
-from .metrics import Metrics, MetricsPage
-from .model_names import ModelNames
-from .nodes import ConnectedFleet
+from .observe.access_log import AccessLog
+from .observe.metrics import Metrics, MetricsPage
+from .observe.pulse import Pulse
+from .policy.model_names import ModelNames
 from .port_tls import PortTls
-from .providers import ProvidedFleet, providers_of
-from .pulse import Pulse
-from .registry import NodeRegistry
 from .service_manager import notify_ready, notify_stopping
 from .settings import SettingsBook
-from .settling import SettlingDispatcher
-from .sign_ins import SignIns
 from .storage import SqliteStore
-from .tunnel import Tunnels
 from .usage import UsageRecorder, UsageReport
 
 LOCK_OWNER: Final = "relay"

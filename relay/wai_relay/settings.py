@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from wai_protocol.errors import RequestError
 
-from .invites import DEFAULT_TTL_S, MAX_TTL_S
+from .fleet.invites import DEFAULT_TTL_S, MAX_TTL_S
 from .storage import Store, Write
 
 DEFAULT_RETENTION_DAYS: Final = 30.0

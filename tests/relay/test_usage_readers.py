@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from wai_protocol.errors import Fault
 from wai_protocol.surface import Dialect
-from wai_relay.dialects import UsageReader, reader_for, rules_for
-from wai_relay.dialects.usage import MAX_EVENT_BYTES
+from wai_relay.gateway.dialects import UsageReader, reader_for, rules_for
+from wai_relay.gateway.dialects.usage import MAX_EVENT_BYTES
 
 # As llama-server b11549 sends them (shared facts), with include_usage.
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":null}}]}\n\n'

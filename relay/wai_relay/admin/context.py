@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wai_protocol.status import NodeStatus
-from wai_relay.admins import Admins
-from wai_relay.audit import AuditLog
-from wai_relay.explain import Explanations
-from wai_relay.invites import Invites, RelayAddress
-from wai_relay.keys import KeyRing
-from wai_relay.live import LiveRequests
-from wai_relay.registry import NodeRecord
+from wai_relay.access.admins import Admins
+from wai_relay.access.audit import AuditLog
+from wai_relay.access.keys import KeyRing
+from wai_relay.access.sign_ins import SignIns
+from wai_relay.fleet.invites import Invites, RelayAddress
+from wai_relay.fleet.registry import NodeRecord
+from wai_relay.observe.explain import Explanations
+from wai_relay.observe.live import LiveRequests
 from wai_relay.settings import SettingsBook
-from wai_relay.sign_ins import SignIns
 from wai_relay.usage import UsageReport
 
 if TYPE_CHECKING:  # it shows what is in a context, and is in it
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # it shows what is in a context, and is in it
 
 
 class LiveNode(Protocol):
-    """A node that has joined, as `wai_relay.nodes.Node` is."""
+    """A node that has joined, as `wai_relay.fleet.nodes.Node` is."""
 
     @property
     def record(self) -> NodeRecord:
@@ -55,7 +55,7 @@ class LiveNode(Protocol):
 
 
 class Fleet(Protocol):
-    """The nodes as they are now; `wai_relay.nodes.ConnectedFleet` is one."""
+    """The nodes as they are now; `wai_relay.fleet.nodes.ConnectedFleet` is one."""
 
     def nodes(self) -> Iterable[LiveNode]:
         """All that have joined."""

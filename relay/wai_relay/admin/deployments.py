@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
-from wai_relay.registry import no_such_node
+from wai_relay.fleet.registry import no_such_node
 
 from .context import Context, LiveNode
 from .endpoint import Call, Endpoint, Query

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
-from wai_relay.sign_ins import COOKIE, CSRF_HEADER, SignIn, check_csrf
+from wai_relay.access.sign_ins import COOKIE, CSRF_HEADER, SignIn, check_csrf
 
 from .context import Context
 from .types import ErrorAnswer, ErrorDetail

@@ -24,9 +24,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from wai_protocol.errors import Fault, WaiError
-from wai_relay.audit import AuditLog
-from wai_relay.live import LiveRequests, LiveView
-from wai_relay.pulse import Pulse
+from wai_relay.access.audit import AuditLog
+from wai_relay.observe.live import LiveRequests, LiveView
+from wai_relay.observe.pulse import Pulse
 
 from .context import Context, Fleet, LiveNode
 from .endpoint import NO_STORE, refuse, sign_in

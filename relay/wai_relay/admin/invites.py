@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from wai_relay.invites import InviteRecord
+from wai_relay.fleet.invites import InviteRecord
 
 from .context import Context
 from .endpoint import Call, Endpoint

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.keys import ApiKey, KeyLimits
+from wai_relay.access.keys import ApiKey, KeyLimits
 
 from .context import Context
 from .endpoint import Call, Endpoint, Query

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from wai_relay.registry import no_such_node
+from wai_relay.fleet.registry import no_such_node
 
 from .context import Context, LiveNode
 from .endpoint import Call, Endpoint

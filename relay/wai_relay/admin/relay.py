@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import UNSET
 
-from wai_relay.audit import MAX_LISTED
+from wai_relay.access.audit import MAX_LISTED
 
 from .context import Context
 from .endpoint import Call, Endpoint, Query

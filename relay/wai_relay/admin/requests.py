@@ -8,8 +8,8 @@ from typing import Final
 from msgspec import Struct
 
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.explain import Explanation, explain
-from wai_relay.live import LiveView, view_of
+from wai_relay.observe.explain import Explanation, explain
+from wai_relay.observe.live import LiveView, view_of
 
 from .context import Context
 from .endpoint import Call, Endpoint

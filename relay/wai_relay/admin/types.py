@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from wai_relay.keys import MAX_NAME_CHARS, KeyLimits
+from wai_relay.access.keys import MAX_NAME_CHARS, KeyLimits
 
 Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]

@@ -20,10 +20,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
+from wai_relay.access.admins import MAX_TOKEN_BYTES
+from wai_relay.access.sign_ins import COOKIE, SIGN_IN_S, csrf_token
 from wai_relay.admin.context import Context
 from wai_relay.admin.endpoint import JSON_TYPE, NO_STORE, refuse, signed_in
-from wai_relay.admins import MAX_TOKEN_BYTES
-from wai_relay.sign_ins import COOKIE, SIGN_IN_S, csrf_token
 
 from .throttle import SignInThrottle
 

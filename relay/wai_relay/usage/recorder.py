@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from wai_protocol.errors import StoreError
-from wai_relay.records import RequestRecord
+from wai_relay.observe.records import RequestRecord
 from wai_relay.storage import Store, Write
 
 from .months import MonthTokens

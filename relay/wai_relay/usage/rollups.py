@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
-from wai_relay.records import RequestRecord
+from wai_relay.observe.records import RequestRecord
 from wai_relay.storage import Write
 
 from .histogram import bin_of

@@ -14,21 +14,21 @@ from wai_protocol.errors import AuthError, Fault, WaiError
 from wai_protocol.identity import NodeKey, node_id
 from wai_protocol.invite import decode
 from wai_protocol.status import ModelStatus, NodeStatus
+from wai_relay.access.admins import Admins
+from wai_relay.access.audit import AuditLog
+from wai_relay.access.keys import KeyRing
+from wai_relay.access.sign_ins import SignIns
 from wai_relay.admin import BASE, Context, create_app
 from wai_relay.admin.app import ENDPOINTS
 from wai_relay.admin.endpoint import MAX_BODY_BYTES
 from wai_relay.admin.events import Feed
-from wai_relay.admins import Admins
-from wai_relay.audit import AuditLog
-from wai_relay.explain import Explanations
-from wai_relay.invites import Invites, RelayAddress
-from wai_relay.keys import KeyRing
-from wai_relay.live import LiveRequests
-from wai_relay.pulse import Pulse
-from wai_relay.records import DiscardingRecorder, RequestRecord, TokenCounts
-from wai_relay.registry import NodeRecord, NodeRegistry, no_such_node
+from wai_relay.fleet.invites import Invites, RelayAddress
+from wai_relay.fleet.registry import NodeRecord, NodeRegistry, no_such_node
+from wai_relay.observe.explain import Explanations
+from wai_relay.observe.live import LiveRequests
+from wai_relay.observe.pulse import Pulse
+from wai_relay.observe.records import DiscardingRecorder, RequestRecord, TokenCounts
 from wai_relay.settings import SettingsBook
-from wai_relay.sign_ins import SignIns
 from wai_relay.storage import SqliteStore
 from wai_relay.usage import UsageReport
 from wai_relay.usage.rollups import writes_for

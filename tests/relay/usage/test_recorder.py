@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from wai_protocol.errors import Fault, StoreError
-from wai_relay.records import RequestRecord, TokenCounts
+from wai_relay.observe.records import RequestRecord, TokenCounts
 from wai_relay.storage import SqliteStore, Write
 from wai_relay.usage import Grouping, UsageRecorder, UsageReport
 from wai_relay.usage.recorder import BATCH_RECORDS, FLUSH_INTERVAL_S, MAX_HELD, MAX_MODELS

@@ -1,0 +1,240 @@
+"""API keys: who may call, and within which limits.
+
+All keys that are good live in memory, by the SHA-256 of their secret; the store has them too, and
+the revoked ones. Limits are carried here and enforced elsewhere (admission). A key's secret exists
+once: in the answer to its creation.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final
+
+from wai_protocol.errors import AuthError, Fault, RequestError
+from wai_protocol.surface import Headers
+from wai_relay.storage import ConflictError, Row, Store, Write
+
+KEY_PREFIX: Final = "wai_sk_"
+KEY_SECRET_BYTES: Final = 32  # 256 random bits: no need for a slow hash
+SHOWN_CHARS: Final = len(KEY_PREFIX) + 4  # enough to recognise a key in a list, useless to guess it
+MAX_NAME_CHARS: Final = 64
+MAX_PRESENTED_BYTES: Final = 256  # what a caller may make us hash
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What a key may use; None and empty mean without limit.
+
+    `rpm`, `tpm`: requests and tokens a minute. `concurrency`: requests at once. `monthly_tokens`:
+    per calendar month, UTC. `expires_at`: seconds since 1970. `models`, `nodes`: the only ones it
+    reaches. `local_only`: never a cloud provider. `priority`: higher goes first in the queue.
+    `continue_`: an answer whose node died is continued on another.
+    """
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    monthly_tokens: int | None = None
+    expires_at: float | None = None
+    models: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    local_only: bool = False
+    priority: int = 0
+    continue_: bool = False
+
+    def to_json(self) -> str:
+        """As the store keeps it."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> KeyLimits:
+        """From the store. What a newer version wrote beside it is left alone."""
+        fields = {name: value for name, value in json.loads(text).items() if name in cls.__slots__}
+        for name in ("models", "nodes"):
+            fields[name] = tuple(fields.get(name, ()))
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as the store knows it. `prefix` is its first characters, to recognise it by.
+
+    `version` grows with every change. `revoked_at` is None for a key that is good.
+    """
+
+    id: str
+    name: str
+    sha256: bytes = field(repr=False)
+    prefix: str
+    limits: KeyLimits
+    version: int
+    created_at: float
+    revoked_at: float | None = None
+
+
+class KeyRing:
+    """The keys that are good now. Make it with `load`; belongs to one event loop."""
+
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._by_hash: dict[bytes, ApiKey] = {}
+        self._by_id: dict[str, ApiKey] = {}
+
+    @classmethod
+    async def load(cls, store: Store, clock: Callable[[], float] = time.time) -> KeyRing:
+        """All keys that are not revoked. `clock` gives seconds since 1970."""
+        ring = cls(store, clock)
+        for row in await store.read("SELECT * FROM api_keys WHERE revoked_at IS NULL"):
+            ring._keep(_key_from_row(row))
+        return ring
+
+    def authenticate(self, headers: Headers) -> ApiKey:
+        """The key that a request carries, in `Authorization: Bearer` or `x-api-key`.
+
+        Raises `AuthError`: KEY_MISSING without one, KEY_INVALID if it is not good (any more).
+        """
+        presented = False
+        for name, value in headers:
+            if name == b"authorization":
+                scheme, _, secret = value.partition(b" ")
+                if scheme.lower() != b"bearer":
+                    continue
+            elif name == b"x-api-key":
+                secret = value
+            else:
+                continue
+            presented = True
+            secret = secret.strip()
+            if len(secret) > MAX_PRESENTED_BYTES:
+                continue
+            key = self._by_hash.get(hashlib.sha256(secret).digest())
+            if key is not None and not self._expired(key):
+                return key
+        if presented:
+            raise AuthError("this API key is not known, or was revoked", Fault.KEY_INVALID)
+        raise AuthError(
+            "no API key: send `Authorization: Bearer wai_sk_…` or `x-api-key: wai_sk_…`",
+            Fault.KEY_MISSING,
+        )
+
+    def get(self, key_id: str) -> ApiKey | None:
+        """The good key with this id."""
+        return self._by_id.get(key_id)
+
+    def name_of(self, key_id: str) -> str:
+        """What the key is called, "" if there is none with this id."""
+        key = self._by_id.get(key_id)
+        return key.name if key is not None else ""
+
+    async def create(self, name: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
+        """A new key and its secret, shown this once. Raises `RequestError` on a bad name."""
+        if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable():
+            raise RequestError(f"a key's name has 1 to {MAX_NAME_CHARS} printable characters")
+        random = secrets.token_bytes(KEY_SECRET_BYTES)
+        secret = KEY_PREFIX + base64.urlsafe_b64encode(random).rstrip(b"=").decode()
+        key = ApiKey(
+            id="key_" + secrets.token_hex(8),
+            name=name,
+            sha256=hashlib.sha256(secret.encode()).digest(),
+            prefix=secret[:SHOWN_CHARS],
+            limits=limits or KeyLimits(),
+            version=1,
+            created_at=self._clock(),
+        )
+        await self._store.write(
+            Write(
+                "INSERT INTO api_keys (id, name, sha256, prefix, limits, version, created_at)"
+                " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                (
+                    *(key.id, key.name, key.sha256, key.prefix),
+                    *(key.limits.to_json(), key.version, key.created_at),
+                ),
+            )
+        )
+        self._keep(key)
+        return key, secret
+
+    async def set_limits(self, key_id: str, limits: KeyLimits) -> ApiKey:
+        """Change what a key may use, from its next request on.
+
+        Raises `RequestError` (NOT_FOUND) if there is no such key, or it was revoked meanwhile.
+        """
+        key = self._by_id.get(key_id)
+        if key is None:
+            raise _no_such_key(key_id)
+        changed = replace(key, limits=limits, version=key.version + 1)
+        try:
+            await self._store.write(
+                Write(
+                    "UPDATE api_keys SET limits = $1, version = $2"
+                    " WHERE id = $3 AND version = $4 AND revoked_at IS NULL",
+                    (limits.to_json(), changed.version, key_id, key.version),
+                    rows=1,
+                )
+            )
+        except ConflictError:
+            if key_id in self._by_id:
+                raise RequestError("the key was changed by someone else; look again") from None
+            raise _no_such_key(key_id) from None
+        # While we waited for the disk it may have been revoked, which must win.
+        if self._by_id.get(key_id) is not key:
+            raise _no_such_key(key_id)
+        self._keep(changed)
+        return changed
+
+    async def revoke(self, key_id: str) -> None:
+        """Refuse a key from now on: the next request that carries it fails, before the disk knows.
+
+        Raises `RequestError` (NOT_FOUND) for an unknown key; revoking twice is fine. On a
+        `StoreError` the key stays refused until the relay restarts.
+        """
+        key = self._by_id.pop(key_id, None)
+        if key is not None:
+            del self._by_hash[key.sha256]
+        try:
+            await self._store.write(
+                Write(
+                    "UPDATE api_keys SET version = version + 1,"
+                    " revoked_at = coalesce(revoked_at, $1) WHERE id = $2",
+                    (self._clock(), key_id),
+                    rows=1,
+                )
+            )
+        except ConflictError:
+            raise _no_such_key(key_id) from None
+
+    async def list(self, *, revoked: bool = False) -> list[ApiKey]:
+        """The keys, oldest first; with `revoked` those too that are not good any more."""
+        rows = await self._store.read("SELECT * FROM api_keys ORDER BY created_at, id")
+        return [_key_from_row(row) for row in rows if revoked or row["revoked_at"] is None]
+
+    def _keep(self, key: ApiKey) -> None:
+        self._by_hash[key.sha256] = key
+        self._by_id[key.id] = key
+
+    def _expired(self, key: ApiKey) -> bool:
+        return key.limits.expires_at is not None and self._clock() >= key.limits.expires_at
+
+
+def _key_from_row(row: Row) -> ApiKey:
+    return ApiKey(
+        id=row["id"],
+        name=row["name"],
+        sha256=row["sha256"],
+        prefix=row["prefix"],
+        limits=KeyLimits.from_json(row["limits"]),
+        version=row["version"],
+        created_at=row["created_at"],
+        revoked_at=row["revoked_at"],
+    )
+
+
+def _no_such_key(key_id: str) -> RequestError:
+    return RequestError(f"there is no API key {key_id!r}", Fault.NOT_FOUND)

@@ -1,0 +1,1 @@
+"""What serves: nodes and their tunnels, cloud providers, and how nodes come in."""

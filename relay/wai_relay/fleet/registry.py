@@ -1,0 +1,166 @@
+"""The nodes that belong to this relay: who they are, not whether they are connected.
+
+The handshake asks here whether a public key may come in. Enrolment is `invites`' act, because a
+node comes in by an invite; liveness, models and drains are `nodes`'.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from wai_protocol.errors import AuthError, Fault, RequestError
+from wai_relay.storage import ConflictError, Row, Store, Write
+
+# A name travels in the header X-WAI-Node, in URLs and in metrics' labels.
+NODE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A node that joined. `public_key` is its Ed25519 key, 32 bytes; `may_deploy`: whether the
+    relay may tell it to run models."""
+
+    id: str
+    name: str
+    public_key: bytes
+    created_at: float
+    tags: tuple[str, ...] = ()
+    may_deploy: bool = True
+    removed_at: float | None = None
+
+
+class NodeRegistry:
+    """All nodes, removed ones too, in memory and in the store. Belongs to one event loop."""
+
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._by_id: dict[str, NodeRecord] = {}
+        self._by_public: dict[bytes, NodeRecord] = {}
+
+    @classmethod
+    async def load(cls, store: Store, clock: Callable[[], float] = time.time) -> NodeRegistry:
+        """Everything that the store knows. `clock` gives seconds since 1970."""
+        registry = cls(store, clock)
+        for row in await store.read("SELECT * FROM nodes ORDER BY created_at, id"):
+            registry.keep(node_from_row(row))
+        return registry
+
+    def nodes(self) -> list[NodeRecord]:
+        """The nodes that are not removed, in the order in which they joined."""
+        return [node for node in self._by_id.values() if node.removed_at is None]
+
+    def get(self, node_id: str) -> NodeRecord | None:
+        """The node with this id, unless it was removed."""
+        node = self._by_id.get(node_id)
+        return node if node is not None and node.removed_at is None else None
+
+    def find(self, name_or_id: str) -> NodeRecord | None:
+        """The node that a person means by `name_or_id`."""
+        if found := self.get(name_or_id):
+            return found
+        return next((node for node in self.nodes() if node.name == name_or_id), None)
+
+    def by_public_key(self, public_key: bytes) -> NodeRecord:
+        """The node that may come in with this key.
+
+        Raises `AuthError`: NODE_UNKNOWN if it never joined, NODE_REMOVED if it was removed.
+        """
+        node = self._by_public.get(public_key)
+        if node is None:
+            raise AuthError(
+                "this node has not joined this relay: run `wai node join INVITE`",
+                Fault.NODE_UNKNOWN,
+            )
+        if node.removed_at is not None:
+            raise AuthError(
+                f"the node {node.name} was removed from this relay; a new invite lets it in again",
+                Fault.NODE_REMOVED,
+            )
+        return node
+
+    def keep(self, node: NodeRecord) -> None:
+        """Know a node that the store has (enrolment calls this)."""
+        self._by_id[node.id] = node
+        self._by_public[node.public_key] = node
+
+    async def remove(self, node_id: str) -> NodeRecord:
+        """Let a node in no more; at once, and after a restart.
+
+        Closing the sessions that it has is `nodes`'. Raises `RequestError` (NODE_NOT_FOUND).
+        """
+        node = self.get(node_id)
+        if node is None:
+            raise no_such_node(node_id)
+        removed = replace(node, removed_at=self._clock())
+        self.keep(removed)  # before the disk knows: who removes a node wants it out now
+        await self._store.write(
+            Write(
+                "UPDATE nodes SET removed_at = $1 WHERE id = $2 AND removed_at IS NULL",
+                (removed.removed_at, node_id),
+            )
+        )
+        return removed
+
+    async def rename(self, node_id: str, name: str) -> NodeRecord:
+        """Give a node another name. Raises `RequestError` (NODE_NOT_FOUND, NAME_TAKEN)."""
+        node = self.get(node_id)
+        if node is None:
+            raise no_such_node(node_id)
+        check_name(name)
+        try:
+            await self._store.write(
+                Write(
+                    "UPDATE nodes SET name = $1 WHERE id = $2 AND removed_at IS NULL",
+                    (name, node_id),
+                    rows=1,
+                )
+            )
+        except ConflictError:
+            if self.get(node_id) is None:
+                raise no_such_node(node_id) from None
+            raise name_taken(name) from None
+        current = self._by_id[node_id]
+        renamed = replace(current, name=name)  # removed meanwhile: then it stays removed
+        self.keep(renamed)
+        return renamed
+
+
+def check_name(name: str) -> None:
+    """Raises `RequestError` for what can't be a node's name."""
+    if not NODE_NAME.fullmatch(name):
+        raise RequestError(
+            f"{name[:80]!r} can't be a node's name: use 1 to 63 letters, digits, '.', '_' and '-',"
+            " beginning with a letter or a digit"
+        )
+
+
+def name_taken(name: str) -> RequestError:
+    """Another node has this name."""
+    return RequestError(
+        f"another node is called {name!r}; choose another name or remove that node first",
+        Fault.NAME_TAKEN,
+    )
+
+
+def no_such_node(name_or_id: str) -> RequestError:
+    """There is none with this name or id."""
+    return RequestError(f"there is no node {name_or_id!r}", Fault.NODE_NOT_FOUND)
+
+
+def node_from_row(row: Row) -> NodeRecord:
+    """A row of `nodes`."""
+    return NodeRecord(
+        id=row["id"],
+        name=row["name"],
+        public_key=row["public_key"],
+        created_at=row["created_at"],
+        tags=tuple(json.loads(row["tags"])),
+        may_deploy=json.loads(row["options"]).get("may_deploy", True),
+        removed_at=row["removed_at"],
+    )

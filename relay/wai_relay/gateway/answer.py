@@ -1,0 +1,358 @@
+"""One attempt's answer on its way from an upstream to the caller: a `Sink` that judges it.
+
+Until the first body byte nothing is shown to the caller, so the attempt can fail without a trace
+and another upstream can try. From then on the answer is the caller's: it ends cleanly, or visibly
+broken. No socket, no task and no clock of its own; the gateway drives it (`next_deadline`,
+`handle_timeout`) and waits for `over`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, assert_never
+
+from wai_protocol.errors import Fault
+from wai_protocol.status import MAX_COUNT
+from wai_protocol.surface import Headers, Route, headers_for_caller
+from wai_relay.http.exchange import Exchange
+from wai_relay.observe.records import TokenCounts
+
+from .continuation import Continuation
+from .dialects import EVENT_STREAM, DialectRules, UsageReader, reader_for, rules_for
+from .dialects.usage import decode
+from .limits import GatewayLimits
+from .upstream import UpstreamStream
+
+REFUSAL_BYTES: Final = 64 * 1024  # of a refusal's body that is kept; the real ones are under 1 kB
+# An upstream's statuses that another one may better: it is broken, or still loads its model.
+RETRY_STATUSES: Final = frozenset({502, 503})
+# Its statuses that are read whole before the caller sees them: what is in it may be bettered too.
+HELD_STATUSES: Final = RETRY_STATUSES | {400}
+# How llama.cpp and OpenAI say that a prompt is longer than the context.
+_TOO_LONG: Final = frozenset({"exceed_context_size_error", "context_length_exceeded"})
+# Faults that lie with one upstream or the way there, as long as nothing was answered.
+RETRY_FAULTS: Final = frozenset(
+    {
+        Fault.INTERNAL,
+        Fault.UPSTREAM_UNREACHABLE,
+        Fault.UPSTREAM_TIMEOUT,
+        Fault.UPSTREAM_BROKE,
+        Fault.ROUTE_REFUSED,
+        Fault.MODEL_NOT_FOUND,
+        Fault.OVERLOADED,
+        Fault.DRAINING,
+        Fault.SESSION_LOST,
+        Fault.FLOW_CONTROL,
+        Fault.PROTOCOL,
+    }
+)
+# In the middle of an answer those after which another upstream may go on with it.
+CONTINUABLE: Final = RETRY_FAULTS | {Fault.NODE_REMOVED}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A whole answer that was kept back: the caller gets it if nobody else does better."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt came to nothing before its first byte. `retryable`: another one may do.
+    `midway`: it broke off later, and its continuation may go on with another. `prompt_tokens`: how
+    long the upstream found the prompt that it has no context for."""
+
+    fault: Fault
+    message: str
+    retryable: bool
+    refusal: Refusal | None = None
+    midway: bool = False
+    prompt_tokens: int | None = None
+
+
+class Phase(enum.Enum):
+    """How far an answer is."""
+
+    WAITING = enum.auto()  # for the head
+    HEADED = enum.auto()  # the head is here, and held until the first byte
+    REFUSED = enum.auto()  # a whole refusal is being collected
+    PASSING = enum.auto()  # the caller gets it
+    OVER = enum.auto()
+
+
+class Answer:
+    """See the module. `failure` is set when it is over and the caller has not been answered.
+
+    `labels`: the X-WAI headers that the response gets. `on_first_byte` is called when the answer
+    begins to pass, before anything is written. `continuation`: what keeps its text, if it may be
+    continued.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        route: Route,
+        labels: Headers,
+        limits: GatewayLimits,
+        clock: Callable[[], float],
+        on_first_byte: Callable[[], None],
+        *,
+        strip_usage: bool,
+        strip_timings: bool = False,
+        continuation: Continuation | None = None,
+    ) -> None:
+        self.over = asyncio.Event()
+        self.failure: Failure | None = None
+        self.fault: Fault | None = None  # what cut the answer or made it fail
+        self.status = 0
+        self.first_byte_at: float | None = None
+        self._exchange = exchange
+        self._route = route
+        self._rules: DialectRules = rules_for(route.dialect)
+        self._labels = labels
+        self._limits = limits
+        self._clock = clock
+        self._on_first_byte = on_first_byte
+        self._strip_usage = strip_usage
+        self._strip_timings = strip_timings
+        self._continuation = continuation
+        self._phase = Phase.WAITING
+        self._stream: UpstreamStream | None = None
+        self._reader: UsageReader | None = None
+        self._headers: Headers = []
+        self._content_type = b""
+        self._collected = bytearray()
+        self._withheld = 0
+        self._last_at = clock()
+
+    # -- from the gateway
+    def attach(self, stream: UpstreamStream) -> None:
+        """The stream that this is the answer of: gets the credit back, and the reset."""
+        self._stream = stream
+
+    def touch(self) -> None:
+        """The request still makes its way to the upstream: the wait for an answer starts again."""
+        self._last_at = self._clock()
+
+    def resume(self) -> None:
+        """The caller keeps up again."""
+        withheld, self._withheld = self._withheld, 0
+        if withheld and self._stream is not None:
+            self._stream.consume(withheld)
+
+    def next_deadline(self) -> float:
+        """When `handle_timeout` is due, unless something comes before."""
+        passing = self._phase is Phase.PASSING
+        limit = self._limits.between_chunks_s if passing else self._limits.first_byte_s
+        return self._last_at + limit
+
+    def handle_timeout(self, now: float) -> None:
+        """Give up if the upstream has been silent for too long; else nothing."""
+        if self._phase is Phase.OVER or now < self.next_deadline():
+            return
+        what = "sent nothing more" if self._phase is Phase.PASSING else "did not answer"
+        waited = now - self._last_at
+        self.give_up(Fault.UPSTREAM_TIMEOUT, f"The upstream {what} for {waited:.0f} s.")
+
+    def give_up(self, fault: Fault, message: str) -> None:
+        """End the attempt from this side; no other upstream will do better."""
+        if self._phase is Phase.OVER:
+            return
+        if self._stream is not None:
+            self._stream.reset(fault, message)
+        if self._phase is Phase.PASSING:
+            self._cut(fault, message)
+        else:
+            self._fail(Failure(fault, message, retryable=False))
+
+    def counts(self, estimated_prompt: int) -> TokenCounts:
+        """What it cost so far. An answer that is an error cost nothing."""
+        if self._reader is None or self.status >= 400:
+            return TokenCounts()
+        return self._reader.counts(estimated_prompt)
+
+    # -- from the upstream
+    def on_data(self, data: bytes) -> None:
+        """See `Sink`. Once per token: keep it short."""
+        if self._phase is Phase.PASSING and self._reader is not None:
+            self._last_at = self._clock()
+            out = self._reader.feed(data)
+            exchange = self._exchange
+            if out and self._continuation is not None:
+                out = self._continuation.take(out)
+            if out:
+                exchange.write(out)
+            if exchange.paused:
+                self._withheld += len(data)
+            elif self._stream is not None:
+                self._stream.consume(len(data))
+        else:
+            self._early_data(data)
+
+    def on_headers(self, status: int, headers: Headers) -> None:
+        """See `Sink`."""
+        if self._phase is not Phase.WAITING:
+            return
+        self.status = status
+        self._last_at = self._clock()
+        self._headers = headers_for_caller(headers)
+        self._content_type = dict(headers).get(b"content-type", b"").strip().lower()
+        begun = self._exchange.started  # by a heartbeat, as an event stream
+        unfit = begun and not (status == 200 and self._content_type.startswith(EVENT_STREAM))
+        self._phase = Phase.REFUSED if status in HELD_STATUSES or unfit else Phase.HEADED
+
+    def on_end(self) -> None:
+        """See `Sink`."""
+        match self._phase:
+            case Phase.WAITING:
+                self.on_reset(Fault.UPSTREAM_BROKE, "The upstream ended without an answer.")
+            case Phase.REFUSED:
+                self._refused()
+            case Phase.HEADED | Phase.PASSING:
+                if self._phase is Phase.HEADED:
+                    self._begin()
+                if self._reader is not None and (rest := self._reader.finish()):
+                    if self._continuation is not None:
+                        rest = self._continuation.take(rest)
+                    self._exchange.write(rest)
+                self._exchange.end()
+                self._finish()
+            case Phase.OVER:
+                pass
+            case _:
+                assert_never(self._phase)
+
+    def on_reset(self, fault: Fault, reason: str) -> None:
+        """See `Sink`."""
+        message = reason or "The upstream gave up."
+        match self._phase:
+            case Phase.PASSING:
+                self._cut(fault, message)
+            case Phase.WAITING | Phase.HEADED | Phase.REFUSED:
+                self._fail(Failure(fault, message, retryable=fault in RETRY_FAULTS))
+            case Phase.OVER:
+                pass
+            case _:
+                assert_never(self._phase)
+
+    # -- inside
+    def _early_data(self, data: bytes) -> None:
+        if self._phase is Phase.HEADED and data:
+            if self._exchange.started and self._content_type[:17] != EVENT_STREAM:
+                self._phase = Phase.REFUSED  # a heartbeat began after the head had come
+            else:
+                self._begin()
+                self.on_data(data)
+                return
+        if self._phase is Phase.REFUSED:
+            self._last_at = self._clock()
+            self._collected += data[: REFUSAL_BYTES - len(self._collected)]
+            if len(self._collected) == REFUSAL_BYTES:  # no refusal is that long; it may be endless
+                if self._stream is not None:
+                    self._stream.reset(Fault.CANCELLED, "too long for a refusal")
+                self._refused()
+        if self._stream is not None and self._phase is not Phase.OVER:
+            self._stream.consume(len(data))
+
+    def _begin(self) -> None:
+        """The point of no return: the caller gets this upstream's answer."""
+        self._phase = Phase.PASSING
+        self._last_at = self.first_byte_at = self._clock()
+        self._on_first_byte()
+        self._reader = reader_for(
+            self._route.dialect,
+            self._route.path,
+            self._content_type,
+            strip_usage=self._strip_usage,
+            strip_timings=self._strip_timings,
+        )
+        if self._continuation is not None and self._continuation.count:
+            self._exchange.write(b": continued on " + dict(self._labels)[b"x-wai-node"] + b"\n\n")
+        elif self._exchange.started:
+            labels = b", ".join(name + b": " + value for name, value in self._labels)
+            self._exchange.write(b": " + labels + b"\n\n")
+        else:
+            self._exchange.start(self.status, self._headers + self._labels)
+
+    def _refused(self) -> None:
+        body = bytes(self._collected)
+        message = refusal_message(body) or "The upstream refused the request."
+        refusal = Refusal(self.status, self._headers + self._labels, body)
+        if self.status == 400:
+            too_long, tokens = _context_refusal(body)
+            fault = Fault.CONTEXT_EXCEEDED if too_long else Fault.BAD_REQUEST
+            self._fail(Failure(fault, message, too_long, refusal, prompt_tokens=tokens))
+            return
+        retryable = self.status in RETRY_STATUSES
+        fault = Fault.OVERLOADED if self.status == 503 else Fault.UPSTREAM_BROKE
+        self._fail(Failure(fault, message, retryable, refusal))
+
+    def _cut(self, fault: Fault, message: str) -> None:
+        """The answer broke off: say so inside the stream where its format can, else break too."""
+        if self._continued(fault, message):
+            return
+        if self._reader is not None and self._content_type.startswith(
+            (self._rules.stream_type, EVENT_STREAM)
+        ):
+            event = self._rules.error_event(fault, message)
+            self._exchange.write(self._reader.broken() + event)
+            self._exchange.end()
+        else:
+            self._exchange.abort()
+        self.fault = fault
+        self._finish()
+
+    def _continued(self, fault: Fault, message: str) -> bool:
+        """Leave the rest of a cut answer to another upstream, if that can be."""
+        continuation = self._continuation
+        if continuation is None or fault not in CONTINUABLE or not self._is_plain_stream:
+            return False
+        if ending := continuation.ending():
+            self._exchange.write(ending)
+            self._exchange.end()
+            self._finish()
+            return True
+        if continuation.possible:
+            self._fail(Failure(fault, message, retryable=True, midway=True))
+        return continuation.possible
+
+    @property
+    def _is_plain_stream(self) -> bool:
+        """Whether what has passed is an answer in whole events."""
+        whole = self._reader is not None and not self._reader.broken()
+        return whole and self.status == 200 and self._content_type.startswith(EVENT_STREAM)
+
+    def _fail(self, failure: Failure) -> None:
+        self.failure = failure
+        self.fault = failure.fault
+        self._finish()
+
+    def _finish(self) -> None:
+        self._phase = Phase.OVER
+        self.over.set()
+
+
+def refusal_message(body: bytes) -> str:
+    """The sentence in an upstream's error body, whichever dialect it is in; "" if there is none."""
+    found: Any = decode(body)
+    error = found.get("error") if isinstance(found, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else ""
+
+
+def _context_refusal(body: bytes) -> tuple[bool, int | None]:
+    """Whether an upstream's 400 says that the prompt is too long for it, and how long it is."""
+    found: Any = decode(body)
+    error = found.get("error") if isinstance(found, dict) else None
+    if not isinstance(error, dict) or not (
+        {str(error.get("type")), str(error.get("code"))} & _TOO_LONG
+    ):
+        return False, None
+    tokens = error.get("n_prompt_tokens")
+    return True, tokens if isinstance(tokens, int) and 0 < tokens <= MAX_COUNT else None

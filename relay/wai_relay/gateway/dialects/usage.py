@@ -1,0 +1,219 @@
+"""Reading what an answer cost from its bytes as they pass. Pure.
+
+A `UsageReader` sits in every answer's way, so its everyday case is a few substring tests. It never
+holds more than one unfinished event, or the two ends of a plain body.
+"""
+
+from __future__ import annotations
+
+import abc
+import re
+from typing import Any, Final
+
+import msgspec
+
+from wai_relay.observe.records import TokenCounts
+
+MAX_EVENT_BYTES: Final = 64 * 1024  # an event is held until it is whole, up to this
+HEAD_BYTES: Final = 8 * 1024  # of a plain body: embeddings put `usage` before the vectors
+TAIL_BYTES: Final = 16 * 1024  # everything else puts it last
+
+MAX_OBJECT_BYTES: Final = 4096  # of a usage object; the longest real ones have 500
+
+_BRACE: Final = re.compile(rb"[{}]")
+_EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
+_EVENT_DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+_ANY: Final = msgspec.json.Decoder()
+
+
+class UsageReader(abc.ABC):
+    """Watches one response. `feed` gives what goes on to the caller, `finish` what was still held.
+
+    `counts` is right at any time: exact once the upstream has said so, else counted by chunks.
+    """
+
+    def __init__(self) -> None:
+        self.chunks = 0  # pieces of answer seen, the estimate of `counts.completion`
+        self.said: TokenCounts | None = None
+
+    @abc.abstractmethod
+    def feed(self, data: bytes) -> bytes:
+        """Take body bytes; return the ones to send now (often `data` itself, b"" for none)."""
+
+    @abc.abstractmethod
+    def finish(self) -> bytes:
+        """The response ended cleanly: the rest to send."""
+
+    def broken(self) -> bytes:
+        """The response was cut: what must be sent so that an error event stands by itself."""
+        return b""
+
+    def counts(self, estimated_prompt: int) -> TokenCounts:
+        """What the request cost, as far as is known now."""
+        if self.said is None:
+            return TokenCounts(prompt=estimated_prompt, completion=self.chunks)
+        if not self.said.exact:  # a cut stream that had told its prompt's tokens only
+            self.said.completion = max(self.said.completion, self.chunks)
+        return self.said
+
+
+class EventReader(UsageReader):
+    """An SSE response. Passes whole events on, so that a stream which is cut never ends inside one;
+    half an event is of no use to a caller. An event over `MAX_EVENT_BYTES` goes on in pieces."""
+
+    piece: bytes
+    """What an event with a piece of answer contains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held = b""
+        self._overlong = False
+
+    def feed(self, data: bytes) -> bytes:
+        """See `UsageReader`."""
+        # The everyday case: nothing held, whole events, and no figures in them.
+        if (
+            not self._held
+            and b'"usage"' not in data
+            and b'"timings"' not in data
+            and data.endswith(b"\n\n")
+            and not self._overlong
+        ):
+            self.chunks += data.count(self.piece)
+            return data
+        # OpenAI's own streams say `"usage":null` in every chunk when usage was asked for.
+        if (
+            not self._held
+            and not self._overlong
+            and data.endswith(b"\n\n")
+            and data.count(b'"usage"') == data.count(b'"usage":null')
+            and b'"timings"' not in data
+        ):
+            self.chunks += data.count(self.piece)
+            return data
+        return self._feed_events(data)
+
+    def finish(self) -> bytes:
+        """See `UsageReader`."""
+        rest, self._held = self._held, b""
+        return rest
+
+    def broken(self) -> bytes:
+        """See `UsageReader`."""
+        self._held = b""
+        return b"\n\n" if self._overlong else b""
+
+    @abc.abstractmethod
+    def observe(self, payload: Any) -> bool:
+        """One event's decoded data that mentions usage. False: it is not for the caller."""
+
+    def outgoing(self, event: bytes) -> bytes:
+        """A whole event that mentions usage or timings, as the caller gets it."""
+        return event
+
+    def _feed_events(self, data: bytes) -> bytes:
+        # Ends are looked for from just before the new bytes, so that a trickle costs its length.
+        search_from = max(len(self._held) - 3, 0)
+        data = self._held + data
+        passed: list[bytes] = []
+        start = 0
+        while found := _EVENT_END.search(data, search_from):
+            event = data[start : found.end()]
+            start = search_from = found.end()
+            if self._overlong or len(event) > MAX_EVENT_BYTES or self._keep(event):
+                passed.append(self.outgoing(event))
+            self._overlong = False
+        rest = data[start:]
+        if self._overlong or len(rest) > MAX_EVENT_BYTES:
+            # Its last bytes stay: an event's end may be cut in two.
+            self._overlong = True
+            passed.append(rest[:-3])
+            rest = rest[-3:]
+        self._held = rest
+        return b"".join(passed)
+
+    def _keep(self, event: bytes) -> bool:
+        self.chunks += event.count(self.piece)
+        if b'"usage"' not in event and b'"timings"' not in event:
+            return True
+        payload = decode(b"\n".join(_EVENT_DATA.findall(event)))
+        return self.observe(payload) if isinstance(payload, dict) else True
+
+
+class BodyReader(UsageReader):
+    """A response that is one JSON document. Passes every byte at once and remembers both ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._head = b""
+        self._tail = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        """See `UsageReader`."""
+        room = HEAD_BYTES - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            rest = data[room:]
+        else:
+            rest = data
+        if rest:
+            self._tail += rest[-TAIL_BYTES:]
+            if len(self._tail) > 2 * TAIL_BYTES:
+                del self._tail[:-TAIL_BYTES]
+        return data
+
+    def finish(self) -> bytes:
+        """See `UsageReader`."""
+        found = self.figures(self._head + self._tail if self._whole else bytes(self._tail))
+        self.said = found or self.figures(self._head)
+        self._head = b""
+        self._tail.clear()
+        return b""
+
+    @property
+    def _whole(self) -> bool:
+        return len(self._tail) <= TAIL_BYTES
+
+    @abc.abstractmethod
+    def figures(self, text: bytes) -> TokenCounts | None:
+        """The usage in `text`, a document or the piece at one of its ends."""
+
+
+def decode(text: bytes) -> Any:
+    """`text` as JSON, None if it is none: an upstream's mistake that is the caller's to see."""
+    try:
+        return _ANY.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def count(value: object) -> int:
+    """A token count out of an upstream's JSON; 0 for what is none."""
+    return value if type(value) is int and 0 <= value < 1 << 40 else 0
+
+
+def last_object(text: bytes, name: bytes) -> dict[str, Any] | None:
+    """The last object in `text` that is the value of the key `name`. Nested objects may be in it,
+    strings with braces may not: usage objects have none. Quotes inside JSON strings are escaped, so
+    a prompt or an answer can't pretend to be one."""
+    key = b'"' + name + b'"'
+    at = text.rfind(key)
+    while at >= 0:
+        start = at + len(key)
+        colon = text[start : start + 8].lstrip()
+        opening = text.find(b"{", start, start + 8)
+        if colon[:1] == b":" and opening >= 0 and text[at - 1 : at] != b"\\":
+            found = decode(text[opening : _closing(text, opening)])
+            if isinstance(found, dict):
+                return found
+        at = text.rfind(key, 0, at)
+    return None
+
+
+def _closing(text: bytes, opening: int) -> int:
+    depth = 0
+    for brace in _BRACE.finditer(text, opening, opening + MAX_OBJECT_BYTES):
+        depth += 1 if brace[0] == b"{" else -1
+        if depth == 0:
+            return brace.end()
+    return opening

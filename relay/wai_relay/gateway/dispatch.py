@@ -1,0 +1,307 @@
+"""Who gets a request: what the gateway asks of whatever chooses, and the plainest chooser.
+
+The gateway asks for a lease, uses its upstream, and gives it back with what happened. How long
+`acquire` waits, and by which rules, is the dispatcher's business.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
+from wai_protocol.status import NodeStatus
+from wai_protocol.surface import Headers
+from wai_relay.access.keys import ApiKey
+from wai_relay.observe.records import TokenCounts
+from wai_relay.policy.admission import Admission, Permit
+from wai_relay.policy.fingerprints import Fingerprint
+from wai_relay.policy.model_names import ModelNames
+from wai_relay.policy.scheduler import Placement, Result, Scheduler, Ticket, Tokens
+from wai_relay.policy.selection import OVERFLOW_AFTER_S, Demand, Readiness
+
+from .upstream import Fleet, ServingNode, Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class RequestInfo:
+    """What a choice may depend on. `prompt_tokens` is an estimate; `pin` the node that the caller
+    insists on; `excluded` the upstreams that must not get it, since they failed it; `again`: it was
+    given to one before."""
+
+    request_id: str
+    key: ApiKey
+    model: str
+    api: str = "openai"
+    generates: bool = True
+    stream: bool = False
+    prompt_tokens: int = 0
+    max_output_tokens: int | None = None
+    prefix: Fingerprint = ()
+    pin: str | None = None
+    excluded: frozenset[str] = field(default_factory=frozenset)
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a lease was used. `fault` is None unless the upstream failed; a caller's own mistake or
+    its going away is no failure. Times in seconds, from when the upstream was given the request."""
+
+    fault: Fault | None
+    cancelled: bool
+    ttft_s: float | None
+    duration_s: float
+    tokens: TokenCounts
+
+
+class Lease(abc.ABC):
+    """A claim on one upstream for one request. `model` is what to ask it for; `fallback` says that
+    this is not what the caller asked for, or not one of our own nodes."""
+
+    upstream: Upstream
+    model: str
+    reason: str
+    queue_ms: float = 0.0
+    candidates: tuple[object, ...] = ()
+    fallback: bool = False
+
+    def answering(self) -> None:  # noqa: B027 - of use to those who count prefills only
+        """The answer's first byte has come: the prompt was read."""
+
+    def cost(self, tokens: TokenCounts) -> float:
+        """What these tokens cost there, in the operator's currency."""
+        del tokens
+        return 0.0
+
+    @abc.abstractmethod
+    def release(self, outcome: Outcome) -> None:
+        """Give the claim back. Called exactly once, whatever happens."""
+
+
+class Dispatcher(Protocol):
+    """Chooses an upstream for a request, and may make it wait for one."""
+
+    async def acquire(self, info: RequestInfo) -> Lease:
+        """A claim that is already counted. Raises `RequestError` (404, 400, 403, 429) for what will
+        not work later either, `NodeUnavailable` (503) for what may. Cancelled: no claim."""
+
+
+class ScheduledDispatcher:
+    """The relay's dispatcher: admission by key, then the scheduler's best node, waiting if need be.
+
+    It carries between the fleet, whose statuses it passes on, the scheduler, and callers' tasks,
+    and holds no rule of its own. Let the fleet call `node_changed`: else what waits learns of a
+    change by the scheduler's tick.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        names: ModelNames | None = None,
+        overflow_after_s: float = OVERFLOW_AFTER_S,
+        admission: Admission | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.names = names or ModelNames()
+        self.admission = admission or Admission()
+        self._fleet = fleet
+        self._overflow_after_s = overflow_after_s
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._scheduler = Scheduler()
+        self._known: dict[str, tuple[ServingNode, NodeStatus, bool]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def acquire(self, info: RequestInfo) -> Lease:
+        """See `Dispatcher`."""
+        now = self._clock()
+        tokens = info.prompt_tokens
+        if info.generates:
+            tokens += self._scheduler.expected_output(
+                self.names.served_by(info.model)[0], info.key.id, info.max_output_tokens
+            )
+        permit = self.admission.admit(
+            info.key,
+            tokens,
+            now,
+            self._wall_clock(),
+            again=info.again,
+        )
+        try:
+            return await self._place(info, permit)
+        except BaseException:
+            self.admission.settle(permit, 0, self._clock())
+            raise
+
+    def node_changed(self, node: ServingNode) -> None:
+        """A node's state or status changed: those that wait may go there, or must not."""
+        if node.name in self._known:
+            self._note(node, self._clock())
+        else:  # a new one, or one that was removed: see who is there
+            self._look(self._clock())
+        self._arm()
+
+    def ratelimit_headers(self, key: ApiKey) -> Headers:
+        """The `x-ratelimit-*` headers of a response to `key`."""
+        return self.admission.headers(key, self._clock(), self._wall_clock())
+
+    @property
+    def in_flight(self) -> int:
+        """Leases that were not given back yet."""
+        return self._scheduler.in_flight
+
+    # -- inside
+    async def _place(self, info: RequestInfo, permit: Permit) -> Lease:
+        self._look(self._clock())
+        if info.pin is not None and info.pin not in self._known:
+            raise RequestError(f"There is no node `{info.pin}`.", Fault.NODE_NOT_FOUND)
+        refusal: WaiError | None = None
+        for model in self.names.allowed(info.model, info.key.limits):
+            now = self._clock()
+            try:
+                ticket = self._scheduler.submit(
+                    _demand(info, model, self._overflow_after_s),
+                    info.key.id,
+                    now,
+                    priority=info.key.limits.priority,
+                    may_wait=info.generates,
+                )
+                placement = ticket.placement or await self._wait(ticket)
+            except (NodeUnavailable, RequestError) as error:
+                refusal = refusal or error  # of the model that was asked for
+                continue
+            node = self._known[placement.node][0]
+            return _PlacedLease(self, placement, permit, node, info, model)
+        assert refusal is not None
+        raise refusal
+
+    async def _wait(self, ticket: Ticket) -> Placement:
+        changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket.on_change = lambda: None if changed.done() else changed.set_result(None)
+        self._arm()
+        try:
+            await changed
+        except asyncio.CancelledError:
+            self._scheduler.cancel(ticket, self._clock())
+            raise
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.placement is not None
+        return ticket.placement
+
+    def _look(self, now: float) -> None:
+        """Pass on what changed in the fleet since we last looked."""
+        seen = 0
+        for node in self._fleet.nodes():
+            seen += 1
+            self._note(node, now)
+        if seen != len(self._known):
+            for name in self._known.keys() - {node.name for node in self._fleet.nodes()}:
+                del self._known[name]
+                self._scheduler.remove(name)
+
+    def _note(self, node: ServingNode, now: float) -> None:
+        """Pass on what changed in one node since it was last looked at."""
+        status, ready = node.status, node.ready
+        known = self._known.get(node.name)
+        if known is not None and known[0] is node and known[1] is status and known[2] is ready:
+            return
+        self._known[node.name] = (node, status, ready)
+        self._scheduler.update(
+            node.name,
+            status,
+            now,
+            readiness=Readiness.READY if ready else Readiness.AWAY,
+            rtt_s=node.rtt_s or 0.0,
+            own=node.kind == "node",
+        )
+
+    def _arm(self) -> None:
+        """See to it that the scheduler is woken when it wants to be."""
+        when = self._scheduler.next_deadline()
+        if when is not None and self._timer is None:
+            delay_s = max(when - self._clock(), 0.0)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._clock()
+        self._look(now)
+        self._scheduler.handle_timeout(now)
+        self._arm()
+
+    def answering(self, placement: Placement) -> None:
+        """A lease's answer began."""
+        self._scheduler.first_token(placement, self._clock())
+
+    def finished(self, placement: Placement, permit: Permit, outcome: Outcome) -> None:
+        """A lease is given back."""
+        now = self._clock()
+        counts = outcome.tokens
+        result = Result.SERVED
+        if outcome.fault is not None:
+            result = Result.FAILED
+        elif outcome.cancelled:
+            result = Result.CANCELLED
+        cached = counts.cached if counts.exact else None
+        tokens = Tokens(counts.prompt, cached, counts.completion)
+        self._scheduler.finish(placement, now, result, tokens)
+        self.admission.settle(permit, counts.prompt + counts.completion, now)
+        self._arm()
+
+
+class _PlacedLease(Lease):
+    def __init__(
+        self,
+        dispatcher: ScheduledDispatcher,
+        placement: Placement,
+        permit: Permit,
+        node: ServingNode,
+        info: RequestInfo,
+        model: str,
+    ) -> None:
+        self.upstream = node
+        self.model = node.name_of(model)
+        self.reason = str(placement.decision.reason)
+        self.queue_ms = placement.waited_s * 1000.0
+        self.candidates = placement.decision.scores
+        self.fallback = node.kind != "node" or model != dispatcher.names.served_by(info.model)[0]
+        self._asked = model
+        self._node = node
+        self._streams = info.stream
+        self._dispatcher = dispatcher
+        self._placement = placement
+        self._permit = permit
+
+    def answering(self) -> None:
+        if self._streams:  # else the first byte is the end, and says nothing of the prompt
+            self._dispatcher.answering(self._placement)
+
+    def cost(self, tokens: TokenCounts) -> float:
+        return self._node.cost(self._asked, tokens)
+
+    def release(self, outcome: Outcome) -> None:
+        self._dispatcher.finished(self._placement, self._permit, outcome)
+
+
+def _demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
+    limits = info.key.limits
+    return Demand(
+        model,
+        max(info.prompt_tokens, 1),
+        info.max_output_tokens,
+        prefix=info.prefix,
+        pin=info.pin,
+        nodes=frozenset(limits.nodes) if limits.nodes else None,
+        avoid=info.excluded,
+        local_only=limits.local_only,
+        api=info.api,
+        overflow_after_s=overflow_after_s,
+    )

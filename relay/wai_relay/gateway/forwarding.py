@@ -1,0 +1,311 @@
+"""One request's way to an answer: choose an upstream, try it, else try another.
+
+Owns the lease, the stream and the upload of one attempt at a time, and gives all three back on
+every way out; a caller who goes away is the cancelling of the task that runs this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import anyio
+
+from wai_protocol.errors import Fault, WaiError
+from wai_protocol.surface import Headers, Route, headers_for_upstream
+from wai_relay.access.keys import ApiKey
+from wai_relay.http.exchange import Exchange
+from wai_relay.observe.live import LiveRequest
+from wai_relay.observe.records import Attempt, RequestRecord, TokenCounts
+
+from .answer import RETRY_FAULTS, Answer, Failure
+from .bodies import asks_timings, asks_usage
+from .continuation import Continuation
+from .dialects import rules_for
+from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
+from .heartbeat import CallLater, Heartbeat, Timer
+from .intake import Body, Intake
+from .limits import GatewayLimits
+from .upstream import ServingNode, UpstreamStream
+
+# STATUS names upstreams kind@address. This kind counts tokens in each chunk, if asked.
+LLAMA_CPP: Final = "llama-server"
+UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
+
+RateLimits = Callable[[ApiKey], Headers]
+"""The `x-ratelimit-*` headers that say how a key stands now."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A request that was understood: everything that its attempts share."""
+
+    exchange: Exchange
+    route: Route
+    target: str
+    intake: Intake
+    body: Body
+    record: RequestRecord
+    live: LiveRequest
+    heartbeat: Heartbeat | None = None
+    continuation: Continuation | None = None
+    prompt_tokens: int | None = None
+    """What an upstream counted that had no context for it."""
+
+    def settle(self) -> None:
+        """An answer begins: no comment any more, and nothing will be sent a second time, unless
+        the answer may be continued."""
+        self.stop_heartbeat()
+        if self.body.complete and self.continuation is None:
+            self.body.forget()
+            self.intake.release()
+
+    def stop_heartbeat(self) -> None:
+        """No comment any more."""
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
+
+
+class Forwarder:
+    """Runs calls. One for the whole gateway; it keeps nothing between two calls."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        limits: GatewayLimits,
+        clock: Callable[[], float],
+        call_later: CallLater,
+        rate_limits: RateLimits,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._rate_limits = rate_limits
+        self._limits = limits
+        self._clock = clock
+        self._call_later = call_later
+
+    async def forward(self, call: Call, info: RequestInfo) -> Failure | None:
+        """Get the caller an answer. None: it has one, whole or cut. Else what the last attempt that
+        was made came to; where it was to go on with an answer, that has begun. Raises `WaiError`
+        when no upstream could be tried at all."""
+        failure: Failure | None = None
+        tries = self._limits.attempts
+        while tries:
+            tries -= 1
+            try:
+                lease = await self._acquire(call, info)
+            except WaiError as error:
+                if failure is None or error.fault is Fault.CONTEXT_EXCEEDED:
+                    raise
+                break  # nobody else: what the last one said is the better answer
+            failure = await self._attempt(call, lease, info)
+            if failure is None or not (failure.retryable and call.body.repeatable):
+                break
+            excluded = info.excluded | {lease.upstream.name}
+            if failure.midway:
+                tries = self._limits.attempts
+                self._continue(call)
+                # A node that was lost is gone, or what is there under its name is a new process.
+                lost = failure.fault is Fault.SESSION_LOST
+                excluded = frozenset() if lost else frozenset({lease.upstream.name})
+            call.prompt_tokens = failure.prompt_tokens or call.prompt_tokens
+            tokens = call.prompt_tokens or info.prompt_tokens
+            info = replace(info, again=True, excluded=excluded, prompt_tokens=tokens)
+        return failure
+
+    def _continue(self, call: Call) -> None:
+        """Another upstream is to go on with the answer; the caller may have to wait for it."""
+        assert call.continuation is not None
+        call.continuation.go_on()
+        call.record.continued += 1
+        if call.heartbeat is not None:
+            rules = rules_for(call.route.dialect)
+            interval_s = self._limits.heartbeat_s
+            call.heartbeat = Heartbeat(call.exchange, rules, interval_s, self._call_later)
+
+    async def _acquire(self, call: Call, info: RequestInfo) -> Lease:
+        record = call.record
+        asked_at = self._clock()
+        try:
+            lease = await self._dispatcher.acquire(info)
+        finally:
+            queue_ms = (self._clock() - asked_at) * 1000.0
+            record.queue_ms += queue_ms
+        record.attempts += 1
+        record.node = lease.upstream.name
+        record.served_model = lease.model
+        record.reason = lease.reason
+        record.fallback = lease.fallback
+        record.tried.append(
+            Attempt(record.node, lease.model, lease.reason, queue_ms, lease.candidates)
+        )
+        return lease
+
+    async def _attempt(self, call: Call, lease: Lease, info: RequestInfo) -> Failure | None:
+        given_at = self._clock()
+        ask_usage = asks_usage(call.route, call.body.facts)
+        ask_timings = _kind(lease) == LLAMA_CPP and asks_timings(call.route, call.body.json)
+
+        def begin() -> None:
+            call.settle()
+            lease.answering()
+
+        answer = Answer(
+            call.exchange,
+            call.route,
+            labels_of(call.record) + self._rate_limits(info.key),
+            self._limits,
+            self._clock,
+            begin,
+            strip_usage=ask_usage,
+            strip_timings=ask_timings,
+            continuation=call.continuation,
+        )
+        first = call.body.outgoing(lease.model, ask_usage=ask_usage, ask_timings=ask_timings)
+        if call.continuation is not None:
+            first = call.continuation.request(first, _kind(lease))
+        cancelled = True
+        call.live.answer = answer
+        try:
+            await self._exchange_with(call, lease, answer, first)
+            cancelled = False
+        finally:
+            call.live.answer = None
+            counts = answer.counts(info.prompt_tokens)
+            call.record.tokens = call.continuation.whole(counts) if call.continuation else counts
+            self._account(call, lease, answer, counts, given_at, cancelled=cancelled)
+        return answer.failure
+
+    async def _exchange_with(self, call: Call, lease: Lease, answer: Answer, first: bytes) -> None:
+        """Send the request, of which `first` is in hand, and see its answer through. Leaves no
+        stream behind."""
+        headers = [
+            # The answer's figures are read as it passes, so it must not come compressed.
+            (name, value)
+            for name, value in headers_for_upstream(call.exchange.request.headers)
+            if name != b"accept-encoding"
+        ]
+        try:
+            stream = lease.upstream.open(
+                call.route.method, call.target, headers, lease.model, answer, end=False
+            )
+        except WaiError as error:
+            answer.on_reset(error.fault, str(error))
+            return
+        answer.attach(stream)
+        sent = call.body.complete and len(first) <= UPLOAD_BYTES
+        call.exchange.on_resume = answer.resume
+        try:
+            if sent:
+                stream.write(first)
+                stream.end()
+                await self._watch(answer)
+            else:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._upload, call, stream, answer, first)
+                    del first  # the upload's alone, which drops it as it goes
+                    await self._watch(answer)
+                    tasks.cancel_scope.cancel()
+                # An answer may come before all of the request was sent: the rest is not wanted.
+                stream.reset(Fault.CANCELLED, "answered already")
+        finally:
+            call.exchange.on_resume = None
+            if not answer.over.is_set():
+                stream.reset(Fault.CANCELLED, "the caller went away")
+
+    async def _watch(self, answer: Answer) -> None:
+        """Wait until the answer is over. Its deadline moves with every chunk and its timer does
+        not: a timer that comes too early is set again."""
+        timer: Timer | None = None
+
+        def set_timer() -> None:
+            nonlocal timer
+            timer = self._call_later(answer.next_deadline() - self._clock(), check)
+
+        def check() -> None:
+            answer.handle_timeout(self._clock())
+            if not answer.over.is_set():
+                set_timer()
+
+        if answer.over.is_set():
+            return
+        set_timer()
+        try:
+            await answer.over.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _upload(
+        self, call: Call, stream: UpstreamStream, answer: Answer, first: bytes
+    ) -> None:
+        try:
+            for start in range(0, len(first), UPLOAD_BYTES):
+                await _send(stream, first[start : start + UPLOAD_BYTES], answer)
+            if not call.body.complete:
+                del first
+                call.body.forget()
+                call.intake.release()
+                while data := await call.intake.rest():
+                    await _send(stream, data, answer)
+            stream.end()
+        except WaiError as error:
+            answer.give_up(error.fault, str(error))
+
+    def _account(
+        self,
+        call: Call,
+        lease: Lease,
+        answer: Answer,
+        counts: TokenCounts,
+        given_at: float,
+        *,
+        cancelled: bool,
+    ) -> None:
+        now = self._clock()
+        record = call.record
+        ttft_s = None
+        if answer.first_byte_at is not None:
+            ttft_s = answer.first_byte_at - given_at
+            record.first_byte_at = record.first_byte_at or answer.first_byte_at
+        if answer.failure is None:
+            record.status = answer.status if call.exchange.started else 0
+            record.fault = answer.fault.row.openai_code if answer.fault else ""
+        record.cost += lease.cost(counts)
+        record.tried[-1].fault = answer.fault.row.openai_code if answer.fault else ""
+        failed = answer.fault in RETRY_FAULTS
+        lease.release(
+            Outcome(
+                fault=answer.fault if failed else None,
+                cancelled=cancelled,
+                ttft_s=ttft_s,
+                duration_s=now - given_at,
+                tokens=counts,
+            )
+        )
+
+
+def _kind(lease: Lease) -> str:
+    """What kind of server serves the model (`llama-server`, `vllm`, …); "" if that is not known."""
+    upstream = lease.upstream
+    models = upstream.status.models if isinstance(upstream, ServingNode) else ()
+    served_by = next((model.upstream for model in models if model.id == lease.model), "")
+    return served_by.partition("@")[0]
+
+
+async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:
+    if not stream.write(data):
+        await stream.drain()
+    answer.touch()
+
+
+def labels_of(record: RequestRecord) -> Headers:
+    """What every response to a request for a model says of how it came about: by which node, if
+    one was found, and why; else the code of what is in the way."""
+    labels = [
+        (b"x-wai-node", record.node.encode("latin-1", "replace")),
+        (b"x-wai-reason", (record.reason or record.fault).encode("latin-1", "replace")),
+        (b"x-wai-queue-ms", b"%d" % record.queue_ms),
+        (b"x-wai-attempts", b"%d" % record.attempts),
+    ]
+    return labels if record.node else labels[1:]

@@ -1,0 +1,313 @@
+"""Answers the callers' API: whose key, which route, which model; then it forwards, or says why not.
+
+Every error a caller sees is made here, in its route's dialect. What is chosen is the dispatcher's,
+how an attempt goes `forwarding`'s, what an answer looks like `answer`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, Protocol
+from urllib.parse import unquote
+
+import msgspec
+
+from wai_protocol.errors import Fault, RequestError, WaiError
+from wai_protocol.surface import ROUTES, Dialect, Headers, Route, find_route
+from wai_relay.access.keys import ApiKey
+from wai_relay.gateway import catalog
+from wai_relay.http.exchange import Exchange, Request
+from wai_relay.observe.explain import Explanations
+from wai_relay.observe.live import ENDED_BY_ADMIN, LiveRequest, LiveRequests
+from wai_relay.observe.records import Recorder, RequestRecord
+from wai_relay.policy.model_names import ModelNames
+
+from .answer import Failure
+from .continuation import continuation_for
+from .dialects import DialectRules, rules_for
+from .dispatch import Dispatcher, RequestInfo
+from .forwarding import Call, Forwarder, RateLimits, labels_of
+from .heartbeat import CallLater, Heartbeat, Timer
+from .intake import Body, BodyBudget, Intake
+from .limits import GatewayLimits
+from .tokens import TokenEstimator
+from .upstream import Fleet
+
+log = logging.getLogger("wai.gateway")
+
+MODELS_PATH: Final = "/v1/models"
+RETRY_AFTER_S: Final = 1.0  # where an error that will pass does not say when
+_RETRIED_STATUSES: Final = frozenset({429, 503})
+_PATHS: Final = frozenset(path for _, path in ROUTES) | {MODELS_PATH}
+
+
+class KeyCheck(Protocol):
+    """Who knows the API keys (`keys.KeyRing`)."""
+
+    def authenticate(self, headers: Headers) -> ApiKey:
+        """The key in `headers`. Raises `AuthError` (401)."""
+
+
+class Gateway:
+    """The handler for `/v1/*`, `/api/v1/*` and Ollama's `/api/*`. Belongs to one loop.
+
+    `live` are the requests that run now, `explanations` the last that are over. `rate_limits` gives
+    the `x-ratelimit-*` headers that say how a key stands now.
+    """
+
+    def __init__(
+        self,
+        keys: KeyCheck,
+        fleet: Fleet,
+        dispatcher: Dispatcher,
+        recorder: Recorder,
+        limits: GatewayLimits | None = None,
+        *,
+        names: ModelNames | None = None,
+        rate_limits: RateLimits = lambda _: [],
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        call_later: CallLater | None = None,
+    ) -> None:
+        self.live = LiveRequests()
+        self.explanations = Explanations()
+        call_later = call_later or _call_later
+        self._keys = keys
+        self._fleet = fleet
+        self._recorder = recorder
+        self._limits = limits or GatewayLimits()
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._call_later = call_later
+        self._names = names or ModelNames()
+        self._rate_limits = rate_limits
+        self._forwarder = Forwarder(dispatcher, self._limits, clock, call_later, rate_limits)
+        self._budget = BodyBudget(self._limits.held_total_bytes)
+        self._estimator = TokenEstimator()
+        self._created = int(wall_clock())
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request. Cancelling it closes what it has open and records it all the same."""
+        request = exchange.request
+        path = upstream_path(request.path)
+        record = RequestRecord(request.request_id, self._wall_clock(), request.method, path)
+        arrived_at = self._clock()
+        task = asyncio.current_task()
+        assert task is not None
+        live = self.live.enter(record, arrived_at, task.cancel)
+        try:
+            await self._handle(exchange, path, live)
+        except WaiError as error:
+            row = error.fault.row  # not its message, which may quote the caller
+            log.log(row.log_level, "%s refused: %s", request.request_id, row.openai_code)
+            self._refuse(exchange, path, live, error)
+        except asyncio.CancelledError:
+            record.cancelled = True
+            if live.ended and not task.uncancel():  # the caller is there still
+                self._refuse(exchange, path, live, WaiError(ENDED_BY_ADMIN, Fault.CANCELLED))
+                return
+            record.status = record.status or Fault.CANCELLED.row.http_status
+            raise
+        except Exception:
+            log.exception("%s failed", request.request_id)
+            apology = WaiError("Something is wrong with this relay; its log says what.")
+            self._refuse(exchange, path, live, apology)
+        finally:
+            self._finish(exchange, live)
+
+    async def _handle(self, exchange: Exchange, path: str, live: LiveRequest) -> None:
+        request, record = exchange.request, live.record
+        key = self._keys.authenticate(request.headers)
+        live.key, record.key_id = key, key.id
+        if request.method == "GET" and self._answer_list(exchange, path, key, record):
+            return
+        route = find_route(request.method, path)
+        if route is None:
+            raise _no_route(request.method, path)
+        await self._forward(exchange, route, key, live)
+
+    # -- requests that go to a model
+    async def _forward(
+        self, exchange: Exchange, route: Route, key: ApiKey, live: LiveRequest
+    ) -> None:
+        request, record = exchange.request, live.record
+        intake = Intake(exchange, route, self._limits, self._budget)
+        call: Call | None = None
+        try:
+            body = await intake.take()
+            facts = body.facts
+            self._names.allowed(facts.model, key.limits)
+            record.model = facts.model
+            record.stream = facts.stream
+            prompt_tokens = self._estimator.estimate(facts.model, facts.text_bytes, facts.images)
+            live.prompt_tokens = prompt_tokens
+            target = f"{route.path}?{request.query}" if request.query else route.path
+            call = Call(exchange, route, target, intake, body, record, live)
+            call.heartbeat = self._heartbeat(exchange, route, body)
+            if body.repeatable:
+                call.continuation = continuation_for(request, route, key, body.json)
+            failure = await self._forwarder.forward(
+                call, _info(request, route, key, body, prompt_tokens)
+            )
+            if failure is not None:
+                self._fail(exchange, route, live, failure)
+            elif record.tokens.exact and not facts.images and route.generates:
+                self._estimator.observe(facts.model, facts.text_bytes, record.tokens.prompt)
+        finally:
+            if call is not None:
+                call.stop_heartbeat()
+                if call.prompt_tokens is not None and not call.body.facts.images:
+                    text_bytes = call.body.facts.text_bytes
+                    self._estimator.observe(record.model, text_bytes, call.prompt_tokens)
+            intake.release()
+
+    def _heartbeat(self, exchange: Exchange, route: Route, body: Body) -> Heartbeat | None:
+        rules = rules_for(route.dialect)
+        wanted = exchange.request.header(b"x-wai-heartbeat") != b"0"
+        if not (wanted and body.facts.stream and route.generates and rules.comment):
+            return None
+        return Heartbeat(exchange, rules, self._limits.heartbeat_s, self._call_later)
+
+    # -- lists, which are answered here
+    def _answer_list(
+        self, exchange: Exchange, path: str, key: ApiKey, record: RequestRecord
+    ) -> bool:
+        """Answer a list if `path` is one."""
+        pin = _pin(exchange.request)
+        nodes = list(self._fleet.nodes())
+        listed = partial(catalog.listed_models, nodes, key, self._names.aliases, pin=pin)
+        answer: dict[str, Any]
+        if path == MODELS_PATH:
+            answer = catalog.openai_list(listed(), self._created)
+        elif path.startswith(MODELS_PATH + "/"):
+            name = unquote(path[len(MODELS_PATH) + 1 :])
+            found = [m for m in listed() if m.id == name]
+            if not found:
+                raise RequestError(f"There is no model `{name[:256]}`.", Fault.MODEL_NOT_FOUND)
+            answer = catalog.openai_model(found[0], self._created)
+        elif path == "/api/tags":
+            answer = catalog.ollama_tags(listed(api="ollama"))
+        elif path == "/api/ps":
+            answer = catalog.ollama_ps(listed(api="ollama"))
+        else:
+            return False
+        record.status = 200
+        _send(exchange, 200, [], msgspec.json.encode(answer))
+        return True
+
+    # -- what went wrong
+    def _fail(self, exchange: Exchange, route: Route, live: LiveRequest, failure: Failure) -> None:
+        """Tell the caller what the last attempt came to, in the upstream's words if any."""
+        record = live.record
+        refusal = failure.refusal
+        if refusal is None or exchange.started:
+            self._refuse(exchange, route.path, live, WaiError(failure.message, failure.fault))
+            return
+        record.status = refusal.status
+        mine = failure.fault is not Fault.BAD_REQUEST  # else the upstream found the caller wrong
+        record.fault = failure.fault.row.openai_code if mine else ""
+        headers = refusal.headers
+        if refusal.status in _RETRIED_STATUSES and all(
+            name != b"retry-after" for name, _ in headers
+        ):
+            headers = [*headers, (b"retry-after", b"%d" % RETRY_AFTER_S)]
+        _send(exchange, refusal.status, headers, refusal.body)
+
+    def _refuse(self, exchange: Exchange, path: str, live: LiveRequest, error: WaiError) -> None:
+        rules = rules_for(dialect_of(path))
+        record, row = live.record, error.fault.row
+        record.fault = row.openai_code
+        record.status = row.http_status
+        if exchange.started:  # a heartbeat has, or our own bug struck in the middle of an answer
+            _end_in_error(exchange, rules, error)
+            return
+        headers: Headers = []
+        if row.http_status in _RETRIED_STATUSES:
+            seconds = RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
+            headers.append((b"retry-after", b"%d" % max(round(seconds), 1)))
+        if error.fault is Fault.METHOD_NOT_ALLOWED:
+            allowed = sorted(method for method, known in ROUTES if known == path)
+            headers.append((b"allow", ", ".join(allowed or ["GET"]).encode()))
+        if error.fault in (Fault.KEY_MISSING, Fault.KEY_INVALID):
+            headers.append((b"www-authenticate", b"Bearer"))
+        if record.model:
+            headers += labels_of(record)
+            headers += self._rate_limits(live.key) if live.key is not None else ()
+        _send(exchange, row.http_status, headers, rules.error_body(error.fault, str(error)))
+
+    def _finish(self, exchange: Exchange, live: LiveRequest) -> None:
+        record, arrived_at = live.record, live.arrived_at
+        self.live.leave(live)
+        record.cancelled = record.cancelled or live.ended
+        record.duration_ms = (self._clock() - arrived_at) * 1000.0
+        if record.first_byte_at is not None:
+            record.ttft_ms = (record.first_byte_at - arrived_at) * 1000.0
+        record.bytes_in = exchange.bytes_in
+        record.bytes_out = exchange.bytes_out
+        self.explanations.remember(record)
+        self._recorder.finish(record)
+
+
+def _call_later(delay_s: float, call: Callable[[], None]) -> Timer:
+    return asyncio.get_running_loop().call_later(delay_s, call)
+
+
+def upstream_path(path: str) -> str:
+    """The upstream's own path: `/api/v1/…`, as OpenRouter has it, is `/v1/…`."""
+    return path[4:] if path.startswith("/api/v1/") else path
+
+
+def dialect_of(path: str) -> Dialect:
+    """In whose format errors on `path` are said, whether or not there is such a route."""
+    if path.startswith("/v1/messages"):
+        return Dialect.ANTHROPIC
+    return Dialect.OLLAMA if path.startswith("/api/") else Dialect.OPENAI
+
+
+def _info(
+    request: Request, route: Route, key: ApiKey, body: Body, prompt_tokens: int
+) -> RequestInfo:
+    return RequestInfo(
+        request_id=request.request_id,
+        key=key,
+        model=body.facts.model,
+        api=route.dialect.value,
+        generates=route.generates,
+        stream=body.facts.stream,
+        prompt_tokens=prompt_tokens,
+        max_output_tokens=body.facts.max_output_tokens,
+        prefix=body.facts.prefix,
+        pin=_pin(request),
+    )
+
+
+def _pin(request: Request) -> str | None:
+    return request.header(b"x-wai-node").decode("latin-1").strip() or None
+
+
+def _no_route(method: str, path: str) -> RequestError:
+    if path in _PATHS or path.startswith(MODELS_PATH + "/"):
+        return RequestError(f"{method} is not how {path} is asked.", Fault.METHOD_NOT_ALLOWED)
+    return RequestError(f"There is no {method} {path[:256]} here.", Fault.ROUTE_REFUSED)
+
+
+def _send(exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
+    """Answer with `body` as a whole; `headers` may name another content type than JSON."""
+    framed = [*headers, (b"content-length", b"%d" % len(body))]
+    if all(name != b"content-type" for name, _ in headers):
+        framed.append((b"content-type", b"application/json"))
+    exchange.start(status, framed)
+    exchange.write(body)
+    exchange.end()
+
+
+def _end_in_error(exchange: Exchange, rules: DialectRules, error: WaiError) -> None:
+    if not rules.comment:
+        exchange.abort()
+        return
+    exchange.write(rules.error_event(error.fault, str(error)))
+    exchange.end()

@@ -1,0 +1,153 @@
+"""Takes in a request's body as far as routing needs it: whole up to a bound, else up to `model`.
+
+The rest stays with the caller until the upstream takes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wai_protocol.errors import Fault, RequestError, WaiError
+from wai_protocol.surface import Route
+from wai_relay.http.exchange import Exchange, Request
+
+from .bodies import BodyFacts, JsonBody, read_json
+from .body_scan import FormModelScanner, JsonModelScanner, ModelScanner
+from .limits import MIB, GatewayLimits
+
+
+class BodyBudget:
+    """Bounds what all requests together hold of their bodies."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self.held_bytes = 0
+
+    def take(self, n: int) -> None:
+        """Hold `n` bytes more, or raise `WaiError` (OVERLOADED)."""
+        if self.held_bytes + n > self._limit_bytes:
+            raise WaiError(
+                "The relay holds as many request bodies as it may; try again soon.",
+                Fault.OVERLOADED,
+                retry_after_s=1.0,
+            )
+        self.held_bytes += n
+
+    def give(self, n: int) -> None:
+        """`n` bytes are held no more."""
+        self.held_bytes -= n
+
+
+@dataclass(slots=True)
+class Body:
+    """What was taken in. `complete`: it is all of it. `repeatable`: it may be sent again."""
+
+    facts: BodyFacts
+    held: bytes
+    complete: bool
+    repeatable: bool
+    json: JsonBody | None = None
+    scanner: ModelScanner | None = None
+
+    def outgoing(self, model: str, *, ask_usage: bool, ask_timings: bool = False) -> bytes:
+        """The bytes in hand, as they go to an upstream that is asked for `model`."""
+        if self.json is not None:
+            return self.json.rewritten(model, ask_usage=ask_usage, ask_timings=ask_timings)
+        scanner = self.scanner
+        if scanner is None or model == self.facts.model:
+            return self.held
+        return self.held[: scanner.start] + scanner.encode(model) + self.held[scanner.end :]
+
+    def forget(self) -> None:
+        """It will not be sent again."""
+        self.held = b""
+        self.json = None
+        self.repeatable = False
+
+
+class Intake:
+    """Reads a request's body. `release` gives back what it holds of the budget: always call it."""
+
+    def __init__(
+        self, exchange: Exchange, route: Route, limits: GatewayLimits, budget: BodyBudget
+    ) -> None:
+        self._exchange = exchange
+        self._route = route
+        self._limits = limits
+        self._budget = budget
+        self._taken = 0
+        self._size = 0
+        self._scanner: ModelScanner | None = None
+
+    async def take(self) -> Body:
+        """The body, as far as it is needed. Raises `WaiError` with what the caller can do."""
+        self._check_head(self._exchange.request)
+        pieces: list[bytes] = []
+        while data := await self._read(hold=True):
+            pieces.append(data)
+            if self._scanner is None and self._size > self._limits.routing_body_bytes:
+                self._scanner = JsonModelScanner()
+                data = b"".join(pieces)
+            if self._scanner is not None:
+                self._scanner.feed(data)
+                if self._scanner.model is not None and self._is_long:
+                    return self._scanned(b"".join(pieces), complete=False)
+                if self._size > self._limits.late_model_bytes:
+                    raise RequestError(
+                        f"`model` must come within the first {self._limits.late_model_bytes // MIB}"
+                        " MiB of the body; put it before the long fields.",
+                        Fault.BODY_TOO_LARGE,
+                    )
+        whole = b"".join(pieces)
+        if isinstance(self._scanner, FormModelScanner):
+            return self._scanned(whole, complete=True)
+        read = read_json(whole, self._route)
+        return Body(read.facts, whole, complete=True, repeatable=not self._is_long, json=read)
+
+    async def rest(self) -> bytes:
+        """The next piece of what `take` has left, b"" at the end."""
+        data = await self._read(hold=False)
+        if self._scanner is not None:
+            self._scanner.feed(data)
+        return data
+
+    def release(self) -> None:
+        """What was held is held no more. Idempotent."""
+        self._budget.give(self._taken)
+        self._taken = 0
+
+    @property
+    def _is_long(self) -> bool:
+        return self._size > self._limits.routing_body_bytes
+
+    def _check_head(self, request: Request) -> None:
+        if (request.content_length or 0) > self._limits.body_bytes:
+            raise self._too_large()
+        if request.header(b"content-encoding", b"identity").lower() != b"identity":
+            raise RequestError("Compressed request bodies are not understood; send it as it is.")
+        content_type = request.header(b"content-type")
+        if content_type[:19].lower() == b"multipart/form-data":
+            self._scanner = FormModelScanner(content_type)
+
+    async def _read(self, *, hold: bool) -> bytes:
+        data = await self._exchange.read()
+        self._size += len(data)
+        if self._size > self._limits.body_bytes:
+            raise self._too_large()
+        if hold:
+            self._budget.take(len(data))
+            self._taken += len(data)
+        return data
+
+    def _scanned(self, held: bytes, *, complete: bool) -> Body:
+        scanner = self._scanner
+        if scanner is None or scanner.model is None:
+            raise RequestError("The request names no model; set `model`.")
+        # Nobody knows what stands further on, so the caller's stream is taken for what it wants.
+        facts = BodyFacts(scanner.model, wants_usage=True, text_bytes=0)
+        repeatable = complete and not self._is_long
+        return Body(facts, held, complete=complete, repeatable=repeatable, scanner=scanner)
+
+    def _too_large(self) -> RequestError:
+        limit = self._limits.body_bytes // MIB
+        return RequestError(f"The request body is over {limit} MiB.", Fault.BODY_TOO_LARGE)

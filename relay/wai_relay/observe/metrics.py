@@ -1,0 +1,210 @@
+"""`GET /metrics`: what the relay did since its start, in Prometheus' text format.
+
+A `Recorder` that counts what passes and hands it on. Histograms have the names and the buckets of
+OpenTelemetry's conventions for generative AI where there is one. Labels are bounded: a model counts
+by its name once a node was found for it, the rest as ""; no key and no caller is ever a label.
+"""
+
+from __future__ import annotations
+
+import hmac
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from wai_protocol.errors import AuthError, Fault
+from wai_relay.access.admins import Admins
+from wai_relay.fleet.nodes import Node
+from wai_relay.http.edge import Edge
+from wai_relay.http.exchange import Exchange
+from wai_transport.version import VERSION
+
+from .live import LiveRequests
+from .records import Recorder, RequestRecord
+
+MAX_MODELS: Final = 64
+"""Counted by name; each has three histograms of about 17 lines, which a scrape has to carry."""
+
+# The buckets that the conventions ask for, in seconds.
+DURATION_S: Final = tuple(0.01 * 2.0**n for n in range(14))
+FIRST_TOKEN_S: Final = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5),
+    *(0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0),  # home GPUs are slower than the conventions
+)
+PER_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+
+_BEARER: Final = b"bearer "
+_CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class Histogram:
+    """Values by bucket, one set for each value of its labels."""
+
+    def __init__(self, name: str, help_text: str, buckets: Sequence[float]) -> None:
+        self.name = name
+        self.help_text = help_text
+        self._buckets = buckets
+        self._counts: dict[Labels, list[int]] = {}
+        self._sums: Counter[Labels] = Counter()
+
+    def observe(self, labels: Labels, value: float) -> None:
+        """Count one value."""
+        counts = self._counts.get(labels)
+        if counts is None:
+            counts = self._counts[labels] = [0] * (len(self._buckets) + 1)
+        counts[bisect_left(self._buckets, value)] += 1
+        self._sums[labels] += value  # type: ignore[assignment]  # Counter's values may be floats
+
+    def lines(self) -> Iterable[str]:
+        """Prometheus' lines; a bucket's count holds those of the smaller ones."""
+        yield from _head(self.name, self.help_text, "histogram")
+        for labels, counts in self._counts.items():
+            total = 0
+            for bound, count in zip((*self._buckets, None), counts, strict=True):
+                total += count
+                le = "+Inf" if bound is None else f"{bound:g}"
+                yield _line(f"{self.name}_bucket", (*labels, ("le", le)), total)
+            yield _line(f"{self.name}_sum", labels, self._sums[labels])
+            yield _line(f"{self.name}_count", labels, total)
+
+
+class Metrics:
+    """The relay's figures. A `Recorder` on the way to the `following` one. Belongs to one loop."""
+
+    def __init__(self, following: Recorder) -> None:
+        self._following = following
+        self._models: set[str] = set()
+        self._requests: Counter[Labels] = Counter()
+        self._faults: Counter[Labels] = Counter()
+        self._tokens: Counter[Labels] = Counter()
+        self._duration = Histogram(
+            "gen_ai_server_request_duration_seconds", "From arrival to the last byte.", DURATION_S
+        )
+        self._first_token = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From arrival to the first byte of the answer.",
+            FIRST_TOKEN_S,
+        )
+        self._per_token = Histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Between the tokens of an answer, on average.",
+            PER_TOKEN_S,
+        )
+
+    def finish(self, record: RequestRecord) -> None:
+        """See `Recorder`."""
+        self._following.finish(record)
+        model: Labels = (("gen_ai_request_model", self._model_of(record)),)
+        outcome = "cancelled" if record.cancelled else str(record.status)
+        self._requests[(*model, ("status", outcome))] += 1
+        if record.fault:
+            self._faults[(("error_type", record.fault),)] += 1
+        tokens = record.tokens
+        for kind, count in (
+            ("input", tokens.prompt),
+            ("cached", tokens.cached),
+            ("output", tokens.completion),
+        ):
+            if count:
+                self._tokens[(*model, ("gen_ai_token_type", kind))] += count
+        if record.failed or not record.attempts:
+            return  # a refusal takes no time, and would make the models look fast
+        self._duration.observe(model, record.duration_ms / 1000.0)
+        if record.ttft_ms is not None:
+            self._first_token.observe(model, record.ttft_ms / 1000.0)
+        if speed := record.tokens_per_second:
+            self._per_token.observe(model, 1.0 / speed)
+
+    def text(self, nodes: Iterable[Node], live: LiveRequests, edge: Edge) -> str:
+        """Everything, as Prometheus reads it."""
+        lines = [*_head("wai_build_info", "The version.", "gauge")]
+        lines.append(_line("wai_build_info", (("version", VERSION),), 1))
+        for name, help_text, counts in (
+            ("wai_requests_total", "Requests that are over.", self._requests),
+            ("wai_faults_total", "What went wrong, by its code.", self._faults),
+            ("wai_tokens_total", "Tokens; cached ones are among the input.", self._tokens),
+        ):
+            lines += _head(name, help_text, "counter")
+            lines += [_line(name, labels, count) for labels, count in counts.items()]
+        for histogram in (self._duration, self._first_token, self._per_token):
+            lines += histogram.lines()
+        counters = edge.counters
+        for name, value in (
+            ("wai_connections_total", counters.connections),
+            ("wai_connections_refused_total", counters.connections_refused),
+            ("wai_heads_refused_total", counters.heads_refused),
+            ("wai_answers_cut_total", counters.cut),
+        ):
+            lines += [*_head(name, "At the callers' port.", "counter"), _line(name, (), value)]
+        lines += _head("wai_requests_running", "Requests under way.", "gauge")
+        lines.append(_line("wai_requests_running", (), len(live)))
+        lines += _node_lines(list(nodes))
+        return "\n".join(lines) + "\n"
+
+    def _model_of(self, record: RequestRecord) -> str:
+        if record.attempts and len(self._models) < MAX_MODELS:
+            self._models.add(record.model)
+        return record.model if record.model in self._models else ""
+
+
+class MetricsPage:
+    """Answers `GET /metrics` to who knows the metrics' token, or an admin's."""
+
+    def __init__(self, text: Callable[[], str], admins: Admins, token: str | None) -> None:
+        self._text = text
+        self._admins = admins
+        self._token = token.encode() if token else None
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request. Raises `AuthError`."""
+        given = exchange.request.header(b"authorization")
+        if given[: len(_BEARER)].lower() != _BEARER:
+            raise AuthError("metrics are for who has a token: see docs", Fault.KEY_MISSING)
+        offered = given[len(_BEARER) :].strip()
+        if self._token is None or not hmac.compare_digest(offered, self._token):
+            self._admins.authenticate(offered)
+        body = self._text().encode()
+        exchange.start(
+            200,
+            [(b"content-type", _CONTENT_TYPE), (b"content-length", b"%d" % len(body))],
+        )
+        if exchange.request.method != "HEAD":
+            exchange.write(body)
+        exchange.end()
+
+
+def _node_lines(nodes: list[Node]) -> Iterable[str]:
+    """Gauges of each node: as many as the owner has let join."""
+    for name, help_text, value in (
+        ("wai_node_ready", "Whether it takes requests.", lambda node: int(node.ready)),
+        ("wai_node_reconnects", "Connections after its first.", lambda node: node.reconnects),
+        (
+            "wai_node_slots",
+            "Places for requests, of the models that are ready.",
+            lambda node: sum(m.slots_total or 0 for m in node.status.models if m.ready),
+        ),
+        (
+            "wai_node_slots_busy",
+            "Places that are taken.",
+            lambda node: sum(m.slots_busy for m in node.status.models if m.ready),
+        ),
+    ):
+        yield from _head(name, help_text, "gauge")
+        for node in nodes:
+            yield _line(name, (("node", node.name),), value(node))
+
+
+def _head(name: str, help_text: str, kind: str) -> tuple[str, str]:
+    return f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"
+
+
+def _line(name: str, labels: Labels, value: float) -> str:
+    inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels)
+    return f"{name}{{{inside}}} {value:.17g}" if inside else f"{name} {value:.17g}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

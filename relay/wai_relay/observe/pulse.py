@@ -1,0 +1,166 @@
+"""What the relay did over the last hour, step by step: for the overview's figures and its chart.
+
+A `Recorder` that counts what passes and hands it on, and a sample of what runs now every `STEP_S`.
+In memory alone: what must outlive a restart is `usage`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import Struct
+
+from wai_relay.usage.histogram import bin_of, quantile
+
+from .live import LiveRequests
+from .records import Recorder, RequestRecord
+
+STEP_S: Final = 2.0  # quick enough for "now"; an hour of it is 1800 points, as wide as a screen
+STEPS: Final = 1800
+NOW_STEPS: Final = 3  # "now" is the mean of so many: one step alone flickers
+MINUTE_S: Final = 60.0
+MINUTES: Final = 60
+
+CallLater = Callable[[float, Callable[[], None]], Any]
+
+
+class PulseView(Struct, frozen=True, kw_only=True):
+    """Figures of this moment, and of the last hour (`*_hour`; times to first token too)."""
+
+    at: float
+    tokens_per_s: float
+    running: int
+    queued: int
+    requests_hour: int
+    errors_hour: int
+    tokens_hour: int
+    ttft_p50_ms: float | None
+    ttft_p99_ms: float | None
+
+
+class PulseHistory(Struct, frozen=True, kw_only=True):
+    """Tokens per second and requests running, a value each `step_s`, the last one at `until`."""
+
+    step_s: float
+    until: float
+    tokens_per_s: list[float]
+    running: list[int]
+
+
+class _Minute:
+    """What ended in one minute."""
+
+    __slots__ = ("errors", "requests", "ttft_bins")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.errors = 0
+        self.ttft_bins: Counter[int] = Counter()
+
+
+class Pulse:
+    """See the module. `start` it; `close` it; belongs to one loop."""
+
+    def __init__(
+        self,
+        onward: Recorder,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        call_later: CallLater | None = None,
+    ) -> None:
+        self._live = LiveRequests()
+        self._onward = onward
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._call_later = call_later
+        self._timer: Any = None
+        self._finished_tokens = 0
+        self._seen_tokens = 0
+        self._rates: deque[float] = deque([0.0] * STEPS, maxlen=STEPS)
+        self._running: deque[int] = deque([0] * STEPS, maxlen=STEPS)
+        self._minutes: deque[_Minute] = deque([_Minute()], maxlen=MINUTES)
+        self._minute_began = clock()
+        self.now = PulseView(
+            at=wall_clock(),
+            tokens_per_s=0.0,
+            running=0,
+            queued=0,
+            requests_hour=0,
+            errors_hour=0,
+            tokens_hour=0,
+            ttft_p50_ms=None,
+            ttft_p99_ms=None,
+        )
+
+    def finish(self, record: RequestRecord) -> None:
+        """See `Recorder`."""
+        minute = self._minutes[-1]
+        if record.attempts:  # lists and refusals are not what people mean by a request
+            minute.requests += 1
+            minute.errors += record.failed
+            if record.ttft_ms is not None:
+                minute.ttft_bins[bin_of(record.ttft_ms)] += 1
+        self._finished_tokens += record.tokens.completion
+        self._onward.finish(record)
+
+    def start(self, live: LiveRequests) -> None:
+        """Begin to sample `live`."""
+        self._live = live
+        call_later = self._call_later or asyncio.get_running_loop().call_later
+        self._timer = call_later(STEP_S, self._on_timer)
+
+    def close(self) -> None:
+        """Sample no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def history(self) -> PulseHistory:
+        """The last hour."""
+        return PulseHistory(
+            step_s=STEP_S,
+            until=self.now.at,
+            tokens_per_s=[round(rate, 1) for rate in self._rates],
+            running=list(self._running),
+        )
+
+    def sample(self) -> None:
+        """Take one step."""
+        now = self._clock()
+        while now - self._minute_began >= MINUTE_S:
+            self._minutes.append(_Minute())
+            self._minute_began += MINUTE_S
+        views = self._live.views(now)
+        # A request that ends keeps its tokens; one that was retried may lose some, hence max.
+        tokens = self._finished_tokens + sum(view.completion_tokens for view in views)
+        self._rates.append(max(0, tokens - self._seen_tokens) / STEP_S)
+        self._seen_tokens = tokens
+        queued = sum(view.state == "queued" for view in views)
+        self._running.append(len(views) - queued)
+        self.now = self._view(queued)
+
+    def _view(self, queued: int) -> PulseView:
+        bins: Counter[int] = Counter()
+        for minute in self._minutes:
+            bins.update(minute.ttft_bins)
+        recent = [self._rates[-step] for step in range(1, NOW_STEPS + 1)]
+        return PulseView(
+            at=round(self._wall_clock(), 1),
+            tokens_per_s=round(sum(recent) / NOW_STEPS, 1),
+            running=self._running[-1],
+            queued=queued,
+            requests_hour=sum(minute.requests for minute in self._minutes),
+            errors_hour=sum(minute.errors for minute in self._minutes),
+            tokens_hour=round(sum(self._rates) * STEP_S),
+            ttft_p50_ms=quantile(bins, 0.5),
+            ttft_p99_ms=quantile(bins, 0.99),
+        )
+
+    def _on_timer(self) -> None:
+        self.sample()
+        self.start(self._live)

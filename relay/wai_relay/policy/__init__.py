@@ -1,0 +1,1 @@
+"""Who goes where, and who waits: pure rules and state machines, told the time."""

@@ -1,0 +1,132 @@
+"""API keys: who is let in, and that a revoked one stays out whatever happens at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.relay.conftest import Clock, everything_in
+from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
+from wai_relay.access.keys import KeyLimits, KeyRing
+from wai_relay.storage import SqliteStore, Write
+
+pytestmark = pytest.mark.anyio
+
+
+def _bearer(secret: str) -> list[tuple[bytes, bytes]]:
+    return [(b"authorization", b"Bearer " + secret.encode())]
+
+
+def _fault(ring: KeyRing, headers: list[tuple[bytes, bytes]]) -> Fault:
+    with pytest.raises(AuthError) as caught:
+        ring.authenticate(headers)
+    return caught.value.fault
+
+
+async def test_a_key_is_taken_from_either_header(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    key, secret = await ring.create("app")
+    assert secret.startswith("wai_sk_")
+    assert ring.authenticate(_bearer(secret)) == key
+    assert ring.authenticate([(b"authorization", b"bearer  " + secret.encode())]) == key
+    assert ring.authenticate([(b"x-api-key", secret.encode())]) == key
+    # Anthropic's SDK may send both, one of them not ours.
+    assert ring.authenticate([*_bearer("sk-ant-x"), (b"x-api-key", secret.encode())]) == key
+
+
+async def test_no_key_and_a_wrong_key_are_told_apart(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    _, secret = await ring.create("app")
+    assert _fault(ring, []) is Fault.KEY_MISSING
+    assert _fault(ring, [(b"authorization", b"Basic eDp5")]) is Fault.KEY_MISSING
+    assert _fault(ring, _bearer(secret[:-1])) is Fault.KEY_INVALID
+    assert _fault(ring, _bearer("x" * 1_000_000)) is Fault.KEY_INVALID
+    assert _fault(ring, [(b"x-api-key", b"")]) is Fault.KEY_INVALID
+
+
+async def test_the_secret_is_nowhere_on_the_disk(store: SqliteStore, tmp_path: Path) -> None:
+    ring = await KeyRing.load(store)
+    key, secret = await ring.create("app")
+    assert secret[12:].encode() not in everything_in(tmp_path)
+    assert secret not in repr(key)
+    assert len(key.prefix) < 12
+
+
+async def test_a_revoked_key_fails_before_the_disk_has_heard_of_it(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    key, secret = await ring.create("app")
+    revoking = asyncio.ensure_future(ring.revoke(key.id))
+    await asyncio.sleep(0)
+    assert _fault(ring, _bearer(secret)) is Fault.KEY_INVALID
+    await revoking
+    assert _fault(await KeyRing.load(store), _bearer(secret)) is Fault.KEY_INVALID
+
+
+async def test_a_change_in_flight_does_not_revive_a_revoked_key(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    key, secret = await ring.create("app")
+    change = asyncio.ensure_future(ring.set_limits(key.id, KeyLimits(rpm=5)))
+    await asyncio.sleep(0)
+    await ring.revoke(key.id)
+    with pytest.raises(RequestError):
+        await change
+    assert _fault(ring, _bearer(secret)) is Fault.KEY_INVALID
+    assert _fault(await KeyRing.load(store), _bearer(secret)) is Fault.KEY_INVALID
+
+
+async def test_of_two_changes_at_once_one_is_told_to_look_again(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    key, secret = await ring.create("app")
+    outcomes = await asyncio.gather(
+        ring.set_limits(key.id, KeyLimits(rpm=1)),
+        ring.set_limits(key.id, KeyLimits(rpm=2)),
+        return_exceptions=True,
+    )
+    assert [isinstance(outcome, RequestError) for outcome in outcomes] == [False, True]
+    assert ring.authenticate(_bearer(secret)).limits.rpm == 1
+    assert (await KeyRing.load(store)).authenticate(_bearer(secret)).limits.rpm == 1
+
+
+async def test_a_key_that_could_not_be_written_as_revoked_is_refused_all_the_same(
+    store: SqliteStore,
+) -> None:
+    ring = await KeyRing.load(store)
+    key, secret = await ring.create("app")
+    await store.write(Write("DROP TABLE api_keys"))
+    with pytest.raises(StoreError):
+        await ring.revoke(key.id)
+    assert _fault(ring, _bearer(secret)) is Fault.KEY_INVALID
+
+
+async def test_an_expired_key_is_refused(store: SqliteStore, clock: Clock) -> None:
+    ring = await KeyRing.load(store, clock)
+    _, secret = await ring.create("app", KeyLimits(expires_at=clock.now + 10))
+    ring.authenticate(_bearer(secret))
+    clock.now += 10
+    assert _fault(ring, _bearer(secret)) is Fault.KEY_INVALID
+
+
+async def test_limits_survive_a_restart(store: SqliteStore) -> None:
+    limits = KeyLimits(rpm=3, models=("a", "b"), local_only=True, continue_=True, expires_at=4e9)
+    _, secret = await (await KeyRing.load(store)).create("app", limits)
+    assert (await KeyRing.load(store)).authenticate(_bearer(secret)).limits == limits
+
+
+async def test_revoking_twice_is_fine_and_an_unknown_key_is_not(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    key, _ = await ring.create("app")
+    await ring.revoke(key.id)
+    await ring.revoke(key.id)
+    with pytest.raises(RequestError) as caught:
+        await ring.revoke("key_nobody")
+    assert caught.value.fault is Fault.NOT_FOUND
+    assert await ring.list() == []
+    assert [k.id for k in await ring.list(revoked=True)] == [key.id]
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 65, "a\nb", "a\x1b[2J"])
+async def test_a_name_that_cannot_be_shown_is_refused(store: SqliteStore, name: str) -> None:
+    with pytest.raises(RequestError):
+        await (await KeyRing.load(store)).create(name)

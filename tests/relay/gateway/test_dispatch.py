@@ -1,0 +1,119 @@
+"""Dispatcher: what the gateway's tasks see of admission and scheduling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from wai_protocol.errors import Fault, RequestError
+from wai_protocol.status import ModelStatus, NodeStatus
+from wai_relay.access.keys import ApiKey, KeyLimits
+from wai_relay.gateway.dispatch import Lease, Outcome, RequestInfo, ScheduledDispatcher
+from wai_relay.gateway.upstream import ServingNode
+from wai_relay.observe.records import TokenCounts
+from wai_relay.policy.model_names import ModelNames
+
+pytestmark = pytest.mark.anyio
+DONE = Outcome(None, False, 0.1, 1.0, TokenCounts(10, 0, 5, True))
+
+
+class Box(ServingNode):
+    kind = "node"
+
+    def __init__(self, name: str, *models: str, slots: int = 1) -> None:
+        self.name = name
+        self.up = True
+        self.status = NodeStatus(tuple(ModelStatus(m, "u", slots_total=slots) for m in models))
+
+    @property
+    def ready(self) -> bool:
+        return self.up
+
+    def open(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+
+class Boxes:
+    def __init__(self, *boxes: Box) -> None:
+        self.boxes = list(boxes)
+
+    def nodes(self) -> Iterable[Box]:
+        return self.boxes
+
+
+def info(model: str = "m", **fields: Any) -> RequestInfo:
+    limits = fields.pop("limits", {})
+    key = ApiKey("key_1", "app", b"", "wai_sk_", KeyLimits(**limits), 1, 0.0)
+    return RequestInfo("req_1", key, model, prompt_tokens=10, **fields)
+
+
+async def test_one_that_waits_gets_the_slot_that_is_given_back() -> None:
+    dispatcher = ScheduledDispatcher(Boxes(Box("a", "m")))
+    first = await dispatcher.acquire(info())
+    got: list[Lease] = []
+
+    async def second() -> None:
+        got.append(await dispatcher.acquire(info()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(second)
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        assert not got
+        first.answering()
+        first.release(DONE)
+    got[0].release(DONE)
+    assert dispatcher.in_flight == 0
+
+
+async def test_a_caller_who_leaves_the_queue_leaves_no_claim() -> None:
+    dispatcher = ScheduledDispatcher(Boxes(Box("a", "m")))
+    first = await dispatcher.acquire(info(limits={"concurrency": 2}))
+    with anyio.move_on_after(0.01):
+        await dispatcher.acquire(info(limits={"concurrency": 2}))
+    first.release(DONE)
+    assert dispatcher.in_flight == 0
+    again = [await dispatcher.acquire(info(limits={"concurrency": 1}))]
+    again[0].release(DONE)
+
+
+async def test_pins_of_unknown_nodes_are_404_and_of_absent_ones_503() -> None:
+    away = Box("away", "m")
+    away.up = False
+    dispatcher = ScheduledDispatcher(Boxes(Box("a", "m"), away))
+    for pin, fault in (("nobody", Fault.NODE_NOT_FOUND), ("away", Fault.NO_NODE)):
+        with pytest.raises(Exception, match="node") as caught:
+            await dispatcher.acquire(info(pin=pin))
+        assert caught.value.fault is fault  # type: ignore[attr-defined]
+
+
+async def test_an_alias_is_the_model_and_a_fall_back_says_that_it_is_one() -> None:
+    names = ModelNames({"gpt-4o": "m"}, {"m": ("small",)})
+    dispatcher = ScheduledDispatcher(Boxes(Box("a", "m"), Box("b", "small")), names=names)
+    lease = await dispatcher.acquire(info("gpt-4o"))
+    assert (lease.model, lease.fallback) == ("m", False)
+    lease.release(DONE)
+    lease = await dispatcher.acquire(info("gpt-4o", excluded=frozenset({"a"})))
+    assert (lease.model, lease.fallback, lease.upstream.name) == ("small", True, "b")
+    lease.release(DONE)
+
+
+async def test_a_limit_refuses_before_anything_is_claimed() -> None:
+    dispatcher = ScheduledDispatcher(Boxes(Box("a", "m", slots=4)))
+    ask = info(limits={"rpm": 1})
+    (await dispatcher.acquire(ask)).release(DONE)
+    with pytest.raises(RequestError) as caught:
+        await dispatcher.acquire(ask)
+    assert caught.value.fault is Fault.RATE_LIMITED
+    assert dispatcher.ratelimit_headers(ask.key)[1][1] == b"0"
+
+
+async def test_a_lease_says_who_was_weighed() -> None:
+    dispatcher = ScheduledDispatcher(Boxes(Box("a", "m"), Box("b", "m")))
+    lease = await dispatcher.acquire(info())
+    assert {score.node for score in lease.candidates} == {"a", "b"}  # type: ignore[attr-defined]
+    lease.release(DONE)

@@ -1,0 +1,747 @@
+"""The gateway against scripted nodes: what callers get, whatever goes wrong behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.harness.exchanges import CALLER_KEY, FakeExchange, make_request
+from tests.harness.fleets import JSON, SSE, FakeFleet, FakeNode, FakeStream
+from tests.harness.plain_dispatcher import LeastBusyDispatcher
+from wai_protocol.errors import AuthError, Fault, TransportError
+from wai_protocol.status import ModelStatus
+from wai_protocol.surface import Headers
+from wai_relay.access.keys import ApiKey, KeyLimits
+from wai_relay.gateway.gateway import Gateway
+from wai_relay.gateway.limits import GatewayLimits
+from wai_relay.observe.explain import explain
+from wai_relay.observe.records import RequestRecord
+
+pytestmark = pytest.mark.anyio
+
+MODEL = ModelStatus(id="m", upstream="llama", apis=("openai", "anthropic", "ollama"))
+CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+STREAM = b'{"stream":true,"model":"m","messages":[{"role":"user","content":"hi"}]}'
+TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}\n\n'
+DONE = b"data: [DONE]\n\n"
+REPLY = b'{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}'
+
+
+class OneKey:
+    def __init__(self, limits: KeyLimits) -> None:
+        self.key = ApiKey("key_1", "test", b"", "wai_sk_test", limits, 1, 0.0)
+
+    def authenticate(self, headers: Headers) -> ApiKey:
+        sent = dict(headers)
+        if sent.get(b"authorization") == b"Bearer " + CALLER_KEY:
+            return self.key
+        if sent.get(b"x-api-key") is not None:
+            raise AuthError("this API key is not known", Fault.KEY_INVALID)
+        raise AuthError("no API key", Fault.KEY_MISSING)
+
+
+@dataclass
+class Clock:
+    """Time that stands still until a test moves it; timers fire when it passes them."""
+
+    now: float = 1000.0
+    timers: list[FakeTimer] = field(default_factory=list)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> FakeTimer:
+        timer = FakeTimer(self.now + delay, call)
+        self.timers.append(timer)
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        due = [timer for timer in self.timers if timer.at <= self.now]
+        self.timers = [timer for timer in self.timers if timer.at > self.now]
+        for timer in due:
+            if not timer.cancelled:
+                timer.call()
+
+
+@dataclass(eq=False)
+class FakeTimer:
+    at: float
+    call: Callable[[], None]
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@dataclass
+class Rig:
+    """A gateway over some nodes, and what it recorded."""
+
+    gateway: Gateway
+    fleet: FakeFleet
+    dispatcher: LeastBusyDispatcher
+    clock: Clock
+    records: list[RequestRecord]
+
+    async def ask(self, body: bytes = CHAT, **request: Any) -> FakeExchange:
+        exchange = FakeExchange(make_request(**request), [body])
+        await self.gateway.handle(exchange)
+        assert exchange.over
+        return exchange
+
+
+def rig(*nodes: FakeNode, limits: GatewayLimits | None = None, **key_limits: Any) -> Rig:
+    fleet = FakeFleet(*nodes)
+    dispatcher = LeastBusyDispatcher(fleet)
+    clock = Clock()
+    records: list[RequestRecord] = []
+
+    class Keep:
+        def finish(self, record: RequestRecord) -> None:
+            records.append(record)
+
+    gateway = Gateway(
+        OneKey(KeyLimits(**key_limits)),
+        fleet,
+        dispatcher,
+        Keep(),
+        limits,
+        clock=clock,
+        wall_clock=lambda: 1.0,
+        call_later=clock.call_later,
+    )
+    return Rig(gateway, fleet, dispatcher, clock, records)
+
+
+def answers(status: int, headers: Headers, *chunks: bytes) -> Callable[[FakeStream], None]:
+    return lambda stream: stream.answer(status, headers, *chunks)
+
+
+def breaks(fault: Fault = Fault.SESSION_LOST) -> Callable[[FakeStream], None]:
+    return lambda stream: stream.sink.on_reset(fault, "the node is gone")
+
+
+def error_of(exchange: FakeExchange) -> dict[str, Any]:
+    found = json.loads(exchange.body)["error"]
+    assert isinstance(found, dict)
+    return found
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(5):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_answer_passes_and_is_explained_and_recorded() -> None:
+    r = rig(FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY)))
+    exchange = await r.ask()
+    assert (exchange.status, exchange.body) == (200, REPLY)
+    assert exchange.header(b"x-wai-node") == b"gpu1"
+    assert exchange.header(b"x-wai-attempts") == b"1"
+    assert exchange.header(b"x-wai-reason") == b"least-busy"
+    assert exchange.header(b"x-wai-queue-ms") == b"0"
+    (record,) = r.records
+    assert (record.key_id, record.model, record.node, record.status) == ("key_1", "m", "gpu1", 200)
+    assert (record.tokens.prompt, record.tokens.completion, record.tokens.exact) == (9, 2, True)
+    assert record.bytes_in == len(CHAT)
+    assert record.bytes_out == len(REPLY)
+
+
+async def test_injected_usage_reaches_the_record_and_not_the_caller() -> None:
+    node = FakeNode("gpu1", MODEL, script=answers(200, SSE, TOKEN, TOKEN, USAGE, DONE))
+    r = rig(node)
+    exchange = await r.ask(STREAM)
+    assert exchange.body == TOKEN + TOKEN + DONE
+    assert json.loads(node.streams[0].body)["stream_options"] == {"include_usage": True}
+    assert r.records[0].tokens.exact
+    asked = STREAM[:-1] + b',"stream_options":{"include_usage":true}}'
+    assert (await r.ask(asked)).body == TOKEN + TOKEN + USAGE + DONE
+    assert node.streams[1].body == asked
+
+
+async def test_upstream_never_sees_the_callers_secrets() -> None:
+    node = FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY))
+    headers = [
+        (b"authorization", b"Bearer " + CALLER_KEY),
+        (b"origin", b"https://evil.test"),
+        (b"accept-encoding", b"gzip"),
+        (b"x-wai-node", b"gpu1"),
+        (b"content-type", b"application/json"),
+    ]
+    await rig(node).ask(headers=headers, path="/api/v1/chat/completions", query="beta=true")
+    assert node.streams[0].headers == [(b"content-type", b"application/json")]
+    assert node.streams[0].target == "/v1/chat/completions?beta=true"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        ({"headers": []}, 401, "missing_api_key"),
+        ({"headers": [(b"x-api-key", b"wrong")]}, 401, "invalid_api_key"),
+        ({"path": "/v1/files"}, 404, "unknown_url"),
+        ({"path": "/v1/../slots"}, 404, "unknown_url"),
+        ({"method": "GET"}, 405, "method_not_allowed"),
+        ({"body": b'{"model":"other"}'}, 404, "model_not_found"),
+        ({"body": b"not json"}, 400, "bad_request"),
+        ({"content_length": 65 << 20}, 413, "body_too_large"),
+        ({"method": "GET", "path": "/v1/models/other"}, 404, "model_not_found"),
+    ],
+)
+async def test_refusals_have_their_status_and_code(
+    request_: dict[str, Any], status: int, code: str
+) -> None:
+    exchange = await rig(FakeNode("gpu1", MODEL)).ask(**request_)
+    assert exchange.status == status
+    assert error_of(exchange)["code"] == code
+
+
+async def test_errors_are_said_in_the_routes_dialect() -> None:
+    r = rig(FakeNode("gpu1", MODEL))
+    anthropic = json.loads((await r.ask(b"", path="/v1/messages")).body)
+    assert anthropic["type"] == "error"
+    assert anthropic["error"]["type"] == "invalid_request_error"
+    ollama = json.loads((await r.ask(b"", path="/api/chat")).body)
+    assert isinstance(ollama["error"], str)
+
+
+async def test_key_is_held_to_its_models_and_nodes() -> None:
+    r = rig(FakeNode("gpu1", MODEL), models=("other",))
+    assert (await r.ask()).status == 403
+    r = rig(FakeNode("gpu1", MODEL), nodes=("gpu2",))
+    assert (await r.ask()).status == 503
+
+
+async def test_pin_chooses_the_node_or_says_why_not() -> None:
+    one = FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY))
+    two = FakeNode("gpu2", MODEL, script=answers(200, JSON, REPLY))
+    idle = FakeNode("gpu3")
+    r = rig(one, two, idle)
+
+    async def pinned(name: bytes) -> FakeExchange:
+        key = (b"authorization", b"Bearer " + CALLER_KEY)
+        return await r.ask(headers=[key, (b"x-wai-node", name)])
+
+    for name in (b"gpu1", b"gpu2"):
+        assert (await pinned(name)).header(b"x-wai-node") == name
+    assert error_of(await pinned(b"nope"))["code"] == "node_not_found"
+    assert error_of(await pinned(b"gpu3"))["code"] == "model_not_found"
+    two.is_ready = False
+    gone = await pinned(b"gpu2")
+    assert (gone.status, gone.header(b"retry-after")) == (503, b"5")
+
+
+async def test_failed_node_is_replaced_before_the_first_byte() -> None:
+    good = FakeNode("a-good", MODEL, script=answers(200, JSON, REPLY))
+    for broken in (
+        FakeNode("z-broken", MODEL, script=breaks()),
+        FakeNode("z-broken", MODEL, script=answers(503, JSON, b'{"error":"loading"}')),
+        FakeNode("z-broken", MODEL, script=lambda s: s.sink.on_end()),
+    ):
+        r = rig(good, broken)
+        exchange = await r.ask()
+        assert (exchange.status, exchange.body) == (200, REPLY)
+        assert exchange.header(b"x-wai-node") == b"a-good"
+        assert exchange.header(b"x-wai-attempts") == b"2"
+        assert broken.streams[0].body == good.streams[-1].body
+        assert r.records[0].attempts == 2
+
+
+async def test_node_that_refuses_to_open_is_replaced() -> None:
+    broken = FakeNode("z-broken", MODEL)
+    broken.refuses = TransportError("no connection", Fault.SESSION_LOST)
+    r = rig(FakeNode("a-good", MODEL, script=answers(200, JSON, REPLY)), broken)
+    assert (await r.ask()).status == 200
+
+
+async def test_head_that_came_before_the_node_died_is_not_shown() -> None:
+    def head_then_gone(stream: FakeStream) -> None:
+        stream.sink.on_headers(200, SSE)
+        stream.sink.on_reset(Fault.SESSION_LOST, "gone")
+
+    good = FakeNode("a-good", MODEL, script=answers(200, SSE, TOKEN, DONE))
+    r = rig(good, FakeNode("z-broken", MODEL, script=head_then_gone))
+    assert (await r.ask(STREAM)).body == TOKEN + DONE
+
+
+async def test_tries_end_at_their_number_with_the_last_failure() -> None:
+    nodes = [FakeNode(f"n{i}", MODEL, script=breaks()) for i in range(5)]
+    r = rig(*nodes)
+    exchange = await r.ask()
+    assert (exchange.status, error_of(exchange)["code"]) == (502, "node_lost")
+    assert sum(len(node.streams) for node in nodes) == 3
+    assert r.records[0].fault == "node_lost"
+
+
+async def test_only_nodes_refusal_is_passed_as_it_was_said() -> None:
+    words = b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}'
+    exchange = await rig(FakeNode("gpu1", MODEL, script=answers(503, JSON, words))).ask()
+    assert (exchange.status, exchange.body) == (503, words)
+
+
+async def test_upstreams_own_error_is_passed_and_costs_nothing() -> None:
+    words = b'{"error":{"type":"exceed_context_size_error","n_ctx":2048}}'
+    r = rig(FakeNode("gpu1", MODEL, script=answers(400, JSON, words)))
+    exchange = await r.ask()
+    assert (exchange.status, exchange.body) == (400, words)
+    assert (r.records[0].status, r.records[0].tokens.prompt) == (400, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "chunk", "ending"),
+    [
+        ("/v1/chat/completions", STREAM, SSE, TOKEN, b'data: {"error":{'),
+        ("/v1/messages", STREAM, SSE, b"event: ping\ndata: {}\n\n", b"event: error\ndata: {"),
+        (
+            "/api/chat",
+            CHAT,
+            [(b"content-type", b"application/x-ndjson")],
+            b'{"message":{}}\n',
+            b'{"error":"the node is gone"}\n',
+        ),
+    ],
+)
+async def test_stream_cut_after_its_first_byte_ends_with_an_error_event(
+    path: str, body: bytes, headers: Headers, chunk: bytes, ending: bytes
+) -> None:
+    def cut(stream: FakeStream) -> None:
+        stream.sink.on_headers(200, headers)
+        stream.sink.on_data(chunk + chunk[:7])
+        stream.sink.on_reset(Fault.SESSION_LOST, "the node is gone")
+
+    spare = FakeNode("a-spare", MODEL)
+    exchange = await rig(FakeNode("z-gpu", MODEL, script=cut), spare).ask(body, path=path)
+    assert exchange.body.startswith(chunk + ending)
+    assert exchange.body.endswith(b"\n")
+    assert b"[DONE]" not in exchange.body
+    assert exchange.ended
+    assert spare.streams == []
+
+
+async def test_plain_answer_cut_after_its_first_byte_is_aborted() -> None:
+    def cut(stream: FakeStream) -> None:
+        stream.sink.on_headers(200, JSON)
+        stream.sink.on_data(REPLY[:10])
+        stream.sink.on_reset(Fault.UPSTREAM_BROKE, "closed")
+
+    r = rig(FakeNode("gpu1", MODEL, script=cut))
+    exchange = await r.ask()
+    assert exchange.aborted
+    assert not exchange.ended
+
+
+async def test_caller_who_leaves_frees_the_upstream_and_every_count() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        node.streams[0].sink.on_headers(200, SSE)
+        node.streams[0].sink.on_data(TOKEN * 3)
+        tasks.cancel_scope.cancel()
+    assert node.streams[0].reset_with is Fault.CANCELLED
+    assert not r.dispatcher._claims
+    assert r.gateway._budget.held_bytes == 0
+    (record,) = r.records
+    assert (record.cancelled, record.status, record.tokens.completion) == (True, 200, 2)
+
+
+async def test_cut_answer_is_recorded_with_its_fault_and_its_estimate() -> None:
+    def cut(stream: FakeStream) -> None:
+        stream.sink.on_headers(200, SSE)
+        stream.sink.on_data(TOKEN * 4)
+        stream.sink.on_reset(Fault.SESSION_LOST, "gone")
+
+    r = rig(FakeNode("a-gpu", MODEL, script=cut), FakeNode("z-gpu", MODEL, script=breaks()))
+    await r.ask(STREAM)
+    (record,) = r.records
+    assert (record.status, record.fault, record.attempts) == (200, "node_lost", 2)
+    assert (record.tokens.completion, record.tokens.exact) == (3, False)
+    assert record.tokens.prompt > 0
+
+
+async def test_answer_before_the_whole_upload_ends_the_upload() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node, limits=GatewayLimits(routing_body_bytes=100))
+    exchange = FakeExchange(make_request(), [b'{"model":"m","x":"' + b"x" * 200], stays_open=True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams and node.streams[0].written))
+        node.streams[0].answer(400, JSON, b"{}")
+    assert exchange.status == 400
+    assert node.streams[0].reset_with is Fault.CANCELLED
+
+
+async def test_endless_refusal_is_not_collected() -> None:
+    def flood(stream: FakeStream) -> None:
+        stream.sink.on_headers(503, JSON)
+        for _ in range(100):
+            stream.sink.on_data(b"x" * 16_384)
+
+    node = FakeNode("gpu1", MODEL, script=flood)
+    exchange = await rig(node).ask()
+    assert (exchange.status, len(exchange.body)) == (503, 65_536)
+    assert node.streams[0].reset_with is Fault.CANCELLED
+
+
+async def test_slow_caller_withholds_credit_until_he_reads_again() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        stream = node.streams[0]
+        stream.sink.on_headers(200, SSE)
+        stream.sink.on_data(TOKEN)
+        assert stream.consumed == len(TOKEN)
+        exchange.pause()
+        stream.sink.on_data(TOKEN)
+        stream.sink.on_data(TOKEN)
+        assert stream.consumed == len(TOKEN)
+        exchange.resume()
+        assert stream.consumed == 3 * len(TOKEN)
+        stream.sink.on_end()
+    assert exchange.ended
+
+
+async def test_silent_upstream_times_out_by_each_limit() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    silent = FakeExchange(make_request(), [CHAT])
+    stalled = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, silent)
+        tasks.start_soon(r.gateway.handle, stalled)
+        await until(lambda: len(node.streams) == 2)
+        sink = node.streams[1].sink
+        sink.on_headers(200, SSE)
+        r.clock.advance(599)
+        sink.on_data(TOKEN)
+        assert not silent.started
+        r.clock.advance(1)
+        await until(lambda: silent.over)
+        r.clock.advance(298)
+        sink.on_data(TOKEN)
+        r.clock.advance(299)
+        assert not stalled.ended
+        r.clock.advance(1)
+    assert (silent.status, error_of(silent)["code"]) == (504, "upstream_timeout")
+    assert stalled.body.endswith(b"\n\n")
+    assert b"upstream_timeout" in stalled.body
+    assert [stream.reset_with for stream in node.streams] == [Fault.UPSTREAM_TIMEOUT] * 2
+
+
+async def test_long_wait_is_kept_alive_by_comments() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        r.clock.advance(14)
+        assert not exchange.started
+        r.clock.advance(1)
+        r.clock.advance(15)
+        assert exchange.body == b": waiting\n\n" * 2
+        node.streams[0].answer(200, SSE, TOKEN, DONE)
+    assert exchange.body.startswith(b": waiting\n\n: waiting\n\n: x-wai-node: gpu1")
+    assert exchange.body.endswith(b"\n\n" + TOKEN + DONE)
+    r.clock.advance(100)
+    assert exchange.ended
+
+
+async def test_node_that_dies_under_a_heartbeat_is_still_replaced() -> None:
+    first = FakeNode("z-first", MODEL)
+    second = FakeNode("a-second", MODEL, script=answers(200, SSE, TOKEN, DONE))
+    r = rig(first, second)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(first.streams))
+        r.clock.advance(15)
+        first.streams[0].sink.on_reset(Fault.SESSION_LOST, "gone")
+    assert exchange.body.endswith(TOKEN + DONE)
+
+
+@pytest.mark.parametrize("status", [400, 503])
+async def test_error_after_a_heartbeat_is_an_event(status: int) -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        r.clock.advance(15)
+        node.streams[0].answer(status, JSON, b'{"error":{"message":"too long"}}')
+    assert b'data: {"error":{"message":"too long"' in exchange.body
+    assert exchange.ended
+
+
+async def test_no_heartbeat_for_who_declines_or_does_not_stream() -> None:
+    for headers, body in (([(b"x-wai-heartbeat", b"0")], STREAM), ([], CHAT)):
+        node = FakeNode("gpu1", MODEL)
+        r = rig(node)
+        key = (b"authorization", b"Bearer " + CALLER_KEY)
+        exchange = FakeExchange(make_request(headers=[key, *headers]), [body])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(r.gateway.handle, exchange)
+            await until(lambda node=node: bool(node.streams))  # type: ignore[misc]
+            r.clock.advance(20)
+            assert not exchange.started
+            tasks.cancel_scope.cancel()
+
+
+async def test_long_body_streams_and_is_not_sent_twice() -> None:
+    limits = GatewayLimits(routing_body_bytes=1000)
+    node = FakeNode("z-gpu", MODEL, script=breaks())
+    spare = FakeNode("a-spare", MODEL)
+    r = rig(node, spare, limits=limits)
+    pieces = [b'{"model":"m","messages":["', *[b"x" * 900] * 50, b'"]}']
+    exchange = FakeExchange(make_request(), pieces)
+    await r.gateway.handle(exchange)
+    assert node.streams[0].body == b"".join(pieces)
+    assert exchange.status == 502
+    assert spare.streams == []
+    assert r.gateway._budget.held_bytes == 0
+
+
+async def test_upload_waits_for_the_upstream() -> None:
+    limits = GatewayLimits(routing_body_bytes=1000)
+    node = FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY))
+    node.congested = True
+    r = rig(node, limits=limits)
+    exchange = FakeExchange(make_request(), [b'{"model":"m","x":"' + b"x" * 2000, b"y" * 9, b'"}'])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams and node.streams[0].written))
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        assert len(node.streams[0].written) == 1
+        node.congested = False
+        node.streams[0].room.set()
+    assert exchange.body == REPLY
+
+
+async def test_model_behind_long_content_is_found_or_refused() -> None:
+    limits = GatewayLimits(routing_body_bytes=1000, late_model_bytes=5000)
+    node = FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY))
+    r = rig(node, limits=limits)
+    late = [b'{"messages":["' + b"x" * 3000 + b'"]', b',"model":"m"}']
+    exchange = FakeExchange(make_request(), late)
+    await r.gateway.handle(exchange)
+    assert exchange.status == 200
+    assert node.streams[0].body == b"".join(late)
+    late.insert(0, b'{"messages":["' + b"x" * 6000)
+    exchange = FakeExchange(make_request(), late)
+    await r.gateway.handle(exchange)
+    assert exchange.status == 413
+
+
+async def test_body_over_its_bound_ends_the_upload_with_413() -> None:
+    limits = GatewayLimits(routing_body_bytes=100, body_bytes=5000)
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node, limits=limits)
+    exchange = FakeExchange(make_request(), [b'{"model":"m","x":"', *[b"x" * 1000] * 9])
+    await r.gateway.handle(exchange)
+    assert exchange.status == 413
+    assert node.streams[0].reset_with is Fault.BODY_TOO_LARGE
+
+
+async def test_bodies_held_together_have_a_bound() -> None:
+    r = rig(FakeNode("gpu1", MODEL), limits=GatewayLimits(held_total_bytes=10))
+    exchange = await r.ask()
+    assert (exchange.status, exchange.header(b"retry-after")) == (503, b"1")
+    assert r.gateway._budget.held_bytes == 0
+
+
+async def test_audio_upload_is_routed_by_its_form() -> None:
+    node = FakeNode("gpu1", MODEL, script=answers(200, JSON, b'{"text":"hi"}'))
+    headers = [
+        (b"authorization", b"Bearer " + CALLER_KEY),
+        (b"content-type", b"multipart/form-data; boundary=B"),
+    ]
+    form = (
+        b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nRIFF\r\n'
+        b'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--B--\r\n'
+    )
+    exchange = await rig(node).ask(form, path="/v1/audio/transcriptions", headers=headers)
+    assert exchange.status == 200
+    assert node.streams[0].body == form
+
+
+async def test_models_are_merged_over_nodes() -> None:
+    one = FakeNode("gpu1", MODEL, ModelStatus(id="org/x:Q4", upstream="u", context_tokens=512))
+    two = FakeNode("gpu2", ModelStatus(id="org/x:Q4", upstream="u", context_tokens=4096))
+    r = rig(one, two)
+    listed = json.loads((await r.ask(b"", method="GET", path="/api/v1/models")).body)
+    assert [model["id"] for model in listed["data"]] == ["m", "org/x:Q4"]
+    single = await r.ask(b"", method="GET", path="/v1/models/org%2Fx:Q4")
+    assert json.loads(single.body)["wai"]["nodes"] == ["gpu1", "gpu2"]
+    assert json.loads(single.body)["wai"]["context_tokens"] == 4096
+    tags = json.loads((await r.ask(b"", method="GET", path="/api/tags")).body)
+    assert [model["name"] for model in tags["models"]] == ["m"]
+    running = json.loads((await r.ask(b"", method="GET", path="/api/ps")).body)
+    assert [model["name"] for model in running["models"]] == ["m"]
+
+
+async def test_bug_in_the_relay_is_a_500_without_its_details(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def explode(stream: FakeStream) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    exchange = await rig(FakeNode("gpu1", MODEL, script=explode)).ask()
+    assert exchange.status == 500
+    assert b"secret" not in exchange.body
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_task_cancelled_while_the_body_is_awaited_is_recorded() -> None:
+    r = rig(FakeNode("gpu1", MODEL))
+    exchange = FakeExchange(make_request(), [CHAT[:9]], stays_open=True)
+    task = asyncio.ensure_future(r.gateway.handle(exchange))
+    await anyio.lowlevel.checkpoint()
+    await anyio.lowlevel.checkpoint()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (r.records[0].cancelled, r.records[0].status) == (True, 499)
+    assert r.gateway._budget.held_bytes == 0
+
+
+async def test_llama_cpp_is_asked_to_count_in_every_chunk_and_nobody_else_is() -> None:
+    llama = ModelStatus(id="m", upstream="llama-server@127.0.0.1:8080")
+    timed = TOKEN[:-3] + b',"timings":{"cache_n":0,"prompt_n":9,"predicted_n":1}}\n\n'
+    node = FakeNode("gpu1", llama, script=answers(200, SSE, timed, USAGE, DONE))
+    exchange = await rig(node).ask(STREAM)
+    assert json.loads(node.streams[0].body)["timings_per_token"] is True
+    assert exchange.body == TOKEN + DONE
+    asked = STREAM[:-1] + b',"timings_per_token":true}'
+    assert timed in (await rig(node).ask(asked)).body
+    other = FakeNode("gpu1", MODEL, script=answers(200, SSE, TOKEN, USAGE, DONE))
+    await rig(other).ask(STREAM)
+    assert "timings_per_token" not in json.loads(other.streams[0].body)
+
+
+async def test_refusals_say_how_long_it_waited_and_what_is_in_the_way() -> None:
+    exchange = await rig(FakeNode("gpu1", MODEL, ready=False)).ask()
+    assert exchange.status == 503
+    assert exchange.header(b"x-wai-reason") == b"no_node_available"
+    assert exchange.header(b"x-wai-attempts") == b"0"
+    assert exchange.header(b"x-wai-queue-ms") == b"0"
+    assert exchange.header(b"x-wai-node") is None
+
+
+async def test_running_requests_can_be_seen_and_explained() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        r.clock.advance(2)
+        (view,) = r.gateway.live.views(r.clock())
+        assert (view.state, view.node, view.ttft_ms, view.age_ms) == ("prefill", "gpu1", None, 2000)
+        stream = node.streams[0]
+        stream.sink.on_headers(200, SSE)
+        for _ in range(4):  # the first of them names the role
+            stream.sink.on_data(TOKEN)
+        r.clock.advance(2)
+        (view,) = r.gateway.live.views(r.clock())
+        assert (view.state, view.ttft_ms, view.completion_tokens) == ("streaming", 2000, 3)
+        assert view.tokens_per_s == 1.0
+        stream.sink.on_end()
+    assert len(r.gateway.live) == 0
+    record = r.gateway.explanations.find("req_test")
+    assert record is not None
+    (attempt,) = explain(record).attempts
+    assert (attempt.node, attempt.reason, attempt.fault) == ("gpu1", "least-busy", "")
+
+
+async def test_every_attempt_is_explained() -> None:
+    r = rig(
+        FakeNode("gpu2", MODEL, script=breaks()),
+        FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY)),
+    )
+    await r.ask()
+    attempts = explain(r.records[0]).attempts
+    assert [(a.node, a.fault) for a in attempts] == [("gpu2", "node_lost"), ("gpu1", "")]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_an_admin_can_end_a_request_and_its_caller_is_told(begun: bool) -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        if begun:
+            node.streams[0].sink.on_headers(200, SSE)
+            node.streams[0].sink.on_data(TOKEN)
+        live = r.gateway.live.find("req_test")
+        assert live is not None
+        live.end()
+    assert exchange.ended
+    assert b"ended by the relay's admin" in exchange.body
+    assert exchange.status == (200 if begun else 499)
+    assert node.streams[0].reset_with is Fault.CANCELLED
+    assert r.records[0].cancelled
+
+
+async def test_an_admin_can_end_a_request_that_is_still_sending_its_body() -> None:
+    r = rig(FakeNode("gpu1", MODEL))
+    exchange = FakeExchange(make_request(), [], stays_open=True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: len(r.gateway.live) == 1)
+        await anyio.lowlevel.checkpoint()
+        live = r.gateway.live.find("req_test")
+        assert live is not None
+        live.end()
+    assert exchange.status == 499
+    assert r.records[0].cancelled
+
+
+def too_long(stream: FakeStream) -> None:
+    """As llama-server refuses a prompt."""
+    error = {"code": 400, "message": "request (2822 tokens) exceeds the available context size"}
+    error |= {"type": "exceed_context_size_error", "n_prompt_tokens": 2822, "n_ctx": 2048}
+    stream.answer(400, JSON, json.dumps({"error": error}).encode())
+
+
+async def test_a_prompt_that_was_longer_than_estimated_goes_where_it_fits() -> None:
+    r = rig(
+        FakeNode("a", MODEL, script=answers(200, JSON, REPLY)),
+        FakeNode("b", MODEL, script=too_long),
+    )
+    exchange = await r.ask()
+    assert (exchange.status, exchange.header(b"x-wai-node")) == (200, b"a")
+    assert exchange.header(b"x-wai-attempts") == b"2"
+
+
+async def test_a_prompt_that_fits_nowhere_is_the_upstreams_400() -> None:
+    r = rig(FakeNode("b", MODEL, script=too_long))
+    exchange = await r.ask()
+    assert (exchange.status, error_of(exchange)["n_prompt_tokens"]) == (400, 2822)
+    assert r.records[0].fault == "context_length_exceeded"
+    assert all(name != b"retry-after" for name, _ in exchange.headers)
+
+
+async def test_a_400_of_another_kind_is_passed_on_and_not_tried_again() -> None:
+    bad = b'{"error":{"message":"temperature must be a number","type":"invalid_request_error"}}'
+    r = rig(FakeNode("b", MODEL, script=answers(400, JSON, bad)), FakeNode("a", MODEL))
+    exchange = await r.ask()
+    assert (exchange.status, exchange.body) == (400, bad)
+    assert exchange.header(b"x-wai-attempts") == b"1"
+    assert (r.records[0].status, r.records[0].fault) == (400, "")

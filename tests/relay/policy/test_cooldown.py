@@ -1,0 +1,55 @@
+"""Cool-down: failing nodes rest, longer each time, and come back by one good answer."""
+
+from __future__ import annotations
+
+from wai_relay.policy.cooldown import FIRST_REST_S, LONGEST_REST_S, PROBE_S, Cooldown
+
+
+def failing(times: int, now: float = 0.0) -> Cooldown:
+    cooldown = Cooldown()
+    for _ in range(times):
+        cooldown.failed(now)
+    return cooldown
+
+
+def test_a_single_failure_is_no_reason_to_rest() -> None:
+    assert not failing(2).cooling(0.0)
+    assert failing(3).cooling(0.0)
+
+
+def test_a_node_that_mostly_fails_rests_though_never_thrice_in_a_row() -> None:
+    cooldown = Cooldown()
+    for good in (False, False, True, False, False):
+        cooldown.succeeded() if good else cooldown.failed(0.0)
+    assert cooldown.cooling(0.0)
+
+
+def test_one_probe_at_a_time_and_a_good_one_ends_it() -> None:
+    cooldown = failing(3)
+    now = FIRST_REST_S
+    assert not cooldown.cooling(now)
+    cooldown.sent(now)
+    assert cooldown.cooling(now)
+    cooldown.succeeded()
+    assert cooldown.well
+
+
+def test_each_failed_probe_doubles_the_rest_up_to_its_bound() -> None:
+    cooldown, now, rests = failing(3), 0.0, []
+    for _ in range(6):
+        rests.append(cooldown.seconds_left(now))
+        now += cooldown.seconds_left(now)
+        cooldown.sent(now)
+        cooldown.failed(now)
+    assert rests == [5.0, 10.0, 20.0, 40.0, LONGEST_REST_S, LONGEST_REST_S]
+
+
+def test_a_probe_whose_end_is_never_told_does_not_block_the_node_for_ever() -> None:
+    cooldown = failing(3)
+    cooldown.sent(FIRST_REST_S)
+    assert not cooldown.cooling(FIRST_REST_S + PROBE_S)
+
+
+def test_failures_of_requests_that_were_under_way_do_not_lengthen_the_rest() -> None:
+    cooldown = failing(8)
+    assert cooldown.seconds_left(0.0) == FIRST_REST_S

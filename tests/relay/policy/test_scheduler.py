@@ -1,0 +1,268 @@
+"""Scheduler: slots are never exceeded, nobody starves, and counts heal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wai_protocol.errors import Fault, NodeUnavailable, RequestError
+from wai_protocol.status import ModelStatus, NodeStatus
+from wai_relay.policy.scheduler import (
+    HEAD_START_S,
+    MAX_WAIT_S,
+    RETURN_S,
+    Result,
+    Scheduler,
+    Ticket,
+    Tokens,
+)
+from wai_relay.policy.selection import Demand, Readiness
+
+ASK = Demand("m", 100)
+
+
+def status(**fields: Any) -> NodeStatus:
+    fields = {"slots_total": 2, "context_tokens": 8192} | fields
+    return NodeStatus((ModelStatus("m", "u", **fields),))
+
+
+def fleet(**slots: int) -> Scheduler:
+    scheduler = Scheduler()
+    for name, count in slots.items():
+        scheduler.update(name, status(slots_total=count, prefill_tps=1e5, decode_tps=50.0), 0.0)
+    return scheduler
+
+
+def node_of(ticket: Ticket) -> str | None:
+    return ticket.placement.node if ticket.placement else None
+
+
+def finish(
+    scheduler: Scheduler, ticket: Ticket, now: float, result: Result = Result.SERVED
+) -> None:
+    assert ticket.placement is not None
+    scheduler.finish(ticket.placement, now, result, Tokens(100, 0, 20))
+
+
+def test_requests_of_one_instant_spread_by_capacity_and_the_rest_waits() -> None:
+    scheduler = fleet(small=2, large=6)
+    tickets = [scheduler.submit(ASK, "k", 1.0) for _ in range(10)]
+    placed = [node_of(t) for t in tickets]
+    assert placed.count("small") == 2
+    assert placed.count("large") == 6
+    assert placed[8:] == [None, None]
+
+
+def test_half_the_fleets_slots_are_half_of_each_nodes() -> None:
+    scheduler = fleet(small=2, middle=4, large=8)
+    placed: list[str | None] = []
+    for _ in range(7):
+        ticket = scheduler.submit(ASK, "k", 1.0)
+        assert ticket.placement is not None
+        scheduler.first_token(ticket.placement, 1.0)
+        placed.append(node_of(ticket))
+    assert [placed.count(n) for n in ("small", "middle", "large")] == [1, 2, 4]
+
+
+def test_a_freed_slot_goes_to_who_waits() -> None:
+    scheduler = fleet(a=1)
+    first = scheduler.submit(ASK, "k", 0.0)
+    told: list[str] = []
+    second = scheduler.submit(ASK, "k", 0.0)
+    second.on_change = lambda: told.append("second")
+    finish(scheduler, first, 1.0)
+    assert told == ["second"]
+    assert node_of(second) == "a"
+
+
+def test_a_burst_of_one_key_does_not_starve_another() -> None:
+    scheduler = fleet(a=1)
+    running = scheduler.submit(ASK, "greedy", 0.0)
+    burst = [scheduler.submit(ASK, "greedy", 0.0) for _ in range(20)]
+    other = scheduler.submit(ASK, "modest", 0.0)
+    for now in (1.0, 2.0):
+        finish(scheduler, running, now)
+        running = next(t for t in [other, *burst] if t.placement and not t.placement.over)
+    assert other.placement is not None
+
+
+def test_a_long_prompt_that_waits_for_the_only_large_node_blocks_nobody() -> None:
+    scheduler = fleet(small=1)
+    scheduler.update("large", status(slots_total=1, context_tokens=65_536), 0.0)
+    short = scheduler.submit(ASK._replace(pin="small"), "k", 0.0)
+    scheduler.submit(ASK._replace(pin="large"), "k", 0.0)
+    long = [scheduler.submit(Demand("m", 30_000), "k", 0.0) for _ in range(40)]
+    waiting = scheduler.submit(ASK._replace(pin="small"), "k", 0.0)
+    finish(scheduler, short, 1.0)
+    assert node_of(waiting) == "small"
+    assert all(t.placement is None for t in long)
+
+
+def test_answers_that_are_not_streamed_do_not_keep_free_slots_empty() -> None:
+    scheduler = Scheduler()
+    scheduler.update("a", status(slots_total=4, prefill_tps=800.0, decode_tps=10.0), 0.0)
+    for _ in range(2):
+        scheduler.submit(Demand("m", 1000), "k", 0.0)
+    now = 0.0
+    while now < 6.0:
+        now += 0.25
+        scheduler.handle_timeout(now)
+    assert scheduler.in_flight == 2
+    assert scheduler.submit(ASK, "k", now).placement is not None
+
+
+def test_who_waits_too_long_is_refused_with_a_time_to_come_back() -> None:
+    scheduler = fleet(a=1)
+    scheduler.submit(ASK, "k", 0.0)
+    late = scheduler.submit(ASK, "k", 0.0)
+    now = 0.0
+    while late.error is None:
+        deadline = scheduler.next_deadline()
+        assert deadline is not None
+        now = deadline
+        scheduler.handle_timeout(now)
+    assert MAX_WAIT_S <= now < MAX_WAIT_S + 1
+    assert late.error.fault is Fault.OVERLOADED
+    assert late.error.retry_after_s
+    assert scheduler.next_deadline() is None
+
+
+def test_cancelling_frees_the_place_in_line_or_the_slot() -> None:
+    scheduler = fleet(a=1)
+    first = scheduler.submit(ASK, "k", 0.0)
+    second = scheduler.submit(ASK, "k", 0.0)
+    third = scheduler.submit(ASK, "k", 0.0)
+    scheduler.cancel(second, 0.5)
+    scheduler.cancel(first, 1.0)
+    scheduler.cancel(first, 1.0)
+    assert second.placement is None
+    assert node_of(third) == "a"
+    assert scheduler.in_flight == 1
+
+
+def test_slots_that_somebody_else_on_the_box_holds_are_not_given_away() -> None:
+    scheduler = fleet(a=2)
+    scheduler.update("a", status(slots_busy=2), 1.0)
+    assert scheduler.submit(ASK, "k", 1.0).placement is None
+    scheduler.update("a", status(slots_busy=1), 2.0)
+    assert scheduler.in_flight == 1
+
+
+def test_a_leaked_claim_heals_by_the_nodes_own_figures() -> None:
+    scheduler = fleet(a=1)
+    scheduler.submit(ASK, "k", 0.0)  # never finished
+    scheduler.update("a", status(slots_total=1, slots_busy=0), 20.0)
+    stuck = scheduler.submit(ASK, "k", 21.0)
+    assert stuck.placement is None
+    scheduler.update("a", status(slots_total=1, slots_busy=0), 31.0)
+    scheduler.handle_timeout(31.5)
+    assert node_of(stuck) == "a"
+
+
+def test_a_stale_report_does_not_take_back_a_claim_of_this_moment() -> None:
+    scheduler = fleet(a=1)
+    scheduler.submit(ASK, "k", 5.0)
+    scheduler.update("a", status(slots_total=1, slots_busy=0), 5.1)  # sampled before the claim
+    assert scheduler.submit(ASK, "k", 5.2).placement is None
+
+
+def test_a_failing_node_rests_and_is_probed_by_one_request() -> None:
+    scheduler = fleet(bad=4, good=1)
+    pinned = ASK._replace(pin="bad")
+    for _ in range(3):
+        finish(scheduler, scheduler.submit(pinned, "k", 1.0), 1.0, Result.FAILED)
+    assert node_of(scheduler.submit(ASK, "k", 2.0)) == "good"
+    assert scheduler.submit(ASK, "k", 2.0).placement is None  # it waits for the good one
+    probe = scheduler.submit(ASK, "k", 7.0)
+    placed = [node_of(probe), node_of(scheduler.submit(ASK, "k", 7.0))]
+    assert placed.count("bad") <= 1
+
+
+def test_a_node_that_left_is_forgotten_and_one_away_is_not_chosen() -> None:
+    scheduler = fleet(a=1, b=1)
+    scheduler.remove("a")
+    scheduler.update("b", status(), 0.0, readiness=Readiness.AWAY)
+    with pytest.raises(NodeUnavailable):
+        scheduler.submit(ASK, "k", RETURN_S)
+    scheduler.remove("b")
+    with pytest.raises(RequestError, match="No node serves"):
+        scheduler.submit(ASK, "k", 0.0)
+
+
+def test_the_second_turn_of_a_chat_goes_where_the_first_went() -> None:
+    scheduler = fleet(a=4, b=4, c=4)
+    chat = tuple(range(20))
+    first = scheduler.submit(Demand("m", 8000, prefix=chat), "k", 0.0)
+    finish(scheduler, first, 1.0)
+    second = scheduler.submit(Demand("m", 8100, prefix=(*chat, 99)), "k", 2.0)
+    assert node_of(second) == node_of(first)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_slots_are_never_exceeded_and_everyone_is_served_in_the_end(data: st.DataObject) -> None:
+    slots = {"a": 1, "b": 2, "c": 3}
+    scheduler = fleet(**slots)
+    now = 0.0
+    tickets: list[Ticket] = []
+    for _ in range(data.draw(st.integers(1, 40))):
+        now += data.draw(st.floats(0, 1))
+        running = [t for t in tickets if t.placement and not t.placement.over]
+        ends = data.draw(st.booleans())
+        if running and ends:
+            finish(scheduler, data.draw(st.sampled_from(running)), now)
+        else:
+            demand = Demand("m", data.draw(st.integers(1, 8000)))
+            key = data.draw(st.sampled_from(["x", "y"]))
+            tickets.append(scheduler.submit(demand, key, now, max_wait_s=1e9))
+        scheduler.handle_timeout(now)
+        held = [node_of(t) for t in tickets if t.placement and not t.placement.over]
+        assert all(held.count(name) <= count for name, count in slots.items())
+    for _ in range(1000):
+        now += 1.0
+        scheduler.handle_timeout(now)
+        for ticket in tickets:
+            if ticket.placement and not ticket.placement.over:
+                scheduler.first_token(ticket.placement, now)
+                finish(scheduler, ticket, now)
+        if all(t.placement for t in tickets):
+            break
+    assert all(t.placement and t.placement.over for t in tickets)
+    assert scheduler.in_flight == 0
+    assert scheduler.next_deadline() is None
+
+
+def test_a_request_waits_for_a_node_that_just_lost_its_connection() -> None:
+    scheduler = fleet(a=1)
+    scheduler.update("a", status(), 1.0, readiness=Readiness.AWAY)
+    ticket = scheduler.submit(ASK, "k", 1.5)
+    assert ticket.placement is None
+    assert ticket.error is None
+    scheduler.update("a", status(), 2.0)
+    assert node_of(ticket) == "a"
+
+
+def test_a_request_waits_only_so_long_for_a_node_that_does_not_come_back() -> None:
+    scheduler = fleet(a=1)
+    scheduler.update("a", status(), 1.0, readiness=Readiness.AWAY)
+    ticket = scheduler.submit(ASK, "k", 2.0)
+    scheduler.handle_timeout(1.0 + RETURN_S)
+    assert isinstance(ticket.error, NodeUnavailable)
+    assert scheduler.next_deadline() is None
+    with pytest.raises(NodeUnavailable):
+        scheduler.submit(ASK, "k", 1.0 + RETURN_S)
+
+
+def test_a_short_prompt_passes_a_long_one_by_its_head_start_and_no_more() -> None:
+    scheduler = fleet(only=1)
+    running = scheduler.submit(Demand("m", 1000), "k", 0.0)
+    early = scheduler.submit(Demand("m", 4000), "k", 0.1)
+    late = scheduler.submit(Demand("m", 4000), "k", 3.0)
+    short = scheduler.submit(Demand("m", 10), "k", HEAD_START_S + 1.0)
+    finish(scheduler, running, HEAD_START_S + 1.5)
+    assert [node_of(t) for t in (early, late, short)] == ["only", None, None]
+    finish(scheduler, early, HEAD_START_S + 2.0)
+    assert [node_of(t) for t in (late, short)] == [None, "only"]
