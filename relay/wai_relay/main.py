@@ -62,6 +62,9 @@ SETTLE_S: Final = 5.0
 """How long after its start a relay waits for a node before it refuses for lack of one: told to dial
 at once it needs two round trips, and one that found the relay down tries again within 2 s."""
 
+LAST_WORDS_S: Final = 1.0
+"""For the error events of answers that are cut when a drain's bound is over."""
+
 _log = logging.getLogger("wai.relay")
 
 
@@ -278,10 +281,14 @@ class Relay:
         idle_s = IDLE_TIMEOUT_S if self._succeeded else DRAIN_GRACE_S
         self._fleet.go_away("the relay is stopping", reconnect_in_s=reconnect_in_s)
         loop = asyncio.get_running_loop()
-        drained = loop.create_task(edge.drain(self._config.drain_timeout_s, idle_s=idle_s))
+        bound_s = self._config.drain_timeout_s
+        drained = loop.create_task(edge.drain(bound_s + LAST_WORDS_S, idle_s=idle_s))
         hurried = loop.create_task(at_once.wait())
-        await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((drained, hurried), timeout=bound_s, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
+        if not drained.done():
+            self._fleet.close()  # what is cut now is told so, in an event of its stream
+            await asyncio.wait((drained,), timeout=LAST_WORDS_S)
         if not drained.done():
             drained.cancel()
             await asyncio.wait((drained,))

@@ -61,6 +61,24 @@ def test_a_node_ends_after_its_streams(own: Cluster, odd: OddUpstream) -> None:
     assert node.wait() == 0
 
 
+def test_a_stream_that_outlives_the_drain_ends_with_an_error_event(
+    tmp_path: Path, odd: OddUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAI_RELAY_DRAIN_TIMEOUT_S", "0.3")
+    with cluster(tmp_path) as running:
+        running.add_node("box", odd.url, models=len(MODELS))
+        headers = {"Authorization": f"Bearer {running.create_key().secret}"}
+        body = chat("waits", stream=True)
+        with request(running, "/v1/chat/completions", body, headers) as response:
+            arriving = events(response)
+            assert "first" in next(arriving)
+            running.relay.send(signal.SIGTERM)
+            last = list(arriving)
+        assert len(last) == 1
+        assert "error" in last[0]
+        assert running.relay.wait() == 0
+
+
 def test_an_idle_relay_and_node_end_at_once(own: Cluster) -> None:
     assert own.nodes["box"].daemon.stop() == 0
     assert own.relay.stop() == 0
