@@ -10,9 +10,10 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
-from wai_protocol.errors import AuthError, RequestError, StoreError
+from wai_protocol.errors import RequestError, StoreError
 from wai_protocol.identity import NodeKey
 from wai_transport.folder import DataFolder
+from wai_transport.identity_file import load_or_make
 
 KEY_FILE: Final = "node.key"
 MEMBERSHIP_FILE: Final = "membership.json"
@@ -37,15 +38,7 @@ class Membership:
 
 def load_key(folder: DataFolder) -> NodeKey:
     """The node's key, made if there is none yet. Raises `StoreError`."""
-    kept = folder.read(KEY_FILE)
-    if kept is None:
-        key = NodeKey.generate()
-        folder.write(KEY_FILE, key.to_bytes())
-        return key
-    try:
-        return NodeKey.from_bytes(kept)
-    except AuthError as error:
-        raise StoreError(f"{folder.path / KEY_FILE} is damaged: {error}") from error
+    return load_or_make(folder, KEY_FILE, NodeKey)
 
 
 def load_membership(folder: DataFolder) -> Membership:

@@ -134,7 +134,6 @@ class NodeHandshake:
         self._key = key
         self._relay_public = relay_public
         self._invite_secret = invite_secret
-        self._endpoint_hash = hello.endpoint_hash
         self._reader = _Reader()
         self._state = _NodeState.WAIT_CHALLENGE
         self._hello = pack(_hello_row(hello))

@@ -18,10 +18,11 @@ from typing import Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from wai_protocol.errors import AuthError, StoreError
+from wai_protocol.errors import StoreError
 from wai_protocol.identity import RelayKey
 from wai_relay import certificate as certificates
 from wai_transport.folder import PUBLIC_MODE, DataFolder
+from wai_transport.identity_file import load_or_make
 
 KEY_FILE: Final = "relay.key"
 TLS_KEY_FILE: Final = "relay-tls.key"
@@ -46,16 +47,7 @@ class TlsFiles:
 
 def load_relay_key(folder: DataFolder) -> RelayKey:
     """The relay's Ed25519 key, made at the first start. Raises `StoreError`."""
-    kept = folder.read(KEY_FILE)
-    if kept is None:
-        key = RelayKey.generate()
-        folder.write(KEY_FILE, key.to_bytes())
-        return key
-    try:
-        return RelayKey.from_bytes(kept)
-    except AuthError as error:
-        # Never overwritten: every node knows the relay by it, and a backup may bring it back.
-        raise StoreError(f"{folder.path / KEY_FILE} is damaged: {error}") from error
+    return load_or_make(folder, KEY_FILE, RelayKey)
 
 
 def load_self_signed(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 START_TRIES: Final = (
@@ -390,11 +390,6 @@ class Deployment:
         """With nothing in flight, count towards unloading."""
         if self.wish.idle_unload_s is not None and self.serving and not self.in_flight:
             self._idle_at = now + self.wish.idle_unload_s
-
-
-def with_context(wish: Wish, context_tokens: int, slots: int | None = None) -> Wish:
-    """`wish` with another context, and other slots where given."""
-    return replace(wish, context_tokens=context_tokens, slots=slots or wish.slots)
 
 
 def _due(deadline: float | None, now: float) -> bool:

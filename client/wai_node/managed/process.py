@@ -26,7 +26,6 @@ from .log_file import LogFile
 
 NAMES: Final = ("llama-server", "llama-server-vulkan", "llama-server-cuda")
 STOP_GRACE_S: Final = 10.0  # llama-server ends within milliseconds of SIGTERM, unless it is loading
-REASON_LINES: Final = 12
 # 4 shows the sizes of buffers, from which fits learn; 5 and up would show prompts
 VERBOSITY: Final = 4
 _LISTENING: Final = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")

@@ -228,8 +228,6 @@ class Node(ServingNode):
         self.status = NodeStatus()
         self.told_by = ""
         """The instance (one run of the node's program) that `status` is from."""
-        self.status_at = 0.0
-        """When `status` came, by the loop's clock."""
         self.connected_at: float | None = None
         self.agent = ""
         self.reconnects = 0
@@ -290,7 +288,6 @@ class Node(ServingNode):
         """Take what the node's process `instance` says of itself."""
         self.status = status
         self.told_by = instance
-        self.status_at = asyncio.get_running_loop().time()
         self.changed()
 
     def detached(self, live: LiveSession) -> None:
