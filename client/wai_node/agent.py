@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from wai_protocol.errors import Fault, WaiError
+from wai_protocol.errors import Fault
 from wai_protocol.events import (
     CallReceived,
     DataReceived,
@@ -28,6 +28,7 @@ from wai_protocol.limits import Limits
 from wai_protocol.status import NodeStatus
 from wai_transport.live_session import LiveSession
 
+from .calls import Calls
 from .dial import RelayAddress
 from .forward import Forwarder
 from .network import watch_network
@@ -44,12 +45,9 @@ LAST_WORDS_S: Final = 0.2
 
 _log = logging.getLogger("wai.node")
 
-CallHandler = Callable[[str, dict[str, Any], Callable[[str, Any], None]], Awaitable[Any]]
-"""Answers a CALL: method, params, and how to tell of progress; gives the REPLY's value."""
-
 
 class Agent:
-    """A node. `on_call` answers what the relay asks; while it is None every CALL is refused."""
+    """A node. `calls.handler` answers what the relay asks."""
 
     def __init__(
         self,
@@ -85,8 +83,7 @@ class Agent:
         self._tunnels = [Tunnel(address, key, hello, self) for _ in range(tunnels)]
         self._sessions: set[LiveSession] = set()
         self._status: NodeStatus | None = None
-        self.on_call: CallHandler | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self.calls = Calls()
         self.draining = False
 
     @property
@@ -103,8 +100,7 @@ class Agent:
                 for tunnel in self._tunnels:
                     group.create_task(tunnel.run())
         finally:
-            for task in list(self._calls):
-                task.cancel()
+            self.calls.cancel()
 
     async def drain(self, bound_s: float) -> int:
         """Take no new streams; return once those in flight are over, or after `bound_s` seconds,
@@ -142,11 +138,7 @@ class Agent:
             case Writable(stream):
                 forwarder.writable(session, stream)
             case CallReceived(call, method, params):
-                task = asyncio.get_running_loop().create_task(
-                    self._answer(session, call, method, params)
-                )
-                self._calls.add(task)
-                task.add_done_callback(self._calls.discard)
+                self.calls.received(session, call, method, params)
             case _:
                 _log.debug("%s", type(event).__name__)
 
@@ -186,21 +178,3 @@ class Agent:
         _log.info("%s: dialling the relay again", reason)
         for tunnel in self._tunnels:
             tunnel.redial()
-
-    async def _answer(
-        self, session: LiveSession, call: int, method: str, params: dict[str, Any]
-    ) -> None:
-        """Answer one CALL, whatever happens."""
-        try:
-            if self.on_call is None:
-                raise WaiError(f"this node answers no `{method}`", Fault.ROUTE_REFUSED)
-            value = await self.on_call(
-                method, params, lambda name, value: session.emit(name, value, call)
-            )
-        except WaiError as error:
-            session.reply_error(call, error)
-        except Exception:
-            _log.exception("the call %s failed", method)
-            session.reply_error(call, WaiError("the node failed to do this; its log says why"))
-        else:
-            session.reply(call, value)

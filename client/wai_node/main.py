@@ -16,6 +16,7 @@ from wai_protocol.identity import NodeKey, inference_key
 from wai_protocol.invite import decode as decode_invite
 from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
+from wai_transport.origin import Origin
 from wai_transport.version import VERSION
 
 from .agent import Agent
@@ -29,6 +30,7 @@ from .managed.serving import ManagedModels
 from .managed.supervisor import Supervisor
 from .membership import Membership, keep_membership, load_key, load_membership
 from .models.hub import Hub, HubSettings
+from .proxy import proxy_for
 from .upstreams.detect import find_upstreams, upstream_at
 from .upstreams.upstream import Upstream
 
@@ -47,7 +49,7 @@ async def _join(config: JoinConfig) -> Membership:
     invite = decode_invite(config.invite)
     folder = DataFolder.open(config.data)
     key = load_key(folder)
-    address = RelayAddress(invite.url, invite.relay, invite.pin, _host_port(config.relay))
+    address = _address(config, invite.url, invite.relay, invite.pin)
     hello = Hello(key.public, config.name or "", b"", agent=f"wai/{VERSION}", instance="join")
     connected = await dial(address, key, hello, invite.secret)
     connected.transport.abort()
@@ -84,9 +86,7 @@ async def _run(config: NodeConfig) -> None:
 
 
 async def _make_agent(config: NodeConfig, membership: Membership, key: NodeKey) -> Agent:
-    address = RelayAddress(
-        membership.url, membership.relay_public, membership.pin, _host_port(config.relay)
-    )
+    address = _address(config, membership.url, membership.relay_public, membership.pin)
     given: list[Upstream] = [
         await upstream_at(upstream.url, upstream.key or "") for upstream in config.upstreams
     ]
@@ -134,7 +134,7 @@ def _make_supervisor(
 
     hub = Hub(HubSettings(config.hf_endpoint, config.hf_token))
     supervisor = Supervisor(settings, hub, inference_key(key), on_event)
-    agent.on_call = ModelCalls(supervisor).answer
+    agent.calls.handler = ModelCalls(supervisor).answer
     return supervisor
 
 
@@ -183,6 +183,14 @@ async def _drain(agent: Agent, bound_s: float, at_once: asyncio.Event) -> None:
         drain.cancel()
         hurry.cancel()
         await asyncio.wait((drain, hurry))
+
+
+def _address(
+    config: JoinConfig | NodeConfig, url: str, public: bytes, pin: bytes | None
+) -> RelayAddress:
+    """Where the relay is, and the way there. Raises `RequestError` for a proxy that is none."""
+    proxy = proxy_for(Origin.parse(url)[0], config.https_proxy, config.no_proxy)
+    return RelayAddress(url, public, pin, _host_port(config.relay), proxy)
 
 
 def _host_port(address: str | None) -> tuple[str, int] | None:

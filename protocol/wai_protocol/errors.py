@@ -26,7 +26,7 @@ class FaultRow:
 class Fault(enum.Enum):
     """Everything that can fail between a caller and a model. `fault.row` says how it is shown."""
 
-    # on the wire: RESET, GOAWAY and REFUSE codes (SPEC section 8)
+    # on the wire: RESET, GOAWAY, REFUSE and REPLY codes (SPEC section 8)
     CANCELLED = FaultRow(1, 499, "invalid_request_error", "cancelled", logging.DEBUG)
     INTERNAL = FaultRow(2, 500, "server_error", "internal_error", logging.ERROR)
     UPSTREAM_UNREACHABLE = FaultRow(3, 502, "server_error", "upstream_unreachable", logging.WARNING)
@@ -50,13 +50,16 @@ class Fault(enum.Enum):
     )
     TIMED_OUT = FaultRow(26, 408, "invalid_request_error", "timed_out", logging.INFO)
     REPLACED = FaultRow(27, 409, "server_error", "replaced_by_newer_connection", logging.INFO)
+    BAD_REQUEST = FaultRow(28, 400, "invalid_request_error", "bad_request", logging.INFO)
+    FORBIDDEN = FaultRow(29, 403, "permission_error", "forbidden", logging.INFO)
+    NOT_FOUND = FaultRow(30, 404, "invalid_request_error", "not_found", logging.INFO)
+    RATE_LIMITED = FaultRow(31, 429, "rate_limit_error", "rate_limit_exceeded", logging.INFO)
+    NO_NODE = FaultRow(32, 503, "server_error", "no_node_available", logging.WARNING)
+    STORAGE = FaultRow(33, 507, "server_error", "storage_failed", logging.ERROR)
 
     # only ever seen by callers: no wire code is sent for these
-    BAD_REQUEST = FaultRow(0, 400, "invalid_request_error", "bad_request", logging.INFO)
     KEY_MISSING = FaultRow(0, 401, "authentication_error", "missing_api_key", logging.INFO)
     KEY_INVALID = FaultRow(0, 401, "authentication_error", "invalid_api_key", logging.INFO)
-    FORBIDDEN = FaultRow(0, 403, "permission_error", "forbidden", logging.INFO)
-    NOT_FOUND = FaultRow(0, 404, "invalid_request_error", "not_found", logging.INFO)
     METHOD_NOT_ALLOWED = FaultRow(
         0, 405, "invalid_request_error", "method_not_allowed", logging.INFO
     )
@@ -65,10 +68,8 @@ class Fault(enum.Enum):
     CONTEXT_EXCEEDED = FaultRow(
         0, 400, "invalid_request_error", "context_length_exceeded", logging.INFO
     )
-    RATE_LIMITED = FaultRow(0, 429, "rate_limit_error", "rate_limit_exceeded", logging.INFO)
     QUOTA_EXCEEDED = FaultRow(0, 429, "insufficient_quota", "insufficient_quota", logging.INFO)
     QUEUE_FULL = FaultRow(0, 503, "server_error", "queue_full", logging.WARNING)
-    NO_NODE = FaultRow(0, 503, "server_error", "no_node_available", logging.WARNING)
 
     @property
     def row(self) -> FaultRow:
@@ -139,4 +140,6 @@ class RequestError(WaiError):
 
 
 class StoreError(WaiError):
-    """What is on disk can't be read or written."""
+    """What is on disk can't be read or written, or has no room left."""
+
+    default_fault = Fault.STORAGE

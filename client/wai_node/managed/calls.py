@@ -12,9 +12,11 @@ from typing import Any, Final
 
 import msgspec
 
+from wai_node.models.hub import FoundModel
 from wai_protocol.errors import Fault, RequestError, WaiError
 
 from .entry import DeploymentStatus, Event, QuantFit
+from .replies import first_rows, newest_lines, shortened
 from .supervisor import Supervisor
 
 EVENT: Final = "deployment"
@@ -22,6 +24,7 @@ PROGRESS_EVERY_S: Final = 0.25
 """Of one download's progress: what a progress bar can show."""
 
 MAX_REASON_CHARS: Final = 2000
+MAX_REPO_CHARS: Final = 200  # publisher/name; a longer one is none that could be deployed
 
 
 class Search(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,7 +52,9 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ListCall(msgspec.Struct, forbid_unknown_fields=True):
-    """`model.list`: what is deployed."""
+    """`model.list`: what is deployed, or `model` alone."""
+
+    model: str | None = None
 
 
 class Remove(msgspec.Struct, forbid_unknown_fields=True):
@@ -85,7 +90,7 @@ CALLS: Final[dict[str, type[msgspec.Struct]]] = {
 
 
 class ModelCalls:
-    """Answers CALLs. `answer` is an `agent.CallHandler`."""
+    """Answers CALLs. `answer` is a `wai_node.calls.CallHandler`."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -108,9 +113,10 @@ class ModelCalls:
         match asked:
             case Search(query, limit):
                 found = await supervisor.search(query, max(1, min(limit, 50)))
-                return [msgspec.to_builtins(model) for model in found]
+                return first_rows([_found(model) for model in found])
             case FitCall(model, context, slots):
-                return [_fit(quant) for quant in await supervisor.fit(model, context, slots)]
+                fits = await supervisor.fit(model, context, slots)
+                return first_rows([_fit(quant) for quant in fits])
             case Deploy(model, context, slots, idle_unload_s):
                 return {"model": await supervisor.deploy(model, context, slots, idle_unload_s)}
             case Remove(model):
@@ -118,8 +124,10 @@ class ModelCalls:
             case SetContext(model, context, slots):
                 await supervisor.set_context(model, context, slots)
             case Logs(model, lines):
-                return await supervisor.logs(model, lines)
-        return [deployment_map(status) for status in supervisor.deployed()]
+                return newest_lines(await supervisor.logs(model, lines))
+            case ListCall(str() as model):
+                return [deployment_map(s) for s in supervisor.deployed() if s.alias == model]
+        return shortened([deployment_map(status) for status in supervisor.deployed()])
 
 
 class ProgressGate:
@@ -163,6 +171,15 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
             "rate_bps": progress.rate_bps,
             "eta_s": progress.eta_s,
         },
+    }
+
+
+def _found(model: FoundModel) -> dict[str, Any]:
+    return {
+        "repo": model.repo[:MAX_REPO_CHARS],
+        "downloads": model.downloads,
+        "likes": model.likes,
+        "gated": model.gated,
     }
 
 

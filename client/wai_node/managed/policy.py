@@ -59,6 +59,5 @@ class ManagedSettings:
             gib = 1 << 30
             raise StoreError(
                 f"the model takes {size_bytes / gib:.1f} GiB, and {used / gib:.1f} of this node's "
-                f"quota of {self.disk_quota_bytes / gib:.1f} GiB are used; remove a model first",
-                Fault.QUOTA_EXCEEDED,
+                f"quota of {self.disk_quota_bytes / gib:.1f} GiB are used; remove a model first"
             )

@@ -60,7 +60,10 @@ class ManagedUpstream(Upstream):
             told = await self._server(endpoint).probe()
             models = tuple(replace(m, id=self.alias, upstream=self.name) for m in told.models[:1])
             await self._tidy()
-            return Probe(models, counted=told.counted)
+            counters = told.counters
+            if counters is not None:  # a port may be taken again by the next run
+                counters = counters._replace(server=f"{endpoint.generation}@{endpoint.url}")
+            return Probe(models, counted=told.counted, counters=counters)
         status = next((s for s in self._supervisor.deployed() if s.alias == self.alias), None)
         return Probe(() if status is None else (self._wanted(status),))
 

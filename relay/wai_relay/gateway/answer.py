@@ -47,6 +47,8 @@ RETRY_FAULTS: Final = frozenset(
         Fault.SESSION_LOST,
         Fault.FLOW_CONTROL,
         Fault.PROTOCOL,
+        Fault.NO_NODE,
+        Fault.STORAGE,
     }
 )
 # In the middle of an answer those after which another upstream may go on with it.

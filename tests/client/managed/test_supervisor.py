@@ -389,7 +389,7 @@ async def test_a_server_that_is_not_installed_is_said_so(
     [
         ({"allow_deploy": False}, REPO, Fault.FORBIDDEN),
         ({"allowed_publishers": frozenset({"bartowski"})}, REPO, Fault.FORBIDDEN),
-        ({"disk_quota_bytes": 1000}, REPO, Fault.QUOTA_EXCEEDED),
+        ({"disk_quota_bytes": 1000}, REPO, Fault.STORAGE),
         ({}, "tiny/nothing", Fault.NOT_FOUND),
         ({}, f"{REPO}:Q9", Fault.NOT_FOUND),
     ],
