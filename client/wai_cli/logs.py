@@ -11,14 +11,15 @@ LogFormat = Literal["text", "json"]
 
 
 def log_to_stderr(level: str, log_format: LogFormat = "text") -> None:
-    """Show everything from `level` on ("debug", "info", "warning", "error")."""
+    """Show everything from `level` on ("debug", "info", "warning", "error"); also once more, in
+    another way."""
     handler = logging.StreamHandler()
     handler.setFormatter(
         JsonFormatter()
         if log_format == "json"
         else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     )
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Each selector, refused header table and question to the hub are of no use to an operator.
     for talkative in ("asyncio", "hpack", "httpx2"):
         logging.getLogger(talkative).setLevel(logging.WARNING)

@@ -47,23 +47,25 @@ def _run(parsed: argparse.Namespace) -> int:
     from .logs import log_to_stderr
     from .settings import load
 
-    config = load(
-        RelayConfig,
-        file=parsed.config,
-        environment=os.environ,
-        prefix="WAI_RELAY_",
-        flags={
-            "data": parsed.data,
-            "listen": parsed.listen,
-            "tls": parsed.tls,
-            "public_url": parsed.public_url,
-            "domain": parsed.domain,
-            "acme_directory": parsed.acme_directory,
-            "acme_email": parsed.acme_email,
-            "log_level": parsed.log_level,
-            "log_format": parsed.log_format,
-        },
+    names = (
+        *("data", "listen", "tls", "public_url", "domain", "acme_directory", "acme_email"),
+        *("log_level", "log_format"),
     )
-    log_to_stderr(config.log_level, config.log_format)
-    run(config)
+    flags = {name: getattr(parsed, name) for name in names}
+
+    def read() -> RelayConfig:
+        return load(
+            RelayConfig,
+            file=parsed.config,
+            environment=os.environ,
+            prefix="WAI_RELAY_",
+            flags=flags,
+        )
+
+    def show_log(config: RelayConfig) -> None:
+        log_to_stderr(config.log_level, config.log_format)
+
+    config = read()
+    show_log(config)
+    run(config, read, show_log)
     return 0

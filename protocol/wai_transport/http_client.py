@@ -51,6 +51,7 @@ class HttpClient:
         self._connections: set[HttpConnection] = set()
         self._dialling: set[asyncio.Task[None]] = set()
         self._all_closed = asyncio.Event()
+        self._keeping = True
 
     def request(
         self,
@@ -125,6 +126,12 @@ class HttpClient:
         """Connections that wait for a next request."""
         return len(self._idle)
 
+    def retire(self) -> None:
+        """Keep no connection for a next request; those under way end by themselves."""
+        self._keeping = False
+        for connection in list(self._idle):
+            connection.abort()
+
     async def aclose(self) -> None:
         """Close every connection at once; requests still under way end with an error."""
         dialling = list(self._dialling)
@@ -186,7 +193,7 @@ class HttpClient:
         return connection
 
     def _keep(self, connection: HttpConnection) -> None:
-        if len(self._idle) >= MAX_IDLE_CONNECTIONS:
+        if not self._keeping or len(self._idle) >= MAX_IDLE_CONNECTIONS:
             connection.abort()
             return
         self._idle.append(connection)

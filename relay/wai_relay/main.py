@@ -11,12 +11,14 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable
 import time
 from typing import Final
 
 import uvloop
 
 from wai_protocol.errors import TransportError, WaiError
+from wai_protocol.identity import RelayKey
 from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
 from wai_transport.version import VERSION
@@ -48,6 +50,7 @@ from .observe.metrics import Metrics, MetricsPage
 from .observe.pulse import Pulse
 from .policy.model_names import ModelNames
 from .port_tls import PortTls
+from .reload import LiveConfig, Use
 from .service_manager import notify_ready, notify_stopping
 from .settings import SettingsBook
 from .storage import SqliteStore
@@ -68,13 +71,21 @@ LAST_WORDS_S: Final = 1.0
 _log = logging.getLogger("wai.relay")
 
 
-def run(config: RelayConfig) -> None:
-    """Run the relay until SIGTERM or SIGINT; then drain. Raises `WaiError` if it can't start."""
+def run(
+    config: RelayConfig,
+    reread: Callable[[], RelayConfig],
+    show_log: Callable[[RelayConfig], None],
+) -> None:
+    """Run the relay until SIGTERM or SIGINT; then drain. Raises `WaiError` if it can't start.
+
+    `reread` gives the configuration as it is now, for SIGHUP; `show_log` sets up the log as one
+    says.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(config))
+        runner.run(_run(Relay(config, reread, show_log)))
 
 
-async def _run(config: RelayConfig) -> None:
+async def _run(relay: Relay) -> None:
     loop = asyncio.get_running_loop()
     asked, at_once = asyncio.Event(), asyncio.Event()
 
@@ -83,7 +94,6 @@ async def _run(config: RelayConfig) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    relay = Relay(config)
     try:
         await relay.start(Inheritance.find(os.environ))
         loop.add_signal_handler(signal.SIGUSR2, relay.upgrade, asked)
@@ -97,8 +107,14 @@ async def _run(config: RelayConfig) -> None:
 class Relay:
     """A relay: `start` it, `drain` it, `stop` it, once each."""
 
-    def __init__(self, config: RelayConfig) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: RelayConfig,
+        reread: Callable[[], RelayConfig],
+        show_log: Callable[[RelayConfig], None],
+    ) -> None:
+        self._live = LiveConfig(config, reread)
+        self._show_log = show_log
         self._folder = DataFolder.open(config.data)
         self._lock: FolderLock | None = None
         self._store: SqliteStore | None = None
@@ -114,6 +130,10 @@ class Relay:
         self._draining = False
         self._succeeded = False
         self._upgrading: asyncio.Task[None] | None = None
+
+    @property
+    def _config(self) -> RelayConfig:
+        return self._live.now
 
     @property
     def port(self) -> int:
@@ -142,10 +162,7 @@ class Relay:
             store, lambda: settings.now.usage_retention_days * 86400.0
         )
         invites = Invites(store, registry)
-        limits = Limits(
-            ping_s=config.ping_s, dead_s=config.dead_s, session_ttl_s=config.session_ttl_s
-        )
-        self._fleet = ConnectedFleet(registry, invites, limits=limits)
+        self._fleet = ConnectedFleet(registry, invites, limits=_limits(config))
         self._tunnels = Tunnels(relay_key, self._fleet.admit, self._endpoint_hashes)
         upstreams = self._upstreams = ProvidedFleet(self._fleet, providers_of(config.providers))
         names = ModelNames(config.aliases, config.fallbacks)
@@ -168,8 +185,6 @@ class Relay:
             rate_limits=dispatcher.ratelimit_headers,
         )
         listener = await self._listen(gateway, inherited)
-        pin = self._tls.pin if self._tls is not None and self._tls.pinned else None
-        address = RelayAddress(config.invite_url(self.port), relay_key.public, pin)
         audit = AuditLog(store)
         self._pulse.start(gateway.live)
         self._feed = Feed(self._fleet, gateway.live, self._pulse, audit, keys.name_of)
@@ -179,7 +194,7 @@ class Relay:
             sign_ins=await SignIns.load(store, admins),
             feed=self._feed,
             explanations=gateway.explanations,
-            address=address,
+            address=self._address(config, relay_key),
             version=VERSION,
         )
         assert self._edge is not None
@@ -196,8 +211,25 @@ class Relay:
             metrics=page.handle,
         ).handle
         self._announce()
+        self._live.parts.append(lambda new: upstreams.prepare(new.providers))
         if self._tls is not None:
+            self._live.parts.append(self._tls.prepare)
             self._tls.start()
+
+        def prepare(new: RelayConfig) -> Use:
+            names = ModelNames(new.aliases, new.fallbacks)
+
+            def use() -> None:
+                self._show_log(new)
+                self._fleet.limits = _limits(new)
+                gateway.configure(new.gateway, names)
+                dispatcher.configure(names, new.provider_after_s)
+                page.token = new.metrics_token
+                context.address = self._address(new, relay_key)
+
+            return use
+
+        self._live.parts.append(prepare)
         self._fleet.expect_all(SETTLE_S)
         if inherited is not None:
             inherited.tell_ready()
@@ -241,9 +273,14 @@ class Relay:
         return (None if ready else "no node is ready"), ready
 
     def reload(self) -> None:
-        """Read the operator's certificate again; no connection notices."""
-        if self._tls is not None:
-            self._tls.reload()
+        """Read the configuration again, and the files that it names; no connection notices."""
+        if not self._draining:
+            self._live.reload()
+
+    def _address(self, config: RelayConfig, relay_key: RelayKey) -> RelayAddress:
+        """What invites say of us."""
+        pin = self._tls.pin if self._tls is not None and self._tls.pinned else None
+        return RelayAddress(config.invite_url(self.port), relay_key.public, pin)
 
     def upgrade(self, done: asyncio.Event) -> None:
         """Start a successor; once it accepts, `done` is set, and it is for us to drain."""

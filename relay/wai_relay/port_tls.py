@@ -11,7 +11,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from wai_protocol.errors import StoreError
@@ -20,12 +20,14 @@ from wai_transport.folder import DataFolder
 from .acme.proof import HttpProof, Proof, TlsAlpnProof
 from .acme.renewal import CERTIFICATE_FILE, Authority, Renewal, kept_certificate
 from .config import RelayConfig, split_address
-from .http.served_certificate import ServedCertificate
+from .http.served_certificate import Pair, ServedCertificate, load_pair
 from .identity import TlsFiles, given_tls, load_self_signed
 
 LOOK_S: Final = 60.0
 """How often the operator's files are looked at: certbot and its like replace them days before the
 old ones end."""
+
+Stamp: TypeAlias = tuple[tuple[int, int, int], ...] | None
 
 _log = logging.getLogger("wai.tls")
 
@@ -49,7 +51,7 @@ class PortTls:
         self._on_change = on_change
         self._stamp = _stamp(files)
         self._task: asyncio.Task[None] | None = None
-        self.served = _served(files)
+        self.served = ServedCertificate(_pair(files))
 
     @classmethod
     def load(
@@ -76,15 +78,19 @@ class PortTls:
         return self.served.context
 
     def start(self) -> None:
-        """Follow the certificate's changes."""
-        if self._config.tls == "acme":
-            work = self._renewal().run()
-        elif self._config.given_certificate is not None:
-            work = self._watch()
-        else:
-            return
-        self._task = asyncio.get_running_loop().create_task(work)
+        """Follow the certificate's changes, as the configuration says now."""
+        self._task = asyncio.get_running_loop().create_task(self._follow(self._task))
         self._task.add_done_callback(_log_end)
+
+    async def _follow(self, former: asyncio.Task[None] | None) -> None:
+        """`former` followed another configuration, and is to end first."""
+        if former is not None:
+            former.cancel()
+            await asyncio.wait((former,))
+        if self._config.tls == "acme":
+            await self._renewal().run()
+        elif self._config.given_certificate is not None:
+            await self._watch()
 
     async def close(self) -> None:
         """Follow them no more."""
@@ -93,17 +99,39 @@ class PortTls:
             await asyncio.wait((self._task,))
             self._task = None
 
-    def reload(self) -> None:
-        """Read the files again; what can't be used is logged, and the old ones stay."""
+    def prepare(self, config: RelayConfig) -> Callable[[], None]:
+        """Read the files again, those of a changed configuration; what is returned shows them.
+
+        Raises `StoreError`: they can't be used.
+        """
+        files = self._files
+        if config.tls != "acme" or _has_kept(config, self._folder):
+            files = _first_files(config, self._folder)
+        stamp = _stamp(files)
+        pair = _pair(files)
+
+        def use() -> None:
+            former, self._config = self._config, config
+            if (stamp, files) != (self._stamp, self._files):
+                self._show(files, stamp, pair)
+            if _followed(former) != _followed(config):
+                self.start()
+
+        return use
+
+    def _read_again(self) -> None:
+        """Show the operator's files anew; what can't be used is logged, and the old ones stay."""
         try:
             if given := self._config.given_certificate:
-                self._show(given_tls(*given))
-        except (StoreError, ssl.SSLError, OSError) as error:
+                self._read(given_tls(*given))
+        except StoreError as error:
             _log.error("the new certificate can't be used, the old one stays: %s", error)
 
-    def _show(self, files: TlsFiles) -> None:
-        stamp = _stamp(files)
-        self.served.swap(files.certificate, files.key)
+    def _read(self, files: TlsFiles) -> None:
+        self._show(files, _stamp(files), _pair(files))
+
+    def _show(self, files: TlsFiles, stamp: Stamp, pair: Pair) -> None:
+        self.served.show(pair)
         self._files, self._stamp = files, stamp
         _log.info("a new certificate is shown from now on")
         self._on_change()
@@ -115,7 +143,7 @@ class PortTls:
             await asyncio.sleep(LOOK_S)
             stamp = _stamp(self._files)
             if stamp not in (self._stamp, failed):
-                self.reload()
+                self._read_again()
                 failed = stamp  # said once; the next change is tried again
 
     def _renewal(self) -> Renewal:
@@ -128,14 +156,14 @@ class PortTls:
         return Renewal(authority, config.domain, self._folder, proof, self._issued)
 
     def _issued(self, file: Path) -> None:
-        self._show(given_tls(file, file))
+        self._read(given_tls(file, file))
 
 
 def _first_files(config: RelayConfig, folder: DataFolder) -> TlsFiles:
     if given := config.given_certificate:
         return given_tls(*given)
     if config.tls == "acme" and config.domain is not None:
-        if kept_certificate(folder, config.domain) is not None:
+        if _has_kept(config, folder):
             file = folder.path / CERTIFICATE_FILE
             return given_tls(file, file)
         # Something has to be shown until the authority has come by; commands on this machine
@@ -147,14 +175,26 @@ def _first_files(config: RelayConfig, folder: DataFolder) -> TlsFiles:
     return load_self_signed(folder, [host for host in hosts if host])
 
 
-def _served(files: TlsFiles) -> ServedCertificate:
+def _has_kept(config: RelayConfig, folder: DataFolder) -> bool:
+    return config.domain is not None and kept_certificate(folder, config.domain) is not None
+
+
+def _pair(files: TlsFiles) -> Pair:
     try:
-        return ServedCertificate(files.certificate, files.key)
+        return load_pair(files.certificate, files.key)
     except (ssl.SSLError, OSError) as error:
         raise StoreError(f"the certificate and its key can't be used: {error}") from error
 
 
-def _stamp(files: TlsFiles) -> tuple[tuple[int, int, int], ...] | None:
+def _followed(config: RelayConfig) -> tuple[object, ...]:
+    """What the task that follows the certificate is told."""
+    return (
+        *(config.tls, config.domain, config.acme_directory, config.acme_email, config.acme_ca),
+        *(config.acme_challenge, config.acme_http_listen),
+    )
+
+
+def _stamp(files: TlsFiles) -> Stamp:
     """What changes when the files do; None while one of them is missing."""
     try:
         found = [file.stat() for file in (files.certificate, files.key)]

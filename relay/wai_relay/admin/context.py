@@ -70,9 +70,10 @@ class Fleet(Protocol):
         """Give it no new requests, or some again. Raises `RequestError`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Context:
-    """Everything that handlers may touch. `address` is what invites say of this relay."""
+    """Everything that handlers may touch. `address` is what invites say of this relay; a reload may
+    change it."""
 
     fleet: Fleet
     keys: KeyRing

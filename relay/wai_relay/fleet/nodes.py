@@ -118,6 +118,7 @@ class NodeSession:
     def __init__(self, node: Node, session_id: bytes, instance: str, limits: Limits) -> None:
         self.id = session_id
         self.instance = instance
+        self.limits = limits
         self.node = node
         self.streams: dict[int, NodeStream] = {}
         self._calls: dict[int, tuple[asyncio.Future[Any], CallEvents | None]] = {}
@@ -330,7 +331,8 @@ class ConnectedFleet:
         self.on_event: Callable[[Node, str, Any], None] | None = None
         self._registry = registry
         self._invites = invites
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
+        """Of sessions that begin from now on."""
         self._nodes: dict[str, Node] = {}
         self._sessions: dict[bytes, NodeSession] = {}
         self._expected: set[str] = set()
@@ -407,7 +409,7 @@ class ConnectedFleet:
             resumed=resumed,
             node_id=record.id,
             name=record.name,
-            limits=self._limits,
+            limits=session.limits,
         )
         asyncio.get_running_loop().call_soon(node.changed)
         return Admission(session.live, welcome)
@@ -419,7 +421,7 @@ class ConnectedFleet:
     def _new_session(self, node: Node, instance: str) -> NodeSession:
         if len(node.sessions) >= MAX_SESSIONS_PER_NODE:
             raise AuthError("this node has too many sessions", Fault.OVERLOADED, retry_after_s=30)
-        session = NodeSession(node, os.urandom(SESSION_ID_BYTES), instance, self._limits)
+        session = NodeSession(node, os.urandom(SESSION_ID_BYTES), instance, self.limits)
         self._sessions[session.id] = session
         node.sessions.append(session)
         if node.connected_at is None:

@@ -55,6 +55,7 @@ class Provider(ServingNode):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`key` is sent as a bearer token, "" for none. Raises `WaiError` for a bad CA file."""
+        self.given = (config, key)
         origin, self._base_path = Origin.parse(config.base_url)
         self.name = NAME_PREFIX + config.name
         self.status = NodeStatus(
@@ -109,6 +110,15 @@ class Provider(ServingNode):
         seconds = min(max(seconds, 0.0), LONGEST_REST_S)
         self._rests_until = max(self._rests_until, self._clock() + seconds)
         log.warning("%s limits this relay; it gets nothing for %.0f s", self.name, seconds)
+
+    def retire(self) -> None:
+        """It gets no new requests: close each connection when its request is over."""
+        self._client.retire()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still open."""
+        return self._client.open_connections > 0
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -230,6 +240,27 @@ class ProvidedFleet:
     def __init__(self, fleet: Fleet, providers: Iterable[Provider]) -> None:
         self._fleet = fleet
         self._providers = tuple(providers)
+        self._retired: list[Provider] = []
+
+    def prepare(self, configs: Iterable[ProviderConfig]) -> Callable[[], None]:
+        """Make other providers; what is returned puts them in the place of those that are there.
+
+        One that has not changed stays. Raises `WaiError`: a key or a certificate can't be used.
+        """
+        kept = {provider.given: provider for provider in self._providers}
+        wanted = []
+        for config in configs:
+            key = config.read_key()
+            wanted.append(kept.get((config, key)) or Provider(config, key))
+
+        def use() -> None:
+            gone = [provider for provider in self._providers if provider not in wanted]
+            self._providers = tuple(wanted)
+            for provider in gone:
+                provider.retire()
+            self._retired = [provider for provider in self._retired if provider.busy] + gone
+
+        return use
 
     def nodes(self) -> Iterable[ServingNode]:
         """See `Fleet`."""
@@ -238,7 +269,7 @@ class ProvidedFleet:
 
     async def aclose(self) -> None:
         """Close the providers' connections."""
-        for provider in self._providers:
+        for provider in (*self._providers, *self._retired):
             await provider.aclose()
 
 

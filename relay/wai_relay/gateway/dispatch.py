@@ -148,6 +148,13 @@ class ScheduledDispatcher:
             self._look(self._clock())
         self._arm()
 
+    def configure(self, names: ModelNames, overflow_after_s: float) -> None:
+        """Other names, and perhaps other providers: those that wait may go there, or must not."""
+        self.names = names
+        self._overflow_after_s = overflow_after_s
+        self._look(self._clock())
+        self._arm()
+
     def ratelimit_headers(self, key: ApiKey) -> Headers:
         """The `x-ratelimit-*` headers of a response to `key`."""
         return self.admission.headers(key, self._clock(), self._wall_clock())

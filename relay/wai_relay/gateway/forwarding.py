@@ -80,7 +80,7 @@ class Forwarder:
     ) -> None:
         self._dispatcher = dispatcher
         self._rate_limits = rate_limits
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         self._call_later = call_later
 
@@ -89,7 +89,7 @@ class Forwarder:
         was made came to; where it was to go on with an answer, that has begun. Raises `WaiError`
         when no upstream could be tried at all."""
         failure: Failure | None = None
-        tries = self._limits.attempts
+        tries = self.limits.attempts
         while tries:
             tries -= 1
             try:
@@ -103,7 +103,7 @@ class Forwarder:
                 break
             excluded = info.excluded | {lease.upstream.name}
             if failure.midway:
-                tries = self._limits.attempts
+                tries = self.limits.attempts
                 self._continue(call)
                 # A node that was lost is gone, or what is there under its name is a new process.
                 lost = failure.fault is Fault.SESSION_LOST
@@ -120,7 +120,7 @@ class Forwarder:
         call.record.continued += 1
         if call.heartbeat is not None:
             rules = rules_for(call.route.dialect)
-            interval_s = self._limits.heartbeat_s
+            interval_s = self.limits.heartbeat_s
             call.heartbeat = Heartbeat(call.exchange, rules, interval_s, self._call_later)
 
     async def _acquire(self, call: Call, info: RequestInfo) -> Lease:
@@ -154,7 +154,7 @@ class Forwarder:
             call.exchange,
             call.route,
             labels_of(call.record) + self._rate_limits(info.key),
-            self._limits,
+            self.limits,
             self._clock,
             begin,
             strip_usage=ask_usage,

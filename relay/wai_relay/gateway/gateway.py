@@ -90,6 +90,12 @@ class Gateway:
         self._estimator = TokenEstimator()
         self._created = int(wall_clock())
 
+    def configure(self, limits: GatewayLimits, names: ModelNames) -> None:
+        """Other bounds and names, for requests that begin from now on."""
+        self._limits, self._names = limits, names
+        self._forwarder.limits = limits
+        self._budget.limit_bytes = limits.held_total_bytes
+
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request. Cancelling it closes what it has open and records it all the same."""
         request = exchange.request

@@ -20,12 +20,12 @@ class BodyBudget:
     """Bounds what all requests together hold of their bodies."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self.held_bytes = 0
 
     def take(self, n: int) -> None:
         """Hold `n` bytes more, or raise `WaiError` (OVERLOADED)."""
-        if self.held_bytes + n > self._limit_bytes:
+        if self.held_bytes + n > self.limit_bytes:
             raise WaiError(
                 "The relay holds as many request bodies as it may; try again soon.",
                 Fault.OVERLOADED,

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,32 +31,37 @@ OLD_GRACE_S: Final = 60.0
 TLS and one over the tunnel, 10 s each, and a machine that is too busy to think."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate with its key, ready to be shown."""
+
+    context: ssl.SSLContext
+    leaf_hash: bytes
+
+
+def load_pair(certificate: Path, key: Path) -> Pair:
+    """Read two PEM files. Raises `ssl.SSLError` or `OSError` if they are no pair."""
+    return Pair(_context(certificate, key), leaf_hash(certificate))
+
+
 class ServedCertificate:
     """What one TLS port shows. `context` is for `Listener.open`. Belongs to one loop."""
 
-    def __init__(
-        self, certificate: Path, key: Path, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Raises `ssl.SSLError` or `OSError` if the files are no pair."""
-        self.context = _context(certificate, key)
+    def __init__(self, pair: Pair, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.context = pair.context
         self.context.sni_callback = self._choose
         self._shown = self.context
-        self._hash = leaf_hash(certificate)
+        self._hash = pair.leaf_hash
         self._old: tuple[bytes, float] | None = None
         self._clock = clock
         self._challenge: tuple[str, ssl.SSLContext] | None = None
         self._challenged = False
 
-    def swap(self, certificate: Path, key: Path) -> None:
-        """Show another certificate from the next handshake on.
-
-        Raises `ssl.SSLError` or `OSError` if they are no pair; the old one stays in use then.
-        """
-        fresh = _context(certificate, key)
-        fresh_hash = leaf_hash(certificate)
-        if fresh_hash != self._hash:
+    def show(self, pair: Pair) -> None:
+        """Show another certificate from the next handshake on."""
+        if pair.leaf_hash != self._hash:
             self._old = (self._hash, self._clock() + OLD_GRACE_S)
-        self._shown, self._hash = fresh, fresh_hash
+        self._shown, self._hash = pair.context, pair.leaf_hash
 
     @property
     def hashes(self) -> frozenset[bytes]:

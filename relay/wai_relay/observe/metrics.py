@@ -156,7 +156,7 @@ class MetricsPage:
     def __init__(self, text: Callable[[], str], admins: Admins, token: str | None) -> None:
         self._text = text
         self._admins = admins
-        self._token = token.encode() if token else None
+        self.token = token
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request. Raises `AuthError`."""
@@ -164,7 +164,8 @@ class MetricsPage:
         if given[: len(_BEARER)].lower() != _BEARER:
             raise AuthError("metrics are for who has a token: see docs", Fault.KEY_MISSING)
         offered = given[len(_BEARER) :].strip()
-        if self._token is None or not hmac.compare_digest(offered, self._token):
+        token = self.token
+        if not token or not hmac.compare_digest(offered, token.encode()):
             self._admins.authenticate(offered)
         body = self._text().encode()
         exchange.start(

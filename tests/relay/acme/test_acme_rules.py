@@ -26,7 +26,7 @@ from wai_relay.acme.schedule import (
 )
 from wai_relay.http.edge import Edge
 from wai_relay.http.listener import Listener
-from wai_relay.http.served_certificate import OLD_GRACE_S, ServedCertificate
+from wai_relay.http.served_certificate import OLD_GRACE_S, ServedCertificate, load_pair
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 DAYS_90 = datetime.timedelta(days=90)
@@ -97,7 +97,7 @@ async def test_only_an_authority_sees_the_challenge_and_only_while_it_is_shown(
     tmp_path: Path,
 ) -> None:
     own = pair(tmp_path, "own.pem")
-    served = ServedCertificate(own, own)
+    served = ServedCertificate(load_pair(own, own))
 
     async def unused(_: object) -> None:
         raise AssertionError("nobody sends a request here")
@@ -131,9 +131,9 @@ def test_nodes_may_have_seen_the_old_certificate_a_moment_ago_and_not_for_ever(
 ) -> None:
     now = [0.0]
     old, new = pair(tmp_path, "old.pem"), pair(tmp_path, "new.pem")
-    served = ServedCertificate(old, old, clock=lambda: now[0])
+    served = ServedCertificate(load_pair(old, old), clock=lambda: now[0])
     before = served.hashes
-    served.swap(new, new)
+    served.show(load_pair(new, new))
     assert before < served.hashes
     now[0] = OLD_GRACE_S
     assert before.isdisjoint(served.hashes)

@@ -16,7 +16,7 @@ from wai_relay.http.asgi import Message, asgi_handler
 from wai_relay.http.edge import Edge, Handler
 from wai_relay.http.exchange import Exchange
 from wai_relay.http.listener import Listener, peer_key
-from wai_relay.http.served_certificate import ServedCertificate
+from wai_relay.http.served_certificate import ServedCertificate, load_pair
 
 from .fakes import echo
 
@@ -133,7 +133,7 @@ async def test_a_new_certificate_shows_without_a_restart_and_a_bad_one_changes_n
     own.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "old"))
     client = ssl.create_default_context()
     own.configure_trust(client)
-    served = ServedCertificate(tmp_path / "old", tmp_path / "old")
+    served = ServedCertificate(load_pair(tmp_path / "old", tmp_path / "old"))
     other = trustme.CA()
     pair = other.issue_cert("localhost")
     pair.cert_chain_pems[0].write_to_path(str(tmp_path / "new.crt"))
@@ -142,9 +142,9 @@ async def test_a_new_certificate_shows_without_a_restart_and_a_bad_one_changes_n
     other.configure_trust(trusting_other)
     async with serving(echo, served.context) as (_, _, port):
         with pytest.raises(ssl.SSLError):
-            served.swap(tmp_path / "old", tmp_path / "new.key")
+            served.show(load_pair(tmp_path / "old", tmp_path / "new.key"))
         assert b"hello" in await ask(port, REQUEST, client)
-        served.swap(tmp_path / "new.crt", tmp_path / "new.key")
+        served.show(load_pair(tmp_path / "new.crt", tmp_path / "new.key"))
         assert b"hello" in await ask(port, REQUEST, trusting_other)
 
 
