@@ -12,7 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def print_version(parsed: argparse.Namespace) -> int:
     """Print `wai X.Y.Z`."""
-    from importlib.metadata import version
+    from wai_transport.version import VERSION
 
-    print("wai", version("wai"))
+    print("wai", VERSION)
     return 0

@@ -7,13 +7,14 @@ the only place that maps a fault to what a peer, a caller or a log sees (SPEC se
 from __future__ import annotations
 
 import enum
-import logging
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
+
+# The levels of `logging` and a row without `dataclasses`: every command imports this module, and
+# those two take longer to import than all else that `wai --help` needs.
+_DEBUG, _INFO, _WARNING, _ERROR = 10, 20, 30, 40
 
 
-@dataclass(frozen=True, slots=True)
-class FaultRow:
+class FaultRow(NamedTuple):
     """One line of the table: how a fault looks on the wire, over HTTP and in the log."""
 
     wire_code: int
@@ -27,49 +28,45 @@ class Fault(enum.Enum):
     """Everything that can fail between a caller and a model. `fault.row` says how it is shown."""
 
     # on the wire: RESET, GOAWAY, REFUSE and REPLY codes (SPEC section 8)
-    CANCELLED = FaultRow(1, 499, "invalid_request_error", "cancelled", logging.DEBUG)
-    INTERNAL = FaultRow(2, 500, "server_error", "internal_error", logging.ERROR)
-    UPSTREAM_UNREACHABLE = FaultRow(3, 502, "server_error", "upstream_unreachable", logging.WARNING)
-    UPSTREAM_TIMEOUT = FaultRow(4, 504, "server_error", "upstream_timeout", logging.WARNING)
-    UPSTREAM_BROKE = FaultRow(5, 502, "server_error", "upstream_broke", logging.WARNING)
-    ROUTE_REFUSED = FaultRow(6, 404, "invalid_request_error", "unknown_url", logging.INFO)
-    MODEL_NOT_FOUND = FaultRow(7, 404, "invalid_request_error", "model_not_found", logging.INFO)
-    OVERLOADED = FaultRow(8, 503, "server_error", "overloaded", logging.WARNING)
-    DRAINING = FaultRow(9, 503, "server_error", "draining", logging.INFO)
-    SESSION_LOST = FaultRow(10, 502, "server_error", "node_lost", logging.WARNING)
-    FLOW_CONTROL = FaultRow(11, 502, "server_error", "flow_control_violated", logging.ERROR)
-    PROTOCOL = FaultRow(12, 502, "server_error", "protocol_error", logging.ERROR)
-    BODY_TOO_LARGE = FaultRow(13, 413, "invalid_request_error", "body_too_large", logging.INFO)
-    NODE_UNKNOWN = FaultRow(20, 403, "authentication_error", "unknown_node", logging.WARNING)
-    NODE_REMOVED = FaultRow(21, 403, "authentication_error", "node_removed", logging.WARNING)
-    INVITE_INVALID = FaultRow(22, 403, "authentication_error", "invalid_invite", logging.WARNING)
-    NAME_TAKEN = FaultRow(23, 409, "invalid_request_error", "name_taken", logging.INFO)
-    PROOF_INVALID = FaultRow(24, 403, "authentication_error", "invalid_proof", logging.WARNING)
+    CANCELLED = FaultRow(1, 499, "invalid_request_error", "cancelled", _DEBUG)
+    INTERNAL = FaultRow(2, 500, "server_error", "internal_error", _ERROR)
+    UPSTREAM_UNREACHABLE = FaultRow(3, 502, "server_error", "upstream_unreachable", _WARNING)
+    UPSTREAM_TIMEOUT = FaultRow(4, 504, "server_error", "upstream_timeout", _WARNING)
+    UPSTREAM_BROKE = FaultRow(5, 502, "server_error", "upstream_broke", _WARNING)
+    ROUTE_REFUSED = FaultRow(6, 404, "invalid_request_error", "unknown_url", _INFO)
+    MODEL_NOT_FOUND = FaultRow(7, 404, "invalid_request_error", "model_not_found", _INFO)
+    OVERLOADED = FaultRow(8, 503, "server_error", "overloaded", _WARNING)
+    DRAINING = FaultRow(9, 503, "server_error", "draining", _INFO)
+    SESSION_LOST = FaultRow(10, 502, "server_error", "node_lost", _WARNING)
+    FLOW_CONTROL = FaultRow(11, 502, "server_error", "flow_control_violated", _ERROR)
+    PROTOCOL = FaultRow(12, 502, "server_error", "protocol_error", _ERROR)
+    BODY_TOO_LARGE = FaultRow(13, 413, "invalid_request_error", "body_too_large", _INFO)
+    NODE_UNKNOWN = FaultRow(20, 403, "authentication_error", "unknown_node", _WARNING)
+    NODE_REMOVED = FaultRow(21, 403, "authentication_error", "node_removed", _WARNING)
+    INVITE_INVALID = FaultRow(22, 403, "authentication_error", "invalid_invite", _WARNING)
+    NAME_TAKEN = FaultRow(23, 409, "invalid_request_error", "name_taken", _INFO)
+    PROOF_INVALID = FaultRow(24, 403, "authentication_error", "invalid_proof", _WARNING)
     VERSION_UNSUPPORTED = FaultRow(
-        25, 400, "invalid_request_error", "unsupported_version", logging.WARNING
+        25, 400, "invalid_request_error", "unsupported_version", _WARNING
     )
-    TIMED_OUT = FaultRow(26, 408, "invalid_request_error", "timed_out", logging.INFO)
-    REPLACED = FaultRow(27, 409, "server_error", "replaced_by_newer_connection", logging.INFO)
-    BAD_REQUEST = FaultRow(28, 400, "invalid_request_error", "bad_request", logging.INFO)
-    FORBIDDEN = FaultRow(29, 403, "permission_error", "forbidden", logging.INFO)
-    NOT_FOUND = FaultRow(30, 404, "invalid_request_error", "not_found", logging.INFO)
-    RATE_LIMITED = FaultRow(31, 429, "rate_limit_error", "rate_limit_exceeded", logging.INFO)
-    NO_NODE = FaultRow(32, 503, "server_error", "no_node_available", logging.WARNING)
-    STORAGE = FaultRow(33, 507, "server_error", "storage_failed", logging.ERROR)
+    TIMED_OUT = FaultRow(26, 408, "invalid_request_error", "timed_out", _INFO)
+    REPLACED = FaultRow(27, 409, "server_error", "replaced_by_newer_connection", _INFO)
+    BAD_REQUEST = FaultRow(28, 400, "invalid_request_error", "bad_request", _INFO)
+    FORBIDDEN = FaultRow(29, 403, "permission_error", "forbidden", _INFO)
+    NOT_FOUND = FaultRow(30, 404, "invalid_request_error", "not_found", _INFO)
+    RATE_LIMITED = FaultRow(31, 429, "rate_limit_error", "rate_limit_exceeded", _INFO)
+    NO_NODE = FaultRow(32, 503, "server_error", "no_node_available", _WARNING)
+    STORAGE = FaultRow(33, 507, "server_error", "storage_failed", _ERROR)
 
     # only ever seen by callers: no wire code is sent for these
-    KEY_MISSING = FaultRow(0, 401, "authentication_error", "missing_api_key", logging.INFO)
-    KEY_INVALID = FaultRow(0, 401, "authentication_error", "invalid_api_key", logging.INFO)
-    METHOD_NOT_ALLOWED = FaultRow(
-        0, 405, "invalid_request_error", "method_not_allowed", logging.INFO
-    )
-    NODE_NOT_FOUND = FaultRow(0, 404, "invalid_request_error", "node_not_found", logging.INFO)
-    HEAD_TOO_LARGE = FaultRow(0, 431, "invalid_request_error", "headers_too_large", logging.INFO)
-    CONTEXT_EXCEEDED = FaultRow(
-        0, 400, "invalid_request_error", "context_length_exceeded", logging.INFO
-    )
-    QUOTA_EXCEEDED = FaultRow(0, 429, "insufficient_quota", "insufficient_quota", logging.INFO)
-    QUEUE_FULL = FaultRow(0, 503, "server_error", "queue_full", logging.WARNING)
+    KEY_MISSING = FaultRow(0, 401, "authentication_error", "missing_api_key", _INFO)
+    KEY_INVALID = FaultRow(0, 401, "authentication_error", "invalid_api_key", _INFO)
+    METHOD_NOT_ALLOWED = FaultRow(0, 405, "invalid_request_error", "method_not_allowed", _INFO)
+    NODE_NOT_FOUND = FaultRow(0, 404, "invalid_request_error", "node_not_found", _INFO)
+    HEAD_TOO_LARGE = FaultRow(0, 431, "invalid_request_error", "headers_too_large", _INFO)
+    CONTEXT_EXCEEDED = FaultRow(0, 400, "invalid_request_error", "context_length_exceeded", _INFO)
+    QUOTA_EXCEEDED = FaultRow(0, 429, "insufficient_quota", "insufficient_quota", _INFO)
+    QUEUE_FULL = FaultRow(0, 503, "server_error", "queue_full", _WARNING)
 
     @property
     def row(self) -> FaultRow:
