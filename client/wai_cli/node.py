@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from .admin_client import AdminClient
@@ -15,6 +16,7 @@ from .output import print_json, print_lines, print_table, time_text
 from .paths import add_data_option, node_data
 from .target import add_target_options, find_target
 
+MAX_INVITE_CHARS: Final = 4096  # a real one has about 220
 _EXAMPLES = """\
 examples:
   wai node join INVITE --name box        on the GPU box, once
@@ -51,7 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_join(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("invite", metavar="INVITE", help="from `wai invite create` on the relay")
+    parser.add_argument(
+        "invite", metavar="INVITE", help="from `wai invite create` on the relay; - reads stdin"
+    )
     parser.add_argument("--name", metavar="NAME", help="what this node is called at the relay")
     parser.add_argument(
         "--relay", metavar="HOST:PORT", help="dial this address instead, with the same pin"
@@ -87,13 +91,17 @@ def _join(parsed: argparse.Namespace) -> int:
     from wai_node.config import JoinConfig
     from wai_node.main import join
 
+    invite = parsed.invite
+    if invite == "-":  # nobody sees it in the process list
+        invite = sys.stdin.readline(MAX_INVITE_CHARS)
     membership = join(
         JoinConfig(
             data=parsed.data,
-            invite=parsed.invite,
+            invite=invite,
             name=parsed.name,
             relay=parsed.relay,
             allow_deploy=not parsed.no_deploy,
+            **_proxy_settings(),
         )
     )
     if parsed.json:
@@ -130,11 +138,21 @@ def _run(parsed: argparse.Namespace) -> int:
             "log_level": parsed.log_level,
             "hf_endpoint": os.environ.get("HF_ENDPOINT"),
             "hf_token": os.environ.get("HF_TOKEN"),
+            **_proxy_settings(),
         },
     )
     log_to_stderr(config.log_level)
     run(config)
     return 0
+
+
+def _proxy_settings() -> dict[str, str]:
+    """What the environment says of a proxy, as other programs read it: either case is usual."""
+    found = {}
+    for name in ("https_proxy", "no_proxy"):
+        if value := os.environ.get(name) or os.environ.get(name.upper()):
+            found[name] = value
+    return found
 
 
 def _list(parsed: argparse.Namespace) -> int:

@@ -42,7 +42,8 @@ class DeployConfig:
     any. `disk_quota_gib`: what all of them may take, None: what the disk has. `models_folder`:
     where they lie, None: in the data folder. `server`: the llama-server to run, None: the one on
     PATH, or xllamacpp's; `server_flags` are added to its own. `threads`: None leaves it to
-    llama-server.
+    llama-server. `load_timeout_s`: when a server that still loads counts as hung, None: 120 s and
+    more for large files.
     """
 
     allow: bool = True
@@ -52,6 +53,7 @@ class DeployConfig:
     server: str | None = None
     server_flags: tuple[str, ...] = ()
     threads: int | None = None
+    load_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,10 @@ class NodeConfig:
     """Where models come from (`HF_ENDPOINT`)."""
     hf_token: str | None = field(default=None, repr=False)
     """Who we are there (`HF_TOKEN`); None: anybody."""
+    https_proxy: str | None = field(default=None, repr=False)
+    """The HTTP proxy to reach the relay by (`HTTPS_PROXY`): http://[USER:PASSWORD@]HOST:PORT."""
+    no_proxy: str = ""
+    """What is reached without it (`NO_PROXY`)."""
     ping_s: float = 10.0
     """Silence from the relay after which it is asked for a sign of life."""
     dead_s: float = 25.0
@@ -102,6 +108,8 @@ class JoinConfig:
     relay: str | None = None
     allow_deploy: bool = True
     """Whether the relay's admins may have this node run models."""
+    https_proxy: str | None = field(default=None, repr=False)
+    no_proxy: str = ""
 
     def __post_init__(self) -> None:
         if self.relay is not None:

@@ -1,14 +1,16 @@
 """One way out: connect to the relay, know it, and do the handshake.
 
-TLS with ALPN `wai/1`; where a proxy ends TLS and speaks only HTTP, an HTTP/1.1 `Upgrade` on the
-same port (SPEC section 2). The name is resolved anew at each dial. It keeps nothing: trying again
-is `tunnel`'s, the session `wai_transport.live_session`'s.
+TLS with ALPN `wai/1`; where a proxy at the relay ends TLS and speaks only HTTP, an HTTP/1.1
+`Upgrade` on the same port (SPEC section 2). A proxy on our side is asked to connect us first
+(`proxy`). The name is resolved anew at each dial. It keeps nothing: trying again is `tunnel`'s, the
+session `wai_transport.live_session`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
@@ -19,8 +21,10 @@ from wai_protocol.limits import ALPN
 from wai_transport.origin import Origin
 from wai_transport.tls import check_pin, client_context, endpoint_hash
 
+from .proxy import Proxy, ask_to_connect
+
 CONNECT_S: Final = 10.0
-"""DNS, TCP and TLS; then the next try may find another address."""
+"""DNS, TCP, a proxy's answer and TLS; then the next try may find another address."""
 
 HANDSHAKE_S: Final = 15.0
 """HELLO to WELCOME; the relay itself gives up after 10 s."""
@@ -33,12 +37,14 @@ UPGRADE_PATH: Final = "/wai"
 
 @dataclass(frozen=True, slots=True)
 class RelayAddress:
-    """Where the relay is, and how to know it. `dial`: an address to use instead of the URL's."""
+    """Where the relay is, and how to know it. `dial`: an address to use instead of the URL's.
+    `proxy`: whom to ask for the connection to an https URL, unless there is such an address."""
 
     url: str
     public: bytes
     pin: bytes | None
     dial: tuple[str, int] | None = None
+    proxy: Proxy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +67,27 @@ async def dial(
     origin, _ = Origin.parse(address.url)
     host, port = address.dial or (origin.host, origin.port)
     secure = origin.scheme == "https"
-    loop = asyncio.get_running_loop()
     context = client_context(address.pin, [ALPN, "http/1.1"]) if secure else None
+    proxy = address.proxy if address.dial is None else None
+    way = f" through the proxy {proxy}" if proxy is not None else ""
     try:
         async with asyncio.timeout(CONNECT_S):
-            transport, connection = await loop.create_connection(
-                _Connection,
-                host,
-                port,
-                ssl=context,
-                server_hostname=origin.host if secure else None,
-            )
+            if proxy is not None and context is not None:
+                transport, connection = await _connect_through(proxy, origin, context)
+            else:
+                transport, connection = await asyncio.get_running_loop().create_connection(
+                    _Connection,
+                    host,
+                    port,
+                    ssl=context,
+                    server_hostname=origin.host if secure else None,
+                )
     except TimeoutError:
-        raise TransportError(f"no connection to {host}:{port} within {CONNECT_S:g} s") from None
+        raise TransportError(
+            f"no connection to {host}:{port}{way} within {CONNECT_S:g} s"
+        ) from None
     except (OSError, UnicodeError) as error:
-        raise TransportError(f"can't connect to {host}:{port}: {_reason(error)}") from error
+        raise TransportError(f"can't connect to {host}:{port}{way}: {_reason(error)}") from error
     try:
         async with asyncio.timeout(HANDSHAKE_S):
             return await _shake_hands(
@@ -86,6 +98,24 @@ async def dial(
         raise TransportError(f"the relay did not answer within {HANDSHAKE_S:g} s") from None
     except BaseException:
         transport.abort()
+        raise
+
+
+async def _connect_through(
+    proxy: Proxy, origin: Origin, context: ssl.SSLContext
+) -> tuple[asyncio.Transport, _Connection]:
+    """Connect to the proxy, have it connect us on, and begin TLS with the relay."""
+    loop = asyncio.get_running_loop()
+    plain, connection = await loop.create_connection(_Connection, proxy.host, proxy.port)
+    try:
+        await ask_to_connect(proxy, origin, plain.write, connection.read)
+        secured = await loop.start_tls(plain, connection, context, server_hostname=origin.host)
+        if secured is None:
+            raise TransportError(f"the proxy {proxy} closed the connection")
+        connection.transport = secured
+        return secured, connection
+    except BaseException:
+        plain.abort()
         raise
 
 

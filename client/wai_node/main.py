@@ -14,6 +14,7 @@ import uvloop
 from wai_protocol.handshake import Hello
 from wai_protocol.identity import NodeKey, inference_key
 from wai_protocol.invite import decode as decode_invite
+from wai_protocol.invite import secret_sha256
 from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
 from wai_transport.origin import Origin
@@ -28,7 +29,7 @@ from .managed.entry import Event
 from .managed.policy import ManagedSettings
 from .managed.serving import ManagedModels
 from .managed.supervisor import Supervisor
-from .membership import Membership, keep_membership, load_key, load_membership
+from .membership import Membership, joined_by, keep_membership, load_key, load_membership
 from .models.hub import Hub, HubSettings
 from .proxy import proxy_for
 from .upstreams.detect import find_upstreams, upstream_at
@@ -40,7 +41,11 @@ _log = logging.getLogger("wai.node")
 
 
 def join(config: JoinConfig) -> Membership:
-    """Enrol with an invite and write down where we belong. Raises `WaiError`."""
+    """Enrol with an invite and write down where we belong. Raises `WaiError`.
+
+    A node that has joined by this very invite is left alone: a second connection would end what
+    its running process has open.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_join(config))
 
@@ -48,6 +53,9 @@ def join(config: JoinConfig) -> Membership:
 async def _join(config: JoinConfig) -> Membership:
     invite = decode_invite(config.invite)
     folder = DataFolder.open(config.data)
+    digest = secret_sha256(invite.secret).hex()
+    if (kept := joined_by(folder, digest)) is not None:
+        return kept
     key = load_key(folder)
     address = _address(config, invite.url, invite.relay, invite.pin)
     hello = Hello(key.public, config.name or "", b"", agent=f"wai/{VERSION}", instance="join")
@@ -61,6 +69,7 @@ async def _join(config: JoinConfig) -> Membership:
         node_id=welcome.node_id,
         name=welcome.name,
         allow_deploy=config.allow_deploy,
+        invite=digest,
     )
     keep_membership(folder, membership)
     return membership
@@ -118,6 +127,7 @@ def _make_supervisor(
         server=deploy.server,
         extra_flags=deploy.server_flags,
         threads=deploy.threads,
+        load_timeout_s=deploy.load_timeout_s,
         allow_deploy=deploy.allow and membership.allow_deploy,
         allowed_publishers=frozenset(deploy.publishers) or None,
         disk_quota_bytes=None

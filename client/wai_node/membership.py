@@ -25,7 +25,8 @@ class Membership:
 
     `relay_public`: its Ed25519 key. `pin`: SHA-256 of its certificate's SubjectPublicKeyInfo, None
     where the system's authorities vouch for it. `name` and `node_id`: what the relay calls us.
-    `allow_deploy`: False for a node that was joined with `--no-deploy`.
+    `allow_deploy`: False for a node that was joined with `--no-deploy`. `invite`: the SHA-256, in
+    hex, of the secret that it joined by; "" where that was not written down.
     """
 
     url: str
@@ -34,6 +35,7 @@ class Membership:
     node_id: str
     name: str
     allow_deploy: bool = True
+    invite: str = ""
 
 
 def load_key(folder: DataFolder) -> NodeKey:
@@ -58,11 +60,21 @@ def load_membership(folder: DataFolder) -> Membership:
             node_id=fields["node_id"],
             name=fields["name"],
             allow_deploy=fields.get("allow_deploy", True),
+            invite=fields.get("invite", ""),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{folder.path / MEMBERSHIP_FILE} is damaged; join again with a new invite"
         ) from error
+
+
+def joined_by(folder: DataFolder, invite: str) -> Membership | None:
+    """Where this node belongs, if it joined by this invite (the hash of its secret)."""
+    try:
+        kept = load_membership(folder)
+    except (RequestError, StoreError):
+        return None  # not joined, or damaged: joining anew puts it right
+    return kept if kept.invite == invite else None
 
 
 def keep_membership(folder: DataFolder, membership: Membership) -> None:
@@ -74,5 +86,6 @@ def keep_membership(folder: DataFolder, membership: Membership) -> None:
         "node_id": membership.node_id,
         "name": membership.name,
         "allow_deploy": membership.allow_deploy,
+        "invite": membership.invite,
     }
     folder.write(MEMBERSHIP_FILE, json.dumps(fields, indent=1).encode() + b"\n")

@@ -1,0 +1,158 @@
+"""The way out through an HTTP proxy: which one, for which relay, and how to ask it (CONNECT).
+
+What `HTTPS_PROXY` and `NO_PROXY` say becomes values here, and the CONNECT exchange (RFC 9110
+section 9.3.6) is made on a connection that `dial` has opened. The proxy sees the relay's name and
+then TLS: it learns no more than the network does. Reading the environment is the CLI's.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from wai_protocol.errors import RemoteProtocolError, RequestError, TransportError
+from wai_transport.origin import Origin
+
+MAX_ANSWER_BYTES: Final = 16 * 1024
+"""The head of the answer to CONNECT: a 407 of a Windows domain's proxy is about 1 KiB."""
+
+_SHOWN_CHARS: Final = 120
+"""Of what the proxy said, in our message."""
+
+_WRONG: Final = "HTTPS_PROXY is http://HOST:PORT or http://USER:PASSWORD@HOST:PORT"
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy. `credentials` is the value of Proxy-Authorization, None where it asks none."""
+
+    host: str
+    port: int
+    credentials: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> Proxy:
+        """Read what `HTTPS_PROXY` says; the scheme may be missing. Raises `RequestError`."""
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise RequestError(_WRONG) from None  # it may hold a password: it is not shown
+        if parts.scheme != "http":
+            raise RequestError(f"{_WRONG}; a proxy of another kind ({parts.scheme}) can't be used")
+        if not host or not host.isascii() or any(c <= " " for c in host):
+            raise RequestError(_WRONG)
+        credentials = None
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            credentials = "Basic " + base64.b64encode(pair.encode()).decode()
+        return cls(host, port or 80, credentials)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def proxy_for(origin: Origin, https_proxy: str | None, no_proxy: str) -> Proxy | None:
+    """The proxy to reach `origin` by; None: directly.
+
+    Only for https, and never for this machine itself: a proxy's loopback is not ours. `no_proxy`:
+    names (with all below them), addresses and networks, apart by commas; `*` is everything. Raises
+    `RequestError`.
+    """
+    if not https_proxy or origin.scheme != "https" or _is_loopback(origin.host):
+        return None
+    if any(_means(entry.strip().lower(), origin) for entry in no_proxy.split(",")):
+        return None
+    return Proxy.parse(https_proxy)
+
+
+async def ask_to_connect(
+    proxy: Proxy,
+    origin: Origin,
+    write: Callable[[bytes], object],
+    read: Callable[[], Awaitable[bytes]],
+) -> None:
+    """Have the proxy connect us to `origin`; from then on the connection is to that.
+
+    `read` gives what came next and raises `TransportError` at the end. Raises `TransportError` when
+    the proxy refuses, `RemoteProtocolError` when it is none. The time is the caller's to bound.
+    """
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    target = f"{host}:{origin.port}"
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    if proxy.credentials is not None:
+        lines.append(f"Proxy-Authorization: {proxy.credentials}")
+    write("\r\n".join([*lines, "", ""]).encode("ascii"))
+    head = b""
+    while b"\r\n\r\n" not in head:
+        try:
+            head += await read()
+        except TransportError as error:
+            said = f" after {_shown(head)}" if head else " without an answer"
+            raise TransportError(f"the proxy {proxy} closed the connection{said}") from error
+        if not b"HTTP/1.".startswith(head[:7]) or len(head) > MAX_ANSWER_BYTES:
+            raise _no_proxy(proxy, head)
+    head, _, rest = head.partition(b"\r\n\r\n")
+    version, _, status = head.split(b"\r\n", 1)[0].partition(b" ")
+    code = status[:3]
+    if version not in (b"HTTP/1.1", b"HTTP/1.0") or not code.isdigit() or len(code) != 3:
+        raise _no_proxy(proxy, head)
+    if code == b"407":
+        raise TransportError(_wants_credentials(proxy))
+    if not code.startswith(b"2"):
+        raise TransportError(
+            f"the proxy {proxy} refuses a connection to {target}: {_shown(status)};"
+            " ask who runs it to allow that, or put the relay's name into NO_PROXY"
+        )
+    if rest:  # TLS begins with us: nobody but the proxy can have sent this
+        raise _no_proxy(proxy, rest)
+
+
+def _wants_credentials(proxy: Proxy) -> str:
+    if proxy.credentials is not None:
+        return f"the proxy {proxy} does not accept the user name and password of HTTPS_PROXY"
+    return (
+        f"the proxy {proxy} asks for a user name and a password:"
+        f" put them into HTTPS_PROXY=http://USER:PASSWORD@{proxy}"
+    )
+
+
+def _no_proxy(proxy: Proxy, said: bytes) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        f"{proxy}, which HTTPS_PROXY names, is no HTTP proxy: it answered {_shown(said)}"
+    )
+
+
+def _shown(said: bytes) -> str:
+    """The first line of what somebody sent, fit for a log."""
+    return repr(said.split(b"\r\n", 1)[0].decode("latin-1")[:_SHOWN_CHARS])
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _means(entry: str, origin: Origin) -> bool:
+    """Whether an entry of `NO_PROXY` is about `origin`."""
+    if entry == "*":
+        return True
+    name, colon, port = entry.rpartition(":")
+    if colon and port.isdigit() and name.count(":") == 0:
+        if int(port) != origin.port:
+            return False
+        entry = name
+    try:
+        return ipaddress.ip_address(origin.host) in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        name = entry.lstrip(".")
+        return bool(name) and (origin.host == name or origin.host.endswith(f".{name}"))
