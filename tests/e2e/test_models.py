@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import psutil
 import pytest
 
 from tests.harness.caller import chat, events, request
-from tests.harness.cluster import Cluster, CommandError, cluster, wai
-from tests.harness.fake_hub import FakeHub, FakeRepo
+from tests.harness.cluster import Cluster, CommandError, wai
+from tests.harness.model_fleet import (
+    MODEL,
+    REPO,
+    ask,
+    llama_servers,
+    model,
+    model_fleet,
+)
 from tests.harness.processes import wait_until
-from tests.harness.real import require_real, script
 from tests.harness.tiny_gguf import tiny_gguf
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
-
-REPO: Final = "tiny/llama-GGUF"
-MODEL: Final = f"{REPO}:F16"
-CONFIG: Final = """\
-[deploy]
-server = {server}
-threads = 1
-"""
 
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return tiny_gguf(tmp_path_factory.mktemp("gguf")).read_bytes()
-
-
-@contextmanager
-def fleet(folder: Path, gguf: bytes, *join: str) -> Iterator[tuple[Cluster, FakeHub]]:
-    """A relay and a node without any upstream of its own, which takes models from a fake hub."""
-    require_real("llama-server")
-    config = folder / "node.toml"
-    config.write_text(CONFIG.format(server=json.dumps(script("llama-server-vulkan"))))
-    with FakeHub({REPO: FakeRepo({"tiny-F16.gguf": gguf})}) as hub, cluster(folder) as running:
-        data = folder / "box"
-        wai("node", "join", running.invite(), "--data", data, "--name", "box", *join)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("HF_ENDPOINT", hub.endpoint)
-            # the usual ports of this machine are none of the test's business
-            patch.setenv("WAI_NODE_UPSTREAMS", '[{url = "http://127.0.0.1:9"}]')
-            running.run_node("box", "--config", str(config), models=0)
-            yield running, hub
-
-
-def model(running: Cluster, *arguments: str) -> Any:
-    """`wai model …`, its JSON."""
-    return json.loads(wai("model", *arguments, "--data", running.data, "--json"))
 
 
 def deploy(running: Cluster, context: int = 512) -> dict[str, Any]:
@@ -68,17 +39,8 @@ def deploy(running: Cluster, context: int = 512) -> dict[str, Any]:
     return view
 
 
-def ask(running: Cluster, secret: str, **fields: Any) -> int:
-    """One chat completion's status."""
-    headers = {"Authorization": f"Bearer {secret}"}
-    body = chat(MODEL, max_tokens=8, **fields)
-    with request(running, "/v1/chat/completions", body, headers) as answer:
-        answer.read()
-        return answer.status
-
-
 def test_search_fit_deploy_chat_swap_remove(tmp_path: Path, gguf: bytes) -> None:
-    with fleet(tmp_path, gguf) as (running, _):
+    with model_fleet(tmp_path, gguf) as (running, _):
         assert [found["repo"] for found in model(running, "search", "tiny")] == [REPO]
         [fits] = model(running, "fit", REPO, "--context", "512")
         assert fits["node"] == "box"
@@ -133,45 +95,12 @@ def swap_under_load(running: Cluster, secret: str, *, context: int) -> list[int]
     return [status for status in statuses if status != 200]
 
 
-def test_killed_node_relay_and_server_come_back_to_what_is_wanted(
-    tmp_path: Path, gguf: bytes
-) -> None:
-    with fleet(tmp_path, gguf) as (running, _):
-        deploy(running)
-        secret = running.create_key().secret
-        servers = llama_servers(running)
-        assert len(servers) == 1
-        servers[0].send_signal(signal.SIGKILL)
-        running.nodes["box"].daemon.wait_until(
-            lambda: llama_servers(running) not in ([], servers), "no new llama-server"
-        )
-        wait_until(lambda: ask(running, secret) == 200, "not served after its server was killed")
-        running.restart_relay()
-        wait_until(lambda: ask(running, secret) == 200, "not served after the relay came back")
-        running.nodes["box"].daemon.kill()
-        running.run_node("box", "--config", str(tmp_path / "node.toml"), models=1)
-        wait_until(lambda: ask(running, secret) == 200, "not served after the node came back")
-
-
-def llama_servers(running: Cluster) -> list[psutil.Process]:
-    """The servers that the node `box` runs."""
-    node = psutil.Process(running.nodes["box"].daemon.pid)
-    return [child for child in node.children(recursive=True) if _is_llama_server(child)]
-
-
-def _is_llama_server(process: psutil.Process) -> bool:
-    try:
-        return "llama" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False  # it has just ended
-
-
 def test_no_secret_in_the_process_list_or_in_the_relays_folder(tmp_path: Path, gguf: bytes) -> None:
     from wai_node.membership import load_key
     from wai_protocol.identity import inference_key
     from wai_transport.folder import DataFolder
 
-    with fleet(tmp_path, gguf) as (running, _):
+    with model_fleet(tmp_path, gguf) as (running, _):
         deploy(running)
         node_key = load_key(DataFolder(tmp_path / "box"))
         secrets = (node_key.to_bytes(), inference_key(node_key).encode())
@@ -197,7 +126,7 @@ def test_no_secret_in_the_process_list_or_in_the_relays_folder(tmp_path: Path, g
 
 def test_node_joined_with_no_deploy_refuses(tmp_path: Path, gguf: bytes) -> None:
     with (
-        fleet(tmp_path, gguf, "--no-deploy") as (running, _),
+        model_fleet(tmp_path, gguf, "--no-deploy") as (running, _),
         pytest.raises(CommandError, match="takes no deployments"),
     ):
         model(running, "deploy", MODEL, "--node", "box")
@@ -205,7 +134,7 @@ def test_node_joined_with_no_deploy_refuses(tmp_path: Path, gguf: bytes) -> None
 
 def test_unknown_repository_is_one_clear_sentence(tmp_path: Path, gguf: bytes) -> None:
     with (
-        fleet(tmp_path, gguf) as (running, _),
+        model_fleet(tmp_path, gguf) as (running, _),
         pytest.raises(CommandError, match="nobody/nothing"),
     ):
         model(running, "deploy", "nobody/nothing", "--node", "box")

@@ -92,10 +92,13 @@ class _Goal(enum.Enum):
 class Deployment:
     """The machine. Read `state`, `reason` and `log_tail`; drive it by its methods.
 
-    `wish` is what is wanted now. `swap_error` says why the last change of context was taken back.
+    `wish` is what is wanted now; `proven` what it was last served with, in an earlier run too: the
+    way back where `wish` does not come up. `swap_error` says why the last change of context was
+    taken back.
     """
 
     wish: Wish
+    proven: Wish | None = None
     state: State = State.ABSENT
     reason: str = ""
     log_tail: tuple[str, ...] = ()
@@ -106,7 +109,6 @@ class Deployment:
     _loading: int | None = None
     _draining: int | None = None  # the one that still answers, and takes nothing new
     _halting: set[int] = field(default_factory=set)
-    _served_wish: Wish | None = None  # what `serving` runs with, or ran with: the way back
     _goal: _Goal = _Goal.NOTHING
     _in_flight: Counter[int] = field(default_factory=Counter)
     _failures: int = 0
@@ -145,7 +147,7 @@ class Deployment:
                 self._loading = None
                 self._load_deadline = None
             return halted
-        self._served_wish = self._served_wish or old
+        self.proven = self.proven or old
         if beside and self.state is State.READY:
             return self._launch(now)
         return self._drain(_Goal.RELAUNCH, now)
@@ -194,7 +196,7 @@ class Deployment:
         self._loading = self._load_deadline = self._retry_at = None
         old, self.serving = self.serving, generation
         self.context_served = context_tokens
-        self._served_wish = self.wish
+        self.proven = self.wish
         self._ready_since = now
         self._enter(State.READY)
         self._rest(now)
@@ -352,7 +354,7 @@ class Deployment:
         """A server did not come up: back to what was served before, or again, or not at all."""
         if self._goal is _Goal.REMOVE:
             return self._finish(now) if not self._halting and self.serving is None else []
-        before = self._served_wish
+        before = self.proven
         went_back = before is not None and before != self.wish
         if before is not None and went_back:
             self.swap_error = f"{reason}; it is served as before"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -99,14 +99,24 @@ def load_for(shape: ModelShape, context_tokens: int, slots: int) -> Load:
     return Load(min(context_tokens, shape.context_trained), slots)
 
 
-def wish_of(model: WantedModel) -> Wish:
+def wish_of(model: WantedModel, load_timeout_s: float | None = None) -> Wish:
     """What is wanted of the machine; loading may take longer the larger the files are."""
     return Wish(
         context_tokens=model.context_tokens,
         slots=model.slots,
         idle_unload_s=model.idle_unload_s,
-        load_limit_s=LOAD_BASE_S + model.size_bytes / LOAD_BYTES_PER_S,
+        load_limit_s=load_timeout_s or LOAD_BASE_S + model.size_bytes / LOAD_BYTES_PER_S,
     )
+
+
+def machine_for(model: WantedModel, load_timeout_s: float | None = None) -> Deployment:
+    """The machine of a model that this or an earlier run began to serve."""
+    proven = None
+    if model.proven is not None:
+        context_tokens, slots = model.proven
+        before = replace(model, context_tokens=context_tokens, slots=slots)
+        proven = wish_of(before, load_timeout_s)
+    return Deployment(wish_of(model, load_timeout_s), proven)
 
 
 def files_of(model: WantedModel) -> list[RemoteFile]:

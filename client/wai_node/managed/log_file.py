@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 from collections import deque
 from pathlib import Path
 from typing import Final
+
+log = logging.getLogger("wai.node.managed")
 
 FILE_BYTES: Final = 4 << 20  # many starts of a model; a log that matters is read within days
 TAIL_LINES: Final = 1000  # kept in memory; loading a tiny model printed 172
@@ -13,7 +17,11 @@ LINE_CHARS: Final = 2000
 
 
 class LogFile:
-    """Takes a server's output as it comes. Small blocking writes: to the page cache."""
+    """Takes a server's output as it comes. Small blocking writes: to the page cache.
+
+    It never raises: a server does not end because its log has no room. What the disk does not take
+    is missing there, and is in `tail` all the same.
+    """
 
     def __init__(self, path: Path, *, file_bytes: int = FILE_BYTES) -> None:
         self.path = path
@@ -21,26 +29,34 @@ class LogFile:
         self._limit = file_bytes
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._rest = ""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
-        self._size = path.stat().st_size
+        self._file: io.FileIO | None = None
+        self._size = 0
+        self._failed = False
 
     def write(self, data: bytes) -> list[str]:
         """Keep `data`; the whole lines that it completed."""
-        if self._size + len(data) > self._limit:
-            self._file.close()
-            with contextlib.suppress(FileNotFoundError):  # a generation beside us did it
-                self.path.replace(self._old)
-            self._file = self.path.open("ab")
-            self._size = 0
-        self._file.write(data)
-        self._file.flush()
-        self._size += len(data)
+        try:
+            self._keep(data)
+        except OSError as error:
+            if not self._failed:
+                log.warning("%s can't be written: %s", self.path, error.strerror)
+            self._failed = True
         *lines, self._rest = (self._rest + data.decode("utf-8", "replace")).split("\n")
         self._rest = self._rest[-LINE_CHARS:]
         lines = [line[:LINE_CHARS] for line in lines]
         self._tail.extend(lines)
         return lines
+
+    def _keep(self, data: bytes) -> None:
+        if self._file is not None and self._size + len(data) > self._limit:
+            self.close()
+            with contextlib.suppress(FileNotFoundError):  # a generation beside us did it
+                self.path.replace(self._old)
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab", buffering=0)
+            self._size = self.path.stat().st_size
+        self._size += self._file.write(data)
 
     def tail(self, count: int = TAIL_LINES) -> tuple[str, ...]:
         """The last lines of this run."""
@@ -49,7 +65,9 @@ class LogFile:
 
     def close(self) -> None:
         """No more is written."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def read_tail(path: Path, count: int) -> list[str]:

@@ -1,15 +1,15 @@
-"""Servers that outlived their node: remembered in a file each, ended at the next start.
+"""Servers that outlived their node: ended before the next one starts its own.
 
-On Linux the kernel ends them with the node (`launch`); this is for the rest, and for a server that
-was started through a wrapper.
+On Linux the kernel ends a server with its node (`launch`). This is for the rest: other systems, and
+what a configured wrapper started beside itself. Every server, and whatever it starts, carries its
+node's folder in the environment: a mark that outlives parents and groups, and that a stranger with
+a recycled PID does not have.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import signal
 from pathlib import Path
 from typing import Final
 
@@ -17,37 +17,32 @@ import psutil
 
 log = logging.getLogger("wai.node.managed")
 
-SUFFIX: Final = ".pid"
-_SAME_START_S: Final = 1.0  # a process's start time is read with the clock tick's resolution
+MARK: Final = "WAI_MANAGED_BY"
+ENDED_WITHIN_S: Final = 5.0  # a driver may take seconds to give a killed process's GPU memory back
 
 
-def remember(folder: Path, pid: int) -> Path:
-    """Note a server's process group; returns the file, to be deleted when it has ended."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{pid}{SUFFIX}"
-    try:
-        started = psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        started = 0.0
-    path.write_text(json.dumps({"pid": pid, "started": started}))
-    return path
+def mark(folder: Path) -> dict[str, str]:
+    """What a server of the node with this `folder` has in its environment."""
+    return {MARK: str(folder.resolve())}
 
 
 def end_orphans(folder: Path) -> int:
-    """End what an earlier run left behind; how many there were. A PID that now belongs to another
-    process is left alone."""
-    ended = 0
-    for path in folder.glob(f"*{SUFFIX}"):
+    """End what an earlier run left behind, and wait until it is gone; how many there were."""
+    marked = mark(folder)[MARK]
+    found = [process for process in psutil.process_iter() if _carries(process, marked)]
+    for process in found:
         try:
-            note = json.loads(path.read_text())
-            pid, started = int(note["pid"]), float(note["started"])
-            same = abs(psutil.Process(pid).create_time() - started) < _SAME_START_S
-            if same and os.getpgid(pid) == pid:
-                os.killpg(pid, signal.SIGKILL)
-                ended += 1
-        except (psutil.NoSuchProcess, ProcessLookupError):
-            pass
-        except (OSError, ValueError, KeyError, TypeError, psutil.Error) as error:
-            log.warning("the note %s of an earlier server can't be used: %s", path, error)
-        path.unlink(missing_ok=True)
-    return ended
+            process.kill()
+        except psutil.Error as error:
+            log.warning("a server of an earlier run can't be ended: %s", error)
+    _, left = psutil.wait_procs(found, timeout=ENDED_WITHIN_S)
+    if left:
+        log.warning("servers of an earlier run are still there: %s", [p.pid for p in left])
+    return len(found)
+
+
+def _carries(process: psutil.Process, marked: str) -> bool:
+    try:
+        return process.pid != os.getpid() and process.environ().get(MARK) == marked
+    except (psutil.Error, OSError):
+        return False  # it has just ended, or is another user's

@@ -17,7 +17,8 @@ class ManagedSettings:
 
     `folder` holds the wanted state and logs, `models_folder` the files. `server` is a configured
     llama-server; `extra_flags` are added to its own. `allowed_publishers` None: any.
-    `disk_quota_bytes` None: what the disk has, less `kept_free_bytes`.
+    `disk_quota_bytes` None: what the disk has, less `kept_free_bytes`. `load_timeout_s` None: by
+    the size of the model.
     """
 
     folder: Path
@@ -29,6 +30,7 @@ class ManagedSettings:
     allowed_publishers: frozenset[str] | None = None
     disk_quota_bytes: int | None = None
     kept_free_bytes: int = 1 << 30
+    load_timeout_s: float | None = None
 
     def check_allowed(self) -> None:
         """Raise `AuthError` where this node is its owner's alone to change."""

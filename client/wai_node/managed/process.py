@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -126,13 +127,19 @@ def find_command(configured: str | None = None) -> ServerCommand:
 class ServerProcess:
     """A started server. `start` once, `follow` in a task of its own until it ends, `stop` at will.
 
-    `url` is set once it listens (it may still be loading).
+    `marks` go into its environment. `url` is set once it listens (it may still be loading).
     """
 
     def __init__(
-        self, command: ServerCommand, options: ServerOptions, key: str, log: LogFile
+        self,
+        command: ServerCommand,
+        options: ServerOptions,
+        key: str,
+        log: LogFile,
+        marks: Mapping[str, str] | None = None,
     ) -> None:
         self.options, self.log = options, log
+        self._marks = dict(marks or {})
         self.url: str | None = None
         self.listening = anyio.Event()
         self.ended = anyio.Event()
@@ -154,7 +161,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env={**_clean_environment(), "LLAMA_API_KEY": self._key},
+                env={**_clean_environment(), "LLAMA_API_KEY": self._key, **self._marks},
                 start_new_session=True,  # a group of its own, out of a terminal's Ctrl-C
             )
         except OSError as error:

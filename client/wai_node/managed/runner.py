@@ -20,7 +20,7 @@ from wai_protocol.errors import WaiError
 from .deployment import Wish
 from .health import Health, answers
 from .log_file import LogFile
-from .orphans import remember
+from .orphans import mark
 from .policy import ManagedSettings
 from .process import ServerOptions, ServerProcess, find_command
 from .wanted import WantedModel
@@ -60,17 +60,15 @@ class Runner:
         log = LogFile(self._log_path)
         try:
             command = find_command(self._settings.server)
-            process = ServerProcess(command, options, self._key, log)
+            marks = mark(self._settings.folder)
+            process = ServerProcess(command, options, self._key, log, marks)
             await process.start()
-        except (WaiError, OSError) as error:
+        except WaiError as error:
             log.close()
             return str(error)
-        assert process.pid is not None
-        note = remember(self._settings.folder / "running", process.pid)
         try:
             return await self._watch(process, on_ready)
         finally:
-            note.unlink(missing_ok=True)
             self.log_tail = log.tail()
             self.url = None
             log.close()

@@ -8,6 +8,7 @@ knows nothing of sessions and frames.
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -27,11 +28,10 @@ from wai_node.models.gguf_header import Value
 from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
 from wai_node.models.shape import ModelShape, shape_from_metadata
-from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
+from wai_protocol.errors import Fault, NodeUnavailable, RequestError, StoreError, WaiError
 
 from .deployment import (
     Action,
-    Deployment,
     Gone,
     Halt,
     Launch,
@@ -48,6 +48,7 @@ from .entry import (
     endpoint_of,
     files_of,
     load_for,
+    machine_for,
     read_shape,
     status_of,
     wish_of,
@@ -57,6 +58,8 @@ from .orphans import end_orphans
 from .policy import ManagedSettings
 from .runner import Runner
 from .wanted import Wanted, WantedModel
+
+log = logging.getLogger("wai.node.managed")
 
 DEFAULT_CONTEXT: Final = 8192  # what a chat needs; the fit lowers it where it must
 DEFAULT_SLOTS: Final = 2
@@ -95,8 +98,10 @@ class Supervisor:
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         """Bring back what is wanted, and keep it until cancelled; then every server is stopped."""
-        await anyio.to_thread.run_sync(end_orphans, self.settings.folder / "running")
+        await anyio.to_thread.run_sync(end_orphans, self.settings.folder)
         await anyio.to_thread.run_sync(self._wanted.load)
+        for model in list(self._wanted.removing.values()):  # a crash came between
+            await self._delete_files(model)
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             for model in self._wanted.models.values():
@@ -233,7 +238,7 @@ class Supervisor:
         async with self._changing:
             await anyio.to_thread.run_sync(self._wanted.put, changed)
             entry.model = changed
-            actions = entry.machine.change(wish_of(changed), self._now(), beside=beside)
+            actions = entry.machine.change(self._wish(changed), self._now(), beside=beside)
             if entry.machine.state is State.FAILED:
                 actions = [*actions, *entry.machine.deploy()]
             self._apply(entry, actions)
@@ -291,7 +296,7 @@ class Supervisor:
     # -- carrying out
 
     def _add(self, model: WantedModel) -> None:
-        entry = Entry(model, Deployment(wish_of(model)))
+        entry = Entry(model, machine_for(model, self.settings.load_timeout_s))
         self._entries[model.alias] = entry
         self._apply(entry, entry.machine.deploy())
         self._group.start_soon(self._keep_time, entry)
@@ -318,6 +323,11 @@ class Supervisor:
                     self._group.start_soon(self._delete, entry)
                 case _:
                     assert_never(action)
+        wish = entry.machine.wish
+        served = replace(entry.model, context_tokens=wish.context_tokens, slots=wish.slots)
+        if served != entry.model:  # a swap was taken back: so is what is wanted
+            entry.model = served
+            self._group.start_soon(self._keep, entry)
         waiting, entry.changed = entry.changed, anyio.Event()
         waiting.set()
         self._on_event(Event("state", status_of(entry)))
@@ -381,26 +391,44 @@ class Supervisor:
 
     async def _learn(self, entry: Entry, runner: Runner, wish: Wish) -> None:
         """Keep how far the estimate was from what the server took."""
-        model = entry.model
+        model = replace(entry.model, proven=(wish.context_tokens, wish.slots))
         try:
             shape = await anyio.to_thread.run_sync(self._shape_on_disk, model)
         except WaiError:
             return  # its file is gone: nothing to learn for
         correction = runner.correction(shape, model.size_bytes, wish)
-        if correction is None:
-            return
-        factors = (correction.weights, correction.cache, correction.compute)
+        if correction is not None:
+            factors = (correction.weights, correction.cache, correction.compute)
+            model = replace(model, correction=factors)
+        entry.model = replace(entry.model, proven=model.proven, correction=model.correction)
+        await self._keep(entry)
+
+    async def _keep(self, entry: Entry) -> None:
+        """Write down what is known of a model by now. A full disk costs the knowledge, no more."""
         async with self._changing:
-            if entry.removed or model.alias not in self._wanted.models:
+            if entry.removed or entry.model.alias not in self._wanted.models:
                 return
-            entry.model = replace(entry.model, correction=factors)
-            await anyio.to_thread.run_sync(self._wanted.put, entry.model)
+            try:
+                await anyio.to_thread.run_sync(self._wanted.put, entry.model)
+            except StoreError as error:
+                log.warning("%s", error)
 
     async def _delete(self, entry: Entry) -> None:
-        folder = self._folder(entry.model)
-        await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
+        await self._delete_files(entry.model)
         if self._entries.get(entry.model.alias) is entry:
             del self._entries[entry.model.alias]
+
+    async def _delete_files(self, model: WantedModel) -> None:
+        folder = self._folder(model)
+        await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
+        if folder.exists():
+            log.warning("%s can't be deleted; it is tried again at the next start", folder)
+            return
+        async with self._changing:
+            try:
+                await anyio.to_thread.run_sync(self._wanted.deleted, model.alias)
+            except StoreError as error:
+                log.warning("%s", error)
 
     async def _again(self, alias: str, context_tokens: int | None, slots: int | None) -> None:
         """A second `deploy` of what is deployed."""
@@ -425,6 +453,9 @@ class Supervisor:
                 Fault.MODEL_NOT_FOUND,
             )
         return entry
+
+    def _wish(self, model: WantedModel) -> Wish:
+        return wish_of(model, self.settings.load_timeout_s)
 
     def _folder(self, model: WantedModel) -> Path:
         publisher, name = model.repo.split("/", 1)

@@ -26,7 +26,8 @@ FILE_NAME: Final = "wanted.json"
 @dataclass(frozen=True, slots=True)
 class WantedModel:
     """One deployed model. `alias` is its id for callers; `files` are file names in `folder`, which
-    is relative to the models' folder. `sizes` and `sha256` are the hub's, file by file."""
+    is relative to the models' folder. `sizes` and `sha256` are the hub's, file by file. `proven` is
+    the context per slot and the slots with which it was last served: the way back."""
 
     alias: str
     repo: str
@@ -39,6 +40,7 @@ class WantedModel:
     slots: int
     idle_unload_s: float | None = None
     gpu_layers: int | None = None
+    proven: tuple[int, int] | None = None
     correction: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
@@ -53,6 +55,8 @@ class Wanted:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
         self.models: dict[str, WantedModel] = {}
+        self.removing: dict[str, WantedModel] = {}
+        """No longer wanted, with files that may still be there: a crash must not keep them."""
 
     def load(self) -> None:
         """Read what is there. A broken file is kept beside, under another name."""
@@ -63,26 +67,39 @@ class Wanted:
         except OSError as error:
             raise StoreError(f"{self._path} can't be read: {error.strerror}") from error
         try:
-            models = _parse(json.loads(text))
+            content = json.loads(text)
+            models = _parse(content, "models")
+            removing = _parse(content, "removing") if "removing" in content else []
         except (ValueError, KeyError, TypeError) as error:
             aside = self._path.with_name(f"{FILE_NAME}.broken-{int(time.time())}")
             self._path.replace(aside)
             log.error("%s made no sense (%s) and is now %s", self._path, error, aside.name)
             return
         self.models = {model.alias: model for model in models}
+        self.removing = {model.alias: model for model in removing}
 
     def put(self, model: WantedModel) -> None:
         """Add or replace a model, durably. Raises `StoreError`."""
         if model.alias not in self.models and len(self.models) >= MAX_MODELS:
             raise StoreError(f"a node serves at most {MAX_MODELS} models; remove one first")
-        self._save({**self.models, model.alias: model})
+        removing = {name: left for name, left in self.removing.items() if name != model.alias}
+        self._save({**self.models, model.alias: model}, removing)
 
     def drop(self, alias: str) -> None:
-        """Forget a model, durably. Raises `StoreError`."""
-        self._save({name: model for name, model in self.models.items() if name != alias})
+        """Want a model no more, durably; its files are to be deleted. Raises `StoreError`."""
+        models = dict(self.models)
+        self._save(models, {**self.removing, alias: models.pop(alias)})
 
-    def _save(self, models: dict[str, WantedModel]) -> None:
-        content = {"format": FORMAT, "models": [asdict(model) for model in models.values()]}
+    def deleted(self, alias: str) -> None:
+        """Nothing of a dropped model is left, durably. Raises `StoreError`."""
+        self._save(self.models, {n: left for n, left in self.removing.items() if n != alias})
+
+    def _save(self, models: dict[str, WantedModel], removing: dict[str, WantedModel]) -> None:
+        content = {
+            "format": FORMAT,
+            "models": [asdict(model) for model in models.values()],
+            "removing": [asdict(model) for model in removing.values()],
+        }
         fresh = self._path.with_name(FILE_NAME + ".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,16 +115,18 @@ class Wanted:
                 os.close(folder)
         except OSError as error:
             raise StoreError(f"{self._path} can't be written: {error.strerror}") from error
-        self.models = models
+        self.models, self.removing = models, removing
 
 
-def _parse(content: Any) -> list[WantedModel]:
+def _parse(content: Any, part: str) -> list[WantedModel]:
     if content["format"] != FORMAT:
         raise ValueError(f"its format is {content['format']!r}")
     found = []
-    for entry in content["models"][:MAX_MODELS]:
+    for entry in content[part][:MAX_MODELS]:
         for name in ("paths", "sizes", "sha256", "correction"):
             entry[name] = tuple(entry[name])
+        if entry.get("proven") is not None:
+            entry["proven"] = (int(entry["proven"][0]), int(entry["proven"][1]))
         model = WantedModel(**entry)
         if not len(model.paths) == len(model.sizes) == len(model.sha256) > 0:
             raise ValueError(f"{model.alias!r} has no files")

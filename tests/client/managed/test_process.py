@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.harness.real import require_real
 from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.managed.health import Health
 from wai_node.managed.log_file import LogFile, read_tail
-from wai_node.managed.orphans import end_orphans, remember
+from wai_node.managed.orphans import end_orphans, mark
 from wai_node.managed.process import (
     ServerCommand,
     ServerOptions,
@@ -73,20 +74,28 @@ def test_a_server_whose_node_is_gone_already_does_not_start() -> None:
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_an_orphan_is_ended_at_the_next_start_and_a_stranger_is_not(tmp_path: Path) -> None:
-    orphan = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    stranger = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+def test_orphans_of_this_node_are_ended_and_strangers_are_not(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    # a wrapper that is gone already, and the server that it started beside itself
+    wrapper = "setsid sleep 1000 >/dev/null & echo $!"
+    found = subprocess.run(
+        ["sh", "-c", wrapper], env={**os.environ, **mark(mine)}, stdout=subprocess.PIPE, check=True
+    )
+    orphan = int(found.stdout)
+    child = subprocess.Popen(["sleep", "1000"], env={**os.environ, **mark(mine)})
+    strangers = [
+        subprocess.Popen(["sleep", "1000"], env={**os.environ, **mark(other)}),
+        subprocess.Popen(["sleep", "1000"]),
+    ]
     try:
-        remember(tmp_path, orphan.pid)
-        note = remember(tmp_path, stranger.pid)
-        note.write_text(note.read_text().replace('"started": 1', '"started": 2'))
-        (tmp_path / "1.pid").write_text("garbage")
-        assert end_orphans(tmp_path) == 1
-        assert orphan.wait(WAIT_S) == -signal.SIGKILL
-        assert stranger.poll() is None
-        assert list(tmp_path.iterdir()) == []
+        threading.Thread(target=child.wait).start()
+        assert end_orphans(mine) == 2
+        assert not alive(orphan)
+        assert child.wait(WAIT_S) == -signal.SIGKILL
+        assert [stranger.poll() for stranger in strangers] == [None, None]
+        assert end_orphans(mine) == 0
     finally:
-        for process in (orphan, stranger):
+        for process in strangers:
             process.kill()
             process.wait()
 
@@ -172,4 +181,14 @@ def test_a_log_stays_bounded_and_its_end_readable(tmp_path: Path) -> None:
     assert sum(p.stat().st_size for p in path.parent.iterdir()) <= 2000
     assert log.tail(2) == ("line 499", "cut ��")
     assert read_tail(path, 3)[:2] == ["line 498", "line 499"]
-    assert os.listdir(path.parent) != []
+
+
+def test_a_log_that_cannot_be_written_is_no_reason_to_end(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    log = LogFile(tmp_path / "file" / "a.log")
+    assert log.write(b"one\ntwo\n") == ["one", "two"]
+    full = LogFile(Path("/dev/full"))
+    assert full.write(b"three\n") == ["three"]
+    assert (log.tail(), full.tail()) == (("one", "two"), ("three",))
+    log.close()
+    full.close()

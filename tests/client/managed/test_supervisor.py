@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import stat
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,29 +15,21 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import psutil
 import pytest
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.real import require_real, script
+from tests.harness.supervised import ALIAS, KEY, REPO, ask, node, servers, write_script
 from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.managed.deployment import State
-from wai_node.managed.entry import DeploymentStatus, Event
 from wai_node.managed.policy import ManagedSettings
-from wai_node.managed.supervisor import Supervisor
-from wai_node.models.download import Clock
 from wai_node.models.hardware import Hardware
-from wai_node.models.hub import Hub, HubSettings
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(100)]
 
-KEY: Final = "wai_ik_test_0123456789"
-REPO: Final = "tiny/llama-GGUF"
-ALIAS: Final = f"{REPO}:F16"
 # of 8 GiB, 8 % are kept free: 100 MiB more are too few for a process beside the running one
 ROOM_FOR_ONE: Final = int(0.08 * (1 << 33)) + (100 << 20)
-WAIT_S: Final = 40.0
 
 
 @pytest.fixture(scope="module")
@@ -71,77 +61,6 @@ def settings(tmp_path: Path) -> ManagedSettings:
     )
 
 
-class Node:
-    """A supervisor, and what it told."""
-
-    def __init__(self, supervisor: Supervisor, events: list[Event]) -> None:
-        self.supervisor, self.events = supervisor, events
-
-    def status(self, alias: str = ALIAS) -> DeploymentStatus:
-        [found] = [s for s in self.supervisor.deployed() if s.alias == alias]
-        return found
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        with anyio.fail_after(WAIT_S):
-            while not true():  # noqa: ASYNC110 -- the processes tell no event
-                await anyio.sleep(0.02)
-
-    async def until_state(self, state: State, alias: str = ALIAS) -> DeploymentStatus:
-        try:
-            await self.until(lambda: self.status(alias).state is state)
-        except TimeoutError:
-            raise AssertionError(f"not {state}: {self.status(alias)}") from None
-        return self.status(alias)
-
-    async def complete(self, alias: str = ALIAS, tokens: int = 4) -> dict[str, Any]:
-        """One completion, as a forwarder would ask for it."""
-        async with self.supervisor.lease(alias, WAIT_S) as endpoint:
-            body = {"prompt": "sesame w1 w2", "max_tokens": tokens, "ignore_eos": True}
-            return await anyio.to_thread.run_sync(
-                _ask, endpoint.url + "/v1/completions", KEY, body, abandon_on_cancel=True
-            )
-
-
-def _ask(url: str, key: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    request = urllib.request.Request(url, data=json.dumps(body).encode() if body else None)
-    request.add_header("Authorization", f"Bearer {key}")
-    request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found: dict[str, Any] = json.loads(answer.read())
-        return found
-
-
-@asynccontextmanager
-async def node(fake: FakeHub, settings: ManagedSettings, **more: Any) -> AsyncIterator[Node]:
-    events: list[Event] = []
-    supervisor = Supervisor(
-        settings, Hub(HubSettings(fake.endpoint)), KEY, events.append, clock=_no_waiting(), **more
-    )
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(supervisor.run)
-        yield Node(supervisor, events)
-        tasks.cancel_scope.cancel()
-
-
-def _no_waiting() -> Clock:
-    async def sleep(seconds: float) -> None:
-        await anyio.lowlevel.checkpoint()
-
-    return Clock(sleep=sleep, random=lambda: 0.0)
-
-
-def servers() -> list[psutil.Process]:
-    """llama-servers below this process."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if child.status() != psutil.STATUS_ZOMBIE and "--parallel" in child.cmdline():
-                found.append(child)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
 async def test_search_fit_deploy_answer_remove(hub: FakeHub, settings: ManagedSettings) -> None:
     async with node(hub, settings) as n:
         assert [m.repo for m in await n.supervisor.search("llama")] == [REPO]
@@ -171,7 +90,7 @@ async def test_the_key_is_demanded_and_seen_nowhere(
         await n.complete()
         [endpoint] = n.supervisor.serving().values()
         with pytest.raises(urllib.error.HTTPError) as refused:
-            await anyio.to_thread.run_sync(_ask, endpoint.url + "/v1/completions", "", {"a": 1})
+            await anyio.to_thread.run_sync(ask, endpoint.url + "/v1/completions", "", {"a": 1})
         assert refused.value.code == 401
         refused.value.close()
         assert servers()
@@ -268,13 +187,8 @@ async def _swap_under_load(
 async def test_a_swap_that_fails_goes_back_to_the_old_context(
     hub: FakeHub, settings: ManagedSettings, tmp_path: Path
 ) -> None:
-    # a server that refuses the new context: everything else is the real one
     wrapper = tmp_path / "picky-llama-server"
-    _write_script(
-        wrapper,
-        f'case "$*" in *"--ctx-size 2048 "*) echo "failed to allocate buffer"; exit 1;; esac\n'
-        f'exec {script("llama-server-vulkan")} "$@"\n',
-    )
+    _refuse_2048(wrapper)
     for beside in (True, False):
         free = (lambda: Hardware((), 1 << 33, 1 << 33, "cpu", 1)) if beside else _full_later()
         own = replace(settings, server=str(wrapper), folder=tmp_path / f"node-{beside}")
@@ -292,11 +206,6 @@ async def test_a_swap_that_fails_goes_back_to_the_old_context(
 def _full_later() -> Callable[[], Hardware]:
     free = [1 << 33]
     return lambda: Hardware((), 1 << 33, free.pop() if free else ROOM_FOR_ONE, "cpu", 1)
-
-
-def _write_script(path: Path, body: str) -> None:
-    path.write_text("#!/bin/sh\n" + body)
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
 async def test_a_context_that_cannot_fit_is_refused_and_nothing_changes(
@@ -368,7 +277,7 @@ async def test_a_file_that_llama_server_rejects_fails_with_what_to_do(
 async def test_a_server_that_dies_at_once_fails_with_its_reason(
     hub: FakeHub, settings: ManagedSettings, tmp_path: Path, body: str, words: str
 ) -> None:
-    _write_script(tmp_path / "dying", body + "\n")
+    write_script(tmp_path / "dying", body + "\n")
     async with node(hub, replace(settings, server=str(tmp_path / "dying"))) as n:
         await n.supervisor.deploy(REPO, 1024, 1)
         failed = await n.until_state(State.FAILED)
@@ -458,13 +367,72 @@ async def test_a_request_during_the_start_waits_for_it(
 async def test_a_server_that_is_killed_before_it_listens_is_told_as_failed(
     hub: FakeHub, settings: ManagedSettings, tmp_path: Path
 ) -> None:
-    _write_script(tmp_path / "hanging", "trap '' TERM\nsleep 1000 & sleep 1000 --parallel\n")
+    write_script(tmp_path / "hanging", "trap '' TERM\nsleep 1000 & sleep 1000\n")
     async with node(hub, replace(settings, server=str(tmp_path / "hanging"))) as n:
         await n.supervisor.deploy(REPO, 1024, 1)
         await n.until_state(State.STARTING)
-        await n.until(lambda: bool(list((settings.folder / "running").glob("*.pid"))))
-        [note] = (settings.folder / "running").glob("*.pid")
-        pid = int(note.stem)
-        os.killpg(pid, signal.SIGKILL)
+        await n.until(lambda: bool(servers()))
+        [server] = servers()
+        os.killpg(server.pid, signal.SIGKILL)
         await n.until_state(State.FAILED)
-        assert not psutil.pid_exists(pid)
+        assert not server.is_running()
+
+
+async def test_a_swap_that_was_taken_back_is_taken_back_on_the_disk_too(
+    hub: FakeHub, settings: ManagedSettings, tmp_path: Path
+) -> None:
+    wrapper = tmp_path / "picky-llama-server"
+    _refuse_2048(wrapper)
+    own = replace(settings, server=str(wrapper))
+    async with node(hub, own) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.READY)
+        await n.supervisor.set_context(ALIAS, 2048)
+        await n.until(lambda: bool(n.status().swap_error))
+        kept = settings.folder / "wanted.json"
+        await n.until(lambda: json.loads(kept.read_text())["models"][0]["context_tokens"] == 1024)
+    async with node(hub, own) as n:
+        assert (await n.until_state(State.READY)).context_served == 1024
+
+
+async def test_a_node_killed_in_a_swap_that_fails_goes_back_to_what_was_served(
+    hub: FakeHub, settings: ManagedSettings, tmp_path: Path
+) -> None:
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.READY)
+        kept = settings.folder / "wanted.json"
+        await n.until(lambda: '"proven": [' in kept.read_text())
+    wanted = json.loads(kept.read_text())
+    wanted["models"][0]["context_tokens"] = 2048  # as the killed node left it
+    kept.write_text(json.dumps(wanted))
+    wrapper = tmp_path / "picky-llama-server"
+    _refuse_2048(wrapper)
+    async with node(hub, replace(settings, server=str(wrapper))) as n:
+        status = await n.until_state(State.READY)
+        assert (status.context_served, status.context_tokens) == (1024, 1024)
+        assert "served as before" in status.swap_error
+
+
+async def test_a_removal_that_a_crash_cut_short_is_finished_by_the_next_run(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.READY)
+        async with n.supervisor.lease(ALIAS):
+            await n.supervisor.remove(ALIAS)  # and here it "crashes": nothing is deleted yet
+    assert list(settings.models_folder.rglob("*.gguf"))
+    async with node(hub, settings) as n:
+        assert n.supervisor.deployed() == []
+        assert list(settings.models_folder.rglob("*.gguf")) == []
+    assert json.loads((settings.folder / "wanted.json").read_text())["removing"] == []
+
+
+def _refuse_2048(wrapper: Path) -> None:
+    """A server that refuses that context; everything else is the real one."""
+    write_script(
+        wrapper,
+        f'case "$*" in *"--ctx-size 2048 "*) echo "failed to allocate buffer"; exit 1;; esac\n'
+        f'exec {script("llama-server-vulkan")} "$@"\n',
+    )

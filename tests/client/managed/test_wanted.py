@@ -21,6 +21,7 @@ MODEL = WantedModel(
     context_tokens=4096,
     slots=2,
     idle_unload_s=60.0,
+    proven=(2048, 1),
     correction=(1.0, 1.1, 0.9),
 )
 
@@ -37,6 +38,22 @@ def test_what_was_put_is_loaded_again(tmp_path: Path) -> None:
     wanted.put(replace(MODEL, alias="second"))
     wanted.drop("second")
     assert loaded(tmp_path / "new") == {MODEL.alias: MODEL}
+
+
+def test_what_was_dropped_is_known_until_its_files_are_gone(tmp_path: Path) -> None:
+    wanted = Wanted(tmp_path)
+    wanted.put(MODEL)
+    wanted.drop(MODEL.alias)
+    again = Wanted(tmp_path)
+    again.load()
+    assert (again.models, again.removing) == ({}, {MODEL.alias: MODEL})
+    again.deleted(MODEL.alias)
+    again.load()
+    assert again.removing == {}
+    again.put(MODEL)
+    again.drop(MODEL.alias)
+    again.put(MODEL)  # deployed anew: its files are wanted again
+    assert (again.models, again.removing) == ({MODEL.alias: MODEL}, {})
 
 
 def test_a_crash_between_write_and_rename_leaves_the_old_state(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""A `Supervisor` that runs, for tests: what it told, its real servers, scripts in their place."""
+
+from __future__ import annotations
+
+import json
+import stat
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import psutil
+
+from tests.harness.fake_hub import FakeHub
+from wai_node.managed.deployment import State
+from wai_node.managed.entry import DeploymentStatus, Event
+from wai_node.managed.policy import ManagedSettings
+from wai_node.managed.supervisor import Supervisor
+from wai_node.models.download import Clock
+from wai_node.models.hub import Hub, HubSettings
+
+KEY: Final = "wai_ik_test_0123456789"
+REPO: Final = "tiny/llama-GGUF"
+ALIAS: Final = f"{REPO}:F16"
+WAIT_S: Final = 40.0
+
+
+class Node:
+    """A supervisor, and what it told."""
+
+    def __init__(self, supervisor: Supervisor, events: list[Event]) -> None:
+        self.supervisor, self.events = supervisor, events
+
+    def status(self, alias: str = ALIAS) -> DeploymentStatus:
+        """What `list` shows of it."""
+        [found] = [s for s in self.supervisor.deployed() if s.alias == alias]
+        return found
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        with anyio.fail_after(WAIT_S):
+            while not true():  # noqa: ASYNC110 -- the processes tell no event
+                await anyio.sleep(0.02)
+
+    async def until_state(self, state: State, alias: str = ALIAS) -> DeploymentStatus:
+        try:
+            await self.until(lambda: self.status(alias).state is state)
+        except TimeoutError:
+            raise AssertionError(f"not {state}: {self.status(alias)}") from None
+        return self.status(alias)
+
+    async def complete(self, alias: str = ALIAS, tokens: int = 4) -> dict[str, Any]:
+        """One completion, as a forwarder would ask for it."""
+        async with self.supervisor.lease(alias, WAIT_S) as endpoint:
+            body = {"prompt": "sesame w1 w2", "max_tokens": tokens, "ignore_eos": True}
+            return await anyio.to_thread.run_sync(
+                ask, endpoint.url + "/v1/completions", KEY, body, abandon_on_cancel=True
+            )
+
+
+def ask(url: str, key: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    request = urllib.request.Request(url, data=json.dumps(body).encode() if body else None)
+    request.add_header("Authorization", f"Bearer {key}")
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: dict[str, Any] = json.loads(answer.read())
+        return found
+
+
+@asynccontextmanager
+async def node(fake: FakeHub, settings: ManagedSettings, **more: Any) -> AsyncIterator[Node]:
+    events: list[Event] = []
+    supervisor = Supervisor(
+        settings, Hub(HubSettings(fake.endpoint)), KEY, events.append, clock=no_waiting(), **more
+    )
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(supervisor.run)
+        yield Node(supervisor, events)
+        tasks.cancel_scope.cancel()
+
+
+def no_waiting() -> Clock:
+    async def sleep(seconds: float) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    return Clock(sleep=sleep, random=lambda: 0.0)
+
+
+def servers() -> list[psutil.Process]:
+    """llama-servers below this process."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if child.status() != psutil.STATUS_ZOMBIE and "--parallel" in child.cmdline():
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def write_script(path: Path, body: str) -> None:
+    """A shell script that stands in for llama-server."""
+    path.write_text("#!/bin/sh\n" + body)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
