@@ -351,3 +351,8 @@ class Relay:
         if self._lock is not None:
             withdraw(self._folder)
             self._lock.release()
+
+
+def _limits(config: RelayConfig) -> Limits:
+    """What nodes are told when a session begins."""
+    return Limits(ping_s=config.ping_s, dead_s=config.dead_s, session_ttl_s=config.session_ttl_s)
