@@ -30,6 +30,7 @@ from .managed.policy import ManagedSettings
 from .managed.serving import ManagedModels
 from .managed.supervisor import Supervisor
 from .membership import Membership, joined_by, keep_membership, load_key, load_membership
+from .models.hardware import describe, detect_hardware
 from .models.hub import Hub, HubSettings
 from .proxy import proxy_for
 from .upstreams.detect import find_upstreams, upstream_at
@@ -111,7 +112,11 @@ async def _make_agent(config: NodeConfig, membership: Membership, key: NodeKey) 
         tunnels=config.tunnels,
         given=given,
         discover=None if given else discover,
-        detail={"os": platform.system(), "machine": platform.machine()},
+        detail={
+            "os": platform.system(),
+            "machine": platform.machine(),
+            **describe(await asyncio.to_thread(detect_hardware)),
+        },
         limits=Limits(ping_s=config.ping_s, dead_s=config.dead_s),
     )
 

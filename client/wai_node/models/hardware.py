@@ -10,13 +10,15 @@ import logging
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
 log = logging.getLogger("wai.node.models")
 
 DRM_FOLDER: Final = Path("/sys/class/drm")
+CPU_INFO: Final = Path("/proc/cpuinfo")
+_MAX_CPU_CHARS: Final = 80  # names have some 40; a line for people, whatever the kernel prints
 APPLE_GPU_SHARE: Final = 0.75  # macOS's default recommendedMaxWorkingSetSize of unified memory
 _AMD_VENDOR: Final = "0x1002"
 
@@ -69,10 +71,32 @@ def detect_hardware(drm: Path = DRM_FOLDER) -> Hardware:
         gpus=gpus,
         ram_total_bytes=memory.total,
         ram_available_bytes=memory.available,
-        cpu=platform.processor() or platform.machine(),
+        cpu=_cpu_name(),
         cpu_cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
         unified_memory=apple,
     )
+
+
+def describe(hardware: Hardware) -> dict[str, Any]:
+    """A box in plain values, for the node's STATUS: what it is, not how busy it is."""
+    return {
+        "cpu": hardware.cpu,
+        "cpu_cores": hardware.cpu_cores,
+        "ram_bytes": hardware.ram_total_bytes,
+        "gpus": [{"name": gpu.name, "bytes": gpu.total_bytes} for gpu in hardware.gpus],
+    }
+
+
+def _cpu_name(info: Path = CPU_INFO) -> str:
+    """What the processor is called; on Linux `platform` knows no more than its architecture."""
+    try:
+        for line in info.read_text("utf-8", "replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()[:_MAX_CPU_CHARS]
+    except OSError:
+        pass  # no Linux
+    return platform.processor() or platform.machine()
 
 
 def _nvidia() -> list[Gpu]:

@@ -12,7 +12,7 @@ from wai_node.models.catalogue import (
     group_files,
     parse_reference,
 )
-from wai_node.models.hardware import detect_hardware
+from wai_node.models.hardware import Gpu, Hardware, describe, detect_hardware
 from wai_protocol.errors import RequestError
 
 SHA = "a" * 64
@@ -30,6 +30,17 @@ def test_a_box_without_a_gpu_has_none_and_nothing_is_raised(tmp_path: Path) -> N
     assert [g for g in found.gpus if g.vendor == "amd"] == []
     assert 0 < found.ram_available_bytes <= found.ram_total_bytes
     assert found.cpu_cores >= 1
+
+
+def test_what_people_are_told_of_a_box_is_not_how_busy_it_is() -> None:
+    cards = (Gpu("RTX 4090", "nvidia", 24 << 30, 3 << 30),)
+    box = Hardware(cards, 64 << 30, 1 << 30, "Ryzen 9", 16)
+    assert describe(box) == {
+        "cpu": "Ryzen 9",
+        "cpu_cores": 16,
+        "ram_bytes": 64 << 30,
+        "gpus": [{"name": "RTX 4090", "bytes": 24 << 30}],
+    }
 
 
 def test_amd_cards_are_read_from_sysfs_and_others_passed_over(tmp_path: Path) -> None:
