@@ -188,6 +188,7 @@ class Relay:
         audit = AuditLog(store)
         self._pulse.start(gateway.live)
         self._feed = Feed(self._fleet, gateway.live, self._pulse, audit, keys.name_of)
+        self._fleet.on_event = self._feed.deployed.hear
         context = Context(
             *(self._fleet, keys, invites, admins, audit, settings),
             *(UsageReport(store), gateway.live),

@@ -50,6 +50,14 @@ class LiveNode(Protocol):
     def connected(self) -> bool:
         """Whether it can be asked for something now."""
 
+    @property
+    def connected_at(self) -> float | None:
+        """Since when it has a session, in seconds since 1970; a resumed one goes on."""
+
+    @property
+    def told_by(self) -> str:
+        """The run of its program that its status is from; "" before the first."""
+
     async def call(self, method: str, params: dict[str, Any], *, timeout_s: float = ...) -> Any:
         """Ask it to do something. Raises `WaiError`."""
 

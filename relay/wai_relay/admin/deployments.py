@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-import msgspec
-
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_relay.fleet.registry import no_such_node
 
 from .context import Context, LiveNode
+from .deployed import checked, views_of
 from .endpoint import Call, Endpoint, Query
 from .model_types import (
     ChangeContext,
@@ -32,16 +31,13 @@ from .model_types import (
 HUB_TIMEOUT_S: Final = 45.0
 """For what makes the node ask the hub, which may take 30 s to say that it is down."""
 
-LIST_TIMEOUT_S: Final = 5.0
-"""For what the node knows by itself: one that does not answer by then is left out."""
-
 
 async def search(context: Context, call: Call) -> FoundModels:
     """GGUF models on the hub, the most downloaded first. A node does the asking."""
     node = _asked_or_any(context, call.query.get("node"))
     params = {"query": call.query["q"], "limit": call.query.get("limit", 20)}
     found = await node.call("model.search", params, timeout_s=HUB_TIMEOUT_S)
-    return FoundModels(_checked(found, tuple[FoundModelView, ...], node))
+    return FoundModels(checked(found, tuple[FoundModelView, ...], node))
 
 
 async def fit(context: Context, call: Call) -> FitList:
@@ -64,19 +60,19 @@ async def _fit_on(node: LiveNode, params: dict[str, Any]) -> NodeFit:
         found = await node.call("model.fit", params, timeout_s=HUB_TIMEOUT_S)
     except WaiError as error:
         return NodeFit(node=node.record.name, error=str(error))
-    return NodeFit(node=node.record.name, quants=_checked(found, tuple[QuantFitView, ...], node))
+    return NodeFit(node=node.record.name, quants=checked(found, tuple[QuantFitView, ...], node))
 
 
 async def list_deployments(context: Context, call: Call) -> DeploymentList:
     """What is deployed on all nodes that are connected."""
     nodes = _deployable(context)
-    answers = await asyncio.gather(*(_deployed_on(node) for node in nodes))
+    answers = await asyncio.gather(*(_deployed_on(context, node) for node in nodes))
     return DeploymentList(tuple(view for answer in answers for view in answer))
 
 
-async def _deployed_on(node: LiveNode) -> list[DeploymentView]:
+async def _deployed_on(context: Context, node: LiveNode) -> list[DeploymentView]:
     try:
-        return _views(node, await node.call("model.list", {}, timeout_s=LIST_TIMEOUT_S))
+        return await context.feed.deployed.ask(node)
     except WaiError:
         return []  # it went away just now, or is older than deployments
 
@@ -113,7 +109,7 @@ async def change_context(context: Context, call: Call) -> DeploymentView:
     await context.audit.record(
         call.actor, "model.context", node.record.id, model=alias, context=wanted.context
     )
-    return _pick(_views(node, listed), alias)
+    return _pick(views_of(node, listed), alias)
 
 
 async def remove(context: Context, call: Call) -> DeploymentList:
@@ -121,18 +117,18 @@ async def remove(context: Context, call: Call) -> DeploymentList:
     node, alias = _connected(context, call.path["node"]), call.query["model"]
     listed = await node.call("model.remove", {"model": alias})
     await context.audit.record(call.actor, "model.remove", node.record.id, model=alias)
-    return DeploymentList(tuple(_views(node, listed)))
+    return DeploymentList(tuple(views_of(node, listed)))
 
 
 async def read_logs(context: Context, call: Call) -> LogLines:
     """The last lines that a model's server printed."""
     node, alias = _connected(context, call.path["node"]), call.query["model"]
     params = {"model": alias, "lines": call.query.get("lines", 100)}
-    return LogLines(_checked(await node.call("model.logs", params), tuple[str, ...], node))
+    return LogLines(checked(await node.call("model.logs", params), tuple[str, ...], node))
 
 
 async def _one(node: LiveNode, alias: str) -> DeploymentView:
-    return _pick(_views(node, await node.call("model.list", {})), alias)
+    return _pick(views_of(node, await node.call("model.list", {"model": alias})), alias)
 
 
 def _pick(views: list[DeploymentView], alias: str) -> DeploymentView:
@@ -140,22 +136,6 @@ def _pick(views: list[DeploymentView], alias: str) -> DeploymentView:
         if view.model == alias:
             return view
     raise WaiError(f"the node has just lost {alias}")
-
-
-def _views(node: LiveNode, listed: Any) -> list[DeploymentView]:
-    rows = listed if isinstance(listed, list) else []
-    rows = [{**row, "node": node.record.name} for row in rows if isinstance(row, dict)]
-    return list(_checked(rows, tuple[DeploymentView, ...], node))
-
-
-def _checked(value: Any, kind: Any, node: LiveNode) -> Any:
-    """What a node said, as `kind`: a node's word is checked like anybody's."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise WaiError(
-            f"node {node.record.name} gave an answer that makes no sense: {error}", Fault.PROTOCOL
-        ) from error
 
 
 def _connected(context: Context, name: str) -> LiveNode:

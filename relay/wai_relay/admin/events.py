@@ -1,11 +1,12 @@
 """`GET /admin/v1/events`: one SSE feed of everything live.
 
-    event: nodes | requests    {"full": bool, "set": [rows], "gone": [ids], "tokens": {id: count}}
+    event: nodes | requests | deployments
+                               {"full": bool, "set": [rows], "gone": [ids], "tokens": {id: count}}
     event: history             the last hour of the relay's pulse, once
     event: pulse               its figures now, every two seconds
     event: changed             {"count": n}: an admin changed something: look again
 
-The first `nodes` and `requests` are whole ("full"), the next ones say what differs. Differences are
+The first of each set of rows is whole ("full"), the next ones say what differs. Differences are
 worked out once for all who listen, a few times a second, and not at all while nobody does. A
 listener that does not keep up gets the whole again instead of a growing queue.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Set
 from typing import Any, Final
 
 import msgspec
@@ -26,10 +27,12 @@ from starlette.responses import Response, StreamingResponse
 from wai_protocol.errors import Fault, WaiError
 from wai_relay.access.audit import AuditLog
 from wai_relay.observe.live import LiveRequests, LiveView
-from wai_relay.observe.pulse import Pulse
+from wai_relay.observe.pulse import CallLater, Pulse
 
 from .context import Context, Fleet, LiveNode
+from .deployed import Deployed
 from .endpoint import NO_STORE, refuse, sign_in
+from .model_types import DeploymentView
 from .nodes import view_of
 from .types import NodeView
 
@@ -96,6 +99,8 @@ class Feed:
         pulse: Pulse,
         audit: AuditLog,
         key_name: Callable[[str], str],
+        *,
+        call_later: CallLater | None = None,
     ) -> None:
         self._fleet = fleet
         self._live = live
@@ -103,12 +108,15 @@ class Feed:
         self._audit = audit
         self._key_name = key_name
         self._listeners: set[Listener] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._call_later = call_later
+        self._timer: Any = None
         self._closed = False
         self._nodes: dict[str, NodeView] = {}
         self._node_marks: dict[str, tuple[Any, ...]] = {}
         self._requests: dict[str, RequestRow] = {}
         self._tokens: dict[str, int] = {}
+        self.deployed = Deployed()
+        self._deployed: dict[str, DeploymentView] = {}
         self._pulse_at = 0.0
         self._changes = 0
 
@@ -117,6 +125,7 @@ class Feed:
         listener = Listener()
         self._listeners.add(listener)
         if self._timer is None:
+            self.deployed.ask_again()
             self._refresh()
             self._set_timer()
         try:
@@ -149,12 +158,14 @@ class Feed:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.deployed.close()
         for listener in self._listeners:
             listener.wake.set()
 
     # -- what changed
     def _set_timer(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._on_timer)
+        call_later = self._call_later or asyncio.get_running_loop().call_later
+        self._timer = call_later(TICK_S, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -167,7 +178,14 @@ class Feed:
 
     def _refresh(self) -> bytes:
         """Look at everything; the differences to the last look."""
-        return self._look_at_nodes() + self._look_at_requests() + self._look_at_figures()
+        return b"".join(
+            (
+                self._look_at_nodes(),
+                self._look_at_requests(),
+                self._look_at_deployments(),
+                self._look_at_figures(),
+            )
+        )
 
     def _look_at_nodes(self) -> bytes:
         changed: list[NodeView] = []
@@ -200,6 +218,14 @@ class Feed:
         _drop_others(self._tokens, seen)
         return _differ("requests", changed, gone, tokens)
 
+    def _look_at_deployments(self) -> bytes:
+        self.deployed.look(self._fleet.nodes())
+        rows = self.deployed.rows
+        changed = [row for key, row in rows.items() if self._deployed.get(key) is not row]
+        self._deployed.update((row.id, row) for row in changed)
+        gone = _drop_others(self._deployed, rows.keys())
+        return _differ("deployments", changed, gone, {})
+
     def _look_at_figures(self) -> bytes:
         message = b""
         if self._pulse.now.at != self._pulse_at:
@@ -215,10 +241,12 @@ class Feed:
         requests = Difference(
             full=True, set=tuple(self._requests.values()), tokens=dict(self._tokens)
         )
+        deployments = Difference(full=True, set=tuple(self._deployed.values()))
         return b"".join(
             (
                 _event("nodes", nodes),
                 _event("requests", requests),
+                _event("deployments", deployments),
                 _event("history", self._pulse.history()),
                 _event("pulse", self._pulse.now),
             )
@@ -247,7 +275,10 @@ async def respond(context: Context, request: Request) -> Response:
 
 
 def _mark_of(node: LiveNode) -> tuple[Any, ...]:
-    return (node.status, node.state, node.record, node.reconnects, node.agent)
+    return (
+        *(node.status, node.state, node.record, node.reconnects, node.agent),
+        node.connected_at,
+    )
 
 
 def _same(row: RequestRow, view: LiveView) -> bool:
@@ -278,7 +309,7 @@ def _row_of(view: LiveView, key_name: str) -> RequestRow:
     )
 
 
-def _drop_others(rows: dict[str, Any], seen: set[str]) -> tuple[str, ...]:
+def _drop_others(rows: dict[str, Any], seen: Set[str]) -> tuple[str, ...]:
     if len(rows) == len(seen):
         return ()
     gone = tuple(key for key in rows if key not in seen)

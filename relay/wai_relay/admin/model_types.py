@@ -64,9 +64,12 @@ class ProgressView(Struct, frozen=True, kw_only=True):
 class DeploymentView(Struct, frozen=True, kw_only=True):
     """A deployed model. `state`: downloading, starting, ready, draining, stopping, asleep, failed
     or absent. `context` is what is wanted per slot, `context_served` what is served now.
-    `swap_error` says why the last change of context was taken back."""
+    `swap_error` says why the last change of context was taken back. `id` names it among all nodes'.
+    """
 
+    id: str
     node: str
+    node_id: str
     model: str
     state: str
     reason: str

@@ -73,6 +73,7 @@ def view_of(node: LiveNode) -> NodeView:
         slots_busy=sum(model.slots_busy for model in serving),
         queued=sum(model.queued for model in serving),
         reconnects=node.reconnects,
+        connected_at=node.connected_at,
         version=node.status.version,
         agent=node.agent,
         tags=node.record.tags,

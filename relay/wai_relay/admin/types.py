@@ -113,9 +113,11 @@ class CreateInvite(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CreatedInvite(InviteView, frozen=True, kw_only=True):
-    """A new invite, with its string, which is shown this once."""
+    """A new invite, with its string, which is shown this once. `command` is what a person runs on
+    the machine that shall be a node: it installs wai there, joins, and starts it."""
 
     invite: str
+    command: str
 
 
 class ModelView(Struct, frozen=True, kw_only=True):
@@ -135,7 +137,9 @@ class ModelView(Struct, frozen=True, kw_only=True):
 
 class NodeView(Struct, frozen=True, kw_only=True):
     """A node that has joined; `state` is ready, draining, reconnecting or offline. `models` has
-    their ids, `serving` the same models in detail. `slots_total` is null where none tells."""
+    their ids, `serving` the same models in detail. `slots_total` is null where none tells.
+    `connected_at` is since when its session lives, null where it has none; `reconnects` counts how
+    often it came back into one. `detail` is its own word of its hardware and system."""
 
     id: str
     name: str
@@ -146,6 +150,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
     slots_busy: int
     queued: int
     reconnects: int
+    connected_at: float | None
     version: str
     agent: str
     tags: tuple[str, ...]

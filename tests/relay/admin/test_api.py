@@ -4,170 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 import pytest
 
 from tests.relay.conftest import Clock
 from wai_protocol.errors import AuthError, Fault, WaiError
-from wai_protocol.identity import NodeKey, node_id
 from wai_protocol.invite import decode
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.access.admins import Admins
-from wai_relay.access.audit import AuditLog
-from wai_relay.access.keys import KeyRing
-from wai_relay.access.sign_ins import SignIns
-from wai_relay.admin import BASE, Context, create_app
+from wai_relay.admin import BASE
 from wai_relay.admin.app import ENDPOINTS
 from wai_relay.admin.endpoint import MAX_BODY_BYTES
-from wai_relay.admin.events import Feed
-from wai_relay.fleet.invites import Invites, RelayAddress
-from wai_relay.fleet.registry import NodeRecord, NodeRegistry, no_such_node
 from wai_relay.observe.explain import Explanations
-from wai_relay.observe.live import LiveRequests
-from wai_relay.observe.pulse import Pulse
-from wai_relay.observe.records import DiscardingRecorder, RequestRecord, TokenCounts
-from wai_relay.settings import SettingsBook
+from wai_relay.observe.records import RequestRecord, TokenCounts
 from wai_relay.storage import SqliteStore
-from wai_relay.usage import UsageReport
 from wai_relay.usage.rollups import writes_for
 
+from .fakes import TOKEN, Api, FakeNode, make_node
+
 pytestmark = pytest.mark.anyio
-
-TOKEN = "wai_at_test"
-PUBLIC = NodeKey.generate().public
-
-
-@dataclass
-class FakeNode:
-    record: NodeRecord
-    state: str = "ready"
-    status: NodeStatus = field(default_factory=NodeStatus)
-    reconnects: int = 0
-    agent: str = "wai/0.1.0"
-    connected: bool = True
-    answers: dict[str, Any] = field(default_factory=dict)
-    """What it answers to each CALL: a value, or an error to raise."""
-    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    async def call(self, method: str, params: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
-        self.calls.append((method, params))
-        answer = self.answers[method]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-class FakeFleet:
-    def __init__(self) -> None:
-        self.known: list[FakeNode] = []
-
-    def nodes(self) -> Iterable[FakeNode]:
-        return self.known
-
-    def find(self, name_or_id: str) -> FakeNode | None:
-        return next((n for n in self.known if name_or_id in (n.record.id, n.record.name)), None)
-
-    async def remove(self, name_or_id: str) -> NodeRecord:
-        node = self.find(name_or_id)
-        if node is None:
-            raise no_such_node(name_or_id)
-        self.known.remove(node)
-        return node.record
-
-    def drain(self, name_or_id: str, *, drained: bool = True) -> None:
-        node = self.find(name_or_id)
-        assert node is not None
-        node.state = "draining" if drained else "ready"
-
-
-@dataclass
-class Api:
-    """The app and what it works on."""
-
-    app: Any
-    context: Context
-    fleet: FakeFleet
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        *,
-        token: str | None = TOKEN,
-        raw: bytes | None = None,
-    ) -> tuple[int, Any]:
-        status, _, answer = await self.request(method, path, body, token=token, raw=raw)
-        return status, json.loads(answer)
-
-    async def request(
-        self, method: str, path: str, body: object, *, token: str | None, raw: bytes | None
-    ) -> tuple[int, dict[bytes, bytes], bytes]:
-        sent = raw if raw is not None else (b"" if body is None else json.dumps(body).encode())
-        pieces = [sent[i : i + 4096] for i in range(0, len(sent), 4096)] or [b""]
-        path, _, query = (BASE + path).partition("?")
-        headers = [(b"host", b"relay")]
-        if token is not None:
-            headers.append((b"authorization", f"Bearer {token}".encode()))
-        answers: list[Any] = []
-
-        async def receive() -> dict[str, Any]:
-            body = pieces.pop(0)
-            return {"type": "http.request", "body": body, "more_body": bool(pieces)}
-
-        async def send(message: Any) -> None:
-            answers.append(message)
-
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "https",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": query.encode(),
-            "root_path": "",
-            "headers": headers,
-            "client": None,
-            "server": None,
-        }
-        await self.app(scope, receive, send)
-        answer = b"".join(message.get("body", b"") for message in answers[1:])
-        return answers[0]["status"], dict(answers[0]["headers"]), answer
-
-
-@pytest.fixture
-async def api(store: SqliteStore, clock: Clock) -> Api:
-    registry = await NodeRegistry.load(store, clock)
-    fleet = FakeFleet()
-    live, audit, keys = LiveRequests(), AuditLog(store, clock), await KeyRing.load(store, clock)
-    admins = await Admins.load(store, TOKEN, clock)
-    feed = Feed(fleet, live, Pulse(DiscardingRecorder()), audit, keys.name_of)
-    context = Context(
-        fleet=fleet,
-        keys=keys,
-        invites=Invites(store, registry, clock),
-        admins=admins,
-        audit=audit,
-        settings=await SettingsBook.load(store, clock),
-        usage=UsageReport(store),
-        live=live,
-        sign_ins=await SignIns.load(store, admins, clock),
-        feed=feed,
-        explanations=Explanations(),
-        address=RelayAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
-        version="0.1.0",
-        clock=clock,
-    )
-    return Api(create_app(context), context, fleet)
-
-
-def _node(**changes: Any) -> FakeNode:
-    record = NodeRecord(node_id(PUBLIC), "box", PUBLIC, 1.8e9)
-    return replace(FakeNode(record), **changes)
 
 
 async def test_nothing_is_done_without_an_admin_token(api: Api) -> None:
@@ -285,7 +142,7 @@ async def test_settings_that_make_no_sense_change_nothing(api: Api) -> None:
 
 async def test_a_node_is_listed_drained_and_removed_by_name_or_id(api: Api) -> None:
     model = ModelStatus("m", "llama", slots_total=4, slots_busy=1)
-    api.fleet.known = [_node(status=NodeStatus((model, replace(model, upstream="other"))))]
+    api.fleet.known = [make_node(status=NodeStatus((model, replace(model, upstream="other"))))]
     _, listed = await api.call("GET", "/nodes")
     [node] = listed["data"]
     assert (node["name"], node["state"], node["models"]) == ("box", "ready", ["m"])
@@ -299,13 +156,13 @@ async def test_a_node_is_listed_drained_and_removed_by_name_or_id(api: Api) -> N
 
 
 async def test_an_offline_node_serves_nothing_whatever_it_said_last(api: Api) -> None:
-    api.fleet.known = [_node(state="offline", status=NodeStatus((ModelStatus("m", "u"),)))]
+    api.fleet.known = [make_node(state="offline", status=NodeStatus((ModelStatus("m", "u"),)))]
     _, node = await api.call("GET", "/nodes/box")
     assert (node["models"], node["slots_total"]) == ([], None)
 
 
 async def test_every_change_is_in_the_audit_log_and_no_secret_is(api: Api, clock: Clock) -> None:
-    api.fleet.known = [_node()]
+    api.fleet.known = [make_node()]
     _, key = await api.call("POST", "/keys", {"name": "app"})
     await api.call("PATCH", f"/keys/{key['id']}", {"limits": {"rpm": 1}})
     await api.call("DELETE", f"/keys/{key['id']}")
@@ -445,12 +302,15 @@ DEPLOYED: Final = {
 
 
 async def test_a_deployment_is_the_nodes_word_with_the_nodes_name(api: Api) -> None:
-    node = _node(answers={"model.deploy": {"model": DEPLOYED["model"]}, "model.list": [DEPLOYED]})
+    node = make_node(
+        answers={"model.deploy": {"model": DEPLOYED["model"]}, "model.list": [DEPLOYED]}
+    )
     api.fleet.known = [node]
     status, view = await api.call(
         "POST", "/deployments", {"node": "box", "model": "tiny/llama-GGUF", "context": 512}
     )
-    assert (status, view) == (202, {"node": "box", **DEPLOYED})
+    named = {"id": f"{node.record.id} {DEPLOYED['model']}", "node_id": node.record.id}
+    assert (status, view) == (202, {"node": "box", **named, **DEPLOYED})
     assert node.calls[0] == (
         "model.deploy",
         {"model": "tiny/llama-GGUF", "context": 512, "slots": None, "idle_unload_s": None},
@@ -462,7 +322,7 @@ async def test_a_deployment_is_the_nodes_word_with_the_nodes_name(api: Api) -> N
 async def test_an_answer_that_makes_no_sense_is_the_nodes_fault_not_a_crash(api: Api) -> None:
     for answer in ("nonsense", [1, 2], [{**DEPLOYED, "slots": "two"}], None):
         api.fleet.known = [
-            _node(answers={"model.deploy": answer, "model.list": answer, "model.logs": answer})
+            make_node(answers={"model.deploy": answer, "model.list": answer, "model.logs": answer})
         ]
         status, _ = await api.call("POST", "/deployments", {"node": "box", "model": "a/b"})
         assert status in (500, 502)
@@ -481,8 +341,8 @@ async def test_one_node_that_can_not_tell_does_not_hide_what_the_others_say(api:
         "gpu_layers": 0,
         "reason": "",
     }
-    well = _node(answers={"model.fit": [quant]})
-    ill = _node(answers={"model.fit": WaiError("the hub is down", Fault.UPSTREAM_UNREACHABLE)})
+    well = make_node(answers={"model.fit": [quant]})
+    ill = make_node(answers={"model.fit": WaiError("the hub is down", Fault.UPSTREAM_UNREACHABLE)})
     api.fleet.known = [well, ill]
     status, found = await api.call("GET", "/models/fit?repo=a/b")
     assert status == 200
@@ -493,13 +353,13 @@ async def test_one_node_that_can_not_tell_does_not_hide_what_the_others_say(api:
 
 
 async def test_a_node_that_may_not_deploy_or_is_away_is_not_asked(api: Api) -> None:
-    barred = _node()
+    barred = make_node()
     barred.record = replace(barred.record, may_deploy=False)
     api.fleet.known = [barred]
     wanted = {"node": "box", "model": "a/b"}
     status, _ = await api.call("POST", "/deployments", wanted)
     assert status == 403
-    api.fleet.known = [_node(connected=False)]
+    api.fleet.known = [make_node(connected=False)]
     status, _ = await api.call("POST", "/deployments", wanted)
     assert status == 503
     status, _ = await api.call("GET", "/models/search?q=tiny")

@@ -1,0 +1,199 @@
+"""What tests of the admin API and the dashboard share: a fleet that is told what it is, and the app
+driven as ASGI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tests.relay.conftest import Clock
+from wai_protocol.identity import NodeKey, node_id
+from wai_protocol.status import NodeStatus
+from wai_relay.access.admins import Admins
+from wai_relay.access.audit import AuditLog
+from wai_relay.access.keys import KeyRing
+from wai_relay.access.sign_ins import SignIns
+from wai_relay.admin import BASE, Context
+from wai_relay.admin.events import Feed
+from wai_relay.dashboard.app import create_app
+from wai_relay.fleet.invites import Invites, RelayAddress
+from wai_relay.fleet.registry import NodeRecord, NodeRegistry, no_such_node
+from wai_relay.observe.explain import Explanations
+from wai_relay.observe.live import LiveRequests
+from wai_relay.observe.pulse import Pulse
+from wai_relay.observe.records import DiscardingRecorder
+from wai_relay.settings import SettingsBook
+from wai_relay.storage import SqliteStore
+from wai_relay.usage import UsageReport
+
+TOKEN = "wai_at_test"
+PUBLIC = NodeKey.generate().public
+
+
+@dataclass
+class FakeNode:
+    record: NodeRecord
+    state: str = "ready"
+    status: NodeStatus = field(default_factory=NodeStatus)
+    reconnects: int = 0
+    agent: str = "wai/0.1.0"
+    connected: bool = True
+    connected_at: float | None = 1.8e9
+    told_by: str = "run"
+    answers: dict[str, Any] = field(default_factory=dict)
+    """What it answers to each CALL: a value, or an error to raise."""
+    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    async def call(self, method: str, params: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
+        self.calls.append((method, params))
+        answer = self.answers[method]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class FakeFleet:
+    def __init__(self) -> None:
+        self.known: list[FakeNode] = []
+
+    def nodes(self) -> Iterable[FakeNode]:
+        return self.known
+
+    def find(self, name_or_id: str) -> FakeNode | None:
+        return next((n for n in self.known if name_or_id in (n.record.id, n.record.name)), None)
+
+    async def remove(self, name_or_id: str) -> NodeRecord:
+        node = self.find(name_or_id)
+        if node is None:
+            raise no_such_node(name_or_id)
+        self.known.remove(node)
+        return node.record
+
+    def drain(self, name_or_id: str, *, drained: bool = True) -> None:
+        node = self.find(name_or_id)
+        assert node is not None
+        node.state = "draining" if drained else "ready"
+
+
+class Ticker:
+    """`call_later` of which the test says when it is later."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> Ticker:
+        self.due = [call]
+        return self
+
+    def cancel(self) -> None:
+        self.due = []
+
+    def tick(self) -> None:
+        due, self.due = self.due, []
+        for call in due:
+            call()
+
+
+@dataclass
+class Api:
+    """The app and what it works on."""
+
+    app: Any
+    context: Context
+    fleet: FakeFleet
+    ticker: Ticker
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        token: str | None = TOKEN,
+        raw: bytes | None = None,
+    ) -> tuple[int, Any]:
+        status, _, answer = await self.request(method, path, body, token=token, raw=raw)
+        return status, json.loads(answer)
+
+    async def request(
+        self, method: str, path: str, body: object, *, token: str | None, raw: bytes | None
+    ) -> tuple[int, dict[bytes, bytes], bytes]:
+        sent = raw if raw is not None else (b"" if body is None else json.dumps(body).encode())
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        return await exchange(self.app, method, BASE + path, headers, sent)
+
+
+async def exchange(
+    app: Any,
+    method: str,
+    path: str,
+    headers: dict[str, str] | None = None,
+    sent: bytes = b"",
+    *,
+    address: str | None = None,
+) -> tuple[int, dict[bytes, bytes], bytes]:
+    """One request to an ASGI app: status, headers and body of its answer."""
+    pieces = [sent[i : i + 4096] for i in range(0, len(sent), 4096)] or [b""]
+    path, _, query = path.partition("?")
+    answers: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        body = pieces.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(pieces)}
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    given = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "https",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [(b"host", b"relay"), *given],
+        "client": None if address is None else (address, 40_000),
+        "server": None,
+    }
+    await app(scope, receive, send)
+    answer = b"".join(message.get("body", b"") for message in answers[1:])
+    return answers[0]["status"], dict(answers[0]["headers"]), answer
+
+
+async def make_api(store: SqliteStore, clock: Clock) -> Api:
+    """The admin API and the dashboard over an empty store and fleet."""
+    registry = await NodeRegistry.load(store, clock)
+    fleet, ticker = FakeFleet(), Ticker()
+    live, audit, keys = LiveRequests(), AuditLog(store, clock), await KeyRing.load(store, clock)
+    admins = await Admins.load(store, TOKEN, clock)
+    feed = Feed(
+        fleet, live, Pulse(DiscardingRecorder()), audit, keys.name_of, call_later=ticker.call_later
+    )
+    context = Context(
+        fleet=fleet,
+        keys=keys,
+        invites=Invites(store, registry, clock),
+        admins=admins,
+        audit=audit,
+        settings=await SettingsBook.load(store, clock),
+        usage=UsageReport(store),
+        live=live,
+        sign_ins=await SignIns.load(store, admins, clock),
+        feed=feed,
+        explanations=Explanations(),
+        address=RelayAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
+        version="0.1.0",
+        clock=clock,
+    )
+    return Api(create_app(context), context, fleet, ticker)
+
+
+def make_node(**changes: Any) -> FakeNode:
+    record = NodeRecord(node_id(PUBLIC), "box", PUBLIC, 1.8e9)
+    return replace(FakeNode(record), **changes)
