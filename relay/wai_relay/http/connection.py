@@ -136,12 +136,13 @@ class CallerConnection(Connection, asyncio.Protocol):
         """Whether more waits than a transport should hold, this turn's bytes included."""
         return self._stalled_since is not None or self._out_bytes > WRITE_HIGH_WATER_BYTES
 
-    def send(self, *parts: bytes) -> None:
+    def send(self, data: bytes) -> None:
         """Send at the end of this loop turn, joined with what else is sent in it."""
-        self._out.extend(parts)
-        for part in parts:
-            self._out_bytes += len(part)
-        self.flush_soon()
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush_now)
 
     def flush_soon(self) -> None:
         """Have `flush` called once at the end of this turn."""
@@ -151,14 +152,15 @@ class CallerConnection(Connection, asyncio.Protocol):
 
     def flush(self) -> None:
         """Hand over to the transport, in one write, what waits: under TLS each costs a record."""
-        if not self._out or self.lost:
+        out = self._out
+        if not out or self.lost:
             return
-        was_paused = self.write_paused
-        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-        self._out.clear()
+        was_over = self._out_bytes > WRITE_HIGH_WATER_BYTES
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
         self._out_bytes = 0
         self.transport.write(data)
-        if was_paused and self._stalled_since is None:
+        if was_over and self._stalled_since is None:
             self.writable_again()
 
     def _flush_now(self) -> None:

@@ -281,7 +281,7 @@ class H1Connection(CallerConnection):
         status, headers, body = refusal(error)
         lines = [b"%b: %b\r\n" % field for field in headers]
         head = response_head(self.edge, status, lines, self.edge.new_request_id())
-        self.send(head, b"connection: close\r\n\r\n", body)
+        self.send(head + b"connection: close\r\n\r\n" + body)
         self.linger()
 
     def _hand_over(self, tunnel_factory: TunnelFactory, rest: bytes) -> None:

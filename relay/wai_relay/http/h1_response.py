@@ -117,7 +117,7 @@ class H1Exchange(ServedExchange):
                 self._keep = False
         self._keep = self._keep and connection.reusable
         self._started = True
-        connection.send(head, b"\r\n" if self._keep else b"connection: close\r\n\r\n")
+        connection.send(head + (b"\r\n" if self._keep else b"connection: close\r\n\r\n"))
 
     def write(self, data: bytes) -> None:
         """Send body bytes at the end of this loop turn."""
@@ -130,7 +130,7 @@ class H1Exchange(ServedExchange):
         if self._bodiless:
             return
         if self._chunked:
-            self._connection.send(b"%x\r\n" % size, data, b"\r\n")
+            self._connection.send(b"%x\r\n%b\r\n" % (size, data))
             return
         if self._left is not None:
             self._left -= size
