@@ -9,16 +9,23 @@ that) nor reads bodies, except for the speed that llama.cpp writes at an answer'
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
-import msgspec
-
 from wai_protocol.errors import Fault, LocalProtocolError, WaiError
-from wai_protocol.surface import Headers, find_route, headers_for_caller, headers_for_upstream
+from wai_protocol.surface import (
+    Headers,
+    Route,
+    find_route,
+    headers_for_caller,
+    headers_for_upstream,
+)
 from wai_transport.http_client import HttpClient
 from wai_transport.http_request import ClientRequest
 
+from .answer_figures import spent_in, timings_in
 from .upstreams.board import Board
+from .upstreams.tally import NOTHING, UNKNOWN, OpenStream, Report, Spent
 from .upstreams.upstream import Upstream
 
 MAX_STREAMS: Final = 16_384
@@ -27,6 +34,13 @@ the process's descriptors. A GPU box answers dozens at once; the rest is idle or
 HOLD_BYTES: Final = 64 * 1024
 """A request body that ends within this leaves with its Content-Length, which servers that cannot
 read chunks (mlx_lm) need; a larger one streams. The same bound as for sending a request again."""
+COUNTING_SUFFIX: Final = "_tokens"
+"""Routes that end so only count a prompt: the model is not asked."""
+MAX_WHOLE: Final = 256
+"""Answers whose cost is kept after their end: a RESET that crossed it asks what it was. More than
+end within a way to the relay and back."""
+SPENT_EVENT: Final = "spent"
+"""The EVENT that tells what a stream took that was reset."""
 
 
 class SessionPort(Protocol):
@@ -47,15 +61,21 @@ class SessionPort(Protocol):
     def consume(self, stream_id: int, size: int, /) -> None:
         """`size` body bytes were taken: grant as many. Harmless once the stream is over."""
 
+    def emit(self, name: str, value: object, /) -> None:
+        """Tell the relay of something by an EVENT."""
+
 
 class Accounts(Protocol):
     """Who hears of streams at upstreams: the `Watch`."""
 
-    def started(self, upstream: Upstream, model: str) -> None:
+    def started(self, upstream: Upstream, model: str, stream: OpenStream, /) -> None:
         """A stream was opened."""
 
-    def ended(self, upstream: Upstream, model: str) -> None:
-        """It is over; comes once for each `started`."""
+    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent, /) -> None:
+        """It is over, and told that it took so much. For each `started` comes this or `left`."""
+
+    def left(self, upstream: Upstream, model: str, stream: OpenStream, report: Report, /) -> None:
+        """It was given up. Call `report` if it is found out what it took."""
 
     def measured(
         self, upstream: Upstream, model: str, prefill_tps: float | None, decode_tps: float | None
@@ -71,6 +91,7 @@ class Forwarder:
         self._accounts = accounts
         self._max_streams = max_streams
         self._streams: dict[SessionPort, dict[int, _Forwarded]] = {}
+        self._whole: dict[tuple[SessionPort, int], Spent] = {}  # what ended last, oldest first
         self.active_streams = 0
         """Streams open now: for STATUS and leak checks."""
 
@@ -87,16 +108,16 @@ class Forwarder:
     ) -> None:
         """The relay opened a stream. `target` is path with query; `ended`: no body follows."""
         try:
-            upstream = self._admit(method, target, model)
+            route, upstream = self._admit(method, target, model)
             length = 0 if ended else _announced_length(headers)
         except WaiError as error:
             session.reset_stream(stream_id, error.fault, str(error))
             return
         streams = self._streams.setdefault(session, {})
-        stream = _Forwarded(session, stream_id, upstream, model, self._over, self._accounts)
+        stream = _Forwarded(session, stream_id, route, upstream, model, self._over, self._accounts)
         streams[stream_id] = stream
         self.active_streams += 1
-        self._accounts.started(upstream, model)
+        self._accounts.started(upstream, model, stream)
         outgoing = headers_for_upstream(headers) + upstream.authorization
         stream.begin(method, target, outgoing, length)
 
@@ -115,10 +136,13 @@ class Forwarder:
             stream.body_ended()
 
     def reset(self, session: SessionPort, stream_id: int) -> None:
-        """The caller is gone: the upstream's socket is closed at once."""
+        """The caller is gone: the upstream's socket is closed at once. The relay is told what the
+        stream took, once that is known."""
         stream = self._find(session, stream_id)
         if stream is not None:
-            stream.drop()
+            stream.drop(tell=True)
+        elif (spent := self._whole.pop((session, stream_id), None)) is not None:
+            tell_spent(session, stream_id, spent, exact=spent.written is not None)
 
     def writable(self, session: SessionPort, stream_id: int) -> None:
         """The session takes the answer's bytes again."""
@@ -130,13 +154,15 @@ class Forwarder:
         """The session is over: drop all its streams."""
         for stream in list(self._streams.get(session, {}).values()):
             stream.drop()
+        for key in [key for key in self._whole if key[0] is session]:
+            del self._whole[key]
 
     def _find(self, session: SessionPort, stream_id: int) -> _Forwarded | None:
         streams = self._streams.get(session)
         return streams.get(stream_id) if streams is not None else None
 
-    def _admit(self, method: str, target: str, model: str) -> Upstream:
-        """The upstream for this request. Raises `WaiError` with what to answer instead."""
+    def _admit(self, method: str, target: str, model: str) -> tuple[Route, Upstream]:
+        """This request's route and upstream. Raises `WaiError` with what to answer instead."""
         path = target.partition("?")[0]
         route = find_route(method, path)
         if route is None:
@@ -145,21 +171,24 @@ class Forwarder:
             raise WaiError(f"the node has {self._max_streams} streams open", Fault.OVERLOADED)
         upstream = self._board.choose(model, route.dialect.value)
         if upstream is not None:
-            return upstream
+            return route, upstream
         if self._board.serves(model):
             message = f"{model} is not served over {route.dialect.value}'s API here"
             raise WaiError(message, Fault.ROUTE_REFUSED)
         raise WaiError(f"no upstream of this node serves {model!r}", Fault.MODEL_NOT_FOUND)
 
-    def _over(self, stream: _Forwarded) -> None:
-        """A stream is over, however it ended."""
+    def _over(self, stream: _Forwarded, spent: Spent | None = None) -> None:
+        """A stream is over; `spent`: its answer was whole, and took that."""
+        if spent is not None:
+            self._whole[stream.session, stream.id] = spent
+            if len(self._whole) > MAX_WHOLE:
+                del self._whole[next(iter(self._whole))]
         streams = self._streams[stream.session]
         del streams[stream.id]
         if not streams:
             del self._streams[stream.session]
         self.active_streams -= 1
         stream.end_lease()
-        self._accounts.ended(stream.upstream, stream.model)
 
 
 class _Forwarded:
@@ -181,6 +210,8 @@ class _Forwarded:
         "_on_over",
         "_owed",
         "_request",
+        "_route",
+        "_status",
         "id",
         "model",
         "session",
@@ -191,9 +222,10 @@ class _Forwarded:
         self,
         session: SessionPort,
         stream_id: int,
+        route: Route,
         upstream: Upstream,
         model: str,
-        on_over: Callable[[_Forwarded], None],
+        on_over: Callable[[_Forwarded, Spent | None], None],
         accounts: Accounts,
     ) -> None:
         self.session = session
@@ -211,6 +243,8 @@ class _Forwarded:
         self._held_bytes = 0
         self._owed = 0
         self._last = self._before_last = b""
+        self._route = route
+        self._status = 0
 
     # -- from the relay
 
@@ -275,12 +309,18 @@ class _Forwarded:
         except LocalProtocolError as error:
             self._break(Fault.PROTOCOL, str(error))
 
-    def drop(self) -> None:
-        """Nobody wants the answer any more."""
+    def drop(self, *, tell: bool = False) -> None:
+        """Nobody wants the answer any more. `tell`: but the relay wants to know what it cost."""
         request = self._request
-        self._on_over(self)
-        if request is not None:
-            request.close()
+        self._on_over(self, None)
+        if request is None:
+            self._accounts.ended(self.upstream, self.model, self, NOTHING)
+            if tell:
+                tell_spent(self.session, self.id, NOTHING, exact=True)
+            return
+        request.close()
+        report = partial(tell_spent, self.session, self.id) if tell else _tell_nobody
+        self._accounts.left(self.upstream, self.model, self, report)
 
     def resume(self) -> None:
         """The session has room again."""
@@ -291,6 +331,7 @@ class _Forwarded:
 
     def on_headers(self, status: int, headers: Headers) -> None:
         """The answer's head."""
+        self._status = status
         self.session.send_headers(self.id, status, headers_for_caller(headers))
 
     def on_data(self, data: bytes) -> None:
@@ -301,16 +342,37 @@ class _Forwarded:
 
     def on_end(self) -> None:
         """The answer is whole."""
-        speed = _speed(self._before_last + self._last)
-        if speed is not None:
-            self._accounts.measured(self.upstream, self.model, *speed)
-        self._on_over(self)
+        timings = timings_in(self._before_last + self._last)
+        if timings is not None:
+            self._accounts.measured(
+                self.upstream, self.model, timings.prompt_per_second, timings.predicted_per_second
+            )
+        spent = self._final()
+        self._on_over(self, spent)
+        self._accounts.ended(self.upstream, self.model, self, spent)
         self.session.end_stream(self.id)
 
     def on_error(self, error: WaiError) -> None:
         """The answer broke, or can't be had."""
-        self._on_over(self)
+        self._on_over(self, None)
+        spent = NOTHING if self._request is None else UNKNOWN
+        self._accounts.ended(self.upstream, self.model, self, spent)
         self.session.reset_stream(self.id, error.fault, str(error))
+
+    # -- for the accounts
+
+    def spent(self) -> Spent:
+        """See `OpenStream`."""
+        return spent_in(self._before_last + self._last)
+
+    def _final(self) -> Spent:
+        """What a whole answer took."""
+        if self._status >= 400:
+            return NOTHING if self._status < 500 else UNKNOWN
+        if self._route.path.endswith(COUNTING_SUFFIX):
+            return NOTHING
+        spent = self.spent()
+        return spent if self._route.generates else spent._replace(written=0)
 
     # -- inside
 
@@ -352,25 +414,23 @@ class _Forwarded:
         self.session.reset_stream(self.id, fault, reason)
 
 
-class _Timings(msgspec.Struct):
-    prompt_per_second: float | None = None
-    predicted_per_second: float | None = None
+def tell_spent(session: SessionPort, stream_id: int, spent: Spent, *, exact: bool) -> None:
+    """Tell the relay what a stream took that it had reset (SPEC section 6)."""
+    prompt = None
+    if spent.read is not None and spent.cached is not None:
+        prompt = spent.read + spent.cached
+    told = {
+        "stream": stream_id,
+        "prompt": prompt,
+        "cached": spent.cached,
+        "completion": spent.written,
+        "exact": exact,
+    }
+    session.emit(SPENT_EVENT, told)
 
 
-_TIMINGS: Final = b'"timings":'
-
-
-def _speed(tail: bytes) -> tuple[float | None, float | None] | None:
-    """(prefill, decode) in tokens/s, as llama.cpp writes it at the end of an answer."""
-    at = tail.rfind(_TIMINGS)
-    end = tail.find(b"}", at)
-    if at < 0 or end < 0:
-        return None
-    try:
-        timings = msgspec.json.decode(tail[at + len(_TIMINGS) : end + 1], type=_Timings)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None  # a model may write such words itself
-    return timings.prompt_per_second, timings.predicted_per_second
+def _tell_nobody(spent: Spent, *, exact: bool) -> None:
+    """The relay is gone, or has heard of the stream's end in another way."""
 
 
 def _announced_length(headers: Headers) -> int | None:

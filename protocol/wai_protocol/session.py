@@ -183,8 +183,11 @@ class Session:
             case f.End(stream_id):
                 self._receive_end(stream_id)
             case f.Reset(stream_id, code, reason):
-                if self._must_have_been(stream_id) is not None:
+                known = self._must_have_been(stream_id) is not None
+                if known:
                     self._forget(stream_id)
+                # The relay gave up what had ended here: it may still want to know what that took.
+                if known or self._role is Role.NODE:
                     self._tell(StreamReset(stream_id, fault_for_wire_code(code), reason))
             case f.GoAway(code, reason, after_ms):
                 self.peer_going_away = True

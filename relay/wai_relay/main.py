@@ -11,13 +11,12 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
-import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import uvloop
 
-from wai_protocol.errors import TransportError, WaiError
+from wai_protocol.errors import StoreError, TransportError, WaiError
 from wai_protocol.identity import RelayKey
 from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
@@ -48,10 +47,11 @@ from .identity import announce, load_admin_token, load_relay_key, withdraw
 from .observe.access_log import AccessLog
 from .observe.metrics import Metrics, MetricsPage
 from .observe.pulse import Pulse
+from .policy.admission import Admission
 from .policy.model_names import ModelNames
 from .port_tls import PortTls
 from .reload import LiveConfig, Use
-from .service_manager import notify_ready, notify_stopping
+from .service_manager import notify_ready, notify_stopping, passed_sockets
 from .settings import SettingsBook
 from .storage import SqliteStore
 from .usage import UsageRecorder, UsageReport
@@ -64,6 +64,10 @@ RECONNECT_IN_S: Final = 1.0
 SETTLE_S: Final = 5.0
 """How long after its start a relay waits for a node before it refuses for lack of one: told to dial
 at once it needs two round trips, and one that found the relay down tries again within 2 s."""
+
+CATCH_UP_S: Final = 5.0
+"""How often a relay that took over looks what the one before it has finished meanwhile: what that
+costs a key's month is known so late."""
 
 LAST_WORDS_S: Final = 1.0
 """For the error events of answers that are cut when a drain's bound is over."""
@@ -95,7 +99,7 @@ async def _run(relay: Relay) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
-        await relay.start(Inheritance.find(os.environ))
+        await relay.start(Inheritance.find(os.environ), passed_sockets())
         loop.add_signal_handler(signal.SIGUSR2, relay.upgrade, asked)
         loop.add_signal_handler(signal.SIGHUP, relay.reload)
         await asked.wait()
@@ -130,6 +134,7 @@ class Relay:
         self._draining = False
         self._succeeded = False
         self._upgrading: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
 
     @property
     def _config(self) -> RelayConfig:
@@ -141,8 +146,11 @@ class Relay:
         assert self._listener is not None
         return self._listener.addresses[0][1]
 
-    async def start(self, inherited: Inheritance | None = None) -> None:
-        """Open the data folder and the port, or take them over from a predecessor.
+    async def start(
+        self, inherited: Inheritance | None = None, passed: Sequence[socket.socket] = ()
+    ) -> None:
+        """Open the data folder and the port, or take them over from a predecessor; `passed` is
+        what a service manager has opened in place of `listen`.
 
         Raises `StoreError`, `TransportError`.
         """
@@ -167,11 +175,11 @@ class Relay:
         upstreams = self._upstreams = ProvidedFleet(self._fleet, providers_of(config.providers))
         names = ModelNames(config.aliases, config.fallbacks)
         dispatcher = ScheduledDispatcher(
-            upstreams, names=names, overflow_after_s=config.provider_after_s
+            upstreams,
+            names=names,
+            overflow_after_s=config.provider_after_s,
+            admission=Admission(self._recorder.months),
         )
-        for key in await keys.list():
-            used = self._recorder.month_tokens(key.id)
-            dispatcher.admission.load(key.id, used, time.time())
         self._fleet.on_change = dispatcher.node_changed
         self._pulse = Pulse(self._recorder)
         metrics = Metrics(self._pulse)
@@ -183,8 +191,11 @@ class Relay:
             config.gateway,
             names=names,
             rate_limits=dispatcher.ratelimit_headers,
+            correct=self._recorder.correct,
         )
-        listener = await self._listen(gateway, inherited)
+        if inherited is not None:
+            passed = [socket.socket(fileno=descriptor) for descriptor in inherited.listening]
+        listener = await self._listen(gateway, passed)
         audit = AuditLog(store)
         self._pulse.start(gateway.live)
         self._feed = Feed(self._fleet, gateway.live, self._pulse, audit, keys.name_of)
@@ -234,16 +245,29 @@ class Relay:
         self._fleet.expect_all(SETTLE_S)
         if inherited is not None:
             inherited.tell_ready()
+            following = self._follow_predecessor(self._recorder)
+            self._following = asyncio.get_running_loop().create_task(following)
         notify_ready()
         host = listener.addresses[0][0]
         _log.info("relay ready on %s (listening on %s)", config.local_url(self.port), host)
+
+    async def _follow_predecessor(self, recorder: UsageRecorder) -> None:
+        """Count for this month's limits what the relay before us still finishes."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._config.drain_timeout_s + CATCH_UP_S
+        while loop.time() < until:
+            await asyncio.sleep(CATCH_UP_S)
+            try:
+                await recorder.catch_up()
+            except StoreError as error:
+                _log.warning("what the relay before this one counts is not known: %s", error)
 
     def _announce(self) -> None:
         """Let commands on this machine find us, also by a certificate that is not for loopback."""
         pin = self._tls.pin if self._tls is not None else None
         announce(self._folder, self._config.local_url(self.port), pin)
 
-    async def _listen(self, gateway: Gateway, inherited: Inheritance | None) -> Listener:
+    async def _listen(self, gateway: Gateway, socks: Sequence[socket.socket]) -> Listener:
         """Open the port. Until the admin API is there only the gateway answers."""
         assert self._tunnels is not None
         self._edge = Edge(gateway.handle, tunnel_factory=self._tunnels.connection)
@@ -251,8 +275,6 @@ class Relay:
         host, port = self._config.address
         try:
             context = self._tls.context if self._tls is not None else None
-            descriptors = inherited.listening if inherited is not None else ()
-            socks = [socket.socket(fileno=descriptor) for descriptor in descriptors]
             await self._listener.open(host=host, port=port, tls=context, socks=socks)
         except OSError as error:
             raise TransportError(
@@ -341,6 +363,9 @@ class Relay:
         if self._tunnels is not None:
             await self._tunnels.close()
             self._fleet.close()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait((self._following,))
         if self._upstreams is not None:
             await self._upstreams.aclose()
         if self._pulse is not None:

@@ -22,6 +22,7 @@ from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.forward import HOLD_BYTES, Forwarder
 from wai_node.upstreams import Board, Probe, Upstream, upstream_at
 from wai_node.upstreams.openai import OpenAIUpstream
+from wai_node.upstreams.tally import OpenStream, Report, Spent
 from wai_protocol.errors import Fault
 from wai_protocol.surface import Headers
 
@@ -60,6 +61,9 @@ class FakeSession:
     def consume(self, stream_id: int, size: int) -> None:
         self.consumed += size
 
+    def emit(self, name: str, value: object) -> None:
+        self.log.append(("event", name, value))
+
     @property
     def payload(self) -> bytes:
         return b"".join(entry[2] for entry in self.log if entry[0] == "data")  # type: ignore[misc]
@@ -69,11 +73,14 @@ class Accounts:
     def __init__(self, board: Board) -> None:
         self.board = board
 
-    def started(self, upstream: Upstream, model: str) -> None:
-        self.board.started(upstream, model)
+    def started(self, upstream: Upstream, model: str, stream: OpenStream) -> None:
+        self.board.started(upstream, model, stream)
 
-    def ended(self, upstream: Upstream, model: str) -> None:
-        self.board.ended(upstream, model)
+    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent) -> None:
+        self.board.ended(upstream, model, stream, spent)
+
+    def left(self, upstream: Upstream, model: str, stream: OpenStream, report: Report) -> None:
+        self.board.left(upstream, model, stream, 0.0, report)
 
     def measured(
         self, upstream: Upstream, model: str, prefill_tps: float | None, decode_tps: float | None

@@ -14,6 +14,7 @@ from tests.harness.raw_upstream import Script, ok, raw_upstream, read_request
 from wai_node.upstreams import Board, Probe, Watch, identify, upstream_at
 from wai_node.upstreams.board import TIMEOUTS_BEFORE_DOWN
 from wai_node.upstreams.openai import OpenAIUpstream
+from wai_node.upstreams.tally import NOTHING, UNKNOWN, Spent
 from wai_node.upstreams.upstream import Upstream, metric
 from wai_protocol.errors import WaiError
 from wai_protocol.status import NodeStatus
@@ -46,6 +47,11 @@ VLLM = {
     "/v1/models": {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 32768}]},
     "/metrics": 'vllm:num_requests_running{model_name="m"} 2.0\n',
 }
+
+
+class Stream:
+    def spent(self) -> Spent:
+        return UNKNOWN
 
 
 def serving(pages: Mapping[str, object], *headers: bytes) -> Script:
@@ -146,16 +152,17 @@ async def test_our_streams_count_between_polls_and_nothing_leaks() -> None:
     board.add(upstream)
     told = replace(upstream.model("m"), slots_total=2, slots_busy=1)
     board.probed(upstream, Probe((told,), counted=True))
-    for _ in range(3):
-        board.started(upstream, "m")
+    streams = [Stream() for _ in range(3)]
+    for stream in streams:
+        board.started(upstream, "m", stream)
     model = board.status().models[0]
     assert (model.slots_busy, model.queued) == (2, 2)
     board.probed(upstream, Probe((replace(told, slots_busy=2, queued=1),), counted=True))
-    board.ended(upstream, "m")
+    board.ended(upstream, "m", streams[0], NOTHING)
     model = board.status().models[0]
     assert (model.slots_busy, model.queued) == (2, 0)
     for _ in range(5):
-        board.ended(upstream, "m")
+        board.ended(upstream, "m", streams[0], NOTHING)
     assert board.status().models[0].slots_busy == 0
     assert board.active() == {}
 
@@ -178,7 +185,7 @@ async def test_the_less_loaded_of_two_upstreams_is_chosen_and_a_loading_one_last
     for upstream in (one, two):
         board.add(upstream)
         board.probed(upstream, Probe((upstream.model("m"),)))
-    board.started(one, "m")
+    board.started(one, "m", Stream())
     assert board.choose("m", "openai") is two
     board.probed(two, Probe((replace(two.model("m"), ready=False),)))
     assert board.choose("m", "openai") is one
@@ -201,7 +208,7 @@ async def test_the_watch_tells_a_change_once_and_closes_what_it_polled() -> None
         await changed.wait()
         assert [m.id for m in statuses[0].models] == ["m"]
         changed.clear()
-        watch.started(upstream, "m")
+        watch.started(upstream, "m", Stream())
         await changed.wait()
         assert statuses[-1].models[0].slots_busy == 1
         assert len(statuses) == 2

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from wai_protocol.status import MAX_MODELS, ModelStatus, NodeStatus
 
+from .tally import Counters, Look, OpenStream, Report, Spent, Tally
 from .upstream import Probe, Upstream
 
 SPEED_WEIGHT: Final = 0.2  # of the newest answer: follows a change of load within some ten answers
@@ -29,6 +30,7 @@ class _Entry:
     timeouts: int = 0
     error: str = ""
     speeds: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
 
 
 class Board:
@@ -71,19 +73,37 @@ class Board:
         entry.ours_then = entry.ours.total()
         return True
 
-    def started(self, upstream: Upstream, model: str) -> None:
+    def started(self, upstream: Upstream, model: str, stream: OpenStream) -> None:
         """A stream of ours was opened there."""
         entry = self._entries.get(upstream)
         if entry is not None:
             entry.ours[model] += 1
+            entry.tally.started(stream)
 
-    def ended(self, upstream: Upstream, model: str) -> None:
-        """A stream of ours there is over, however it ended."""
+    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent) -> None:
+        """A stream of ours there is over, and told that it took so much."""
         entry = self._entries.get(upstream)
-        if entry is not None and entry.ours[model] > 0:
-            entry.ours[model] -= 1
-            if not entry.ours[model]:
-                del entry.ours[model]
+        if entry is not None:
+            _one_less(entry, model)
+            entry.tally.ended(stream, spent)
+
+    def left(
+        self,
+        upstream: Upstream,
+        model: str,
+        stream: OpenStream,
+        now: float,
+        report: Report,
+    ) -> None:
+        """A stream of ours there was given up; `report` may hear later what it took."""
+        entry = self._entries.get(upstream)
+        if entry is not None:
+            _one_less(entry, model)
+            seen = stream.spent()
+            _, usual_tps = entry.speeds.get(model, (None, None))
+            if usual_tps is not None and seen.written_tps is not None:
+                seen = seen._replace(written_tps=max(usual_tps, seen.written_tps))
+            entry.tally.left(stream, seen, now, report)
 
     def measured(
         self, upstream: Upstream, model: str, prefill_tps: float | None, decode_tps: float | None
@@ -93,6 +113,24 @@ class Board:
         if entry is not None and (model in entry.speeds or len(entry.speeds) < MAX_MODELS):
             prefill, decode = entry.speeds.get(model, (None, None))
             entry.speeds[model] = (_mean(prefill, prefill_tps), _mean(decode, decode_tps))
+
+    def look(self, upstream: Upstream) -> Look | None:
+        """Call it before the upstream is asked for its `counters`."""
+        entry = self._entries.get(upstream)
+        return entry.tally.look() if entry is not None else None
+
+    def settled(self, upstream: Upstream) -> bool:
+        """Whether counters mean at once what they say: see `Tally.quiet`."""
+        entry = self._entries.get(upstream)
+        return entry is None or entry.tally.quiet
+
+    def counted(self, upstream: Upstream, look: Look, counters: Counters, now: float) -> bool:
+        """Its counters, a moment after it told them; returns whether more are waited for."""
+        entry = self._entries.get(upstream)
+        if entry is None:
+            return False
+        entry.tally.counted(look, counters, now)
+        return entry.tally.wanted
 
     # -- what follows
 
@@ -155,6 +193,13 @@ class Board:
         return replace(
             model, slots_busy=busy, queued=work - busy, prefill_tps=prefill, decode_tps=decode
         )
+
+
+def _one_less(entry: _Entry, model: str) -> None:
+    if entry.ours[model] > 0:
+        entry.ours[model] -= 1
+        if not entry.ours[model]:
+            del entry.ours[model]
 
 
 def _mean(old: float | None, new: float | None) -> float | None:

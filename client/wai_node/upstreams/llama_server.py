@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
 
 from wai_protocol.errors import Fault, TransportError
 from wai_protocol.status import ModelStatus
 
+from .tally import Counters
 from .upstream import ModelList, Probe, Upstream, metric
 
 
@@ -30,6 +31,14 @@ class _Props(msgspec.Struct):
 
 class _Slot(msgspec.Struct):
     is_processing: bool = False
+
+
+class _Counts(NamedTuple):
+    """Busy slots, queued requests, and the tokens counted so far where that is told."""
+
+    busy: int
+    queued: int
+    counters: Counters | None = None
 
 
 class LlamaServerUpstream(Upstream):
@@ -75,7 +84,7 @@ class LlamaServerUpstream(Upstream):
         props = await self.get_json("/props", _Props)
         generation = props.default_generation_settings or _Generation()
         counts = await self._counts(props)
-        busy, queued = counts or (0, 0)
+        busy, queued, counters = counts or _Counts(0, 0)
         models = [
             replace(
                 self.model(entry.id),
@@ -86,25 +95,35 @@ class LlamaServerUpstream(Upstream):
             )
             for entry in listed.data
         ]
-        return Probe(self.models(models), counted=counts is not None)
+        return Probe(self.models(models), counted=counts is not None, counters=counters)
 
-    async def _counts(self, props: _Props) -> tuple[int, int] | None:
-        """(busy slots, queued requests), None where the server does not tell."""
+    async def _counts(self, props: _Props) -> _Counts | None:
+        """What it has to do, None where the server does not tell."""
         status, _, body = await self.get("/metrics")
         if status == 200:
             text = body.decode("utf-8", "replace")
             busy = metric(text, "llamacpp:requests_processing")
             if busy is not None:
-                return busy, metric(text, "llamacpp:requests_deferred") or 0
+                queued = metric(text, "llamacpp:requests_deferred") or 0
+                return _Counts(busy, queued, self._counters(text, busy + queued))
         if props.is_sleeping:
-            return 0, 0
+            return _Counts(0, 0)
         try:
             slots = await self.get_json("/slots", list[_Slot])
         except TransportError as error:
             if error.fault is Fault.UPSTREAM_TIMEOUT:
                 raise
             return None  # started with --no-slots
-        return sum(slot.is_processing for slot in slots), 0
+        return _Counts(sum(slot.is_processing for slot in slots), 0)
+
+    def _counters(self, text: str, at_work: int) -> Counters | None:
+        """The tokens in `/metrics`; older servers don't tell cached ones apart."""
+        read = metric(text, "llamacpp:prompt_tokens_total")
+        cached = metric(text, "llamacpp:prompt_tokens_cached_total")
+        written = metric(text, "llamacpp:tokens_predicted_total")
+        if read is None or cached is None or written is None:
+            return None
+        return Counters(self.origin.authority, read, cached, written, at_work)
 
 
 def _number_after(args: object, *flags: str) -> int | None:

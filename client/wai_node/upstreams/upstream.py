@@ -20,6 +20,8 @@ from wai_transport.http_client import HttpClient
 from wai_transport.http_request import Timeouts
 from wai_transport.origin import Origin
 
+from .tally import Counters
+
 PROBE_TIMEOUT_S: Final = 5.0
 """llama-server answers between two batches: in a long prefill on a slow box that takes seconds."""
 PROBE_LIMIT_BYTES: Final = 4 << 20
@@ -36,11 +38,13 @@ class Probe:
     """What an upstream said about itself.
 
     `counted`: `slots_busy` and `queued` are the upstream's own figures, which hold other people's
-    requests too. Otherwise they are 0, and only our own streams can be counted.
+    requests too. Otherwise they are 0, and only our own streams can be counted. `counters`: the
+    tokens that it has counted, where it tells.
     """
 
     models: tuple[ModelStatus, ...]
     counted: bool = False
+    counters: Counters | None = None
 
 
 class Listed(msgspec.Struct):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -15,11 +16,15 @@ from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import NodeStatus
 
 from .board import Board
+from .tally import Counters, Look, OpenStream, Report, Spent
 from .upstream import Upstream
 
 POLL_S: Final = 2.0  # how old the counts of other people's requests may be
 HURRIED_POLL_S: Final = 0.25  # the least between two polls, however many streams start and end
 DISCOVER_S: Final = 10.0  # how long a server started after the node goes unnoticed
+# An answer that was over when a server counted has come to its end here after so long: the way on
+# this machine, and its turn on a busy one.
+NEWS_S: Final = 0.05
 PUBLISH_S: Final = 0.1  # the least between two statuses: 200 streams a second make 10, not 400
 
 _log = logging.getLogger("wai.node")
@@ -44,8 +49,10 @@ class Watch:
         discover: Discover | None = None,
         version: str = "",
         detail: dict[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.board = board
+        self._clock = clock
         self._on_change = on_change
         self._discover = discover
         self._version = version
@@ -62,14 +69,19 @@ class Watch:
 
     # -- what the forwarder tells
 
-    def started(self, upstream: Upstream, model: str) -> None:
+    def started(self, upstream: Upstream, model: str, stream: OpenStream) -> None:
         """A stream of ours was opened at `upstream`."""
-        self.board.started(upstream, model)
+        self.board.started(upstream, model, stream)
         self._touched(upstream)
 
-    def ended(self, upstream: Upstream, model: str) -> None:
+    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent) -> None:
         """A stream of ours at `upstream` is over."""
-        self.board.ended(upstream, model)
+        self.board.ended(upstream, model, stream, spent)
+        self._touched(upstream)
+
+    def left(self, upstream: Upstream, model: str, stream: OpenStream, report: Report) -> None:
+        """A stream of ours at `upstream` was given up; `report` may hear later what it took."""
+        self.board.left(upstream, model, stream, self._clock(), report)
         self._touched(upstream)
 
     def measured(
@@ -170,6 +182,7 @@ class Watch:
     async def _poll(self, upstream: Upstream) -> bool:
         """Ask once; returns False when the upstream counts as down."""
         down = False
+        look = self.board.look(upstream)
         try:
             probe = await upstream.probe()
         except WaiError as error:
@@ -178,8 +191,18 @@ class Watch:
             _log.debug("%s: %s", upstream.name, error)
         else:
             self.board.probed(upstream, probe)
+            self._dirty.set()
+            if look is not None and probe.counters is not None:
+                await self._count(upstream, look, probe.counters)
         self._dirty.set()
         return not down
+
+    async def _count(self, upstream: Upstream, look: Look, counters: Counters) -> None:
+        """Hold what it counted against our streams; ask again soon while that does not add up."""
+        if not self.board.settled(upstream):
+            await asyncio.sleep(NEWS_S)
+        if self.board.counted(upstream, look, counters, self._clock()):
+            self._touched(upstream)
 
     async def _forget(self, upstream: Upstream) -> None:
         _log.info("%s is gone", upstream.name)

@@ -11,7 +11,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from wai_protocol.errors import (
     AuthError,
@@ -35,10 +37,10 @@ from wai_protocol.events import (
 from wai_protocol.handshake import SESSION_ID_BYTES, Claim, Welcome
 from wai_protocol.limits import PROCESS_GROWTH_BYTES, Limits
 from wai_protocol.session import Role, Session
-from wai_protocol.status import NodeStatus
+from wai_protocol.status import MAX_COUNT, NodeStatus
 from wai_protocol.stream import GrowthBudget
 from wai_protocol.surface import Headers
-from wai_relay.gateway.upstream import ServingNode, Sink, UpstreamStream
+from wai_relay.gateway.upstream import ServingNode, Sink, Spent, UpstreamStream
 from wai_transport.live_session import Ended, LiveSession
 
 from .invites import Invites
@@ -51,9 +53,45 @@ MAX_SESSIONS_PER_NODE: Final = 8
 CALL_TIMEOUT_S: Final = 60.0
 """A CALL starts long work and returns; what takes longer tells of itself by EVENTs."""
 
+MAX_GIVEN_UP: Final = 256
+"""Streams of a session that were reset and whose cost the node may still tell: as many as it keeps
+track of itself."""
+
+SPENT: Final = "spent"
+"""The EVENT that tells what a stream took that was reset (SPEC section 6)."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+
 _log = logging.getLogger("wai.nodes")
 
 CallEvents = Callable[[str, Any], None]
+
+
+class _SpentEvent(msgspec.Struct):
+    stream: int
+    prompt: _Count | None = None
+    cached: _Count | None = None
+    completion: _Count | None = None
+    exact: bool = False
+
+
+class _Nobody:
+    """A sink for what nobody waits for any more."""
+
+    def on_headers(self, status: int, headers: Headers) -> None:
+        """See `Sink`."""
+
+    def on_data(self, data: bytes) -> None:
+        """See `Sink`."""
+
+    def on_end(self) -> None:
+        """See `Sink`."""
+
+    def on_reset(self, fault: Fault, reason: str) -> None:
+        """See `Sink`."""
+
+
+NOBODY: Final = _Nobody()
 
 
 class NodeStream(UpstreamStream):
@@ -90,7 +128,9 @@ class NodeStream(UpstreamStream):
         """See `UpstreamStream`."""
         if self._session is not None:
             session = self._session
+            session.given_up(self._id, self)
             self.over()
+            self.sink = NOBODY
             session.live.reset_stream(self._id, fault, reason)
 
     def consume(self, n: int) -> None:
@@ -122,6 +162,7 @@ class NodeSession:
         self.limits = limits
         self.node = node
         self.streams: dict[int, NodeStream] = {}
+        self._given_up: dict[int, NodeStream] = {}  # oldest first
         self._calls: dict[int, tuple[asyncio.Future[Any], CallEvents | None]] = {}
         self.live = LiveSession(
             Session(Role.RELAY, local=limits, growth=node.fleet.growth),
@@ -164,17 +205,19 @@ class NodeSession:
             self._calls.pop(call, None)
 
     def _on_event(self, event: Event) -> None:
+        if type(event) is DataReceived:  # each token: 0.3 µs less than by the pattern
+            if (stream := self.streams.get(event.stream)) is not None:
+                stream.sink.on_data(event.data)
+            return
         match event:
-            case DataReceived(stream_id, data):
-                if (stream := self.streams.get(stream_id)) is not None:
-                    stream.sink.on_data(data)
             case HeadersReceived(stream_id, status, headers):
                 if (stream := self.streams.get(stream_id)) is not None:
                     stream.sink.on_headers(status, headers)
             case StreamEnded(stream_id):
                 if (stream := self.streams.get(stream_id)) is not None:
                     # An answer that ended before its request did: the rest is not wanted.
-                    stream.reset(Fault.CANCELLED, "the answer is complete")
+                    stream.over()
+                    self.live.reset_stream(stream_id, Fault.CANCELLED, "the answer is complete")
                     stream.sink.on_end()
             case StreamReset(stream_id, fault, reason):
                 if (stream := self.streams.get(stream_id)) is not None:
@@ -207,7 +250,26 @@ class NodeSession:
         fault = fault_for_wire_code(code) if isinstance(code, int) else Fault.INTERNAL
         waiting[0].set_exception(WaiError(str(message or "the node refused"), fault))
 
+    def given_up(self, stream_id: int, stream: NodeStream) -> None:
+        """A stream is reset; the node may tell what it took."""
+        self._given_up[stream_id] = stream
+        if len(self._given_up) > MAX_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+
+    def _on_spent(self, value: Any) -> None:
+        try:
+            told = msgspec.convert(value, _SpentEvent)
+        except msgspec.ValidationError as error:
+            _log.warning("node %s: a %s event can't be read: %s", self.node.name, SPENT, error)
+            return
+        stream = self._given_up.pop(told.stream, None)
+        if stream is not None and stream.on_spent is not None:
+            stream.on_spent(Spent(told.prompt, told.cached, told.completion, told.exact))
+
     def _on_node_event(self, call: int, name: str, value: Any) -> None:
+        if name == SPENT and not call:
+            self._on_spent(value)
+            return
         waiting = self._calls.get(call)
         if waiting is not None and waiting[1] is not None:
             waiting[1](name, value)

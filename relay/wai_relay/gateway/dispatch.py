@@ -21,7 +21,7 @@ from wai_relay.observe.records import TokenCounts
 from wai_relay.policy.admission import Admission, Permit
 from wai_relay.policy.fingerprints import Fingerprint
 from wai_relay.policy.model_names import ModelNames
-from wai_relay.policy.scheduler import Placement, Result, Scheduler, Ticket, Tokens
+from wai_relay.policy.scheduler import MAX_WAIT_S, Placement, Result, Scheduler, Ticket, Tokens
 from wai_relay.policy.selection import OVERFLOW_AFTER_S, Demand, Readiness
 
 from .upstream import Fleet, ServingNode, Upstream
@@ -31,7 +31,8 @@ from .upstream import Fleet, ServingNode, Upstream
 class RequestInfo:
     """What a choice may depend on. `prompt_tokens` is an estimate; `pin` the node that the caller
     insists on; `excluded` the upstreams that must not get it, since they failed it; `again`: it was
-    given to one before."""
+    given to one before. `wait_until`: the end of its patience for a slot, on the dispatcher's
+    clock; None: as long as a new request."""
 
     request_id: str
     key: ApiKey
@@ -45,6 +46,7 @@ class RequestInfo:
     pin: str | None = None
     excluded: frozenset[str] = field(default_factory=frozenset)
     again: bool = False
+    wait_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,9 @@ class Lease(abc.ABC):
         """What these tokens cost there, in the operator's currency."""
         del tokens
         return 0.0
+
+    def correct(self, more: int) -> None:  # noqa: B027 - of use to those who count tokens only
+        """After the release it turned out that it took `more` tokens than was said, or fewer."""
 
     @abc.abstractmethod
     def release(self, outcome: Outcome) -> None:
@@ -157,7 +162,7 @@ class ScheduledDispatcher:
 
     def ratelimit_headers(self, key: ApiKey) -> Headers:
         """The `x-ratelimit-*` headers of a response to `key`."""
-        return self.admission.headers(key, self._clock(), self._wall_clock())
+        return self.admission.headers(key, self._clock())
 
     @property
     def in_flight(self) -> int:
@@ -170,6 +175,10 @@ class ScheduledDispatcher:
         if info.pin is not None and info.pin not in self._known:
             raise RequestError(f"There is no node `{info.pin}`.", Fault.NODE_NOT_FOUND)
         refusal: WaiError | None = None
+        # Whoever stands in has what is left of the time, not as much again.
+        until = info.wait_until
+        if until is None:
+            until = self._clock() + MAX_WAIT_S
         for model in self.names.allowed(info.model, info.key.limits):
             now = self._clock()
             try:
@@ -178,6 +187,7 @@ class ScheduledDispatcher:
                     info.key.id,
                     now,
                     priority=info.key.limits.priority,
+                    max_wait_s=max(until - now, 0.0),
                     may_wait=info.generates,
                 )
                 placement = ticket.placement or await self._wait(ticket)
@@ -263,6 +273,10 @@ class ScheduledDispatcher:
         self.admission.settle(permit, counts.prompt + counts.completion, now)
         self._arm()
 
+    def corrected(self, permit: Permit, more: int) -> None:
+        """A lease that was given back took `more` tokens than it was given back with."""
+        self.admission.correct(permit, more, self._clock())
+
 
 class _PlacedLease(Lease):
     def __init__(
@@ -293,6 +307,9 @@ class _PlacedLease(Lease):
 
     def cost(self, tokens: TokenCounts) -> float:
         return self._node.cost(self._asked, tokens)
+
+    def correct(self, more: int) -> None:
+        self._dispatcher.corrected(self._permit, more)
 
     def release(self, outcome: Outcome) -> None:
         self._dispatcher.finished(self._placement, self._permit, outcome)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import anyio
@@ -17,7 +18,7 @@ from wai_protocol.surface import Headers, Route, headers_for_upstream
 from wai_relay.access.keys import ApiKey
 from wai_relay.http.exchange import Exchange
 from wai_relay.observe.live import LiveRequest
-from wai_relay.observe.records import Attempt, RequestRecord, TokenCounts
+from wai_relay.observe.records import Attempt, Corrector, RequestRecord, TokenCounts
 
 from .answer import RETRY_FAULTS, Answer, Failure
 from .bodies import asks_timings, asks_usage
@@ -27,7 +28,7 @@ from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
 from .heartbeat import CallLater, Heartbeat, Timer
 from .intake import Body, Intake
 from .limits import GatewayLimits
-from .upstream import ServingNode, UpstreamStream
+from .upstream import ServingNode, Spent, UpstreamStream
 
 # STATUS names upstreams kind@address. This kind counts tokens in each chunk, if asked.
 LLAMA_CPP: Final = "llama-server"
@@ -52,6 +53,8 @@ class Call:
     continuation: Continuation | None = None
     prompt_tokens: int | None = None
     """What an upstream counted that had no context for it."""
+    stream: UpstreamStream | None = None
+    """The last that was opened for it."""
 
     def settle(self) -> None:
         """An answer begins: no comment any more, and nothing will be sent a second time, unless
@@ -77,9 +80,11 @@ class Forwarder:
         clock: Callable[[], float],
         call_later: CallLater,
         rate_limits: RateLimits,
+        correct: Corrector,
     ) -> None:
         self._dispatcher = dispatcher
         self._rate_limits = rate_limits
+        self._correct = correct
         self.limits = limits
         self._clock = clock
         self._call_later = call_later
@@ -174,7 +179,30 @@ class Forwarder:
             counts = answer.counts(info.prompt_tokens)
             call.record.tokens = call.continuation.whole(counts) if call.continuation else counts
             self._account(call, lease, answer, counts, given_at, cancelled=cancelled)
+            if call.stream is not None and not counts.exact:
+                call.stream.on_spent = partial(self._found_out, call.record, lease, counts)
+            call.stream = None
         return answer.failure
+
+    def _found_out(
+        self, record: RequestRecord, lease: Lease, counts: TokenCounts, spent: Spent
+    ) -> None:
+        """An attempt that was given up with `counts` has taken `spent`: set the books right."""
+        prompt = 0 if spent.prompt is None else spent.prompt - counts.prompt
+        cached = 0 if spent.cached is None else spent.cached - counts.cached
+        completion = 0 if spent.completion is None else spent.completion - counts.completion
+        known = record.tokens
+        exact = spent.exact and not record.continued
+        self._correct(
+            record,
+            TokenCounts(
+                max(known.prompt + prompt, 0),
+                max(known.cached + cached, 0),
+                max(known.completion + completion, 0),
+                exact=exact,
+            ),
+        )
+        lease.correct(prompt + completion)
 
     async def _exchange_with(self, call: Call, lease: Lease, answer: Answer, first: bytes) -> None:
         """Send the request, of which `first` is in hand, and see its answer through. Leaves no
@@ -193,6 +221,7 @@ class Forwarder:
             answer.on_reset(error.fault, str(error))
             return
         answer.attach(stream)
+        call.stream = stream
         sent = call.body.complete and len(first) <= UPLOAD_BYTES
         call.exchange.on_resume = answer.resume
         try:

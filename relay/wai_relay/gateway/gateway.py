@@ -23,7 +23,12 @@ from wai_relay.gateway import catalog
 from wai_relay.http.exchange import Exchange, Request
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import ENDED_BY_ADMIN, LiveRequest, LiveRequests
-from wai_relay.observe.records import Recorder, RequestRecord
+from wai_relay.observe.records import (
+    Corrector,
+    Recorder,
+    RequestRecord,
+    leave_uncorrected,
+)
 from wai_relay.policy.model_names import ModelNames
 
 from .answer import Failure
@@ -56,7 +61,8 @@ class Gateway:
     """The handler for `/v1/*`, `/api/v1/*` and Ollama's `/api/*`. Belongs to one loop.
 
     `live` are the requests that run now, `explanations` the last that are over. `rate_limits` gives
-    the `x-ratelimit-*` headers that say how a key stands now.
+    the `x-ratelimit-*` headers that say how a key stands now. `correct` hears what requests took
+    that were given up, some time after they were recorded.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Gateway:
         *,
         names: ModelNames | None = None,
         rate_limits: RateLimits = lambda _: [],
+        correct: Corrector = leave_uncorrected,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         call_later: CallLater | None = None,
@@ -85,7 +92,9 @@ class Gateway:
         self._call_later = call_later
         self._names = names or ModelNames()
         self._rate_limits = rate_limits
-        self._forwarder = Forwarder(dispatcher, self._limits, clock, call_later, rate_limits)
+        self._forwarder = Forwarder(
+            dispatcher, self._limits, clock, call_later, rate_limits, correct
+        )
         self._budget = BodyBudget(self._limits.held_total_bytes)
         self._estimator = TokenEstimator()
         self._created = int(wall_clock())

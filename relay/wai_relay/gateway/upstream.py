@@ -8,8 +8,8 @@ token costs no task switch. Everything here belongs to one loop.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple, Protocol
 
 from wai_protocol.errors import Fault
 from wai_protocol.status import NodeStatus
@@ -36,8 +36,21 @@ class Sink(Protocol):
         """The response will not be completed. `reason` is a sentence for people."""
 
 
+class Spent(NamedTuple):
+    """What a request took that was given up, as it turned out afterwards; None: nobody knows.
+    `exact`: the upstream counted it, and it is no share of what several took together."""
+
+    prompt: int | None
+    cached: int | None
+    completion: int | None
+    exact: bool
+
+
 class UpstreamStream(abc.ABC):
     """One request on its way to an upstream. After its end every call is a harmless no-op."""
+
+    on_spent: Callable[[Spent], None] | None = None
+    """Called once, some time after `reset`, if the upstream can tell what the request took."""
 
     @abc.abstractmethod
     def write(self, data: bytes) -> bool:

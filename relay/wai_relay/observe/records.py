@@ -19,6 +19,11 @@ class TokenCounts:
     completion: int = 0
     exact: bool = False
 
+    @property
+    def total(self) -> int:
+        """Prompt and answer."""
+        return self.prompt + self.completion
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -75,6 +80,8 @@ class RequestRecord:
     stream: bool = False
     cost: float = 0.0
     """In the operator's currency, 0 where the upstream has no price."""
+    handed_over: bool = False
+    """Whether the recorder has it: from then on its `tokens` alone may be corrected."""
 
     @property
     def failed(self) -> bool:
@@ -94,7 +101,19 @@ class Recorder(Protocol):
     """Takes finished records. Called on the hot path: it queues, and neither blocks nor raises."""
 
     def finish(self, record: RequestRecord) -> None:
-        """`record` will not change any more."""
+        """`record` will not change any more, a correction of its tokens aside."""
+
+
+class Corrector(Protocol):
+    """Sets right what was recorded, once more is known."""
+
+    def __call__(self, record: RequestRecord, tokens: TokenCounts, /) -> None:
+        """`record` took `tokens`."""
+
+
+def leave_uncorrected(record: RequestRecord, tokens: TokenCounts) -> None:
+    """A `Corrector` for a relay without usage accounting."""
+    record.tokens = tokens
 
 
 class DiscardingRecorder:

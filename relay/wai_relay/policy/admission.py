@@ -4,6 +4,9 @@ A minute is the last sixty seconds, whenever one looks: never more than the limi
 Tokens are taken by estimate when a request comes and set right when it ends. Limits are read from
 the key at every request, so that a change works from the next one on.
 
+The month's tokens are counted by `months`, for the recorder of usage adds what is over; here is
+only what requests under way are expected to take.
+
 Pure: `now` is monotonic seconds, `wall` seconds since 1970 (for the calendar month). Who the key
 is, whether it expired and which models it may use is decided before (`keys`, `gateway`); which
 nodes, by `selection`.
@@ -13,12 +16,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from wai_protocol.errors import Fault, RequestError
 from wai_protocol.surface import Headers
 from wai_relay.access.keys import ApiKey
+
+from .months import MonthTokens
 
 MINUTE_S: Final = 60.0
 # Amounts of the same tenth of a second are kept as one: at most 601 of them, whatever the rate.
@@ -74,14 +78,13 @@ class MinuteWindow:
 class KeyUse:
     """What one key has used."""
 
-    __slots__ = ("month", "month_tokens", "requests", "running", "tokens")
+    __slots__ = ("requests", "reserved", "running", "tokens")
 
     def __init__(self) -> None:
         self.requests = MinuteWindow()
         self.tokens = MinuteWindow()
         self.running = 0
-        self.month = ""
-        self.month_tokens = 0
+        self.reserved = 0  # tokens that those who run are expected to take
 
 
 class Permit:
@@ -98,15 +101,9 @@ class Permit:
 class Admission:
     """The limits of all keys. Belongs to one loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, months: MonthTokens | None = None) -> None:
         self._uses: OrderedDict[str, KeyUse] = OrderedDict()
-        self._month = ""
-        self._month_from = self._month_until = 0.0
-
-    def load(self, key_id: str, month_tokens: int, wall: float) -> None:
-        """What a key has used this month, as the store knows it; called when the relay starts."""
-        use = self._use(key_id, wall)
-        use.month_tokens += month_tokens
+        self._months = months or MonthTokens(0.0)
 
     def admit(
         self, key: ApiKey, tokens: int, now: float, wall: float, *, again: bool = False
@@ -117,12 +114,13 @@ class Admission:
         Raises `RequestError`: RATE_LIMITED with `retry_after_s`, or QUOTA_EXCEEDED.
         """
         limits = key.limits
-        use = self._use(key.id, wall)
+        use = self._use(key.id)
         use.requests.expire(now)
         use.tokens.expire(now)
-        if limits.monthly_tokens is not None and use.month_tokens >= limits.monthly_tokens:
+        monthly = limits.monthly_tokens
+        if monthly is not None and self._months.of(key.id, wall) + use.reserved >= monthly:
             raise RequestError(
-                f"This API key has used its {limits.monthly_tokens} tokens of {use.month};"
+                f"This API key has used its {monthly} tokens of {self._months.name};"
                 " the next month begins at 00:00 UTC on its first day.",
                 Fault.QUOTA_EXCEEDED,
             )
@@ -152,7 +150,7 @@ class Admission:
         if not again:
             use.requests.add(1, now)
         use.tokens.add(tokens, now)
-        use.month_tokens += tokens
+        use.reserved += tokens
         use.running += 1
         return Permit(use, tokens)
 
@@ -167,14 +165,20 @@ class Admission:
         difference = tokens - permit.reserved
         # What is given back must not make room that was never there: not more than is counted.
         use.tokens.add(max(difference, -use.tokens.used), now)
-        use.month_tokens = max(0, use.month_tokens + difference)
+        use.reserved -= permit.reserved
 
-    def headers(self, key: ApiKey, now: float, wall: float) -> Headers:
+    def correct(self, permit: Permit, more: int, now: float) -> None:
+        """A request that is over took `more` tokens than it was settled with, or fewer."""
+        use = permit.use
+        use.tokens.expire(now)
+        use.tokens.add(max(more, -use.tokens.used), now)
+
+    def headers(self, key: ApiKey, now: float) -> Headers:
         """The `x-ratelimit-*` headers for a response to this key, as OpenAI sends them.
 
         Only those whose limit the key has.
         """
-        use = self._use(key.id, wall)
+        use = self._use(key.id)
         headers: Headers = []
         for name, limit, window in (
             (b"requests", key.limits.rpm, use.requests),
@@ -191,7 +195,7 @@ class Admission:
             ]
         return headers
 
-    def _use(self, key_id: str, wall: float) -> KeyUse:
+    def _use(self, key_id: str) -> KeyUse:
         use = self._uses.get(key_id)
         if use is None:
             use = self._uses[key_id] = KeyUse()
@@ -199,20 +203,7 @@ class Admission:
                 self._forget_one(key_id)
         else:
             self._uses.move_to_end(key_id)
-        if not self._month_from <= wall < self._month_until:
-            self._turn_month(wall)
-        if use.month != self._month:
-            use.month = self._month
-            use.month_tokens = 0
         return use
-
-    def _turn_month(self, wall: float) -> None:
-        first = datetime.fromtimestamp(wall, UTC).replace(
-            day=1, hour=0, minute=0, second=0, microsecond=0
-        )
-        following = (first + timedelta(days=32)).replace(day=1)
-        self._month = first.strftime("%Y-%m")
-        self._month_from, self._month_until = first.timestamp(), following.timestamp()
 
     def _forget_one(self, newest: str) -> None:
         idle = (k for k, use in self._uses.items() if not use.running and k != newest)

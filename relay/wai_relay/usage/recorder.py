@@ -3,6 +3,10 @@
 `finish` appends to a list and adds to the month's sum; a timer hands what has gathered to the
 store, whose thread does the rest. A crash loses what is younger than `FLUSH_INTERVAL_S` and the
 disk's own time; an orderly stop loses nothing (`close`, before the store's).
+
+What a request cost that was given up may be known only later: `correct` sets it right, wherever it
+is by then. And while the relay before this one finishes what it has, its requests come into the
+same books without us: `catch_up` adds them to the month.
 """
 
 from __future__ import annotations
@@ -10,15 +14,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from wai_protocol.errors import StoreError
-from wai_relay.observe.records import RequestRecord
-from wai_relay.storage import Store, Write
+from wai_relay.observe.records import RequestRecord, TokenCounts
+from wai_relay.policy.months import MonthTokens
+from wai_relay.storage import Row, Store, Write
 
-from .months import MonthTokens
-from .rollups import DAY_S, HOUR_S, writes_for
+from .rollups import DAY_S, HOUR_S, correction, writes_for
 
 FLUSH_INTERVAL_S: Final = 0.5  # half of the second that a crash may cost; the disk has the other
 # More than this are written at once: to build their rows takes the loop half a millisecond, which
@@ -32,6 +37,14 @@ PRUNE_INTERVAL_S: Final = 60.0
 PRUNE_ROWS: Final = 20_000
 HOURS_KEPT_S: Final = 400 * DAY_S  # by the hour a year and a month, to compare; by the day for good
 
+# Tries to read the month's sums with nothing of ours written meanwhile; a read takes milliseconds,
+# and we write every half second.
+CATCH_UP_TRIES: Final = 5
+
+_MONTH: Final = (
+    "SELECT key_id, model, sum(prompt_tokens + completion_tokens) AS tokens"
+    " FROM usage_rollups WHERE span = 'day' AND start >= $1 GROUP BY key_id, model"
+)
 _PRUNE_RAW: Final = (
     "DELETE FROM usage_requests WHERE id IN"
     " (SELECT id FROM usage_requests WHERE started_at < $1 ORDER BY started_at LIMIT $2)"
@@ -73,7 +86,11 @@ class UsageRecorder:
         self._call_later = call_later or _call_later
         self._pending: list[RequestRecord] = []
         self._models: set[str] = set()
-        self._months = MonthTokens(wall_clock())
+        self.months = MonthTokens(wall_clock())
+        """The tokens of every key this month."""
+        self._written = MonthTokens(wall_clock())  # of them, what we have handed to the store
+        self._elsewhere: dict[str, int] = {}  # and what others had, before us or beside us
+        self._month_begin = self.months.begin  # of `_elsewhere`
         self._timer: Timer | None = None
         self._prune_timer: Timer | None = None
         self.lost = 0
@@ -90,13 +107,9 @@ class UsageRecorder:
     ) -> UsageRecorder:
         """A recorder that knows what this month has cost so far. Raises `StoreError`."""
         recorder = cls(store, retention_s, wall_clock=wall_clock, call_later=call_later)
-        rows = await store.read(
-            "SELECT key_id, model, sum(prompt_tokens + completion_tokens) AS tokens"
-            " FROM usage_rollups WHERE span = 'day' AND start >= $1 GROUP BY key_id, model",
-            recorder._months.begin,
-        )
+        rows = await store.read(_MONTH, recorder.months.begin)
+        recorder._note_elsewhere(rows)
         for row in rows:
-            recorder._months.add(row["key_id"], recorder._months.begin, int(row["tokens"]))
             recorder._learn(row["model"])
         recorder._prune()
         return recorder
@@ -104,18 +117,31 @@ class UsageRecorder:
     # -- the hot path
     def finish(self, record: RequestRecord) -> None:
         """See `Recorder`."""
-        tokens = record.tokens
+        record.handed_over = True
         if record.key_id:
-            self._months.add(record.key_id, record.started_at, tokens.prompt + tokens.completion)
+            self.months.add(record.key_id, record.started_at, record.tokens.total)
         self._pending.append(record)
         if len(self._pending) % BATCH_RECORDS == 0:
             self.flush()
         elif self._timer is None:
             self._timer = self._call_later(FLUSH_INTERVAL_S, self._on_timer)
 
-    def month_tokens(self, key_id: str) -> int:
-        """Tokens, of prompts and answers, that a key took this calendar month (UTC)."""
-        return self._months.of(key_id, self._wall_clock())
+    def correct(self, record: RequestRecord, tokens: TokenCounts) -> None:
+        """See `Corrector`."""
+        before, record.tokens = record.tokens, tokens
+        if not record.handed_over:
+            return  # `finish` will count it
+        more = tokens.total - before.total
+        if record.key_id:
+            self.months.add(record.key_id, record.started_at, more)
+        if any(pending is record for pending in self._pending):
+            return
+        try:
+            self._store.submit(*correction(record, self._model_of(record), before))
+        except StoreError as error:
+            log.error("%s stays estimated in the usage: %s", record.request_id, error)
+        else:
+            self._written.add(record.key_id, record.started_at, more)
 
     # -- a moment later
     def flush(self) -> None:
@@ -128,6 +154,38 @@ class UsageRecorder:
                 self._hold(error)
                 return
             del self._pending[: len(batch)]
+            for record, _ in batch:
+                self._written.add(record.key_id, record.started_at, record.tokens.total)
+
+    async def catch_up(self) -> None:
+        """Add to the month what others have written into the same books since we looked last.
+
+        Raises `StoreError`.
+        """
+        for _ in range(CATCH_UP_TRIES):
+            self.flush()
+            now = self._wall_clock()
+            ours = self._written.all(now)
+            await self._store.write()  # on return all that was submitted is there to be read
+            rows = await self._store.read(_MONTH, self.months.begin)
+            if self._written.all(now) == ours:
+                self._note_elsewhere(rows)
+                return
+
+    def _note_elsewhere(self, rows: list[Row]) -> None:
+        """`rows`: the month's sums, ours included as far as they are written."""
+        now = self._wall_clock()
+        stored: Counter[str] = Counter()
+        for row in rows:
+            stored[row["key_id"]] += int(row["tokens"])
+        ours = self._written.all(now)
+        if self._month_begin != self.months.begin:
+            self._month_begin = self.months.begin
+            self._elsewhere.clear()
+        for key_id, tokens in stored.items():
+            others = tokens - ours.get(key_id, 0)
+            self.months.add(key_id, self.months.begin, others - self._elsewhere.get(key_id, 0))
+            self._elsewhere[key_id] = others
 
     def close(self) -> None:
         """Hand over the rest; the store's own `close` sees it to the disk."""

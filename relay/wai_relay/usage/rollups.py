@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
-from wai_relay.observe.records import RequestRecord
+from wai_relay.observe.records import RequestRecord, TokenCounts
 from wai_relay.storage import Write
 
 from .histogram import bin_of
@@ -52,7 +52,7 @@ class Figures:
             self.errors += 1
         self.fallbacks += record.fallback
         self.retried += record.attempts > 1
-        self.estimated += not tokens.exact and tokens.prompt + tokens.completion > 0
+        self.estimated += _estimated(tokens)
         self.prompt_tokens += tokens.prompt
         self.cached_tokens += tokens.cached
         self.completion_tokens += tokens.completion
@@ -105,6 +105,10 @@ _ADD_RAW: Final = (
     f"INSERT INTO usage_requests ({', '.join(_RAW_COLUMNS)})"  # noqa: S608 - the constant above
     f" VALUES ({', '.join(f'${n}' for n in range(1, len(_RAW_COLUMNS) + 1))})"
 )
+_SET_RAW: Final = (
+    "UPDATE usage_requests SET prompt_tokens = $1, cached_tokens = $2, completion_tokens = $3,"
+    " exact = $4 WHERE started_at = $5 AND request_id = $6"
+)
 
 
 def writes_for(batch: Iterable[tuple[RequestRecord, str]]) -> list[Write]:
@@ -139,6 +143,34 @@ def writes_for(batch: Iterable[tuple[RequestRecord, str]]) -> list[Write]:
             for (group, number), requests in bins.items()
         )
     return writes
+
+
+def correction(record: RequestRecord, model: str, before: TokenCounts) -> list[Write]:
+    """One transaction that sets right the tokens of a stored request, which had been `before`."""
+    after = record.tokens
+    more = Figures(
+        estimated=_estimated(after) - _estimated(before),
+        prompt_tokens=after.prompt - before.prompt,
+        cached_tokens=after.cached - before.cached,
+        completion_tokens=after.completion - before.completion,
+    )
+    hour = int(record.started_at) // HOUR_S * HOUR_S
+    group = Group(hour, record.key_id, model, record.node)
+    writes = [
+        Write(
+            _ADD_FIGURES,
+            (span, *_widened(group, length_s), *(getattr(more, name) for name in COUNTERS)),
+        )
+        for span, length_s in _SPANS
+    ]
+    if record.key_id:
+        figures = (after.prompt, after.cached, after.completion, int(after.exact))
+        writes.append(Write(_SET_RAW, (*figures, record.started_at, record.request_id)))
+    return writes
+
+
+def _estimated(tokens: TokenCounts) -> int:
+    return int(not tokens.exact and tokens.total > 0)
 
 
 def _widened(group: Group, length_s: int) -> Group:

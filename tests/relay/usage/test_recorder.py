@@ -253,19 +253,81 @@ async def test_raw_rows_go_when_their_time_is_over_and_sums_stay(books: Books) -
 
 async def test_months_tokens_are_known_at_once_and_after_a_restart(books: Books) -> None:
     books.recorder.finish(record(prompt=10, completion=5))
-    assert books.recorder.month_tokens("key_1") == 15
+    assert books.recorder.months.of("key_1", books.time.now) == 15
     books.recorder.flush()
     await books.settle()
     again = await UsageRecorder.load(
         books.store, lambda: DAY_S, wall_clock=books.time, call_later=books.time.call_later
     )
-    assert again.month_tokens("key_1") == 15
-    assert again.month_tokens("key_2") == 0
+    assert again.months.of("key_1", books.time.now) == 15
+    assert again.months.of("key_2", books.time.now) == 0
     books.time.advance(8 * DAY_S)  # December
-    assert again.month_tokens("key_1") == 0
+    assert again.months.of("key_1", books.time.now) == 0
     again.finish(record(started_at=NOON))  # it began in November
-    assert again.month_tokens("key_1") == 0
+    assert again.months.of("key_1", books.time.now) == 0
     again.close()
+
+
+async def test_what_the_relay_before_us_still_writes_counts_for_the_month(books: Books) -> None:
+    before = books.recorder
+    before.finish(record(prompt=10, completion=5))
+    before.flush()
+    ours = await UsageRecorder.load(
+        books.store, lambda: DAY_S, wall_clock=books.time, call_later=books.time.call_later
+    )
+    ours.finish(record(prompt=100, completion=0))
+    before.finish(record(prompt=1, completion=2))
+    before.finish(record(prompt=7, completion=0, key_id="key_2"))
+    before.flush()
+    for _ in range(2):  # however often one looks
+        await ours.catch_up()
+        assert ours.months.of("key_1", books.time.now) == 118
+        assert ours.months.of("key_2", books.time.now) == 7
+    ours.finish(record(prompt=1000, completion=0))
+    before.finish(record(prompt=0, completion=4))
+    before.flush()
+    assert ours.months.of("key_1", books.time.now) == 1118
+    await ours.catch_up()
+    assert ours.months.of("key_1", books.time.now) == 1122
+    books.time.advance(8 * DAY_S)  # December
+    await ours.catch_up()
+    assert ours.months.of("key_1", books.time.now) == 0
+    ours.close()
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["held", "written"])
+async def test_what_a_request_took_after_all_is_what_the_books_say(
+    books: Books, *, written: bool
+) -> None:
+    gone = record(prompt=20, completion=3, exact=False, cancelled=True)
+    for each in (record(request_id="req_2", prompt=1, completion=1), gone):
+        books.recorder.finish(each)
+    if written:
+        books.recorder.flush()
+    books.recorder.correct(gone, TokenCounts(12, 4, 7, exact=True))
+    books.recorder.flush()
+    (row,) = await books.today()
+    sums = (row.requests, row.prompt_tokens, row.cached_tokens, row.completion_tokens)
+    assert sums == (2, 13, 4, 8)
+    assert (row.estimated, row.cancelled) == (0, 1)
+    rows = {raw["request_id"]: raw for raw in await books.rows("usage_requests")}
+    raw = rows["req_1"]
+    tokens = (raw["prompt_tokens"], raw["cached_tokens"], raw["completion_tokens"])
+    assert (*tokens, raw["exact"]) == (12, 4, 7, 1)
+    assert rows["req_2"]["prompt_tokens"] == 1
+    assert books.recorder.months.of("key_1", books.time.now) == 21
+    await books.recorder.catch_up()
+    assert books.recorder.months.of("key_1", books.time.now) == 21
+
+
+async def test_a_correction_that_comes_before_the_record_is_in_it(books: Books) -> None:
+    gone = record(prompt=20, completion=3, exact=False)
+    books.recorder.correct(gone, TokenCounts(12, 0, 7, exact=True))
+    books.recorder.finish(gone)
+    books.recorder.flush()
+    (row,) = await books.today()
+    assert (row.requests, row.prompt_tokens, row.completion_tokens) == (1, 12, 7)
+    assert books.recorder.months.of("key_1", books.time.now) == 19
 
 
 async def test_a_store_that_takes_no_more_delays_and_then_bounds(

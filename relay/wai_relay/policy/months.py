@@ -1,6 +1,7 @@
 """Tokens per key in the current calendar month (UTC), in memory: what budgets are held against.
 
-It is right at once, before the database is; after a crash it is what the database knows.
+The one place that counts them: the recorder of usage adds what is over, `admission` reads. It is
+right at once, before the database is; after a crash it is what the database knows. Pure.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ class MonthTokens:
         self._tokens: defaultdict[str, int] = defaultdict(int)
         self.begin, self._end = month_of(now)
 
+    @property
+    def name(self) -> str:
+        """The month that is counted, as "2026-11"."""
+        return time.strftime("%Y-%m", time.gmtime(self.begin))
+
     def add(self, key_id: str, started_at: float, tokens: int) -> None:
         """A request that began at `started_at` took `tokens`; it counts where it began."""
         self._turn(started_at)
@@ -37,6 +43,11 @@ class MonthTokens:
         """What `key_id` took this month."""
         self._turn(now)
         return self._tokens.get(key_id, 0)
+
+    def all(self, now: float) -> dict[str, int]:
+        """What every key took this month."""
+        self._turn(now)
+        return dict(self._tokens)
 
     def _turn(self, now: float) -> None:
         if now >= self._end:
