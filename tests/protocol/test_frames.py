@@ -66,6 +66,34 @@ def test_a_frame_is_the_same_however_its_bytes_come(
     assert read_all([data + b"\x93\x10"]) == frames  # the next one's first bytes
 
 
+@given(st.lists(st.tuples(FRAMES, st.integers(0, 10_000)), min_size=1, max_size=6))
+def test_decoders_whose_bytes_come_in_turn_do_not_mix_them(
+    sessions: list[tuple[f.SessionFrame, int]],
+) -> None:
+    decoders = [f.FrameDecoder() for _ in sessions]
+    pieces = [split(f.encode(frame) * 2, [cut]) for frame, cut in sessions]
+    found: list[list[Any]] = [[] for _ in sessions]
+    for turn in range(max(map(len, pieces))):
+        for decoder, own, out in zip(decoders, pieces, found, strict=True):
+            if turn < len(own):
+                decoder.feed(own[turn])
+                while (item := decoder.next_frame()) is not None:
+                    out.append(f.decode(item))
+    assert found == [[frame, frame] for frame, _ in sessions]
+
+
+def test_a_decoder_that_has_no_part_of_a_frame_holds_no_unpacker() -> None:
+    decoder, frame = f.FrameDecoder(), f.encode(f.End(1))
+    decoder.feed(frame + frame[:1])
+    assert decoder.next_frame() is not None
+    assert decoder.next_frame() is None
+    assert decoder._unpacker is not None
+    decoder.feed(frame[1:])
+    assert decoder.next_frame() is not None
+    assert decoder.next_frame() is None
+    assert decoder._unpacker is None
+
+
 @given(st.lists(FRAMES, min_size=1, max_size=3), st.data())
 def test_bytes_that_were_changed_are_refused_or_read_alike_in_any_pieces(
     frames: list[f.SessionFrame], data: st.DataObject
