@@ -2,7 +2,7 @@
 
 Types below 16 belong to a connection: they are not counted and never replayed. Types from 16 on are
 the session's: each of their bytes has an offset. This module knows shapes and bounds, and nothing
-of what a frame means. DATA and ACK, which travel most, are read and written by the session itself.
+of what a frame means. DATA and ACK, which travel most, are read by the session itself.
 """
 
 from __future__ import annotations
@@ -143,6 +143,18 @@ SessionFrame: TypeAlias = (
 )
 
 pack: Final[Callable[[object], bytes]] = msgpack.Packer(autoreset=True).pack
+
+
+_LONG_BYTES: Final = 256  # from here on a bin has a length of two bytes
+
+
+def encode_data(stream: int, data: bytes | memoryview) -> bytes:
+    """The bytes of a DATA frame with `data`, at most `MAX_DATA_BYTES`."""
+    size = len(data)
+    if size < _LONG_BYTES:
+        return pack((FrameType.DATA, stream, data))
+    # What msgpack would write, with one copy of the payload instead of two.
+    return b"".join((b"\x93\x12", pack(stream), b"\xc5", size.to_bytes(2, "big"), data))
 
 
 def encode(frame: SessionFrame) -> bytes:

@@ -51,7 +51,6 @@ from .stream import GrowthBudget, Stream
 from .surface import Headers
 
 _DATA: Final = int(f.FrameType.DATA)
-_pack: Final = f.pack
 
 
 class Role(enum.Enum):
@@ -336,7 +335,7 @@ class Session:
             stream = ready.popleft()
             data = stream.take(MAX_DATA_BYTES)
             if data:
-                frame = _pack((_DATA, stream.id, data))
+                frame = f.encode_data(stream.id, data)
                 link.record(frame)
                 out.append(frame)
                 budget -= len(frame)

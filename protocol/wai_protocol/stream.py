@@ -22,6 +22,14 @@ GROWTH_FACTOR: Final = 8
 200 ms a body of 60 MiB then came at half of what one TCP connection carries."""
 
 
+WHOLE_RECORD_BYTES: Final = MAX_DATA_BYTES - 16
+"""What a long write is cut into: with its frame's head, at most 13 bytes, it fills one TLS record.
+16 KiB would take a second record for the last bytes."""
+
+LONG_PIECE_BYTES: Final = 4 * 1024
+"""A piece that is not joined with the next: a frame's own cost is paid four times at most."""
+
+
 class GrowthBudget:
     """By how many bytes windows may outgrow their first size; one may stand above another."""
 
@@ -80,7 +88,7 @@ class Stream:
 
     def __init__(self, stream_id: int, *, window_in: int, window_out: int, now: float) -> None:
         self.id = stream_id
-        self.pending: deque[bytes] = deque()
+        self.pending: deque[bytes | memoryview] = deque()
         self.pending_bytes = 0
         self.credit_out = window_out
         """Bytes of DATA that the peer takes."""
@@ -111,36 +119,44 @@ class Stream:
         self.pending_bytes += size
         if size <= MAX_DATA_BYTES:
             self.pending.append(data)
-        else:  # cut once: cutting each frame off the rest would copy the rest each time
-            step = MAX_DATA_BYTES
-            self.pending.extend(data[at : at + step] for at in range(0, size, step))
+        else:
+            view, step = memoryview(data), WHOLE_RECORD_BYTES
+            self.pending.extend(view[at : at + step] for at in range(0, size, step))
 
-    def take(self, limit: int) -> bytes:
-        """Up to `limit` bytes within the peer's credit; b"" if there are none to be had."""
+    def take(self, limit: int) -> bytes | memoryview:
+        """Up to `limit` bytes within the peer's credit; b"" if there are none to be had.
+
+        A long piece goes as it is: filling each frame to the brim would copy every byte once more.
+        """
         if limit > self.credit_out:
             limit = self.credit_out
         pending = self.pending
         if limit <= 0 or not pending:
             return b""
-        if self.pending_bytes <= limit:
-            data = pending[0] if len(pending) == 1 else b"".join(pending)
-            pending.clear()
-        else:
-            data = self._cut(limit)
+        data = pending.popleft()
+        if len(data) > limit:
+            view = memoryview(data)
+            pending.appendleft(view[limit:])
+            data = view[:limit]
+        elif pending and len(data) < LONG_PIECE_BYTES:
+            data = self._join(data, limit)
         size = len(data)
         self.pending_bytes -= size
         self.credit_out -= size
         return data
 
-    def _cut(self, limit: int) -> bytes:
-        parts = []
-        while limit > 0:
-            part = self.pending.popleft()
-            if len(part) > limit:
-                self.pending.appendleft(part[limit:])
-                part = part[:limit]
+    def _join(self, first: bytes | memoryview, limit: int) -> bytes:
+        """`first` and what comes after it, up to `limit` bytes."""
+        parts, left = [first], limit - len(first)
+        pending = self.pending
+        while pending and left > 0:
+            part = pending.popleft()
+            if len(part) > left:
+                view = memoryview(part)
+                pending.appendleft(view[left:])
+                part = view[:left]
             parts.append(part)
-            limit -= len(part)
+            left -= len(part)
         return b"".join(parts)
 
     @property

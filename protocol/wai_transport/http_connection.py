@@ -41,6 +41,9 @@ class HttpConnection(asyncio.Protocol):
         self._body: BodyReader | None = None
         self._keep_alive = False
         self._answered = False
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._flush_due = False
 
     # -- for the request
 
@@ -58,8 +61,26 @@ class HttpConnection(asyncio.Protocol):
         self._head = None
 
     def write(self, data: bytes) -> None:
-        """Send bytes; uvloop joins the writes of one loop turn."""
-        self.transport.write(data)
+        """Send bytes at the end of this loop turn, joined with what else is written in it: a head
+        with its body, or all that one read of the tunnel brought. Each write is a system call."""
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if self._out_bytes > WRITE_HIGH_WATER_BYTES:
+            self._flush()
+        elif not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_due = False
+        self._flush()
+
+    def _flush(self) -> None:
+        out = self._out
+        if out and not self.transport.is_closing():
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+        out.clear()
+        self._out_bytes = 0
 
     def set_reading(self, *, paused: bool) -> None:
         """Stop taking bytes from the socket, or go on."""
@@ -166,6 +187,7 @@ class HttpConnection(asyncio.Protocol):
             and request.fully_sent
             and not body.surplus
             and not self.transport.is_closing()
+            and not self._out
             and self.transport.get_write_buffer_size() == 0
         )
         paused = request.reading_paused

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wai_protocol import frames as f
 from wai_protocol.errors import Fault, LocalProtocolError, RemoteProtocolError
-from wai_protocol.limits import MAX_FRAME_BYTES, MAX_HEAD_BYTES, MAX_HEADERS
+from wai_protocol.limits import MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_HEAD_BYTES, MAX_HEADERS
 
 NUMBERS = st.integers(0, (1 << 62) - 1)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -201,3 +201,10 @@ def test_a_head_that_the_peer_would_refuse_never_leaves(headers: list[tuple[byte
     assert refusal.value.fault is Fault.HEAD_TOO_LARGE
     with pytest.raises(LocalProtocolError):
         f.encode(f.Head(1, 200, headers))
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 4096, MAX_DATA_BYTES])
+@pytest.mark.parametrize("stream", [1, 127, 128, 70_000, 1 << 33])
+def test_a_long_data_frame_is_what_msgpack_would_write(stream: int, size: int) -> None:
+    data = bytes(size)
+    assert f.encode_data(stream, memoryview(data)) == msgpack.packb((18, stream, data))

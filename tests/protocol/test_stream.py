@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from wai_protocol import frames as f
 from wai_protocol.errors import Fault, LocalProtocolError, RemoteProtocolError
 from wai_protocol.limits import CREDIT_EVERY_BYTES, MAX_DATA_BYTES, MAX_STREAM_WINDOW_BYTES
 from wai_protocol.stream import GrowthBudget, Stream
@@ -37,7 +38,8 @@ def test_a_big_write_is_cut_once_and_not_copied_again_for_each_frame() -> None:
     sender = stream(window_out=1 << 30)
     data = bytes(range(256)) * 4096
     sender.queue(data)
-    assert max(map(len, sender.pending)) == MAX_DATA_BYTES
+    assert all(len(f.encode_data(1 << 30, piece)) <= MAX_DATA_BYTES for piece in sender.pending)
+    assert all(isinstance(piece, memoryview) for piece in sender.pending)
     out = b""
     while piece := sender.take(MAX_DATA_BYTES - 1):
         out += piece

@@ -187,9 +187,23 @@ class FormModelScanner:
 
     def feed(self, data: bytes) -> None:
         """See `ModelScanner`."""
+        if self._passes(data):
+            return
         self._window += data
         while self._step():
             pass
+
+    def _passes(self, data: bytes) -> bool:
+        """Whether `data` lies wholly within a part that is none of ours, as nearly all of an
+        upload does: then it is searched, and not copied."""
+        overlap = len(self._delimiter) - 1
+        if self._in_part or len(self._window) > overlap or len(data) < overlap:
+            return False
+        if self._delimiter in data or self._delimiter in self._window + data[:overlap]:
+            return False
+        self._at += len(self._window) + len(data) - overlap
+        self._window = data[-overlap:]
+        return True
 
     def encode(self, model: str) -> bytes:
         """See `ModelScanner`."""
