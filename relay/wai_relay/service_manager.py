@@ -1,14 +1,17 @@
-"""Tells systemd, where it started us, how we are (sd_notify(3)): one datagram a word."""
+"""systemd, where it started us: hears how we are (sd_notify(3)), and may have opened our port."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Final
 
+from wai_protocol.errors import TransportError
+
 VARIABLE: Final = "NOTIFY_SOCKET"
+FIRST_PASSED: Final = 3  # sd_listen_fds(3): the first after stdin, stdout and stderr
 
 
 def notify(*words: str, environment: Mapping[str, str] = os.environ) -> None:
@@ -32,3 +35,28 @@ def notify_stopping(*, succeeded: bool) -> None:
     """We end; with a successor the service goes on, and nothing is said."""
     if not succeeded:
         notify("STOPPING=1")
+
+
+def passed_sockets(environment: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
+    """The listening sockets that systemd opened for us (sd_listen_fds(3)); none without it.
+
+    The variables are taken away: they are for this process, and not for those that it starts.
+    Raises `TransportError` for a socket that no relay can listen on.
+    """
+    pid = environment.pop("LISTEN_PID", "")
+    count = environment.pop("LISTEN_FDS", "")
+    environment.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    passed = []
+    for descriptor in range(FIRST_PASSED, FIRST_PASSED + int(count)):
+        # A successor gets what it is given, by number, and nothing else.
+        os.set_inheritable(descriptor, False)  # noqa: FBT003
+        passed.append(sock := socket.socket(fileno=descriptor))
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if sock.family not in (socket.AF_INET, socket.AF_INET6) or not listens:
+            raise TransportError(
+                "the service manager passed a socket that is not for TCP connections;"
+                " in wai-relay.socket say ListenStream=PORT, and Accept=no"
+            )
+    return passed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wai_relay.service_manager import notify
+from wai_relay.service_manager import notify, passed_sockets
 
 UNIT = Path(__file__).parents[2] / "relay" / "wai-relay.service"
 MOST_EXPOSED = 2.0
@@ -36,3 +37,10 @@ def test_the_relays_unit_is_little_exposed() -> None:
     found = re.search(r"Overall exposure level for .*: ([0-9.]+)", answer.stdout)
     assert found is not None, answer.stderr
     assert float(found[1]) <= MOST_EXPOSED
+
+
+@pytest.mark.parametrize("pid", ["", "1", str(os.getppid())])
+def test_sockets_for_another_process_are_not_taken(pid: str) -> None:
+    variables = {"LISTEN_PID": pid, "LISTEN_FDS": "1", "PATH": "/bin"}
+    assert passed_sockets(variables) == []
+    assert variables == {"PATH": "/bin"}  # nor told to those that we start
