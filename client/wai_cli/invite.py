@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from urllib.parse import quote
 
 from .admin_client import AdminClient
@@ -40,9 +41,17 @@ def _create(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(created)
         return 0
-    print(created["invite"])
-    print(f"(for one node, until {time_text(created['expires_at'])}; on its machine run:")
-    print(" wai node join INVITE --name NAME && wai node run)")
+    print("On the GPU box, run this one line; it installs wai there, joins, and starts it.")
+    print(f"It is good for one node, until {time_text(created['expires_at'])}:\n")
+    print(f"  {created['command']}\n")
+    print("As root (`| sudo sh -s -- …`) it becomes a service of the machine, else one of yours.")
+    print(f"Where wai is installed already:  wai node join {created['invite']} && wai node run")
+    if "//127.0.0.1" in created["command"] or "//localhost" in created["command"]:
+        print(
+            "\nThis works on this machine only: start the relay with --public-url and the address"
+            " that other machines reach it by.",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -1,5 +1,4 @@
-"""`wai node join|run` on the GPU box, `wai node list|status|drain|undrain|remove` for the relay's
-admin."""
+"""`wai node join|run|uninstall` on the GPU box; the relay's nodes: `wai node list` and others."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from . import uninstall
 from .admin_client import AdminClient
 from .model import read_log
 from .output import print_json, print_lines, print_table, time_text
@@ -31,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _configure_join(actions.add_parser("join", help="join a relay, by an invite"))
     _configure_run(actions.add_parser("run", help="connect to the relay and serve"))
+    uninstall.configure(actions.add_parser("uninstall", help="undo what install.sh did here"))
     listing = actions.add_parser("list", help="list the relay's nodes")
     listing.set_defaults(run=_list)
     status = actions.add_parser("status", help="look at one node and what it serves")

@@ -18,13 +18,13 @@ def data_home() -> Path:
 
 
 def relay_data() -> Path:
-    """The relay's data folder: $WAI_RELAY_DATA or the platform's."""
-    return _from_environment("WAI_RELAY_DATA") or data_home() / "relay"
+    """The relay's data folder: $WAI_RELAY_DATA, the machine's for root, or the platform's."""
+    return _from_environment("WAI_RELAY_DATA") or _of_service("relay") or data_home() / "relay"
 
 
 def node_data() -> Path:
-    """The node's data folder: $WAI_NODE_DATA or the platform's."""
-    return _from_environment("WAI_NODE_DATA") or data_home() / "node"
+    """The node's data folder: $WAI_NODE_DATA, the machine's for root, or the platform's."""
+    return _from_environment("WAI_NODE_DATA") or _of_service("node") or data_home() / "node"
 
 
 def add_data_option(parser: argparse.ArgumentParser, default: Path, whose: str) -> None:
@@ -36,6 +36,12 @@ def add_data_option(parser: argparse.ArgumentParser, default: Path, whose: str) 
         default=default,
         help=f"the {whose}'s data folder (default: {default})".replace("%", "%%"),
     )
+
+
+def _of_service(role: str) -> Path | None:
+    """Where the service that install.sh made has its data, for who may read it."""
+    folder = Path(f"/var/lib/wai-{role}")
+    return folder if os.geteuid() == 0 and folder.is_dir() else None
 
 
 def _from_environment(name: str) -> Path | None:

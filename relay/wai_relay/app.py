@@ -14,6 +14,7 @@ from wai_protocol.surface import Headers
 
 from .http.edge import Handler
 from .http.exchange import Exchange
+from .installer import InstallerPages
 
 ADMIN_PREFIXES: Final = ("/admin/", "/dashboard")
 
@@ -22,7 +23,7 @@ class App:
     """The relay's handler.
 
     `ready` says why the relay can't serve now, or None if it can, and how many nodes can.
-    `metrics` answers Prometheus.
+    `metrics` answers Prometheus, `installer` machines that want to become nodes.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class App:
         *,
         ready: Callable[[], tuple[str | None, int]],
         metrics: Handler | None = None,
+        installer: InstallerPages | None = None,
     ) -> None:
         self._gateway = gateway
         self._admin = admin
         self._ready = ready
         self._metrics = metrics
+        self._installer = installer
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -47,6 +50,8 @@ class App:
             await self._admin(exchange)
         elif path == "/metrics" and self._metrics is not None:
             await self._metrics(exchange)
+        elif self._installer is not None and self._installer.answers(path):
+            await self._installer.handle(exchange)
         elif path == "/healthz":
             _answer(exchange, 200, {"status": "ok"})
         elif path == "/readyz":

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import uvloop
@@ -44,6 +45,7 @@ from .http.asgi import asgi_handler
 from .http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S, Edge
 from .http.listener import Listener
 from .identity import announce, load_admin_token, load_relay_key, withdraw
+from .installer import InstallerPages
 from .observe.access_log import AccessLog
 from .observe.metrics import Metrics, MetricsPage
 from .observe.pulse import Pulse
@@ -221,6 +223,9 @@ class Relay:
             asgi_handler(create_app(context)),
             ready=self._readiness,
             metrics=page.handle,
+            installer=InstallerPages(
+                lambda: replace(context.address, url=settings.now.public_url or context.address.url)
+            ),
         ).handle
         self._announce()
         self._live.parts.append(lambda new: upstreams.prepare(new.providers))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from wai_relay.fleet.invites import InviteRecord
+from wai_relay.installer import one_line
 
 from .context import Context
 from .endpoint import Call, Endpoint
@@ -22,14 +23,16 @@ async def create_invite(context: Context, call: Call) -> CreatedInvite:
     """A join string for one node; it is in this answer and nowhere else."""
     wanted: CreateInvite = call.body
     settings = context.settings.now
+    address = replace(context.address, url=settings.public_url or context.address.url)
     record, text = await context.invites.create(
-        replace(context.address, url=settings.public_url or context.address.url),
+        address,
         name=wanted.name,
         may_deploy=wanted.may_deploy,
         ttl_s=settings.invite_ttl_s if wanted.ttl_s is None else wanted.ttl_s,
     )
     await context.audit.record(call.actor, "invite.create", record.id, name=record.name)
-    return CreatedInvite(**_fields(context, record), invite=text)
+    command = one_line(address, text)
+    return CreatedInvite(**_fields(context, record), invite=text, command=command)
 
 
 async def revoke_invite(context: Context, call: Call) -> InviteView:

@@ -1,0 +1,1 @@
+relay/wai_relay/installer/install.sh

@@ -1,0 +1,614 @@
+#!/bin/sh
+# Installs wai: a relay, or this machine as a node of one. `sh install.sh --help` says how.
+#
+# Everything happens in functions, and the last line calls the first of them: a download that was cut
+# does nothing. A relay that serves this script fills in the four values of `main`.
+
+main() {
+RELAY=''
+PIN=''
+WHEEL=''
+SHA256=''
+  set -eu
+  umask 022
+  if [ $# -eq 0 ]; then
+    usage >&2
+    exit 2
+  fi
+  read_arguments "$@"
+  choose_places
+  if [ "$remove" = yes ]; then
+    uninstall
+  else
+    check_machine
+    "install_$role"
+  fi
+  if [ "$dry" = yes ]; then step "Nothing was done: this was --dry-run"; fi
+}
+
+usage() {
+  cat <<'END'
+usage: install.sh INVITE [--name NAME] [--upstream URL]    this machine becomes a node
+       install.sh relay --domain llm.example.com [--email YOU@example.com]
+       install.sh relay [--public-url https://HOST:PORT]   with a certificate of its own
+       install.sh node|relay --uninstall [--purge]
+
+  --dry-run          check, and print what would be done
+  --user             into the home folder, also for root (without root that is so anyway)
+  --upstream URL     the inference server that the node serves, where it is on no usual port
+  --listen HOST:PORT where the relay listens (default 0.0.0.0:443 with a domain, else :8443)
+  --wheel FILE       install this wheel of wai; a relay also installs the clone that this script is in
+  --no-service       start nothing, and print how to
+  --purge            with --uninstall: keys and data too
+  --yes              with --uninstall: don't ask
+
+As root: a service of the machine, in /opt/wai. Else one of yours, in ~/.local/share/wai.
+PYTHON=… says which Python (3.11 or newer) to use; PIP_… and HTTPS_PROXY mean what they always do.
+END
+}
+
+say() { printf '%s\n' "$*"; }
+step() { printf '\n== %s\n' "$*"; }
+fail() {
+  printf 'install.sh: %s\n' "$*" >&2
+  exit 1
+}
+
+# Do it, or with --dry-run say it. Its stdin is never the script's own.
+run() {
+  if [ "$dry" = yes ]; then
+    say "would run: $*"
+  else
+    "$@" </dev/null
+  fi
+}
+
+# stdin into the file $1 with mode $2.
+put() {
+  if [ "$dry" = yes ]; then
+    say "would write: $1"
+    cat >/dev/null
+    return
+  fi
+  rm -f "$1.new"
+  (umask 077 && cat >"$1.new")
+  chmod "$2" "$1.new"
+  mv "$1.new" "$1"
+}
+
+read_arguments() {
+  role='' invite='' name='' domain='' email='' public_url='' listen='' wheel='' upstream=''
+  dry=no user=no remove=no purge=no yes=no service=yes
+  while [ $# -gt 0 ]; do
+    case $1 in
+      relay | node) role=$1 ;;
+      wai_inv_*) role=node invite=$1 ;;
+      --name | --domain | --email | --public-url | --listen | --wheel | --upstream)
+        [ $# -gt 1 ] || fail "$1 needs a value"
+        case $2 in *[\"\'\\]* | -*) fail "$1 can't be $2" ;; esac
+        case $1 in
+          --name) name=$2 ;;
+          --domain) domain=$2 ;;
+          --email) email=$2 ;;
+          --public-url) public_url=$2 ;;
+          --listen) listen=$2 ;;
+          --wheel) wheel=$2 ;;
+          --upstream) upstream=$2 ;;
+        esac
+        shift
+        ;;
+      --dry-run) dry=yes ;;
+      --user) user=yes ;;
+      --uninstall) remove=yes ;;
+      --purge) purge=yes ;;
+      --yes) yes=yes ;;
+      --no-service) service=no ;;
+      -h | --help)
+        usage
+        exit 0
+        ;;
+      *) fail "unknown argument $1 (an invite begins with wai_inv_); see --help" ;;
+    esac
+    shift
+  done
+  [ -n "$role" ] || fail "say \`relay\`, \`node\`, or give an invite; see --help"
+  if [ "$purge" = yes ] && [ "$remove" = no ]; then fail "--purge goes with --uninstall"; fi
+}
+
+# Where everything goes; nothing is looked at yet.
+choose_places() {
+  system=$(uname -s)
+  case $system in Linux | Darwin) ;; *) fail "wai runs on Linux and macOS, not on $system" ;; esac
+  if [ "$(id -u)" -ne 0 ]; then user=yes; fi
+  if [ "$system" = Darwin ] && [ "$user" = no ]; then
+    fail "on macOS it is installed for one user: run it without sudo"
+  fi
+  if [ "$user" = no ]; then
+    env=/opt/wai etc=/etc/wai bin=/usr/local/bin state=/var/lib/wai-$role
+    units=/etc/systemd/system unit_file=wai-$role.service
+  else
+    [ -n "${HOME:-}" ] || fail "HOME is not set: where is your home folder?"
+    case $HOME in
+      /*[\"\'\\%\|\&\<\>]* | [!/]*) fail "the home folder $HOME can't be written into a service file" ;;
+    esac
+    env=$HOME/.local/share/wai/venv etc=$HOME/.config/wai bin=$HOME/.local/bin
+    state=$HOME/.local/share/wai/$role
+    units=$HOME/.config/systemd/user unit_file=wai-$role.user.service
+    if [ "$system" = Darwin ]; then
+      state="$HOME/Library/Application Support/wai/$role"
+      units=$HOME/Library/LaunchAgents unit_file=wai-$role.plist
+    fi
+  fi
+  find_service_manager
+}
+
+find_service_manager() {
+  manager=none
+  if [ "$system" = Darwin ]; then
+    if [ "$role" = node ]; then manager=launchd; fi
+    unit=$units/wai.$role.plist
+    return
+  fi
+  unit=$units/wai-$role.service
+  if command -v systemctl >/dev/null 2>&1; then
+    case $(control is-system-running 2>/dev/null || :) in
+      running | degraded | starting | initializing | maintenance) manager=systemd ;;
+    esac
+  fi
+}
+
+control() {
+  if [ "$user" = yes ]; then systemctl --user "$@"; else systemctl "$@"; fi
+}
+
+# The same as a step, which --dry-run only prints.
+manage() {
+  if [ "$user" = yes ]; then run systemctl --user "$@"; else run systemctl "$@"; fi
+}
+
+check_machine() {
+  step "Checking this machine"
+  find_python
+  need_kb=$((250 * 1024))
+  folder=$env
+  while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
+  free_kb=$(df -Pk "$folder" | awk 'NR == 2 { print $4 }')
+  [ "$free_kb" -ge $need_kb ] || fail "$folder has $((free_kb / 1024)) MB free, 250 MB are needed"
+  if [ "$dry" = no ]; then
+    mkdir -p "$(dirname "$env")" 2>/dev/null || fail "$(dirname "$env") can't be made: try with sudo"
+  fi
+  say "$system, $("$python" -V 2>&1) ($python), $((free_kb / 1024)) MB free in $folder"
+  case $manager in
+    systemd) if [ "$user" = yes ]; then say "systemd runs your services"; else say "systemd runs here"; fi ;;
+    launchd) say "launchd will run it" ;;
+    none) say "no service manager that would start it: you will be told how to" ;;
+  esac
+}
+
+find_python() {
+  for python in ${PYTHON:+"$PYTHON"} python3.14 python3.13 python3.12 python3.11 python3 /usr/bin/python3; do
+    python=$(command -v "$python" 2>/dev/null) || continue
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+    # A service has a user of its own, who sees nobody's home.
+    case $user$("$python" -c 'import sys; print(sys.base_prefix)') in
+      no/root/* | no/home/*) continue ;;
+    esac
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+      fail "$python lacks its venv module; on Debian and Ubuntu: apt-get install python3-venv"
+    return
+  done
+  fail "Python 3.11 or newer is needed: install it (apt-get install python3 python3-venv, dnf install python3.12, brew install python), or say where it is with PYTHON=…"
+}
+
+check_port() {
+  # Ours may have it already; then nothing is to be found out.
+  if [ "$manager" = systemd ] && control is-active --quiet "wai-$role" </dev/null; then return; fi
+  "$python" - "$listen" <<'END' || fail "choose another address with --listen HOST:PORT"
+import errno, os, socket, sys
+host, _, port = sys.argv[1].rpartition(":")
+try:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host.strip("[]"), int(port)))
+except (OSError, ValueError) as error:
+    why = "it is taken" if getattr(error, "errno", 0) == errno.EADDRINUSE else error
+    sys.exit(f"install.sh: the relay can't listen on {sys.argv[1]}: {why}")
+END
+}
+
+# -- the software
+
+# Sets `wheel` to a file and `digest` to its SHA-256.
+get_wheel() {
+  clone=$(dirname "$0")
+  if [ -n "$wheel" ]; then
+    [ -f "$wheel" ] || fail "there is no file $wheel"
+  elif [ -n "$RELAY" ]; then
+    wheel=$work/$WHEEL
+    if [ "$dry" = yes ]; then
+      say "would download: $RELAY/dist/$WHEEL"
+      digest=$SHA256
+      return
+    fi
+    download "$RELAY/dist/$WHEEL" "$wheel"
+  elif grep -qs '^name = "wai"' "$clone/pyproject.toml"; then
+    if [ "$dry" = yes ]; then
+      say "would build a wheel of $clone"
+      digest=unknown
+      return
+    fi
+    say "building a wheel of $clone (a minute)"
+    "$python" -m venv "$work/build"
+    "$work/build/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps \
+      --wheel-dir "$work" "$clone" </dev/null || fail "wai could not be built: pip says why above"
+    wheel=$(echo "$work"/wai-*.whl)
+  else
+    fail "which wai? Run the install.sh of a clone or of a relay (https://RELAY/install.sh), or add --wheel FILE"
+  fi
+  digest=$("$python" -c 'import hashlib, sys
+print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$wheel")
+  if [ -n "$SHA256" ] && [ "$wheel" = "$work/$WHEEL" ] && [ "$digest" != "$SHA256" ]; then
+    fail "the downloaded $WHEEL is not the one that the relay meant (SHA-256 $digest): try again"
+  fi
+}
+
+download() {
+  say "downloading $1"
+  if command -v curl >/dev/null 2>&1; then
+    if [ -n "$PIN" ]; then
+      # -k: ask for no authority; the pin is checked all the same.
+      curl -fsSk --pinnedpubkey "$PIN" --retry 3 -o "$2" "$1" </dev/null
+    else
+      curl -fsSL --retry 3 -o "$2" "$1" </dev/null
+    fi || fail "$1 can't be downloaded"
+    return
+  fi
+  # Whatever server answers: what came is compared with the SHA-256 that this script knows.
+  "$python" - "$1" "$2" <<'END' || fail "$1 can't be downloaded"
+import ssl, sys, urllib.request
+context = ssl._create_unverified_context()
+with urllib.request.urlopen(sys.argv[1], timeout=60, context=context) as answer:
+    open(sys.argv[2], "wb").write(answer.read())
+END
+}
+
+install_software() {
+  step "Installing the software into $env"
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  trap 'exit 1' HUP INT TERM
+  changed=no
+  if [ -n "$SHA256" ] && [ -z "$wheel" ] && has "$SHA256"; then
+    say "up to date: $("$env/bin/wai" version)"
+  else
+    get_wheel
+    if has "$digest"; then say "up to date: $("$env/bin/wai" version)"; else put_software; fi
+  fi
+  run touch "$env/.role-$role"
+  run mkdir -p "$bin"
+  if [ -e "$bin/wai" ] && [ ! -L "$bin/wai" ]; then
+    say "$bin/wai is another program and stays; call this one $env/bin/wai"
+  else
+    run ln -sf "$env/bin/wai" "$bin/wai"
+  fi
+  wai=$env/bin/wai
+  case :$PATH: in *:"$bin":*) wai=wai ;; esac
+}
+
+# Whether the wheel with this SHA-256 is installed, and works.
+has() {
+  [ "$(cat "$env/.wheel" 2>/dev/null)" = "$1" ] && "$env/bin/wai" version >/dev/null 2>&1
+}
+
+put_software() {
+  changed=yes
+  # One that was made by a Python which is gone (an upgrade of the system) is made anew.
+  if ! "$env/bin/python" -m pip --version >/dev/null 2>&1; then
+    run "$python" -m venv --clear "$env"
+  fi
+  say "installing wai and what it needs (a minute)"
+  run "$env/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$wheel" ||
+    fail "pip could not install it, and says why above"
+  # The same version may be another build: pip would leave the old one.
+  if [ -e "$env/.wheel" ]; then
+    run "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+      --force-reinstall "$wheel"
+  fi
+  say "$digest" | put "$env/.wheel" 644
+  if [ "$dry" = no ]; then say "installed: $("$env/bin/wai" version)"; fi
+}
+
+# -- as a service
+
+# The user that a service of the machine runs as, and its folder.
+make_user() {
+  if [ "$user" = yes ]; then
+    run mkdir -p "$etc" "$state"
+    run chmod 700 "$state"
+    return
+  fi
+  if ! id "wai-$role" >/dev/null 2>&1; then
+    command -v useradd >/dev/null 2>&1 || fail "there is no useradd here: use --user"
+    run useradd --system --user-group --home-dir "$state" --no-create-home \
+      --shell /usr/sbin/nologin "wai-$role"
+  fi
+  if [ "$role" = node ]; then
+    for group in video render; do # who may use the graphics cards
+      if getent group $group >/dev/null; then run usermod -aG $group wai-node; fi
+    done
+  fi
+  run mkdir -p "$etc" "$state"
+  run chown "wai-$role:wai-$role" "$state"
+  run chmod 700 "$state"
+}
+
+# Run as whom the data belongs to.
+as_owner() {
+  if [ "$user" = yes ]; then
+    "$@"
+  else
+    runuser -u "wai-$role" -- "$@"
+  fi
+}
+
+put_unit() {
+  files=$("$env/bin/python" -c 'import os, wai_relay.installer as i; print(os.path.dirname(i.__file__))' 2>/dev/null || :)
+  if [ "$dry" = yes ]; then
+    say "would write: $unit"
+    return
+  fi
+  mkdir -p "$units"
+  sed -e "s|@HOME@|$HOME|g" "$files/services/$unit_file" >"$unit.new"
+  if cmp -s "$unit.new" "$unit"; then rm "$unit.new"; else
+    mv "$unit.new" "$unit"
+    changed=yes
+  fi
+}
+
+start_service() {
+  if [ "$service" = no ] || [ "$manager" = none ]; then
+    started=no
+    return
+  fi
+  started=yes until=boot
+  step "Starting the service"
+  put_unit
+  if [ "$manager" = launchd ]; then
+    run launchctl bootout "gui/$(id -u)/wai.$role" 2>/dev/null || :
+    run launchctl bootstrap "gui/$(id -u)" "$unit" || fail "launchd would not start it: see above"
+    return
+  fi
+  if [ "$user" = yes ]; then
+    # Else it ends when you log out.
+    run loginctl enable-linger 2>/dev/null || until=log-in
+  fi
+  was_active=no
+  if control is-active --quiet "wai-$role" </dev/null; then was_active=yes; fi
+  manage daemon-reload
+  manage enable --quiet "wai-$role"
+  if [ $was_active = no ]; then
+    manage start "wai-$role" || service_failed
+  elif [ "$changed" = yes ] && [ "$role" = relay ]; then
+    say "the new relay takes over from the running one; nobody is cut off"
+    manage kill --signal=USR2 --kill-who=main wai-relay || service_failed
+  elif [ "$changed" = yes ]; then
+    manage restart "wai-$role" || service_failed
+  else
+    say "nothing to do: it runs already"
+  fi
+}
+
+tell_of_linger() {
+  [ "$until" = log-in ] || return 0
+  say "It ends when you log out, unless an admin runs once: sudo loginctl enable-linger $(id -un)"
+}
+
+service_failed() {
+  if [ "$user" = yes ]; then fail "it did not start: journalctl --user -u wai-$role says why"; fi
+  fail "it did not start: journalctl -u wai-$role says why"
+}
+
+# -- a node
+
+install_node() {
+  [ -n "$invite" ] || [ -e "$state/membership.json" ] ||
+    fail "a node needs an invite: run \`wai invite create\` on the relay, or \"Add a node\" in its dashboard"
+  install_software
+  make_user
+  if [ -n "$invite" ]; then join; fi
+  node_environment
+  start_service
+  finish_node
+}
+
+join() {
+  step "Joining the relay"
+  if [ "$dry" = yes ]; then
+    say "would run: wai node join - --data $state (the invite on its stdin)"
+    return
+  fi
+  before=$(cksum "$state/membership.json" 2>/dev/null || :)
+  # By stdin: a command line can be read by everybody on the machine.
+  printf '%s\n' "$invite" |
+    as_owner "$env/bin/wai" node join - --data "$state" ${name:+--name "$name"} >"$work/joined" || exit 1
+  cut -d ';' -f 1 "$work/joined"
+  if [ "$before" != "$(cksum "$state/membership.json")" ]; then changed=yes; fi
+}
+
+# What the service finds in its environment: it does not get this shell's.
+node_environment() {
+  if [ -n "$upstream" ]; then set_for_node WAI_NODE_UPSTREAMS "[{url = \"$upstream\"}]"; fi
+  proxy=${https_proxy:-${HTTPS_PROXY:-}}
+  [ -n "$proxy" ] || return 0
+  say "the node will use the proxy that HTTPS_PROXY names"
+  set_for_node HTTPS_PROXY "$proxy"
+  set_for_node NO_PROXY "${no_proxy:-${NO_PROXY:-}}"
+}
+
+# One variable in the node's file, which holds the others too. It may have a password: mode 600.
+set_for_node() {
+  case $2 in *\'*) fail "$1 can't have a quote in it" ;; esac
+  kept=$(grep -sv "^$1=" "$etc/node.env" || :)
+  printf "%s\n%s='%s'\n" "$kept" "$1" "$2" | sed '/^$/d' >"$work/node.env"
+  if cmp -s "$work/node.env" "$etc/node.env"; then return; fi
+  put "$etc/node.env" 600 <"$work/node.env"
+  changed=yes
+}
+
+finish_node() {
+  if [ "$dry" = yes ]; then return; fi
+  step "Done"
+  if [ "$started" = no ]; then
+    say "Start the node with:"
+    say "  $(foreground_user)$wai node run --data '$state'"
+    return
+  fi
+  say "The node runs, and is started again at every $until. It serves what it finds on the usual ports:"
+  say "llama-server 8080, Ollama 11434, LM Studio 1234, vLLM 8000; or models deployed from the dashboard."
+  tell_of_linger
+  case $manager$user in
+    systemdno) say "Its log:    journalctl -u wai-node" ;;
+    systemdyes) say "Its log:    journalctl --user -u wai-node" ;;
+    *) say "Its log:    $HOME/Library/Logs/wai-node.log" ;;
+  esac
+  say "Look:       $wai doctor --node-data '$state'"
+  say "Remove it:  $wai node uninstall"
+}
+
+foreground_user() {
+  if [ "$user" = no ]; then printf 'runuser -u wai-%s -- ' "$role"; fi
+}
+
+# -- a relay
+
+install_relay() {
+  if [ -z "$listen" ]; then
+    if [ -n "$domain" ]; then listen=0.0.0.0:443; else listen=0.0.0.0:8443; fi
+  fi
+  if [ -z "$domain$public_url" ]; then
+    public_url=https://$(own_address):${listen##*:}
+    say "no --domain: a certificate of its own, and $public_url is its address (else: --public-url URL)"
+  fi
+  [ -e "$etc/relay.toml" ] || check_port
+  install_software
+  make_user
+  if [ -e "$etc/relay.toml" ]; then
+    say "the settings in $etc/relay.toml stay as they are"
+  else
+    relay_settings | put "$etc/relay.toml" 640
+    if [ "$user" = no ]; then run chgrp wai-relay "$etc/relay.toml"; fi
+  fi
+  first=no
+  [ -e "$state/relay.db" ] || first=yes
+  start_service
+  finish_relay
+}
+
+# The address by which this machine reaches others; no packet is sent.
+own_address() {
+  "$python" - <<'END'
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    try:
+        probe.connect(("192.0.2.1", 9))
+        print(probe.getsockname()[0])
+    except OSError:
+        print("127.0.0.1")
+END
+}
+
+relay_settings() {
+  say "# Every flag of \`wai relay --help\` is a key here; \`systemctl reload wai-relay\` takes changes over."
+  say "listen = \"$listen\""
+  if [ -n "$domain" ]; then
+    say 'tls = "acme"'
+    say "domain = \"$domain\""
+  fi
+  if [ -n "$email" ]; then say "acme_email = \"$email\""; fi
+  if [ -n "$public_url" ]; then say "public_url = \"$public_url\""; fi
+}
+
+finish_relay() {
+  if [ "$dry" = yes ]; then return; fi
+  if [ "$started" = no ]; then
+    step "Done"
+    say "Start the relay with:"
+    say "  $(foreground_user)$wai relay --data '$state' --config '$etc/relay.toml'"
+    say "and go on in a second terminal with:  $wai invite create --data '$state'"
+    return
+  fi
+  waited=0
+  until [ -e "$state/relay.json" ]; do
+    waited=$((waited + 1))
+    [ $waited -le 60 ] || service_failed
+    sleep 1
+  done
+  step "Done: the relay runs, and is started again at every $until"
+  tell_of_linger
+  json_field() { "$env/bin/python" -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
+  if [ "$first" = no ]; then
+    say "More nodes:  $wai invite create        more keys:  $wai key create NAME"
+    return
+  fi
+  line=$("$env/bin/wai" invite create --data "$state" --json | json_field command)
+  key=$("$env/bin/wai" key create first --data "$state" --json | json_field key)
+  relay=${line%%/install.sh*}
+  relay=${relay##* }
+  case $line in
+    *--pinnedpubkey*) pinned="${line#curl -fsS}" pinned=" -${pinned%% http*}" ;;
+    *) pinned='' ;;
+  esac
+  say "Dashboard:  $relay/dashboard/  (sign in with the token in $state/admin.token)"
+  if [ -n "$domain" ]; then say "Its certificate for $domain comes in a minute, if port 443 of that name leads here."; fi
+  say ""
+  say "1. On the GPU box (the line is good for one node, for a day):"
+  say ""
+  say "  $line"
+  say ""
+  say "2. From anywhere; MODEL is what the node serves, the key is shown this once:"
+  say ""
+  say "  curl -sSN$pinned $relay/v1/chat/completions -H 'Authorization: Bearer $key' -H 'Content-Type: application/json' -d '{\"model\": \"MODEL\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'"
+  say ""
+  say "The models:  curl -sS$pinned $relay/v1/models -H 'Authorization: Bearer $key'"
+}
+
+# -- and away again
+
+uninstall() {
+  step "Removing the $role"
+  say "This stops the $role and removes its service; $([ $purge = yes ] && echo "its keys and data in $state go too" || echo "its keys and data in $state stay (--purge removes them)")."
+  if [ $yes = no ] && [ $dry = no ]; then
+    { printf 'Go on? [y/N] ' >/dev/tty && read -r answer </dev/tty; } 2>/dev/null || fail "nobody to ask: add --yes"
+    case $answer in y | Y | yes) ;; *) fail "nothing was removed" ;; esac
+  fi
+  if [ $manager = launchd ]; then
+    run launchctl bootout "gui/$(id -u)/wai.$role" 2>/dev/null || :
+  elif [ $manager = systemd ] && [ -e "$unit" ]; then
+    # Not for as long as a drain may take: who removes it does not wait for answers.
+    manage disable --quiet "wai-$role" || :
+    manage kill --signal=TERM "wai-$role" 2>/dev/null || :
+    manage kill --signal=TERM "wai-$role" 2>/dev/null || :
+    manage stop "wai-$role" || :
+  fi
+  run rm -f "$unit"
+  if [ $manager = systemd ]; then manage daemon-reload; fi
+  if [ $purge = yes ]; then
+    run rm -rf "$state"
+    run rm -f "$etc/$role.toml" "$etc/$role.env"
+    if [ "$user" = no ] && id "wai-$role" >/dev/null 2>&1; then run userdel "wai-$role" || :; fi
+  fi
+  run rm -f "$env/.role-$role"
+  other=node
+  if [ "$role" = node ]; then other=relay; fi
+  if [ -e "$env/.role-$other" ]; then
+    say "the software in $env stays: the $other here uses it"
+  elif [ -e "$env/pyvenv.cfg" ] && [ -e "$env/.wheel" ]; then
+    if [ "$(readlink "$bin/wai" 2>/dev/null)" = "$env/bin/wai" ]; then run rm -f "$bin/wai"; fi
+    run rm -rf "$env"
+    rmdir "$etc" 2>/dev/null || :
+  fi
+  if [ $dry = no ]; then say "The $role is removed."; fi
+}
+
+main "$@"

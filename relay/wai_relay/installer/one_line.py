@@ -1,0 +1,22 @@
+"""The one line that makes a machine a node, as the dashboard and `wai invite create` show it."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+
+from wai_relay.fleet.invites import RelayAddress
+
+
+def one_line(address: RelayAddress, invite: str) -> str:
+    """A command for a POSIX shell with curl, which joins by `invite`.
+
+    A relay with a certificate of its own is known by its pin, the script too: curl checks that pin
+    also with -k, which only has it ask for no authority (and leaves out -L: we send nobody away).
+    """
+    if address.pin is None:
+        curl = "curl -fsSL"
+    else:
+        pin = base64.b64encode(address.pin).decode()
+        curl = f"curl -fsSk --pinnedpubkey 'sha256//{pin}'"
+    return f"{curl} {shlex.quote(address.url.rstrip('/') + '/install.sh')} | sh -s -- {invite}"

@@ -1,0 +1,110 @@
+"""Answers `GET /install.sh` and `GET /dist/NAME.whl`: to anybody, for there is no secret in them.
+
+The script names this relay, its pin, and the wheel with its SHA-256, so that whoever has the right
+script gets the right software, however the wheel came. What it does is in `install.sh`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from wai_protocol.errors import Fault, RequestError
+from wai_protocol.surface import Headers
+from wai_relay.fleet.invites import RelayAddress
+from wai_relay.http.exchange import Exchange
+
+from .wheel import Wheel, pack
+
+SCRIPT_PATH: Final = "/install.sh"
+WHEELS: Final = "/dist/"
+SCRIPT_FILE: Final = Path(__file__).parent / "install.sh"
+PIECE_BYTES: Final = 64 * 1024
+"""Given to a caller at once: while one is slow, no more of the wheel waits in its buffer."""
+
+_PLACE: Final = "^{name}=''$"
+
+
+class InstallerPages:
+    """See the module. `address` says where this relay is now; `make_wheel` is called once, off the
+    loop, when the first machine asks."""
+
+    def __init__(
+        self, address: Callable[[], RelayAddress], make_wheel: Callable[[], Wheel] = pack
+    ) -> None:
+        self._address = address
+        self._make_wheel = make_wheel
+        self._wheel: asyncio.Task[Wheel] | None = None
+
+    @staticmethod
+    def answers(path: str) -> bool:
+        """Whether this path is ours."""
+        return path == SCRIPT_PATH or path.startswith(WHEELS)
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request. Raises `RequestError`."""
+        request = exchange.request
+        if request.method not in ("GET", "HEAD"):
+            raise RequestError(f"{request.path} is only read", Fault.METHOD_NOT_ALLOWED)
+        wheel = await self._made()
+        if request.path == SCRIPT_PATH:
+            script = render(SCRIPT_FILE.read_text(encoding="utf-8"), self._address(), wheel)
+            await _send(exchange, b"text/x-shellscript; charset=utf-8", script.encode())
+        elif request.path == WHEELS + wheel.name:
+            await _send(exchange, b"application/zip", wheel.data)
+        else:
+            raise RequestError(f"this relay has {WHEELS}{wheel.name} only", Fault.NOT_FOUND)
+
+    async def _made(self) -> Wheel:
+        """The wheel; made once for all who ask, and again only where that failed."""
+        if self._wheel is None or (self._wheel.done() and _failed(self._wheel)):
+            making = asyncio.to_thread(self._make_wheel)
+            self._wheel = asyncio.get_running_loop().create_task(making)
+        return await asyncio.shield(self._wheel)  # one who leaves does not end it for others
+
+
+def render(script: str, address: RelayAddress, wheel: Wheel) -> str:
+    """The script with this relay's address, pin and wheel written into it."""
+    pin = base64.b64encode(address.pin).decode() if address.pin is not None else ""
+    values = {
+        "RELAY": address.url.rstrip("/"),
+        "PIN": pin and f"sha256//{pin}",
+        "WHEEL": wheel.name,
+        "SHA256": wheel.sha256,
+    }
+    for name, value in values.items():
+        place = re.compile(_PLACE.format(name=name), re.MULTILINE)
+        assert len(place.findall(script)) == 1, name
+        script = place.sub(f"{name}={shlex.quote(value)}".replace("\\", r"\\"), script)
+    return script
+
+
+async def _send(exchange: Exchange, media_type: bytes, body: bytes) -> None:
+    """The whole body, as fast as the caller takes it."""
+    headers: Headers = [
+        (b"content-type", media_type),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-cache"),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    exchange.start(200, headers)
+    if exchange.request.method == "HEAD":
+        exchange.end()
+        return
+    may_go_on = asyncio.Event()
+    exchange.on_resume = may_go_on.set
+    for start in range(0, len(body), PIECE_BYTES):
+        if exchange.paused:
+            may_go_on.clear()
+            await may_go_on.wait()
+        exchange.write(body[start : start + PIECE_BYTES])
+    exchange.end()
+
+
+def _failed(task: asyncio.Task[Wheel]) -> bool:
+    return task.cancelled() or task.exception() is not None
