@@ -311,7 +311,7 @@ class _Forwarded:
 
     def drop(self, *, tell: bool = False) -> None:
         """Nobody wants the answer any more. `tell`: but the relay wants to know what it cost."""
-        request = self._request
+        request = self._let_go()
         self._on_over(self, None)
         if request is None:
             self._accounts.ended(self.upstream, self.model, self, NOTHING)
@@ -348,6 +348,7 @@ class _Forwarded:
                 self.upstream, self.model, timings.prompt_per_second, timings.predicted_per_second
             )
         spent = self._final()
+        self._let_go()
         self._on_over(self, spent)
         self._accounts.ended(self.upstream, self.model, self, spent)
         self.session.end_stream(self.id)
@@ -355,7 +356,7 @@ class _Forwarded:
     def on_error(self, error: WaiError) -> None:
         """The answer broke, or can't be had."""
         self._on_over(self, None)
-        spent = NOTHING if self._request is None else UNKNOWN
+        spent = NOTHING if self._let_go() is None else UNKNOWN
         self._accounts.ended(self.upstream, self.model, self, spent)
         self.session.reset_stream(self.id, error.fault, str(error))
 
@@ -376,19 +377,24 @@ class _Forwarded:
 
     # -- inside
 
+    def _let_go(self) -> ClientRequest | None:
+        """Forget the request, whose sink this is: else both wait for a garbage collection."""
+        request, self._request = self._request, None
+        return request
+
     def _start(self, length: int | None) -> None:
         assert self._begin is not None
         begin, self._begin = self._begin, None
         try:
-            self._request = begin(length)
+            request = self._request = begin(length)
         except LocalProtocolError as error:  # what the relay sent is not fit for HTTP
             self._break(Fault.PROTOCOL, str(error))
             return
-        self._request.on_writable = self._pay
+        request.on_writable = self._pay
         held, self._held = self._held, []
         taken = True
         for data in held:  # bounded by the stream's window
-            taken = self._request.write(data)
+            taken = request.write(data)
         if taken:
             self._pay()
 

@@ -138,6 +138,10 @@ class Answer:
         """The stream that this is the answer of: gets the credit back, and the reset."""
         self._stream = stream
 
+    def detach(self) -> None:
+        """The stream is over: it holds its sink, so that each would keep the other alive."""
+        self._stream = None
+
     def touch(self) -> None:
         """The request still makes its way to the upstream: the wait for an answer starts again."""
         self._last_at = self._clock()

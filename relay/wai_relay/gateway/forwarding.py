@@ -70,6 +70,35 @@ class Call:
             self.heartbeat.stop()
 
 
+class _Watchdog:
+    """Has an answer look at its deadline. That moves with every chunk and the timer does not: a
+    timer that comes too early is set again."""
+
+    __slots__ = ("_answer", "_call_later", "_clock", "_timer")
+
+    def __init__(self, answer: Answer, clock: Callable[[], float], call_later: CallLater) -> None:
+        self._answer = answer
+        self._clock = clock
+        self._call_later = call_later
+        self._timer: Timer | None = None
+        self._set()
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set(self) -> None:
+        delay_s = self._answer.next_deadline() - self._clock()
+        self._timer = self._call_later(delay_s, self._check)
+
+    def _check(self) -> None:
+        self._answer.handle_timeout(self._clock())
+        if not self._answer.over.is_set():
+            self._set()
+
+
 class Forwarder:
     """Runs calls. One for the whole gateway; it keeps nothing between two calls."""
 
@@ -241,29 +270,17 @@ class Forwarder:
             call.exchange.on_resume = None
             if not answer.over.is_set():
                 stream.reset(Fault.CANCELLED, "the caller went away")
+            answer.detach()
 
     async def _watch(self, answer: Answer) -> None:
-        """Wait until the answer is over. Its deadline moves with every chunk and its timer does
-        not: a timer that comes too early is set again."""
-        timer: Timer | None = None
-
-        def set_timer() -> None:
-            nonlocal timer
-            timer = self._call_later(answer.next_deadline() - self._clock(), check)
-
-        def check() -> None:
-            answer.handle_timeout(self._clock())
-            if not answer.over.is_set():
-                set_timer()
-
+        """Wait until the answer is over, or gives up."""
         if answer.over.is_set():
             return
-        set_timer()
+        watchdog = _Watchdog(answer, self._clock, self._call_later)
         try:
             await answer.over.wait()
         finally:
-            if timer is not None:
-                timer.cancel()
+            watchdog.stop()
 
     async def _upload(
         self, call: Call, stream: UpstreamStream, answer: Answer, first: bytes

@@ -104,6 +104,9 @@ class CallerConnection(Connection, asyncio.Protocol):
         self._out.clear()
         self.leave()
         self.caller_gone()
+        # uvloop's TLS transport keeps its protocol: without this the two would outlive the caller
+        # until a garbage collection. Nothing is asked of a transport once `lost` is set.
+        del self.transport
 
     def leave(self) -> None:
         """The edge has this connection no more: it is gone, or it is a node's from now on."""
