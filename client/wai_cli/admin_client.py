@@ -93,6 +93,21 @@ def call(
         raise _unreachable(target, error) from error
 
 
+def stream(
+    connection: http.client.HTTPConnection, target: Target, path: str
+) -> http.client.HTTPResponse:
+    """The answer to `GET /admin/v1` + `path`, to be read bit by bit. Raises `WaiError`."""
+    _connect(connection, target)
+    try:
+        connection.request("GET", BASE + path, headers={"Authorization": f"Bearer {target.token}"})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            _checked(answer.status, answer.read(MAX_ANSWER_BYTES), target)
+    except (OSError, http.client.HTTPException) as error:
+        raise _unreachable(target, error) from error
+    return answer
+
+
 def _connect(connection: http.client.HTTPConnection, target: Target) -> None:
     """Connect, and know the relay before anything is sent to it."""
     if connection.sock is not None:
@@ -155,6 +170,8 @@ def _checked(status: int, text: bytes, target: Target) -> Any:
     detail = answer.get("error") if isinstance(answer, dict) else None
     if not isinstance(detail, dict) or not isinstance(detail.get("message"), str):
         raise TransportError(f"what answers at {target.url} is not a wai relay (HTTP {status})")
+    if status == 401:
+        raise AuthError(detail["message"], Fault.KEY_INVALID)
     raise WaiError(detail["message"])
 
 

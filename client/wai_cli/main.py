@@ -26,6 +26,7 @@ GROUPS: Final = {
     "key": "let an app call: create, list and revoke API keys",
     "model": "find models, see what fits, deploy them to nodes, change their context",
     "doctor": "check the whole path and say what to do",
+    "top": "watch requests, nodes and tokens per second as they are now",
     "usage": "see what requests cost: tokens, times, errors",
     "explain": "see why a request went to the node that it went to",
     "backup": "save all that a relay is to a file, while it runs",

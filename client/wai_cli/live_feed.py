@@ -1,0 +1,121 @@
+"""Reads the relay's live feed in a thread of its own, and comes back when the relay does.
+
+Each event is handed to a queue, and a byte to a pipe, so that who draws can wait for keys and
+events at once. A relay that restarts may have another port and certificate: it is found anew each
+time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from wai_protocol.errors import AuthError, TransportError, WaiError
+
+from .admin_client import AdminClient, opened, stream
+from .live_state import parse
+from .target import Target
+
+SILENCE_S: Final = 40.0  # the relay says something every 15 s; two missed are a lost connection
+RETRY_FIRST_S: Final = 0.5
+RETRY_MAX_S: Final = 5.0  # somebody looks at the screen
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The feed begins (anew). `clock_ahead_s`: how far the relay's clock is ahead of ours."""
+
+    target: Target
+    version: str
+    clock_ahead_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The feed ended; `fatal`: trying again is of no use."""
+
+    why: str
+    fatal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One event of the feed."""
+
+    name: str
+    value: Any
+
+
+Happening = Connected | Lost | Told
+
+
+def read_feed(target: Target) -> Iterator[Connected | Told]:
+    """One connection's events, until it ends. Raises `WaiError`."""
+    with AdminClient(target) as admin:
+        who = admin.get("/whoami")
+    with opened(target, SILENCE_S) as connection:
+        answer = stream(connection, target, "/events")
+        yield Connected(target, str(who["version"]), float(who["time"]) - time.time())
+        try:
+            for name, value in parse(iter(answer.readline, b"")):
+                yield Told(name, value)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise TransportError(f"the connection to {target.url} was lost: {error}") from error
+
+
+class FeedThread:
+    """Reads until the process ends. `fileno` becomes readable when `take` has something."""
+
+    def __init__(self, find: Callable[[], Target]) -> None:
+        self._find = find
+        self._come: queue.SimpleQueue[Happening] = queue.SimpleQueue()
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        os.set_blocking(self._writing, False)
+        threading.Thread(target=self._run, name="feed", daemon=True).start()
+
+    def fileno(self) -> int:
+        """What to wait for."""
+        return self._reading
+
+    def wake(self) -> None:
+        """Have whoever waits look."""
+        with contextlib.suppress(BlockingIOError):  # full: it is awake already
+            os.write(self._writing, b"!")
+
+    def take(self) -> Iterator[Happening]:
+        """What has come since the last time."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._reading, 65536)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self._come.get_nowait()
+
+    def _put(self, happening: Happening) -> None:
+        self._come.put(happening)
+        self.wake()
+
+    def _run(self) -> None:
+        wait_s = RETRY_FIRST_S
+        while True:
+            why = "the relay ended the feed"
+            try:
+                for happening in read_feed(self._find()):
+                    self._put(happening)
+                    wait_s = RETRY_FIRST_S
+            except AuthError as error:
+                self._put(Lost(str(error), fatal=True))
+                return
+            except WaiError as error:
+                why = str(error)
+            self._put(Lost(why, fatal=False))
+            time.sleep(random.uniform(0.5, 1.0) * wait_s)  # noqa: S311 - spreads load, no secret
+            wait_s = min(RETRY_MAX_S, wait_s * 2)
