@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from wai_protocol.errors import Fault
@@ -80,7 +81,9 @@ class Agent:
             detail=detail,
         )
         self.forwarder = Forwarder(self.board, self.watch)
-        self._tunnels = [Tunnel(address, key, hello, self) for _ in range(tunnels)]
+        self._tunnels = [
+            Tunnel(address, key, replace(hello, tunnel=number), self) for number in range(tunnels)
+        ]
         self._sessions: set[LiveSession] = set()
         self._status: NodeStatus | None = None
         self.calls = Calls()

@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from wai_protocol.errors import Fault, LocalProtocolError, WaiError
 from wai_protocol.limits import MAX_FRAME_BYTES
 
 _log = logging.getLogger("wai.node")
+
+ANSWER_S: Final = 50.0
+"""Within which a CALL is answered (SPEC section 6): the relay waits 60 s, the way included."""
 
 CallHandler = Callable[[str, dict[str, Any], Callable[[str, Any], None]], Awaitable[Any]]
 """Answers a CALL: method, params, and how to tell of progress; gives the REPLY's value."""
@@ -58,10 +61,14 @@ class Calls:
         try:
             if self.handler is None:
                 raise WaiError(f"this node answers no `{method}`", Fault.ROUTE_REFUSED)
-            value = await self.handler(
-                method, params, lambda name, value: session.emit(name, value, call)
-            )
+            async with asyncio.timeout(ANSWER_S):
+                value = await self.handler(
+                    method, params, lambda name, value: session.emit(name, value, call)
+                )
             session.reply(call, value)
+        except TimeoutError:
+            _log.warning("%s took longer than %g s", method, ANSWER_S)
+            session.reply_error(call, _too_slow(method))
         except LocalProtocolError as error:
             _log.warning("the answer to %s can't be sent: %s", method, error)
             session.reply_error(call, _too_large(method))
@@ -70,6 +77,13 @@ class Calls:
         except Exception:
             _log.exception("the call %s failed", method)
             session.reply_error(call, WaiError("the node failed to do this; its log says why"))
+
+
+def _too_slow(method: str) -> WaiError:
+    return WaiError(
+        f"the node did not finish `{method}` within {ANSWER_S:g} s; try again",
+        Fault.UPSTREAM_TIMEOUT,
+    )
 
 
 def _too_large(method: str) -> WaiError:

@@ -23,6 +23,7 @@ from wai_transport.version import VERSION
 from .agent import Agent
 from .config import JoinConfig, NodeConfig
 from .dial import RelayAddress, dial
+from .goodbye import say_goodbye
 from .managed.calls import EVENT as DEPLOYMENT_EVENT
 from .managed.calls import ModelCalls, ProgressGate, deployment_map
 from .managed.entry import Event
@@ -61,7 +62,7 @@ async def _join(config: JoinConfig) -> Membership:
     address = _address(config, invite.url, invite.relay, invite.pin)
     hello = Hello(key.public, config.name or "", b"", agent=f"wai/{VERSION}", instance="join")
     connected = await dial(address, key, hello, invite.secret)
-    connected.transport.abort()
+    await say_goodbye(connected, "it has joined")
     welcome = connected.welcome
     membership = Membership(
         url=invite.url,

@@ -80,7 +80,9 @@ def refused() -> list[dict[str, str]]:
 
 def handshake() -> dict[str, Any]:
     """A node that joins with an invite: all four frames, and what was signed."""
-    hello = Hello(NODE.public, "box", CERTIFICATE_SHA256, agent="wai/0.1.0", instance="i1")
+    hello = Hello(
+        NODE.public, "box", CERTIFICATE_SHA256, agent="wai/0.1.0", instance="i1", tunnel=0
+    )
     node = NodeHandshake(NODE, hello, relay_public=RELAY.public, invite_secret=SECRET)
     relay = RelayHandshake(RELAY, nonce=NONCE, endpoint_hashes=frozenset({CERTIFICATE_SHA256}))
     first = node.bytes_to_send()

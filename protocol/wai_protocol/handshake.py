@@ -42,6 +42,8 @@ class Hello:
     `session` and `received`: the session to resume (None for a new one) and how many of its bytes
     came in. `endpoint_hash`: SHA-256 of the certificate that the node saw, b"" without TLS.
     `instance`: made anew when the node starts; sessions of another instance are lost with it.
+    `tunnel`: which of the node's tunnels this is, counted from 0; each has one session. None: the
+    node does not tell.
     """
 
     public: bytes
@@ -52,6 +54,7 @@ class Hello:
     limits: Limits = field(default_factory=Limits)
     agent: str = ""
     instance: str = ""
+    tunnel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +300,14 @@ def node_transcript(hello: bytes, challenge: bytes, invite_secret: bytes | None)
 
 
 def _hello_row(hello: Hello) -> tuple[object, ...]:
+    info: dict[str, object] = {
+        "name": hello.name,
+        "agent": hello.agent,
+        "instance": hello.instance,
+        "limits": hello.limits.to_wire(),
+    }
+    if hello.tunnel is not None:
+        info["tunnel"] = hello.tunnel
     return (
         int(FrameType.HELLO),
         [VERSION],
@@ -304,12 +315,7 @@ def _hello_row(hello: Hello) -> tuple[object, ...]:
         hello.session,
         hello.received,
         hello.endpoint_hash,
-        {
-            "name": hello.name,
-            "agent": hello.agent,
-            "instance": hello.instance,
-            "limits": hello.limits.to_wire(),
-        },
+        info,
     )
 
 
@@ -334,6 +340,7 @@ def _read_hello(item: list[Any]) -> Hello:
         limits=Limits.from_wire(info.get("limits", {})),
         agent=_text(info, "agent"),
         instance=_text(info, "instance"),
+        tunnel=_tunnel(info),
     )
 
 
@@ -367,6 +374,13 @@ def _fields(item: list[Any], kind: FrameType, types: tuple[type | None, ...]) ->
         if expected is int and not 0 <= value < 1 << 62:
             raise RemoteProtocolError(f"{kind.name} has a number out of range")
     return fields
+
+
+def _tunnel(info: dict[Any, Any]) -> int | None:
+    tunnel = info.get("tunnel")
+    if tunnel is not None and (type(tunnel) is not int or not 0 <= tunnel < 1 << 31):
+        raise RemoteProtocolError("tunnel in HELLO is not a small number")
+    return tunnel
 
 
 def _text(info: dict[Any, Any], key: str) -> str:

@@ -203,14 +203,15 @@ class Session:
                 self._tell(StatusReceived(NodeStatus.from_wire(value)))
             case f.Call(call, method, params):
                 self._only_from(Role.RELAY, "CALL")
-                self._receive_call(call)
-                self._tell(CallReceived(call, method, params))
+                if self._receive_call(call):
+                    self._tell(CallReceived(call, method, params))
             case f.Reply(call, ok, value):
                 self._only_from(Role.NODE, "REPLY")
-                if call not in self._calls:
-                    raise RemoteProtocolError(f"REPLY to call {call}, which is not open")
-                self._calls.remove(call)
-                self._tell(ReplyReceived(call, ok, value))
+                if not 0 < call <= self._last_call:
+                    raise RemoteProtocolError(f"REPLY to call {call}, which was never asked")
+                if call in self._calls:  # else it came too late: see `give_up_call`
+                    self._calls.remove(call)
+                    self._tell(ReplyReceived(call, ok, value))
             case f.Event(call, name, value):
                 self._only_from(Role.NODE, "EVENT")
                 self._tell(NodeEvent(call, name, value))
@@ -231,12 +232,17 @@ class Session:
             )
         )
 
-    def _receive_call(self, call: int) -> None:
-        if call <= self._last_call or len(self._calls) >= MAX_CALLS:
-            raise RemoteProtocolError(f"CALL {call} is not a new one, or one too many")
+    def _receive_call(self, call: int) -> bool:
+        """Whether it may be answered by our owner: not where it is one too many."""
+        if call <= self._last_call:
+            raise RemoteProtocolError(f"CALL {call} is not a new one")
         self._must_take_answers()
         self._last_call = call
         self._calls.add(call)
+        if len(self._calls) <= MAX_CALLS:
+            return True
+        self.reply_error(call, WaiError("too many calls to this node are open", Fault.OVERLOADED))
+        return False
 
     def _must_take_answers(self) -> None:
         """A peer that asks and asks, and takes no answer, would have us keep them all."""
@@ -513,6 +519,10 @@ class Session:
         self._send(f.Call(self._last_call, method, params))
         self._calls.add(self._last_call)
         return self._last_call
+
+    def give_up_call(self, call: int) -> None:
+        """Count a CALL as open no more: nobody waits for its REPLY, which may still come."""
+        self._calls.discard(call)
 
     def reply(self, call: int, value: object) -> None:
         """Answer a CALL. Does nothing if it has its answer, or the session is over."""

@@ -46,6 +46,7 @@ class Ended(enum.Enum):
     CLOSED = "closed by this side"
     BROKEN = "the peer broke the protocol"
     REPLACED = "the peer began a new session"
+    LEFT = "the peer said goodbye"
 
 
 class LiveSession:
@@ -146,6 +147,10 @@ class LiveSession:
     def replace(self) -> None:
         """The peer began a new session: what was open in this one is lost."""
         self._end(Ended.REPLACED, Fault.SESSION_LOST, "the session was lost")
+
+    def leave(self) -> None:
+        """The peer said that it goes away, and has gone: nobody comes back into this session."""
+        self._end(Ended.LEFT, Fault.SESSION_LOST, "the session is over")
 
     def probe(self) -> None:
         """Ask for a sign of life now."""

@@ -71,3 +71,29 @@ async def test_without_a_handler_every_call_is_refused() -> None:
 async def test_a_bug_in_the_handler_is_an_answer_too() -> None:
     reply = await answered(lambda: 1 // 0)
     assert reply.value["message"] == "the node failed to do this; its log says why"
+
+
+async def test_a_handler_that_never_ends_is_answered_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wai_node.calls.ANSWER_S", 0.0)
+    pair = SessionPair()
+    pair.connect()
+    calls = Calls()
+    stopped = asyncio.Event()
+
+    async def handle(method: str, params: object, tell: Callable[[str, Any], None]) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    calls.handler = handle
+    pair.relay.session.call("model.logs", {})
+    pair.settle()
+    calls.received(pair.node.session, 1, "model.logs", {})
+    await stopped.wait()
+    await asyncio.sleep(0)
+    pair.settle()
+    [reply] = [event for event in pair.relay.events if isinstance(event, ReplyReceived)]
+    assert reply.value["code"] == Fault.UPSTREAM_TIMEOUT.row.wire_code

@@ -305,7 +305,24 @@ def test_calls_are_bounded_at_both_ends() -> None:
     with pytest.raises(WaiError):
         made.relay.session.call("x", {})
     made.settle()
-    refused(made.node, wire([23, MAX_CALLS + 1, "x", {}]))
+    made.relay.session.give_up_call(1)  # its REPLY never came
+    one_too_many = made.relay.session.call("x", {})
+    made.settle()
+    assert not any(e.call == one_too_many for e in made.node.events if isinstance(e, CallReceived))
+    told = next(e for e in made.relay.events if isinstance(e, ReplyReceived))
+    assert (told.call, told.ok, told.value["code"]) == (one_too_many, False, 8)
+    refused(made.node, wire([23, one_too_many, "x", {}]))
+
+
+def test_an_answer_that_comes_too_late_is_dropped() -> None:
+    made = pair()
+    call = made.relay.session.call("x", {})
+    made.settle()
+    made.relay.session.give_up_call(call)
+    made.node.session.reply(call, "late")
+    made.settle()
+    assert made.relay.replies == []
+    refused(made.relay, wire([24, call + 1, True, None]))
 
 
 def test_a_call_is_answered_once_however_often_the_node_tries() -> None:

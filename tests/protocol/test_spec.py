@@ -129,7 +129,9 @@ def test_a_relay_refuses_what_the_vectors_say(row: dict[str, str]) -> None:
 def test_both_handshakes_agree_with_the_transcript() -> None:
     given = vectors("handshake.json")
     raw = {key: bytes.fromhex(value) for key, value in given.items() if key not in _TEXTS}
-    hello = Hello(raw["node_public"], "box", raw["endpoint_hash"], agent="wai/0.1.0", instance="i1")
+    hello = Hello(
+        raw["node_public"], "box", raw["endpoint_hash"], agent="wai/0.1.0", instance="i1", tunnel=0
+    )
     node = NodeHandshake(
         NodeKey(raw["node_seed"]),
         hello,

@@ -34,7 +34,7 @@ from wai_protocol.events import (
     StreamReset,
     Writable,
 )
-from wai_protocol.handshake import SESSION_ID_BYTES, Claim, Welcome
+from wai_protocol.handshake import SESSION_ID_BYTES, Claim, Hello, Welcome
 from wai_protocol.limits import PROCESS_GROWTH_BYTES, Limits
 from wai_protocol.session import Role, Session
 from wai_protocol.status import MAX_COUNT, NodeStatus
@@ -44,6 +44,7 @@ from wai_relay.gateway.upstream import ServingNode, Sink, Spent, UpstreamStream
 from wai_transport.live_session import Ended, LiveSession
 
 from .invites import Invites
+from .kept_models import KeptModels
 from .registry import NodeRecord, NodeRegistry, no_such_node
 from .tunnel import Admission
 
@@ -156,9 +157,10 @@ class NodeStream(UpstreamStream):
 class NodeSession:
     """One live session of a node, with the streams and calls that go over it."""
 
-    def __init__(self, node: Node, session_id: bytes, instance: str, limits: Limits) -> None:
+    def __init__(self, node: Node, session_id: bytes, hello: Hello, limits: Limits) -> None:
         self.id = session_id
-        self.instance = instance
+        self.instance = hello.instance
+        self.tunnel = hello.tunnel
         self.limits = limits
         self.node = node
         self.streams: dict[int, NodeStream] = {}
@@ -167,7 +169,7 @@ class NodeSession:
         self.live = LiveSession(
             Session(Role.RELAY, local=limits, growth=node.fleet.growth),
             on_event=self._on_event,
-            on_detached=node.detached,
+            on_detached=self._on_detached,
             on_ended=self._on_ended,
             ttl_s=limits.session_ttl_s,
         )
@@ -203,6 +205,7 @@ class NodeSession:
             raise WaiError(message, Fault.UPSTREAM_TIMEOUT) from None
         finally:
             self._calls.pop(call, None)
+            self.live.core.give_up_call(call)
 
     def _on_event(self, event: Event) -> None:
         if type(event) is DataReceived:  # each token: 0.3 µs less than by the pattern
@@ -275,6 +278,20 @@ class NodeSession:
             waiting[1](name, value)
         self.node.fleet.tell(self.node, name, value)
 
+    def left_behind(self, hello: Hello) -> bool:
+        """Whether a node that begins a new session with `hello` will not come back into this one:
+        its process is another one, or its tunnel has none but the new."""
+        if self.instance != hello.instance:
+            return True
+        leaving = self.live.core.going_away or self.live.core.peer_going_away
+        return not leaving and self.tunnel is not None and self.tunnel == hello.tunnel
+
+    def _on_detached(self, live: LiveSession) -> None:
+        if live.core.peer_going_away and not live.core.streams:
+            live.leave()
+        else:
+            self.node.detached(live)
+
     def _on_ended(self, live: LiveSession, why: Ended) -> None:
         self.node.fleet.forget(self)
         self.node.ended(self, why)
@@ -289,7 +306,8 @@ class Node(ServingNode):
         self.fleet = fleet
         self.record = record
         self.name = record.name
-        self.status = NodeStatus()
+        self.status = self._told = NodeStatus()
+        self._kept = KeptModels()
         self.told_by = ""
         """The instance (one run of the node's program) that `status` is from."""
         self.connected_at: float | None = None
@@ -351,9 +369,22 @@ class Node(ServingNode):
 
     def update(self, status: NodeStatus, instance: str) -> None:
         """Take what the node's process `instance` says of itself."""
-        self.status = status
+        now = asyncio.get_running_loop().time()
+        if self.told_by not in ("", instance):
+            self._kept.begin(self.status, now)
         self.told_by = instance
+        self._told = status
+        self.status = self._kept.merged(status, now)
+        if self._kept.until is not None:
+            asyncio.get_running_loop().call_at(self._kept.until, self._let_go)
         self.changed()
+
+    def _let_go(self) -> None:
+        """What an earlier run served and this one never had is not expected any more."""
+        status = self._kept.merged(self._told, asyncio.get_running_loop().time())
+        if status != self.status:
+            self.status = status
+            self.changed()
 
     def detached(self, live: LiveSession) -> None:
         """One of its connections was lost; the session waits."""
@@ -458,12 +489,12 @@ class ConnectedFleet:
         if node is None:
             node = self._nodes[record.id] = Node(self, record)
         node.record, node.name, node.agent = record, record.name, hello.agent
-        for old in [s for s in node.sessions if s.instance != hello.instance]:
-            old.live.replace()  # that process is gone, and with it all that it had open
-        session = self._resumable(node, hello.session)
+        session = self._resumable(node, hello)
         resumed = session is not None
+        for old in [s for s in node.sessions if s is not session and s.left_behind(hello)]:
+            old.live.replace()  # what it had open is lost
         if session is None:
-            session = self._new_session(node, hello.instance)
+            session = self._new_session(node, hello)
         # The newest connection wins, now: what the old one still brought would not be counted.
         session.live.drop_connection()
         node.reconnects += resumed
@@ -478,14 +509,16 @@ class ConnectedFleet:
         asyncio.get_running_loop().call_soon(node.changed)
         return Admission(session.live, welcome)
 
-    def _resumable(self, node: Node, session_id: bytes | None) -> NodeSession | None:
-        session = self._sessions.get(session_id) if session_id is not None else None
-        return session if session is not None and session.node is node else None
+    def _resumable(self, node: Node, hello: Hello) -> NodeSession | None:
+        session = self._sessions.get(hello.session) if hello.session is not None else None
+        if session is None or session.node is not node or session.instance != hello.instance:
+            return None
+        return session
 
-    def _new_session(self, node: Node, instance: str) -> NodeSession:
+    def _new_session(self, node: Node, hello: Hello) -> NodeSession:
         if len(node.sessions) >= MAX_SESSIONS_PER_NODE:
             raise AuthError("this node has too many sessions", Fault.OVERLOADED, retry_after_s=30)
-        session = NodeSession(node, os.urandom(SESSION_ID_BYTES), instance, self.limits)
+        session = NodeSession(node, os.urandom(SESSION_ID_BYTES), hello, self.limits)
         self._sessions[session.id] = session
         node.sessions.append(session)
         if node.connected_at is None:

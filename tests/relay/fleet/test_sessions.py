@@ -1,0 +1,160 @@
+"""Which of a node's sessions live: none waits for a node that will not come back into it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import replace
+
+import pytest
+
+from tests.relay.conftest import Clock
+from wai_protocol.errors import AuthError, Fault, WaiError
+from wai_protocol.handshake import Claim, Hello
+from wai_protocol.identity import NodeKey
+from wai_protocol.invite import decode
+from wai_protocol.limits import MAX_CALLS
+from wai_protocol.session import Role, Session
+from wai_protocol.surface import Headers
+from wai_relay.fleet.invites import Invites, RelayAddress
+from wai_relay.fleet.nodes import ConnectedFleet, Node, NodeSession
+from wai_relay.fleet.registry import NodeRegistry
+from wai_relay.fleet.tunnel import Admission
+from wai_relay.storage import SqliteStore
+from wai_transport.live_session import Ended
+
+pytestmark = pytest.mark.anyio
+
+KEY = NodeKey.generate()
+HELLO = Hello(KEY.public, "box", b"", instance="first start", tunnel=0)
+
+
+class Resets:
+    """A sink that keeps why its stream ended."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+
+    def on_headers(self, status: int, headers: Headers) -> None:
+        pass
+
+    def on_data(self, data: bytes) -> None:
+        pass
+
+    def on_end(self) -> None:
+        pass
+
+    def on_reset(self, fault: Fault, reason: str) -> None:
+        self.faults.append(fault)
+
+
+class Rig:
+    """A fleet that knows one node."""
+
+    def __init__(self, fleet: ConnectedFleet) -> None:
+        self.fleet = fleet
+
+    @property
+    def node(self) -> Node:
+        (node,) = self.fleet.nodes()
+        return node
+
+    @property
+    def sessions(self) -> list[NodeSession]:
+        return self.node.sessions
+
+    async def come(self, hello: Hello = HELLO) -> Admission:
+        return await self.fleet.admit(Claim(hello, None))
+
+
+@pytest.fixture
+async def rig(store: SqliteStore, clock: Clock) -> Rig:
+    registry = await NodeRegistry.load(store, clock)
+    invites = Invites(store, registry, clock)
+    _, text = await invites.create(RelayAddress("https://relay.example", b"r" * 32, b"p" * 32))
+    await invites.redeem(decode(text).secret, KEY.public, "box")
+    return Rig(ConnectedFleet(registry, invites))
+
+
+async def test_a_tunnel_that_lost_its_session_leaves_none_behind(rig: Rig) -> None:
+    await rig.come()
+    (broken,) = rig.sessions
+    lost = Resets()
+    broken.open("POST", "/v1/chat/completions", [], "m", lost, end=True)
+    await rig.come()
+    assert broken.live.ended is Ended.REPLACED
+    assert lost.faults == [Fault.SESSION_LOST]
+    assert len(rig.sessions) == 1
+
+
+async def test_a_node_that_resumes_keeps_its_session(rig: Rig) -> None:
+    first = await rig.come()
+    again = await rig.come(replace(HELLO, session=first.welcome.session))
+    assert again.welcome.resumed
+    assert again.session is first.session
+    assert first.session.ended is None
+
+
+async def test_another_tunnel_of_the_node_is_left_alone(rig: Rig) -> None:
+    first = await rig.come()
+    await rig.come(replace(HELLO, tunnel=1))
+    assert first.session.ended is None
+    assert len(rig.sessions) == 2
+
+
+async def test_a_session_that_finishes_what_is_in_flight_is_left_alone(rig: Rig) -> None:
+    first = await rig.come()
+    rig.fleet.go_away("the relay is stopping", reconnect_in_s=0.0)
+    await rig.come()
+    assert first.session.ended is None
+
+
+async def test_a_node_that_does_not_tell_its_tunnels_may_have_several_sessions(rig: Rig) -> None:
+    first = await rig.come(replace(HELLO, tunnel=None))
+    await rig.come(replace(HELLO, tunnel=None))
+    assert first.session.ended is None
+
+
+async def test_a_process_that_was_restarted_gets_no_session_of_the_one_before(rig: Rig) -> None:
+    first = await rig.come()
+    hello = replace(HELLO, instance="second start", session=first.welcome.session)
+    assert not (await rig.come(hello)).welcome.resumed
+    assert first.session.ended is Ended.REPLACED
+
+
+async def test_a_node_that_said_goodbye_is_not_waited_for(rig: Rig) -> None:
+    admission = await rig.come()
+    ours, peer = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    transport.pause_reading()
+    admission.session.attach(transport, 0)
+    leaving = Session(Role.NODE)
+    leaving.attach(0, 0.0)
+    leaving.go_away(Fault.DRAINING, "it has joined")
+    over = asyncio.Event()
+
+    def on_change(node: Node) -> None:
+        if not node.sessions:
+            over.set()
+
+    rig.fleet.on_change = on_change
+    with peer:
+        peer.sendall(leaving.bytes_to_send())
+        peer.shutdown(socket.SHUT_WR)
+        await over.wait()
+    assert admission.session.ended is Ended.LEFT
+    assert rig.node.state == "offline"
+
+
+async def test_a_call_without_an_answer_costs_no_place_for_the_next_ones(rig: Rig) -> None:
+    await rig.come()
+    (session,) = rig.sessions
+    for _ in range(MAX_CALLS + 1):
+        with pytest.raises(WaiError) as error:
+            await session.call("model.list", {}, None, 0.0)
+        assert error.value.fault is Fault.UPSTREAM_TIMEOUT
+
+
+async def test_a_node_that_never_joined_stays_out(rig: Rig) -> None:
+    with pytest.raises(AuthError):
+        await rig.come(replace(HELLO, public=NodeKey.generate().public))
