@@ -15,13 +15,14 @@ WEB       := $(shell find relay/web -type f -not -path '*/node_modules/*' -not -
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick chaos fuzz screenshots clean
+.PHONY: help run test lint bench bench-quick chaos fuzz screenshots dist node-pyz clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run    a relay and this machine as its node, with a model: prints a curl line to try'
 	@echo 'make test   all tests, also those with a real llama-server'
-	@echo 'make lint   formatting, lint, types        make bench  figures, beside other tunnels'
+	@echo 'make lint   formatting, lint, types, shell, images, units'
+	@echo 'make bench  figures, beside other tunnels  make dist   wheel and sdist (node-pyz: the node in a file)'
 	@echo 'make fuzz   long property tests            make chaos  random faults under streams'
 	@echo 'make clean  remove what was installed and built'
 
@@ -35,6 +36,7 @@ lint: $(VENV)/.test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@PATH="$(abspath $(BIN)):$$PATH" .ci/lint-files
 
 bench: $(VENV)/.test
 	@$(BIN)/python -m bench.run $(ARGS)
@@ -50,6 +52,18 @@ fuzz: $(VENV)/.test
 
 screenshots: $(VENV)/.test $(DASHBOARD)
 	@$(BIN)/python -m tests.browser.screenshots
+
+# Built in a fresh environment; the wheel is made from the sdist. Then both are looked into.
+dist: $(VENV)/.test
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist
+	@$(BIN)/python -m tests.packaging.contents dist
+
+# `wai` with all that it needs, but for Python: copy it to a machine and run it there.
+node-pyz: dist
+	@$(BIN)/shiv --quiet --console-script wai --python "/usr/bin/env $$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')" --compressed \
+	  --output-file dist/wai-node.pyz dist/*.whl
+	@$(BIN)/python -m tests.packaging.pyz dist/wai-node.pyz
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
