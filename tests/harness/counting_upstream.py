@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
 MODEL: Final = "counter"
+UNLIMITED: Final = 1 << 30  # more than any test waits for
 
 
 @dataclass(slots=True)
@@ -30,7 +31,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class CountingUpstream:
-    """A running one, which counts to the request's `max_tokens`, a number every `every_s`."""
+    """A running one, which counts to the request's `max_tokens`, a number every `every_s`; without
+    a limit until its caller goes away."""
 
     port: int
     seen: Seen
@@ -104,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _count(self, body: dict[str, Any]) -> None:
         last = body["messages"][-1]
         said = last["content"].split() if last["role"] == "assistant" else []
-        first, count = len(said), body["max_tokens"]
+        first, count = len(said), body.get("max_tokens", UNLIMITED)
         usage = {"prompt_tokens": 5 + len(said), "completion_tokens": count}
         if not body.get("stream"):
             message = {"role": "assistant", "content": words(first, count)}

@@ -33,7 +33,24 @@ export interface NodeView {
   version: string;
   may_deploy: boolean;
   joined_at: number;
+  connected_at?: number | null;
   detail: Record<string, unknown>;
+}
+
+export interface Deployment {
+  id: string;
+  node: string;
+  node_id: string;
+  model: string;
+  state: string;
+  reason: string;
+  swap_error: string;
+  context: number;
+  context_served: number | null;
+  slots: number;
+  size_bytes: number;
+  in_flight: number;
+  progress: { done_bytes: number; total_bytes: number; rate_bps: number; eta_s: number | null } | null;
 }
 
 export interface RequestRow {
@@ -113,7 +130,7 @@ async function ask<T>(method: string, path: string, body?: unknown): Promise<T> 
   try {
     response = await fetch(path, init);
   } catch {
-    throw new ApiError("The relay does not answer.", 0);
+    throw new ApiError("The relay does not answer. Check that it runs and that you are online, then try again.", 0);
   }
   const answer = response.status === 204 ? null : await response.json().catch(() => null);
   if (!response.ok) {

@@ -1,7 +1,8 @@
 // The live feed, kept as signals: whatever shows them is drawn again when they change.
 
-import { signal } from "@preact/signals";
-import type { NodeView, RequestRow } from "./api";
+import { batch, signal } from "@preact/signals";
+import type { Deployment, NodeView, RequestRow } from "./api";
+import { type Difference, applied, counted } from "./rows";
 
 export interface Pulse {
   at: number;
@@ -22,16 +23,11 @@ export interface History {
   running: number[];
 }
 
-interface Difference<Row> {
-  full?: boolean;
-  set?: Row[];
-  gone?: string[];
-  tokens?: Record<string, number>;
-}
-
 export const nodes = signal<ReadonlyMap<string, NodeView>>(new Map());
 export const requests = signal<ReadonlyMap<string, RequestRow>>(new Map());
 export const tokens = signal<ReadonlyMap<string, number>>(new Map());
+/** null until the relay has told. */
+export const deployments = signal<ReadonlyMap<string, Deployment> | null>(null);
 export const pulse = signal<Pulse | null>(null);
 export const history = signal<History>({ step: 2, until: 0, rates: [], running: [] });
 export const changes = signal(0);
@@ -40,6 +36,8 @@ export const connected = signal(true);
 export const clockAhead = signal(0);
 
 let source: EventSource | null = null;
+/** What came since the last frame: it is shown at once, however many events it were. */
+let waiting: (() => void)[] = [];
 
 export function relayNow(): number {
   return Date.now() / 1000 + clockAhead.value;
@@ -57,10 +55,10 @@ export function startFeed(): void {
   on<Difference<NodeView>>("nodes", (change) => (nodes.value = applied(nodes.value, change)));
   on<Difference<RequestRow>>("requests", (change) => {
     if (change.full || change.set || change.gone) requests.value = applied(requests.value, change);
-    const counts = new Map(change.full ? [] : tokens.value);
-    for (const [id, count] of Object.entries(change.tokens ?? {})) counts.set(id, count);
-    for (const id of change.gone ?? []) counts.delete(id);
-    tokens.value = counts;
+    tokens.value = counted(tokens.value, change);
+  });
+  on<Difference<Deployment>>("deployments", (change) => {
+    deployments.value = applied(deployments.value ?? new Map<string, Deployment>(), change);
   });
   on<{ step_s: number; until: number; tokens_per_s: number[]; running: number[] }>("history", (told) => {
     history.value = { step: told.step_s, until: told.until, rates: told.tokens_per_s, running: told.running };
@@ -82,18 +80,24 @@ export function startFeed(): void {
 export function stopFeed(): void {
   source?.close();
   source = null;
+  waiting = [];
 }
 
 function on<T>(name: string, take: (value: T) => void): void {
-  source?.addEventListener(name, (event) => take(JSON.parse((event as MessageEvent<string>).data) as T));
+  source?.addEventListener(name, (event) => {
+    const value = JSON.parse((event as MessageEvent<string>).data) as T;
+    // A tab in the background has no frames, and must not gather an hour of events.
+    if (document.hidden) return take(value);
+    if (waiting.push(() => take(value)) === 1) requestAnimationFrame(show);
+    return undefined;
+  });
 }
 
-function applied<Row extends { id: string }>(
-  rows: ReadonlyMap<string, Row>,
-  change: Difference<Row>,
-): ReadonlyMap<string, Row> {
-  const next = new Map(change.full ? [] : rows);
-  for (const row of change.set ?? []) next.set(row.id, row);
-  for (const id of change.gone ?? []) next.delete(id);
-  return next;
+function show(): void {
+  const now = waiting;
+  waiting = [];
+  batch(() => now.forEach((take) => take()));
 }
+
+// What waited when the tab went away comes before what comes next.
+document.addEventListener("visibilitychange", () => document.hidden && show());

@@ -2,7 +2,7 @@
 
 import { useSignal } from "@preact/signals";
 import { type ComponentType, render } from "preact";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { type Session, currentSession, signIn, signOut, whenSignedOut } from "./api";
 import { clockAhead, connected, nodes, requests, startFeed, stopFeed } from "./live";
 import { AuditPage } from "./pages/audit";
@@ -11,7 +11,7 @@ import { ModelsPage } from "./pages/models";
 import { NodesPage } from "./pages/nodes";
 import { OverviewPage } from "./pages/overview";
 import { RequestsPage } from "./pages/requests";
-import { TryPage } from "./pages/try";
+import { TryPage, forgetTalk } from "./pages/try";
 import { UsagePage } from "./pages/usage";
 import { Problem, told } from "./parts/basics";
 import { go, href, page } from "./route";
@@ -32,7 +32,10 @@ const PAGES: Record<string, [string, ComponentType]> = {
 
 function begin(found: Session | null): void {
   session.value = found;
-  if (!found) return stopFeed();
+  if (!found) {
+    forgetTalk();
+    return stopFeed();
+  }
   clockAhead.value = found.time - Date.now() / 1000;
   startFeed();
 }
@@ -44,8 +47,13 @@ function Navigation() {
     go(name);
   };
   const counts: Record<string, number> = { nodes: nodes.value.size, requests: requests.value.size };
+  const bar = useRef<HTMLElement>(null);
+  useEffect(() => {
+    // On a phone the bar is wider than the screen.
+    bar.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  }, [page.value]);
   return (
-    <nav aria-label="Pages">
+    <nav aria-label="Pages" ref={bar}>
       {Object.entries(PAGES).map(([name, [title]]) => (
         <a key={name} href={href(name)} onClick={follow(name)} aria-current={page.value === name ? "page" : undefined}>
           {title}
@@ -72,18 +80,25 @@ function Frame() {
         <div class="brand">
           <img src="/dashboard/icon.svg" alt="" width="24" height="24" />
           <strong>wai</strong>
-          <span class={connected.value ? "dot on" : "dot"} role="status" aria-label={connected.value ? "live" : "reconnecting"} />
+          <span class={connected.value ? "dot on" : "dot"} role="status" aria-label={connected.value ? "live" : "reconnecting"} title={connected.value ? "live" : "reconnecting"} />
         </div>
         <Navigation />
         <footer>
           <span class="who" title={`wai ${session.value?.version ?? ""}`}>{session.value?.name}</span>
-          <button type="button" class="plain" onClick={turn} aria-label={`Theme: ${theme.value}`}>
+          <button type="button" class="plain" onClick={turn} aria-label={`Theme: ${theme.value}`} title={`Theme: ${theme.value}`}>
             {{ auto: "◐", light: "☀", dark: "☾" }[theme.value]}
           </button>
           <button type="button" class="plain" onClick={leave}>Sign out</button>
         </footer>
       </aside>
-      <Shown />
+      <div>
+        {!connected.value && (
+          <p class="problem offline" role="alert">
+            The relay does not answer: what you see may be out of date. Trying again …
+          </p>
+        )}
+        <Shown />
+      </div>
     </div>
   );
 }

@@ -10,7 +10,12 @@ addEventListener("popstate", () => (page.value = read()));
 
 export const href = (name: string) => base + (name === "overview" ? "" : name);
 
+/** Whether a link was followed: then the new page takes the focus. */
+export let moved = false;
+addEventListener("popstate", () => (moved = true));
+
 export function go(name: string): void {
+  moved = true;
   history.pushState(null, "", href(name));
   page.value = name;
   scrollTo(0, 0);

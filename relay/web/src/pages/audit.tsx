@@ -48,6 +48,7 @@ export function AuditPage() {
       <section class="card">
         <h2>Admins</h2>
         <table>
+          <thead><tr><th>Name</th><th>Since</th><th><span class="unseen">Actions</span></th></tr></thead>
           <tbody>
             {admins.value.map((admin) => (
               <tr key={admin.name}>

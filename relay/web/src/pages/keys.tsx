@@ -1,13 +1,14 @@
 // API keys: make one, see it once, limit it, revoke it.
 
-import { useSignal } from "@preact/signals";
+import { useComputed, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { type KeyView, get, patch, post, remove } from "../api";
 import { compact, date } from "../format";
 import { changes } from "../live";
-import { Code, Dialog, Empty, Page, Problem, Sure, told } from "../parts/basics";
+import { Code, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 
-const SHOWN = 100;
+const SHOWN = 50; // rows a page
+const FILTER_FROM = 10; // fewer are found by looking
 const FIELDS = [
   ["rpm", "Requests per minute"],
   ["tpm", "Tokens per minute"],
@@ -24,28 +25,37 @@ export function KeysPage() {
     void told(async () => (keys.value = (await get<{ data: KeyView[] }>("/keys")).data)).then((said) => (problem.value = said));
   }, [changes.value]);
   const revoke = async (key: KeyView) => (problem.value = await told(() => remove(`/keys/${key.id}`)));
-  const wanted = filter.value.trim().toLowerCase();
-  const found = (keys.value ?? []).filter((key) => `${key.name} ${key.prefix}`.toLowerCase().includes(wanted)).reverse();
+  const found = useComputed(() => {
+    const wanted = filter.value.trim().toLowerCase();
+    return (keys.value ?? []).filter((key) => `${key.name} ${key.prefix}`.toLowerCase().includes(wanted)).reverse();
+  });
+  const at = useSignal(0);
+  const page = paged(found.value, at, SHOWN, "keys");
+  const start = (event: { currentTarget: HTMLInputElement }) => {
+    filter.value = event.currentTarget.value;
+    at.value = 0;
+  };
   return (
     <Page title="Keys" actions={<button type="button" class="primary" onClick={() => (editing.value = "new")}>Create a key</button>}>
       <Problem text={problem.value} />
-      {(keys.value?.length ?? 0) > 10 && (
-        <input type="search" class="filter" placeholder="Filter by name" aria-label="Filter keys" value={filter} onInput={(event) => (filter.value = event.currentTarget.value)} />
+      {(keys.value?.length ?? 0) >= FILTER_FROM && (
+        <input type="search" class="filter" placeholder="Filter by name" aria-label="Filter keys" value={filter} onInput={start} />
       )}
-      {keys.value?.length === 0 && <Empty title="No key yet">An app needs one to call the relay.</Empty>}
-      {found.length > 0 && (
+      {keys.value?.length === 0 && <Empty title="No key yet">An app needs one to call the relay. Create one, and paste it where the app asks for an API key.</Empty>}
+      {!!keys.value?.length && found.value.length === 0 && <Empty title="No key is called that" />}
+      {found.value.length > 0 && (
         <div class="card scroll">
-          <table>
+          <table class="stack">
             <thead>
-              <tr><th>Name</th><th>Key</th><th>Limits</th><th>Created</th><th /></tr>
+              <tr><th>Name</th><th>Key</th><th>Limits</th><th>Created</th><th><span class="unseen">Actions</span></th></tr>
             </thead>
             <tbody>
-              {found.slice(0, SHOWN).map((key) => (
+              {page.shown.map((key) => (
                 <tr key={key.id}>
-                  <td><strong>{key.name}</strong></td>
-                  <td><code>{key.prefix}…</code></td>
-                  <td class="muted">{limitsText(key)}</td>
-                  <td class="muted">{date(key.created_at)}</td>
+                  <td data-label="Name" class="long"><strong>{key.name}</strong></td>
+                  <td data-label="Key"><code>{key.prefix}…</code></td>
+                  <td data-label="Limits" class="muted">{limitsText(key)}</td>
+                  <td data-label="Created" class="muted">{date(key.created_at)}</td>
                   <td class="row-actions">
                     <button type="button" class="small" onClick={() => (editing.value = key)} aria-label={`Limits of ${key.name}`}>Limits</button>
                     <Sure label="Revoke" question="Revoke for good?" name={key.name} onSure={() => revoke(key)} />
@@ -54,7 +64,7 @@ export function KeysPage() {
               ))}
             </tbody>
           </table>
-          {found.length > SHOWN && <p class="hint">{found.length - SHOWN} more: filter by name</p>}
+          {page.turn}
         </div>
       )}
       {editing.value && <EditKey subject={editing.value} onClose={() => (editing.value = null)} />}

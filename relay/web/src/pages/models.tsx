@@ -1,28 +1,14 @@
 // Models: search the hub, see what fits where, deploy; what is deployed, its context, its log.
 
 import { useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
-import { get, patch, post, remove } from "../api";
-import { bytes, compact, span } from "../format";
-import { nodes } from "../live";
+import { useEffect, useRef } from "preact/hooks";
+import { type Deployment, get, patch, post, remove } from "../api";
+import { bytes, compact, count, span } from "../format";
+import { deployments, nodes } from "../live";
 import { Badge, Dialog, Empty, Page, Problem, Sure, told } from "../parts/basics";
 
-const LOOK_MS = 1500; // downloads move; the nodes are asked each time
+const LOG_MS = 2000; // a log that is being read goes on; the node is asked each time
 const MIN_CONTEXT = 256;
-
-interface Deployment {
-  node: string;
-  model: string;
-  state: string;
-  reason: string;
-  swap_error: string;
-  context: number;
-  context_served: number | null;
-  slots: number;
-  size_bytes: number;
-  in_flight: number;
-  progress: { done_bytes: number; total_bytes: number; rate_bps: number; eta_s: number | null } | null;
-}
 
 interface Found {
   repo: string;
@@ -56,88 +42,115 @@ export function ModelsPage() {
   );
 }
 
+function pathOf(row: Deployment, rest = ""): string {
+  return `/deployments/${encodeURIComponent(row.node)}${rest}?model=${encodeURIComponent(row.model)}`;
+}
+
 function Deployed() {
-  const rows = useSignal<Deployment[] | null>(null);
   const problem = useSignal("");
-  const log = useSignal<{ title: string; lines: string[] } | null>(null);
+  const log = useSignal<Deployment | null>(null);
   const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
-  useEffect(() => {
-    let over = false;
-    let timer: ReturnType<typeof setTimeout>;
-    const look = async () => {
-      const said = await told(async () => (rows.value = (await get<{ data: Deployment[] }>("/deployments")).data));
-      if (said) problem.value = said;
-      if (!over) timer = setTimeout(look, LOOK_MS);
-    };
-    void look();
-    return () => {
-      over = true;
-      clearTimeout(timer);
-    };
-  }, []);
-  const path = (row: Deployment, rest = "") => `/deployments/${encodeURIComponent(row.node)}${rest}?model=${encodeURIComponent(row.model)}`;
-  const showLog = (row: Deployment) =>
-    act(async () => (log.value = { title: row.model, lines: (await get<{ data: string[] }>(path(row, "/logs"))).data }));
+  const rows = [...(deployments.value?.values() ?? [])].sort((a, b) => `${a.model} ${a.node}`.localeCompare(`${b.model} ${b.node}`));
   return (
-    <section class="card scroll">
+    <section class="card scroll" aria-label="Deployed">
       <h2>Deployed</h2>
       <Problem text={problem.value} />
-      {!rows.value?.length ? (
-        <Empty title="Nothing is deployed yet">Models that your own servers hold are on the Nodes page.</Empty>
+      {!rows.length ? (
+        <Empty title={deployments.value ? "Nothing is deployed yet" : "Asking the nodes …"}>
+          {deployments.value && "Search for a model below. Those that your own servers hold are on the Nodes page."}
+        </Empty>
       ) : (
-        <table>
-          <thead><tr><th>Model</th><th>Node</th><th>State</th><th class="num">Size</th><th>Context × slots</th><th /></tr></thead>
+        <table class="stack">
+          <thead>
+            <tr><th>Model</th><th>Node</th><th>State</th><th class="num">Size</th><th>Context × slots</th><th><span class="unseen">Actions</span></th></tr>
+          </thead>
           <tbody>
-            {rows.value.map((row) => (
-              <tr key={`${row.node} ${row.model}`}>
-                <td>
+            {rows.map((row) => (
+              <tr key={row.id} aria-label={`${row.model} on ${row.node}`}>
+                <td data-label="Model" class="long">
                   <strong>{row.model}</strong>
                   {(row.reason || row.swap_error) && <div class="bad small-text">{row.reason || row.swap_error}</div>}
                 </td>
-                <td>{row.node}</td>
-                <td><Badge state={row.state} /><Progress row={row} /></td>
-                <td class="num">{bytes(row.size_bytes)}</td>
-                <td><Context row={row} onChange={(context) => act(() => patch(path(row), { context }))} /></td>
+                <td data-label="Node">{row.node}</td>
+                <td data-label="State"><Badge state={row.state} /><Progress row={row} /></td>
+                <td data-label="Size" class="num">{bytes(row.size_bytes)}</td>
+                <td data-label="Context × slots"><Context row={row} onChange={(wanted) => act(() => patch(pathOf(row), wanted))} /></td>
                 <td class="row-actions">
-                  <button type="button" class="small" onClick={() => showLog(row)} aria-label={`Log of ${row.model}`}>Log</button>
-                  <Sure label="Remove" question="Delete its files?" name={row.model} onSure={() => act(() => remove(path(row)))} />
+                  <button type="button" class="small" onClick={() => (log.value = row)} aria-label={`Log of ${row.model}`}>Log</button>
+                  <Sure label="Remove" question="Delete its files?" name={row.model} onSure={() => act(() => remove(pathOf(row)))} />
                 </td>
               </tr>
             ))}
           </tbody>
         </table>
       )}
-      {log.value && (
-        <Dialog title={log.value.title} onClose={() => (log.value = null)}>
-          <pre class="log" tabIndex={0}>{log.value.lines.join("\n") || "It printed nothing yet."}</pre>
-        </Dialog>
-      )}
+      {log.value && <Log row={log.value} onClose={() => (log.value = null)} />}
     </section>
+  );
+}
+
+/** What a model's server printed, to its newest line as long as nobody scrolls up. */
+function Log({ row, onClose }: { row: Deployment; onClose: () => void }) {
+  const lines = useSignal<string[] | null>(null);
+  const problem = useSignal("");
+  const element = useRef<HTMLPreElement>(null);
+  const follows = useRef(true);
+  useEffect(() => {
+    let timer: ReturnType<typeof setTimeout>;
+    let over = false;
+    const look = async () => {
+      problem.value = await told(async () => (lines.value = (await get<{ data: string[] }>(pathOf(row, "/logs"))).data));
+      if (!over) timer = setTimeout(look, LOG_MS);
+    };
+    void look();
+    return () => {
+      over = true;
+      clearTimeout(timer);
+    };
+  }, [row.id]);
+  useEffect(() => {
+    if (follows.current && element.current) element.current.scrollTop = element.current.scrollHeight;
+  }, [lines.value]);
+  const note = ({ currentTarget: at }: { currentTarget: HTMLPreElement }) => (follows.current = at.scrollTop + at.clientHeight > at.scrollHeight - 20);
+  return (
+    <Dialog title={`Log of ${row.model}`} onClose={onClose}>
+      <Problem text={problem.value} />
+      <pre class="log" tabIndex={0} aria-label={`Log of ${row.model}`} ref={element} onScroll={note}>
+        {lines.value === null ? "Asking the node …" : lines.value.join("\n") || "It printed nothing yet."}
+      </pre>
+    </Dialog>
   );
 }
 
 function Progress({ row }: { row: Deployment }) {
   const at = row.progress;
   if (!at || row.state !== "downloading") return null;
+  const share = at.total_bytes ? Math.floor((100 * at.done_bytes) / at.total_bytes) : 0;
   return (
     <div class="progress">
-      <progress max={at.total_bytes} value={at.done_bytes} aria-label={`Download of ${row.model}`} />
-      <span class="muted small-text">{bytes(at.rate_bps)}/s{at.eta_s !== null && ` · ${span(at.eta_s)} left`}</span>
+      <progress max={at.total_bytes || 1} value={at.done_bytes} aria-label={`Download of ${row.model}`} />
+      <span class="muted small-text num">
+        {share} % of {bytes(at.total_bytes)} · {bytes(at.rate_bps)}/s{at.eta_s !== null && ` · ${span(at.eta_s)} left`}
+      </span>
     </div>
   );
 }
 
-function Context(props: { row: Deployment; onChange: (context: number) => void }) {
+function Context(props: { row: Deployment; onChange: (wanted: { context: number; slots: number }) => void }) {
+  const { row } = props;
   const submit = (event: Event) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
-    props.onChange(Number(form.get("context")));
+    props.onChange({ context: Number(form.get("context")), slots: Number(form.get("slots")) });
   };
+  const served = row.context_served;
   return (
-    <form class="line" onSubmit={submit}>
-      <input class="narrow" name="context" type="number" min={MIN_CONTEXT} step={256} defaultValue={String(props.row.context)} aria-label={`Context of ${props.row.model}`} />
-      <span class="muted">× {props.row.slots}</span>
-      <button type="submit" class="small">Swap</button>
+    <form class="line" onSubmit={submit} key={`${row.context} ${row.slots}`}>
+      <input class="narrow" name="context" type="number" required min={MIN_CONTEXT} step={256} defaultValue={String(row.context)} aria-label={`Context of ${row.model}`} />
+      <span class="muted">×</span>
+      <input class="narrower" name="slots" type="number" required min={1} max={256} defaultValue={String(row.slots)} aria-label={`Slots of ${row.model}`} />
+      <button type="submit" class="small" aria-label={`Swap the context of ${row.model}`}>Swap</button>
+      {served !== null && <span class="muted small-text num">{count(served)} {served === row.context ? "served" : "still served"}</span>}
     </form>
   );
 }
@@ -160,7 +173,7 @@ function Search(props: { onChoose: (repo: string) => void }) {
         <button type="submit" class="primary" disabled={busy.value}>{busy.value ? "Searching …" : "Search"}</button>
       </form>
       <Problem text={problem.value} />
-      {found.value?.length === 0 && <Empty title="Nothing was found" />}
+      {found.value?.length === 0 && <Empty title="Nothing was found">Try fewer words, or the publisher’s name.</Empty>}
       {!!found.value?.length && (
         <ul class="results">
           {found.value.map((model) => (
@@ -182,13 +195,16 @@ function Fits(props: { repo: string; onClose: () => void }) {
   const fits = useSignal<NodeFit[] | null>(null);
   const problem = useSignal("");
   const context = useSignal(8192);
+  const busy = useSignal("");
   useEffect(() => {
     void told(async () => (fits.value = (await get<{ data: NodeFit[] }>(`/models/fit?repo=${encodeURIComponent(props.repo)}&context=${context.value}`)).data)).then(
       (said) => (problem.value = said),
     );
   }, [context.value]);
   const deploy = async (node: string, quant: string) => {
+    busy.value = `${node} ${quant}`;
     problem.value = await told(() => post("/deployments", { node, model: `${props.repo}:${quant}`, context: context.value }));
+    busy.value = "";
     if (!problem.value) props.onClose();
   };
   return (
@@ -200,7 +216,7 @@ function Fits(props: { repo: string; onClose: () => void }) {
         </select>
       </label>
       <Problem text={problem.value} />
-      {!fits.value && !problem.value && <p class="hint">Asking the nodes …</p>}
+      {!fits.value && !problem.value && <p class="hint" role="status">Asking the nodes …</p>}
       {fits.value?.map((fit) => (
         <section key={fit.node}>
           <h3>{fit.node}</h3>
@@ -208,7 +224,7 @@ function Fits(props: { repo: string; onClose: () => void }) {
           {fit.quants.length > 0 && (
             <div class="scroll">
               <table>
-                <thead><tr><th>Quantisation</th><th class="num">Size</th><th class="num">Takes</th><th>Fit</th><th /></tr></thead>
+                <thead><tr><th>Quantisation</th><th class="num">Size</th><th class="num">Takes</th><th>Fit</th><th><span class="unseen">Deploy</span></th></tr></thead>
                 <tbody>
                   {fit.quants.map((quant) => (
                     <tr key={quant.quant}>
@@ -216,7 +232,7 @@ function Fits(props: { repo: string; onClose: () => void }) {
                       <td class="num">{bytes(quant.size_bytes)}</td>
                       <td class="num">{bytes(quant.high_bytes)}</td>
                       <td><span class={`fit ${quant.verdict}`} title={quant.reason}>{VERDICTS[quant.verdict] ?? quant.verdict}</span></td>
-                      <td><button type="button" class="small" disabled={quant.verdict === "no"} onClick={() => deploy(fit.node, quant.quant)} aria-label={`Deploy ${quant.quant} on ${fit.node}`}>Deploy</button></td>
+                      <td><button type="button" class="small" disabled={quant.verdict === "no" || busy.value !== ""} onClick={() => deploy(fit.node, quant.quant)} aria-label={`Deploy ${quant.quant} on ${fit.node}`}>{busy.value === `${fit.node} ${quant.quant}` ? "Deploying …" : "Deploy"}</button></td>
                     </tr>
                   ))}
                 </tbody>

@@ -1,16 +1,25 @@
 // Nodes: how each one is; add, drain, remove.
 
 import { useSignal } from "@preact/signals";
+import { useMemo } from "preact/hooks";
 import { type NodeView, post, remove } from "../api";
-import { compact, rate, span } from "../format";
-import { nodes, relayNow } from "../live";
-import { Badge, Code, Dialog, Empty, Page, Problem, Sure, told } from "../parts/basics";
+import { bytes, compact, count, date, rate, span } from "../format";
+import { nodes, pulse, relayNow } from "../live";
+import { Badge, Code, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 import { Slots } from "./overview";
 
+const SHOWN = 20; // cards a page
+const FILTER_FROM = 8; // fewer are found by looking
+
 export function NodesPage() {
+  const filter = useSignal("");
+  const at = useSignal(0);
   const adding = useSignal(false);
   const problem = useSignal("");
-  const all = [...nodes.value.values()];
+  const all = [...nodes.value.values()].sort((a, b) => a.name.localeCompare(b.name));
+  const wanted = filter.value.trim().toLowerCase();
+  const found = all.filter((node) => `${node.name} ${node.state} ${node.models.join(" ")}`.toLowerCase().includes(wanted));
+  const page = paged(found, at, SHOWN, "nodes");
   const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
   return (
     <Page
@@ -18,17 +27,30 @@ export function NodesPage() {
       actions={<button type="button" class="primary" onClick={() => (adding.value = true)}>Add a node</button>}
     >
       <Problem text={problem.value} />
+      {all.length >= FILTER_FROM && (
+        <input type="search" class="filter" placeholder="Filter by name, state or model" aria-label="Filter nodes" value={filter} onInput={(event) => (filter.value = event.currentTarget.value)} />
+      )}
+      {all.length > 0 && found.length === 0 && <Empty title="No node is like that" />}
       {all.length === 0 ? (
         <Empty title="No node has joined yet">Add one: it dials out from the GPU box, nothing is opened on it.</Empty>
       ) : (
-        <div class="cards">{all.map((node) => <NodeCard key={node.id} node={node} act={act} />)}</div>
+        <div class="cards">{page.shown.map((node) => <NodeCard key={node.id} node={node} act={act} />)}</div>
       )}
+      {page.turn}
       {adding.value && <AddNode onClose={() => (adding.value = false)} />}
     </Page>
   );
 }
 
-function NodeCard({ node, act }: { node: NodeView; act: (call: () => Promise<unknown>) => void }) {
+type Act = (call: () => Promise<unknown>) => void;
+
+/** Drawn again only when its node changed: most of many did not since the last look. */
+function NodeCard({ node, act }: { node: NodeView; act: Act }) {
+  return useMemo(() => card(node, act), [node]);
+}
+
+function card(node: NodeView, act: Act) {
+  const down = upstreams(node).filter((upstream) => !upstream.up);
   const path = `/nodes/${node.id}`;
   const verb = node.state === "draining" ? "undrain" : "drain";
   return (
@@ -37,19 +59,26 @@ function NodeCard({ node, act }: { node: NodeView; act: (call: () => Promise<unk
         <h2>{node.name}</h2>
         <Badge state={node.state} />
         <span class="spacer" />
-        <button type="button" class="small" onClick={() => act(() => post(`${path}/${verb}`))}>
+        <button type="button" class="small" onClick={() => act(() => post(`${path}/${verb}`))} aria-label={`${verb === "drain" ? "Drain" : "Give requests again to"} ${node.name}`}>
           {verb === "drain" ? "Drain" : "Give requests again"}
         </button>
         <Sure label="Remove" question="Remove for good?" name={node.name} onSure={() => act(() => remove(path))} />
       </header>
       <dl>
         <div><dt>Slots</dt><dd><Slots busy={node.slots_busy} total={node.slots_total} /></dd></div>
-        <div><dt>Queue</dt><dd class="num">{node.queued}</dd></div>
-        <div><dt>Joined</dt><dd>{span(relayNow() - node.joined_at)} ago</dd></div>
-        <div><dt>Reconnects</dt><dd class="num">{node.reconnects}</dd></div>
-        <div><dt>Hardware</dt><dd>{hardware(node.detail)}</dd></div>
+        <div><dt>Queue</dt><dd class="num">{count(node.queued)}</dd></div>
+        <div><dt>Uptime</dt><dd><Uptime since={node.connected_at ?? null} /></dd></div>
+        <div><dt>Reconnects</dt><dd class="num">{count(node.reconnects)}</dd></div>
+        <div><dt>Joined</dt><dd>{date(node.joined_at)}</dd></div>
         <div><dt>Version</dt><dd>{node.version || "–"}</dd></div>
+        <div class="wide"><dt>Hardware</dt><dd>{hardware(node.detail)}</dd></div>
       </dl>
+      {down.map((upstream) => (
+        <p key={upstream.name} class="problem">{upstream.name} does not serve: {upstream.error || "it is down"}</p>
+      ))}
+      {node.serving.length === 0 && node.state === "ready" && down.length === 0 && (
+        <p class="hint">It serves no model yet. Deploy one on the Models page, or start a server on the box: the node finds it by itself.</p>
+      )}
       {node.serving.length > 0 && (
         <div class="scroll">
           <table>
@@ -74,15 +103,45 @@ function NodeCard({ node, act }: { node: NodeView; act: (call: () => Promise<unk
   );
 }
 
+function Uptime(props: { since: number | null }) {
+  pulse.value; // time goes on, whether or not anything else changed
+  if (props.since === null) return <>–</>;
+  return <span title={`connected since ${date(props.since)}`}>{span(relayNow() - props.since)}</span>;
+}
+
+interface UpstreamDetail {
+  name: string;
+  up: boolean;
+  error: string;
+}
+
+/** What the node says of its upstreams; it may be of another version, and say anything. */
+function upstreams(node: NodeView): UpstreamDetail[] {
+  const told = node.state === "offline" ? null : node.detail["upstreams"];
+  if (typeof told !== "object" || told === null) return [];
+  return Object.entries(told as Record<string, { up?: unknown; error?: unknown } | null>).map(([name, one]) => ({
+    name,
+    up: one?.up !== false,
+    error: String(one?.error ?? ""),
+  }));
+}
+
 function hardware(detail: Record<string, unknown>): string {
-  const said = ["gpu", "gpus", "cpu", "os", "machine"].map((name) => detail[name]);
-  const words = said.flatMap((value) => (typeof value === "string" && value ? [value] : []));
-  return words.join(" · ") || "–";
+  const cards = Array.isArray(detail["gpus"]) ? (detail["gpus"] as { name?: unknown; bytes?: unknown }[]) : [];
+  const cores = Number(detail["cpu_cores"]) || 0;
+  const ram = Number(detail["ram_bytes"]) || 0;
+  const said = [
+    ...cards.map((card) => `${String(card?.name ?? "GPU")}, ${bytes(Number(card?.bytes) || 0)}`),
+    [detail["cpu"], cores && `${cores} ${cores === 1 ? "core" : "cores"}`].filter(Boolean).join(", "),
+    ram && `${bytes(ram)} RAM`,
+    [detail["os"], detail["machine"]].filter(Boolean).join(" "),
+  ];
+  return said.filter(Boolean).join(" · ") || "–";
 }
 
 function AddNode(props: { onClose: () => void }) {
   const name = useSignal("");
-  const invite = useSignal("");
+  const command = useSignal("");
   const problem = useSignal("");
   const before = useSignal(new Set(nodes.value.keys()));
   const arrived = [...nodes.value.values()].find((node) => !before.value.has(node.id));
@@ -90,13 +149,13 @@ function AddNode(props: { onClose: () => void }) {
     event.preventDefault();
     problem.value = await told(async () => {
       const body = name.value.trim() ? { name: name.value.trim() } : {};
-      invite.value = (await post<{ invite: string }>("/invites", body)).invite;
+      command.value = (await post<{ command: string }>("/invites", body)).command;
       before.value = new Set(nodes.value.keys());
     });
   };
   return (
     <Dialog title="Add a node" onClose={props.onClose}>
-      {!invite.value ? (
+      {!command.value ? (
         <form onSubmit={create}>
           <label>
             Name <span class="muted">(optional)</span>
@@ -107,8 +166,8 @@ function AddNode(props: { onClose: () => void }) {
         </form>
       ) : (
         <>
-          <p>Run this on the GPU box. It is good for one node, and shown this once.</p>
-          <Code text={`wai node join ${invite.value} && wai node run`} label="command" />
+          <p>Run this on the GPU box: it installs wai, joins and starts it. It is good for one node, and shown this once.</p>
+          <Code text={command.value} label="command" />
           <p class={arrived ? "waiting arrived" : "waiting"} role="status">
             {arrived ? `${arrived.name} has arrived: ${arrived.state}` : "Waiting for it to arrive …"}
           </p>

@@ -6,17 +6,22 @@ import { Badge, Empty, Figure, Page } from "../parts/basics";
 import { compact, count, ms, rate } from "../format";
 import { history, nodes, pulse } from "../live";
 import { go } from "../route";
+import { sinceFirst } from "../rows";
+
+const LEAST_S = 300; // what the chart spans at least: seconds alone show no shape
+const SHOWN = 60; // nodes on this page; all of them are on theirs
 
 export function OverviewPage() {
   const now = pulse.value;
-  const all = [...nodes.value.values()];
+  const all = [...nodes.value.values()].sort((a, b) => a.name.localeCompare(b.name));
   const ready = all.filter((node) => node.state === "ready").length;
   const errors = now?.errors_hour ?? 0;
   const chart = useComputed(() => {
-    const { step, until, rates } = history.value;
+    const { step, until } = history.value;
+    const rates = sinceFirst(history.value.rates, LEAST_S / step);
     return {
       times: rates.map((_, index) => until - (rates.length - 1 - index) * step),
-      lines: [{ label: "tokens/s", colour: "--accent", values: rates }],
+      lines: [{ label: "tokens/s", colour: "--accent", values: [...rates] }],
     };
   });
   return (
@@ -34,7 +39,7 @@ export function OverviewPage() {
         />
       </section>
       <section class="card">
-        <h2>Tokens per second, last hour</h2>
+        <h2>Tokens per second</h2>
         <Chart {...chart.value} height={220} label="Tokens per second over the last hour" />
       </section>
       <section class="card">
@@ -45,7 +50,7 @@ export function OverviewPage() {
           </Empty>
         ) : (
           <ul class="strip">
-            {all.map((node) => (
+            {all.slice(0, SHOWN).map((node) => (
               <li key={node.id}>
                 <strong>{node.name}</strong>
                 <Badge state={node.state} />

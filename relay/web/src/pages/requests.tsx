@@ -1,63 +1,129 @@
-// What runs at this moment, and a way to end it.
+// What runs at this moment, why it runs where it does, and a way to end it.
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { remove } from "../api";
+import { type RequestRow, get, remove } from "../api";
 import { count, ms, rate } from "../format";
 import { relayNow, requests, tokens } from "../live";
-import { Badge, Empty, Page, Problem, Sure, told } from "../parts/basics";
+import { Badge, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 
-const SHOWN = 200; // rows that a browser lays out in a few milliseconds; the rest is a number
+const SHOWN = 50; // rows that a browser lays out in a few milliseconds; the rest is a page further
 
 export function RequestsPage() {
   const problem = useSignal("");
-  const tick = useSignal(0);
+  const asked = useSignal<string | null>(null);
+  const at = useSignal(0);
+  const second = useSignal(0);
   useEffect(() => {
-    const timer = setInterval(() => tick.value++, 1000);
+    const timer = setInterval(() => second.value++, 1000);
     return () => clearInterval(timer);
   }, []);
-  const all = [...requests.value.values()];
-  const now = relayNow() + tick.value * 0;
+  second.value; // ages grow while nothing else changes
+  const page = paged([...requests.value.values()], at, SHOWN, "requests");
   const end = async (id: string) => (problem.value = await told(() => remove(`/requests/${id}`)));
   return (
-    <Page title="Live requests" hint={all.length > SHOWN ? `the ${SHOWN} oldest of ${all.length}` : "updated twice a second"}>
+    <Page title="Live requests" hint="oldest first, updated twice a second">
       <Problem text={problem.value} />
-      {all.length === 0 ? (
+      {page.shown.length === 0 ? (
         <Empty title="Nothing runs now">Requests show up here the moment they arrive.</Empty>
       ) : (
         <div class="card scroll">
-          <table>
+          <table class="stack">
             <thead>
               <tr>
                 <th>State</th><th>Key</th><th>Model</th><th>Node</th><th>Reason</th>
-                <th class="num">Queue</th><th class="num">First token</th><th class="num">Tokens</th><th class="num">Tokens/s</th><th class="num">Age</th><th />
+                <th class="num">Queue</th><th class="num">First token</th><th class="num">Tokens</th><th class="num">Tokens/s</th><th class="num">Age</th>
+                <th><span class="unseen">Actions</span></th>
               </tr>
             </thead>
             <tbody>
-              {all.slice(0, SHOWN).map((row) => {
-                const made = tokens.value.get(row.id) ?? 0;
-                const age = Math.max(0, now - row.started_at);
-                const decode = row.ttft_ms === null ? 0 : age - row.ttft_ms / 1000;
-                return (
-                  <tr key={row.id}>
-                    <td><Badge state={row.state} /></td>
-                    <td>{row.key_name || "–"}</td>
-                    <td>{row.model || "–"}</td>
-                    <td>{row.node || "–"}</td>
-                    <td class="muted">{row.reason}</td>
-                    <td class="num">{ms(row.queue_ms)}</td>
-                    <td class="num">{ms(row.ttft_ms)}</td>
-                    <td class="num">{count(made)}</td>
-                    <td class="num">{decode > 0.2 && made > 1 ? rate(made / decode) : "–"}</td>
-                    <td class="num">{age.toFixed(0)} s</td>
-                    <td><Sure label="Cancel" question="End it?" name={row.id} onSure={() => end(row.id)} /></td>
-                  </tr>
-                );
-              })}
+              {page.shown.map((row) => (
+                <Row key={row.id} row={row} made={tokens.value.get(row.id) ?? 0} onWhy={() => (asked.value = row.id)} onEnd={() => end(row.id)} />
+              ))}
             </tbody>
           </table>
+          {page.turn}
         </div>
       )}
+      {asked.value && <Why id={asked.value} onClose={() => (asked.value = null)} />}
     </Page>
+  );
+}
+
+function Row({ row, made, onWhy, onEnd }: { row: RequestRow; made: number; onWhy: () => void; onEnd: () => void }) {
+  const age = Math.max(0, relayNow() - row.started_at);
+  const decode = row.ttft_ms === null ? 0 : age - row.ttft_ms / 1000;
+  return (
+    <tr>
+      <td data-label="State"><Badge state={row.state} /></td>
+      <td data-label="Key">{row.key_name || "–"}</td>
+      <td data-label="Model" class="long">{row.model || "–"}</td>
+      <td data-label="Node">{row.node || "–"}</td>
+      <td data-label="Reason">
+        <button type="button" class="why" onClick={onWhy} aria-label={`Why ${row.node || "it waits"}: ${row.reason || "not placed yet"}`}>{row.reason || "why?"}</button>
+      </td>
+      <td data-label="Queue" class="num">{ms(row.queue_ms)}</td>
+      <td data-label="First token" class="num">{ms(row.ttft_ms)}</td>
+      <td data-label="Tokens" class="num">{count(made)}</td>
+      <td data-label="Tokens/s" class="num">{decode > 0.2 && made > 1 ? rate(made / decode) : "–"}</td>
+      <td data-label="Age" class="num">{age.toFixed(0)} s</td>
+      <td class="row-actions"><Sure label="Cancel" question="End it?" name={`the request of ${row.key_name || row.id}`} onSure={onEnd} /></td>
+    </tr>
+  );
+}
+
+interface Candidate {
+  node?: string;
+  busy?: number;
+  waiting?: number;
+  prefill_tps?: number;
+  warm_tokens?: number;
+  model?: { slots_total?: number | null; context_tokens?: number | null };
+}
+
+interface Explanation {
+  id: string;
+  attempts: { node: string; reason: string; queue_ms: number; fault: string; candidates: Candidate[] }[];
+}
+
+/** The nodes that were weighed, with the figures that the choice was made by. */
+function Why(props: { id: string; onClose: () => void }) {
+  const found = useSignal<Explanation | null>(null);
+  const problem = useSignal("");
+  useEffect(() => {
+    void told(async () => (found.value = await get<Explanation>(`/requests/${props.id}/explain`))).then((said) => (problem.value = said));
+  }, [props.id]);
+  return (
+    <Dialog title="Why this node" onClose={props.onClose}>
+      <Problem text={problem.value} />
+      {found.value?.attempts.length === 0 && <Empty title="It still waits for a node" />}
+      {found.value?.attempts.map((attempt, index) => (
+        <section key={index} class="scroll">
+          <h3>
+            {attempt.node || "No node yet"}: {attempt.reason || "waiting"}
+            {attempt.fault && <span class="bad"> · {attempt.fault}</span>}
+          </h3>
+          {attempt.candidates.length > 0 && (
+            <table>
+              <thead>
+                <tr><th>Node</th><th class="num">Busy</th><th class="num">Waiting</th><th class="num">Warm tokens</th><th class="num">Reads tokens/s</th></tr>
+              </thead>
+              <tbody>
+                {attempt.candidates.map((one) => (
+                  <tr key={one.node}>
+                    <td>{one.node === attempt.node ? <strong>{one.node}</strong> : one.node}</td>
+                    <td class="num">{count(one.busy)}/{one.model?.slots_total ?? "?"}</td>
+                    <td class="num">{count(one.waiting)}</td>
+                    <td class="num">{count(one.warm_tokens)}</td>
+                    <td class="num">{rate(one.prefill_tps)}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          )}
+        </section>
+      ))}
+      <p class="hint">The same later: <code>wai explain {props.id}</code></p>
+    </Dialog>
   );
 }

@@ -1,7 +1,7 @@
 // A small chat that streams, by an API key as an app would, and snippets to go on with.
 
-import { useComputed, useSignal } from "@preact/signals";
-import { useRef } from "preact/hooks";
+import { computed, signal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
 import { post } from "../api";
 import { nodes } from "../live";
 import { Code, Page, Problem, told } from "../parts/basics";
@@ -13,42 +13,58 @@ interface Message {
   content: string;
 }
 
-export function TryPage() {
-  const key = useSignal("");
-  const model = useSignal("");
-  const text = useSignal("");
-  const talk = useSignal<Message[]>([]);
-  const problem = useSignal("");
-  const running = useRef<AbortController | null>(null);
-  const busy = useSignal(false);
-  const language = useSignal("curl");
-  const models = useComputed(() => [...new Set([...nodes.value.values()].flatMap((node) => node.models))].sort());
-  const chosen = model.value || models.value[0] || "";
+// Kept while other pages are looked at, and an answer goes on: here, and not in the page.
+const key = signal("");
+const model = signal("");
+const text = signal("");
+const talk = signal<Message[]>([]);
+const problem = signal("");
+const busy = signal(false);
+const language = signal("curl");
+const models = computed(() => [...new Set([...nodes.value.values()].flatMap((node) => node.models))].sort());
+let running: AbortController | null = null;
 
+/** Whoever signs in next starts anew. */
+export function forgetTalk(): void {
+  running?.abort();
+  for (const kept of [key, model, text, problem]) kept.value = "";
+  talk.value = [];
+}
+
+async function send(event: Event): Promise<void> {
+  event.preventDefault();
+  if (!text.value.trim() || busy.value) return;
+  const asked: Message[] = [...talk.value.filter((message) => message.content), { role: "user", content: text.value }];
+  talk.value = [...asked, { role: "assistant", content: "" }];
+  text.value = "";
+  busy.value = true;
+  const controller = (running = new AbortController());
+  const said = await told(async () => {
+    try {
+      for await (const piece of stream(key.value, chosen(), asked, controller.signal)) {
+        if (controller.signal.aborted) return;
+        const last = talk.value.at(-1)!;
+        talk.value = [...talk.value.slice(0, -1), { ...last, content: last.content + piece }];
+      }
+    } catch (error) {
+      if (!controller.signal.aborted) throw error;
+    }
+  });
+  problem.value = said;
+  busy.value = false;
+}
+
+const chosen = () => (models.value.includes(model.value) ? model.value : (models.value[0] ?? ""));
+
+export function TryPage() {
   const makeKey = async () => {
     problem.value = await told(async () => (key.value = (await post<{ key: string }>("/keys", { name: "try-it" })).key));
   };
-  const send = async (event: Event) => {
-    event.preventDefault();
-    if (!text.value.trim() || busy.value) return;
-    const asked: Message[] = [...talk.value, { role: "user", content: text.value }];
-    talk.value = [...asked, { role: "assistant", content: "" }];
-    text.value = "";
-    busy.value = true;
-    const controller = (running.current = new AbortController());
-    problem.value = await told(async () => {
-      try {
-        for await (const piece of stream(key.value, chosen, asked, controller.signal)) {
-          const last = talk.value.at(-1)!;
-          talk.value = [...talk.value.slice(0, -1), { ...last, content: last.content + piece }];
-        }
-      } catch (error) {
-        if (!controller.signal.aborted) throw error;
-      }
-    });
-    busy.value = false;
-  };
-  const shown = snippets(baseUrl, key.value || "wai_sk_…", chosen || "MODEL");
+  const end = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    if (end.current) end.current.scrollTop = end.current.scrollHeight;
+  }, [talk.value]);
+  const shown = snippets(baseUrl, key.value || "wai_sk_…", chosen() || "MODEL");
   return (
     <Page title="Try it" hint="as an app would: with an API key, over the public address">
       <div class="try">
@@ -61,13 +77,14 @@ export function TryPage() {
             <button type="button" onClick={makeKey}>Create one</button>
             <label>
               Model
-              <select value={chosen} onChange={(event) => (model.value = event.currentTarget.value)}>
+              <select aria-label="Model" value={chosen()} disabled={!models.value.length} onChange={(event) => (model.value = event.currentTarget.value)}>
+                {!models.value.length && <option value="">none is served now</option>}
                 {models.value.map((id) => <option key={id} value={id}>{id}</option>)}
               </select>
             </label>
           </div>
-          <div class="talk" role="log" aria-live="polite" aria-label="Chat">
-            {talk.value.length === 0 && <p class="hint">Say something to {chosen || "a model"}.</p>}
+          <div class="talk" role="log" aria-live="polite" aria-busy={busy.value} aria-label="Chat" tabIndex={0} ref={end}>
+            {talk.value.length === 0 && <p class="hint">{hint()}</p>}
             {talk.value.map((message, index) => (
               <p key={index} class={message.role}>{message.content || "…"}</p>
             ))}
@@ -76,9 +93,9 @@ export function TryPage() {
           <form class="line" onSubmit={send}>
             <input class="grow" value={text} placeholder="Message" aria-label="Message" onInput={(event) => (text.value = event.currentTarget.value)} />
             {busy.value ? (
-              <button type="button" onClick={() => running.current?.abort()}>Stop</button>
+              <button type="button" onClick={() => running?.abort()}>Stop</button>
             ) : (
-              <button type="submit" class="primary" disabled={!key.value || !chosen}>Send</button>
+              <button type="submit" class="primary" disabled={!key.value || !chosen()}>Send</button>
             )}
           </form>
         </section>
@@ -94,6 +111,12 @@ export function TryPage() {
       </div>
     </Page>
   );
+}
+
+function hint(): string {
+  if (!chosen()) return "No model is served now: add a node that has one, or deploy one on the Models page.";
+  if (!key.value) return "An API key first: paste one, or create one here.";
+  return `Say something to ${chosen()}.`;
 }
 
 /** The answer's text, piece by piece as it arrives. */

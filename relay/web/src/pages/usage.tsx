@@ -6,9 +6,10 @@ import { type Usage, type UsageRow, get } from "../api";
 import { compact, count, ms, rate } from "../format";
 import { relayNow } from "../live";
 import { Chart } from "../parts/chart";
-import { Empty, Page, Problem, told } from "../parts/basics";
+import { Empty, Page, Problem, paged, told } from "../parts/basics";
 
 const SPANS: [number, string][] = [[1, "24 hours"], [7, "7 days"], [30, "30 days"], [365, "A year"]];
+const SHOWN = 50; // rows a page
 const LOOK_MS = 5000; // what was used a moment ago shows up while the page is open
 const GROUPS = ["day", "key", "model", "node"] as const;
 
@@ -34,6 +35,8 @@ export function UsagePage() {
     }).then((said) => (problem.value = said));
   }, [days.value, by.value, looks.value]);
   const rows = table.value?.data ?? [];
+  const at = useSignal(0);
+  const page = paged(rows, at, SHOWN, "rows");
   const points = everyStep(timed.value?.data ?? [], since, step === "day" ? 86_400 : 3600);
   return (
     <Page
@@ -46,7 +49,7 @@ export function UsagePage() {
         <Choice label="Group by" options={GROUPS.map((name) => [name, `By ${name}`])} value={by.value} onChoose={(value) => (by.value = value as typeof by.value)} />
       </div>
       {table.value && rows.length === 0 ? (
-        <Empty title="Nothing was used in this time" />
+        <Empty title="Nothing was used in this time">Choose a longer time above, or send a request from Try it.</Empty>
       ) : (
         <>
           <section class="card">
@@ -70,7 +73,7 @@ export function UsagePage() {
                 </tr>
               </thead>
               <tbody>
-                {rows.map((row) => (
+                {page.shown.map((row) => (
                   <tr key={row.group}>
                     <td>{table.value?.names[row.group] ?? (row.group || "–")}</td>
                     <td class="num">{count(row.requests)}</td>
@@ -85,6 +88,7 @@ export function UsagePage() {
                 ))}
               </tbody>
             </table>
+            {page.turn}
           </div>
         </>
       )}

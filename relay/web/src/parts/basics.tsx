@@ -1,12 +1,19 @@
 // Small parts that every page is made of.
 
-import { useSignal } from "@preact/signals";
+import { type Signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
+import { count } from "../format";
+import { moved } from "../route";
+import { pageOf } from "../rows";
 
 export function Page(props: { title: string; hint?: string; actions?: ComponentChildren; children: ComponentChildren }) {
+  const element = useRef<HTMLElement>(null);
+  useEffect(() => {
+    if (moved) element.current?.focus({ preventScroll: true });
+  }, []);
   return (
-    <main id="content" tabIndex={-1}>
+    <main id="content" tabIndex={-1} ref={element}>
       <header class="page-head">
         <div>
           <h1>{props.title}</h1>
@@ -54,15 +61,15 @@ export function Problem(props: { text: string }) {
 }
 
 export function Copy(props: { text: string; label?: string }) {
-  const done = useSignal(false);
+  const said = useSignal("");
   const copy = async () => {
-    await navigator.clipboard.writeText(props.text);
-    done.value = true;
-    setTimeout(() => (done.value = false), 1500);
+    // A browser may refuse it, and has no clipboard on a page that it does not trust.
+    said.value = (await told(() => navigator.clipboard.writeText(props.text))) ? "Mark it and press Ctrl+C" : "Copied";
+    setTimeout(() => (said.value = ""), 2000);
   };
   return (
-    <button type="button" class="small" onClick={copy} aria-label={props.label ?? "Copy"}>
-      {done.value ? "Copied" : "Copy"}
+    <button type="button" class="small" onClick={copy} aria-label={said.value || (props.label ?? "Copy")} aria-live="polite">
+      {said.value || "Copy"}
     </button>
   );
 }
@@ -89,7 +96,7 @@ export function Sure(props: { label: string; question: string; onSure: () => voi
     asked.value = !asked.value;
   };
   return (
-    <button type="button" class={asked.value ? "small danger sure" : "small danger"} onClick={click} aria-label={`${props.label} ${props.name}`}>
+    <button type="button" class={asked.value ? "small danger sure" : "small danger"} onClick={click} aria-label={`${asked.value ? props.question : props.label} ${props.name}`}>
       {asked.value ? props.question : props.label}
     </button>
   );
@@ -97,7 +104,12 @@ export function Sure(props: { label: string; question: string; onSure: () => voi
 
 export function Dialog(props: { title: string; onClose: () => void; children: ComponentChildren }) {
   const element = useRef<HTMLDialogElement>(null);
-  useEffect(() => element.current?.showModal(), []);
+  useEffect(() => {
+    const shown = element.current;
+    shown?.showModal();
+    // Closed before it goes: the focus is given back to where it was.
+    return () => shown?.close();
+  }, []);
   return (
     <dialog ref={element} onClose={props.onClose} aria-label={props.title}>
       <header>
@@ -109,6 +121,30 @@ export function Dialog(props: { title: string; onClose: () => void; children: Co
       {props.children}
     </dialog>
   );
+}
+
+export interface Paged<Row> {
+  shown: readonly Row[];
+  turn: ComponentChildren;
+}
+
+/** A page of a long list, and what turns it; `at` is the page's number. */
+export function paged<Row>(rows: readonly Row[], at: Signal<number>, size: number, noun: string): Paged<Row> {
+  const page = pageOf(rows, at.value, size);
+  if (rows.length <= size) return { shown: page.shown, turn: null };
+  const first = page.at * size;
+  return {
+    shown: page.shown,
+    turn: (
+      <nav class="turn" aria-label={`Pages of ${noun}`}>
+        <span class="muted num">
+          {count(first + 1)}–{count(first + page.shown.length)} of {count(rows.length)} {noun}
+        </span>
+        <button type="button" class="small" disabled={page.at === 0} onClick={() => (at.value = page.at - 1)}>Previous</button>
+        <button type="button" class="small" disabled={first + size >= rows.length} onClick={() => (at.value = page.at + 1)}>Next</button>
+      </nav>
+    ),
+  };
 }
 
 /** What went wrong in `act`, as a sentence for the page. */

@@ -14,6 +14,8 @@ export interface Line {
 }
 
 const DAY_S = 86_400;
+const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 
 export function Chart(props: { times: number[]; lines: Line[]; height?: number; label: string; days?: boolean }) {
   const place = useRef<HTMLDivElement>(null);
@@ -56,7 +58,7 @@ function options(element: HTMLElement, lines: Line[], height: number, days: bool
     cursor: { y: false },
     scales: { x: { time: true }, y: { range: (_, __, max) => [0, Math.max(max * 1.1, 1)] } },
     axes: [
-      { ...axis(), ...(days ? { incrs: [DAY_S, 2 * DAY_S, 7 * DAY_S, 30 * DAY_S] } : {}) },
+      { ...axis(), space: 70, values: (_, ticks) => ticks.map((tick) => (days ? day : clock).format(tick * 1000)), ...(days ? { incrs: [DAY_S, 2 * DAY_S, 7 * DAY_S, 30 * DAY_S] } : {}) },
       { ...axis(), size: 56, values: (_, ticks) => ticks.map((tick) => Intl.NumberFormat("en", { notation: "compact" }).format(tick)) },
     ],
     series: [

@@ -1,0 +1,44 @@
+// Sets of rows that are told as differences, and pages of long lists. Pure: tested by node itself.
+
+export interface Difference<Row> {
+  full?: boolean;
+  set?: Row[];
+  gone?: string[];
+  tokens?: Record<string, number>;
+}
+
+/** `rows` with a difference applied. */
+export function applied<Row extends { id: string }>(
+  rows: ReadonlyMap<string, Row>,
+  change: Difference<Row>,
+): ReadonlyMap<string, Row> {
+  const next = new Map(change.full ? [] : rows);
+  for (const row of change.set ?? []) next.set(row.id, row);
+  for (const id of change.gone ?? []) next.delete(id);
+  return next;
+}
+
+/** Token counts by request, with a difference applied. */
+export function counted(
+  counts: ReadonlyMap<string, number>,
+  change: Difference<unknown>,
+): ReadonlyMap<string, number> {
+  const next = new Map(change.full ? [] : counts);
+  for (const [id, count] of Object.entries(change.tokens ?? {})) next.set(id, count);
+  for (const id of change.gone ?? []) next.delete(id);
+  return next;
+}
+
+/** The page `at` of `rows`, or the last one there is. */
+export function pageOf<Row>(rows: readonly Row[], at: number, size: number): { at: number; shown: readonly Row[] } {
+  const last = Math.max(0, Math.ceil(rows.length / size) - 1);
+  const page = Math.min(at, last);
+  return { at: page, shown: rows.slice(page * size, (page + 1) * size) };
+}
+
+/** `rates` without the time before anything happened, but at least `least` of them. */
+export function sinceFirst(rates: readonly number[], least: number): readonly number[] {
+  const first = rates.findIndex((rate) => rate > 0);
+  const used = first < 0 ? 0 : rates.length - first;
+  return rates.slice(Math.max(0, rates.length - Math.max(least, Math.ceil(used * 1.1))));
+}
