@@ -175,7 +175,11 @@ async def test_a_slow_poll_is_not_yet_down_and_a_refusal_is() -> None:
         assert not board.failed(upstream, "slow", timed_out=True)
     assert board.serves("m")
     assert board.failed(upstream, "refused", timed_out=False)
-    assert not board.serves("m")
+    [away] = board.status().models
+    assert (away.id, away.ready) == ("m", False), "known and away is not unknown"
+    board.probed(upstream, Probe(()))
+    assert not board.serves("m"), "it says itself that it has it no more"
+    assert board.failed(upstream, "refused", timed_out=False)
     assert board.status().detail["upstreams"][upstream.name]["error"] == "refused"
 
 
@@ -215,3 +219,57 @@ async def test_the_watch_tells_a_change_once_and_closes_what_it_polled() -> None
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         assert upstream.client.open_connections == 0
+
+
+async def test_the_same_model_on_two_upstreams_is_served_while_one_is_down() -> None:
+    board = Board()
+    one, two = OpenAIUpstream("http://127.0.0.1:1"), OpenAIUpstream("http://127.0.0.1:2")
+    for upstream in (one, two):
+        board.add(upstream)
+        board.probed(upstream, Probe((upstream.model("m"),)))
+    board.failed(one, "refused", timed_out=False)
+    assert board.choose("m", "openai") is two
+    board.started(two, "m", Stream())
+    assert board.choose("m", "openai") is two, "busy is better than away"
+    assert sorted(m.ready for m in board.status().models) == [False, True]
+
+
+async def test_an_upstream_that_went_down_is_found_again_and_forgotten_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    for name in ("DISCOVER_S", "HURRIED_POLL_S", "POLL_S"):
+        monkeypatch.setattr(f"wai_node.upstreams.watch.{name}", 0.02)
+    statuses: list[NodeStatus] = []
+    changed = asyncio.Event()
+
+    def on_change(status: NodeStatus) -> None:
+        statuses.append(status)
+        changed.set()
+
+    async def until(wanted: list[tuple[str, bool]]) -> None:
+        async with asyncio.timeout(20):
+            while not statuses or [(m.id, m.ready) for m in statuses[-1].models] != wanted:
+                changed.clear()
+                await changed.wait()
+
+    known: list[frozenset[int]] = []
+    found: list[Upstream] = []
+
+    async def discover(ports: frozenset[int]) -> list[Upstream]:
+        known.append(ports)
+        return [found.pop()] if found else []
+
+    async with raw_upstream(serving({"/v1/models": LISTED})) as raw:
+        first = await upstream_at(raw.url)
+        found.append(first)
+        watch = Watch(Board(), on_change, discover=discover, clock=lambda: now[0])
+        running = asyncio.get_running_loop().create_task(watch.run())
+        await until([("m", True)])
+        assert first.origin.port in known[-1] or first.origin.port in known[0] or len(known) < 2
+    await until([("m", False)])
+    assert first.origin.port not in known[-1], "it is not looked for"
+    now[0] = 1000.0
+    await until([])
+    assert watch.board.upstreams == []
+    running.cancel()

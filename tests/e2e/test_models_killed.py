@@ -164,7 +164,7 @@ def ready(box: Box) -> None:
 
 
 def asleep(box: Box) -> None:
-    box.deploy(idle_unload_s=0.2)
+    box.deploy(idle_unload_s=1)
     box.until("asleep")
 
 

@@ -193,7 +193,7 @@ class Cluster:
 
     def _serves(self, name: str, models: int) -> bool:
         return any(
-            node["name"] == name and node["state"] == "ready" and len(node["models"]) >= models
+            node["name"] == name and node["state"] == "ready" and _ready(node) >= models
             for node in self.list_nodes()
         )
 
@@ -202,6 +202,11 @@ class Cluster:
             return self.ca.exists() and self.get("/healthz") == 200
         except (urllib.error.URLError, ConnectionError, ssl.SSLError):
             return False
+
+
+def _ready(node: dict[str, Any]) -> int:
+    """Models that it serves now: one that is expected back is listed, too."""
+    return sum(1 for model in node["serving"] if model["ready"])
 
 
 @contextmanager

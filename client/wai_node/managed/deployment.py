@@ -263,7 +263,10 @@ class Deployment:
         if _due(self._load_deadline, now) and self._loading is not None:
             generation, self._loading, self._load_deadline = self._loading, None, None
             limit_s = self.wish.load_limit_s
-            reason = f"the server was still loading after {limit_s:g} s, and was stopped"
+            reason = (
+                f"the server was still loading after {limit_s:g} s, and was stopped; see its log "
+                "with `wai node logs`, and raise load_timeout_s if its disk is slow"
+            )
             actions += self._halt(generation)
             actions += self._start_failed(reason, self.log_tail, now)
         if _due(self._drain_deadline, now):

@@ -69,7 +69,9 @@ class Board:
         entry.timeouts = entry.timeouts + 1 if timed_out else TIMEOUTS_BEFORE_DOWN
         if entry.timeouts < TIMEOUTS_BEFORE_DOWN:
             return False
-        entry.probe, entry.error = Probe(()), reason
+        # what it served is known and away, which is not the same as unknown: it may come back
+        away = (replace(m, ready=False, slots_busy=0, queued=0) for m in entry.probe.models)
+        entry.probe, entry.error = Probe(tuple(away)), reason
         entry.ours_then = entry.ours.total()
         return True
 
@@ -152,6 +154,11 @@ class Board:
     def serves(self, model: str) -> bool:
         """Whether any upstream has `model`, over whatever API."""
         return any(m.id == model for e in self._entries.values() for m in e.probe.models)
+
+    def up(self, upstream: Upstream) -> bool:
+        """Whether it answered when it was asked last."""
+        entry = self._entries.get(upstream)
+        return entry is not None and not entry.error
 
     def busy(self, upstream: Upstream) -> bool:
         """Whether we have streams open at `upstream`."""

@@ -25,6 +25,7 @@ DISCOVER_S: Final = 10.0  # how long a server started after the node goes unnoti
 # An answer that was over when a server counted has come to its end here after so long: the way on
 # this machine, and its turn on a busy one.
 NEWS_S: Final = 0.05
+FORGET_S: Final = 600.0  # a server that is started anew may load a large model for minutes
 PUBLISH_S: Final = 0.1  # the least between two statuses: 200 streams a second make 10, not 400
 
 _log = logging.getLogger("wai.node")
@@ -36,8 +37,9 @@ class Watch:
     """Polls the upstreams on `board` while `run` runs, and owns those that it finds.
 
     `given` upstreams stay whatever happens. `discover` gets the ports known already and returns new
-    upstreams; one that was discovered and goes down is forgotten, since its port may return as
-    another kind. `on_change` gets every new status, the first one too, at most ten a second.
+    upstreams. One that was discovered and goes down is looked for anew, since its port may return
+    as another kind, and is forgotten after `FORGET_S`. `on_change` gets every new status, the first
+    one too, at most ten a second.
     """
 
     def __init__(
@@ -166,6 +168,7 @@ class Watch:
 
     async def _poll_for_ever(self, upstream: Upstream) -> None:
         hurry = self._hurry[upstream]
+        up_at = self._clock()
         while True:
             await asyncio.sleep(HURRIED_POLL_S)
             try:
@@ -175,7 +178,11 @@ class Watch:
                 pass  # nobody was in a hurry
             hurry.clear()
             up = await self._poll(upstream)
-            if not up and upstream not in self._given and not self.board.busy(upstream):
+            if up:
+                up_at = self._clock()
+                continue
+            lost = upstream not in self._given and not self.board.busy(upstream)
+            if lost and self._clock() - up_at >= FORGET_S:
                 await self._forget(upstream)
                 return
 
@@ -212,6 +219,15 @@ class Watch:
         self._dirty.set()
         await upstream.aclose()
 
+    async def _replace(self, found: Upstream) -> None:
+        """What was down at the port where something answers now is not coming back."""
+        for old in self.board.upstreams:
+            if old.origin.port == found.origin.port and not self.board.up(old):
+                poll = self._polls.get(old)
+                await self._forget(old)
+                if poll is not None:
+                    poll.cancel()
+
     async def _discover_for_ever(self, group: asyncio.TaskGroup, discover: Discover) -> None:
         while True:
             await asyncio.sleep(DISCOVER_S)
@@ -219,10 +235,11 @@ class Watch:
                 await self._poll(upstream)
 
     async def _look_around(self, group: asyncio.TaskGroup, discover: Discover) -> list[Upstream]:
-        known = frozenset(upstream.origin.port for upstream in self.board.upstreams)
-        found = await discover(known)
+        there = [u for u in self.board.upstreams if u in self._given or self.board.up(u)]
+        found = await discover(frozenset(upstream.origin.port for upstream in there))
         for upstream in found:
             _log.info("found %s", upstream.name)
+            await self._replace(upstream)
             self.board.add(upstream)
             self._poll_from_now(group, upstream)
         return found

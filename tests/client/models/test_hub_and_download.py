@@ -246,6 +246,20 @@ def test_a_process_killed_while_downloading_is_gone_on_with_by_the_next(
     assert offsets == sorted(set(offsets)), "a part was asked for twice"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX's")
+def test_a_file_that_may_not_grow_ends_the_download_and_keeps_its_part(
+    hub: FakeHub, model: bytes, tmp_path: Path
+) -> None:
+    argv = [sys.executable, "-c", _DOWNLOADER, hub.endpoint, REPO, str(tmp_path)]
+    limit = "import os, resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (50_000, -1))\n"
+    limited = [sys.executable, "-c", limit + "os.execv(sys.argv[1], sys.argv[1:])", *argv]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=60)
+    assert "can't be written (File too large)" in done.stderr
+    assert kept_part(tmp_path) == model[:50_000]
+    subprocess.run(argv, check=True, timeout=60)
+    assert (tmp_path / "llama-F16.gguf").read_bytes() == model
+
+
 async def test_a_part_that_rotted_on_the_disk_is_found_out_and_deleted(
     hub: FakeHub, model: bytes, tmp_path: Path
 ) -> None:

@@ -1,0 +1,227 @@
+"""What can be wrong with a model, a server or a disk: each ends `failed` with one sentence and what
+to do, nothing of it is left running, and the model beside it is served all the same."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from tests.harness.fake_hub import FakeHub, FakeRepo
+from tests.harness.real import require_real, script
+from tests.harness.supervised import ALIAS, REPO, Node, node, servers, write_script
+from tests.harness.tiny_gguf import tiny_gguf
+from wai_node.managed.deployment import State
+from wai_node.managed.policy import ManagedSettings
+from wai_protocol.errors import Fault, NodeUnavailable, StoreError
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+BAD_REPO: Final = "tiny/bad-GGUF"
+BAD: Final = f"{BAD_REPO}:F16"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return tiny_gguf(tmp_path_factory.mktemp("gguf")).read_bytes()
+
+
+@pytest.fixture
+def hub(model: bytes) -> Iterator[FakeHub]:
+    require_real("llama-server")
+    repos = {REPO: {"tiny-F16.gguf": model}, BAD_REPO: {"bad-F16.gguf": model}}
+    with FakeHub({name: FakeRepo(files) for name, files in repos.items()}) as fake:
+        yield fake
+
+
+def settings(folder: Path, instead: str = "") -> ManagedSettings:
+    """A node in `folder`, where the bad model's server is the shell script `instead`."""
+    server = folder / "llama-server"
+    real = script("llama-server-vulkan")
+    write_script(server, f'case "$*" in *"{BAD}"*)\n{instead or ":"}\n;; esac\nexec {real} "$@"\n')
+    return ManagedSettings(
+        folder=folder / "node",
+        models_folder=folder / "models",
+        server=str(server),
+        threads=1,
+        kept_free_bytes=0,
+    )
+
+
+@asynccontextmanager
+async def serving(hub: FakeHub, how: ManagedSettings) -> AsyncIterator[Node]:
+    """A node that serves the good model."""
+    async with node(hub, how) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.READY)
+        yield n
+
+
+async def failed_as(n: Node, *words: str) -> None:
+    """The bad model has failed with these words, and the good one is served."""
+    failed = await n.until_state(State.FAILED, BAD)
+    for word in words:
+        assert word in failed.reason
+    assert "\n" not in failed.reason
+    assert len(failed.reason) < 400
+    with pytest.raises(NodeUnavailable, match="not served"):
+        await n.complete(BAD)
+    assert (await n.complete(ALIAS))["choices"]
+
+
+REAL: Final = shlex.quote(script("llama-server-vulkan"))
+
+
+@pytest.mark.parametrize(
+    ("instead", "words"),
+    [
+        ("exit 3", ("status 3", "wai node logs")),
+        ("kill -KILL $$", ("SIGKILL", "out of memory", "wai node logs")),
+        ("echo 'error while loading shared libraries: libcuda.so.1'; exit 127", ("library",)),
+        ("exec /nonexistent/llama-server", ("status 127", "wai node logs")),
+    ],
+    ids=["dies at once", "killed", "library missing", "not there"],
+)
+async def test_a_server_that_does_not_come_up(
+    hub: FakeHub, tmp_path: Path, instead: str, words: tuple[str, ...]
+) -> None:
+    async with serving(hub, settings(tmp_path, instead)) as n:
+        await n.supervisor.deploy(BAD_REPO, 1024, 1)
+        await failed_as(n, *words)
+
+
+async def test_a_server_that_hangs_while_loading_is_ended(hub: FakeHub, tmp_path: Path) -> None:
+    how = replace(settings(tmp_path, "kill -STOP $$"), load_timeout_s=3.0)
+    async with serving(hub, how) as n:
+        await n.supervisor.deploy(BAD_REPO, 1024, 1)
+        await failed_as(n, "still loading after 3 s", "wai node logs")
+        await n.supervisor.remove(BAD)  # else it is tried again
+        await n.until(lambda: len(servers()) == 1)
+
+
+async def test_a_box_without_the_memory_that_it_seemed_to_have(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    how = settings(tmp_path, f'ulimit -v 400000; exec {REAL} "$@"')  # KiB; its cache takes 256 MiB
+    async with serving(hub, how) as n:
+        await n.supervisor.deploy(BAD_REPO, 4096, 256)
+        await failed_as(n, "not enough memory", "smaller context")
+
+
+async def test_a_port_that_is_really_taken(hub: FakeHub, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        how = settings(tmp_path, f'exec {REAL} "$@" --port {port}')
+        async with serving(hub, how) as n:
+            await n.supervisor.deploy(BAD_REPO, 1024, 1)
+            await failed_as(n, "port was taken")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda good: good[: len(good) // 2], ("rejects the file", "choose another")),
+        (lambda good: good[:-1], ("rejects the file", "choose another")),
+    ],
+    ids=["half of its tensors", "one byte short"],
+)
+async def test_a_file_that_llama_server_rejects(
+    hub: FakeHub, tmp_path: Path, model: bytes, content: object, words: tuple[str, ...]
+) -> None:
+    assert callable(content)
+    hub.repos[BAD_REPO] = FakeRepo({"bad-F16.gguf": content(model)})
+    async with serving(hub, settings(tmp_path)) as n:
+        await n.supervisor.deploy(BAD_REPO, 1024, 1)
+        await failed_as(n, *words)
+
+
+async def test_a_download_that_is_not_what_the_hub_says(hub: FakeHub, tmp_path: Path) -> None:
+    async with serving(hub, settings(tmp_path)) as n:
+        hub.faults.wrong_hash = True
+        await n.supervisor.deploy(BAD_REPO, 1024, 1)
+        await failed_as(n, "SHA-256", "deploy it again")
+
+
+async def test_a_hub_that_breaks_off_and_stays_broken(hub: FakeHub, tmp_path: Path) -> None:
+    async with serving(hub, settings(tmp_path)) as n:
+        hub.faults.cut_after = [1_000_000, 10_000]  # the header's request, then the download's
+        hub.faults.statuses = [0, 0, *[503] * 30]
+        await n.supervisor.deploy(BAD_REPO, 1024, 1)
+        await failed_as(n, "answered 503", "deploy again to go on")
+
+
+@contextmanager
+def small_disk(folder: Path, size_kib: int) -> Iterator[Path]:
+    """A file system of its own, so small that it is soon full."""
+    require_real("root")
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+    )
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Another program takes all that is left."""
+    path = folder / "filler"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(b"\0" * 4096):
+                pass
+        except OSError:
+            return path
+    raise AssertionError("the disk has no end")
+
+
+async def test_a_disk_that_gets_full_half_way_and_room_again(hub: FakeHub, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2000) as disk:
+        how = replace(settings(tmp_path), models_folder=disk / "models")
+        async with serving(hub, how) as n:
+            hub.faults.pause_s = 0.02
+            await n.supervisor.deploy(BAD_REPO, 1024, 1)
+            await n.until(lambda: n.status(BAD).progress is not None)
+            filler = await anyio.to_thread.run_sync(fill, disk)
+            await failed_as(n, "No space left on device", "free some space", "is kept")
+            hub.faults.pause_s = 0
+            filler.unlink()
+            await n.supervisor.deploy(BAD_REPO)
+            await n.until_state(State.READY, BAD)
+            last = hub.requests("storage")[-1]
+            assert last.headers["range"] != "bytes=0-", "what had come was not kept"
+
+
+async def test_a_full_disk_under_the_nodes_own_folder_ends_nothing(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", 2000) as disk:
+        how = replace(settings(tmp_path), folder=disk / "node", models_folder=disk / "models")
+        async with serving(hub, how) as n:
+            filler = await anyio.to_thread.run_sync(fill, disk)
+            [server] = servers()
+            server.kill()  # its log, and that of the next one, find no room
+            await n.until_state(State.FAILED)
+            await n.until_state(State.READY)
+            assert (await n.complete(ALIAS))["choices"]
+            with pytest.raises(StoreError) as refused:
+                await n.supervisor.remove(ALIAS)
+            assert refused.value.fault is Fault.STORAGE
+            assert (await n.complete(ALIAS))["choices"], "half removed"
+            filler.unlink()
+            await n.supervisor.remove(ALIAS)
+            await n.until(lambda: n.supervisor.deployed() == [])
