@@ -21,7 +21,7 @@ LOCAL_ADMIN: Final = "local"
 MAX_TOKEN_BYTES: Final = 256  # what a stranger may make us hash
 
 
-_NAME: Final = re.compile(r"[\w.@-]{1,64}", re.ASCII)
+ADMIN_NAME: Final = "^[A-Za-z0-9_.@-]{1,64}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Admins:
 
         Raises `RequestError`: no good name, or taken.
         """
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(ADMIN_NAME, name):
             raise RequestError("an admin's name has 1 to 64 letters, digits, dots, dashes, `@`")
         digest, now = hashlib.sha256(token.encode()).digest(), self._clock()
         try:
@@ -98,7 +98,9 @@ class Admins:
     async def revoke(self, name: str) -> None:
         """Let someone in no more: token and browsers, from now on. Raises `RequestError`."""
         if name == LOCAL_ADMIN:
-            raise RequestError("`local` is this machine's own admin: its token file decides")
+            raise RequestError(
+                "`local` is this machine's own admin: its token file decides", Fault.FORBIDDEN
+            )
         if self._by_name.pop(name, None) is None:
             raise RequestError(f"there is no admin {name[:80]!r}", Fault.NOT_FOUND)
         await self._store.write(

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from wai_relay.access.admins import ADMIN_NAME
 from wai_relay.identity import new_admin_token
 
 from .context import Context
@@ -28,7 +29,7 @@ class AdminList(Struct, frozen=True):
 class CreateAdmin(Struct, frozen=True, forbid_unknown_fields=True):
     """Someone to let in."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    name: Annotated[str, Meta(pattern=ADMIN_NAME)]
 
 
 class CreatedAdmin(AdminView, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ what is the same for all of them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -38,14 +38,24 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
 )
 
 
+_FEED: Final = openapi.Described(
+    *("GET", f"{BASE}/events", "watch", "Watch everything live: docs/http-api.md says what comes"),
+    answer=str,
+    media_type="text/event-stream",
+    security=({"adminToken": []},),
+)
+
+
 def create_app(context: Context) -> Starlette:
     """The API alone, over what is in `context`; with the dashboard it is `dashboard.app`'s."""
     return Starlette(routes=routes(context), exception_handlers=exception_handlers())
 
 
-def routes(context: Context) -> list[Route]:
-    """Everything below `BASE`."""
-    described = msgspec.json.encode(openapi.document(ENDPOINTS, context.version, BASE))
+def routes(context: Context, also: Sequence[openapi.Described] = ()) -> list[Route]:
+    """Everything below `BASE`; the document describes `also` what is elsewhere."""
+    described = msgspec.json.encode(
+        openapi.document(ENDPOINTS, context.version, BASE, (_FEED, *also))
+    )
 
     async def describe(request: Request) -> Response:
         return Response(described, media_type=JSON_TYPE)

@@ -28,6 +28,7 @@ MAX_BODY_BYTES: Final = (
 )  # the largest real one, a key's limits with lists, is under 10 KiB
 MAX_QUERY_CHARS: Final = 256  # as long as a model's name may be
 JSON_TYPE: Final = "application/json"
+MAX_WHOLE: Final = 1 << 53  # above it floats skip whole numbers
 # Answers hold secrets that are shown once, and the state of this moment.
 NO_STORE: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -61,7 +62,8 @@ Handler = Callable[[Context, Call], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`METHOD path` (below /admin/v1) with its types. `needs_admin` False: anyone may ask."""
+    """`METHOD path` (below /admin/v1) with its types. `needs_admin` False: anyone may ask; `also`:
+    another media type that may be asked for."""
 
     method: str
     path: str
@@ -72,6 +74,7 @@ class Endpoint:
     status: int = 200
     query: tuple[Query, ...] = field(default=())
     needs_admin: bool = True
+    also: str = ""
 
     async def respond(self, context: Context, request: Request) -> Response:
         """Answer a request; what goes wrong is an answer too."""
@@ -96,7 +99,7 @@ class Endpoint:
                     f"the body is longer than {MAX_BODY_BYTES} bytes", Fault.BODY_TOO_LARGE
                 )
         try:
-            return msgspec.json.decode(body or b"{}", type=self.body)
+            return msgspec.convert(_DECODER.decode(body or b"{}"), self.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError(f"the body is not what is expected: {error}") from error
 
@@ -111,6 +114,15 @@ class Endpoint:
             if query.needed and query.name not in values:
                 raise RequestError(f"the query parameter {query.name!r} is missing: {query.about}")
         return values
+
+
+def _number(text: str) -> int | float:
+    """JSON has one kind of number: 5.0 is as whole as 5, and Python's own encoder writes it so."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) <= MAX_WHOLE else value
+
+
+_DECODER: Final = msgspec.json.Decoder(float_hook=_number)
 
 
 def sign_in(context: Context, request: Request) -> str:

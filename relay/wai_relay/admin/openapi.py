@@ -1,12 +1,16 @@
-"""The OpenAPI document of the admin API, made from the table of endpoints and their types."""
+"""The OpenAPI document of the admin API, made from the table of endpoints and their types, and of
+what is described beside it: the live feed, and how browsers sign in."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+
+from wai_relay.access.sign_ins import COOKIE, CSRF_HEADER
 
 from .endpoint import JSON_TYPE, Endpoint
 from .types import ErrorAnswer
@@ -16,15 +20,37 @@ _REFS: Final = "#/components/schemas/{name}"
 _PLACEHOLDER: Final = re.compile(r"{(\w+)}")
 
 
-def document(endpoints: Sequence[Endpoint], version: str, base: str) -> dict[str, Any]:
-    """The document as JSON can say it; paths are below `base`."""
-    types = [t for endpoint in endpoints for t in (endpoint.answer, endpoint.body) if t is not None]
+@dataclass(frozen=True, slots=True)
+class Described:
+    """An operation that is no `Endpoint`. `path` is whole; `answer` None: one without a body;
+    `security` as OpenAPI has it."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    answer: Any = None
+    body: Any = None
+    status: int = 200
+    media_type: str = JSON_TYPE
+    security: tuple[dict[str, list[str]], ...] = ()
+
+
+def document(
+    endpoints: Sequence[Endpoint], version: str, base: str, also: Sequence[Described] = ()
+) -> dict[str, Any]:
+    """The document as JSON can say it; paths are below `base`, those of `also` whole."""
+    operations: list[Endpoint | Described] = [*endpoints, *also]
+    types: list[Any] = [t for one in operations for t in (one.answer, one.body) if t is not None]
     schemas, components = msgspec.json.schema_components([*types, ErrorAnswer], ref_template=_REFS)
     by_type = dict(zip([*types, ErrorAnswer], schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         methods = paths.setdefault(base + endpoint.path, {})
         methods[endpoint.method.lower()] = _operation(endpoint, by_type)
+    for described in also:
+        methods = paths.setdefault(described.path, {})
+        methods[described.method.lower()] = _described(described, by_type)
     return {
         "openapi": OPENAPI_VERSION,
         "info": {"title": "wai relay: admin API", "version": version},
@@ -32,13 +58,38 @@ def document(endpoints: Sequence[Endpoint], version: str, base: str) -> dict[str
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"adminToken": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "adminToken": {"type": "http", "scheme": "bearer"},
+                "signIn": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+                "csrf": {"type": "apiKey", "in": "header", "name": CSRF_HEADER},
+            },
         },
     }
 
 
+def _described(described: Described, by_type: dict[Any, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": described.summary}
+    if described.answer is not None:
+        answer["content"] = {described.media_type: {"schema": by_type[described.answer]}}
+    operation = {
+        "operationId": described.name,
+        "summary": described.summary,
+        "security": list(described.security),
+        "responses": {str(described.status): answer, "default": _error(by_type)},
+    }
+    if described.body is not None:
+        operation["requestBody"] = {"required": True, "content": _json(by_type[described.body])}
+    return operation
+
+
+def _error(by_type: dict[Any, Any]) -> dict[str, Any]:
+    return {"description": "what went wrong", "content": _json(by_type[ErrorAnswer])}
+
+
 def _operation(endpoint: Endpoint, by_type: dict[Any, Any]) -> dict[str, Any]:
-    error = {"description": "what went wrong", "content": _json(by_type[ErrorAnswer])}
+    content = _json(by_type[endpoint.answer])
+    if endpoint.also:
+        content[endpoint.also] = {"schema": {"type": "string"}}
     operation: dict[str, Any] = {
         "operationId": endpoint.handler.__name__,
         "summary": endpoint.summary,
@@ -46,14 +97,26 @@ def _operation(endpoint: Endpoint, by_type: dict[Any, Any]) -> dict[str, Any]:
         "responses": {
             str(endpoint.status): {
                 "description": endpoint.summary,
-                "content": _json(by_type[endpoint.answer]),
+                "content": content,
             },
-            "default": error,
+            "default": _error(by_type),
         },
     }
     if endpoint.body is not None:
-        operation["requestBody"] = {"required": True, "content": _json(by_type[endpoint.body])}
+        operation["requestBody"] = {
+            "required": _needs_fields(endpoint.body),
+            "content": _json(by_type[endpoint.body]),
+        }
     return operation
+
+
+def _needs_fields(body: Any) -> bool:
+    """Whether an empty one, which is what no body at all counts as, is refused."""
+    try:
+        msgspec.convert({}, body)
+    except msgspec.ValidationError:
+        return True
+    return False
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:

@@ -7,12 +7,15 @@ pass for no limit.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from wai_relay.access.keys import MAX_NAME_CHARS, KeyLimits
+from wai_relay.fleet.invites import MAX_TTL_S
+from wai_relay.fleet.registry import NODE_NAME
 
+_URL: Final = "^https?://[!-~]+$"
 Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Names = Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=256)]
@@ -107,8 +110,8 @@ class InviteView(Struct, frozen=True, kw_only=True):
 class CreateInvite(Struct, frozen=True, forbid_unknown_fields=True):
     """An invite to make; without `ttl_s` it is good for as long as the settings say."""
 
-    name: Name | None = None
-    ttl_s: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+    name: Annotated[str, Meta(pattern=f"^{NODE_NAME.pattern}$")] | None = None
+    ttl_s: Annotated[float, Meta(gt=0, le=MAX_TTL_S)] | None = None
     may_deploy: bool = True
 
 
@@ -181,8 +184,8 @@ class SettingsView(Struct, frozen=True, kw_only=True):
 class ChangeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings to change; what is left out stays as it is."""
 
-    invite_ttl_s: Annotated[float, Meta(gt=0, le=1e9)] | UnsetType = UNSET
-    public_url: Annotated[str, Meta(max_length=512)] | UnsetType | None = UNSET
+    invite_ttl_s: Annotated[float, Meta(gt=0, le=MAX_TTL_S)] | UnsetType = UNSET
+    public_url: Annotated[str, Meta(max_length=512, pattern=_URL)] | UnsetType | None = UNSET
     usage_retention_days: Annotated[float, Meta(gt=0, le=3660)] | UnsetType = UNSET
 
 

@@ -59,6 +59,7 @@ async def get_usage(context: Context, call: Call) -> UsageList | Response:
 ENDPOINTS: Final = (
     Endpoint(
         *("GET", "/usage", get_usage, "Add up what requests cost", UsageList),
+        also="text/csv",
         query=(
             Query("by", str, "what the rows are for (day)", choices=GROUPINGS),
             Query("since", int, "seconds since 1970 (seven days before `until`)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -14,15 +15,17 @@ from wai_relay.admin.context import Context
 from . import sign_in
 from .static import BASE, FOLDER, StaticFiles, redirect
 
+SESSION: Final = f"{BASE}/session"
+
 
 def create_app(context: Context, folder: Path = FOLDER) -> Starlette:
     """Both, over what is in `context`; `folder` has the dashboard's built files."""
     files = StaticFiles(folder)
     return Starlette(
         routes=[
-            *admin_routes(context),
+            *admin_routes(context, sign_in.described(SESSION)),
             Route(BASE, redirect, methods=["GET"]),
-            *sign_in.routes(context, f"{BASE}/session"),
+            *sign_in.routes(context, SESSION),
             Route(f"{BASE}/{{path:path}}", files.respond, methods=["GET"]),
         ],
         exception_handlers=exception_handlers(),

@@ -4,7 +4,7 @@
     GET     who is signed in, and the token that changes must carry; null: nobody
     DELETE  sign out
 
-It is not part of the admin API's document: programs send their token with each request instead.
+Programs send their token with each request instead.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from wai_relay.access.admins import MAX_TOKEN_BYTES
 from wai_relay.access.sign_ins import COOKIE, SIGN_IN_S, csrf_token
 from wai_relay.admin.context import Context
 from wai_relay.admin.endpoint import JSON_TYPE, NO_STORE, refuse, signed_in
+from wai_relay.admin.openapi import Described
 
 from .throttle import SignInThrottle
 
@@ -84,11 +85,26 @@ def routes(context: Context, path: str) -> list[Route]:
         gone = f"{COOKIE}=; Max-Age=0; {_COOKIE_RULES}"
         return Response(status_code=204, headers={**NO_STORE, "set-cookie": gone})
 
-    return [
-        Route(path, _told(sign_in), methods=["POST"]),
-        Route(path, _told(who), methods=["GET"]),
-        Route(path, _told(sign_out), methods=["DELETE"]),
-    ]
+    methods = {"POST": sign_in, "GET": who, "HEAD": who, "DELETE": sign_out}
+
+    async def respond(request: Request) -> Response:
+        """One route for all: so that a wrong method hears of every right one."""
+        return await _told(methods[request.method])(request)
+
+    return [Route(path, respond, methods=list(methods))]
+
+
+def described(path: str) -> tuple[Described, ...]:
+    """The same for the admin API's document."""
+    return (
+        Described(*("POST", path, "sign_in", "Sign in from a browser", SignInView, SignInRequest)),
+        Described("GET", path, "signed_in", "Say who is signed in here", SignInView | None),
+        Described(
+            *("DELETE", path, "sign_out", "Sign out"),
+            status=204,
+            security=({"signIn": [], "csrf": []},),
+        ),
+    )
 
 
 Respond = Callable[[Request], Awaitable[Response]]

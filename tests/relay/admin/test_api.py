@@ -216,7 +216,9 @@ async def test_the_openapi_document_describes_every_endpoint(api: Api) -> None:
     described = {
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     }
-    assert described == {(e.method, BASE + e.path) for e in ENDPOINTS}
+    beside = {(method, "/dashboard/session") for method in ("POST", "GET", "DELETE")}
+    beside.add(("GET", f"{BASE}/events"))
+    assert described == beside | {(e.method, BASE + e.path) for e in ENDPOINTS}
     references = json.dumps(document).split('"$ref": "#/components/schemas/')[1:]
     assert {ref.split('"')[0] for ref in references} <= set(document["components"]["schemas"])
     ids = [op["operationId"] for methods in document["paths"].values() for op in methods.values()]
@@ -371,3 +373,16 @@ async def test_a_missing_query_parameter_is_named(api: Api) -> None:
     status, answer = await api.call("GET", "/models/search")
     assert status == 400
     assert "'q'" in answer["error"]["message"]
+
+
+async def test_a_whole_number_may_be_written_with_a_point(api: Api) -> None:
+    status, created = await api.call("POST", "/keys", raw=b'{"name":"a","limits":{"rpm":5.0}}')
+    assert (status, created["limits"]["rpm"]) == (201, 5)
+    for number in (b"5.5", b"1e300", b'"5"'):
+        raw = b'{"name":"a","limits":{"rpm":' + number + b"}}"
+        assert (await api.call("POST", "/keys", raw=raw))[0] == 400
+
+
+async def test_the_admin_of_this_machine_is_not_revoked_over_the_api(api: Api) -> None:
+    status, answer = await api.call("DELETE", "/admins/local")
+    assert (status, answer["error"]["code"]) == (403, "forbidden")
