@@ -1,0 +1,82 @@
+"""The Grafana dashboard asks for nothing that /metrics does not have."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from wai_protocol.status import ModelStatus, NodeStatus
+from wai_relay.http.edge import Edge
+from wai_relay.observe.live import LiveRequests
+from wai_relay.observe.metrics import Metrics
+from wai_relay.observe.records import DiscardingRecorder, RequestRecord, TokenCounts
+
+FILE: Final = Path(__file__).parents[3] / "relay" / "grafana-dashboard.json"
+DASHBOARD: Final = json.loads(FILE.read_text(encoding="utf-8"))
+SAMPLE: Final = re.compile(r"^([a-z_]+)(?:\{(.*)\})? ", re.MULTILINE)
+ASKED: Final = re.compile(r"\b(?:wai|gen_ai_server)_[a-z_]+\b(?!\s*=)")
+LABELS: Final = re.compile(r"\bby \(([^)]*)\)|\{([^}]*)\}")
+NO_LABEL: Final = {"le", ""}
+
+
+class OneNode:
+    name, ready, reconnects = "box", True, 1
+    status = NodeStatus((ModelStatus("m", "u", ready=True, slots_total=4),))
+
+
+def exposed() -> dict[str, set[str]]:
+    """Each name in the page, with the labels that it has there."""
+    metrics = Metrics(DiscardingRecorder())
+    record = RequestRecord("req_1", 0.0, "POST", "/v1/chat/completions", "key_1", "m")
+    record.status, record.attempts, record.ttft_ms, record.duration_ms = 200, 1, 30.0, 530.0
+    record.tokens = TokenCounts(prompt=7, cached=2, completion=11, exact=True)
+    metrics.finish(record)
+    record.status, record.fault = 502, "node_lost"
+    metrics.finish(record)
+    node: Any = OneNode()
+    text = metrics.text([node], LiveRequests(), Edge(_unused))
+    found: dict[str, set[str]] = {}
+    for name, labels in SAMPLE.findall(text):
+        found.setdefault(name, set()).update(re.findall(r'([a-z_]+)="', labels))
+    return found
+
+
+async def _unused(_: object) -> None:
+    raise AssertionError("nobody asks")
+
+
+def expressions() -> Iterator[str]:
+    for panel in DASHBOARD["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+    yield from (one["definition"] for one in DASHBOARD["templating"]["list"] if "definition" in one)
+
+
+@pytest.mark.parametrize("expression", list(expressions()))
+def test_every_panel_has_its_metrics_and_labels(expression: str) -> None:
+    there = exposed()
+    names = {name for name in ASKED.findall(expression) if not name.startswith("gen_ai_request")}
+    assert names
+    assert names <= set(there), names - set(there)
+    labels = set[str]()
+    for grouped, matched in LABELS.findall(expression):
+        labels.update(part.strip() for part in grouped.split(","))
+        labels.update(re.findall(r"([a-z_]+)=", matched))
+    assert labels - NO_LABEL <= set().union(*(there[name] for name in names))
+
+
+def test_panels_do_not_lie_on_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
