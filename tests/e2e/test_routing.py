@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 # name: slots, context of each
 BOXES: Final = {"one": (1, 4096), "two": (2, 2048), "four": (4, 1024)}
 EARLY_S: Final = 0.01
+TRIES: Final = 5
 SLOTS: Final = {name: slots for name, (slots, _) in BOXES.items()}
 
 
@@ -75,7 +76,13 @@ class Fleet:
         with request(self.cluster, "/v1/chat/completions", body, headers) as answer:
             return Answer(answer.status, dict(answer.headers), json.loads(answer.read()))
 
-    def stream(self, key: dict[str, Any], leave_after: int = 1 << 30, **fields: Any) -> str:
+    def stream(
+        self,
+        key: dict[str, Any],
+        leave_after: int = 1 << 30,
+        on_begin: Callable[[], None] = lambda: None,
+        **fields: Any,
+    ) -> str:
         """The node that streamed, to the end or until the caller left."""
         headers = {"Authorization": f"Bearer {key['key']}"}
         with self.lock:
@@ -83,6 +90,7 @@ class Fleet:
         body = chat("tiny", stream=True, **fields)
         with request(self.cluster, "/v1/chat/completions", body, headers) as answer:
             assert answer.status == 200
+            on_begin()
             for _, _ in zip(range(leave_after), events(answer), strict=False):
                 pass
             node: str = answer.headers["x-wai-node"]
@@ -143,12 +151,28 @@ def test_every_slot_is_taken_before_anyone_waits(fleet: Fleet) -> None:
     for name in BOXES:  # so that all are known
         assert fleet.ask(key, pin=name, max_tokens=32).node == name
     total = sum(SLOTS.values())
-    with ThreadPoolExecutor(total) as callers:
-        nodes = callers.map(
-            lambda _: fleet.stream(key, max_tokens=900, ignore_eos=True), range(total)
+
+    def stream() -> tuple[str, float, float]:
+        """The node, and from when to when it answered."""
+        began, node = (
+            [],
+            fleet.stream(
+                key,
+                on_begin=lambda: began.append(time.monotonic()),
+                max_tokens=900,
+                ignore_eos=True,
+            ),
         )
-        assert Counter(nodes) == SLOTS
-    fleet.settle()
+        return node, began[0], time.monotonic()
+
+    for _ in range(TRIES):
+        with ThreadPoolExecutor(total) as callers:
+            answers = [each.result() for each in [callers.submit(stream) for _ in range(total)]]
+        fleet.settle()
+        # On a busy machine the first may be over before the last has come: then it says nothing.
+        if max(began for _, began, _ in answers) < min(ended for *_, ended in answers):
+            break
+    assert Counter(node for node, *_ in answers) == SLOTS
 
 
 def test_a_prompt_goes_where_it_fits_and_nowhere_else(fleet: Fleet) -> None:

@@ -126,6 +126,15 @@ class Ledger:
         return self._contradicted_at is not None or self.status.slots_total is None
 
     # -- figures for the score
+    def load(self, prefill_tps: float, now: float) -> tuple[int, int, float, float]:
+        """Together, which costs half: `busy`; how many of our prompts are still to be read;
+        `prefill_ahead`; the expected length of an answer in progress, 0.0 without any."""
+        claims = len(self._claims)
+        if not claims:
+            return self._foreign, 0, 0.0, 0.0
+        ahead = self.prefill_ahead(prefill_tps, now) if self._reading else 0.0
+        return claims + self._foreign, len(self._reading), ahead, self._output / claims
+
     @property
     def claims(self) -> int:
         """Our own requests there."""
@@ -135,16 +144,6 @@ class Ledger:
     def busy(self) -> int:
         """Slots in use: our claims, and what others on that box hold."""
         return len(self._claims) + self._foreign
-
-    @property
-    def reading(self) -> int:
-        """Our requests whose prompts are still to be read."""
-        return len(self._reading)
-
-    @property
-    def output_tokens(self) -> float:
-        """Expected length of the answers in progress, on average; 0.0 without claims."""
-        return self._output / len(self._claims) if self._claims else 0.0
 
     def prefill_ahead(self, prefill_tps: float, now: float) -> float:
         """Prompt tokens that are still to be read for our claims.

@@ -29,16 +29,16 @@ TRUST_LEAST: Final = 0.05
 class WarmPrefixes:
     """The blocks that one model on one node is believed to have warm."""
 
-    __slots__ = ("_blocks", "_capacity_tokens", "_tokens", "_trust")
+    __slots__ = ("_capacity_tokens", "_tokens", "_trust", "blocks")
 
     def __init__(self, capacity_tokens: int = DEFAULT_CAPACITY_TOKENS) -> None:
-        self._blocks: OrderedDict[int, float] = OrderedDict()  # least recently used first; tokens
+        self.blocks: OrderedDict[int, float] = OrderedDict()  # least recently used first; tokens
         self._tokens = 0.0
         self._capacity_tokens = capacity_tokens
         self._trust = 1.0
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        return len(self.blocks)
 
     def resize(self, capacity_tokens: int) -> None:
         """What the node keeps, in tokens: its slots times the context of each."""
@@ -51,7 +51,7 @@ class WarmPrefixes:
 
         Blocks count alike: that is off by a block at most where messages are short.
         """
-        blocks = self._blocks
+        blocks = self.blocks
         count = 0
         for key in prefix:
             if key not in blocks:
@@ -63,7 +63,7 @@ class WarmPrefixes:
         """The prompt was sent there: all of it is warm from now on."""
         if not prefix:
             return
-        blocks = self._blocks
+        blocks = self.blocks
         tokens = prompt_tokens / len(prefix)
         for key in reversed(prefix):  # the deepest is the first to go: no block is of use alone
             if key in blocks:
@@ -88,11 +88,11 @@ class WarmPrefixes:
 
     def clear(self) -> None:
         """The upstream was restarted: nothing is warm."""
-        self._blocks.clear()
+        self.blocks.clear()
         self._tokens = 0.0
 
     def _evict(self) -> None:
-        blocks = self._blocks
+        blocks = self.blocks
         bound = self._capacity_tokens * self._trust
         while blocks and (self._tokens > bound or len(blocks) > MAX_NODE_BLOCKS):
             self._tokens -= blocks.popitem(last=False)[1]

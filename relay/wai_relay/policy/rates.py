@@ -29,12 +29,13 @@ MAX_LENGTHS: Final = 4096
 class Rate:
     """Tokens per second, learned from samples that fade. `tps` is None until there was one."""
 
-    __slots__ = ("_seconds", "_tokens", "tps")
+    __slots__ = ("_seconds", "_tokens", "token_s", "tps")
 
     def __init__(self) -> None:
         self._tokens = 0.0
         self._seconds = 0.0
         self.tps: float | None = None
+        self.token_s = 0.0  # seconds a token, 0.0 while that is not known
 
     def add(self, tokens: float, seconds: float) -> None:
         """One measurement: `tokens` took `seconds`."""
@@ -43,6 +44,7 @@ class Rate:
         self._tokens = self._tokens * FADE + tokens
         self._seconds = self._seconds * FADE + seconds
         self.tps = max(self._tokens / self._seconds, LEAST_TPS)
+        self.token_s = 1.0 / self.tps
 
     def add_reported(self, tps: float | None) -> None:
         """The node's own figure, in tokens per second; None says nothing."""

@@ -11,23 +11,19 @@ Pure state machine: no I/O, `now` is monotonic seconds. `dispatch` is its shell.
 
 from __future__ import annotations
 
-import enum
 import math
-from collections.abc import Callable, Iterable
-from typing import Final, Literal, NamedTuple, assert_never
+from collections.abc import Iterable
+from typing import Final, Literal, assert_never
 
-from wai_protocol.errors import Fault, NodeUnavailable, WaiError
-from wai_protocol.status import ModelStatus, NodeStatus
+from wai_protocol.errors import Fault, NodeUnavailable
+from wai_protocol.status import NodeStatus
 
-from .cooldown import Cooldown
-from .fair_queue import MAX_WAITING, Entry, FairQueue, full
-from .ledger import Claim, Ledger
-from .prefixes import WarmPrefixes
-from .rates import PRIOR_DECODE_TPS, PRIOR_PREFILL_TPS, OutputLengths, Rate
+from .fair_queue import MAX_WAITING, FairQueue, full
+from .lanes import LISTED, Lane, Shortlist
+from .rates import PRIOR_DECODE_TPS, PRIOR_PREFILL_TPS, OutputLengths
 from .selection import (
     ASSUMED_SLOTS,
     RETRY_AFTER_S,
-    UNTOLD_SLOTS,
     Candidate,
     Decision,
     Demand,
@@ -35,6 +31,9 @@ from .selection import (
     select,
     serves,
 )
+from .tickets import Placement, Result, Ticket, Tokens
+
+__all__ = ["Placement", "Result", "Scheduler", "Ticket", "Tokens"]
 
 # How long a request may wait for a slot. Callers' own limits are 60 s and more; what waits longer
 # than half of that on a full fleet is better tried elsewhere while there is time.
@@ -60,132 +59,8 @@ HEAD_START_S: Final = 2.0
 # The usual length of a prompt follows some fifty requests.
 USUAL_FADE: Final = 0.02
 _NO_LINE: Final = (0, 0.0)
-
-
-class Result(enum.Enum):
-    """How a placed request ended, as far as its node is concerned."""
-
-    SERVED = "served"
-    CANCELLED = "cancelled"  # by the caller: says nothing about the node
-    REFUSED = "refused"  # the caller's own mistake: the node answered
-    FAILED = "failed"  # by the node's or its upstream's fault
-
-
-class Tokens(NamedTuple):
-    """What a request took. `cached` is None where the upstream did not say."""
-
-    prompt: int
-    cached: int | None
-    completion: int
-
-
-class Lane:
-    """One model on one node: all that is known of it."""
-
-    __slots__ = (
-        "cooldown",
-        "decode",
-        "ledger",
-        "left_at",
-        "node",
-        "own",
-        "prefill",
-        "readiness",
-        "rtt_s",
-        "warm",
-    )
-
-    def __init__(self, node: str, status: ModelStatus, *, own: bool) -> None:
-        self.node = node
-        self.own = own
-        self.ledger = Ledger(status)
-        self.prefill = Rate()
-        self.decode = Rate()
-        self.warm = WarmPrefixes()
-        self.cooldown = Cooldown()
-        self.readiness = Readiness.READY
-        self.left_at: float | None = None  # when it was last ready, where it is away now
-        self.rtt_s = 0.0
-
-    @property
-    def free(self) -> int:
-        """Slots that nobody holds, 0 where it gets no work."""
-        if self.readiness is not Readiness.READY:
-            return 0
-        total = self.ledger.status.slots_total
-        return max(0, (UNTOLD_SLOTS if total is None else total) - self.ledger.busy)
-
-
-class Placement:
-    """A request's slot on a node. End it with `Scheduler.finish`, whatever happens."""
-
-    __slots__ = (
-        *("claim", "decision", "demand", "first_at", "key_id", "lane", "over", "read_s"),
-        *("waited_s", "warm_tokens"),
-    )
-
-    def __init__(
-        self,
-        ticket: Ticket,
-        lane: Lane,
-        claim: Claim,
-        decision: Decision,
-        waited_s: float,
-        warm_tokens: int,
-    ) -> None:
-        self.demand = ticket.demand
-        self.key_id = ticket.key_id
-        self.lane = lane
-        self.claim = claim
-        self.decision = decision
-        self.waited_s = waited_s
-        self.warm_tokens = warm_tokens
-        self.first_at: float | None = None
-        self.read_s = 0.0
-        self.over = False
-
-    @property
-    def node(self) -> str:
-        """The node's name."""
-        return self.lane.node
-
-
-class Ticket:
-    """A request that was handed in. `placement` is set once it has a slot, `error` if it is refused
-    after all; `on_change` is called when either happens."""
-
-    __slots__ = (
-        "at",
-        "demand",
-        "entry",
-        "error",
-        "key_id",
-        "on_change",
-        "placement",
-        "until",
-        "waits_for",
-    )
-
-    def __init__(self, demand: Demand, key_id: str, at: float, until: float) -> None:
-        self.demand = demand
-        self.key_id = key_id
-        self.at = at
-        self.until = until
-        self.entry: Entry[Ticket] | None = None
-        self.waits_for = ""  # the node that looked best when it was last looked at
-        self.placement: Placement | None = None
-        self.error: WaiError | None = None
-        self.on_change: Callable[[], None] = _nothing
-
-    def refuse(self, error: WaiError) -> None:
-        """It won't be served."""
-        self.entry = None
-        self.error = error
-        self.on_change()
-
-
-def _nothing() -> None:
-    """Until somebody listens."""
+# A named tuple without the check of its arguments: half of what making one costs.
+_new: Final = tuple.__new__
 
 
 class Scheduler:
@@ -370,47 +245,70 @@ class Scheduler:
     # -- inside
     def _decide(self, ticket: Ticket, now: float, lines: dict[str, tuple[int, float]]) -> Decision:
         """Ask selection. `lines`: how many, and how many prompt tokens, wait for each node
-        before."""
+        before. Of many nodes only those are asked about that can matter."""
         self._turn += 1
-        candidates = self._candidates(ticket.demand, now, lines)
-        return select(ticket.demand, candidates, waited_s=now - ticket.at, turn=self._turn)
+        demand = ticket.demand
+        lanes = self._lanes.get(demand.model, {})
+        shortlist: Shortlist | None = None
+        asked: Iterable[Lane] = lanes.values()
+        if len(lanes) > LISTED:
+            shortlist = Shortlist(demand, lanes.values(), self._turn)
+            asked = shortlist.first
+        while True:
+            decision = select(
+                demand,
+                self._candidates(demand, asked, lanes, now, lines),
+                waited_s=now - ticket.at,
+                turn=self._turn,
+            )
+            if shortlist is None:
+                return decision
+            more = shortlist.more(decision)
+            if more is None:
+                return decision
+            asked, shortlist = more, None
 
     def _candidates(
-        self, demand: Demand, now: float, lines: dict[str, tuple[int, float]]
+        self,
+        demand: Demand,
+        asked: Iterable[Lane],
+        lanes: dict[str, Lane],
+        now: float,
+        lines: dict[str, tuple[int, float]],
     ) -> list[Candidate]:
-        lanes = self._lanes.get(demand.model)
-        if lanes is None:
-            return []
         candidates: list[Candidate] = []
-        for node, lane in lanes.items():
-            ledger = lane.ledger
+        prefix, prompt_tokens = demand.prefix, demand.prompt_tokens
+        expected_tokens = demand.expected_output_tokens
+        for lane in asked:
+            node, ledger, readiness = lane.node, lane.ledger, lane.readiness
             if ledger.suspect:
                 ledger.heal(now)
             prefill_tps = lane.prefill.tps or self._best_known(lanes, "prefill")
             decode_tps = lane.decode.tps or self._best_known(lanes, "decode")
-            readiness = lane.readiness
-            if (
-                not lane.cooldown.well
-                and lane.cooldown.cooling(now)
-                and readiness is Readiness.READY
-            ):
+            cooldown = lane.cooldown
+            if not cooldown.well and cooldown.cooling(now) and readiness is Readiness.READY:
                 readiness = Readiness.COOLING
-            waiting, waiting_tokens = lines.get(node, _NO_LINE)
+            waiting, waiting_tokens = lines.get(node, _NO_LINE) if lines else _NO_LINE
+            busy, reading, ahead, output_tokens = ledger.load(prefill_tps, now)
+            status = ledger.status
             candidates.append(
-                Candidate(
-                    node,
-                    ledger.status,
-                    prefill_tps,
-                    ledger.busy,
-                    waiting + ledger.status.queued,
-                    waiting_tokens,
-                    ledger.reading,
-                    ledger.prefill_ahead(prefill_tps, now),
-                    (ledger.output_tokens or demand.expected_output_tokens) / decode_tps,
-                    lane.warm.warm_tokens(demand.prefix, demand.prompt_tokens),
-                    lane.rtt_s,
-                    readiness,
-                    lane.own,
+                _new(
+                    Candidate,
+                    (
+                        node,
+                        status,
+                        prefill_tps,
+                        busy,
+                        waiting + status.queued,
+                        waiting_tokens,
+                        reading,
+                        ahead,
+                        (output_tokens or expected_tokens) / decode_tps,
+                        lane.warm.warm_tokens(prefix, prompt_tokens) if prefix else 0,
+                        lane.rtt_s,
+                        readiness,
+                        lane.own,
+                    ),
                 )
             )
         return candidates

@@ -201,7 +201,7 @@ def select(
     request to request; it decides between equals, so that the first in the list is not always
     taken.
     """
-    scores = tuple([score(demand, candidate, waited_s) for candidate in candidates])
+    scores = score_all(demand, candidates, waited_s)
     able = [i for i, s in enumerate(scores) if not s.excluded]
     reason: Reason | None = None
     if not able:  # rather a node that failed lately than a refusal
@@ -226,42 +226,70 @@ def select(
 
 def score(demand: Demand, candidate: Candidate, waited_s: float = 0.0) -> Score:
     """The expected time to first token on `candidate`, or why it can't serve `demand`."""
-    excluded = _exclusion(demand, candidate)
-    (
-        node,
-        model,
-        prefill_tps,
-        busy,
-        waiting,
-        waiting_tokens,
-        reading,
-        ahead,
-        slot_s,
-        warm,
-        rtt_s,
-    ) = candidate[:11]
-    told = model.slots_total
-    slots = UNTOLD_SLOTS if told is None else told
-    if not slots:
-        return Score(node, excluded=excluded or "no slots")
-    free = slots - busy - waiting
-    wait_s = (ahead + waiting_tokens) / prefill_tps
-    doubt_s = 0.0
-    if free <= 0:
-        # Answers' lengths are so skewed that a slot long held is not nearer its end: with n held
-        # for `slot_s` each on average, one comes free every slot_s / n. Prompts are read
-        # meanwhile.
-        wait_s = max(wait_s, (1 - free) * slot_s / slots)
-        doubt_s = wait_s * (1 / WAIT_GAIN - 1) + waited_s
-    elif told is not None and ahead > prefill_tps * max(FED_S, 2 * rtt_s):
-        free = 0
-    fresh = demand.prompt_tokens - warm
-    crowding = 1.0 + CONTENTION * (busy / ASSUMED_SLOTS if told is None else min(busy / slots, 1.0))
-    prefill_s = (fresh if fresh > 1 else 1) / prefill_tps * crowding
-    # Where others are in line, ours makes as many wait as long as it takes to read: what is
-    # fastest for one must not be slowest for all.
-    cost_s = wait_s + doubt_s + prefill_s * (1 + waiting + reading) + rtt_s
-    return Score(node, wait_s, prefill_s, rtt_s, warm, free, excluded, cost_s)
+    return score_all(demand, (candidate,), waited_s)[0]
+
+
+def score_all(
+    demand: Demand, candidates: Sequence[Candidate], waited_s: float = 0.0
+) -> tuple[Score, ...]:
+    """The same for each of `candidates`. One loop: it is most of what a decision costs."""
+    prompt_tokens, api, least_context = demand.prompt_tokens, demand.api, demand.least_context
+    anywhere = demand.pin is None and demand.nodes is None and not demand.avoid
+    scores: list[Score] = []
+    for candidate in candidates:
+        (
+            node,
+            model,
+            prefill_tps,
+            busy,
+            waiting,
+            waiting_tokens,
+            reading,
+            ahead,
+            slot_s,
+            warm,
+            rtt_s,
+            readiness,
+            own,
+        ) = candidate
+        context = model.context_tokens
+        able = (
+            anywhere
+            and readiness is Readiness.READY
+            and (context is None or context >= least_context)
+            and model.ready
+            and api in model.apis
+            and (own or not demand.local_only)
+        )
+        excluded = "" if able else _exclusion(demand, candidate)
+        told = model.slots_total
+        slots = UNTOLD_SLOTS if told is None else told
+        if not slots:
+            scores.append(Score(node, excluded=excluded or "no slots"))
+            continue
+        free = slots - busy - waiting
+        wait_s = (ahead + waiting_tokens) / prefill_tps
+        doubt_s = 0.0
+        if free <= 0:
+            # Answers' lengths are so skewed that a slot long held is not nearer its end: with n
+            # held for `slot_s` each on average, one comes free every slot_s / n. Prompts are read
+            # meanwhile.
+            wait_s = max(wait_s, (1 - free) * slot_s / slots)
+            doubt_s = wait_s * (1 / WAIT_GAIN - 1) + waited_s
+        elif told is not None and ahead > prefill_tps * max(FED_S, 2 * rtt_s):
+            free = 0
+        fresh = prompt_tokens - warm
+        crowd = busy / ASSUMED_SLOTS if told is None else min(busy / slots, 1.0)
+        prefill_s = (fresh if fresh > 1 else 1) / prefill_tps * (1.0 + CONTENTION * crowd)
+        # Where others are in line, ours makes as many wait as long as it takes to read: what is
+        # fastest for one must not be slowest for all.
+        cost_s = wait_s + doubt_s + prefill_s * (1 + waiting + reading) + rtt_s
+        scores.append(_new(Score, (node, wait_s, prefill_s, rtt_s, warm, free, excluded, cost_s)))
+    return tuple(scores)
+
+
+# A named tuple without the check of its arguments: half of what making one costs.
+_new: Final = tuple.__new__
 
 
 def serves(demand: Demand, model: ModelStatus, node: str) -> bool:
@@ -332,12 +360,14 @@ def _reason(demand: Demand, scores: Sequence[Score], able: Sequence[int], best: 
     if len(able) == 1:
         return Reason.ONLY
     mine = scores[best]
-    others = [scores[i] for i in able if i != best]
-    if mine.warm_tokens > max(s.warm_tokens for s in others):
+    warm = mine.warm_tokens
+    if warm and all(scores[i].warm_tokens < warm for i in able if i != best):
         return Reason.WARM
-    if mine.cost_s + TIE_S < min(s.cost_s for s in others):
-        return Reason.FASTEST
-    return Reason.LEAST_BUSY
+    bound = mine.cost_s + TIE_S
+    for i in able:
+        if scores[i].cost_s <= bound and i != best:
+            return Reason.LEAST_BUSY
+    return Reason.FASTEST
 
 
 def _refusal(

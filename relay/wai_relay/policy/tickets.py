@@ -1,0 +1,103 @@
+"""A request on its way through the scheduler: handed in, placed, over. They hold no rules."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import NamedTuple
+
+from wai_protocol.errors import WaiError
+
+from .fair_queue import Entry
+from .lanes import Lane
+from .ledger import Claim
+from .selection import Decision, Demand
+
+
+class Result(enum.Enum):
+    """How a placed request ended, as far as its node is concerned."""
+
+    SERVED = "served"
+    CANCELLED = "cancelled"  # by the caller: says nothing about the node
+    REFUSED = "refused"  # the caller's own mistake: the node answered
+    FAILED = "failed"  # by the node's or its upstream's fault
+
+
+class Tokens(NamedTuple):
+    """What a request took. `cached` is None where the upstream did not say."""
+
+    prompt: int
+    cached: int | None
+    completion: int
+
+
+class Placement:
+    """A request's slot on a node. End it with `Scheduler.finish`, whatever happens."""
+
+    __slots__ = (
+        *("claim", "decision", "demand", "first_at", "key_id", "lane", "over", "read_s"),
+        *("waited_s", "warm_tokens"),
+    )
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        lane: Lane,
+        claim: Claim,
+        decision: Decision,
+        waited_s: float,
+        warm_tokens: int,
+    ) -> None:
+        self.demand = ticket.demand
+        self.key_id = ticket.key_id
+        self.lane = lane
+        self.claim = claim
+        self.decision = decision
+        self.waited_s = waited_s
+        self.warm_tokens = warm_tokens
+        self.first_at: float | None = None
+        self.read_s = 0.0
+        self.over = False
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return self.lane.node
+
+
+class Ticket:
+    """A request that was handed in. `placement` is set once it has a slot, `error` if it is refused
+    after all; `on_change` is called when either happens."""
+
+    __slots__ = (
+        "at",
+        "demand",
+        "entry",
+        "error",
+        "key_id",
+        "on_change",
+        "placement",
+        "until",
+        "waits_for",
+    )
+
+    def __init__(self, demand: Demand, key_id: str, at: float, until: float) -> None:
+        self.demand = demand
+        self.key_id = key_id
+        self.at = at
+        self.until = until
+        self.entry: Entry[Ticket] | None = None
+        self.waits_for = ""  # the node that looked best when it was last looked at
+        self.placement: Placement | None = None
+        self.error: WaiError | None = None
+        self.on_change: Callable[[], None] = _nothing
+
+    def refuse(self, error: WaiError) -> None:
+        """It won't be served."""
+        self.entry = None
+        self.error = error
+        self.on_change()
+
+
+def _nothing() -> None:
+    """Until somebody listens."""
