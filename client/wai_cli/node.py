@@ -69,16 +69,36 @@ def _configure_join(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_join)
 
 
+class _UpstreamKey(argparse.Action):
+    """Keeps each key by the number of the `--upstream` that it came after."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        upstreams = namespace.upstream or []
+        keys = getattr(namespace, self.dest) or {}
+        setattr(namespace, self.dest, keys | {len(upstreams) - 1: values})
+
+
 def _configure_run(parser: argparse.ArgumentParser) -> None:
     add_data_option(parser, node_data(), "node")
     parser.add_argument("--config", metavar="FILE", type=Path, help="settings, in TOML")
     parser.add_argument(
-        "--upstream", metavar="URL", help="serve this inference server, and no other"
+        "--upstream",
+        metavar="URL",
+        action="append",
+        help="serve this inference server, and none that is not named; may be given several times",
     )
     parser.add_argument(
         "--upstream-key",
         metavar="KEY",
-        help="the key that it asks for (others see it in the process list: better in --config)",
+        action=_UpstreamKey,
+        help="the key that the --upstream before it asks for (others see it in the process list: "
+        "better in --config)",
     )
     parser.add_argument(
         "--relay", metavar="HOST:PORT", help="dial this address instead, with the same pin"
@@ -119,13 +139,13 @@ def _run(parsed: argparse.Namespace) -> int:
     from .logs import log_to_stderr
     from .settings import load
 
-    if parsed.upstream_key is not None and parsed.upstream is None:
+    upstreams, keys = None, parsed.upstream_key or {}
+    if -1 in keys:
         from wai_protocol.errors import RequestError
 
-        raise RequestError("--upstream-key goes with --upstream URL")
-    upstreams = None
+        raise RequestError("--upstream-key goes with --upstream URL, after it")
     if parsed.upstream is not None:
-        upstreams = [{"url": parsed.upstream, "key": parsed.upstream_key}]
+        upstreams = [{"url": u, "key": keys.get(i)} for i, u in enumerate(parsed.upstream)]
     config = load(
         NodeConfig,
         file=parsed.config,

@@ -273,3 +273,22 @@ async def test_an_upstream_that_went_down_is_found_again_and_forgotten_in_the_en
     await until([])
     assert watch.board.upstreams == []
     running.cancel()
+
+
+async def test_a_named_server_that_starts_after_the_node_is_known_for_what_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HURRIED_POLL_S", "POLL_S"):
+        monkeypatch.setattr(f"wai_node.upstreams.watch.{name}", 0.02)
+    pages: dict[str, object] = {}
+    board = Board()
+    async with raw_upstream(serving(pages)) as raw:
+        named = await upstream_at(raw.url, "its-key")
+        watch = Watch(board, lambda status: None, given=[named])
+        running = asyncio.get_running_loop().create_task(watch.run())
+        pages.update(OLLAMA)
+        async with asyncio.timeout(20):
+            while [u.kind for u in board.upstreams] != ["ollama"]:  # noqa: ASYNC110 - tells no event
+                await asyncio.sleep(0.02)
+        assert board.upstreams[0].key == "its-key"
+        running.cancel()

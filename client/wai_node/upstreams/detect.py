@@ -22,12 +22,24 @@ from .vllm import VllmUpstream
 USUAL_PORTS: Final = (8080, 11434, 1234, 8000)  # llama-server, Ollama, LM Studio, vLLM
 
 
+class UnidentifiedUpstream(OpenAIUpstream):
+    """What a person named and nothing was known of when we looked: generic OpenAI until it is."""
+
+    def __init__(self, url: str, key: str = "") -> None:
+        super().__init__(url, key)
+        self._url = url
+
+    async def identified(self) -> Upstream | None:
+        """What answers there now; None while nothing that we know does."""
+        return await identify(self._url, self.key)
+
+
 async def upstream_at(url: str, key: str = "") -> Upstream:
     """The upstream that a person named: identified if it can be, else taken as generic OpenAI.
 
     It need not be up. Raises `RequestError` when `url` is not one.
     """
-    return await identify(url, key) or OpenAIUpstream(url, key)
+    return await identify(url, key) or UnidentifiedUpstream(url, key)
 
 
 async def find_upstreams(

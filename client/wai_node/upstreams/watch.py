@@ -16,6 +16,7 @@ from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import NodeStatus
 
 from .board import Board
+from .detect import UnidentifiedUpstream
 from .tally import Counters, Look, OpenStream, Report, Spent
 from .upstream import Upstream
 
@@ -177,6 +178,8 @@ class Watch:
             except TimeoutError:
                 pass  # nobody was in a hurry
             hurry.clear()
+            if isinstance(upstream, UnidentifiedUpstream) and await self._identify(upstream):
+                return
             up = await self._poll(upstream)
             if up:
                 up_at = self._clock()
@@ -218,6 +221,17 @@ class Watch:
         self._polls.pop(upstream, None)
         self._dirty.set()
         await upstream.aclose()
+
+    async def _identify(self, unknown: UnidentifiedUpstream) -> bool:
+        """See whether it is known by now what a person named; then that is served instead."""
+        found = None if self.board.busy(unknown) else await unknown.identified()
+        if found is None:
+            return False
+        _log.info("%s is %s", unknown.name, found.name)
+        self._given.discard(unknown)
+        await self._forget(unknown)
+        self.add(found)
+        return True
 
     async def _replace(self, found: Upstream) -> None:
         """What was down at the port where something answers now is not coming back."""
