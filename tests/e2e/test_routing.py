@@ -154,14 +154,9 @@ def test_every_slot_is_taken_before_anyone_waits(fleet: Fleet) -> None:
 
     def stream() -> tuple[str, float, float]:
         """The node, and from when to when it answered."""
-        began, node = (
-            [],
-            fleet.stream(
-                key,
-                on_begin=lambda: began.append(time.monotonic()),
-                max_tokens=900,
-                ignore_eos=True,
-            ),
+        began: list[float] = []
+        node = fleet.stream(
+            key, on_begin=lambda: began.append(time.monotonic()), max_tokens=900, ignore_eos=True
         )
         return node, began[0], time.monotonic()
 
