@@ -67,6 +67,7 @@ _REQUEST_ID_CHARS: Final = 24  # 144 random bits
 _REQUEST_IDS_AT_ONCE: Final = 128  # one system call for as many requests
 
 _log = logging.getLogger("wai.edge")
+_access_log = logging.getLogger("wai.access")
 
 
 class ServedExchange(Exchange):
@@ -173,6 +174,15 @@ class Edge:
             self._date_second = second
             self._date = formatdate(second, usegmt=True).encode("ascii")
         return self._date
+
+    def refused(self, request: str, error: WaiError) -> None:
+        """A head was refused before any handler saw it: counted, and a line in the access log.
+        `request` is its id."""
+        self.counters.heads_refused += 1
+        row = error.fault.row
+        fields = {"request_id": request, "status": row.http_status, "fault": row.openai_code}
+        line = " ".join(f"{name}={value}" for name, value in fields.items())
+        _access_log.info("%s", line, extra={"fields": fields})
 
     async def drain(self, bound_s: float, *, idle_s: float = DRAIN_GRACE_S) -> int:
         """Finish within `bound_s` seconds: what runs ends by itself, the rest is cut.

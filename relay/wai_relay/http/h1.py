@@ -199,7 +199,8 @@ class H1Connection(CallerConnection):
                 elif not isinstance(event, h11.Request):  # NEED_DATA
                     return
         except h11.RemoteProtocolError as error:
-            body.fail(RequestError(f"the chunked request body is broken: {error}"))
+            what = str(error).partition(": bytearray")[0]  # h11 goes on with its own buffer
+            body.fail(RequestError(f"the chunked request body is broken: {what}"))
             if self._exchange is None:
                 self.linger()
 
@@ -277,10 +278,11 @@ class H1Connection(CallerConnection):
 
     def _refuse(self, error: RequestError) -> None:
         """Answer a head that is no request. Nothing after it can be trusted to begin one."""
-        self.edge.counters.heads_refused += 1
+        request_id = self.edge.new_request_id()
+        self.edge.refused(request_id, error)
         status, headers, body = refusal(error)
         lines = [b"%b: %b\r\n" % field for field in headers]
-        head = response_head(self.edge, status, lines, self.edge.new_request_id())
+        head = response_head(self.edge, status, lines, request_id)
         self.send(head + b"connection: close\r\n\r\n" + body)
         self.linger()
 

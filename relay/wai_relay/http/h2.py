@@ -176,8 +176,8 @@ class H2Connection(CallerConnection):
         try:
             head = check_fields(event.headers)
         except RequestError as error:
-            self.edge.counters.heads_refused += 1
             exchange = H2Exchange(self, stream_id, self._request(None))
+            self.edge.refused(exchange.request.request_id, error)
             self._streams[stream_id] = exchange
             exchange.body.fail(error)
             fail(exchange, error)

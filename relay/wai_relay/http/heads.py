@@ -68,7 +68,7 @@ def parse_head(raw: bytes) -> Head:
     """Check an HTTP/1.x request head: `raw` is all before the empty line, without its last CRLF.
 
     Raises `RequestError` with a sentence that names what was wrong: `HEAD_TOO_LARGE` for too much
-    of it, `BAD_REQUEST` for the rest.
+    of it, `EXPECTATION_FAILED` for an `Expect` that is unknown, `BAD_REQUEST` for the rest.
     """
     lines = raw.split(b"\r\n")
     if len(lines) > MAX_HEADERS + 1:
@@ -305,7 +305,10 @@ def _expects_continue(value: bytes | None, *, old: bool) -> bool:
     if value is None or old:
         return False
     if value.lower() != b"100-continue":
-        _refuse(f"the expectation {_show(value)} can't be met")
+        raise RequestError(
+            f"the expectation {_show(value)} can't be met; 100-continue can",
+            Fault.EXPECTATION_FAILED,
+        )
     return True
 
 

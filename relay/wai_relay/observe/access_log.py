@@ -46,7 +46,12 @@ class AccessLog:
         line = " ".join(
             f"{name}={value}" for name, value in fields.items() if value not in ("", None)
         )
-        log.info("%s", line, extra={"fields": fields})
+        # Without `info`'s search for the calling line, which nobody shows: a quarter of its cost.
+        log.handle(
+            log.makeRecord(
+                *(log.name, logging.INFO, "", 0, "%s", (line,), None), extra={"fields": fields}
+            )
+        )
 
 
 def _shown(text: str) -> str:

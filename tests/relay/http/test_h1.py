@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -91,6 +92,17 @@ async def test_a_malformed_head_gets_one_named_answer_and_nothing_after_it() -> 
     connection.connection_lost(None)
 
 
+async def test_a_refused_head_is_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    _, connection, transport = connect()
+    with caplog.at_level(logging.INFO, logger="wai.access"):
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\nExpect: magic\r\n\r\n")
+        await turns()
+    (line,) = caplog.messages
+    request_id = bytes(transport.written).partition(b"x-request-id: ")[2].partition(b"\r")[0]
+    assert line == f"request_id={request_id.decode()} status=417 fault=expectation_failed"
+    connection.connection_lost(None)
+
+
 async def test_an_oversized_head_is_431_before_it_is_complete() -> None:
     _, connection, transport = connect()
     connection.data_received(b"GET / HTTP/1.1\r\nX: " + b"a" * MAX_HEAD_BYTES)
@@ -104,7 +116,8 @@ async def test_a_broken_chunk_is_the_readers_error_and_ends_the_connection() -> 
     connection.data_received(CHUNKED.replace(b"2\r\nhe", b"zz\r\nhe"))
     await turns()
     assert transport.written.startswith(b"HTTP/1.1 400 ")
-    assert b"chunked request body is broken" in transport.written
+    assert b"chunked request body is broken: illegal chunk header" in transport.written
+    assert b"bytearray" not in transport.written
     assert b"connection: close" in transport.written
     connection.connection_lost(None)
 

@@ -53,7 +53,6 @@ MALFORMED = {
     "names no host": b"GET http:///x HTTP/1.1\r\nHost: a",
     "HTTP/2.0 is not spoken": b"GET / HTTP/2.0\r\nHost: a",
     "not in an HTTP version": b"GET / http/1.1\r\nHost: a",
-    "expectation 'magic'": GET + b"\r\nExpect: magic",
 }
 
 
@@ -64,6 +63,12 @@ def test_a_malformed_head_is_refused_by_name(fault: str) -> None:
     assert refused.value.fault is Fault.BAD_REQUEST
     assert any(part in str(refused.value) for part in fault.split("|"))
     assert str(refused.value).isprintable()
+
+
+def test_an_unknown_expectation_is_417_and_names_the_one_that_is_met() -> None:
+    with pytest.raises(RequestError, match=r"expectation 'magic' .* 100-continue") as refused:
+        parse_head(GET + b"\r\nExpect: magic")
+    assert refused.value.fault.row.http_status == 417
 
 
 def test_too_many_or_too_long_fields_are_431() -> None:
