@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -11,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from bench.clients import Target
 from bench.place import Place, free_port
+from bench.procstat import cpu_s
 
 NAME: Final = "wai"
 _COMMAND_TIMEOUT_S: Final = 30
@@ -21,12 +24,18 @@ _COMMAND_TIMEOUT_S: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Our path, and how long its parts took to come up, in seconds."""
+    """Our path, and the relay's data folder."""
 
     target: Target
     data: Path
-    relay_ready_s: float
-    node_ready_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds on the clock, and of CPU."""
+
+    wall_s: float
+    cpu_s: float
 
 
 def wai_program() -> str:
@@ -58,7 +67,7 @@ def start(place: Place, through: Callable[[int], str] | None = None) -> Started:
     data = place.folder / "relay"
     command = [wai_program(), "relay", "--data", str(data), "--listen", f"127.0.0.1:{port}"]
     relay_pid = place.spawn("relay", command)
-    relay_ready_s = place.wait_for_port("relay", port)
+    place.wait_for_port("relay", port)
     key = json.loads(ask("key", "create", "bench", "--data", str(data), "--json"))["key"]
     target = Target(url=f"https://127.0.0.1:{port}", ca=str(data / "relay.crt"), key=key)
 
@@ -70,9 +79,26 @@ def start(place: Place, through: Callable[[int], str] | None = None) -> Started:
     if through is not None:
         command += ["--relay", through(port)]
     node_pid = place.spawn("node", command)
-    node_ready_s = place.wait_for("node", lambda: serves_model(target))
+    place.wait_for("node", lambda: serves_model(target))
     watched = replace(target, watch={"relay": [relay_pid], "node": [node_pid]})
-    return Started(watched, data, relay_ready_s, node_ready_s)
+    return Started(watched, data)
+
+
+def restart(place: Place, started: Started) -> tuple[Took, Took]:
+    """Stop relay and node of a place and start them again: what each took, to the open port and to
+    the relay's list of models. (The node can't be asked for less: it serves nothing before.)"""
+    place.stop()
+    port = urlsplit(started.target.url).port
+    assert port is not None
+    command = [wai_program(), "relay", "--data", str(started.data)]
+    relay = place.spawn("relay", [*command, "--listen", f"127.0.0.1:{port}"])
+    relay_s = place.wait_for_port("relay", port)
+    took = Took(relay_s, cpu_s([relay]))
+    home = str(place.folder / "node")
+    command = [wai_program(), "node", "run", "--data", home]
+    node = place.spawn("node", [*command, "--upstream", f"http://127.0.0.1:{place.origin_port}"])
+    node_s = place.wait_for("node", lambda: serves_model(started.target))
+    return took, Took(node_s, cpu_s([node]))
 
 
 def serves_model(target: Target) -> bool:
@@ -88,8 +114,10 @@ def serves_model(target: Target) -> bool:
     return any(model["id"] == target.model for model in models)
 
 
-def help_s() -> float:
-    """Seconds that `wai --help` takes."""
-    began_s = time.perf_counter()
+def help_took() -> Took:
+    """What `wai --help` takes."""
+    before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     ask("--help")
-    return time.perf_counter() - began_s
+    wall_s, after = time.perf_counter() - began_s, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Took(wall_s, cpu)
