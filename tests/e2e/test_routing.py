@@ -237,8 +237,8 @@ def test_tokens_a_minute_count_what_was_used_and_not_what_was_feared(fleet: Flee
 
 def test_requests_at_once_bite_at_their_number(fleet: Fleet) -> None:
     key = fleet.key("at-once", "--concurrency", "2")
-    headers = {"Authorization": f"Bearer {key['key']}"}
-    body = chat("tiny", stream=True, max_tokens=900)
+    headers = {"Authorization": f"Bearer {key['key']}", "X-WAI-Node": "two"}
+    body = chat("tiny", stream=True, max_tokens=1900, ignore_eos=True)
     with ExitStack() as running:
         streams = [
             running.enter_context(request(fleet.cluster, "/v1/chat/completions", body, headers))
