@@ -109,16 +109,25 @@ def _nvidia() -> list[Gpu]:
         pynvml.nvmlInit()
         try:
             for index in range(pynvml.nvmlDeviceGetCount()):
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-                name = pynvml.nvmlDeviceGetName(handle)
-                text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-                found.append(Gpu(text, "nvidia", int(memory.total), int(memory.free)))
+                found += _nvidia_card(pynvml, index)
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
         log.debug("no NVIDIA GPU: %s", error)
     return found
+
+
+def _nvidia_card(nvml: Any, index: int) -> list[Gpu]:
+    """One card; none where it does not answer (fallen off the bus, say): the others may."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        name = nvml.nvmlDeviceGetName(handle)
+    except nvml.NVMLError as error:
+        log.debug("the NVIDIA GPU %d does not answer: %s", index, error)
+        return []
+    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    return [Gpu(text, "nvidia", int(memory.total), int(memory.free))]
 
 
 def _amd(drm: Path) -> list[Gpu]:

@@ -1,9 +1,13 @@
 """What a box has, by its sysfs; what a repository's file names say."""
 
+# ruff: noqa: N802 - the fake has the names of NVML
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from wai_node.models.catalogue import (
@@ -57,6 +61,105 @@ def test_amd_cards_are_read_from_sysfs_and_others_passed_over(tmp_path: Path) ->
     (tmp_path / "card0-HDMI-A-1").mkdir()
     [found] = [g for g in detect_hardware(tmp_path).gpus if g.vendor == "amd"]
     assert (found.name, found.free_bytes) == ("Radeon RX 7900", 16163091968)
+
+
+class Nvml(types.ModuleType):
+    """NVIDIA's library as nvidia-ml-py shows it, with so many cards; `broken` fails at that call,
+    by the error classes of the real module."""
+
+    def __init__(self, cards: list[tuple[str | bytes, int, int]], broken: str = "") -> None:
+        super().__init__("pynvml")
+        self.cards, self.broken, self.calls = cards, broken, list[str]()
+        self.NVMLError = pynvml.NVMLError
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.broken:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)
+
+    def nvmlInit(self) -> None:
+        self._called("init")
+
+    def nvmlShutdown(self) -> None:
+        self._called("shutdown")
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.cards)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> object:
+        self._called(f"memory {handle}")
+        _, total, free = self.cards[handle]
+        return types.SimpleNamespace(total=total, free=free, used=total - free)
+
+    def nvmlDeviceGetName(self, handle: int) -> str | bytes:
+        return self.cards[handle][0]
+
+
+def nvidia(monkeypatch: pytest.MonkeyPatch, fake: Nvml, drm: Path) -> list[Gpu]:
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    return [gpu for gpu in detect_hardware(drm).gpus if gpu.vendor == "nvidia"]
+
+
+def test_nvidia_cards_are_read_by_nvml_whose_names_may_be_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = Nvml(
+        [("NVIDIA GeForce RTX 4090", 24 << 30, 20 << 30), (b"Tesla P40", 22 << 30, 1 << 30)]
+    )
+    assert nvidia(monkeypatch, fake, tmp_path) == [
+        Gpu("NVIDIA GeForce RTX 4090", "nvidia", 24 << 30, 20 << 30),
+        Gpu("Tesla P40", "nvidia", 22 << 30, 1 << 30),
+    ]
+    assert fake.calls[-1] == "shutdown"
+
+
+def test_a_card_that_fell_off_the_bus_does_not_hide_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = Nvml([("lost", 1 << 30, 1 << 30), ("good", 8 << 30, 8 << 30)], broken="memory 0")
+    assert [gpu.name for gpu in nvidia(monkeypatch, fake, tmp_path)] == ["good"]
+    assert fake.calls[-1] == "shutdown"
+
+
+def test_a_driver_that_is_missing_or_broken_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert nvidia(monkeypatch, Nvml([("x", 1, 1)], broken="init"), tmp_path) == []
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert [gpu for gpu in detect_hardware(tmp_path).gpus if gpu.vendor == "nvidia"] == []
+
+
+def test_apples_gpu_is_a_share_of_the_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    found = detect_hardware(tmp_path)
+    [gpu] = found.gpus
+    assert found.unified_memory
+    assert gpu.total_bytes == int(found.ram_total_bytes * 0.75)
+    assert gpu.free_bytes <= found.ram_available_bytes
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert not detect_hardware(tmp_path).unified_memory
+
+
+def test_memory_that_an_apu_borrows_from_the_ram_is_not_the_gpus(tmp_path: Path) -> None:
+    card(
+        tmp_path,
+        "card1",
+        vendor="0x1002\n",
+        mem_info_vram_total=f"{512 << 20}\n",
+        mem_info_vram_used=f"{400 << 20}\n",
+        mem_info_gtt_total=f"{16 << 30}\n",
+        mem_info_gtt_used=f"{1 << 30}\n",
+    )
+    [found] = [gpu for gpu in detect_hardware(tmp_path).gpus if gpu.vendor == "amd"]
+    assert (found.total_bytes, found.free_bytes) == (512 << 20, 112 << 20), (
+        "GTT is RAM: not counted"
+    )
 
 
 @pytest.mark.parametrize(
