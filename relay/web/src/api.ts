@@ -33,7 +33,7 @@ export interface NodeView {
   version: string;
   may_deploy: boolean;
   joined_at: number;
-  connected_at?: number | null;
+  connected_at: number | null;
   detail: Record<string, unknown>;
 }
 

@@ -71,15 +71,15 @@ export function AuditPage() {
       </section>
       <section class="card scroll">
         <h2>Audit log</h2>
-        <table>
+        <table class="stack">
           <thead><tr><th>When</th><th>Who</th><th>Did</th><th>To</th></tr></thead>
           <tbody>
             {entries.value.map((entry) => (
               <tr key={entry.id}>
-                <td class="muted">{date(entry.at)}</td>
-                <td>{entry.actor}</td>
-                <td><code>{entry.action}</code></td>
-                <td>{String(entry.detail["name"] ?? entry.subject)}</td>
+                <td data-label="When" class="muted">{date(entry.at)}</td>
+                <td data-label="Who">{entry.actor}</td>
+                <td data-label="Did"><code>{entry.action}</code></td>
+                <td data-label="To" class="long">{String(entry.detail["name"] ?? entry.subject)}</td>
               </tr>
             ))}
           </tbody>

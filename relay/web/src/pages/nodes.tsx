@@ -67,7 +67,7 @@ function card(node: NodeView, act: Act) {
       <dl>
         <div><dt>Slots</dt><dd><Slots busy={node.slots_busy} total={node.slots_total} /></dd></div>
         <div><dt>Queue</dt><dd class="num">{count(node.queued)}</dd></div>
-        <div><dt>Uptime</dt><dd><Uptime since={node.connected_at ?? null} /></dd></div>
+        <div><dt>Uptime</dt><dd><Uptime since={node.connected_at} /></dd></div>
         <div><dt>Reconnects</dt><dd class="num">{count(node.reconnects)}</dd></div>
         <div><dt>Joined</dt><dd>{date(node.joined_at)}</dd></div>
         <div><dt>Version</dt><dd>{node.version || "–"}</dd></div>
@@ -81,18 +81,18 @@ function card(node: NodeView, act: Act) {
       )}
       {node.serving.length > 0 && (
         <div class="scroll">
-          <table>
+          <table class="stack dense">
             <thead>
               <tr><th>Model</th><th>Upstream</th><th class="num">Context</th><th class="num">Slots</th><th class="num">Tokens/s</th></tr>
             </thead>
             <tbody>
               {node.serving.map((model) => (
                 <tr key={`${model.upstream} ${model.id}`}>
-                  <td>{model.id}</td>
-                  <td class="muted">{model.upstream}</td>
-                  <td class="num">{compact(model.context_tokens)}</td>
-                  <td class="num">{model.slots_busy}/{model.slots_total ?? "?"}</td>
-                  <td class="num">{rate(model.decode_tps)}</td>
+                  <td data-label="Model" class="long">{model.id}</td>
+                  <td data-label="Upstream" class="muted long">{model.upstream}</td>
+                  <td data-label="Context" class="num">{compact(model.context_tokens)}</td>
+                  <td data-label="Slots" class="num">{model.slots_busy}/{model.slots_total ?? "?"}</td>
+                  <td data-label="Tokens/s" class="num">{rate(model.decode_tps)}</td>
                 </tr>
               ))}
             </tbody>

@@ -28,7 +28,7 @@ export function RequestsPage() {
         <Empty title="Nothing runs now">Requests show up here the moment they arrive.</Empty>
       ) : (
         <div class="card scroll">
-          <table class="stack">
+          <table class="stack dense">
             <thead>
               <tr>
                 <th>State</th><th>Key</th><th>Model</th><th>Node</th><th>Reason</th>

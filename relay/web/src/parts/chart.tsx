@@ -14,6 +14,8 @@ export interface Line {
 }
 
 const DAY_S = 86_400;
+const DAY_STEPS = [DAY_S, 2 * DAY_S, 7 * DAY_S, 30 * DAY_S, 90 * DAY_S];
+const CLOCK_STEPS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400]; // labels have no seconds
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 
@@ -54,12 +56,11 @@ function options(element: HTMLElement, lines: Line[], height: number, days: bool
   return {
     width: element.clientWidth,
     height,
-    legend: { show: lines.length > 1 },
     cursor: { y: false },
     scales: { x: { time: true }, y: { range: (_, __, max) => [0, Math.max(max * 1.1, 1)] } },
     axes: [
-      { ...axis(), space: 70, values: (_, ticks) => ticks.map((tick) => (days ? day : clock).format(tick * 1000)), ...(days ? { incrs: [DAY_S, 2 * DAY_S, 7 * DAY_S, 30 * DAY_S] } : {}) },
-      { ...axis(), size: 56, values: (_, ticks) => ticks.map((tick) => Intl.NumberFormat("en", { notation: "compact" }).format(tick)) },
+      { ...axis(), space: 70, values: (_, ticks) => ticks.map((tick) => (days ? day : clock).format(tick * 1000)), incrs: days ? DAY_STEPS : CLOCK_STEPS, size: 28 },
+      { ...axis(), size: 48, values: (_, ticks) => ticks.map((tick) => Intl.NumberFormat("en", { notation: "compact" }).format(tick)) },
     ],
     series: [
       { value: days ? "{YYYY}-{MM}-{DD}" : "{HH}:{mm}:{ss}" },
