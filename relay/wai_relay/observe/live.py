@@ -7,8 +7,9 @@ gets read from its own counters when somebody looks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
+
+from msgspec import Struct
 
 from wai_protocol.errors import Fault
 from wai_relay.access.keys import ApiKey
@@ -57,10 +58,10 @@ class LiveRequest:
             self._cancel()
 
 
-@dataclass(frozen=True, slots=True)
-class LiveView:
+class LiveView(Struct, frozen=True):
     """A running request as it is now. `age_ms` is since its arrival; `ttft_ms` and `tokens_per_s`
-    are None before the first token; tokens are estimates until the upstream says them."""
+    are None before the first token; tokens are estimates until the upstream says them. A struct is
+    made in a tenth of a frozen dataclass's time, and the feed makes one for each request."""
 
     id: str
     key_id: str
