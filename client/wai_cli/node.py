@@ -105,6 +105,7 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tunnels", metavar="N", type=int, help="connections to keep (default 1)")
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    parser.add_argument("--log-format", metavar="FORMAT", help="text (default) or json")
     parser.set_defaults(run=_run)
 
 
@@ -157,12 +158,13 @@ def _run(parsed: argparse.Namespace) -> int:
             "upstreams": upstreams,
             "tunnels": parsed.tunnels,
             "log_level": parsed.log_level,
+            "log_format": parsed.log_format,
             "hf_endpoint": os.environ.get("HF_ENDPOINT"),
             "hf_token": os.environ.get("HF_TOKEN"),
             **_proxy_settings(),
         },
     )
-    log_to_stderr(config.log_level)
+    log_to_stderr(config.log_level, config.log_format)
     run(config)
     return 0
 

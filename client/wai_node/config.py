@@ -71,6 +71,7 @@ class NodeConfig:
     tunnels: int = 1
     """Connections to keep to the relay, on which streams are spread."""
     log_level: LogLevel = "info"
+    log_format: Literal["text", "json"] = "text"
     drain_timeout_s: float = 600.0
     """How long a stopping node lets answers in flight end by themselves."""
     deploy: DeployConfig = field(default_factory=DeployConfig)

@@ -23,6 +23,7 @@ from wai_protocol.surface import (
 from wai_transport.http_client import HttpClient
 from wai_transport.http_request import ClientRequest
 
+from .access_log import StreamLine
 from .answer_figures import spent_in, timings_in
 from .upstreams.board import Board
 from .upstreams.tally import NOTHING, UNKNOWN, OpenStream, Report, Spent
@@ -114,7 +115,10 @@ class Forwarder:
             session.reset_stream(stream_id, error.fault, str(error))
             return
         streams = self._streams.setdefault(session, {})
-        stream = _Forwarded(session, stream_id, route, upstream, model, self._over, self._accounts)
+        line = StreamLine(method, target, headers, model, upstream.name)
+        stream = _Forwarded(
+            *(session, stream_id, route, upstream, model, line, self._over, self._accounts)
+        )
         streams[stream_id] = stream
         self.active_streams += 1
         self._accounts.started(upstream, model, stream)
@@ -207,6 +211,7 @@ class _Forwarded:
         "_held_bytes",
         "_last",
         "_length",
+        "_line",
         "_on_over",
         "_owed",
         "_request",
@@ -225,6 +230,7 @@ class _Forwarded:
         route: Route,
         upstream: Upstream,
         model: str,
+        line: StreamLine,
         on_over: Callable[[_Forwarded, Spent | None], None],
         accounts: Accounts,
     ) -> None:
@@ -232,6 +238,7 @@ class _Forwarded:
         self.id = stream_id
         self.upstream = upstream
         self.model = model
+        self._line = line
         self._on_over = on_over
         self._accounts = accounts
         self._request: ClientRequest | None = None
@@ -311,8 +318,10 @@ class _Forwarded:
 
     def drop(self, *, tell: bool = False) -> None:
         """Nobody wants the answer any more. `tell`: but the relay wants to know what it cost."""
+        self._line.cancelled = not self._line.fault
         request = self._let_go()
         self._on_over(self, None)
+        self._line.write(self._status)
         if request is None:
             self._accounts.ended(self.upstream, self.model, self, NOTHING)
             if tell:
@@ -352,6 +361,7 @@ class _Forwarded:
         self._on_over(self, spent)
         self._accounts.ended(self.upstream, self.model, self, spent)
         self.session.end_stream(self.id)
+        self._line.write(self._status)
 
     def on_error(self, error: WaiError) -> None:
         """The answer broke, or can't be had."""
@@ -359,6 +369,8 @@ class _Forwarded:
         spent = NOTHING if self._let_go() is None else UNKNOWN
         self._accounts.ended(self.upstream, self.model, self, spent)
         self.session.reset_stream(self.id, error.fault, str(error))
+        self._line.fault = error.fault.row.openai_code
+        self._line.write(self._status)
 
     # -- for the accounts
 
@@ -416,6 +428,7 @@ class _Forwarded:
             self.session.consume(self.id, owed)
 
     def _break(self, fault: Fault, reason: str) -> None:
+        self._line.fault = fault.row.openai_code
         self.drop()
         self.session.reset_stream(self.id, fault, reason)
 

@@ -99,6 +99,11 @@ class _Watchdog:
             self._set()
 
 
+# The answer's figures are read as it passes, so it must not come compressed; and the node's log and
+# the upstream's know a request by the name that ours has, and the caller was told.
+_OURS: Final = frozenset({b"accept-encoding", b"x-request-id"})
+
+
 class Forwarder:
     """Runs calls. One for the whole gateway; it keeps nothing between two calls."""
 
@@ -237,11 +242,11 @@ class Forwarder:
         """Send the request, of which `first` is in hand, and see its answer through. Leaves no
         stream behind."""
         headers = [
-            # The answer's figures are read as it passes, so it must not come compressed.
             (name, value)
             for name, value in headers_for_upstream(call.exchange.request.headers)
-            if name != b"accept-encoding"
+            if name not in _OURS
         ]
+        headers.append((b"x-request-id", call.record.request_id.encode()))
         try:
             stream = lease.upstream.open(
                 call.route.method, call.target, headers, lease.model, answer, end=False

@@ -178,7 +178,10 @@ async def test_upstream_never_sees_the_callers_secrets() -> None:
         (b"content-type", b"application/json"),
     ]
     await rig(node).ask(headers=headers, path="/api/v1/chat/completions", query="beta=true")
-    assert node.streams[0].headers == [(b"content-type", b"application/json")]
+    assert node.streams[0].headers == [
+        (b"content-type", b"application/json"),
+        (b"x-request-id", b"req_test"),
+    ]
     assert node.streams[0].target == "/v1/chat/completions?beta=true"
 
 
