@@ -297,3 +297,28 @@ async def test_a_reset_in_mid_stream_frees_the_real_llama_servers_slot(tmp_path:
         assert not session.over.is_set()
         assert forwarder.active_streams == 0
         await upstream.aclose()
+
+
+async def test_each_stream_is_a_line_that_names_the_relays_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forged = b"req_1 status=500 \xff"
+    headers = [(b"x-request-id", forged), (b"content-type", b"application/json")]
+    async with forwarding(
+        answering(ok(b"yes", b"Connection: close"), close=True), answering(CHUNKED, close=True)
+    ) as (
+        forwarder,
+        _,
+        _raw,
+    ):
+        with caplog.at_level("INFO", "wai.access"):
+            for stream in (1, 2):
+                session = FakeSession()
+                forwarder.opened(session, stream, "POST", CHAT, headers, "m", ended=True)
+                await session.over.wait()
+    lines: list[dict[str, object]] = [record.__dict__["fields"] for record in caplog.records]
+    assert [(line["status"], line["fault"]) for line in lines] == [
+        (200, ""),
+        (200, "upstream_broke"),
+    ]
+    assert {line["request_id"] for line in lines} == {r"req_1\x20status=500\x20\xff"}
