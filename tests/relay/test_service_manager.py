@@ -13,7 +13,8 @@ import pytest
 
 from wai_relay.service_manager import notify, passed_sockets
 
-UNIT = Path(__file__).parents[2] / "relay" / "wai-relay.service"
+ROOT = Path(__file__).parents[2]
+UNITS = [ROOT / "relay" / "wai-relay.service", ROOT / "client" / "wai-node.service"]
 MOST_EXPOSED = 2.0
 
 
@@ -31,8 +32,9 @@ def test_a_relay_without_a_service_manager_says_nothing(address: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
-def test_the_relays_unit_is_little_exposed() -> None:
-    asked = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT)]
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_service_of_the_machine_is_little_exposed(unit: Path) -> None:
+    asked = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
     answer = subprocess.run(asked, capture_output=True, text=True, check=False)
     found = re.search(r"Overall exposure level for .*: ([0-9.]+)", answer.stdout)
     assert found is not None, answer.stderr

@@ -221,7 +221,8 @@ END
 
 # Sets `wheel` to a file and `digest` to its SHA-256.
 get_wheel() {
-  clone=$(dirname "$0")
+  clone=none # piped into sh, the script lies nowhere, and the folder that it runs in is not meant
+  case $0 in *install.sh) clone=$(dirname "$0") ;; esac
   if [ -n "$wheel" ]; then
     [ -f "$wheel" ] || fail "there is no file $wheel"
   elif [ -n "$RELAY" ]; then
@@ -486,7 +487,7 @@ install_relay() {
   if [ -z "$listen" ]; then
     if [ -n "$domain" ]; then listen=0.0.0.0:443; else listen=0.0.0.0:8443; fi
   fi
-  if [ -z "$domain$public_url" ]; then
+  if [ -z "$domain$public_url" ] && [ ! -e "$etc/relay.toml" ]; then
     public_url=https://$(own_address):${listen##*:}
     say "no --domain: a certificate of its own, and $public_url is its address (else: --public-url URL)"
   fi

@@ -1,0 +1,246 @@
+"""From nothing to a first token with the commands that a person types, in two homes that are empty.
+
+The wheel is built as for a release; both installations are real, with what they need from the
+package index that this machine is set up for (or pip's cache). Services are run by a small
+`systemctl` of the tests', since a test has no systemd of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.harness.llama_server import LlamaServer, llama_server
+from tests.harness.processes import free_port, wait_until
+from tests.harness.real import require_real
+from tests.harness.service_manager import ServiceManager, service_manager
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+GOAL_S = 60.0
+GOAL_COMMANDS = 3
+_NOT_COPIED = (".venv", ".git", ".cache", "node_modules", "results", "images", ".*_cache", "*.pyc")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A home with nothing in it, a shell there, and what runs its services."""
+
+    home: Path
+    services: ServiceManager
+
+    def start(self, command: str) -> subprocess.Popen[str]:
+        """Type a command."""
+        return subprocess.Popen(
+            ["sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.home,
+            env=_pip_settings()
+            | {"HOME": str(self.home), "PATH": f"{self.home}/commands:/usr/bin:/bin"}
+            | {"PYTHON": os.path.realpath(sys.executable)},
+        )
+
+    def type(self, command: str) -> str:
+        """Type a command and read all that it says; it must end well."""
+        process = self.start(command)
+        said = process.communicate(timeout=400)[0]
+        assert process.returncode == 0, f"{command}\n{said}"
+        return said
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the sources, by pip."""
+    folder = tmp_path_factory.mktemp("build")
+    copy = folder / "wai"
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder)]
+    subprocess.run([*command, str(copy)], check=True, stdin=subprocess.DEVNULL)
+    [built] = folder.glob("wai-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Machine]]:
+    """The VPS and the GPU box."""
+    with ExitStack() as running:
+        made = []
+        for name in ("vps", "box"):
+            home = tmp_path_factory.mktemp(name)
+            manager = running.enter_context(service_manager(home, home / "commands"))
+            made.append(Machine(home, manager))
+        yield made[0], made[1]
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
+    with llama_server(tiny_model, tmp_path_factory.mktemp("llama")) as running:
+        yield running
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What was typed, what it said, and how long it took to the first token."""
+
+    relay_command: str
+    node_command: str
+    curl_command: str
+    first_token: str
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def installed(machines: tuple[Machine, Machine], wheel: Path, llama: LlamaServer) -> Installed:
+    """The whole way, once for all tests here."""
+    require_real("llama-server", "curl")
+    vps, box = machines
+    shutil.copy(ROOT / "install.sh", vps.home)
+    shutil.copy(wheel, vps.home)
+    model = json.loads(llama.get("/v1/models"))["data"][0]["id"]
+    address = f"127.0.0.1:{free_port()}"
+    options = f"--user --listen {address} --public-url https://{address} --wheel {wheel.name}"
+    start = time.monotonic()
+    relay_command = f"sh install.sh relay {options}"
+    said = vps.type(relay_command)
+    node_command = f"{_line(said, '/install.sh')} --user --name box --upstream {llama.url}"
+    box.type(node_command)
+    wait_until(lambda: "connected" in box.services.log("wai-node"), "the node is not connected")
+    wait_until(lambda: f"serving: {model}" in box.services.log("wai-node"), "it serves nothing")
+    curl_command = _line(said, "/v1/chat/completions").replace("MODEL", model)
+    with vps.start(curl_command) as curl:
+        assert curl.stdout is not None
+        first = next((line for line in curl.stdout if '"content":"' in line), "")
+        seconds = time.monotonic() - start
+        curl.stdout.read()
+    return Installed(relay_command, node_command, curl_command, first, seconds)
+
+
+def test_three_commands_lead_to_a_first_token(
+    installed: Installed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = (installed.relay_command, installed.node_command, installed.curl_command)
+    with capsys.disabled():
+        print(f"\nfrom nothing to a first token: {installed.seconds:.1f} s (goal {GOAL_S:g}),")
+        print(f"{len(commands)} commands typed (goal {GOAL_COMMANDS})")
+    assert installed.first_token.startswith("data: {")
+    assert len(commands) <= GOAL_COMMANDS
+
+
+def test_what_the_relay_serves_is_what_was_built(
+    installed: Installed, machines: tuple[Machine, Machine], wheel: Path, tmp_path: Path
+) -> None:
+    vps, box = machines
+    served = tmp_path / wheel.name
+    curl = installed.node_command.partition("/install.sh")[0]
+    script = vps.type(f"{curl}/install.sh")
+    vps.type(f"{curl}/dist/{wheel.name} -o {served}")
+    assert f"SHA256={hashlib.sha256(served.read_bytes()).hexdigest()}\n" in script
+    built, packed = _contents(wheel), _contents(served)
+    assert {n: c for n, c in packed.items() if ".dist-info/" not in n} == {
+        n: c for n, c in built.items() if ".dist-info/" not in n
+    }
+    assert (box.home / ".local/bin/wai").resolve().parent.parent.name == "venv"
+
+
+def test_the_same_commands_again_change_nothing(
+    installed: Installed, machines: tuple[Machine, Machine]
+) -> None:
+    vps, box = machines
+    before = vps.services.pid("wai-relay"), box.services.pid("wai-node")
+    for machine, command in ((vps, installed.relay_command), (box, installed.node_command)):
+        said = machine.type(command)
+        assert "up to date: wai" in said
+        assert "nothing to do: it runs already" in said
+    assert (vps.services.pid("wai-relay"), box.services.pid("wai-node")) == before
+
+
+def test_the_invite_is_in_no_command_line_that_stays_and_in_no_log(
+    installed: Installed, machines: tuple[Machine, Machine]
+) -> None:
+    vps, box = machines
+    [invite] = re.findall(r"wai_inv_\S+", installed.node_command)
+    for machine, name in ((vps, "wai-relay"), (box, "wai-node")):
+        pid = machine.services.pid(name)
+        shown = Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/environ").read_text()
+        assert invite not in shown + machine.services.log(name)
+        assert not [file for file in _files(machine.home) if invite.encode() in file.read_bytes()]
+
+
+def test_a_wrong_pin_installs_nothing(installed: Installed, tmp_path: Path) -> None:
+    pin = re.search(r"sha256//[^']+", installed.node_command)
+    assert pin is not None
+    wrong = installed.node_command.replace(pin[0], f"sha256//{'A' * 43}=")
+    done = subprocess.run(
+        ["sh", "-c", wrong],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )
+    assert "does not match pinned public key" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_node_is_taken_off_and_leaves_nothing(
+    installed: Installed, machines: tuple[Machine, Machine]
+) -> None:
+    _, box = machines
+    wai = ".local/bin/wai node uninstall"
+    refused = box.start(f"setsid {wai}").communicate(timeout=60)[0]
+    assert "nobody to ask: add --yes" in refused
+    would = box.type(f"{wai} --dry-run")
+    assert "would run: systemctl --user stop wai-node" in would
+    said = box.type(f"{wai} --yes")
+    assert "wai node remove box" in said
+    assert (box.home / ".local/share/wai/node/node.key").exists()
+    assert not (box.home / ".local/share/wai/venv").exists()
+    assert not (box.home / ".config/systemd/user/wai-node.service").exists()
+    assert not Path(f"/proc/{box.services.pid('wai-node')}/exe").exists()
+
+
+def _line(said: str, part: str) -> str:
+    """The command with `part` among what was printed to be copied."""
+    return next(
+        line.strip() for line in said.splitlines() if line.startswith("  curl ") and part in line
+    )
+
+
+def _contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _files(home: Path) -> Iterator[Path]:
+    """What was written into a home, without the software itself."""
+    for path in home.rglob("*"):
+        if path.is_file() and "venv" not in path.parts:
+            yield path
+
+
+def _pip_settings() -> dict[str, str]:
+    """How pip reaches the index on this machine; a new home would lose what is in ours."""
+    settings = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    asked = [sys.executable, "-m", "pip", "cache", "dir"]
+    cache = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    settings.setdefault("PIP_CACHE_DIR", cache)
+    for own in (".config/pip/pip.conf", ".pip/pip.conf"):
+        if (Path.home() / own).exists():
+            settings.setdefault("PIP_CONFIG_FILE", str(Path.home() / own))
+    return settings

@@ -1,0 +1,131 @@
+"""install.sh: a cut download does nothing, a mistake is one sentence, a dry run touches nothing."""
+
+from __future__ import annotations
+
+import plistlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.harness.real import script
+from wai_relay.installer.pages import SCRIPT_FILE
+
+SERVICES = SCRIPT_FILE.parent / "services"
+
+
+def _sh(
+    home: Path, *arguments: str, text: str | None = None, path: str = "/usr/bin:/bin"
+) -> tuple[int, str]:
+    """Run the script as `curl … | sh -s -- ARGUMENTS` does."""
+    done = subprocess.run(
+        ["sh", "-s", "--", *arguments],
+        input=SCRIPT_FILE.read_text() if text is None else text,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"HOME": str(home), "PATH": path, "PYTHON": script("python")},
+        timeout=60,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    done = subprocess.run(
+        [script("shellcheck"), "-s", "sh", str(SCRIPT_FILE)], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout.decode()
+
+
+def test_a_download_that_was_cut_does_nothing(tmp_path: Path) -> None:
+    whole = SCRIPT_FILE.read_text()
+    ends = {len(whole) * step // 40 for step in range(1, 40)}
+    ends |= set(range(len(whole) - 12, len(whole) - 1))  # within the last line
+    for end in sorted(ends):
+        _, said = _sh(tmp_path, "relay", "--user", "--wheel", "none.whl", text=whole[:end])
+        assert "Checking" not in said, end
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("wai_inv_x", "--nome", "box"), "unknown argument --nome"),
+        (("hello",), "an invite begins with wai_inv_"),
+        (("node", "--user"), "a node needs an invite: run `wai invite create`"),
+        (("--dry-run",), "say `relay`, `node`, or give an invite"),
+        (("relay", "--domain"), "--domain needs a value"),
+        (("relay", "--domain", 'x"y'), "--domain can't be"),
+        (("relay", "--domain", "--email"), "--domain can't be --email"),
+        (("relay", "--purge"), "--purge goes with --uninstall"),
+        (("relay", "--user", "--wheel", "none.whl"), "there is no file none.whl"),
+        (("wai_inv_x", "--user"), "which wai?"),
+        (("relay", "--user", "--listen", "127.0.0.1:99999"), "choose another address"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_done(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    status, output = _sh(tmp_path, *arguments)
+    assert status == 1
+    assert said in output
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_without_arguments_it_says_how_it_is_used(tmp_path: Path) -> None:
+    status, output = _sh(tmp_path)
+    assert (status, output[:6]) == (2, "usage:")
+
+
+@pytest.mark.parametrize("who", [("--user",), ()], ids=["user", "service"])
+def test_dry_run_prints_the_steps_and_does_none(tmp_path: Path, who: tuple[str, ...]) -> None:
+    wheel = tmp_path / "wai-1.0-py3-none-any.whl"
+    wheel.touch()
+    arguments = (f"wai_inv_{'s' * 40}", *who, "--wheel", str(wheel), "--dry-run")
+    done = subprocess.run(
+        ["sh", str(SCRIPT_FILE), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"HOME": str(tmp_path), "PATH": "/usr/sbin:/usr/bin:/bin"},
+    )
+    if "Python 3.11 or newer is needed" in done.stderr:
+        pytest.skip("this machine's own Python is too old, or in somebody's home")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "would run:" in done.stdout
+    assert "Nothing was done" in done.stdout
+    assert "s" * 40 not in done.stdout  # the invite
+    assert list(tmp_path.iterdir()) == [wheel]
+
+
+def test_on_a_mac_launchd_gets_the_node(tmp_path: Path) -> None:
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    (commands / "uname").write_text("#!/bin/sh\necho Darwin\n")
+    (commands / "uname").chmod(0o755)
+    wheel = tmp_path / "wai-1.0-py3-none-any.whl"
+    wheel.touch()
+    status, output = _sh(
+        tmp_path,
+        *("wai_inv_x", "--user", "--wheel", str(wheel), "--dry-run"),
+        path=f"{commands}:/usr/bin:/bin",
+    )
+    assert status == 0, output
+    assert f"would write: {tmp_path}/Library/LaunchAgents/wai.node.plist" in output
+    assert "would run: launchctl bootstrap gui/" in output
+
+
+def test_the_plist_runs_the_node_with_what_node_env_says(tmp_path: Path) -> None:
+    text = (SERVICES / "wai-node.plist").read_text().replace("@HOME@", str(tmp_path))
+    service = plistlib.loads(text.encode())
+    assert (service["Label"], service["KeepAlive"]) == ("wai.node", True)
+    environment = tmp_path / ".config/wai/node.env"
+    environment.parent.mkdir(parents=True)
+    environment.write_text("HTTPS_PROXY='http://proxy:1'\n")
+    program = tmp_path / ".local/share/wai/venv/bin/wai"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$HTTPS_PROXY $*"\n')
+    program.chmod(0o755)
+    done = subprocess.run(service["ProgramArguments"], capture_output=True, text=True, check=True)
+    data = f"{tmp_path}/Library/Application Support/wai/node"
+    assert done.stdout == f"http://proxy:1 node run --data {data}\n"
