@@ -44,6 +44,8 @@ class RelayConfig:
     log_format: Literal["text", "json"] = "text"
     metrics_token: str | None = None
     """What Prometheus shows at `/metrics`; an admin's token is good there too."""
+    otlp_endpoint: str | None = None
+    """Where spans go (OTLP over HTTP); None: none are made. Needs the extra `otel`."""
     drain_timeout_s: float = 600.0
     """How long a stopping relay lets answers in flight end by themselves."""
     session_ttl_s: float = 60.0
@@ -78,6 +80,10 @@ class RelayConfig:
             self._check_acme()
         if self.public_url is not None and not self.public_url.startswith(("https://", "http://")):
             raise RequestError("public_url begins with https://")
+        if self.otlp_endpoint is not None and not self.otlp_endpoint.startswith(
+            ("https://", "http://")
+        ):
+            raise RequestError("otlp_endpoint is a URL, such as http://127.0.0.1:4318/v1/traces")
         if not 0 < self.ping_s < self.dead_s:
             raise RequestError("ping_s is more than 0, and dead_s more than ping_s")
         if self.drain_timeout_s < 0 or self.session_ttl_s <= 0:

@@ -49,6 +49,8 @@ from .installer import InstallerPages
 from .observe.access_log import AccessLog
 from .observe.metrics import Metrics, MetricsPage
 from .observe.pulse import Pulse
+from .observe.records import Recorder
+from .observe.spans import Spans, spans_to
 from .policy.admission import Admission
 from .policy.model_names import ModelNames
 from .port_tls import PortTls
@@ -133,6 +135,7 @@ class Relay:
         self._tunnels: Tunnels | None = None
         self._edge: Edge | None = None
         self._listener: Listener | None = None
+        self._spans: Spans | None = None
         self._draining = False
         self._succeeded = False
         self._upgrading: asyncio.Task[None] | None = None
@@ -185,11 +188,14 @@ class Relay:
         self._fleet.on_change = dispatcher.node_changed
         self._pulse = Pulse(self._recorder)
         metrics = Metrics(self._pulse)
+        recorder: Recorder = metrics
+        if config.otlp_endpoint is not None:
+            recorder = self._spans = spans_to(config.otlp_endpoint, metrics)
         gateway = Gateway(
             keys,
             upstreams,
             SettlingDispatcher(dispatcher, self._fleet),
-            AccessLog(metrics),
+            AccessLog(recorder),
             config.gateway,
             names=names,
             rate_limits=dispatcher.ratelimit_headers,
@@ -197,6 +203,7 @@ class Relay:
         )
         if inherited is not None:
             passed = [socket.socket(fileno=descriptor) for descriptor in inherited.listening]
+        gateway.traced = self._spans is not None
         listener = await self._listen(gateway, passed)
         audit = AuditLog(store)
         self._pulse.start(gateway.live)
@@ -373,6 +380,8 @@ class Relay:
             await asyncio.wait((self._following,))
         if self._upstreams is not None:
             await self._upstreams.aclose()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
         if self._pulse is not None:
             self._pulse.close()
         if self._recorder is not None:

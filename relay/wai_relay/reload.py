@@ -22,8 +22,9 @@ Use: TypeAlias = Callable[[], None]
 Prepare: TypeAlias = Callable[[RelayConfig], Use]
 """Makes ready what a new configuration needs. Raises `WaiError`, and has changed nothing then."""
 
-NEED_RESTART: Final = ("data", "listen")
-"""The folder is locked and the port is open from the start on; a successor inherits both."""
+NEED_RESTART: Final = ("data", "listen", "otlp_endpoint")
+"""The folder is locked and the port is open from the start on, and a successor inherits both; what
+sends spans has a thread."""
 
 _TLS_FIELDS: Final = tuple(
     field.name

@@ -82,6 +82,8 @@ class Gateway:
     ) -> None:
         self.live = LiveRequests()
         self.explanations = Explanations()
+        self.traced = False
+        """Whether records need the callers' `traceparent`."""
         call_later = call_later or _call_later
         self._keys = keys
         self._fleet = fleet
@@ -110,6 +112,8 @@ class Gateway:
         request = exchange.request
         path = upstream_path(request.path)
         record = RequestRecord(request.request_id, self._wall_clock(), request.method, path)
+        if self.traced:
+            record.traceparent = request.header(b"traceparent").decode("latin-1")
         arrived_at = self._clock()
         task = asyncio.current_task()
         assert task is not None

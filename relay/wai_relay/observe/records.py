@@ -78,6 +78,8 @@ class RequestRecord:
     fallback: bool = False
     """Another model, or a provider, stood in for what was asked."""
     stream: bool = False
+    traceparent: str = ""
+    """The caller's (W3C Trace Context), where spans are made."""
     cost: float = 0.0
     """In the operator's currency, 0 where the upstream has no price."""
     handed_over: bool = False
