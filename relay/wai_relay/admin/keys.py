@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import asyncio
+from dataclasses import fields
 from typing import Any, Final
 
 from wai_protocol.errors import Fault, RequestError
@@ -12,11 +13,24 @@ from .context import Context
 from .endpoint import Call, Endpoint, Query
 from .types import ChangeKey, CreatedKey, CreateKey, KeyList, KeyView, Limits
 
+_LIMITS: Final = tuple(field.name for field in fields(KeyLimits))
+_VIEWS_AT_ONCE: Final = 500  # a few milliseconds; streams go on in between
+
 
 async def list_keys(context: Context, call: Call) -> KeyList:
     """The keys that are good; with `revoked=true` the others too."""
     keys = await context.keys.list(revoked=call.query.get("revoked", False))
-    return KeyList(tuple(KeyView(**_fields(key)) for key in keys))
+    if (after := call.query.get("after")) is not None:
+        place = next((i for i, key in enumerate(keys) if key.id == after), None)
+        if place is None:
+            raise RequestError(f"there is no API key {after[:80]!r} to go on after")
+        keys = keys[place + 1 :]
+    keys = keys[: call.query.get("limit")]
+    views: list[KeyView] = []
+    for begin in range(0, len(keys), _VIEWS_AT_ONCE):
+        views += [_view(key) for key in keys[begin : begin + _VIEWS_AT_ONCE]]
+        await asyncio.sleep(0)
+    return KeyList(tuple(views))
 
 
 async def create_key(context: Context, call: Call) -> CreatedKey:
@@ -41,9 +55,13 @@ async def change_key(context: Context, call: Call) -> KeyView:
 async def revoke_key(context: Context, call: Call) -> KeyView:
     """Refused from now on."""
     await context.keys.revoke(call.path["key"])
-    keys = await context.keys.list(revoked=True)
-    key = next(key for key in keys if key.id == call.path["key"])
+    key = await context.keys.find(call.path["key"])
+    assert key is not None  # no key is ever deleted
     await context.audit.record(call.actor, "key.revoke", key.id, name=key.name)
+    return KeyView(**_fields(key))
+
+
+def _view(key: ApiKey) -> KeyView:
     return KeyView(**_fields(key))
 
 
@@ -52,7 +70,7 @@ def _fields(key: ApiKey) -> dict[str, Any]:
         "id": key.id,
         "name": key.name,
         "prefix": key.prefix,
-        "limits": Limits(**asdict(key.limits)),
+        "limits": Limits(**{name: getattr(key.limits, name) for name in _LIMITS}),
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
     }
@@ -61,7 +79,11 @@ def _fields(key: ApiKey) -> dict[str, Any]:
 ENDPOINTS: Final = (
     Endpoint(
         *("GET", "/keys", list_keys, "List the API keys", KeyList),
-        query=(Query("revoked", bool, "also those that were revoked"),),
+        query=(
+            Query("revoked", bool, "also those that were revoked"),
+            Query("limit", int, "at most so many (all)", 1, 10_000),
+            Query("after", str, "only those after the key with this id"),
+        ),
     ),
     Endpoint(
         *("POST", "/keys", create_key, "Create an API key", CreatedKey, CreateKey), status=201

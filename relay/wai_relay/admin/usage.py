@@ -47,7 +47,7 @@ async def get_usage(context: Context, call: Call) -> UsageList | Response:
     )
     names: dict[str, str] = {}
     if by == "key":
-        names = {key.id: key.name for key in await context.keys.list(revoked=True)}
+        names = await context.keys.names()
     if asked.get("format") == "csv":
         named = ({**asdict(row), "name": names.get(row.group, "")} for row in rows)
         text = csv_text(("group", "name", *_COLUMNS[1:]), named)

@@ -386,3 +386,17 @@ async def test_a_whole_number_may_be_written_with_a_point(api: Api) -> None:
 async def test_the_admin_of_this_machine_is_not_revoked_over_the_api(api: Api) -> None:
     status, answer = await api.call("DELETE", "/admins/local")
     assert (status, answer["error"]["code"]) == (403, "forbidden")
+
+
+async def test_keys_are_listed_in_pages(api: Api, clock: Clock) -> None:
+    made = []
+    for n in range(5):
+        clock.now += 1
+        made.append((await api.call("POST", "/keys", {"name": f"app-{n}"}))[1]["id"])
+    _, first = await api.call("GET", "/keys?limit=2")
+    assert [key["id"] for key in first["data"]] == made[:2]
+    _, rest = await api.call("GET", f"/keys?after={made[1]}&revoked=true")
+    assert [key["id"] for key in rest["data"]] == made[2:]
+    assert (await api.call("GET", f"/keys?after={made[-1]}"))[1]["data"] == []
+    assert (await api.call("GET", "/keys?after=key_nobody"))[0] == 400
+    assert (await api.call("GET", "/keys?limit=0"))[0] == 400
