@@ -16,8 +16,9 @@ from .prefixes import WarmPrefixes
 from .rates import Rate
 from .selection import CONTENTION, TIE_S, UNTOLD_SLOTS, Decision, Demand, Readiness, Reason
 
-# With more nodes than this for a model, a decision looks closely at so many of them first. To look
-# at one costs 2 to 3 µs; and of six that are equal, one more to choose from makes no difference.
+# To look closely at a node costs about 2 µs. Up to so many for a model all are looked at...
+MANY: Final = 16
+# ... and of more these first: of six that are equal, one more to choose from makes no difference.
 LISTED: Final = 6
 
 

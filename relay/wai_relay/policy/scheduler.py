@@ -19,7 +19,7 @@ from wai_protocol.errors import Fault, NodeUnavailable
 from wai_protocol.status import NodeStatus
 
 from .fair_queue import MAX_WAITING, FairQueue, full
-from .lanes import LISTED, Lane, Shortlist
+from .lanes import MANY, Lane, Shortlist
 from .rates import PRIOR_DECODE_TPS, PRIOR_PREFILL_TPS, OutputLengths
 from .selection import (
     ASSUMED_SLOTS,
@@ -251,7 +251,7 @@ class Scheduler:
         lanes = self._lanes.get(demand.model, {})
         shortlist: Shortlist | None = None
         asked: Iterable[Lane] = lanes.values()
-        if len(lanes) > LISTED:
+        if len(lanes) > MANY:
             shortlist = Shortlist(demand, lanes.values(), self._turn)
             asked = shortlist.first
         while True:

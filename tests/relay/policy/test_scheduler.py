@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.policy.lanes import LISTED
+from wai_relay.policy.lanes import MANY
 from wai_relay.policy.scheduler import (
     HEAD_START_S,
     MAX_WAIT_S,
@@ -248,7 +248,7 @@ def test_slots_are_never_exceeded_and_everyone_is_served_in_the_end(data: st.Dat
 def test_of_many_nodes_none_that_is_clearly_better_is_passed_over(data: st.DataObject) -> None:
     """Only some are looked at closely; the choice is as good as among all, but for a tenth."""
     scheduler = Scheduler()
-    count = data.draw(st.integers(LISTED + 1, 30))
+    count = data.draw(st.integers(MANY + 1, 40))
     tps = st.floats(100, 10_000)
     for number in range(count):
         slots = data.draw(st.integers(1, 3))
@@ -278,7 +278,7 @@ def test_of_many_nodes_none_that_is_clearly_better_is_passed_over(data: st.DataO
 
 def test_a_long_answer_finds_its_room_among_many_nodes() -> None:
     scheduler = Scheduler()
-    for number in range(LISTED * 3):
+    for number in range(MANY * 2):
         scheduler.update(f"n{number}", status(prefill_tps=9000.0, context_tokens=2048), 0.0)
     scheduler.update("roomy", status(prefill_tps=50.0, context_tokens=8192), 0.0)
     ticket = scheduler.submit(Demand("m", 1000, max_output_tokens=4000), "k", 1.0)
