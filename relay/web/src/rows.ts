@@ -1,4 +1,4 @@
-// Sets of rows that are told as differences, and pages of long lists. Pure: tested by node itself.
+// Sets of rows that are told as differences, and pages of long lists: pure functions.
 
 export interface Difference<Row> {
   full?: boolean;

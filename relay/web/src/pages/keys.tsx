@@ -7,7 +7,8 @@ import { compact, date } from "../format";
 import { changes } from "../live";
 import { Code, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 
-const SHOWN = 50; // rows a page
+const SHOWN = 25; // rows a page
+const AT_ONCE = 1000; // keys, some 300 KB: read within a frame
 const FILTER_FROM = 10; // fewer are found by looking
 const FIELDS = [
   ["rpm", "Requests per minute"],
@@ -16,18 +17,38 @@ const FIELDS = [
   ["monthly_tokens", "Tokens per month"],
 ] as const;
 
+/** All keys, in pieces: ten thousand at once would be read for longer than a few frames. */
+async function allKeys(over: () => boolean): Promise<KeyView[]> {
+  const all: KeyView[] = [];
+  for (let last = ""; !over(); ) {
+    const { data } = await get<{ data: KeyView[] }>(`/keys?limit=${AT_ONCE}${last && `&after=${last}`}`);
+    all.push(...data);
+    if (data.length < AT_ONCE) break;
+    last = data.at(-1)!.id;
+  }
+  return all;
+}
+
 export function KeysPage() {
   const keys = useSignal<KeyView[] | null>(null);
   const filter = useSignal("");
   const editing = useSignal<KeyView | "new" | null>(null);
   const problem = useSignal("");
   useEffect(() => {
-    void told(async () => (keys.value = (await get<{ data: KeyView[] }>("/keys")).data)).then((said) => (problem.value = said));
+    let over = false; // something changed meanwhile: it is read again
+    void told(async () => {
+      const all = await allKeys(() => over);
+      if (!over) keys.value = all;
+    }).then((said) => over || (problem.value = said));
+    return () => {
+      over = true;
+    };
   }, [changes.value]);
   const revoke = async (key: KeyView) => (problem.value = await told(() => remove(`/keys/${key.id}`)));
   const found = useComputed(() => {
     const wanted = filter.value.trim().toLowerCase();
-    return (keys.value ?? []).filter((key) => `${key.name} ${key.prefix}`.toLowerCase().includes(wanted)).reverse();
+    const all = (keys.value ?? []).toReversed();
+    return wanted ? all.filter((key) => `${key.name} ${key.prefix}`.toLowerCase().includes(wanted)) : all;
   });
   const at = useSignal(0);
   const page = paged(found.value, at, SHOWN, "keys");

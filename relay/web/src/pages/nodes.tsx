@@ -3,12 +3,12 @@
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { type NodeView, post, remove } from "../api";
-import { bytes, compact, count, date, rate, span } from "../format";
+import { byName, bytes, compact, count, date, rate, span } from "../format";
 import { nodes, pulse, relayNow } from "../live";
 import { Badge, Code, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 import { Slots } from "./overview";
 
-const SHOWN = 20; // cards a page
+const SHOWN = 10; // cards a page
 const FILTER_FROM = 8; // fewer are found by looking
 
 export function NodesPage() {
@@ -16,7 +16,7 @@ export function NodesPage() {
   const at = useSignal(0);
   const adding = useSignal(false);
   const problem = useSignal("");
-  const all = [...nodes.value.values()].sort((a, b) => a.name.localeCompare(b.name));
+  const all = [...nodes.value.values()].sort(byName);
   const wanted = filter.value.trim().toLowerCase();
   const found = all.filter((node) => `${node.name} ${node.state} ${node.models.join(" ")}`.toLowerCase().includes(wanted));
   const page = paged(found, at, SHOWN, "nodes");

@@ -3,7 +3,7 @@
 import { useComputed } from "@preact/signals";
 import { Chart } from "../parts/chart";
 import { Badge, Empty, Figure, Page } from "../parts/basics";
-import { compact, count, ms, rate } from "../format";
+import { byName, compact, count, ms, rate } from "../format";
 import { history, nodes, pulse } from "../live";
 import { go } from "../route";
 import { sinceFirst } from "../rows";
@@ -13,7 +13,7 @@ const SHOWN = 60; // nodes on this page; all of them are on theirs
 
 export function OverviewPage() {
   const now = pulse.value;
-  const all = [...nodes.value.values()].sort((a, b) => a.name.localeCompare(b.name));
+  const all = [...nodes.value.values()].sort(byName);
   const ready = all.filter((node) => node.state === "ready").length;
   const errors = now?.errors_hour ?? 0;
   const chart = useComputed(() => {

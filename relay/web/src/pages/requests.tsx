@@ -7,7 +7,7 @@ import { count, ms, rate } from "../format";
 import { relayNow, requests, tokens } from "../live";
 import { Badge, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 
-const SHOWN = 50; // rows that a browser lays out in a few milliseconds; the rest is a page further
+const SHOWN = 25; // rows that a busy machine lays out twice a second between two frames
 
 export function RequestsPage() {
   const problem = useSignal("");
