@@ -104,7 +104,9 @@ class Admins:
         if self._by_name.pop(name, None) is None:
             raise RequestError(f"there is no admin {name[:80]!r}", Fault.NOT_FOUND)
         await self._store.write(
-            Write("UPDATE admins SET revoked_at = $1 WHERE name = $2", (self._clock(), name))
+            Write("UPDATE admins SET revoked_at = $1 WHERE name = $2", (self._clock(), name)),
+            # Together: who gets the name later must not inherit what was signed in before.
+            Write("DELETE FROM sign_ins WHERE admin = $1", (name,)),
         )
 
     def authenticate(self, token: bytes) -> str:

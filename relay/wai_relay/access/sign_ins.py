@@ -93,6 +93,11 @@ class SignIns:
         """Sign out."""
         await self._forget(sign_in.sha256)
 
+    def forget_admin(self, name: str) -> None:
+        """Know no browser of an admin who was revoked (`Admins.revoke` has told the store)."""
+        for known in [one for one in self._by_hash.values() if one.admin == name]:
+            del self._by_hash[known.sha256]
+
     async def _forget(self, sha256: bytes) -> None:
         self._by_hash.pop(sha256, None)
         await self._store.write(Write("DELETE FROM sign_ins WHERE cookie_sha256 = $1", (sha256,)))
