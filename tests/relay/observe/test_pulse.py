@@ -1,0 +1,156 @@
+"""The last hour's figures: what counts, what does not, and what an odd clock does to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from wai_relay.observe.live import ENDED_BY_ADMIN, LiveRequests
+from wai_relay.observe.pulse import MINUTES, NOW_STEPS, STEP_S, STEPS, Pulse
+from wai_relay.observe.records import DiscardingRecorder, RequestRecord, TokenCounts
+
+
+@dataclass
+class Answer:
+    """An upstream's answer that has said `tokens` so far."""
+
+    first_byte_at: float | None = 1.0
+    tokens: int = 0
+    given_up: list[str] = field(default_factory=list)
+
+    def counts(self, estimated_prompt: int) -> TokenCounts:
+        return TokenCounts(estimated_prompt, 0, self.tokens)
+
+    def give_up(self, fault: Any, message: str) -> None:
+        self.given_up.append(message)
+
+
+class Rig:
+    """A pulse whose time the test makes pass."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.live = LiveRequests()
+        self.later: list[Any] = []
+        self.pulse = Pulse(
+            DiscardingRecorder(),
+            clock=lambda: self.now,
+            wall_clock=lambda: 1.8e9 + self.now,
+            call_later=self._call_later,
+        )
+        self.pulse.start(self.live)
+
+    def _call_later(self, delay_s: float, call: Any) -> Rig:
+        self.later = [call]
+        return self
+
+    def cancel(self) -> None:
+        self.later = []
+
+    def step(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.now += STEP_S
+            due, self.later = self.later, []
+            for call in due:
+                call()
+
+
+def record(
+    name: str = "req", *, attempts: int = 1, status: int = 200, tokens: int = 0
+) -> RequestRecord:
+    made = RequestRecord(name, 1.0, "POST", "/v1/chat/completions", model="m")
+    made.attempts, made.status, made.tokens = attempts, status, TokenCounts(1, 0, tokens)
+    return made
+
+
+def test_tokens_count_while_they_come_and_not_again_when_their_request_ends() -> None:
+    rig = Rig()
+    kept = record()
+    live = rig.live.enter(kept, 0.0, lambda: None)
+    live.answer = answer = Answer(tokens=60)
+    rig.step()
+    assert rig.pulse.now.tokens_per_s == pytest.approx(60 / STEP_S / NOW_STEPS)
+    answer.tokens = 90
+    kept.tokens = TokenCounts(1, 0, 90)
+    rig.live.leave(live)
+    rig.pulse.finish(kept)
+    rig.step()
+    assert rig.pulse.now.tokens_hour == 90
+    rig.step(NOW_STEPS)
+    assert rig.pulse.now.tokens_per_s == 0.0
+
+
+def test_tokens_that_a_retry_takes_back_are_no_negative_speed() -> None:
+    rig = Rig()
+    live = rig.live.enter(record(), 0.0, lambda: None)
+    live.answer = Answer(tokens=60)
+    rig.step()
+    live.answer = Answer(tokens=0)
+    rig.step()
+    assert min(rig.pulse.history().tokens_per_s) == 0.0
+
+
+def test_what_was_refused_before_any_upstream_is_no_request_and_no_error() -> None:
+    rig = Rig()
+    rig.pulse.finish(record(attempts=0, status=401))
+    rig.pulse.finish(record(status=502))
+    rig.step()
+    assert (rig.pulse.now.requests_hour, rig.pulse.now.errors_hour) == (1, 1)
+
+
+def test_after_an_hour_a_request_is_forgotten() -> None:
+    rig = Rig()
+    rig.pulse.finish(record())
+    rig.step(round((MINUTES - 1) * 60 / STEP_S))
+    assert rig.pulse.now.requests_hour == 1
+    rig.step(round(60 / STEP_S))
+    assert rig.pulse.now.requests_hour == 0
+
+
+def test_a_machine_that_slept_keeps_no_more_than_an_hour() -> None:
+    rig = Rig()
+    rig.pulse.finish(record())
+    rig.now += 90_000.0
+    rig.step()
+    assert rig.pulse.now.requests_hour == 0
+    assert len(rig.pulse.history().tokens_per_s) == STEPS
+
+
+def test_running_and_queued_are_told_apart_and_the_history_ends_now() -> None:
+    rig = Rig()
+    rig.live.enter(record("queued"), 0.0, lambda: None)
+    rig.live.enter(record("running"), 0.0, lambda: None).answer = Answer(first_byte_at=None)
+    rig.step()
+    now, history = rig.pulse.now, rig.pulse.history()
+    assert (now.running, now.queued) == (1, 1)
+    assert (history.running[-1], history.until, history.step_s) == (1, now.at, STEP_S)
+
+
+def test_a_pulse_that_is_closed_samples_no_more() -> None:
+    rig = Rig()
+    rig.pulse.close()
+    rig.pulse.close()
+    assert rig.later == []
+
+
+def test_a_request_without_a_token_has_no_speed() -> None:
+    live = LiveRequests()
+    running = live.enter(record(), 1.0, lambda: None)
+    running.answer = Answer(first_byte_at=2.0, tokens=1)
+    [view] = live.views(2.0)
+    assert (view.state, view.tokens_per_s, view.ttft_ms) == ("streaming", None, 1000.0)
+    running.answer = Answer(first_byte_at=2.0, tokens=11)
+    assert live.views(7.0)[0].tokens_per_s == 2.0
+
+
+def test_ending_a_request_tells_its_caller_or_takes_it_out_of_the_queue() -> None:
+    live, cancelled = LiveRequests(), list[str]()
+    waiting = live.enter(record("a"), 0.0, lambda: cancelled.append("a"))
+    waiting.end()
+    assert (waiting.ended, cancelled) == (True, ["a"])
+    running = live.enter(record("b"), 0.0, lambda: cancelled.append("b"))
+    running.answer = answer = Answer()
+    running.end()
+    assert (answer.given_up, cancelled) == ([ENDED_BY_ADMIN], ["a"])
