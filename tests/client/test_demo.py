@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import urllib.error
@@ -41,8 +42,12 @@ def answer(upstream: DemoUpstream, key: str) -> str:
 
 
 def demo_children() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [c for c in children if "wai_node.demo_server" in " ".join(c.cmdline())]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # over meanwhile, and perhaps a zombie
+            if "wai_node.demo_server" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 async def test_it_answers_to_its_key_alone_and_leaves_nothing(tmp_path: Path) -> None:
