@@ -160,7 +160,7 @@ def _follow(relay: AdminClient, view: dict[str, Any], *, context: int) -> dict[s
     node, model = view["node"], view["model"]
     try:
         while not _settled(view, context):
-            line.show(_state_text(view))
+            line.show(_state_text(view), view["state"])
             time.sleep(LOOK_EVERY_S)
             found = [
                 d
@@ -170,7 +170,7 @@ def _follow(relay: AdminClient, view: dict[str, Any], *, context: int) -> dict[s
             if found:
                 view = found[0]
             else:
-                line.show(f"{model}: node {node} is away; waiting for it to come back")
+                line.show(f"node {node} is away; waiting for it to come back", "away")
     finally:
         line.end()
     return view
@@ -183,11 +183,10 @@ def _settled(view: dict[str, Any], context: int) -> bool:
 
 
 def _state_text(view: dict[str, Any]) -> str:
-    text = f"{view['model']}: {view['state']}"
     progress = view["progress"]
     if progress is None:
-        return text
-    text += f" {bar(progress['done_bytes'], progress['total_bytes'])}"
+        return f"{view['state']} {view['model']}"
+    text = f"{view['state']} {bar(progress['done_bytes'], progress['total_bytes'])}"
     text += f" of {size_text(progress['total_bytes'])}, {size_text(progress['rate_bps'])}/s"
     if progress["eta_s"] is not None:
         text += f", {seconds_text(progress['eta_s'])} left"

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
+from collections.abc import Callable
 from typing import Final
 
-BAR_CHARS: Final = 28
+BAR_CHARS: Final = 20  # with its figures it fits 80 columns
+LOGGED_EVERY_S: Final = 10.0
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class ProgressLine:
     """Shows one line at a time on stderr, so that stdout stays for the result."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._terminal = sys.stderr.isatty()
+        self._clock = clock
         self._shown = ""
+        self._step = ""
+        self._shown_at = clock()
 
-    def show(self, text: str) -> None:
-        """Show `text` in place of what was there. Off a terminal, only what is new."""
+    def show(self, text: str, step: str = "") -> None:
+        """Show `text` in place of what was there; `step` names what is going on. Off a terminal a
+        line comes with a new step, and every ten seconds within one: a log is read later."""
         if text == self._shown:
             return
         if self._terminal:
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps can't be redrawn
+            text = text if len(text) <= width else text[: width - 1] + "…"
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
         else:
+            now = self._clock()
+            if step and step == self._step and now - self._shown_at < LOGGED_EVERY_S:
+                return
+            self._step, self._shown_at = step, now
             print(text, file=sys.stderr, flush=True)
         self._shown = text
 

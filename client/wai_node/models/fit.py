@@ -30,8 +30,10 @@ PROCESS_LOW_BYTES: Final = (
 PROCESS_HIGH_BYTES: Final = 400 << 20  # an allowance, not measured: a large vocabulary, and slack
 GPU_LOW_BYTES: Final = 150 << 20  # the lower part of GPUStack's allowance
 GPU_HIGH_BYTES: Final = 650 << 20  # GPUStack's allowance, 150 + 500 MiB; not measured on a GPU here
-LOW_FACTOR: Final = 0.95  # the worst total seen below a real server is 1.3 %, above it 6 %
+LOW_FACTOR: Final = 0.95  # totals were seen within 1.3 % of a real server's
 HIGH_FACTOR: Final = 1.05
+_FUSED_GATE: Final = frozenset({"phi3"})
+_SECOND_NORM: Final = frozenset({"gemma2", "deepseek2"})
 RAM_KEPT_FREE: Final = 0.08  # of all RAM, for the system: full use would swap
 
 
@@ -203,11 +205,11 @@ def _compute_bytes(
     """The graph's scratch: (as measured, the most that other builds were seen to take).
 
     Its peak is the widest stage of one layer: feed-forward (gate, up, their product, and the
-    stream four times), attention (q, k, v, its output, the stream), or a recurrent block. The mask
+    stream), attention (q, k, v, its output, the stream), or a recurrent block. The mask
     comes on top; llama.cpp keeps it in F16 under flash attention.
     """
     embedding, heads = shape.embedding, shape.heads
-    feed_forward = 3 * shape.feed_forward + 4 * embedding
+    feed_forward = _feed_forward_values(shape)
     keys = max(shape.kv_heads, default=0) * (shape.key_length + shape.value_length)
     attention = heads * (shape.key_length + shape.value_length) + keys + 2 * embedding
     recurrent = 6 * shape.recurrent.inner + embedding if shape.recurrent else 0
@@ -227,6 +229,19 @@ def _compute_bytes(
     other = max(widest + embedding, shape.vocabulary + 2 * embedding)
     high = UBATCH_TOKENS * (other * F32_BYTES + masks + scores)
     return low, max(low, high)
+
+
+def _feed_forward_values(shape: ModelShape) -> int:
+    """Values per token that live at once in a layer's feed-forward part, as llama.cpp's allocator
+    lays them out: where gate and up are one matrix, or a narrow gate fits into what the stream's
+    norm left, one copy of the stream less; with the norms of `_SECOND_NORM` two gates then fit."""
+    wide, embedding = shape.feed_forward, shape.embedding
+    narrow = wide <= 2 * embedding
+    if narrow and shape.architecture in _SECOND_NORM:
+        return 2 * wide + 4 * embedding
+    if shape.architecture in _FUSED_GATE or (narrow and not shape.experts):
+        return 3 * wide + 3 * embedding
+    return 3 * wide + 4 * embedding
 
 
 def _place(shape: ModelShape, found: Estimate, hardware: Hardware) -> tuple[Verdict, int]:

@@ -72,6 +72,7 @@ class ModelShape:
     vocabulary: int
     recurrent: Recurrent | None
     recurrent_layers: frozenset[int]
+    experts: bool = False
 
     @property
     def blocks(self) -> int:
@@ -158,6 +159,7 @@ def shape_from_metadata(metadata: Mapping[str, Value]) -> ModelShape:
         vocabulary=_vocabulary(keys),
         recurrent=recurrent,
         recurrent_layers=recurrent_layers if recurrent else frozenset(),
+        experts=keys.size("expert_used_count") > 0,
     )
 
 

@@ -82,6 +82,7 @@ def test_the_estimate_is_within_ten_percent_of_what_llama_server_takes(
                 (seen.total, found.buffers),
                 (seen.weights, found.weights),
                 (seen.cache, found.cache),
+                (seen.compute, found.compute),
             ]
             for real, said in pairs:
                 assert said == pytest.approx(real, rel=TOLERANCE, abs=64 << 10), (name, load)
