@@ -8,6 +8,7 @@ that) nor reads bodies, except for the speed that llama.cpp writes at an answer'
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
@@ -20,6 +21,7 @@ from wai_protocol.surface import (
     headers_for_caller,
     headers_for_upstream,
 )
+from wai_transport.heap import Ebb
 from wai_transport.http_client import HttpClient
 from wai_transport.http_request import ClientRequest
 
@@ -95,6 +97,7 @@ class Forwarder:
         self._whole: dict[tuple[SessionPort, int], Spent] = {}  # what ended last, oldest first
         self.active_streams = 0
         """Streams open now: for STATUS and leak checks."""
+        self._ebb = Ebb(lambda delay_s, call: asyncio.get_running_loop().call_later(delay_s, call))
 
     def opened(
         self,
@@ -121,6 +124,7 @@ class Forwarder:
         )
         streams[stream_id] = stream
         self.active_streams += 1
+        self._ebb.now(self.active_streams)
         self._accounts.started(upstream, model, stream)
         outgoing = headers_for_upstream(headers) + upstream.authorization
         stream.begin(method, target, outgoing, length)
@@ -192,6 +196,7 @@ class Forwarder:
         if not streams:
             del self._streams[stream.session]
         self.active_streams -= 1
+        self._ebb.now(self.active_streams)
         stream.end_lease()
 
 

@@ -6,7 +6,6 @@ ones, and its own trimming looks at the heap's top alone. After 1,000 streams a 
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import Final
 
@@ -41,6 +40,8 @@ class Ebb:
 def give_back() -> None:
     """Have glibc return what is free, wherever it lies: 12 ms where a relay had held 80 MiB more.
     Does nothing with another C library."""
+    import ctypes  # here: most processes never come here, and start faster without
+
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
