@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from tests.harness.caller import chat, events, request
-from tests.harness.cluster import Cluster, cluster
+from tests.harness.cluster import Cluster, cluster, wai
 from tests.harness.odd_upstream import MODELS, odd_upstream
 from tests.harness.openai_service import KEY, MODEL, openai_service
 from tests.harness.processes import Daemon, free_port, wait_until
@@ -140,3 +140,34 @@ def test_what_needs_a_restart_is_said(tmp_path: Path) -> None:
             context.wrap_socket(connection, server_hostname="wai.example"),
         ):
             pass
+
+
+def test_a_relay_changes_from_its_own_certificate_to_a_given_one_and_back(tmp_path: Path) -> None:
+    settings, port, data = tmp_path / "relay.toml", free_port(), tmp_path / "relay"
+    settings.write_text("")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    authority = trustme.CA()
+    pair = authority.issue_cert("localhost")
+    chain.write_bytes(pair.cert_chain_pems[0].bytes())
+    key.write_bytes(pair.private_key_pem.bytes())
+
+    def shown() -> str:
+        return ssl.get_server_certificate(("127.0.0.1", port)).strip()
+
+    command = [script("wai"), "relay", "--data", str(data), "--config", str(settings)]
+    command += ["--listen", f"127.0.0.1:{port}"]
+    with Daemon(command, log=tmp_path / "relay.log") as relay:
+        relay.wait_for_output("relay ready on")
+        own = shown()
+        assert own == (data / "relay.crt").read_text().strip()
+        settings.write_text(f'tls = "{chain},{key}"\n')
+        relay.send(signal.SIGHUP)
+        relay.wait_for_output("configuration reloaded: tls$")
+        assert shown() == chain.read_text().strip()
+        assert wai("key", "list", "--data", data, "--json") == "[]\n"  # it is found by its new pin
+        said = len(relay.output())
+        settings.write_text("")
+        relay.send(signal.SIGHUP)
+        relay.wait_for_output("configuration reloaded: tls$", after=said)
+        assert shown() == own
+        assert wai("key", "list", "--data", data, "--json") == "[]\n"
