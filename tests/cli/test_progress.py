@@ -17,13 +17,13 @@ def test_a_log_gets_a_line_with_each_step_and_now_and_then(capsys: Captured) -> 
     line = ProgressLine(lambda: now[0])
     for percent in range(100):
         line.show(f"downloading {percent} %", "downloading")
-        now[0] += LOGGED_EVERY_S / 50
+        now[0] += LOGGED_EVERY_S / 64  # exact in binary
     line.show("starting", "starting")
     line.show("starting", "starting")
     line.end()
     assert capsys.readouterr().err.splitlines() == [
         "downloading 0 %",
-        "downloading 50 %",
+        "downloading 64 %",
         "starting",
     ]
 
