@@ -322,3 +322,26 @@ async def test_each_stream_is_a_line_that_names_the_relays_request(
         (200, "upstream_broke"),
     ]
     assert {line["request_id"] for line in lines} == {r"req_1\x20status=500\x20\xff"}
+
+
+async def test_a_reset_that_crosses_the_answers_end_is_told_what_it_took() -> None:
+    timings = b'{"timings":{"cache_n":3,"prompt_n":20,"predicted_n":7}}'
+    async with forwarding(answering(ok(timings))) as (forwarder, _, _raw):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        forwarder.reset(session, 1)
+        told = {"stream": 1, "prompt": 23, "cached": 3, "completion": 7, "exact": True}
+        assert session.log[-1] == ("event", "spent", told)
+        forwarder.reset(session, 1)
+        forwarder.lost(session)
+        assert len([entry for entry in session.log if entry[0] == "event"]) == 1
+
+
+async def test_a_request_that_was_not_sent_yet_took_nothing() -> None:
+    async with forwarding(answering(ok(b""))) as (forwarder, _, _raw):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=False)
+        forwarder.reset(session, 1)
+        told = {"stream": 1, "prompt": 0, "cached": 0, "completion": 0, "exact": True}
+        assert session.log == [("event", "spent", told)]

@@ -17,9 +17,10 @@ from wai_protocol.limits import MAX_CALLS
 from wai_protocol.session import Role, Session
 from wai_protocol.surface import Headers
 from wai_relay.fleet.invites import Invites, RelayAddress
-from wai_relay.fleet.nodes import ConnectedFleet, Node, NodeSession
+from wai_relay.fleet.nodes import MAX_GIVEN_UP, SPENT, ConnectedFleet, Node, NodeSession
 from wai_relay.fleet.registry import NodeRegistry
 from wai_relay.fleet.tunnel import Admission
+from wai_relay.gateway.upstream import Spent
 from wai_relay.storage import SqliteStore
 from wai_transport.live_session import Ended
 
@@ -158,3 +159,35 @@ async def test_a_call_without_an_answer_costs_no_place_for_the_next_ones(rig: Ri
 async def test_a_node_that_never_joined_stays_out(rig: Rig) -> None:
     with pytest.raises(AuthError):
         await rig.come(replace(HELLO, public=NodeKey.generate().public))
+
+
+async def test_what_a_stream_took_is_told_to_who_gave_it_up_and_to_nobody_else(rig: Rig) -> None:
+    await rig.come()
+    (session,) = rig.sessions
+    heard: list[Spent] = []
+    streams = [
+        session.open("POST", "/v1/chat/completions", [], "m", Resets(), end=True) for _ in range(2)
+    ]
+    for stream in streams:
+        stream.on_spent = heard.append
+    streams[0].reset(Fault.CANCELLED)
+    told = {"prompt": 9, "cached": 2, "completion": 4, "exact": True}
+    for value in (
+        {"stream": streams[1]._id, **told},  # that one goes on
+        {"stream": 999, **told},
+        {"stream": streams[0]._id, **told, "completion": -1},
+        "nonsense",
+        {"stream": streams[0]._id, **told},
+        {"stream": streams[0]._id, **told},  # once is enough
+    ):
+        session._on_node_event(0, SPENT, value)
+    assert heard == [Spent(9, 2, 4, exact=True)]
+
+
+async def test_streams_that_were_given_up_are_not_kept_for_ever(rig: Rig) -> None:
+    await rig.come()
+    (session,) = rig.sessions
+    for _ in range(MAX_GIVEN_UP + 5):
+        stream = session.open("POST", "/v1/chat/completions", [], "m", Resets(), end=True)
+        stream.reset(Fault.CANCELLED)
+    assert len(session._given_up) == MAX_GIVEN_UP

@@ -20,8 +20,9 @@ from wai_protocol.surface import Headers
 from wai_relay.access.keys import ApiKey, KeyLimits
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.limits import GatewayLimits
+from wai_relay.gateway.upstream import Spent
 from wai_relay.observe.explain import explain
-from wai_relay.observe.records import RequestRecord
+from wai_relay.observe.records import RequestRecord, TokenCounts
 
 pytestmark = pytest.mark.anyio
 
@@ -356,6 +357,11 @@ async def test_caller_who_leaves_frees_the_upstream_and_every_count() -> None:
     assert r.gateway._budget.held_bytes == 0
     (record,) = r.records
     assert (record.cancelled, record.status, record.tokens.completion) == (True, 200, 2)
+    # Some time later the node finds out what it took.
+    found_out = node.streams[0].on_spent
+    assert found_out is not None
+    found_out(Spent(12, 3, 6, exact=True))
+    assert record.tokens == TokenCounts(12, 3, 6, exact=True)
 
 
 async def test_cut_answer_is_recorded_with_its_fault_and_its_estimate() -> None:
