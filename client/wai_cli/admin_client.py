@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from wai_protocol.errors import AuthError, Fault, TransportError, WaiError
+from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, WaiError
 
 from .pin import spki_sha256
 from .target import Target
@@ -156,8 +156,10 @@ def tls_context(target: Target) -> ssl.SSLContext:
         return context
     try:
         return ssl.create_default_context(cafile=str(target.ca) if target.ca else None)
-    except (OSError, ssl.SSLError) as error:
-        raise TransportError(f"{target.ca} is not a certificate: {error}") from error
+    except ssl.SSLError as error:
+        raise RequestError(f"{target.ca} has no certificate in PEM; copy relay.crt anew") from error
+    except OSError as error:
+        raise RequestError(f"{target.ca} cannot be read: {error.strerror}") from error
 
 
 def _checked(status: int, text: bytes, target: Target) -> Any:
@@ -189,4 +191,8 @@ def _unreachable(target: Target, error: Exception) -> WaiError:
         return TransportError(f"the name in {target.url} is not known: {error.strerror}")
     if isinstance(error, TimeoutError):
         return TransportError(f"the relay at {target.url} did not answer in time")
+    if isinstance(error, http.client.RemoteDisconnected) and target.url.startswith("http:"):
+        return TransportError(f"{target.url} hangs up: is its URL https://, with TLS?")
+    if isinstance(error, ssl.SSLError):
+        return TransportError(f"{target.url} speaks no TLS: is its URL http://, or another port?")
     return TransportError(f"the relay at {target.url} cannot be reached: {error}{hint}")

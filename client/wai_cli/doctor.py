@@ -127,7 +127,7 @@ def _dns(target: Target) -> Finding:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        text = f"the name {host} is not known here: {error}"
+        text = f"the name {host} is not known here: {error.strerror or error}"
         return Finding("dns", ok=False, text=text, advice=_ADVICE[_dns])
     addresses = sorted({str(entry[4][0]) for entry in found})
     return Finding("dns", ok=True, text=f"{host} is {', '.join(addresses)}")
@@ -139,7 +139,7 @@ def _port(target: Target) -> Finding:
     try:
         socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
     except OSError as error:
-        text = f"no connection to {host} port {port}: {error}"
+        text = f"no connection to {host} port {port}: {error.strerror or error}"
         return Finding("port", ok=False, text=text, advice=target.start_hint or _ADVICE[_port])
     took_ms = (time.monotonic() - start) * 1000
     return Finding("port", ok=True, text=f"port {port} answers in {took_ms:.0f} ms")
@@ -214,7 +214,9 @@ def _whole_path(target: Target, key_file: Path | None) -> Iterator[Finding]:
             return
         yield _request(target, key)
     except (OSError, UnicodeDecodeError) as error:
-        yield Finding("request", ok=False, text=f"{key_file} cannot be read: {error}")
+        reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
+        text = f"{key_file} cannot be read: {reason}"
+        yield Finding("request", ok=False, text=text, advice=_KEY_FILE)
     except WaiError as error:
         yield Finding("request", ok=False, text=str(error), advice=_SEE_LOGS)
     finally:
@@ -223,6 +225,7 @@ def _whole_path(target: Target, key_file: Path | None) -> Iterator[Finding]:
                 relay.delete(f"/keys/{temporary}")
 
 
+_KEY_FILE: Final = "give --key-file a file that has an API key alone, from `wai key create NAME`"
 _SEE_LOGS: Final = "look at the relay's and the node's log"
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Final
 from urllib.parse import quote
 
 from .admin_client import AdminClient
 from .output import print_json, print_table, time_text
 from .target import add_target_options, find_target
+from .values import hours, named
+
+MAX_HOURS: Final = 30 * 24.0  # what the relay allows
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="create a join string for one node")
     create.add_argument("--name", metavar="NAME", help="what the node will be called")
-    create.add_argument("--hours", metavar="N", type=float, help="how long it is good (default 24)")
+    create.add_argument(
+        "--hours", metavar="N", type=hours(MAX_HOURS), help="how long it is good (default 24)"
+    )
     create.add_argument(
         "--no-deploy", action="store_true", help="the node takes no orders to run models"
     )
@@ -25,7 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="list the invites")
     listing.set_defaults(run=_list)
     revoke = actions.add_parser("revoke", help="make an unused invite worthless")
-    revoke.add_argument("id", metavar="ID", help="its id, as `wai invite list` shows it")
+    revoke.add_argument(
+        "id", metavar="ID", type=named, help="its id, as `wai invite list` shows it"
+    )
     revoke.set_defaults(run=_revoke)
     for action in (create, listing, revoke):
         add_target_options(action)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -12,8 +11,8 @@ from wai_protocol.errors import RequestError
 from .admin_client import AdminClient
 from .output import print_json, print_table, time_text
 from .target import add_target_options, find_target
+from .values import NONE, between, count_or_none, future_or_none, named
 
-_NONE: Final = "none"  # how a limit is taken away
 _EXAMPLES: Final = """\
 examples:
   wai key create my-app --rpm 60 --local-only
@@ -26,17 +25,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="create a key; it is shown once")
-    create.add_argument("name", metavar="NAME", help="what it is for, to recognise it by")
+    create.add_argument(
+        "name", metavar="NAME", type=named, help="what it is for, to recognise it by"
+    )
     _add_limits(create)
     create.set_defaults(run=_create)
     listing = actions.add_parser("list", help="list the keys")
     listing.add_argument("--revoked", action="store_true", help="also those that were revoked")
     listing.set_defaults(run=_list)
     revoke = actions.add_parser("revoke", help="refuse a key from its next request on")
-    revoke.add_argument("id", metavar="ID", help="its id, as `wai key list` shows it")
+    revoke.add_argument("id", metavar="ID", type=named, help="its id, as `wai key list` shows it")
     revoke.set_defaults(run=_revoke)
     update = actions.add_parser("update", help="change a key's limits, from its next request on")
-    update.add_argument("id", metavar="ID", help="its id, as `wai key list` shows it")
+    update.add_argument("id", metavar="ID", type=named, help="its id, as `wai key list` shows it")
     _add_limits(update)
     update.set_defaults(run=_update)
     for action in (create, listing, update, revoke):
@@ -53,17 +54,23 @@ def _add_limits(action: argparse.ArgumentParser) -> None:
         ("--monthly-tokens", "tokens a calendar month (UTC)"),
     ):
         action.add_argument(
-            flag, metavar="N", type=_count, help=f"at most so many {what}, or none: no limit"
+            flag, metavar="N", type=count_or_none, help=f"at most so many {what}, or none: no limit"
         )
     action.add_argument(
-        "--expires", metavar="DATE", type=_time, help="good until 2027-01-31 (UTC), or none"
+        "--expires",
+        metavar="DATE",
+        type=future_or_none,
+        help="good until 2027-01-31 (UTC), or none",
     )
     for flag, dest, what in (("--model", "models", "model"), ("--node", "nodes", "node")):
         action.add_argument(
             flag, metavar="NAME", dest=dest, action="append", help=f"only this {what} (repeat)"
         )
     action.add_argument(
-        "--priority", metavar="N", type=int, help="its place in the queue, -3 to 3 (default: 0)"
+        "--priority",
+        metavar="N",
+        type=between(-3, 3),
+        help="its place in the queue, -3 to 3 (default: 0)",
     )
     action.add_argument(
         "--local-only",
@@ -93,25 +100,12 @@ def _limits(parsed: argparse.Namespace) -> dict[str, Any]:
         "continue": parsed.continue_,
     }
     return {
-        name: None if value == _NONE else value
-        for name, value in given.items()
-        if value is not None
+        name: None if value == NONE else value for name, value in given.items() if value is not None
     }
 
 
-def _count(text: str) -> int | str:
-    return _NONE if text == _NONE else int(text)
-
-
-def _time(text: str) -> float | str:
-    if text == _NONE:
-        return _NONE
-    at = datetime.datetime.fromisoformat(text)
-    return (at if at.tzinfo is not None else at.replace(tzinfo=datetime.UTC)).timestamp()
-
-
 def _names(given: list[str] | None) -> list[str] | None:
-    return [] if given == [_NONE] else given
+    return [] if given == [NONE] else given
 
 
 def _create(parsed: argparse.Namespace) -> int:

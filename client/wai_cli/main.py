@@ -48,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `wai` with these arguments (without the program's name); its exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        parsed = _parser(arguments).parse_args(arguments)
+        parser = _parser(arguments)
+        for argument in arguments:
+            if not argument.isascii() and not _is_text(argument):
+                parser.error(f"{argument!r} is not text in UTF-8")
+        parsed = parser.parse_args(arguments)
         status: int = parsed.run(parsed) or 0
         sys.stdout.flush()
     except WaiError as error:
@@ -92,6 +96,15 @@ def _no_command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> 
         return print_version(parsed)
     parser.print_help(sys.stderr)
     return 2
+
+
+def _is_text(argument: str) -> bool:
+    """Whether it came as UTF-8: what did not has surrogates in it."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _complain(message: str) -> int:

@@ -15,6 +15,7 @@ from .model import read_log
 from .output import print_json, print_lines, print_table, time_text
 from .paths import add_data_option, node_data
 from .target import add_target_options, find_target
+from .values import count, named
 
 MAX_INVITE_CHARS: Final = 4096  # a real one has about 220
 _EXAMPLES = """\
@@ -44,10 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     remove.set_defaults(run=_remove)
     logs = actions.add_parser("logs", help="read what the servers of its deployed models printed")
     logs.add_argument("--model", metavar="MODEL", help="of this one only")
-    logs.add_argument("--lines", metavar="N", type=int, default=100, help="at most so many of each")
+    logs.add_argument(
+        "--lines", metavar="N", type=count, default=100, help="at most so many of each"
+    )
     logs.set_defaults(run=_logs)
     for action in (status, drain, undrain, remove, logs):
-        action.add_argument("name", metavar="NAME", help="the node's name or id")
+        action.add_argument("name", metavar="NAME", type=named, help="the node's name or id")
     for action in (listing, status, drain, undrain, remove, logs):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
@@ -241,8 +244,9 @@ def _slots(busy_and_total: dict[str, Any]) -> str:
 
 def _logs(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
+        name = relay.get(_path(parsed.name))["name"]
         views = relay.get("/deployments")["data"]
-        deployed = [view["model"] for view in views if view["node"] == parsed.name]
+        deployed = [view["model"] for view in views if view["node"] == name]
         wanted = deployed if parsed.model is None else [parsed.model]
         found = {model: read_log(relay, parsed.name, model, parsed.lines) for model in wanted}
     if parsed.json:

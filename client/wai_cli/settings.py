@@ -13,11 +13,12 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from wai_protocol.errors import RequestError
+from wai_transport.wording import in_words
 
 T = TypeVar("T")
 MAX_FILE_BYTES: Final = 1 << 20
@@ -52,7 +53,9 @@ def load(
     try:
         return msgspec.convert(merged, kind, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise RequestError(_without_path(str(error))) from error
+        found = _PATH.search(str(error))
+        hint = get_type_hints(_dataclass(kind)).get(found[1]) if found else None
+        raise RequestError(_said(error, found[1] if found else "", hint)) from error
 
 
 def _read(file: Path) -> str:
@@ -101,9 +104,7 @@ def _check_types(table: dict[str, Any], kind: type[T], text: str, file: Path) ->
             field = re.sub(r"\[[^]]*\]\.?", "", inner[1]) if inner else ""
             line = _line_of(text, key, field) if field else _line_of(text, "", key)
             name = f"{key}.{field}" if field else key
-            raise RequestError(
-                f"{file}, line {line}: {name}: {_without_path(str(error))}"
-            ) from error
+            raise RequestError(f"{file}, line {line}: {_said(error, name, hints[key])}") from error
 
 
 def _line_of(text: str, inside: str, key: str) -> int:
@@ -135,7 +136,7 @@ def _from_text(kind: Any, name: str, text: str, variable: str) -> Any:
     try:
         msgspec.convert(value, hint, strict=False, dec_hook=_decode)
     except (msgspec.ValidationError, RequestError) as error:
-        raise RequestError(f"{variable} in the environment: {_without_path(str(error))}") from error
+        raise RequestError(_said(error, f"{variable} in the environment", hint)) from error
     return value
 
 
@@ -162,5 +163,10 @@ def _dataclass(kind: Any) -> Any:
     return kind
 
 
-def _without_path(message: str) -> str:
-    return _PATH.sub("", message)
+def _said(error: Exception, name: str, hint: Any) -> str:
+    """What is wrong with the value called `name`, which is to be a `hint`."""
+    message = _PATH.sub("", str(error))
+    if not isinstance(error, msgspec.ValidationError):
+        return f"{name}: {message}"
+    choices = ", ".join(map(str, get_args(hint))) if get_origin(hint) is Literal else ""
+    return in_words(message, name) + (f"; it is one of {choices}" if choices else "")

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from wai_protocol.errors import RequestError, StoreError
 
@@ -59,9 +60,11 @@ def find_target(parsed: argparse.Namespace) -> Target:
         return local_target(parsed.data)
     if parsed.token_file is None:
         raise RequestError("--relay needs --token-file FILE: a copy of admin.token from its data")
-    if not parsed.relay.startswith(("https://", "http://")):
+    if not _is_url(parsed.relay):
         raise RequestError("--relay is a URL: https://HOST[:PORT]")
     token = _read(parsed.token_file).strip()
+    if not all(char.isprintable() and char != " " for char in token):
+        raise RequestError(f"{parsed.token_file} is no admin token: that is one word in one line")
     return Target(parsed.relay, token, _pin(parsed.pin), parsed.ca)
 
 
@@ -98,6 +101,14 @@ def _read_if_there(path: Path) -> str | None:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise StoreError(f"{path} is not a file that wai wrote") from error
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _pin(text: str | None) -> bytes | None:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from wai_protocol.errors import RequestError, TransportError, WaiError
 
+from .admin_client import AdminClient
 from .live_feed import Connected, FeedThread, Lost, read_feed
 from .live_state import LiveState
 from .output import print_json
@@ -72,7 +73,8 @@ def _top(parsed: argparse.Namespace) -> int:
 
 def _look_once(parsed: argparse.Namespace) -> int:
     state, title = LiveState(), ""
-    for happening in read_feed(find_target(parsed)):
+    target = find_target(parsed)
+    for happening in read_feed(target):
         if isinstance(happening, Connected):
             state.clock_ahead_s = happening.clock_ahead_s
             title = _title(happening)
@@ -82,6 +84,9 @@ def _look_once(parsed: argparse.Namespace) -> int:
             break
     else:
         raise TransportError("the relay ended its feed at once; it may be stopping: try again")
+    with AdminClient(target) as admin:  # a feed that has just begun may know of none yet
+        deployed = admin.get("/deployments")["data"]
+    state.apply("deployments", {"full": True, "set": deployed})
     if parsed.json:
         print_json(state.as_json(time.time()))
     else:

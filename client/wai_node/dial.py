@@ -9,6 +9,7 @@ session `wai_transport.live_session`'s.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from dataclasses import dataclass, replace
@@ -214,8 +215,15 @@ def _reason(error: Exception) -> str:
     """One line that a person can act on."""
     if isinstance(error, socket.gaierror):
         return f"the name can't be resolved ({error.strerror})"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted here ({error.verify_message}); check the relay's"
+            " domain, or have a proxy's authority trusted by this machine"
+        )
+    if isinstance(error, ssl.SSLError):
+        return f"it does not speak TLS as expected ({error.reason or 'no reason given'})"
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        return os.strerror(error.errno)
     return str(error) or type(error).__name__
 
 

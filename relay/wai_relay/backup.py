@@ -93,7 +93,8 @@ def restore(file: Path, data: Path, *, force: bool) -> list[str]:
             for name in names:
                 (Path(scratch) / name).replace(data / name)
     except OSError as error:
-        raise StoreError(f"the backup can't be restored: {error}") from error
+        about = error.filename or data
+        raise StoreError(f"the backup can't be restored: {about}: {error.strerror}") from error
     finally:
         lock.release()
     return names

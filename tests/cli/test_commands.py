@@ -23,6 +23,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 Captured = pytest.CaptureFixture[str]
+AT = ("key", "list", "--relay")
 
 
 def _run(capsys: Captured, *arguments: str | Path) -> tuple[int, str, str]:
@@ -75,10 +76,47 @@ def test_a_wrong_command_line_is_status_2_and_usage(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (("key", "create", ""), "it is empty"),
+        (("key", "revoke", " "), "it is empty"),
+        (("key", "create", "a", "--rpm", "-5"), "'-5' is not a whole number from 1 on, or none"),
+        (("key", "create", "a", "--rpm", "many"), "'many' is not a whole number"),
+        (("key", "create", "a", "--tpm", "9" * 20), "is not a whole number"),
+        (("key", "create", "a", "--priority", "9"), "'9' is not a whole number from -3 to 3"),
+        (("key", "create", "a", "--expires", "yesterday"), "is not a date such as 2027-01-31"),
+        (("key", "create", "a", "--expires", "2020-01-01"), "a date that is still to come"),
+        (("invite", "create", "--hours", "-1"), "'-1' is not a number of hours"),
+        (("invite", "create", "--hours", "nan"), "more than 0 and at most 720"),
+        (("invite", "revoke", ""), "it is empty"),
+        (("node", "logs", "box", "--lines", "-4"), "'-4' is not a whole number from 1 on"),
+        (("node", "remove", ""), "it is empty"),
+        (("key", "create", "a\udcff"), "is not text in UTF-8"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_told_in_our_words(
+    capsys: Captured, arguments: tuple[str, ...], expected: str
+) -> None:
+    status, out, err = _run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert expected in err
+    assert "_value" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
         (("key", "list", "--data", "/nowhere"), "start it with `wai relay --data /nowhere`"),
         (("key", "list", "--relay", "https://x"), "--relay needs --token-file"),
         (("key", "list", "--pin", "00"), "go with --relay"),
         (("key", "list", "--relay", "x", "--token-file", "/dev/null"), "--relay is a URL"),
+        ((*AT, "https://", "--token-file", "/dev/null"), "--relay is a URL"),
+        ((*AT, "https://a:b", "--token-file", "/dev/null"), "--relay is a URL"),
+        ((*AT, "https://x", "--token-file", __file__), "is no admin token"),
+        ((*AT, "https://x", "--token-file", "/dev/null", "--ca", "/no"), "/no cannot be read"),
+        (
+            (*AT, "https://x", "--token-file", "/dev/null", "--ca", __file__),
+            f"{__file__} has no certificate in PEM",
+        ),
+        (("restore", "/nowhere", "--data", "/tmp/nowhere"), "/nowhere: No such file"),
         (("node", "join", "wai_inv_x", "--data", "/nowhere"), "this invite cannot be used"),
         (("relay", "--listen", "nowhere"), "'nowhere' is not HOST:PORT"),
         (("relay", "--config", "/nowhere.toml"), "/nowhere.toml cannot be read"),
@@ -108,18 +146,18 @@ def test_a_keys_limits_are_set_changed_and_taken_away(running: Cluster, capsys: 
         "b",
         "--local-only",
         "--expires",
-        "2027-01-31",
+        "2099-01-31",
     )
     key = json.loads(_run(capsys, "key", "create", "limited", *flags, *data)[1])
     assert key["limits"]["rpm"] == 5
     assert key["limits"]["models"] == ["a", "b"]
     assert key["limits"]["local_only"] is True
-    assert key["limits"]["expires_at"] == 1801353600.0
+    assert key["limits"]["expires_at"] == 4073500800.0
     changes = ("--rpm", "none", "--tpm", "900", "--model", "none", "--no-local-only", "--continue")
     changed = json.loads(_run(capsys, "key", "update", key["id"], *changes, *data)[1])["limits"]
     assert (changed["rpm"], changed["tpm"], changed["models"]) == (None, 900, [])
     assert (changed["local_only"], changed["continue"]) == (False, True)
-    assert changed["expires_at"] == 1801353600.0
+    assert changed["expires_at"] == 4073500800.0
     status, _, err = _run(capsys, "key", "update", key["id"], "--data", running.data)
     assert (status, "nothing to change" in err) == (1, True)
     _run(capsys, "key", "revoke", key["id"], *data)

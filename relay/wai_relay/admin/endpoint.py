@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
 from wai_relay.access.sign_ins import COOKIE, CSRF_HEADER, SignIn, check_csrf
+from wai_transport.wording import in_words
 
 from .context import Context
 from .types import ErrorAnswer, ErrorDetail
@@ -101,7 +102,7 @@ class Endpoint:
         try:
             return msgspec.convert(_DECODER.decode(body or b"{}"), self.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(f"the body is not what is expected: {error}") from error
+            raise RequestError(in_words(str(error))) from error
 
     def _query(self, request: Request) -> dict[str, Any]:
         known = {query.name: query for query in self.query}
