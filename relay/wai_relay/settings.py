@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,6 +16,7 @@ from .storage import Store, Write
 
 DEFAULT_RETENTION_DAYS: Final = 30.0
 MAX_RETENTION_DAYS: Final = 3660.0  # ten years, as the law may ask of some
+_URL: Final = re.compile(r"https?://\S+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,8 @@ class RelaySettings:
     def __post_init__(self) -> None:
         if not 0 < self.invite_ttl_s <= MAX_TTL_S:
             raise RequestError(f"invite_ttl_s is over 0 and at most {MAX_TTL_S:.0f}")
-        if self.public_url is not None and not self.public_url.startswith(("https://", "http://")):
-            raise RequestError("public_url begins with https://")
+        if self.public_url is not None and not _URL.fullmatch(self.public_url):
+            raise RequestError("public_url begins with https://, and has no spaces")
         if not 0 < self.usage_retention_days <= MAX_RETENTION_DAYS:
             raise RequestError(
                 f"usage_retention_days is over 0 and at most {MAX_RETENTION_DAYS:.0f}"

@@ -133,7 +133,9 @@ async def test_an_invite_names_the_relay_as_the_settings_say(api: Api) -> None:
 
 async def test_settings_that_make_no_sense_change_nothing(api: Api) -> None:
     before = (await api.call("GET", "/settings"))[1]
-    for body in ({"public_url": "relay.example"}, {"invite_ttl_s": 1e8}, {"nothing": 1}):
+    urls = ("relay.example", "https://", "https://a b", "https://a\n", "")
+    bodies = [{"public_url": url} for url in urls]
+    for body in (*bodies, {"invite_ttl_s": 1e8}, {"nothing": 1}):
         assert (await api.call("PATCH", "/settings", body))[0] == 400
     assert (await api.call("GET", "/settings"))[1] == before
     _, changed = await api.call("PATCH", "/settings", {"invite_ttl_s": 60})

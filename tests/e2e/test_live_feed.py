@@ -1,0 +1,55 @@
+"""The live feed over a real relay and node: a deployment is watched, not asked for."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.cluster import Cluster, wai
+from tests.harness.model_fleet import MODEL, model, model_fleet
+from tests.harness.processes import wait_until
+from tests.harness.tiny_gguf import tiny_gguf
+from wai_cli.live_feed import Connected, read_feed
+from wai_cli.target import local_target
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+
+class Watcher(threading.Thread):
+    """Keeps what the feed says of deployments, until the relay ends it."""
+
+    def __init__(self, running: Cluster) -> None:
+        super().__init__(daemon=True)
+        self._target = local_target(running.data)
+        self.told: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        for happening in read_feed(self._target):
+            if not isinstance(happening, Connected) and happening.name == "deployments":
+                self.told.append(happening.value)
+
+    def states(self) -> list[str]:
+        """Each state that a deployment was in, once in a row."""
+        rows = [row["state"] for told in self.told for row in told.get("set", ())]
+        return [state for i, state in enumerate(rows) if i == 0 or rows[i - 1] != state]
+
+
+def test_a_deployment_is_seen_from_its_download_to_its_end(tmp_path: Path) -> None:
+    gguf = tiny_gguf(tmp_path / "gguf").read_bytes()
+    with model_fleet(tmp_path, gguf) as (running, _):
+        watcher = Watcher(running)
+        watcher.start()
+        wait_until(lambda: len(watcher.told) > 0, "the feed does not begin")
+        assert watcher.told[0] == {"full": True}
+        model(running, "deploy", MODEL, "--node", "box", "--context", "512", "--slots", "1")
+        wait_until(lambda: watcher.states()[-1:] == ["ready"], "it never becomes ready")
+        assert "starting" in watcher.states()
+        # Who comes later is told what there is.
+        [row] = json.loads(wai("top", "--json", "--data", running.data))["deployments"]
+        assert (row["model"], row["state"]) == (MODEL, "ready")
+        model(running, "remove", MODEL, "--node", "box")
+        wait_until(lambda: bool(watcher.told[-1].get("gone")), "its end is not told")
