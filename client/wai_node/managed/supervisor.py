@@ -21,15 +21,13 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from wai_node.models.catalogue import Quantisation, Repository, parse_reference
+from wai_node.models.catalogue import Repository, parse_reference
 from wai_node.models.download import Clock, Download, Progress
-from wai_node.models.fit import Correction, Fit, Load, Verdict, estimate, fit
-from wai_node.models.gguf_header import Value
 from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
-from wai_node.models.shape import ModelShape, shape_from_metadata
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, StoreError, WaiError
 
+from .appraisal import Appraiser
 from .deployment import (
     Action,
     Gone,
@@ -47,7 +45,6 @@ from .entry import (
     QuantFit,
     endpoint_of,
     files_of,
-    load_for,
     machine_for,
     read_shape,
     status_of,
@@ -61,8 +58,6 @@ from .wanted import Wanted, WantedModel
 
 log = logging.getLogger("wai.node.managed")
 
-DEFAULT_CONTEXT: Final = 8192  # what a chat needs; the fit lowers it where it must
-DEFAULT_SLOTS: Final = 2
 LEASE_LIMIT_S: Final = 600.0  # as long as the relay waits for a first byte
 SHOWN_LOG_LINES: Final = 12
 MAX_LOG_LINES: Final = 1000
@@ -88,8 +83,9 @@ class Supervisor:
     ) -> None:
         self.settings, self.hub = settings, hub
         self._key, self._on_event = inference_key, on_event
-        self._hardware, self._now, self._clock = hardware, now, clock
+        self._now, self._clock = now, clock
         self._wanted = Wanted(settings.folder)
+        self._appraiser = Appraiser(hub, hardware, self._wanted)
         self._entries: dict[str, Entry] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
         self._changing = anyio.Lock()  # one change of the wanted state at a time
@@ -119,19 +115,7 @@ class Supervisor:
         self, reference: str, context_tokens: int | None = None, slots: int | None = None
     ) -> list[QuantFit]:
         """How each quantisation of `publisher/name[:QUANT]` fits this node. Raises `WaiError`."""
-        repo, wanted = parse_reference(reference)
-        repository = await self.hub.repository(repo)
-        quants = (repository.choose(wanted),) if wanted else repository.quantisations
-        if not quants:
-            repository.choose(None)  # raises, and says what to do
-        # one header tells for all: quantisations of a repository differ in weights alone
-        shape = await self._shape(repository, quants[0])
-        hardware = await anyio.to_thread.run_sync(self._hardware)
-        load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
-        return [
-            QuantFit(quant.name, quant.size_bytes, self._fit(repo, shape, quant, load, hardware))
-            for quant in quants
-        ]
+        return await self._appraiser.quantisations(reference, context_tokens, slots)
 
     async def deploy(
         self,
@@ -158,12 +142,7 @@ class Supervisor:
                 raise RequestError(f"{alias} is just being removed; deploy it again in a moment")
             await self._again(alias, context_tokens, slots)
             return alias
-        shape = await self._shape(repository, quant)
-        load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
-        hardware = await anyio.to_thread.run_sync(self._hardware)
-        found = self._fit(repo, shape, quant, load, hardware)
-        if found.verdict is Verdict.NO:
-            raise RequestError(f"{alias} does not fit this node: {found.reason}")
+        load, gpu_layers = await self._appraiser.new(repository, quant, context_tokens, slots)
         model = WantedModel(
             alias=alias,
             repo=repo,
@@ -175,7 +154,7 @@ class Supervisor:
             context_tokens=load.context_tokens,
             slots=load.slots,
             idle_unload_s=idle_unload_s,
-            gpu_layers=found.gpu_layers if hardware.gpus else None,
+            gpu_layers=gpu_layers,
         )
         async with self._changing:
             if alias not in self._entries:  # another call was quicker
@@ -212,33 +191,16 @@ class Supervisor:
         entry = self._entry(alias)
         wish = entry.machine.wish
         model = entry.model
-        shape = await anyio.to_thread.run_sync(self._shape_on_disk, model)
-        load = load_for(shape, context_tokens, slots or wish.slots)
-        if load.context_tokens < context_tokens:
-            raise RequestError(
-                f"{alias} was trained for {shape.context_trained} tokens of context; ask for that "
-                "or less"
-            )
-        hardware = await anyio.to_thread.run_sync(self._hardware)
-        correction = Correction(*model.correction)
-        found = fit(shape, model.size_bytes, load, hardware, correction)
-        if entry.machine.serving is not None:
-            freed = load_for(shape, wish.context_tokens, wish.slots)
-            after = hardware.with_freed(estimate(shape, model.size_bytes, freed, correction).high)
-        else:
-            after = hardware
-        alone = fit(shape, model.size_bytes, load, after, correction)
-        if alone.verdict is Verdict.NO:
-            raise RequestError(
-                f"{alias} with {load.context_tokens} tokens in {load.slots} slots does not fit "
-                f"this node: {alone.reason}; the largest context here is {alone.largest_context}"
-            )
-        beside = found.verdict is (Verdict.GPU if hardware.gpus else Verdict.CPU)
+        served = wish if entry.machine.serving is not None else None
+        change = await self._appraiser.change(
+            model, self._file(model), context_tokens, slots or wish.slots, served
+        )
+        load = change.load
         changed = replace(model, context_tokens=load.context_tokens, slots=load.slots)
         async with self._changing:
             await anyio.to_thread.run_sync(self._wanted.put, changed)
             entry.model = changed
-            actions = entry.machine.change(self._wish(changed), self._now(), beside=beside)
+            actions = entry.machine.change(self._wish(changed), self._now(), beside=change.beside)
             if entry.machine.state is State.FAILED:
                 actions = [*actions, *entry.machine.deploy()]
             self._apply(entry, actions)
@@ -382,8 +344,7 @@ class Supervisor:
             self._apply(entry, actions)
             self._group.start_soon(self._learn, entry, runner, wish)
 
-        paths = [self._folder(entry.model) / Path(path).name for path in entry.model.paths]
-        reason = await runner.run(entry.model, paths[0], wish, on_ready)
+        reason = await runner.run(entry.model, self._file(entry.model), wish, on_ready)
         tail = runner.log_tail[-SHOWN_LOG_LINES:]
         actions = entry.machine.server_ended(generation, reason, tail, self._now())
         del entry.runners[generation]
@@ -393,7 +354,7 @@ class Supervisor:
         """Keep how far the estimate was from what the server took."""
         model = replace(entry.model, proven=(wish.context_tokens, wish.slots))
         try:
-            shape = await anyio.to_thread.run_sync(self._shape_on_disk, model)
+            shape = await anyio.to_thread.run_sync(read_shape, self._file(model))
         except WaiError:
             return  # its file is gone: nothing to learn for
         correction = runner.correction(shape, model.size_bytes, wish)
@@ -464,16 +425,6 @@ class Supervisor:
     def _log_path(self, model: WantedModel) -> Path:
         return self.settings.folder / "logs" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', model.alias)}.log"
 
-    async def _shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
-        metadata: dict[str, Value] = await self.hub.metadata(repository, quant.files[0])
-        return shape_from_metadata(metadata)
-
-    def _shape_on_disk(self, model: WantedModel) -> ModelShape:
-        return read_shape(self._folder(model) / Path(model.paths[0]).name)
-
-    def _fit(
-        self, repo: str, shape: ModelShape, quant: Quantisation, load: Load, hardware: Hardware
-    ) -> Fit:
-        known = [m.correction for m in self._wanted.models.values() if m.repo == repo]
-        correction = Correction(*known[-1]) if known else Correction()
-        return fit(shape, quant.size_bytes, load, hardware, correction)
+    def _file(self, model: WantedModel) -> Path:
+        """What a server is given: the first part of a split model names the others."""
+        return self._folder(model) / Path(model.paths[0]).name
