@@ -240,9 +240,13 @@ get_wheel() {
       return
     fi
     say "building a wheel of $clone (a minute)"
+    # In a copy: with sudo the clone would get files that belong to root.
+    mkdir "$work/clone"
+    (cd "$clone" && tar -cf - --exclude ./.git --exclude ./.venv --exclude ./.cache --exclude node_modules .) |
+      (cd "$work/clone" && tar -xf -)
     "$python" -m venv "$work/build"
     "$work/build/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps \
-      --wheel-dir "$work" "$clone" </dev/null || fail "wai could not be built: pip says why above"
+      --wheel-dir "$work" "$work/clone" </dev/null || fail "wai could not be built: pip says why above"
     wheel=$(echo "$work"/wai-*.whl)
   else
     fail "which wai? Run the install.sh of a clone or of a relay (https://RELAY/install.sh), or add --wheel FILE"
