@@ -19,7 +19,7 @@ import psutil
 
 _STOP_S: Final = 15.0
 
-_PROGRAM: Final = r'''
+_PROGRAM: Final = r"""
 import os, shlex, signal, subprocess, sys, time
 run, home = {run!r}, {home!r}
 words = [word for word in sys.argv[1:] if not word.startswith("-")]
@@ -75,7 +75,7 @@ elif verb == "kill":
     os.kill(number, getattr(signal, "SIG" + signals[0]))
 elif verb not in ("daemon-reload", "enable", "disable"):
     sys.exit(f"systemctl of the tests: what is {{verb}}?")
-'''
+"""
 
 
 class ServiceManager:

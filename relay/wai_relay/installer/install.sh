@@ -364,7 +364,7 @@ put_unit() {
     return
   fi
   mkdir -p "$units"
-  sed -e "s|@HOME@|$HOME|g" "$files/services/$unit_file" >"$unit.new"
+  sed -e "s|@HOME@|${HOME:-}|g" "$files/services/$unit_file" >"$unit.new"
   if cmp -s "$unit.new" "$unit"; then rm "$unit.new"; else
     mv "$unit.new" "$unit"
     changed=yes
