@@ -44,7 +44,7 @@ PADDING_BYTES: Final = 64 << 20
 SHORT_PAUSE_S: Final = 0.02  # while the node reads the coming model's header, and no more
 COMING: Final = "tiny-labs/tiny-chat-GGUF"
 PAUSE_S: Final = (
-    4.0  # between the coming model's pieces of 4 KiB: it is still on its way at the end
+    0.2  # between the coming model's pieces of 4 KiB: it is still on its way at the end
 )
 
 

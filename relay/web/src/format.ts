@@ -17,6 +17,7 @@ export function ms(value: number | null | undefined): string {
 export function bytes(value: number | null | undefined): string {
   if (value == null) return "–";
   if (value >= 1 << 30) return `${(value / (1 << 30)).toFixed(1)} GiB`;
+  if (value < 1 << 20) return `${Math.round(value / 1024)} KiB`;
   return `${(value / (1 << 20)).toFixed(value < 10 << 20 ? 1 : 0)} MiB`;
 }
 

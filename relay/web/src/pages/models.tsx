@@ -71,7 +71,7 @@ function Deployed() {
                   <strong>{row.model}</strong>
                   {(row.reason || row.swap_error) && <div class="bad small-text">{row.reason || row.swap_error}</div>}
                 </td>
-                <td data-label="Node">{row.node}</td>
+                <td data-label="Node" class="nowrap">{row.node}</td>
                 <td data-label="State"><Badge state={row.state} /><Progress row={row} /></td>
                 <td data-label="Size" class="num">{bytes(row.size_bytes)}</td>
                 <td data-label="Context × slots"><Context row={row} onChange={(wanted) => act(() => patch(pathOf(row), wanted))} /></td>
@@ -145,7 +145,7 @@ function Context(props: { row: Deployment; onChange: (wanted: { context: number;
   };
   const served = row.context_served;
   return (
-    <form class="line" onSubmit={submit} key={`${row.context} ${row.slots}`}>
+    <form class="line swap" onSubmit={submit} key={`${row.context} ${row.slots}`}>
       <input class="narrow" name="context" type="number" required min={MIN_CONTEXT} step={256} defaultValue={String(row.context)} aria-label={`Context of ${row.model}`} />
       <span class="muted">×</span>
       <input class="narrower" name="slots" type="number" required min={1} max={256} defaultValue={String(row.slots)} aria-label={`Slots of ${row.model}`} />
