@@ -32,7 +32,7 @@ class Browser:
     csrf: str = ""
 
     async def send(
-        self, method: str, path: str, body: bytes = b"", **headers: str
+        self, method: str, path: str, body: bytes = b"", /, **headers: str
     ) -> tuple[int, dict[bytes, bytes], Any]:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.cookie:
