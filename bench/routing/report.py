@@ -15,6 +15,7 @@ COLOURS: Final = (
     *("#999999", "#c49c94", "#8c564b", "#e377c2", "#1f77b4"),
     *("#17becf", "#bcbd22", "#9467bd", "#d62728"),
 )
+DIGITS: Final = 4  # of seconds: what differs by less is equal
 PANEL_W: Final = 300
 PANEL_H: Final = 190
 MARGIN: Final = 46
@@ -76,15 +77,24 @@ def _verdict(rows: list[Row]) -> list[str]:
             part = [r for r in rows if (r.fleet, r.trace, r.load) == (fleet, trace, load)]
             best = min(part, key=lambda r: getattr(r.outcome, name))
             ours = next(r for r in part if r.policy == OURS)
-            mine, theirs = getattr(ours.outcome, name), getattr(best.outcome, name)
+            mine = round(getattr(ours.outcome, name), DIGITS)
+            theirs = round(getattr(best.outcome, name), DIGITS)
             if mine > theirs:
                 lost.append(
-                    f"{fleet}, {trace} at {load:.0%} ({mine:.3f} s; {best.policy} {theirs:.3f} s)"
+                    f"{fleet}, {trace} at {load:.0%} ({mine:.4g} s; {best.policy} {theirs:.4g} s,"
+                    f" with {_other(name, best.outcome)} against {_other(name, ours.outcome)})"
                 )
         what = name[:3]
         lines.append(f"- {what}: wai is lowest in {len(groups) - len(lost)} of {len(groups)} runs.")
         lines += [f"  - Not in {case}." for case in lost]
     return lines
+
+
+def _other(name: str, outcome: Outcome) -> str:
+    """What a policy pays for one quantile in the other."""
+    if name == "p50_s":
+        return f"a p99 of {outcome.p99_s:.4g} s"
+    return f"a p50 of {outcome.p50_s:.4g} s"
 
 
 def _cell(row: Row, part: list[Row]) -> str:
@@ -96,7 +106,7 @@ def _cell(row: Row, part: list[Row]) -> str:
 
 def _mark(value: float, best: float) -> str:
     text = f"{value:.3f}" if value < 10 else f"{value:.0f}"
-    return f"**{text}**" if value <= best else text
+    return f"**{text}**" if round(value, DIGITS) <= round(best, DIGITS) else text
 
 
 def plot(rows: list[Row]) -> str:
@@ -179,7 +189,7 @@ def _find(rows: list[Row], policy: str, load: float) -> Row:
 
 def _rounded(value: object) -> object:
     if isinstance(value, float):
-        return round(value, 4)
+        return round(value, DIGITS)
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -132,8 +132,9 @@ class Ledger:
         claims = len(self._claims)
         if not claims:
             return self._foreign, 0, 0.0, 0.0
-        ahead = self.prefill_ahead(prefill_tps, now) if self._reading else 0.0
-        return claims + self._foreign, len(self._reading), ahead, self._output / claims
+        reading = len(self._reading)  # those that are just found overdue are still in the way
+        ahead = self.prefill_ahead(prefill_tps, now) if reading else 0.0
+        return claims + self._foreign, reading, ahead, self._output / claims
 
     @property
     def claims(self) -> int:

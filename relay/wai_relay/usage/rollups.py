@@ -7,8 +7,9 @@ sees one upsert for them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from wai_relay.observe.records import RequestRecord, TokenCounts
@@ -80,6 +81,7 @@ class Group(NamedTuple):
 
 
 COUNTERS: Final = tuple(field.name for field in fields(Figures))
+_values: Final = attrgetter(*COUNTERS)
 _GROUP: Final = ("span", *Group._fields)
 
 
@@ -127,22 +129,31 @@ def writes_for(batch: Iterable[tuple[RequestRecord, str]]) -> list[Write]:
             first_tokens[group, bin_of(record.ttft_ms)] += 1
         if record.key_id:
             writes.append(Write(_ADD_RAW, _raw(record, model)))
+    # Nearly always a batch is of one hour: then its sums by the hour are those by the day.
+    one_hour = len({group.start for group in hours}) == 1
     for span, length_s in _SPANS:
-        sums: defaultdict[Group, Figures] = defaultdict(Figures)
-        for group, figures in hours.items():
-            sums[_widened(group, length_s)].merge(figures)
-        bins: defaultdict[tuple[Group, int], int] = defaultdict(int)
-        for (group, number), requests in first_tokens.items():
-            bins[_widened(group, length_s), number] += requests
-        writes += (
-            Write(_ADD_FIGURES, (span, *group, *(getattr(total, name) for name in COUNTERS)))
-            for group, total in sums.items()
-        )
-        writes += (
-            Write(_ADD_TTFT, (span, *group, number, requests))
-            for (group, number), requests in bins.items()
-        )
+        sums, bins = (hours, first_tokens) if one_hour else _merged(hours, first_tokens, length_s)
+        start = _start_of(next(iter(hours)), length_s) if one_hour else None
+        for group, total in sums.items():
+            key = group if start is None else (start, *group[1:])
+            writes.append(Write(_ADD_FIGURES, (span, *key, *_values(total))))
+        for (group, number), requests in bins.items():
+            key = group if start is None else (start, *group[1:])
+            writes.append(Write(_ADD_TTFT, (span, *key, number, requests)))
     return writes
+
+
+def _merged(
+    hours: Mapping[Group, Figures], first_tokens: Mapping[tuple[Group, int], int], length_s: int
+) -> tuple[dict[Group, Figures], dict[tuple[Group, int], int]]:
+    """The same sums by spans of `length_s`."""
+    sums: defaultdict[Group, Figures] = defaultdict(Figures)
+    for group, figures in hours.items():
+        sums[_widened(group, length_s)].merge(figures)
+    bins: defaultdict[tuple[Group, int], int] = defaultdict(int)
+    for (group, number), requests in first_tokens.items():
+        bins[_widened(group, length_s), number] += requests
+    return sums, bins
 
 
 def correction(record: RequestRecord, model: str, before: TokenCounts) -> list[Write]:
@@ -159,7 +170,7 @@ def correction(record: RequestRecord, model: str, before: TokenCounts) -> list[W
     writes = [
         Write(
             _ADD_FIGURES,
-            (span, *_widened(group, length_s), *(getattr(more, name) for name in COUNTERS)),
+            (span, *_widened(group, length_s), *_values(more)),
         )
         for span, length_s in _SPANS
     ]
@@ -174,7 +185,11 @@ def _estimated(tokens: TokenCounts) -> int:
 
 
 def _widened(group: Group, length_s: int) -> Group:
-    return group._replace(start=group.start // length_s * length_s)
+    return group._replace(start=_start_of(group, length_s))
+
+
+def _start_of(group: Group, length_s: int) -> int:
+    return group.start // length_s * length_s
 
 
 def _raw(record: RequestRecord, model: str) -> tuple[str | int | float | None, ...]:
