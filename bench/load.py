@@ -41,7 +41,7 @@ from bench.wire import (
 
 _CONNECTING_AT_ONCE: Final = 32  # handshakes under way: more would only time each other out
 _STREAMS_PER_H2: Final = 100  # what servers usually allow on one connection
-_WARM_UP_S: Final = 1.0
+_WARM_UP_S: Final = 0.6
 _SETTLE_S: Final = 1.5  # until memory stands still after many streams opened or closed
 _PROBE_CONNECTIONS: Final = 4
 _UPLOAD_PIECE: Final = random.Random(1).randbytes(256 * 1024)
