@@ -41,6 +41,8 @@ examples:
   wai invite create && wai key create my-app   there: one join string, one API key
   wai node join INVITE --name box              on the GPU box
   wai node run
+
+exit status: 0 done; 1 it failed, and stderr says why; 2 the command line was wrong; 130 Ctrl-C.
 """
 
 
@@ -86,6 +88,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         )
         if name == asked:
             importlib.import_module(f"wai_cli.{name}").configure(group)
+            importlib.import_module("wai_cli.examples").add_examples(group, name)
     return parser
 
 

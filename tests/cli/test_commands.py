@@ -7,13 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from argparse import _SubParsersAction
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.harness.cluster import Cluster, cluster
-from wai_cli.main import GROUPS, main
+from wai_cli.main import GROUPS, _parser, main
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,19 @@ def test_every_command_has_help(capsys: Captured, group: str) -> None:
     status, out, _ = _run(capsys, group, "--help")
     assert status == 0
     assert f"usage: wai {group}" in out
+    assert "example" in out
+
+
+@pytest.mark.parametrize("group", ["node", "invite", "key", "model"])
+def test_every_action_has_an_example(group: str) -> None:
+    found = next(
+        action for action in _parser([group])._actions if isinstance(action, _SubParsersAction)
+    )
+    actions = next(
+        action for action in found.choices[group]._actions if isinstance(action, _SubParsersAction)
+    )
+    for name, parser in actions.choices.items():
+        assert "example" in parser.format_help(), f"{group} {name}"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""An example for the help of each command and action that has none of its own."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+EXAMPLES: Final = {
+    "node join": ("wai node join wai_inv_… --name box",),
+    "node run": (
+        "wai node run",
+        "wai node run --upstream http://127.0.0.1:8080",
+        "wai node run --config node.toml",
+    ),
+    "node uninstall": ("wai node uninstall",),
+    "node list": ("wai node list", "wai node list --json"),
+    "node status": ("wai node status box",),
+    "node drain": ("wai node drain box",),
+    "node undrain": ("wai node undrain box",),
+    "node remove": ("wai node remove box",),
+    "node logs": ("wai node logs box --lines 20",),
+    "invite create": ("wai invite create --name box --hours 1",),
+    "invite list": ("wai invite list",),
+    "invite revoke": ("wai invite revoke inv_0123456789abcdef",),
+    "key create": (
+        "wai key create my-app",
+        "wai key create my-app --rpm 60 --expires 2027-01-31 --model llama",
+    ),
+    "key list": ("wai key list --revoked",),
+    "key update": ("wai key update key_0123456789abcdef --rpm none --tpm 100000",),
+    "key revoke": ("wai key revoke key_0123456789abcdef",),
+    "explain": ("wai explain req_0123456789abcdef",),
+    "backup": ("wai backup relay-backup.tar",),
+    "restore": ("wai restore relay-backup.tar --data /var/lib/wai/relay",),
+    "model search": ("wai model search qwen3 4b",),
+    "model fit": ("wai model fit unsloth/Qwen3-4B-GGUF --node box",),
+    "model deploy": ("wai model deploy unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",),
+    "model list": ("wai model list",),
+    "model context": ("wai model context unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 32768",),
+    "model remove": ("wai model remove unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",),
+    "model logs": ("wai model logs unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",),
+    "version": ("wai version",),
+}
+
+
+def add_examples(parser: argparse.ArgumentParser, name: str) -> None:
+    """To the help of `name` (a group, as "key") and of its actions."""
+    lines = EXAMPLES.get(name, ())
+    if lines and "example" not in (parser.epilog or ""):
+        text = "\n".join(("examples:", *(f"  {line}" for line in lines)))
+        parser.epilog = f"{parser.epilog}\n\n{text}" if parser.epilog else text
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner, sub in action.choices.items():
+                add_examples(sub, f"{name} {inner}")
