@@ -39,7 +39,9 @@ _HINTS: Final = (
     ),
     (
         re.compile(
-            r"out of memory|failed to allocate|cudaMalloc|ErrorOutOfDeviceMemory|bad_alloc", re.I
+            r"out of memory|failed to allocate|cudaMalloc|ErrorOutOfDeviceMemory|bad_alloc"
+            r"|Resource temporarily unavailable",  # no room for another thread's stack
+            re.I,
         ),
         "there is not enough memory; deploy it with a smaller context or quantisation",
     ),
