@@ -289,8 +289,10 @@ class Relay:
             context = self._tls.context if self._tls is not None else None
             await self._listener.open(host=host, port=port, tls=context, socks=socks)
         except OSError as error:
+            known = (error.errno or 0) > 0  # else a name's, which has no text of the system's
+            reason = os.strerror(error.errno or 0) if known else error.strerror
             raise TransportError(
-                f"can't listen on {self._config.listen}: {error.strerror}; is it taken?"
+                f"can't listen on {self._config.listen}: {reason}."
                 " Choose another address with --listen HOST:PORT"
             ) from error
         return self._listener
