@@ -21,7 +21,7 @@ DASHBOARD := relay/wai_relay/static/.built-from
 help:
 	@echo 'make run    a relay and this machine as its node, with a model: prints a curl line to try'
 	@echo 'make test   all tests, also those with a real llama-server'
-	@echo 'make lint   formatting, lint, types, shell, images, units'
+	@echo 'make lint   formatting, lint, types, shell, pages, images, units'
 	@echo 'make bench  figures, beside other tunnels  make dist   wheel and sdist (node-pyz: the node in a file)'
 	@echo 'make fuzz   long property tests            make chaos  random faults under streams'
 	@echo 'make clean  remove what was installed and built'
