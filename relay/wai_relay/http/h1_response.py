@@ -13,9 +13,10 @@ from wai_protocol.errors import LocalProtocolError
 from wai_protocol.surface import Headers
 
 from .body import RequestBody
-from .edge import Edge, ServedExchange
+from .edge import Edge
 from .exchange import Request
 from .heads import is_clean
+from .response import CountedExchange
 
 if TYPE_CHECKING:
     from .h1 import H1Connection
@@ -25,11 +26,6 @@ _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii"))
     for status in http.HTTPStatus
 } | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
-# Made by this edge for its own hop, whatever the handler passes on.
-_OURS: Final = frozenset(
-    {b"connection", b"transfer-encoding", b"keep-alive", b"upgrade", b"date", b"x-request-id"}
-)
-_BODILESS: Final = frozenset({204, 304})
 
 
 def response_head(edge: Edge, status: int, lines: list[bytes], request_id: str) -> bytes:
@@ -50,41 +46,22 @@ def response_head(edge: Edge, status: int, lines: list[bytes], request_id: str) 
     return head
 
 
-class H1Exchange(ServedExchange):
+class H1Exchange(CountedExchange):
     """A request on an HTTP/1.1 connection, and its answer."""
 
-    __slots__ = (
-        "_bodiless",
-        "_body",
-        "_bytes_out",
-        "_chunked",
-        "_connection",
-        "_finished",
-        "_keep",
-        "_left",
-        "_started",
-        "on_resume",
-        "request",
-    )
+    __slots__ = ("_chunked", "_connection", "_keep")
 
     def __init__(
         self, connection: H1Connection, request: Request, body: RequestBody, *, keep_alive: bool
     ) -> None:
-        self.request = request
-        self.on_resume = None
+        super().__init__(request, body)
         self._connection = connection
-        self._body = body
         self._keep = keep_alive
         self._chunked = False
-        self._bodiless = False
-        self._left: int | None = None  # bytes until the Content-Length that was promised
-        self._started = False
-        self._finished = False
-        self._bytes_out = 0
 
     async def read(self) -> bytes:
         """The next piece of the request's body."""
-        body = self._body
+        body = self.body
         if not body.complete:
             self._connection.body_wanted()
         data = await body.read()
@@ -95,20 +72,9 @@ class H1Exchange(ServedExchange):
         """Send the head: with the length if given, else chunked, else (1.0) until the close."""
         if self._finished:
             return  # the caller went away; the handler is about to hear of it
-        if self._started or not 200 <= status <= 599:
-            raise LocalProtocolError(f"a response can't start with status {status} here")
         connection, request = self._connection, self.request
-        lines = []
-        for name, value in headers:
-            if name in _OURS:
-                continue
-            if name == b"content-length":
-                self._left = int(value)
-                if status == 204:
-                    continue
-            lines.append(b"%b: %b\r\n" % (name, value))
+        lines = [b"%b: %b\r\n" % field for field in self._fields_to_send(status, headers)]
         head = response_head(connection.edge, status, lines, request.request_id)
-        self._bodiless = request.method == "HEAD" or status in _BODILESS
         if self._left is None and not self._bodiless:
             if request.http_version == "1.1":
                 self._chunked = True
@@ -139,15 +105,7 @@ class H1Exchange(ServedExchange):
                 return
         self._connection.send(data)
 
-    def end(self) -> None:
-        """End cleanly, or break visibly if less came than Content-Length promised."""
-        if self._finished:
-            return
-        if not self._started:
-            raise LocalProtocolError("end before start")
-        if self._left and not self._bodiless:
-            self.abort()
-            return
+    def _end(self) -> None:
         if self._chunked:
             self._connection.send(b"0\r\n\r\n")
         self._finished = True
@@ -165,11 +123,6 @@ class H1Exchange(ServedExchange):
         self._finished = True
 
     @property
-    def started(self) -> bool:
-        """Whether the head has been sent."""
-        return self._started
-
-    @property
     def finished(self) -> bool:
         """Whether the response ended, cleanly or not."""
         return self._finished
@@ -178,13 +131,3 @@ class H1Exchange(ServedExchange):
     def paused(self) -> bool:
         """Whether the caller is slow."""
         return self._connection.write_paused
-
-    @property
-    def bytes_in(self) -> int:
-        """Body bytes read so far."""
-        return self._body.read_bytes
-
-    @property
-    def bytes_out(self) -> int:
-        """Body bytes given to `write` so far."""
-        return self._bytes_out

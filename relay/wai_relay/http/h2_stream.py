@@ -7,7 +7,7 @@ connection's (`h2`); a stream only says that it has something (`ready`).
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from hpack import NeverIndexedHeaderTuple
 
@@ -15,56 +15,34 @@ from wai_protocol.errors import LocalProtocolError
 from wai_protocol.surface import Headers
 
 from .body import RequestBody
-from .edge import WRITE_HIGH_WATER_BYTES, WRITE_LOW_WATER_BYTES, ServedExchange
+from .edge import WRITE_HIGH_WATER_BYTES, WRITE_LOW_WATER_BYTES
 from .exchange import Request
 from .heads import is_clean
+from .response import CountedExchange
 
 if TYPE_CHECKING:
     from .h2 import H2Connection
 
-_NOT_SENT: Final = frozenset(
-    {
-        b"connection",
-        b"proxy-connection",
-        b"keep-alive",
-        b"transfer-encoding",
-        b"upgrade",
-        b"date",
-        b"x-request-id",
-    }
-)
-_BODILESS: Final = frozenset({204, 304})
 
-
-class H2Exchange(ServedExchange):
+class H2Exchange(CountedExchange):
     """A request on an HTTP/2 stream, and its answer."""
 
     __slots__ = (
-        "_bodiless",
-        "_bytes_out",
         "_connection",
         "_ended",
-        "_finished",
-        "_left",
         "_queue",
         "_queued",
-        "_started",
-        "body",
         "continue_due",
         "head",
-        "on_resume",
         "progress_at",
-        "request",
         "stream_id",
         "task",
         "was_paused",
     )
 
     def __init__(self, connection: H2Connection, stream_id: int, request: Request) -> None:
-        self.request = request
-        self.on_resume = None
+        super().__init__(request, RequestBody())
         self.stream_id = stream_id
-        self.body = RequestBody()
         self.continue_due = False
         self.head: Headers | None = None  # to be sent
         self.progress_at = 0.0  # when bytes last came or went, by the loop's clock
@@ -73,12 +51,7 @@ class H2Exchange(ServedExchange):
         self._connection = connection
         self._queue: list[bytes | memoryview] = []
         self._queued = 0
-        self._left: int | None = None
-        self._bodiless = False
-        self._started = False
         self._ended = False
-        self._finished = False
-        self._bytes_out = 0
 
     # -- the handler's side
     async def read(self) -> bytes:
@@ -95,24 +68,15 @@ class H2Exchange(ServedExchange):
         """Send the head, together with what else this turn writes."""
         if self._finished:
             return  # the caller went away; the handler is about to hear of it
-        if self._started or not 200 <= status <= 599:
-            raise LocalProtocolError(f"a response can't start with status {status} here")
         fields: Headers = [(b":status", b"%d" % status)]
-        for name, value in headers:
-            if name in _NOT_SENT:
-                continue
-            if name == b"content-length":
-                self._left = int(value)
-                if status == 204:
-                    continue
-            if not is_clean(value, 0):
+        for field in self._fields_to_send(status, headers):
+            if not is_clean(field[1], 0):
                 raise LocalProtocolError("a response header contains a control character")
-            fields.append((name, value))
+            fields.append(field)
         fields.append((b"date", self._connection.edge.date()))
         # Random: in HPACK's table it would only push out the fields that do come again.
         request_id = self.request.request_id.encode("ascii")
         fields.append(NeverIndexedHeaderTuple(b"x-request-id", request_id))
-        self._bodiless = self.request.method == "HEAD" or status in _BODILESS
         self._started = True
         self.head = fields
         self._connection.ready(self)
@@ -136,15 +100,7 @@ class H2Exchange(ServedExchange):
         self._queued += size
         self._connection.ready(self)
 
-    def end(self) -> None:
-        """End cleanly, or break visibly if less came than Content-Length promised."""
-        if self._finished or self._ended:
-            return
-        if not self._started:
-            raise LocalProtocolError("end before start")
-        if self._left and not self._bodiless:
-            self.abort()
-            return
+    def _end(self) -> None:
         self._ended = True
         self._connection.ready(self)
 
@@ -197,11 +153,6 @@ class H2Exchange(ServedExchange):
 
     # -- what both read
     @property
-    def started(self) -> bool:
-        """Whether the head has been sent."""
-        return self._started
-
-    @property
     def finished(self) -> bool:
         """Whether the response ended, cleanly or not; the last of it may still wait for window."""
         return self._finished or self._ended
@@ -212,13 +163,3 @@ class H2Exchange(ServedExchange):
         if self._queued > WRITE_HIGH_WATER_BYTES:
             self.was_paused = True
         return self.was_paused
-
-    @property
-    def bytes_in(self) -> int:
-        """Body bytes read so far."""
-        return self.body.read_bytes
-
-    @property
-    def bytes_out(self) -> int:
-        """Body bytes given to `write` so far."""
-        return self._bytes_out
