@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # it shows what is in a context, and is in it
 
 
 class LiveNode(Protocol):
-    """A node that has joined, as `wai_relay.fleet.nodes.Node` is."""
+    """A node that has joined, as `wai_relay.fleet.node.Node` is."""
 
     @property
     def record(self) -> NodeRecord:

@@ -15,7 +15,7 @@ from typing import Final
 
 from wai_protocol.errors import AuthError, Fault
 from wai_relay.access.admins import Admins
-from wai_relay.fleet.nodes import Node
+from wai_relay.fleet.node import Node
 from wai_relay.http.edge import Edge
 from wai_relay.http.exchange import Exchange
 from wai_transport.version import VERSION

@@ -17,8 +17,10 @@ from wai_protocol.limits import MAX_CALLS
 from wai_protocol.session import Role, Session
 from wai_protocol.surface import Headers
 from wai_relay.fleet.invites import Invites, RelayAddress
-from wai_relay.fleet.nodes import MAX_GIVEN_UP, SPENT, ConnectedFleet, Node, NodeSession
+from wai_relay.fleet.node import Node
+from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.registry import NodeRegistry
+from wai_relay.fleet.session import MAX_GIVEN_UP, SPENT, NodeSession
 from wai_relay.fleet.tunnel import Admission
 from wai_relay.gateway.upstream import Spent
 from wai_relay.storage import SqliteStore

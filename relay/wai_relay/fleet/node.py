@@ -1,0 +1,137 @@
+"""A node as it is now: what it serves, whether it takes requests, and over which session.
+
+Who it is and that it may come in is `registry`'s; a request's choice of a node is `selection`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from wai_protocol.errors import Fault, NodeUnavailable
+from wai_protocol.status import NodeStatus
+from wai_protocol.surface import Headers
+from wai_relay.gateway.upstream import ServingNode, Sink
+from wai_transport.live_session import Ended, LiveSession
+
+from .kept_models import KeptModels
+from .registry import NodeRecord
+from .session import CallEvents, NodeSession
+from .stream import NodeStream
+
+if TYPE_CHECKING:  # it has nodes, and hears of their changes
+    from .nodes import ConnectedFleet
+
+CALL_TIMEOUT_S: Final = 60.0
+"""A CALL starts long work and returns; what takes longer tells of itself by EVENTs."""
+
+_log = logging.getLogger("wai.nodes")
+
+
+class Node(ServingNode):
+    """A node that has joined, connected or not."""
+
+    kind = "node"
+
+    def __init__(self, fleet: ConnectedFleet, record: NodeRecord) -> None:
+        self.fleet = fleet
+        self.record = record
+        self.name = record.name
+        self.status = self._told = NodeStatus()
+        self._kept = KeptModels()
+        self.told_by = ""
+        """The instance (one run of the node's program) that `status` is from."""
+        self.connected_at: float | None = None
+        """Since when it has a session, in seconds since 1970; a resumed one goes on."""
+        self.agent = ""
+        self.reconnects = 0
+        self.drained = False
+        """Whether the owner said that it shall get no new requests."""
+        self.sessions: list[NodeSession] = []
+
+    @property
+    def connected(self) -> bool:
+        """Whether any of its sessions has a connection now."""
+        return any(session.live.attached for session in self.sessions)
+
+    @property
+    def ready(self) -> bool:
+        """See `ServingNode`."""
+        if self.drained or self.status.draining:
+            return False
+        return any(session.takes_streams for session in self.sessions)
+
+    @property
+    def rtt_s(self) -> float | None:  # type: ignore[override]  # read from its sessions
+        """See `ServingNode`: over the best of its tunnels."""
+        return min((r for s in self.sessions if (r := s.live.core.rtt_s) is not None), default=None)
+
+    @property
+    def state(self) -> str:
+        """In one word, for people: ready, draining, reconnecting or offline."""
+        if self.connected:
+            if self.ready:
+                return "ready"
+            return "draining"
+        return "reconnecting" if self.sessions else "offline"
+
+    def open(
+        self, method: str, target: str, headers: Headers, model: str, sink: Sink, *, end: bool
+    ) -> NodeStream:
+        """See `Upstream`. Of several tunnels the one with the fewest streams is taken."""
+        return self._session().open(method, target, headers, model, sink, end=end)
+
+    async def call(
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        on_event: CallEvents | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Any:
+        """Ask the node to do something. Raises `WaiError`: its own, or that it can't be asked."""
+        return await self._session().call(method, params, on_event, timeout_s)
+
+    def _session(self) -> NodeSession:
+        usable = [session for session in self.sessions if session.takes_streams]
+        if not usable:
+            raise NodeUnavailable(f"node {self.name} is not connected", Fault.SESSION_LOST)
+        return min(usable, key=lambda session: len(session.streams))
+
+    def update(self, status: NodeStatus, instance: str) -> None:
+        """Take what the node's process `instance` says of itself."""
+        now = asyncio.get_running_loop().time()
+        if self.told_by not in ("", instance):
+            self._kept.begin(self.status, now)
+        self.told_by = instance
+        self._told = status
+        self.status = self._kept.merged(status, now)
+        if self._kept.until is not None:
+            asyncio.get_running_loop().call_at(self._kept.until, self._let_go)
+        self.changed()
+
+    def _let_go(self) -> None:
+        """What an earlier run served and this one never had is not expected any more."""
+        status = self._kept.merged(self._told, asyncio.get_running_loop().time())
+        if status != self.status:
+            self.status = status
+            self.changed()
+
+    def detached(self, live: LiveSession) -> None:
+        """One of its connections was lost; the session waits."""
+        _log.info("node %s: connection lost, waiting for it to come back", self.name)
+        self.changed()
+
+    def ended(self, session: NodeSession, why: Ended) -> None:
+        """One of its sessions is over for good."""
+        if session in self.sessions:
+            self.sessions.remove(session)
+        if not self.sessions:
+            self.connected_at = None
+        _log.info("node %s: session ended, %s", self.name, why.value)
+        self.changed()
+
+    def changed(self) -> None:
+        """Tell whoever watches the fleet."""
+        self.fleet.node_changed(self)

@@ -1,0 +1,203 @@
+"""One live session of a node: its events go to the streams, the calls and the node that they mean.
+
+It moves no bytes (`wai_transport.live_session`), and which session a request takes is `node`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+
+from wai_protocol.errors import Fault, WaiError, fault_for_wire_code
+from wai_protocol.events import (
+    DataReceived,
+    Event,
+    GoAwayReceived,
+    HeadersReceived,
+    NodeEvent,
+    ReplyReceived,
+    StatusReceived,
+    StreamEnded,
+    StreamReset,
+    Writable,
+)
+from wai_protocol.handshake import Hello
+from wai_protocol.limits import Limits
+from wai_protocol.session import Role, Session
+from wai_protocol.status import MAX_COUNT
+from wai_protocol.surface import Headers
+from wai_relay.gateway.upstream import Sink, Spent
+from wai_transport.live_session import Ended, LiveSession
+
+from .stream import NodeStream
+
+if TYPE_CHECKING:  # it has sessions, and hears of their ends
+    from .node import Node
+
+MAX_GIVEN_UP: Final = 256
+"""Streams of a session that were reset and whose cost the node may still tell: as many as it keeps
+track of itself."""
+
+SPENT: Final = "spent"
+"""The EVENT that tells what a stream took that was reset (SPEC section 6)."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+
+_log = logging.getLogger("wai.nodes")
+
+CallEvents = Callable[[str, Any], None]
+
+
+class _SpentEvent(msgspec.Struct):
+    stream: int
+    prompt: _Count | None = None
+    cached: _Count | None = None
+    completion: _Count | None = None
+    exact: bool = False
+
+
+class NodeSession:
+    """One live session of a node, with the streams and calls that go over it."""
+
+    def __init__(self, node: Node, session_id: bytes, hello: Hello, limits: Limits) -> None:
+        self.id = session_id
+        self.instance = hello.instance
+        self.tunnel = hello.tunnel
+        self.limits = limits
+        self.node = node
+        self.streams: dict[int, NodeStream] = {}
+        self._given_up: dict[int, NodeStream] = {}  # oldest first
+        self._calls: dict[int, tuple[asyncio.Future[Any], CallEvents | None]] = {}
+        self.live = LiveSession(
+            Session(Role.RELAY, local=limits, growth=node.fleet.growth),
+            on_event=self._on_event,
+            on_detached=self._on_detached,
+            on_ended=self._on_ended,
+            ttl_s=limits.session_ttl_s,
+        )
+
+    @property
+    def takes_streams(self) -> bool:
+        """Whether new requests may go over it now: not before its process has told what it serves,
+        since what the one before it served may not be there yet."""
+        told = self.node.told_by == self.instance
+        return told and self.live.attached and not self.live.core.peer_going_away
+
+    def open(
+        self, method: str, target: str, headers: Headers, model: str, sink: Sink, *, end: bool
+    ) -> NodeStream:
+        """Begin an exchange. Raises `WaiError`."""
+        stream_id = self.live.open_stream(method, target, headers, model, end=end)
+        stream = NodeStream(self, stream_id, sink)
+        self.streams[stream_id] = stream
+        return stream
+
+    async def call(
+        self, method: str, params: dict[str, Any], on_event: CallEvents | None, timeout_s: float
+    ) -> Any:
+        """Ask the node for something and wait for its answer. Raises `WaiError`."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        call = self.live.call(method, params)
+        self._calls[call] = (future, on_event)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            message = f"node {self.node.name} did not answer `{method}` within {timeout_s:g} s"
+            raise WaiError(message, Fault.UPSTREAM_TIMEOUT) from None
+        finally:
+            self._calls.pop(call, None)
+            self.live.core.give_up_call(call)
+
+    def _on_event(self, event: Event) -> None:
+        if type(event) is DataReceived:  # each token: 0.3 µs less than by the pattern
+            if (stream := self.streams.get(event.stream)) is not None:
+                stream.sink.on_data(event.data)
+            return
+        match event:
+            case HeadersReceived(stream_id, status, headers):
+                if (stream := self.streams.get(stream_id)) is not None:
+                    stream.sink.on_headers(status, headers)
+            case StreamEnded(stream_id):
+                if (stream := self.streams.get(stream_id)) is not None:
+                    # An answer that ended before its request did: the rest is not wanted.
+                    stream.over()
+                    self.live.reset_stream(stream_id, Fault.CANCELLED, "the answer is complete")
+                    stream.sink.on_end()
+            case StreamReset(stream_id, fault, reason):
+                if (stream := self.streams.get(stream_id)) is not None:
+                    stream.over()
+                    stream.sink.on_reset(fault, reason)
+            case Writable(stream_id):
+                if (stream := self.streams.get(stream_id)) is not None:
+                    stream.writable()
+            case StatusReceived(status):
+                self.node.update(status, self.instance)
+            case ReplyReceived(call, ok, value):
+                self._on_reply(call, value, ok=ok)
+            case NodeEvent(call, name, value):
+                self._on_node_event(call, name, value)
+            case GoAwayReceived(_, reason, _):
+                _log.info("node %s is going away: %s", self.node.name, reason)
+                self.node.changed()
+            case _:
+                _log.debug("node %s: %s", self.node.name, type(event).__name__)
+
+    def _on_reply(self, call: int, value: Any, *, ok: bool) -> None:
+        waiting = self._calls.pop(call, None)
+        if waiting is None or waiting[0].done():
+            return
+        if ok:
+            waiting[0].set_result(value)
+            return
+        known = isinstance(value, dict)
+        code, message = (value.get("code"), value.get("message")) if known else (None, None)
+        fault = fault_for_wire_code(code) if isinstance(code, int) else Fault.INTERNAL
+        waiting[0].set_exception(WaiError(str(message or "the node refused"), fault))
+
+    def given_up(self, stream_id: int, stream: NodeStream) -> None:
+        """A stream is reset; the node may tell what it took."""
+        self._given_up[stream_id] = stream
+        if len(self._given_up) > MAX_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+
+    def _on_spent(self, value: Any) -> None:
+        try:
+            told = msgspec.convert(value, _SpentEvent)
+        except msgspec.ValidationError as error:
+            _log.warning("node %s: a %s event can't be read: %s", self.node.name, SPENT, error)
+            return
+        stream = self._given_up.pop(told.stream, None)
+        if stream is not None and stream.on_spent is not None:
+            stream.on_spent(Spent(told.prompt, told.cached, told.completion, told.exact))
+
+    def _on_node_event(self, call: int, name: str, value: Any) -> None:
+        if name == SPENT and not call:
+            self._on_spent(value)
+            return
+        waiting = self._calls.get(call)
+        if waiting is not None and waiting[1] is not None:
+            waiting[1](name, value)
+        self.node.fleet.tell(self.node, name, value)
+
+    def left_behind(self, hello: Hello) -> bool:
+        """Whether a node that begins a new session with `hello` will not come back into this one:
+        its process is another one, or its tunnel has none but the new."""
+        if self.instance != hello.instance:
+            return True
+        leaving = self.live.core.going_away or self.live.core.peer_going_away
+        return not leaving and self.tunnel is not None and self.tunnel == hello.tunnel
+
+    def _on_detached(self, live: LiveSession) -> None:
+        if live.core.peer_going_away and not live.core.streams:
+            live.leave()
+        else:
+            self.node.detached(live)
+
+    def _on_ended(self, live: LiveSession, why: Ended) -> None:
+        self.node.fleet.forget(self)
+        self.node.ended(self, why)

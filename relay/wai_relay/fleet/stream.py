@@ -1,0 +1,91 @@
+"""One exchange with a node: what the gateway holds of a stream inside a session."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from wai_protocol.errors import Fault
+from wai_protocol.surface import Headers
+from wai_relay.gateway.upstream import Sink, UpstreamStream
+
+if TYPE_CHECKING:  # it makes streams, and hears of their ends
+    from .session import NodeSession
+
+
+class _Nobody:
+    """A sink for what nobody waits for any more."""
+
+    def on_headers(self, status: int, headers: Headers) -> None:
+        """See `Sink`."""
+
+    def on_data(self, data: bytes) -> None:
+        """See `Sink`."""
+
+    def on_end(self) -> None:
+        """See `Sink`."""
+
+    def on_reset(self, fault: Fault, reason: str) -> None:
+        """See `Sink`."""
+
+
+NOBODY: Final = _Nobody()
+
+
+class NodeStream(UpstreamStream):
+    """One exchange with a node."""
+
+    __slots__ = ("_drained", "_id", "_session", "sink")
+
+    def __init__(self, session: NodeSession, stream_id: int, sink: Sink) -> None:
+        self._session: NodeSession | None = session
+        self._id = stream_id
+        self._drained: asyncio.Future[None] | None = None
+        self.sink = sink
+
+    def write(self, data: bytes) -> bool:
+        """See `UpstreamStream`."""
+        if self._session is None:
+            return True
+        more = self._session.live.send_data(self._id, data)
+        if not more and self._drained is None:
+            self._drained = asyncio.get_running_loop().create_future()
+        return more
+
+    async def drain(self) -> None:
+        """See `UpstreamStream`."""
+        if self._drained is not None:
+            await asyncio.shield(self._drained)
+
+    def end(self) -> None:
+        """See `UpstreamStream`."""
+        if self._session is not None:
+            self._session.live.end_stream(self._id)
+
+    def reset(self, fault: Fault, reason: str = "") -> None:
+        """See `UpstreamStream`."""
+        if self._session is not None:
+            session = self._session
+            session.given_up(self._id, self)
+            self.over()
+            self.sink = NOBODY
+            session.live.reset_stream(self._id, fault, reason)
+
+    def consume(self, n: int) -> None:
+        """See `UpstreamStream`."""
+        if self._session is not None:
+            self._session.live.consume(self._id, n)
+
+    def writable(self) -> None:
+        """What waited has left."""
+        if self._drained is not None:
+            if not self._drained.done():
+                self._drained.set_result(None)
+            self._drained = None
+
+    def over(self) -> None:
+        """No more comes or goes. Idempotent."""
+        if self._session is not None:
+            self._session.streams.pop(self._id, None)
+            self._session = None
+            self.writable()
