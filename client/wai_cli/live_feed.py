@@ -91,6 +91,11 @@ class FeedThread:
         with contextlib.suppress(BlockingIOError):  # full: it is awake already
             os.write(self._writing, b"!")
 
+    @property
+    def wakeup(self) -> int:
+        """Where a byte wakes whoever waits: for `signal.set_wakeup_fd`."""
+        return self._writing
+
     def take(self) -> Iterator[Happening]:
         """What has come since the last time."""
         with contextlib.suppress(BlockingIOError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import select
-import shutil
 import signal
 import sys
 import termios
@@ -30,6 +29,7 @@ from .top_view import Screen, render
 DEFAULT_INTERVAL_S: Final = 1.0
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 3600.0
 PLAIN_COLUMNS: Final = 160  # of a snapshot into a file or pipe
+FALLBACK_COLUMNS, FALLBACK_LINES = 80, 24  # a terminal that does not know its size says 0
 _QUIT: Final = frozenset(b"qQ\x04")  # and Ctrl-D
 _ENTER: Final = "\x1b[?1049h\x1b[?25l"  # the alternate screen, without a cursor
 _LEAVE: Final = "\x1b[?25h\x1b[?1049l"
@@ -136,8 +136,7 @@ class _Top:
                     _Terminal.resized = False
 
     def _draw(self) -> None:
-        size = shutil.get_terminal_size()
-        screen = Screen(size.columns, size.lines, colour=not os.environ.get("NO_COLOR"))
+        screen = Screen(*_size(), colour=not os.environ.get("NO_COLOR"))
         clock = time.strftime("%H:%M:%S")
         title = f"{self._title}   {clock}   q quits"
         lines = render(self._state, time.time(), screen, title=title, note=self._note)
@@ -155,9 +154,12 @@ class _Terminal:
     def __init__(self, feed: FeedThread) -> None:
         self._feed = feed
         self._saved: list[Any] | None = None
+        self._wakeup = -1
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> _Terminal:
+        # A signal that comes just before `select` would only be handled after it: a byte ends it.
+        self._wakeup = signal.set_wakeup_fd(self._feed.wakeup, warn_on_full_buffer=False)
         for number, handler in (
             (signal.SIGWINCH, self._on_resize),
             (signal.SIGTERM, self._on_end),
@@ -177,6 +179,7 @@ class _Terminal:
         self._give_back()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
 
     def _take(self) -> None:
         if sys.stdin.isatty():
@@ -196,7 +199,7 @@ class _Terminal:
 
     def _on_resize(self, number: int, frame: FrameType | None) -> None:
         _Terminal.resized = True
-        self._feed.wake()
+        self._feed.wake()  # the signal's own byte may have been read before this ran
 
     def _on_end(self, number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
@@ -208,6 +211,12 @@ class _Terminal:
         signal.signal(signal.SIGTSTP, self._on_stop)
         self._take()
         self._on_resize(number, frame)
+
+
+def _size() -> tuple[int, int]:
+    """The window's columns and lines. COLUMNS and LINES are not asked: they don't follow it."""
+    size = os.get_terminal_size(sys.stdout.fileno())
+    return size.columns or FALLBACK_COLUMNS, size.lines or FALLBACK_LINES
 
 
 def _title(connected: Connected) -> str:

@@ -58,6 +58,7 @@ def test_while_it_is_stopped_the_terminal_is_the_shells(running: Cluster) -> Non
         terminal.press(b"\x1a")
         terminal.wait_for(lambda: terminal.drawn.endswith(_LEAVE), "the screen is not left")
         terminal.wait_for(lambda: terminal.settings() == terminal.found, "keys are not given back")
+        terminal.wait_for(terminal.stopped, "it is not stopped")
         before = len(terminal.drawn)
         terminal.send(signal.SIGCONT)
         terminal.wait_for(
@@ -68,7 +69,8 @@ def test_while_it_is_stopped_the_terminal_is_the_shells(running: Cluster) -> Non
 
 
 def test_a_window_that_becomes_narrow_is_drawn_anew_at_once(running: Cluster) -> None:
-    with top(running.data, "--interval", "3600") as terminal:
+    env = {"COLUMNS": "80", "LINES": "24"}  # a shell's, of the window as it was
+    with top(running.data, "--interval", "3600", env=env) as terminal:
         terminal.wait_for_text("no node has joined yet")
         terminal.resize(30, 5)
         terminal.wait_for(lambda: max(map(len, terminal.frame())) <= 30, "it is still wide")

@@ -40,14 +40,15 @@ class Watcher(threading.Thread):
 
 def test_a_deployment_is_seen_from_its_download_to_its_end(tmp_path: Path) -> None:
     gguf = tiny_gguf(tmp_path / "gguf").read_bytes()
-    with model_fleet(tmp_path, gguf) as (running, _):
+    with model_fleet(tmp_path, gguf) as (running, hub):
+        hub.faults.pause_s = 0.02  # 3 s in all: some of the feed's half seconds fall into it
         watcher = Watcher(running)
         watcher.start()
         wait_until(lambda: len(watcher.told) > 0, "the feed does not begin")
         assert watcher.told[0] == {"full": True}
         model(running, "deploy", MODEL, "--node", "box", "--context", "512", "--slots", "1")
         wait_until(lambda: watcher.states()[-1:] == ["ready"], "it never becomes ready")
-        assert "starting" in watcher.states()
+        assert "downloading" in watcher.states()
         # Who comes later is told what there is.
         [row] = json.loads(wai("top", "--json", "--data", running.data))["deployments"]
         assert (row["model"], row["state"]) == (MODEL, "ready")

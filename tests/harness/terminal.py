@@ -83,6 +83,11 @@ class Terminal:
         for command in psutil.Process(self.process.pid).children():
             command.send_signal(number)
 
+    def stopped(self) -> bool:
+        """Whether the command is stopped, as by Ctrl-Z."""
+        commands = psutil.Process(self.process.pid).children()
+        return all(command.status() == psutil.STATUS_STOPPED for command in commands)
+
     def settings(self) -> list[Any]:
         """The terminal's settings."""
         return termios.tcgetattr(self._slave)
