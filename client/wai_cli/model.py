@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from wai_protocol.errors import RequestError, WaiError
 
-from .admin_client import AdminClient
+from .admin_client import HUB_TIMEOUT_S, AdminClient
 from .output import print_json, print_lines, print_table
 from .progress import ProgressLine, bar, seconds_text, size_text
 from .target import add_target_options, find_target
@@ -83,7 +83,7 @@ def _add_wait(parser: argparse.ArgumentParser) -> None:
 
 def _search(parsed: argparse.Namespace) -> int:
     query = urlencode({"q": " ".join(parsed.words), "limit": parsed.limit})
-    with AdminClient(find_target(parsed)) as relay:
+    with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
         found = relay.get(f"/models/search?{query}")["data"]
     if parsed.json:
         print_json(found)
@@ -104,7 +104,7 @@ def _fit(parsed: argparse.Namespace) -> int:
         "slots": parsed.slots,
     }
     query = urlencode({name: value for name, value in asked.items() if value is not None})
-    with AdminClient(find_target(parsed)) as relay:
+    with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
         found = relay.get(f"/models/fit?{query}")["data"]
     if parsed.json:
         print_json(found)
@@ -138,7 +138,7 @@ def _deploy(parsed: argparse.Namespace) -> int:
         "slots": parsed.slots,
         "idle_unload_s": parsed.idle_unload,
     }
-    with AdminClient(find_target(parsed)) as relay:
+    with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
         view = relay.post("/deployments", wanted)
         if not parsed.no_wait:
             view = _follow(relay, view, context=0)

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cluster import Cluster, cluster
+from wai_cli import admin_client
 from wai_cli.main import GROUPS, _parser, main
+from wai_relay.admin import deployments
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,10 @@ def _run(capsys: Captured, *arguments: str | Path) -> tuple[int, str, str]:
         status = ended.code if isinstance(ended.code, int) else 1
     captured = capsys.readouterr()
     return status, captured.out, captured.err
+
+
+def test_a_command_waits_longer_for_the_hub_than_the_relay_does() -> None:
+    assert admin_client.HUB_TIMEOUT_S > deployments.HUB_TIMEOUT_S
 
 
 def test_help_is_light(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from .gguf_header import HeaderReader, Value
 from .transfer import Transfer
 
 if TYPE_CHECKING:
+    import httpx2
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
@@ -65,14 +66,35 @@ class Hub:
     async def search(self, query: str, limit: int = 20) -> list[FoundModel]:
         """GGUF models that match `query`, most downloaded first. Raises `WaiError`."""
         limit = max(1, min(limit, MAX_RESULTS))
+        what = f"the search for {query[:60]!r}"
 
         def ask() -> list[FoundModel]:
-            models = self._library().list_models(
-                filter="gguf", search=query[:200], sort="downloads", limit=limit
+            token = self.settings.token
+            # not `list_models`: where the hub is out of reach it tries for half a minute
+            answer = _session().get(
+                f"{self.settings.endpoint.rstrip('/')}/api/models",
+                params={
+                    "filter": "gguf",
+                    "search": query[:200],
+                    "sort": "downloads",
+                    "limit": limit,
+                },
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+                timeout=METADATA_TIMEOUT_S,
             )
-            return [FoundModel(m.id, m.downloads or 0, m.likes or 0, bool(m.gated)) for m in models]
+            if answer.status_code != 200:
+                raise refused(what, answer.status_code)
+            return [
+                FoundModel(
+                    str(row["id"]),
+                    int(row.get("downloads") or 0),
+                    int(row.get("likes") or 0),
+                    bool(row.get("gated")),
+                )
+                for row in answer.json()[:limit]
+            ]
 
-        return await self._ask(ask, what=f"the search for {query[:60]!r}")
+        return await self._ask(ask, what=what)
 
     async def repository(self, name: str) -> Repository:
         """A repository's quantisations. Raises `WaiError`: unknown, gated, hub not reached."""
@@ -122,13 +144,25 @@ class Hub:
 
     def _library(self) -> HfApi:
         if self._api is None:
-            # read when it is imported; without it the library tells its makers what is asked
-            os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+            _quieten()
             from huggingface_hub import HfApi
 
             # False: an anonymous node does not borrow the token of whoever logged in on this box
             self._api = HfApi(endpoint=self.settings.endpoint, token=self.settings.token or False)
         return self._api
+
+
+def _quieten() -> None:
+    """Read when the library is imported; without it it tells its makers what is asked."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+def _session() -> httpx2.Client:
+    """The library's HTTP client: its proxies and certificates hold for what we ask with it."""
+    _quieten()
+    from huggingface_hub import get_session
+
+    return get_session()
 
 
 def _translated(ask: Callable[[], T], what: str, settings: HubSettings) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 import subprocess
@@ -98,6 +99,21 @@ def download(
         clock=(naps or Naps()).clock(),
         kept_free_bytes=0,
     )
+
+
+async def test_a_hub_that_hangs_up_is_said_by_the_search_and_not_asked_again() -> None:
+    calls = 0
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(WaiError, match="can't be reached"):
+            await Hub(HubSettings(f"http://127.0.0.1:{port}")).search("tiny")
+    assert calls == 1
 
 
 async def test_search_finds_public_models_by_name(hub: FakeHub) -> None:
