@@ -17,13 +17,13 @@ from typing import Any, Final, assert_never
 from wai_protocol.errors import Fault
 from wai_protocol.status import MAX_COUNT
 from wai_protocol.surface import Headers, Route, headers_for_caller
-from wai_relay.http.exchange import Exchange
 from wai_relay.observe.records import TokenCounts
 
 from .continuation import Continuation
-from .dialects import EVENT_STREAM, DialectRules, UsageReader, reader_for, rules_for
+from .dialects import EVENT_STREAM, UsageReader, reader_for
 from .dialects.usage import decode
 from .limits import GatewayLimits
+from .reply import Reply
 from .upstream import UpstreamStream
 
 REFUSAL_BYTES: Final = 64 * 1024  # of a refusal's body that is kept; the real ones are under 1 kB
@@ -98,7 +98,7 @@ class Answer:
 
     def __init__(
         self,
-        exchange: Exchange,
+        reply: Reply,
         route: Route,
         labels: Headers,
         limits: GatewayLimits,
@@ -114,9 +114,9 @@ class Answer:
         self.fault: Fault | None = None  # what cut the answer or made it fail
         self.status = 0
         self.first_byte_at: float | None = None
-        self._exchange = exchange
+        self._reply = reply
+        self._exchange = reply.exchange
         self._route = route
-        self._rules: DialectRules = rules_for(route.dialect)
         self._labels = labels
         self._limits = limits
         self._clock = clock
@@ -271,7 +271,7 @@ class Answer:
         self._phase = Phase.PASSING
         self._last_at = self.first_byte_at = self._clock()
         self._on_first_byte()
-        self._reader = reader_for(
+        self._reply.reader = self._reader = reader_for(
             self._route.dialect,
             self._route.path,
             self._content_type,
@@ -284,7 +284,7 @@ class Answer:
             labels = b", ".join(name + b": " + value for name, value in self._labels)
             self._exchange.write(b": " + labels + b"\n\n")
         else:
-            self._exchange.start(self.status, self._headers + self._labels)
+            self._reply.start(self.status, self._headers + self._labels)
 
     def _refused(self) -> None:
         body = bytes(self._collected)
@@ -300,17 +300,10 @@ class Answer:
         self._fail(Failure(fault, message, retryable, refusal))
 
     def _cut(self, fault: Fault, message: str) -> None:
-        """The answer broke off: say so inside the stream where its format can, else break too."""
+        """The answer broke off: go on with another upstream, else break too."""
         if self._continued(fault, message):
             return
-        if self._reader is not None and self._content_type.startswith(
-            (self._rules.stream_type, EVENT_STREAM)
-        ):
-            event = self._rules.error_event(fault, message)
-            self._exchange.write(self._reader.broken() + event)
-            self._exchange.end()
-        else:
-            self._exchange.abort()
+        self._reply.break_off(fault, message)
         self.fault = fault
         self._finish()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,8 +32,8 @@ from .upstream import Fleet, ServingNode, Upstream
 class RequestInfo:
     """What a choice may depend on. `prompt_tokens` is an estimate; `pin` the node that the caller
     insists on; `excluded` the upstreams that must not get it, since they failed it; `again`: it was
-    given to one before. `wait_until`: the end of its patience for a slot, on the dispatcher's
-    clock; None: as long as a new request."""
+    given to one before. `wait_until`: the end of its patience for a slot, in seconds of
+    `time.monotonic`; each time it waits for `MAX_WAIT_S` at most."""
 
     request_id: str
     key: ApiKey
@@ -46,7 +47,7 @@ class RequestInfo:
     pin: str | None = None
     excluded: frozenset[str] = field(default_factory=frozenset)
     again: bool = False
-    wait_until: float | None = None
+    wait_until: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +177,7 @@ class ScheduledDispatcher:
             raise RequestError(f"There is no node `{info.pin}`.", Fault.NODE_NOT_FOUND)
         refusal: WaiError | None = None
         # Whoever stands in has what is left of the time, not as much again.
-        until = info.wait_until
-        if until is None:
-            until = self._clock() + MAX_WAIT_S
+        until = min(info.wait_until, self._clock() + MAX_WAIT_S)
         for model in self.names.allowed(info.model, info.key.limits):
             now = self._clock()
             try:

@@ -16,18 +16,18 @@ import anyio
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.surface import Headers, Route, headers_for_upstream
 from wai_relay.access.keys import ApiKey
-from wai_relay.http.exchange import Exchange
 from wai_relay.observe.live import LiveRequest
 from wai_relay.observe.records import Attempt, Corrector, RequestRecord, TokenCounts
+from wai_relay.policy.scheduler import MAX_WAIT_S
 
 from .answer import RETRY_FAULTS, Answer, Failure
 from .bodies import asks_timings, asks_usage
 from .continuation import Continuation
-from .dialects import rules_for
 from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
 from .heartbeat import CallLater, Heartbeat, Timer
 from .intake import Body, Intake
 from .limits import GatewayLimits
+from .reply import Reply
 from .upstream import ServingNode, Spent, UpstreamStream
 
 # STATUS names upstreams kind@address. This kind counts tokens in each chunk, if asked.
@@ -42,7 +42,7 @@ RateLimits = Callable[[ApiKey], Headers]
 class Call:
     """A request that was understood: everything that its attempts share."""
 
-    exchange: Exchange
+    reply: Reply
     route: Route
     target: str
     intake: Intake
@@ -137,19 +137,25 @@ class Forwarder:
                 if failure is None or error.fault is Fault.CONTEXT_EXCEEDED:
                     raise
                 break  # nobody else: what the last one said is the better answer
+            given_at = self._clock()
             failure = await self._attempt(call, lease, info)
             if failure is None or not (failure.retryable and call.body.repeatable):
                 break
             excluded = info.excluded | {lease.upstream.name}
+            # All attempts share one time to wait in, which they do not use up themselves.
+            wait_until = info.wait_until + self._clock() - given_at
             if failure.midway:
                 tries = self.limits.attempts
+                wait_until = self._clock() + MAX_WAIT_S
                 self._continue(call)
                 # A node that was lost is gone, or what is there under its name is a new process.
                 lost = failure.fault is Fault.SESSION_LOST
                 excluded = frozenset() if lost else frozenset({lease.upstream.name})
             call.prompt_tokens = failure.prompt_tokens or call.prompt_tokens
             tokens = call.prompt_tokens or info.prompt_tokens
-            info = replace(info, again=True, excluded=excluded, prompt_tokens=tokens)
+            info = replace(
+                info, again=True, excluded=excluded, prompt_tokens=tokens, wait_until=wait_until
+            )
         return failure
 
     def _continue(self, call: Call) -> None:
@@ -158,9 +164,7 @@ class Forwarder:
         call.continuation.go_on()
         call.record.continued += 1
         if call.heartbeat is not None:
-            rules = rules_for(call.route.dialect)
-            interval_s = self.limits.heartbeat_s
-            call.heartbeat = Heartbeat(call.exchange, rules, interval_s, self._call_later)
+            call.heartbeat = Heartbeat(call.reply, self.limits.heartbeat_s, self._call_later)
 
     async def _acquire(self, call: Call, info: RequestInfo) -> Lease:
         record = call.record
@@ -190,7 +194,7 @@ class Forwarder:
             lease.answering()
 
         answer = Answer(
-            call.exchange,
+            call.reply,
             call.route,
             labels_of(call.record) + self._rate_limits(info.key),
             self.limits,
@@ -243,7 +247,7 @@ class Forwarder:
         stream behind."""
         headers = [
             (name, value)
-            for name, value in headers_for_upstream(call.exchange.request.headers)
+            for name, value in headers_for_upstream(call.reply.exchange.request.headers)
             if name not in _OURS
         ]
         headers.append((b"x-request-id", call.record.request_id.encode()))
@@ -257,7 +261,7 @@ class Forwarder:
         answer.attach(stream)
         call.stream = stream
         sent = call.body.complete and len(first) <= UPLOAD_BYTES
-        call.exchange.on_resume = answer.resume
+        call.reply.exchange.on_resume = answer.resume
         try:
             if sent:
                 stream.write(first)
@@ -272,7 +276,7 @@ class Forwarder:
                 # An answer may come before all of the request was sent: the rest is not wanted.
                 stream.reset(Fault.CANCELLED, "answered already")
         finally:
-            call.exchange.on_resume = None
+            call.reply.exchange.on_resume = None
             if not answer.over.is_set():
                 stream.reset(Fault.CANCELLED, "the caller went away")
             answer.detach()
@@ -320,7 +324,7 @@ class Forwarder:
             ttft_s = answer.first_byte_at - given_at
             record.first_byte_at = record.first_byte_at or answer.first_byte_at
         if answer.failure is None:
-            record.status = answer.status if call.exchange.started else 0
+            record.status = answer.status if call.reply.exchange.started else 0
             record.fault = answer.fault.row.openai_code if answer.fault else ""
         record.cost += lease.cost(counts)
         record.tried[-1].fault = answer.fault.row.openai_code if answer.fault else ""

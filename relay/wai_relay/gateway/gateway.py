@@ -30,15 +30,17 @@ from wai_relay.observe.records import (
     leave_uncorrected,
 )
 from wai_relay.policy.model_names import ModelNames
+from wai_relay.policy.scheduler import MAX_WAIT_S
 
 from .answer import Failure
 from .continuation import continuation_for
-from .dialects import DialectRules, rules_for
+from .dialects import rules_for
 from .dispatch import Dispatcher, RequestInfo
 from .forwarding import Call, Forwarder, RateLimits, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
 from .intake import Body, BodyBudget, Intake
 from .limits import GatewayLimits
+from .reply import Reply
 from .tokens import TokenEstimator
 from .upstream import Fleet
 
@@ -118,43 +120,42 @@ class Gateway:
         task = asyncio.current_task()
         assert task is not None
         live = self.live.enter(record, arrived_at, task.cancel)
+        reply = Reply(exchange, rules_for(dialect_of(path)))
         try:
-            await self._handle(exchange, path, live)
+            await self._handle(reply, path, live)
         except WaiError as error:
             row = error.fault.row  # not its message, which may quote the caller
             log.log(row.log_level, "%s refused: %s", request.request_id, row.openai_code)
-            self._refuse(exchange, path, live, error)
+            self._refuse(reply, path, live, error)
         except asyncio.CancelledError:
             record.cancelled = True
             if live.ended and not task.uncancel():  # the caller is there still
-                self._refuse(exchange, path, live, WaiError(ENDED_BY_ADMIN, Fault.CANCELLED))
+                self._refuse(reply, path, live, WaiError(ENDED_BY_ADMIN, Fault.CANCELLED))
                 return
             record.status = record.status or Fault.CANCELLED.row.http_status
             raise
         except Exception:
             log.exception("%s failed", request.request_id)
             apology = WaiError("Something is wrong with this relay; its log says what.")
-            self._refuse(exchange, path, live, apology)
+            self._refuse(reply, path, live, apology)
         finally:
             self._finish(exchange, live)
 
-    async def _handle(self, exchange: Exchange, path: str, live: LiveRequest) -> None:
-        request, record = exchange.request, live.record
+    async def _handle(self, reply: Reply, path: str, live: LiveRequest) -> None:
+        request, record = reply.exchange.request, live.record
         key = self._keys.authenticate(request.headers)
         live.key, record.key_id = key, key.id
-        if request.method == "GET" and self._answer_list(exchange, path, key, record):
+        if request.method == "GET" and self._answer_list(reply, path, key, record):
             return
         route = find_route(request.method, path)
         if route is None:
             raise _no_route(request.method, path)
-        await self._forward(exchange, route, key, live)
+        await self._forward(reply, route, key, live)
 
     # -- requests that go to a model
-    async def _forward(
-        self, exchange: Exchange, route: Route, key: ApiKey, live: LiveRequest
-    ) -> None:
-        request, record = exchange.request, live.record
-        intake = Intake(exchange, route, self._limits, self._budget)
+    async def _forward(self, reply: Reply, route: Route, key: ApiKey, live: LiveRequest) -> None:
+        request, record = reply.exchange.request, live.record
+        intake = Intake(reply.exchange, route, self._limits, self._budget)
         call: Call | None = None
         try:
             body = await intake.take()
@@ -165,15 +166,15 @@ class Gateway:
             prompt_tokens = self._estimator.estimate(facts.model, facts.text_bytes, facts.images)
             live.prompt_tokens = prompt_tokens
             target = f"{route.path}?{request.query}" if request.query else route.path
-            call = Call(exchange, route, target, intake, body, record, live)
-            call.heartbeat = self._heartbeat(exchange, route, body)
+            call = Call(reply, route, target, intake, body, record, live)
+            call.heartbeat = self._heartbeat(reply, route, body)
             if body.repeatable:
                 call.continuation = continuation_for(request, route, key, body.json)
-            failure = await self._forwarder.forward(
-                call, _info(request, route, key, body, prompt_tokens)
-            )
+            wait_until = self._clock() + MAX_WAIT_S
+            info = _info(request, route, key, body, prompt_tokens, wait_until)
+            failure = await self._forwarder.forward(call, info)
             if failure is not None:
-                self._fail(exchange, route, live, failure)
+                self._fail(reply, route, live, failure)
             elif record.tokens.exact and not facts.images and route.generates:
                 self._estimator.observe(facts.model, facts.text_bytes, record.tokens.prompt)
         finally:
@@ -184,19 +185,16 @@ class Gateway:
                     self._estimator.observe(record.model, text_bytes, call.prompt_tokens)
             intake.release()
 
-    def _heartbeat(self, exchange: Exchange, route: Route, body: Body) -> Heartbeat | None:
-        rules = rules_for(route.dialect)
-        wanted = exchange.request.header(b"x-wai-heartbeat") != b"0"
-        if not (wanted and body.facts.stream and route.generates and rules.comment):
+    def _heartbeat(self, reply: Reply, route: Route, body: Body) -> Heartbeat | None:
+        wanted = reply.exchange.request.header(b"x-wai-heartbeat") != b"0"
+        if not (wanted and body.facts.stream and route.generates and reply.rules.comment):
             return None
-        return Heartbeat(exchange, rules, self._limits.heartbeat_s, self._call_later)
+        return Heartbeat(reply, self._limits.heartbeat_s, self._call_later)
 
     # -- lists, which are answered here
-    def _answer_list(
-        self, exchange: Exchange, path: str, key: ApiKey, record: RequestRecord
-    ) -> bool:
+    def _answer_list(self, reply: Reply, path: str, key: ApiKey, record: RequestRecord) -> bool:
         """Answer a list if `path` is one."""
-        pin = _pin(exchange.request)
+        pin = _pin(reply.exchange.request)
         nodes = list(self._fleet.nodes())
         listed = partial(catalog.listed_models, nodes, key, self._names.aliases, pin=pin)
         answer: dict[str, Any]
@@ -215,16 +213,16 @@ class Gateway:
         else:
             return False
         record.status = 200
-        _send(exchange, 200, [], msgspec.json.encode(answer))
+        _send(reply, 200, [], msgspec.json.encode(answer))
         return True
 
     # -- what went wrong
-    def _fail(self, exchange: Exchange, route: Route, live: LiveRequest, failure: Failure) -> None:
+    def _fail(self, reply: Reply, route: Route, live: LiveRequest, failure: Failure) -> None:
         """Tell the caller what the last attempt came to, in the upstream's words if any."""
         record = live.record
         refusal = failure.refusal
-        if refusal is None or exchange.started:
-            self._refuse(exchange, route.path, live, WaiError(failure.message, failure.fault))
+        if refusal is None or reply.exchange.started:
+            self._refuse(reply, route.path, live, WaiError(failure.message, failure.fault))
             return
         record.status = refusal.status
         mine = failure.fault is not Fault.BAD_REQUEST  # else the upstream found the caller wrong
@@ -234,15 +232,14 @@ class Gateway:
             name != b"retry-after" for name, _ in headers
         ):
             headers = [*headers, (b"retry-after", b"%d" % RETRY_AFTER_S)]
-        _send(exchange, refusal.status, headers, refusal.body)
+        _send(reply, refusal.status, headers, refusal.body)
 
-    def _refuse(self, exchange: Exchange, path: str, live: LiveRequest, error: WaiError) -> None:
-        rules = rules_for(dialect_of(path))
+    def _refuse(self, reply: Reply, path: str, live: LiveRequest, error: WaiError) -> None:
         record, row = live.record, error.fault.row
         record.fault = row.openai_code
         record.status = row.http_status
-        if exchange.started:  # a heartbeat has, or our own bug struck in the middle of an answer
-            _end_in_error(exchange, rules, error)
+        if reply.exchange.started:  # a heartbeat has, or our own bug struck in mid-answer
+            reply.break_off(error.fault, str(error))
             return
         headers: Headers = []
         if row.http_status in _RETRIED_STATUSES:
@@ -256,7 +253,7 @@ class Gateway:
         if record.model:
             headers += labels_of(record)
             headers += self._rate_limits(live.key) if live.key is not None else ()
-        _send(exchange, row.http_status, headers, rules.error_body(error.fault, str(error)))
+        _send(reply, row.http_status, headers, reply.rules.error_body(error.fault, str(error)))
 
     def _finish(self, exchange: Exchange, live: LiveRequest) -> None:
         record, arrived_at = live.record, live.arrived_at
@@ -288,7 +285,12 @@ def dialect_of(path: str) -> Dialect:
 
 
 def _info(
-    request: Request, route: Route, key: ApiKey, body: Body, prompt_tokens: int
+    request: Request,
+    route: Route,
+    key: ApiKey,
+    body: Body,
+    prompt_tokens: int,
+    wait_until: float,
 ) -> RequestInfo:
     return RequestInfo(
         request_id=request.request_id,
@@ -301,6 +303,7 @@ def _info(
         max_output_tokens=body.facts.max_output_tokens,
         prefix=body.facts.prefix,
         pin=_pin(request),
+        wait_until=wait_until,
     )
 
 
@@ -314,19 +317,11 @@ def _no_route(method: str, path: str) -> RequestError:
     return RequestError(f"There is no {method} {path[:256]} here.", Fault.ROUTE_REFUSED)
 
 
-def _send(exchange: Exchange, status: int, headers: Headers, body: bytes) -> None:
+def _send(reply: Reply, status: int, headers: Headers, body: bytes) -> None:
     """Answer with `body` as a whole; `headers` may name another content type than JSON."""
     framed = [*headers, (b"content-length", b"%d" % len(body))]
     if all(name != b"content-type" for name, _ in headers):
         framed.append((b"content-type", b"application/json"))
-    exchange.start(status, framed)
-    exchange.write(body)
-    exchange.end()
-
-
-def _end_in_error(exchange: Exchange, rules: DialectRules, error: WaiError) -> None:
-    if not rules.comment:
-        exchange.abort()
-        return
-    exchange.write(rules.error_event(error.fault, str(error)))
-    exchange.end()
+    reply.start(status, framed)
+    reply.exchange.write(body)
+    reply.exchange.end()

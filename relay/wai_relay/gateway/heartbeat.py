@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from wai_relay.http.exchange import Exchange
-
-from .dialects import EVENT_STREAM, DialectRules
+from .dialects import EVENT_STREAM
+from .reply import Reply
 
 
 class Timer(Protocol):
@@ -27,11 +26,8 @@ CallLater = Callable[[float, Callable[[], None]], Timer]
 class Heartbeat:
     """Sends a comment every `interval_s` until it is stopped."""
 
-    def __init__(
-        self, exchange: Exchange, rules: DialectRules, interval_s: float, call_later: CallLater
-    ) -> None:
-        self._exchange = exchange
-        self._rules = rules
+    def __init__(self, reply: Reply, interval_s: float, call_later: CallLater) -> None:
+        self._reply = reply
         self._interval_s = interval_s
         self._call_later = call_later
         self._timer: Timer | None = call_later(interval_s, self._beat)
@@ -43,10 +39,9 @@ class Heartbeat:
             self._timer = None
 
     def _beat(self) -> None:
-        if not self._exchange.started:
-            self._exchange.start(
-                200, [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")]
-            )
-        if not self._exchange.paused:
-            self._exchange.write(self._rules.comment)
+        reply, exchange = self._reply, self._reply.exchange
+        if not exchange.started:
+            reply.start(200, [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")])
+        if not exchange.paused:
+            exchange.write(reply.rules.comment)
         self._timer = self._call_later(self._interval_s, self._beat)

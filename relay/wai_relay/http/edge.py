@@ -244,7 +244,8 @@ class Edge:
 
 
 def fail(exchange: ServedExchange, error: WaiError) -> None:
-    """Answer `exchange` with `error`; where the response began already, break it visibly."""
+    """Answer `exchange` with `error`; where the response began already, break it visibly. What the
+    gateway has begun it breaks itself, in its caller's dialect (`gateway.reply`)."""
     if exchange.started:
         exchange.abort()
         return

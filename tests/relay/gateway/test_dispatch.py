@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from wai_protocol.errors import Fault, RequestError
+from wai_protocol.errors import Fault, NodeUnavailable, RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.access.keys import ApiKey, KeyLimits
 from wai_relay.gateway.dispatch import Lease, Outcome, RequestInfo, ScheduledDispatcher
@@ -79,6 +80,15 @@ async def test_a_caller_who_leaves_the_queue_leaves_no_claim() -> None:
     assert dispatcher.in_flight == 0
     again = [await dispatcher.acquire(info(limits={"concurrency": 1}))]
     again[0].release(DONE)
+
+
+async def test_one_without_patience_left_is_refused_where_it_would_wait() -> None:
+    dispatcher = ScheduledDispatcher(Boxes(Box("a", "m")))
+    first = await dispatcher.acquire(info())
+    with anyio.fail_after(10.0), pytest.raises(NodeUnavailable):
+        await dispatcher.acquire(info(wait_until=time.monotonic()))
+    first.release(DONE)
+    assert dispatcher.in_flight == 0
 
 
 async def test_pins_of_unknown_nodes_are_404_and_of_absent_ones_503() -> None:

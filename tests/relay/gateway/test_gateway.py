@@ -18,11 +18,13 @@ from wai_protocol.errors import AuthError, Fault, TransportError
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
 from wai_relay.access.keys import ApiKey, KeyLimits
+from wai_relay.gateway.dispatch import Lease, RequestInfo
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.limits import GatewayLimits
 from wai_relay.gateway.upstream import Spent
 from wai_relay.observe.explain import explain
 from wai_relay.observe.records import RequestRecord, TokenCounts
+from wai_relay.policy.scheduler import MAX_WAIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -340,6 +342,28 @@ async def test_plain_answer_cut_after_its_first_byte_is_aborted() -> None:
     exchange = await r.ask()
     assert exchange.aborted
     assert not exchange.ended
+
+
+@pytest.mark.parametrize(
+    ("headers", "sent"),
+    [(JSON, REPLY[:10]), (SSE, TOKEN + TOKEN[:9])],
+    ids=["document", "events"],
+)
+async def test_our_own_bug_in_the_middle_of_an_answer_never_looks_like_its_end(
+    headers: Headers, sent: bytes
+) -> None:
+    def begin(stream: FakeStream) -> None:
+        stream.sink.on_headers(200, headers)
+        stream.sink.on_data(sent)
+        raise RuntimeError("a bug")
+
+    exchange = await rig(FakeNode("gpu1", MODEL, script=begin)).ask(STREAM)
+    if headers is JSON:
+        assert exchange.aborted
+        assert exchange.body == sent
+    else:
+        assert exchange.ended
+        assert exchange.body.startswith(TOKEN + b'data: {"error"')
 
 
 async def test_caller_who_leaves_frees_the_upstream_and_every_count() -> None:
@@ -745,6 +769,48 @@ async def test_a_prompt_that_fits_nowhere_is_the_upstreams_400() -> None:
     assert (exchange.status, error_of(exchange)["n_prompt_tokens"]) == (400, 2822)
     assert r.records[0].fault == "context_length_exceeded"
     assert all(name != b"retry-after" for name, _ in exchange.headers)
+
+
+def has_each_attempt_wait(r: Rig, patched: pytest.MonkeyPatch, wait_s: float) -> list[float]:
+    """How much patience each has when it begins to wait."""
+    choose = r.dispatcher.acquire
+    patience_s: list[float] = []
+
+    async def wait_and_choose(info: RequestInfo) -> Lease:
+        patience_s.append(info.wait_until - r.clock.now)
+        r.clock.now += wait_s
+        return await choose(info)
+
+    patched.setattr(r.dispatcher, "acquire", wait_and_choose)
+    return patience_s
+
+
+async def test_a_second_attempt_has_only_the_patience_that_the_first_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def breaks_after_a_while(stream: FakeStream) -> None:
+        r.clock.now += 15.0
+        breaks()(stream)
+
+    r = rig(
+        FakeNode("b", MODEL, script=breaks_after_a_while), FakeNode("a", MODEL, script=breaks())
+    )
+    patience_s = has_each_attempt_wait(r, monkeypatch, 20.0)
+    await r.ask()
+    # What an attempt takes is no waiting.
+    assert patience_s[:2] == [MAX_WAIT_S, MAX_WAIT_S - 20.0]
+
+
+async def test_an_answer_that_broke_is_waited_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies_late(stream: FakeStream) -> None:
+        stream.sink.on_headers(200, SSE)
+        stream.sink.on_data(TOKEN)
+        breaks()(stream)
+
+    r = rig(FakeNode("b", MODEL, script=dies_late), continue_=True)
+    patience_s = has_each_attempt_wait(r, monkeypatch, 20.0)
+    await r.ask(STREAM)
+    assert patience_s[:2] == [MAX_WAIT_S, MAX_WAIT_S]
 
 
 async def test_a_400_of_another_kind_is_passed_on_and_not_tried_again() -> None:

@@ -1,0 +1,44 @@
+"""What a caller is being sent, and the one rule for how it breaks once it has begun.
+
+A stream of events or lines says in its dialect what went wrong, and ends; anything else is aborted,
+for an error inside a half-sent document would look like a clean end.
+"""
+
+from __future__ import annotations
+
+from wai_protocol.errors import Fault
+from wai_protocol.surface import Headers
+from wai_relay.http.exchange import Exchange
+
+from .dialects import EVENT_STREAM, DialectRules, UsageReader
+
+
+class Reply:
+    """One request's response. Whoever begins it does so here; its bytes go to `exchange`.
+
+    `reader`: who watches what passes, if an upstream's answer does; it knows whether an event was
+    half sent.
+    """
+
+    __slots__ = ("_streamed", "exchange", "reader", "rules")
+
+    def __init__(self, exchange: Exchange, rules: DialectRules) -> None:
+        self.exchange = exchange
+        self.rules = rules
+        self.reader: UsageReader | None = None
+        self._streamed = False
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Send the head."""
+        content_type = dict(headers).get(b"content-type", b"").strip().lower()
+        self._streamed = content_type.startswith((self.rules.stream_type, EVENT_STREAM))
+        self.exchange.start(status, headers)
+
+    def break_off(self, fault: Fault, message: str) -> None:
+        """End what has begun so that nobody takes it for whole."""
+        if not self._streamed:
+            self.exchange.abort()
+            return
+        half = b"" if self.reader is None else self.reader.broken()
+        self.exchange.write(half + self.rules.error_event(fault, message))
+        self.exchange.end()
