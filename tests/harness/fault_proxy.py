@@ -176,22 +176,28 @@ class FaultProxy:
         await self._stop.wait()
         server.close()
         self.reset_here()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Not only ours: asyncio has one for a connection that it is just accepting.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # a closed transport lets go of its socket in the next turn
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._forward(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError):
             _reset(writer)
             return
         link = _Link(self, (reader, writer), far)
         self._links.append(link)
         self.connections += 1
-        task = self._loop.create_task(link.run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        await link.run()
 
     def _set(self, **weather: object) -> None:
         def change() -> None:
@@ -240,14 +246,20 @@ class _Link:
         )
         over = asyncio.ensure_future(self._over.wait())
         try:
-            await asyncio.wait((both, over), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            both.cancel()
-            over.cancel()
-            await asyncio.gather(both, over, return_exceptions=True)
-            self._proxy.forget(self)
+            try:
+                await asyncio.wait((both, over), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                both.cancel()
+                over.cancel()
+                await asyncio.gather(both, over, return_exceptions=True)
+                self._proxy.forget(self)
+            self.close()
             for _, writer in (self._dialler, self._target):
-                writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
+        finally:  # what one that does not read has left over is dropped with the proxy
+            for _, writer in (self._dialler, self._target):
+                writer.transport.abort()
 
     def reset(self) -> None:
         """End it by RST."""
