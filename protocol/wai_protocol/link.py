@@ -20,6 +20,10 @@ _ACK: Final = int(FrameType.ACK)
 _PING: Final = int(FrameType.PING)
 _PONG: Final = int(FrameType.PONG)
 
+MEASURE_EVERY_S: Final = 0.25
+"""Between two looks at the round trip of a connection under load; the first look, right after the
+handshake, finds an end that is busy starting."""
+
 
 class Link:
     """One end of a resumable byte stream. Offsets count from 0 at the session's start."""
@@ -29,6 +33,7 @@ class Link:
         "_dead_s",
         "_flushed",
         "_heard_at",
+        "_measured_at",
         "_oldest",
         "_ping_s",
         "_ping_sent_at",
@@ -48,7 +53,8 @@ class Link:
         self.received = 0
         """Bytes of whole session frames that came in: the offset told at the next handshake."""
         self.rtt_s: float | None = None
-        """The last measured round trip, None before the first PONG."""
+        """The shortest round trip of this connection, None before its first PONG. Most under load
+        are longer by what waits in queues, our own bytes among it."""
         self.window_bytes = window_bytes
         self._ping_s = limits.ping_s
         self._dead_s = limits.dead_s
@@ -59,7 +65,8 @@ class Link:
         self._replay: Iterator[bytes] | None = None
         self._acknowledged = 0  # the last offset that the peer was told
         self._heard_at = 0.0
-        self._ping_sent_at: float | None = None
+        self._ping_sent_at: float | None = None  # of the one that is not answered
+        self._measured_at = 0.0  # when the last one was sent
         self._pings = 0
         self._pong: int | None = None
 
@@ -76,6 +83,7 @@ class Link:
         self._replay = iter(tuple(self._unacknowledged)) if self._unacknowledged else None
         self._acknowledged = self.received  # HELLO and WELCOME told the peer
         self._heard_at = now
+        self.rtt_s = None
         self._ping_sent_at = None
         self._pong = None
         self.attached = True
@@ -160,7 +168,8 @@ class Link:
             self._pong = number
         elif kind == _PONG:
             if self._ping_sent_at is not None and number == self._pings:
-                self.rtt_s = now - self._ping_sent_at
+                took_s = now - self._ping_sent_at
+                self.rtt_s = took_s if self.rtt_s is None else min(took_s, self.rtt_s)
                 self._ping_sent_at = None
         else:
             raise RemoteProtocolError(f"frame type {kind} does not belong here")
@@ -188,8 +197,12 @@ class Link:
     def ping(self, now: float) -> bytes:
         """A PING to be sent now: to measure the round trip, or to hear whether the peer lives."""
         self._pings += 1
-        self._ping_sent_at = now
+        self._ping_sent_at = self._measured_at = now
         return pack((_PING, self._pings))
+
+    def measure_due(self, now: float) -> bool:
+        """Whether the round trip is worth another look, by one whose windows depend on it."""
+        return self._ping_sent_at is None and now - self._measured_at >= MEASURE_EVERY_S
 
     def next_deadline(self) -> float | None:
         """When `ping_due` or `is_dead` will be true if nothing comes in; None while detached."""

@@ -107,7 +107,7 @@ class Session:
 
     @property
     def rtt_s(self) -> float | None:
-        """The last measured round trip in seconds, None if not measured yet."""
+        """The shortest round trip of this connection in seconds, None if not measured yet."""
         return self._link.rtt_s
 
     @property
@@ -455,6 +455,8 @@ class Session:
         increment = stream.consume(size, self._link.rtt_s, self._growth, self._now)
         if increment:
             self._send(f.Credit(stream_id, increment))
+            if self._link.measure_due(self._now):
+                self._probe = self._link.ping(self._now)
         return increment > 0
 
     def fail_streams(self, fault: Fault, reason: str) -> list[Event]:

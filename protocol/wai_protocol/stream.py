@@ -2,8 +2,8 @@
 
 Each direction is open until END; RESET ends both. The sender may have as many bytes of DATA on
 their way as the receiver gave credit for. The receiver gives credit back in small parts of a
-window, and more than was used where the window proves too small for the distance: then it grows
-eightfold, or at once to what an earlier stream of the session grew to.
+window, and more than was used where the window proves too small for the rate and the distance: then
+it grows to what they need, or at once to what an earlier stream of the session grew to.
 """
 
 from __future__ import annotations
@@ -14,13 +14,20 @@ from typing import Final
 from .errors import Fault, LocalProtocolError, RemoteProtocolError
 from .limits import CREDIT_EVERY_BYTES, MAX_DATA_BYTES, MAX_STREAM_WINDOW_BYTES
 
-GROWTH_ROUND_TRIPS: Final = 2
-"""Half a window used within this many round trips: the window, not the reader, is the brake."""
+HEADROOM: Final = 2
+"""How many round trips' worth of what its reader takes a window holds. At one it is itself the
+brake; what is beyond lies in queues on the way, where another stream's token waits behind it."""
 
 GROWTH_FACTOR: Final = 8
-"""What a window grows by: from 64 KiB to 8 MiB in three round trips. Doubling takes seven, and at
-200 ms a body of 60 MiB then came at half of what one TCP connection carries."""
+"""What a window grows by at most: from 64 KiB to 8 MiB in three round trips. Doubling takes seven,
+and at 200 ms a body of 60 MiB then came at half of what one TCP connection carries."""
 
+TURNS_S: Final = 0.0005
+"""What two busy ends add to a round trip over a short way: each takes a turn of its loop."""
+
+TIMED_S: Final = 0.02
+"""For how long at least a reader is timed whose way is shorter: turns of a busy loop are uneven,
+and a window keeps what one of them let it grow to."""
 
 WHOLE_RECORD_BYTES: Final = MAX_DATA_BYTES - 16
 """What a long write is cut into: with its frame's head, at most 13 bytes, it fills one TLS record.
@@ -189,21 +196,27 @@ class Stream:
         self._unreported = 0
         self._used += increment
         if self._used * 2 >= self.window:
-            if rtt_s is not None and now - self._measured_at < GROWTH_ROUND_TRIPS * rtt_s:
-                increment += self._grow(budget)
-            self.measure_from(now)
+            elapsed_s = now - self._measured_at
+            if rtt_s is not None and (rtt_s >= TIMED_S or elapsed_s >= TIMED_S):
+                increment += self._grow(rtt_s + TURNS_S, elapsed_s, budget)
+                self.measure_from(now)
         self.credit_in += increment
         return increment
 
     def measure_from(self, now: float) -> None:
-        """Time how long half a window lasts: from here, not from when the answer was not there."""
+        """Time the reader from here, not from when the answer was not there."""
         self._used = 0
         self._measured_at = now
 
-    def _grow(self, budget: GrowthBudget) -> int:
-        """By how much the window grows."""
-        wanted = max(self.window * GROWTH_FACTOR, budget.proven_bytes)
-        growth = min(min(wanted, MAX_STREAM_WINDOW_BYTES) - self.window, budget.share)
+    def _grow(self, rtt_s: float, elapsed_s: float, budget: GrowthBudget) -> int:
+        """By how much the window grows, its reader having used `_used` bytes in `elapsed_s`."""
+        wanted, needed = self.window * GROWTH_FACTOR, HEADROOM * rtt_s * self._used
+        if needed < wanted * elapsed_s:
+            wanted = int(needed / elapsed_s)
+        if wanted <= self.window:
+            return 0
+        wanted = min(max(wanted, budget.proven_bytes), MAX_STREAM_WINDOW_BYTES)
+        growth = min(wanted - self.window, budget.share)
         if growth <= 0 or not budget.take(growth):
             return 0
         self.window += growth

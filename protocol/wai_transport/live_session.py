@@ -5,7 +5,8 @@ older one; when a connection dies it waits for the next until its time to live i
 nothing: what is sent, when a peer counts as dead and what a stream may do is the core's business.
 
 It writes once per loop turn, whatever happened in that turn, and never more than the transport
-takes, so that the session can choose anew what goes first.
+takes, so that the session can choose anew what goes first. Its clock is the loop's, read for
+itself: uvloop's `time` counts whole milliseconds, and a round trip may take less.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import enum
 import logging
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -120,7 +122,7 @@ class LiveSession:
             self.core.detach()
             old.drop()
         try:
-            self.core.attach(peer_received, self._loop.time(), peer=peer)
+            self.core.attach(peer_received, time.monotonic(), peer=peer)
         except RemoteProtocolError:
             self._start_expiry()
             raise
@@ -155,7 +157,7 @@ class LiveSession:
     def probe(self) -> None:
         """Ask for a sign of life now."""
         if self._connection is not None:
-            self.core.probe(self._loop.time())
+            self.core.probe(time.monotonic())
             self.wake()
 
     def _lost(self, connection: _Connection) -> None:
@@ -217,7 +219,7 @@ class LiveSession:
         if connection is not self._connection:
             return
         try:
-            events = self.core.receive_data(data, self._loop.time())
+            events = self.core.receive_data(data, time.monotonic())
         except RemoteProtocolError as error:
             _log.error("the peer broke the protocol: %s", error)
             self._end(Ended.BROKEN, error.fault, str(error))
@@ -254,7 +256,7 @@ class LiveSession:
 
     def _timeout(self) -> None:
         self._timer = None
-        self._deliver(self.core.handle_timeout(self._loop.time()))
+        self._deliver(self.core.handle_timeout(time.monotonic()))
         self._arm_timer()
         self.wake()
 

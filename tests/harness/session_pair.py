@@ -53,6 +53,8 @@ class End:
         """Streams whose head it sent (node) or got (relay)."""
         self.over: dict[int, str] = {}
         """Streams whose other direction is over: "end" or "reset"."""
+        self.told: set[int] = set()
+        """Streams that the other end has reset."""
         self.opened: list[int] = []
         self.replies: list[int] = []
         self.events: list[Event] = []
@@ -103,7 +105,11 @@ class End:
                     assert stream not in self.over, "ended twice"
                     self.over[stream] = "end"
                 case StreamReset(stream):
-                    assert self.over.get(stream) != "reset", "reset twice"
+                    assert stream not in self.told, "told of a reset twice"
+                    self.told.add(stream)
+                    # A node hears also of one that crossed its own: what it took is asked for.
+                    crossed = self.over.get(stream) == "reset"
+                    assert self.role is Role.NODE or not crossed, "told after its own reset"
                     self.over[stream] = "reset"
                 case Writable(stream):
                     assert stream in self.stopped, "Writable that was not owed"

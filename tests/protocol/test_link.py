@@ -7,7 +7,7 @@ import pytest
 
 from wai_protocol.errors import RemoteProtocolError
 from wai_protocol.limits import ACK_EVERY_BYTES, Limits
-from wai_protocol.link import Link
+from wai_protocol.link import MEASURE_EVERY_S, Link
 
 ACK, PING, PONG = 5, 6, 7
 FRAMES = [b"a" * 10, b"b" * 20, b"c" * 30]
@@ -180,3 +180,22 @@ def test_only_the_answer_to_the_last_ping_measures_the_way() -> None:
     assert link.rtt_s == 0.5
     link.receive_link_frame([PONG, 2], 9.0)  # said twice
     assert link.rtt_s == 0.5
+
+
+def test_queues_on_a_busy_way_do_not_count_as_its_length() -> None:
+    link = sending()
+    for sent_at, took_s in ((1.0, 0.5), (2.0, 0.2), (3.0, 0.9)):
+        link.ping(sent_at)
+        link.receive_link_frame([PONG, int(sent_at)], sent_at + took_s)
+    assert link.rtt_s == pytest.approx(0.2)
+    link.attach(link._oldest, 5.0)
+    assert link.rtt_s is None  # another connection may go another way
+
+
+def test_a_busy_way_is_looked_at_again_but_not_while_an_answer_is_out() -> None:
+    link = sending()
+    link.ping(1.0)
+    assert not link.measure_due(9.0)
+    link.receive_link_frame([PONG, 1], 1.1)
+    assert not link.measure_due(1.0 + MEASURE_EVERY_S / 2)
+    assert link.measure_due(1.0 + MEASURE_EVERY_S)

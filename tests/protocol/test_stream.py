@@ -7,7 +7,7 @@ import pytest
 from wai_protocol import frames as f
 from wai_protocol.errors import Fault, LocalProtocolError, RemoteProtocolError
 from wai_protocol.limits import CREDIT_EVERY_BYTES, MAX_DATA_BYTES, MAX_STREAM_WINDOW_BYTES
-from wai_protocol.stream import GrowthBudget, Stream
+from wai_protocol.stream import TIMED_S, TURNS_S, GrowthBudget, Stream
 
 
 def stream(window_in: int = 1000, window_out: int = 1000) -> Stream:
@@ -75,19 +75,38 @@ def test_a_window_that_is_the_brake_grows_and_only_that() -> None:
     budget = GrowthBudget(1 << 30)
     receiver = stream()
     receiver.receive(1000)
-    assert receiver.consume(500, 0.2, budget, 0.3) == 500 + 7000
-    assert receiver.consume(500, 0.2, budget, 0.3) == 0  # half of 8000 is not used yet
+    assert receiver.consume(500, 0.2, budget, 0.01) == 500 + 7000
+    assert receiver.consume(500, 0.2, budget, 0.01) == 0  # half of 8000 is not used yet
     assert receiver.window == 8000
     slow = stream()
     slow.receive(1000)
     assert slow.consume(500, 0.2, budget, 0.5) == 500
 
 
+def test_a_window_grows_to_two_round_trips_of_what_its_reader_takes() -> None:
+    receiver = stream()
+    receiver.receive(1000)
+    rtt_s = 0.2
+    assert receiver.consume(500, rtt_s, GrowthBudget(1 << 30), 0.1) == 500 + 1005
+    assert receiver.window == int(2 * (rtt_s + TURNS_S) * 5000)
+
+
+def test_one_quick_turn_on_a_short_way_makes_no_large_window() -> None:
+    budget = GrowthBudget(1 << 30)
+    receiver = stream()
+    receiver.receive(1000)
+    assert receiver.consume(500, 0.001, budget, 0.0001) == 500
+    assert receiver.consume(500, 0.001, budget, 0.0002) == 500
+    receiver.receive(1000)
+    assert receiver.consume(500, 0.001, budget, TIMED_S) == 500  # 75 kB/s need no more
+    assert receiver.window == 1000
+
+
 def test_time_before_the_answer_began_makes_no_slow_reader() -> None:
     receiver = stream()
     receiver.measure_from(9.0)  # a long prefill
     receiver.receive(1000)
-    assert receiver.consume(500, 0.2, GrowthBudget(1 << 30), 9.3) == 500 + 7000
+    assert receiver.consume(500, 0.2, GrowthBudget(1 << 30), 9.01) == 500 + 7000
 
 
 def test_a_stream_need_not_find_out_again_what_an_earlier_one_found() -> None:
