@@ -14,16 +14,14 @@ from typing import Final
 from .errors import Fault, LocalProtocolError, RemoteProtocolError
 from .limits import CREDIT_EVERY_BYTES, MAX_DATA_BYTES, MAX_STREAM_WINDOW_BYTES
 
-HEADROOM: Final = 2
+HEADROOM: Final = 4
 """How many round trips' worth of what its reader takes a window holds. At one it is itself the
-brake; what is beyond lies in queues on the way, where another stream's token waits behind it."""
+brake; what is beyond lies in queues on the way, where another stream's token waits behind it. Two
+would do for a steady flow; but each growth is a doubling then, and busy loops add to the way."""
 
 GROWTH_FACTOR: Final = 8
 """What a window grows by at most: from 64 KiB to 8 MiB in three round trips. Doubling takes seven,
 and at 200 ms a body of 60 MiB then came at half of what one TCP connection carries."""
-
-TURNS_S: Final = 0.0005
-"""What two busy ends add to a round trip over a short way: each takes a turn of its loop."""
 
 TIMED_S: Final = 0.02
 """For how long at least a reader is timed whose way is shorter: turns of a busy loop are uneven,
@@ -198,7 +196,7 @@ class Stream:
         if self._used * 2 >= self.window:
             elapsed_s = now - self._measured_at
             if rtt_s is not None and (rtt_s >= TIMED_S or elapsed_s >= TIMED_S):
-                increment += self._grow(rtt_s + TURNS_S, elapsed_s, budget)
+                increment += self._grow(rtt_s, elapsed_s, budget)
                 self.measure_from(now)
         self.credit_in += increment
         return increment
