@@ -62,7 +62,9 @@ def view_of(node: LiveNode) -> NodeView:
         ModelView(**{name: getattr(model, name) for name in ModelView.__struct_fields__})
         for model in (node.status.models if there else ())
     )
-    told = [model.slots_total for model in serving if model.slots_total is not None]
+    # What is downloading or starting takes no request: its slots are none that anybody can have.
+    ready = [model for model in serving if model.ready]
+    told = [model.slots_total for model in ready if model.slots_total is not None]
     return NodeView(
         id=node.record.id,
         name=node.record.name,
@@ -70,7 +72,7 @@ def view_of(node: LiveNode) -> NodeView:
         models=tuple(dict.fromkeys(model.id for model in serving)),
         serving=serving,
         slots_total=sum(told) if told else None,
-        slots_busy=sum(model.slots_busy for model in serving),
+        slots_busy=sum(model.slots_busy for model in ready),
         queued=sum(model.queued for model in serving),
         reconnects=node.reconnects,
         connected_at=node.connected_at,

@@ -163,6 +163,14 @@ async def test_an_offline_node_serves_nothing_whatever_it_said_last(api: Api) ->
     assert (node["models"], node["slots_total"]) == ([], None)
 
 
+async def test_a_model_that_is_still_downloading_has_no_slots_to_give(api: Api) -> None:
+    serving = ModelStatus("m", "llama", slots_total=4, slots_busy=1)
+    coming = replace(serving, id="big", upstream="managed", ready=False)
+    api.fleet.known = [make_node(status=NodeStatus((serving, coming)))]
+    _, node = await api.call("GET", "/nodes/box")
+    assert (node["slots_total"], node["slots_busy"], node["models"]) == (4, 1, ["m", "big"])
+
+
 async def test_every_change_is_in_the_audit_log_and_no_secret_is(api: Api, clock: Clock) -> None:
     api.fleet.known = [make_node()]
     _, key = await api.call("POST", "/keys", {"name": "app"})
