@@ -19,7 +19,7 @@ from bench.routing.node import Job, Node, NodeSpec
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.policy.prefixes import WarmPrefixes
 from wai_relay.policy.scheduler import Placement, Result, Scheduler, Ticket, Tokens
-from wai_relay.policy.selection import Demand
+from wai_relay.policy.selection import MIN_ANSWER_TOKENS, Demand
 
 MODEL: Final = "model"
 # A relay guesses a prompt's tokens from its bytes: off by up to this much either way.
@@ -202,16 +202,17 @@ class Ours(Policy):
 
     def arrive(self, job: Job, now: float) -> None:
         request = job.request
-        error = self.rng.uniform(1 - ESTIMATE_ERROR, 1 + ESTIMATE_ERROR)
-        need = request.prompt_tokens + request.output_tokens
+        # Fit is decided by the truth for every policy: a misfit would be an error, not a wait. So
+        # the guess never says that a prompt is too long for a node where it fits.
+        able = [self.specs[i] for i in self.fits(job)]
+        longest = min(spec.context_tokens for spec in able) - MIN_ANSWER_TOKENS
+        guess = self.rng.uniform(1 - ESTIMATE_ERROR, 1 + ESTIMATE_ERROR) * request.prompt_tokens
         demand = Demand(
             MODEL,
-            max(1, round(request.prompt_tokens * error)),
+            max(1, min(round(guess), longest)),
             prefix=request.blocks,
-            # Fit is decided by the truth for every policy: a misfit would be an error, not a wait.
-            nodes=frozenset(s.name for s in self.specs if s.context_tokens >= need),
+            nodes=frozenset(spec.name for spec in able),
         )
-        demand = demand._replace(prompt_tokens=min(demand.prompt_tokens, 100_000))
         ticket = self.scheduler.submit(demand, "key", now, max_wait_s=1e9)
         if ticket.placement is not None:
             self._go(job, ticket)

@@ -41,6 +41,9 @@ TIE_RATIO: Final = 1.02
 FED_S: Final = 0.3
 # Waiting for a busy node must promise this much less than the best free slot: the slot is certain.
 WAIT_GAIN: Final = 0.8
+# What it may take longer where an answer of the usual length has room, if the caller named none:
+# most answers are shorter than the mean, which is no reason to stand in a long line.
+ROOM_S: Final = 10.0
 # How long a request may wait for a slot of ours, where a provider could take it at once. Money and
 # privacy are worth more than seconds; callers' patience, and the limits of proxies, are not longer.
 OVERFLOW_AFTER_S: Final = 10.0
@@ -210,7 +213,7 @@ def select(
         if not able:
             return _refusal(demand, candidates, scores)
     own = [i for i in able if candidates[i].own]
-    weighed = _roomy(demand, candidates, own or able)
+    weighed = _roomy(demand, candidates, scores, own or able)
     best = _best(candidates, scores, weighed, turn)
     if len(own) < len(able) and demand.pin is None and reason is None:
         if not own:
@@ -327,12 +330,19 @@ def _exclusion(demand: Demand, candidate: Candidate) -> str:
     return ""
 
 
-def _roomy(demand: Demand, candidates: Sequence[Candidate], able: Sequence[int]) -> Sequence[int]:
-    """Those of `able` where the answer is not cut short; all of them if it is everywhere."""
+def _roomy(
+    demand: Demand, candidates: Sequence[Candidate], scores: Sequence[Score], able: Sequence[int]
+) -> Sequence[int]:
+    """Those of `able` where the answer is not cut short, if there are such and they are worth their
+    wait; else all."""
     if len(able) == 1:
         return able
     full = demand.full_context
-    return [i for i in able if (candidates[i].model.context_tokens or full) >= full] or able
+    roomy = [i for i in able if (candidates[i].model.context_tokens or full) >= full]
+    if not roomy or len(roomy) == len(able) or demand.max_output_tokens is not None:
+        return roomy or able
+    soonest_s = min(scores[i].cost_s for i in able)
+    return roomy if min(scores[i].cost_s for i in roomy) <= soonest_s + ROOM_S else able
 
 
 def _best(

@@ -89,6 +89,14 @@ def test_an_answer_that_would_be_cut_short_goes_where_it_is_not() -> None:
     assert select(demand, nodes[:1]).node == "fast"  # better a long answer cut than none
 
 
+def test_room_for_an_answer_that_is_only_guessed_is_not_worth_a_long_line() -> None:
+    demand = Demand("m", 1000, expected_output_tokens=10_000.0)
+    near = [node("fast"), node("roomy", context_tokens=32_768, prefill_tps=1000.0)]
+    assert select(demand, near).node == "roomy"
+    far = [node("fast"), node("roomy", context_tokens=32_768, prefill_tps=50.0)]
+    assert select(demand, far).node == "fast"
+
+
 def test_a_pin_is_kept_though_another_is_better() -> None:
     decision = select(ASK._replace(pin="slow"), [node("fast"), node("slow", prefill_tps=10.0)])
     assert (decision.node, decision.reason) == ("slow", Reason.PINNED)
