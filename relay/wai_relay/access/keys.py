@@ -13,7 +13,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
@@ -226,9 +226,13 @@ class KeyRing:
         rows = await self._store.read("SELECT * FROM api_keys WHERE id = $1", key_id)
         return _key_from_row(rows[0]) if rows else None
 
-    async def names(self) -> dict[str, str]:
-        """What each key is called, by id, also those that were revoked."""
-        return {row["id"]: row["name"] for row in await self._store.read(_NAMES)}
+    async def names(self, ids: Sequence[str] | None = None) -> dict[str, str]:
+        """What each key (or each of `ids`) is called, by id, also those that were revoked."""
+        if ids is None:
+            return {row["id"]: row["name"] for row in await self._store.read(_NAMES)}
+        places = ", ".join(f"${n}" for n in range(1, len(ids) + 1))
+        rows = await self._store.read(f"{_NAMES} WHERE id IN ({places})", *ids) if ids else []
+        return {row["id"]: row["name"] for row in rows}
 
     def _keep(self, key: ApiKey) -> None:
         self._by_hash[key.sha256] = key

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from wai_protocol.errors import RequestError
 from wai_relay.usage.csv_text import csv_text
-from wai_relay.usage.report import GROUPINGS, Grouping, UsageRow
+from wai_relay.usage.report import GROUPINGS, TIMES, Grouping, UsageRow
 from wai_relay.usage.rollups import DAY_S
 
 from .context import Context
@@ -18,18 +18,21 @@ from .endpoint import NO_STORE, Call, Endpoint, Query
 
 DEFAULT_DAYS: Final = 7
 MAX_HOURS_ASKED_S: Final = 31 * DAY_S  # by the hour: each is a row, for each hour there is
+MAX_TOP: Final = 500  # rows: more than that is what the CSV is for
 _COLUMNS: Final = tuple(field.name for field in fields(UsageRow))
 
 
 class UsageList(Struct, frozen=True):
     """Sums of what began from `since` up to `until`. `names`: what the keys that are groups are
-    called."""
+    called. With `limit`, `others` adds up the `other_groups` that are not in `data`."""
 
     by: str
     since: float
     until: float
     data: list[UsageRow]
     names: dict[str, str]
+    others: UsageRow | None = None
+    other_groups: int = 0
 
 
 async def get_usage(context: Context, call: Call) -> UsageList | Response:
@@ -42,18 +45,24 @@ async def get_usage(context: Context, call: Call) -> UsageList | Response:
         raise RequestError("since must be before until")
     if by == "hour" and until - since > MAX_HOURS_ASKED_S:
         raise RequestError("by the hour, ask for at most 31 days")
-    rows = await context.usage.usage(
-        by, since, until, key=asked.get("key"), model=asked.get("model"), node=asked.get("node")
-    )
+    only = {name: asked.get(name) for name in ("key", "model", "node")}
+    others, other_groups = None, 0
+    if most := asked.get("limit"):
+        if by in TIMES or asked.get("format") == "csv":
+            raise RequestError("limit goes with by=key, by=model or by=node, and not with csv")
+        top = await context.usage.top(by, since, until, most, **only)
+        rows, others, other_groups = top.rows, top.others, top.other_groups
+    else:
+        rows = await context.usage.usage(by, since, until, **only)
     names: dict[str, str] = {}
     if by == "key":
-        names = await context.keys.names()
+        names = await context.keys.names([row.group for row in rows] if most else None)
     if asked.get("format") == "csv":
         named = ({**asdict(row), "name": names.get(row.group, "")} for row in rows)
         text = csv_text(("group", "name", *_COLUMNS[1:]), named)
         return Response(text, 200, NO_STORE, "text/csv; charset=utf-8")
     shown = {row.group: names[row.group] for row in rows if row.group in names}
-    return UsageList(by, since, until, rows, shown)
+    return UsageList(by, since, until, rows, shown, others, other_groups)
 
 
 ENDPOINTS: Final = (
@@ -67,6 +76,7 @@ ENDPOINTS: Final = (
             Query("key", str, "only this key's id"),
             Query("model", str, "only this model"),
             Query("node", str, "only this node"),
+            Query("limit", int, "the most used only, and the others as one row (all)", 1, MAX_TOP),
             Query("format", str, "json or csv", choices=("json", "csv")),
         ),
     ),

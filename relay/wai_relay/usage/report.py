@@ -18,6 +18,7 @@ from .rollups import COUNTERS, DAY_S, HOUR_S
 
 Grouping = Literal["key", "model", "node", "day", "hour"]
 GROUPINGS: Final[tuple[Grouping, ...]] = get_args(Grouping)
+TIMES: Final = frozenset({"day", "hour"})  # told in order and whole, never as the most used
 _COLUMNS: Final = {"key": "key_id", "model": "model", "node": "node"}
 _SUMS: Final = ", ".join(f"sum({name}) AS {name}" for name in COUNTERS)
 
@@ -46,6 +47,16 @@ class UsageRow:
     cost: float
 
 
+@dataclass(frozen=True, slots=True)
+class UsageTop:
+    """The groups with most requests, and all the `other_groups` as one row whose group is "";
+    None where there are no others."""
+
+    rows: list[UsageRow]
+    others: UsageRow | None
+    other_groups: int
+
+
 class UsageReport:
     """Questions to the stored roll-ups, which are a second behind at most."""
 
@@ -70,14 +81,61 @@ class UsageReport:
         group = _group_expression(by)
         # Only our own words are put into these texts; what callers say goes by parameter.
         of_sums = f"SELECT {group} AS grp, {_SUMS} FROM usage_rollups"  # noqa: S608
-        of_bins = f"SELECT {group} AS grp, bin, sum(requests) AS requests FROM usage_ttft"  # noqa: S608
         sums = await self._store.read(f"{of_sums} WHERE {where} GROUP BY grp", *values)
-        counts = await self._store.read(f"{of_bins} WHERE {where} GROUP BY grp, bin", *values)
+        timed = by in TIMES
+        sums.sort(key=lambda row: row["grp"] if timed else (-row["requests"], row["grp"]))
+        return await self._rows(by, sums, where, values)
+
+    async def top(
+        self,
+        by: Grouping,
+        since: float,
+        until: float,
+        most: int,
+        *,
+        key: str | None = None,
+        model: str | None = None,
+        node: str | None = None,
+    ) -> UsageTop:
+        """As `usage` by key, model or node, but at most `most` rows and the rest as one: what
+        it costs to tell grows with `most`, not with the keys there are. Raises `StoreError`."""
+        where, values = _where(
+            by, since, until, (("key_id", key), ("model", model), ("node", node))
+        )
+        column = _COLUMNS[by]
+        of_sums = f"SELECT {column} AS grp, {_SUMS} FROM usage_rollups WHERE {where}"  # noqa: S608
+        most_first = f"GROUP BY grp ORDER BY requests DESC, grp LIMIT ${len(values) + 1}"
+        sums = await self._store.read(f"{of_sums} {most_first}", *values, most)
+        if not sums:
+            return UsageTop([], None, 0)
+        named = ", ".join(f"${len(values) + 1 + n}" for n in range(len(sums)))
+        chosen: list[Value] = [*values, *(row["grp"] for row in sums)]
+        rows = await self._rows(by, sums, f"{where} AND {column} IN ({named})", chosen)
+        if len(sums) < most:
+            return UsageTop(rows, None, 0)
+        others = f"{where} AND {column} NOT IN ({named})"
+        of_rest = f"SELECT count(DISTINCT {column}) AS others, {_SUMS} FROM usage_rollups"  # noqa: S608
+        [rest] = await self._store.read(f"{of_rest} WHERE {others}", *chosen)
+        number = rest.pop("others")
+        if not number:
+            return UsageTop(rows, None, 0)
+        of_bins = "SELECT bin, sum(requests) AS requests FROM usage_ttft"
+        counts = await self._store.read(f"{of_bins} WHERE {others} GROUP BY bin", *chosen)
+        bins = {row["bin"]: int(row["requests"]) for row in counts}
+        return UsageTop(rows, _row(rest, "", bins), number)
+
+    async def _rows(
+        self, by: Grouping, sums: list[Row], where: str, values: list[Value]
+    ) -> list[UsageRow]:
+        """`sums`, each with the times to first token that are stored beside it."""
+        of_bins = f"SELECT {_group_expression(by)} AS grp, bin, sum(requests) AS requests"
+        counts = await self._store.read(
+            f"{of_bins} FROM usage_ttft WHERE {where} GROUP BY grp, bin",
+            *values,
+        )
         bins: defaultdict[Any, dict[int, int]] = defaultdict(dict)
         for row in counts:
             bins[row["grp"]][row["bin"]] = int(row["requests"])
-        timed = by in ("day", "hour")
-        sums.sort(key=lambda row: row["grp"] if timed else (-row["requests"], row["grp"]))
         return [_row(row, _label(by, row["grp"]), bins[row["grp"]]) for row in sums]
 
 

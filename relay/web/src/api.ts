@@ -101,6 +101,9 @@ export interface UsageRow {
 export interface Usage {
   data: UsageRow[];
   names: Record<string, string>;
+  /** What `data` leaves out, added up. */
+  others: UsageRow | null;
+  other_groups: number;
 }
 
 export class ApiError extends Error {

@@ -256,10 +256,31 @@ async def test_usage_is_told_as_json_and_as_csv_that_no_spreadsheet_runs(
     assert (await api.call("GET", "/usage?by=node&node=other"))[1]["data"] == []
 
 
+async def test_usage_of_ten_thousand_keys_is_asked_for_in_part(
+    api: Api, store: SqliteStore, clock: Clock
+) -> None:
+    first, _ = await api.context.keys.create("first")
+    await api.context.keys.create("unused")
+    for number, key in enumerate((first.id, first.id, "key_b", "key_c")):
+        used = RequestRecord(f"req_{number}", clock.now - 10, "POST", "/v1/chat/completions")
+        used.key_id, used.model, used.node, used.status = key, "m", "box", 200
+        await store.write(*writes_for([(used, "m")]))
+    _, answer = await api.call("GET", "/usage?by=key&limit=1")
+    assert [row["group"] for row in answer["data"]] == [first.id]
+    assert answer["names"] == {first.id: "first"}
+    assert (answer["others"]["requests"], answer["other_groups"]) == (2, 2)
+    _, answer = await api.call("GET", "/usage?by=key&limit=3")
+    assert (len(answer["data"]), answer["others"], answer["other_groups"]) == (3, None, 0)
+
+
 @pytest.mark.parametrize(
     "query",
     [
         "by=caller",
+        "by=day&limit=5",
+        "by=key&limit=5&format=csv",
+        "by=key&limit=0",
+        "by=key&limit=501",
         "since=5&until=5",
         "since=-1",
         "format=xml",

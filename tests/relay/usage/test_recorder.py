@@ -179,6 +179,27 @@ async def test_report_sums_by_each_grouping(books: Books) -> None:
     assert await prompts("model", node="mac", key="key_2") == {"m": 2}
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 9])
+async def test_the_most_used_and_the_rest_add_up_to_all(books: Books, most: int) -> None:
+    for n in range(1, 4):
+        for _ in range(n):
+            books.recorder.finish(record(key_id=f"key_{n}", prompt=n, ttft_ms=10.0**n))
+    books.recorder.flush()
+    whole = await books.today("key")
+    begin = books.time.now // DAY_S * DAY_S
+    top = await books.report.top("key", begin, begin + DAY_S, most)
+    assert top.rows == whole[:most]
+    left = whole[most:]
+    assert top.other_groups == len(left)
+    if not left:
+        assert top.others is None
+        return
+    assert top.others is not None
+    for name in ("requests", "prompt_tokens", "completion_tokens", "cost"):
+        assert getattr(top.others, name) == sum(getattr(row, name) for row in left)
+    assert top.others.ttft_p99_ms == max(row.ttft_p99_ms for row in left)
+
+
 async def test_a_time_that_begins_inside_a_day_counts_its_hours_once(books: Books) -> None:
     for hour in range(72):
         books.recorder.finish(record(started_at=NOON + hour * HOUR_S))

@@ -91,7 +91,7 @@ function card(node: NodeView, act: Act) {
                   <td data-label="Model" class="long">{model.id}</td>
                   <td data-label="Upstream" class="muted long">{model.upstream}</td>
                   <td data-label="Context" class="num">{compact(model.context_tokens)}</td>
-                  <td data-label="Slots" class="num">{model.slots_busy}/{model.slots_total ?? "?"}</td>
+                  <td data-label="Slots" class="num">{model.ready ? `${model.slots_busy}/${model.slots_total ?? "?"}` : "–"}</td>
                   <td data-label="Tokens/s" class="num">{rate(model.decode_tps)}</td>
                 </tr>
               ))}

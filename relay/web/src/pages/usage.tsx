@@ -9,7 +9,7 @@ import { Chart } from "../parts/chart";
 import { Empty, Page, Problem, paged, told } from "../parts/basics";
 
 const SPANS: [number, string][] = [[1, "24 hours"], [7, "7 days"], [30, "30 days"], [365, "A year"]];
-const SHOWN = 50; // rows a page
+const SHOWN = 50; // rows a page; of keys, models and nodes the most used, and the others as one
 const LOOK_MS = 5000; // what was used a moment ago shows up while the page is open
 const GROUPS = ["day", "key", "model", "node"] as const;
 
@@ -29,12 +29,13 @@ export function UsagePage() {
   useEffect(() => {
     void told(async () => {
       [table.value, timed.value] = await Promise.all([
-        get<Usage>(`/usage?by=${by.value}&since=${since}`),
+        get<Usage>(`/usage?by=${by.value}&since=${since}${by.value === "day" ? "" : `&limit=${SHOWN}`}`),
         get<Usage>(`/usage?by=${step}&since=${since}`),
       ]);
     }).then((said) => (problem.value = said));
   }, [days.value, by.value, looks.value]);
   const rows = table.value?.data ?? [];
+  const others = table.value?.others;
   const at = useSignal(0);
   const page = paged(rows, at, SHOWN, "rows");
   const points = everyStep(timed.value?.data ?? [], since, step === "day" ? 86_400 : 3600);
@@ -74,18 +75,9 @@ export function UsagePage() {
               </thead>
               <tbody>
                 {page.shown.map((row) => (
-                  <tr key={row.group}>
-                    <td>{table.value?.names[row.group] ?? (row.group || "–")}</td>
-                    <td class="num">{count(row.requests)}</td>
-                    <td class={row.errors ? "num bad" : "num"}>{count(row.errors)}</td>
-                    <td class="num">{compact(row.prompt_tokens)}</td>
-                    <td class="num">{compact(row.cached_tokens)}</td>
-                    <td class="num">{compact(row.completion_tokens)}</td>
-                    <td class="num">{ms(row.ttft_p50_ms)}</td>
-                    <td class="num">{ms(row.ttft_p99_ms)}</td>
-                    <td class="num">{rate(row.tokens_per_s)}</td>
-                  </tr>
+                  <Row key={row.group} row={row} name={table.value?.names[row.group] ?? (row.group || "–")} />
                 ))}
+                {others && <Row row={others} name={`${count(table.value?.other_groups)} others`} />}
               </tbody>
             </table>
             {page.turn}
@@ -93,6 +85,22 @@ export function UsagePage() {
         </>
       )}
     </Page>
+  );
+}
+
+function Row({ row, name }: { row: UsageRow; name: string }) {
+  return (
+    <tr>
+      <td>{name}</td>
+      <td class="num">{count(row.requests)}</td>
+      <td class={row.errors ? "num bad" : "num"}>{count(row.errors)}</td>
+      <td class="num">{compact(row.prompt_tokens)}</td>
+      <td class="num">{compact(row.cached_tokens)}</td>
+      <td class="num">{compact(row.completion_tokens)}</td>
+      <td class="num">{ms(row.ttft_p50_ms)}</td>
+      <td class="num">{ms(row.ttft_p99_ms)}</td>
+      <td class="num">{rate(row.tokens_per_s)}</td>
+    </tr>
   );
 }
 
