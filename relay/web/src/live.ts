@@ -2,26 +2,8 @@
 
 import { batch, signal } from "@preact/signals";
 import type { Deployment, NodeView, RequestRow } from "./api";
+import { type History, type Pulse, withPulse } from "./history";
 import { type Difference, applied, counted } from "./rows";
-
-export interface Pulse {
-  at: number;
-  tokens_per_s: number;
-  running: number;
-  queued: number;
-  requests_hour: number;
-  errors_hour: number;
-  tokens_hour: number;
-  ttft_p50_ms: number | null;
-  ttft_p99_ms: number | null;
-}
-
-export interface History {
-  step: number;
-  until: number;
-  rates: number[];
-  running: number[];
-}
 
 export const nodes = signal<ReadonlyMap<string, NodeView>>(new Map());
 export const requests = signal<ReadonlyMap<string, RequestRow>>(new Map());
@@ -65,14 +47,7 @@ export function startFeed(): void {
   });
   on<Pulse>("pulse", (told) => {
     pulse.value = told;
-    const last = history.value;
-    if (told.at <= last.until) return;
-    history.value = {
-      ...last,
-      until: told.at,
-      rates: [...last.rates.slice(1), told.tokens_per_s],
-      running: [...last.running.slice(1), told.running],
-    };
+    history.value = withPulse(history.value, told);
   });
   on<{ count: number }>("changed", (told) => (changes.value = told.count));
 }

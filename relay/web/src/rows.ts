@@ -35,10 +35,3 @@ export function pageOf<Row>(rows: readonly Row[], at: number, size: number): { a
   const page = Math.min(at, last);
   return { at: page, shown: rows.slice(page * size, (page + 1) * size) };
 }
-
-/** `rates` without the time before anything happened, but at least `least` of them. */
-export function sinceFirst(rates: readonly number[], least: number): readonly number[] {
-  const first = rates.findIndex((rate) => rate > 0);
-  const used = first < 0 ? 0 : rates.length - first;
-  return rates.slice(Math.max(0, rates.length - Math.max(least, Math.ceil(used * 1.1))));
-}

@@ -4,9 +4,9 @@ import { useComputed } from "@preact/signals";
 import { Chart } from "../parts/chart";
 import { Badge, Empty, Figure, Page } from "../parts/basics";
 import { byName, compact, count, ms, rate } from "../format";
+import { sinceFirst } from "../history";
 import { history, nodes, pulse } from "../live";
 import { go } from "../route";
-import { sinceFirst } from "../rows";
 
 const LEAST_S = 300; // what the chart spans at least: seconds alone show no shape
 const SHOWN = 60; // nodes on this page; all of them are on theirs

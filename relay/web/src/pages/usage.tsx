@@ -4,6 +4,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { type Usage, type UsageRow, get } from "../api";
 import { compact, count, ms, rate } from "../format";
+import { everyStep } from "../history";
 import { relayNow } from "../live";
 import { Chart } from "../parts/chart";
 import { Empty, Page, Problem, paged, told } from "../parts/basics";
@@ -38,7 +39,7 @@ export function UsagePage() {
   const others = table.value?.others;
   const at = useSignal(0);
   const page = paged(rows, at, SHOWN, "rows");
-  const points = everyStep(timed.value?.data ?? [], since, step === "day" ? 86_400 : 3600);
+  const points = everyStep(timed.value?.data ?? [], since, relayNow(), step === "day" ? 86_400 : 3600);
   return (
     <Page
       title="Usage"
@@ -102,17 +103,6 @@ function Row({ row, name }: { row: UsageRow; name: string }) {
       <td class="num">{rate(row.tokens_per_s)}</td>
     </tr>
   );
-}
-
-/** A point for each hour or day from `since` to now, zero where nothing was used. */
-function everyStep(rows: UsageRow[], since: number, step: number): { at: number; prompt: number; completion: number }[] {
-  const used = new Map(rows.map((row) => [Date.parse(row.group) / 1000, row]));
-  const points = [];
-  for (let at = Math.floor(since / step) * step; at <= relayNow(); at += step) {
-    const row = used.get(at);
-    points.push({ at, prompt: row?.prompt_tokens ?? 0, completion: row?.completion_tokens ?? 0 });
-  }
-  return points;
 }
 
 function Choice(props: { label: string; options: string[][]; value: string; onChoose: (value: string) => void }) {

@@ -1,0 +1,60 @@
+// The last hour of the relay's pulse, for the charts: pure functions.
+
+export interface Pulse {
+  at: number;
+  tokens_per_s: number;
+  running: number;
+  queued: number;
+  requests_hour: number;
+  errors_hour: number;
+  tokens_hour: number;
+  ttft_p50_ms: number | null;
+  ttft_p99_ms: number | null;
+}
+
+export interface History {
+  step: number;
+  until: number;
+  rates: number[];
+  running: number[];
+}
+
+/** `history` with the newest beat at its end and the oldest gone; a beat that it has changes nothing. */
+export function withPulse(history: History, told: Pulse): History {
+  if (told.at <= history.until) return history;
+  return {
+    ...history,
+    until: told.at,
+    rates: [...history.rates.slice(1), told.tokens_per_s],
+    running: [...history.running.slice(1), told.running],
+  };
+}
+
+/** `rates` without the time before anything happened, but at least `least` of them. */
+export function sinceFirst(rates: readonly number[], least: number): readonly number[] {
+  const first = rates.findIndex((rate) => rate > 0);
+  const used = first < 0 ? 0 : rates.length - first;
+  return rates.slice(Math.max(0, rates.length - Math.max(least, Math.ceil(used * 1.1))));
+}
+
+export interface Step {
+  at: number;
+  prompt: number;
+  completion: number;
+}
+
+/** A point for each `step` seconds from `since` to `until`, zero where nothing was used. */
+export function everyStep(
+  rows: readonly { group: string; prompt_tokens: number; completion_tokens: number }[],
+  since: number,
+  until: number,
+  step: number,
+): Step[] {
+  const used = new Map(rows.map((row) => [Date.parse(row.group) / 1000, row]));
+  const points = [];
+  for (let at = Math.floor(since / step) * step; at <= until; at += step) {
+    const row = used.get(at);
+    points.push({ at, prompt: row?.prompt_tokens ?? 0, completion: row?.completion_tokens ?? 0 });
+  }
+  return points;
+}
