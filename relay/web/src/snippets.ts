@@ -1,17 +1,20 @@
 // How an app calls this relay, ready to paste.
 
+/** By language. `model` may be any text: it is quoted for the shell and for each language. */
 export function snippets(base: string, key: string, model: string): Record<string, string> {
+  // JSON's strings are Python's and JavaScript's too; what a terminal would act on is escaped.
+  const name = JSON.stringify(model).replace(/[\x7f-\x9f]/g, (one) => `\\u00${one.charCodeAt(0).toString(16)}`);
   return {
     curl: `curl -N ${base}/chat/completions \\
   -H "Authorization: Bearer ${key}" \\
   -H "Content-Type: application/json" \\
-  -d '{"model": "${model}", "stream": true,
+  -d '{"model": ${name.replaceAll("'", "'\\''")}, "stream": true,
        "messages": [{"role": "user", "content": "Hello"}]}'`,
     Python: `from openai import OpenAI
 
 client = OpenAI(base_url="${base}", api_key="${key}")
 answer = client.chat.completions.create(
-    model="${model}",
+    model=${name},
     messages=[{"role": "user", "content": "Hello"}],
     stream=True,
 )
@@ -22,7 +25,7 @@ for chunk in answer:
 
 const client = new OpenAI({ baseURL: "${base}", apiKey: "${key}" });
 const answer = await client.chat.completions.create({
-  model: "${model}",
+  model: ${name},
   messages: [{ role: "user", content: "Hello" }],
   stream: true,
 });

@@ -3,7 +3,8 @@
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { type NodeView, post, remove } from "../api";
-import { byName, bytes, compact, count, date, rate, span } from "../format";
+import { hardware, upstreams } from "../detail";
+import { byName, compact, count, date, rate, span } from "../format";
 import { nodes, pulse, relayNow } from "../live";
 import { Badge, Code, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 import { Slots } from "./overview";
@@ -107,36 +108,6 @@ function Uptime(props: { since: number | null }) {
   pulse.value; // time goes on, whether or not anything else changed
   if (props.since === null) return <>–</>;
   return <span title={`connected since ${date(props.since)}`}>{span(relayNow() - props.since)}</span>;
-}
-
-interface UpstreamDetail {
-  name: string;
-  up: boolean;
-  error: string;
-}
-
-/** What the node says of its upstreams; it may be of another version, and say anything. */
-function upstreams(node: NodeView): UpstreamDetail[] {
-  const told = node.state === "offline" ? null : node.detail["upstreams"];
-  if (typeof told !== "object" || told === null) return [];
-  return Object.entries(told as Record<string, { up?: unknown; error?: unknown } | null>).map(([name, one]) => ({
-    name,
-    up: one?.up !== false,
-    error: String(one?.error ?? ""),
-  }));
-}
-
-function hardware(detail: Record<string, unknown>): string {
-  const cards = Array.isArray(detail["gpus"]) ? (detail["gpus"] as { name?: unknown; bytes?: unknown }[]) : [];
-  const cores = Number(detail["cpu_cores"]) || 0;
-  const ram = Number(detail["ram_bytes"]) || 0;
-  const said = [
-    ...cards.map((card) => `${String(card?.name ?? "GPU")}, ${bytes(Number(card?.bytes) || 0)}`),
-    [detail["cpu"], cores && `${cores} ${cores === 1 ? "core" : "cores"}`].filter(Boolean).join(", "),
-    ram && `${bytes(ram)} RAM`,
-    [detail["os"], detail["machine"]].filter(Boolean).join(" "),
-  ];
-  return said.filter(Boolean).join(" · ") || "–";
 }
 
 function AddNode(props: { onClose: () => void }) {

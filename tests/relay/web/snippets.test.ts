@@ -1,0 +1,26 @@
+import { deepEqual } from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { test } from "node:test";
+import { snippets } from "../../../relay/web/src/snippets";
+
+// A model's id is its node's word, and what stands here is pasted into a shell.
+const HOSTILE = ["x'; echo run; '", 'x", "a": "b', "x\\", "$(echo run)`echo run`", "two\nlines", "\u009b31m", "it's \"quoted\""];
+const shown = (model: string) => snippets("https://llm.example/v1", "wai_sk_1", model);
+
+test("a model's name is nothing but a name to a shell, whatever the node calls it", () => {
+  for (const model of HOSTILE) {
+    // `curl` is a function here that tells its last argument.
+    const script = `curl() { for last; do :; done; printf %s "$last"; }\n${shown(model)["curl"]}`;
+    const body = JSON.parse(execFileSync("sh", ["-c", script], { encoding: "utf8" })) as { model: string };
+    deepEqual(body.model, model);
+  }
+});
+
+test("nor does it end a string in an app's code", () => {
+  for (const model of HOSTILE) {
+    for (const [language, pattern] of [["Python", /model=("(?:[^"\\\n]|\\.)*"),\n/], ["JavaScript", /model: ("(?:[^"\\\n]|\\.)*"),\n/]] as const) {
+      const literal = pattern.exec(shown(model)[language] ?? "")?.[1] ?? "null";
+      deepEqual(JSON.parse(literal), model);
+    }
+  }
+});
