@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from wai_protocol.errors import RequestError, WaiError
+from wai_protocol.errors import RequestError, TransportError, WaiError
 
 from .admin_client import HUB_TIMEOUT_S, AdminClient
 from .output import print_json, print_lines, print_table
@@ -16,6 +17,8 @@ from .target import add_target_options, find_target
 
 LOOK_EVERY_S: Final = 0.25
 """As often as a node tells of a download's progress."""
+RELAY_AWAY_S: Final = 300.0
+"""A restart of the relay's machine with updates: longer than that, and somebody should look."""
 
 _EXAMPLES: Final = """\
 examples:
@@ -155,25 +158,41 @@ def _context(parsed: argparse.Namespace) -> int:
 
 def _follow(relay: AdminClient, view: dict[str, Any], *, context: int) -> dict[str, Any]:
     """Show how far a deployment is until it is served with at least `context` tokens, or will not
-    be. The node may be away for a while: what is wanted is on its disk."""
+    be. Node and relay may be away for a while: what is wanted is on the node's disk."""
     line = ProgressLine()
     node, model = view["node"], view["model"]
+    lost_at: float | None = None
     try:
+        line.show(_state_text(view), view["state"])
         while not _settled(view, context):
-            line.show(_state_text(view), view["state"])
             time.sleep(LOOK_EVERY_S)
-            found = [
-                d
-                for d in relay.get("/deployments")["data"]
-                if d["node"] == node and d["model"] == model
-            ]
+            try:
+                deployed = relay.get("/deployments")["data"]
+            except TransportError as error:
+                lost_at = time.monotonic() if lost_at is None else lost_at
+                if time.monotonic() - lost_at > RELAY_AWAY_S:
+                    raise TransportError(f"{error}. {_goes_on(view)}") from error
+                line.show(f"the relay is away; {node} goes on, waiting for the relay", "relay away")
+                continue
+            lost_at = None
+            found = [d for d in deployed if d["node"] == node and d["model"] == model]
             if found:
                 view = found[0]
+                line.show(_state_text(view), view["state"])
             else:
                 line.show(f"node {node} is away; waiting for it to come back", "away")
+    except KeyboardInterrupt:
+        line.end()
+        print(_goes_on(view), file=sys.stderr)
+        raise
     finally:
         line.end()
     return view
+
+
+def _goes_on(view: dict[str, Any]) -> str:
+    """For who stops watching before the end."""
+    return f"{view['node']} goes on with {view['model']} by itself; `wai model list` shows how far"
 
 
 def _settled(view: dict[str, Any], context: int) -> bool:

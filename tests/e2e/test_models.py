@@ -19,7 +19,8 @@ from tests.harness.model_fleet import (
     model,
     model_fleet,
 )
-from tests.harness.processes import wait_until
+from tests.harness.processes import Daemon, wait_until
+from tests.harness.real import script
 from tests.harness.tiny_gguf import tiny_gguf
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -122,6 +123,23 @@ def test_no_secret_in_the_process_list_or_in_the_relays_folder(tmp_path: Path, g
             text=True,
         ).stdout
         assert status == "401"
+
+
+def test_who_watches_a_deployment_sees_its_end_over_a_restart_of_the_relay(
+    tmp_path: Path, gguf: bytes
+) -> None:
+    with model_fleet(tmp_path, gguf) as (running, hub):
+        hub.faults.pause_s = 0.2
+        command = [script("wai"), "model", "deploy", MODEL, "--node", "box", "--context", "512"]
+        command += ["--data", str(running.data)]
+        with Daemon(command, log=tmp_path / "deploy.log") as watching:
+            watching.wait_for_output("downloading")
+            running.relay.stop()
+            watching.wait_for_output("the relay is away; box goes on")
+            running.restart_relay()
+            hub.faults.pause_s = 0
+            assert watching.wait(60) == 0, watching.output()
+            assert f"{MODEL} is ready on box" in watching.output()
 
 
 def test_node_joined_with_no_deploy_refuses(tmp_path: Path, gguf: bytes) -> None:
