@@ -1,6 +1,7 @@
 """Calls of the relay's admin API, with the standard library alone: a command should start at once.
 
-The relay is known by its pin, its certificate or the system's trust, before the token is sent.
+The relay is known by its pin, its certificate or the system's trust, before the token is sent. A
+proxy that the environment names (`way_out`) is asked to connect us to it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, 
 
 from .pin import spki_sha256
 from .target import Target
+from .way_out import ProxiedConnection, proxy_to
 
 BASE: Final = "/admin/v1"
 TIMEOUT_S: Final = 15.0  # all but the hub answers in milliseconds; a hung relay should be said so
@@ -116,6 +118,7 @@ def _connect(connection: http.client.HTTPConnection, target: Target) -> None:
     try:
         connection.connect()
     except OSError as error:
+        connection.close()  # a socket whose TLS failed is left there, and would count as connected
         raise _unreachable(target, error) from error
     if target.pin is None:
         return
@@ -145,7 +148,11 @@ def _connection(target: Target, timeout_s: float) -> http.client.HTTPConnection:
         if target.pin is not None:
             raise AuthError("a pin needs an https:// URL", Fault.PROOF_INVALID)
         return http.client.HTTPConnection(host, port, timeout=timeout_s)
-    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls_context(target))
+    context = tls_context(target)
+    proxy = proxy_to(target.url)
+    if proxy is not None:
+        return ProxiedConnection(proxy, host, port, timeout_s, context)
+    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
 
 
 def tls_context(target: Target) -> ssl.SSLContext:

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from wai_node.proxy import Proxy
 from wai_protocol.errors import WaiError
 
 from .admin_client import AdminClient, call, opened
 from .output import print_json
 from .paths import node_data
 from .target import Target, add_target_options, find_target
+from .way_out import proxy_to
 
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 120.0  # a slow box may load its model first
@@ -123,17 +125,22 @@ def _way_to_relay(target: Target) -> Iterator[Finding]:
 
 
 def _dns(target: Target) -> Finding:
-    host, port = _address(target)
+    proxy = proxy_to(target.url)
+    host, port = (proxy.host, proxy.port) if proxy is not None else _address(target)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         text = f"the name {host} is not known here: {error.strerror or error}"
-        return Finding("dns", ok=False, text=text, advice=_ADVICE[_dns])
+        return Finding("dns", ok=False, text=text, advice=_PROXY if proxy else _ADVICE[_dns])
     addresses = sorted({str(entry[4][0]) for entry in found})
-    return Finding("dns", ok=True, text=f"{host} is {', '.join(addresses)}")
+    whose = "the proxy " if proxy is not None else ""
+    return Finding("dns", ok=True, text=f"{whose}{host} is {', '.join(addresses)}")
 
 
 def _port(target: Target) -> Finding:
+    proxy = proxy_to(target.url)
+    if proxy is not None:
+        return _port_of(proxy)
     host, port = _address(target)
     start = time.monotonic()
     try:
@@ -143,6 +150,18 @@ def _port(target: Target) -> Finding:
         return Finding("port", ok=False, text=text, advice=target.start_hint or _ADVICE[_port])
     took_ms = (time.monotonic() - start) * 1000
     return Finding("port", ok=True, text=f"port {port} answers in {took_ms:.0f} ms")
+
+
+def _port_of(proxy: Proxy) -> Finding:
+    """Whether the proxy answers; what it says to CONNECT is found out with the relay's TLS."""
+    start = time.monotonic()
+    try:
+        socket.create_connection((proxy.host, proxy.port), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        text = f"no connection to the proxy {proxy}: {error.strerror or error}"
+        return Finding("port", ok=False, text=text, advice=_PROXY)
+    took_ms = (time.monotonic() - start) * 1000
+    return Finding("port", ok=True, text=f"the proxy {proxy} answers in {took_ms:.0f} ms")
 
 
 def _tls_and_health(target: Target) -> Finding:
@@ -283,6 +302,7 @@ def _print(finding: Finding) -> None:
         print(f"                   → {finding.advice}", flush=True)
 
 
+_PROXY: Final = "HTTPS_PROXY names it: is that right? NO_PROXY=NAME reaches a name without it"
 _NAMES: Final[dict[Check, str]] = {
     _dns: "dns",
     _port: "port",

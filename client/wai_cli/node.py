@@ -16,6 +16,7 @@ from .output import print_json, print_lines, print_table, time_text
 from .paths import add_data_option, node_data
 from .target import add_target_options, find_target
 from .values import count, named
+from .way_out import proxy_settings
 
 MAX_INVITE_CHARS: Final = 4096  # a real one has about 220
 _EXAMPLES = """\
@@ -126,7 +127,7 @@ def _join(parsed: argparse.Namespace) -> int:
             name=parsed.name,
             relay=parsed.relay,
             allow_deploy=not parsed.no_deploy,
-            **_proxy_settings(),
+            **proxy_settings(),
         )
     )
     if parsed.json:
@@ -164,21 +165,12 @@ def _run(parsed: argparse.Namespace) -> int:
             "log_format": parsed.log_format,
             "hf_endpoint": os.environ.get("HF_ENDPOINT"),
             "hf_token": os.environ.get("HF_TOKEN"),
-            **_proxy_settings(),
+            **proxy_settings(),
         },
     )
     log_to_stderr(config.log_level, config.log_format)
     run(config)
     return 0
-
-
-def _proxy_settings() -> dict[str, str]:
-    """What the environment says of a proxy, as other programs read it: either case is usual."""
-    found = {}
-    for name in ("https_proxy", "no_proxy"):
-        if value := os.environ.get(name) or os.environ.get(name.upper()):
-            found[name] = value
-    return found
 
 
 def _list(parsed: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -31,3 +32,32 @@ def test_a_node_joins_and_comes_up_through_a_proxy(tmp_path: Path) -> None:
             assert "hush" not in node.output()
     assert set(proxy.asked) == {"CONNECT relay.test:443 HTTP/1.1"}
     assert len(proxy.asked) == 3
+
+
+def test_commands_and_doctor_reach_the_relay_through_the_proxy(tmp_path: Path) -> None:
+    options = ("--public-url", "https://relay.test")
+    with connect_proxy() as proxy, cluster(tmp_path, *options) as running:
+        proxy.target_port = running.port
+        behind = {**os.environ, "https_proxy": proxy.url}
+        join = ("node", "join", running.invite(), "--data", tmp_path / "box", "--name", "box")
+        wai(*join, env=behind)
+        token = running.data / "admin.token"
+        pin = json.loads((running.data / "relay.json").read_text())["pin"]
+        far = ("--relay", "https://relay.test", "--token-file", token, "--pin", pin)
+        assert "box" in wai("node", "list", *far, env=behind)
+        no_relay = ("--data", tmp_path / "none", "--node-data", tmp_path / "box")
+        found = json.loads(wai("doctor", *no_relay, "--json", env=behind))
+        assert [finding["check"] for finding in found if not finding["ok"]] == []
+        assert f"the proxy 127.0.0.1:{proxy.port} answers" in found[1]["text"]
+    assert set(proxy.asked) == {"CONNECT relay.test:443 HTTP/1.1"}
+
+
+def test_a_proxy_that_refuses_is_said_by_name(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t")
+    far = ("--relay", "https://relay.test", "--token-file", tmp_path / "token")
+    with connect_proxy(answer=b"HTTP/1.1 403 Forbidden\r\n\r\n") as proxy:
+        refused = {**os.environ, "https_proxy": proxy.url}
+        with pytest.raises(CommandError, match=r"the proxy .* refuses a connection to relay\.test"):
+            wai("node", "list", *far, env=refused)
+    with pytest.raises(CommandError, match=r"the proxy .* can't be reached"):
+        wai("node", "list", *far, env=refused)
