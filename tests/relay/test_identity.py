@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from tests.harness.npm import node_program
 from wai_cli.pin import spki_sha256
 from wai_protocol.errors import StoreError
 from wai_relay import certificate
@@ -163,13 +164,15 @@ def test_curl_trusts_it(folder: DataFolder) -> None:
     assert (done.stdout, done.stderr) == ("ok", "")
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+@pytest.mark.skipif(node_program() is None, reason="Node.js is not installed")
 def test_node_js_trusts_it(folder: DataFolder) -> None:
+    node = node_program()
+    assert node is not None
     files = load_self_signed(folder, [])
     script = "fetch(process.argv[1]).then(r=>r.text()).then(console.log)"
     with _serving(files) as port:
         done = subprocess.run(
-            ["node", "-e", script, f"https://127.0.0.1:{port}/"],
+            [node, "-e", script, f"https://127.0.0.1:{port}/"],
             env={**os.environ, "NODE_EXTRA_CA_CERTS": str(files.certificate)},
             capture_output=True,
             text=True,
