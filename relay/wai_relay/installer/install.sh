@@ -42,7 +42,8 @@ usage: install.sh INVITE [--name NAME] [--upstream URL]    this machine becomes 
   --purge            with --uninstall: keys and data too
   --yes              with --uninstall: don't ask
 
-As root: a service of the machine, in /opt/wai. Else one of yours, in ~/.local/share/wai.
+As root: a service of the machine, in /opt/wai. Else one of yours, in ~/.local/share/wai
+(XDG_DATA_HOME/wai where that is set).
 PYTHON=… says which Python (3.11 or newer) to use; PIP_… and HTTPS_PROXY mean what they always do.
 END
 }
@@ -124,15 +125,21 @@ choose_places() {
     fail "on macOS it is installed for one user: run it without sudo"
   fi
   if [ "$user" = no ]; then
-    env=/opt/wai etc=/etc/wai bin=/usr/local/bin state=/var/lib/wai-$role
+    env=/opt/wai etc=/etc/wai bin=/usr/local/bin state=/var/lib/wai-$role unit_data=
     units=/etc/systemd/system unit_file=wai-$role.service
   else
     [ -n "${HOME:-}" ] || fail "HOME is not set: where is your home folder?"
     case $HOME in
       /*[\"\'\\%\|\&\<\>]* | [!/]*) fail "the home folder $HOME can't be written into a service file" ;;
     esac
-    env=$HOME/.local/share/wai/venv etc=$HOME/.config/wai bin=$HOME/.local/bin
-    state=$HOME/.local/share/wai/$role
+    # As the commands do: by the XDG convention, where a relative path says nothing.
+    data=$HOME/.local/share/wai unit_data=%h/.local/share/wai
+    case $system${XDG_DATA_HOME:-} in Linux/*) data=$XDG_DATA_HOME/wai unit_data=$data ;; esac
+    case $unit_data in
+      %h/*) ;;
+      *[!A-Za-z0-9/._+@,:-]*) fail "XDG_DATA_HOME=$XDG_DATA_HOME can't be written into a service file: unset it" ;;
+    esac
+    env=$data/venv etc=$HOME/.config/wai bin=$HOME/.local/bin state=$data/$role
     units=$HOME/.config/systemd/user unit_file=wai-$role.user.service
     if [ "$system" = Darwin ]; then
       state="$HOME/Library/Application Support/wai/$role"
@@ -364,7 +371,7 @@ put_unit() {
     return
   fi
   mkdir -p "$units"
-  sed -e "s|@HOME@|${HOME:-}|g" "$files/services/$unit_file" >"$unit.new"
+  sed -e "s|@HOME@|${HOME:-}|g" -e "s|%h/\.local/share/wai|$unit_data|g" "$files/services/$unit_file" >"$unit.new"
   if cmp -s "$unit.new" "$unit"; then rm "$unit.new"; else
     mv "$unit.new" "$unit"
     changed=yes

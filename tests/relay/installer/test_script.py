@@ -15,7 +15,11 @@ SERVICES = SCRIPT_FILE.parent / "services"
 
 
 def _sh(
-    home: Path, *arguments: str, text: str | None = None, path: str = "/usr/bin:/bin"
+    home: Path,
+    *arguments: str,
+    text: str | None = None,
+    path: str = "/usr/bin:/bin",
+    data_home: str = "",
 ) -> tuple[int, str]:
     """Run the script as `curl … | sh -s -- ARGUMENTS` does."""
     done = subprocess.run(
@@ -24,7 +28,12 @@ def _sh(
         capture_output=True,
         text=True,
         check=False,
-        env={"HOME": str(home), "PATH": path, "PYTHON": script("python")},
+        env={
+            "HOME": str(home),
+            "PATH": path,
+            "PYTHON": script("python"),
+            "XDG_DATA_HOME": data_home,
+        },
         timeout=60,
     )
     return done.returncode, done.stdout + done.stderr
@@ -96,6 +105,23 @@ def test_dry_run_prints_the_steps_and_does_none(tmp_path: Path, who: tuple[str, 
     assert "Nothing was done" in done.stdout
     assert "s" * 40 not in done.stdout  # the invite
     assert list(tmp_path.iterdir()) == [wheel]
+
+
+def test_xdg_data_home_is_where_a_user_has_software_and_data(tmp_path: Path) -> None:
+    wheel = tmp_path / "wai-1.0-py3-none-any.whl"
+    wheel.touch()
+    arguments = ("wai_inv_x", "--user", "--wheel", str(wheel), "--dry-run")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    status, output = _sh(tmp_path, *arguments, data_home=str(elsewhere))
+    assert status == 0, output
+    assert f"{elsewhere}/wai/venv" in output
+    assert f"--data {elsewhere}/wai/node" in output
+    status, output = _sh(tmp_path, *arguments, data_home="relative")
+    assert status == 0, output
+    assert f"--data {tmp_path}/.local/share/wai/node" in output
+    status, output = _sh(tmp_path, *arguments, data_home="/a b|c")
+    assert (status, "XDG_DATA_HOME=/a b|c can't be written" in output) == (1, True)
 
 
 def test_on_a_mac_launchd_gets_the_node(tmp_path: Path) -> None:
