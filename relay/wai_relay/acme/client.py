@@ -268,7 +268,7 @@ def certificate_id(certificate: x509.Certificate) -> str:
 def _json(body: bytes) -> dict[str, Any]:
     try:
         return _map(json.loads(body))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AcmeError(f"the authority's answer is not JSON: {body[:80]!r}") from error
 
 
@@ -324,7 +324,7 @@ def _retry_after_s(headers: Headers) -> float | None:
 def _kind(body: bytes) -> str:
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     kind = answer.get("type") if isinstance(answer, dict) else None
     return kind.removeprefix(_ERROR_PREFIX) if isinstance(kind, str) else ""

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from wai_relay import certificate as certificates
 from wai_relay.acme.challenge import tls_alpn_certificate
-from wai_relay.acme.client import certificate_id
+from wai_relay.acme.client import AcmeClient, AcmeError, certificate_id
 from wai_relay.acme.jose import AccountKey
 from wai_relay.acme.schedule import (
     LONGEST_RETRY_S,
@@ -137,3 +137,17 @@ def test_nodes_may_have_seen_the_old_certificate_a_moment_ago_and_not_for_ever(
     assert before < served.hashes
     now[0] = OLD_GRACE_S
     assert before.isdisjoint(served.hashes)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_of_a_hundred_thousand_brackets_is_the_authoritys_error(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    client = AcmeClient("https://ca.example/directory", AccountKey(certificates.generate_key()))
+
+    async def send(method: str, url: str, body: bytes) -> tuple[int, list[object], bytes]:
+        return status, [], b"[" * 100_000
+
+    monkeypatch.setattr(client, "_send", send)
+    with pytest.raises(AcmeError):
+        asyncio.run(client.open_account(None))
