@@ -20,13 +20,14 @@ RESULTS: Final = Path(__file__).parents[1] / "results"
 NOTE: Final = """\
 A simulation (`python -m bench.routing`), not a measurement: continuous
 batching with chunked prefill, a block cache per node, {count} requests in a row of each trace,
-the first tenth uncounted. Load is the share of what the fleet could serve for long with nothing
-cached; arrivals are scaled to it by the factor given. wai is the relay's own scheduler. It is
-told prompt lengths that are off by up to 20 %, no answer lengths, no speeds (learned from what it
-served and from reports that come 150 ms late), and a cache size that is wrong for some nodes. The
-others count what they have in flight exactly. Of a trace's requests only those are good whose
-first token came within 2 s and 1 ms per prompt token. Traces: Azure LLM inference trace 2023,
-conversation (CC BY 4.0); Mooncake, conversation, FAST 2025 (Apache-2.0); `synthetic-agents` is
+the first tenth uncounted, one seed. All policies know on which nodes a request fits. Load is the
+share of what the fleet could serve for long with nothing cached; arrivals are scaled to it by the
+factor given. wai is the relay's own scheduler. It is told prompt lengths that are off by up to
+20 % (but never so that one seems too long where it fits), no answer lengths, no speeds (learned
+from what it served and from reports that come 150 ms late), and a cache size that is wrong for
+some nodes. The others count what they have in flight exactly. Of a trace's requests only those
+are good whose first token came within 2 s and 1 ms per prompt token. Traces: Azure LLM inference
+trace 2023, conversation (CC BY 4.0); Mooncake, conversation, FAST 2025 (Apache-2.0); `synthetic-agents` is
 made here, unlike both. Times that are equal to a tenth of a millisecond count as equal."""
 
 

@@ -126,7 +126,7 @@ class PrefixHash(Choosing):
     """A prompt's first blocks always go to the same node (rendezvous hashing by slots)."""
 
     def choose(self, job: Job, able: list[int]) -> int:
-        head = job.request.blocks[:4] or (id(job),)
+        head = job.request.blocks[:4] or (job.request.at,)
 
         def weight(i: int) -> float:
             text = f"{self.specs[i].name}/{head}".encode()
