@@ -27,8 +27,9 @@ factor given. wai is the relay's own scheduler. It is told prompt lengths that a
 from what it served and from reports that come 150 ms late), and a cache size that is wrong for
 some nodes. The others count what they have in flight exactly. Of a trace's requests only those
 are good whose first token came within 2 s and 1 ms per prompt token. Traces: Azure LLM inference
-trace 2023, conversation (CC BY 4.0); Mooncake, conversation, FAST 2025 (Apache-2.0); `synthetic-agents` is
-made here, unlike both. Times that are equal to a tenth of a millisecond count as equal."""
+trace 2023, conversation (CC BY 4.0); Mooncake, conversation, FAST 2025 (Apache-2.0);
+`synthetic-agents` is made here, unlike both. Times that are equal to a tenth of a millisecond
+count as equal."""
 
 
 def main() -> None:

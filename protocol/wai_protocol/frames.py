@@ -316,11 +316,6 @@ class FrameDecoder:
         unpacker = self._unpacker
         if unpacker is None:
             return None
-        if self.position == self._fed:  # the usual end of a read
-            self._unpacker = None
-            if len(_spare) < _MAX_SPARE:
-                _spare.append(unpacker)
-            return None
         try:
             item = next(unpacker, _MORE)
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
@@ -334,6 +329,10 @@ class FrameDecoder:
         if type(item) is not list or not item or type(item[0]) is not int:
             raise RemoteProtocolError("a frame is not an array that begins with its type")
         self.position = end
+        if end == self._fed:  # the usual end of a read
+            self._unpacker = None
+            if len(_spare) < _MAX_SPARE:
+                _spare.append(unpacker)
         return item
 
 

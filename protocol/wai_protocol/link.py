@@ -32,7 +32,6 @@ class Link:
         "_acknowledged",
         "_dead_s",
         "_flushed",
-        "_heard_at",
         "_measured_at",
         "_oldest",
         "_ping_s",
@@ -43,6 +42,7 @@ class Link:
         "_sent",
         "_unacknowledged",
         "attached",
+        "heard_at",
         "received",
         "rtt_s",
         "window_bytes",
@@ -64,7 +64,8 @@ class Link:
         self._flushed = 0  # offset up to which the current connection was given bytes
         self._replay: Iterator[bytes] | None = None
         self._acknowledged = 0  # the last offset that the peer was told
-        self._heard_at = 0.0
+        self.heard_at = 0.0
+        """When the last bytes came in, whichever: the connection lives."""
         self._ping_sent_at: float | None = None  # of the one that is not answered
         self._measured_at = 0.0  # when the last one was sent
         self._pings = 0
@@ -82,7 +83,7 @@ class Link:
         self._flushed = peer_received
         self._replay = iter(tuple(self._unacknowledged)) if self._unacknowledged else None
         self._acknowledged = self.received  # HELLO and WELCOME told the peer
-        self._heard_at = now
+        self.heard_at = now
         self.rtt_s = None
         self._ping_sent_at = None
         self._pong = None
@@ -146,15 +147,16 @@ class Link:
         return out
 
     @property
+    def has_bytes_to_send(self) -> bool:
+        """Whether there are link frames, or frames to be sent again."""
+        return self._replay is not None or self.owes
+
+    @property
     def owes(self) -> bool:
         """Whether `take_link_frames` has something to give."""
         return self._pong is not None or self.received - self._acknowledged >= ACK_EVERY_BYTES
 
     # -- receiving
-
-    def heard(self, now: float) -> None:
-        """Bytes came in, whichever: the connection lives."""
-        self._heard_at = now
 
     def receive_link_frame(self, item: list[object], now: float) -> None:
         """Take an ACK, PING or PONG. Raises `RemoteProtocolError` for anything else."""
@@ -209,12 +211,12 @@ class Link:
         if not self.attached:
             return None
         dead_at = self._dead_at()
-        return self._heard_at + self._ping_s if dead_at is None else dead_at
+        return self.heard_at + self._ping_s if dead_at is None else dead_at
 
     def ping_due(self, now: float) -> bool:
         """Whether it has been silent so long that the peer must be asked."""
         asked = self._dead_at() is not None
-        return self.attached and not asked and now >= self._heard_at + self._ping_s
+        return self.attached and not asked and now >= self.heard_at + self._ping_s
 
     def is_dead(self, now: float) -> bool:
         """Whether the peer was asked, and has been silent so long that it counts as lost."""
@@ -226,7 +228,7 @@ class Link:
 
         A timer may be late, and so the PING: the peer gets its time to answer all the same.
         """
-        if self._ping_sent_at is None or self._ping_sent_at <= self._heard_at:
+        if self._ping_sent_at is None or self._ping_sent_at <= self.heard_at:
             return None
         answer_s = max(self._dead_s - self._ping_s, self._dead_s / 2)
-        return max(self._heard_at + self._dead_s, self._ping_sent_at + answer_s)
+        return max(self.heard_at + self._dead_s, self._ping_sent_at + answer_s)

@@ -140,7 +140,7 @@ class Session:
         and the session ends: its peer does not keep to the protocol."""
         self._now = now
         link = self._link
-        link.heard(now)
+        link.heard_at = now
         decoder = self._decoder
         decoder.feed(data)
         start = decoder.position
@@ -299,16 +299,17 @@ class Session:
         """Whether `bytes_to_send` may have something; False is certain."""
         if self._ready or self._control or self._probe or self._status:
             return True
-        return self._link.owes or self._link.replaying
+        return self._link.has_bytes_to_send
 
     def bytes_to_send(self) -> bytes:
-        """What to write now, at most about `WRITE_BUDGET_BYTES`; b"" if there is nothing.
+        """What to write now, at most about `WRITE_BUDGET_BYTES`; b"" if there is nothing. What is
+        shorter than that is all that can be sent for now.
 
         Write it to the current connection only, and ask again once the transport took it. May add
         events (`Writable`): see `take_events`.
         """
         link = self._link
-        if not link.attached or not self.has_bytes_to_send:
+        if not link.attached:
             return b""
         out: list[bytes] = []
         if self._probe:
@@ -335,9 +336,9 @@ class Session:
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _take_data(self, out: list[bytes], budget: int) -> None:
-        link = self._link
-        ready = self._ready
-        while ready and budget > 0 and link.room > 0:
+        link, ready = self._link, self._ready
+        budget = min(budget, link.room)
+        while ready and budget > 0:
             stream = ready.popleft()
             data = stream.take(MAX_DATA_BYTES)
             if data:
@@ -354,7 +355,7 @@ class Session:
                 out.append(frame)
                 stream.local_ended = True
                 self._forget_if_over(stream)
-            if stream.sendable:
+            if stream.pending_bytes and stream.credit_out > 0:
                 ready.append(stream)
             else:
                 stream.scheduled = False
@@ -424,8 +425,9 @@ class Session:
         if stream.end_queued or not stream.may_send:
             raise LocalProtocolError(f"data on stream {stream_id} after its end or before its head")
         stream.queue(data)
-        if not stream.scheduled:
-            self._schedule(stream)
+        if not stream.scheduled and stream.credit_out > 0:
+            stream.scheduled = True
+            self._ready.append(stream)
         if stream.pending_bytes > SEND_HIGH_WATER_BYTES:
             stream.stopped = True
             return False

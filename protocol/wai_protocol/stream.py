@@ -177,11 +177,11 @@ class Stream:
         """Count received DATA against its credit. Raises `RemoteProtocolError` on too much."""
         if self.remote_ended:
             raise RemoteProtocolError(f"DATA on stream {self.id} after its END")
-        self.credit_in -= size
-        if self.credit_in < 0:
+        if size > self.credit_in:
             raise RemoteProtocolError(
                 f"stream {self.id} sent more than its credit", Fault.FLOW_CONTROL
             )
+        self.credit_in -= size
 
     def consume(self, size: int, rtt_s: float | None, budget: GrowthBudget, now: float) -> int:
         """Count `size` received bytes as used; the credit to give back now, 0 if it can wait."""

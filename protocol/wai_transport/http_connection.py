@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
 """What may wait for the socket before `write` says stop: four of our largest frames."""
 
+JOINED_BYTES: Final = 8 * 1024
+"""Up to here pieces are joined before they are written; copying more costs as much as the gathering
+write that saves it."""
+
 
 class HttpConnection(asyncio.Protocol):
     """A connection to an origin, idle or carrying one request.
@@ -78,7 +82,10 @@ class HttpConnection(asyncio.Protocol):
     def _flush(self) -> None:
         out = self._out
         if out and not self.transport.is_closing():
-            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            if self._out_bytes > JOINED_BYTES:
+                self.transport.writelines(out)
+            else:
+                self.transport.write(out[0] if len(out) == 1 else b"".join(out))
         out.clear()
         self._out_bytes = 0
 

@@ -21,10 +21,12 @@ from typing import Any, Final
 
 from wai_protocol.errors import Fault, RemoteProtocolError, WaiError
 from wai_protocol.events import Event, PeerDead
-from wai_protocol.limits import Limits
+from wai_protocol.limits import WRITE_BUDGET_BYTES, Limits
 from wai_protocol.session import Session
 from wai_protocol.status import NodeStatus
 from wai_protocol.surface import Headers
+
+from .incoming import INCOMING, ReadIntoOne
 
 HIGH_WATER_BYTES: Final = 64 * 1024
 """What may wait in the transport: one `bytes_to_send`."""
@@ -210,12 +212,14 @@ class LiveSession:
         connection = self._connection
         core = self.core
         if connection is not None:
-            while not connection.paused and (data := core.bytes_to_send()):
+            more = True
+            while more and not connection.paused and (data := core.bytes_to_send()):
                 connection.transport.write(data)
+                more = len(data) >= WRITE_BUDGET_BYTES
         if events := core.take_events():
             self._deliver(events)
 
-    def _received(self, connection: _Connection, data: bytes) -> None:
+    def _received(self, connection: _Connection, data: bytes | memoryview) -> None:
         if connection is not self._connection:
             return
         try:
@@ -330,7 +334,7 @@ class LiveSession:
         self.wake()
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(ReadIntoOne):
     """One connection of a live session, from the end of its handshake to its loss."""
 
     __slots__ = ("_session", "paused", "transport")
@@ -347,8 +351,8 @@ class _Connection(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def data_received(self, data: bytes) -> None:
-        self._session._received(self, data)
+    def buffer_updated(self, nbytes: int) -> None:
+        self._session._received(self, INCOMING[:nbytes])
 
     def eof_received(self) -> bool:
         return False  # a peer that half-closes is gone: close

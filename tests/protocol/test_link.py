@@ -140,7 +140,7 @@ def test_any_byte_is_a_sign_of_life() -> None:
     link = Link(Limits(ping_s=10, dead_s=25))
     link.attach(0, 0.0)
     link.ping(10.0)
-    link.heard(24.9)
+    link.heard_at = 24.9
     assert not link.is_dead(25.0)
     assert link.next_deadline() == pytest.approx(34.9)
 
@@ -150,7 +150,7 @@ def test_a_peer_whose_timer_of_ours_was_late_gets_its_time_to_answer() -> None:
     link = Link(Limits(ping_s=10, dead_s=25))
     link.attach(0, 0.0)
     link.ping(0.0)
-    link.heard(0.0003)
+    link.heard_at = 0.0003
     link.receive_link_frame([PONG, 1], 0.0003)
     assert not link.is_dead(26.0)
     assert link.ping_due(26.0)

@@ -26,6 +26,9 @@ from .limits import GatewayLimits
 from .reply import Reply
 from .upstream import UpstreamStream
 
+# Credit is given back for so many bytes at a time, not for each token: the session passes it on by
+# half a window, which is 32 KiB or more.
+CREDIT_EVERY_BYTES: Final = 4 * 1024
 REFUSAL_BYTES: Final = 64 * 1024  # of a refusal's body that is kept; the real ones are under 1 kB
 # An upstream's statuses that another one may better: it is broken, or still loads its model.
 RETRY_STATUSES: Final = frozenset({502, 503})
@@ -130,7 +133,7 @@ class Answer:
         self._headers: Headers = []
         self._content_type = b""
         self._collected = bytearray()
-        self._withheld = 0
+        self._uncredited = 0  # bytes that passed, whose credit was not given back
         self._last_at = clock()
 
     # -- from the gateway
@@ -148,9 +151,7 @@ class Answer:
 
     def resume(self) -> None:
         """The caller keeps up again."""
-        withheld, self._withheld = self._withheld, 0
-        if withheld and self._stream is not None:
-            self._stream.consume(withheld)
+        self._give_credit()
 
     def next_deadline(self) -> float:
         """When `handle_timeout` is due, unless something comes before."""
@@ -194,10 +195,9 @@ class Answer:
                 out = self._continuation.take(out)
             if out:
                 exchange.write(out)
-            if exchange.paused:
-                self._withheld += len(data)
-            elif self._stream is not None:
-                self._stream.consume(len(data))
+            self._uncredited += len(data)
+            if self._uncredited >= CREDIT_EVERY_BYTES and not exchange.paused:
+                self._give_credit()
         else:
             self._early_data(data)
 
@@ -248,6 +248,11 @@ class Answer:
                 assert_never(self._phase)
 
     # -- inside
+    def _give_credit(self) -> None:
+        uncredited, self._uncredited = self._uncredited, 0
+        if uncredited and self._stream is not None:
+            self._stream.consume(uncredited)
+
     def _early_data(self, data: bytes) -> None:
         if self._phase is Phase.HEADED and data:
             if self._exchange.started and self._content_type[:17] != EVENT_STREAM:

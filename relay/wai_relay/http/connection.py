@@ -14,6 +14,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from wai_transport.incoming import INCOMING, ReadIntoOne
+
 from .edge import (
     CLOSE_S,
     UNSENT_BYTES,
@@ -29,7 +31,7 @@ from .edge import (
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
-class CallerConnection(Connection, asyncio.Protocol):
+class CallerConnection(Connection, ReadIntoOne):
     """One caller's connection. Subclasses read; this writes, times and closes.
 
     A caller that closes its sending side counts as gone: SDKs and curl never do so while they wait
@@ -88,7 +90,15 @@ class CallerConnection(Connection, asyncio.Protocol):
     def writable_again(self) -> None:
         """The transport took enough: who waited may go on."""
 
+    @abc.abstractmethod
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the caller."""
+
     # -- asyncio's calls
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes from the caller are in `INCOMING`."""
+        self.data_received(bytes(INCOMING[:nbytes]))
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin. The listener calls this once it knows which protocol is spoken."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
@@ -145,16 +155,17 @@ class CallerConnection(Connection, asyncio.Protocol):
         self._out_bytes += len(data)
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush_now)
+            self._loop.call_soon(self.flush)
 
     def flush_soon(self) -> None:
         """Have `flush` called once at the end of this turn."""
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush_now)
+            self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Hand over to the transport, in one write, what waits: under TLS each costs a record."""
+        self._flush_due = False
         out = self._out
         if not out or self.lost:
             return
@@ -165,10 +176,6 @@ class CallerConnection(Connection, asyncio.Protocol):
         self.transport.write(data)
         if was_over and self._stalled_since is None:
             self.writable_again()
-
-    def _flush_now(self) -> None:
-        self._flush_due = False
-        self.flush()
 
     # -- the timer
     def arm(self, deadline: float) -> None:

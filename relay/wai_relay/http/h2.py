@@ -275,6 +275,7 @@ class H2Connection(CallerConnection):
     # -- writing
     def flush(self) -> None:
         """Frame what is ready, and hand it over in one write with h2's own frames."""
+        self._flush_due = False
         if self.lost:
             return
         if not self.closing:

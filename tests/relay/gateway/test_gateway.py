@@ -18,6 +18,7 @@ from wai_protocol.errors import AuthError, Fault, TransportError
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
 from wai_relay.access.keys import ApiKey, KeyLimits
+from wai_relay.gateway.answer import CREDIT_EVERY_BYTES
 from wai_relay.gateway.dispatch import Lease, RequestInfo
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.limits import GatewayLimits
@@ -427,6 +428,7 @@ async def test_endless_refusal_is_not_collected() -> None:
 
 
 async def test_slow_caller_withholds_credit_until_he_reads_again() -> None:
+    piece = TOKEN * 80  # worth a CREDIT
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
     exchange = FakeExchange(make_request(), [STREAM])
@@ -435,16 +437,34 @@ async def test_slow_caller_withholds_credit_until_he_reads_again() -> None:
         await until(lambda: bool(node.streams))
         stream = node.streams[0]
         stream.sink.on_headers(200, SSE)
-        stream.sink.on_data(TOKEN)
-        assert stream.consumed == len(TOKEN)
+        stream.sink.on_data(piece)
+        assert stream.consumed == len(piece)
         exchange.pause()
-        stream.sink.on_data(TOKEN)
-        stream.sink.on_data(TOKEN)
-        assert stream.consumed == len(TOKEN)
+        stream.sink.on_data(piece)
+        stream.sink.on_data(piece)
+        assert stream.consumed == len(piece)
         exchange.resume()
-        assert stream.consumed == 3 * len(TOKEN)
+        assert stream.consumed == 3 * len(piece)
         stream.sink.on_end()
     assert exchange.ended
+
+
+async def test_tokens_are_not_credited_one_by_one() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        stream = node.streams[0]
+        stream.sink.on_headers(200, SSE)
+        few = CREDIT_EVERY_BYTES // len(TOKEN)
+        for _ in range(few):
+            stream.sink.on_data(TOKEN)
+        assert stream.consumed == 0
+        stream.sink.on_data(TOKEN)
+        assert stream.consumed == (few + 1) * len(TOKEN)
+        stream.sink.on_end()
 
 
 async def test_silent_upstream_times_out_by_each_limit() -> None:
