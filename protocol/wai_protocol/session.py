@@ -454,7 +454,8 @@ class Session:
         stream = self._streams.get(stream_id)
         if stream is None:
             return False
-        increment = stream.consume(size, self._link.rtt_s, self._growth, self._now)
+        alone = len(self._streams) == 1
+        increment = stream.consume(size, self._link.rtt_s, self._growth, self._now, alone=alone)
         if increment:
             self._send(f.Credit(stream_id, increment))
             if self._link.measure_due(self._now):

@@ -3,7 +3,8 @@
 Each direction is open until END; RESET ends both. The sender may have as many bytes of DATA on
 their way as the receiver gave credit for. The receiver gives credit back in small parts of a
 window, and more than was used where the window proves too small for the rate and the distance: then
-it grows to what they need, or at once to what an earlier stream of the session grew to.
+it grows to what they need, or at once to what an earlier stream of the session grew to. While the
+session has other streams it needs less, and gives back less until its window is that small.
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ and at 200 ms a body of 60 MiB then came at half of what one TCP connection carr
 TIMED_S: Final = 0.02
 """For how long at least a reader is timed whose way is shorter: turns of a busy loop are uneven,
 and a window keeps what one of them let it grow to."""
+
+SHARED_HEADROOM: Final = 2
+"""The same while the session has other streams, whose tokens lie behind what is on its way: they
+wait for a round trip of it at most. With less than two each look would find less still."""
+
+SHARED_WINDOW_BYTES: Final = 128 * 1024
+"""What a window does not shrink below then: on loopback half of the rate that there is alone."""
 
 WHOLE_RECORD_BYTES: Final = MAX_DATA_BYTES - 16
 """What a long write is cut into: with its frame's head, at most 13 bytes, it fills one TLS record.
@@ -183,8 +191,19 @@ class Stream:
             )
         self.credit_in -= size
 
-    def consume(self, size: int, rtt_s: float | None, budget: GrowthBudget, now: float) -> int:
-        """Count `size` received bytes as used; the credit to give back now, 0 if it can wait."""
+    def consume(
+        self,
+        size: int,
+        rtt_s: float | None,
+        budget: GrowthBudget,
+        now: float,
+        *,
+        alone: bool = True,
+    ) -> int:
+        """Count `size` received bytes as used; the credit to give back now, 0 if it can wait.
+
+        `alone`: no other stream of the session has a token to wait behind this one's bytes.
+        """
         self._unreported += size
         if self.credit_in + self._unreported > self.window:
             raise LocalProtocolError(f"stream {self.id} used bytes that never came")
@@ -196,7 +215,12 @@ class Stream:
         if self._used * 2 >= self.window:
             elapsed_s = now - self._measured_at
             if rtt_s is not None and (rtt_s >= TIMED_S or elapsed_s >= TIMED_S):
-                increment += self._grow(rtt_s, elapsed_s, budget)
+                headroom = HEADROOM if alone else SHARED_HEADROOM
+                needed = headroom * rtt_s * self._used
+                if needed > self.window * elapsed_s:
+                    increment += self._grow(needed, elapsed_s, budget, alone=alone)
+                elif not alone:
+                    increment -= self._shrink(int(needed / elapsed_s), increment, budget)
                 self.measure_from(now)
         self.credit_in += increment
         return increment
@@ -206,14 +230,14 @@ class Stream:
         self._used = 0
         self._measured_at = now
 
-    def _grow(self, rtt_s: float, elapsed_s: float, budget: GrowthBudget) -> int:
-        """By how much the window grows, its reader having used `_used` bytes in `elapsed_s`."""
-        wanted, needed = self.window * GROWTH_FACTOR, HEADROOM * rtt_s * self._used
+    def _grow(self, needed: float, elapsed_s: float, budget: GrowthBudget, *, alone: bool) -> int:
+        """By how much the window grows, where `needed / elapsed_s` bytes are more than it has."""
+        wanted = self.window * GROWTH_FACTOR
         if needed < wanted * elapsed_s:
             wanted = int(needed / elapsed_s)
-        if wanted <= self.window:
-            return 0
-        wanted = min(max(wanted, budget.proven_bytes), MAX_STREAM_WINDOW_BYTES)
+        if alone:
+            wanted = max(wanted, budget.proven_bytes)
+        wanted = min(wanted, MAX_STREAM_WINDOW_BYTES)
         growth = min(wanted - self.window, budget.share)
         if growth <= 0 or not budget.take(growth):
             return 0
@@ -221,6 +245,17 @@ class Stream:
         self._credit_every = _credit_every(self.window)
         budget.proven_bytes = max(budget.proven_bytes, self.window)
         return growth
+
+    def _shrink(self, wanted: int, increment: int, budget: GrowthBudget) -> int:
+        """How much of `increment` is kept back for a window of `wanted` bytes."""
+        least = max(wanted, SHARED_WINDOW_BYTES, self._first_window)
+        kept = min(increment, self.window - least)
+        if kept <= 0:
+            return 0
+        budget.give_back(kept)
+        self.window -= kept
+        self._credit_every = _credit_every(self.window)
+        return kept
 
     def close(self, budget: GrowthBudget) -> None:
         """Drop what waits, and return what the window grew by."""

@@ -7,7 +7,14 @@ import pytest
 from wai_protocol import frames as f
 from wai_protocol.errors import Fault, LocalProtocolError, RemoteProtocolError
 from wai_protocol.limits import CREDIT_EVERY_BYTES, MAX_DATA_BYTES, MAX_STREAM_WINDOW_BYTES
-from wai_protocol.stream import HEADROOM, TIMED_S, GrowthBudget, Stream
+from wai_protocol.stream import (
+    HEADROOM,
+    SHARED_HEADROOM,
+    SHARED_WINDOW_BYTES,
+    TIMED_S,
+    GrowthBudget,
+    Stream,
+)
 
 
 def stream(window_in: int = 1000, window_out: int = 1000) -> Stream:
@@ -88,6 +95,30 @@ def test_a_window_grows_to_a_few_round_trips_of_what_its_reader_takes() -> None:
     receiver.receive(1000)
     receiver.consume(500, 0.25, GrowthBudget(1 << 30), 0.125)
     assert receiver.window == HEADROOM * 0.25 * 4000
+
+
+def test_beside_other_streams_a_window_grows_to_no_more_than_they_can_wait_for() -> None:
+    receiver = stream()
+    receiver.receive(1000)
+    receiver.consume(500, 0.25, GrowthBudget(1 << 30), 0.125, alone=False)
+    assert receiver.window == SHARED_HEADROOM * 0.25 * 4000
+
+
+def test_a_window_shrinks_by_kept_credit_once_other_streams_wait_behind_it() -> None:
+    budget = GrowthBudget(8 * SHARED_WINDOW_BYTES)
+    receiver = stream(window_in=SHARED_WINDOW_BYTES)
+    receiver.receive(SHARED_WINDOW_BYTES)
+    half = SHARED_WINDOW_BYTES // 2
+    receiver.consume(half, 1.0, budget, 0.1)
+    assert receiver.window == 5 * SHARED_WINDOW_BYTES  # the budget's half
+    now, given = 0.1, 0
+    for _ in range(20):
+        now += 1.0
+        receiver.receive(half)
+        given += receiver.consume(half, 0.0001, budget, now, alone=False)
+    assert receiver.window == SHARED_WINDOW_BYTES
+    assert given == 20 * half - 4 * SHARED_WINDOW_BYTES
+    assert budget.take(8 * SHARED_WINDOW_BYTES)  # what it had claimed is there again
 
 
 def test_one_quick_turn_on_a_short_way_makes_no_large_window() -> None:
