@@ -114,6 +114,20 @@ read_arguments() {
   done
   [ -n "$role" ] || fail "say \`relay\`, \`node\`, or give an invite; see --help"
   if [ "$purge" = yes ] && [ "$remove" = no ]; then fail "--purge goes with --uninstall"; fi
+  check_values
+}
+
+# A mistake here would else come to light when the service does not start, or not at all.
+check_values() {
+  case $name in *[!A-Za-z0-9._-]*) fail "--name is letters, digits, '.', '_' and '-', not $name" ;; esac
+  case $upstream in '' | http://?* | https://?*) ;; *) fail "--upstream is http://HOST:PORT, not $upstream" ;; esac
+  case $public_url in '' | http://?* | https://?*) ;; *) fail "--public-url is https://HOST:PORT, not $public_url" ;; esac
+  case $upstream$public_url in *[[:space:]]*) fail "a URL has no spaces" ;; esac
+  case $listen in '' | *:*[0-9]) ;; *) fail "--listen is HOST:PORT, as 0.0.0.0:443, not $listen" ;; esac
+  if [ -n "$domain" ] && ! printf '%s\n' "$domain" |
+    grep -Eqx '([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*'; then
+    fail "--domain is a name in lower case, as llm.example.com (no https://, no port), not $domain"
+  fi
 }
 
 # Where everything goes; nothing is looked at yet.
@@ -168,6 +182,11 @@ control() {
   if [ "$user" = yes ]; then systemctl --user "$@"; else systemctl "$@"; fi
 }
 
+# For a line that is printed to be typed.
+quoted() {
+  case $1 in *[!A-Za-z0-9/._+-]*) printf "'%s'" "$1" ;; *) printf '%s' "$1" ;; esac
+}
+
 # The same as a step, which --dry-run only prints.
 manage() {
   if [ "$user" = yes ]; then run systemctl --user "$@"; else run systemctl "$@"; fi
@@ -219,7 +238,9 @@ try:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host.strip("[]"), int(port)))
 except (OSError, ValueError) as error:
-    why = "it is taken" if getattr(error, "errno", 0) == errno.EADDRINUSE else error
+    why = {errno.EADDRINUSE: "it is taken", errno.EACCES: "ports below 1024 are root's"}.get(
+        getattr(error, "errno", 0), error
+    )
     sys.exit(f"install.sh: the relay can't listen on {sys.argv[1]}: {why}")
 END
 }
@@ -243,7 +264,7 @@ get_wheel() {
   elif grep -qs '^name = "wai"' "$clone/pyproject.toml"; then
     if [ "$dry" = yes ]; then
       say "would build a wheel of $clone"
-      digest=unknown
+      wheel=wai-….whl digest=unknown
       return
     fi
     say "building a wheel of $clone (a minute)"
@@ -304,7 +325,7 @@ install_software() {
   else
     run ln -sf "$env/bin/wai" "$bin/wai"
   fi
-  wai=$env/bin/wai
+  wai=$(quoted "$env/bin/wai")
   case :$PATH: in *:"$bin":*) wai=wai ;; esac
 }
 
@@ -319,7 +340,7 @@ put_software() {
   if ! "$env/bin/python" -m pip --version >/dev/null 2>&1; then
     run "$python" -m venv --clear "$env"
   fi
-  say "installing wai and what it needs (a minute)"
+  if [ "$dry" = no ]; then say "installing wai and what it needs (a minute)"; fi
   run "$env/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$wheel" ||
     fail "pip could not install it, and says why above"
   # The same version may be another build: pip would leave the old one.
@@ -473,7 +494,10 @@ finish_node() {
   step "Done"
   if [ "$started" = no ]; then
     say "Start the node with:"
-    say "  $(foreground_user)$wai node run --data '$state'"
+    # A service reads that file by itself.
+    from=''
+    if [ -e "$etc/node.env" ]; then from="set -a; . $(quoted "$etc/node.env"); set +a; "; fi
+    say "  $from$(foreground_user)$wai node run --data $(quoted "$state")"
     return
   fi
   say "The node runs, and is started again at every $until. It serves what it finds on the usual ports:"
@@ -484,17 +508,26 @@ finish_node() {
     systemdyes) say "Its log:    journalctl --user -u wai-node" ;;
     *) say "Its log:    $HOME/Library/Logs/wai-node.log" ;;
   esac
-  say "Look:       $wai doctor --node-data '$state'"
+  say "Look:       $wai doctor --node-data $(quoted "$state")"
   say "Remove it:  $wai node uninstall"
 }
 
 foreground_user() {
-  if [ "$user" = no ]; then printf 'runuser -u wai-%s -- ' "$role"; fi
+  if [ "$user" = yes ]; then return; fi
+  if [ "$role" = relay ] && [ "${listen##*:}" -lt 1024 ]; then
+    # As the unit does it: the port is the one thing of root's that it may have.
+    printf 'setpriv --reuid=wai-relay --regid=wai-relay --init-groups'
+    printf ' --inh-caps=+net_bind_service --ambient-caps=+net_bind_service -- '
+  else
+    printf 'runuser -u wai-%s -- ' "$role"
+  fi
 }
 
 # -- a relay
 
 install_relay() {
+  wanted=$(relay_settings)
+  if [ -e "$etc/relay.toml" ]; then listen=$(sed -n 's/^listen = "\(.*\)"$/\1/p' "$etc/relay.toml"); fi
   if [ -z "$listen" ]; then
     if [ -n "$domain" ]; then listen=0.0.0.0:443; else listen=0.0.0.0:8443; fi
   fi
@@ -507,8 +540,11 @@ install_relay() {
   make_user
   if [ -e "$etc/relay.toml" ]; then
     say "the settings in $etc/relay.toml stay as they are"
+    printf '%s\n' "$wanted" | while read -r line; do
+      [ -z "$line" ] || grep -qxF -e "$line" "$etc/relay.toml" || say "  to change that, write there: $line"
+    done
   else
-    relay_settings | put "$etc/relay.toml" 640
+    relay_settings_file | put "$etc/relay.toml" 640
     if [ "$user" = no ]; then run chgrp wai-relay "$etc/relay.toml"; fi
   fi
   first=no
@@ -530,9 +566,13 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
 END
 }
 
-relay_settings() {
+relay_settings_file() {
   say "# Every flag of \`wai relay --help\` is a key here; \`systemctl reload wai-relay\` takes changes over."
-  say "listen = \"$listen\""
+  relay_settings
+}
+
+relay_settings() {
+  if [ -n "$listen" ]; then say "listen = \"$listen\""; fi
   if [ -n "$domain" ]; then
     say 'tls = "acme"'
     say "domain = \"$domain\""
@@ -546,8 +586,10 @@ finish_relay() {
   if [ "$started" = no ]; then
     step "Done"
     say "Start the relay with:"
-    say "  $(foreground_user)$wai relay --data '$state' --config '$etc/relay.toml'"
-    say "and go on in a second terminal with:  $wai invite create --data '$state'"
+    say "  $(foreground_user)$wai relay --data $(quoted "$state") --config $(quoted "$etc/relay.toml")"
+    say "and go on in a second terminal, with the line for the GPU box and the key for an app:"
+    say "  $wai invite create --data $(quoted "$state")"
+    say "  $wai key create NAME --data $(quoted "$state")"
     return
   fi
   waited=0
@@ -587,6 +629,20 @@ finish_relay() {
 
 # -- and away again
 
+# Whether somebody has its data folder; prints the process.
+still_runs() {
+  "$env/bin/python" - "$state/$role.lock" 2>/dev/null <<'END'
+import fcntl, sys
+with open(sys.argv[1]) as lock:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(lock.read().strip())
+    else:
+        sys.exit(1)
+END
+}
+
 uninstall() {
   step "Removing the $role"
   say "This stops the $role and removes its service; $([ $purge = yes ] && echo "its keys and data in $state go too" || echo "its keys and data in $state stay (--purge removes them)")."
@@ -602,6 +658,9 @@ uninstall() {
     manage kill --signal=TERM "wai-$role" 2>/dev/null || :
     manage kill --signal=TERM "wai-$role" 2>/dev/null || :
     manage stop "wai-$role" || :
+  fi
+  if [ $dry = no ] && process=$(still_runs); then
+    fail "a $role that is no service runs here (process $process): stop it first"
   fi
   run rm -f "$unit"
   if [ $manager = systemd ]; then manage daemon-reload; fi

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import plistlib
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.harness.processes import free_port
 from tests.harness.real import script
 from wai_relay.installer.pages import SCRIPT_FILE
+from wai_transport.folder import DataFolder, FolderLock
 
 SERVICES = SCRIPT_FILE.parent / "services"
 
@@ -67,9 +72,16 @@ def test_a_download_that_was_cut_does_nothing(tmp_path: Path) -> None:
         (("relay", "--domain", 'x"y'), "--domain can't be"),
         (("relay", "--domain", "--email"), "--domain can't be --email"),
         (("relay", "--purge"), "--purge goes with --uninstall"),
-        (("relay", "--user", "--wheel", "none.whl"), "there is no file none.whl"),
+        (("relay", "--listen", "127.0.0.1:0", "--wheel", "none.whl"), "there is no file none.whl"),
         (("wai_inv_x", "--user"), "which wai?"),
         (("relay", "--user", "--listen", "127.0.0.1:99999"), "choose another address"),
+        (("relay", "--user", "--listen", "8443"), "--listen is HOST:PORT"),
+        (("relay", "--domain", "https://llm.example.com"), "--domain is a name in lower case"),
+        (("relay", "--domain", "llm.example.com:8443"), "--domain is a name in lower case"),
+        (("relay", "--public-url", "llm.example.com"), "--public-url is https://HOST:PORT"),
+        (("wai_inv_x", "--upstream", "127.0.0.1:8080"), "--upstream is http://HOST:PORT"),
+        (("wai_inv_x", "--upstream", "http://127.0.0.1:80 80"), "a URL has no spaces"),
+        (("wai_inv_x", "--name", "my box"), "--name is letters, digits"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_done(
@@ -105,6 +117,89 @@ def test_dry_run_prints_the_steps_and_does_none(tmp_path: Path, who: tuple[str, 
     assert "Nothing was done" in done.stdout
     assert "s" * 40 not in done.stdout  # the invite
     assert list(tmp_path.iterdir()) == [wheel]
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A home with the software installed: a `wai` that prints what it is called with."""
+
+    path: Path
+    wheel: Path
+
+    def sh(self, *arguments: str) -> tuple[int, str]:
+        """Run the script, which finds the software up to date and starts nothing."""
+        return _sh(self.path, *arguments, "--user", "--wheel", str(self.wheel), "--no-service")
+
+    def type(self, line: str) -> str:
+        """What a line that was printed to be typed prints in its turn."""
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+
+_WAI = """#!/bin/sh
+if [ "$1 $2" = "node join" ]; then echo joined; else echo "$WAI_NODE_UPSTREAMS $*"; fi
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Home:
+    home = Home(tmp_path / "a home", tmp_path / "wai-1.0-py3-none-any.whl")
+    home.wheel.write_bytes(b"wheel")
+    environment = home.path / ".local/share/wai/venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin/python").symlink_to(script("python"))
+    (environment / "bin/wai").write_text(_WAI)
+    (environment / "bin/wai").chmod(0o755)
+    (environment / ".wheel").write_text(hashlib.sha256(b"wheel").hexdigest())
+    return home
+
+
+def test_a_node_that_nothing_starts_is_started_with_the_upstream_that_was_given(
+    installed: Home,
+) -> None:
+    status, output = installed.sh("wai_inv_x", "--upstream", "http://127.0.0.1:1")
+    assert status == 0, output
+    [line] = [line for line in output.splitlines() if "node run" in line]
+    data = installed.path / ".local/share/wai/node"
+    assert installed.type(line) == f'[{{url = "http://127.0.0.1:1"}}] node run --data {data}\n'
+
+
+def test_a_relay_that_nothing_starts_is_started_by_the_line_that_is_printed(
+    installed: Home,
+) -> None:
+    status, output = installed.sh("relay", "--listen", f"127.0.0.1:{free_port()}")
+    assert status == 0, output
+    lines = [line for line in output.splitlines() if line.startswith("  ")]
+    data, settings = installed.path / ".local/share/wai/relay", ".config/wai/relay.toml"
+    assert [installed.type(line).strip() for line in lines] == [
+        f"relay --data {data} --config {installed.path / settings}",
+        f"invite create --data {data}",
+        f"key create NAME --data {data}",
+    ]
+
+
+def test_settings_that_stay_although_others_were_asked_for_are_said(installed: Home) -> None:
+    listen = f"127.0.0.1:{free_port()}"
+    asked = ("relay", "--listen", listen, "--domain", "llm.example.com")
+    assert "to change that" not in installed.sh(*asked)[1]
+    assert "to change that" not in installed.sh(*asked)[1]
+    status, output = installed.sh("relay", "--domain", "ai.example.com")
+    assert status == 0, output
+    assert 'to change that, write there: domain = "ai.example.com"\n' in output
+    assert output.count("to change that") == 1
+
+
+def test_a_relay_that_was_started_by_hand_does_not_lose_its_folder(installed: Home) -> None:
+    assert installed.sh("relay", "--listen", f"127.0.0.1:{free_port()}")[0] == 0
+    folder = DataFolder.open(installed.path / ".local/share/wai/relay")
+    lock = FolderLock.acquire(folder, "relay")
+    remove = ("relay", "--uninstall", "--purge", "--yes")
+    status, output = installed.sh(*remove)
+    assert (status, f"runs here (process {os.getpid()}): stop it first" in output) == (1, True)
+    assert folder.path.exists()
+    lock.release()
+    assert installed.sh(*remove)[0] == 0
+    assert not folder.path.exists()
 
 
 def test_xdg_data_home_is_where_a_user_has_software_and_data(tmp_path: Path) -> None:
