@@ -12,34 +12,28 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wai_node.proxy import Proxy
-from wai_protocol.errors import WaiError
+from wai_protocol.errors import AuthError, WaiError
 
 from .admin_client import AdminClient, call, opened
+from .finding import Finding
 from .output import print_json
+from .own_node import own_node
+from .own_upstreams import own_upstreams
 from .paths import node_data
+from .public_address import public_address
 from .target import Target, add_target_options, find_target
 from .way_out import proxy_to
 
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 120.0  # a slow box may load its model first
 MAX_SKEW_S: Final = 60.0  # certificates and invites are dated; logs of two machines are compared
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one step found. `advice` says what to do about a problem."""
-
-    check: str
-    ok: bool
-    text: str
-    advice: str = ""
 
 
 Check = Callable[[Target], Finding]
@@ -68,7 +62,7 @@ def _run(parsed: argparse.Namespace) -> int:
     for finding in _findings(parsed):
         found.append(finding)
         if not parsed.json:
-            _print(finding)
+            finding.show()
     if parsed.json:
         print_json(
             [{"check": f.check, "ok": f.ok, "text": f.text, "advice": f.advice} for f in found]
@@ -82,7 +76,10 @@ def _findings(parsed: argparse.Namespace) -> Iterator[Finding]:
         yield target
     else:
         yield from _way_to_relay(target)
-    yield _upstreams(on_node=(parsed.node_data / "membership.json").exists())
+    node = own_node(parsed.node_data)
+    if node is not None:
+        yield node
+    yield own_upstreams(on_node=node is not None)
     if not isinstance(target, Finding):
         yield from _whole_path(target, parsed.key_file)
 
@@ -118,10 +115,14 @@ def _way_to_relay(target: Target) -> Iterator[Finding]:
         try:
             finding = check(target)
         except WaiError as error:
-            finding = Finding(_NAMES[check], ok=False, text=str(error), advice=_ADVICE[check])
+            advice = _distrust(target, error) or _ADVICE[check]
+            finding = Finding(_NAMES[check], ok=False, text=str(error), advice=advice)
         yield finding
         if not finding.ok and check is not _clock:
             return
+    public = public_address(target)
+    if public is not None:
+        yield public
 
 
 def _dns(target: Target) -> Finding:
@@ -176,6 +177,14 @@ def _tls_and_health(target: Target) -> Finding:
     return Finding("tls", ok=True, text=f"{version}, the relay is known {how}, and healthy")
 
 
+def _distrust(target: Target, error: WaiError) -> str:
+    """What to do where this error is of a certificate; "" where it isn't."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _OUT_OF_DATE:
+        return f"is this clock right ({time.strftime('%Y-%m-%d %H:%M %Z')})? {_NOT_RENEWED}"
+    return _PIN if isinstance(error, AuthError) and target.pin is not None else ""
+
+
 def _clock(target: Target) -> Finding:
     with opened(target, CONNECT_TIMEOUT_S) as connection:
         _, headers, _ = call(connection, target, "GET", "/healthz")
@@ -186,34 +195,6 @@ def _clock(target: Target) -> Finding:
     text = f"this clock is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} the relay's"
     good = abs(skew_s) <= MAX_SKEW_S
     return Finding("clock", ok=good, text=text, advice="" if good else _ADVICE[_clock])
-
-
-def _upstreams(*, on_node: bool) -> Finding:
-    """What serves models on this machine. Only a problem where a node lives."""
-    import asyncio
-
-    from wai_node.upstreams import find_upstreams
-
-    async def look() -> list[str]:
-        seen = []
-        for upstream in await find_upstreams():
-            try:
-                count = len((await upstream.probe()).models)
-                seen.append(f"{upstream.name} ({count} models)")
-            except WaiError as error:
-                seen.append(f"{upstream.name} (no answer: {error})")
-            finally:
-                await upstream.aclose()
-        return seen
-
-    seen = asyncio.run(look())
-    if seen:
-        return Finding("upstream", ok=True, text="found here: " + ", ".join(seen))
-    text = "no inference server on the usual ports of this machine"
-    if not on_node:
-        return Finding("upstream", ok=True, text=text + ", and no node either")
-    advice = "fine if the node was given --upstream URL; else start one (llama-server, Ollama, …)"
-    return Finding("upstream", ok=True, text=f"{text}; {advice}")
 
 
 def _whole_path(target: Target, key_file: Path | None) -> Iterator[Finding]:
@@ -294,15 +275,13 @@ def _address(target: Target) -> tuple[str, int]:
     return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
 
 
-def _print(finding: Finding) -> None:
-    mark = "ok     " if finding.ok else "problem"
-    shown = "".join(c if c.isprintable() else "?" for c in finding.text)
-    print(f"{mark}  {finding.check:<8}  {shown}", flush=True)
-    if finding.advice:
-        print(f"                   → {finding.advice}", flush=True)
-
-
 _PROXY: Final = "HTTPS_PROXY names it: is that right? NO_PROXY=NAME reaches a name without it"
+_PIN: Final = (
+    "something else answers there, or the relay was set up anew, with another key: then this needs"
+    " the new pin, and a node a new invite"
+)
+_OUT_OF_DATE: Final = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, …_HAS_EXPIRED
+_NOT_RENEWED: Final = "Else the relay has not renewed its certificate, and its log says why"
 _NAMES: Final[dict[Check, str]] = {
     _dns: "dns",
     _port: "port",

@@ -33,6 +33,7 @@ from .calls import Calls
 from .dial import RelayAddress
 from .forward import Forwarder
 from .network import watch_network
+from .standing import Standing
 from .tunnel import Tunnel
 from .upstreams.board import Board
 from .upstreams.upstream import Upstream
@@ -62,6 +63,7 @@ class Agent:
         discover: Callable[[frozenset[int]], Awaitable[list[Upstream]]] | None = None,
         detail: dict[str, Any] | None = None,
         limits: Limits | None = None,
+        on_standing: Callable[[Standing], None] = lambda _: None,
     ) -> None:
         hello = Hello(
             public=key.public,
@@ -86,6 +88,8 @@ class Agent:
         ]
         self._sessions: set[LiveSession] = set()
         self._status: NodeStatus | None = None
+        self._on_standing = on_standing
+        self._standing = Standing()
         self.calls = Calls()
         self.draining = False
 
@@ -96,6 +100,7 @@ class Agent:
 
     async def run(self) -> None:
         """Work until cancelled. Streams that are still open then are cut."""
+        self._on_standing(self._standing)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.watch.run())
@@ -157,6 +162,15 @@ class Agent:
         self._sessions.discard(session)
         self.forwarder.lost(session)
 
+    def on_dialled(self, problem: str) -> None:
+        """With several tunnels, one that is connected is enough."""
+        self._stand(replace(self._standing, connected=self.connected, problem=problem))
+
+    def _stand(self, standing: Standing) -> None:
+        if standing != self._standing:
+            self._standing = standing
+            self._on_standing(standing)
+
     def tell(self, name: str, value: Any) -> None:
         """Tell the relay that something happened, over whichever session is there."""
         session = next((s for s in self._sessions if s.attached), None)
@@ -171,6 +185,7 @@ class Agent:
         if before != now:
             _log.info("serving: %s", ", ".join(sorted(now)) or "nothing yet, no upstream found")
         self._status = status
+        self._stand(replace(self._standing, models=tuple(sorted(now))))
         for session in self._sessions:
             session.send_status(status)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import platform
 import signal
+from functools import partial
 from typing import Final
 
 import anyio
@@ -34,6 +35,7 @@ from .membership import Membership, joined_by, keep_membership, load_key, load_m
 from .models.hardware import describe, detect_hardware
 from .models.hub import Hub, HubSettings
 from .proxy import proxy_for
+from .standing import keep_standing
 from .upstreams.detect import find_upstreams, upstream_at
 from .upstreams.upstream import Upstream
 
@@ -89,14 +91,16 @@ async def _run(config: NodeConfig) -> None:
     key = load_key(folder)
     lock = FolderLock.acquire(folder, LOCK_OWNER)
     try:
-        agent = await _make_agent(config, membership, key)
+        agent = await _make_agent(config, folder, membership, key)
         supervisor = _make_supervisor(config, membership, key, agent)
         await _until_stopped(agent, supervisor, config.drain_timeout_s)
     finally:
         lock.release()
 
 
-async def _make_agent(config: NodeConfig, membership: Membership, key: NodeKey) -> Agent:
+async def _make_agent(
+    config: NodeConfig, folder: DataFolder, membership: Membership, key: NodeKey
+) -> Agent:
     address = _address(config, membership.url, membership.relay_public, membership.pin)
     given: list[Upstream] = [
         await upstream_at(upstream.url, upstream.key or "") for upstream in config.upstreams
@@ -119,6 +123,7 @@ async def _make_agent(config: NodeConfig, membership: Membership, key: NodeKey) 
             **describe(await asyncio.to_thread(detect_hardware)),
         },
         limits=Limits(ping_s=config.ping_s, dead_s=config.dead_s),
+        on_standing=partial(keep_standing, folder),
     )
 
 

@@ -42,6 +42,9 @@ class TunnelOwner(Protocol):
     def on_session_ended(self, session: LiveSession) -> None:
         """A session is over for good; its streams were reset by events before."""
 
+    def on_dialled(self, problem: str) -> None:
+        """There is a connection again (""), or another reason why there is none."""
+
 
 class Tunnel:
     """Keeps one session to the relay. `run` it in a task; cancelling that ends the session."""
@@ -136,6 +139,7 @@ class Tunnel:
         )
         if not resumed:
             self._owner.on_session(session, welcome)
+        self._owner.on_dialled("")
         _log.debug("connected, session %s", "resumed" if resumed else "new")
 
     def _new_session(self, welcome: Welcome) -> LiveSession:
@@ -201,3 +205,4 @@ class Tunnel:
         if problem != self._last_problem:
             _log.warning("%s; trying again until it works", problem)
             self._last_problem = problem
+            self._owner.on_dialled(problem)

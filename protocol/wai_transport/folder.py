@@ -138,6 +138,25 @@ class FolderLock:
         lock.sign()
         return lock
 
+    @staticmethod
+    def holder(path: Path, owner: str) -> str | None:
+        """The process, as it signed, that has the folder at `path`; None if nobody has it.
+
+        Raises `StoreError`: it may not be looked at.
+        """
+        file = path / f"{owner}.lock"
+        try:
+            with file.open("rb") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until the file is closed
+                except BlockingIOError:
+                    return lock.read(20).decode("ascii", "replace").strip() or "unknown"
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{file} cannot be read: {error.strerror}") from error
+        return None
+
     def fileno(self) -> int:
         """The open file, for `pass_fds` of a successor. It holds the lock for as long as it has
         this file open, even when we have released ours."""

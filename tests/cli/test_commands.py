@@ -14,9 +14,13 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cluster import Cluster, cluster
+from tests.harness.processes import Daemon, free_port, wait_until
+from tests.harness.real import script
 from wai_cli import admin_client
 from wai_cli.main import GROUPS, _parser, main
 from wai_relay.admin import deployments
+from wai_relay.identity import load_self_signed
+from wai_transport.folder import DataFolder
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +246,47 @@ def test_doctor_says_what_to_do(running: Cluster, capsys: Captured, tmp_path: Pa
     assert "wai node join" in found["node"]["advice"]
     keys = json.loads(_run(capsys, "key", "list", "--data", running.data, "--json")[1])
     assert "wai doctor" not in {key["name"] for key in keys}  # it cleans up behind itself
+
+
+def test_doctor_finds_that_the_node_here_was_removed(running: Cluster, capsys: Captured) -> None:
+    running.join("gone")
+    data = running.start_node("gone").data
+
+    def said() -> str:
+        options = ("--data", running.data, "--node-data", data, "--json")
+        found = json.loads(_run(capsys, "doctor", *options)[1])
+        return str(next(finding["text"] for finding in found if finding["check"] == "here"))
+
+    wait_until(lambda: "is connected, but serves no model" in said(), "it is not connected")
+    assert _run(capsys, "node", "remove", "gone", "--data", running.data)[0] == 0
+    wait_until(lambda: "the node gone was removed from this relay" in said(), "still connected")
+
+
+@pytest.mark.parametrize(
+    ("certificate", "good", "said"),
+    [
+        ("self-signed", True, "nodes and callers reach it at https://localhost:{port}"),
+        ("{relay}/relay.crt,{relay}/relay-tls.key", False, "refuse the certificate that"),
+    ],
+)
+def test_doctor_on_the_relays_host_goes_the_way_that_nodes_go_too(
+    certificate: str, good: bool, said: str, capsys: Captured, tmp_path: Path
+) -> None:
+    data, port = tmp_path / "relay", free_port()
+    load_self_signed(DataFolder.open(data), ["localhost"])  # no authority vouches for it
+    command = [script("wai"), "relay", "--data", str(data), "--listen", f"127.0.0.1:{port}"]
+    command += [
+        "--tls",
+        certificate.format(relay=data),
+        "--public-url",
+        f"https://localhost:{port}",
+    ]
+    with Daemon(command, log=tmp_path / "relay.log") as relay:
+        relay.wait_until((data / "relay.json").exists, "the relay does not start")
+        options = ("--data", data, "--node-data", tmp_path / "none", "--json")
+        found = json.loads(_run(capsys, "doctor", *options)[1])
+    [public] = [finding for finding in found if finding["check"] == "public"]
+    assert (public["ok"], said.format(port=port) in public["text"]) == (good, True)
 
 
 def test_a_relay_that_was_killed_is_said_not_to_run(capsys: Captured, tmp_path: Path) -> None:

@@ -16,8 +16,13 @@ from .types import AuditList, AuditView, ChangeSettings, SettingsView, WhoAmI
 
 async def who_am_i(context: Context, call: Call) -> WhoAmI:
     """The admin whose token this is; `time` lets a client see how far its clock is off."""
+    address = context.address
     return WhoAmI(
-        name=call.actor, version=context.version, url=context.address.url, time=context.clock()
+        name=call.actor,
+        version=context.version,
+        url=address.url,
+        pin=address.pin.hex() if address.pin is not None else None,
+        time=context.clock(),
     )
 
 

@@ -191,11 +191,16 @@ class ChangeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class WhoAmI(Struct, frozen=True, kw_only=True):
-    """The admin whose token this is, and the relay that answers."""
+    """The admin whose token this is, and the relay that answers.
+
+    `url`: how nodes reach it. `pin`: where they know it by that and not by an authority, the
+    SHA-256 of its certificate's public key, in hex.
+    """
 
     name: str
     version: str
     url: str
+    pin: str | None
     time: float
 
 

@@ -1,0 +1,55 @@
+"""Whether this machine's node does its work, for `wai doctor`, by what it wrote down of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from wai_node.membership import MEMBERSHIP_FILE
+from wai_node.standing import read_standing
+from wai_protocol.errors import StoreError
+from wai_transport.folder import FolderLock
+
+from .finding import Finding
+
+_CHECK: Final = "here"
+_START: Final = (
+    "start it: `systemctl start wai-node` (`systemctl --user …` without root), where it is a"
+    " service; else `wai node run`"
+)
+_SERVE: Final = "start an inference server here, or give the node --upstream URL"
+_JOIN: Final = "`wai invite create` on the relay, and `wai node join INVITE` here"
+_LOG: Final = "its log says more: `journalctl -u wai-node` (`--user` without root)"
+
+
+def own_node(data: Path) -> Finding | None:
+    """What is to be said of the node with this data folder; None where no node has joined."""
+    membership = data / MEMBERSHIP_FILE
+    try:
+        if not membership.exists():
+            return None
+        name = json.loads(membership.read_bytes())["name"]
+        process = FolderLock.holder(data, "node")
+    except (ValueError, KeyError, TypeError):
+        return Finding(_CHECK, ok=False, text=f"{membership} is damaged", advice=_JOIN)
+    except (StoreError, OSError) as error:
+        advice = "ask as the node's user, or as root"
+        return Finding(
+            _CHECK, ok=False, text=f"{data} can't be looked into: {error}", advice=advice
+        )
+    if process is None:
+        text = f"the node {name} does not run (data folder {data})"
+        return Finding(_CHECK, ok=False, text=text, advice=_START)
+    standing = read_standing(data)
+    runs = f"the node {name} runs (process {process})"
+    if standing is None:
+        return Finding(_CHECK, ok=True, text=f"{runs}; what it does is not known")
+    if not standing.connected:
+        why = standing.problem or "it dials"
+        return Finding(_CHECK, ok=False, text=f"{runs}, without a connection: {why}", advice=_LOG)
+    if not standing.models:
+        text = f"{runs} and is connected, but serves no model"
+        return Finding(_CHECK, ok=False, text=text, advice=_SERVE)
+    served = ", ".join(standing.models)
+    return Finding(_CHECK, ok=True, text=f"{runs}, is connected, and serves: {served}")

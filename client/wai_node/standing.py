@@ -1,0 +1,49 @@
+"""How a running node stands, written down for whoever looks at its machine (`wai doctor`).
+
+A file in the data folder, written anew when something in it changes; nothing reads it but people's
+commands. It outlives its node: whether one runs is what the folder's lock says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from wai_protocol.errors import StoreError
+from wai_transport.folder import DataFolder
+
+STANDING_FILE: Final = "node.json"
+
+_log = logging.getLogger("wai.node")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """`connected`: to the relay. `problem`: why not, "" while nothing was found out. `models`: what
+    it serves, by name."""
+
+    connected: bool = False
+    problem: str = ""
+    models: tuple[str, ...] = ()
+
+
+def keep_standing(folder: DataFolder, standing: Standing) -> None:
+    """Write it down. A full disk is logged, and no reason to serve no more."""
+    try:
+        folder.write(STANDING_FILE, json.dumps(asdict(standing)).encode() + b"\n")
+    except StoreError as error:
+        _log.warning("%s", error)
+
+
+def read_standing(data: Path) -> Standing | None:
+    """What the node with this folder wrote last; None if there is nothing to be read."""
+    try:
+        fields = json.loads((data / STANDING_FILE).read_bytes())
+        return Standing(
+            bool(fields["connected"]), str(fields["problem"]), tuple(map(str, fields["models"]))
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
