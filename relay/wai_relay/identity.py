@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from wai_protocol.errors import StoreError
@@ -37,12 +38,14 @@ ADMIN_TOKEN_BYTES: Final = 32
 class TlsFiles:
     """A certificate and its key as files, for `ssl.SSLContext.load_cert_chain`.
 
-    `pin` is the SHA-256 of the leaf's SubjectPublicKeyInfo.
+    `pin` is the SHA-256 of the leaf's SubjectPublicKeyInfo, `ends` when it is over, in seconds
+    since 1970.
     """
 
     certificate: Path
     key: Path
     pin: bytes
+    ends: float
 
 
 def load_relay_key(folder: DataFolder) -> RelayKey:
@@ -72,9 +75,7 @@ def load_self_signed(
         certificate = certificates.issue(key, (*wanted, *already), now)
         pem = certificate.public_bytes(Encoding.PEM)
         folder.write(CERTIFICATE_FILE, pem, PUBLIC_MODE)
-    return TlsFiles(
-        folder.path / CERTIFICATE_FILE, folder.path / TLS_KEY_FILE, certificates.pin_of(certificate)
-    )
+    return _files(folder.path / CERTIFICATE_FILE, folder.path / TLS_KEY_FILE, certificate)
 
 
 def given_tls(certificate: Path, key: Path) -> TlsFiles:
@@ -85,7 +86,12 @@ def given_tls(certificate: Path, key: Path) -> TlsFiles:
             pass  # readable: better said now than in the middle of a handshake
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return TlsFiles(certificate, key, certificates.pin_of(certificates.certificate_from_pem(pem)))
+    return _files(certificate, key, certificates.certificate_from_pem(pem))
+
+
+def _files(certificate: Path, key: Path, leaf: x509.Certificate) -> TlsFiles:
+    ends = leaf.not_valid_after_utc.timestamp()
+    return TlsFiles(certificate, key, certificates.pin_of(leaf), ends)
 
 
 def load_admin_token(folder: DataFolder) -> str:

@@ -219,9 +219,11 @@ class Relay:
             version=VERSION,
         )
         assert self._edge is not None
-        edge = self._edge
+        edge, tls = self._edge, self._tls
         page = MetricsPage(
-            lambda: metrics.text(self._fleet.nodes(), gateway.live, edge),
+            lambda: metrics.text(
+                self._fleet.nodes(), gateway.live, edge, tls.ends if tls is not None else None
+            ),
             admins,
             config.metrics_token,
         )

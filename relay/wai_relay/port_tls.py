@@ -7,8 +7,10 @@ handshake (`http.served_certificate`) and issues nothing (`certificate`, `acme`)
 from __future__ import annotations
 
 import asyncio
+import datetime
 import logging
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -68,6 +70,16 @@ class PortTls:
         return self._files.pin
 
     @property
+    def ends(self) -> float:
+        """When the shown certificate is over, in seconds since 1970; 0 while the one that an
+        authority is to give is not there yet."""
+        return 0.0 if self._stands_in else self._files.ends
+
+    @property
+    def _stands_in(self) -> bool:
+        return self._config.tls == "acme" and self._files.certificate.name != CERTIFICATE_FILE
+
+    @property
     def pinned(self) -> bool:
         """Whether nodes know us by that pin, rather than by an authority."""
         return self._config.tls == "self-signed"
@@ -79,6 +91,7 @@ class PortTls:
 
     def start(self) -> None:
         """Follow the certificate's changes, as the configuration says now."""
+        self._warn_if_over()
         self._task = asyncio.get_running_loop().create_task(self._follow(self._task))
         self._task.add_done_callback(_log_end)
 
@@ -134,7 +147,14 @@ class PortTls:
         self.served.show(pair)
         self._files, self._stamp = files, stamp
         _log.info("a new certificate is shown from now on")
+        self._warn_if_over()
         self._on_change()
+
+    def _warn_if_over(self) -> None:
+        """Callers and nodes would refuse it, and nobody else says so here."""
+        if self._files.ends < time.time():
+            over = datetime.datetime.fromtimestamp(self._files.ends, datetime.UTC)
+            _log.warning("the certificate %s was good until %s", self._files.certificate, over)
 
     async def _watch(self) -> None:
         """Look after the operator's files."""

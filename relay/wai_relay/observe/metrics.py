@@ -118,8 +118,15 @@ class Metrics:
         if speed := record.tokens_per_second:
             self._per_token.observe(model, 1.0 / speed)
 
-    def text(self, nodes: Iterable[Node], live: LiveRequests, edge: Edge) -> str:
-        """Everything, as Prometheus reads it."""
+    def text(
+        self,
+        nodes: Iterable[Node],
+        live: LiveRequests,
+        edge: Edge,
+        certificate_ends: float | None = None,
+    ) -> str:
+        """Everything, as Prometheus reads it. `certificate_ends`: seconds since 1970; 0 while there
+        is none by the authority, None without TLS."""
         lines = [*_head("wai_build_info", "The version.", "gauge")]
         lines.append(_line("wai_build_info", (("version", VERSION),), 1))
         for name, help_text, counts in (
@@ -141,6 +148,10 @@ class Metrics:
             lines += [*_head(name, "At the callers' port.", "counter"), _line(name, (), value)]
         lines += _head("wai_requests_running", "Requests under way.", "gauge")
         lines.append(_line("wai_requests_running", (), len(live)))
+        if certificate_ends is not None:
+            name = "wai_certificate_end_timestamp_seconds"
+            lines += _head(name, "When the port's certificate is over; 0: not there yet.", "gauge")
+            lines.append(_line(name, (), certificate_ends))
         lines += _node_lines(list(nodes))
         return "\n".join(lines) + "\n"
 

@@ -65,6 +65,14 @@ def test_a_models_name_cannot_end_its_label() -> None:
     assert not any(line.startswith("forged") for line in text_of(metrics))
 
 
+def test_a_certificate_that_nobody_renews_can_be_alerted_on() -> None:
+    name = "wai_certificate_end_timestamp_seconds"
+    metrics = Metrics(DiscardingRecorder())
+    page = metrics.text([], LiveRequests(), Edge(unused), certificate_ends=1800000000.0)
+    assert f"{name} 1800000000" in page.splitlines()
+    assert name not in metrics.text([], LiveRequests(), Edge(unused))  # behind a proxy
+
+
 def test_the_access_log_has_one_line_a_request_whatever_a_caller_names(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -1,0 +1,45 @@
+"""What is said of the port's certificate: one that is over, and one that is not there yet."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from pathlib import Path
+
+import pytest
+
+from wai_relay.config import RelayConfig
+from wai_relay.identity import load_self_signed
+from wai_relay.port_tls import PortTls
+from wai_transport.folder import DataFolder
+
+pytestmark = pytest.mark.anyio
+LONG_AGO = datetime.datetime(2010, 1, 1, tzinfo=datetime.UTC)
+
+
+def test_a_stand_in_is_not_taken_for_the_authoritys(tmp_path: Path) -> None:
+    """It is good for ten years, which would hide that ACME gets nothing."""
+    folder = DataFolder.open(tmp_path)
+    config = RelayConfig(tmp_path, tls="acme", domain="llm.example.com")
+    tls = PortTls.load(config, folder, lambda: None)
+    assert tls is not None
+    assert tls.ends == 0.0
+    own = PortTls.load(RelayConfig(tmp_path), folder, lambda: None)
+    assert own is not None
+    assert own.ends > datetime.datetime.now(datetime.UTC).timestamp()
+
+
+async def test_a_given_certificate_that_is_over_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = DataFolder.open(tmp_path)
+    given = load_self_signed(folder, [], LONG_AGO)
+    config = RelayConfig(tmp_path, tls=f"{given.certificate},{given.key}")
+    tls = PortTls.load(config, folder, lambda: None)
+    assert tls is not None
+    with caplog.at_level(logging.WARNING, "wai.tls"):
+        tls.start()
+        await tls.close()
+    assert [entry.getMessage() for entry in caplog.records] == [
+        f"the certificate {given.certificate} was good until 2019-12-30 00:00:00+00:00"
+    ]
