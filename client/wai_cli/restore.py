@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from .paths import add_data_option, relay_data
@@ -17,8 +18,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    from wai_protocol.errors import StoreError
     from wai_relay.backup import restore
 
-    names = restore(parsed.file, parsed.data, force=parsed.force)
-    print(f"{parsed.data}: {', '.join(names)}. Start it with: wai relay --data {parsed.data} …")
+    try:
+        with parsed.file.open("rb") as file:
+            _become_owner(parsed.data)
+            names = restore(file, parsed.data, force=parsed.force)
+    except OSError as error:
+        raise StoreError(f"{parsed.file} cannot be read: {error.strerror}") from error
+    print(f"{parsed.data}: {', '.join(names)}.")
+    print(f"Start it: systemctl start wai-relay, or wai relay --data {parsed.data}")
     return 0
+
+
+def _become_owner(data: Path) -> None:
+    """As root: go on as the user whose folder it is, so that the service can read what is put
+    there. Not back again."""
+    if os.geteuid() != 0 or not data.is_dir():
+        return
+    owner = data.stat()
+    if owner.st_uid != 0:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)

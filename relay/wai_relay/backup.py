@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from wai_protocol.errors import StoreError
 from wai_transport.folder import PUBLIC_MODE, SECRET_MODE, DataFolder, FolderLock
@@ -71,8 +71,9 @@ def back_up(data: Path, file: Path) -> int:
         raise
 
 
-def restore(file: Path, data: Path, *, force: bool) -> list[str]:
-    """Put what `back_up` wrote into `data`; the names of the files.
+def restore(file: BinaryIO, data: Path, *, force: bool) -> list[str]:
+    """Put what `back_up` wrote into `data`; the names of the files. They are the caller's: whoever
+    the folder belongs to restores it.
 
     Raises `StoreError`: a relay runs there, one is there already (without `force`), or `file` is no
     backup. Then nothing has changed.
@@ -84,7 +85,7 @@ def restore(file: Path, data: Path, *, force: bool) -> list[str]:
             raise StoreError(f"there is a relay in {data} already; --force replaces it")
         with tempfile.TemporaryDirectory(dir=data, prefix=".wai-restore-") as scratch:
             names = _unpack(file, Path(scratch))
-            _check_database(Path(scratch) / DATABASE_FILE, file)
+            _check_database(Path(scratch) / DATABASE_FILE, file.name)
             # A log of the old database, replayed into the new one, would ruin it.
             for name in (DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm"):
                 folder.remove(name)
@@ -110,17 +111,19 @@ def _copy_database(source: Path, target: Path) -> None:
         reading.close()
 
 
-def _unpack(file: Path, into: Path) -> list[str]:
+def _unpack(file: BinaryIO, into: Path) -> list[str]:
     """The files of a backup, by the names that we know; all others are refused."""
     names = []
     try:
-        with tarfile.open(file, "r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 limit = MAX_DATABASE_BYTES if member.name == DATABASE_FILE else 1 << 20
                 known = member.name in (DATABASE_FILE, *KEPT_FILES)
                 content = tar.extractfile(member) if member.isreg() and known else None
                 if content is None or member.size > limit or member.name in names:
-                    raise StoreError(f"{file} is not a backup of a relay: it has {member.name!r}")
+                    raise StoreError(
+                        f"{file.name} is not a backup of a relay: it has {member.name!r}"
+                    )
                 mode = PUBLIC_MODE if member.name == CERTIFICATE_FILE else SECRET_MODE
                 descriptor = os.open(into / member.name, os.O_WRONLY | os.O_CREAT, mode)
                 with open(descriptor, "wb") as out:
@@ -130,19 +133,19 @@ def _unpack(file: Path, into: Path) -> list[str]:
                     os.fsync(out.fileno())
                 names.append(member.name)
     except tarfile.TarError as error:
-        raise StoreError(f"{file} is not a backup of a relay: {error}") from error
+        raise StoreError(f"{file.name} is not a backup of a relay: {error}") from error
     if DATABASE_FILE not in names or KEY_FILE not in names:
-        raise StoreError(f"{file} is not a whole backup of a relay")
+        raise StoreError(f"{file.name} is not a whole backup of a relay")
     return names
 
 
-def _check_database(copy: Path, file: Path) -> None:
+def _check_database(copy: Path, name: str) -> None:
     database = sqlite3.connect(f"file:{copy}?mode=ro", uri=True)
     try:
         found = database.execute("PRAGMA quick_check").fetchone()[0]
     except sqlite3.Error as error:
-        raise StoreError(f"the database in {file} is damaged: {error}") from error
+        raise StoreError(f"the database in {name} is damaged: {error}") from error
     finally:
         database.close()
     if found != "ok":
-        raise StoreError(f"the database in {file} is damaged: {found}")
+        raise StoreError(f"the database in {name} is damaged: {found}")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
 import tarfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.harness.cluster import CommandError, cluster, wai
 
 pytestmark = pytest.mark.e2e
+NOBODY = 65534
 
 
 def test_a_relay_comes_back_whole_from_a_backup_that_was_made_while_it_ran(tmp_path: Path) -> None:
@@ -52,3 +55,18 @@ def test_a_file_that_is_no_backup_changes_nothing(tmp_path: Path) -> None:
     left = {path.name for path in (tmp_path / "data").iterdir()}
     assert left == {"relay.lock"}
     assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's folder is made by root")
+def test_root_restores_a_service_whose_folder_is_another_users(tmp_path: Path) -> None:
+    with cluster(tmp_path) as running:
+        wai("backup", tmp_path / "backup", "--data", running.data)  # 0600, and root's
+    with TemporaryDirectory() as outside:  # tmp_path is for root alone
+        data = Path(outside) / "relay"
+        data.mkdir(mode=0o700)
+        Path(outside).chmod(0o755)
+        os.chown(data, NOBODY, NOBODY)
+        said = wai("restore", tmp_path / "backup", "--data", data)
+        assert "systemctl start wai-relay" in said
+        assert {file.stat().st_uid for file in data.iterdir()} == {NOBODY}
+        assert (data / "relay.key").read_bytes() == (running.data / "relay.key").read_bytes()
