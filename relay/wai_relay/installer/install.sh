@@ -437,6 +437,11 @@ tell_of_linger() {
   say "It ends when you log out, unless an admin runs once: sudo loginctl enable-linger $(id -un)"
 }
 
+# One that was started by hand goes on with the software that it has.
+tell_of_running() {
+  if process=$(still_runs); then say "A $role runs here already (process $process): stop it, then go on."; fi
+}
+
 service_failed() {
   if [ "$user" = yes ]; then fail "it did not start: journalctl --user -u wai-$role says why"; fi
   fail "it did not start: journalctl -u wai-$role says why"
@@ -493,6 +498,7 @@ finish_node() {
   if [ "$dry" = yes ]; then return; fi
   step "Done"
   if [ "$started" = no ]; then
+    tell_of_running
     say "Start the node with:"
     # A service reads that file by itself.
     from=''
@@ -585,6 +591,7 @@ finish_relay() {
   if [ "$dry" = yes ]; then return; fi
   if [ "$started" = no ]; then
     step "Done"
+    tell_of_running
     say "Start the relay with:"
     say "  $(foreground_user)$wai relay --data $(quoted "$state") --config $(quoted "$etc/relay.toml")"
     say "and go on in a second terminal, with the line for the GPU box and the key for an app:"
@@ -629,7 +636,7 @@ finish_relay() {
 
 # -- and away again
 
-# Whether somebody has its data folder; prints the process.
+# Whether somebody has its data folder, a service too; prints the process.
 still_runs() {
   "$env/bin/python" - "$state/$role.lock" 2>/dev/null <<'END'
 import fcntl, sys
@@ -678,6 +685,7 @@ uninstall() {
     if [ "$(readlink "$bin/wai" 2>/dev/null)" = "$env/bin/wai" ]; then run rm -f "$bin/wai"; fi
     run rm -rf "$env"
     rmdir "$etc" 2>/dev/null || :
+    if [ "$user" = yes ]; then rmdir "$(dirname "$env")" 2>/dev/null || :; fi
   fi
   if [ $dry = no ]; then say "The $role is removed."; fi
 }

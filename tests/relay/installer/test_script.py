@@ -197,6 +197,8 @@ def test_a_relay_that_was_started_by_hand_does_not_lose_its_folder(installed: Ho
     status, output = installed.sh(*remove)
     assert (status, f"runs here (process {os.getpid()}): stop it first" in output) == (1, True)
     assert folder.path.exists()
+    again = installed.sh("relay", "--listen", f"127.0.0.1:{free_port()}")[1]
+    assert f"A relay runs here already (process {os.getpid()}): stop it" in again
     lock.release()
     assert installed.sh(*remove)[0] == 0
     assert not folder.path.exists()
