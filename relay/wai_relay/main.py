@@ -43,6 +43,7 @@ from .gateway.settling import SettlingDispatcher
 from .handover import Inheritance, hand_over
 from .http.asgi import asgi_handler
 from .http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S, Edge
+from .http.exchange import Exchange
 from .http.listener import Listener
 from .identity import announce, load_admin_token, load_relay_key, withdraw
 from .installer import InstallerPages
@@ -134,6 +135,7 @@ class Relay:
         self._upstreams: ProvidedFleet | None = None
         self._tunnels: Tunnels | None = None
         self._edge: Edge | None = None
+        self._whole = asyncio.Event()
         self._listener: Listener | None = None
         self._spans: Spans | None = None
         self._draining = False
@@ -204,7 +206,7 @@ class Relay:
         if inherited is not None:
             passed = [socket.socket(fileno=descriptor) for descriptor in inherited.listening]
         gateway.traced = self._spans is not None
-        listener = await self._listen(gateway, passed)
+        listener = await self._listen(passed)
         audit = AuditLog(store)
         self._pulse.start(gateway.live)
         self._feed = Feed(self._fleet, gateway.live, self._pulse, audit, keys.name_of)
@@ -236,6 +238,7 @@ class Relay:
                 lambda: replace(context.address, url=settings.now.public_url or context.address.url)
             ),
         ).handle
+        self._whole.set()
         self._announce()
         self._live.parts.append(lambda new: upstreams.prepare(new.providers))
         if self._tls is not None:
@@ -281,10 +284,16 @@ class Relay:
         pin = self._tls.pin if self._tls is not None else None
         announce(self._folder, self._config.local_url(self.port), pin)
 
-    async def _listen(self, gateway: Gateway, socks: Sequence[socket.socket]) -> Listener:
-        """Open the port. Until the admin API is there only the gateway answers."""
+    async def _wait_until_whole(self, exchange: Exchange) -> None:
+        """For whoever comes while the relay starts; some came before it, to a service manager."""
+        await self._whole.wait()
+        assert self._edge is not None
+        await self._edge.handler(exchange)
+
+    async def _listen(self, socks: Sequence[socket.socket]) -> Listener:
+        """Open the port. Until everything is there nobody is answered."""
         assert self._tunnels is not None
-        self._edge = Edge(gateway.handle, tunnel_factory=self._tunnels.connection)
+        self._edge = Edge(self._wait_until_whole, tunnel_factory=self._tunnels.connection)
         self._listener = Listener(self._edge)
         host, port = self._config.address
         try:

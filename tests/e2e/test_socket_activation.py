@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
+import socket
 import ssl
 import sys
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +32,25 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
+def _first_answer(port: int) -> int:
+    """The status of `GET /healthz`, asked as soon as the port is open."""
+    wait_until(lambda: _opened(port), "nobody opens the port")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
+    with closing(connection):
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status
+
+
+def _opened(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def test_a_relay_takes_the_port_that_was_opened_for_it(tmp_path: Path) -> None:
     port, data = free_port(), tmp_path / "relay"
     command = [sys.executable, "-c", LAUNCHER, str(port), script("wai"), "relay"]
@@ -45,6 +67,7 @@ def test_a_relay_takes_the_port_that_was_opened_for_it(tmp_path: Path) -> None:
         return found["pid"], found["url"]
 
     with Daemon(command, log=tmp_path / "relay.log") as relay:
+        assert _first_answer(port) == 200  # it came before the relay, and waited in the queue
         relay.wait_for_output("relay ready on")
         assert answers()
         pid, url = running()
