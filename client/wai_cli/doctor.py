@@ -168,11 +168,13 @@ def _port_of(proxy: Proxy) -> Finding:
 def _tls_and_health(target: Target) -> Finding:
     with opened(target, CONNECT_TIMEOUT_S) as connection:
         sock = connection.sock
-        version = sock.version() if isinstance(sock, ssl.SSLSocket) else "no TLS"
+        version = sock.version() if isinstance(sock, ssl.SSLSocket) else None
         status, _, text = call(connection, target, "GET", "/healthz")
     if status != 200:
         text_shown = f"/healthz answers {status}: {text[:200].decode(errors='replace')}"
         return Finding("tls", ok=False, text=text_shown, advice=_ADVICE[_tls_and_health])
+    if not isinstance(sock, ssl.SSLSocket):
+        return Finding("tls", ok=True, text="no TLS on this way; the relay is healthy")
     how = "by its pin" if target.pin else "by the file given" if target.ca else "by the system"
     return Finding("tls", ok=True, text=f"{version}, the relay is known {how}, and healthy")
 

@@ -26,7 +26,8 @@ def _run(parsed: argparse.Namespace) -> int:
             _become_owner(parsed.data)
             names = restore(file, parsed.data, force=parsed.force)
     except OSError as error:
-        raise StoreError(f"{parsed.file} cannot be read: {error.strerror}") from error
+        text = f"the backup can't be restored: {parsed.file}: {error.strerror}"
+        raise StoreError(text) from error
     print(f"{parsed.data}: {', '.join(names)}.")
     print(f"Start it: systemctl start wai-relay, or wai relay --data {parsed.data}")
     return 0

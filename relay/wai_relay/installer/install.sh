@@ -413,8 +413,10 @@ start_service() {
     return
   fi
   if [ "$user" = yes ]; then
-    # Else it ends when you log out.
-    run loginctl enable-linger 2>/dev/null || until=log-in
+    # Else it ends when you log out. Where one may not ask for it, an admin may have done so.
+    if [ "$(loginctl show-user "$(id -un)" --property=Linger --value 2>/dev/null)" != yes ]; then
+      run loginctl enable-linger 2>/dev/null || until=log-in
+    fi
   fi
   was_active=no
   if control is-active --quiet "wai-$role" </dev/null; then was_active=yes; fi

@@ -221,6 +221,24 @@ def test_xdg_data_home_is_where_a_user_has_software_and_data(tmp_path: Path) -> 
     assert (status, "XDG_DATA_HOME=/a b|c can't be written" in output) == (1, True)
 
 
+@pytest.mark.parametrize(("lingers", "asked"), [("yes", False), ("no", True)])
+def test_who_lingers_already_is_not_told_to_ask_an_admin(
+    tmp_path: Path, lingers: str, asked: bool
+) -> None:
+    """Where the user may not ask for it, the admin was told to; then it is done."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name, says in (("systemctl", "running"), ("loginctl", lingers)):
+        (commands / name).write_text(f"#!/bin/sh\necho {says}\n")
+        (commands / name).chmod(0o755)
+    wheel = tmp_path / "wai-1.0-py3-none-any.whl"
+    wheel.touch()
+    arguments = ("wai_inv_x", "--user", "--wheel", str(wheel), "--dry-run")
+    status, output = _sh(tmp_path, *arguments, path=f"{commands}:/usr/bin:/bin")
+    assert status == 0, output
+    assert ("would run: loginctl enable-linger" in output) == asked
+
+
 def test_on_a_mac_launchd_gets_the_node(tmp_path: Path) -> None:
     commands = tmp_path / "commands"
     commands.mkdir()
