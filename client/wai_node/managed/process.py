@@ -57,6 +57,10 @@ _HINTS: Final = (
         "llama-server rejects the file; choose another quantisation or repository",
     ),
     (
+        re.compile(r"GGML_ASSERT\(.*\) failed"),
+        "llama.cpp has a fault with this model on this machine; install another version of it",
+    ),
+    (
         re.compile(r"error while loading shared libraries: (\S+)"),
         "a library of llama-server is missing on this node",
     ),

@@ -87,9 +87,13 @@ REAL: Final = shlex.quote(script("llama-server-vulkan"))
         ("exit 3", ("status 3", "wai node logs")),
         ("kill -KILL $$", ("SIGKILL", "out of memory", "wai node logs")),
         ("echo 'error while loading shared libraries: libcuda.so.1'; exit 127", ("library",)),
+        (
+            "echo 'ggml-backend.cpp:1283: GGML_ASSERT(*cur_backend_id != -1) failed'; kill -ABRT $$",
+            ("llama.cpp has a fault", "another version"),
+        ),
         ("exec /nonexistent/llama-server", ("status 127", "wai node logs")),
     ],
-    ids=["dies at once", "killed", "library missing", "not there"],
+    ids=["dies at once", "killed", "library missing", "asserts", "not there"],
 )
 async def test_a_server_that_does_not_come_up(
     hub: FakeHub, tmp_path: Path, instead: str, words: tuple[str, ...]

@@ -122,6 +122,23 @@ def test_a_log_with_several_devices_is_added_up_and_the_dry_run_left_out() -> No
     assert read_buffers(["nothing here"]) is None
 
 
+@pytest.mark.parametrize("copy", ["AMX", "CPU_REPACK"])
+def test_weights_that_the_processor_has_in_its_own_order_count_once(copy: str) -> None:
+    lines = [
+        f"load_tensors:          {copy} model buffer size =   249.50 MiB",
+        "load_tensors:   CPU_Mapped model buffer size =   247.25 MiB",
+        "sched_reserve:        CPU compute buffer size =    25.50 MiB",
+    ]
+    seen = read_buffers(lines)
+    assert seen is not None
+    assert (seen.weights, seen.compute) == (int(249.5 * (1 << 20)), int(25.5 * (1 << 20)))
+    taught = learn(seen, estimate(SHAPE, 400 << 20, Load(8192)))
+    assert taught.weights == 1.0, "a lower bound teaches nothing"
+    unmapped = read_buffers([lines[0], lines[1].replace("CPU_Mapped", "       CPU")])
+    assert unmapped is not None
+    assert unmapped.weights == int(496.75 * (1 << 20))
+
+
 def test_layers_without_heads_are_recurrent_and_need_no_cache() -> None:
     hybrid = {
         **LLAMA_8B,

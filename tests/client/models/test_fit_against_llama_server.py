@@ -40,6 +40,7 @@ def buffers_of(path: Path, load: Load) -> SeenBuffers:
         *(script("llama-server-vulkan"), "-m", str(path), "-t", "1", "--port", "0", "-lv", "4"),
         *("--no-kv-unified", "-np", str(load.slots), "-c", str(load.context_tokens * load.slots)),
         *("-ctk", load.cache_k.value, "-ctv", load.cache_v.value, "-fit", "off", "--no-warmup"),
+        "--no-repack",  # else what is counted twice depends on this machine's processor
     ]
     for _ in range(TRIES):
         log = path.with_suffix(".log")
