@@ -144,7 +144,7 @@ def _deploy(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
         view = relay.post("/deployments", wanted)
         if not parsed.no_wait:
-            view = _follow(relay, view, context=0)
+            view = _follow(relay, view)
     return _report(parsed, view)
 
 
@@ -152,19 +152,19 @@ def _context(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
         view = relay.patch(_path(parsed), {"context": parsed.context, "slots": parsed.slots})
         if not parsed.no_wait:
-            view = _follow(relay, view, context=parsed.context)
+            view = _follow(relay, view)
     return _report(parsed, view)
 
 
-def _follow(relay: AdminClient, view: dict[str, Any], *, context: int) -> dict[str, Any]:
-    """Show how far a deployment is until it is served with at least `context` tokens, or will not
-    be. Node and relay may be away for a while: what is wanted is on the node's disk."""
+def _follow(relay: AdminClient, view: dict[str, Any]) -> dict[str, Any]:
+    """Show how far a deployment is until it is served as wanted, or will not be. Node and relay may
+    be away for a while: what is wanted is on the node's disk."""
     line = ProgressLine()
     node, model = view["node"], view["model"]
     lost_at: float | None = None
     try:
         line.show(_state_text(view), view["state"])
-        while not _settled(view, context):
+        while not _settled(view):
             time.sleep(LOOK_EVERY_S)
             try:
                 deployed = relay.get("/deployments")["data"]
@@ -195,10 +195,8 @@ def _goes_on(view: dict[str, Any]) -> str:
     return f"{view['node']} goes on with {view['model']} by itself; `wai model list` shows how far"
 
 
-def _settled(view: dict[str, Any], context: int) -> bool:
-    if view["state"] == "ready":
-        return bool(view["swap_error"]) or (view["context_served"] or 0) >= context
-    return view["state"] in _SETTLED
+def _settled(view: dict[str, Any]) -> bool:
+    return view["state"] in _SETTLED and not view.get("changing")
 
 
 def _state_text(view: dict[str, Any]) -> str:

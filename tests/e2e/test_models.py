@@ -57,6 +57,8 @@ def test_search_fit_deploy_chat_swap_remove(tmp_path: Path, gguf: bytes) -> None
         failed = swap_under_load(running, secret, context=1024)
         assert failed == []
         wait_until(lambda: served_context(running) == 1024, "the relay never hears of it")
+        changed = model(running, "context", MODEL, "--node", "box", "--context", "512")
+        assert changed["context_served"] == 512, "told as done before it was"
         assert any(
             "llama" in line or "srv" in line
             for line in model(running, "logs", MODEL, "--node", "box")

@@ -161,6 +161,7 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
         "context": status.context_tokens,
         "context_served": status.context_served,
         "slots": status.slots,
+        "changing": status.changing,
         "size_bytes": status.size_bytes,
         "in_flight": status.in_flight,
         "progress": None

@@ -246,6 +246,13 @@ class Deployment:
         return []
 
     @property
+    def changing(self) -> bool:
+        """Whether it is on its way to `wish` from another that it served with."""
+        return self._goal is _Goal.RELAUNCH or (
+            self.serving is not None and self._loading is not None
+        )
+
+    @property
     def in_flight(self) -> int:
         """Requests under way, on all generations."""
         return self._in_flight.total()

@@ -42,7 +42,7 @@ class QuantFit:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentStatus:
-    """One deployed model, as `list` shows it. `url` is None while nothing answers."""
+    """One deployed model, as `list` shows it. `changing`: a change of its context goes on."""
 
     alias: str
     state: State
@@ -52,6 +52,7 @@ class DeploymentStatus:
     context_tokens: int
     context_served: int | None
     slots: int
+    changing: bool
     size_bytes: int
     in_flight: int
     progress: Progress | None
@@ -145,6 +146,7 @@ def status_of(entry: Entry) -> DeploymentStatus:
         context_tokens=machine.wish.context_tokens,
         context_served=machine.context_served,
         slots=machine.wish.slots,
+        changing=machine.changing,
         size_bytes=entry.model.size_bytes,
         in_flight=machine.in_flight,
         progress=entry.progress if machine.state is State.DOWNLOADING else None,

@@ -64,7 +64,8 @@ class ProgressView(Struct, frozen=True, kw_only=True):
 class DeploymentView(Struct, frozen=True, kw_only=True):
     """A deployed model. `state`: downloading, starting, ready, draining, stopping, asleep, failed
     or absent. `context` is what is wanted per slot, `context_served` what is served now.
-    `swap_error` says why the last change of context was taken back. `id` names it among all nodes'.
+    `changing`: it is on its way from one to the other. `swap_error` says why the last change of
+    context was taken back. `id` names it among all nodes'.
     """
 
     id: str
@@ -81,6 +82,8 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     size_bytes: int
     in_flight: int
     progress: ProgressView | None
+    changing: bool = False
+    """Older nodes do not say."""
 
 
 class DeploymentList(Struct, frozen=True):

@@ -41,7 +41,9 @@ def test_a_swap_beside_serves_with_the_old_until_the_new_is_ready() -> None:
     held, _ = machine.lease(2)
     assert machine.change(LARGER, 3, beside=True) == [Launch(2, LARGER)]
     assert machine.lease(4)[0] == 1
+    assert (machine.state, machine.changing) == (State.READY, True)
     assert machine.server_ready(2, 8192, 5) == []  # two requests are still on the old one
+    assert not machine.changing
     assert machine.lease(6)[0] == 2
     assert machine.release(1, 7) == []
     assert held == 1
@@ -57,8 +59,10 @@ def test_a_swap_without_room_drains_first_and_holds_new_requests() -> None:
     assert machine.state is State.DRAINING
     assert machine.lease(4) == (None, [])
     assert machine.release(1, 5) == [Halt(1)]
+    assert machine.changing
     assert machine.server_ended(1, "", (), 6) == [Launch(2, LARGER)]
     assert machine.server_ready(2, 8192, 7) == []
+    assert not machine.changing
     assert machine.lease(8)[0] == 2
 
 
@@ -81,6 +85,7 @@ def test_a_swap_whose_server_dies_goes_back(beside: bool) -> None:
     actions = machine.server_ended(2, "not enough memory", (), 4)
     assert machine.swap_error.startswith("not enough memory")
     assert machine.wish == WISH
+    assert not machine.changing
     if beside:
         assert actions == []
         assert machine.state is State.READY

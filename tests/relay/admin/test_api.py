@@ -328,6 +328,7 @@ DEPLOYED: Final = {
     "context": 512,
     "context_served": 512,
     "slots": 2,
+    "changing": False,
     "size_bytes": 640_000,
     "in_flight": 0,
     "progress": None,
