@@ -111,5 +111,7 @@ def _is_text(argument: str) -> bool:
 
 
 def _complain(message: str) -> int:
-    print(f"wai: {message}", file=sys.stderr)
+    from .output import plain
+
+    print(f"wai: {plain(message)}", file=sys.stderr)
     return 1

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from wai_protocol.errors import RequestError, TransportError, WaiError
+from wai_protocol.errors import NodeUnavailable, RequestError, WaiError
 
 from .admin_client import HUB_TIMEOUT_S, AdminClient
+from .deployment import follow, note
 from .output import print_json, print_lines, print_table
-from .progress import ProgressLine, bar, seconds_text, size_text
+from .progress import size_text
 from .target import add_target_options, find_target
+from .values import between, count, named, seconds
 
-LOOK_EVERY_S: Final = 0.25
-"""As often as a node tells of a download's progress."""
-RELAY_AWAY_S: Final = 300.0
-"""A restart of the relay's machine with updates: longer than that, and somebody should look."""
+DEFAULT_CONTEXT, DEFAULT_SLOTS = 8192, 2  # the node's own
+MAX_CONTEXT, MAX_SLOTS, MAX_IDLE_S = 1 << 24, 256, 1e9  # the relay's own
 
 _EXAMPLES: Final = """\
 examples:
@@ -27,7 +26,6 @@ examples:
   wai model deploy unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 16384 --slots 2
   wai model context unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 32768
   wai model remove unsloth/Qwen3-4B-GGUF:Q4_K_M --node box"""
-_SETTLED: Final = ("ready", "asleep", "failed", "absent")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,17 +34,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     search = _action(actions, "search", "look for GGUF models on Hugging Face", _search)
     search.add_argument("words", metavar="WORD", nargs="+", help="what to look for")
-    search.add_argument("--limit", metavar="N", type=int, default=20, help="at most so many")
+    search.add_argument(
+        "--limit", metavar="N", type=between(1, 50), default=20, help="at most so many (default 20)"
+    )
     fit = _action(actions, "fit", "see which quantisations fit which node", _fit)
     fit.add_argument("repo", metavar="REPO", help="publisher/name, or publisher/name:QUANT")
     fit.add_argument("--node", metavar="NAME", help="only on this node")
     _add_load(fit)
     deploy = _action(actions, "deploy", "have a node download and serve a model", _deploy)
     deploy.add_argument("model", metavar="REPO[:QUANT]", help="publisher/name[:QUANT]")
-    deploy.add_argument("--node", metavar="NAME", required=True, help="the node to serve it")
+    deploy.add_argument(
+        "--node", metavar="NAME", type=named, required=True, help="the node to serve it"
+    )
     _add_load(deploy)
     deploy.add_argument(
-        "--idle-unload", metavar="SECONDS", type=float, help="unload it when idle for so long"
+        "--idle-unload",
+        metavar="SECONDS",
+        type=seconds(1, MAX_IDLE_S),
+        help="unload it when idle for so long; the next request loads it again",
     )
     _add_wait(deploy)
     listing = _action(actions, "list", "list the deployed models", _list)
@@ -54,14 +59,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     remove = _action(actions, "remove", "serve a model no more and delete its files", _remove)
     logs = _action(actions, "logs", "read what a model's server printed", _logs)
     for action in (context, remove, logs):
-        action.add_argument("model", metavar="MODEL", help="as `wai model list` shows it")
-        action.add_argument("--node", metavar="NAME", required=True, help="the node that has it")
+        action.add_argument(
+            "model", metavar="MODEL", type=named, help="as `wai model list` shows it"
+        )
+        action.add_argument(
+            "--node", metavar="NAME", type=named, required=True, help="the node that has it"
+        )
     context.add_argument(
-        "--context", metavar="TOKENS", type=int, required=True, help="tokens per slot"
+        "--context",
+        metavar="TOKENS",
+        type=between(1, MAX_CONTEXT),
+        required=True,
+        help="tokens per slot",
     )
-    context.add_argument("--slots", metavar="N", type=int, help="requests at once")
+    context.add_argument(
+        "--slots",
+        metavar="N",
+        type=between(1, MAX_SLOTS),
+        help="requests at once (default: as now)",
+    )
     _add_wait(context)
-    logs.add_argument("--lines", metavar="N", type=int, default=100, help="at most so many")
+    logs.add_argument(
+        "--lines", metavar="N", type=count, default=100, help="at most so many (default 100)"
+    )
     for action in (search, fit, deploy, listing, context, remove, logs):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
@@ -75,9 +95,17 @@ def _action(actions: Any, name: str, summary: str, run: Any) -> argparse.Argumen
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--context", metavar="TOKENS", type=int, help="tokens per slot (default 8192)"
+        "--context",
+        metavar="TOKENS",
+        type=between(1, MAX_CONTEXT),
+        help=f"tokens per slot (default {DEFAULT_CONTEXT})",
     )
-    parser.add_argument("--slots", metavar="N", type=int, help="requests at once (default 2)")
+    parser.add_argument(
+        "--slots",
+        metavar="N",
+        type=between(1, MAX_SLOTS),
+        help=f"requests at once (default {DEFAULT_SLOTS})",
+    )
 
 
 def _add_wait(parser: argparse.ArgumentParser) -> None:
@@ -111,23 +139,47 @@ def _fit(parsed: argparse.Namespace) -> int:
         found = relay.get(f"/models/fit?{query}")["data"]
     if parsed.json:
         print_json(found)
+    if not any(row["quants"] for row in found):
+        raise _nobody_can_tell(found)
+    if parsed.json:
         return 0
-    for row in found:
-        if row["error"] is not None:
-            print(f"{row['node']}: {row['error']}")
+    print(
+        f"for {parsed.slots or DEFAULT_SLOTS} slots of {parsed.context or DEFAULT_CONTEXT} tokens, "
+        "or of as many as the model was trained for:"
+    )
     print_table(
         ("NODE", "QUANT", "FILES", "NEEDS", "FITS", "LARGEST CONTEXT"),
         [_fit_row(row["node"], quant) for row in found for quant in row["quants"]],
-        empty="no node can tell; let one join with `wai invite create`",
+        empty="",
     )
+    print_lines([text for row in found for text in _why_not(row)])
     return 0
+
+
+def _nobody_can_tell(found: list[dict[str, Any]]) -> WaiError:
+    errors = {row["error"]: row["node"] for row in found if row["error"]}
+    if not errors:
+        return NodeUnavailable(
+            "no node is connected that may deploy models; let one join with `wai invite create`"
+        )
+    if len(errors) == 1:
+        return RequestError(next(iter(errors)))
+    return RequestError("; ".join(f"{node}: {error}" for error, node in errors.items()))
+
+
+def _why_not(row: dict[str, Any]) -> list[str]:
+    """For what does not fit a node, or a node that can't tell: a line of its own."""
+    if row["error"] is not None:
+        return [f"{row['node']}: {row['error']}"]
+    refused = [quant for quant in row["quants"] if quant["verdict"] not in _VERDICTS]
+    return [f"{row['node']}: {quant['quant']} {quant['reason']}" for quant in refused[:1]]
 
 
 _VERDICTS: Final = {"gpu": "on the GPU", "partial": "partly on the GPU", "cpu": "in RAM"}
 
 
 def _fit_row(node: str, quant: dict[str, Any]) -> tuple[Any, ...]:
-    verdict = _VERDICTS.get(quant["verdict"], f"no: {quant['reason']}")
+    verdict = _VERDICTS.get(quant["verdict"], "no")
     needs = f"{size_text(quant['low_bytes'])} to {size_text(quant['high_bytes'])}"
     largest = quant["largest_context"] or None
     return node, quant["quant"], size_text(quant["size_bytes"]), needs, verdict, largest
@@ -144,7 +196,7 @@ def _deploy(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
         view = relay.post("/deployments", wanted)
         if not parsed.no_wait:
-            view = _follow(relay, view)
+            view = follow(relay, view)
     return _report(parsed, view)
 
 
@@ -152,62 +204,8 @@ def _context(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
         view = relay.patch(_path(parsed), {"context": parsed.context, "slots": parsed.slots})
         if not parsed.no_wait:
-            view = _follow(relay, view)
+            view = follow(relay, view)
     return _report(parsed, view)
-
-
-def _follow(relay: AdminClient, view: dict[str, Any]) -> dict[str, Any]:
-    """Show how far a deployment is until it is served as wanted, or will not be. Node and relay may
-    be away for a while: what is wanted is on the node's disk."""
-    line = ProgressLine()
-    node, model = view["node"], view["model"]
-    lost_at: float | None = None
-    try:
-        line.show(_state_text(view), view["state"])
-        while not _settled(view):
-            time.sleep(LOOK_EVERY_S)
-            try:
-                deployed = relay.get("/deployments")["data"]
-            except TransportError as error:
-                lost_at = time.monotonic() if lost_at is None else lost_at
-                if time.monotonic() - lost_at > RELAY_AWAY_S:
-                    raise TransportError(f"{error}. {_goes_on(view)}") from error
-                line.show(f"the relay is away; {node} goes on, waiting for the relay", "relay away")
-                continue
-            lost_at = None
-            found = [d for d in deployed if d["node"] == node and d["model"] == model]
-            if found:
-                view = found[0]
-                line.show(_state_text(view), view["state"])
-            else:
-                line.show(f"node {node} is away; waiting for it to come back", "away")
-    except KeyboardInterrupt:
-        line.end()
-        print(_goes_on(view), file=sys.stderr)
-        raise
-    finally:
-        line.end()
-    return view
-
-
-def _goes_on(view: dict[str, Any]) -> str:
-    """For who stops watching before the end."""
-    return f"{view['node']} goes on with {view['model']} by itself; `wai model list` shows how far"
-
-
-def _settled(view: dict[str, Any]) -> bool:
-    return view["state"] in _SETTLED and not view.get("changing")
-
-
-def _state_text(view: dict[str, Any]) -> str:
-    progress = view["progress"]
-    if progress is None:
-        return f"{view['state']} {view['model']}"
-    text = f"{view['state']} {bar(progress['done_bytes'], progress['total_bytes'])}"
-    text += f" of {size_text(progress['total_bytes'])}, {size_text(progress['rate_bps'])}/s"
-    if progress["eta_s"] is not None:
-        text += f", {seconds_text(progress['eta_s'])} left"
-    return text
 
 
 def _report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
@@ -220,10 +218,10 @@ def _report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
         raise RequestError(f"the context is as it was: {view['swap_error']}")
     if not parsed.json:
         served = view["context_served"] or view["context"]
-        print(
-            f"{view['model']} is {view['state']} on {view['node']}: "
-            f"{view['slots']} slots of {served} tokens"
-        )
+        text = f"{view['slots']} slots of {served} tokens"
+        if served < (parsed.context or 0):
+            text += ", for which it was trained"
+        print(f"{view['model']} is {view['state']} on {view['node']}: {text}")
     return 0
 
 
@@ -240,7 +238,7 @@ def _list(parsed: argparse.Namespace) -> int:
                 *(d["node"], d["model"], d["state"], d["slots"]),
                 d["context_served"] or d["context"],
                 size_text(d["size_bytes"]),
-                d["reason"] if d["state"] == "failed" else "",
+                note(d),
             )
             for d in found
         ],
@@ -264,8 +262,10 @@ def _logs(parsed: argparse.Namespace) -> int:
         lines = read_log(relay, parsed.node, parsed.model, parsed.lines)
     if parsed.json:
         print_json(lines)
-    else:
+    elif lines:
         print_lines(lines)
+    else:
+        print(f"the server of {parsed.model} has printed nothing yet", file=sys.stderr)
     return 0
 
 

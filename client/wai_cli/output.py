@@ -28,7 +28,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
 def print_lines(lines: Sequence[str]) -> None:
     """Print a log of somebody else's: nothing in it steers the terminal."""
     for line in lines:
-        print("".join(c if c.isprintable() or c == "\t" else "?" for c in line))
+        print(plain(line))
+
+
+def plain(text: str) -> str:
+    """`text` with "?" for whatever steers a terminal: what a node says may be anything. Tabs and
+    ends of lines stay."""
+    return "".join(c if c.isprintable() or c in "\t\n" else "?" for c in text)
 
 
 def time_text(seconds: float | None) -> str:

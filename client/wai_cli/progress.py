@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from .output import plain
+
 BAR_CHARS: Final = 20  # with its figures it fits 80 columns
 LOGGED_EVERY_S: Final = 10.0
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -26,6 +28,7 @@ class ProgressLine:
     def show(self, text: str, step: str = "") -> None:
         """Show `text` in place of what was there; `step` names what is going on. Off a terminal a
         line comes with a new step, and every ten seconds within one: a log is read later."""
+        text = plain(text)
         if text == self._shown:
             return
         if self._terminal:

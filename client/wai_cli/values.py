@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -55,6 +56,21 @@ def hours(most: float) -> Callable[[str], float]:
             value = 0.0
         if not 0 < value <= most:
             raise _wrong(text, f"a number of hours, more than 0 and at most {most:g}")
+        return value
+
+    return read
+
+
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    """Seconds in these bounds."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:  # nan is not
+            raise _wrong(text, f"a number of seconds from {least:g} to {most:g}")
         return value
 
     return read

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from wai_cli.model import _state_text
+from wai_cli.deployment import state_text
 from wai_cli.progress import LOGGED_EVERY_S, ProgressLine
 
 Captured = pytest.CaptureFixture[str]
@@ -45,7 +45,7 @@ def test_a_large_download_fits_eighty_columns() -> None:
         "eta_s": 5399.0,
     }
     view = {"model": "publisher/" + "n" * 60, "state": "downloading", "progress": progress}
-    text = _state_text(view)
+    text = state_text(view)
     assert text.startswith("downloading [################    ]  80%")
     assert text.endswith("of 123.0 GiB, 123.4 MiB/s, 90 min left")
     assert len(text) < 80
