@@ -6,6 +6,7 @@ picks, which its log then tells. It dies with the node. It knows nothing of heal
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import re
@@ -27,6 +28,9 @@ from .log_file import LogFile
 
 NAMES: Final = ("llama-server", "llama-server-vulkan", "llama-server-cuda")
 STOP_GRACE_S: Final = 10.0  # llama-server ends within milliseconds of SIGTERM, unless it is loading
+# For what is still in the pipe. Whoever holds it for longer has left the group; see `orphans`.
+LOG_REST_S: Final = 1.0
+READ_BYTES: Final = 65536  # what a pipe holds on Linux
 # 4 shows the sizes of buffers, from which fits learn; 5 and up would show prompts
 VERBOSITY: Final = 4
 _LISTENING: Final = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
@@ -151,6 +155,8 @@ class ServerProcess:
         self.ended = anyio.Event()
         self._command, self._key = command, key
         self._process: anyio.abc.Process | None = None
+        self._pipe: int | None = None
+        self._log_ended = anyio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -161,34 +167,58 @@ class ServerProcess:
         """Start the process. Raises `TransportError` where the system refuses."""
         argv = [*self._command.argv, *self.options.to_argv()]
         launch = [sys.executable, "-m", "wai_node.managed.launch", str(os.getpid())]
+        # Our own pipe: with asyncio's, a process has not ended while anybody still holds its end
+        self._pipe, theirs = os.pipe()
         try:
             self._process = await anyio.open_process(
                 [*launch, *argv],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=theirs,
                 stderr=subprocess.STDOUT,
                 env={**_clean_environment(), "LLAMA_API_KEY": self._key, **self._marks},
                 start_new_session=True,  # a group of its own, out of a terminal's Ctrl-C
             )
         except OSError as error:
+            os.close(self._pipe)
             raise TransportError(f"{argv[0]} can't be started: {error.strerror}") from error
+        finally:
+            os.close(theirs)
+        os.set_blocking(self._pipe, False)
+        asyncio.get_running_loop().add_reader(self._pipe, self._take, self._pipe)
 
     async def follow(self) -> None:
-        """Read the log until the process has ended; then its group is ended too. Not cancelled
-        but by `stop`: whoever runs this calls it."""
+        """Wait until the process has ended, while its log is read; then its group is ended too. Not
+        cancelled but by `stop`: whoever runs this calls it."""
         assert self._process is not None
-        assert self._process.stdout is not None
         with anyio.CancelScope(shield=True):  # who cancels us stops the process, then we end
-            async for data in self._process.stdout:
-                for line in self.log.write(data):
-                    match = _LISTENING.search(line) if self.url is None else None
-                    if match:
-                        self.url = match[1]
-                        self.listening.set()
             await self._process.wait()
             self._signal_group(signal.SIGKILL)  # what the server itself started
-            await self._process.aclose()
+            with anyio.move_on_after(LOG_REST_S):
+                await self._log_ended.wait()
+            self._end_reading()
             self.ended.set()
+
+    def _take(self, pipe: int) -> None:
+        """The pipe has something, or its end."""
+        try:
+            data = os.read(pipe, READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self._end_reading()
+            return
+        for line in self.log.write(data):
+            match = _LISTENING.search(line) if self.url is None else None
+            if match:
+                self.url = match[1]
+                self.listening.set()
+
+    def _end_reading(self) -> None:
+        if self._pipe is not None:
+            asyncio.get_running_loop().remove_reader(self._pipe)
+            os.close(self._pipe)
+            self._pipe = None
+            self._log_ended.set()
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """SIGTERM, and after `grace_s` SIGKILL, to the whole group; returns when it has ended.

@@ -118,6 +118,30 @@ async def test_a_stop_ends_the_whole_group_even_one_that_ignores_sigterm(tmp_pat
     await anyio.to_thread.run_sync(wait_for, lambda: not alive(child))
 
 
+async def test_a_helper_that_left_the_group_and_holds_the_log_keeps_no_server_from_ending(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "wrapper"
+    script.write_text("#!/bin/sh\nsetsid sleep 1000 &\necho child $!\nexec sleep 1000\n")
+    script.chmod(0o755)
+    log = LogFile(tmp_path / "log")
+    process = ServerProcess(ServerCommand((str(script),)), options(tmp_path), "key", log)
+    await process.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(process.follow)
+        with anyio.fail_after(WAIT_S):
+            while not log.tail():  # noqa: ASYNC110 -- a log tells no event
+                await anyio.sleep(0.02)
+        helper = psutil.Process(int(log.tail()[0].split()[1]))
+        try:
+            with anyio.fail_after(WAIT_S):
+                await process.stop()
+            assert helper.is_running()
+        finally:
+            helper.kill()
+            log.close()
+
+
 async def test_the_environment_carries_the_key_and_no_other_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
