@@ -14,10 +14,14 @@ log = logging.getLogger("wai.node.managed")
 FILE_BYTES: Final = 4 << 20  # many starts of a model; a log that matters is read within days
 TAIL_LINES: Final = 1000  # kept in memory; loading a tiny model printed 172
 LINE_CHARS: Final = 2000
+LINE_BYTES: Final = 8000  # a longer one is cut in pieces
+# What llama-server says each time that it is asked how busy it is: every two seconds, for ever.
+_NOISE: Final = b"update_slots: all slots are idle"
 
 
 class LogFile:
-    """Takes a server's output as it comes. Small blocking writes: to the page cache.
+    """Takes a server's output as it comes, but for what says nothing. Small blocking writes: to the
+    page cache.
 
     It never raises: a server does not end because its log has no room. What the disk does not take
     is missing there, and is in `tail` all the same.
@@ -25,31 +29,39 @@ class LogFile:
 
     def __init__(self, path: Path, *, file_bytes: int = FILE_BYTES) -> None:
         self.path = path
-        self._old = path.with_name(path.name + ".1")
+        self._old = _parts(path)[0]
         self._limit = file_bytes
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._rest = ""
+        self._rest = b""
         self._file: io.FileIO | None = None
         self._size = 0
         self._failed = False
 
     def write(self, data: bytes) -> list[str]:
         """Keep `data`; the whole lines that it completed."""
-        try:
-            self._keep(data)
-        except OSError as error:
-            if not self._failed:
-                log.warning("%s can't be written: %s", self.path, error.strerror)
-            self._failed = True
-        *lines, self._rest = (self._rest + data.decode("utf-8", "replace")).split("\n")
-        self._rest = self._rest[-LINE_CHARS:]
-        lines = [line[:LINE_CHARS] for line in lines]
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        while len(self._rest) > LINE_BYTES:
+            whole.append(self._rest[:LINE_BYTES])
+            self._rest = self._rest[LINE_BYTES:]
+        kept = [line for line in whole if _NOISE not in line]
+        self._keep(b"".join(line + b"\n" for line in kept))
+        lines = [_text(line) for line in kept]
         self._tail.extend(lines)
         return lines
 
     def _keep(self, data: bytes) -> None:
+        try:
+            self._append(data)
+        except OSError as error:
+            if not self._failed:
+                log.warning("%s can't be written: %s", self.path, error.strerror)
+            self._failed = True
+
+    def _append(self, data: bytes) -> None:
+        if not data:
+            return
         if self._file is not None and self._size + len(data) > self._limit:
-            self.close()
+            self._close_file()
             with contextlib.suppress(FileNotFoundError):  # a generation beside us did it
                 self.path.replace(self._old)
         if self._file is None:
@@ -60,20 +72,39 @@ class LogFile:
 
     def tail(self, count: int = TAIL_LINES) -> tuple[str, ...]:
         """The last lines of this run."""
-        lines = [*self._tail, *([self._rest] if self._rest else [])]
+        lines = [*self._tail, *([_text(self._rest)] if self._rest else [])]
         return tuple(lines[-count:]) if count > 0 else ()
 
     def close(self) -> None:
         """No more is written."""
+        self._keep(self._rest)
+        self._close_file()
+
+    def _close_file(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
+def delete_log(path: Path) -> None:
+    """Nothing of it is left on disk. Raises `OSError`."""
+    for part in _parts(path):
+        part.unlink(missing_ok=True)
+
+
+def _parts(path: Path) -> tuple[Path, Path]:
+    """The files of a log, older first."""
+    return path.with_name(path.name + ".1"), path
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace")[:LINE_CHARS]
+
+
 def read_tail(path: Path, count: int) -> list[str]:
     """The last `count` lines on disk, over both files; for a server that does not run now."""
     lines: deque[str] = deque(maxlen=max(1, count))
-    for part in (path.with_name(path.name + ".1"), path):
+    for part in _parts(path):
         if part.exists():
             with part.open(errors="replace") as file:
                 lines.extend(line.rstrip("\n")[:LINE_CHARS] for line in file)

@@ -50,7 +50,7 @@ from .entry import (
     status_of,
     wish_of,
 )
-from .log_file import read_tail
+from .log_file import delete_log, read_tail
 from .orphans import end_orphans
 from .policy import ManagedSettings
 from .runner import Runner
@@ -381,7 +381,11 @@ class Supervisor:
 
     async def _delete_files(self, model: WantedModel) -> None:
         folder = self._folder(model)
-        await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
+        await anyio.to_thread.run_sync(_delete_folder, folder, self.settings.models_folder)
+        try:
+            await anyio.to_thread.run_sync(delete_log, self._log_path(model))
+        except OSError as error:
+            log.warning("the log of %s can't be deleted: %s", model.alias, error.strerror)
         if folder.exists():
             log.warning("%s can't be deleted; it is tried again at the next start", folder)
             return
@@ -423,8 +427,22 @@ class Supervisor:
         return self.settings.models_folder / publisher / name / model.quant
 
     def _log_path(self, model: WantedModel) -> Path:
-        return self.settings.folder / "logs" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', model.alias)}.log"
+        # no repository has two dashes in its name: two models never share a log
+        name = model.alias.replace("/", "--").replace(":", "--")
+        return self.settings.folder / "logs" / f"{name}.log"
 
     def _file(self, model: WantedModel) -> Path:
         """What a server is given: the first part of a split model names the others."""
         return self._folder(model) / Path(model.paths[0]).name
+
+
+def _delete_folder(folder: Path, root: Path) -> None:
+    """Delete `folder`, and those above it, below `root`, that are empty then."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for above in folder.parents:
+        if above == root or not above.is_relative_to(root):
+            return
+        try:
+            above.rmdir()
+        except OSError:
+            return  # another model is there

@@ -88,7 +88,7 @@ REAL: Final = shlex.quote(script("llama-server-vulkan"))
         ("kill -KILL $$", ("SIGKILL", "out of memory", "wai node logs")),
         ("echo 'error while loading shared libraries: libcuda.so.1'; exit 127", ("library",)),
         (
-            "echo 'ggml-backend.cpp:1283: GGML_ASSERT(*cur_backend_id != -1) failed'; kill -ABRT $$",
+            "echo 'backend.cpp:1283: GGML_ASSERT(*cur_backend_id != -1) failed'; kill -ABRT $$",
             ("llama.cpp has a fault", "another version"),
         ),
         ("exec /nonexistent/llama-server", ("status 127", "wai node logs")),

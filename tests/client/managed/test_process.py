@@ -17,7 +17,7 @@ import pytest
 from tests.harness.real import require_real
 from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.managed.health import Health
-from wai_node.managed.log_file import LogFile, read_tail
+from wai_node.managed.log_file import LINE_BYTES, LogFile, delete_log, read_tail
 from wai_node.managed.orphans import end_orphans, mark
 from wai_node.managed.process import (
     ServerCommand,
@@ -203,6 +203,27 @@ def test_a_log_stays_bounded_and_its_end_readable(tmp_path: Path) -> None:
     assert sum(p.stat().st_size for p in path.parent.iterdir()) <= 2000
     assert log.tail(2) == ("line 499", "cut ��")
     assert read_tail(path, 3)[:2] == ["line 498", "line 499"]
+
+
+def test_that_nothing_happens_fills_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    log = LogFile(path)
+    idle = b"0.02.140.044 I srv  update_slots: all slots are idle\n"
+    assert log.write(b"loaded\n" + idle + b"done\n" + idle[:20]) == ["loaded", "done"]
+    assert log.write(idle[20:] + b"in mid-") == []
+    assert log.tail() == ("loaded", "done", "in mid-")
+    log.close()
+    assert path.read_bytes() == b"loaded\ndone\nin mid-"
+    delete_log(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_without_an_end_is_cut_and_not_collected(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "a.log")
+    assert len(log.write(b"x" * (3 * LINE_BYTES + 1))) == 3
+    assert log.tail()[-1] == "x"
+    log.close()
+    assert (tmp_path / "a.log").stat().st_size == 3 * LINE_BYTES + 1 + 3
 
 
 def test_a_log_that_cannot_be_written_is_no_reason_to_end(tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ async def test_search_fit_deploy_answer_remove(hub: FakeHub, settings: ManagedSe
         await n.supervisor.remove(ALIAS)
         await n.until(lambda: n.supervisor.deployed() == [])
         assert servers() == []
-        assert not list(settings.models_folder.rglob("*.gguf"))
+        assert list(settings.models_folder.iterdir()) == []
+        assert list((settings.folder / "logs").iterdir()) == []
 
 
 async def test_the_key_is_demanded_and_seen_nowhere(
