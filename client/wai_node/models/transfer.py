@@ -135,6 +135,7 @@ class Transfer:
         look at `Incoming.offset`. Raises `RetryLater`, or another `WaiError` where a second try
         would be answered the same."""
         home = True
+        name = urlsplit(url).path.rsplit("/", 1)[-1][:100]  # the storage's own is a hash
         for _ in range(MAX_REDIRECTS + 1):
             origin, target = _split(url)
             home = home and origin == self._home
@@ -148,7 +149,7 @@ class Transfer:
                 if body.status in _REDIRECTS:
                     url = _next_url(url, body.headers.get(b"location", b""))
                     continue
-                _check_answer(body, url)
+                _check_answer(body, name)
                 yield body
                 return
             finally:
@@ -186,9 +187,8 @@ def _next_url(url: str, location: bytes) -> str:
     return following
 
 
-def _check_answer(body: Incoming, url: str) -> None:
+def _check_answer(body: Incoming, name: str) -> None:
     """Set `offset` and `total` from a good answer; raise for the others."""
-    name = urlsplit(url).path.rsplit("/", 1)[-1][:100]
     match body.status:
         case 200:
             length = body.headers.get(b"content-length", b"")
