@@ -24,7 +24,8 @@ from .deployment import Wish
 from .entry import QuantFit, load_for, read_shape
 from .wanted import Wanted, WantedModel
 
-DEFAULT_CONTEXT: Final = 8192  # what a chat needs; the fit lowers it where it must
+DEFAULT_CONTEXT: Final = 8192  # what a chat needs
+LEAST_DEFAULT_CONTEXT: Final = 2048  # below that nobody is served who did not ask for it
 DEFAULT_SLOTS: Final = 2
 
 
@@ -34,6 +35,7 @@ class Change:
 
     load: Load
     beside: bool
+    gpu_layers: int | None
 
 
 class Appraiser:
@@ -68,14 +70,23 @@ class Appraiser:
         slots: int | None,
     ) -> tuple[Load, int | None]:
         """The load with which a new model is to be served, and its layers on the GPU (None on a box
-        without one). Raises `WaiError`, also where it does not fit."""
+        without one). Without a wish for its context, one that fits.
+
+        Raises `WaiError`, also where it does not fit.
+        """
         shape = await self._shape(repository, quant)
         load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
         hardware = await anyio.to_thread.run_sync(self._hardware)
         found = self._fit(repository.name, shape, quant, load, hardware)
+        if found.verdict is Verdict.NO and not context_tokens:
+            largest = found.largest_context
+            if largest >= min(LEAST_DEFAULT_CONTEXT, shape.context_trained):
+                load = load_for(shape, largest, load.slots)
+                found = self._fit(repository.name, shape, quant, load, hardware)
         if found.verdict is Verdict.NO:
             raise RequestError(
-                f"{repository.name}:{quant.name} does not fit this node: {found.reason}"
+                f"{repository.name}:{quant.name} with {load.context_tokens} tokens in {load.slots} "
+                f"slots does not fit this node: {found.reason}{_largest(found)}"
             )
         return load, found.gpu_layers if hardware.gpus else None
 
@@ -109,10 +120,11 @@ class Appraiser:
         if alone.verdict is Verdict.NO:
             raise RequestError(
                 f"{model.alias} with {load.context_tokens} tokens in {load.slots} slots does not "
-                f"fit this node: {alone.reason}; the largest context here is "
-                f"{alone.largest_context}"
+                f"fit this node: {alone.reason}{_largest(alone)}"
             )
-        return Change(load, found.verdict is (Verdict.GPU if hardware.gpus else Verdict.CPU))
+        beside = found.verdict is (Verdict.GPU if hardware.gpus else Verdict.CPU)
+        layers = (found if beside else alone).gpu_layers if hardware.gpus else None
+        return Change(load, beside, layers)
 
     async def _shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
         return shape_from_metadata(await self._hub.metadata(repository, quant.files[0]))
@@ -123,3 +135,9 @@ class Appraiser:
         known = [m.correction for m in self._wanted.models.values() if m.repo == repo]
         correction = Correction(*known[-1]) if known else Correction()
         return fit(shape, quant.size_bytes, load, hardware, correction)
+
+
+def _largest(found: Fit) -> str:
+    """What to ask for instead, where there is something."""
+    largest = found.largest_context
+    return f"; the largest context here is {largest}" if largest else ""

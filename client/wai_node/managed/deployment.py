@@ -11,8 +11,9 @@ generation, so that a new one may load while the old one still answers.
 from __future__ import annotations
 
 import enum
+import functools
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
 START_TRIES: Final = (
@@ -20,7 +21,8 @@ START_TRIES: Final = (
 )
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
 STEADY_S: Final = 300.0  # after so long without a crash, the next one counts as the first
-DRAIN_LIMIT_S: Final = 120.0  # an answer still going on after this is cut: the swap was asked for
+DRAIN_LIMIT_S: Final = 120.0  # an answer still going on after this is cut: others wait for its end
+BESIDE_DRAIN_LIMIT_S: Final = 600.0  # nobody waits, it costs memory: as long as a node drains
 DOWNLOAD_RETRY_S: Final = 300.0  # after the hub could not be reached at all
 CONTEXT_ROUNDING: Final = 256  # llama-server rounds a slot's context to this, or to the trained one
 
@@ -42,11 +44,13 @@ class State(enum.Enum):
 class Wish:
     """How a model is to be served. `context_tokens` is per slot; `idle_unload_s` None: never.
 
-    `load_limit_s` is how long loading may take before it counts as hung.
+    `load_limit_s` is how long loading may take before it counts as hung. `gpu_layers` None: a box
+    without a GPU.
     """
 
     context_tokens: int
     slots: int
+    gpu_layers: int | None = None
     idle_unload_s: float | None = None
     load_limit_s: float = 300.0
 
@@ -136,7 +140,8 @@ class Deployment:
         If the new one does not come up, the old wish is served again and `swap_error` says why.
         """
         self.swap_error = ""
-        if self._goal is _Goal.REMOVE:
+        served = self.state is State.READY and not self.changing
+        if self._goal is _Goal.REMOVE or (served and wish == self.wish):
             return []
         old, self.wish = self.wish, wish
         if self.serving is None:
@@ -151,6 +156,15 @@ class Deployment:
         if beside and self.state is State.READY:
             return self._launch(now)
         return self._drain(_Goal.RELAUNCH, now)
+
+    def set_times(self, now: float, *, idle_unload_s: float | None, load_limit_s: float) -> None:
+        """Other times for what is served, which goes on."""
+        change = functools.partial(replace, idle_unload_s=idle_unload_s, load_limit_s=load_limit_s)
+        self.wish = change(self.wish)
+        self.proven = change(self.proven) if self.proven is not None else None
+        if self._idle_at is not None or self.state is State.READY:
+            self._idle_at = None
+            self._rest(now)
 
     def remove(self, now: float) -> list[Action]:
         """Serve it no more: what is being answered is finished first."""
@@ -331,7 +345,8 @@ class Deployment:
         actions: list[Action] = []
         if self._draining not in (None, generation):
             actions = self._end_drain()
-        self._draining, self._drain_deadline = generation, now + DRAIN_LIMIT_S
+        limit_s = DRAIN_LIMIT_S if generation == self.serving else BESIDE_DRAIN_LIMIT_S
+        self._draining, self._drain_deadline = generation, now + limit_s
         return actions if self._in_flight[generation] else actions + self._end_drain()
 
     def _end_drain(self) -> list[Action]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
-from wai_node.models.catalogue import RemoteFile
+from wai_node.models.catalogue import Quantisation, RemoteFile, Repository
 from wai_node.models.download import Progress
 from wai_node.models.fit import Fit, Load
 from wai_node.models.gguf_header import HeaderReader
@@ -18,6 +19,8 @@ from wai_protocol.errors import RequestError
 from .deployment import Deployment, State, Wish
 from .runner import Runner
 from .wanted import WantedModel
+
+log = logging.getLogger("wai.node.managed")
 
 LOAD_BASE_S: Final = 120.0
 LOAD_BYTES_PER_S: Final = 20 << 20  # a slow disk over USB; slower than that has hung
@@ -76,6 +79,8 @@ class Entry:
     progress: Progress | None = None
     download: anyio.CancelScope | None = None
     changed: anyio.Event = field(default_factory=anyio.Event)
+    logged: tuple[object, ...] = ()
+    logged_swap: str = ""
     removed: bool = False  # asked for; `gone` once nothing of it runs
     gone: bool = False
 
@@ -91,7 +96,9 @@ def read_shape(path: Path) -> ModelShape:
                     break
                 reader.receive_data(data)
     except OSError as error:
-        raise RequestError(f"{path.name} is not on this node yet: {error.strerror}") from error
+        raise RequestError(
+            f"{path.name} can't be read on this node ({error.strerror}); deploy the model again"
+        ) from error
     return shape_from_metadata(reader.metadata)
 
 
@@ -105,6 +112,7 @@ def wish_of(model: WantedModel, load_timeout_s: float | None = None) -> Wish:
     return Wish(
         context_tokens=model.context_tokens,
         slots=model.slots,
+        gpu_layers=model.gpu_layers,
         idle_unload_s=model.idle_unload_s,
         load_limit_s=load_timeout_s or LOAD_BASE_S + model.size_bytes / LOAD_BYTES_PER_S,
     )
@@ -120,6 +128,16 @@ def machine_for(model: WantedModel, load_timeout_s: float | None = None) -> Depl
     return Deployment(wish_of(model, load_timeout_s), proven)
 
 
+def listed(repository: Repository, quant: Quantisation) -> dict[str, Any]:
+    """The fields of a `WantedModel` that are the hub's to say."""
+    return {
+        "commit": repository.commit,
+        "paths": tuple(file.path for file in quant.files),
+        "sizes": tuple(file.size_bytes for file in quant.files),
+        "sha256": tuple(file.sha256 for file in quant.files),
+    }
+
+
 def files_of(model: WantedModel) -> list[RemoteFile]:
     """The model's files, as the hub listed them."""
     rows = zip(model.paths, model.sizes, model.sha256, strict=True)
@@ -132,6 +150,26 @@ def endpoint_of(entry: Entry, generation: int | None) -> Endpoint | None:
     if runner is None or runner.url is None or generation is None:
         return None
     return Endpoint(runner.url, generation)
+
+
+def log_change(entry: Entry) -> None:
+    """A line in the node's log where its owner would want to know: what is served, what failed."""
+    machine, alias = entry.machine, entry.model.alias
+    now = machine.state, machine.reason, machine.context_served, machine.wish.slots
+    if now != entry.logged:
+        entry.logged = now
+        match machine.state:
+            case State.FAILED:
+                log.warning("%s failed: %s", alias, machine.reason)
+            case State.READY:
+                served = machine.wish.slots, machine.context_served
+                log.info("%s is ready: %d slots of %d tokens", alias, *served)
+            case state:
+                log.info("%s is %s", alias, state.value)
+    if machine.swap_error != entry.logged_swap:
+        entry.logged_swap = machine.swap_error
+        if machine.swap_error:
+            log.warning("%s: the context is as it was: %s", alias, machine.swap_error)
 
 
 def status_of(entry: Entry) -> DeploymentStatus:

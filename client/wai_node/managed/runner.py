@@ -53,7 +53,7 @@ class Runner:
             alias=model.alias,
             context_tokens=wish.context_tokens,
             slots=wish.slots,
-            gpu_layers=model.gpu_layers,
+            gpu_layers=wish.gpu_layers,
             threads=self._settings.threads,
             extra=self._settings.extra_flags,
         )

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Final, assert_never
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
-from wai_node.models.catalogue import Repository, parse_reference
+from wai_node.models.catalogue import Quantisation, Repository, parse_reference
 from wai_node.models.download import Clock, Download, Progress
 from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
@@ -45,13 +43,16 @@ from .entry import (
     QuantFit,
     endpoint_of,
     files_of,
+    listed,
+    log_change,
     machine_for,
     read_shape,
     status_of,
     wish_of,
 )
-from .log_file import delete_log, read_tail
+from .log_file import read_tail
 from .orphans import end_orphans
+from .places import Places
 from .policy import ManagedSettings
 from .runner import Runner
 from .wanted import Wanted, WantedModel
@@ -59,6 +60,7 @@ from .wanted import Wanted, WantedModel
 log = logging.getLogger("wai.node.managed")
 
 LEASE_LIMIT_S: Final = 600.0  # as long as the relay waits for a first byte
+MIN_IDLE_S, MAX_IDLE_S = 1.0, 1e9  # sooner, and it is unloaded before its first request comes
 SHOWN_LOG_LINES: Final = 12
 MAX_LOG_LINES: Final = 1000
 _NAME: Final = re.compile(r"[\w.-]{1,96}")
@@ -85,6 +87,7 @@ class Supervisor:
         self._key, self._on_event = inference_key, on_event
         self._now, self._clock = now, clock
         self._wanted = Wanted(settings.folder)
+        self._places = Places(settings)
         self._appraiser = Appraiser(hub, hardware, self._wanted)
         self._entries: dict[str, Entry] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -130,6 +133,8 @@ class Supervisor:
         Raises `WaiError`: not allowed, unknown, gated, does not fit, no room in the quota.
         """
         self.settings.check_allowed()
+        if idle_unload_s is not None and not MIN_IDLE_S <= idle_unload_s <= MAX_IDLE_S:
+            raise RequestError(f"a model can be unloaded after {MIN_IDLE_S:g} s or more, if asked")
         repo, wanted = parse_reference(reference)
         self.settings.check_publisher(repo)
         repository = await self.hub.repository(repo)
@@ -140,21 +145,20 @@ class Supervisor:
         if alias in self._entries:
             if self._entries[alias].removed:
                 raise RequestError(f"{alias} is just being removed; deploy it again in a moment")
-            await self._again(alias, context_tokens, slots)
+            await self._again(
+                self._entries[alias], repository, quant, context_tokens, slots, idle_unload_s
+            )
             return alias
         load, gpu_layers = await self._appraiser.new(repository, quant, context_tokens, slots)
         model = WantedModel(
             alias=alias,
             repo=repo,
-            commit=repository.commit,
             quant=quant.name,
-            paths=tuple(file.path for file in quant.files),
-            sizes=tuple(file.size_bytes for file in quant.files),
-            sha256=tuple(file.sha256 for file in quant.files),
             context_tokens=load.context_tokens,
             slots=load.slots,
             idle_unload_s=idle_unload_s,
             gpu_layers=gpu_layers,
+            **listed(repository, quant),
         )
         async with self._changing:
             if alias not in self._entries:  # another call was quicker
@@ -189,14 +193,21 @@ class Supervisor:
         """
         self.settings.check_allowed()
         entry = self._entry(alias)
+        if entry.machine.state is State.DOWNLOADING:
+            raise RequestError(f"{alias} is still being downloaded; change its context after that")
         wish = entry.machine.wish
         model = entry.model
         served = wish if entry.machine.serving is not None else None
         change = await self._appraiser.change(
-            model, self._file(model), context_tokens, slots or wish.slots, served
+            model, self._places.file(model), context_tokens, slots or wish.slots, served
         )
         load = change.load
-        changed = replace(model, context_tokens=load.context_tokens, slots=load.slots)
+        changed = replace(
+            model,
+            context_tokens=load.context_tokens,
+            slots=load.slots,
+            gpu_layers=change.gpu_layers,
+        )
         async with self._changing:
             await anyio.to_thread.run_sync(self._wanted.put, changed)
             entry.model = changed
@@ -209,7 +220,7 @@ class Supervisor:
         """The last lines that the servers of `alias` printed, over restarts."""
         entry = self._entry(alias)
         count = max(1, min(lines, MAX_LOG_LINES))
-        return await anyio.to_thread.run_sync(read_tail, self._log_path(entry.model), count)
+        return await anyio.to_thread.run_sync(read_tail, self._places.log(entry.model), count)
 
     # -- for requests
 
@@ -275,7 +286,7 @@ class Supervisor:
                 case StartDownload():
                     self._group.start_soon(self._download, entry)
                 case Launch(generation, wish):
-                    runner = Runner(self._key, self.settings, self._log_path(entry.model))
+                    runner = Runner(self._key, self.settings, self._places.log(entry.model))
                     entry.runners[generation] = runner
                     self._group.start_soon(self._serve, entry, runner, generation, wish)
                 case Halt(generation):
@@ -286,12 +297,18 @@ class Supervisor:
                 case _:
                     assert_never(action)
         wish = entry.machine.wish
-        served = replace(entry.model, context_tokens=wish.context_tokens, slots=wish.slots)
+        served = replace(
+            entry.model,
+            context_tokens=wish.context_tokens,
+            slots=wish.slots,
+            gpu_layers=wish.gpu_layers,
+        )
         if served != entry.model:  # a swap was taken back: so is what is wanted
             entry.model = served
             self._group.start_soon(self._keep, entry)
         waiting, entry.changed = entry.changed, anyio.Event()
         waiting.set()
+        log_change(entry)
         self._on_event(Event("state", status_of(entry)))
 
     async def _keep_time(self, entry: Entry) -> None:
@@ -319,7 +336,7 @@ class Supervisor:
             self.hub.transfer,
             lambda file: self.hub.file_url(repository, file),
             files,
-            self._folder(model),
+            self._places.folder(model),
             tell,
             clock=self._clock,
             kept_free_bytes=self.settings.kept_free_bytes,
@@ -344,7 +361,7 @@ class Supervisor:
             self._apply(entry, actions)
             self._group.start_soon(self._learn, entry, runner, wish)
 
-        reason = await runner.run(entry.model, self._file(entry.model), wish, on_ready)
+        reason = await runner.run(entry.model, self._places.file(entry.model), wish, on_ready)
         tail = runner.log_tail[-SHOWN_LOG_LINES:]
         actions = entry.machine.server_ended(generation, reason, tail, self._now())
         del entry.runners[generation]
@@ -354,7 +371,7 @@ class Supervisor:
         """Keep how far the estimate was from what the server took."""
         model = replace(entry.model, proven=(wish.context_tokens, wish.slots))
         try:
-            shape = await anyio.to_thread.run_sync(read_shape, self._file(model))
+            shape = await anyio.to_thread.run_sync(read_shape, self._places.file(model))
         except WaiError:
             return  # its file is gone: nothing to learn for
         correction = runner.correction(shape, model.size_bytes, wish)
@@ -380,14 +397,10 @@ class Supervisor:
             del self._entries[entry.model.alias]
 
     async def _delete_files(self, model: WantedModel) -> None:
-        folder = self._folder(model)
-        await anyio.to_thread.run_sync(_delete_folder, folder, self.settings.models_folder)
         try:
-            await anyio.to_thread.run_sync(delete_log, self._log_path(model))
+            await anyio.to_thread.run_sync(self._places.delete, model)
         except OSError as error:
-            log.warning("the log of %s can't be deleted: %s", model.alias, error.strerror)
-        if folder.exists():
-            log.warning("%s can't be deleted; it is tried again at the next start", folder)
+            log.warning("%s; it is tried again at the next start", error)
             return
         async with self._changing:
             try:
@@ -395,17 +408,59 @@ class Supervisor:
             except StoreError as error:
                 log.warning("%s", error)
 
-    async def _again(self, alias: str, context_tokens: int | None, slots: int | None) -> None:
-        """A second `deploy` of what is deployed."""
-        entry = self._entry(alias)
+    async def _again(
+        self,
+        entry: Entry,
+        repository: Repository,
+        quant: Quantisation,
+        context_tokens: int | None,
+        slots: int | None,
+        idle_unload_s: float | None,
+    ) -> None:
+        """A second `deploy` of what is deployed: other settings, or another try."""
         wish = entry.machine.wish
-        if entry.machine.state is State.FAILED and context_tokens is None and slots is None:
-            self._apply(entry, entry.machine.deploy())
-        elif (context_tokens or wish.context_tokens, slots or wish.slots) != (
-            wish.context_tokens,
-            wish.slots,
-        ):
-            await self.set_context(alias, context_tokens or wish.context_tokens, slots)
+        wanted = context_tokens or wish.context_tokens, slots or wish.slots
+        if entry.machine.state is State.FAILED:
+            await self._begin_anew(entry, repository, quant, *wanted)
+        elif wanted != (wish.context_tokens, wish.slots):
+            await self.set_context(entry.model.alias, *wanted)
+        if idle_unload_s is not None and idle_unload_s != entry.model.idle_unload_s:
+            async with self._changing:
+                changed = replace(entry.model, idle_unload_s=idle_unload_s)
+                await self._replace(entry, changed)
+                self._apply(entry, [])
+
+    async def _begin_anew(
+        self, entry: Entry, repository: Repository, quant: Quantisation, context: int, slots: int
+    ) -> None:
+        """Try a failed one again, with the files that the hub lists now: they may have been what
+        was wrong."""
+        load, gpu_layers = await self._appraiser.new(repository, quant, context, slots)
+        changed = replace(
+            entry.model,
+            context_tokens=load.context_tokens,
+            slots=load.slots,
+            gpu_layers=gpu_layers,
+            **listed(repository, quant),
+        )
+        async with self._changing:
+            if entry.machine.state is not State.FAILED:
+                return  # it was tried again meanwhile
+            others = [m for m in self._wanted.models.values() if m.alias != changed.alias]
+            self.settings.check_quota(others, changed.size_bytes)
+            await self._replace(entry, changed)
+            actions = entry.machine.change(self._wish(changed), self._now(), beside=False)
+            self._apply(entry, [*actions, *entry.machine.deploy()])
+
+    async def _replace(self, entry: Entry, model: WantedModel) -> None:
+        """Want `model` in place of what the entry has; raises where it was removed meanwhile."""
+        self._entry(model.alias)
+        await anyio.to_thread.run_sync(self._wanted.put, model)
+        entry.model = model
+        wish = self._wish(model)
+        entry.machine.set_times(
+            self._now(), idle_unload_s=wish.idle_unload_s, load_limit_s=wish.load_limit_s
+        )
 
     # -- looking things up
 
@@ -421,28 +476,3 @@ class Supervisor:
 
     def _wish(self, model: WantedModel) -> Wish:
         return wish_of(model, self.settings.load_timeout_s)
-
-    def _folder(self, model: WantedModel) -> Path:
-        publisher, name = model.repo.split("/", 1)
-        return self.settings.models_folder / publisher / name / model.quant
-
-    def _log_path(self, model: WantedModel) -> Path:
-        # no repository has two dashes in its name: two models never share a log
-        name = model.alias.replace("/", "--").replace(":", "--")
-        return self.settings.folder / "logs" / f"{name}.log"
-
-    def _file(self, model: WantedModel) -> Path:
-        """What a server is given: the first part of a split model names the others."""
-        return self._folder(model) / Path(model.paths[0]).name
-
-
-def _delete_folder(folder: Path, root: Path) -> None:
-    """Delete `folder`, and those above it, below `root`, that are empty then."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for above in folder.parents:
-        if above == root or not above.is_relative_to(root):
-            return
-        try:
-            above.rmdir()
-        except OSError:
-            return  # another model is there

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from wai_node.managed.deployment import (
+    BESIDE_DRAIN_LIMIT_S,
     DOWNLOAD_RETRY_S,
     DRAIN_LIMIT_S,
     START_TRIES,
@@ -72,6 +73,22 @@ def test_an_answer_that_never_ends_does_not_hold_a_swap_for_ever() -> None:
     machine.change(LARGER, 3, beside=False)
     assert machine.next_deadline() == 3 + DRAIN_LIMIT_S
     assert machine.handle_timeout(3 + DRAIN_LIMIT_S) == [Halt(1)]
+
+
+def test_an_old_server_that_nobody_waits_for_has_more_time_for_its_answers() -> None:
+    machine = ready()
+    machine.lease(2)
+    machine.change(LARGER, 3, beside=True)
+    assert machine.server_ready(2, 8192, 4) == []
+    assert machine.next_deadline() == 4 + BESIDE_DRAIN_LIMIT_S
+    assert machine.handle_timeout(4 + BESIDE_DRAIN_LIMIT_S) == [Halt(1)]
+
+
+def test_the_context_that_is_served_already_costs_no_new_server() -> None:
+    machine = ready()
+    machine.swap_error = "no room for another"
+    assert machine.change(replace(WISH), 2, beside=True) == []
+    assert (machine.state, machine.changing, machine.swap_error) == (State.READY, False, "")
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -23,7 +23,7 @@ from tests.harness.supervised import ALIAS, KEY, REPO, ask, node, servers, write
 from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.managed.deployment import State
 from wai_node.managed.policy import ManagedSettings
-from wai_node.models.hardware import Hardware
+from wai_node.models.hardware import Gpu, Hardware
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(100)]
@@ -253,7 +253,7 @@ async def test_an_idle_model_is_unloaded_and_a_request_loads_it_again(
     hub: FakeHub, settings: ManagedSettings
 ) -> None:
     async with node(hub, settings) as n:
-        await n.supervisor.deploy(REPO, 1024, 1, idle_unload_s=0.3)
+        await n.supervisor.deploy(REPO, 1024, 1, idle_unload_s=1.0)
         await n.until_state(State.ASLEEP)
         assert servers() == []
         assert (await n.complete())["choices"]
@@ -355,6 +355,105 @@ async def test_a_second_deploy_begins_a_failed_one_again(
         hub.faults.statuses = []
         await n.supervisor.deploy(REPO)
         await n.until_state(State.READY)
+
+
+async def test_a_failed_model_is_tried_again_with_what_the_hub_lists_now(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    hub.faults.wrong_hash = True  # of a file that was replaced while it was listed
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.FAILED)
+        hub.faults.wrong_hash = False
+        await n.supervisor.deploy(REPO, 2048)
+        assert (await n.until_state(State.READY)).context_served == 2048
+
+
+async def test_what_is_deployed_gets_another_time_to_be_unloaded(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.READY)
+        [before] = servers()
+        await n.supervisor.deploy(REPO, idle_unload_s=1.0)
+        assert servers() == [before]
+        await n.until_state(State.ASLEEP)
+    assert (
+        json.loads((settings.folder / "wanted.json").read_text())["models"][0]["idle_unload_s"] == 1
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+async def test_a_time_that_is_none_is_refused(
+    hub: FakeHub, settings: ManagedSettings, seconds: float
+) -> None:
+    async with node(hub, settings) as n:
+        with pytest.raises(RequestError, match="unloaded after 1 s or more"):
+            await n.supervisor.deploy(REPO, 1024, 1, seconds)
+
+
+async def test_the_context_of_a_model_that_is_still_on_its_way_is_not_changed(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings) as n:
+        hub.faults.pause_s = 0.05
+        await n.supervisor.deploy(REPO, 1024, 1)
+        with pytest.raises(RequestError, match="still being downloaded"):
+            await n.supervisor.set_context(ALIAS, 2048)
+        hub.faults.pause_s = 0
+        await n.until_state(State.READY)
+
+
+async def test_without_a_wish_for_the_context_it_is_one_that_fits(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    # a context of 4096 tokens in 256 slots takes 260 MiB, half of it 130
+    room = Hardware((), 1 << 33, int(0.08 * (1 << 33)) + (620 << 20), "cpu", 1)
+    async with node(hub, settings, hardware=lambda: room) as n:
+        with pytest.raises(RequestError, match=r"does not fit.*the largest context here is \d+"):
+            await n.supervisor.deploy(REPO, 4096, 256)
+        await n.supervisor.deploy(REPO, slots=256)
+        assert 2048 <= n.status().context_tokens < 4096
+
+
+async def test_the_layers_on_the_gpu_follow_the_context(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    free = [2 << 30]
+
+    def box() -> Hardware:
+        card = Gpu("card", "nvidia", 8 << 30, free[-1])
+        return Hardware((card,), 1 << 35, 1 << 35, "cpu", 8)
+
+    async with node(hub, settings, hardware=box) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.READY)
+        assert _layers() == [3]
+        free.append(700 << 20)  # of which 650 are set aside: all of it does not even fit alone
+        await n.supervisor.set_context(ALIAS, 4096, 64)
+        await n.until(lambda: n.status().context_served == 4096)
+        assert _layers() != [3]
+
+
+def _layers() -> list[int]:
+    return [int(p.cmdline()[p.cmdline().index("--gpu-layers") + 1]) for p in servers()]
+
+
+async def test_the_nodes_log_says_what_is_served_and_what_failed(
+    hub: FakeHub, settings: ManagedSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "wai.node.managed")
+    async with node(hub, settings) as n:
+        await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.READY)
+        await n.supervisor.deploy("tiny/broken-GGUF", 1024, 1)
+        await n.until_state(State.FAILED, "tiny/broken-GGUF:F16")
+        said = [record.getMessage() for record in caplog.records]
+        assert f"{ALIAS} is ready: 1 slots of 1024 tokens" in said
+        assert [line for line in said if "broken" in line][-1].startswith(
+            "tiny/broken-GGUF:F16 failed: the server ended: llama-server rejects the file"
+        )
 
 
 async def test_a_request_during_the_start_waits_for_it(
