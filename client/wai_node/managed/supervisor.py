@@ -348,6 +348,10 @@ class Supervisor:
             except WaiError as error:
                 may_pass = error.fault in (Fault.UPSTREAM_UNREACHABLE, Fault.UPSTREAM_TIMEOUT)
                 actions = entry.machine.download_failed(str(error), self._now(), may_pass=may_pass)
+            except Exception:
+                log.exception("the download of %s failed", model.alias)
+                reason = "the download ended by a fault of the node's; its log says which"
+                actions = entry.machine.download_failed(reason, self._now(), may_pass=False)
             else:
                 actions = entry.machine.download_done(self._now())
             entry.download = None

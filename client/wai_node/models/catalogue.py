@@ -15,6 +15,7 @@ from wai_protocol.errors import Fault, RequestError
 
 MAX_FILES: Final = 10_000  # of one repository; the largest have a few hundred
 MAX_SPLITS: Final = 512
+MAX_FILE_BYTES: Final = 1 << 50  # a petabyte: more is a listing that lies, and sums stay in 64 bits
 # publisher/name, as the hub allows it; a leading dot or dash could become a path or an option
 _REPO: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _SPLIT: Final = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<all>\d{5})$")
@@ -83,9 +84,16 @@ class Repository:
         return min(self.quantisations, key=lambda quant: quant.size_bytes)
 
 
+def is_repo(name: object) -> bool:
+    """Whether `name` can be a repository's."""
+    if not isinstance(name, str) or _REPO.fullmatch(name) is None:
+        return False
+    return ".." not in name and "--" not in name
+
+
 def check_repo(name: str) -> str:
     """`name`, if it can be a repository's. Raises `RequestError` otherwise."""
-    if not _REPO.fullmatch(name) or ".." in name or "--" in name:
+    if not is_repo(name):
         raise RequestError(
             f"{name[:100]!r} is not a repository; write publisher/name, as in "
             "bartowski/SmolLM2-135M-Instruct-GGUF"
@@ -144,6 +152,6 @@ def _safe(file: RemoteFile) -> bool:
         and "\\" not in file.path
         and file.path.isprintable()
         and len(file.path) <= 512
-        and file.size_bytes > 0
+        and 0 < file.size_bytes <= MAX_FILE_BYTES
         and _SHA256.fullmatch(file.sha256) is not None
     )

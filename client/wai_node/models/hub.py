@@ -7,28 +7,34 @@ anyone but the hub's own origin (`transfer`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
+import anyio
 import anyio.to_thread
 
 from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, WaiError
 
-from .catalogue import RemoteFile, Repository, check_repo, group_files
+from .catalogue import RemoteFile, Repository, check_repo, group_files, is_repo
 from .gguf_header import HeaderReader, Value
+from .hub_session import hub_session
 from .transfer import Transfer
 
 if TYPE_CHECKING:
-    import httpx2
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
 
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 MAX_RESULTS: Final = 100
+MAX_COUNT: Final = 1 << 53  # what JSON carries exactly; more downloads than that nobody has
+ASKED_AT_ONCE: Final = 4  # a hub that hangs must not hold the threads that write downloads
+_NO_LISTING: Final = (
+    *(KeyError, TypeError, ValueError, AttributeError),
+    *(OverflowError, RecursionError),  # of numbers like 1e999, and of brackets a million deep
+)
 METADATA_TIMEOUT_S: Final = 30.0
 HEADER_STEP_BYTES: Final = 256 * 1024  # the architecture's keys sit in the first KBs of real files
 HEADER_LIMIT_BYTES: Final = 8 << 20  # an early giant array ends the search, not the node's link
@@ -62,6 +68,7 @@ class Hub:
         self.settings = settings or HubSettings()
         self.transfer = Transfer(self.settings.endpoint, self.settings.token)
         self._api: HfApi | None = None
+        self._asking = anyio.CapacityLimiter(ASKED_AT_ONCE)
 
     async def search(self, query: str, limit: int = 20) -> list[FoundModel]:
         """GGUF models that match `query`, most downloaded first. Raises `WaiError`."""
@@ -71,7 +78,7 @@ class Hub:
         def ask() -> list[FoundModel]:
             token = self.settings.token
             # not `list_models`: where the hub is out of reach it tries for half a minute
-            answer = _session().get(
+            answer = hub_session().get(
                 f"{self.settings.endpoint.rstrip('/')}/api/models",
                 params={
                     "filter": "gguf",
@@ -86,12 +93,13 @@ class Hub:
                 raise refused(what, answer.status_code)
             return [
                 FoundModel(
-                    str(row["id"]),
-                    int(row.get("downloads") or 0),
-                    int(row.get("likes") or 0),
+                    row["id"],
+                    _count(row.get("downloads")),
+                    _count(row.get("likes")),
                     bool(row.get("gated")),
                 )
                 for row in answer.json()[:limit]
+                if is_repo(row["id"])  # what could not be deployed is not shown
             ]
 
         return await self._ask(ask, what=what)
@@ -139,12 +147,14 @@ class Hub:
 
     async def _ask(self, ask: Callable[[], T], *, what: str) -> T:
         return await anyio.to_thread.run_sync(
-            lambda: _translated(ask, what, self.settings), abandon_on_cancel=True
+            lambda: _translated(ask, what, self.settings),
+            abandon_on_cancel=True,
+            limiter=self._asking,
         )
 
     def _library(self) -> HfApi:
         if self._api is None:
-            _quieten()
+            hub_session()
             from huggingface_hub import HfApi
 
             # False: an anonymous node does not borrow the token of whoever logged in on this box
@@ -152,17 +162,8 @@ class Hub:
         return self._api
 
 
-def _quieten() -> None:
-    """Read when the library is imported; without it it tells its makers what is asked."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-
-
-def _session() -> httpx2.Client:
-    """The library's HTTP client: its proxies and certificates hold for what we ask with it."""
-    _quieten()
-    from huggingface_hub import get_session
-
-    return get_session()
+def _count(value: Any) -> int:
+    return max(0, min(int(value or 0), MAX_COUNT))
 
 
 def _translated(ask: Callable[[], T], what: str, settings: HubSettings) -> T:
@@ -181,16 +182,22 @@ def _translated(ask: Callable[[], T], what: str, settings: HubSettings) -> T:
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
         raise refused(what, status) from error
+    except httpx2.DecodingError as error:
+        raise _no_listing(what, settings) from error
     except (httpx2.HTTPError, OSError) as error:
         raise TransportError(
             f"the hub at {settings.endpoint} can't be reached ({type(error).__name__}); "
             "check this node's network, or HF_ENDPOINT"
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TransportError(
-            f"the hub at {settings.endpoint} answered for {what} with what is no model listing",
-            Fault.UPSTREAM_BROKE,
-        ) from error
+    except _NO_LISTING as error:
+        raise _no_listing(what, settings) from error
+
+
+def _no_listing(what: str, settings: HubSettings) -> WaiError:
+    return TransportError(
+        f"the hub at {settings.endpoint} answered for {what} with what is no model listing",
+        Fault.UPSTREAM_BROKE,
+    )
 
 
 def gated(what: str, token: str | None) -> WaiError:

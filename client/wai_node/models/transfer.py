@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, WaiError
 from wai_protocol.surface import Headers
@@ -25,7 +25,10 @@ BUFFER_BYTES: Final = 1 << 20  # read ahead of the disk: bounds what a slow disk
 # A server that sends nothing for this long is gone: the retry dials anew.
 TIMEOUTS: Final = Timeouts(connect_s=15.0, first_byte_s=60.0, between_s=30.0)
 USER_AGENT: Final = b"wai-node"
-_CONTENT_RANGE: Final = re.compile(rb"bytes (\d+)-(\d+)/(\d+|\*)")
+# 18 digits: an exabyte; Python refuses to read numbers of thousands of digits
+_CONTENT_RANGE: Final = re.compile(rb"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_NUMBER: Final = re.compile(rb"\d{1,18}")
+_URL_CHARS: Final = bytes(range(0x21, 0x7F)).decode()
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -179,10 +182,14 @@ def _split(url: str) -> tuple[Origin, str]:
 
 
 def _next_url(url: str, location: bytes) -> str:
-    following = urljoin(url, location.decode("latin-1"))
+    try:
+        following = urljoin(url, quote(location, safe=_URL_CHARS))
+        scheme = urlsplit(following).scheme
+    except ValueError:
+        location = b""
     if not location:
         raise TransportError("the hub redirects to nowhere", Fault.UPSTREAM_BROKE)
-    if urlsplit(url).scheme == "https" and urlsplit(following).scheme != "https":
+    if urlsplit(url).scheme == "https" and scheme != "https":
         raise TransportError("the hub redirects from https to http", Fault.UPSTREAM_BROKE)
     return following
 
@@ -192,7 +199,7 @@ def _check_answer(body: Incoming, name: str) -> None:
     match body.status:
         case 200:
             length = body.headers.get(b"content-length", b"")
-            body.total = int(length) if length.isdigit() else None
+            body.total = int(length) if _NUMBER.fullmatch(length) else None
         case 206:
             found = _CONTENT_RANGE.fullmatch(body.headers.get(b"content-range", b""))
             if found is None:
@@ -217,7 +224,7 @@ def _check_answer(body: Incoming, name: str) -> None:
             raise RequestError(f"{name} is shorter than what is here of it already")
         case status if status == 429 or status >= 500:
             after = body.headers.get(b"retry-after", b"")
-            wait_s = float(after) if after.isdigit() else None
+            wait_s = float(after) if _NUMBER.fullmatch(after) else None
             raise RetryLater(f"the hub answered {status} for {name}", retry_after_s=wait_s)
         case status:
             raise TransportError(f"the hub answered {status} for {name}", Fault.UPSTREAM_BROKE)

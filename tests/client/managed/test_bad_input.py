@@ -22,6 +22,7 @@ from tests.harness.supervised import ALIAS, REPO, Node, node, servers, write_scr
 from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.managed.deployment import State
 from wai_node.managed.policy import ManagedSettings
+from wai_node.models.download import Download
 from wai_protocol.errors import Fault, NodeUnavailable, StoreError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -161,6 +162,19 @@ async def test_a_hub_that_breaks_off_and_stays_broken(hub: FakeHub, tmp_path: Pa
         hub.faults.statuses = [0, 0, *[503] * 30]
         await n.supervisor.deploy(BAD_REPO, 1024, 1)
         await failed_as(n, "answered 503", "deploy again to go on")
+
+
+async def test_a_fault_of_our_own_in_a_download_ends_that_model_alone(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(hub, settings(tmp_path)) as n:
+
+        async def faulty(download: Download) -> list[Path]:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(Download, "run", faulty)
+        await n.supervisor.deploy(BAD_REPO, 1024, 1)
+        await failed_as(n, "a fault of the node's", "log")
 
 
 @contextmanager
