@@ -38,14 +38,15 @@ STEADY: Final = f"{STEADY_REPO}:F16"
 CONTEXT: Final = 2048
 SWAPPED: Final = 1024
 _SMALL_BOX: Final = """\
-import psutil
+import pathlib, psutil
 whole = psutil.virtual_memory
 
 def virtual_memory():
-    \"\"\"8 GiB, of which 8 % are kept free, with room for two servers: a third must wait.\"\"\"
+    \"\"\"8 GiB, of which 8 % are kept free, with room for as many servers as a file says.\"\"\"
     children = psutil.Process().children(recursive=True)
     servers = sum("--parallel" in child.cmdline() for child in children)
-    room = max(100 << 20, (2 - servers) * (600 << 20))
+    fitting = int(pathlib.Path(__file__).with_name("fitting").read_text())
+    room = max(100 << 20, (fitting - servers) * (600 << 20))
     return whole()._replace(total=8 << 30, available=int(0.08 * (8 << 30)) + room)
 
 psutil.virtual_memory = virtual_memory
@@ -60,6 +61,7 @@ class Box:
     hub: FakeHub
     secret: str
     hold: Path
+    fitting: Path
     callers: list[threading.Thread] = field(default_factory=list)
 
     def admin(self, method: str, path: str, *body: Any) -> Any:
@@ -102,6 +104,7 @@ class Box:
         """Nothing holds the state any more."""
         self.hub.faults.pause_s = 0
         self.hold.unlink(missing_ok=True)
+        self.fitting.write_text("2")  # a third must wait
         for process in llama_servers(self.running):
             try:
                 process.resume()
@@ -124,11 +127,13 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     )
     (folder / "small" / "sitecustomize.py").parent.mkdir()
     (folder / "small" / "sitecustomize.py").write_text(_SMALL_BOX)
+    fitting = folder / "small" / "fitting"
+    fitting.write_text("2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder / "small"), prepend=os.pathsep)
         with model_fleet(folder, gguf, server=str(server)) as (running, hub):
             hub.repos[STEADY_REPO] = FakeRepo({"steady-F16.gguf": gguf})
-            found = Box(running, hub, running.create_key().secret, hold)
+            found = Box(running, hub, running.create_key().secret, hold, fitting)
             found.deploy(STEADY_REPO)
             found.until("ready", STEADY)
             yield found
@@ -146,15 +151,14 @@ def downloading(box: Box) -> None:
 def starting(box: Box) -> None:
     box.hold.touch()
     box.deploy()
-    wait_until(
-        lambda: any(
-            MODEL in p.cmdline() and p.status() == psutil.STATUS_STOPPED
-            for p in llama_servers(box.running)
-        ),
-        "no server that stopped itself",
-        WAIT_S,
-    )
+    wait_until(lambda: bool(stopped(box)), "no server that stopped itself", WAIT_S)
     box.until("starting")
+
+
+def stopped(box: Box) -> list[psutil.Process]:
+    """The model's servers that stand still."""
+    own = [p for p in llama_servers(box.running) if MODEL in p.cmdline()]
+    return [p for p in own if p.status() == psutil.STATUS_STOPPED]
 
 
 def ready(box: Box) -> None:
@@ -168,13 +172,36 @@ def asleep(box: Box) -> None:
     box.until("asleep")
 
 
+def swapping_beside(box: Box) -> None:
+    """The new server loads while the old one answers."""
+    ready(box)
+    box.fitting.write_text("3")
+    box.hold.touch()
+    swap(box)
+    wait_until(lambda: bool(stopped(box)), "no server that stopped itself", WAIT_S)
+    assert (box.view()["state"], box.view()["changing"]) == ("ready", True)
+    assert ask(box.running, box.secret) == 200
+
+
 def draining_to_swap(box: Box) -> None:
     ready(box)
     box.server().suspend()
     box.open_answer()
+    swap(box)
+    box.until("draining")
+
+
+def stopping_to_swap(box: Box) -> None:
+    """Nothing is answered; SIGTERM does nothing to a stopped process."""
+    ready(box)
+    box.server().suspend()
+    swap(box)
+    box.until("stopping")
+
+
+def swap(box: Box) -> None:
     wanted = {"context": SWAPPED, "slots": 1}
     box.admin("patch", f"/deployments/box?model={MODEL}", wanted)
-    box.until("draining")
 
 
 def draining_to_remove(box: Box) -> None:
@@ -211,8 +238,10 @@ def kill_relay(box: Box) -> None:
 
 
 def kill_server(box: Box) -> None:
-    """The model's own; while it has none, the one of the model beside it."""
+    """The model's own, the one that answers before the one that loads; while it has none, the one
+    of the model beside it."""
     own = [p for p in llama_servers(box.running) if MODEL in p.cmdline()]
+    own.sort(key=lambda process: process.status() == psutil.STATUS_STOPPED)
     (own[0] if own else box.server(STEADY)).kill()
 
 
@@ -221,7 +250,9 @@ SERVED: Final = (
     (starting, CONTEXT),
     (ready, CONTEXT),
     (asleep, CONTEXT),
+    (swapping_beside, SWAPPED),
     (draining_to_swap, SWAPPED),
+    (stopping_to_swap, SWAPPED),
 )
 REMOVED: Final = (draining_to_remove, stopping)
 VICTIMS: Final = (kill_node, kill_relay, kill_server)
@@ -245,6 +276,16 @@ def test_a_wanted_model_is_served_again(
     assert box.view()["swap_error"] == ""
     served(box, STEADY)
     wait_until(lambda: len(llama_servers(box.running)) <= 2, "a server is left over", WAIT_S)
+
+
+def test_a_new_server_that_is_killed_while_it_loads_leaves_the_old_one_serving(box: Box) -> None:
+    fresh(box)
+    swapping_beside(box)
+    stopped(box)[0].kill()
+    wait_until(lambda: bool(box.view().get("swap_error")), "nobody says so", WAIT_S)
+    assert "SIGKILL" in box.view()["swap_error"]
+    assert (box.view()["state"], box.view()["context_served"]) == ("ready", CONTEXT)
+    assert ask(box.running, box.secret) == 200
 
 
 @pytest.mark.parametrize("kill", VICTIMS, ids=name_of)
