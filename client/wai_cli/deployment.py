@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
 from wai_protocol.errors import RequestError, TransportError
 
 from .admin_client import AdminClient
-from .progress import ProgressLine, bar, seconds_text, size_text
+from .progress import ProgressLine, bar, seconds_text, share_text, size_text
 
 LOOK_EVERY_S: Final = 0.25
 """As often as a node tells of a download's progress."""
@@ -21,7 +22,8 @@ RELAY_AWAY_S: Final = 300.0
 """A restart of the relay's machine with updates: longer than that, and somebody should look."""
 GONE_LOOKS: Final = 12
 """Looks at a connected node that does not list the model: one that is just back may be slow."""
-_CONNECTED: Final = ("ready", "draining")
+CONNECTED: Final = ("ready", "draining")
+"""A node's states in which it tells what it serves."""
 _SETTLED: Final = ("ready", "asleep", "failed", "absent")
 
 
@@ -55,7 +57,7 @@ def follow(
             if isinstance(found, dict):
                 view, missing = found, 0
                 line.show(state_text(view), view["state"])
-            elif found in _CONNECTED:
+            elif found in CONNECTED:
                 missing += 1
                 if missing >= GONE_LOOKS:
                     raise RequestError(
@@ -94,7 +96,7 @@ def settled(view: dict[str, Any]) -> bool:
 def state_text(view: dict[str, Any]) -> str:
     """What it does now, in a line."""
     if view["progress"] is not None:
-        return f"{view['state']} {_progress_text(view['progress'])}"
+        return f"{view['state']} {_progress_text(view['progress'], bar)}"
     text = f"{view['state']} {view['model']}"
     return f"{text}, {_change_text(view)}" if view.get("changing") else text
 
@@ -104,7 +106,7 @@ def note(view: dict[str, Any]) -> str:
     if view["state"] == "failed":
         return str(view["reason"])
     if view["progress"] is not None:
-        return _progress_text(view["progress"])
+        return _progress_text(view["progress"], share_text)
     if view.get("changing"):
         return _change_text(view)
     if view["swap_error"]:
@@ -116,8 +118,8 @@ def _change_text(view: dict[str, Any]) -> str:
     return f"changing to {view['slots']} slots of {view['context']} tokens"
 
 
-def _progress_text(progress: dict[str, Any]) -> str:
-    text = bar(progress["done_bytes"], progress["total_bytes"])
+def _progress_text(progress: dict[str, Any], how_far: Callable[[int, int], str]) -> str:
+    text = how_far(progress["done_bytes"], progress["total_bytes"])
     text += f" of {size_text(progress['total_bytes'])}, {size_text(progress['rate_bps'])}/s"
     if progress["eta_s"] is not None:
         text += f", {seconds_text(progress['eta_s'])} left"

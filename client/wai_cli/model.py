@@ -10,8 +10,8 @@ from urllib.parse import quote, urlencode
 from wai_protocol.errors import NodeUnavailable, RequestError, WaiError
 
 from .admin_client import HUB_TIMEOUT_S, AdminClient
-from .deployment import follow, note
-from .output import print_json, print_lines, print_table
+from .deployment import CONNECTED, follow, note
+from .output import plain, print_json, print_lines, print_table
 from .progress import size_text
 from .target import add_target_options, find_target
 from .values import between, count, named, seconds
@@ -220,7 +220,7 @@ def _report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
         served = view["context_served"] or view["context"]
         text = f"{view['slots']} slots of {served} tokens"
         if served < (parsed.context or 0):
-            text += ", for which it was trained"
+            text += "; it was trained for no more"
         print(f"{view['model']} is {view['state']} on {view['node']}: {text}")
     return 0
 
@@ -228,9 +228,14 @@ def _report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
 def _list(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
         found = relay.get("/deployments")["data"]
+        nodes = relay.get("/nodes")["data"]
     if parsed.json:
         print_json(found)
         return 0
+    away = [n["name"] for n in nodes if n["may_deploy"] and n["state"] not in CONNECTED]
+    if away:
+        names = plain(", ".join(away))
+        print(f"not connected, so that what they serve is not listed: {names}", file=sys.stderr)
     print_table(
         ("NODE", "MODEL", "STATE", "SLOTS", "CONTEXT", "SIZE", ""),
         [
@@ -242,7 +247,9 @@ def _list(parsed: argparse.Namespace) -> int:
             )
             for d in found
         ],
-        empty="no models are deployed; `wai model deploy REPO --node NAME` deploys one",
+        empty="nothing is deployed on the nodes that are connected"
+        if away
+        else "no models are deployed; `wai model deploy REPO --node NAME` deploys one",
     )
     return 0
 

@@ -52,9 +52,17 @@ class ProgressLine:
 
 def bar(done: int, total: int) -> str:
     """`[#####     ]  42 %`."""
-    share = min(1.0, done / total) if total else 0.0
-    filled = int(share * BAR_CHARS)
-    return f"[{'#' * filled}{' ' * (BAR_CHARS - filled)}] {share:4.0%}"
+    filled = int(_share(done, total) * BAR_CHARS)
+    return f"[{'#' * filled}{' ' * (BAR_CHARS - filled)}] {_share(done, total):4.0%}"
+
+
+def share_text(done: int, total: int) -> str:
+    """`42%`."""
+    return f"{_share(done, total):.0%}"
+
+
+def _share(done: int, total: int) -> float:
+    return min(1.0, done / total) if total else 0.0
 
 
 def size_text(size: float) -> str:

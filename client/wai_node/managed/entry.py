@@ -164,6 +164,8 @@ def log_change(entry: Entry) -> None:
             case State.READY:
                 served = machine.wish.slots, machine.context_served
                 log.info("%s is ready: %d slots of %d tokens", alias, *served)
+            case State.DOWNLOADING:
+                log.info("%s: what is missing of its files is downloaded", alias)
             case state:
                 log.info("%s is %s", alias, state.value)
     if machine.swap_error != entry.logged_swap:
