@@ -52,6 +52,20 @@ class Node:
             raise AssertionError(f"not {state}: {self.status(alias)}") from None
         return self.status(alias)
 
+    async def until_failed(self, *words: str, alias: str = ALIAS) -> DeploymentStatus:
+        """Failed with these words as its reason. Of 40 starts that fail on a busy machine, b10434
+        loses the last lines of one's log; the next try says it."""
+
+        def failed() -> bool:
+            status = self.status(alias)
+            return status.state is State.FAILED and all(word in status.reason for word in words)
+
+        try:
+            await self.until(failed)
+        except TimeoutError:
+            raise AssertionError(f"not failed with {words}: {self.status(alias)}") from None
+        return self.status(alias)
+
     async def complete(self, alias: str = ALIAS, tokens: int = 4) -> dict[str, Any]:
         """One completion, as a forwarder would ask for it."""
         async with self.supervisor.lease(alias, WAIT_S) as endpoint:

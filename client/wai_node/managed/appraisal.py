@@ -30,6 +30,15 @@ DEFAULT_SLOTS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """A new model that fits: `gpu_layers` (None on a box without a GPU), and the most it takes."""
+
+    load: Load
+    gpu_layers: int | None
+    high_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """A change of context that is possible. `beside`: while the old server still runs."""
 
@@ -68,15 +77,16 @@ class Appraiser:
         quant: Quantisation,
         context_tokens: int | None,
         slots: int | None,
-    ) -> tuple[Load, int | None]:
-        """The load with which a new model is to be served, and its layers on the GPU (None on a box
-        without one). Without a wish for its context, one that fits.
+        pending_bytes: int,
+    ) -> Placed:
+        """How a new model is to be served; without a wish for its context, with one that fits.
+        Those that are deployed and not loaded yet will take `pending_bytes`.
 
         Raises `WaiError`, also where it does not fit.
         """
         shape = await self._shape(repository, quant)
         load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
-        hardware = await anyio.to_thread.run_sync(self._hardware)
+        hardware = (await anyio.to_thread.run_sync(self._hardware)).with_taken(pending_bytes)
         found = self._fit(repository.name, shape, quant, load, hardware)
         if found.verdict is Verdict.NO and not context_tokens:
             largest = found.largest_context
@@ -84,11 +94,13 @@ class Appraiser:
                 load = load_for(shape, largest, load.slots)
                 found = self._fit(repository.name, shape, quant, load, hardware)
         if found.verdict is Verdict.NO:
+            others = f" (beside {pending_bytes >> 20} MiB for those on their way)"
             raise RequestError(
                 f"{repository.name}:{quant.name} with {load.context_tokens} tokens in {load.slots} "
-                f"slots does not fit this node: {found.reason}{_largest(found)}"
+                f"slots does not fit this node{others if pending_bytes else ''}: "
+                f"{found.reason}{_largest(found)}"
             )
-        return load, found.gpu_layers if hardware.gpus else None
+        return Placed(load, found.gpu_layers if hardware.gpus else None, found.high_bytes)
 
     async def change(
         self,

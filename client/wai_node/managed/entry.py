@@ -79,6 +79,8 @@ class Entry:
     progress: Progress | None = None
     download: anyio.CancelScope | None = None
     changed: anyio.Event = field(default_factory=anyio.Event)
+    needs_bytes: int = 0
+    """What it will take, as far as this run knows; `pending_bytes` counts it until it is loaded."""
     logged: tuple[object, ...] = ()
     logged_swap: str = ""
     removed: bool = False  # asked for; `gone` once nothing of it runs
@@ -150,6 +152,12 @@ def endpoint_of(entry: Entry, generation: int | None) -> Endpoint | None:
     if runner is None or runner.url is None or generation is None:
         return None
     return Endpoint(runner.url, generation)
+
+
+def pending_bytes(entry: Entry) -> int:
+    """The memory that it is about to take."""
+    coming = entry.machine.state in (State.DOWNLOADING, State.STARTING)
+    return entry.needs_bytes if coming and not entry.removed else 0
 
 
 def log_change(entry: Entry) -> None:

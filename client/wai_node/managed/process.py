@@ -195,6 +195,8 @@ class ServerProcess:
             self._signal_group(signal.SIGKILL)  # what the server itself started
             with anyio.move_on_after(LOG_REST_S):
                 await self._log_ended.wait()
+            if self._pipe is not None:
+                self._take(self._pipe)  # what is there by now; the loop may have stood still
             self._end_reading()
             self.ended.set()
 

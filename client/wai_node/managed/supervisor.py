@@ -25,7 +25,7 @@ from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, StoreError, WaiError
 
-from .appraisal import Appraiser
+from .appraisal import Appraiser, Placed
 from .deployment import (
     Action,
     Gone,
@@ -46,6 +46,7 @@ from .entry import (
     listed,
     log_change,
     machine_for,
+    pending_bytes,
     read_shape,
     status_of,
     wish_of,
@@ -91,6 +92,7 @@ class Supervisor:
         self._appraiser = Appraiser(hub, hardware, self._wanted)
         self._entries: dict[str, Entry] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._placing = anyio.Lock()
         self._changing = anyio.Lock()  # one change of the wanted state at a time
 
     async def run(
@@ -149,22 +151,24 @@ class Supervisor:
                 self._entries[alias], repository, quant, context_tokens, slots, idle_unload_s
             )
             return alias
-        load, gpu_layers = await self._appraiser.new(repository, quant, context_tokens, slots)
-        model = WantedModel(
-            alias=alias,
-            repo=repo,
-            quant=quant.name,
-            context_tokens=load.context_tokens,
-            slots=load.slots,
-            idle_unload_s=idle_unload_s,
-            gpu_layers=gpu_layers,
-            **listed(repository, quant),
-        )
-        async with self._changing:
-            if alias not in self._entries:  # another call was quicker
+        async with self._placing:  # two at once would both be told that there is room
+            if alias in self._entries:
+                return alias  # another call was quicker
+            placed = await self._place(repository, quant, context_tokens, slots)
+            model = WantedModel(
+                alias=alias,
+                repo=repo,
+                quant=quant.name,
+                context_tokens=placed.load.context_tokens,
+                slots=placed.load.slots,
+                idle_unload_s=idle_unload_s,
+                gpu_layers=placed.gpu_layers,
+                **listed(repository, quant),
+            )
+            async with self._changing:
                 self.settings.check_quota(self._wanted.models.values(), model.size_bytes)
                 await anyio.to_thread.run_sync(self._wanted.put, model)
-                self._add(model)
+                self._add(model, placed.high_bytes)
         return alias
 
     def deployed(self) -> list[DeploymentStatus]:
@@ -268,8 +272,9 @@ class Supervisor:
 
     # -- carrying out
 
-    def _add(self, model: WantedModel) -> None:
-        entry = Entry(model, machine_for(model, self.settings.load_timeout_s))
+    def _add(self, model: WantedModel, needs_bytes: int = 0) -> None:
+        machine = machine_for(model, self.settings.load_timeout_s)
+        entry = Entry(model, machine, needs_bytes=needs_bytes)
         self._entries[model.alias] = entry
         self._apply(entry, entry.machine.deploy())
         self._group.start_soon(self._keep_time, entry)
@@ -439,12 +444,12 @@ class Supervisor:
     ) -> None:
         """Try a failed one again, with the files that the hub lists now: they may have been what
         was wrong."""
-        load, gpu_layers = await self._appraiser.new(repository, quant, context, slots)
+        placed = await self._place(repository, quant, context, slots)
         changed = replace(
             entry.model,
-            context_tokens=load.context_tokens,
-            slots=load.slots,
-            gpu_layers=gpu_layers,
+            context_tokens=placed.load.context_tokens,
+            slots=placed.load.slots,
+            gpu_layers=placed.gpu_layers,
             **listed(repository, quant),
         )
         async with self._changing:
@@ -453,8 +458,16 @@ class Supervisor:
             others = [m for m in self._wanted.models.values() if m.alias != changed.alias]
             self.settings.check_quota(others, changed.size_bytes)
             await self._replace(entry, changed)
+            entry.needs_bytes = placed.high_bytes
             actions = entry.machine.change(self._wish(changed), self._now(), beside=False)
             self._apply(entry, [*actions, *entry.machine.deploy()])
+
+    async def _place(
+        self, repository: Repository, quant: Quantisation, context: int | None, slots: int | None
+    ) -> Placed:
+        """See `Appraiser.new`: the memory of what is on its way is taken."""
+        pending = sum(map(pending_bytes, self._entries.values()))
+        return await self._appraiser.new(repository, quant, context, slots, pending)
 
     async def _replace(self, entry: Entry, model: WantedModel) -> None:
         """Want `model` in place of what the entry has; raises where it was removed meanwhile."""

@@ -56,6 +56,17 @@ class Hardware:
         ram = min(self.ram_total_bytes, self.ram_available_bytes + freed)
         return replace(self, gpus=tuple(gpus), ram_available_bytes=ram)
 
+    def with_taken(self, size_bytes: int) -> Hardware:
+        """This box once a process has come that takes `size_bytes`: of the GPUs first."""
+        gpus, left = [], size_bytes
+        for card in self.gpus:
+            share = min(left, card.free_bytes)
+            gpus.append(replace(card, free_bytes=card.free_bytes - share))
+            left -= share
+        taken = size_bytes if self.unified_memory else left
+        ram = max(0, self.ram_available_bytes - taken)
+        return replace(self, gpus=tuple(gpus), ram_available_bytes=ram)
+
 
 def detect_hardware(drm: Path = DRM_FOLDER) -> Hardware:
     """Look at this machine. Takes some milliseconds with a driver: call it in a thread."""

@@ -69,9 +69,7 @@ async def serving(hub: FakeHub, how: ManagedSettings) -> AsyncIterator[Node]:
 
 async def failed_as(n: Node, *words: str) -> None:
     """The bad model has failed with these words, and the good one is served."""
-    failed = await n.until_state(State.FAILED, BAD)
-    for word in words:
-        assert word in failed.reason
+    failed = await n.until_failed(*words, alias=BAD)
     assert "\n" not in failed.reason
     assert len(failed.reason) < 400
     with pytest.raises(NodeUnavailable, match="not served"):

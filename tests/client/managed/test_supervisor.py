@@ -264,8 +264,7 @@ async def test_a_file_that_llama_server_rejects_fails_with_what_to_do(
 ) -> None:
     async with node(hub, settings) as n:
         alias = await n.supervisor.deploy("tiny/broken-GGUF", 1024, 1)
-        failed = await n.until_state(State.FAILED, alias)
-        assert "choose another quantisation" in failed.reason
+        failed = await n.until_failed("choose another quantisation", alias=alias)
         assert failed.log_tail
         with pytest.raises(NodeUnavailable, match="not served"):
             await n.complete(alias)
@@ -417,6 +416,21 @@ async def test_without_a_wish_for_the_context_it_is_one_that_fits(
         assert 2048 <= n.status().context_tokens < 4096
 
 
+async def test_memory_that_a_model_on_its_way_will_take_is_not_promised_to_a_second(
+    hub: FakeHub, settings: ManagedSettings, model: bytes
+) -> None:
+    hub.repos["tiny/second-GGUF"] = FakeRepo({"second-F16.gguf": model})
+    room = Hardware((), 1 << 33, int(0.08 * (1 << 33)) + (620 << 20), "cpu", 1)
+    async with node(hub, settings, hardware=lambda: room) as n:
+        hub.faults.pause_s = 0.05
+        await n.supervisor.deploy(REPO, 1024, 1)
+        with pytest.raises(RequestError, match=r"does not fit.*for those on their way"):
+            await n.supervisor.deploy("tiny/second-GGUF", 1024, 1)
+        hub.faults.pause_s = 0
+        await n.until_state(State.READY)
+        await n.supervisor.deploy("tiny/second-GGUF", 1024, 1)
+
+
 async def test_the_layers_on_the_gpu_follow_the_context(
     hub: FakeHub, settings: ManagedSettings
 ) -> None:
@@ -448,7 +462,7 @@ async def test_the_nodes_log_says_what_is_served_and_what_failed(
         await n.supervisor.deploy(REPO, 1024, 1)
         await n.until_state(State.READY)
         await n.supervisor.deploy("tiny/broken-GGUF", 1024, 1)
-        await n.until_state(State.FAILED, "tiny/broken-GGUF:F16")
+        await n.until_failed("rejects the file", alias="tiny/broken-GGUF:F16")
         said = [record.getMessage() for record in caplog.records]
         assert f"{ALIAS} is ready: 1 slots of 1024 tokens" in said
         assert [line for line in said if "broken" in line][-1].startswith(

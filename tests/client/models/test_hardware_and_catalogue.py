@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pynvml
@@ -34,6 +35,16 @@ def test_a_box_without_a_gpu_has_none_and_nothing_is_raised(tmp_path: Path) -> N
     assert [g for g in found.gpus if g.vendor == "amd"] == []
     assert 0 < found.ram_available_bytes <= found.ram_total_bytes
     assert found.cpu_cores >= 1
+
+
+def test_what_a_process_will_take_is_taken_of_the_gpus_first() -> None:
+    card = Gpu("card", "nvidia", 8 << 30, 3 << 30)
+    box = Hardware((card,), 64 << 30, 10 << 30, "cpu", 8)
+    left = box.with_taken(5 << 30)
+    assert (left.gpus[0].free_bytes, left.ram_available_bytes) == (0, 8 << 30)
+    unified = replace(box, unified_memory=True).with_taken(2 << 30)
+    assert (unified.gpus[0].free_bytes, unified.ram_available_bytes) == (1 << 30, 8 << 30)
+    assert box.with_taken(1 << 40).ram_available_bytes == 0
 
 
 def test_what_people_are_told_of_a_box_is_not_how_busy_it_is() -> None:
