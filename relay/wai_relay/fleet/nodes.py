@@ -26,6 +26,10 @@ from .tunnel import Admission
 MAX_SESSIONS_PER_NODE: Final = 8
 """A node keeps one or two tunnels, and twice that while the relay is being upgraded."""
 
+MISSED_S: Final = 600.0
+"""For how long after a start a node that has not come back counts as missing: a box that was
+rebooted is there by then; one that is gone for good must not make each typing error "not now"."""
+
 
 class ConnectedFleet:
     """All nodes that have joined, and their sessions. Belongs to one loop.
@@ -53,6 +57,7 @@ class ConnectedFleet:
         self._nodes: dict[str, Node] = {}
         self._sessions: dict[bytes, NodeSession] = {}
         self._expected: set[str] = set()
+        self._missed_until = 0.0  # by the loop's clock
         for record in registry.nodes():
             self._nodes[record.id] = Node(self, record)
 
@@ -77,10 +82,19 @@ class ConnectedFleet:
     def expect_all(self, within_s: float) -> None:
         """Every node may come back now; for so long, or until all are there, there is an
         `arrival` to wait for."""
+        self._missed_until = asyncio.get_running_loop().time() + MISSED_S
         self._expected = set(self._nodes)
         if self._expected:
             self.arrival = asyncio.Event()
             asyncio.get_running_loop().call_later(within_s, self._settle)
+
+    @property
+    def missing(self) -> int:
+        """How many nodes have told nothing since `expect_all`; 0 once that is long ago: they may
+        never come back."""
+        if asyncio.get_running_loop().time() >= self._missed_until:
+            return 0
+        return sum(not node.told_by for node in self._nodes.values())
 
     def _settle(self) -> None:
         self._expected.clear()

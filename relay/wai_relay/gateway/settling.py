@@ -2,7 +2,9 @@
 
 A relay that took over, or was just restarted, knows its nodes by name but has not heard from them
 yet. For a moment, "nobody serves this" means "not yet", so a request that would be refused for lack
-of a node waits for the next one that arrives. Everything else is the inner dispatcher's.
+of a node waits for the next one that arrives. After that, while a node is still missing, a model
+that nobody serves is "not now" and not "no such model": the missing one may have it. Everything
+else is the inner dispatcher's.
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ import asyncio
 from dataclasses import replace
 from typing import Final
 
-from wai_protocol.errors import Fault, WaiError
+from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 from wai_relay.fleet.nodes import ConnectedFleet
 
 from .dispatch import Dispatcher, Lease, RequestInfo
+
+RETRY_AFTER_S: Final = 10.0
+"""A node that found its relay down for minutes dials about so often."""
 
 _NOT_YET: Final = frozenset({Fault.NO_NODE, Fault.MODEL_NOT_FOUND})
 
@@ -33,7 +38,20 @@ class SettlingDispatcher:
             try:
                 return await self._inner.acquire(info)
             except WaiError as error:
-                if arrival is None or error.fault not in _NOT_YET:
+                if error.fault not in _NOT_YET:
+                    raise
+                if arrival is None:
+                    if error.fault is Fault.MODEL_NOT_FOUND and self._fleet.missing:
+                        raise _not_now(info.model, self._fleet.missing) from error
                     raise
             await arrival.wait()
             info = replace(info, again=True)  # it counts as one request
+
+
+def _not_now(model: str, missing: int) -> NodeUnavailable:
+    nodes = "a node has" if missing == 1 else f"{missing} nodes have"
+    return NodeUnavailable(
+        f"No node that is connected serves the model '{model}', and {nodes} not come back since"
+        " this relay started.",
+        retry_after_s=RETRY_AFTER_S,
+    )

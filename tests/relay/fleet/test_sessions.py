@@ -15,6 +15,7 @@ from wai_protocol.identity import NodeKey
 from wai_protocol.invite import decode
 from wai_protocol.limits import MAX_CALLS
 from wai_protocol.session import Role, Session
+from wai_protocol.status import NodeStatus
 from wai_protocol.surface import Headers
 from wai_relay.fleet.invites import Invites, RelayAddress
 from wai_relay.fleet.node import Node
@@ -193,3 +194,21 @@ async def test_streams_that_were_given_up_are_not_kept_for_ever(rig: Rig) -> Non
         stream = session.open("POST", "/v1/chat/completions", [], "m", Resets(), end=True)
         stream.reset(Fault.CANCELLED)
     assert len(session._given_up) == MAX_GIVEN_UP
+
+
+async def test_a_node_is_missing_from_a_start_until_it_has_said_what_it_serves(rig: Rig) -> None:
+    assert rig.fleet.missing == 0  # nobody was expected
+    rig.fleet.expect_all(0.0)
+    assert rig.fleet.missing == 1
+    await rig.come()
+    assert rig.fleet.missing == 1
+    rig.node.update(NodeStatus(), HELLO.instance)
+    assert rig.fleet.missing == 0
+
+
+async def test_a_node_that_never_comes_back_is_not_missed_for_ever(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wai_relay.fleet.nodes.MISSED_S", 0.0)
+    rig.fleet.expect_all(0.0)
+    assert rig.fleet.missing == 0
