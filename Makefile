@@ -15,7 +15,7 @@ WEB       := $(shell find relay/web -type f -not -path '*/node_modules/*' -not -
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick chaos fuzz screenshots dist node-pyz clean
+.PHONY: help run test lint bench bench-quick chaos kills fuzz screenshots dist node-pyz clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo 'make lint   formatting, lint, types, shell, pages, images, units'
 	@echo 'make bench  figures, beside other tunnels  make dist   wheel and sdist (node-pyz: the node in a file)'
 	@echo 'make fuzz   long property tests            make chaos  random faults under streams'
+	@echo 'make kills  each process killed in each state of a model'
 	@echo 'make clean  remove what was installed and built'
 
 run: $(VENV)/.run $(DASHBOARD)
@@ -46,6 +47,9 @@ bench-quick: $(VENV)/.test
 
 chaos: $(VENV)/.test
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+kills: $(VENV)/.test
+	@WAI_EVERY_KILL=1 $(BIN)/python -m pytest -n $(JOBS) tests/e2e/test_models_killed.py $(ARGS)
 
 fuzz: $(VENV)/.test
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n $(JOBS) tests/protocol --timeout 1800 $(ARGS)

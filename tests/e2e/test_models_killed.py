@@ -4,11 +4,15 @@ Each state is held for real: a slow hub, a server that stopped itself before it 
 was stopped with an answer open. Then one of the three is killed, what held the state is let go, and
 what is wanted must come about: served as last told or gone with its files, with the model beside it
 served, and no llama-server left over.
+
+`make test` kills one of the three in each state, in turn; `make kills`, by `WAI_EVERY_KILL`, each.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Final
 
 import psutil
@@ -17,6 +21,9 @@ import pytest
 from tests.harness.model_fleet import MODEL, ask, llama_servers, run_box
 from tests.harness.processes import wait_until
 from tests.harness.small_box import CONTEXT, STEADY, SWAPPED, WAIT_S, Box, small_box
+
+Bring = Callable[[Box], None]
+Kill = Callable[[Box], None]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -126,34 +133,38 @@ def kill_server(box: Box) -> None:
     (own[0] if own else box.server(STEADY)).kill()
 
 
-SERVED: Final = (
-    (downloading, CONTEXT),
-    (starting, CONTEXT),
-    (ready, CONTEXT),
-    (asleep, CONTEXT),
-    (swapping_beside, SWAPPED),
-    (draining_to_swap, SWAPPED),
-    (stopping_to_swap, SWAPPED),
-)
+SERVED: Final[dict[Bring, int]] = {
+    downloading: CONTEXT,
+    starting: CONTEXT,
+    ready: CONTEXT,
+    asleep: CONTEXT,
+    swapping_beside: SWAPPED,
+    draining_to_swap: SWAPPED,
+    stopping_to_swap: SWAPPED,
+}
 REMOVED: Final = (draining_to_remove, stopping)
 VICTIMS: Final = (kill_node, kill_relay, kill_server)
+
+
+def each_with_a_victim(states: tuple[Bring, ...]) -> list[tuple[Bring, Kill]]:
+    """What is tested of all pairs; see the module."""
+    if os.environ.get("WAI_EVERY_KILL"):
+        return list(product(states, VICTIMS))
+    return [(state, VICTIMS[at % len(VICTIMS)]) for at, state in enumerate(states)]
 
 
 def name_of(value: object) -> str | None:
     return getattr(value, "__name__", None)
 
 
-@pytest.mark.parametrize("kill", VICTIMS, ids=name_of)
-@pytest.mark.parametrize(("bring", "context"), SERVED, ids=name_of)
-def test_a_wanted_model_is_served_again(
-    box: Box, bring: Callable[[Box], None], context: int, kill: Callable[[Box], None]
-) -> None:
+@pytest.mark.parametrize(("bring", "kill"), each_with_a_victim((*SERVED,)), ids=name_of)
+def test_a_wanted_model_is_served_again(box: Box, bring: Bring, kill: Kill) -> None:
     box.fresh()
     bring(box)
     kill(box)
     box.let_go()
     box.served(MODEL)
-    assert box.view()["context_served"] == context
+    assert box.view()["context_served"] == SERVED[bring]
     assert box.view()["swap_error"] == ""
     box.served(STEADY)
     wait_until(lambda: len(llama_servers(box.running)) <= 2, "a server is left over", WAIT_S)
@@ -169,11 +180,8 @@ def test_a_new_server_that_is_killed_while_it_loads_leaves_the_old_one_serving(b
     assert ask(box.running, box.secret) == 200
 
 
-@pytest.mark.parametrize("kill", VICTIMS, ids=name_of)
-@pytest.mark.parametrize("bring", REMOVED, ids=name_of)
-def test_a_removed_model_is_gone_with_its_files(
-    box: Box, bring: Callable[[Box], None], kill: Callable[[Box], None]
-) -> None:
+@pytest.mark.parametrize(("bring", "kill"), each_with_a_victim(REMOVED), ids=name_of)
+def test_a_removed_model_is_gone_with_its_files(box: Box, bring: Bring, kill: Kill) -> None:
     box.fresh()
     bring(box)
     kill(box)
