@@ -58,9 +58,10 @@ async def fit(context: Context, call: Call) -> FitList:
 async def _fit_on(node: LiveNode, params: dict[str, Any]) -> NodeFit:
     try:
         found = await node.call("model.fit", params, timeout_s=HUB_TIMEOUT_S)
+        quants = checked(found, tuple[QuantFitView, ...], node)
     except WaiError as error:
         return NodeFit(node=node.record.name, error=str(error))
-    return NodeFit(node=node.record.name, quants=checked(found, tuple[QuantFitView, ...], node))
+    return NodeFit(node=node.record.name, quants=quants)
 
 
 async def list_deployments(context: Context, call: Call) -> DeploymentList:

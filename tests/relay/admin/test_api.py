@@ -377,13 +377,15 @@ async def test_one_node_that_can_not_tell_does_not_hide_what_the_others_say(api:
     }
     well = make_node(answers={"model.fit": [quant]})
     ill = make_node(answers={"model.fit": WaiError("the hub is down", Fault.UPSTREAM_UNREACHABLE)})
-    api.fleet.known = [well, ill]
+    mad = make_node(answers={"model.fit": [{**quant, "size_bytes": "much"}]})
+    api.fleet.known = [well, ill, mad]
     status, found = await api.call("GET", "/models/fit?repo=a/b")
     assert status == 200
-    assert [(row["error"], len(row["quants"])) for row in found["data"]] == [
+    assert [(row["error"], len(row["quants"])) for row in found["data"][:2]] == [
         (None, 1),
         ("the hub is down", 0),
     ]
+    assert "makes no sense" in found["data"][2]["error"]
 
 
 async def test_a_node_that_may_not_deploy_or_is_away_is_not_asked(api: Api) -> None:
