@@ -108,7 +108,10 @@ async def change_context(context: Context, call: Call) -> DeploymentView:
     params = {"model": alias, "context": wanted.context, "slots": wanted.slots}
     listed = await node.call("model.context", params)
     await context.audit.record(
-        call.actor, "model.context", node.record.id, model=alias, context=wanted.context
+        *(call.actor, "model.context", node.record.id),
+        name=node.record.name,
+        model=alias,
+        context=wanted.context,
     )
     return _pick(views_of(node, listed), alias)
 
@@ -117,7 +120,9 @@ async def remove(context: Context, call: Call) -> DeploymentList:
     """Serve a model no more, and delete its files; what is left on that node."""
     node, alias = _connected(context, call.path["node"]), call.query["model"]
     listed = await node.call("model.remove", {"model": alias})
-    await context.audit.record(call.actor, "model.remove", node.record.id, model=alias)
+    await context.audit.record(
+        call.actor, "model.remove", node.record.id, name=node.record.name, model=alias
+    )
     return DeploymentList(tuple(views_of(node, listed)))
 
 

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import fields
 from typing import Any, Final
 
+import msgspec
+
 from wai_protocol.errors import Fault, RequestError
 from wai_relay.access.keys import ApiKey, KeyLimits
 
@@ -37,7 +39,8 @@ async def create_key(context: Context, call: Call) -> CreatedKey:
     """A new key; its secret is in this answer and nowhere else."""
     wanted: CreateKey = call.body
     key, secret = await context.keys.create(wanted.name, wanted.limits.applied_to(KeyLimits()))
-    await context.audit.record(call.actor, "key.create", key.id, name=key.name)
+    limits = msgspec.to_builtins(wanted.limits)
+    await context.audit.record(call.actor, "key.create", key.id, name=key.name, **limits)
     return CreatedKey(**_fields(key), key=secret)
 
 
@@ -48,7 +51,8 @@ async def change_key(context: Context, call: Call) -> KeyView:
     if key is None:
         raise RequestError(f"there is no API key {call.path['key'][:80]!r}", Fault.NOT_FOUND)
     changed = await context.keys.set_limits(key.id, wanted.limits.applied_to(key.limits))
-    await context.audit.record(call.actor, "key.change", key.id, name=key.name)
+    limits = msgspec.to_builtins(wanted.limits)
+    await context.audit.record(call.actor, "key.change", key.id, name=key.name, **limits)
     return KeyView(**_fields(changed))
 
 

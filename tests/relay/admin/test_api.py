@@ -194,6 +194,29 @@ async def test_every_change_is_in_the_audit_log_and_no_secret_is(api: Api, clock
     assert [entry["id"] for entry in page["data"]] == [newest - 1, newest - 2, newest - 3]
 
 
+async def test_the_audit_log_says_what_a_key_may_use_from_then_on(api: Api) -> None:
+    _, key = await api.call("POST", "/keys", {"name": "app", "limits": {"rpm": 5}})
+    await api.call("PATCH", f"/keys/{key['id']}", {"limits": {"rpm": None, "models": ["m"]}})
+    _, log = await api.call("GET", "/audit")
+    assert [entry["detail"] for entry in log["data"]] == [
+        {"name": "app", "rpm": None, "models": ["m"]},
+        {"name": "app", "rpm": 5},
+    ]
+
+
+async def test_the_audit_log_says_which_model_of_which_node(api: Api) -> None:
+    answers = {"model.context": [DEPLOYED], "model.remove": []}
+    api.fleet.known = [make_node(answers=answers)]
+    model = DEPLOYED["model"]
+    await api.call("PATCH", f"/deployments/box?model={model}", {"context": 1024})
+    await api.call("DELETE", f"/deployments/box?model={model}")
+    _, log = await api.call("GET", "/audit")
+    assert [(entry["action"], entry["detail"]) for entry in log["data"]] == [
+        ("model.remove", {"name": "box", "model": model}),
+        ("model.context", {"name": "box", "model": model, "context": 1024}),
+    ]
+
+
 async def test_whoami_tells_name_and_time(api: Api, clock: Clock) -> None:
     _, who = await api.call("GET", "/whoami")
     assert (who["name"], who["time"]) == ("local", clock.now)
