@@ -6,12 +6,14 @@ For the admin API's bodies and for settings. A sentence that it does not know is
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 _PATH: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 _EXPECTED: Final = re.compile(r"Expected `([^`]+)`(?:, got `([^`]+)`| (.+))?")
 _LENGTH: Final = re.compile(r"of length ([<>]=) (\d+)")
 _BOUND: Final = re.compile(r"([<>]=?) (\S+)")
+_PATTERN: Final = re.compile(r"matching regex (.+)")
 _FIELD: Final = re.compile(r"Object (missing required|contains unknown) field `([^`]+)`")
 _ENUM: Final = re.compile(r"Invalid enum value (.+)")
 _KINDS: Final = {
@@ -26,9 +28,10 @@ _KINDS: Final = {
 _BOUNDS: Final = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 
 
-def in_words(message: str, name: str = "") -> str:
+def in_words(message: str, name: str = "", patterns: Mapping[str, str] | None = None) -> str:
     """`limits.rpm must be a whole number, at least 1`. `name`: what the value is called, where the
-    message does not say; a message that names a field within it says so."""
+    message does not say; a message that names a field within it says so. `patterns`: what texts
+    that match each regular expression are ("1 to 64 letters or digits")."""
     found = _PATH.search(message)
     inside = found[1] if found else ""
     message = _PATH.sub("", message)
@@ -47,7 +50,12 @@ def in_words(message: str, name: str = "") -> str:
     wanted = " or ".join(_KINDS.get(kind, kind) for kind in expected[1].split(" | "))
     if expected[2] is not None:
         return f"{what} must be {wanted}, not {_KINDS.get(expected[2], expected[2])}"
-    return f"{what} must be {wanted}{_bounds(expected[3] or '')}"
+    bounds = expected[3] or ""
+    if pattern := _PATTERN.fullmatch(bounds):
+        for known, words in (patterns or {}).items():
+            if repr(known) == pattern[1]:
+                return f"{what} must be {words}"
+    return f"{what} must be {wanted}{_bounds(bounds)}"
 
 
 def _bounds(text: str) -> str:

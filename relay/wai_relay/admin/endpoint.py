@@ -20,7 +20,7 @@ from wai_relay.access.sign_ins import COOKIE, CSRF_HEADER, SignIn, check_csrf
 from wai_transport.wording import in_words
 
 from .context import Context
-from .types import ErrorAnswer, ErrorDetail
+from .types import PATTERNS, ErrorAnswer, ErrorDetail
 
 log = logging.getLogger("wai.admin")
 
@@ -102,7 +102,7 @@ class Endpoint:
         try:
             return msgspec.convert(_DECODER.decode(body or b"{}"), self.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(in_words(str(error))) from error
+            raise RequestError(in_words(str(error), patterns=PATTERNS)) from error
 
     def _query(self, request: Request) -> dict[str, Any]:
         known = {query.name: query for query in self.query}

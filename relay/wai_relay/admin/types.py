@@ -11,11 +11,19 @@ from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from wai_relay.access.admins import ADMIN_NAME
 from wai_relay.access.keys import MAX_NAME_CHARS, KeyLimits
 from wai_relay.fleet.invites import MAX_TTL_S
 from wai_relay.fleet.registry import NODE_NAME
 
 _URL: Final = "^https?://[!-~]+$"
+_NODE_NAME: Final = f"^{NODE_NAME.pattern}$"
+# Said to whoever wrote a text that does not match: nobody but us should have to read the pattern.
+PATTERNS: Final = {
+    ADMIN_NAME: "1 to 64 letters, digits, dots, dashes, underscores or `@`",
+    _NODE_NAME: "1 to 63 letters, digits, dots, dashes or underscores, a letter or digit first",
+    _URL: "an address that begins with https:// (or http://) and has no spaces",
+}
 Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Names = Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=256)]
@@ -110,7 +118,7 @@ class InviteView(Struct, frozen=True, kw_only=True):
 class CreateInvite(Struct, frozen=True, forbid_unknown_fields=True):
     """An invite to make; without `ttl_s` it is good for as long as the settings say."""
 
-    name: Annotated[str, Meta(pattern=f"^{NODE_NAME.pattern}$")] | None = None
+    name: Annotated[str, Meta(pattern=_NODE_NAME)] | None = None
     ttl_s: Annotated[float, Meta(gt=0, le=MAX_TTL_S)] | None = None
     may_deploy: bool = True
 

@@ -67,6 +67,21 @@ async def test_a_body_that_is_not_what_is_expected_changes_nothing(api: Api, raw
     assert await api.context.keys.list() == []
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "words"),
+    [
+        ("POST", "/invites", {"name": "Bad Name!"}, "name must be 1 to 63 letters, digits"),
+        ("POST", "/admins", {"name": "a b"}, "name must be 1 to 64 letters, digits"),
+        ("PATCH", "/settings", {"public_url": "ftp://a"}, "public_url must be an address that"),
+    ],
+)
+async def test_nobody_has_to_read_a_regular_expression(
+    api: Api, method: str, path: str, body: dict[str, str], words: str
+) -> None:
+    status, answer = await api.call(method, path, body)
+    assert (status, answer["error"]["message"][: len(words)]) == (400, words)
+
+
 async def test_an_over_long_body_is_refused(api: Api) -> None:
     status, answer = await api.call("POST", "/keys", raw=b" " * (MAX_BODY_BYTES + 1))
     assert (status, answer["error"]["code"]) == (413, "body_too_large")
