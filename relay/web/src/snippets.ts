@@ -1,9 +1,12 @@
 // How an app calls this relay, ready to paste.
 
+const UNSEEN = /[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+
 /** By language. `model` may be any text: it is quoted for the shell and for each language. */
 export function snippets(base: string, key: string, model: string): Record<string, string> {
-  // JSON's strings are Python's and JavaScript's too; what a terminal would act on is escaped.
-  const name = JSON.stringify(model).replace(/[\x7f-\x9f]/g, (one) => `\\u00${one.charCodeAt(0).toString(16)}`);
+  // JSON's strings are Python's and JavaScript's too; what a terminal would act on is escaped, and
+  // what turns the direction of text, so that the line is what it looks like.
+  const name = JSON.stringify(model).replace(UNSEEN, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
   return {
     curl: `curl -N ${base}/chat/completions \\
   -H "Authorization: Bearer ${key}" \\

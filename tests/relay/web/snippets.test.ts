@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { snippets } from "../../../relay/web/src/snippets";
 
 // A model's id is its node's word, and what stands here is pasted into a shell.
-const HOSTILE = ["x'; echo run; '", 'x", "a": "b', "x\\", "$(echo run)`echo run`", "two\nlines", "\u009b31m", "it's \"quoted\""];
+const HOSTILE = ["x'; echo run; '", 'x", "a": "b', "x\\", "$(echo run)`echo run`", "two\nlines", "\u009b31m", "it's \"quoted\"", "a\u202eb\u200bc"];
 const shown = (model: string) => snippets("https://llm.example/v1", "wai_sk_1", model);
 
 test("a model's name is nothing but a name to a shell, whatever the node calls it", () => {
@@ -14,6 +14,10 @@ test("a model's name is nothing but a name to a shell, whatever the node calls i
     const body = JSON.parse(execFileSync("sh", ["-c", script], { encoding: "utf8" })) as { model: string };
     deepEqual(body.model, model);
   }
+});
+
+test("no name makes the lines look like what they are not", () => {
+  for (const lines of Object.values(shown("a\u202e\u2066\u200bb\u2028"))) deepEqual(/[^\n -~…]/.exec(lines), null);
 });
 
 test("nor does it end a string in an app's code", () => {
