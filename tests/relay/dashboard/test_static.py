@@ -67,7 +67,7 @@ async def test_each_file_has_its_type_its_caching_and_the_policy(
 
 def test_the_policy_allows_nothing_that_is_not_named_and_nothing_inline() -> None:
     assert POLICY.startswith("default-src 'none'")
-    assert not re.search(r"unsafe|\*|https?:|wasm", POLICY)
+    assert not re.search(r"unsafe|\*|https?:|data:|blob:|wasm", POLICY)
 
 
 async def test_a_browser_that_has_a_file_is_not_sent_it_again(app: Starlette) -> None:
