@@ -22,7 +22,7 @@ export function RequestsPage() {
   const page = paged([...requests.value.values()], at, SHOWN, "requests");
   const end = async (id: string) => (problem.value = await told(() => remove(`/requests/${id}`)));
   return (
-    <Page title="Live requests" hint="oldest first, updated twice a second">
+    <Page title="Live requests" hint="Oldest first, updated twice a second">
       <Problem text={problem.value} />
       {page.shown.length === 0 ? (
         <Empty title="Nothing runs now">Requests show up here the moment they arrive.</Empty>
@@ -56,9 +56,9 @@ function Row({ row, made, onWhy, onEnd }: { row: RequestRow; made: number; onWhy
   return (
     <tr>
       <td data-label="State"><Badge state={row.state} /></td>
-      <td data-label="Key">{row.key_name || "–"}</td>
+      <td data-label="Key" class="clip" title={row.key_name}>{row.key_name || "–"}</td>
       <td data-label="Model" class="long">{row.model || "–"}</td>
-      <td data-label="Node">{row.node || "–"}</td>
+      <td data-label="Node" class="clip" title={row.node}>{row.node || "–"}</td>
       <td data-label="Reason">
         <button type="button" class="why" onClick={onWhy} aria-label={`Why ${row.node || "it waits"}: ${row.reason || "not placed yet"}`}>{row.reason || "why?"}</button>
       </td>
@@ -72,19 +72,24 @@ function Row({ row, made, onWhy, onEnd }: { row: RequestRow; made: number; onWhy
   );
 }
 
+/** A node that was weighed: its expected time to first token by parts, or why it was out. */
 interface Candidate {
-  node?: string;
-  busy?: number;
-  waiting?: number;
-  prefill_tps?: number;
+  node: string;
+  free?: number;
   warm_tokens?: number;
-  model?: { slots_total?: number | null; context_tokens?: number | null };
+  wait_s?: number;
+  prefill_s?: number;
+  rtt_s?: number;
+  excluded?: string;
 }
 
 interface Explanation {
   id: string;
   attempts: { node: string; reason: string; queue_ms: number; fault: string; candidates: Candidate[] }[];
 }
+
+const UNTOLD = 100_000; // a node that tells no slots counts as if it had a million
+const seconds = (value: number | undefined) => ms(value === undefined ? null : value * 1000);
 
 /** The nodes that were weighed, with the figures that the choice was made by. */
 function Why(props: { id: string; onClose: () => void }) {
@@ -106,16 +111,21 @@ function Why(props: { id: string; onClose: () => void }) {
           {attempt.candidates.length > 0 && (
             <table>
               <thead>
-                <tr><th>Node</th><th class="num">Busy</th><th class="num">Waiting</th><th class="num">Warm tokens</th><th class="num">Reads tokens/s</th></tr>
+                <tr>
+                  <th>Node</th><th class="num">Free slots</th><th class="num">Warm tokens</th>
+                  <th class="num">Wait</th><th class="num">Prompt</th><th class="num">Way</th><th class="num">Expected</th>
+                </tr>
               </thead>
               <tbody>
                 {attempt.candidates.map((one) => (
                   <tr key={one.node}>
-                    <td>{one.node === attempt.node ? <strong>{one.node}</strong> : one.node}</td>
-                    <td class="num">{count(one.busy)}/{one.model?.slots_total ?? "?"}</td>
-                    <td class="num">{count(one.waiting)}</td>
+                    <td class="long">{one.node === attempt.node ? <strong>{one.node}</strong> : one.node}</td>
+                    <td class="num">{count((one.free ?? UNTOLD) < UNTOLD ? one.free : null)}</td>
                     <td class="num">{count(one.warm_tokens)}</td>
-                    <td class="num">{rate(one.prefill_tps)}</td>
+                    <td class="num">{seconds(one.wait_s)}</td>
+                    <td class="num">{seconds(one.prefill_s)}</td>
+                    <td class="num">{seconds(one.rtt_s)}</td>
+                    <td class="num">{one.excluded || seconds((one.wait_s ?? 0) + (one.prefill_s ?? 0) + (one.rtt_s ?? 0))}</td>
                   </tr>
                 ))}
               </tbody>
@@ -123,7 +133,7 @@ function Why(props: { id: string; onClose: () => void }) {
           )}
         </section>
       ))}
-      <p class="hint">The same later: <code>wai explain {props.id}</code></p>
+      <p class="hint below">The same later: <code>wai explain {props.id}</code></p>
     </Dialog>
   );
 }
