@@ -73,8 +73,12 @@ export interface Limits {
   tpm: number | null;
   concurrency: number | null;
   monthly_tokens: number | null;
+  expires_at: number | null;
   models: string[];
+  nodes: string[];
   local_only: boolean;
+  priority: number;
+  continue: boolean;
 }
 
 export interface KeyView {

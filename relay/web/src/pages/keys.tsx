@@ -3,19 +3,14 @@
 import { useComputed, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { type KeyView, get, patch, post, remove } from "../api";
-import { compact, date } from "../format";
-import { changes } from "../live";
+import { date } from "../format";
+import { MAX_PRIORITY, NO_LIMITS, NUMBERS, day, differing, limitsOf, limitsText } from "../limits";
+import { changes, relayNow } from "../live";
 import { Code, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 
 const SHOWN = 25; // rows a page
 const AT_ONCE = 1000; // keys, some 300 KB: read within a frame
 const FILTER_FROM = 10; // fewer are found by looking
-const FIELDS = [
-  ["rpm", "Requests per minute"],
-  ["tpm", "Tokens per minute"],
-  ["concurrency", "Requests at once"],
-  ["monthly_tokens", "Tokens per month"],
-] as const;
 
 /** All keys, in pieces: ten thousand at once would be read for longer than a few frames. */
 async function allKeys(over: () => boolean): Promise<KeyView[]> {
@@ -75,8 +70,8 @@ export function KeysPage() {
                 <tr key={key.id}>
                   <td data-label="Name" class="long"><strong>{key.name}</strong></td>
                   <td data-label="Key"><code>{key.prefix}…</code></td>
-                  <td data-label="Limits" class="muted">{limitsText(key)}</td>
-                  <td data-label="Created" class="muted">{date(key.created_at)}</td>
+                  <td data-label="Limits" class="muted long">{limitsText(key.limits, relayNow())}</td>
+                  <td data-label="Created" class="muted nowrap">{date(key.created_at)}</td>
                   <td class="row-actions">
                     <button type="button" class="small" onClick={() => (editing.value = key)} aria-label={`Limits of ${key.name}`}>Limits</button>
                     <Sure label="Revoke" question="Revoke for good?" name={key.name} onSure={() => revoke(key)} />
@@ -93,39 +88,22 @@ export function KeysPage() {
   );
 }
 
-function limitsText(key: KeyView): string {
-  const { rpm, tpm, concurrency, monthly_tokens, models, local_only } = key.limits;
-  const said = [
-    rpm && `${compact(rpm)} req/min`,
-    tpm && `${compact(tpm)} tok/min`,
-    concurrency && `${concurrency} at once`,
-    monthly_tokens && `${compact(monthly_tokens)} tok/month`,
-    models.length && models.join(", "),
-    local_only && "own nodes only",
-  ].filter(Boolean);
-  return said.join(" · ") || "none";
-}
-
 function EditKey(props: { subject: KeyView | "new"; onClose: () => void }) {
   const { subject } = props;
   const known = subject === "new" ? null : subject;
   const problem = useSignal("");
   const secret = useSignal("");
+  const priority = Math.max(-MAX_PRIORITY, Math.min(MAX_PRIORITY, known?.limits.priority ?? 0));
   const submit = async (event: Event) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
-    const text = (name: string) => String(form.get(name) ?? "").trim();
-    const limits: Record<string, unknown> = {
-      models: text("models").split(/[\s,]+/).filter(Boolean),
-      local_only: form.has("local_only"),
-    };
-    for (const [name] of FIELDS) limits[name] = text(name) ? Number(text(name)) : null;
+    const limits = limitsOf(form, known?.limits ?? null);
     problem.value = await told(async () => {
       if (known) {
-        await patch(`/keys/${known.id}`, { limits });
+        await patch(`/keys/${known.id}`, { limits: differing(limits, known.limits) });
         props.onClose();
       } else {
-        secret.value = (await post<{ key: string }>("/keys", { name: text("name"), limits })).key;
+        secret.value = (await post<{ key: string }>("/keys", { name: String(form.get("name")).trim(), limits: differing(limits, NO_LIMITS) })).key;
       }
     });
   };
@@ -138,19 +116,25 @@ function EditKey(props: { subject: KeyView | "new"; onClose: () => void }) {
         </>
       ) : (
         <form onSubmit={submit}>
-          {!known && <label>Name<input name="name" required maxLength={128} autofocus placeholder="my-app" /></label>}
+          {!known && <label>Name<input name="name" required maxLength={64} autofocus placeholder="my-app" /></label>}
           <fieldset>
             <legend>Limits <span class="muted">(empty: none)</span></legend>
             <div class="grid">
-              {FIELDS.map(([name, label]) => (
+              {NUMBERS.map(([name, label]) => (
                 <label key={name}>{label}<input name={name} type="number" min={1} defaultValue={String(known?.limits[name] ?? "")} /></label>
               ))}
             </div>
-            <label>Models<input name="models" placeholder="all" defaultValue={known?.limits.models.join(", ") ?? ""} /></label>
+            <div class="grid">
+              <label>Only these models<input name="models" placeholder="all, or a, b" defaultValue={known?.limits.models.join(", ") ?? ""} /></label>
+              <label>Only these nodes<input name="nodes" placeholder="all, or a, b" defaultValue={known?.limits.nodes.join(", ") ?? ""} /></label>
+              <label>Good until (UTC)<input name="expires_at" type="date" defaultValue={day(known?.limits.expires_at ?? null)} /></label>
+              <label>Priority in the queue, −3 to 3<input name="priority" type="number" min={-MAX_PRIORITY} max={MAX_PRIORITY} defaultValue={String(priority)} /></label>
+            </div>
             <label class="check"><input name="local_only" type="checkbox" defaultChecked={known?.limits.local_only ?? false} />Own nodes only, never a provider</label>
+            <label class="check"><input name="continue" type="checkbox" defaultChecked={known?.limits.continue ?? false} />Continue an answer on another node if its own dies</label>
           </fieldset>
-          <button type="submit" class="primary">{known ? "Save" : "Create"}</button>
           <Problem text={problem.value} />
+          <button type="submit" class="primary">{known ? "Save" : "Create"}</button>
         </form>
       )}
     </Dialog>
