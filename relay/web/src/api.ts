@@ -103,6 +103,7 @@ export interface UsageRow {
 }
 
 export interface Usage {
+  by: string;
   data: UsageRow[];
   names: Record<string, string>;
   /** What `data` leaves out, added up. */

@@ -6,7 +6,7 @@ const short = new Intl.NumberFormat("en", { notation: "compact", maximumFraction
 export const count = (value: number | null | undefined) => (value == null ? "–" : whole.format(value));
 export const compact = (value: number | null | undefined) => (value == null ? "–" : short.format(value));
 export const rate = (value: number | null | undefined) =>
-  value == null ? "–" : value < 10 ? value.toFixed(1) : whole.format(Math.round(value));
+  value == null ? "–" : value > 0 && value < 10 ? value.toFixed(1) : whole.format(Math.round(value));
 
 export function ms(value: number | null | undefined): string {
   if (value == null) return "–";

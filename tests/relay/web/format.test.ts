@@ -9,7 +9,7 @@ test("what is not known is a dash and not a zero", () => {
 
 test("numbers are short enough for a column", () => {
   deepEqual([count(12_345), compact(12_345), compact(999)], ["12,345", "12.3K", "999"]);
-  deepEqual([rate(9.94), rate(10.4), rate(1234.5)], ["9.9", "10", "1,235"]);
+  deepEqual([rate(0), rate(9.94), rate(10.4), rate(1234.5)], ["0", "9.9", "10", "1,235"]);
 });
 
 test("times change their unit where the next one is shorter", () => {

@@ -28,12 +28,17 @@ export function UsagePage() {
     return () => clearInterval(timer);
   }, []);
   useEffect(() => {
+    let over = false; // something else was chosen meanwhile: its answer may be there already
     void told(async () => {
-      [table.value, timed.value] = await Promise.all([
+      const found = await Promise.all([
         get<Usage>(`/usage?by=${by.value}&since=${since}${by.value === "day" ? "" : `&limit=${SHOWN}`}`),
         get<Usage>(`/usage?by=${step}&since=${since}`),
       ]);
-    }).then((said) => (problem.value = said));
+      if (!over) [table.value, timed.value] = found;
+    }).then((said) => over || (problem.value = said));
+    return () => {
+      over = true;
+    };
   }, [days.value, by.value, looks.value]);
   const rows = table.value?.data ?? [];
   const others = table.value?.others;
@@ -67,16 +72,16 @@ export function UsagePage() {
             />
           </section>
           <div class="card scroll">
-            <table>
+            <table class="stack dense">
               <thead>
                 <tr>
-                  <th>{by.value}</th><th class="num">Requests</th><th class="num">Errors</th><th class="num">Prompt</th><th class="num">Cached</th>
-                  <th class="num">Completion</th><th class="num">TTFT p50</th><th class="num">p99</th><th class="num">Tokens/s</th>
+                  <th>{table.value?.by ?? by.value}</th><th class="num">Requests</th><th class="num">Errors</th><th class="num">Prompt</th><th class="num">Cached</th>
+                  <th class="num">Completion</th><th class="num">First token</th><th class="num">p99</th><th class="num">Tokens/s</th>
                 </tr>
               </thead>
               <tbody>
                 {page.shown.map((row) => (
-                  <Row key={row.group} row={row} name={table.value?.names[row.group] ?? (row.group || "–")} />
+                  <Row key={row.group} row={row} name={table.value?.names[row.group] ?? (row.group || "none")} />
                 ))}
                 {others && <Row row={others} name={`${count(table.value?.other_groups)} others`} />}
               </tbody>
@@ -92,15 +97,15 @@ export function UsagePage() {
 function Row({ row, name }: { row: UsageRow; name: string }) {
   return (
     <tr>
-      <td>{name}</td>
-      <td class="num">{count(row.requests)}</td>
-      <td class={row.errors ? "num bad" : "num"}>{count(row.errors)}</td>
-      <td class="num">{compact(row.prompt_tokens)}</td>
-      <td class="num">{compact(row.cached_tokens)}</td>
-      <td class="num">{compact(row.completion_tokens)}</td>
-      <td class="num">{ms(row.ttft_p50_ms)}</td>
-      <td class="num">{ms(row.ttft_p99_ms)}</td>
-      <td class="num">{rate(row.tokens_per_s)}</td>
+      <td class="long">{name}</td>
+      <td data-label="Requests" class="num">{count(row.requests)}</td>
+      <td data-label="Errors" class={row.errors ? "num bad" : "num"}>{count(row.errors)}</td>
+      <td data-label="Prompt" class="num">{compact(row.prompt_tokens)}</td>
+      <td data-label="Cached" class="num">{compact(row.cached_tokens)}</td>
+      <td data-label="Completion" class="num">{compact(row.completion_tokens)}</td>
+      <td data-label="First token" class="num">{ms(row.ttft_p50_ms)}</td>
+      <td data-label="p99" class="num">{ms(row.ttft_p99_ms)}</td>
+      <td data-label="Tokens/s" class="num">{rate(row.tokens_per_s)}</td>
     </tr>
   );
 }

@@ -14,6 +14,7 @@ export interface Line {
 }
 
 const DAY_S = 86_400;
+const LEAST = 10; // what a chart without figures goes up to: in whole numbers
 const DAY_STEPS = [DAY_S, 2 * DAY_S, 7 * DAY_S, 30 * DAY_S, 90 * DAY_S];
 const CLOCK_STEPS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400]; // labels have no seconds
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
@@ -23,12 +24,14 @@ export function Chart(props: { times: number[]; lines: Line[]; height?: number; 
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const data = [props.times, ...props.lines.map((line) => line.values)] as uPlot.AlignedData;
-  const shape = `${theme.value} ${props.lines.map((line) => line.label).join()}`;
+  // A bar stands around its time, half of it on either side.
+  const side = props.lines.some((line) => line.bars) ? ((props.times[1] ?? 0) - (props.times[0] ?? 0)) / 2 : 0;
+  const shape = `${theme.value} ${side} ${props.lines.map((line) => line.label).join()}`;
 
   useEffect(() => {
     const element = place.current;
     if (!element) return undefined;
-    const made = new uPlot(options(element, props.lines, props.height ?? 200, props.days ?? false), data, element);
+    const made = new uPlot(options(element, props.lines, props.height ?? 200, props.days ?? false, side), data, element);
     plot.current = made;
     const watch = new ResizeObserver(() => made.setSize({ width: element.clientWidth, height: props.height ?? 200 }));
     watch.observe(element);
@@ -45,7 +48,7 @@ export function Chart(props: { times: number[]; lines: Line[]; height?: number; 
   return <div class="chart" ref={place} role="img" aria-label={props.label} />;
 }
 
-function options(element: HTMLElement, lines: Line[], height: number, days: boolean): uPlot.Options {
+function options(element: HTMLElement, lines: Line[], height: number, days: boolean, side: number): uPlot.Options {
   const colour = (name: string) => getComputedStyle(element).getPropertyValue(name).trim();
   const axis = (): uPlot.Axis => ({
     stroke: () => colour("--muted"),
@@ -56,8 +59,10 @@ function options(element: HTMLElement, lines: Line[], height: number, days: bool
   return {
     width: element.clientWidth,
     height,
+    padding: [10, 12, 0, 0],
     cursor: { y: false },
-    scales: { x: { time: true }, y: { range: (_, __, max) => [0, Math.max(max * 1.1, 1)] } },
+    legend: { show: lines.length > 1 },
+    scales: { x: { time: true, range: (_, min, max) => [min - side, max + side] }, y: { range: (_, __, max) => [0, Math.max(max * 1.1, LEAST)] } },
     axes: [
       { ...axis(), space: 70, values: (_, ticks) => ticks.map((tick) => (days ? day : clock).format(tick * 1000)), incrs: days ? DAY_STEPS : CLOCK_STEPS, size: 28 },
       { ...axis(), size: 48, values: (_, ticks) => ticks.map((tick) => Intl.NumberFormat("en", { notation: "compact" }).format(tick)) },
