@@ -33,7 +33,7 @@ PAGES: Final = {
     "keys": "Keys",
     "usage": "Usage",
     "try": "Try it",
-    "audit": "Admins & audit",
+    "settings": "Settings",
 }
 BUSY: Final = ("overview", "requests")  # pages that are taken while requests run
 SETTLE_S: Final = 1.2  # until charts are drawn and the feed has come

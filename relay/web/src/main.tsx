@@ -5,15 +5,16 @@ import { type ComponentType, render } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { type Session, currentSession, signIn, signOut, whenSignedOut } from "./api";
 import { clockAhead, connected, nodes, requests, startFeed, stopFeed } from "./live";
-import { AuditPage } from "./pages/audit";
 import { KeysPage } from "./pages/keys";
 import { ModelsPage } from "./pages/models";
 import { NodesPage } from "./pages/nodes";
 import { OverviewPage } from "./pages/overview";
 import { RequestsPage } from "./pages/requests";
+import { SettingsPage } from "./pages/settings";
 import { TryPage, forgetTalk } from "./pages/try";
 import { UsagePage } from "./pages/usage";
 import { Problem, told } from "./parts/basics";
+import { Icon } from "./parts/icon";
 import { go, href, page } from "./route";
 import { session } from "./session";
 import { theme, turn } from "./theme";
@@ -27,7 +28,7 @@ const PAGES: Record<string, [string, ComponentType]> = {
   keys: ["Keys", KeysPage],
   usage: ["Usage", UsagePage],
   try: ["Try it", TryPage],
-  audit: ["Admins & audit", AuditPage],
+  settings: ["Settings", SettingsPage],
 };
 
 function begin(found: Session | null): void {
@@ -56,6 +57,7 @@ function Navigation() {
     <nav aria-label="Pages" ref={bar}>
       {Object.entries(PAGES).map(([name, [title]]) => (
         <a key={name} href={href(name)} onClick={follow(name)} aria-current={page.value === name ? "page" : undefined}>
+          <Icon name={name} />
           {title}
           {name in counts && <span class="count">{counts[name]}</span>}
         </a>
@@ -86,7 +88,7 @@ function Frame() {
         <footer>
           <span class="who" title={`wai ${session.value?.version ?? ""}`}>{session.value?.name}</span>
           <button type="button" class="plain" onClick={turn} aria-label={`Theme: ${theme.value}`} title={`Theme: ${theme.value}`}>
-            {{ auto: "◐", light: "☀", dark: "☾" }[theme.value]}
+            <Icon name={theme.value} />
           </button>
           <button type="button" class="plain" onClick={leave}>Sign out</button>
         </footer>

@@ -1,37 +1,94 @@
-// Who may administer this relay, and who changed what.
+// What can be set while the relay runs, who may administer it, and who changed what.
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { get, post, remove } from "../api";
+import { get, patch, post, remove } from "../api";
 import { date } from "../format";
+import { differing } from "../limits";
 import { changes } from "../live";
 import { Code, Page, Problem, Sure, told } from "../parts/basics";
+import { session } from "../session";
+import { AuditLog } from "./audit";
+
+const HOUR_S = 3600;
+
+interface Settings {
+  invite_ttl_s: number;
+  public_url: string | null;
+  usage_retention_days: number;
+}
 
 interface Admin {
   name: string;
   created_at: number;
 }
 
-interface Entry {
-  id: number;
-  at: number;
-  actor: string;
-  action: string;
-  subject: string;
-  detail: Record<string, unknown>;
+export function SettingsPage() {
+  return (
+    <Page title="Settings">
+      <Relay />
+      <Admins />
+      <AuditLog />
+    </Page>
+  );
 }
 
-export function AuditPage() {
+function Relay() {
+  const now = useSignal<Settings | null>(null);
+  const problem = useSignal("");
+  const saved = useSignal(false);
+  useEffect(() => {
+    void told(async () => (now.value = await get<Settings>("/settings"))).then((said) => (problem.value = said));
+  }, [changes.value]);
+  const save = async (event: Event) => {
+    event.preventDefault();
+    const form = new FormData(event.currentTarget as HTMLFormElement);
+    const wanted: Settings = {
+      public_url: String(form.get("url")).trim() || null,
+      invite_ttl_s: Number(form.get("hours")) * HOUR_S,
+      usage_retention_days: Number(form.get("days")),
+    };
+    problem.value = await told(() => patch("/settings", differing(wanted, now.value!)));
+    saved.value = !problem.value;
+  };
+  const { value } = now;
+  return (
+    <section class="card">
+      <h2>Relay</h2>
+      {value && (
+        <form onSubmit={save} onInput={() => (saved.value = false)} key={JSON.stringify(value)}>
+          <div class="grid three">
+            <label>
+              Public address
+              <input name="url" type="url" placeholder={session.value?.url ?? ""} defaultValue={value.public_url ?? ""} />
+              <span class="hint">What invites tell nodes to dial. Empty: as the relay was started.</span>
+            </label>
+            <label>
+              Invites are good for, in hours
+              <input name="hours" type="number" required min={0.1} step="any" defaultValue={String(+(value.invite_ttl_s / HOUR_S).toFixed(3))} />
+              <span class="hint">Each is for one node, once.</span>
+            </label>
+            <label>
+              Keep each request’s cost, in days
+              <input name="days" type="number" required min={0.1} step="any" defaultValue={String(value.usage_retention_days)} />
+              <span class="hint">Sums by hour and day stay longer.</span>
+            </label>
+          </div>
+          <div class="line"><button type="submit">Save</button><span class="good" role="status">{saved.value && "Saved"}</span></div>
+        </form>
+      )}
+      <Problem text={problem.value} />
+    </section>
+  );
+}
+
+function Admins() {
   const admins = useSignal<Admin[]>([]);
-  const entries = useSignal<Entry[]>([]);
   const token = useSignal("");
   const problem = useSignal("");
   const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
   useEffect(() => {
-    void act(async () => {
-      admins.value = (await get<{ data: Admin[] }>("/admins")).data;
-      entries.value = (await get<{ data: Entry[] }>("/audit?limit=200")).data;
-    });
+    void act(async () => (admins.value = (await get<{ data: Admin[] }>("/admins")).data));
   }, [changes.value]);
   const add = (event: Event) => {
     event.preventDefault();
@@ -43,48 +100,33 @@ export function AuditPage() {
     });
   };
   return (
-    <Page title="Admins & audit">
+    <section class="card">
+      <h2>Admins</h2>
+      <table>
+        <thead><tr><th>Name</th><th>Since</th><th><span class="unseen">Actions</span></th></tr></thead>
+        <tbody>
+          {admins.value.map((admin) => (
+            <tr key={admin.name}>
+              <td class="long">
+                <strong>{admin.name}</strong>
+                {admin.name === session.value?.name && <span class="muted"> (you)</span>}
+              </td>
+              <td class="muted">{date(admin.created_at)}</td>
+              <td class="row-actions">
+                {admin.name !== "local" && (
+                  <Sure label="Revoke" question="Revoke the token?" name={admin.name} onSure={() => void act(() => remove(`/admins/${encodeURIComponent(admin.name)}`))} />
+                )}
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      <form class="line" onSubmit={add}>
+        <input name="name" required maxLength={64} placeholder="name" aria-label="Name of the new admin" />
+        <button type="submit">Add an admin</button>
+      </form>
       <Problem text={problem.value} />
-      <section class="card">
-        <h2>Admins</h2>
-        <table>
-          <thead><tr><th>Name</th><th>Since</th><th><span class="unseen">Actions</span></th></tr></thead>
-          <tbody>
-            {admins.value.map((admin) => (
-              <tr key={admin.name}>
-                <td><strong>{admin.name}</strong></td>
-                <td class="muted">{date(admin.created_at)}</td>
-                <td class="row-actions">
-                  {admin.name !== "local" && (
-                    <Sure label="Revoke" question="Revoke the token?" name={admin.name} onSure={() => void act(() => remove(`/admins/${encodeURIComponent(admin.name)}`))} />
-                  )}
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-        <form class="line" onSubmit={add}>
-          <input name="name" required maxLength={64} placeholder="name" aria-label="Name of the new admin" />
-          <button type="submit">Add an admin</button>
-        </form>
-        {token.value && <Code text={token.value} label="admin token, shown this once" />}
-      </section>
-      <section class="card scroll">
-        <h2>Audit log</h2>
-        <table class="stack">
-          <thead><tr><th>When</th><th>Who</th><th>Did</th><th>To</th></tr></thead>
-          <tbody>
-            {entries.value.map((entry) => (
-              <tr key={entry.id}>
-                <td data-label="When" class="muted">{date(entry.at)}</td>
-                <td data-label="Who">{entry.actor}</td>
-                <td data-label="Did"><code>{entry.action}</code></td>
-                <td data-label="To" class="long">{String(entry.detail["name"] ?? entry.subject)}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </section>
-    </Page>
+      {token.value && <Code text={token.value} label="admin token, shown this once" />}
+    </section>
   );
 }
