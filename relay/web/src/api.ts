@@ -165,14 +165,18 @@ export async function signIn(token: string): Promise<Session> {
   return session;
 }
 
-/** Who is signed in in this browser, null if nobody. */
+/** Who is signed in in this browser, null if nobody. Raises `ApiError`: the relay can't say. */
 export async function currentSession(): Promise<Session | null> {
-  // Without a cookie this is a 401, which is an answer and no error.
-  const response = await fetch(sessionPath).catch(() => null);
-  if (!response?.ok) return null;
-  const session = (await response.json()) as Session | null;
+  const session = await ask<Session | null>("GET", sessionPath);
   csrf = session?.csrf ?? "";
   return session;
+}
+
+/** Look whether the sign-in is still good, and tell if it is over. */
+export async function checkSession(): Promise<void> {
+  const known = csrf;
+  const session = await currentSession().catch(() => undefined);
+  if (known && session === null) onSignedOut();
 }
 
 export async function signOut(): Promise<void> {

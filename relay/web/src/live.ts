@@ -1,7 +1,7 @@
 // The live feed, kept as signals: whatever shows them is drawn again when they change.
 
 import { batch, signal } from "@preact/signals";
-import type { Deployment, NodeView, RequestRow } from "./api";
+import { type Deployment, type NodeView, type RequestRow, checkSession } from "./api";
 import { type History, type Pulse, withPulse } from "./history";
 import { type Difference, applied, counted } from "./rows";
 
@@ -31,6 +31,7 @@ export function startFeed(): void {
   source.onopen = () => (connected.value = true);
   source.onerror = () => {
     connected.value = false;
+    void checkSession(); // it ends when the admin is revoked, too
     // A refusal ends it for good, a relay that restarts does not: ask again ourselves.
     if (source?.readyState === EventSource.CLOSED) setTimeout(() => source && startFeed(), 3000);
   };

@@ -71,9 +71,10 @@ function Frame() {
   useEffect(() => {
     document.title = `${title} · wai`;
   }, [title]);
+  const problem = useSignal("");
   const leave = async () => {
-    await told(signOut);
-    begin(null);
+    problem.value = await told(signOut);
+    if (!problem.value) begin(null); // else the cookie is still good: nobody shall think otherwise
   };
   return (
     <div class="frame">
@@ -99,6 +100,7 @@ function Frame() {
             The relay does not answer: what you see may be out of date. Trying again …
           </p>
         )}
+        {problem.value && <div class="offline"><Problem text={`You are still signed in. ${problem.value}`} /></div>}
         <Shown />
       </div>
     </div>
@@ -134,5 +136,5 @@ function SignInPage() {
 const Root = () => (session.value ? <Frame /> : <SignInPage />);
 
 whenSignedOut(() => begin(null));
-begin(await currentSession());
+begin(await currentSession().catch(() => null));
 render(<Root />, document.getElementById("app")!);

@@ -91,7 +91,8 @@ export function Sure(props: { label: string; question: string; onSure: () => voi
     const timer = setTimeout(() => (asked.value = false), 4000);
     return () => clearTimeout(timer);
   }, [asked.value]);
-  const click = () => {
+  const click = (event: MouseEvent) => {
+    if (event.detail > 1) return; // the second half of a double click has read no question
     if (asked.value) props.onSure();
     asked.value = !asked.value;
   };
