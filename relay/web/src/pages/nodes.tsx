@@ -4,9 +4,10 @@ import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { type NodeView, post, remove } from "../api";
 import { hardware, upstreams } from "../detail";
-import { byName, compact, count, date, rate, span } from "../format";
+import { byName, count, date, rate, span } from "../format";
 import { nodes, pulse, relayNow } from "../live";
-import { Badge, Code, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
+import { Badge, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
+import { AddNode, OpenInvites } from "./invites";
 import { Slots } from "./overview";
 
 const SHOWN = 10; // cards a page
@@ -38,6 +39,7 @@ export function NodesPage() {
         <div class="cards">{page.shown.map((node) => <NodeCard key={node.id} node={node} act={act} />)}</div>
       )}
       {page.turn}
+      <OpenInvites />
       {adding.value && <AddNode onClose={() => (adding.value = false)} />}
     </Page>
   );
@@ -91,7 +93,7 @@ function card(node: NodeView, act: Act) {
                 <tr key={`${model.upstream} ${model.id}`}>
                   <td data-label="Model" class="long">{model.id}</td>
                   <td data-label="Upstream" class="muted long">{model.upstream}</td>
-                  <td data-label="Context" class="num">{compact(model.context_tokens)}</td>
+                  <td data-label="Context" class="num">{count(model.context_tokens)}</td>
                   <td data-label="Slots" class="num">{model.ready ? `${model.slots_busy}/${model.slots_total ?? "?"}` : "–"}</td>
                   <td data-label="Tokens/s" class="num">{rate(model.decode_tps)}</td>
                 </tr>
@@ -108,42 +110,4 @@ function Uptime(props: { since: number | null }) {
   pulse.value; // time goes on, whether or not anything else changed
   if (props.since === null) return <>–</>;
   return <span title={`connected since ${date(props.since)}`}>{span(relayNow() - props.since)}</span>;
-}
-
-function AddNode(props: { onClose: () => void }) {
-  const name = useSignal("");
-  const command = useSignal("");
-  const problem = useSignal("");
-  const before = useSignal(new Set(nodes.value.keys()));
-  const arrived = [...nodes.value.values()].find((node) => !before.value.has(node.id));
-  const create = async (event: Event) => {
-    event.preventDefault();
-    problem.value = await told(async () => {
-      const body = name.value.trim() ? { name: name.value.trim() } : {};
-      command.value = (await post<{ command: string }>("/invites", body)).command;
-      before.value = new Set(nodes.value.keys());
-    });
-  };
-  return (
-    <Dialog title="Add a node" onClose={props.onClose}>
-      {!command.value ? (
-        <form onSubmit={create}>
-          <label>
-            Name <span class="muted">(optional)</span>
-            <input value={name} placeholder="gpu-box" autofocus onInput={(event) => (name.value = event.currentTarget.value)} />
-          </label>
-          <button type="submit" class="primary">Make the command</button>
-          <Problem text={problem.value} />
-        </form>
-      ) : (
-        <>
-          <p>Run this on the GPU box: it installs wai, joins and starts it. It is good for one node, and shown this once.</p>
-          <Code text={command.value} label="command" />
-          <p class={arrived ? "waiting arrived" : "waiting"} role="status">
-            {arrived ? `${arrived.name} has arrived: ${arrived.state}` : "Waiting for it to arrive …"}
-          </p>
-        </>
-      )}
-    </Dialog>
-  );
 }
