@@ -9,6 +9,8 @@ import { Badge, Dialog, Empty, Page, Problem, Sure, told } from "../parts/basics
 
 const LOG_MS = 2000; // a log that is being read goes on; the node is asked each time
 const MIN_CONTEXT = 256;
+const CONTEXTS = [512, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
+const SLOTS = [1, 2, 4, 8, 16];
 
 interface Found {
   repo: string;
@@ -146,7 +148,7 @@ function Context(props: { row: Deployment; onChange: (wanted: { context: number;
   const served = row.context_served;
   return (
     <form class="line swap" onSubmit={submit} key={`${row.context} ${row.slots}`}>
-      <input class="narrow" name="context" type="number" required min={MIN_CONTEXT} step={256} defaultValue={String(row.context)} aria-label={`Context of ${row.model}`} />
+      <input class="narrow" name="context" type="number" required min={MIN_CONTEXT} step={row.context % MIN_CONTEXT ? 1 : MIN_CONTEXT} defaultValue={String(row.context)} aria-label={`Context of ${row.model}`} />
       <span class="muted">×</span>
       <input class="narrower" name="slots" type="number" required min={1} max={256} defaultValue={String(row.slots)} aria-label={`Slots of ${row.model}`} />
       <button type="submit" class="small" aria-label={`Swap the context of ${row.model}`}>Swap</button>
@@ -195,26 +197,41 @@ function Fits(props: { repo: string; onClose: () => void }) {
   const fits = useSignal<NodeFit[] | null>(null);
   const problem = useSignal("");
   const context = useSignal(8192);
+  const slots = useSignal(2);
   const busy = useSignal("");
   useEffect(() => {
-    void told(async () => (fits.value = (await get<{ data: NodeFit[] }>(`/models/fit?repo=${encodeURIComponent(props.repo)}&context=${context.value}`)).data)).then(
-      (said) => (problem.value = said),
-    );
-  }, [context.value]);
+    let over = false; // something else was chosen meanwhile
+    void told(async () => {
+      const asked = `repo=${encodeURIComponent(props.repo)}&context=${context.value}&slots=${slots.value}`;
+      const { data } = await get<{ data: NodeFit[] }>(`/models/fit?${asked}`);
+      if (!over) fits.value = data;
+    }).then((said) => over || (problem.value = said));
+    return () => {
+      over = true;
+    };
+  }, [context.value, slots.value]);
   const deploy = async (node: string, quant: string) => {
     busy.value = `${node} ${quant}`;
-    problem.value = await told(() => post("/deployments", { node, model: `${props.repo}:${quant}`, context: context.value }));
+    problem.value = await told(() => post("/deployments", { node, model: `${props.repo}:${quant}`, context: context.value, slots: slots.value }));
     busy.value = "";
     if (!problem.value) props.onClose();
   };
   return (
     <Dialog title={props.repo} onClose={props.onClose}>
-      <label class="line">
-        Context per slot
-        <select value={String(context.value)} onChange={(event) => (context.value = Number(event.currentTarget.value))}>
-          {[512, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072].map((size) => <option key={size} value={size}>{compact(size)}</option>)}
-        </select>
-      </label>
+      <div class="choices">
+        <label class="line">
+          Context per slot
+          <select value={String(context.value)} onChange={(event) => (context.value = Number(event.currentTarget.value))}>
+            {CONTEXTS.map((size) => <option key={size} value={size}>{count(size)}</option>)}
+          </select>
+        </label>
+        <label class="line">
+          Slots
+          <select value={String(slots.value)} onChange={(event) => (slots.value = Number(event.currentTarget.value))}>
+            {SLOTS.map((size) => <option key={size} value={size}>{size}</option>)}
+          </select>
+        </label>
+      </div>
       <Problem text={problem.value} />
       {!fits.value && !problem.value && <p class="hint" role="status">Asking the nodes …</p>}
       {fits.value?.map((fit) => (
@@ -224,15 +241,16 @@ function Fits(props: { repo: string; onClose: () => void }) {
           {fit.quants.length > 0 && (
             <div class="scroll">
               <table>
-                <thead><tr><th>Quantisation</th><th class="num">Size</th><th class="num">Takes</th><th>Fit</th><th><span class="unseen">Deploy</span></th></tr></thead>
+                <thead><tr><th>Quantisation</th><th class="num">Size</th><th class="num">Takes</th><th class="num">Context up to</th><th>Fit</th><th><span class="unseen">Deploy</span></th></tr></thead>
                 <tbody>
                   {fit.quants.map((quant) => (
                     <tr key={quant.quant}>
                       <td><code>{quant.quant}</code></td>
                       <td class="num">{bytes(quant.size_bytes)}</td>
                       <td class="num">{bytes(quant.high_bytes)}</td>
+                      <td class="num">{count(quant.largest_context || null)}</td>
                       <td><span class={`fit ${quant.verdict}`} title={quant.reason}>{VERDICTS[quant.verdict] ?? quant.verdict}</span></td>
-                      <td><button type="button" class="small" disabled={quant.verdict === "no" || busy.value !== ""} onClick={() => deploy(fit.node, quant.quant)} aria-label={`Deploy ${quant.quant} on ${fit.node}`}>{busy.value === `${fit.node} ${quant.quant}` ? "Deploying …" : "Deploy"}</button></td>
+                      <td class="row-actions"><button type="button" class="small" disabled={quant.verdict === "no" || busy.value !== ""} onClick={() => deploy(fit.node, quant.quant)} aria-label={`Deploy ${quant.quant} on ${fit.node}`}>{busy.value === `${fit.node} ${quant.quant}` ? "Deploying …" : "Deploy"}</button></td>
                     </tr>
                   ))}
                 </tbody>
