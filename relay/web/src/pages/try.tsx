@@ -3,14 +3,25 @@
 import { computed, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { post } from "../api";
+import { ms } from "../format";
 import { nodes } from "../live";
-import { Code, Page, Problem, told } from "../parts/basics";
+import { Copy, Page, Problem, told } from "../parts/basics";
 import { baseUrl } from "../session";
 import { snippets } from "../snippets";
 
 interface Message {
   role: "user" | "assistant";
   content: string;
+  /** What a model that reasons says to itself before it answers. */
+  thought: string;
+  /** Where the answer is from, and how fast it came. */
+  note: string;
+}
+
+interface Piece {
+  content?: string | null;
+  reasoning_content?: string | null;
+  reasoning?: string | null;
 }
 
 // Kept while other pages are looked at, and an answer goes on: here, and not in the page.
@@ -27,6 +38,8 @@ let running: AbortController | null = null;
 /** Whoever signs in next starts anew. */
 export function forgetTalk(): void {
   running?.abort();
+  running = null;
+  busy.value = false;
   for (const kept of [key, model, text, problem]) kept.value = "";
   talk.value = [];
 }
@@ -34,25 +47,43 @@ export function forgetTalk(): void {
 async function send(event: Event): Promise<void> {
   event.preventDefault();
   if (!text.value.trim() || busy.value) return;
-  const asked: Message[] = [...talk.value.filter((message) => message.content), { role: "user", content: text.value }];
-  talk.value = [...asked, { role: "assistant", content: "" }];
+  const asked: Message[] = [...talk.value.filter((message) => message.content), message("user", text.value)];
+  talk.value = [...asked, message("assistant", "")];
   text.value = "";
+  problem.value = "";
   busy.value = true;
   const controller = (running = new AbortController());
   const said = await told(async () => {
     try {
-      for await (const piece of stream(key.value, chosen(), asked, controller.signal)) {
+      const began = performance.now();
+      const response = await ask(key.value, chosen(), asked, controller.signal);
+      const node = response.headers.get("x-wai-node");
+      let first = 0;
+      for await (const { content, reasoning_content, reasoning } of pieces(response)) {
         if (controller.signal.aborted) return;
+        first ||= performance.now() - began;
         const last = talk.value.at(-1)!;
-        talk.value = [...talk.value.slice(0, -1), { ...last, content: last.content + piece }];
+        const answer = {
+          ...last,
+          content: last.content + (content ?? ""),
+          thought: last.thought + (reasoning_content ?? reasoning ?? ""),
+          note: [node, `first token ${ms(first)}`, `${ms(performance.now() - began)} in all`].filter(Boolean).join(" · "),
+        };
+        talk.value = [...talk.value.slice(0, -1), answer];
       }
     } catch (error) {
       if (!controller.signal.aborted) throw error;
     }
   });
+  // After a sign-out there is no talk: what ended late leaves nothing behind.
+  if (running !== controller) return;
+  const last = talk.value.at(-1);
+  if (last && !last.content && !last.thought) talk.value = talk.value.slice(0, -1);
   problem.value = said;
   busy.value = false;
 }
+
+const message = (role: Message["role"], content: string): Message => ({ role, content, thought: "", note: "" });
 
 const chosen = () => (models.value.includes(model.value) ? model.value : (models.value[0] ?? ""));
 
@@ -65,8 +96,9 @@ export function TryPage() {
     if (end.current) end.current.scrollTop = end.current.scrollHeight;
   }, [talk.value]);
   const shown = snippets(baseUrl, key.value || "wai_sk_…", chosen() || "MODEL");
+  const snippet = shown[language.value] ?? "";
   return (
-    <Page title="Try it" hint="as an app would: with an API key, over the public address">
+    <Page title="Try it" hint="As an app would: with an API key, over the public address">
       <div class="try">
         <section class="card chat">
           <div class="line wrap">
@@ -74,7 +106,7 @@ export function TryPage() {
               API key
               <input type="password" autocomplete="off" value={key} placeholder="wai_sk_…" onInput={(event) => (key.value = event.currentTarget.value.trim())} />
             </label>
-            <button type="button" onClick={makeKey}>Create one</button>
+            <button type="button" onClick={makeKey} disabled={!!key.value}>Create one</button>
             <label>
               Model
               <select aria-label="Model" value={chosen()} disabled={!models.value.length} onChange={(event) => (model.value = event.currentTarget.value)}>
@@ -85,8 +117,12 @@ export function TryPage() {
           </div>
           <div class="talk" role="log" aria-live="polite" aria-busy={busy.value} aria-label="Chat" tabIndex={0} ref={end}>
             {talk.value.length === 0 && <p class="hint">{hint()}</p>}
-            {talk.value.map((message, index) => (
-              <p key={index} class={message.role}>{message.content || "…"}</p>
+            {talk.value.map((said, index) => (
+              <div key={index} class={said.role}>
+                {said.thought && <p class="hint">{said.thought}</p>}
+                {(said.content || !said.thought) && <p>{said.content || "…"}</p>}
+                {said.note && <p class="note">{said.note}</p>}
+              </div>
             ))}
           </div>
           <Problem text={problem.value} />
@@ -101,12 +137,16 @@ export function TryPage() {
         </section>
         <section class="card">
           <h2>In your app</h2>
-          <div class="segments" role="group" aria-label="Language">
-            {Object.keys(shown).map((name) => (
-              <button key={name} type="button" aria-pressed={language.value === name} onClick={() => (language.value = name)}>{name}</button>
-            ))}
+          <div class="line">
+            <div class="segments" role="group" aria-label="Language">
+              {Object.keys(shown).map((name) => (
+                <button key={name} type="button" aria-pressed={language.value === name} onClick={() => (language.value = name)}>{name}</button>
+              ))}
+            </div>
+            <span class="spacer" />
+            <Copy text={snippet} label={`Copy ${language.value} snippet`} />
           </div>
-          <Code text={shown[language.value] ?? ""} label={`${language.value} snippet`} />
+          <div class="code"><pre tabIndex={0} aria-label={`${language.value} snippet`}>{snippet}</pre></div>
         </section>
       </div>
     </Page>
@@ -119,8 +159,8 @@ function hint(): string {
   return `Say something to ${chosen()}.`;
 }
 
-/** The answer's text, piece by piece as it arrives. */
-async function* stream(key: string, model: string, messages: Message[], signal: AbortSignal): AsyncGenerator<string> {
+async function ask(key: string, model: string, talk: Message[], signal: AbortSignal): Promise<Response> {
+  const messages = talk.map(({ role, content }) => ({ role, content }));
   const response = await fetch(`${baseUrl}/chat/completions`, {
     method: "POST",
     headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
@@ -132,8 +172,13 @@ async function* stream(key: string, model: string, messages: Message[], signal: 
     const answer = await response.json().catch(() => null);
     throw new Error(answer?.error?.message ?? `The relay answered ${response.status}.`);
   }
+  return response;
+}
+
+/** What is new of the answer, as it arrives. */
+async function* pieces(response: Response): AsyncGenerator<Piece> {
   let rest = "";
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
@@ -143,8 +188,8 @@ async function* stream(key: string, model: string, messages: Message[], signal: 
       if (!line.startsWith("data: ") || line.startsWith("data: [DONE]")) continue;
       const event = JSON.parse(line.slice(6));
       if (event.error) throw new Error(event.error.message);
-      const piece = event.choices?.[0]?.delta?.content;
-      if (piece) yield piece as string;
+      const piece: Piece | undefined = event.choices?.[0]?.delta;
+      if (piece?.content || piece?.reasoning_content || piece?.reasoning) yield piece;
     }
   }
 }

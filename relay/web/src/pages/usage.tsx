@@ -76,7 +76,7 @@ export function UsagePage() {
               <thead>
                 <tr>
                   <th>{table.value?.by ?? by.value}</th><th class="num">Requests</th><th class="num">Errors</th><th class="num">Prompt</th><th class="num">Cached</th>
-                  <th class="num">Completion</th><th class="num">First token</th><th class="num">p99</th><th class="num">Tokens/s</th>
+                  <th class="num">Completion</th><th class="num">First token</th><th class="num">First token p99</th><th class="num">Tokens/s</th>
                 </tr>
               </thead>
               <tbody>
@@ -104,7 +104,7 @@ function Row({ row, name }: { row: UsageRow; name: string }) {
       <td data-label="Cached" class="num">{compact(row.cached_tokens)}</td>
       <td data-label="Completion" class="num">{compact(row.completion_tokens)}</td>
       <td data-label="First token" class="num">{ms(row.ttft_p50_ms)}</td>
-      <td data-label="p99" class="num">{ms(row.ttft_p99_ms)}</td>
+      <td data-label="First token p99" class="num">{ms(row.ttft_p99_ms)}</td>
       <td data-label="Tokens/s" class="num">{rate(row.tokens_per_s)}</td>
     </tr>
   );
