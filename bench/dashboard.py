@@ -41,7 +41,9 @@ _KEYS_AT_ONCE: Final = 500
 _CALLERS_AT_ONCE: Final = 20
 _STATUS_EVERY_S: Final = 1.0
 _WARM_UP_S: Final = 4.0
-_PAGES: Final = ("Overview", "Nodes", "Live requests", "Keys")
+_PAGES: Final = (
+    *("Overview", "Nodes", "Live requests", "Models", "Keys", "Usage", "Try it", "Settings"),
+)
 # Gaps between frames, and what kept the page's own thread busy for over 50 ms at a time.
 _RECORDER: Final = """
 window.frames_ms = []; window.tasks_ms = [];
