@@ -169,13 +169,16 @@ def _node(state: LiveState, node: Row, now: float) -> list[str]:
 
 def _request(state: LiveState, request: Row, now: float) -> list[str]:
     rate = state.tokens_per_s(request, now)
+    age_s = max(0.0, now + state.clock_ahead_s - request["started_at"])
+    # The relay tells how long it waited once that is over: until then it grows with its age.
+    queue_ms = age_s * 1000 if request["state"] == "queued" else request["queue_ms"]
     return [
         request["model"] or "-",
         request["state"],
         request["node"] or "-",
         request["key_name"] or request["key_id"] or "-",
-        seconds_text(max(0.0, now + state.clock_ahead_s - request["started_at"])),
-        _ms(request["queue_ms"]),
+        seconds_text(age_s),
+        _ms(queue_ms),
         "-" if request["ttft_ms"] is None else _ms(request["ttft_ms"]),
         str(state.tokens.get(request["id"], 0)),
         "-" if rate is None else f"{rate:.0f}",

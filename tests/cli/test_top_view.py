@@ -82,6 +82,14 @@ def test_figures_nodes_and_requests_are_on_the_screen() -> None:
     assert "tiny streaming box app 11 s 2 ms 1.0 s 101 10 fastest" in lines
 
 
+def test_a_request_that_still_waits_shows_how_long_it_has() -> None:
+    row = request(state="queued", node="", reason="", queue_ms=0.0, ttft_ms=None)
+    told = state(requests=[row])
+    told.tokens.clear()
+    lines = [" ".join(line.split()) for line in drawn(told)]
+    assert "tiny queued - app 11 s 11.0 s - 0 - -" in lines
+
+
 @pytest.mark.parametrize("columns", [1, 2, 5, 10, 20, 40, 60, 80, 200])
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 10, 24])
 def test_nothing_is_drawn_outside_the_screen(columns: int, rows: int) -> None:

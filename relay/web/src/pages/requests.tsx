@@ -62,7 +62,7 @@ function Row({ row, made, onWhy, onEnd }: { row: RequestRow; made: number; onWhy
       <td data-label="Reason">
         <button type="button" class="why" onClick={onWhy} aria-label={`Why ${row.node || "it waits"}: ${row.reason || "not placed yet"}`}>{row.reason || "why?"}</button>
       </td>
-      <td data-label="Queue" class="num">{ms(row.queue_ms)}</td>
+      <td data-label="Queue" class="num">{ms(row.state === "queued" ? age * 1000 : row.queue_ms)}</td>
       <td data-label="First token" class="num">{ms(row.ttft_ms)}</td>
       <td data-label="Tokens" class="num">{count(made)}</td>
       <td data-label="Tokens/s" class="num">{decode > 0.2 && made > 1 ? rate(made / decode) : "–"}</td>
