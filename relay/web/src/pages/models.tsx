@@ -182,7 +182,7 @@ function Search(props: { onChoose: (repo: string) => void }) {
             <li key={model.repo}>
               <button type="button" class="plain" onClick={() => props.onChoose(model.repo)}>{model.repo}</button>
               {model.gated && <Badge state="gated" />}
-              <span class="muted num">{compact(model.downloads)} downloads · {compact(model.likes)} likes</span>
+              <span class="muted num">{compact(model.downloads)} {model.downloads === 1 ? "download" : "downloads"} · {compact(model.likes)} {model.likes === 1 ? "like" : "likes"}</span>
             </li>
           ))}
         </ul>

@@ -10,7 +10,7 @@ import { sinceFirst } from "../history";
 import { history, nodes, pulse, requests } from "../live";
 import { go } from "../route";
 
-const LEAST_S = 300; // what the chart spans at least: seconds alone show no shape
+const LEAST_S = 120; // what the chart spans at least: seconds alone show no shape
 const SHOWN = 60; // nodes on this page; all of them are on theirs
 
 export function OverviewPage() {

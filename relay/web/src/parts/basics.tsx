@@ -40,7 +40,7 @@ export function Figure(props: { label: string; value: string; unit?: string; not
 }
 
 export function Badge(props: { state: string }) {
-  return <span class={`badge ${props.state}`}>{props.state}</span>;
+  return <span class={`badge ${props.state.replaceAll(" ", "-")}`}>{props.state}</span>;
 }
 
 export function Empty(props: { title: string; children?: ComponentChildren }) {

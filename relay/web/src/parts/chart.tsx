@@ -59,7 +59,7 @@ function options(element: HTMLElement, lines: Line[], height: number, days: bool
   return {
     width: element.clientWidth,
     height,
-    padding: [10, 12, 0, 0],
+    padding: [10, 20, 0, 0],
     cursor: { y: false },
     legend: { show: lines.length > 1 },
     scales: { x: { time: true, range: (_, min, max) => [min - side, max + side] }, y: { range: (_, __, max) => [0, Math.max(max * 1.1, LEAST)] } },
