@@ -18,8 +18,8 @@ from typing import Final
 
 import anyio
 import anyio.abc
-import psutil
 
+from wai_node.models.hardware import usable_cores
 from wai_protocol.errors import TransportError
 
 MODEL_ID: Final = "smollm2-135m-instruct"
@@ -152,7 +152,5 @@ def _model_path() -> Path:
 
 
 def _threads() -> int:
-    """Physical cores that we may use, less one for everything else: llama.cpp spins on more."""
-    physical = psutil.cpu_count(logical=False) or 1
-    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else physical
-    return max(1, min(physical, allowed) - 1)
+    """One core is for everything else: llama.cpp spins on all that it is given."""
+    return max(1, usable_cores() - 1)

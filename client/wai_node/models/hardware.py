@@ -1,18 +1,23 @@
 """What the box has: GPUs, RAM, CPU. Asked anew each time, since free memory changes.
 
 NVIDIA by its management library, AMD by the kernel's sysfs, Apple by what unified memory implies,
-the rest by psutil. It never raises: a box without a GPU, or with a broken driver, has none.
+the rest by psutil. In a container the box is what its control group allows (`cgroup`). It never
+raises: a box without a GPU, or with a broken driver, has none.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import platform
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
+
+from .cgroup import ROOT, cpu_limit, memory_limits
 
 log = logging.getLogger("wai.node.models")
 
@@ -68,24 +73,37 @@ class Hardware:
         return replace(self, gpus=tuple(gpus), ram_available_bytes=ram)
 
 
-def detect_hardware(drm: Path = DRM_FOLDER) -> Hardware:
-    """Look at this machine. Takes some milliseconds with a driver: call it in a thread."""
-    memory = psutil.virtual_memory()
+def detect_hardware(drm: Path = DRM_FOLDER, root: Path = ROOT) -> Hardware:
+    """Look at this machine. Takes some milliseconds with a driver: call it in a thread.
+
+    `root` is where the control groups are looked up.
+    """
+    ram_total, ram_available = _memory(root)
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
     if apple:
-        share = int(memory.total * APPLE_GPU_SHARE)
-        card = Gpu("Apple GPU", "apple", share, min(share, memory.available))
+        share = int(ram_total * APPLE_GPU_SHARE)
+        card = Gpu("Apple GPU", "apple", share, min(share, ram_available))
         gpus: tuple[Gpu, ...] = (card,)
     else:
         gpus = (*_nvidia(), *_amd(drm))
     return Hardware(
         gpus=gpus,
-        ram_total_bytes=memory.total,
-        ram_available_bytes=memory.available,
+        ram_total_bytes=ram_total,
+        ram_available_bytes=ram_available,
         cpu=_cpu_name(),
-        cpu_cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        cpu_cores=usable_cores(root),
         unified_memory=apple,
     )
+
+
+def usable_cores(root: Path = ROOT) -> int:
+    """Physical cores that this process may keep busy: those it is not pinned away from, and no more
+    than its control group's time allows. At least 1."""
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    if sys.platform == "linux":
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    quota = cpu_limit(root)
+    return max(1, cores if quota is None else min(cores, int(quota)))
 
 
 def describe(hardware: Hardware) -> dict[str, Any]:
@@ -96,6 +114,15 @@ def describe(hardware: Hardware) -> dict[str, Any]:
         "ram_bytes": hardware.ram_total_bytes,
         "gpus": [{"name": gpu.name, "bytes": gpu.total_bytes} for gpu in hardware.gpus],
     }
+
+
+def _memory(root: Path) -> tuple[int, int]:
+    """The RAM that this process may have at most, and what of it is free now."""
+    memory = psutil.virtual_memory()
+    total, available = memory.total, memory.available
+    for group in memory_limits(root):
+        total, available = min(total, group.limit_bytes), min(available, group.free_bytes)
+    return total, available
 
 
 def _cpu_name(info: Path = CPU_INFO) -> str:
