@@ -1,0 +1,207 @@
+"""Keeps each deployment going: the shell around the `Deployment` machines.
+
+It carries out their actions (download, launch, halt, delete) and times them. It owns every task and
+process, and decides nothing: what is to be served comes from the `Supervisor`, what is to be done
+from the machines.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, assert_never
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from wai_node.models.catalogue import Repository
+from wai_node.models.download import Clock, Download, Progress
+from wai_node.models.hub import Hub
+from wai_protocol.errors import Fault, WaiError
+
+from .deployment import Action, Gone, Halt, Launch, StartDownload, Wish
+from .deployments import Deployments
+from .entry import Entry, Event, files_of, log_change, machine_for, read_shape, status_of
+from .orphans import end_orphans
+from .places import Places
+from .policy import ManagedSettings
+from .runner import Runner
+from .wanted import WantedModel
+
+log = logging.getLogger("wai.node.managed")
+
+SHOWN_LOG_LINES: Final = 12
+
+
+class Keeper:
+    """Runs what the entries of `deployments` need; progress and changes go to `on_event`.
+
+    `inference_key` is demanded by every server.
+    """
+
+    def __init__(
+        self,
+        settings: ManagedSettings,
+        hub: Hub,
+        inference_key: str,
+        deployments: Deployments,
+        on_event: Callable[[Event], None],
+        *,
+        now: Callable[[], float],
+        clock: Clock | None,
+    ) -> None:
+        self._settings, self._hub, self._key = settings, hub, inference_key
+        self._deployments, self._on_event = deployments, on_event
+        self._now, self._clock = now, clock
+        self._places = Places(settings)
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def run(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Bring back what is wanted, and keep it until cancelled; then every server is stopped."""
+        wanted = self._deployments.wanted
+        await anyio.to_thread.run_sync(end_orphans, self._settings.folder)
+        await anyio.to_thread.run_sync(wanted.load)
+        for model in list(wanted.removing.values()):  # a crash came between
+            await self._delete_files(model)
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            for model in wanted.models.values():
+                self.add(model)
+            task_status.started()
+            await anyio.sleep_forever()
+
+    def add(self, model: WantedModel, needs_bytes: int = 0) -> None:
+        """Begin to serve `model`, which is written down already."""
+        machine = machine_for(model, self._settings.load_timeout_s)
+        entry = Entry(model, machine, needs_bytes=needs_bytes)
+        self._deployments.add(entry)
+        self.apply(entry, entry.machine.deploy())
+        self._group.start_soon(self._keep_time, entry)
+
+    def apply(self, entry: Entry, actions: list[Action]) -> None:
+        """Do what the entry's machine asks, and tell that it may have changed."""
+        for action in actions:
+            match action:
+                case StartDownload():
+                    self._group.start_soon(self._download, entry)
+                case Launch(generation, wish):
+                    runner = Runner(self._key, self._settings, self._places.log(entry.model))
+                    entry.runners[generation] = runner
+                    self._group.start_soon(self._serve, entry, runner, generation, wish)
+                case Halt(generation):
+                    entry.runners[generation].halt()
+                case Gone():
+                    entry.gone = True
+                    self._group.start_soon(self._delete, entry)
+                case _:
+                    assert_never(action)
+        wish = entry.machine.wish
+        served = replace(
+            entry.model,
+            context_tokens=wish.context_tokens,
+            slots=wish.slots,
+            gpu_layers=wish.gpu_layers,
+        )
+        if served != entry.model:  # a swap was taken back: so is what is wanted
+            entry.model = served
+            self._group.start_soon(self._deployments.keep, entry)
+        waiting, entry.changed = entry.changed, anyio.Event()
+        waiting.set()
+        log_change(entry)
+        self._on_event(Event("state", status_of(entry)))
+
+    @property
+    def _group(self) -> anyio.abc.TaskGroup:
+        if self._tasks is None:
+            raise RuntimeError("Supervisor.run is not running")
+        return self._tasks
+
+    async def _keep_time(self, entry: Entry) -> None:
+        """Call the machine when it asked to be called; one task for each deployment."""
+        while not entry.gone:
+            changed, deadline = entry.changed, entry.machine.next_deadline()
+            if deadline is None:
+                await changed.wait()
+                continue
+            with anyio.move_on_after(max(0.0, deadline - self._now())):
+                await changed.wait()
+                continue
+            self.apply(entry, entry.machine.handle_timeout(self._now()))
+
+    async def _download(self, entry: Entry) -> None:
+        model = entry.model
+        repository = Repository(model.repo, model.commit, gated=False, quantisations=())
+        files = files_of(model)
+
+        def tell(progress: Progress) -> None:
+            entry.progress = progress
+            self._on_event(Event("progress", status_of(entry)))
+
+        download = Download(
+            self._hub.transfer,
+            lambda file: self._hub.file_url(repository, file),
+            files,
+            self._places.folder(model),
+            tell,
+            clock=self._clock,
+            kept_free_bytes=self._settings.kept_free_bytes,
+        )
+        with anyio.CancelScope() as scope:
+            entry.download = scope
+            try:
+                await download.run()
+            except WaiError as error:
+                may_pass = error.fault in (Fault.UPSTREAM_UNREACHABLE, Fault.UPSTREAM_TIMEOUT)
+                actions = entry.machine.download_failed(str(error), self._now(), may_pass=may_pass)
+            except Exception:
+                log.exception("the download of %s failed", model.alias)
+                reason = "the download ended by a fault of the node's; its log says which"
+                actions = entry.machine.download_failed(reason, self._now(), may_pass=False)
+            else:
+                actions = entry.machine.download_done(self._now())
+            entry.download = None
+            self.apply(entry, actions)
+
+    async def _serve(self, entry: Entry, runner: Runner, generation: int, wish: Wish) -> None:
+        """One server from start to end, told to the machine."""
+
+        def on_ready(context_tokens: int) -> None:
+            actions = entry.machine.server_ready(generation, context_tokens, self._now())
+            self.apply(entry, actions)
+            self._group.start_soon(self._learn, entry, runner, wish)
+
+        reason = await runner.run(entry.model, self._places.file(entry.model), wish, on_ready)
+        tail = runner.log_tail[-SHOWN_LOG_LINES:]
+        actions = entry.machine.server_ended(generation, reason, tail, self._now())
+        del entry.runners[generation]
+        self.apply(entry, actions)
+
+    async def _learn(self, entry: Entry, runner: Runner, wish: Wish) -> None:
+        """Keep how far the estimate was from what the server took."""
+        model = replace(entry.model, proven=(wish.context_tokens, wish.slots))
+        try:
+            shape = await anyio.to_thread.run_sync(read_shape, self._places.file(model))
+        except WaiError:
+            return  # its file is gone: nothing to learn for
+        correction = runner.correction(shape, model.size_bytes, wish)
+        if correction is not None:
+            factors = (correction.weights, correction.cache, correction.compute)
+            model = replace(model, correction=factors)
+        entry.model = replace(entry.model, proven=model.proven, correction=model.correction)
+        await self._deployments.keep(entry)
+
+    async def _delete(self, entry: Entry) -> None:
+        await self._delete_files(entry.model)
+        self._deployments.forget(entry)
+
+    async def _delete_files(self, model: WantedModel) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._places.delete, model)
+        except OSError as error:
+            log.warning("%s; it is tried again at the next start", error)
+            return
+        await self._deployments.deleted(model)

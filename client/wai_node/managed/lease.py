@@ -1,0 +1,61 @@
+"""A lease: what a request holds of a deployed model. It counts for draining and idling."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+
+from wai_protocol.errors import Fault, NodeUnavailable
+
+from .deployment import Action, State
+from .entry import Endpoint, Entry, endpoint_of
+
+
+@asynccontextmanager
+async def leased(
+    entry: Entry,
+    apply: Callable[[Entry, list[Action]], None],
+    now: Callable[[], float],
+    limit_s: float,
+) -> AsyncIterator[Endpoint]:
+    """Where to send a request; held until the answer is over. `apply` does what the machine asks.
+
+    Waits while the model loads, wakes it when it was unloaded. Raises `NodeUnavailable` when it
+    failed, was removed, or is not ready within `limit_s`.
+    """
+    generation = await _wait(entry, apply, now, limit_s)
+    try:
+        endpoint = endpoint_of(entry, generation)
+        if endpoint is None:
+            raise NodeUnavailable(f"{entry.model.alias} has just ended", Fault.UPSTREAM_BROKE)
+        yield endpoint
+    finally:
+        apply(entry, entry.machine.release(generation, now()))
+
+
+async def _wait(
+    entry: Entry,
+    apply: Callable[[Entry, list[Action]], None],
+    now: Callable[[], float],
+    limit_s: float,
+) -> int:
+    """The generation that was leased, once there is one that takes requests."""
+    alias = entry.model.alias
+    try:
+        with anyio.fail_after(limit_s):
+            while True:
+                changed = entry.changed
+                generation, actions = entry.machine.lease(now())
+                apply(entry, actions)
+                if generation is not None:
+                    return generation
+                if entry.removed or entry.machine.state in (State.FAILED, State.ABSENT):
+                    why = entry.machine.reason or "it was removed"
+                    raise NodeUnavailable(f"{alias} is not served: {why}", Fault.OVERLOADED)
+                await changed.wait()
+    except TimeoutError:
+        raise NodeUnavailable(
+            f"{alias} was not ready within {limit_s:g} s", Fault.UPSTREAM_TIMEOUT
+        ) from None
