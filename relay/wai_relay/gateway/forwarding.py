@@ -355,7 +355,7 @@ async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:
 
 
 def labels_of(record: RequestRecord) -> Headers:
-    """What every response to a request for a model says of how it came about: by which node, if
+    """What each answer of a model, and each refusal, says of how it came about: by which node, if
     one was found, and why; else the code of what is in the way."""
     labels = [
         (b"x-wai-node", record.node.encode("latin-1", "replace")),

@@ -250,9 +250,9 @@ class Gateway:
             headers.append((b"allow", ", ".join(allowed or ["GET"]).encode()))
         if error.fault in (Fault.KEY_MISSING, Fault.KEY_INVALID):
             headers.append((b"www-authenticate", b"Bearer"))
-        if record.model:
-            headers += labels_of(record)
-            headers += self._rate_limits(live.key) if live.key is not None else ()
+        headers += labels_of(record)
+        if record.model and live.key is not None:
+            headers += self._rate_limits(live.key)
         _send(reply, row.http_status, headers, reply.rules.error_body(error.fault, str(error)))
 
     def _finish(self, exchange: Exchange, live: LiveRequest) -> None:

@@ -695,6 +695,14 @@ async def test_refusals_say_how_long_it_waited_and_what_is_in_the_way() -> None:
     assert exchange.header(b"x-wai-node") is None
 
 
+async def test_even_who_has_no_key_is_told_what_is_in_the_way() -> None:
+    exchange = await rig(FakeNode("gpu1", MODEL)).ask(headers=[])
+    assert exchange.status == 401
+    assert exchange.header(b"x-wai-reason") == b"missing_api_key"
+    assert exchange.header(b"x-wai-attempts") == b"0"
+    assert exchange.header(b"x-wai-queue-ms") == b"0"
+
+
 async def test_running_requests_can_be_seen_and_explained() -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
