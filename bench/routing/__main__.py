@@ -12,24 +12,25 @@ from typing import Final
 from bench.routing.fleets import FLEETS, capacity
 from bench.routing.policies import POLICIES
 from bench.routing.report import Row, table, write
-from bench.routing.simulation import Simulation
+from bench.routing.simulation import Simulation, median
 from bench.routing.traces import load, paced
 
 LOADS: Final = (0.3, 0.5, 0.7, 0.85, 0.95)
 RESULTS: Final = Path(__file__).parents[1] / "results"
 NOTE: Final = """\
 A simulation (`python -m bench.routing`), not a measurement: continuous
-batching with chunked prefill, a block cache per node, {count} requests in a row of each trace,
-the first tenth uncounted, one seed. All policies know on which nodes a request fits. Load is the
-share of what the fleet could serve for long with nothing cached; arrivals are scaled to it by the
-factor given. wai is the relay's own scheduler. It is told prompt lengths that are off by up to
-20 % (but never so that one seems too long where it fits), no answer lengths, no speeds (learned
-from what it served and from reports that come 150 ms late), and a cache size that is wrong for
-some nodes. The others count what they have in flight exactly. Of a trace's requests only those
-are good whose first token came within 2 s and 1 ms per prompt token. Traces: Azure LLM inference
-trace 2023, conversation (CC BY 4.0); Mooncake, conversation, FAST 2025 (Apache-2.0);
-`synthetic-agents` is made here, unlike both. Times that are equal to a tenth of a millisecond
-count as equal."""
+batching with chunked prefill, a block cache per node, {count} requests in a row of each trace
+from {offset:.0%} of it on, the first tenth uncounted; the median of {seeds} runs with different
+seeds. All policies know on which nodes a request fits, and under none is a request refused,
+however long it waits. Load is the share of what the fleet could serve for long with nothing
+cached; arrivals are scaled to it by the factor given. wai is the relay's own scheduler. It is told
+prompt lengths that are off by up to 20 % (but never so that one seems too long where it fits), no
+answer lengths, no speeds (learned from what it served and from reports that come 150 ms late), and
+a cache size that is wrong for some nodes. The others count what they have in flight exactly. Of a
+trace's requests only those are good whose first token came within 2 s and 1 ms per prompt token.
+Traces: Azure LLM inference trace 2023, conversation (CC BY 4.0); Mooncake, conversation, FAST 2025
+(Apache-2.0); `synthetic-agents` is made here, unlike both. Times that are equal to a tenth of a
+millisecond count as equal."""
 
 
 def main() -> None:
@@ -37,21 +38,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.routing", description=__doc__)
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder")
     parser.add_argument("--requests", type=int, default=2500, help="of each trace")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--offset", type=float, default=0.25, help="where in the trace, 0 to 1")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each, of which the median")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     args = parser.parse_args()
     started = time.monotonic()
     rows: list[Row] = []
     for fleet, specs in FLEETS.items():
-        for name, trace in load(args.traces, args.requests).items():
+        for name, trace in load(args.traces, args.requests, args.offset).items():
             most = capacity(specs, trace)
             for level in LOADS:
                 requests, speed_up = paced(trace, level * most)
                 for policy, kind in POLICIES.items():
-                    outcome = Simulation(specs, kind, args.seed).run(requests)
+                    seeds = range(1, args.seeds + 1)
+                    runs = [Simulation(specs, kind, seed).run(requests) for seed in seeds]
+                    outcome = median(runs)
                     rows.append(Row(fleet, name, level, level * most, speed_up, policy, outcome))
             print(f"{fleet}, {name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
-    note = NOTE.format(count=args.requests)
+    note = NOTE.format(count=args.requests, offset=args.offset, seeds=args.seeds)
     write(rows, args.out, note)
     print(table(rows, note))
 

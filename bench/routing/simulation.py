@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Final
 
 from bench.routing.node import Job, Node, NodeSpec
@@ -32,6 +33,13 @@ class Outcome:
     mean_s: float
     goodput: float
     hit_rate: float
+
+
+def median(outcomes: Sequence[Outcome]) -> Outcome:
+    """Of each figure its median over several runs."""
+    return Outcome(
+        *(statistics.median(getattr(o, field.name) for o in outcomes) for field in fields(Outcome))
+    )
 
 
 class Simulation:

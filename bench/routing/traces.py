@@ -32,14 +32,15 @@ class TraceRequest:
     blocks: tuple[int, ...]
 
 
-def load(folder: Path, count: int) -> dict[str, list[TraceRequest]]:
-    """The traces that are there, `count` requests in a row of each, and the synthetic one."""
+def load(folder: Path, count: int, offset: float) -> dict[str, list[TraceRequest]]:
+    """The traces that are there, `count` requests in a row of each from `offset` (a share of it)
+    on, and the synthetic one."""
     traces: dict[str, list[TraceRequest]] = {}
     if (path := folder / AZURE_FILE).exists():
-        traces["azure-conversation"] = window(azure(path), count)
+        traces["azure-conversation"] = window(azure(path), count, offset)
     if (path := folder / MOONCAKE_FILE).exists():
-        traces["mooncake-conversation"] = window(mooncake(path), count)
-    traces["synthetic-agents"] = window(agents(count * 2), count)
+        traces["mooncake-conversation"] = window(mooncake(path), count, offset)
+    traces["synthetic-agents"] = window(agents(count * 2), count, offset)
     return traces
 
 
@@ -98,9 +99,9 @@ def agents(count: int, seed: int = 7) -> list[TraceRequest]:
     return sorted(requests, key=lambda r: r.at)[:count]
 
 
-def window(requests: list[TraceRequest], count: int) -> list[TraceRequest]:
-    """`count` requests in a row from a quarter into the trace, from time 0."""
-    first = max(0, min(len(requests) // 4, len(requests) - count))
+def window(requests: list[TraceRequest], count: int, offset: float) -> list[TraceRequest]:
+    """`count` requests in a row, from the share `offset` of the trace on, from time 0."""
+    first = max(0, min(int(len(requests) * offset), len(requests) - count))
     part = requests[first : first + count]
     return [replace(r, at=r.at - part[0].at) for r in part]
 

@@ -3,7 +3,8 @@
 Start-time fair queueing: each entry gets the virtual time at which its key's turn comes, which
 moves on by the work that the key asks for, divided by the weight of the entry's class. A key's
 burst is served at the key's own pace beside everybody else's; a low class waits longer, but never
-for ever. When the queue is full, a newcomer takes the place of the last entry of the key that
+for ever. Within a key an entry may let some of those pass that come after it; the key's turns stay
+where they are. When the queue is full, a newcomer takes the place of the last entry of the key that
 fills it, unless that is its own. Pure: it holds no clock; who waits too long is taken out by
 `scheduler`.
 """
@@ -11,6 +12,7 @@ fills it, unless that is its own. Pure: it holds no clock; who waits too long is
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
@@ -33,8 +35,8 @@ def weight(priority: int) -> float:
 
 
 class Entry(Generic[T]):
-    """One that waits: `key_id` whose turn it takes, `item` what waits, `turn` its place in
-    order."""
+    """One that waits: `key_id` whose turn it takes, `item` what waits, `turn` its place in order.
+    `due` orders those of a key: by arrival, but for those that let others pass."""
 
     __slots__ = ("due", "item", "key_id", "step", "turn")
 
@@ -51,13 +53,26 @@ class Entry(Generic[T]):
 class FairQueue(Generic[T]):
     """The waiting requests, in the order in which they are to be served."""
 
-    __slots__ = ("_entries", "_next", "_serial", "_virtual", "_waiting", "limit")
+    __slots__ = (
+        "_arrived",
+        "_entries",
+        "_next",
+        "_patient",
+        "_serial",
+        "_virtual",
+        "_waiting",
+        "limit",
+    )
 
     def __init__(self, limit: int = MAX_WAITING) -> None:
         self.limit = limit
         self._entries: list[Entry[T]] = []  # sorted by turn
         self._next: dict[str, float] = {}  # when a waiting key's next turn is, in virtual time
         self._waiting: dict[str, int] = {}
+        # Of a waiting key: how many came since it began to wait, and what is due last of those that
+        # let others pass (they don't pass each other).
+        self._arrived: dict[str, int] = {}
+        self._patient: dict[str, float] = {}
         self._virtual = 0.0
         self._serial = 0
 
@@ -73,10 +88,10 @@ class FairQueue(Generic[T]):
         return self._waiting.get(key_id, 0)
 
     def push(
-        self, key_id: str, item: T, *, work: float, due: float = 0.0, priority: int = 0
+        self, key_id: str, item: T, *, work: float, lets_pass: float = 0.0, priority: int = 0
     ) -> tuple[Entry[T], Entry[T] | None]:
-        """Let `item` wait. `work` is what it will cost, in tokens. Among those of its own key that
-        have the same priority, the one that is `due` first goes first.
+        """Let `item` wait. `work` is what it will cost, in tokens. Of its own key's entries it
+        `lets_pass` so many that come after it, as long as they don't let others pass themselves.
 
         Returns its entry and the one that had to leave for it, if any. Raises `NodeUnavailable`
         (`QUEUE_FULL`) when there is no place.
@@ -85,6 +100,11 @@ class FairQueue(Generic[T]):
         step = max(work, 1.0) / weight(priority)
         start = max(self._virtual, self._next.get(key_id, 0.0))
         self._serial += 1
+        arrived = self._arrived[key_id] = self._arrived.get(key_id, 0) + 1
+        due = float(arrived)
+        if lets_pass:  # half: who is the last to pass is not a tie
+            due = max(arrived + lets_pass + 0.5, self._patient.get(key_id, 0.0))
+            self._patient[key_id] = due
         entry = Entry(key_id, item, step, (start, self._serial), due)
         bisect.insort(self._entries, entry, key=_turn)
         self._pass_later(entry)
@@ -100,6 +120,11 @@ class FairQueue(Generic[T]):
             # It pays for this turn when it comes back at once; one that stays away is forgotten.
             self._next[entry.key_id] = entry.turn[0] + entry.step
             self._forget_past()
+
+    def hurry(self, entry: Entry[T]) -> None:
+        """`entry` lets nobody of its key pass any more, and passes those that came before it."""
+        entry.due = -math.inf
+        self._pass_later(entry)
 
     def discard(self, entry: Entry[T]) -> None:
         """`entry` leaves unserved; those of its key that wait behind it move up. Idempotent."""
@@ -136,7 +161,8 @@ class FairQueue(Generic[T]):
             return False
         del self._entries[index]
         if self._waiting[entry.key_id] == 1:
-            del self._waiting[entry.key_id]
+            del self._waiting[entry.key_id], self._arrived[entry.key_id]
+            self._patient.pop(entry.key_id, None)
         else:
             self._waiting[entry.key_id] -= 1
         return True

@@ -5,6 +5,7 @@ A lane holds all that is known of its model there; the rules that change it are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Final
 
@@ -14,7 +15,7 @@ from .cooldown import Cooldown
 from .ledger import Ledger
 from .prefixes import WarmPrefixes
 from .rates import Rate
-from .selection import CONTENTION, TIE_S, UNTOLD_SLOTS, Decision, Demand, Readiness, Reason
+from .selection import CONTENTION, TIE_S, UNTOLD_SLOTS, Decision, Demand, Readiness, Reason, fed
 
 # To look closely at a node costs about 2 µs. Up to so many for a model all are looked at...
 MANY: Final = 16
@@ -32,6 +33,7 @@ class Lane:
         "left_at",
         "node",
         "own",
+        "placed_at",
         "prefill",
         "readiness",
         "rtt_s",
@@ -49,6 +51,7 @@ class Lane:
         self.readiness = Readiness.READY
         self.left_at: float | None = None  # when it was last ready, where it is away now
         self.rtt_s = 0.0
+        self.placed_at = -math.inf  # when it was given a request last
 
     @property
     def free(self) -> int:
@@ -57,6 +60,15 @@ class Lane:
             return 0
         total = self.ledger.status.slots_total
         return max(0, (UNTOLD_SLOTS if total is None else total) - self.ledger.busy)
+
+    def open(self, now: float) -> bool:
+        """Whether it can be given a request now: a slot is free, and what it has is soon read."""
+        if not self.free:
+            return False
+        tps, ledger = self.prefill.tps, self.ledger
+        if tps is None or ledger.status.slots_total is None:
+            return True
+        return not fed(ledger.prefill_ahead(tps, now), tps, self.rtt_s)
 
     @property
     def context(self) -> int | None:

@@ -39,6 +39,9 @@ TIE_RATIO: Final = 1.02
 # still go elsewhere and let others pass. Longer than the news of a read prompt takes, and the
 # next one's way.
 FED_S: Final = 0.3
+# How much one whose prompt is still to be read on a node counts there beside one that waits for it:
+# less, because it is before ours. With nothing, a quick node fills up while others stand idle.
+CROWDED: Final = 0.6
 # Waiting for a busy node must promise this much less than the best free slot: the slot is certain.
 WAIT_GAIN: Final = 0.8
 # What it may take longer where an answer of the usual length has room, if the caller named none:
@@ -116,9 +119,10 @@ class Candidate(NamedTuple):
     `busy`: slots in use, our own claims that the node has not yet reported included. `waiting`:
     requests ahead of this one for its next free slot, with `waiting_tokens` of prompts to read.
     `reading`: how many that hold slots are not read yet, with `prefill_ahead` prompt tokens still
-    to go. `slot_s`: how long a slot is expected to stay taken. Rates in tokens per second;
-    `warm_tokens` of the prompt need no reading. (A named tuple and not a dataclass: one is made
-    per node and request, and it costs a third.)
+    to go. `slot_s`: how long a slot is expected to stay taken. `still_s`: how long nobody got one
+    of its slots while ours waited. Rates in tokens per second; `warm_tokens` of the prompt need no
+    reading. (A named tuple and not a dataclass: one is made per node and request, and it costs a
+    third.)
     """
 
     node: str
@@ -130,6 +134,7 @@ class Candidate(NamedTuple):
     reading: int = 0
     prefill_ahead: float = 0.0
     slot_s: float = 0.0
+    still_s: float = 0.0
     warm_tokens: int = 0
     rtt_s: float = 0.0
     readiness: Readiness = Readiness.READY
@@ -199,12 +204,11 @@ def select(
 ) -> Decision:
     """Choose among `candidates`, which are all the nodes that are known to serve the model.
 
-    `waited_s`: how long the request waits already; it counts against waiting on, because an
-    estimate that proved wrong must not hold anyone for ever. `turn`: any number that changes from
+    `waited_s`: how long the request waits already. `turn`: any number that changes from
     request to request; it decides between equals, so that the first in the list is not always
     taken.
     """
-    scores = score_all(demand, candidates, waited_s)
+    scores = score_all(demand, candidates)
     able = [i for i, s in enumerate(scores) if not s.excluded]
     reason: Reason | None = None
     if not able:  # rather a node that failed lately than a refusal
@@ -227,14 +231,12 @@ def select(
     return Decision(scores[best].node, wait, Reason.BUSY if wait else reason, scores)
 
 
-def score(demand: Demand, candidate: Candidate, waited_s: float = 0.0) -> Score:
+def score(demand: Demand, candidate: Candidate) -> Score:
     """The expected time to first token on `candidate`, or why it can't serve `demand`."""
-    return score_all(demand, (candidate,), waited_s)[0]
+    return score_all(demand, (candidate,))[0]
 
 
-def score_all(
-    demand: Demand, candidates: Sequence[Candidate], waited_s: float = 0.0
-) -> tuple[Score, ...]:
+def score_all(demand: Demand, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
     """The same for each of `candidates`. One loop: it is most of what a decision costs."""
     prompt_tokens, api, least_context = demand.prompt_tokens, demand.api, demand.least_context
     anywhere = demand.pin is None and demand.nodes is None and not demand.avoid
@@ -250,6 +252,7 @@ def score_all(
             reading,
             ahead,
             slot_s,
+            still_s,
             warm,
             rtt_s,
             readiness,
@@ -276,23 +279,29 @@ def score_all(
         if free <= 0:
             # Answers' lengths are so skewed that a slot long held is not nearer its end: with n
             # held for `slot_s` each on average, one comes free every slot_s / n. Prompts are read
-            # meanwhile.
+            # meanwhile. That nothing came free counts against it: an estimate that proved wrong
+            # must not hold anyone for ever.
             wait_s = max(wait_s, (1 - free) * slot_s / slots)
-            doubt_s = wait_s * (1 / WAIT_GAIN - 1) + waited_s
-        elif told is not None and ahead > prefill_tps * max(FED_S, 2 * rtt_s):
+            doubt_s = wait_s * (1 / WAIT_GAIN - 1) + still_s
+        elif told is not None and fed(ahead, prefill_tps, rtt_s):
             free = 0
         fresh = prompt_tokens - warm
         crowd = busy / ASSUMED_SLOTS if told is None else min(busy / slots, 1.0)
         prefill_s = (fresh if fresh > 1 else 1) / prefill_tps * (1.0 + CONTENTION * crowd)
         # Where others are in line, ours makes as many wait as long as it takes to read: what is
         # fastest for one must not be slowest for all.
-        cost_s = wait_s + doubt_s + prefill_s * (1 + waiting + reading) + rtt_s
+        cost_s = wait_s + doubt_s + prefill_s * (1 + waiting + CROWDED * reading) + rtt_s
         scores.append(_new(Score, (node, wait_s, prefill_s, rtt_s, warm, free, excluded, cost_s)))
     return tuple(scores)
 
 
 # A named tuple without the check of its arguments: half of what making one costs.
 _new: Final = tuple.__new__
+
+
+def fed(ahead_tokens: float, prefill_tps: float, rtt_s: float) -> bool:
+    """Whether a node has so much to read that one more is better kept here for now."""
+    return ahead_tokens > prefill_tps * max(FED_S, 2 * rtt_s)
 
 
 def serves(demand: Demand, model: ModelStatus, node: str) -> bool:

@@ -74,6 +74,7 @@ class Ticket:
         "demand",
         "entry",
         "error",
+        "hurry_at",
         "key_id",
         "on_change",
         "placement",
@@ -86,6 +87,7 @@ class Ticket:
         self.key_id = key_id
         self.at = at
         self.until = until
+        self.hurry_at = (at + until) / 2  # then it lets nobody pass any more
         self.entry: Entry[Ticket] | None = None
         self.waits_for = ""  # the node that looked best when it was last looked at
         self.placement: Placement | None = None

@@ -52,12 +52,38 @@ def test_one_that_was_served_and_comes_back_does_not_jump_the_line() -> None:
     assert order(queue) == ["b0", "a1"]
 
 
-def test_of_one_key_the_request_that_is_due_first_goes_first() -> None:
+def test_an_entry_lets_those_of_its_own_key_pass_and_the_keys_turns_stay() -> None:
     queue: FairQueue[str] = FairQueue()
-    queue.push("a", "book", work=90, due=50.0)
-    queue.push("b", "other", work=10, due=99.0)
-    queue.push("a", "question", work=10, due=3.0)
+    queue.push("a", "book", work=90, lets_pass=9)
+    queue.push("b", "other", work=10, lets_pass=9)
+    queue.push("a", "question", work=10)
     assert order(queue) == ["question", "other", "book"]
+
+
+def test_those_that_let_others_pass_do_not_pass_each_other() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for i in range(4):
+        queue.push("a", f"a{i}", work=10, lets_pass=9)
+    assert order(queue) == ["a0", "a1", "a2", "a3"]
+
+
+def test_an_entry_lets_no_more_pass_than_it_said() -> None:
+    queue: FairQueue[str] = FairQueue()
+    queue.push("a", "book", work=10, lets_pass=2)
+    for i in range(4):
+        queue.push("a", f"a{i}", work=10)
+    assert order(queue) == ["a0", "a1", "book", "a2", "a3"]
+
+
+def test_one_in_a_hurry_goes_first_of_its_key() -> None:
+    queue: FairQueue[str] = FairQueue()
+    book, _ = queue.push("a", "book", work=10, lets_pass=9)
+    queue.push("b", "b0", work=10)
+    for i in range(2):
+        queue.push("a", f"a{i}", work=10)
+    queue.hurry(book)
+    queue.push("a", "a2", work=10)
+    assert order(queue) == ["book", "b0", "a0", "a1", "a2"]
 
 
 def test_leaving_moves_those_behind_up() -> None:
@@ -87,19 +113,19 @@ def test_a_full_queue_takes_its_place_from_the_key_that_fills_it() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from("abc"), st.integers(1, 1000), st.integers(-5, 5), st.floats(0, 9)
+            st.sampled_from("abc"), st.integers(1, 1000), st.integers(-5, 5), st.integers(0, 9)
         ),
         min_size=1,
         max_size=60,
     )
 )
 def test_nobody_starves_beside_a_key_that_never_stops(
-    pushes: list[tuple[str, int, int, float]],
+    pushes: list[tuple[str, int, int, int]],
 ) -> None:
     queue: FairQueue[str] = FairQueue(limit=1000)
     waiting = set()
-    for number, (key, work, priority, due) in enumerate(pushes):
-        queue.push(key, f"{number}", work=work, priority=priority, due=due)
+    for number, (key, work, priority, lets_pass) in enumerate(pushes):
+        queue.push(key, f"{number}", work=work, priority=priority, lets_pass=lets_pass)
         waiting.add(f"{number}")
     for _ in range(600_000):  # a greedy key adds one of the highest class for each that is served
         queue.push("greedy", "greedy", work=1000, priority=3)

@@ -12,9 +12,12 @@ from wai_protocol.errors import Fault, NodeUnavailable, RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.policy.lanes import MANY
 from wai_relay.policy.scheduler import (
-    HEAD_START_S,
     MAX_WAIT_S,
+    PASSERS,
+    PASSERS_PER_WAITING,
+    PLAN_DEPTH,
     RETURN_S,
+    TICK_S,
     Result,
     Scheduler,
     Ticket,
@@ -263,7 +266,8 @@ def test_of_many_nodes_none_that_is_clearly_better_is_passed_over(data: st.DataO
         prefix = chat if data.draw(st.booleans()) else ()
         demand = Demand("m", data.draw(st.integers(1, 6000)), prefix=prefix)
         lanes = scheduler._lanes["m"]
-        every = scheduler._candidates(demand, lanes.values(), lanes, 1.0, {})
+        asks = Ticket(demand, "k", 1.0, 31.0)
+        every = scheduler._candidates(asks, lanes.values(), lanes, 1.0, {})
         best = select(demand, every)
         ticket = scheduler.submit(demand, "k", 1.0)
         if ticket.placement is None:
@@ -307,13 +311,83 @@ def test_a_request_waits_only_so_long_for_a_node_that_does_not_come_back() -> No
         scheduler.submit(ASK, "k", 1.0 + RETURN_S)
 
 
-def test_a_short_prompt_passes_a_long_one_by_its_head_start_and_no_more() -> None:
+def answered(scheduler: Scheduler, tickets: list[Ticket], now: float) -> list[int]:
+    """Serve all that wait on the one slot, one after the other; in which order they came to it."""
+    order: list[int] = []
+    while len(order) < len(tickets):
+        (turn,) = (i for i, t in enumerate(tickets) if t.placement is not None and i not in order)
+        order.append(turn)
+        finish(scheduler, tickets[turn], now)
+    return order
+
+
+def test_short_prompts_pass_long_ones_that_came_before_while_the_line_is_short() -> None:
     scheduler = fleet(only=1)
-    running = scheduler.submit(Demand("m", 1000), "k", 0.0)
-    early = scheduler.submit(Demand("m", 4000), "k", 0.1)
-    late = scheduler.submit(Demand("m", 4000), "k", 3.0)
-    short = scheduler.submit(Demand("m", 10), "k", HEAD_START_S + 1.0)
-    finish(scheduler, running, HEAD_START_S + 1.5)
-    assert [node_of(t) for t in (early, late, short)] == ["only", None, None]
-    finish(scheduler, early, HEAD_START_S + 2.0)
-    assert [node_of(t) for t in (late, short)] == [None, "only"]
+    lengths = [4000, 4000, 4000, 10, 4000, 10]
+    tickets = [scheduler.submit(Demand("m", length), "k", 0.1) for length in lengths]
+    assert answered(scheduler, tickets, 1.0) == [0, 3, 5, 1, 2, 4]
+
+
+def test_a_long_prompt_lets_only_so_many_pass() -> None:
+    scheduler = fleet(only=1)
+    long = [scheduler.submit(Demand("m", 4000), "k", 0.1) for _ in range(2)]
+    short = [scheduler.submit(Demand("m", 100), "k", 0.2) for _ in range(PASSERS + 9)]
+    order = answered(scheduler, long + short, 1.0)
+    assert order.index(1) == PASSERS + 1  # and the one that was served at once
+
+
+def test_who_comes_when_the_line_is_long_is_passed_by_nobody() -> None:
+    scheduler = fleet(only=1)
+    count = PASSERS // PASSERS_PER_WAITING + 2
+    long = [scheduler.submit(Demand("m", 4000), "k", 0.1) for _ in range(count)]
+    short = scheduler.submit(Demand("m", 10), "k", 0.2)
+    order = answered(scheduler, [*long, short], 1.0)
+    assert order.index(count - 1) < order.index(count)
+
+
+def test_a_long_prompt_that_waited_half_its_time_lets_nobody_pass() -> None:
+    scheduler = fleet(only=1)
+    running = scheduler.submit(Demand("m", 4000), "k", 0.0)
+    long = scheduler.submit(Demand("m", 4000), "k", 0.1)
+    half_s = 0.1 + MAX_WAIT_S / 2
+    scheduler.handle_timeout(half_s + TICK_S)
+    short = scheduler.submit(Demand("m", 10), "k", half_s + 1.0)
+    finish(scheduler, running, half_s + 2.0)
+    assert [node_of(t) for t in (long, short)] == ["only", None]
+
+
+def test_another_keys_short_prompts_pass_nobody_out_of_turn() -> None:
+    scheduler = fleet(only=1)
+    running = scheduler.submit(Demand("m", 4000), "a", 0.0)
+    long = scheduler.submit(Demand("m", 4000), "a", 0.1)
+    short = scheduler.submit(Demand("m", 10), "b", 0.2)
+    finish(scheduler, running, 1.0)
+    assert [node_of(t) for t in (long, short)] == ["only", None]
+
+
+def test_a_node_that_has_long_stood_still_is_waited_for_no_longer() -> None:
+    scheduler = Scheduler()
+    for name, tps in (("fast", 5000.0), ("slow", 500.0)):
+        told = status(slots_total=1, prefill_tps=tps, decode_tps=1000.0)
+        scheduler.update(name, told, 0.0)
+    demand = Demand("m", 2000)
+    scheduler.submit(demand, "k", 0.0)
+    waits = scheduler.submit(demand, "k", 0.1)
+    assert waits.waits_for == "fast"
+    for tick in range(1, 40):
+        scheduler.handle_timeout(0.1 + tick * TICK_S)
+    assert node_of(waits) == "slow"
+
+
+def test_what_a_long_line_declined_is_not_asked_of_it_again_at_every_event() -> None:
+    """With many waiting and a slow slot free, each event would cost milliseconds."""
+    scheduler = Scheduler()
+    for name, slots, tps in (("fast", 2, 1e6), ("slow", 2, 1.0)):
+        told = status(slots_total=slots, prefill_tps=tps, decode_tps=1000.0)
+        scheduler.update(name, told, 0.0)
+    running = [scheduler.submit(ASK, "k", 0.0) for _ in range(2)]
+    for _ in range(2 * PLAN_DEPTH):
+        scheduler.submit(ASK, "k", 0.1)
+    before = scheduler.decisions
+    finish(scheduler, running[0], 0.2)
+    assert scheduler.decisions - before == 1

@@ -60,8 +60,10 @@ def test_a_busy_fast_node_is_waited_for_rather_than_a_slow_free_one() -> None:
 
 
 def test_a_wait_that_proved_too_hopeful_ends_at_the_free_node() -> None:
-    nodes = [node("fast", busy=4, slot_s=0.4), node("slow", prefill_tps=50.0)]
+    nodes = [node("fast", busy=4, slot_s=0.4, still_s=30.0), node("slow", prefill_tps=50.0)]
     assert select(ASK, nodes, waited_s=30.0).node == "slow"
+    moving = [nodes[0]._replace(still_s=0.1), nodes[1]]  # the line is long, and moves
+    assert select(ASK, moving, waited_s=30.0).node == "fast"
 
 
 def test_a_node_with_much_to_read_is_not_given_more_though_slots_are_free() -> None:
