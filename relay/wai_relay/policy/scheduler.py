@@ -59,8 +59,9 @@ SHORT: Final = 0.45
 # that come after it, less two for each that waits before it. So the short ones are quick while the
 # line is short, and who comes when it is long waits as he would without that: those are the waits
 # by which a line is judged. Counted in requests, it is the same for short prompts and for long
-# ones, on fast fleets and on slow ones. At 95 % load of the traces of the results, 80
-# loses a median to a policy that lets others starve, and 104 a p99 to first come, first served.
+# ones, on fast fleets and on slow ones. At 95 % load of the traces of the results, 80 loses a
+# median to a policy that lets others starve, and 96 a p99 to first come, first served: see
+# docs/routing.md.
 PASSERS: Final = 92
 PASSERS_PER_WAITING: Final = 2
 # The usual length of a prompt follows some fifty requests.
