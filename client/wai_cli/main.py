@@ -37,7 +37,7 @@ INTERRUPTED: Final = 128 + signal.SIGINT
 _EXAMPLES: Final = """\
 examples:
   wai up                                       try it on this machine
-  wai relay --listen 0.0.0.0:443               on a machine that both sides reach
+  wai relay --listen :443                      on a machine that both sides reach
   wai invite create && wai key create my-app   there: one join string, one API key
   wai node join INVITE --name box              on the GPU box
   wai node run

@@ -11,8 +11,8 @@ from .paths import add_data_option, relay_data
 _EXAMPLES = """\
 examples:
   wai relay                                     on 127.0.0.1:8443, with a certificate of its own
-  wai relay --listen 0.0.0.0:443 --tls acme --domain llm.example.com
-  wai relay --listen 0.0.0.0:443 --tls fullchain.pem,privkey.pem
+  wai relay --listen :443 --tls acme --domain llm.example.com
+  wai relay --listen :443 --tls fullchain.pem,privkey.pem
   wai relay --listen 127.0.0.1:8080 --tls off   behind a proxy that ends TLS
 
 Every flag is also a key of the --config file and a variable WAI_RELAY_…; a flag wins."""
@@ -23,7 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     add_data_option(parser, relay_data(), "relay")
     parser.add_argument("--config", metavar="FILE", type=Path, help="settings, in TOML")
-    parser.add_argument("--listen", metavar="HOST:PORT", help="(default: 127.0.0.1:8443)")
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help=":PORT is every address, IPv4 and IPv6 (default: 127.0.0.1:8443)",
+    )
     parser.add_argument(
         "--tls", metavar="MODE", help="self-signed (default), acme, off, or CERT,KEY: two PEM files"
     )

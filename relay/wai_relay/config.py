@@ -30,7 +30,8 @@ _EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  
 class RelayConfig:
     """Everything that `wai relay` needs.
 
-    `listen`: HOST:PORT ([HOST]:PORT for IPv6). `tls`: "self-signed", "off" (a proxy ends TLS),
+    `listen`: HOST:PORT ([HOST]:PORT for IPv6), or :PORT for every address of this machine, IPv4
+    and IPv6 where there is one. `tls`: "self-signed", "off" (a proxy ends TLS),
     "acme" (a certificate for `domain` from an authority), or "CERT,KEY" (two PEM files).
     `public_url`: how nodes and callers reach this relay, where that is not the address it listens
     on. Raises `RequestError` for values that make no sense.
@@ -61,7 +62,7 @@ class RelayConfig:
     acme_ca: Path | None = None
     """Whom to believe that the authority is it, in PEM; None: the system's authorities."""
     acme_challenge: Literal["tls-alpn-01", "http-01"] = "tls-alpn-01"
-    acme_http_listen: str = "0.0.0.0:80"
+    acme_http_listen: str = ":80"
     """Where HTTP-01 is answered, while the authority looks."""
     gateway: GatewayLimits = field(default_factory=GatewayLimits)
     aliases: dict[str, str] = field(default_factory=dict)

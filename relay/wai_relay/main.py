@@ -265,8 +265,8 @@ class Relay:
             following = self._follow_predecessor(self._recorder)
             self._following = asyncio.get_running_loop().create_task(following)
         notify_ready()
-        host = listener.addresses[0][0]
-        _log.info("relay ready on %s (listening on %s)", config.local_url(self.port), host)
+        hosts = " and ".join(host for host, _ in listener.addresses)
+        _log.info("relay ready on %s (listening on %s)", config.local_url(self.port), hosts)
 
     async def _follow_predecessor(self, recorder: UsageRecorder) -> None:
         """Count for this month's limits what the relay before us still finishes."""

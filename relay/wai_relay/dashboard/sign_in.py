@@ -25,6 +25,7 @@ from wai_relay.access.sign_ins import COOKIE, SIGN_IN_S, csrf_token
 from wai_relay.admin.context import Context
 from wai_relay.admin.endpoint import JSON_TYPE, NO_STORE, refuse, signed_in
 from wai_relay.admin.openapi import Described
+from wai_relay.http.listener import peer_key
 
 from .throttle import SignInThrottle
 
@@ -55,6 +56,7 @@ def routes(context: Context, path: str) -> list[Route]:
 
     async def sign_in(request: Request) -> Response:
         address = request.client.host if request.client is not None else ""
+        address = peer_key(address) or address  # a household has 2^64 of IPv6's
         _check_same_origin(request)
         token = (await _read(request)).token.strip()
         throttle.check(address, time.monotonic())

@@ -260,9 +260,12 @@ class CallerConnection(Connection, ReadIntoOne):
 
 
 def peer_name(transport: asyncio.BaseTransport) -> str:
-    """The caller's address for logs and limits, without its port; "" where there is none."""
+    """The caller's address for logs and limits, without its port; "" where there is none.
+
+    IPv4 is IPv4, also on a socket for both that a service manager opened (RFC 4291, 2.5.5.2).
+    """
     name: Any = transport.get_extra_info("peername")
-    return str(name[0]) if isinstance(name, tuple) and name else ""
+    return str(name[0]).removeprefix("::ffff:") if isinstance(name, tuple) and name else ""
 
 
 def limit_unsent(sock: socket.socket) -> None:

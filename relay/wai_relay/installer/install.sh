@@ -36,7 +36,7 @@ usage: install.sh INVITE [--name NAME] [--upstream URL]    this machine becomes 
   --dry-run          check, and print what would be done
   --user             into the home folder, also for root (without root that is so anyway)
   --upstream URL     the inference server that the node serves, where it is on no usual port
-  --listen HOST:PORT where the relay listens (default 0.0.0.0:443 with a domain, else :8443)
+  --listen HOST:PORT where the relay listens (default :443 with a domain, else :8443: IPv4 and IPv6)
   --wheel FILE       install this wheel of wai; a relay also installs the clone that this script is in
   --no-service       start nothing, and print how to
   --purge            with --uninstall: keys and data too
@@ -123,7 +123,7 @@ check_values() {
   case $upstream in '' | http://?* | https://?*) ;; *) fail "--upstream is http://HOST:PORT, not $upstream" ;; esac
   case $public_url in '' | http://?* | https://?*) ;; *) fail "--public-url is https://HOST:PORT, not $public_url" ;; esac
   case $upstream$public_url in *[[:space:]]*) fail "a URL has no spaces" ;; esac
-  case $listen in '' | *:*[0-9]) ;; *) fail "--listen is HOST:PORT, as 0.0.0.0:443, not $listen" ;; esac
+  case $listen in '' | *:*[0-9]) ;; *) fail "--listen is HOST:PORT, or :PORT for every address, not $listen" ;; esac
   if [ -n "$domain" ] && ! printf '%s\n' "$domain" |
     grep -Eqx '([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*'; then
     fail "--domain is a name in lower case, as llm.example.com (no https://, no port), not $domain"
@@ -233,10 +233,18 @@ check_port() {
 import errno, os, socket, sys
 host, _, port = sys.argv[1].rpartition(":")
 try:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host.strip("[]"), int(port)))
+    for one in [host.strip("[]")] if host else ["0.0.0.0", "::"]:
+        try:
+            probe = socket.socket(socket.AF_INET6 if ":" in one else socket.AF_INET)
+        except OSError:
+            if one == "::" and not host:
+                continue  # no IPv6 here
+            raise
+        with probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if ":" in one:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((one, int(port)))
 except (OSError, ValueError) as error:
     why = {errno.EADDRINUSE: "it is taken", errno.EACCES: "ports below 1024 are root's"}.get(
         getattr(error, "errno", 0), error
@@ -537,7 +545,7 @@ install_relay() {
   wanted=$(relay_settings)
   if [ -e "$etc/relay.toml" ]; then listen=$(sed -n 's/^listen = "\(.*\)"$/\1/p' "$etc/relay.toml"); fi
   if [ -z "$listen" ]; then
-    if [ -n "$domain" ]; then listen=0.0.0.0:443; else listen=0.0.0.0:8443; fi
+    if [ -n "$domain" ]; then listen=:443; else listen=:8443; fi
   fi
   if [ -z "$domain$public_url" ] && [ ! -e "$etc/relay.toml" ]; then
     public_url=https://$(own_address):${listen##*:}

@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from wai_relay.http.asgi import Message, asgi_handler
+from wai_relay.http.connection import peer_name
 from wai_relay.http.edge import Edge, Handler
 from wai_relay.http.exchange import Exchange
 from wai_relay.http.listener import Listener, peer_key
@@ -171,6 +172,17 @@ def test_peers_are_counted_by_address_or_household() -> None:
     assert peer_key("::ffff:192.0.2.7") == "192.0.2.7"
     assert peer_key("2001:db8::1") == peer_key("2001:db8::ffff") == "2001:db8::/64"
     assert peer_key("127.0.0.1") == peer_key("::1") == peer_key("") == ""
+
+
+class _From(asyncio.Transport):
+    def __init__(self, *peer: object) -> None:
+        super().__init__({"peername": peer})
+
+
+def test_an_ipv4_caller_has_one_name_on_a_socket_for_both() -> None:
+    assert peer_name(_From("::ffff:192.0.2.7", 5, 0, 0)) == "192.0.2.7"
+    assert peer_name(_From("192.0.2.7", 5)) == "192.0.2.7"
+    assert peer_name(_From("2001:db8::1", 5, 0, 0)) == "2001:db8::1"
 
 
 async def test_an_asgi_application_streams() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import plistlib
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,25 @@ def test_a_mistake_is_one_sentence_and_nothing_is_done(
     assert status == 1
     assert said in output
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_port_that_is_taken_on_ipv6_alone_is_taken(tmp_path: Path) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with socket.create_server(("::", 0), family=socket.AF_INET6) as taken:
+        listen = f":{taken.getsockname()[1]}"
+        status, output = _sh(tmp_path, "relay", "--user", "--listen", listen)
+    assert (status, f"the relay can't listen on {listen}: it is taken" in output) == (1, True)
+
+
+def test_without_listen_both_families_are_listened_on(installed: Home) -> None:
+    # 8443 may be taken where this runs; what is said then names the same address.
+    _, output = installed.sh("relay")
+    settings = installed.path / ".config/wai/relay.toml"
+    if settings.exists():
+        assert 'listen = ":8443"\n' in settings.read_text()
+    else:
+        assert "can't listen on :8443: it is taken" in output
 
 
 def test_without_arguments_it_says_how_it_is_used(tmp_path: Path) -> None:
