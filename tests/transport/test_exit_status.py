@@ -1,0 +1,23 @@
+"""What a process's status says to people."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from wai_transport.exit_status import how_it_ended
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "ended with status 0"),
+        (3, "ended with status 3"),
+        (-signal.SIGKILL, "was ended by SIGKILL"),
+        (-34, "was ended by SIGRTMIN"),
+        (-99, "was ended by signal 99"),
+    ],
+)
+def test_a_signal_is_named_and_not_told_as_a_negative_status(code: int, words: str) -> None:
+    assert how_it_ended(code) == words
