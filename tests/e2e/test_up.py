@@ -69,5 +69,5 @@ def test_a_model_server_that_dies_ends_it_all_with_a_sentence(tmp_path: Path) ->
         (server,) = [p for p in running.family() if "wai_node.demo_server" in p.cmdline()]
         server.kill()
         assert running.wait() == 1
-        assert "The demo's model server ended" in running.output()
+        assert "The demo's model server was ended by SIGKILL" in running.output()
         assert running.kill_leftovers() == []
