@@ -242,10 +242,9 @@ class ServerProcess:
         for pattern, hint in _HINTS:
             if pattern.search(text):
                 return f"the server ended: {hint}"
-        if code is not None and code < 0:
-            hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
-            return f"the server {how_it_ended(code)}{hint}; see its log with `wai node logs`"
-        return f"the server {how_it_ended(code or 0)}; see its log with `wai node logs`"
+        how = "ended" if code is None else how_it_ended(code)
+        hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
+        return f"the server {how}{hint}; see its log with `wai node logs`"
 
     def _signal_group(self, number: signal.Signals) -> None:
         if self._process is None:

@@ -41,8 +41,9 @@ class SettlingDispatcher:
                 if error.fault not in _NOT_YET:
                     raise
                 if arrival is None:
-                    if error.fault is Fault.MODEL_NOT_FOUND and self._fleet.missing:
-                        raise _not_now(info.model, self._fleet.missing) from error
+                    missing = self._fleet.missing
+                    if error.fault is Fault.MODEL_NOT_FOUND and missing:
+                        raise _not_now(info.model, missing) from error
                     raise
             await arrival.wait()
             info = replace(info, again=True)  # it counts as one request
