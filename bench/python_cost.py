@@ -194,7 +194,6 @@ class RelayRig:
             fleet,
             SettlingDispatcher(dispatcher, fleet),
             AccessLog(Metrics(Pulse(recorder))),
-            rate_limits=dispatcher.ratelimit_headers,
             correct=recorder.correct,
         )
         rig = cls(Edge(gateway.handle), secret, node, tunnel)

@@ -185,7 +185,6 @@ class Relay:
             upstreams,
             names=names,
             overflow_after_s=config.provider_after_s,
-            admission=Admission(self._recorder.months),
         )
         self._fleet.on_change = dispatcher.node_changed
         self._pulse = Pulse(self._recorder)
@@ -200,7 +199,7 @@ class Relay:
             AccessLog(recorder),
             config.gateway,
             names=names,
-            rate_limits=dispatcher.ratelimit_headers,
+            admission=Admission(self._recorder.months),
             correct=self._recorder.correct,
         )
         if inherited is not None:

@@ -90,7 +90,7 @@ class UsageRecorder:
         """The tokens of every key this month."""
         self._written = MonthTokens(wall_clock())  # of them, what we have handed to the store
         self._elsewhere: dict[str, int] = {}  # and what others had, before us or beside us
-        self._month_begin = self.months.begin  # of `_elsewhere`
+        self._month_begin = self.months.begin(self._wall_clock())  # of `_elsewhere`
         self._timer: Timer | None = None
         self._prune_timer: Timer | None = None
         self.lost = 0
@@ -107,7 +107,7 @@ class UsageRecorder:
     ) -> UsageRecorder:
         """A recorder that knows what this month has cost so far. Raises `StoreError`."""
         recorder = cls(store, retention_s, wall_clock=wall_clock, call_later=call_later)
-        rows = await store.read(_MONTH, recorder.months.begin)
+        rows = await store.read(_MONTH, recorder.months.begin(wall_clock()))
         recorder._note_elsewhere(rows)
         for row in rows:
             recorder._learn(row["model"])
@@ -165,10 +165,10 @@ class UsageRecorder:
         for _ in range(CATCH_UP_TRIES):
             self.flush()
             now = self._wall_clock()
-            ours = self._written.all(now)
+            ours = self._written.all(self._written.begin(now))
             await self._store.write()  # on return all that was submitted is there to be read
-            rows = await self._store.read(_MONTH, self.months.begin)
-            if self._written.all(now) == ours:
+            rows = await self._store.read(_MONTH, self.months.begin(self._wall_clock()))
+            if self._written.all(self._written.begin(now)) == ours:
                 self._note_elsewhere(rows)
                 return
 
@@ -178,13 +178,17 @@ class UsageRecorder:
         stored: Counter[str] = Counter()
         for row in rows:
             stored[row["key_id"]] += int(row["tokens"])
-        ours = self._written.all(now)
-        if self._month_begin != self.months.begin:
-            self._month_begin = self.months.begin
+        ours = self._written.all(self._written.begin(now))
+        if self._month_begin != self.months.begin(self._wall_clock()):
+            self._month_begin = self.months.begin(self._wall_clock())
             self._elsewhere.clear()
         for key_id, tokens in stored.items():
             others = tokens - ours.get(key_id, 0)
-            self.months.add(key_id, self.months.begin, others - self._elsewhere.get(key_id, 0))
+            self.months.add(
+                key_id,
+                self.months.begin(self._wall_clock()),
+                others - self._elsewhere.get(key_id, 0),
+            )
             self._elsewhere[key_id] = others
 
     def close(self) -> None:
