@@ -174,8 +174,9 @@ class Relay:
         settings = await SettingsBook.load(store)
         admins = await Admins.load(store, load_admin_token(folder))
         self._recorder = await UsageRecorder.load(
-            store, lambda: settings.now.usage_retention_days * 86400.0
+            store, lambda: settings.now.usage_retention_days * 86400.0, folder.path
         )
+        books = self._recorder
         invites = Invites(store, registry)
         self._fleet = ConnectedFleet(registry, invites, limits=_limits(config))
         self._tunnels = Tunnels(relay_key, self._fleet.admit, self._endpoint_hashes)
@@ -223,7 +224,11 @@ class Relay:
         edge, tls = self._edge, self._tls
         page = MetricsPage(
             lambda: metrics.text(
-                self._fleet.nodes(), gateway.live, edge, tls.ends if tls is not None else None
+                self._fleet.nodes(),
+                gateway.live,
+                edge,
+                tls.ends if tls is not None else None,
+                books.state,
             ),
             admins,
             config.metrics_token,
@@ -232,6 +237,7 @@ class Relay:
             gateway.handle,
             asgi_handler(create_app(context)),
             ready=self._readiness,
+            usage=lambda: books.state.word,
             metrics=page.handle,
             installer=InstallerPages(
                 lambda: replace(context.address, url=settings.now.public_url or context.address.url)
@@ -397,7 +403,7 @@ class Relay:
         if self._pulse is not None:
             self._pulse.close()
         if self._recorder is not None:
-            self._recorder.close()
+            await self._recorder.close()
         if self._store is not None:
             await self._store.close()
         if self._lock is not None:

@@ -61,6 +61,10 @@ class MonthTokens:
         self._known.add(begin)
         self._counts(begin)
 
+    def knows(self, now: float) -> bool:
+        """Whether the month that holds `now` is known."""
+        return self.begin(now) in self._known
+
     def add(self, key_id: str, started_at: float, tokens: int) -> None:
         """A request that began at `started_at` took `tokens`; it counts where it began."""
         here = self._begin <= started_at < self._end
