@@ -187,18 +187,18 @@ class RelayRig:
         keys = await KeyRing.load(store)
         _, secret = await keys.create("app", KeyLimits())
         recorder = await UsageRecorder.load(store, lambda: 86400.0)
-        dispatcher = ScheduledDispatcher(fleet, admission=Admission(recorder.months))
+        dispatcher = ScheduledDispatcher(fleet)
         fleet.on_change = dispatcher.node_changed
         gateway = Gateway(
             keys,
             fleet,
             SettlingDispatcher(dispatcher, fleet),
             AccessLog(Metrics(Pulse(recorder))),
-            rate_limits=dispatcher.ratelimit_headers,
+            admission=Admission(recorder.months),
             correct=recorder.correct,
         )
         rig = cls(Edge(gateway.handle), secret, node, tunnel)
-        stack.callback(recorder.close)
+        stack.push_async_callback(recorder.close)
         node.send_status(NodeStatus((ModelStatus(MODEL, "openai@origin", slots_total=8),)))
         await rig.tell()
         return rig

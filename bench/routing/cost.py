@@ -18,7 +18,7 @@ from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.access.keys import ApiKey, KeyLimits
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.records import Attempt, RequestRecord, TokenCounts
-from wai_relay.policy.admission import Admission
+from wai_relay.policy.admission import Admission, TokenClaim
 from wai_relay.policy.scheduler import Result, Scheduler, Tokens
 from wai_relay.policy.selection import Demand
 from wai_relay.storage import SqliteStore
@@ -57,7 +57,8 @@ async def cost_us(nodes: int, blocks: int, folder: Path) -> Cost:
     for turn in range(ROUNDS):
         now = turn * 0.01
         t0 = time.thread_time_ns()
-        permit = admission.admit(key, 2000, now, WALL)
+        permit = admission.enter(key, now, WALL)
+        admission.reserve(permit, key, TokenClaim(1800, 512, 7712), now, WALL)
         demand = Demand("m", 1800, 512, prefix=prefix, nodes=None)
         placement = scheduler.submit(demand, "key", now).placement
         assert placement is not None
@@ -79,11 +80,10 @@ async def cost_us(nodes: int, blocks: int, folder: Path) -> Cost:
         if turn % BATCH == BATCH - 1:
             spent.append((policy / BATCH, accounting / BATCH))
             policy = accounting = 0
-            await store.write()
-    recorder.flush()
-    await store.write()
+            await recorder.settle()
+    await recorder.settle()
     writer = time.process_time_ns() - time.thread_time_ns() - writer_began
-    recorder.close()
+    await recorder.close()
     await store.close()
     return Cost(
         statistics.median(batch[0] for batch in spent) / 1000,

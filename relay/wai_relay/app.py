@@ -22,7 +22,8 @@ ADMIN_PREFIXES: Final = ("/admin/", "/dashboard")
 class App:
     """The relay's handler.
 
-    `ready` says why the relay can't serve now, or None if it can, and how many nodes can.
+    `ready` says why the relay can't serve now, or None if it can, and how many nodes can. `usage`
+    says how the books are kept: a relay that can't write them serves all the same.
     `metrics` answers Prometheus, `installer` machines that want to become nodes.
     """
 
@@ -32,12 +33,14 @@ class App:
         admin: Handler,
         *,
         ready: Callable[[], tuple[str | None, int]],
+        usage: Callable[[], str] = lambda: "written",
         metrics: Handler | None = None,
         installer: InstallerPages | None = None,
     ) -> None:
         self._gateway = gateway
         self._admin = admin
         self._ready = ready
+        self._usage = usage
         self._metrics = metrics
         self._installer = installer
 
@@ -57,7 +60,8 @@ class App:
         elif path == "/readyz":
             problem, nodes = self._ready()
             status = 200 if problem is None else 503
-            _answer(exchange, status, {"status": problem or "ready", "nodes_ready": nodes})
+            said = {"status": problem or "ready", "nodes_ready": nodes, "usage": self._usage()}
+            _answer(exchange, status, said)
         else:
             await self._gateway(exchange)
 

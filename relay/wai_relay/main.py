@@ -174,8 +174,9 @@ class Relay:
         settings = await SettingsBook.load(store)
         admins = await Admins.load(store, load_admin_token(folder))
         self._recorder = await UsageRecorder.load(
-            store, lambda: settings.now.usage_retention_days * 86400.0
+            store, lambda: settings.now.usage_retention_days * 86400.0, folder.path
         )
+        books = self._recorder
         invites = Invites(store, registry)
         self._fleet = ConnectedFleet(registry, invites, limits=_limits(config))
         self._tunnels = Tunnels(relay_key, self._fleet.admit, self._endpoint_hashes)
@@ -185,7 +186,6 @@ class Relay:
             upstreams,
             names=names,
             overflow_after_s=config.provider_after_s,
-            admission=Admission(self._recorder.months),
         )
         self._fleet.on_change = dispatcher.node_changed
         self._pulse = Pulse(self._recorder)
@@ -200,7 +200,7 @@ class Relay:
             AccessLog(recorder),
             config.gateway,
             names=names,
-            rate_limits=dispatcher.ratelimit_headers,
+            admission=Admission(self._recorder.months),
             correct=self._recorder.correct,
         )
         if inherited is not None:
@@ -224,7 +224,11 @@ class Relay:
         edge, tls = self._edge, self._tls
         page = MetricsPage(
             lambda: metrics.text(
-                self._fleet.nodes(), gateway.live, edge, tls.ends if tls is not None else None
+                self._fleet.nodes(),
+                gateway.live,
+                edge,
+                tls.ends if tls is not None else None,
+                books.state,
             ),
             admins,
             config.metrics_token,
@@ -233,6 +237,7 @@ class Relay:
             gateway.handle,
             asgi_handler(create_app(context)),
             ready=self._readiness,
+            usage=lambda: books.state.word,
             metrics=page.handle,
             installer=InstallerPages(
                 lambda: replace(context.address, url=settings.now.public_url or context.address.url)
@@ -398,7 +403,7 @@ class Relay:
         if self._pulse is not None:
             self._pulse.close()
         if self._recorder is not None:
-            self._recorder.close()
+            await self._recorder.close()
         if self._store is not None:
             await self._store.close()
         if self._lock is not None:

@@ -18,14 +18,13 @@ from wai_protocol.status import MAX_NAME_CHARS
 from wai_protocol.surface import Dialect, Route
 from wai_relay.policy.fingerprints import Fingerprint, fingerprint
 
+from .answer_limits import answers_asked, context_asked, output_limit
+
 # Where prompts are found, in the order in which chat templates put them in front of the model.
 PROMPT_FIELDS: Final = ("tools", "system", "instructions", "messages", "prompt", "input")
-# What bounds an answer's length, by whatever name.
-OUTPUT_LIMIT_FIELDS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 # Only these two know `stream_options`; /v1/responses always says its usage.
 USAGE_OPTION_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
 FRAMING_BYTES: Final = len(b'{"role":"user","content":""},')  # of a message that is no prompt text
-MAX_OUTPUT_TOKENS: Final = 1 << 31
 
 Fields = dict[str, msgspec.Raw]
 
@@ -46,7 +45,9 @@ _BLOB: Final = re.compile(
 class BodyFacts:
     """What routing needs to know of a request. `text_bytes` and `images` measure the prompt;
     `prefix` is empty where the body was not read whole. `wants_usage`: the caller asked for the
-    usage chunk itself, or may have."""
+    usage chunk itself, or may have. `answers`: how many it asks for at once. `context_tokens`: the
+    context that it asks for, if it does. `size_bytes`: the body's, as far as it is known; `whole`:
+    it was read to its end, so that the other figures are right."""
 
     model: str
     stream: bool = False
@@ -56,6 +57,10 @@ class BodyFacts:
     text_bytes: int = 0
     images: int = 0
     prefix: Fingerprint = ()
+    answers: int = 1
+    context_tokens: int | None = None
+    size_bytes: int = 0
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +112,15 @@ def read_json(data: bytes, route: Route) -> JsonBody:
             # Ollama's API streams unless it is told not to.
             stream=_flag(fields, "stream", route.dialect is Dialect.OLLAMA and route.generates),
             wants_usage=_include_usage(fields),
-            max_output_tokens=_output_limit(fields),
+            max_output_tokens=output_limit(fields, route),
             has_tools=bytes(fields.get("tools", b"null")) not in (b"null", b"[]"),
             text_bytes=text_bytes,
             images=images,
             prefix=fingerprint(parts),
+            answers=answers_asked(fields, route),
+            context_tokens=context_asked(fields, route),
+            size_bytes=len(data),
+            whole=True,
         ),
     )
 
@@ -203,22 +212,6 @@ def _with_include_usage(fields: Fields) -> bytes:
     raw = fields.get("stream_options")
     options = None if raw is None else _value(raw)
     return _ENCODER.encode({**(options or {}), "include_usage": True})
-
-
-def _output_limit(fields: Fields) -> int | None:
-    for name in OUTPUT_LIMIT_FIELDS:
-        raw = fields.get(name)
-        if raw is None:
-            continue
-        match _value(raw):
-            case None:
-                continue
-            case int() as limit if not isinstance(limit, bool):
-                # llama-server takes -1 for "no limit".
-                return min(limit, MAX_OUTPUT_TOKENS) if limit >= 0 else None
-            case _:
-                raise RequestError(f"`{name}` must be a whole number.")
-    return None
 
 
 def _prompt_parts(fields: Fields) -> Iterator[bytes]:

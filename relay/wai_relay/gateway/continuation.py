@@ -18,7 +18,8 @@ from wai_relay.access.keys import ApiKey
 from wai_relay.http.exchange import Request
 from wai_relay.observe.records import TokenCounts
 
-from .bodies import OUTPUT_LIMIT_FIELDS, JsonBody
+from .answer_limits import OUTPUT_LIMIT_FIELDS
+from .bodies import JsonBody
 from .dialects.usage import count, decode
 
 CHAT_PATH: Final = "/v1/chat/completions"

@@ -16,10 +16,8 @@ from typing import Protocol
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_protocol.status import NodeStatus
-from wai_protocol.surface import Headers
 from wai_relay.access.keys import ApiKey
 from wai_relay.observe.records import TokenCounts
-from wai_relay.policy.admission import Admission, Permit
 from wai_relay.policy.fingerprints import Fingerprint
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S, Placement, Result, Scheduler, Ticket, Tokens
@@ -31,9 +29,9 @@ from .upstream import Fleet, ServingNode, Upstream
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
     """What a choice may depend on. `prompt_tokens` is an estimate; `pin` the node that the caller
-    insists on; `excluded` the upstreams that must not get it, since they failed it; `again`: it was
-    given to one before. `wait_until`: the end of its patience for a slot, in seconds of
-    `time.monotonic`; each time it waits for `MAX_WAIT_S` at most."""
+    insists on; `excluded` the upstreams that must not get it, since they failed it. `wait_until`:
+    the end of its patience for a slot, in seconds of `time.monotonic`; each time it waits for
+    `MAX_WAIT_S` at most."""
 
     request_id: str
     key: ApiKey
@@ -46,7 +44,6 @@ class RequestInfo:
     prefix: Fingerprint = ()
     pin: str | None = None
     excluded: frozenset[str] = field(default_factory=frozenset)
-    again: bool = False
     wait_until: float = math.inf
 
 
@@ -81,9 +78,6 @@ class Lease(abc.ABC):
         del tokens
         return 0.0
 
-    def correct(self, more: int) -> None:  # noqa: B027 - of use to those who count tokens only
-        """After the release it turned out that it took `more` tokens than was said, or fewer."""
-
     @abc.abstractmethod
     def release(self, outcome: Outcome) -> None:
         """Give the claim back. Called exactly once, whatever happens."""
@@ -98,7 +92,7 @@ class Dispatcher(Protocol):
 
 
 class ScheduledDispatcher:
-    """The relay's dispatcher: admission by key, then the scheduler's best node, waiting if need be.
+    """The relay's dispatcher: the scheduler's best node, waiting if need be.
 
     It carries between the fleet, whose statuses it passes on, the scheduler, and callers' tasks,
     and holds no rule of its own. Let the fleet call `node_changed`: else what waits learns of a
@@ -111,67 +105,18 @@ class ScheduledDispatcher:
         *,
         names: ModelNames | None = None,
         overflow_after_s: float = OVERFLOW_AFTER_S,
-        admission: Admission | None = None,
         clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.names = names or ModelNames()
-        self.admission = admission or Admission()
         self._fleet = fleet
         self._overflow_after_s = overflow_after_s
         self._clock = clock
-        self._wall_clock = wall_clock
         self._scheduler = Scheduler()
         self._known: dict[str, tuple[ServingNode, NodeStatus, bool]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     async def acquire(self, info: RequestInfo) -> Lease:
         """See `Dispatcher`."""
-        now = self._clock()
-        tokens = info.prompt_tokens
-        if info.generates:
-            tokens += self._scheduler.expected_output(
-                self.names.served_by(info.model)[0], info.key.id, info.max_output_tokens
-            )
-        permit = self.admission.admit(
-            info.key,
-            tokens,
-            now,
-            self._wall_clock(),
-            again=info.again,
-        )
-        try:
-            return await self._place(info, permit)
-        except BaseException:
-            self.admission.settle(permit, 0, self._clock())
-            raise
-
-    def node_changed(self, node: ServingNode) -> None:
-        """A node's state or status changed: those that wait may go there, or must not."""
-        if node.name in self._known:
-            self._note(node, self._clock())
-        else:  # a new one, or one that was removed: see who is there
-            self._look(self._clock())
-        self._arm()
-
-    def configure(self, names: ModelNames, overflow_after_s: float) -> None:
-        """Other names, and perhaps other providers: those that wait may go there, or must not."""
-        self.names = names
-        self._overflow_after_s = overflow_after_s
-        self._look(self._clock())
-        self._arm()
-
-    def ratelimit_headers(self, key: ApiKey) -> Headers:
-        """The `x-ratelimit-*` headers of a response to `key`."""
-        return self.admission.headers(key, self._clock())
-
-    @property
-    def in_flight(self) -> int:
-        """Leases that were not given back yet."""
-        return self._scheduler.in_flight
-
-    # -- inside
-    async def _place(self, info: RequestInfo, permit: Permit) -> Lease:
         self._look(self._clock())
         if info.pin is not None and info.pin not in self._known:
             raise RequestError(f"There is no node `{info.pin}`.", Fault.NODE_NOT_FOUND)
@@ -194,10 +139,31 @@ class ScheduledDispatcher:
                 refusal = refusal or error  # of the model that was asked for
                 continue
             node = self._known[placement.node][0]
-            return _PlacedLease(self, placement, permit, node, info, model)
+            return _PlacedLease(self, placement, node, info, model)
         assert refusal is not None
         raise refusal
 
+    def node_changed(self, node: ServingNode) -> None:
+        """A node's state or status changed: those that wait may go there, or must not."""
+        if node.name in self._known:
+            self._note(node, self._clock())
+        else:  # a new one, or one that was removed: see who is there
+            self._look(self._clock())
+        self._arm()
+
+    def configure(self, names: ModelNames, overflow_after_s: float) -> None:
+        """Other names, and perhaps other providers: those that wait may go there, or must not."""
+        self.names = names
+        self._overflow_after_s = overflow_after_s
+        self._look(self._clock())
+        self._arm()
+
+    @property
+    def in_flight(self) -> int:
+        """Leases that were not given back yet."""
+        return self._scheduler.in_flight
+
+    # -- inside
     async def _wait(self, ticket: Ticket) -> Placement:
         changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ticket.on_change = lambda: None if changed.done() else changed.set_result(None)
@@ -257,7 +223,7 @@ class ScheduledDispatcher:
         """A lease's answer began."""
         self._scheduler.first_token(placement, self._clock())
 
-    def finished(self, placement: Placement, permit: Permit, outcome: Outcome) -> None:
+    def finished(self, placement: Placement, outcome: Outcome) -> None:
         """A lease is given back."""
         now = self._clock()
         counts = outcome.tokens
@@ -269,12 +235,7 @@ class ScheduledDispatcher:
         cached = counts.cached if counts.exact else None
         tokens = Tokens(counts.prompt, cached, counts.completion)
         self._scheduler.finish(placement, now, result, tokens)
-        self.admission.settle(permit, counts.prompt + counts.completion, now)
         self._arm()
-
-    def corrected(self, permit: Permit, more: int) -> None:
-        """A lease that was given back took `more` tokens than it was given back with."""
-        self.admission.correct(permit, more, self._clock())
 
 
 class _PlacedLease(Lease):
@@ -282,7 +243,6 @@ class _PlacedLease(Lease):
         self,
         dispatcher: ScheduledDispatcher,
         placement: Placement,
-        permit: Permit,
         node: ServingNode,
         info: RequestInfo,
         model: str,
@@ -298,7 +258,6 @@ class _PlacedLease(Lease):
         self._streams = info.stream
         self._dispatcher = dispatcher
         self._placement = placement
-        self._permit = permit
 
     def answering(self) -> None:
         if self._streams:  # else the first byte is the end, and says nothing of the prompt
@@ -307,11 +266,8 @@ class _PlacedLease(Lease):
     def cost(self, tokens: TokenCounts) -> float:
         return self._node.cost(self._asked, tokens)
 
-    def correct(self, more: int) -> None:
-        self._dispatcher.corrected(self._permit, more)
-
     def release(self, outcome: Outcome) -> None:
-        self._dispatcher.finished(self._placement, self._permit, outcome)
+        self._dispatcher.finished(self._placement, outcome)
 
 
 def _demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:

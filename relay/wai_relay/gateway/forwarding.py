@@ -15,9 +15,9 @@ import anyio
 
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.surface import Headers, Route, headers_for_upstream
-from wai_relay.access.keys import ApiKey
 from wai_relay.observe.live import LiveRequest
 from wai_relay.observe.records import Attempt, Corrector, RequestRecord, TokenCounts
+from wai_relay.policy.admission import Admission, Permit
 from wai_relay.policy.scheduler import MAX_WAIT_S
 
 from .answer import RETRY_FAULTS, Answer, Failure
@@ -34,9 +34,6 @@ from .upstream import ServingNode, Spent, UpstreamStream
 LLAMA_CPP: Final = "llama-server"
 UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
 
-RateLimits = Callable[[ApiKey], Headers]
-"""The `x-ratelimit-*` headers that say how a key stands now."""
-
 
 @dataclass(slots=True)
 class Call:
@@ -49,6 +46,7 @@ class Call:
     body: Body
     record: RequestRecord
     live: LiveRequest
+    permit: Permit
     heartbeat: Heartbeat | None = None
     continuation: Continuation | None = None
     prompt_tokens: int | None = None
@@ -113,11 +111,11 @@ class Forwarder:
         limits: GatewayLimits,
         clock: Callable[[], float],
         call_later: CallLater,
-        rate_limits: RateLimits,
+        admission: Admission,
         correct: Corrector,
     ) -> None:
         self._dispatcher = dispatcher
-        self._rate_limits = rate_limits
+        self._admission = admission
         self._correct = correct
         self.limits = limits
         self._clock = clock
@@ -153,9 +151,7 @@ class Forwarder:
                 excluded = frozenset() if lost else frozenset({lease.upstream.name})
             call.prompt_tokens = failure.prompt_tokens or call.prompt_tokens
             tokens = call.prompt_tokens or info.prompt_tokens
-            info = replace(
-                info, again=True, excluded=excluded, prompt_tokens=tokens, wait_until=wait_until
-            )
+            info = replace(info, excluded=excluded, prompt_tokens=tokens, wait_until=wait_until)
         return failure
 
     def _continue(self, call: Call) -> None:
@@ -196,7 +192,7 @@ class Forwarder:
         answer = Answer(
             call.reply,
             call.route,
-            labels_of(call.record) + self._rate_limits(info.key),
+            labels_of(call.record) + self._admission.headers(info.key, given_at),
             self.limits,
             self._clock,
             begin,
@@ -218,17 +214,16 @@ class Forwarder:
             call.record.tokens = call.continuation.whole(counts) if call.continuation else counts
             self._account(call, lease, answer, counts, given_at, cancelled=cancelled)
             if call.stream is not None and not counts.exact:
-                call.stream.on_spent = partial(self._found_out, call.record, lease, counts)
+                call.stream.on_spent = partial(self._found_out, call, counts)
             call.stream = None
         return answer.failure
 
-    def _found_out(
-        self, record: RequestRecord, lease: Lease, counts: TokenCounts, spent: Spent
-    ) -> None:
+    def _found_out(self, call: Call, counts: TokenCounts, spent: Spent) -> None:
         """An attempt that was given up with `counts` has taken `spent`: set the books right."""
         prompt = 0 if spent.prompt is None else spent.prompt - counts.prompt
         cached = 0 if spent.cached is None else spent.cached - counts.cached
         completion = 0 if spent.completion is None else spent.completion - counts.completion
+        record = call.record
         known = record.tokens
         exact = spent.exact and not record.continued
         self._correct(
@@ -240,7 +235,8 @@ class Forwarder:
                 exact=exact,
             ),
         )
-        lease.correct(prompt + completion)
+        more = record.tokens.total - known.total
+        self._admission.correct(call.permit, more, self._clock())
 
     async def _exchange_with(self, call: Call, lease: Lease, answer: Answer, first: bytes) -> None:
         """Send the request, of which `first` is in hand, and see its answer through. Leaves no

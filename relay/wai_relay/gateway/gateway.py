@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,14 +30,16 @@ from wai_relay.observe.records import (
     RequestRecord,
     leave_uncorrected,
 )
+from wai_relay.policy.admission import Admission, Permit
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S
 
 from .answer import Failure
+from .claims import largest_context, token_claim
 from .continuation import continuation_for
 from .dialects import rules_for
 from .dispatch import Dispatcher, RequestInfo
-from .forwarding import Call, Forwarder, RateLimits, labels_of
+from .forwarding import Call, Forwarder, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
 from .intake import Body, BodyBudget, Intake
 from .limits import GatewayLimits
@@ -62,9 +65,9 @@ class KeyCheck(Protocol):
 class Gateway:
     """The handler for `/v1/*`, `/api/v1/*` and Ollama's `/api/*`. Belongs to one loop.
 
-    `live` are the requests that run now, `explanations` the last that are over. `rate_limits` gives
-    the `x-ratelimit-*` headers that say how a key stands now. `correct` hears what requests took
-    that were given up, some time after they were recorded.
+    `live` are the requests that run now, `explanations` the last that are over. `admission` holds
+    the keys' limits. `correct` hears what requests took that were given up, some time after they
+    were recorded.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Gateway:
         limits: GatewayLimits | None = None,
         *,
         names: ModelNames | None = None,
-        rate_limits: RateLimits = lambda _: [],
+        admission: Admission | None = None,
         correct: Corrector = leave_uncorrected,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -95,9 +98,9 @@ class Gateway:
         self._wall_clock = wall_clock
         self._call_later = call_later
         self._names = names or ModelNames()
-        self._rate_limits = rate_limits
+        self._admission = admission or Admission()
         self._forwarder = Forwarder(
-            dispatcher, self._limits, clock, call_later, rate_limits, correct
+            dispatcher, self._limits, clock, call_later, self._admission, correct
         )
         self._budget = BodyBudget(self._limits.held_total_bytes)
         self._estimator = TokenEstimator()
@@ -150,23 +153,33 @@ class Gateway:
         route = find_route(request.method, path)
         if route is None:
             raise _no_route(request.method, path)
-        await self._forward(reply, route, key, live)
+        permit = self._admission.enter(key, self._clock(), self._wall_clock())
+        try:
+            await self._forward(reply, route, key, live, permit)
+        finally:
+            self._admission.settle(permit, record.tokens.total, self._clock())
 
     # -- requests that go to a model
-    async def _forward(self, reply: Reply, route: Route, key: ApiKey, live: LiveRequest) -> None:
+    async def _forward(
+        self, reply: Reply, route: Route, key: ApiKey, live: LiveRequest, permit: Permit
+    ) -> None:
         request, record = reply.exchange.request, live.record
-        intake = Intake(reply.exchange, route, self._limits, self._budget)
+        intake = Intake(reply.exchange, route, key.id, self._limits, self._budget, self._clock)
         call: Call | None = None
         try:
             body = await intake.take()
             facts = body.facts
-            self._names.allowed(facts.model, key.limits)
+            models = self._names.allowed(facts.model, key.limits)
             record.model = facts.model
             record.stream = facts.stream
             prompt_tokens = self._estimator.estimate(facts.model, facts.text_bytes, facts.images)
             live.prompt_tokens = prompt_tokens
+            if key.limits.tpm is not None or key.limits.monthly_tokens is not None:
+                context = largest_context(self._fleet.nodes(), models)
+                claim = token_claim(route, facts, prompt_tokens, context)
+                self._admission.reserve(permit, key, claim, self._clock(), self._wall_clock())
             target = f"{route.path}?{request.query}" if request.query else route.path
-            call = Call(reply, route, target, intake, body, record, live)
+            call = Call(reply, route, target, intake, body, record, live, permit)
             call.heartbeat = self._heartbeat(reply, route, body)
             if body.repeatable:
                 call.continuation = continuation_for(request, route, key, body.json)
@@ -242,9 +255,7 @@ class Gateway:
             reply.break_off(error.fault, str(error))
             return
         headers: Headers = []
-        if row.http_status in _RETRIED_STATUSES:
-            seconds = RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
-            headers.append((b"retry-after", b"%d" % max(round(seconds), 1)))
+        headers += _retry_headers(error)
         if error.fault is Fault.METHOD_NOT_ALLOWED:
             allowed = sorted(method for method, known in ROUTES if known == path)
             headers.append((b"allow", ", ".join(allowed or ["GET"]).encode()))
@@ -252,7 +263,7 @@ class Gateway:
             headers.append((b"www-authenticate", b"Bearer"))
         headers += labels_of(record)
         if record.model and live.key is not None:
-            headers += self._rate_limits(live.key)
+            headers += self._admission.headers(live.key, self._clock())
         _send(reply, row.http_status, headers, reply.rules.error_body(error.fault, str(error)))
 
     def _finish(self, exchange: Exchange, live: LiveRequest) -> None:
@@ -270,6 +281,23 @@ class Gateway:
 
 def _call_later(delay_s: float, call: Callable[[], None]) -> Timer:
     return asyncio.get_running_loop().call_later(delay_s, call)
+
+
+def _retry_headers(error: WaiError) -> Headers:
+    """When another try makes sense, and whether an SDK should make one by itself: it must not where
+    that is next month, or never."""
+    if error.fault.row.http_status not in _RETRIED_STATUSES:
+        return []
+    seconds = error.retry_after_s
+    limited = error.fault.row.http_status == 429
+    headers: Headers = []
+    if seconds is None and not limited:
+        seconds = RETRY_AFTER_S
+    if seconds is not None:
+        headers.append((b"retry-after", b"%d" % max(math.ceil(seconds), 1)))
+    if limited and (seconds is None or error.fault is Fault.QUOTA_EXCEEDED):
+        headers.append((b"x-should-retry", b"false"))
+    return headers
 
 
 def upstream_path(path: str) -> str:

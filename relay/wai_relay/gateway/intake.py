@@ -5,7 +5,10 @@ The rest stays with the caller until the upstream takes it.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Route
@@ -15,27 +18,47 @@ from .bodies import BodyFacts, JsonBody, read_json
 from .body_scan import FormModelScanner, JsonModelScanner, ModelScanner
 from .limits import MIB, GatewayLimits
 
+# The slowest that a body may come, below the first mobile networks' 4 KiB/s...
+LEAST_BYTES_PER_S: Final = 1024
+# ... and how far it may fall behind that: the longest silence that the edge allows
+# (`edge.BODY_STALL_S`), so that an upload which went quiet may go on. Bytes that come faster make
+# up for silence before them, not for silence to come.
+MOST_BEHIND_S: Final = 60.0
+
 
 class BodyBudget:
-    """Bounds what all requests together hold of their bodies."""
+    """Bounds what all requests together hold of their bodies, and how much of that is one key's.
+
+    A key may hold as much as it leaves free: half of the budget if nobody else holds anything, a
+    third each if two keys press, and so on. So there is always room for one that holds nothing.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
+        self._held: Counter[str] = Counter()
 
-    def take(self, n: int) -> None:
-        """Hold `n` bytes more, or raise `WaiError` (OVERLOADED)."""
-        if self.held_bytes + n > self.limit_bytes:
-            raise WaiError(
-                "The relay holds as many request bodies as it may; try again soon.",
-                Fault.OVERLOADED,
-                retry_after_s=1.0,
-            )
-        self.held_bytes += n
+    def take(self, key_id: str, n: int) -> None:
+        """Hold `n` bytes more for `key_id`, or raise `WaiError` (OVERLOADED)."""
+        held_after = self.held_bytes + n
+        if held_after > self.limit_bytes:
+            raise _overloaded("The relay holds as many request bodies as it may")
+        own_after = self._held[key_id] + n
+        if own_after > self.limit_bytes - held_after:
+            raise _overloaded("The relay holds as many request bodies of this API key as it may")
+        self.held_bytes = held_after
+        self._held[key_id] = own_after
 
-    def give(self, n: int) -> None:
+    def give(self, key_id: str, n: int) -> None:
         """`n` bytes are held no more."""
         self.held_bytes -= n
+        self._held[key_id] -= n
+        if not self._held[key_id]:
+            del self._held[key_id]
+
+
+def _overloaded(what: str) -> WaiError:
+    return WaiError(f"{what}; try again soon.", Fault.OVERLOADED, retry_after_s=1.0)
 
 
 @dataclass(slots=True)
@@ -69,9 +92,18 @@ class Intake:
     """Reads a request's body. `release` gives back what it holds of the budget: always call it."""
 
     def __init__(
-        self, exchange: Exchange, route: Route, limits: GatewayLimits, budget: BodyBudget
+        self,
+        exchange: Exchange,
+        route: Route,
+        key_id: str,
+        limits: GatewayLimits,
+        budget: BodyBudget,
+        clock: Callable[[], float],
     ) -> None:
         self._exchange = exchange
+        self._key_id = key_id
+        self._clock = clock
+        self._behind_s = 0.0
         self._route = route
         self._limits = limits
         self._budget = budget
@@ -113,7 +145,8 @@ class Intake:
 
     def release(self) -> None:
         """What was held is held no more. Idempotent."""
-        self._budget.give(self._taken)
+        if self._taken:
+            self._budget.give(self._key_id, self._taken)
         self._taken = 0
 
     @property
@@ -130,21 +163,34 @@ class Intake:
             self._scanner = FormModelScanner(content_type)
 
     async def _read(self, *, hold: bool) -> bytes:
+        asked_at = self._clock()
         data = await self._exchange.read()
         self._size += len(data)
+        self._check_pace(len(data), self._clock() - asked_at)
         if self._size > self._limits.body_bytes:
             raise self._too_large()
         if hold:
-            self._budget.take(len(data))
+            self._budget.take(self._key_id, len(data))
             self._taken += len(data)
         return data
+
+    def _check_pace(self, n: int, waited_s: float) -> None:
+        """`n` bytes came after a wait for the caller. What the upstream takes does not count."""
+        self._behind_s = max(self._behind_s + waited_s - n / LEAST_BYTES_PER_S, 0.0)
+        if n and self._behind_s > MOST_BEHIND_S:
+            raise RequestError(
+                "The request body comes too slowly: send at least"
+                f" {LEAST_BYTES_PER_S} bytes a second.",
+                Fault.TIMED_OUT,
+            )
 
     def _scanned(self, held: bytes, *, complete: bool) -> Body:
         scanner = self._scanner
         if scanner is None or scanner.model is None:
             raise RequestError("The request names no model; set `model`.")
         # Nobody knows what stands further on, so the caller's stream is taken for what it wants.
-        facts = BodyFacts(scanner.model, wants_usage=True, text_bytes=0)
+        size = max(self._size, self._exchange.request.content_length or 0)
+        facts = BodyFacts(scanner.model, wants_usage=True, text_bytes=0, size_bytes=size)
         repeatable = complete and not self._is_long
         return Body(facts, held, complete=complete, repeatable=repeatable, scanner=scanner)
 

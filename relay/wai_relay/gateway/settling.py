@@ -10,7 +10,6 @@ else is the inner dispatcher's.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Final
 
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
@@ -46,7 +45,6 @@ class SettlingDispatcher:
                         raise _not_now(info.model, missing) from error
                     raise
             await arrival.wait()
-            info = replace(info, again=True)  # it counts as one request
 
 
 def _not_now(model: str, missing: int) -> NodeUnavailable:

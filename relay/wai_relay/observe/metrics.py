@@ -21,7 +21,7 @@ from wai_relay.http.exchange import Exchange
 from wai_transport.version import VERSION
 
 from .live import LiveRequests
-from .records import Recorder, RequestRecord
+from .records import Recorder, RequestRecord, UsageState
 
 MAX_MODELS: Final = 64
 """Counted by name; each has three histograms of about 17 lines, which a scrape has to carry."""
@@ -124,6 +124,7 @@ class Metrics:
         live: LiveRequests,
         edge: Edge,
         certificate_ends: float | None = None,
+        usage: UsageState | None = None,
     ) -> str:
         """Everything, as Prometheus reads it. `certificate_ends`: seconds since 1970; 0 while there
         is none by the authority, None without TLS."""
@@ -148,6 +149,13 @@ class Metrics:
             lines += [*_head(name, "At the callers' port.", "counter"), _line(name, (), value)]
         lines += _head("wai_requests_running", "Requests under way.", "gauge")
         lines.append(_line("wai_requests_running", (), len(live)))
+        if usage is not None:
+            name = "wai_usage_unwritten_requests"
+            lines += _head(name, "Requests whose usage the database does not have yet.", "gauge")
+            lines.append(_line(name, (), usage.unwritten))
+            name = "wai_usage_lost_requests_total"
+            lines += _head(name, "Requests whose usage could not be kept.", "counter")
+            lines.append(_line(name, (), usage.lost))
         if certificate_ends is not None:
             name = "wai_certificate_end_timestamp_seconds"
             lines += _head(name, "When the port's certificate is over; 0: not there yet.", "gauge")

@@ -6,7 +6,7 @@ No prompt and no answer is ever in here. Storing, rolling up and pricing are the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(slots=True)
@@ -97,6 +97,20 @@ class RequestRecord:
             return None
         decode_ms = self.duration_ms - self.ttft_ms
         return (self.tokens.completion - 1) * 1000.0 / decode_ms if decode_ms > 0 else None
+
+
+class UsageState(NamedTuple):
+    """How the books of usage are kept: requests that are not in the database yet, and that could
+    not be kept. `behind`: the database takes none now."""
+
+    unwritten: int
+    lost: int
+    behind: bool
+
+    @property
+    def word(self) -> str:
+        """What health checks are told."""
+        return "waiting for the disk" if self.behind else "written"
 
 
 class Recorder(Protocol):

@@ -1,11 +1,15 @@
 """Whether a key may have another request now: its rates, its requests at once, its month's tokens.
 
-A minute is the last sixty seconds, whenever one looks: never more than the limit in any of them.
-Tokens are taken by estimate when a request comes and set right when it ends. Limits are read from
-the key at every request, so that a change works from the next one on.
+A request is counted from its head on (`enter`): one more in progress, one more in this minute. Once
+its body is known it reserves the tokens that it may take at most (`reserve`), and when it is over
+it is charged with what it took (`settle`). So requests that run at the same time cannot pass a
+limit together. A request whose most does not fit is let in as long as its least does and the key
+has no other reservation; it reserves all that is left. That is how a key with a small limit is
+served whose callers name no limit of their own, and it is the only way past a limit.
 
-The month's tokens are counted by `months`, for the recorder of usage adds what is over; here is
-only what requests under way are expected to take.
+A minute is the last sixty seconds, whenever one looks. Limits are read from the key at every
+request, so that a change works from the next one on. The month's tokens are counted by `months`, to
+which the recorder of usage adds what is over.
 
 Pure: `now` is monotonic seconds, `wall` seconds since 1970 (for the calendar month). Who the key
 is, whether it expired and which models it may use is decided before (`keys`, `gateway`); which
@@ -16,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from typing import Final
+from typing import Final, NamedTuple
 
 from wai_protocol.errors import Fault, RequestError
 from wai_protocol.surface import Headers
@@ -32,6 +36,23 @@ CONCURRENCY_RETRY_S: Final = 1.0
 # Keys whose counts are held. A key is made by an operator: more than this many at once is no relay
 # that one process serves. The longest unused one without requests goes first.
 MAX_KEYS: Final = 16_384
+# The most of a request about which only its size is known: more than any limit.
+UNBOUNDED: Final = 1 << 62
+
+
+class TokenClaim(NamedTuple):
+    """Tokens that a request may take. `prompt` is an estimate; `answer` is the caller's own limit
+    for all its answers together, None if it gave none. `most` is what it can take at most, whatever
+    the estimate is worth."""
+
+    prompt: int
+    answer: int | None
+    most: int
+
+    @property
+    def least(self) -> int:
+        """What it must have room for: its prompt, and the answer that it asks for."""
+        return self.prompt + (1 if self.answer is None else self.answer)
 
 
 class MinuteWindow:
@@ -44,13 +65,24 @@ class MinuteWindow:
         self.used = 0.0
 
     def add(self, amount: float, now: float) -> None:
-        """Use `amount`; a negative one gives back what was taken too much."""
-        grain = math.ceil(now / GRAIN_S) * GRAIN_S  # rather a little later than too early
+        """Use `amount`."""
+        grain = _grain(now)
         if self._amounts and self._amounts[-1][0] >= grain:
             self._amounts[-1][1] += amount
         else:
             self._amounts.append([grain, amount])
         self.used += amount
+
+    def take_back(self, amount: float, at: float) -> None:
+        """Of what was used at `at`, `amount` was not used after all. What is forgotten already
+        stays forgotten, so that this makes no room that was never taken."""
+        grain = _grain(at)
+        for entry in self._amounts:
+            if entry[0] >= grain:
+                back = min(amount, entry[1]) if entry[0] == grain else 0.0
+                entry[1] -= back
+                self.used -= back
+                return
 
     def expire(self, now: float) -> None:
         """Forget what is older than a minute."""
@@ -84,18 +116,18 @@ class KeyUse:
         self.requests = MinuteWindow()
         self.tokens = MinuteWindow()
         self.running = 0
-        self.reserved = 0  # tokens that those who run are expected to take
+        self.reserved = 0  # tokens that those who run may take
 
 
 class Permit:
-    """A request that was admitted; end it with `Admission.settle`."""
+    """A request that was let in. End it with `Admission.settle`."""
 
-    __slots__ = ("over", "reserved", "use")
+    __slots__ = ("reserved", "settled_at", "use")
 
-    def __init__(self, use: KeyUse, reserved: int) -> None:
+    def __init__(self, use: KeyUse) -> None:
         self.use = use
-        self.reserved = reserved
-        self.over = False
+        self.reserved = 0
+        self.settled_at: float | None = None
 
 
 class Admission:
@@ -105,73 +137,113 @@ class Admission:
         self._uses: OrderedDict[str, KeyUse] = OrderedDict()
         self._months = months or MonthTokens(0.0)
 
-    def admit(
-        self, key: ApiKey, tokens: int, now: float, wall: float, *, again: bool = False
-    ) -> Permit:
-        """Let a request in that is expected to take `tokens`, prompt and answer together.
+    def enter(self, key: ApiKey, now: float, wall: float) -> Permit:
+        """Let a request in whose head has come: it is in progress from now on.
 
-        `again`: it was admitted before and goes to another node; it is not counted as one more.
         Raises `RequestError`: RATE_LIMITED with `retry_after_s`, or QUOTA_EXCEEDED.
         """
         limits = key.limits
         use = self._use(key.id)
         use.requests.expire(now)
         use.tokens.expire(now)
-        monthly = limits.monthly_tokens
-        if monthly is not None and self._months.of(key.id, wall) + use.reserved >= monthly:
-            raise RequestError(
-                f"This API key has used its {monthly} tokens of {self._months.name};"
-                " the next month begins at 00:00 UTC on its first day.",
-                Fault.QUOTA_EXCEEDED,
-            )
+        if limits.monthly_tokens is not None:
+            self._month_left(key, limits.monthly_tokens, wall)
         if limits.concurrency is not None and use.running >= limits.concurrency:
             raise _limited(
                 f"This API key has {use.running} requests in progress, which is its limit.",
                 CONCURRENCY_RETRY_S,
             )
-        if limits.rpm is not None and not again and use.requests.used + 1 > limits.rpm:
+        if limits.rpm is not None and use.requests.used + 1 > limits.rpm:
             raise _limited(
                 f"This API key may make {limits.rpm} requests a minute.",
                 use.requests.wait_s(1, limits.rpm, now),
             )
-        if limits.tpm is not None:
-            if tokens > limits.tpm:
-                raise RequestError(
-                    f"This request takes about {tokens} tokens; this API key may use {limits.tpm}"
-                    " a minute. Make it smaller.",
-                    Fault.RATE_LIMITED,
-                )
-            if use.tokens.used + tokens > limits.tpm:
-                raise _limited(
-                    f"This API key may use {limits.tpm} tokens a minute, and has used"
-                    f" {use.tokens.used:.0f}; this request takes about {tokens}.",
-                    use.tokens.wait_s(tokens, limits.tpm, now),
-                )
-        if not again:
-            use.requests.add(1, now)
-        use.tokens.add(tokens, now)
-        use.reserved += tokens
+        if limits.tpm is not None and use.tokens.used + 1 > limits.tpm:
+            raise _limited(
+                f"This API key may use {limits.tpm} tokens a minute, and has used"
+                f" {use.tokens.used:.0f}.",
+                use.tokens.wait_s(1, limits.tpm, now),
+            )
+        use.requests.add(1, now)
         use.running += 1
-        return Permit(use, tokens)
+        return Permit(use)
+
+    def reserve(
+        self, permit: Permit, key: ApiKey, claim: TokenClaim, now: float, wall: float
+    ) -> None:
+        """Reserve what a request may take, now that its body is known. Once for each permit.
+
+        Raises `RequestError`: RATE_LIMITED or QUOTA_EXCEEDED, with `retry_after_s` unless the
+        request as it is will never fit.
+        """
+        limits, use = key.limits, permit.use
+        room: float = math.inf
+        if limits.monthly_tokens is not None:
+            room = self._month_left(key, limits.monthly_tokens, wall, claim)
+        if limits.tpm is not None:
+            use.tokens.expire(now)
+            room = min(room, _minute_left(limits.tpm, use.tokens, claim, now))
+        if room == math.inf or not claim.most:
+            return
+        if use.reserved + claim.most <= room:
+            permit.reserved = claim.most
+        elif not use.reserved:
+            permit.reserved = math.floor(room)
+        else:
+            raise _limited(
+                f"Requests of this API key that are in progress may take {use.reserved} of the"
+                f" {room:.0f} tokens that it has left, and with this one it may be more than that."
+                " Try again when one of them is over; with a lower `max_tokens` more fit at once.",
+                CONCURRENCY_RETRY_S,
+            )
+        use.reserved += permit.reserved
 
     def settle(self, permit: Permit, tokens: int, now: float) -> None:
         """The request is over and took `tokens` (0 if it never got to a model). Idempotent."""
-        if permit.over:
+        if permit.settled_at is not None:
             return
-        permit.over = True
+        permit.settled_at = now
         use = permit.use
         use.running -= 1
-        use.tokens.expire(now)
-        difference = tokens - permit.reserved
-        # What is given back must not make room that was never there: not more than is counted.
-        use.tokens.add(max(difference, -use.tokens.used), now)
         use.reserved -= permit.reserved
+        use.tokens.expire(now)
+        if tokens:
+            use.tokens.add(tokens, now)
 
     def correct(self, permit: Permit, more: int, now: float) -> None:
-        """A request that is over took `more` tokens than it was settled with, or fewer."""
-        use = permit.use
-        use.tokens.expire(now)
-        use.tokens.add(max(more, -use.tokens.used), now)
+        """A request took `more` tokens than it was settled with, or fewer. One that is not settled
+        yet is settled with the right number."""
+        if permit.settled_at is None:
+            return
+        tokens = permit.use.tokens
+        tokens.expire(now)
+        if more > 0:
+            tokens.add(more, now)
+        else:
+            tokens.take_back(-more, permit.settled_at)
+
+    def _month_left(
+        self, key: ApiKey, limit: int, wall: float, claim: TokenClaim | None = None
+    ) -> int:
+        """What `key` has left of its month, requests in progress aside. Raises QUOTA_EXCEEDED where
+        that is nothing, or less than `claim` needs."""
+        left = limit - self._months.of(key.id, wall)
+        begins = " the next month begins at 00:00 UTC on its first day."
+        if left <= 0:
+            raise RequestError(
+                f"This API key has used its {limit} tokens of {self._months.name(wall)};{begins}",
+                Fault.QUOTA_EXCEEDED,
+                retry_after_s=self._months.left_s(wall),
+            )
+        if claim is not None and claim.least > left:
+            ever = claim.least <= limit
+            raise RequestError(
+                f"{_takes(claim)}, and this API key has {left} left of its {limit} tokens of"
+                f" {self._months.name(wall)}. {_SMALLER}" + (f";{begins}" if ever else "."),
+                Fault.QUOTA_EXCEEDED,
+                retry_after_s=self._months.left_s(wall) if ever else None,
+            )
+        return left
 
     def headers(self, key: ApiKey, now: float) -> Headers:
         """The `x-ratelimit-*` headers for a response to this key, as OpenAI sends them.
@@ -180,18 +252,19 @@ class Admission:
         """
         use = self._use(key.id)
         headers: Headers = []
-        for name, limit, window in (
-            (b"requests", key.limits.rpm, use.requests),
-            (b"tokens", key.limits.tpm, use.tokens),
+        for name, limit, window, reserved in (
+            (b"requests", key.limits.rpm, use.requests, 0),
+            (b"tokens", key.limits.tpm, use.tokens, use.reserved),
         ):
             if limit is None:
                 continue
             window.expire(now)
-            left = max(0, math.floor(limit - window.used))
+            left = max(0, math.floor(limit - window.used - reserved))
+            reset_s = MINUTE_S if reserved else window.reset_s(now)
             headers += [
                 (b"x-ratelimit-limit-" + name, b"%d" % limit),
                 (b"x-ratelimit-remaining-" + name, b"%d" % left),
-                (b"x-ratelimit-reset-" + name, format_reset(window.reset_s(now)).encode()),
+                (b"x-ratelimit-reset-" + name, format_reset(reset_s).encode()),
             ]
         return headers
 
@@ -219,6 +292,39 @@ def format_reset(seconds: float) -> str:
     minutes, rest = divmod(milliseconds, 60_000)
     text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
     return f"{minutes}m{text}" if minutes else text
+
+
+_SMALLER: Final = "Lower `max_tokens` or shorten the prompt"
+
+
+def _minute_left(limit: int, tokens: MinuteWindow, claim: TokenClaim, now: float) -> float:
+    """What is left of the last sixty seconds, requests in progress aside. Raises RATE_LIMITED where
+    that is less than `claim` needs."""
+    if claim.least > limit:
+        raise RequestError(
+            f"{_takes(claim)}, and this API key may use {limit} tokens a minute. {_SMALLER}.",
+            Fault.RATE_LIMITED,
+        )
+    if tokens.used + claim.least > limit:
+        raise _limited(
+            f"{_takes(claim)}, and this API key may use {limit} tokens a minute, of which it has"
+            f" used {tokens.used:.0f}.",
+            tokens.wait_s(claim.least, limit, now),
+        )
+    return limit - tokens.used
+
+
+def _takes(claim: TokenClaim) -> str:
+    if not claim.answer:
+        return f"This request takes about {claim.least} tokens"
+    return (
+        f"This request may take about {claim.least} tokens (a prompt of {claim.prompt} and the"
+        f" {claim.answer} of answer that it allows)"
+    )
+
+
+def _grain(now: float) -> float:
+    return math.ceil(now / GRAIN_S) * GRAIN_S  # rather a little later than too early
 
 
 def _limited(message: str, retry_after_s: float) -> RequestError:

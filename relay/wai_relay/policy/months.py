@@ -1,14 +1,24 @@
-"""Tokens per key in the current calendar month (UTC), in memory: what budgets are held against.
+"""Tokens per key and calendar month (UTC), in memory: what budgets are held against.
 
 The one place that counts them: the recorder of usage adds what is over, `admission` reads. It is
-right at once, before the database is; after a crash it is what the database knows. Pure.
+right at once, before the database is; after a crash it is what the database knows.
+
+The wall clock may jump, and come back: so a month that is over is kept for a while, and one that
+was never asked for is looked up (`on_unknown`). Until then a month that lies before a known one
+counts as much as the fullest of those: a clock that goes back frees nothing. Pure.
 """
 
 from __future__ import annotations
 
 import calendar
 import time
-from collections import defaultdict
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+# The month before (requests that began in it still end), this one, and those that a clock was in by
+# mistake. The longest unused goes first; it is looked up again if it is wanted.
+MAX_MONTHS: Final = 24
 
 
 def month_of(seconds: float) -> tuple[int, int]:
@@ -22,34 +32,73 @@ def month_of(seconds: float) -> tuple[int, int]:
 
 
 class MonthTokens:
-    """Counts tokens by key id; starts again from nothing when a month begins."""
+    """Counts tokens by month and key id. `on_unknown` is called with the begin of a month that is
+    asked for and was not marked `known`; once for each time that the clock comes into one."""
 
-    def __init__(self, now: float) -> None:
-        self._tokens: defaultdict[str, int] = defaultdict(int)
-        self.begin, self._end = month_of(now)
+    def __init__(self, now: float, on_unknown: Callable[[int], None] = lambda begin: None) -> None:
+        self.on_unknown = on_unknown
+        self._months: OrderedDict[int, Counter[str]] = OrderedDict()
+        self._known: set[int] = set()
+        self._begin, self._end = month_of(now)
+        self.know(self._begin)
 
-    @property
-    def name(self) -> str:
-        """The month that is counted, as "2026-11"."""
-        return time.strftime("%Y-%m", time.gmtime(self.begin))
+    def name(self, now: float) -> str:
+        """The month that holds `now`, as "2026-11"."""
+        return time.strftime("%Y-%m", time.gmtime(now))
+
+    def begin(self, now: float) -> int:
+        """When the month that holds `now` began."""
+        self._turn(now)
+        return self._begin
+
+    def left_s(self, now: float) -> float:
+        """How long until the next month begins."""
+        self._turn(now)
+        return self._end - now
+
+    def know(self, begin: int) -> None:
+        """What is counted for the month that began at `begin` is all that there is."""
+        self._known.add(begin)
+        self._counts(begin)
+
+    def knows(self, now: float) -> bool:
+        """Whether the month that holds `now` is known."""
+        return self.begin(now) in self._known
 
     def add(self, key_id: str, started_at: float, tokens: int) -> None:
         """A request that began at `started_at` took `tokens`; it counts where it began."""
-        self._turn(started_at)
-        if started_at >= self.begin:
-            self._tokens[key_id] += tokens
+        here = self._begin <= started_at < self._end
+        self._counts(self._begin if here else month_of(started_at)[0])[key_id] += tokens
 
     def of(self, key_id: str, now: float) -> int:
-        """What `key_id` took this month."""
+        """What `key_id` took in the month that holds `now`."""
         self._turn(now)
-        return self._tokens.get(key_id, 0)
+        counts = self._months.get(self._begin)
+        tokens = counts[key_id] if counts is not None else 0
+        if self._begin in self._known or self._begin > max(self._known, default=0):
+            return tokens
+        return max(tokens, *(self._months[begin][key_id] for begin in self._known))
 
-    def all(self, now: float) -> dict[str, int]:
-        """What every key took this month."""
-        self._turn(now)
-        return dict(self._tokens)
+    def all(self, begin: int) -> dict[str, int]:
+        """What every key took in the month that began at `begin`."""
+        return dict(self._months.get(begin, {}))
 
     def _turn(self, now: float) -> None:
-        if now >= self._end:
-            self.begin, self._end = month_of(now)
-            self._tokens.clear()
+        if not self._begin <= now < self._end:
+            self._begin, self._end = month_of(now)
+            if self._begin not in self._known:
+                self.on_unknown(self._begin)
+
+    def _counts(self, begin: int) -> Counter[str]:
+        counts = self._months.get(begin)
+        if counts is not None:
+            self._months.move_to_end(begin)
+        else:
+            counts = self._months[begin] = Counter()
+            for other in list(self._months):
+                if len(self._months) <= MAX_MONTHS:
+                    break
+                if other not in (begin, self._begin):
+                    del self._months[other]
+                    self._known.discard(other)
+        return counts

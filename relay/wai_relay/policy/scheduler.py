@@ -152,10 +152,6 @@ class Scheduler:
         return self._turn
 
     # -- requests
-    def expected_output(self, model: str, key_id: str, limit: int | None) -> int:
-        """How long an answer is likely to be, in tokens, at most the caller's own `limit`."""
-        return math.ceil(self._lengths.expected(model, key_id, limit))
-
     def submit(
         self,
         demand: Demand,

@@ -23,7 +23,7 @@ from typing import Final
 from wai_protocol.errors import Fault, StoreError
 
 from .migrations import Migration, load_migrations, pending
-from .store import MAX_WAITING_WRITES, ConflictError, Row, Store, Value, Write
+from .store import MAX_WAITING_WRITES, ConflictError, RefusedError, Row, Store, Value, Write
 
 log = logging.getLogger("wai.storage")
 
@@ -175,7 +175,7 @@ class SqliteStore(Store):
             failure = ConflictError(str(error))
         except (sqlite3.ProgrammingError, OverflowError, ValueError) as error:
             # A value that SQLite can't take: an integer over 64 bits, text that is not Unicode.
-            failure = StoreError(f"the database refused a statement: {error}")
+            failure = RefusedError(f"the database refused a statement: {error}")
         if failure is not None:
             self._writer.execute("ROLLBACK TO one")
         self._writer.execute("RELEASE one")

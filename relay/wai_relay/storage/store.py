@@ -28,6 +28,10 @@ class ConflictError(StoreError):
     default_fault = Fault.BAD_REQUEST
 
 
+class RefusedError(StoreError):
+    """A transaction that the database will never take: a value that it has no type for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     """One changing statement. `rows`, where given, is how many rows it must touch: with any other
@@ -46,7 +50,8 @@ class Store(abc.ABC):
         """Do all of `writes` as one transaction; on return it is on disk.
 
         Raises `ConflictError` (nothing was done) where a `Write.rows` or a UNIQUE constraint did
-        not hold, `StoreError` where the database failed.
+        not hold, `RefusedError` where it is no use to try again, `StoreError` where the database
+        failed: then it may have been done all the same, if the disk failed at its very end.
         """
 
     @abc.abstractmethod

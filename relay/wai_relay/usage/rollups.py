@@ -156,9 +156,10 @@ def _merged(
     return sums, bins
 
 
-def correction(record: RequestRecord, model: str, before: TokenCounts) -> list[Write]:
+def correction(
+    record: RequestRecord, model: str, before: TokenCounts, after: TokenCounts
+) -> list[Write]:
     """One transaction that sets right the tokens of a stored request, which had been `before`."""
-    after = record.tokens
     more = Figures(
         estimated=_estimated(after) - _estimated(before),
         prompt_tokens=after.prompt - before.prompt,

@@ -72,7 +72,7 @@ async def rig(
             return ApiKey("key_1", "app", b"", "wai_sk_", KeyLimits(**limits), 1, 0.0)
 
     dispatcher = ScheduledDispatcher(fleet, overflow_after_s=after_s)
-    gateway = Gateway(OneKey(), fleet, dispatcher, Keep(), rate_limits=dispatcher.ratelimit_headers)
+    gateway = Gateway(OneKey(), fleet, dispatcher, Keep())
     try:
         yield Rig(gateway, provider, records)
     finally:

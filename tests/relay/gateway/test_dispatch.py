@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from wai_protocol.errors import Fault, NodeUnavailable, RequestError
+from wai_protocol.errors import Fault, NodeUnavailable
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.access.keys import ApiKey, KeyLimits
 from wai_relay.gateway.dispatch import Lease, Outcome, RequestInfo, ScheduledDispatcher
@@ -73,12 +73,12 @@ async def test_one_that_waits_gets_the_slot_that_is_given_back() -> None:
 
 async def test_a_caller_who_leaves_the_queue_leaves_no_claim() -> None:
     dispatcher = ScheduledDispatcher(Boxes(Box("a", "m")))
-    first = await dispatcher.acquire(info(limits={"concurrency": 2}))
+    first = await dispatcher.acquire(info())
     with anyio.move_on_after(0.01):
-        await dispatcher.acquire(info(limits={"concurrency": 2}))
+        await dispatcher.acquire(info())
     first.release(DONE)
     assert dispatcher.in_flight == 0
-    again = [await dispatcher.acquire(info(limits={"concurrency": 1}))]
+    again = [await dispatcher.acquire(info())]
     again[0].release(DONE)
 
 
@@ -110,16 +110,6 @@ async def test_an_alias_is_the_model_and_a_fall_back_says_that_it_is_one() -> No
     lease = await dispatcher.acquire(info("gpt-4o", excluded=frozenset({"a"})))
     assert (lease.model, lease.fallback, lease.upstream.name) == ("small", True, "b")
     lease.release(DONE)
-
-
-async def test_a_limit_refuses_before_anything_is_claimed() -> None:
-    dispatcher = ScheduledDispatcher(Boxes(Box("a", "m", slots=4)))
-    ask = info(limits={"rpm": 1})
-    (await dispatcher.acquire(ask)).release(DONE)
-    with pytest.raises(RequestError) as caught:
-        await dispatcher.acquire(ask)
-    assert caught.value.fault is Fault.RATE_LIMITED
-    assert dispatcher.ratelimit_headers(ask.key)[1][1] == b"0"
 
 
 async def test_a_lease_says_who_was_weighed() -> None:

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from wai_protocol.errors import Fault, StoreError
 from wai_relay.observe.records import RequestRecord, TokenCounts
-from wai_relay.storage import SqliteStore, Write
+from wai_relay.storage import SqliteStore
 from wai_relay.usage import Grouping, UsageRecorder, UsageReport
-from wai_relay.usage.recorder import BATCH_RECORDS, FLUSH_INTERVAL_S, MAX_HELD, MAX_MODELS
+from wai_relay.usage.recorder import BATCH_RECORDS, FLUSH_INTERVAL_S, MAX_MODELS
 from wai_relay.usage.rollups import DAY_S, HOUR_S
 
 pytestmark = pytest.mark.anyio
@@ -27,10 +26,21 @@ class Time:
     """A wall clock and its timers; both stand still until moved."""
 
     now: float = NOON
+    jumped: float = 0.0
     timers: list[Due] = field(default_factory=list)
 
     def __call__(self) -> float:
         return self.now
+
+    def monotonic(self) -> float:
+        return self.now - self.jumped
+
+    def jump(self, seconds: float) -> None:
+        """The wall clock is set; no time passes."""
+        self.now += seconds
+        self.jumped += seconds
+        for timer in self.timers:
+            timer.at += seconds
 
     def call_later(self, delay_s: float, call: Callable[[], None]) -> Due:
         self.timers.append(Due(self.now + delay_s, call))
@@ -65,7 +75,8 @@ class Books:
     retention_s: float = 30.0 * DAY_S
 
     async def settle(self) -> None:
-        """Wait for what was submitted: the store does one thing after the other."""
+        """Wait for what was handed over: the store does one thing after the other."""
+        await self.recorder._delivery.wait()
         await self.store.write()
 
     async def rows(self, table: str) -> list[dict[str, Any]]:
@@ -84,10 +95,13 @@ async def books(tmp_path: Path) -> AsyncIterator[Books]:
     path = tmp_path / "relay.db"
     store = SqliteStore.open(path)
     recorder = await UsageRecorder.load(
-        store, lambda: 30.0 * DAY_S, wall_clock=time, call_later=time.call_later
+        *(store, lambda: 30.0 * DAY_S, tmp_path),
+        wall_clock=time,
+        clock=time.monotonic,
+        call_later=time.call_later,
     )
     yield Books(store, time, recorder, UsageReport(store), path)
-    recorder.close()
+    await recorder.close()
     await store.close()
 
 
@@ -133,7 +147,7 @@ async def test_many_requests_do_not_wait_for_the_timer(books: Books) -> None:
 
 async def test_an_orderly_stop_loses_nothing(books: Books) -> None:
     books.recorder.finish(record())
-    books.recorder.close()
+    await books.recorder.close()
     await books.store.close()
     with sqlite3.connect(books.path) as again:
         assert again.execute("SELECT count(*) FROM usage_requests").fetchone() == (1,)
@@ -286,34 +300,34 @@ async def test_months_tokens_are_known_at_once_and_after_a_restart(books: Books)
     assert again.months.of("key_1", books.time.now) == 0
     again.finish(record(started_at=NOON))  # it began in November
     assert again.months.of("key_1", books.time.now) == 0
-    again.close()
+    await again.close()
 
 
 async def test_what_the_relay_before_us_still_writes_counts_for_the_month(books: Books) -> None:
     before = books.recorder
     before.finish(record(prompt=10, completion=5))
-    before.flush()
+    await before.settle()
     ours = await UsageRecorder.load(
         books.store, lambda: DAY_S, wall_clock=books.time, call_later=books.time.call_later
     )
     ours.finish(record(prompt=100, completion=0))
     before.finish(record(prompt=1, completion=2))
     before.finish(record(prompt=7, completion=0, key_id="key_2"))
-    before.flush()
+    await before.settle()
     for _ in range(2):  # however often one looks
         await ours.catch_up()
         assert ours.months.of("key_1", books.time.now) == 118
         assert ours.months.of("key_2", books.time.now) == 7
     ours.finish(record(prompt=1000, completion=0))
     before.finish(record(prompt=0, completion=4))
-    before.flush()
+    await before.settle()
     assert ours.months.of("key_1", books.time.now) == 1118
     await ours.catch_up()
     assert ours.months.of("key_1", books.time.now) == 1122
     books.time.advance(8 * DAY_S)  # December
     await ours.catch_up()
     assert ours.months.of("key_1", books.time.now) == 0
-    ours.close()
+    await ours.close()
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["held", "written"])
@@ -349,24 +363,3 @@ async def test_a_correction_that_comes_before_the_record_is_in_it(books: Books) 
     (row,) = await books.today()
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (1, 12, 7)
     assert books.recorder.months.of("key_1", books.time.now) == 19
-
-
-async def test_a_store_that_takes_no_more_delays_and_then_bounds(
-    books: Books, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*writes: Write) -> None:
-        raise StoreError("too many writes wait", Fault.OVERLOADED)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(books.store, "submit", full)
-        books.recorder.finish(record())
-        books.time.advance(FLUSH_INTERVAL_S)
-    books.time.advance(FLUSH_INTERVAL_S)
-    assert len(await books.rows("usage_requests")) == 1
-    with monkeypatch.context() as broken:
-        broken.setattr(books.store, "submit", full)
-        broken.setattr("wai_relay.usage.recorder.writes_for", lambda batch: [])
-        for _ in range(MAX_HELD + BATCH_RECORDS):
-            books.recorder.finish(record())
-        assert books.recorder.lost == BATCH_RECORDS
-        books.recorder._pending.clear()

@@ -1,0 +1,82 @@
+"""Deletes usage whose time is over, a little at a time, and only while the clock can be believed.
+
+A wall clock that is wrong for a while must not cost the books anything: nothing is deleted until it
+has run beside the monotonic clock without a jump for `STEADY_S`, and then an hour's rows a minute.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from wai_protocol.errors import StoreError
+from wai_relay.storage import Store, Write
+
+from .rollups import DAY_S, HOUR_S
+
+PRUNE_INTERVAL_S: Final = 60.0
+# Rows deleted at a time: 50 ms of the writer's thread; 300 requests a second can't outgrow it.
+PRUNE_ROWS: Final = 20_000
+# Of the oldest rows, those of so long go at a time: sixty times as fast as they come.
+PRUNE_SPAN_S: Final = HOUR_S
+HOURS_KEPT_S: Final = 400 * DAY_S  # by the hour a year and a month, to compare; by the day for good
+# How long the clock must run without a jump: a machine that starts with a wrong one has the right
+# one from the network within a few minutes.
+STEADY_S: Final = 600.0
+# More than this between two looks is a jump: the network's time corrects by 30 ms in that time.
+JUMP_S: Final = 30.0
+# The ids of batches that are kept: far more than can wait for their confirmation.
+BATCHES_KEPT: Final = 10_000
+
+_PRUNE_RAW: Final = (
+    "DELETE FROM usage_requests WHERE id IN"
+    " (SELECT id FROM usage_requests WHERE started_at < $1"
+    " AND started_at < (SELECT min(started_at) FROM usage_requests) + $2"
+    " ORDER BY started_at LIMIT $3)"
+)
+_PRUNE_HOURS: Final = tuple(
+    f"DELETE FROM {table} WHERE span = 'hour' AND start < $1"  # noqa: S608 - our own two names
+    f" AND start < (SELECT min(start) FROM {table} WHERE span = 'hour') + $2"
+    for table in ("usage_rollups", "usage_ttft")
+)
+_PRUNE_BATCHES: Final = (
+    "DELETE FROM usage_batches WHERE number <= (SELECT max(number) FROM usage_batches) - $1"
+)
+
+log = logging.getLogger("wai.usage")
+
+
+class Pruning:
+    """Call `tick` every `PRUNE_INTERVAL_S`. `retention_s`: how long raw rows are kept."""
+
+    def __init__(
+        self, store: Store, retention_s: Callable[[], float], now: float, wall: float
+    ) -> None:
+        self._store = store
+        self._retention_s = retention_s
+        self._offset = wall - now
+        self._steady_since = now
+
+    def tick(self, now: float, wall: float, *, spilled: bool) -> None:
+        """Delete what is to go now. `now` is monotonic. `spilled`: usage waits in a file, so that
+        the ids of its batches are needed."""
+        offset = wall - now
+        if abs(offset - self._offset) > JUMP_S:
+            log.warning("the clock jumped by %.0f s", offset - self._offset)
+            self._steady_since = now
+        self._offset = offset
+        writes: list[Write] = []
+        if now - self._steady_since >= STEADY_S:
+            hour = int(wall - HOURS_KEPT_S) // HOUR_S * HOUR_S
+            raw = (wall - self._retention_s(), PRUNE_SPAN_S, PRUNE_ROWS)
+            writes.append(Write(_PRUNE_RAW, raw))
+            writes += [Write(statement, (hour, DAY_S)) for statement in _PRUNE_HOURS]
+        if not spilled:
+            writes.append(Write(_PRUNE_BATCHES, (BATCHES_KEPT,)))
+        if not writes:
+            return
+        try:
+            self._store.submit(*writes)
+        except StoreError as error:
+            log.warning("old usage was not deleted: %s", error)
