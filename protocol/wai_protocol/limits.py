@@ -54,6 +54,19 @@ is cut off: 16,384 answers' heads of 1 KiB, after a minute without a connection.
 MAX_REASON_CHARS: Final = 512
 """A reason in RESET, GOAWAY or REFUSE: two sentences for a person."""
 
+MAX_WORD_CHARS: Final = 128
+"""A CALL's method or an EVENT's name: ours have less than 20 characters."""
+
+MAX_MESSAGE_CHARS: Final = 4096
+"""The message of a refused REPLY: it may quote the last lines of a server's log."""
+
+MAX_EVENT_BYTES: Final = 64 * 1024
+"""A whole EVENT: a deployment's with twelve long lines of its server's log is 10 KiB."""
+
+MAX_DETAIL_BYTES: Final = 64 * 1024
+"""What `detail` of a STATUS may take in memory: a real one takes 2 KiB. A larger one is dropped:
+it is for people, and no request depends on it."""
+
 MAX_STREAM_WINDOW_BYTES: Final = 8 * 1024 * 1024
 """Where a stream's window stops growing: one stream may fill the session window."""
 

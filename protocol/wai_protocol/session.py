@@ -37,6 +37,7 @@ from .limits import (
     MAX_CONTROL_BYTES,
     MAX_DATA_BYTES,
     MAX_FRAME_BYTES,
+    MAX_MESSAGE_CHARS,
     MAX_REASON_CHARS,
     MAX_UNTAKEN_BYTES,
     SEND_HIGH_WATER_BYTES,
@@ -153,7 +154,7 @@ class Session:
                 start = decoder.position
                 continue
             else:
-                self._receive_frame(f.decode(item))
+                self._receive_frame(f.decode(item, decoder.position - start))
             link.received += decoder.position - start
             start = decoder.position
         events, self._events = self._events, []
@@ -187,11 +188,12 @@ class Session:
                     self._forget(stream_id)
                 # The relay gave up what had ended here: it may still want to know what that took.
                 if known or self._role is Role.NODE:
-                    self._tell(StreamReset(stream_id, fault_for_wire_code(code), reason))
+                    shown = f.printable(reason)
+                    self._tell(StreamReset(stream_id, fault_for_wire_code(code), shown))
             case f.GoAway(code, reason, after_ms):
                 self.peer_going_away = True
                 after_s = None if after_ms is None else after_ms / 1000
-                self._tell(GoAwayReceived(fault_for_wire_code(code), reason, after_s))
+                self._tell(GoAwayReceived(fault_for_wire_code(code), f.printable(reason), after_s))
             case f.Open():
                 self._only_from(Role.RELAY, "OPEN")
                 self._receive_open(frame)
@@ -535,7 +537,7 @@ class Session:
 
     def reply_error(self, call: int, error: WaiError) -> None:
         """Answer a CALL with what went wrong; see `reply`."""
-        value = {"code": error.fault.row.wire_code, "message": str(error)[:4096]}
+        value = {"code": error.fault.row.wire_code, "message": str(error)[:MAX_MESSAGE_CHARS]}
         self._reply(f.Reply(call, ok=False, value=value))
 
     def _reply(self, frame: f.Reply) -> None:
