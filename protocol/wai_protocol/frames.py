@@ -354,6 +354,11 @@ class FrameDecoder:
         self.position = 0
         """Bytes of all frames read so far: where the next frame begins."""
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether bytes were fed that no frame was made of yet."""
+        return self._unpacker is not None
+
     def feed(self, data: bytes | memoryview) -> None:
         """Take bytes from the connection."""
         if self._unpacker is None:

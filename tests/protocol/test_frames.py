@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from wai_protocol import frames as f
 from wai_protocol.errors import Fault, LocalProtocolError, RemoteProtocolError
-from wai_protocol.fields import MAX_NAME_BYTES
 from wai_protocol.limits import (
     MAX_DATA_BYTES,
     MAX_EVENT_BYTES,
@@ -26,7 +25,7 @@ from wai_protocol.limits import (
 
 WRONG_NAMES = (
     *(b"Set-Cookie", b"Content-Length", b":status", b"", b"a b", b" a", b"a:", b"a\r\nb", b"a\n"),
-    *(b"a\x00", b"n\xc3\xa9", b"n" * (MAX_NAME_BYTES + 1)),
+    *(b"a\x00", b"n\xc3\xa9"),
 )
 WRONG_VALUES = (
     *(b"a\rb", b"a\nb", b"a\r\nset-cookie: b", b"a\x00", b"\x7f", b"\x1b[2J", b"\n", b"a\n"),

@@ -27,7 +27,7 @@ from wai_protocol.events import (
 )
 from wai_protocol.frames import printable
 from wai_protocol.handshake import Hello
-from wai_protocol.limits import MAX_MESSAGE_CHARS, Limits
+from wai_protocol.limits import MAX_MESSAGE_CHARS, TURN_COST, Limits
 from wai_protocol.session import Role, Session
 from wai_protocol.status import MAX_COUNT
 from wai_protocol.surface import Headers
@@ -74,7 +74,7 @@ class NodeSession:
         self._given_up: dict[int, NodeStream] = {}  # oldest first
         self._calls: dict[int, tuple[asyncio.Future[Any], CallEvents | None]] = {}
         self.live = LiveSession(
-            Session(Role.RELAY, local=limits, growth=node.fleet.growth),
+            Session(Role.RELAY, local=limits, growth=node.fleet.growth, turn_cost=TURN_COST),
             on_event=self._on_event,
             on_detached=self._on_detached,
             on_ended=self._on_ended,

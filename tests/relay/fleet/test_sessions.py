@@ -10,7 +10,8 @@ import pytest
 
 from tests.relay.conftest import Clock
 from wai_protocol.errors import AuthError, Fault, WaiError
-from wai_protocol.events import DataReceived, HeadersReceived, StreamEnded
+from wai_protocol.events import DataReceived, HeadersReceived, StreamEnded, TurnOver
+from wai_protocol.frames import pack
 from wai_protocol.handshake import Claim, Hello
 from wai_protocol.identity import NodeKey
 from wai_protocol.invite import decode
@@ -258,3 +259,12 @@ async def test_a_sink_that_fails_hears_that_its_answer_is_broken_and_no_other_do
     session.live._deliver(list(events))
     assert [sink.faults for sink in sinks] == [[Fault.INTERNAL], []]
     assert session.streams == {}
+
+
+async def test_a_nodes_session_takes_a_bounded_part_in_one_turn(rig: Rig) -> None:
+    await rig.come()
+    (session,) = rig.sessions
+    session.live.core.attach(0, 0.0)
+    events = session.live.core.receive_data(pack((25, 0, "x", None)) * 100, 0.0)
+    assert isinstance(events[-1], TurnOver)
+    assert len(events) < 100
