@@ -129,7 +129,19 @@ class Agent:
     # -- what tunnels tell
 
     def on_event(self, session: LiveSession, event: Event) -> None:
-        """Something came over `session`: pass it to whom it concerns."""
+        """Something came over `session`: pass it to whom it concerns.
+
+        What a part of the node raises ends the stream that it concerns, here and at the upstream;
+        `session` logs it and tells the relay.
+        """
+        try:
+            self._dispatch(session, event)
+        except Exception:
+            if isinstance(stream := getattr(event, "stream", None), int):
+                self.forwarder.failed(session, stream)
+            raise
+
+    def _dispatch(self, session: LiveSession, event: Event) -> None:
         forwarder = self.forwarder
         match event:
             case DataReceived(stream, data):

@@ -15,11 +15,13 @@ from typing import Final, Protocol
 
 from wai_protocol.errors import Fault, LocalProtocolError, WaiError
 from wai_protocol.surface import (
+    REDIRECTED,
     Headers,
     Route,
     find_route,
     headers_for_caller,
     headers_for_upstream,
+    is_redirect,
 )
 from wai_transport.heap import Ebb
 from wai_transport.http_client import HttpClient
@@ -151,6 +153,12 @@ class Forwarder:
             stream.drop(tell=True)
         elif (spent := self._whole.pop((session, stream_id), None)) is not None:
             tell_spent(session, stream_id, spent, exact=spent.written is not None)
+
+    def failed(self, session: SessionPort, stream_id: int) -> None:
+        """The node itself failed on this stream: leave nothing of it behind."""
+        stream = self._find(session, stream_id)
+        if stream is not None:
+            stream.drop()
 
     def writable(self, session: SessionPort, stream_id: int) -> None:
         """The session takes the answer's bytes again."""
@@ -346,7 +354,13 @@ class _Forwarded:
     def on_headers(self, status: int, headers: Headers) -> None:
         """The answer's head."""
         self._status = status
-        self.session.send_headers(self.id, status, headers_for_caller(headers))
+        if is_redirect(status):
+            self._break(Fault.UPSTREAM_BROKE, REDIRECTED.format(status))
+            return
+        try:
+            self.session.send_headers(self.id, status, headers_for_caller(headers))
+        except LocalProtocolError as error:  # what the upstream sent fits no frame
+            self._break(Fault.UPSTREAM_BROKE, str(error))
 
     def on_data(self, data: bytes) -> None:
         """The hot path: one read of the upstream's socket, to the session."""

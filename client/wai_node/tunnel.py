@@ -17,7 +17,7 @@ from wai_protocol.errors import RemoteProtocolError, WaiError
 from wai_protocol.events import Event, GoAwayReceived
 from wai_protocol.handshake import Hello, Welcome
 from wai_protocol.identity import NodeKey
-from wai_protocol.limits import Limits
+from wai_protocol.limits import TURN_COST, Limits
 from wai_protocol.session import Role, Session
 from wai_transport.live_session import Ended, LiveSession
 
@@ -145,7 +145,7 @@ class Tunnel:
     def _new_session(self, welcome: Welcome) -> LiveSession:
         limits: Limits = self._hello.limits
         session = LiveSession(
-            Session(Role.NODE, local=limits, peer=welcome.limits),
+            Session(Role.NODE, local=limits, peer=welcome.limits, turn_cost=TURN_COST),
             on_event=lambda event: self._on_event(session, event),
             on_detached=self._on_detached,
             on_ended=self._on_ended,

@@ -97,6 +97,11 @@ class PeerDead(NamedTuple):
     """Silence for too long: close the connection and `detach`; the session waits for the next."""
 
 
+class TurnOver(NamedTuple):
+    """More frames have come than one turn takes, and the rest is kept: read no more, and call
+    `receive_data(b"")` once the other connections had their turn. Always the last event."""
+
+
 Event: TypeAlias = (
     DataReceived
     | StreamOpened
@@ -110,4 +115,5 @@ Event: TypeAlias = (
     | NodeEvent
     | GoAwayReceived
     | PeerDead
+    | TurnOver
 )

@@ -15,7 +15,16 @@ from typing import Any, Final, TypeAlias
 import msgpack
 
 from .errors import Fault, LocalProtocolError, RemoteProtocolError
-from .limits import MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_HEAD_BYTES, MAX_HEADERS
+from .fields import check_fields, check_request_line
+from .limits import (
+    MAX_DATA_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_REASON_CHARS,
+    MAX_WORD_CHARS,
+)
 from .surface import Headers
 
 
@@ -166,6 +175,7 @@ def encode(frame: SessionFrame) -> bytes:
     t = FrameType
     match frame:
         case Open(stream, method, path, headers, model, end):
+            check_request_line(method, path, LocalProtocolError)
             flat = _flat(headers, (method, path, model))
             return pack((t.OPEN, stream, method, path, flat, model, end))
         case Head(stream, status, headers):
@@ -183,13 +193,13 @@ def encode(frame: SessionFrame) -> bytes:
         case Reply(call, ok, value):
             return pack((t.REPLY, call, ok, value))
         case Event(call, name, value):
-            return pack((t.EVENT, call, name, value))
+            return _bounded(pack((t.EVENT, call, name, value)))
         case GoAway(code, reason, reconnect_in_ms):
             return pack((t.GOAWAY, code, reason, reconnect_in_ms))
 
 
-def decode(item: list[Any]) -> SessionFrame:
-    """Check one unpacked session frame (not DATA). Raises `RemoteProtocolError`.
+def decode(item: list[Any], size: int = 0) -> SessionFrame:
+    """Check one unpacked session frame (not DATA) of `size` bytes. Raises `RemoteProtocolError`.
 
     Elements beyond those known here are ignored: a newer minor version may append some.
     """
@@ -207,10 +217,42 @@ def decode(item: list[Any]) -> SessionFrame:
             raise RemoteProtocolError(f"{frame_class.__name__} frame has a number out of range")
     if frame_class is Open or frame_class is Head:
         fields[2 if frame_class is Head else 3] = _pairs(fields)
-    elif frame_class is GoAway and fields[2] is not None and not _is_number(fields[2]):
-        raise RemoteProtocolError("GoAway frame has a field of the wrong type")
+        if frame_class is Open:
+            check_request_line(fields[1], fields[2], RemoteProtocolError)
+    elif frame_class in _WORDS:
+        _check_words(frame_class, fields, size)
     frame: SessionFrame = frame_class(*fields)
     return frame
+
+
+_WORDS: Final = frozenset({Reset, Call, Event, GoAway})
+
+
+def _check_words(frame_class: type, fields: list[Any], size: int) -> None:
+    """The bounds of what a peer says in words. A reason is shown to people and logged."""
+    if frame_class is Reset:
+        _check_reason(fields[2])
+    elif frame_class is GoAway:
+        _check_reason(fields[1])
+        if fields[2] is not None and not _is_number(fields[2]):
+            raise RemoteProtocolError("GoAway frame has a field of the wrong type")
+    else:
+        if len(fields[1]) > MAX_WORD_CHARS:
+            raise RemoteProtocolError(f"{frame_class.__name__} frame has a long name")
+        if frame_class is Event and size > MAX_EVENT_BYTES:
+            raise RemoteProtocolError(f"an EVENT is larger than {MAX_EVENT_BYTES} bytes")
+
+
+def _check_reason(text: str) -> None:
+    if len(text) > MAX_REASON_CHARS:
+        raise RemoteProtocolError(f"a reason is longer than {MAX_REASON_CHARS} characters")
+
+
+def printable(text: str) -> str:
+    """`text` without what could steer a terminal or forge a line of a log."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 # Types of the fields after the first element; None stands for "anything".
@@ -232,6 +274,12 @@ def _is_number(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
+def _bounded(event: bytes) -> bytes:
+    if len(event) > MAX_EVENT_BYTES:
+        raise LocalProtocolError(f"an EVENT frame has {len(event)} bytes")
+    return event
+
+
 def _flat(headers: Headers, texts: tuple[str, ...]) -> list[bytes]:
     """Names and values in one list; `texts` is what else counts as part of the head."""
     flat = [part for pair in headers for part in pair]
@@ -240,6 +288,7 @@ def _flat(headers: Headers, texts: tuple[str, ...]) -> list[bytes]:
             f"a head has more than {MAX_HEADERS} fields or {MAX_HEAD_BYTES} bytes",
             Fault.HEAD_TOO_LARGE,
         )
+    check_fields(headers, LocalProtocolError)
     return flat
 
 
@@ -256,7 +305,9 @@ def _pairs(fields: list[Any]) -> Headers:
         raise RemoteProtocolError("a header is not bytes")
     if _head_bytes(flat, (field for field in fields if type(field) is str)) > MAX_HEAD_BYTES:
         raise RemoteProtocolError(f"a head is larger than {MAX_HEAD_BYTES} bytes")
-    return list(zip(flat[::2], flat[1::2], strict=True))
+    headers = list(zip(flat[::2], flat[1::2], strict=True))
+    check_fields(headers, RemoteProtocolError)
+    return headers
 
 
 _BUFFER_BYTES: Final = 8 * 1024
@@ -302,6 +353,11 @@ class FrameDecoder:
         self._fed = 0
         self.position = 0
         """Bytes of all frames read so far: where the next frame begins."""
+
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether bytes were fed that no frame was made of yet."""
+        return self._unpacker is not None
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take bytes from the connection."""

@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgpack
 
 from .errors import AuthError, Fault, RemoteProtocolError, WaiError, fault_for_wire_code
-from .frames import FrameType, pack
+from .frames import FrameType, pack, printable
 from .identity import IdentityKey, verify
 from .limits import MAX_HANDSHAKE_BYTES, MAX_REASON_CHARS, VERSION, Limits
 
@@ -359,8 +359,8 @@ def _refusal(item: list[Any]) -> AuthError:
     if type(after_ms) is int and after_ms >= 0:
         after_s = min(after_ms / 1000, MAX_RETRY_AFTER_S)
     # It is shown to a person, and nobody has proven yet who wrote it: no control characters.
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in message)
-    return AuthError(shown[:MAX_REASON_CHARS], fault_for_wire_code(code), retry_after_s=after_s)
+    shown = printable(message[:MAX_REASON_CHARS])
+    return AuthError(shown, fault_for_wire_code(code), retry_after_s=after_s)
 
 
 def _fields(item: list[Any], kind: FrameType, types: tuple[type | None, ...]) -> list[Any]:

@@ -54,6 +54,31 @@ is cut off: 16,384 answers' heads of 1 KiB, after a minute without a connection.
 MAX_REASON_CHARS: Final = 512
 """A reason in RESET, GOAWAY or REFUSE: two sentences for a person."""
 
+TURN_COST: Final = 256
+"""What one session acts upon before all other connections have their turn: as many DATA frames,
+2 ms of work at a relay. See `pace.frame_cost`."""
+
+PART_COST: Final = 8
+"""What a frame counts for there that begins or ends a request, or tells of the node: it costs about
+as much as eight pieces of an answer."""
+
+FRAME_COST_BYTES: Final = 32
+"""Bytes of such a frame that count for one more: a STATUS of 512 models with the shortest names has
+3 KiB and takes 2 ms to read."""
+
+MAX_WORD_CHARS: Final = 128
+"""A CALL's method or an EVENT's name: ours have less than 20 characters."""
+
+MAX_MESSAGE_CHARS: Final = 4096
+"""The message of a refused REPLY: it may quote the last lines of a server's log."""
+
+MAX_EVENT_BYTES: Final = 64 * 1024
+"""A whole EVENT: a deployment's with twelve long lines of its server's log is 10 KiB."""
+
+MAX_DETAIL_BYTES: Final = 64 * 1024
+"""What `detail` of a STATUS may take in memory: a real one takes 2 KiB. A larger one is dropped:
+it is for people, and no request depends on it."""
+
 MAX_STREAM_WINDOW_BYTES: Final = 8 * 1024 * 1024
 """Where a stream's window stops growing: one stream may fill the session window."""
 

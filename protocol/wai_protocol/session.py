@@ -30,6 +30,7 @@ from .events import (
     StreamEnded,
     StreamOpened,
     StreamReset,
+    TurnOver,
     Writable,
 )
 from .limits import (
@@ -37,6 +38,7 @@ from .limits import (
     MAX_CONTROL_BYTES,
     MAX_DATA_BYTES,
     MAX_FRAME_BYTES,
+    MAX_MESSAGE_CHARS,
     MAX_REASON_CHARS,
     MAX_UNTAKEN_BYTES,
     SEND_HIGH_WATER_BYTES,
@@ -46,11 +48,14 @@ from .limits import (
     Limits,
 )
 from .link import Link
+from .pace import PaceKeeper, frame_cost
 from .status import NodeStatus
 from .stream import GrowthBudget, Stream
 from .surface import Headers
 
 _DATA: Final = int(f.FrameType.DATA)
+_EVENT: Final = int(f.FrameType.EVENT)
+_NO_END: Final = 1 << 62
 
 
 class Role(enum.Enum):
@@ -70,13 +75,18 @@ class Session:
         local: Limits | None = None,
         peer: Limits | None = None,
         growth: GrowthBudget | None = None,
+        turn_cost: int | None = None,
     ) -> None:
+        """`turn_cost`: how much of what comes is acted upon in one `receive_data`, before a
+        `TurnOver` (`limits.TURN_COST`); None: all of it."""
         self._role = role
         self._local = local or Limits()
         self.peer_limits = peer or Limits()
         self._link = Link(self._local)
         self._growth = GrowthBudget(SESSION_GROWTH_BYTES, above=growth)
         self._decoder = f.FrameDecoder()
+        self._turn_cost = turn_cost or _NO_END
+        self._pace = PaceKeeper()
         self._streams: dict[int, Stream] = {}
         self._highest_stream = 0
         self._calls: set[int] = set()  # asked and not answered, on either end
@@ -137,27 +147,43 @@ class Session:
 
     def receive_data(self, data: bytes | memoryview, now: float) -> list[Event]:
         """Take bytes from the connection. Raises `RemoteProtocolError`: then it must be closed,
-        and the session ends: its peer does not keep to the protocol."""
+        and the session ends: its peer does not keep to the protocol.
+
+        After a `TurnOver` call it again with b"", in another turn of the loop.
+        """
         self._now = now
         link = self._link
         link.heard_at = now
         decoder = self._decoder
-        decoder.feed(data)
+        if data:
+            decoder.feed(data)
+        room = self._turn_cost
         start = decoder.position
         while (item := decoder.next_frame()) is not None:
-            kind = item[0]
-            if kind == _DATA:
+            end = decoder.position
+            if item[0] == _DATA:
                 self._receive_frame_data(item)
-            elif kind < f.FIRST_SESSION_TYPE:
-                link.receive_link_frame(item, now)
-                start = decoder.position
-                continue
+                link.received += end - start
+                room -= 1
             else:
-                self._receive_frame(f.decode(item))
-            link.received += decoder.position - start
-            start = decoder.position
+                room -= self._receive_other(item, end - start)
+            start = end
+            if room <= 0 and decoder.holds_bytes:
+                self._events.append(TurnOver())
+                break
         events, self._events = self._events, []
         return events
+
+    def _receive_other(self, item: list[Any], size: int) -> int:
+        """Act upon a frame that is not DATA; its `frame_cost`."""
+        kind = item[0]
+        self._pace.count(kind, self._now)
+        if kind < f.FIRST_SESSION_TYPE:
+            self._link.receive_link_frame(item, self._now)
+        else:
+            self._receive_frame(f.decode(item, size))
+            self._link.received += size
+        return frame_cost(kind, size)
 
     def _receive_frame_data(self, item: list[Any]) -> None:
         if len(item) < 3 or type(item[1]) is not int or type(item[2]) is not bytes:
@@ -187,11 +213,12 @@ class Session:
                     self._forget(stream_id)
                 # The relay gave up what had ended here: it may still want to know what that took.
                 if known or self._role is Role.NODE:
-                    self._tell(StreamReset(stream_id, fault_for_wire_code(code), reason))
+                    shown = f.printable(reason)
+                    self._tell(StreamReset(stream_id, fault_for_wire_code(code), shown))
             case f.GoAway(code, reason, after_ms):
                 self.peer_going_away = True
                 after_s = None if after_ms is None else after_ms / 1000
-                self._tell(GoAwayReceived(fault_for_wire_code(code), reason, after_s))
+                self._tell(GoAwayReceived(fault_for_wire_code(code), f.printable(reason), after_s))
             case f.Open():
                 self._only_from(Role.RELAY, "OPEN")
                 self._receive_open(frame)
@@ -448,6 +475,7 @@ class Session:
         if stream_id in self._streams:
             self._forget(stream_id)
             self._send(f.Reset(stream_id, fault.row.wire_code, reason[:MAX_REASON_CHARS]))
+            self._pace.allow(_EVENT, self._now)  # what the stream took, by itself (SPEC section 6)
 
     def consume(self, stream_id: int, size: int) -> bool:
         """Received bytes were used: the peer may send as many again. True: it is to be told so."""
@@ -535,7 +563,7 @@ class Session:
 
     def reply_error(self, call: int, error: WaiError) -> None:
         """Answer a CALL with what went wrong; see `reply`."""
-        value = {"code": error.fault.row.wire_code, "message": str(error)[:4096]}
+        value = {"code": error.fault.row.wire_code, "message": str(error)[:MAX_MESSAGE_CHARS]}
         self._reply(f.Reply(call, ok=False, value=value))
 
     def _reply(self, frame: f.Reply) -> None:

@@ -2,7 +2,9 @@
 
 A node pushes a whole new `NodeStatus` when something in it changed; the relay keeps the last one.
 On the wire it is a msgpack map with the field names below. Unknown keys are ignored, so that a
-newer node can say more; a known key of the wrong type is refused.
+newer node can say more; a known key of the wrong type is refused. What a relay keeps of one is
+bounded by the frame it came in: nothing is kept that was not in it, and names count for their own
+length. Only `detail`, which may hold anything, is weighed by itself.
 """
 
 from __future__ import annotations
@@ -11,9 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .errors import RemoteProtocolError
+from .limits import MAX_DETAIL_BYTES
+from .weight import fits
 
 MAX_MODELS: Final = 512  # a router-mode llama-server with a folder of GGUFs; more is a broken node
 MAX_NAME_CHARS: Final = 256  # model ids look like `publisher/repo-GGUF:Q4_K_M`
+MAX_APIS: Final = 8  # there are three
+MAX_API_CHARS: Final = 32  # "anthropic" is the longest
 MAX_COUNT: Final = 1 << 40  # no token, byte or slot count here is larger; keeps arithmetic in int64
 
 
@@ -71,6 +77,8 @@ class NodeStatus:
         detail = value.get("detail", {})
         if not isinstance(detail, dict):
             raise RemoteProtocolError("STATUS.detail is not a map")
+        if not fits(detail, MAX_DETAIL_BYTES):
+            detail = {}  # no request depends on it: a node must not lose its session for it
         return cls(
             models=tuple(_model_from_wire(model) for model in models),
             draining=value.get("draining", False) is True,
@@ -86,12 +94,14 @@ def _model_from_wire(value: object) -> ModelStatus:
     if not model_id:
         raise RemoteProtocolError("a model in STATUS has no id")
     apis = value.get("apis", ["openai"])
-    if not isinstance(apis, list | tuple) or not all(isinstance(a, str) for a in apis):
-        raise RemoteProtocolError("apis in STATUS is not a list of strings")
+    if not isinstance(apis, list | tuple) or not all(
+        isinstance(api, str) and len(api) <= MAX_API_CHARS for api in apis
+    ):
+        raise RemoteProtocolError("apis in STATUS is not a list of short strings")
     return ModelStatus(
         id=model_id,
         upstream=_text(value, "upstream"),
-        apis=tuple(apis[:8]),
+        apis=tuple(apis[:MAX_APIS]),
         ready=value.get("ready", True) is True,
         context_tokens=_count(value, "context_tokens"),
         slots_total=_count(value, "slots_total"),

@@ -84,23 +84,47 @@ NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     b"referer",
     b"x-conversation-id",
     b"forwarded",
-    b"x-forwarded-for",
-    b"x-forwarded-host",
-    b"x-forwarded-proto",
     b"x-real-ip",
-}
-# Never forwarded to a caller: an upstream's cookies, and what it says of its own transport and
-# of CORS: which pages may call is the relay's to say.
-NOT_FOR_CALLER: Final = HOP_BY_HOP | {
-    b"set-cookie",
-    b"server",
-    b"alt-svc",
-    b"strict-transport-security",
-    b"access-control-allow-origin",
-    b"access-control-allow-credentials",
-    b"access-control-allow-headers",
-    b"access-control-allow-methods",
-}
+}  # and all that begin with `x-forwarded-` or `x-wai-`
+_FORWARDED_PREFIX: Final = b"x-forwarded-"
+_WAI_PREFIX: Final = b"x-wai-"
+FOR_CALLER: Final = frozenset(
+    {
+        # what the body is
+        b"content-type",
+        b"content-encoding",
+        b"content-language",
+        b"content-disposition",
+        # whether and when to ask again; SDKs read all four
+        b"cache-control",
+        b"retry-after",
+        b"retry-after-ms",
+        b"x-should-retry",
+        # by what and how fast it was made
+        b"request-id",
+        b"openai-model",
+        b"openai-processing-ms",
+        b"openai-version",
+        b"anthropic-version",
+        b"x-compute-characters",
+        b"x-compute-time",
+        b"x-compute-tokens",
+        b"x-compute-type",
+        b"x-generated-tokens",
+        b"x-inference-time",
+        b"x-prompt-tokens",
+        b"x-queue-time",
+        b"x-time-per-token",
+        b"x-total-time",
+        b"x-validation-time",
+    }
+)
+"""The response headers that travel to a caller. An allow-list, because a header that a model server
+sends acts on whoever reads it: `Location` sends the caller's API key to another host,
+`X-Accel-Redirect` and `X-Sendfile` make a proxy in front of the relay serve its own files,
+`Clear-Site-Data`, `Refresh` and `Set-Cookie` act in a browser, and CORS, `Alt-Svc`,
+`Strict-Transport-Security` and `X-RateLimit-*` are the relay's to say. `Date`, `X-Request-Id` and
+the framing are made anew by each hop. The last eleven names are those of TGI and TEI."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -110,23 +134,43 @@ def find_route(method: str, path: str) -> Route | None:
     return ROUTES.get((method, path))
 
 
+def is_redirect(status: int) -> bool:
+    """Whether `status` sends the caller elsewhere, or to a copy of its own. A model server's is not
+    passed on: clients follow it, with the API key, to whichever host it names."""
+    return 300 <= status <= 399
+
+
+REDIRECTED: Final = (
+    "the model server answered with a redirect (status {}), which is not followed; "
+    "give its final address as the upstream's URL"
+)
+"""What is said of one; takes the status."""
+
+
 def headers_for_upstream(headers: Headers) -> Headers:
     """`headers` (lower-case names) less what must not travel to the model."""
-    return _without(headers, NOT_FOR_UPSTREAM)
+    named = _connection_options(headers)
+    return [
+        (n, v)
+        for n, v in headers
+        if n not in NOT_FOR_UPSTREAM
+        and n not in named
+        and n[:6] != _WAI_PREFIX
+        and n[:12] != _FORWARDED_PREFIX
+    ]
 
 
 def headers_for_caller(headers: Headers) -> Headers:
-    """`headers` (lower-case names) less what must not travel to the caller."""
-    return _without(headers, NOT_FOR_CALLER)
+    """Those of `headers` (lower-case names) that may travel to the caller."""
+    named = _connection_options(headers)
+    return [(n, v) for n, v in headers if n in FOR_CALLER and n not in named]
 
 
-def _without(headers: Headers, dropped: frozenset[bytes]) -> Headers:
-    named = {
+def _connection_options(headers: Headers) -> set[bytes]:
+    """The fields that `Connection` names: they are for one hop."""
+    return {
         token.strip().lower()
         for name, value in headers
         if name == b"connection"
         for token in value.split(b",")
     }
-    return [
-        (n, v) for n, v in headers if n not in dropped and n not in named and n[:6] != b"x-wai-"
-    ]

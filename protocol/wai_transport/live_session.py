@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from wai_protocol.errors import Fault, RemoteProtocolError, WaiError
-from wai_protocol.events import Event, PeerDead
+from wai_protocol.events import Event, PeerDead, TurnOver
 from wai_protocol.limits import WRITE_BUDGET_BYTES, Limits
 from wai_protocol.session import Session
 from wai_protocol.status import NodeStatus
@@ -228,10 +228,22 @@ class LiveSession:
             _log.error("the peer broke the protocol: %s", error)
             self._end(Ended.BROKEN, error.fault, str(error))
             return
+        if events and type(events[-1]) is TurnOver:
+            events.pop()
+            if not connection.behind:
+                connection.hold()
+                self._loop.call_soon(self._go_on, connection)
         self._deliver(events)
         # What the handlers sent has woken us already; this is for an ACK or PONG that is due.
         if not self._wake_scheduled and self.core.has_bytes_to_send:
             self.wake()
+
+    def _go_on(self, connection: _Connection) -> None:
+        """Take what an earlier turn left over."""
+        connection.behind = False
+        self._received(connection, b"")
+        if not connection.behind:
+            connection.caught_up()
 
     def _deliver(self, events: list[Event]) -> None:
         """Tell the owner. A handler that fails fails its own event: the others are still told."""
@@ -337,18 +349,34 @@ class LiveSession:
 class _Connection(ReadIntoOne):
     """One connection of a live session, from the end of its handshake to its loss."""
 
-    __slots__ = ("_session", "paused", "transport")
+    __slots__ = ("_lost", "_session", "behind", "paused", "transport")
 
     def __init__(self, session: LiveSession, transport: asyncio.Transport) -> None:
         self._session = session
+        self._lost = False
         self.transport = transport
         self.paused = False
+        self.behind = False
+        """Whether the core holds more frames of it than it has acted upon."""
 
     def begin(self, leftover: bytes) -> None:
         """Take what the handshake read too far, then what comes."""
         if leftover:
             self._session._received(self, leftover)
+        if not self.behind and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def hold(self) -> None:
+        """Read no more: the core has enough for this turn."""
+        self.behind = True
         if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def caught_up(self) -> None:
+        """Read on. If it was lost meanwhile, that counts from now on."""
+        if self._lost:
+            self._session._lost(self)
+        elif not self.transport.is_closing():
             self.transport.resume_reading()
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -365,7 +393,9 @@ class _Connection(ReadIntoOne):
         self._session.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._session._lost(self)
+        self.paused = self._lost = True
+        if not self.behind:  # else what it has brought is taken first
+            self._session._lost(self)
 
     def drop(self) -> None:
         """Close at once; nothing that waits is worth sending."""

@@ -23,7 +23,7 @@ from wai_node.forward import HOLD_BYTES, Forwarder
 from wai_node.upstreams import Board, Probe, Upstream, upstream_at
 from wai_node.upstreams.openai import OpenAIUpstream
 from wai_node.upstreams.tally import OpenStream, Report, Spent
-from wai_protocol.errors import Fault
+from wai_protocol.errors import Fault, LocalProtocolError
 from wai_protocol.surface import Headers
 
 pytestmark = pytest.mark.anyio
@@ -345,3 +345,73 @@ async def test_a_request_that_was_not_sent_yet_took_nothing() -> None:
         forwarder.reset(session, 1)
         told = {"stream": 1, "prompt": 0, "cached": 0, "completion": 0, "exact": True}
         assert session.log == [("event", "spent", told)]
+
+
+NOT_FOR_CALLERS = b"""Location: https://elsewhere.example/
+X-Accel-Redirect: /internal/
+X-Sendfile: /etc/passwd
+Clear-Site-Data: "*"
+Refresh: 0; url=https://elsewhere.example/
+Set-Cookie: a=b
+X-RateLimit-Remaining-Requests: 0
+Access-Control-Allow-Origin: *
+Access-Control-Max-Age: 9
+Alt-Svc: h3=":443"
+Strict-Transport-Security: max-age=1
+Link: <https://elsewhere.example/>; rel=preload
+WWW-Authenticate: Basic
+Proxy-Authenticate: Basic
+Content-Location: https://elsewhere.example/
+X-WAI-Node: other
+Server: x""".split(b"\n")
+
+
+async def test_only_harmless_headers_of_an_answer_leave_the_node() -> None:
+    harmless = [b"Content-Type: application/json", b"Retry-After: 3", b"OpenAI-Processing-MS: 7"]
+    async with forwarding(answering(ok(b"{}", *NOT_FOR_CALLERS, *harmless))) as (forwarder, *_):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        assert session.log[0] == (
+            "headers",
+            1,
+            200,
+            [
+                (b"content-type", b"application/json"),
+                (b"retry-after", b"3"),
+                (b"openai-processing-ms", b"7"),
+            ],
+        )
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308, 399])
+async def test_a_redirect_of_the_model_server_is_its_fault_and_goes_no_further(status: int) -> None:
+    answer = (
+        b"HTTP/1.1 %d x\r\nLocation: https://elsewhere/\r\nContent-Length: 2\r\n\r\n{}" % status
+    )
+    async with forwarding(answering(answer)) as (forwarder, *_):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        assert session.log == [("reset", 1, Fault.UPSTREAM_BROKE)]
+
+
+async def test_an_answers_head_that_fits_no_frame_resets_its_stream() -> None:
+    class Strict(FakeSession):
+        def send_headers(self, stream_id: int, status: int, headers: Headers) -> None:
+            raise LocalProtocolError("no")
+
+    async with forwarding(answering(ok(b"{}"))) as (forwarder, *_):
+        session = Strict()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        assert session.log == [("reset", 1, Fault.UPSTREAM_BROKE)]
+
+
+async def test_a_stream_that_the_node_itself_fails_on_leaves_nothing_behind() -> None:
+    async with forwarding(answering(ok(b"{}"))) as (forwarder, *_):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=False)
+        forwarder.failed(session, 1)
+        forwarder.failed(session, 1)
+        assert forwarder.active_streams == 0

@@ -13,18 +13,53 @@ from hypothesis import strategies as st
 
 from wai_protocol import frames as f
 from wai_protocol.errors import Fault, LocalProtocolError, RemoteProtocolError
-from wai_protocol.limits import MAX_DATA_BYTES, MAX_FRAME_BYTES, MAX_HEAD_BYTES, MAX_HEADERS
+from wai_protocol.limits import (
+    MAX_DATA_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_REASON_CHARS,
+    MAX_WORD_CHARS,
+)
 
+WRONG_NAMES = (
+    *(b"Set-Cookie", b"Content-Length", b":status", b"", b"a b", b" a", b"a:", b"a\r\nb", b"a\n"),
+    *(b"a\x00", b"n\xc3\xa9"),
+)
+WRONG_VALUES = (
+    *(b"a\rb", b"a\nb", b"a\r\nset-cookie: b", b"a\x00", b"\x7f", b"\x1b[2J", b"\n", b"a\n"),
+    *(b" a", b"a ", b"\ta", b"a\t", b" "),
+)
+WRONG_PATHS = (
+    "",
+    "v1",
+    "*",
+    "http://other/",
+    "/a b",
+    "/a#b",
+    "/a\r\nhost: b",
+    "/\x00",
+    "/é",
+    "/a\n",
+)
 NUMBERS = st.integers(0, (1 << 62) - 1)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-HEADERS = st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=40)), max_size=6)
+NAMES = st.text("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=20)
+VALUE_BYTES = st.sampled_from([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
+FIELD_VALUES = st.lists(VALUE_BYTES, max_size=40).map(lambda some: bytes(some).strip(b" \t"))
+HEADERS = st.lists(st.tuples(NAMES.map(str.encode), FIELD_VALUES), max_size=6)
+METHODS = st.sampled_from(["GET", "POST", "X-1"])
+TARGETS = st.text(st.characters(codec="ascii", min_codepoint=0x24, max_codepoint=0x7E)).map(
+    lambda text: "/" + text
+)
 LEAVES = st.none() | st.booleans() | NUMBERS | TEXTS | st.binary(max_size=20)
 VALUES = st.recursive(
     LEAVES, lambda v: st.lists(v, max_size=3) | st.dictionaries(TEXTS, v, max_size=3), max_leaves=8
 )
 MAPS = st.dictionaries(TEXTS, VALUES, max_size=4)
 FRAMES: st.SearchStrategy[f.SessionFrame] = st.one_of(
-    st.builds(f.Open, NUMBERS, TEXTS, TEXTS, HEADERS, TEXTS, st.booleans()),
+    st.builds(f.Open, NUMBERS, METHODS, TARGETS, HEADERS, TEXTS, st.booleans()),
     st.builds(f.Head, NUMBERS, NUMBERS, HEADERS),
     st.builds(f.End, NUMBERS),
     st.builds(f.Reset, NUMBERS, NUMBERS, TEXTS),
@@ -134,6 +169,16 @@ def test_fields_of_any_type_are_only_ever_refused(kind: int, fields: list[Any]) 
         [16, 1, "GET", "/" * (MAX_HEAD_BYTES + 1), [], "m", False],
         [17, 1, 200, [b"n", b"v"] * (MAX_HEADERS + 1)],
         [17, 1, 200, [b"n", b"v" * MAX_HEAD_BYTES]],
+        *([17, 1, 200, [name, b"v"]] for name in WRONG_NAMES),
+        *([17, 1, 200, [b"a", b"b", b"n", value]] for value in WRONG_VALUES),
+        *([16, 1, "GET", "/", [name, b"v"], "m", False] for name in WRONG_NAMES),
+        *([16, 1, "GET", "/", [b"n", value], "m", False] for value in WRONG_VALUES),
+        *([16, 1, method, "/", [], "m", False] for method in ("", "G T", "GET\r\n", "GÉT")),
+        *([16, 1, "GET", path, [], "m", False] for path in WRONG_PATHS),
+        [20, 1, 2, "x" * (MAX_REASON_CHARS + 1)],
+        [26, 1, "x" * (MAX_REASON_CHARS + 1), None],
+        [23, 1, "x" * (MAX_WORD_CHARS + 1), {}],
+        [25, 1, "x" * (MAX_WORD_CHARS + 1), None],
         [22, []],
         [24, 1, 1, None],
         [26, 1, "", True],
@@ -201,6 +246,29 @@ def test_a_head_that_the_peer_would_refuse_never_leaves(headers: list[tuple[byte
     assert refusal.value.fault is Fault.HEAD_TOO_LARGE
     with pytest.raises(LocalProtocolError):
         f.encode(f.Head(1, 200, headers))
+
+
+@pytest.mark.parametrize("field", [(b"Date", b"x"), (b"n", b"a\r\nb"), (b"n", b"v ")])
+def test_a_header_that_the_peer_would_refuse_never_leaves(field: tuple[bytes, bytes]) -> None:
+    with pytest.raises(LocalProtocolError):
+        f.encode(f.Open(1, "GET", "/", [(b"a", b"b"), field], "", end=True))
+    with pytest.raises(LocalProtocolError):
+        f.encode(f.Head(1, 200, [field]))
+
+
+@pytest.mark.parametrize("path", WRONG_PATHS)
+def test_a_path_that_the_peer_would_refuse_never_leaves(path: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        f.encode(f.Open(1, "GET", path, [], "", end=True))
+
+
+def test_an_event_that_the_peer_would_refuse_never_leaves() -> None:
+    large = f.Event(0, "deployment", "x" * MAX_EVENT_BYTES)
+    with pytest.raises(LocalProtocolError):
+        f.encode(large)
+    item = [25, 0, "deployment", large.value]
+    with pytest.raises(RemoteProtocolError):
+        f.decode(item, len(msgpack.packb(item)))
 
 
 @pytest.mark.parametrize("size", [1, 255, 256, 4096, MAX_DATA_BYTES])

@@ -19,6 +19,7 @@ from wai_protocol.events import DataReceived, StreamEnded
 from wai_protocol.handshake import Hello, NodeHandshake, RelayHandshake
 from wai_protocol.identity import NodeKey, RelayKey, node_id, verify
 from wai_protocol.limits import Limits
+from wai_protocol.pace import PACES
 from wai_protocol.session import Role, Session
 from wai_protocol.surface import ROUTES
 
@@ -75,6 +76,11 @@ def test_the_fixed_limits_are_those_of_the_code() -> None:
         if name.isupper() and name not in ("VERSION", "ALPN")
     }
     assert {name: int(value) for name, value, _ in table("limits")} == constants
+
+
+def test_the_paces_are_those_of_the_code() -> None:
+    rows = [[f.FrameType(kind).name, str(p.burst), str(p.per_s)] for kind, p in PACES.items()]
+    assert table("paces") == rows
 
 
 def test_the_frames_are_those_of_the_code() -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
 
 from wai_protocol.errors import Fault
-from wai_protocol.events import DataReceived, Event
-from wai_protocol.session import Session
+from wai_protocol.events import DataReceived, Event, NodeEvent
+from wai_protocol.frames import pack
+from wai_protocol.limits import TURN_COST
+from wai_protocol.session import Role, Session
 from wai_transport.live_session import Ended, LiveSession
 
 pytestmark = pytest.mark.anyio
@@ -117,3 +122,74 @@ async def test_a_handler_that_fails_costs_its_own_stream_and_not_the_rest_of_the
         assert heard == [DataReceived(3, b"x")]
         assert core.resets == [(1, Fault.INTERNAL)]
         session.close()
+
+
+class Flooded:
+    """A relay's session with a connection over which a node sends `count` EVENTs, and goes."""
+
+    def __init__(self, count: int) -> None:
+        self.heard: list[Event] = []
+        self.detached_after: list[int] = []
+        self.begun = asyncio.Event()
+        self.detached = asyncio.Event()
+        self.flood = b"".join(pack((25, 0, "x", n)) for n in range(count))
+        self.session = LiveSession(
+            Session(Role.RELAY, turn_cost=TURN_COST),
+            on_event=self._on_event,
+            on_detached=self._on_detached,
+            on_ended=lambda session, why: None,
+            ttl_s=60.0,
+        )
+
+    def _on_event(self, event: Event) -> None:
+        self.heard.append(event)
+        self.begun.set()
+
+    def _on_detached(self, session: LiveSession) -> None:
+        self.detached_after.append(len(self.heard))
+        self.detached.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        ours, peer = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        transport.pause_reading()
+        with peer:
+            peer.sendall(self.flood)
+            peer.shutdown(socket.SHUT_WR)
+            self.session.attach(transport, 0)
+            yield
+            self.session.close()
+
+
+async def test_all_of_a_flood_is_taken_before_its_connection_counts_as_lost() -> None:
+    flooded = Flooded(1000)
+    async with flooded.running():
+        await flooded.detached.wait()
+        values = [event.value for event in flooded.heard if isinstance(event, NodeEvent)]
+        assert values == list(range(1000))
+        assert flooded.detached_after == [1000]
+
+
+async def test_others_have_their_turn_while_a_flood_is_taken() -> None:
+    flooded = Flooded(1000)
+    parts = [0]
+    async with flooded.running():
+        while not flooded.detached.is_set():
+            parts.append(len(flooded.heard))
+            await asyncio.sleep(0)
+        steps = [after - before for before, after in itertools.pairwise([*parts, 1000])]
+        assert len(flooded.heard) == 1000
+        assert max(steps) <= TURN_COST
+
+
+async def test_a_connection_that_is_dropped_in_the_middle_of_a_flood_brings_no_more() -> None:
+    flooded = Flooded(1000)
+    async with flooded.running():
+        await flooded.begun.wait()
+        flooded.session.drop_connection()
+        heard = len(flooded.heard)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(flooded.heard) == heard < 1000

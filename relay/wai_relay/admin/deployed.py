@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 
 from wai_protocol.errors import Fault, WaiError
+from wai_protocol.status import MAX_COUNT, MAX_NAME_CHARS
 
 from .context import LiveNode
 from .model_types import DeploymentView
@@ -26,6 +28,11 @@ LIST_TIMEOUT_S: Final = 5.0
 """For what the node knows by itself: one that does not answer by then is left out."""
 
 MAX_PER_NODE: Final = 512  # as many models as a STATUS may have; more is a broken node
+MAX_NODE_BYTES: Final = 1024 * 1024
+"""What all rows of one node may take in memory: 512 of the usual 1 KiB, or fewer with long logs."""
+
+MAX_TEXT_CHARS: Final = 1024  # a reason in two sentences, or a line of a log; more is cut off
+MAX_LOG_LINES: Final = 32  # a node sends 12
 _REMOVED: Final = "absent"
 
 
@@ -50,10 +57,9 @@ class Deployed:
         except WaiError as error:
             log.warning("%s", error)
             return
-        if view.state == _REMOVED:
-            self.rows.pop(view.id, None)
-        elif view.id in self.rows or len(self._of(node.record.id)) < MAX_PER_NODE:
-            self.rows[view.id] = view
+        self.rows.pop(view.id, None)
+        if view.state != _REMOVED:
+            self._keep(node, [view])
 
     def look(self, nodes: Iterable[LiveNode]) -> None:
         """Forget those that are gone, and ask those that came since they were asked last."""
@@ -81,11 +87,27 @@ class Deployed:
         """
         listed = await node.call("model.list", {}, timeout_s=LIST_TIMEOUT_S)
         views = views_of(node, listed)
-        for row_id in self._of(node.record.id):
-            del self.rows[row_id]
-        shown = [view for view in views if view.state != _REMOVED]
-        self.rows.update((view.id, view) for view in shown[:MAX_PER_NODE])
+        for row in self._of(node.record.id):
+            del self.rows[row.id]
+        self._keep(node, [view for view in views if view.state != _REMOVED])
         return views
+
+    def _keep(self, node: LiveNode, views: list[DeploymentView]) -> None:
+        """Take `views` in, as far as they and the node's other rows are within the bounds."""
+        known = self._of(node.record.id)
+        count, size = len(known), sum(map(_bytes_of, known))
+        for number, view in enumerate(views):
+            count += view.id not in self.rows
+            size += _bytes_of(view)
+            if count > MAX_PER_NODE or size > MAX_NODE_BYTES:
+                left_out = len(views) - number
+                log.warning(
+                    "node %s tells of more deployments than are shown: at most %d in %d KiB; "
+                    "%d left out",
+                    *(node.record.name, MAX_PER_NODE, MAX_NODE_BYTES // 1024, left_out),
+                )
+                return
+            self.rows[view.id] = view
 
     def close(self) -> None:
         """Ask no more."""
@@ -100,8 +122,17 @@ class Deployed:
         finally:
             del self._asking[node.record.id]
 
-    def _of(self, node_id: str) -> list[str]:
-        return [row_id for row_id, row in self.rows.items() if row.node_id == node_id]
+    def _of(self, node_id: str) -> list[DeploymentView]:
+        return [row for row in self.rows.values() if row.node_id == node_id]
+
+
+def _bytes_of(view: DeploymentView) -> int:
+    """About what a row takes in memory, less what all rows of its node share."""
+    texts = (view.id, view.model, view.state, view.reason, view.swap_error, *view.log_tail)
+    return _ROW_BYTES + sum(map(sys.getsizeof, texts))
+
+
+_ROW_BYTES: Final = 512  # the row, its progress, its numbers and its place in two maps
 
 
 def views_of(node: LiveNode, listed: Any) -> list[DeploymentView]:
@@ -115,8 +146,22 @@ def view_of(node: LiveNode, told: Any) -> DeploymentView:
     if not isinstance(told, dict):
         told = {}
     record = node.record
-    row = {**told, "id": f"{record.id} {told.get('model')}", "node": record.name}
-    return checked({**row, "node_id": record.id}, DeploymentView, node)  # type: ignore[no-any-return]
+    row = {**told, "id": "", "node": record.name, "node_id": record.id}
+    view: DeploymentView = checked(row, DeploymentView, node)
+    counts = (view.context, view.context_served or 0, view.slots, view.size_bytes, view.in_flight)
+    if len(view.model) > MAX_NAME_CHARS or not all(0 <= count <= MAX_COUNT for count in counts):
+        raise WaiError(
+            f"node {record.name} tells of a deployment whose name or numbers are out of range",
+            Fault.PROTOCOL,
+        )
+    return msgspec.structs.replace(
+        view,
+        id=f"{record.id} {view.model}",
+        state=view.state[:MAX_NAME_CHARS],
+        reason=view.reason[:MAX_TEXT_CHARS],
+        swap_error=view.swap_error[:MAX_TEXT_CHARS],
+        log_tail=tuple(line[:MAX_TEXT_CHARS] for line in view.log_tail[-MAX_LOG_LINES:]),
+    )
 
 
 def checked(value: Any, kind: Any, node: LiveNode) -> Any:

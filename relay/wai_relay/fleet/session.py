@@ -25,8 +25,9 @@ from wai_protocol.events import (
     StreamReset,
     Writable,
 )
+from wai_protocol.frames import printable
 from wai_protocol.handshake import Hello
-from wai_protocol.limits import Limits
+from wai_protocol.limits import MAX_MESSAGE_CHARS, TURN_COST, Limits
 from wai_protocol.session import Role, Session
 from wai_protocol.status import MAX_COUNT
 from wai_protocol.surface import Headers
@@ -73,7 +74,7 @@ class NodeSession:
         self._given_up: dict[int, NodeStream] = {}  # oldest first
         self._calls: dict[int, tuple[asyncio.Future[Any], CallEvents | None]] = {}
         self.live = LiveSession(
-            Session(Role.RELAY, local=limits, growth=node.fleet.growth),
+            Session(Role.RELAY, local=limits, growth=node.fleet.growth, turn_cost=TURN_COST),
             on_event=self._on_event,
             on_detached=self._on_detached,
             on_ended=self._on_ended,
@@ -114,27 +115,43 @@ class NodeSession:
             self.live.core.give_up_call(call)
 
     def _on_event(self, event: Event) -> None:
+        """Pass `event` to whom it concerns. What a stream's sink raises ends that stream, and its
+        caller hears of it; the live session logs it and tells the node."""
         if type(event) is DataReceived:  # each token: 0.3 µs less than by the pattern
             if (stream := self.streams.get(event.stream)) is not None:
-                stream.sink.on_data(event.data)
-            return
+                try:
+                    stream.sink.on_data(event.data)
+                except Exception:
+                    stream.failed()
+                    raise
+        elif (stream_id := getattr(event, "stream", None)) is None:
+            self._on_session_event(event)
+        elif (stream := self.streams.get(stream_id)) is not None:
+            try:
+                self._on_stream_event(stream, event)
+            except Exception:
+                stream.failed()
+                raise
+
+    def _on_stream_event(self, stream: NodeStream, event: Event) -> None:
         match event:
-            case HeadersReceived(stream_id, status, headers):
-                if (stream := self.streams.get(stream_id)) is not None:
-                    stream.sink.on_headers(status, headers)
+            case HeadersReceived(_, status, headers):
+                stream.sink.on_headers(status, headers)
             case StreamEnded(stream_id):
-                if (stream := self.streams.get(stream_id)) is not None:
-                    # An answer that ended before its request did: the rest is not wanted.
-                    stream.over()
-                    self.live.reset_stream(stream_id, Fault.CANCELLED, "the answer is complete")
-                    stream.sink.on_end()
-            case StreamReset(stream_id, fault, reason):
-                if (stream := self.streams.get(stream_id)) is not None:
-                    stream.over()
-                    stream.sink.on_reset(fault, reason)
-            case Writable(stream_id):
-                if (stream := self.streams.get(stream_id)) is not None:
-                    stream.writable()
+                # An answer that ended before its request did: the rest is not wanted.
+                stream.over()
+                self.live.reset_stream(stream_id, Fault.CANCELLED, "the answer is complete")
+                stream.sink.on_end()
+            case StreamReset(_, fault, reason):
+                stream.over()
+                stream.sink.on_reset(fault, reason)
+            case Writable():
+                stream.writable()
+            case _:
+                _log.debug("node %s: %s", self.node.name, type(event).__name__)
+
+    def _on_session_event(self, event: Event) -> None:
+        match event:
             case StatusReceived(status):
                 self.node.update(status, self.instance)
             case ReplyReceived(call, ok, value):
@@ -157,7 +174,9 @@ class NodeSession:
         known = isinstance(value, dict)
         code, message = (value.get("code"), value.get("message")) if known else (None, None)
         fault = fault_for_wire_code(code) if isinstance(code, int) else Fault.INTERNAL
-        waiting[0].set_exception(WaiError(str(message or "the node refused"), fault))
+        if not isinstance(message, str) or not message:
+            message = "the node refused"
+        waiting[0].set_exception(WaiError(printable(message[:MAX_MESSAGE_CHARS]), fault))
 
     def given_up(self, stream_id: int, stream: NodeStream) -> None:
         """A stream is reset; the node may tell what it took."""

@@ -83,6 +83,12 @@ class NodeStream(UpstreamStream):
                 self._drained.set_result(None)
             self._drained = None
 
+    def failed(self) -> None:
+        """The sink raised: tell it that the answer is broken, so that its caller does not wait."""
+        sink, self.sink = self.sink, NOBODY
+        self.over()
+        sink.on_reset(Fault.INTERNAL, "the relay failed on this answer; see its log")
+
     def over(self) -> None:
         """No more comes or goes. Idempotent."""
         if self._session is not None:

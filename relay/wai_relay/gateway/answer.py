@@ -16,7 +16,13 @@ from typing import Any, Final, assert_never
 
 from wai_protocol.errors import Fault
 from wai_protocol.status import MAX_COUNT
-from wai_protocol.surface import Headers, Route, headers_for_caller
+from wai_protocol.surface import (
+    REDIRECTED,
+    Headers,
+    Route,
+    headers_for_caller,
+    is_redirect,
+)
 from wai_relay.observe.records import TokenCounts
 
 from .continuation import Continuation
@@ -205,8 +211,11 @@ class Answer:
         """See `Sink`."""
         if self._phase is not Phase.WAITING:
             return
-        self.status = status
         self._last_at = self._clock()
+        if is_redirect(status):  # from a provider, or a node that passes one on
+            self._give_up_upstream(Fault.UPSTREAM_BROKE, REDIRECTED.format(status))
+            return
+        self.status = status
         self._headers = headers_for_caller(headers)
         self._content_type = dict(headers).get(b"content-type", b"").strip().lower()
         begun = self._exchange.started  # by a heartbeat, as an event stream
@@ -248,6 +257,12 @@ class Answer:
                 assert_never(self._phase)
 
     # -- inside
+    def _give_up_upstream(self, fault: Fault, message: str) -> None:
+        """What it answers is not fit for a caller; another upstream may do better."""
+        if self._stream is not None:
+            self._stream.reset(fault, message)
+        self._fail(Failure(fault, message, retryable=True))
+
     def _give_credit(self) -> None:
         uncredited, self._uncredited = self._uncredited, 0
         if uncredited and self._stream is not None:
@@ -273,7 +288,6 @@ class Answer:
 
     def _begin(self) -> None:
         """The point of no return: the caller gets this upstream's answer."""
-        self._phase = Phase.PASSING
         self._last_at = self.first_byte_at = self._clock()
         self._on_first_byte()
         self._reply.reader = self._reader = reader_for(
@@ -290,6 +304,7 @@ class Answer:
             self._exchange.write(b": " + labels + b"\n\n")
         else:
             self._reply.start(self.status, self._headers + self._labels)
+        self._phase = Phase.PASSING  # not before: where the head can't be sent, nothing has passed
 
     def _refused(self) -> None:
         body = bytes(self._collected)
@@ -308,9 +323,11 @@ class Answer:
         """The answer broke off: go on with another upstream, else break too."""
         if self._continued(fault, message):
             return
-        self._reply.break_off(fault, message)
         self.fault = fault
-        self._finish()
+        try:
+            self._reply.break_off(fault, message)
+        finally:  # whatever it raises, the gateway must not wait on
+            self._finish()
 
     def _continued(self, fault: Fault, message: str) -> bool:
         """Leave the rest of a cut answer to another upstream, if that can be."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ import pytest
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.admin import events
-from wai_relay.admin.deployed import MAX_PER_NODE, Deployed
+from wai_relay.admin.deployed import MAX_NODE_BYTES, MAX_PER_NODE, Deployed
 from wai_relay.admin.events import KEEP_ALIVE_S, MAX_LISTENERS, MAX_WAITING, Listener
 from wai_relay.observe.records import RequestRecord
 
@@ -305,3 +306,40 @@ async def test_a_node_that_tells_of_endless_models_fills_no_memory() -> None:
     for n in range(MAX_PER_NODE + 10):
         deployed.hear(make_node(), "deployment", {**DEPLOYED, "model": f"m{n}"})
     assert len(deployed.rows) == MAX_PER_NODE
+
+
+@pytest.mark.parametrize("how", ["told", "asked"])
+async def test_deployments_with_long_texts_fill_no_memory(how: str) -> None:
+    deployed = Deployed()
+    long = "x" * 250_000
+    rows = [
+        {
+            **DEPLOYED,
+            "model": f"m{n}",
+            "state": long,
+            "reason": long,
+            "swap_error": long,
+            "log_tail": [long + str(line) for line in range(20)],
+        }
+        for n in range(MAX_PER_NODE)
+    ]
+    if how == "told":
+        for row in rows:
+            deployed.hear(make_node(), "deployment", row)
+    else:
+        await deployed.ask(make_node(answers={"model.list": rows}))
+    size = sum(
+        sys.getsizeof(text)
+        for row in deployed.rows.values()
+        for text in (row.id, row.model, row.state, row.reason, row.swap_error, *row.log_tail)
+    )
+    assert 0 < size <= MAX_NODE_BYTES
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"model": "x" * 250_000}, {"size_bytes": 1 << 63}, {"context": -1}]
+)
+async def test_a_deployment_out_of_bounds_is_not_shown(wrong: dict[str, Any]) -> None:
+    deployed = Deployed()
+    deployed.hear(make_node(), "deployment", {**DEPLOYED, **wrong})
+    assert deployed.rows == {}

@@ -10,6 +10,8 @@ import pytest
 
 from tests.relay.conftest import Clock
 from wai_protocol.errors import AuthError, Fault, WaiError
+from wai_protocol.events import DataReceived, HeadersReceived, StreamEnded, TurnOver
+from wai_protocol.frames import pack
 from wai_protocol.handshake import Claim, Hello
 from wai_protocol.identity import NodeKey
 from wai_protocol.invite import decode
@@ -212,3 +214,57 @@ async def test_a_node_that_never_comes_back_is_not_missed_for_ever(
     monkeypatch.setattr("wai_relay.fleet.nodes.MISSED_S", 0.0)
     rig.fleet.expect_all(0.0)
     assert rig.fleet.missing == 0
+
+
+class Failing(Resets):
+    """A sink that fails on one kind of call, as a bug in the gateway would."""
+
+    def __init__(self, on: str) -> None:
+        super().__init__()
+        self.on = on
+
+    def on_headers(self, status: int, headers: Headers) -> None:
+        self._fail("headers")
+
+    def on_data(self, data: bytes) -> None:
+        self._fail("data")
+
+    def on_end(self) -> None:
+        self._fail("end")
+
+    def _fail(self, what: str) -> None:
+        if what == self.on:
+            raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("on", ["headers", "data", "end"])
+async def test_a_sink_that_fails_hears_that_its_answer_is_broken_and_no_other_does(
+    rig: Rig, on: str
+) -> None:
+    await rig.come()
+    (session,) = rig.sessions
+    sinks = [Failing(on), Failing("nothing")]
+    first, second = (
+        session.open("POST", "/v1/chat/completions", [], "m", sink, end=True) for sink in sinks
+    )
+    events = [
+        event
+        for stream in (first._id, second._id)
+        for event in (
+            HeadersReceived(stream, 200, []),
+            DataReceived(stream, b"x"),
+            StreamEnded(stream),
+        )
+    ]
+    session.live._deliver(list(events))
+    assert [sink.faults for sink in sinks] == [[Fault.INTERNAL], []]
+    assert session.streams == {}
+
+
+async def test_a_nodes_session_takes_a_bounded_part_in_one_turn(rig: Rig) -> None:
+    await rig.come()
+    (session,) = rig.sessions
+    session.live.core.attach(0, 0.0)
+    events = session.live.core.receive_data(pack((25, 0, "x", None)) * 100, 0.0)
+    assert isinstance(events[-1], TurnOver)
+    assert len(events) < 100

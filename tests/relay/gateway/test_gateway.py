@@ -14,7 +14,7 @@ import pytest
 from tests.harness.exchanges import CALLER_KEY, FakeExchange, make_request
 from tests.harness.fleets import JSON, SSE, FakeFleet, FakeNode, FakeStream
 from tests.harness.plain_dispatcher import LeastBusyDispatcher
-from wai_protocol.errors import AuthError, Fault, TransportError
+from wai_protocol.errors import AuthError, Fault, LocalProtocolError, TransportError
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
 from wai_relay.access.keys import ApiKey, KeyLimits
@@ -848,3 +848,58 @@ async def test_a_400_of_another_kind_is_passed_on_and_not_tried_again() -> None:
     assert (exchange.status, exchange.body) == (400, bad)
     assert exchange.header(b"x-wai-attempts") == b"1"
     assert (r.records[0].status, r.records[0].fault) == (400, "")
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+async def test_a_redirect_of_a_model_server_is_a_502_that_names_nobody_else(status: int) -> None:
+    location = [(b"location", b"https://elsewhere.test/"), *JSON]
+    exchange = await rig(FakeNode("gpu1", MODEL, script=answers(status, location, b"x"))).ask()
+    assert exchange.status == 502
+    assert "redirect" in error_of(exchange)["message"]
+    assert b"elsewhere" not in exchange.body
+    assert exchange.header(b"location") is None
+
+
+async def test_another_node_answers_where_one_redirects() -> None:
+    first = FakeNode("gpu1", MODEL, script=answers(307, [(b"location", b"/")]))
+    second = FakeNode("gpu2", MODEL, script=answers(200, JSON, REPLY))
+    exchange = await rig(first, second).ask()
+    assert (exchange.status, exchange.body) == (200, REPLY)
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 500, 503])
+async def test_of_an_answers_headers_only_harmless_ones_reach_the_caller(status: int) -> None:
+    headers = [
+        *JSON,
+        (b"x-accel-redirect", b"/internal/"),
+        (b"x-ratelimit-remaining-tokens", b"0"),
+        (b"set-cookie", b"a=b"),
+        (b"access-control-allow-origin", b"*"),
+        (b"www-authenticate", b"Basic"),
+        (b"x-anything", b"else"),
+        (b"openai-processing-ms", b"7"),
+    ]
+    exchange = await rig(FakeNode("gpu1", MODEL, script=answers(status, headers, b"{}"))).ask()
+    names = {name for name, _ in exchange.headers if not name.startswith(b"x-wai-")}
+    ours = {b"content-length", b"retry-after"}  # of an answer that the relay has read whole
+    assert names - ours == {b"content-type", b"openai-processing-ms"}
+
+
+async def test_a_head_that_can_not_be_sent_ends_in_an_error_and_not_in_a_wait() -> None:
+    class Strict(FakeExchange):
+        def start(self, status: int, headers: Headers) -> None:
+            if status == 200:
+                raise LocalProtocolError("a response header contains a control character")
+            super().start(status, headers)
+
+    def answer(stream: FakeStream) -> None:
+        with pytest.raises(LocalProtocolError):
+            stream.answer(200, JSON, REPLY)
+        stream.sink.on_reset(Fault.INTERNAL, "this end failed")  # as the session does then
+
+    r = rig(FakeNode("gpu1", MODEL, script=answer))
+    exchange = Strict(make_request(), [CHAT])
+    with anyio.fail_after(5):
+        await r.gateway.handle(exchange)
+    assert exchange.over
+    assert exchange.status >= 500
