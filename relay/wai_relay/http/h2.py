@@ -17,6 +17,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 from h2.settings import SettingCodes
+from hpack import HPACKError
 from hyperframe.frame import GoAwayFrame
 
 from wai_protocol.errors import Fault, RequestError
@@ -129,8 +130,12 @@ class H2Connection(CallerConnection):
         now = self._loop.time()
         try:
             events = self._h2.receive_data(data)
-        except h2.exceptions.ProtocolError:
+        except h2.exceptions.ProtocolError as error:
             # h2 has a GOAWAY with the reason ready; `close` sends it.
+            if isinstance(error.__cause__, HPACKError):  # of which h2 makes a PROTOCOL_ERROR
+                self._h2.clear_outbound_data_buffer()
+                last = self._h2.highest_inbound_stream_id
+                self._say_goodbye(last, h2.errors.ErrorCodes.COMPRESSION_ERROR)
             self.edge.counters.heads_refused += 1
             self.caller_gone()
             self.close()
@@ -186,6 +191,8 @@ class H2Connection(CallerConnection):
         self._fresh = False
         try:
             head = check_fields(event.headers)
+            if head.content_length and event.stream_ended is not None:
+                raise RequestError("the request has a content-length and no body")
         except RequestError as error:
             exchange = H2Exchange(self, stream_id, self._request(None))
             exchange.malformed = error.fault is Fault.BAD_REQUEST
@@ -206,11 +213,13 @@ class H2Connection(CallerConnection):
 
     def _check_trailers(self, stream_id: int, trailers: list[tuple[bytes, bytes]]) -> None:
         """End a stream whose trailers are malformed; good ones are dropped, as in HTTP/1.1."""
+        exchange = self._streams.get(stream_id)
         try:
             check_trailers(trailers)
+            if exchange is not None and exchange.lacks_body:  # h2 looks only at a last DATA
+                raise RequestError("the request's body is shorter than its content-length")
         except RequestError:
             self.edge.counters.heads_refused += 1
-            exchange = self._streams.get(stream_id)
             if exchange is not None:
                 self._forget(exchange)
                 self._cancel(exchange)
@@ -482,7 +491,7 @@ class H2Connection(CallerConnection):
         if not self._streams:
             self.close()
 
-    def _say_goodbye(self, last_stream: int) -> None:
+    def _say_goodbye(self, last_stream: int, code: int = h2.errors.ErrorCodes.NO_ERROR) -> None:
         """GOAWAY by hand: h2's own `close_connection` forbids to finish what is open."""
-        frame = GoAwayFrame(0, last_stream_id=last_stream, error_code=0)
+        frame = GoAwayFrame(0, last_stream_id=last_stream, error_code=code)
         self.send(frame.serialize())

@@ -115,6 +115,12 @@ class H2Exchange(CountedExchange):
 
     # -- the connection's side
     @property
+    def lacks_body(self) -> bool:
+        """Whether less of the body has come than its Content-Length says."""
+        body = self.body
+        return body.read_bytes + body.waiting_bytes < (self.request.content_length or 0)
+
+    @property
     def queued_bytes(self) -> int:
         """Response bytes that wait for window."""
         return self._queued
