@@ -1,9 +1,10 @@
 """HTTP/1.1 as a client sees it: request heads out, response heads and body framing in. No I/O.
 
-Used by the node towards its upstreams and by the relay towards cloud providers. Strict where a lax
-reading could let one message pass for two: bare LF, obs-fold, Content-Length beside
-Transfer-Encoding, repeated Content-Length and control characters are refused. Each reader is fed
-what arrived, cut anywhere, and answers the same. It parses no requests; the relay's edge does that.
+Used by the node towards its upstreams and by the relay towards cloud providers. `ChunkedBody` also
+reads the request bodies of the relay's callers. Strict where a lax reading could let one message
+pass for two: bare LF, obs-fold, Content-Length beside Transfer-Encoding, repeated Content-Length
+and control characters are refused, each as soon as it arrives. Each reader is fed what arrived, cut
+anywhere, and answers the same. It parses no request heads; the relay's edge does that.
 """
 
 from __future__ import annotations
@@ -21,14 +22,27 @@ MAX_INTERIM_RESPONSES: Final = (
     8  # 100, 102, 103: one or two are seen; more is a peer that stalls us
 )
 MAX_CHUNK_LINE_BYTES: Final = 256  # a size, perhaps an extension that nobody uses
+# Extensions of all chunks together, beyond one byte for each byte of payload: some servers pad each
+# size with blanks. More is work for the reader that carries nothing.
+MAX_EXTENSION_BYTES: Final = 8 * 1024
 MAX_TRAILER_BYTES: Final = 8 * 1024  # read and dropped
+MAX_CHUNKED_BYTES: Final = (1 << 48) - 1  # 12 hexadecimal digits: no body is that long
 MAX_BODY_DIGITS: Final = 15  # below 2**53: every server and every JSON counter can hold it
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?")
 _TARGET: Final = re.compile(r"/[\x21-\x22\x24-\x7e]*")  # origin form: visible ASCII without "#"
-_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?")
+# What follows a chunk's size may be an extension or blanks; the partial patterns match a line that
+# has not wholly arrived, so that a line which can't become valid is refused without its end.
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]+)(?:;[^\x00-\x08\x0a-\x1f\x7f]*|[ \t]*)")
+_PARTIAL_CHUNK_LINE: Final = re.compile(rb"[0-9A-Fa-f]+(?:;[^\x00-\x08\x0a-\x1f\x7f]*|[ \t]*)\r?")
+_TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*")
+_PARTIAL_TRAILER: Final = re.compile(
+    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?::[^\x00-\x08\x0a-\x1f\x7f]*\r?)?|\r"
+)
+# What no head may hold: a control character, or one half of a CRLF without the other.
+_NOT_IN_HEAD: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r[^\n]")
 _CHUNK_BEGINS: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
 
@@ -127,17 +141,46 @@ class UntilCloseBody:
 
 
 class ChunkedBody:
-    """A chunked body. Extensions and trailers are checked for size and dropped."""
+    """A chunked body. Extensions and trailers are checked and dropped.
 
-    __slots__ = ("_held", "_in_trailer", "_left", "_trailer_bytes", "ended", "surplus")
+    `limit_bytes`: the most payload that the body may have; a chunk whose size goes beyond it is
+    refused before its first byte, with the fault `over_limit`.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_extension_bytes",
+        "_held",
+        "_in_trailer",
+        "_left",
+        "_limit_bytes",
+        "_over_limit",
+        "_payload_bytes",
+        "_trailer_bytes",
+        "ended",
+        "rest",
+        "surplus",
+    )
+
+    def __init__(
+        self, limit_bytes: int = MAX_CHUNKED_BYTES, over_limit: Fault = Fault.UPSTREAM_BROKE
+    ) -> None:
+        self._limit_bytes = limit_bytes
+        self._over_limit = over_limit
         self._held = b""  # the start of a line that has not wholly arrived
         self._left = 0  # payload bytes missing from this chunk, plus 2 for the CRLF behind them
+        self._payload_bytes = 0  # that all chunks so far have or will have
+        self._extension_bytes = 0
         self._in_trailer = False
         self._trailer_bytes = 0
         self.ended = False
         self.surplus = False
+        self.rest = b""
+        """What came behind the body's end, in the same call as the end."""
+
+    @property
+    def left_bytes(self) -> int:
+        """How many bytes of the current chunk are missing, its closing CRLF included."""
+        return self._left
 
     def receive_data(self, data: bytes) -> bytes:
         """See `BodyReader`. One chunk or many in `data`, the answer is one bytes object."""
@@ -147,6 +190,7 @@ class ChunkedBody:
             if begins is not None and data.endswith(b"\r\n"):
                 start, size = begins.end(), int(begins[1], 16)
                 if size and start + size + 2 == len(data):
+                    self._count_payload(size)
                     return data[start:-2]
         if self._held:
             data = self._held + data
@@ -159,6 +203,7 @@ class ChunkedBody:
                 continue
             if self.ended:
                 self.surplus = True
+                self.rest = data[at:]
                 break
             line_end = data.find(b"\n", at)
             if line_end < 0:
@@ -192,24 +237,45 @@ class ChunkedBody:
         if not line.endswith(b"\r\n"):
             raise _broken("a chunk's line does not end in CRLF")
         if self._in_trailer:
-            self._trailer_bytes += len(line)
-            if self._trailer_bytes > MAX_TRAILER_BYTES:
-                raise _broken(f"the trailers are longer than {MAX_TRAILER_BYTES} bytes")
-            self.ended = line == b"\r\n"
+            self._take_trailer(line)
             return
-        match = _CHUNK_SIZE.fullmatch(line, 0, len(line) - 2)
+        match = _CHUNK_LINE.fullmatch(line, 0, len(line) - 2)
         if match is None or len(line) > MAX_CHUNK_LINE_BYTES:
-            raise _broken("a chunk's size can't be read")
+            raise _broken("illegal chunk header: the chunk's size can't be read")
         size = int(match[1], 16)
+        self._count_payload(size)
+        self._extension_bytes += len(line) - 2 - len(match[1])
+        if self._extension_bytes > MAX_EXTENSION_BYTES + self._payload_bytes:
+            raise _broken(f"the chunk extensions are longer than {MAX_EXTENSION_BYTES} bytes")
         if size:
             self._left = size + 2
         else:
             self._in_trailer = True
 
+    def _count_payload(self, size: int) -> None:
+        self._payload_bytes += size
+        if self._payload_bytes > self._limit_bytes:
+            raise RemoteProtocolError(
+                f"the chunked body is longer than {self._limit_bytes} bytes", self._over_limit
+            )
+
+    def _take_trailer(self, line: bytes) -> None:
+        self._trailer_bytes += len(line)
+        if self._trailer_bytes > MAX_TRAILER_BYTES:
+            raise _broken(f"the trailers are longer than {MAX_TRAILER_BYTES} bytes")
+        self.ended = line == b"\r\n"
+        if not self.ended and not _TRAILER.fullmatch(line, 0, len(line) - 2):
+            raise _broken("a trailer of the chunked body can't be read")
+
     def _hold(self, start: bytes) -> None:
         limit = MAX_TRAILER_BYTES if self._in_trailer else MAX_CHUNK_LINE_BYTES
         if len(start) > limit:
             raise _broken(f"a line of the chunked body is longer than {limit} bytes")
+        if self._in_trailer:
+            if not _PARTIAL_TRAILER.fullmatch(start):
+                raise _broken("a trailer of the chunked body can't be read")
+        elif not _PARTIAL_CHUNK_LINE.fullmatch(start):
+            raise _broken("illegal chunk header: the chunk's size can't be read")
         self._held = start
 
 
@@ -247,6 +313,8 @@ class ResponseHeadReader:
             if end > MAX_HEAD_BYTES or (end < 0 and len(buffer) > MAX_HEAD_BYTES):
                 raise _broken(f"the response's head is longer than {MAX_HEAD_BYTES} bytes")
             if end < 0:
+                if _NOT_IN_HEAD.search(buffer, max(0, self._searched - 1)):
+                    raise _broken("the response's head holds a control character or a bare LF")
                 self._searched = len(buffer)
                 return None
             minor, status, headers = _parse_head(bytes(buffer[:end]))

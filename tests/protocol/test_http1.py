@@ -12,6 +12,7 @@ from wai_protocol.errors import Fault, LocalProtocolError, RemoteProtocolError
 from wai_protocol.http1 import (
     LAST_CHUNK,
     MAX_CHUNK_LINE_BYTES,
+    MAX_EXTENSION_BYTES,
     MAX_HEAD_BYTES,
     MAX_INTERIM_RESPONSES,
     MAX_TRAILER_BYTES,
@@ -103,6 +104,23 @@ def test_garbage_is_judged_the_same_however_it_is_cut(data: bytes, at: list[int]
         b"3\r\nabcd\r\n",
         b"3\r\nabc\n0\r\n",
         b"fffffffffffff\r\n",
+        b"ffffffffffffffff\r\n",
+        b"5\rhello",
+        b"5\r\r\nhello",
+        b"5;a\x00b\r\n",
+        b"5;a\rb\r\n",
+        b"5 ;a\r\n",
+        b"0\r\n\n",
+        b"0\r\n\r\r\n",
+        b"0\r\n\rx",
+        b"0\r\na: b\n\r\n",
+        b"0\r\na: b\r\n c\r\n\r\n",
+        b"0\r\n a: b\r\n\r\n",
+        b"0\r\nnonsense\r\n",
+        b"0\r\na : b\r\n",
+        b"0\r\na: b\rc\r\n",
+        b"0\r\na: \x00\r\n",
+        b"1;" + b"x" * 200 + b"\r\na\r\n" + (b"1;" + b"x" * 200 + b"\r\na\r\n") * 50,
         b"1;" + b"x" * MAX_CHUNK_LINE_BYTES,
         b"1;" + b"x" * MAX_CHUNK_LINE_BYTES + b"\r\na",
         b"0\r\n" + b"a: b\r\n" * MAX_TRAILER_BYTES,
@@ -112,6 +130,49 @@ def test_garbage_is_judged_the_same_however_it_is_cut(data: bytes, at: list[int]
 def test_chunk_framing_that_lies_is_refused(wire: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         ChunkedBody().receive_data(wire)
+
+
+@pytest.mark.parametrize(
+    "wire", [b"5\rh", b"g", b"5;\x00", b"5 x", b"0\r\n ", b"0\r\na ", b"0\r\na:\x00", b"0\r\n\rx"]
+)
+def test_a_line_that_can_not_become_one_is_refused_before_its_end(wire: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        read(ChunkedBody(), [bytes([byte]) for byte in wire])
+
+
+def test_a_chunk_that_goes_beyond_the_limit_is_refused_before_its_first_byte() -> None:
+    body = ChunkedBody(limit_bytes=10, over_limit=Fault.BODY_TOO_LARGE)
+    assert body.receive_data(b"6\r\nsix by\r\n") == b"six by"
+    with pytest.raises(RemoteProtocolError) as caught:
+        body.receive_data(b"5\r\n")
+    assert caught.value.fault is Fault.BODY_TOO_LARGE
+    with pytest.raises(RemoteProtocolError) as caught:
+        ChunkedBody(10, Fault.BODY_TOO_LARGE).receive_data(b"F" * 40 + b"\r\n")
+    assert caught.value.fault is Fault.BODY_TOO_LARGE
+
+
+def test_padded_chunk_sizes_of_a_long_answer_are_read() -> None:
+    body = ChunkedBody()
+    for _ in range(2 * MAX_EXTENSION_BYTES // 6):
+        assert body.receive_data(b"10      \r\n" + b"x" * 16 + b"\r\n") == b"x" * 16
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"HTTP/1.1 200 OK\nServer: x\n\n{}",
+        OK + b"Server: x\n",
+        OK + b"A: b\rC",
+        OK + b"A: \x00",
+        b"HTTP/1.1 200 OK\r\r\n",
+    ],
+)
+@pytest.mark.parametrize("step", [1, 1000])
+def test_a_head_that_can_not_become_one_is_refused_before_its_end(wire: bytes, step: int) -> None:
+    reader = ResponseHeadReader("GET")
+    pieces = [wire[start : start + step] for start in range(0, len(wire), step)]
+    with pytest.raises(RemoteProtocolError):
+        list(map(reader.receive_data, pieces))
 
 
 @given(st.binary(min_size=1, max_size=50), points, st.binary(max_size=5))

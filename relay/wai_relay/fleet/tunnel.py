@@ -16,14 +16,25 @@ from typing import Final, cast
 from wai_protocol.errors import Fault, ProtocolError, WaiError
 from wai_protocol.handshake import NONCE_BYTES, Claim, RelayHandshake, Welcome
 from wai_protocol.identity import RelayKey
+from wai_relay.http.connection import peer_name
+from wai_relay.http.listener import peer_key
 from wai_transport.live_session import LiveSession
+
+from .places import Places
 
 HANDSHAKE_S: Final = 10.0
 """From the connection to the PROOF: two round trips, and a node that must ask a slow disk."""
 
 MAX_HANDSHAKES: Final = 2048
-"""Connections whose handshake is under way: a fleet of 1,000 that comes back after a restart,
-twice. Each costs a TLS connection and up to 8 KiB, before anyone has proven anything."""
+"""Connections that have proven nothing yet: a fleet of 1,000 that comes back after a restart, and
+as many strangers. Each costs a TLS connection and up to 8 KiB. One more takes the place of the
+oldest: a node needs its own for two round trips, and only 2,048 new connections within those would
+push it out."""
+
+MAX_HANDSHAKES_PER_PEER: Final = 1024
+"""Of one address, or one household (IPv6 /64), for as long as its handshakes last. 200 nodes behind
+one NAT with four tunnels each fit in; behind a proxy that ends TLS all nodes come from one address,
+so that here, too, one more takes the place of the oldest."""
 
 REFUSED_CLOSE_S: Final = 2.0
 """How long a REFUSE may take to leave."""
@@ -58,28 +69,34 @@ class Tunnels:
         self._key = key
         self._admit = admit
         self._endpoint_hashes = endpoint_hashes
-        self._under_way: set[_TunnelConnection] = set()
+        self._unproven: Places[_TunnelConnection] = Places(MAX_HANDSHAKES, MAX_HANDSHAKES_PER_PEER)
+        self._deciding: set[_TunnelConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connection(self) -> asyncio.Protocol:
         """The protocol for a new connection (`Edge.tunnel_factory`)."""
         return _TunnelConnection(self)
 
-    def begin(self, connection: _TunnelConnection) -> RelayHandshake | None:
-        """A handshake for `connection`; None if too many are under way."""
-        if len(self._under_way) >= MAX_HANDSHAKES:
-            return None
-        self._under_way.add(connection)
+    def begin(self, connection: _TunnelConnection, peer: str) -> RelayHandshake:
+        """A handshake for `connection` of `peer`; the oldest is closed if there are too many."""
+        oldest = self._unproven.take(connection, peer)
+        if oldest is not None:
+            _log.debug("too many handshakes are under way; the oldest is closed")
+            oldest.abort()
         return RelayHandshake(
             self._key, nonce=os.urandom(NONCE_BYTES), endpoint_hashes=self._endpoint_hashes()
         )
 
     def finish(self, connection: _TunnelConnection) -> None:
         """The handshake of `connection` is over, one way or the other."""
-        self._under_way.discard(connection)
+        self._unproven.free(connection)
+        self._deciding.discard(connection)
 
     def decide(self, connection: _TunnelConnection, claim: Claim) -> None:
-        """Ask who may come in, in a task that is owned here."""
+        """Ask who may come in, in a task that is owned here. A proof was given: nobody new takes
+        the place of `connection` any more."""
+        self._unproven.free(connection)
+        self._deciding.add(connection)
         task = asyncio.get_running_loop().create_task(self._decide(connection, claim))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -97,7 +114,7 @@ class Tunnels:
 
     async def close(self) -> None:
         """Drop the handshakes that are under way."""
-        for connection in list(self._under_way):
+        for connection in [*self._unproven, *self._deciding]:
             connection.abort()
         for task in list(self._tasks):
             task.cancel()
@@ -115,10 +132,7 @@ class _TunnelConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
-        self._handshake = self._tunnels.begin(self)
-        if self._handshake is None:
-            self._transport.abort()
-            return
+        self._handshake = self._tunnels.begin(self, peer_key(peer_name(transport)))
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:

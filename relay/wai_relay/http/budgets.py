@@ -27,6 +27,7 @@ class Flood(enum.Enum):
     PING = enum.auto()
     SETTINGS = enum.auto()
     EMPTY_DATA = enum.auto()
+    SMALL_DATA = enum.auto()
     WINDOW_UPDATE = enum.auto()
     PRIORITY = enum.auto()
     UNKNOWN = enum.auto()
@@ -42,6 +43,8 @@ ALLOWANCES: Final = {
     Flood.SETTINGS: Allowance(32, 1),
     # DATA without a byte ends a body, at most once a request. Padding counts as no byte.
     Flood.EMPTY_DATA: Allowance(256, 200),
+    # A body that is written field by field; each frame costs 20 µs.
+    Flood.SMALL_DATA: Allowance(10_000, 2_000),
     # A token is about one DATA frame from us, for which some callers return two.
     Flood.WINDOW_UPDATE: Allowance(20_000, 10_000),
     # Deprecated by RFC 9113, but curl still sends one with each request.

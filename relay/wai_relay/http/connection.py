@@ -11,13 +11,17 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, Final, cast
 
 from wai_transport.incoming import INCOMING, ReadIntoOne
 
 from .edge import (
+    BUSY_S,
     CLOSE_S,
+    SLICE_BYTES,
+    TURN_S,
     UNSENT_BYTES,
     WRITE_HIGH_WATER_BYTES,
     WRITE_LOW_WATER_BYTES,
@@ -39,15 +43,21 @@ class CallerConnection(Connection, ReadIntoOne):
     """
 
     __slots__ = (
+        "_busy_s",
         "_closing_since",
         "_flush_due",
+        "_in_turns",
+        "_later",
         "_loop",
         "_out",
         "_out_bytes",
-        "_stalled_bytes",
+        "_reading_paused",
         "_stalled_since",
+        "_taken_at_stall",
         "_timer",
         "_timer_at",
+        "_undecoded",
+        "_written_bytes",
         "edge",
         "lost",
         "on_lost",
@@ -70,8 +80,14 @@ class CallerConnection(Connection, ReadIntoOne):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closing_since: float | None = None
+        self._written_bytes = 0  # given to the transport
         self._stalled_since: float | None = None
-        self._stalled_bytes = 0
+        self._taken_at_stall = 0  # of `_written_bytes`, when the stall began
+        self._reading_paused = False
+        self._in_turns = False  # in the midst of what `receive_in_turns` was given
+        self._undecoded = b""  # the rest of that, for a later turn of the loop
+        self._later: asyncio.Handle | None = None
+        self._busy_s = 0.0  # spent on what was given, in the turns so far
 
     # -- what subclasses say
     @abc.abstractmethod
@@ -94,6 +110,10 @@ class CallerConnection(Connection, ReadIntoOne):
     def data_received(self, data: bytes) -> None:
         """Bytes from the caller."""
 
+    @abc.abstractmethod
+    def take_slice(self, data: bytes) -> None:
+        """Decode a piece of what `receive_in_turns` was given."""
+
     # -- asyncio's calls
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes from the caller are in `INCOMING`."""
@@ -112,6 +132,7 @@ class CallerConnection(Connection, ReadIntoOne):
         """The transport is closed, by whichever side."""
         self.lost = True
         self._out.clear()
+        self._undecoded = b""
         self.leave()
         self.caller_gone()
         # uvloop's TLS transport keeps its protocol: without this the two would outlive the caller
@@ -135,13 +156,71 @@ class CallerConnection(Connection, ReadIntoOne):
     def pause_writing(self) -> None:
         """The caller takes less than it is sent."""
         self._stalled_since = self._loop.time()
-        self._stalled_bytes = self.transport.get_write_buffer_size()
+        self._taken_at_stall = self._taken_bytes
         self.arm(self._stalled_since + WRITE_STALL_S)
 
     def resume_writing(self) -> None:
         """The caller took most of what waited."""
         self._stalled_since = None
         self.writable_again()
+
+    # -- reading
+    def receive_in_turns(self, data: bytes) -> None:
+        """Give `data` to `take_slice` in pieces; what would take too long goes on later."""
+        if self._later is not None:
+            self._undecoded += data
+        elif len(data) <= SLICE_BYTES:
+            self.take_slice(data)
+        else:
+            self._take_slices(data)
+
+    def _take_slices(self, data: bytes) -> None:
+        self._in_turns = True
+        began = time.perf_counter()  # not the loop's clock, which stands still within a turn
+        for start in range(0, len(data), SLICE_BYTES):
+            if self.lost or self.closing:
+                return
+            spent_s = time.perf_counter() - began
+            if spent_s > TURN_S:
+                self._undecoded = data[start:]
+                self.pause_reading()
+                self._take_rest_later(spent_s)
+                return
+            self.take_slice(data[start : start + SLICE_BYTES])
+        self._in_turns = False
+        self._busy_s = 0.0
+
+    def _take_rest_later(self, spent_s: float) -> None:
+        self._busy_s += spent_s
+        if self._busy_s < BUSY_S:
+            self._later = self._loop.call_soon(self._take_rest)
+        else:
+            self._later = self._loop.call_later(self._busy_s, self._take_rest)
+            self._busy_s = 0.0
+
+    def _take_rest(self) -> None:
+        self._later = None
+        data, self._undecoded = self._undecoded, b""
+        if not self.lost and not self.closing:
+            self._take_slices(data)
+            if self._later is None:
+                self.turns_over()
+
+    def turns_over(self) -> None:
+        """All that came is decoded: read on."""
+        self.resume_reading()
+
+    def pause_reading(self) -> None:
+        """Leave what the caller sends in the kernel."""
+        if not self._reading_paused and not self.lost:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on, unless what has come is still to be decoded."""
+        if self._reading_paused and self._later is None and not self.lost:
+            self._reading_paused = False
+            self.transport.resume_reading()
 
     # -- writing
     @property
@@ -173,6 +252,7 @@ class CallerConnection(Connection, ReadIntoOne):
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self._out_bytes = 0
+        self._written_bytes += len(data)
         self.transport.write(data)
         if was_over and self._stalled_since is None:
             self.writable_again()
@@ -219,12 +299,17 @@ class CallerConnection(Connection, ReadIntoOne):
         if deadline is not None and not self.lost:
             self.arm(deadline)
 
+    @property
+    def _taken_bytes(self) -> int:
+        """How much of what was written the transport got rid of."""
+        return self._written_bytes - self.transport.get_write_buffer_size()
+
     def _is_stalled(self, now: float) -> bool:
         if self._stalled_since is None or now < self._stalled_since + WRITE_STALL_S:
             return False
-        waiting = self.transport.get_write_buffer_size()
-        if waiting < self._stalled_bytes:  # slow, but alive
-            self._stalled_since, self._stalled_bytes = now, waiting
+        taken = self._taken_bytes
+        if taken > self._taken_at_stall:  # slow, but alive, however much was written meanwhile
+            self._stalled_since, self._taken_at_stall = now, taken
             return False
         return True
 

@@ -27,6 +27,13 @@ from .problems import openai_error
 # Body bytes that may wait for the handler: two of the kernel's usual reads, and four times what a
 # node's stream takes in one frame. Then the connection isn't read (h1); h2 has a window of its own.
 READ_AHEAD_BYTES: Final = 64 * 1024
+# Received bytes are decoded in slices. A connection whose bytes take longer than `TURN_S` goes on
+# in the loop's next turn, and after `BUSY_S` of that it rests as long: the smallest frames cost
+# 20 µs for 9 bytes, so that one read of the socket (256 KiB) could hold the loop for half a second.
+# An honest caller's slice takes 10 µs.
+SLICE_BYTES: Final = 4 * 1024
+TURN_S: Final = 0.005
+BUSY_S: Final = 0.1
 # Response bytes that may wait for a slow caller before `paused`: four DATA frames of the tunnel, so
 # that a fast caller never runs dry, and 10,000 stalled ones cost no more than 640 MiB.
 WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
@@ -40,6 +47,9 @@ HEAD_DEADLINE_S: Final = 15.0
 # An idle connection costs about 10 KiB with its TLS state. nginx keeps them for 75 s; the SDKs'
 # pools drop theirs after 5 s to 60 s, so that the caller closes first and nothing races.
 IDLE_TIMEOUT_S: Final = 75.0
+# No body is longer, whatever the handler would take: the gateway's own limit. A chunk that
+# announces more is refused before its first byte comes.
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 # No byte of a body that the handler waits for. Above mobile networks' worst hand-over.
 BODY_STALL_S: Final = 60.0
 # No byte taken by a caller whose response waits: it holds a slot at the node for that long.

@@ -17,9 +17,10 @@ import h2.events
 import h2.exceptions
 import h2.settings
 from h2.settings import SettingCodes
+from hpack import HPACKError
 from hyperframe.frame import GoAwayFrame
 
-from wai_protocol.errors import RequestError
+from wai_protocol.errors import Fault, RequestError
 
 from .body import RequestBody
 from .budgets import Budgets, Flood
@@ -36,7 +37,7 @@ from .edge import (
 )
 from .exchange import Request
 from .h2_stream import H2Exchange
-from .heads import MAX_HEAD_BYTES, Head, check_fields
+from .heads import MAX_HEAD_BYTES, Head, check_fields, check_trailers
 
 # RFC 9113 asks for at least 100; a load test's usual 128 fit too.
 MAX_CONCURRENT_STREAMS: Final = 128
@@ -47,9 +48,11 @@ STREAM_WINDOW_BYTES: Final = 256 * 1024
 CONNECTION_WINDOW_BYTES: Final = 1024 * 1024
 # The protocol's smallest largest frame: an answer waits behind 16 KiB of another at most.
 MAX_DATA_BYTES: Final = 16 * 1024
-# So many received bytes go to `h2` at once: a flood of the smallest frames (9 bytes) is noticed
-# within 2,000 of them, not after the 30,000 that one read of the socket can hold.
-RECEIVE_SLICE_BYTES: Final = 16 * 1024
+# Bytes that wait in the transport of a caller that takes none, beyond those of responses: answers
+# to its PINGs and to frames of streams that are gone. An honest caller leaves a few.
+MAX_UNTAKEN_BYTES: Final = 256 * 1024
+# A DATA frame with less than this costs more than it carries.
+SMALL_DATA_BYTES: Final = 64
 _DEFAULT_WINDOW_BYTES: Final = 65_535
 _LAST_STREAM: Final = 2**31 - 1  # in a first GOAWAY: streams that are on their way are served still
 
@@ -76,7 +79,16 @@ _COUNTED: Final[dict[type[h2.events.Event], Flood]] = {
 class H2Connection(CallerConnection):
     """One HTTP/2 connection and its streams."""
 
-    __slots__ = ("_budgets", "_fresh", "_h2", "_idle_since", "_last_stream", "_ready", "_streams")
+    __slots__ = (
+        "_budgets",
+        "_fresh",
+        "_h2",
+        "_idle_since",
+        "_last_stream",
+        "_ready",
+        "_room_since",
+        "_streams",
+    )
 
     def __init__(self, edge: Edge) -> None:
         super().__init__(edge)
@@ -96,6 +108,7 @@ class H2Connection(CallerConnection):
         self._fresh = True  # no request came yet
         self._last_stream: int | None = None  # set by a drain: later streams are refused
         self._idle_since = 0.0
+        self._room_since = 0.0  # since when the connection's window lets callers send bodies
 
     # -- reading
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -109,25 +122,26 @@ class H2Connection(CallerConnection):
 
     def data_received(self, data: bytes) -> None:
         """Frames, or parts of them."""
+        if not self.closing and not self.lost:
+            self.receive_in_turns(data)
+
+    def take_slice(self, data: bytes) -> None:
+        """Decode some frames and act on them."""
         now = self._loop.time()
-        for start in range(0, len(data), RECEIVE_SLICE_BYTES):
-            if self.closing or self.lost:
-                return
-            piece = (
-                data
-                if len(data) <= RECEIVE_SLICE_BYTES
-                else data[start : start + RECEIVE_SLICE_BYTES]
-            )
-            try:
-                events = self._h2.receive_data(piece)
-            except h2.exceptions.ProtocolError:
-                # h2 has a GOAWAY with the reason ready; `close` sends it.
-                self.edge.counters.heads_refused += 1
-                self.caller_gone()
-                self.close()
-                return
-            for event in events:
-                self._receive(event, now)
+        try:
+            events = self._h2.receive_data(data)
+        except h2.exceptions.ProtocolError as error:
+            # h2 has a GOAWAY with the reason ready; `close` sends it.
+            if isinstance(error.__cause__, HPACKError):  # of which h2 makes a PROTOCOL_ERROR
+                self._h2.clear_outbound_data_buffer()
+                last = self._h2.highest_inbound_stream_id
+                self._say_goodbye(last, h2.errors.ErrorCodes.COMPRESSION_ERROR)
+            self.edge.counters.heads_refused += 1
+            self.caller_gone()
+            self.close()
+            return
+        for event in events:
+            self._receive(event, now)
         self.flush_soon()
 
     def _receive(self, event: h2.events.Event, now: float) -> None:
@@ -146,6 +160,8 @@ class H2Connection(CallerConnection):
                 exchange = self._streams.get(stream_id)
                 if exchange is not None:
                     exchange.body.finish()
+            case h2.events.TrailersReceived(stream_id=int(stream_id), headers=trailers):
+                self._check_trailers(stream_id, trailers or [])
             case h2.events.WindowUpdated(stream_id=stream_id):
                 exchange = self._streams.get(stream_id or 0)
                 if exchange is not None:
@@ -175,8 +191,11 @@ class H2Connection(CallerConnection):
         self._fresh = False
         try:
             head = check_fields(event.headers)
+            if head.content_length and event.stream_ended is not None:
+                raise RequestError("the request has a content-length and no body")
         except RequestError as error:
             exchange = H2Exchange(self, stream_id, self._request(None))
+            exchange.malformed = error.fault is Fault.BAD_REQUEST
             self.edge.refused(exchange.request.request_id, error)
             self._streams[stream_id] = exchange
             exchange.body.fail(error)
@@ -191,6 +210,20 @@ class H2Connection(CallerConnection):
         else:
             self.arm(now + BODY_STALL_S)
         exchange.task = self.edge.serve(exchange)
+
+    def _check_trailers(self, stream_id: int, trailers: list[tuple[bytes, bytes]]) -> None:
+        """End a stream whose trailers are malformed; good ones are dropped, as in HTTP/1.1."""
+        exchange = self._streams.get(stream_id)
+        try:
+            check_trailers(trailers)
+            if exchange is not None and exchange.lacks_body:  # h2 looks only at a last DATA
+                raise RequestError("the request's body is shorter than its content-length")
+        except RequestError:
+            self.edge.counters.heads_refused += 1
+            if exchange is not None:
+                self._forget(exchange)
+                self._cancel(exchange)
+            self._reset(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
 
     def _request(self, head: Head | None) -> Request:
         """`head` as the handler sees it; None for one that was refused, which no handler sees."""
@@ -213,13 +246,11 @@ class H2Connection(CallerConnection):
     def _receive_body(self, event: h2.events.DataReceived, now: float) -> None:
         data, size = event.data or b"", event.flow_controlled_length or 0
         exchange = self._streams.get(event.stream_id or 0)
-        if (
-            not data
-            and event.stream_ended is None
-            and not self._budgets.spend(Flood.EMPTY_DATA, now)
-        ):
-            self._calm_down()
-            return
+        if len(data) < SMALL_DATA_BYTES and event.stream_ended is None:
+            flood = Flood.SMALL_DATA if data else Flood.EMPTY_DATA
+            if not self._budgets.spend(flood, now):
+                self._calm_down()
+                return
         if exchange is None or exchange.body.failed:
             self._open_window(event.stream_id or 0, size)
             return
@@ -270,7 +301,16 @@ class H2Connection(CallerConnection):
 
     def _open_window(self, stream_id: int, size: int) -> None:
         if size:
+            was_shut = self._window_is_shut
             self._h2.acknowledge_received_data(size, stream_id)
+            if was_shut and not self._window_is_shut:  # the callers' turn begins now
+                self._room_since = self._loop.time()
+                self.arm(self._room_since + BODY_STALL_S)
+
+    @property
+    def _window_is_shut(self) -> bool:
+        """Whether no stream may send its body, since others' bodies wait for their handlers."""
+        return self._h2.inbound_flow_control_window <= 0
 
     # -- writing
     def flush(self) -> None:
@@ -286,9 +326,19 @@ class H2Connection(CallerConnection):
             self._out.clear()
             self._out_bytes = 0
         if data:
+            self._written_bytes += len(data)
             self.transport.write(data)
+            if self._stalled_since is not None and not self.closing:
+                self._check_untaken()
         if self._ready and self._stalled_since is None:
             self.flush_soon()
+
+    def _check_untaken(self) -> None:
+        """End a connection whose caller asks for answers that it does not take."""
+        limit = WRITE_HIGH_WATER_BYTES + MAX_UNTAKEN_BYTES
+        if self.transport.get_write_buffer_size() > limit:
+            self.edge.counters.floods += 1
+            self.abort()
 
     def _frame_ready(self) -> None:
         """One frame of each stream in turn, up to what the transport should hold."""
@@ -303,23 +353,26 @@ class H2Connection(CallerConnection):
         if head is not None:
             exchange.head = None
             last = exchange.to_end and not exchange.queued_bytes
-            self._h2.send_headers(stream_id, head, end_stream=last)
+            self._h2.send_headers(stream_id, head, end_stream=last and not exchange.malformed)
             if last:
                 self._response_sent(exchange)
                 return 0
         if not exchange.queued_bytes:
             if exchange.to_end:
-                self._h2.end_stream(stream_id)
+                if not exchange.malformed:
+                    self._h2.end_stream(stream_id)
                 self._response_sent(exchange)
             return 0
         window = min(self._h2.local_flow_control_window(stream_id), MAX_DATA_BYTES)
         if window <= 0:  # until WINDOW_UPDATE; other streams go on
-            self.arm(self._loop.time() + WRITE_STALL_S)
+            if exchange.blocked_since is None:
+                exchange.blocked_since = self._loop.time()
+                self.arm(exchange.blocked_since + WRITE_STALL_S)
             return 0
         data = exchange.take(window)
         last = exchange.to_end and not exchange.queued_bytes
-        self._h2.send_data(stream_id, data, end_stream=last)
-        exchange.progress_at = self._loop.time()
+        self._h2.send_data(stream_id, data, end_stream=last and not exchange.malformed)
+        exchange.blocked_since = None
         if last:
             self._response_sent(exchange)
             return len(data)
@@ -331,7 +384,9 @@ class H2Connection(CallerConnection):
     def _response_sent(self, exchange: H2Exchange) -> None:
         unread = not exchange.body.complete
         self._forget(exchange)
-        if unread:  # RFC 9113 section 8.1: the answer stands, the rest of the body isn't wanted
+        if exchange.malformed:  # RFC 9113 section 8.1.1: the answer may come before the error
+            self._reset(exchange.stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+        elif unread:  # RFC 9113 section 8.1: the answer stands, the rest of the body isn't wanted
             self._reset(exchange.stream_id, h2.errors.ErrorCodes.NO_ERROR)
 
     def _forget(self, exchange: H2Exchange) -> None:
@@ -362,12 +417,19 @@ class H2Connection(CallerConnection):
         return min(filter(None, map(self._stall_deadline, self._streams.values())), default=None)
 
     def _stall_deadline(self, exchange: H2Exchange) -> float | None:
-        if exchange.queued_bytes:
-            return exchange.progress_at + WRITE_STALL_S
+        if exchange.blocked_since is not None:
+            return exchange.blocked_since + WRITE_STALL_S
         body: RequestBody = exchange.body
-        if body.complete or body.failed or body.waiting_bytes or exchange.continue_due:
+        if (
+            body.complete
+            or body.failed
+            or body.waiting_bytes
+            or exchange.continue_due
+            or self._reading_paused
+            or self._window_is_shut
+        ):
             return None
-        return exchange.progress_at + BODY_STALL_S
+        return max(exchange.progress_at, self._room_since) + BODY_STALL_S
 
     def overdue(self, now: float) -> None:
         """Close an idle connection; end streams whose caller neither sends nor takes."""
@@ -379,7 +441,7 @@ class H2Connection(CallerConnection):
             deadline = self._stall_deadline(exchange)
             if deadline is None or now < deadline:
                 continue
-            if exchange.queued_bytes:
+            if exchange.blocked_since is not None:
                 self.edge.counters.cut += 1
                 self._forget(exchange)
                 self._reset(exchange.stream_id, h2.errors.ErrorCodes.CANCEL)
@@ -429,7 +491,7 @@ class H2Connection(CallerConnection):
         if not self._streams:
             self.close()
 
-    def _say_goodbye(self, last_stream: int) -> None:
+    def _say_goodbye(self, last_stream: int, code: int = h2.errors.ErrorCodes.NO_ERROR) -> None:
         """GOAWAY by hand: h2's own `close_connection` forbids to finish what is open."""
-        frame = GoAwayFrame(0, last_stream_id=last_stream, error_code=0)
+        frame = GoAwayFrame(0, last_stream_id=last_stream, error_code=code)
         self.send(frame.serialize())

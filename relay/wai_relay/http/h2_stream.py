@@ -32,8 +32,10 @@ class H2Exchange(CountedExchange):
         "_ended",
         "_queue",
         "_queued",
+        "blocked_since",
         "continue_due",
         "head",
+        "malformed",
         "progress_at",
         "stream_id",
         "task",
@@ -45,7 +47,9 @@ class H2Exchange(CountedExchange):
         self.stream_id = stream_id
         self.continue_due = False
         self.head: Headers | None = None  # to be sent
-        self.progress_at = 0.0  # when bytes last came or went, by the loop's clock
+        self.malformed = False  # its stream ends in an error, after the answer that says why
+        self.progress_at = 0.0  # when bytes of the body last came or were read, by the loop's clock
+        self.blocked_since: float | None = None  # when response bytes met a window that was shut
         self.was_paused = False
         self.task: asyncio.Task[None] | None = None
         self._connection = connection
@@ -111,6 +115,12 @@ class H2Exchange(CountedExchange):
 
     # -- the connection's side
     @property
+    def lacks_body(self) -> bool:
+        """Whether less of the body has come than its Content-Length says."""
+        body = self.body
+        return body.read_bytes + body.waiting_bytes < (self.request.content_length or 0)
+
+    @property
     def queued_bytes(self) -> int:
         """Response bytes that wait for window."""
         return self._queued
@@ -149,6 +159,7 @@ class H2Exchange(CountedExchange):
         self._finished = True
         self._queue.clear()
         self._queued = 0
+        self.blocked_since = None
         self.head = None
 
     # -- what both read

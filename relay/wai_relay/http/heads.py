@@ -145,16 +145,14 @@ def check_fields(fields: list[tuple[bytes, bytes]]) -> Head:
     seen: dict[bytes, bytes] = {}
     cookies: list[bytes] = []
     for name, value in fields:
-        if value and (not is_clean(value, 0) or value[0] in b" \t" or value[-1] in b" \t"):
-            _refuse(f"the field {_show(name)} has a control character or blank edge in its value")
+        _check_h2_value(name, value)
         if name[:1] == b":":
             if headers or name in pseudo:
                 _refuse(f"the field {_show(name)} is repeated or comes after ordinary fields")
             pseudo[name] = value
             continue
-        if _field_name(name) != name:
-            _refuse(f"the field name {_show(name)} is not in lower case")
-        if name in _NOT_IN_H2 or (name == b"te" and value.lower() != b"trailers"):
+        _check_h2_name(name)
+        if name == b"te" and value.lower() != b"trailers":
             _refuse(f"the field {_show(name)} is not allowed in HTTP/2")
         if name in _READ_HERE:
             if name in seen:
@@ -171,6 +169,25 @@ def check_fields(fields: list[tuple[bytes, bytes]]) -> Head:
             f"the request has more than {MAX_HEADERS} header fields", Fault.HEAD_TOO_LARGE
         )
     return _h2_head(pseudo, headers, seen)
+
+
+def check_trailers(fields: list[tuple[bytes, bytes]]) -> None:
+    """Check the fields of a trailer section of HTTP/2. Raises `RequestError`."""
+    for name, value in fields:
+        _check_h2_value(name, value)
+        _check_h2_name(name)  # which no pseudo-header field's is
+
+
+def _check_h2_name(name: bytes) -> None:
+    if _field_name(name) != name:
+        _refuse(f"the field name {_show(name)} is not in lower case")
+    if name in _NOT_IN_H2:
+        _refuse(f"the field {_show(name)} is not allowed in HTTP/2")
+
+
+def _check_h2_value(name: bytes, value: bytes) -> None:
+    if value and (not is_clean(value, 0) or value[0] in b" \t" or value[-1] in b" \t"):
+        _refuse(f"the field {_show(name)} has a control character or blank edge in its value")
 
 
 def _h2_head(pseudo: dict[bytes, bytes], headers: Headers, seen: dict[bytes, bytes]) -> Head:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 from .connection import CallerConnection, limit_unsent, peer_name
-from .edge import HEAD_DEADLINE_S, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Edge
+from .edge import HEAD_DEADLINE_S, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Edge, TunnelFactory
 from .h1 import H1Connection
 from .h2 import H2Connection
 
@@ -137,27 +137,24 @@ class _Arrival(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        tls = transport.get_extra_info("ssl_object")
+        edge = self._listener.edge
+        if tls is not None and tls.selected_alpn_protocol() == ALPN_TUNNEL:
+            # Nodes are counted, and bounded before they proved themselves, by the tunnel: however
+            # many callers there are, a node comes in.
+            self._hand_over(edge.tunnel_factory)
+            return
         self._peer = peer_key(peer_name(transport))
         if not self._listener.admit(self._peer):
             self._transport.abort()
             return
         self._admitted = True
-        tls = transport.get_extra_info("ssl_object")
         if tls is None:
             self._deadline = asyncio.get_running_loop().call_later(
                 HEAD_DEADLINE_S, self._transport.abort
             )
             return
-        edge = self._listener.edge
         match tls.selected_alpn_protocol():
-            case "wai/1" if edge.tunnel_factory is not None:
-                tunnel = edge.tunnel_factory()
-                self._transport.set_protocol(tunnel)
-                # Nodes are counted, and bounded before they proved themselves, by the tunnel.
-                self._listener.release(self._peer)
-                tunnel.connection_made(transport)
-            case "wai/1":
-                self._transport.abort()
             case "acme-tls/1":  # an authority has seen what it came for (RFC 8737 section 3)
                 self._transport.close()
             case "h2":
@@ -185,6 +182,14 @@ class _Arrival(asyncio.Protocol):
         self._stop_deadline()
         if self._admitted:
             self._listener.release(self._peer)
+
+    def _hand_over(self, tunnel_factory: TunnelFactory | None) -> None:
+        if tunnel_factory is None:
+            self._transport.abort()
+            return
+        tunnel = tunnel_factory()
+        self._transport.set_protocol(tunnel)
+        tunnel.connection_made(self._transport)
 
     def _become(self, connection: CallerConnection) -> None:
         peer, listener = self._peer, self._listener

@@ -19,6 +19,7 @@ class FakeTransport:
         self.closed = False
         self.protocol: asyncio.BaseProtocol | None = None
         self.stuck = False
+        self.waiting = 0
         self._high = 0
 
     def write(self, data: bytes) -> None:
@@ -29,7 +30,7 @@ class FakeTransport:
         self._high = high
 
     def get_write_buffer_size(self) -> int:
-        return self._high + 1 if self.stuck else 0
+        return self._high + 1 if self.stuck else self.waiting
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("192.0.2.1", 5) if name == "peername" else default

@@ -12,6 +12,7 @@ from wai_relay.http.edge import (
     BODY_STALL_S,
     HEAD_DEADLINE_S,
     IDLE_TIMEOUT_S,
+    MAX_BODY_BYTES,
     READ_AHEAD_BYTES,
     WRITE_STALL_S,
     Edge,
@@ -120,6 +121,149 @@ async def test_a_broken_chunk_is_the_readers_error_and_ends_the_connection() -> 
     assert b"bytearray" not in transport.written
     assert b"connection: close" in transport.written
     connection.connection_lost(None)
+
+
+BODY_FAULTS = {
+    "a bare CR": b"5\rhello\r\n0\r\n\r\n",
+    "CR CR LF": b"5\r\r\nhello\r\n0\r\n\r\n",
+    "NUL in an extension": b"5;a=\x00\r\nhello\r\n0\r\n\r\n",
+    "LF after the last chunk": b"5\r\nhello\r\n0\r\n\n",
+    "LF after a size": b"5\nhello\r\n0\r\n\r\n",
+    "LF after a chunk": b"5\r\nhello\n0\r\n\r\n",
+    "a folded trailer": b"5\r\nhello\r\n0\r\na: b\r\n c: d\r\n\r\n",
+    "a trailer without a colon": b"5\r\nhello\r\n0\r\nGET / HTTP/1.1\r\n\r\n",
+    "a long extension": b"5;" + b"x" * 1000 + b"\r\nhello\r\n0\r\n\r\n",
+    "many extensions": (b"1;" + b"x" * 200 + b"\r\nh\r\n") * 60 + b"0\r\n\r\n",
+    "a signed size": b"+5\r\nhello\r\n0\r\n\r\n",
+    "a size in C": b"0x5\r\nhello\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("fault", BODY_FAULTS)
+@pytest.mark.parametrize("step", [1, 1 << 20])
+async def test_a_chunked_body_of_two_readings_hides_no_request(fault: str, step: int) -> None:
+    edge, connection, transport = connect()
+    head = b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    stream = head + BODY_FAULTS[fault] + GET
+    for start in range(0, len(stream), step):
+        connection.data_received(stream[start : start + step])
+    await turns(20)
+    assert transport.written.startswith(b"HTTP/1.1 400 ")
+    assert b"chunked request body is broken" in transport.written
+    assert b"connection: close" in transport.written
+    assert edge.counters.requests == 1
+    connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("size", [b"%x" % (MAX_BODY_BYTES + 1), b"f" * 16, b"0" * 9 + b"f" * 30])
+async def test_a_chunk_that_announces_too_much_is_413_before_its_first_byte(size: bytes) -> None:
+    _, connection, transport = connect()
+    connection.data_received(CHUNKED.partition(b"2\r\n")[0] + size + b"\r\n")
+    await turns()
+    assert transport.written.startswith(b"HTTP/1.1 413 ")
+    connection.connection_lost(None)
+
+
+async def test_a_body_in_the_smallest_chunks_comes_whole_and_in_turns() -> None:
+    sizes: list[int] = []
+
+    async def handler(exchange: Exchange) -> None:
+        while data := await exchange.read():
+            sizes.append(len(data))
+        exchange.start(200, [])
+        exchange.end()
+
+    _, connection, transport = connect(handler)
+    count = 200_000
+    body = b"1\r\nx\r\n" * count + b"0\r\n\r\n" + GET
+    connection.data_received(CHUNKED.partition(b"2\r\n")[0] + body)
+    assert not transport.reading
+    async with asyncio.timeout(30):
+        while transport.written.count(b"HTTP/1.1 200") < 2:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.01)
+    assert sum(sizes) == count
+    assert len(sizes) > 1
+    assert transport.reading
+    connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 1 << 20])
+async def test_two_empty_lines_before_a_request_are_ignored_and_a_third_is_refused(
+    step: int,
+) -> None:
+    _, connection, transport = connect()
+    stream = b"\r\n\r\n" + GET + b"\r\n" + POST
+    for start in range(0, len(stream), step):
+        connection.data_received(stream[start : start + step])
+    await turns(30)
+    assert bodies(transport.written) == [b"/g:", b"/p:hello"]
+    connection.connection_lost(None)
+
+    _, connection, transport = connect()
+    for start in range(0, 6, step):
+        connection.data_received(b"\r\n\r\n\r\n"[start : start + step])
+    await turns()
+    assert transport.written.startswith(b"HTTP/1.1 400 ")
+    assert b"connection: close" in transport.written
+    connection.connection_lost(None)
+
+
+async def test_empty_lines_in_bulk_are_dropped_unread() -> None:
+    edge, connection, transport = connect()
+    for _ in range(64):
+        connection.data_received(b"\r\n" * 131_072)
+    await turns()
+    assert transport.written.count(b"HTTP/1.1 400 ") == 1
+    assert edge.counters.heads_refused == 1
+    assert not connection._buffer
+    connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("piece", [b"\r", b"\r\n"])
+async def test_an_empty_line_moves_no_deadline(piece: bytes) -> None:
+    _, connection, _ = connect()
+    before = connection.next_deadline()
+    connection._waiting_since -= 5
+    connection.data_received(piece)
+    after = connection.next_deadline()
+    assert before is not None
+    assert after == before - 5
+    connection.connection_lost(None)
+
+
+@pytest.mark.parametrize("target", [b"/wai?x", b"/wai?", b"/wai/", b"/WAI"])
+async def test_only_the_tunnels_own_path_upgrades(target: bytes) -> None:
+    edge, transport = Edge(echo, tunnel_factory=asyncio.Protocol), FakeTransport()
+    connection = H1Connection(edge)
+    connection.connection_made(transport.as_transport())
+    connection.data_received(
+        b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: wai/1\r\n\r\n" % target
+    )
+    await turns()
+    assert transport.written.startswith(b"HTTP/1.1 200 ")
+    connection.connection_lost(None)
+
+
+async def test_a_reader_that_takes_less_than_it_is_sent_is_slow_not_stuck() -> None:
+    async def handler(exchange: Exchange) -> None:
+        exchange.start(200, [])
+        await asyncio.Event().wait()
+
+    now = asyncio.get_running_loop().time()
+    _, connection, transport = connect(handler)
+    connection.data_received(GET)
+    await turns()
+    transport.waiting = 70_000
+    connection._written_bytes = 70_000
+    connection.pause_writing()
+    connection._written_bytes += 900_000  # what the window of the node's stream still brought
+    transport.waiting = 900_000
+    connection.handle_timeout(now + WRITE_STALL_S + 1)
+    assert not transport.aborted
+    connection.handle_timeout(now + 2 * WRITE_STALL_S + 2)
+    assert transport.aborted
+    connection.connection_lost(None)
+    await turns()
 
 
 async def test_writes_of_one_turn_leave_in_one_write_chunked() -> None:

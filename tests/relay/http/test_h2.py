@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any, cast
 
 import h2.config
 import h2.connection
@@ -14,7 +16,7 @@ from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PingFra
 from wai_relay.http.budgets import ALLOWANCES, Budgets, Flood
 from wai_relay.http.edge import BODY_STALL_S, WRITE_HIGH_WATER_BYTES, WRITE_STALL_S, Edge, Handler
 from wai_relay.http.exchange import Exchange
-from wai_relay.http.h2 import H2Connection
+from wai_relay.http.h2 import MAX_UNTAKEN_BYTES, H2Connection
 
 from .fakes import FakeTransport, echo, turns
 
@@ -286,6 +288,117 @@ async def test_a_stuck_reader_loses_its_stream_and_a_stalled_body_is_told() -> N
     caller.connection.handle_timeout(now + WRITE_STALL_S + 1)
     await caller.talk()
     assert caller.get(h2.events.StreamReset, 1)
+    await caller.leave()
+
+
+class LaterLoop:
+    """The running loop, with a clock that a test can put forward."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    def time(self) -> float:
+        return self._loop.time() + self.ahead_s
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        return self._loop.call_at(when - self.ahead_s, callback)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
+async def test_a_first_token_that_meets_a_shut_window_waits_from_then_on() -> None:
+    gate = asyncio.Event()
+
+    async def handler(exchange: Exchange) -> None:
+        await gate.wait()  # the prefill
+        exchange.start(200, [])
+        exchange.write(b"token")
+        exchange.end()
+
+    caller, clock = Caller(handler, window=0), LaterLoop()
+    caller.connection._loop = cast(asyncio.AbstractEventLoop, clock)
+    caller.h2.send_headers(1, GET, end_stream=True)
+    await caller.talk()
+    clock.ahead_s += WRITE_STALL_S + 5
+    gate.set()
+    await caller.talk()
+    caller.connection.handle_timeout(clock.time())
+    clock.ahead_s += WRITE_STALL_S - 1
+    caller.connection.handle_timeout(clock.time())
+    await caller.talk()
+    assert not caller.get(h2.events.StreamReset)
+    caller.h2.increment_flow_control_window(3, 1)
+    await caller.talk()
+    assert caller.body(1) == b"tok"
+    clock.ahead_s += WRITE_STALL_S - 1
+    caller.connection.handle_timeout(clock.time())
+    await caller.talk()
+    assert not caller.get(h2.events.StreamReset)
+    clock.ahead_s += 2
+    caller.connection.handle_timeout(clock.time())
+    await caller.talk()
+    assert caller.get(h2.events.StreamReset, 1)
+    await caller.leave()
+
+
+async def test_a_body_that_others_leave_no_window_for_is_not_late() -> None:
+    gate = asyncio.Event()
+
+    async def handler(exchange: Exchange) -> None:
+        if exchange.request.query:
+            await gate.wait()
+        await echo(exchange)
+
+    caller, clock = Caller(handler), LaterLoop()
+    caller.connection._loop = cast(asyncio.AbstractEventLoop, clock)
+    await caller.talk()
+    for stream in (1, 3, 5, 7):  # four bodies that wait for their handlers fill the connection's
+        caller.h2.send_headers(stream, [*POST[:2], (":path", "/g?wait"), POST[3]])
+        while room := min(caller.h2.local_flow_control_window(stream), 16_384):
+            caller.h2.send_data(stream, b"x" * room)
+    caller.h2.send_headers(9, POST)
+    await caller.talk()
+    assert caller.h2.local_flow_control_window(9) == 0
+    clock.ahead_s += BODY_STALL_S + 5
+    caller.connection.handle_timeout(clock.time())
+    gate.set()
+    await caller.talk()
+    caller.connection.handle_timeout(clock.time())
+    caller.h2.send_data(9, b"hello", end_stream=True)
+    await caller.talk()
+    assert caller.body(9) == b"/g:hello"
+    await caller.leave()
+
+
+async def test_a_body_in_the_smallest_frames_is_a_flood_and_is_decoded_in_turns() -> None:
+    async def handler(exchange: Exchange) -> None:
+        while await exchange.read():
+            pass
+
+    caller = Caller(handler)
+    caller.h2.send_headers(1, POST)
+    await caller.talk()
+    caller.connection.data_received(DataFrame(1, b"x").serialize() * 25_000)
+    assert not caller.transport.reading  # the rest has to wait until the loop served others
+    assert not caller.edge.counters.floods
+    async with asyncio.timeout(30):
+        while not caller.edge.counters.floods:
+            await caller.talk()
+            await asyncio.sleep(0.01)
+    assert _calm(caller)
+    await caller.leave()
+
+
+async def test_a_caller_that_takes_no_answers_to_its_pings_is_ended() -> None:
+    caller = Caller()
+    await caller.talk()
+    caller.transport.waiting = WRITE_HIGH_WATER_BYTES + MAX_UNTAKEN_BYTES + 1
+    caller.connection.pause_writing()
+    await caller.talk(PingFrame(0, opaque_data=b"12345678").serialize())
+    assert caller.transport.aborted
+    assert caller.edge.counters.floods == 1
     await caller.leave()
 
 
