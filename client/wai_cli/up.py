@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 from collections.abc import Callable
@@ -161,14 +162,15 @@ class Up:
         """Start the demo's model, unless there is something for the node to find by itself."""
         from wai_node.demo import DemoModel
         from wai_node.membership import load_key
-        from wai_protocol.identity import inference_key
+        from wai_protocol.identity import NONCE_BYTES, inference_key
         from wai_transport.folder import DataFolder
 
         if await _has_models():
             return
         _say("no inference server with a model found here: serving a small chat model")
         folder = DataFolder.open(self._node_data)
-        demo = DemoModel(inference_key(load_key(folder)), self.data / "demo.log")
+        key = inference_key(load_key(folder), secrets.token_bytes(NONCE_BYTES))
+        demo = DemoModel(key, self.data / "demo.log")
         running.push_async_callback(demo.stop)
         demos.append((demo, await demo.start()))
 

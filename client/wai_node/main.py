@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
+import secrets
 import signal
 from functools import partial
 from typing import Final
@@ -13,7 +14,7 @@ import anyio
 import uvloop
 
 from wai_protocol.handshake import Hello
-from wai_protocol.identity import NodeKey, inference_key
+from wai_protocol.identity import NONCE_BYTES, NodeKey, inference_key
 from wai_protocol.invite import decode as decode_invite
 from wai_protocol.invite import secret_sha256
 from wai_protocol.limits import Limits
@@ -145,8 +146,11 @@ def _make_supervisor(
         if deploy.disk_quota_gib is None
         else int(deploy.disk_quota_gib * (1 << 30)),
     )
-    managed = ManagedModels(agent.watch, inference_key(key))
+    managed = ManagedModels(agent.watch)
     gate = ProgressGate()
+
+    def new_key() -> str:
+        return inference_key(key, secrets.token_bytes(NONCE_BYTES))
 
     def on_event(event: Event) -> None:
         managed.on_event(supervisor, event)
@@ -154,7 +158,7 @@ def _make_supervisor(
             agent.tell(DEPLOYMENT_EVENT, deployment_map(event.status))
 
     hub = Hub(HubSettings(config.hf_endpoint, config.hf_token))
-    supervisor = Supervisor(settings, hub, inference_key(key), on_event)
+    supervisor = Supervisor(settings, hub, new_key, on_event)
     agent.calls.handler = ModelCalls(supervisor).answer
     return supervisor
 

@@ -53,14 +53,15 @@ _NAME: Final = re.compile(r"[\w.-]{1,96}")
 class Supervisor:
     """All managed models of a node. `run` owns every task and process; the rest asks it.
 
-    `inference_key` is demanded by every server; `hardware` and `now` are inputs for tests.
+    `new_key` makes the key that one start of a server demands; `hardware` and `now` are inputs for
+    tests.
     """
 
     def __init__(
         self,
         settings: ManagedSettings,
         hub: Hub,
-        inference_key: str,
+        new_key: Callable[[], str],
         on_event: Callable[[Event], None] = lambda event: None,
         *,
         hardware: Callable[[], Hardware] = detect_hardware,
@@ -74,7 +75,7 @@ class Supervisor:
         self._places = Places(settings)
         self._appraiser = Appraiser(hub, hardware, self._wanted)
         self._keeper = Keeper(
-            settings, hub, inference_key, self._deployments, on_event, now=now, clock=clock
+            settings, hub, new_key, self._deployments, on_event, now=now, clock=clock
         )
         self._placing = anyio.Lock()
 

@@ -29,8 +29,9 @@ PROBE_LIMIT_BYTES: Final = 4 << 20
 
 T = TypeVar("T")
 
-Ready = Callable[[HttpClient, str], None]
-"""Takes the client to send one request by, and the path that goes before the request's own."""
+Ready = Callable[[HttpClient, str, Headers], None]
+"""Takes the client to send one request by, the path that goes before the request's own, and the
+header that proves us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,8 @@ class Upstream(abc.ABC):
 
     @property
     def name(self) -> str:
-        """The kind and the address, as `ollama@127.0.0.1:11434`."""
-        return f"{self.kind}@{self.origin.authority}{self.base_path}"[:MAX_NAME_CHARS]
+        """The kind and the place, as `ollama@127.0.0.1:11434`."""
+        return f"{self.kind}@{self.origin.place}{self.base_path}"[:MAX_NAME_CHARS]
 
     @property
     def authorization(self) -> Headers:
@@ -94,7 +95,7 @@ class Upstream(abc.ABC):
     def lease(self, ready: Ready, failed: Callable[[WaiError], None]) -> Callable[[], None]:
         """A way in for one request: `ready` is called, now or once the model is there, or else
         `failed`. What is returned ends the lease; call it once the answer is over."""
-        ready(self.client, self.base_path)
+        ready(self.client, self.base_path, self.authorization)
         return _nothing
 
     async def get(self, path: str) -> tuple[int, Headers, bytes]:
