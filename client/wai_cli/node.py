@@ -12,7 +12,7 @@ from urllib.parse import quote
 from . import uninstall
 from .admin_client import AdminClient
 from .model import read_log
-from .output import print_json, print_lines, print_table, time_text
+from .output import print_json, print_lines, print_table, say, time_text
 from .paths import add_data_option, node_data
 from .target import add_target_options, find_target
 from .values import count, named
@@ -133,13 +133,14 @@ def _join(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json({"id": membership.node_id, "name": membership.name, "relay": membership.url})
     else:
-        print(f"this machine is {membership.name} at {membership.url}; go on with `wai node run`")
+        say(f"this machine is {membership.name} at {membership.url}; go on with `wai node run`")
     return 0
 
 
 def _run(parsed: argparse.Namespace) -> int:
     from wai_node.config import NodeConfig
     from wai_node.main import run
+    from wai_transport.private_process import keep_memory_private
 
     from .logs import log_to_stderr
     from .settings import load
@@ -169,6 +170,7 @@ def _run(parsed: argparse.Namespace) -> int:
         },
     )
     log_to_stderr(config.log_level, config.log_format)
+    keep_memory_private()
     run(config)
     return 0
 
@@ -193,8 +195,8 @@ def _status(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(node)
         return 0
-    print(f"{node['name']} ({node['id']}): {node['state']}")
-    print(f"joined {time_text(node['joined_at'])}, {node['reconnects']} reconnects")
+    say(f"{node['name']} ({node['id']}): {node['state']}")
+    say(f"joined {time_text(node['joined_at'])}, {node['reconnects']} reconnects")
     print_table(
         ("MODEL", "UPSTREAM", "CONTEXT", "SLOTS", "QUEUE", "TOKENS/S"),
         [
@@ -225,7 +227,7 @@ def _act(parsed: argparse.Namespace, method: str, suffix: str, done: str) -> int
     if parsed.json:
         print_json(node)
     else:
-        print(f"{node['name']} {done}")
+        say(f"{node['name']} {done}")
     return 0
 
 
@@ -245,10 +247,10 @@ def _logs(parsed: argparse.Namespace) -> int:
         print_json(found)
         return 0
     for model, lines in found.items():
-        print(f"== {model}")
+        say(f"== {model}")
         print_lines(lines)
     if not found:
-        print(f"no models are deployed on {parsed.name}")
+        say(f"no models are deployed on {parsed.name}")
     return 0
 
 

@@ -333,4 +333,6 @@ def _quoted(text: str) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    from .output import plain
+
+    print(plain(text), flush=True)

@@ -88,13 +88,17 @@ class Supervisor:
     # -- what may be asked for
 
     async def search(self, query: str, limit: int = 20) -> list[FoundModel]:
-        """GGUF models on the hub. Raises `WaiError`."""
+        """GGUF models on the hub, asked with this node's token. Raises `WaiError`."""
+        self.settings.check_allowed()
         return await self.hub.search(query, limit)
 
     async def fit(
         self, reference: str, context_tokens: int | None = None, slots: int | None = None
     ) -> list[QuantFit]:
-        """How each quantisation of `publisher/name[:QUANT]` fits this node. Raises `WaiError`."""
+        """How each quantisation of `publisher/name[:QUANT]` fits this node, which asks the hub with
+        its own token. Raises `WaiError`."""
+        self.settings.check_allowed()
+        self.settings.check_publisher(parse_reference(reference)[0])
         return await self._appraiser.quantisations(reference, context_tokens, slots)
 
     async def deploy(

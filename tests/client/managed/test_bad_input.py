@@ -23,7 +23,7 @@ from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.managed.deployment import State
 from wai_node.managed.policy import ManagedSettings
 from wai_node.models.download import Download
-from wai_protocol.errors import Fault, NodeUnavailable, StoreError
+from wai_protocol.errors import AuthError, Fault, NodeUnavailable, StoreError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -241,3 +241,21 @@ async def test_a_full_disk_under_the_nodes_own_folder_ends_nothing(
             filler.unlink()
             await n.supervisor.remove(ALIAS)
             await n.until(lambda: n.supervisor.deployed() == [])
+
+
+@pytest.mark.parametrize("publishers", [None, frozenset({"other"})])
+async def test_a_node_that_takes_no_orders_asks_the_hub_nothing_for_its_relay(
+    hub: FakeHub, tmp_path: Path, publishers: frozenset[str] | None
+) -> None:
+    how = replace(
+        settings(tmp_path, ""),
+        allow_deploy=publishers is not None,
+        allowed_publishers=publishers,
+    )
+    async with node(hub, how) as n:
+        with pytest.raises(AuthError):
+            await n.supervisor.fit(BAD_REPO, 1024, 1)
+        if publishers is None:
+            with pytest.raises(AuthError, match="no deployments"):
+                await n.supervisor.search("tiny")
+    assert hub.seen == []
