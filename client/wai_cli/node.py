@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from . import uninstall
+from . import node_upstream, uninstall
 from .admin_client import AdminClient
 from .model import read_log
 from .output import print_json, print_lines, print_table, say, time_text
@@ -33,6 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _configure_join(actions.add_parser("join", help="join a relay, by an invite"))
     _configure_run(actions.add_parser("run", help="connect to the relay and serve"))
+    node_upstream.configure(
+        actions.add_parser("upstream", help="say which found inference servers are used here")
+    )
     uninstall.configure(actions.add_parser("uninstall", help="undo what install.sh did here"))
     listing = actions.add_parser("list", help="list the relay's nodes")
     listing.set_defaults(run=_list)
@@ -205,6 +208,8 @@ def _status(parsed: argparse.Namespace) -> int:
         ],
         empty="it serves no model now",
     )
+    for server in node["detail"].get("waiting", []):
+        say(f"{server} is not used: on its machine, see `wai node upstream list`")
     return 0
 
 

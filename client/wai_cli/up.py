@@ -165,7 +165,7 @@ class Up:
         from wai_protocol.identity import NONCE_BYTES, inference_key
         from wai_transport.folder import DataFolder
 
-        if await _has_models():
+        if await _has_models(self._node_data):
             return
         _say("no inference server with a model found here: serving a small chat model")
         folder = DataFolder.open(self._node_data)
@@ -283,13 +283,17 @@ async def _watch(model_server: DemoModel) -> None:
     raise TransportError(await model_server.wait())
 
 
-async def _has_models() -> bool:
+async def _has_models(node_data: Path) -> bool:
     """Whether an inference server on one of the usual ports serves anything."""
-    from wai_node.upstreams import find_upstreams
+    from wai_node.upstreams import Consent, Verdict, look_around
     from wai_protocol.errors import WaiError
 
     serving = False
-    for upstream in await find_upstreams():
+    for upstream, judged in await look_around(Consent(node_data)):
+        if judged.verdict is not Verdict.ALLOWED:
+            _say(f"found {upstream.name}, which belongs to {judged.owner}: {judged.verdict.text}")
+            await upstream.aclose()
+            continue
         try:
             models = (await upstream.probe()).models
             _say(f"found {upstream.name} with {len(models)} models")

@@ -37,6 +37,7 @@ from .models.hardware import describe, detect_hardware
 from .models.hub import Hub, HubSettings
 from .proxy import proxy_for
 from .standing import keep_standing
+from .upstreams.consent import Consent
 from .upstreams.detect import find_upstreams, upstream_at
 from .upstreams.upstream import Upstream
 
@@ -107,10 +108,15 @@ async def _make_agent(
         await upstream_at(upstream.url, upstream.key or "") for upstream in config.upstreams
     ]
 
-    async def discover(known: frozenset[int]) -> list[Upstream]:
-        return await find_upstreams(except_for=known)
+    consent = Consent(config.data)
 
-    return Agent(
+    async def discover(known: frozenset[int]) -> list[Upstream]:
+        return await find_upstreams(consent, except_for=known, on_waiting=tell_waiting)
+
+    def tell_waiting(waiting: list[str]) -> None:
+        agent.watch.tell("waiting", waiting)
+
+    agent = Agent(
         address,
         key,
         membership.name,
@@ -126,6 +132,7 @@ async def _make_agent(
         limits=Limits(ping_s=config.ping_s, dead_s=config.dead_s),
         on_standing=partial(keep_standing, folder),
     )
+    return agent
 
 
 def _make_supervisor(

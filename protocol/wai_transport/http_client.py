@@ -31,7 +31,8 @@ class HttpClient:
 
     With `pin` (SHA-256 of the public key, see `tls`), the server's certificate is checked before a
     byte is sent; otherwise `tls`, or the system's authorities, decide. `check_peer` is called for
-    each new connection, before a byte is sent, and raises `WaiError` where nothing may be sent.
+    each new connection, with our own port (None: it has none), before a byte is sent, and raises
+    `WaiError` where nothing may be sent.
     """
 
     def __init__(
@@ -41,10 +42,10 @@ class HttpClient:
         tls: ssl.SSLContext | None = None,
         pin: bytes | None = None,
         timeouts: Timeouts | None = None,
-        check_peer: Callable[[], None] | None = None,
+        check_peer: Callable[[int | None], None] | None = None,
     ) -> None:
         self.origin = origin
-        self._check_peer = check_peer
+        self.check_peer = check_peer
         self.timeouts = timeouts or Timeouts()
         self._authority = origin.authority.encode("ascii")
         self._pin = pin
@@ -186,8 +187,9 @@ class HttpClient:
         try:
             if self._pin is not None:
                 check_pin(connection.transport.get_extra_info("ssl_object"), self._pin)
-            if self._check_peer is not None:
-                self._check_peer()
+            if self.check_peer is not None:
+                address = connection.transport.get_extra_info("sockname")
+                self.check_peer(address[1] if isinstance(address, tuple) else None)
         except WaiError:
             connection.abort()
             raise

@@ -69,6 +69,7 @@ class Upstream(abc.ABC):
 
     kind: ClassVar[str]
     apis: tuple[str, ...] = ("openai",)
+    _check: Callable[[int | None], None] | None = None
 
     def __init__(self, url: str, key: str = "", *, timeouts: Timeouts | None = None) -> None:
         """`url` as typed, with or without its closing `/v1`. Raises `RequestError` on a bad one."""
@@ -87,6 +88,16 @@ class Upstream(abc.ABC):
     def authorization(self) -> Headers:
         """The header that proves us to this upstream, if it wants one."""
         return [(b"authorization", b"Bearer " + self.key.encode())] if self.key else []
+
+    def guard(self, check: Callable[[int | None], None]) -> None:
+        """Have `check` called for each new connection, with our port, before a byte is sent, and by
+        `check`, with None. It raises `WaiError` where nothing may be sent."""
+        self._check = self.client.check_peer = check
+
+    def check(self) -> None:
+        """Raise `WaiError` where nothing may be sent to it now. See `guard`."""
+        if self._check is not None:
+            self._check(None)
 
     @abc.abstractmethod
     async def probe(self) -> Probe:
