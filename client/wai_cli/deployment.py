@@ -14,6 +14,7 @@ from urllib.parse import quote
 from wai_protocol.errors import RequestError, TransportError
 
 from .admin_client import AdminClient
+from .output import say
 from .progress import ProgressLine, bar, seconds_text, share_text, size_text
 
 LOOK_EVERY_S: Final = 0.25
@@ -68,7 +69,7 @@ def follow(
                 line.show(f"node {view['node']} is away; waiting for it to come back", "away")
     except KeyboardInterrupt:
         line.end()
-        print(_goes_on(view), file=sys.stderr)
+        say(_goes_on(view), sys.stderr)
         raise
     finally:
         line.end()

@@ -79,7 +79,7 @@ def _findings(parsed: argparse.Namespace) -> Iterator[Finding]:
     node = own_node(parsed.node_data)
     if node is not None:
         yield node
-    yield own_upstreams(on_node=node is not None)
+    yield own_upstreams(parsed.node_data, on_node=node is not None)
     if not isinstance(target, Finding):
         yield from _whole_path(target, parsed.key_file)
 

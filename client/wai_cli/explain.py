@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .admin_client import AdminClient
-from .output import print_json, print_table, time_text
+from .output import print_json, print_table, say, time_text
 from .target import add_target_options, find_target
 
 _EPILOG = """\
@@ -30,9 +30,9 @@ def _explain(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(found)
         return 0
-    print(f"{found['id']}: {found['method']} {found['path']}, {time_text(found['started_at'])}")
-    print(f"model {found['model'] or '-'}, {_outcome(found)}")
-    print(_times(found))
+    say(f"{found['id']}: {found['method']} {found['path']}, {time_text(found['started_at'])}")
+    say(f"model {found['model'] or '-'}, {_outcome(found)}")
+    say(_times(found))
     for number, attempt in enumerate(found["attempts"], start=1):
         print()
         _print_attempt(number, attempt)
@@ -66,7 +66,7 @@ def _times(found: dict[str, Any]) -> str:
 
 def _print_attempt(number: int, attempt: dict[str, Any]) -> None:
     failed = f", and failed: {attempt['fault']}" if attempt["fault"] else ""
-    print(
+    say(
         f"attempt {number}: {attempt['node']}, because {attempt['reason'] or '-'}"
         f" (waited {attempt['queue_ms']:.0f} ms){failed}"
     )

@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import quote
 
 from .admin_client import AdminClient
-from .output import print_json, print_table, time_text
+from .output import print_json, print_table, say, time_text
 from .target import add_target_options, find_target
 from .values import hours, named
 
@@ -86,5 +86,5 @@ def _revoke(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(revoked)
     else:
-        print(f"{revoked['id']} is revoked")
+        say(f"{revoked['id']} is revoked")
     return 0

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from wai_protocol.errors import RequestError
 
 from .admin_client import AdminClient
-from .output import print_json, print_table, time_text
+from .output import print_json, print_table, say, time_text
 from .target import add_target_options, find_target
 from .values import NONE, between, count_or_none, future_or_none, named
 
@@ -129,7 +129,7 @@ def _update(parsed: argparse.Namespace) -> int:
         print_json(changed)
     else:
         set_now = ", ".join(f"{name} {changed['limits'][name]}" for name in limits)
-        print(f"{changed['name']} ({changed['id']}) has from now on: {set_now}")
+        say(f"{changed['name']} ({changed['id']}) has from now on: {set_now}")
     return 0
 
 
@@ -163,5 +163,5 @@ def _revoke(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(revoked)
     else:
-        print(f"{revoked['name']} ({revoked['id']}) is revoked")
+        say(f"{revoked['name']} ({revoked['id']}) is revoked")
     return 0

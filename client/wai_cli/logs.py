@@ -1,4 +1,7 @@
-"""Where the daemons' log goes: stderr, one line an event; a service manager keeps it."""
+"""Where the daemons' log goes: stderr, one line an event; a service manager keeps it.
+
+Whatever a message holds of somebody else's, it stays one line, and steers no terminal.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import datetime
 import json
 import logging
 import time
-from typing import Literal
+from typing import Any, Final, Literal
+
+from wai_transport.plain_text import lines, one_line
 
 LogFormat = Literal["text", "json"]
+TRACE_INDENT: Final = "    "
 
 
 def log_to_stderr(level: str, log_format: LogFormat = "text") -> None:
@@ -33,6 +39,18 @@ class TextFormatter(logging.Formatter):
 
     _second = 0
     _text = ""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The message as one line; a traceback follows it, indented."""
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """The lines of a traceback, none of which looks like a message."""
+        return lines(super().formatException(ei), TRACE_INDENT)
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802 - logging's name
+        """As a traceback."""
+        return lines(super().formatStack(stack_info), TRACE_INDENT)
 
     def formatTime(  # noqa: N802 - logging's name
         self, record: logging.LogRecord, datefmt: str | None = None

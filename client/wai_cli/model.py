@@ -11,7 +11,7 @@ from wai_protocol.errors import NodeUnavailable, RequestError, WaiError
 
 from .admin_client import HUB_TIMEOUT_S, AdminClient
 from .deployment import CONNECTED, follow, note
-from .output import plain, print_json, print_lines, print_table
+from .output import plain, print_json, print_lines, print_table, say
 from .progress import size_text
 from .target import add_target_options, find_target
 from .values import between, count, named, seconds
@@ -221,7 +221,7 @@ def _report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
         text = f"{view['slots']} slots of {served} tokens"
         if served < (parsed.context or 0):
             text += "; it was trained for no more"
-        print(f"{view['model']} is {view['state']} on {view['node']}: {text}")
+        say(f"{view['model']} is {view['state']} on {view['node']}: {text}")
     return 0
 
 
@@ -235,7 +235,7 @@ def _list(parsed: argparse.Namespace) -> int:
     away = [n["name"] for n in nodes if n["may_deploy"] and n["state"] not in CONNECTED]
     if away:
         names = plain(", ".join(away))
-        print(f"not connected, so that what they serve is not listed: {names}", file=sys.stderr)
+        say(f"not connected, so that what they serve is not listed: {names}", file=sys.stderr)
     print_table(
         ("NODE", "MODEL", "STATE", "SLOTS", "CONTEXT", "SIZE", ""),
         [
@@ -260,7 +260,7 @@ def _remove(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(left)
     else:
-        print(f"{parsed.model} is being removed from {parsed.node}")
+        say(f"{parsed.model} is being removed from {parsed.node}")
     return 0
 
 
@@ -272,7 +272,7 @@ def _logs(parsed: argparse.Namespace) -> int:
     elif lines:
         print_lines(lines)
     else:
-        print(f"the server of {parsed.model} has printed nothing yet", file=sys.stderr)
+        say(f"the server of {parsed.model} has printed nothing yet", file=sys.stderr)
     return 0
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from . import uninstall
+from . import node_upstream, uninstall
 from .admin_client import AdminClient
 from .model import read_log
-from .output import print_json, print_lines, print_table, time_text
+from .output import print_json, print_lines, print_table, say, time_text
 from .paths import add_data_option, node_data
 from .target import add_target_options, find_target
 from .values import count, named
@@ -33,6 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _configure_join(actions.add_parser("join", help="join a relay, by an invite"))
     _configure_run(actions.add_parser("run", help="connect to the relay and serve"))
+    node_upstream.configure(
+        actions.add_parser("upstream", help="say which found inference servers are used here")
+    )
     uninstall.configure(actions.add_parser("uninstall", help="undo what install.sh did here"))
     listing = actions.add_parser("list", help="list the relay's nodes")
     listing.set_defaults(run=_list)
@@ -133,13 +136,14 @@ def _join(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json({"id": membership.node_id, "name": membership.name, "relay": membership.url})
     else:
-        print(f"this machine is {membership.name} at {membership.url}; go on with `wai node run`")
+        say(f"this machine is {membership.name} at {membership.url}; go on with `wai node run`")
     return 0
 
 
 def _run(parsed: argparse.Namespace) -> int:
     from wai_node.config import NodeConfig
     from wai_node.main import run
+    from wai_transport.private_process import keep_memory_private
 
     from .logs import log_to_stderr
     from .settings import load
@@ -169,6 +173,7 @@ def _run(parsed: argparse.Namespace) -> int:
         },
     )
     log_to_stderr(config.log_level, config.log_format)
+    keep_memory_private()
     run(config)
     return 0
 
@@ -193,8 +198,8 @@ def _status(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(node)
         return 0
-    print(f"{node['name']} ({node['id']}): {node['state']}")
-    print(f"joined {time_text(node['joined_at'])}, {node['reconnects']} reconnects")
+    say(f"{node['name']} ({node['id']}): {node['state']}")
+    say(f"joined {time_text(node['joined_at'])}, {node['reconnects']} reconnects")
     print_table(
         ("MODEL", "UPSTREAM", "CONTEXT", "SLOTS", "QUEUE", "TOKENS/S"),
         [
@@ -203,6 +208,8 @@ def _status(parsed: argparse.Namespace) -> int:
         ],
         empty="it serves no model now",
     )
+    for server in node["detail"].get("waiting", []):
+        say(f"{server} is not used: on its machine, see `wai node upstream list`")
     return 0
 
 
@@ -225,7 +232,7 @@ def _act(parsed: argparse.Namespace, method: str, suffix: str, done: str) -> int
     if parsed.json:
         print_json(node)
     else:
-        print(f"{node['name']} {done}")
+        say(f"{node['name']} {done}")
     return 0
 
 
@@ -245,10 +252,10 @@ def _logs(parsed: argparse.Namespace) -> int:
         print_json(found)
         return 0
     for model, lines in found.items():
-        print(f"== {model}")
+        say(f"== {model}")
         print_lines(lines)
     if not found:
-        print(f"no models are deployed on {parsed.name}")
+        say(f"no models are deployed on {parsed.name}")
     return 0
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
+
+from wai_transport.plain_text import one_line
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print one JSON value; what would steer a terminal is escaped in JSON's way."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
@@ -23,6 +26,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         print("  ".join(cells).rstrip())
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print one line. Whatever it holds of a node's or a relay's own words steers no terminal."""
+    print(one_line(text), file=file, flush=True)
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Final
+
 from wai_protocol.errors import WaiError
 
 from .finding import Finding
 
+_ANSWER: Final = "to use another user's server: `wai node upstream allow {port}`; not to: `deny`"
 
-def own_upstreams(*, on_node: bool) -> Finding:
-    """What serves models at the usual ports. That nothing does is a problem of `own_node`'s."""
+
+def own_upstreams(data: Path, *, on_node: bool) -> Finding:
+    """What serves models at the usual ports, for the node with this data folder. That nothing does
+    is a problem of `own_node`'s."""
     import asyncio
 
-    from wai_node.upstreams import find_upstreams
+    from wai_node.upstreams import Consent, Verdict, look_around
+
+    unused: list[str] = []
 
     async def look() -> list[str]:
         seen = []
-        for upstream in await find_upstreams():
+        for upstream, judged in await look_around(Consent(data)):
+            if judged.verdict is not Verdict.ALLOWED:
+                seen.append(f"{upstream.name} (belongs to {judged.owner}: {judged.verdict.text})")
+                unused.append(str(upstream.origin.port))
+                await upstream.aclose()
+                continue
             try:
                 count = len((await upstream.probe()).models)
                 seen.append(f"{upstream.name} ({count} models)")
@@ -27,7 +40,8 @@ def own_upstreams(*, on_node: bool) -> Finding:
 
     seen = asyncio.run(look())
     if seen:
-        return Finding("upstream", ok=True, text="found here: " + ", ".join(seen))
+        advice = _ANSWER.format(port=unused[0]) if unused else ""
+        return Finding("upstream", ok=True, text="found here: " + ", ".join(seen), advice=advice)
     text = "no inference server on the usual ports of this machine"
     if not on_node:
         return Finding("upstream", ok=True, text=text + ", and no node either")

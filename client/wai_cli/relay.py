@@ -47,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _run(parsed: argparse.Namespace) -> int:
     from wai_relay.config import RelayConfig
     from wai_relay.main import run
+    from wai_transport.private_process import keep_memory_private
 
     from .logs import log_to_stderr
     from .settings import load
@@ -71,5 +72,6 @@ def _run(parsed: argparse.Namespace) -> int:
 
     config = read()
     show_log(config)
+    keep_memory_private()
     run(config, read, show_log)
     return 0

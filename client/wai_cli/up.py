@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 from collections.abc import Callable
@@ -161,14 +162,15 @@ class Up:
         """Start the demo's model, unless there is something for the node to find by itself."""
         from wai_node.demo import DemoModel
         from wai_node.membership import load_key
-        from wai_protocol.identity import inference_key
+        from wai_protocol.identity import NONCE_BYTES, inference_key
         from wai_transport.folder import DataFolder
 
-        if await _has_models():
+        if await _has_models(self._node_data):
             return
         _say("no inference server with a model found here: serving a small chat model")
         folder = DataFolder.open(self._node_data)
-        demo = DemoModel(inference_key(load_key(folder)), self.data / "demo.log")
+        key = inference_key(load_key(folder), secrets.token_bytes(NONCE_BYTES))
+        demo = DemoModel(key, self.data / "demo.log")
         running.push_async_callback(demo.stop)
         demos.append((demo, await demo.start()))
 
@@ -281,13 +283,17 @@ async def _watch(model_server: DemoModel) -> None:
     raise TransportError(await model_server.wait())
 
 
-async def _has_models() -> bool:
+async def _has_models(node_data: Path) -> bool:
     """Whether an inference server on one of the usual ports serves anything."""
-    from wai_node.upstreams import find_upstreams
+    from wai_node.upstreams import Consent, Verdict, look_around
     from wai_protocol.errors import WaiError
 
     serving = False
-    for upstream in await find_upstreams():
+    for upstream, judged in await look_around(Consent(node_data)):
+        if judged.verdict is not Verdict.ALLOWED:
+            _say(f"found {upstream.name}, which belongs to {judged.owner}: {judged.verdict.text}")
+            await upstream.aclose()
+            continue
         try:
             models = (await upstream.probe()).models
             _say(f"found {upstream.name} with {len(models)} models")
@@ -331,4 +337,6 @@ def _quoted(text: str) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    from .output import plain
+
+    print(plain(text), flush=True)

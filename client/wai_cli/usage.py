@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from wai_protocol.errors import RequestError
 
 from .admin_client import AdminClient
-from .output import print_json, print_table
+from .output import plain, print_json, print_table
 from .target import add_target_options, find_target
 
 _UNITS_S: Final = {"h": 3600, "d": 86400, "w": 7 * 86400}
@@ -94,7 +94,7 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
 
     columns = ["group", "name"]
     columns += [name for name in (rows[0] if rows else ()) if name not in columns]
-    print(csv_text(columns, rows), end="")
+    print(plain(csv_text(columns, rows)), end="")
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:

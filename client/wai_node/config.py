@@ -12,6 +12,7 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from wai_protocol.errors import RequestError
+from wai_transport.origin import UNIX_PREFIX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 MAX_TUNNELS: Final = 8  # more connections to one relay gain nothing
@@ -19,7 +20,8 @@ MAX_TUNNELS: Final = 8  # more connections to one relay gain nothing
 
 @dataclass(frozen=True, slots=True)
 class UpstreamConfig:
-    """An inference server given by URL: `http://host:port`, and the key that it asks for."""
+    """An inference server given by URL: `http://host:port` or `unix:///path`, and the key that it
+    asks for."""
 
     url: str
     key: str | None = field(default=None, repr=False)
@@ -28,10 +30,11 @@ class UpstreamConfig:
         try:
             parts = urlsplit(self.url)
             good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            good = good or self.url.startswith(UNIX_PREFIX)
         except ValueError:
             good = False
         if not good:
-            raise RequestError(f"the upstream {self.url!r} is not http://HOST:PORT")
+            raise RequestError(f"the upstream {self.url!r} is not http://HOST:PORT or unix:///PATH")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from typing import Final
 import anyio
 import anyio.abc
 
+from wai_node.managed.environment import server_environment
+from wai_node.managed.server_socket import ServerSocket
 from wai_node.models.hardware import usable_cores
 from wai_protocol.errors import TransportError
 from wai_transport.exit_status import how_it_ended
@@ -45,14 +47,15 @@ class DemoUpstream:
 class DemoModel:
     """The child process with the model: `start`, then `stop`, once each.
 
-    `inference_key` is what the server then demands of every request; `log` takes what it prints (no
-    prompts or completions), anew at each start.
+    `inference_key` is what the server then demands of every request; `log` takes what it prints
+    until it has loaded, anew at each start. It listens at a unix socket beside the log.
     """
 
     def __init__(self, inference_key: str, log: Path) -> None:
         self._key = inference_key
         self._log = log
         self._process: anyio.abc.Process | None = None
+        self._socket: ServerSocket | None = None
 
     @staticmethod
     def missing() -> str | None:
@@ -72,6 +75,7 @@ class DemoModel:
         if missing:
             raise TransportError(missing)
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._socket = ServerSocket(self._log.parent / "run")
         with self._log.open("wb") as log:
             self._process = await anyio.open_process(
                 [sys.executable, "-m", "wai_node.demo_server"],
@@ -79,7 +83,8 @@ class DemoModel:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env={
-                    **os.environ,
+                    **server_environment(os.environ),
+                    "WAI_DEMO_SOCKET": str(self._socket.path),
                     "WAI_DEMO_MODEL": str(_model_path()),
                     "WAI_DEMO_ALIAS": MODEL_ID,
                     "WAI_DEMO_THREADS": str(_threads()),
@@ -90,7 +95,7 @@ class DemoModel:
             )
         try:
             with anyio.fail_after(_LOAD_TIMEOUT_S):
-                url = await self._ready_line(self._process)
+                await self._until_ready(self._process)
         except TimeoutError:
             await self.stop()
             raise TransportError(
@@ -99,7 +104,7 @@ class DemoModel:
         except BaseException:
             await self.stop()
             raise
-        return DemoUpstream(url, self._key, MODEL_ID)
+        return DemoUpstream(self._socket.url, self._key, MODEL_ID)
 
     async def wait(self) -> str:
         """Wait until the child ends; a sentence that says how. Only after `start`."""
@@ -121,9 +126,11 @@ class DemoModel:
             if process.returncode is None:
                 process.kill()
             await process.aclose()
+            if self._socket is not None:
+                self._socket.remove()
 
-    async def _ready_line(self, process: anyio.abc.Process) -> str:
-        """The URL from the child's first line, `ready URL`."""
+    async def _until_ready(self, process: anyio.abc.Process) -> None:
+        """The child prints a line once its model is loaded."""
         if process.stdout is None:
             raise RuntimeError("the child was started without a pipe")
         line = b""
@@ -133,7 +140,6 @@ class DemoModel:
             except anyio.EndOfStream:
                 code = await process.wait()
                 raise TransportError(self._explain(how_it_ended(code))) from None
-        return line.decode().split()[1]
 
     def _explain(self, what: str) -> str:
         with self._log.open(errors="replace") as log:

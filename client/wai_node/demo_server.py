@@ -1,8 +1,8 @@
 """The child process that serves the demo's model: `python -m wai_node.demo_server`.
 
-llama.cpp's own HTTP server, from the package xllamacpp, on a port of loopback that the system
-picks. Its parent (`demo.py`) says what to serve by environment, where no other user can read it,
-reads one line with the URL once the model is loaded, and holds stdin: when that ends this process
+llama.cpp's own HTTP server, from the package xllamacpp. Its parent (`demo.py`) says what to serve,
+and at which unix socket, by environment, where no other user can read it, reads one line once the
+model is loaded, and holds stdin: when that ends this process
 does too, so that it does not outlive a parent that was killed. No part of `wai` imports it.
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
     params.model.path = os.environ.pop("WAI_DEMO_MODEL")
     params.model_alias = {os.environ.pop("WAI_DEMO_ALIAS")}
     params.api_keys = [os.environ.pop("LLAMA_API_KEY")]
-    params.hostnames = ["127.0.0.1"]
+    params.hostnames = [os.environ.pop("WAI_DEMO_SOCKET")]
     params.port = 0
     params.ui = False
     params.endpoint_metrics = True
@@ -36,10 +36,14 @@ def main() -> None:
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.cpuparams.n_threads = int(os.environ.pop("WAI_DEMO_THREADS"))
     try:
-        server = xllamacpp.Server(params)
+        _server = xllamacpp.Server(params)
     except RuntimeError as error:
         sys.exit(f"llama.cpp: {error}")
-    print("ready", server.listening_address, flush=True)
+    print("ready", flush=True)
+    os.dup(1)  # our parent goes by the pipe's end
+    nowhere = os.open(os.devnull, os.O_WRONLY)  # from now on it would print parts of requests
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
     sys.stdin.read()
     # Freeing the model waits for answers in progress; whoever read them is gone.
     os._exit(0)

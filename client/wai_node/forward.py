@@ -128,8 +128,7 @@ class Forwarder:
         self.active_streams += 1
         self._ebb.now(self.active_streams)
         self._accounts.started(upstream, model, stream)
-        outgoing = headers_for_upstream(headers) + upstream.authorization
-        stream.begin(method, target, outgoing, length)
+        stream.begin(method, target, headers_for_upstream(headers), length)
 
     def data(self, session: SessionPort, stream_id: int, data: bytes) -> None:
         """Part of the request's body."""
@@ -272,10 +271,12 @@ class _Forwarded:
         """Send the request once the upstream is there and its body's length is decided."""
         self._length = length
 
-        def ready(client: HttpClient, base_path: str) -> None:
+        def ready(client: HttpClient, base_path: str, authorization: Headers) -> None:
+            outgoing = headers + authorization
+
             def send(body_length: int | None) -> ClientRequest:
                 return client.request(
-                    method, base_path + target, headers, self, body_length=body_length
+                    method, base_path + target, outgoing, self, body_length=body_length
                 )
 
             self._begin = send

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
+import secrets
 import signal
 from functools import partial
 from typing import Final
@@ -13,7 +14,7 @@ import anyio
 import uvloop
 
 from wai_protocol.handshake import Hello
-from wai_protocol.identity import NodeKey, inference_key
+from wai_protocol.identity import NONCE_BYTES, NodeKey, inference_key
 from wai_protocol.invite import decode as decode_invite
 from wai_protocol.invite import secret_sha256
 from wai_protocol.limits import Limits
@@ -36,6 +37,7 @@ from .models.hardware import describe, detect_hardware
 from .models.hub import Hub, HubSettings
 from .proxy import proxy_for
 from .standing import keep_standing
+from .upstreams.consent import Consent
 from .upstreams.detect import find_upstreams, upstream_at
 from .upstreams.upstream import Upstream
 
@@ -106,10 +108,15 @@ async def _make_agent(
         await upstream_at(upstream.url, upstream.key or "") for upstream in config.upstreams
     ]
 
-    async def discover(known: frozenset[int]) -> list[Upstream]:
-        return await find_upstreams(except_for=known)
+    consent = Consent(config.data)
 
-    return Agent(
+    async def discover(known: frozenset[int]) -> list[Upstream]:
+        return await find_upstreams(consent, except_for=known, on_waiting=tell_waiting)
+
+    def tell_waiting(waiting: list[str]) -> None:
+        agent.watch.tell("waiting", waiting)
+
+    agent = Agent(
         address,
         key,
         membership.name,
@@ -125,6 +132,7 @@ async def _make_agent(
         limits=Limits(ping_s=config.ping_s, dead_s=config.dead_s),
         on_standing=partial(keep_standing, folder),
     )
+    return agent
 
 
 def _make_supervisor(
@@ -145,8 +153,11 @@ def _make_supervisor(
         if deploy.disk_quota_gib is None
         else int(deploy.disk_quota_gib * (1 << 30)),
     )
-    managed = ManagedModels(agent.watch, inference_key(key))
+    managed = ManagedModels(agent.watch)
     gate = ProgressGate()
+
+    def new_key() -> str:
+        return inference_key(key, secrets.token_bytes(NONCE_BYTES))
 
     def on_event(event: Event) -> None:
         managed.on_event(supervisor, event)
@@ -154,7 +165,7 @@ def _make_supervisor(
             agent.tell(DEPLOYMENT_EVENT, deployment_map(event.status))
 
     hub = Hub(HubSettings(config.hf_endpoint, config.hf_token))
-    supervisor = Supervisor(settings, hub, inference_key(key), on_event)
+    supervisor = Supervisor(settings, hub, new_key, on_event)
     agent.calls.handler = ModelCalls(supervisor).answer
     return supervisor
 

@@ -24,6 +24,7 @@ NODE_ID_CHARS: Final = 16  # 80 bits of SHA-256: no two nodes of one relay meet 
 NODE_ID_PREFIX: Final = "node_"
 INFERENCE_KEY_PREFIX: Final = "wai_ik_"
 INFERENCE_KEY_INFO: Final = b"wai/1 inference key"
+NONCE_BYTES: Final = 16  # no two starts of a server get the same one by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,10 @@ def node_id(public: bytes) -> str:
     return NODE_ID_PREFIX + digest[:NODE_ID_CHARS]
 
 
-def inference_key(node_key: NodeKey) -> str:
-    """The key that this node's managed upstream demands; the relay cannot work it out."""
-    derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=INFERENCE_KEY_INFO).derive(node_key.seed)
+def inference_key(node_key: NodeKey, nonce: bytes) -> str:
+    """The key that one start of a managed server demands; the relay cannot work it out.
+
+    `nonce` is fresh for each start, so that a key that leaks opens no other server.
+    """
+    derived = HKDF(SHA256(), KEY_BYTES, salt=nonce, info=INFERENCE_KEY_INFO).derive(node_key.seed)
     return INFERENCE_KEY_PREFIX + base64.urlsafe_b64encode(derived).rstrip(b"=").decode()

@@ -21,6 +21,14 @@ from wai_protocol.errors import StoreError
 FOLDER_MODE: Final = 0o700
 SECRET_MODE: Final = 0o600
 PUBLIC_MODE: Final = 0o644
+DATA_FILES: Final = frozenset(
+    {
+        *("relay.db", "relay.key", "relay.lock", "admin.token"),
+        *("node.key", "node.lock", "membership.json"),
+        *("up-key.json", "relay.log", "node.log"),
+    }
+)
+"""By any of these a folder is known as a relay's, a node's, or that of `wai up`."""
 MAX_FILE_BYTES: Final = 1 << 20  # keys, certificates and tokens; more is not ours
 
 
@@ -32,16 +40,21 @@ class DataFolder:
 
     @classmethod
     def open(cls, path: Path) -> DataFolder:
-        """Make or check the folder. Raises `StoreError` if it can't be ours alone."""
+        """Make or check the folder; one that others could look into is made private.
+
+        Raises `StoreError` if it can't be ours alone.
+        """
         try:
             path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             found = path.stat()
             if found.st_uid != os.geteuid():
                 raise StoreError(f"the folder {path} belongs to another user; choose another one")
-            # One that was there before keeps its mode: it may be /etc. Secrets are 0600 in any
-            # case; but where others can write, they could put their files in place of ours.
-            if stat.S_IMODE(found.st_mode) & 0o022:
+            mode = stat.S_IMODE(found.st_mode)
+            # Where others can write, they could have put their files in place of ours.
+            if mode & 0o022:
                 raise StoreError(f"others can write to the folder {path}; choose one of its own")
+            if mode & 0o077:
+                _make_private(path)
         except OSError as error:
             raise StoreError(f"the folder {path} cannot be used: {error.strerror}") from error
         return cls(path)
@@ -93,6 +106,18 @@ class DataFolder:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _make_private(path: Path) -> None:
+    """Take the folder from others, unless it holds something else than a data folder's files: it
+    may be /etc. Raises `StoreError`."""
+    names = {entry.name for entry in path.iterdir()} - {"lost+found"}
+    if names and not names & DATA_FILES:
+        raise StoreError(
+            f"others can look into the folder {path}, and it holds something else than wai's files;"
+            f" choose an empty one, or take it from others with `chmod 700 {path}`"
+        )
+    path.chmod(FOLDER_MODE)
 
 
 class FolderLock:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
+from collections.abc import Callable
 from typing import Final
 
-from wai_protocol.errors import AuthError, Fault, TransportError, WaiError
+from wai_protocol.errors import Fault, TransportError, WaiError
 from wai_protocol.http1 import request_head
 from wai_protocol.surface import Headers
 
@@ -29,7 +30,9 @@ class HttpClient:
     """Requests to `origin`. Belongs to one running loop; `aclose` ends all of it.
 
     With `pin` (SHA-256 of the public key, see `tls`), the server's certificate is checked before a
-    byte is sent; otherwise `tls`, or the system's authorities, decide.
+    byte is sent; otherwise `tls`, or the system's authorities, decide. `check_peer` is called for
+    each new connection, with our own port (None: it has none), before a byte is sent, and raises
+    `WaiError` where nothing may be sent.
     """
 
     def __init__(
@@ -39,8 +42,10 @@ class HttpClient:
         tls: ssl.SSLContext | None = None,
         pin: bytes | None = None,
         timeouts: Timeouts | None = None,
+        check_peer: Callable[[int | None], None] | None = None,
     ) -> None:
         self.origin = origin
+        self.check_peer = check_peer
         self.timeouts = timeouts or Timeouts()
         self._authority = origin.authority.encode("ascii")
         self._pin = pin
@@ -166,15 +171,10 @@ class HttpClient:
             request.fail(TransportError(f"the client for {self.origin} was closed"))
 
     async def _dial(self) -> HttpConnection:
-        loop, limit_s = asyncio.get_running_loop(), self.timeouts.connect_s
+        limit_s = self.timeouts.connect_s
         try:
             async with asyncio.timeout(limit_s):
-                _, connection = await loop.create_connection(
-                    lambda: HttpConnection(self._keep, self._forget),
-                    self.origin.host,
-                    self.origin.port,
-                    ssl=self._tls,
-                )
+                connection = await self._open()
         except TimeoutError as error:
             message = f"{self.origin} took no connection within {limit_s:g} s"
             raise TransportError(message) from error
@@ -184,12 +184,29 @@ class HttpClient:
         except OSError as error:
             raise TransportError(f"{self.origin} can't be reached: {error}") from error
         self._connections.add(connection)
-        if self._pin is not None:
-            try:
+        try:
+            if self._pin is not None:
                 check_pin(connection.transport.get_extra_info("ssl_object"), self._pin)
-            except AuthError:
-                connection.abort()
-                raise
+            if self.check_peer is not None:
+                address = connection.transport.get_extra_info("sockname")
+                self.check_peer(address[1] if isinstance(address, tuple) else None)
+        except WaiError:
+            connection.abort()
+            raise
+        return connection
+
+    async def _open(self) -> HttpConnection:
+        loop, origin = asyncio.get_running_loop(), self.origin
+
+        def made() -> HttpConnection:
+            return HttpConnection(self._keep, self._forget)
+
+        if origin.scheme == "unix":
+            _, connection = await loop.create_unix_connection(made, origin.host)
+        else:
+            _, connection = await loop.create_connection(
+                made, origin.host, origin.port, ssl=self._tls
+            )
         return connection
 
     def _keep(self, connection: HttpConnection) -> None:

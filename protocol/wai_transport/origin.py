@@ -1,18 +1,23 @@
-"""Where an HTTP server is: scheme, host and port, read from a URL that a person typed."""
+"""Where an HTTP server is: scheme, host and port, or a unix socket; read from a URL."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import urlsplit
 
 from wai_protocol.errors import Fault, RequestError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+UNIX_PREFIX: Final = "unix:///"
+MAX_SOCKET_PATH_BYTES: Final = 103
+"""What `sun_path` holds on macOS; Linux takes four bytes more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """One server. `host` is a name or an address, IPv6 without brackets."""
+    """One server. `host` is a name or an address, IPv6 without brackets; for the scheme "unix" it
+    is the path of a socket, and `port` is 0."""
 
     scheme: str
     host: str
@@ -20,10 +25,13 @@ class Origin:
 
     @classmethod
     def parse(cls, url: str) -> tuple[Origin, str]:
-        """The origin of an http or https `url`, and its path without a closing slash.
+        """The origin of an http or https `url`, and its path without a closing slash; or that of
+        `unix:///PATH`, which has no path of its own.
 
         Raises `RequestError` with a sentence for whoever typed it.
         """
+        if url.startswith(UNIX_PREFIX):
+            return cls._at_socket(url), ""
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -38,11 +46,28 @@ class Origin:
         origin = cls(parts.scheme, parts.hostname, port or _DEFAULT_PORTS[parts.scheme])
         return origin, parts.path.rstrip("/")
 
+    @classmethod
+    def _at_socket(cls, url: str) -> Origin:
+        path = url.removeprefix("unix://")
+        if "\0" in path or len(path.encode()) > MAX_SOCKET_PATH_BYTES:
+            limit = MAX_SOCKET_PATH_BYTES
+            raise RequestError(f"{url!r}: the path of a unix socket has at most {limit} bytes")
+        return cls("unix", path, 0)
+
     @property
     def authority(self) -> str:
         """What goes into Host: without the port where it is the scheme's own."""
+        if self.scheme == "unix":
+            return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
+    @property
+    def place(self) -> str:
+        """What tells it from other servers, for people: `127.0.0.1:8080`, `unix:/run/a.sock`."""
+        return f"unix:{self.host}" if self.scheme == "unix" else self.authority
+
     def __str__(self) -> str:
+        if self.scheme == "unix":
+            return f"unix://{self.host}"
         return f"{self.scheme}://{self.authority}"

@@ -54,7 +54,7 @@ def back_up(data: Path, file: Path) -> int:
             copy = Path(scratch) / DATABASE_FILE
             _copy_database(database, copy)
             with tarfile.open(fileobj=out, mode="w") as tar:
-                tar.add(copy, DATABASE_FILE)
+                tar.add(copy, DATABASE_FILE, filter=_private)
                 for name in KEPT_FILES:
                     if (content := folder.read(name)) is not None:
                         member = tarfile.TarInfo(name)
@@ -99,6 +99,13 @@ def restore(file: BinaryIO, data: Path, *, force: bool) -> list[str]:
     finally:
         lock.release()
     return names
+
+
+def _private(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The member as the backup's other files are: nobody else's, and no user's name."""
+    member.mode, member.uid, member.gid = SECRET_MODE, 0, 0
+    member.uname = member.gname = ""
+    return member
 
 
 def _copy_database(source: Path, target: Path) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import urllib.error
-import urllib.request
 from pathlib import Path
 
 import anyio
@@ -16,6 +14,7 @@ import pytest
 
 from tests.harness.processes import Daemon, wait_until
 from tests.harness.real import require_real
+from tests.harness.unix_http import ask
 from wai_node.demo import MODEL_ID, DemoModel, DemoUpstream
 from wai_protocol.errors import TransportError
 
@@ -23,20 +22,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
 def answer(upstream: DemoUpstream, key: str) -> str:
-    request = urllib.request.Request(
-        f"{upstream.url}/v1/chat/completions",
-        data=json.dumps(
-            {
-                "model": MODEL_ID,
-                "messages": [{"role": "user", "content": "What is the capital of France?"}],
-                "temperature": 0,
-                "max_tokens": 24,
-            }
-        ).encode(),
-        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        body = json.loads(response.read())
+    question = {
+        "model": MODEL_ID,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "temperature": 0,
+        "max_tokens": 24,
+    }
+    body = ask(upstream.url, "/v1/chat/completions", key, question)
     text: str = body["choices"][0]["message"]["content"]
     return text
 

@@ -27,6 +27,10 @@ def test_a_relay_comes_back_whole_from_a_backup_that_was_made_while_it_ran(tmp_p
         certificate = old.ca.read_bytes()
         wai("backup", file, "--data", old.data)
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        with tarfile.open(file) as tar:
+            members = tar.getmembers()
+        assert {"relay.db", "relay.key"} <= {member.name for member in members}
+        assert {(m.mode, m.uid, m.gid, m.uname) for m in members} == {(0o600, 0, 0, "")}
         with pytest.raises(CommandError, match="File exists"):
             wai("backup", file, "--data", old.data)
         with pytest.raises(CommandError, match="another relay"):

@@ -100,13 +100,13 @@ def swap_under_load(running: Cluster, secret: str, *, context: int) -> list[int]
 
 def test_no_secret_in_the_process_list_or_in_the_relays_folder(tmp_path: Path, gguf: bytes) -> None:
     from wai_node.membership import load_key
-    from wai_protocol.identity import inference_key
+    from wai_protocol.identity import INFERENCE_KEY_PREFIX
     from wai_transport.folder import DataFolder
 
     with model_fleet(tmp_path, gguf) as (running, _):
         deploy(running)
         node_key = load_key(DataFolder(tmp_path / "box"))
-        secrets = (node_key.to_bytes(), inference_key(node_key).encode())
+        secrets = (node_key.to_bytes(), INFERENCE_KEY_PREFIX.encode())
         listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True).stdout
         assert all(secret not in listing for secret in secrets)
         for file in running.data.rglob("*"):
@@ -114,11 +114,12 @@ def test_no_secret_in_the_process_list_or_in_the_relays_folder(tmp_path: Path, g
                 content = file.read_bytes()
                 assert all(secret not in content for secret in secrets), file
         [server] = llama_servers(running)
-        port = next(c.laddr.port for c in server.net_connections() if c.status == "LISTEN")
+        assert not [c for c in server.net_connections() if c.status == "LISTEN"]
+        [path] = (tmp_path / "box" / "managed" / "run").glob("*.sock")
         status = subprocess.run(
             [
                 *("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-d", "{}"),
-                f"http://127.0.0.1:{port}/v1/chat/completions",
+                *("--unix-socket", str(path), "http://localhost/v1/chat/completions"),
             ],
             capture_output=True,
             check=True,

@@ -23,7 +23,8 @@ import psutil
 START_TIMEOUT_S: Final = 30.0  # two busy cores start Python in seconds, not in milliseconds
 STOP_TIMEOUT_S: Final = 20.0
 _POLL_S: Final = 0.02
-_MARK: Final = "WAI_TEST_DAEMON"
+# Managed servers get it too: they are given names with this prefix (`managed.environment`).
+_MARK: Final = "XDG_WAI_TEST_DAEMON"
 _SHOWN_LOG_CHARS: Final = 6000  # the end of a log, where the fault is
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import stat
-import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import anyio.to_thread
 import psutil
 
 from tests.harness.fake_hub import FakeHub
+from tests.harness.unix_http import ask
 from wai_node.managed.deployment import State
 from wai_node.managed.entry import DeploymentStatus, Event
 from wai_node.managed.policy import ManagedSettings
@@ -23,7 +23,7 @@ from wai_node.managed.supervisor import Supervisor
 from wai_node.models.download import Clock
 from wai_node.models.hub import Hub, HubSettings
 
-KEY: Final = "wai_ik_test_0123456789"
+KEY: Final = "wai_ik_test_0123456789"  # what each server's key begins with
 REPO: Final = "tiny/llama-GGUF"
 ALIAS: Final = f"{REPO}:F16"
 WAIT_S: Final = 40.0
@@ -71,24 +71,22 @@ class Node:
         async with self.supervisor.lease(alias, WAIT_S) as endpoint:
             body = {"prompt": "sesame w1 w2", "max_tokens": tokens, "ignore_eos": True}
             return await anyio.to_thread.run_sync(
-                ask, endpoint.url + "/v1/completions", KEY, body, abandon_on_cancel=True
+                ask, endpoint.url, "/v1/completions", endpoint.key, body, abandon_on_cancel=True
             )
-
-
-def ask(url: str, key: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    request = urllib.request.Request(url, data=json.dumps(body).encode() if body else None)
-    request.add_header("Authorization", f"Bearer {key}")
-    request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found: dict[str, Any] = json.loads(answer.read())
-        return found
 
 
 @asynccontextmanager
 async def node(fake: FakeHub, settings: ManagedSettings, **more: Any) -> AsyncIterator[Node]:
     events: list[Event] = []
+    numbers = itertools.count()
+
+    def new_key() -> str:
+        return f"{KEY}_{next(numbers)}"
+
     supervisor = Supervisor(
-        settings, Hub(HubSettings(fake.endpoint)), KEY, events.append, clock=no_waiting(), **more
+        *(settings, Hub(HubSettings(fake.endpoint)), new_key, events.append),
+        clock=no_waiting(),
+        **more,
     )
     async with anyio.create_task_group() as tasks:
         await tasks.start(supervisor.run)

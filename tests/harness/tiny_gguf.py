@@ -40,7 +40,8 @@ class TinyModel:
     """What the model looks like. The defaults make about 640 KB in F32.
 
     `context_tokens` is the trained context, which caps llama-server's context per slot. `half`
-    writes F16 weights, the only other type that the test llama-server can run here.
+    writes F16 weights, the only other type that the test llama-server can run here. `title`
+    is the name in its metadata, which llama-server prints when it loads.
     """
 
     name: str = "tiny"
@@ -53,6 +54,7 @@ class TinyModel:
     half: bool = False
     seed: int = 1
     chat: bool = True
+    title: str = ""
 
 
 def tiny_gguf(folder: Path, model: TinyModel | None = None) -> Path:
@@ -107,7 +109,7 @@ def _add_vocabulary(writer: Any, *, chat: bool) -> tuple[int, int]:
 
 
 def _add_shape(writer: Any, model: TinyModel, *, vocabulary_size: int) -> None:
-    writer.add_name(model.name)
+    writer.add_name(model.title or model.name)
     writer.add_context_length(model.context_tokens)
     writer.add_embedding_length(model.width)
     writer.add_block_count(model.layers)

@@ -30,7 +30,12 @@ def test_ids_and_derived_keys_never_change() -> None:
     # What these functions give is on disks and in upstreams' configurations: fixed for ever.
     assert KEY.public.hex() == "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"
     assert node_id(KEY.public) == "node_kzdvvj2umnduyauf"
-    assert inference_key(KEY) == "wai_ik_cdCDqMu4dd6beqY2tREDcA_SfIm32z8u-RmAP69I1iE"
+    assert inference_key(KEY, b"") == "wai_ik_cdCDqMu4dd6beqY2tREDcA_SfIm32z8u-RmAP69I1iE"
+
+
+def test_no_two_starts_of_a_server_have_the_same_key() -> None:
+    assert inference_key(KEY, b"one") != inference_key(KEY, b"two")
+    assert inference_key(KEY, b"one") == inference_key(KEY, b"one")
 
 
 def test_a_key_keeps_its_secret() -> None:

@@ -28,9 +28,10 @@ LOAD_BYTES_PER_S: Final = 20 << 20  # a slow disk over USB; slower than that has
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a ready model answers, and which generation it is."""
+    """Where a ready model answers, with which key, and which generation it is."""
 
     url: str
+    key: str = field(repr=False)
     generation: int
 
 
@@ -151,7 +152,7 @@ def endpoint_of(entry: Entry, generation: int | None) -> Endpoint | None:
     runner = entry.runners.get(generation) if generation is not None else None
     if runner is None or runner.url is None or generation is None:
         return None
-    return Endpoint(runner.url, generation)
+    return Endpoint(runner.url, runner.key, generation)
 
 
 def pending_bytes(entry: Entry) -> int:

@@ -1,7 +1,7 @@
 """xllamacpp's HTTP server as a program: `python -m wai_node.managed.inprocess_server …`.
 
-Where no llama-server is installed. It takes the few flags that `process` gives to llama-server, the
-key from LLAMA_API_KEY as that does, and says "listening on URL" in the same words.
+Where no llama-server is installed. It takes the few flags that `process` gives to llama-server, and
+the key from LLAMA_API_KEY as that does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     params.model_alias = {options.alias}
     params.api_keys = [os.environ.pop("LLAMA_API_KEY")]
     params.hostnames = [options.host]
-    params.port = options.port
+    params.port = 0
     params.ui = False
     params.endpoint_metrics = True
     params.endpoint_slots = True
@@ -41,10 +41,9 @@ def main() -> None:
     if options.threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     try:
-        server = xllamacpp.Server(params)
+        _server = xllamacpp.Server(params)  # serves for as long as it is held
     except RuntimeError as error:
         sys.exit(f"llama.cpp: {error}")
-    print("server is listening on", server.listening_address, flush=True)
     stop.wait()
     os._exit(0)  # freeing the model would wait for answers that nobody reads any more
 
@@ -53,8 +52,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="wai inference server")
     parser.add_argument("--model", required=True)
     parser.add_argument("--alias", required=True)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--host", required=True, help="the path of a unix socket")
     parser.add_argument("--ctx-size", type=int, required=True)
     parser.add_argument("--parallel", type=int, required=True)
     parser.add_argument("--gpu-layers", type=int, default=-1)

@@ -28,6 +28,7 @@ from .orphans import end_orphans
 from .places import Places
 from .policy import ManagedSettings
 from .runner import Runner
+from .server_socket import remove_left_sockets
 from .wanted import WantedModel
 
 log = logging.getLogger("wai.node.managed")
@@ -38,21 +39,21 @@ SHOWN_LOG_LINES: Final = 12
 class Keeper:
     """Runs what the entries of `deployments` need; progress and changes go to `on_event`.
 
-    `inference_key` is demanded by every server.
+    `new_key` makes the key that one start of a server demands.
     """
 
     def __init__(
         self,
         settings: ManagedSettings,
         hub: Hub,
-        inference_key: str,
+        new_key: Callable[[], str],
         deployments: Deployments,
         on_event: Callable[[Event], None],
         *,
         now: Callable[[], float],
         clock: Clock | None,
     ) -> None:
-        self._settings, self._hub, self._key = settings, hub, inference_key
+        self._settings, self._hub, self._new_key = settings, hub, new_key
         self._deployments, self._on_event = deployments, on_event
         self._now, self._clock = now, clock
         self._places = Places(settings)
@@ -64,6 +65,7 @@ class Keeper:
         """Bring back what is wanted, and keep it until cancelled; then every server is stopped."""
         wanted = self._deployments.wanted
         await anyio.to_thread.run_sync(end_orphans, self._settings.folder)
+        await anyio.to_thread.run_sync(remove_left_sockets, self._settings.sockets_folder)
         await anyio.to_thread.run_sync(wanted.load)
         for model in list(wanted.removing.values()):  # a crash came between
             await self._delete_files(model)
@@ -89,7 +91,7 @@ class Keeper:
                 case StartDownload():
                     self._group.start_soon(self._download, entry)
                 case Launch(generation, wish):
-                    runner = Runner(self._key, self._settings, self._places.log(entry.model))
+                    runner = Runner(self._new_key(), self._settings, self._places.log(entry.model))
                     entry.runners[generation] = runner
                     self._group.start_soon(self._serve, entry, runner, generation, wish)
                 case Halt(generation):

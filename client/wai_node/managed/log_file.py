@@ -9,6 +9,8 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
+from .served_lines import ServedLines
+
 log = logging.getLogger("wai.node.managed")
 
 FILE_BYTES: Final = 4 << 20  # many starts of a model; a log that matters is read within days
@@ -20,8 +22,8 @@ _NOISE: Final = b"update_slots: all slots are idle"
 
 
 class LogFile:
-    """Takes a server's output as it comes, but for what says nothing. Small blocking writes: to the
-    page cache.
+    """Takes a server's output as it comes, but for what says nothing; from `serving` on, only what
+    holds no part of a request. Small blocking writes: to the page cache.
 
     It never raises: a server does not end because its log has no room. What the disk does not take
     is missing there, and is in `tail` all the same.
@@ -36,6 +38,11 @@ class LogFile:
         self._file: io.FileIO | None = None
         self._size = 0
         self._failed = False
+        self._served: ServedLines | None = None
+
+    def serving(self) -> None:
+        """From now on the server has requests to answer."""
+        self._served = ServedLines()
 
     def write(self, data: bytes) -> list[str]:
         """Keep `data`; the whole lines that it completed."""
@@ -43,11 +50,27 @@ class LogFile:
         while len(self._rest) > LINE_BYTES:
             whole.append(self._rest[:LINE_BYTES])
             self._rest = self._rest[LINE_BYTES:]
-        kept = [line for line in whole if _NOISE not in line]
+        kept = [kept for line in whole if (kept := self._kept(line)) is not None]
         self._keep(b"".join(line + b"\n" for line in kept))
         lines = [_text(line) for line in kept]
         self._tail.extend(lines)
         return lines
+
+    def _kept(self, line: bytes) -> bytes | None:
+        if _NOISE in line:
+            return None
+        if self._served is None:
+            return line
+        shown = self._served.kept(_text(line))
+        return None if shown is None else shown.encode()
+
+    def _take_rest(self) -> None:
+        """The line that has no end gets none any more."""
+        rest = self._kept(self._rest) if self._rest else None
+        self._rest = b""
+        if rest is not None:
+            self._keep(rest)
+            self._tail.append(_text(rest))
 
     def _keep(self, data: bytes) -> None:
         try:
@@ -72,12 +95,13 @@ class LogFile:
 
     def tail(self, count: int = TAIL_LINES) -> tuple[str, ...]:
         """The last lines of this run."""
-        lines = [*self._tail, *([_text(self._rest)] if self._rest else [])]
+        rest = [_text(self._rest)] if self._rest and self._served is None else []
+        lines = [*self._tail, *rest]
         return tuple(lines[-count:]) if count > 0 else ()
 
     def close(self) -> None:
         """No more is written."""
-        self._keep(self._rest)
+        self._take_rest()
         self._close_file()
 
     def _close_file(self) -> None:

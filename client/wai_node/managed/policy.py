@@ -32,6 +32,11 @@ class ManagedSettings:
     kept_free_bytes: int = 1 << 30
     load_timeout_s: float | None = None
 
+    @property
+    def sockets_folder(self) -> Path:
+        """Where its servers listen; for this user alone."""
+        return self.folder / "run"
+
     def check_allowed(self) -> None:
         """Raise `AuthError` where this node is its owner's alone to change."""
         if not self.allow_deploy:

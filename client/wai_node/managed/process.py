@@ -1,7 +1,8 @@
 """One inference server as a process: found, started, its log read, stopped with its whole group.
 
-The key goes by environment, never by argv; it listens on loopback, on a port that the system
-picks, which its log then tells. It dies with the node. It knows nothing of health or of retries.
+The key goes by environment, never by argv; it listens at a unix socket that we name, so that
+nothing is learned from its log, in which a model file's metadata stands too. It dies with the node.
+It knows nothing of health or of retries.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ import anyio.abc
 from wai_protocol.errors import Fault, TransportError
 from wai_transport.exit_status import how_it_ended
 
+from .environment import server_environment
 from .log_file import LogFile
+from .server_socket import ServerSocket
 
 NAMES: Final = ("llama-server", "llama-server-vulkan", "llama-server-cuda")
 STOP_GRACE_S: Final = 10.0  # llama-server ends within milliseconds of SIGTERM, unless it is loading
@@ -34,8 +37,6 @@ LOG_REST_S: Final = 1.0
 READ_BYTES: Final = 65536  # what a pipe holds on Linux
 # 4 shows the sizes of buffers, from which fits learn; 5 and up would show prompts
 VERBOSITY: Final = 4
-_LISTENING: Final = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
-_SECRET_WORDS: Final = ("TOKEN", "SECRET", "PASSWORD", "API_KEY")
 # What is told apart from the log's last lines, in the words of llama.cpp, and what to do about it.
 _HINTS: Final = (
     (
@@ -52,7 +53,7 @@ _HINTS: Final = (
     ),
     (
         re.compile(r"couldn't bind|Address already in use", re.I),
-        "its port was taken by another program",
+        "it can't listen at a unix socket; install a newer llama-server",
     ),
     (
         re.compile(
@@ -92,11 +93,12 @@ class ServerOptions:
     threads: int | None = None
     extra: tuple[str, ...] = ()
 
-    def to_argv(self) -> list[str]:
-        """llama-server's flags; the in-process server understands the same."""
+    def to_argv(self, socket: Path) -> list[str]:
+        """llama-server's flags; the in-process server understands the same. It is to listen at
+        `socket`: every llama-server that knows the other flags can."""
         argv = [
             *("--model", str(self.model), "--alias", self.alias),
-            *("--host", "127.0.0.1", "--port", "0"),
+            *("--host", str(socket)),
             *("--ctx-size", str(self.context_tokens * self.slots), "--parallel", str(self.slots)),
             "--no-kv-unified",  # each slot has its own context: what one caller fills is its own
             *("--fit", "off"),  # what does not fit must fail, not shrink unseen
@@ -138,7 +140,8 @@ def find_command(configured: str | None = None) -> ServerCommand:
 class ServerProcess:
     """A started server. `start` once, `follow` in a task of its own until it ends, `stop` at will.
 
-    `marks` go into its environment. `url` is set once it listens (it may still be loading).
+    `socket` is where it is to listen, which takes it a moment; it is removed when the server has
+    ended. `marks` go into its environment.
     """
 
     def __init__(
@@ -147,12 +150,11 @@ class ServerProcess:
         options: ServerOptions,
         key: str,
         log: LogFile,
+        socket: ServerSocket,
         marks: Mapping[str, str] | None = None,
     ) -> None:
-        self.options, self.log = options, log
+        self.options, self.log, self.socket = options, log, socket
         self._marks = dict(marks or {})
-        self.url: str | None = None
-        self.listening = anyio.Event()
         self.ended = anyio.Event()
         self._command, self._key = command, key
         self._process: anyio.abc.Process | None = None
@@ -166,7 +168,7 @@ class ServerProcess:
 
     async def start(self) -> None:
         """Start the process. Raises `TransportError` where the system refuses."""
-        argv = [*self._command.argv, *self.options.to_argv()]
+        argv = [*self._command.argv, *self.options.to_argv(self.socket.path)]
         launch = [sys.executable, "-m", "wai_node.managed.launch", str(os.getpid())]
         # Our own pipe: with asyncio's, a process has not ended while anybody still holds its end
         self._pipe, theirs = os.pipe()
@@ -176,7 +178,11 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=theirs,
                 stderr=subprocess.STDOUT,
-                env={**_clean_environment(), "LLAMA_API_KEY": self._key, **self._marks},
+                env={
+                    **server_environment(os.environ),
+                    "LLAMA_API_KEY": self._key,
+                    **self._marks,
+                },
                 start_new_session=True,  # a group of its own, out of a terminal's Ctrl-C
             )
         except OSError as error:
@@ -199,6 +205,7 @@ class ServerProcess:
             if self._pipe is not None:
                 self._take(self._pipe)  # what is there by now; the loop may have stood still
             self._end_reading()
+            self.socket.remove()
             self.ended.set()
 
     def _take(self, pipe: int) -> None:
@@ -210,11 +217,7 @@ class ServerProcess:
         if not data:
             self._end_reading()
             return
-        for line in self.log.write(data):
-            match = _LISTENING.search(line) if self.url is None else None
-            if match:
-                self.url = match[1]
-                self.listening.set()
+        self.log.write(data)
 
     def _end_reading(self) -> None:
         if self._pipe is not None:
@@ -253,12 +256,3 @@ class ServerProcess:
             os.killpg(self._process.pid, number)
         except (ProcessLookupError, PermissionError):
             return  # all of it is gone; macOS says so by EPERM
-
-
-def _clean_environment() -> dict[str, str]:
-    """Ours, less llama.cpp's own settings (they override flags) and whatever looks secret."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("LLAMA_") and not any(word in name for word in _SECRET_WORDS)
-    }

@@ -23,6 +23,7 @@ from .log_file import LogFile
 from .orphans import mark
 from .policy import ManagedSettings
 from .process import ServerOptions, ServerProcess, find_command
+from .server_socket import ServerSocket
 from .wanted import WantedModel
 
 LOADING_POLL_S: Final = 0.1  # a tiny model is ready in 0.1 s, a large one in minutes
@@ -31,13 +32,15 @@ HEALTH_MISSES: Final = 3  # half a minute without an answer to /health is a hung
 
 
 class Runner:
-    """Runs one server. `url`, once it listens; `seen`, its buffers, once it has loaded."""
+    """Runs one server, which demands `key`. `url`, while it runs; `seen`, its buffers, once it has
+    loaded."""
 
     def __init__(self, key: str, settings: ManagedSettings, log_path: Path) -> None:
         self.url: str | None = None
+        self.key = key
         self.seen: SeenBuffers | None = None
         self.log_tail: tuple[str, ...] = ()
-        self._key, self._settings, self._log_path = key, settings, log_path
+        self._settings, self._log_path = settings, log_path
         self._scope = anyio.CancelScope()
 
     def halt(self) -> None:
@@ -61,12 +64,18 @@ class Runner:
         try:
             command = find_command(self._settings.server)
             marks = mark(self._settings.folder)
-            process = ServerProcess(command, options, self._key, log, marks)
-            await process.start()
+            socket = ServerSocket(self._settings.sockets_folder)
+            process = ServerProcess(command, options, self.key, log, socket, marks)
+            try:
+                await process.start()
+            except WaiError:
+                socket.remove()
+                raise
         except WaiError as error:
             log.close()
             return str(error)
         try:
+            self.url = socket.url
             return await self._watch(process, on_ready)
         finally:
             self.log_tail = log.tail()
@@ -94,17 +103,12 @@ class Runner:
         return reason or "it was stopped"
 
     async def _until_ended(self, process: ServerProcess, on_ready: Callable[[int], None]) -> str:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_set_when, process.listening, tasks.cancel_scope)
-            tasks.start_soon(_set_when, process.ended, tasks.cancel_scope)
-        if process.url is None:
-            return process.explain()
-        self.url = process.url
-        health = Health(process.url, self._key)
+        health = Health(process.socket.url, self.key)
         try:
             if await self._loaded(process, health):
                 served = await health.served()
                 self.seen = read_buffers(process.log.tail())
+                process.log.serving()
                 on_ready(served.context_tokens)
                 if not await self._stays_healthy(process, health):
                     return "the server no longer answered, and was stopped"
@@ -135,8 +139,3 @@ class Runner:
                 return True
             misses = 0 if await answers(health) else misses + 1
         return False
-
-
-async def _set_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()

@@ -31,16 +31,15 @@ _SWAPPING: Final = frozenset({State.STARTING, State.DRAINING, State.STOPPING})
 
 
 class ManagedUpstream(Upstream):
-    """One deployed model. `authorization` is the inference key: only its server knows it."""
+    """One deployed model. Each of its servers has a key of its own, which goes with the lease."""
 
     kind: ClassVar[str] = LlamaServerUpstream.kind
     apis = LlamaServerUpstream.apis
 
-    def __init__(self, alias: str, supervisor: Supervisor, key: str) -> None:
+    def __init__(self, alias: str, supervisor: Supervisor) -> None:
         self.alias = alias
         self.origin = Origin("http", "127.0.0.1", 0)
-        self.base_path = ""
-        self.key = key
+        self.base_path = self.key = ""
         self._supervisor = supervisor
         self._servers: dict[str, LlamaServerUpstream] = {}
         self._leases: dict[str, int] = {}
@@ -61,8 +60,8 @@ class ManagedUpstream(Upstream):
             models = tuple(replace(m, id=self.alias, upstream=self.name) for m in told.models[:1])
             await self._tidy()
             counters = told.counters
-            if counters is not None:  # a port may be taken again by the next run
-                counters = counters._replace(server=f"{endpoint.generation}@{endpoint.url}")
+            if counters is not None:
+                counters = counters._replace(server=endpoint.url)
             return Probe(models, counted=told.counted, counters=counters)
         status = next((s for s in self._supervisor.deployed() if s.alias == self.alias), None)
         return Probe(() if status is None else (self._wanted(status),))
@@ -94,7 +93,7 @@ class ManagedUpstream(Upstream):
                 server = self._server(endpoint)
                 self._leases[endpoint.url] = self._leases.get(endpoint.url, 0) + 1
                 try:
-                    ready(server.client, server.base_path)
+                    ready(server.client, server.base_path, server.authorization)
                     await over.wait()
                 finally:
                     self._leases[endpoint.url] -= 1
@@ -105,7 +104,7 @@ class ManagedUpstream(Upstream):
     def _server(self, endpoint: Endpoint) -> LlamaServerUpstream:
         server = self._servers.get(endpoint.url)
         if server is None:
-            server = self._servers[endpoint.url] = LlamaServerUpstream(endpoint.url, self.key)
+            server = self._servers[endpoint.url] = LlamaServerUpstream(endpoint.url, endpoint.key)
         return server
 
     async def _tidy(self) -> None:
@@ -129,9 +128,8 @@ class ManagedUpstream(Upstream):
 class ManagedModels:
     """Keeps the node's upstreams in step with what is deployed. `on_event` is the supervisor's."""
 
-    def __init__(self, watch: Watch, key: str) -> None:
+    def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._key = key
         self._upstreams: dict[str, ManagedUpstream] = {}
         self._removing: set[asyncio.Task[None]] = set()
 
@@ -148,7 +146,7 @@ class ManagedModels:
                 self._removing.add(task)
                 task.add_done_callback(self._removing.discard)
         elif upstream is None:
-            upstream = self._upstreams[alias] = ManagedUpstream(alias, supervisor, self._key)
+            upstream = self._upstreams[alias] = ManagedUpstream(alias, supervisor)
             self._watch.add(upstream)
         else:
             self._watch.touch(upstream)

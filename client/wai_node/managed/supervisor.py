@@ -53,14 +53,15 @@ _NAME: Final = re.compile(r"[\w.-]{1,96}")
 class Supervisor:
     """All managed models of a node. `run` owns every task and process; the rest asks it.
 
-    `inference_key` is demanded by every server; `hardware` and `now` are inputs for tests.
+    `new_key` makes the key that one start of a server demands; `hardware` and `now` are inputs for
+    tests.
     """
 
     def __init__(
         self,
         settings: ManagedSettings,
         hub: Hub,
-        inference_key: str,
+        new_key: Callable[[], str],
         on_event: Callable[[Event], None] = lambda event: None,
         *,
         hardware: Callable[[], Hardware] = detect_hardware,
@@ -74,7 +75,7 @@ class Supervisor:
         self._places = Places(settings)
         self._appraiser = Appraiser(hub, hardware, self._wanted)
         self._keeper = Keeper(
-            settings, hub, inference_key, self._deployments, on_event, now=now, clock=clock
+            settings, hub, new_key, self._deployments, on_event, now=now, clock=clock
         )
         self._placing = anyio.Lock()
 
@@ -87,13 +88,17 @@ class Supervisor:
     # -- what may be asked for
 
     async def search(self, query: str, limit: int = 20) -> list[FoundModel]:
-        """GGUF models on the hub. Raises `WaiError`."""
+        """GGUF models on the hub, asked with this node's token. Raises `WaiError`."""
+        self.settings.check_allowed()
         return await self.hub.search(query, limit)
 
     async def fit(
         self, reference: str, context_tokens: int | None = None, slots: int | None = None
     ) -> list[QuantFit]:
-        """How each quantisation of `publisher/name[:QUANT]` fits this node. Raises `WaiError`."""
+        """How each quantisation of `publisher/name[:QUANT]` fits this node, which asks the hub with
+        its own token. Raises `WaiError`."""
+        self.settings.check_allowed()
+        self.settings.check_publisher(parse_reference(reference)[0])
         return await self._appraiser.quantisations(reference, context_tokens, slots)
 
     async def deploy(

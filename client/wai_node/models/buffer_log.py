@@ -1,5 +1,8 @@
 """What llama-server says in its log about the buffers it took, and what that teaches.
 
+A model file's metadata stands in that log too, so the figures may be forged: they are bounded here,
+and serve for nothing but estimates of the same repository's models.
+
 Pure: lines in, figures out. `learn` turns figures into a `Correction` for the next estimate. It
 reads no file and keeps nothing; the supervisor stores what was learnt.
 """
@@ -14,7 +17,9 @@ from typing import Final
 from .fit import Correction, Estimate
 
 # `load_tensors:   CPU_Mapped model buffer size =    11.01 MiB`; the device's name may be "CUDA0"
-_LINE: Final = re.compile(r"(\S+)\s+(model|KV|RS|output|compute)\s+buffer size\s*=\s*([\d.]+) MiB")
+_LINE: Final = re.compile(
+    r"(\S{1,64})\s+(model|KV|RS|output|compute)\s+buffer size\s*=\s*(\d{1,9}\.?\d{0,6}) MiB"
+)
 _MIB: Final = 1 << 20
 # Weights in an order that suits the processor (AMX, repacked blocks), copied from those mapped from
 # the file. Both are printed; the file's pages are nobody's once copied, and are given back.
@@ -22,6 +27,7 @@ _COPIED: Final = re.compile(r"AMX|CPU_(?!Mapped)\w+")
 _MAPPED: Final = "CPU_Mapped"
 # A line that makes the server's own dry run apart from its real one: --fit builds the model twice.
 _FIT_DONE: Final = re.compile(r"fitting params to (?:free|device) memory took")
+MAX_DEVICES: Final = 64
 MIN_FACTOR, MAX_FACTOR = 0.5, 4.0  # a stranger ratio is a log that we misread; GPUStack saw 4
 # A tiny buffer's ratio says nothing: the log rounds to 0.01 MiB.
 MIN_LEARNT_BYTES: Final = 8 << 20
@@ -65,7 +71,8 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
         if match[2] == "model":
             mapped += float(match[3]) * (match[1] == _MAPPED)
             copied += float(match[3]) * bool(_COPIED.fullmatch(match[1]))
-        devices[match[1]] = None
+        if len(devices) < MAX_DEVICES:
+            devices[match[1]] = None
     if not sums["model"]:
         return None
     return SeenBuffers(

@@ -6,12 +6,15 @@ The port only says where to look; what answers is told by its own answers. Nothi
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from wai_protocol.errors import WaiError
 
+from .consent import Consent, Judged, Verdict
 from .llama_server import LlamaServerUpstream
 from .lm_studio import LmStudioModels, LmStudioUpstream
 from .ollama import OllamaUpstream
@@ -42,13 +45,53 @@ async def upstream_at(url: str, key: str = "") -> Upstream:
     return await identify(url, key) or UnidentifiedUpstream(url, key)
 
 
-async def find_upstreams(
-    ports: tuple[int, ...] = USUAL_PORTS, *, except_for: frozenset[int] = frozenset()
-) -> list[Upstream]:
-    """Every inference server on 127.0.0.1's `ports`, less those known already."""
+class Found(NamedTuple):
+    """A server on a usual port, and whether it may have prompts. Whoever gets it closes it."""
+
+    upstream: Upstream
+    judged: Judged
+
+
+async def look_around(
+    consent: Consent,
+    ports: tuple[int, ...] = USUAL_PORTS,
+    *,
+    except_for: frozenset[int] = frozenset(),
+) -> list[Found]:
+    """Every inference server on 127.0.0.1's `ports`, less those known already. Whose it is, is
+    looked at again before each connection to it."""
     wanted = [port for port in ports if port not in except_for]
-    found = await asyncio.gather(*(identify(f"http://127.0.0.1:{port}") for port in wanted))
-    return [upstream for upstream in found if upstream is not None]
+    there = await asyncio.gather(*(identify(f"http://127.0.0.1:{port}") for port in wanted))
+    found = []
+    for upstream in there:
+        if upstream is not None:
+            upstream.guard(partial(consent.check, upstream.origin.port))
+            found.append(Found(upstream, consent.judge(upstream.origin.port)))
+    return found
+
+
+async def find_upstreams(
+    consent: Consent,
+    ports: tuple[int, ...] = USUAL_PORTS,
+    *,
+    except_for: frozenset[int] = frozenset(),
+    on_waiting: Callable[[list[str]], None] = lambda waiting: None,
+) -> list[Upstream]:
+    """Those that `look_around` finds and that may have prompts; of the others nothing is used.
+
+    `on_waiting` hears each time which of them wait for an answer.
+    """
+    usable, waiting = [], []
+    for upstream, judged in await look_around(consent, ports, except_for=except_for):
+        if judged.verdict is Verdict.ALLOWED:
+            usable.append(upstream)
+            continue
+        if judged.verdict is Verdict.WAITING:
+            consent.tell(upstream.name, upstream.origin.port, judged)
+            waiting.append(f"{upstream.name} of {judged.owner}")
+        await upstream.aclose()
+    on_waiting(waiting)
+    return usable
 
 
 async def identify(url: str, key: str = "") -> Upstream | None:

@@ -123,7 +123,7 @@ class LlamaServerUpstream(Upstream):
         written = metric(text, "llamacpp:tokens_predicted_total")
         if read is None or cached is None or written is None:
             return None
-        return Counters(self.origin.authority, read, cached, written, at_work)
+        return Counters(self.origin.place, read, cached, written, at_work)
 
 
 def _number_after(args: object, *flags: str) -> int | None:

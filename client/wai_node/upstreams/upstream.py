@@ -29,8 +29,9 @@ PROBE_LIMIT_BYTES: Final = 4 << 20
 
 T = TypeVar("T")
 
-Ready = Callable[[HttpClient, str], None]
-"""Takes the client to send one request by, and the path that goes before the request's own."""
+Ready = Callable[[HttpClient, str, Headers], None]
+"""Takes the client to send one request by, the path that goes before the request's own, and the
+header that proves us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Upstream(abc.ABC):
 
     kind: ClassVar[str]
     apis: tuple[str, ...] = ("openai",)
+    _check: Callable[[int | None], None] | None = None
 
     def __init__(self, url: str, key: str = "", *, timeouts: Timeouts | None = None) -> None:
         """`url` as typed, with or without its closing `/v1`. Raises `RequestError` on a bad one."""
@@ -79,13 +81,23 @@ class Upstream(abc.ABC):
 
     @property
     def name(self) -> str:
-        """The kind and the address, as `ollama@127.0.0.1:11434`."""
-        return f"{self.kind}@{self.origin.authority}{self.base_path}"[:MAX_NAME_CHARS]
+        """The kind and the place, as `ollama@127.0.0.1:11434`."""
+        return f"{self.kind}@{self.origin.place}{self.base_path}"[:MAX_NAME_CHARS]
 
     @property
     def authorization(self) -> Headers:
         """The header that proves us to this upstream, if it wants one."""
         return [(b"authorization", b"Bearer " + self.key.encode())] if self.key else []
+
+    def guard(self, check: Callable[[int | None], None]) -> None:
+        """Have `check` called for each new connection, with our port, before a byte is sent, and by
+        `check`, with None. It raises `WaiError` where nothing may be sent."""
+        self._check = self.client.check_peer = check
+
+    def check(self) -> None:
+        """Raise `WaiError` where nothing may be sent to it now. See `guard`."""
+        if self._check is not None:
+            self._check(None)
 
     @abc.abstractmethod
     async def probe(self) -> Probe:
@@ -94,7 +106,7 @@ class Upstream(abc.ABC):
     def lease(self, ready: Ready, failed: Callable[[WaiError], None]) -> Callable[[], None]:
         """A way in for one request: `ready` is called, now or once the model is there, or else
         `failed`. What is returned ends the lease; call it once the answer is over."""
-        ready(self.client, self.base_path)
+        ready(self.client, self.base_path, self.authorization)
         return _nothing
 
     async def get(self, path: str) -> tuple[int, Headers, bytes]:

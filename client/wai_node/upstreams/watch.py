@@ -116,6 +116,12 @@ class Watch:
         """Something changed there: ask it soon."""
         self._touched(upstream)
 
+    def tell(self, name: str, value: Any) -> None:
+        """Show `value` in the status' detail from now on."""
+        if self._detail.get(name) != value:
+            self._detail = {**self._detail, name: value}
+            self._dirty.set()
+
     def drain(self) -> None:
         """From now on say that this node takes no new streams."""
         self._draining = True
@@ -194,6 +200,7 @@ class Watch:
         down = False
         look = self.board.look(upstream)
         try:
+            upstream.check()
             probe = await upstream.probe()
         except WaiError as error:
             timed_out = error.fault is Fault.UPSTREAM_TIMEOUT

@@ -23,7 +23,7 @@ from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.managed.deployment import State
 from wai_node.managed.policy import ManagedSettings
 from wai_node.models.download import Download
-from wai_protocol.errors import Fault, NodeUnavailable, StoreError
+from wai_protocol.errors import AuthError, Fault, NodeUnavailable, StoreError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -120,13 +120,13 @@ async def test_a_box_without_the_memory_that_it_seemed_to_have(
         await failed_as(n, "not enough memory", "smaller context")
 
 
-async def test_a_port_that_is_really_taken(hub: FakeHub, tmp_path: Path) -> None:
+async def test_a_place_to_listen_that_is_really_taken(hub: FakeHub, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        how = settings(tmp_path, f'exec {REAL} "$@" --port {port}')
+        how = settings(tmp_path, f'exec {REAL} "$@" --host 127.0.0.1 --port {port}')
         async with serving(hub, how) as n:
             await n.supervisor.deploy(BAD_REPO, 1024, 1)
-            await failed_as(n, "port was taken")
+            await failed_as(n, "can't listen at a unix socket")
 
 
 @pytest.mark.parametrize(
@@ -241,3 +241,21 @@ async def test_a_full_disk_under_the_nodes_own_folder_ends_nothing(
             filler.unlink()
             await n.supervisor.remove(ALIAS)
             await n.until(lambda: n.supervisor.deployed() == [])
+
+
+@pytest.mark.parametrize("publishers", [None, frozenset({"other"})])
+async def test_a_node_that_takes_no_orders_asks_the_hub_nothing_for_its_relay(
+    hub: FakeHub, tmp_path: Path, publishers: frozenset[str] | None
+) -> None:
+    how = replace(
+        settings(tmp_path, ""),
+        allow_deploy=publishers is not None,
+        allowed_publishers=publishers,
+    )
+    async with node(hub, how) as n:
+        with pytest.raises(AuthError):
+            await n.supervisor.fit(BAD_REPO, 1024, 1)
+        if publishers is None:
+            with pytest.raises(AuthError, match="no deployments"):
+                await n.supervisor.search("tiny")
+    assert hub.seen == []

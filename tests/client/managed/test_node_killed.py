@@ -33,7 +33,7 @@ settings = ManagedSettings(Path(folder) / "node", Path(folder) / "models", serve
     kept_free_bytes=0)
 
 async def main():
-    supervisor = Supervisor(settings, Hub(HubSettings(endpoint)), "wai_ik_test", tell)
+    supervisor = Supervisor(settings, Hub(HubSettings(endpoint)), lambda: "wai_ik_test", tell)
     async with anyio.create_task_group() as tasks:
         await tasks.start(supervisor.run)
         if not supervisor.deployed():

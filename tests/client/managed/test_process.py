@@ -16,7 +16,7 @@ import pytest
 
 from tests.harness.real import require_real
 from tests.harness.tiny_gguf import tiny_gguf
-from wai_node.managed.health import Health
+from wai_node.managed.health import Health, answers
 from wai_node.managed.log_file import LINE_BYTES, LogFile, delete_log, read_tail
 from wai_node.managed.orphans import end_orphans, mark
 from wai_node.managed.process import (
@@ -25,6 +25,7 @@ from wai_node.managed.process import (
     ServerProcess,
     find_command,
 )
+from wai_node.managed.server_socket import ServerSocket
 from wai_protocol.errors import TransportError
 
 pytestmark = pytest.mark.anyio
@@ -103,7 +104,9 @@ async def test_a_stop_ends_the_whole_group_even_one_that_ignores_sigterm(tmp_pat
     script.write_text("#!/bin/sh\ntrap '' TERM\nsleep 1000 &\necho child $!\nwait\nsleep 1000\n")
     script.chmod(0o755)
     log = LogFile(tmp_path / "log")
-    process = ServerProcess(ServerCommand((str(script),)), options(tmp_path), "key", log)
+    process = ServerProcess(
+        ServerCommand((str(script),)), options(tmp_path), "key", log, ServerSocket(tmp_path / "run")
+    )
     await process.start()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(process.follow)
@@ -125,7 +128,9 @@ async def test_a_helper_that_left_the_group_and_holds_the_log_keeps_no_server_fr
     script.write_text("#!/bin/sh\nsetsid sleep 1000 &\necho child $!\nexec sleep 1000\n")
     script.chmod(0o755)
     log = LogFile(tmp_path / "log")
-    process = ServerProcess(ServerCommand((str(script),)), options(tmp_path), "key", log)
+    process = ServerProcess(
+        ServerCommand((str(script),)), options(tmp_path), "key", log, ServerSocket(tmp_path / "run")
+    )
     await process.start()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(process.follow)
@@ -151,7 +156,13 @@ async def test_the_environment_carries_the_key_and_no_other_secret(
     script.write_text("#!/bin/sh\nenv\n")
     script.chmod(0o755)
     log = LogFile(tmp_path / "log")
-    process = ServerProcess(ServerCommand((str(script),)), options(tmp_path), "the-key", log)
+    process = ServerProcess(
+        ServerCommand((str(script),)),
+        options(tmp_path),
+        "the-key",
+        log,
+        ServerSocket(tmp_path / "run"),
+    )
     await process.start()
     await process.follow()
     log.close()
@@ -169,16 +180,15 @@ async def test_xllamacpp_serves_in_a_child_of_ours_where_there_is_no_llama_serve
     command = find_command()
     assert command.argv[1:] == ("-m", "wai_node.managed.inprocess_server")
     log = LogFile(tmp_path / "log")
-    process = ServerProcess(command, options(tiny_gguf(tmp_path)), "the-key", log)
+    socket = ServerSocket(tmp_path / "run")
+    process = ServerProcess(command, options(tiny_gguf(tmp_path)), "the-key", log, socket)
     await process.start()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(process.follow)
         try:
             with anyio.fail_after(WAIT_S):
-                await process.listening.wait()
-                assert process.url is not None
-                health = Health(process.url, "the-key")
-                while not await health.ready():  # noqa: ASYNC110 -- a server tells no event
+                health = Health(process.socket.url, "the-key")
+                while not await answers(health):  # noqa: ASYNC110 -- a server tells no event
                     await anyio.sleep(0.02)
                 served = await health.served()
                 await health.aclose()

@@ -19,8 +19,9 @@ import pytest
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.real import require_real, script
-from tests.harness.supervised import ALIAS, KEY, REPO, ask, node, servers, write_script
+from tests.harness.supervised import ALIAS, KEY, REPO, node, servers, write_script
 from tests.harness.tiny_gguf import tiny_gguf
+from tests.harness.unix_http import ask
 from wai_node.managed.deployment import State
 from wai_node.managed.policy import ManagedSettings
 from wai_node.models.hardware import Gpu, Hardware
@@ -91,7 +92,7 @@ async def test_the_key_is_demanded_and_seen_nowhere(
         await n.complete()
         [endpoint] = n.supervisor.serving().values()
         with pytest.raises(urllib.error.HTTPError) as refused:
-            await anyio.to_thread.run_sync(ask, endpoint.url + "/v1/completions", "", {"a": 1})
+            await anyio.to_thread.run_sync(ask, endpoint.url, "/v1/completions", "", {"a": 1})
         assert refused.value.code == 401
         refused.value.close()
         assert servers()
@@ -272,7 +273,10 @@ async def test_a_file_that_llama_server_rejects_fails_with_what_to_do(
 
 @pytest.mark.parametrize(
     ("body", "words"),
-    [("exit 3", "status 3"), ("echo couldn\\'t bind HTTP; exit 1", "port was taken")],
+    [
+        ("exit 3", "status 3"),
+        ("echo couldn\\'t bind HTTP; exit 1", "can't listen at a unix socket"),
+    ],
 )
 async def test_a_server_that_dies_at_once_fails_with_its_reason(
     hub: FakeHub, settings: ManagedSettings, tmp_path: Path, body: str, words: str
