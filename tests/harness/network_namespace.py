@@ -7,13 +7,16 @@ a use for some of them already, the test is skipped too: its network must stay a
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -21,6 +24,8 @@ import pytest
 from .real import require_real
 
 _RANGE: Final = "198.18.0.0/15"
+_NAMES: Final = Path("/run/netns")  # where `ip netns` keeps them
+_CLONE_NEWNET: Final = 0x40000000
 
 OUTSIDE: Final = "198.18.7.1"
 """Where those in the namespace reach this machine, by the way whose address changes."""
@@ -75,6 +80,31 @@ def network_namespace() -> Iterator[Namespace]:
         for outer in (f"wa{tag}o", f"wb{tag}o"):
             subprocess.run(["ip", "link", "del", outer], check=False, capture_output=True)
         _ip("netns", "del", name)
+
+
+def dial_from(namespace: Namespace, address: tuple[str, int]) -> socket.socket:
+    """A TCP connection from within `namespace`, for this process; it stays in there for good.
+
+    A thread is in a network namespace, not a process: this one goes there and comes back.
+    """
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    there = os.open(_NAMES / namespace.name, os.O_RDONLY)
+    try:
+        _enter(there)
+        try:
+            return socket.create_connection(address, timeout=10)
+        finally:
+            _enter(home)
+    finally:
+        os.close(home)
+        os.close(there)
+
+
+def _enter(namespace: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, _CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _way(name: str, prefix: str, outside: str, inside: str) -> str:

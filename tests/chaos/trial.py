@@ -1,0 +1,74 @@
+"""Faults of chosen kinds, one kind after the other, each on a stage of its own."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from .findings import Findings
+from .kind import Kind
+from .needs import missing
+
+RECOVERY_LIMIT_S: Final = 70.0  # a session has ended by then, and its streams with it
+CALM_S: Final = 2.0  # between two strikes
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How long each kind strikes (the last strike is never cut short), on how many callers."""
+
+    kinds: Sequence[type[Kind[Any]]]
+    seconds: float
+    callers: int
+    seed: int
+    say: Callable[[str], None]
+
+
+def run_trial(trial: Trial, folder: Path) -> list[Findings]:
+    """Strike with every kind; one that this machine can't do is left out, with the reason."""
+    found = []
+    for kind in trial.kinds:
+        one = Findings(kind.name, kind.promise)
+        found.append(one)
+        one.left_out = "; ".join(
+            f"it needs {need.value}: {why}" for need in kind.needs if (why := missing(need))
+        )
+        if not one.left_out:
+            place = folder / kind.name
+            place.mkdir(parents=True, exist_ok=True)
+            try:
+                _strike(kind(random.Random(f"{trial.seed} {kind.name}")), trial, place, one)
+            except pytest.skip.Exception as skipped:  # the harness says so of what it can't have
+                one.left_out = str(skipped)
+        trial.say(one.text())
+    return found
+
+
+def _strike(kind: Kind[Any], trial: Trial, folder: Path, found: Findings) -> None:
+    with kind.stage(folder, trial.callers) as stage:
+        callers = stage.callers
+        try:
+            callers.start()
+            until = time.monotonic() + trial.seconds
+            while not found.strikes or time.monotonic() < until:
+                began_at = time.monotonic()
+                try:
+                    kind.apply(stage, found)
+                finally:
+                    kind.undo(stage)
+                good_at = time.monotonic()
+                found.strikes += 1
+                found.touched += sum(one.was_under_way(began_at, good_at) for one in callers.seen)
+                found.resumed += callers.wait_until_resumed(good_at, RECOVERY_LIMIT_S)
+                time.sleep(CALM_S)
+        finally:
+            callers.stop()
+        found.answers = callers.answers()
+        kind.check(stage, found)
+    found.judge(may_refuse=kind.may_refuse, resumes_within_s=kind.resumes_within_s)
