@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,9 @@ def run_trial(trial: Trial, folder: Path) -> list[Findings]:
                 _strike(kind(random.Random(f"{trial.seed} {kind.name}")), trial, place, one)
             except pytest.skip.Exception as skipped:  # the harness says so of what it can't have
                 one.left_out = str(skipped)
+            except Exception as error:  # it ends this kind alone, and the report says so
+                traceback.print_exc()
+                one.broken.append(f"the trial ended early: {type(error).__name__}")
         trial.say(one.text())
     return found
 
@@ -55,6 +59,7 @@ def _strike(kind: Kind[Any], trial: Trial, folder: Path, found: Findings) -> Non
         callers = stage.callers
         try:
             callers.start()
+            struck: list[tuple[float, float]] = []
             until = time.monotonic() + trial.seconds
             while not found.strikes or time.monotonic() < until:
                 began_at = time.monotonic()
@@ -64,11 +69,16 @@ def _strike(kind: Kind[Any], trial: Trial, folder: Path, found: Findings) -> Non
                     kind.undo(stage)
                 good_at = time.monotonic()
                 found.strikes += 1
-                found.touched += sum(one.was_under_way(began_at, good_at) for one in callers.seen)
+                struck.append((began_at, good_at))
                 found.resumed += callers.wait_until_resumed(good_at, RECOVERY_LIMIT_S)
                 time.sleep(CALM_S)
         finally:
             callers.stop()
         found.answers = callers.answers()
+        found.touched = sum(
+            any(one.was_under_way(*times) for times in struck)
+            for one in callers.seen
+            if one.answer is not None and not one.answer.refusal
+        )
         kind.check(stage, found)
     found.judge(may_refuse=kind.may_refuse, resumes_within_s=kind.resumes_within_s)

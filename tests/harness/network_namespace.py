@@ -82,27 +82,48 @@ def network_namespace() -> Iterator[Namespace]:
         _ip("netns", "del", name)
 
 
+@contextmanager
+def own_network() -> Iterator[None]:
+    """A network with nothing but loopback, for this thread and the processes that it starts: what
+    is made in there touches no other test and no network of this machine. Skips as above."""
+    require_real("root")
+    with _back_again():
+        try:
+            _call("unshare", _CLONE_NEWNET)
+        except OSError as error:
+            pytest.skip(f"this kernel gives no network namespace: {error}")
+        _ip("link", "set", "lo", "up")
+        yield
+
+
 def dial_from(namespace: Namespace, address: tuple[str, int]) -> socket.socket:
     """A TCP connection from within `namespace`, for this process; it stays in there for good.
 
     A thread is in a network namespace, not a process: this one goes there and comes back.
     """
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     there = os.open(_NAMES / namespace.name, os.O_RDONLY)
     try:
-        _enter(there)
-        try:
+        with _back_again():
+            _call("setns", there, _CLONE_NEWNET)
             return socket.create_connection(address, timeout=10)
-        finally:
-            _enter(home)
     finally:
-        os.close(home)
         os.close(there)
 
 
-def _enter(namespace: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(namespace, _CLONE_NEWNET):
+@contextmanager
+def _back_again() -> Iterator[None]:
+    """At the end, this thread is in the namespace in which it was."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        yield
+    finally:
+        _call("setns", home, _CLONE_NEWNET)
+        os.close(home)
+
+
+def _call(name: str, *arguments: int) -> None:
+    """A function of the C library that returns 0, or sets errno."""
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

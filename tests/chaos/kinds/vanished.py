@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final
@@ -34,7 +35,6 @@ class VanishedCallers(Kind[PacketStage]):
 
     def __init__(self, dice: random.Random) -> None:
         super().__init__(dice)
-        self._flowing = False
         self._freed_s: list[float] = []
 
     def stage(self, folder: Path, callers: int) -> AbstractContextManager[PacketStage]:
@@ -42,32 +42,31 @@ class VanishedCallers(Kind[PacketStage]):
         return packet_stage(folder, Size(0), self.dice, node_inside=False)
 
     def apply(self, stage: PacketStage, found: Findings) -> None:
-        """In the middle of an answer, and, each second time, before its first byte."""
-        self._flowing = not self._flowing
-        if not self._flowing:
-            stage.near.stall(frozenset({Way.TO_DIALLER}))
+        self._vanish(stage, found, "in mid-answer", _all_hear)
+        self.undo(stage)
+        stage.near.stall(frozenset({Way.TO_DIALLER}))  # the answer's first byte never comes
+        self._vanish(stage, found, "before the first byte", _all_wait)
+
+    def _vanish(
+        self,
+        stage: PacketStage,
+        found: Findings,
+        when: str,
+        begun: Callable[[PacketStage, list[_Caller]], bool],
+    ) -> None:
         callers = [_Caller(stage) for _ in range(VANISHING)]
         try:
-            wait_until(
-                lambda: stage.upstream.seen.running == VANISHING,
-                "the requests never came",
-                _BEGIN_S,
-            )
-            if self._flowing:
-                wait_until(lambda: all(one.hears for one in callers), "no answers", _BEGIN_S)
+            wait_until(lambda: begun(stage, callers), f"the requests are not {when}", _BEGIN_S)
             stage.link.weather = NOTHING_PASSES
             since = time.monotonic()
             while stage.upstream.seen.running and time.monotonic() - since < LOOKED_FOR_S:
                 time.sleep(0.05)
             took_s, left = time.monotonic() - since, stage.upstream.seen.running
             self._freed_s.append(took_s)
-            when = "in mid-answer" if self._flowing else "before the first byte"
-            if left or took_s > FREE_WITHIN_S:
-                found.broken.append(
-                    f"{when}: {left} of {VANISHING} slots are still busy {took_s:.0f} s later"
-                    if left
-                    else f"{when}: the slots were free only after {took_s:.0f} s"
-                )
+            if left:
+                found.broken.append(f"{when}: {left} slots are still busy {took_s:.0f} s later")
+            elif took_s > FREE_WITHIN_S:
+                found.broken.append(f"{when}: the slots were free only after {took_s:.0f} s")
         finally:
             for one in callers:
                 one.close()
@@ -79,6 +78,14 @@ class VanishedCallers(Kind[PacketStage]):
 
     def check(self, stage: PacketStage, found: Findings) -> None:
         found.notes.append(f"from the last packet to a free slot: {spread(self._freed_s)}")
+
+
+def _all_hear(stage: PacketStage, callers: list[_Caller]) -> bool:
+    return all(one.hears for one in callers)
+
+
+def _all_wait(stage: PacketStage, callers: list[_Caller]) -> bool:
+    return stage.upstream.seen.running == len(callers)
 
 
 class _Caller:
