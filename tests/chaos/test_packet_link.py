@@ -40,7 +40,12 @@ def across(namespace: Namespace) -> tuple[socket.socket, socket.socket]:
 
 def received(there: socket.socket, here: socket.socket) -> bytes:
     """What comes of `DATA` at the other end."""
-    sending = threading.Thread(target=lambda: (there.sendall(DATA), there.close()))
+
+    def send() -> None:
+        there.sendall(DATA)
+        there.close()
+
+    sending = threading.Thread(target=send)
     sending.start()
     data = b""
     while piece := here.recv(1 << 16):

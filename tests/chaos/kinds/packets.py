@@ -74,10 +74,10 @@ class Reorder(_PacketKind):
 
 class LowRate(_PacketKind):
     name = "rate"
-    promise = "a link of 40 to 200 kB/s, which drops what its queue can't hold, loses no stream"
+    promise = "a link of 10 to 60 kB/s, which drops what its queue can't hold, loses no stream"
 
     def weather(self) -> Weather:
-        return Weather(delay_s=0.02, bytes_per_s=self.dice.uniform(40e3, 200e3))
+        return Weather(delay_s=0.02, bytes_per_s=self.dice.uniform(10e3, 60e3))
 
 
 class DelayGrows(_PacketKind):
