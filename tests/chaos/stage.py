@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from tests.harness.cluster import ApiKey, Cluster, cluster
 from tests.harness.counting_upstream import CountingUpstream, counting_upstream
 from tests.harness.fault_proxy import FaultProxy, fault_proxy
@@ -32,12 +34,24 @@ _KEEPALIVE: Final = f"ping_s = 1.0\ndead_s = {DEAD_S}\n"
 _EVERYWHERE: Final = "0.0.0.0"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Size:
     """How many callers there are, and how many numbers each of their answers has."""
 
     callers: int
     numbers: int = NUMBERS
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a process holds."""
+
+    open_files: int
+    memory_mib: float
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> Footprint:
+        return cls(process.num_fds(), process.memory_info().rss / 2**20)
 
 
 @dataclass(slots=True)
@@ -50,6 +64,24 @@ class Stage:
     callers: Callers
     key: ApiKey
     node_options: tuple[str, ...]
+
+    def left_over(self) -> list[str]:
+        """What is still held although nobody asks for anything any more."""
+        found = []
+        if self.upstream.seen.running:
+            found.append(f"the upstream still answers {self.upstream.seen.running} requests")
+        found += [
+            f"{node['name']} is {node['state']}, {node['slots_busy']} slots busy,"
+            f" {node['queued']} requests queued"
+            for node in self.running.list_nodes()
+            if node["slots_busy"] or node["queued"] or node["state"] != "ready"
+        ]
+        return found
+
+    def footprint(self) -> dict[str, Footprint]:
+        """Of the relay and the node."""
+        pids = {"relay": self.running.relay.pid, NODE: self.running.nodes[NODE].daemon.pid}
+        return {name: Footprint.of(psutil.Process(pid)) for name, pid in pids.items()}
 
 
 @dataclass(slots=True)

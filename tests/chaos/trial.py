@@ -6,17 +6,23 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from tests.harness.processes import wait_until
+
 from .findings import Findings
 from .kind import Kind
 from .needs import missing
+from .stage import Footprint, Stage
 
 RECOVERY_LIMIT_S: Final = 70.0  # a session has ended by then, and its streams with it
+SETTLE_S: Final = 30.0
+MORE_FILES: Final = 4  # of a process that nobody asks for anything, than of one that is busy
 CALM_S: Final = 2.0  # between two strikes
 
 
@@ -59,6 +65,7 @@ def _strike(kind: Kind[Any], trial: Trial, folder: Path, found: Findings) -> Non
         callers = stage.callers
         try:
             callers.start()
+            before = stage.footprint()
             struck: list[tuple[float, float]] = []
             until = time.monotonic() + trial.seconds
             while not found.strikes or time.monotonic() < until:
@@ -80,5 +87,23 @@ def _strike(kind: Kind[Any], trial: Trial, folder: Path, found: Findings) -> Non
             for one in callers.seen
             if one.answer is not None and not one.answer.refusal
         )
+        _look_for_leaks(stage, before, found)
         kind.check(stage, found)
     found.judge(may_refuse=kind.may_refuse, resumes_within_s=kind.resumes_within_s)
+
+
+def _look_for_leaks(stage: Stage, before: dict[str, Footprint], found: Findings) -> None:
+    """Slots, requests and open files that outlived all callers."""
+    with suppress(AssertionError):  # what is left is then said, below
+        wait_until(lambda: not stage.left_over(), "", SETTLE_S)
+    found.broken += stage.left_over()
+    for name, after in stage.footprint().items():
+        was = before[name]
+        found.notes.append(
+            f"{name}: {was.open_files} → {after.open_files} open files,"
+            f" {was.memory_mib:.0f} → {after.memory_mib:.0f} MiB"
+        )
+        if after.open_files > was.open_files + MORE_FILES:
+            found.broken.append(
+                f"{name} has {after.open_files} open files, {was.open_files} before"
+            )

@@ -51,11 +51,13 @@ class CopiedIdentity(Kind[LinkStage]):
             "the node": f"node-{NODE}.log",
             "its copy": f"node-{COPY}.log",
         }
+        silent: set[str] = set()
         for who, name in logs.items():
             said = [line for line in (folder / name).read_text().splitlines() if _tells(line)]
             found.notes.append(f"{who} says: {said[0] if said else 'nothing of it'}")
-            if not said:
-                found.broken.append(f"the log of {who} does not say that there is a copy")
+            silent |= {who} if not said else set()
+        if "the relay" in silent or {"the node", "its copy"} <= silent:
+            found.broken.append(f"no word of a copy in the log of {', '.join(sorted(silent))}")
 
 
 def _copy(source: str, target: str) -> None:
