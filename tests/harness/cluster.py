@@ -77,6 +77,7 @@ class Cluster:
     relay: Daemon
     _command: list[str]
     _ending: ExitStack
+    _env: Mapping[str, str] | None = None
     nodes: dict[str, Node] = field(default_factory=dict)
 
     @property
@@ -103,9 +104,9 @@ class Cluster:
         """A context for callers in Python, which trusts this relay alone."""
         return ssl.create_default_context(cafile=str(self.ca))
 
-    def create_key(self, name: str = "test") -> ApiKey:
+    def create_key(self, name: str = "test", *options: str) -> ApiKey:
         """`wai key create`."""
-        answer = json.loads(wai("key", "create", name, "--data", self.data, "--json"))
+        answer = json.loads(wai("key", "create", name, *options, "--data", self.data, "--json"))
         return ApiKey(answer["id"], answer["key"])
 
     def revoke(self, key: ApiKey) -> None:
@@ -168,7 +169,9 @@ class Cluster:
     def restart_relay(self) -> None:
         """SIGTERM, and the same command again, on the same port."""
         self.relay.stop()
-        self.relay = self._ending.enter_context(Daemon(self._command, log=self.relay.log))
+        self.relay = self._ending.enter_context(
+            Daemon(self._command, log=self.relay.log, env=self._env)
+        )
         self.relay.wait_until(self._answers, "the relay does not answer")
 
     def wait_for_state(self, name: str, state: str) -> None:
@@ -210,14 +213,19 @@ def _ready(node: dict[str, Any]) -> int:
 
 
 @contextmanager
-def cluster(folder: Path, *options: str) -> Iterator[Cluster]:
-    """A running relay without nodes, with its data in `folder`; `options` go to `wai relay`."""
+def cluster(
+    folder: Path, *options: str, host: str = "127.0.0.1", env: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
+    """A running relay without nodes, with its data in `folder`; `options` go to `wai relay`.
+
+    `host` is where it listens: 0.0.0.0 for peers in another network namespace.
+    """
     port = free_port()
     command = [script("wai"), "relay", "--data", str(folder / "relay")]
-    command += ["--listen", f"127.0.0.1:{port}", *options]
-    relay = Daemon(command, log=folder / "relay.log")
+    command += ["--listen", f"{host}:{port}", *options]
+    relay = Daemon(command, log=folder / "relay.log", env=env)
     with ExitStack() as ending:
         ending.enter_context(relay)
-        running = Cluster(folder, port, relay, command, ending)
+        running = Cluster(folder, port, relay, command, ending, env)
         relay.wait_until(running._answers, "the relay does not answer")
         yield running

@@ -7,13 +7,16 @@ a use for some of them already, the test is skipped too: its network must stay a
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -21,6 +24,8 @@ import pytest
 from .real import require_real
 
 _RANGE: Final = "198.18.0.0/15"
+_NAMES: Final = Path("/run/netns")  # where `ip netns` keeps them
+_CLONE_NEWNET: Final = 0x40000000
 
 OUTSIDE: Final = "198.18.7.1"
 """Where those in the namespace reach this machine, by the way whose address changes."""
@@ -75,6 +80,52 @@ def network_namespace() -> Iterator[Namespace]:
         for outer in (f"wa{tag}o", f"wb{tag}o"):
             subprocess.run(["ip", "link", "del", outer], check=False, capture_output=True)
         _ip("netns", "del", name)
+
+
+@contextmanager
+def own_network() -> Iterator[None]:
+    """A network with nothing but loopback, for this thread and the processes that it starts: what
+    is made in there touches no other test and no network of this machine. Skips as above."""
+    require_real("root")
+    with _back_again():
+        try:
+            _call("unshare", _CLONE_NEWNET)
+        except OSError as error:
+            pytest.skip(f"this kernel gives no network namespace: {error}")
+        _ip("link", "set", "lo", "up")
+        yield
+
+
+def dial_from(namespace: Namespace, address: tuple[str, int]) -> socket.socket:
+    """A TCP connection from within `namespace`, for this process; it stays in there for good.
+
+    A thread is in a network namespace, not a process: this one goes there and comes back.
+    """
+    there = os.open(_NAMES / namespace.name, os.O_RDONLY)
+    try:
+        with _back_again():
+            _call("setns", there, _CLONE_NEWNET)
+            return socket.create_connection(address, timeout=10)
+    finally:
+        os.close(there)
+
+
+@contextmanager
+def _back_again() -> Iterator[None]:
+    """At the end, this thread is in the namespace in which it was."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        yield
+    finally:
+        _call("setns", home, _CLONE_NEWNET)
+        os.close(home)
+
+
+def _call(name: str, *arguments: int) -> None:
+    """A function of the C library that returns 0, or sets errno."""
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _way(name: str, prefix: str, outside: str, inside: str) -> str:
