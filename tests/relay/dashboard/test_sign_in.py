@@ -14,7 +14,7 @@ from tests.relay.conftest import Clock
 from wai_protocol.errors import AuthError
 from wai_relay.access.sign_ins import COOKIE, CSRF_HEADER, MAX_SIGN_INS, SIGN_IN_S, SignIns
 from wai_relay.dashboard.sign_in import MAX_BODY_BYTES
-from wai_relay.dashboard.throttle import TRIES
+from wai_relay.dashboard.throttle import TOTAL_TRIES, TRIES
 from wai_relay.storage import SqliteStore
 
 pytestmark = pytest.mark.anyio
@@ -163,16 +163,36 @@ async def test_sign_ins_are_bounded_and_the_oldest_goes(browser: Browser) -> Non
     assert sign_ins.find(cookies[1]).admin == "local"
 
 
-async def test_wrong_tokens_are_slowed_down_by_address_and_right_ones_wait_too(
-    browser: Browser,
-) -> None:
+async def test_wrong_tokens_are_slowed_down_by_address(browser: Browser) -> None:
     assert [await browser.sign_in(f"wai_at_{n}") for n in range(TRIES)] == [401] * TRIES
     status, headers, answer = await browser.send(
-        "POST", SESSION, json.dumps({"token": TOKEN}).encode(), **_json()
+        "POST", SESSION, json.dumps({"token": "wai_at_wrong"}).encode(), **_json()
     )
     assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
     assert int(headers[b"retry-after"]) > 0
-    assert await Browser(browser.api, address="192.0.2.2").sign_in() == 200
+    assert await Browser(browser.api, address="192.0.2.2").sign_in("wai_at_wrong") == 401
+
+
+async def test_a_stranger_with_wrong_tokens_does_not_lock_out_the_admin_behind_the_same_proxy(
+    browser: Browser,
+) -> None:
+    for n in range(3 * TOTAL_TRIES):
+        await browser.sign_in(f"wai_at_{n}")
+    for _ in range(3):
+        assert await browser.sign_in() == 200
+        assert await browser.sign_in("wai_at_wrong") == 429
+
+
+async def test_many_strangers_with_wrong_tokens_do_not_lock_out_an_admin(browser: Browser) -> None:
+    for n in range(3 * TOTAL_TRIES):
+        await Browser(browser.api, address=f"192.0.2.{n}").sign_in("wai_at_wrong")
+    assert await browser.sign_in() == 200
+
+
+async def test_wrong_bearer_tokens_do_not_lock_out_an_admins_programs(browser: Browser) -> None:
+    for n in range(3 * TOTAL_TRIES):
+        assert (await browser.api.call("GET", "/keys", token=f"wai_at_{n}"))[0] == 401
+    assert (await browser.api.call("GET", "/keys"))[0] == 200
 
 
 async def test_no_other_page_and_no_form_signs_a_browser_in(browser: Browser) -> None:
