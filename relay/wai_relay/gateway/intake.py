@@ -5,7 +5,9 @@ The rest stays with the caller until the upstream takes it.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from typing import Final
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Route
@@ -14,6 +16,9 @@ from wai_relay.http.exchange import Exchange, Request
 from .bodies import BodyFacts, JsonBody, read_json
 from .body_scan import FormModelScanner, JsonModelScanner, ModelScanner
 from .limits import MIB, GatewayLimits
+
+SCAN_BYTES: Final = 16 * 1024
+"""Of a long body that are scanned in one turn of the event loop: 5 ms if each is a bracket."""
 
 
 class BodyBudget:
@@ -56,7 +61,8 @@ class Body:
         scanner = self.scanner
         if scanner is None or model == self.facts.model:
             return self.held
-        return self.held[: scanner.start] + scanner.encode(model) + self.held[scanner.end :]
+        held = memoryview(self.held)  # copied once: it may have 32 MiB
+        return b"".join((held[: scanner.start], scanner.encode(model), held[scanner.end :]))
 
     def forget(self) -> None:
         """It will not be sent again."""
@@ -89,7 +95,7 @@ class Intake:
                 self._scanner = JsonModelScanner()
                 data = b"".join(pieces)
             if self._scanner is not None:
-                self._scanner.feed(data)
+                await self._scan(data)
                 if self._scanner.model is not None and self._is_long:
                     return self._scanned(b"".join(pieces), complete=False)
                 if self._size > self._limits.late_model_bytes:
@@ -107,9 +113,16 @@ class Intake:
     async def rest(self) -> bytes:
         """The next piece of what `take` has left, b"" at the end."""
         data = await self._read(hold=False)
-        if self._scanner is not None:
-            self._scanner.feed(data)
+        await self._scan(data)
         return data
+
+    async def _scan(self, data: bytes) -> None:
+        """Let the scanner see `data`, and every other caller have a turn in between."""
+        if self._scanner is None:
+            return
+        for start in range(0, len(data), SCAN_BYTES):
+            self._scanner.feed(data[start : start + SCAN_BYTES])
+            await asyncio.sleep(0)
 
     def release(self) -> None:
         """What was held is held no more. Idempotent."""
