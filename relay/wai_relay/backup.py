@@ -20,9 +20,9 @@ from wai_transport.folder import PUBLIC_MODE, SECRET_MODE, DataFolder, FolderLoc
 
 from .acme.renewal import ACCOUNT_FILE
 from .acme.renewal import CERTIFICATE_FILE as ACME_FILE
+from .database import DATABASE_FILE
 from .identity import ADMIN_TOKEN_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_KEY_FILE
 
-DATABASE_FILE: Final = "relay.db"
 LOCK_OWNER: Final = "relay"
 KEPT_FILES: Final = (
     *(KEY_FILE, TLS_KEY_FILE, CERTIFICATE_FILE, ADMIN_TOKEN_FILE),

@@ -1,6 +1,6 @@
 """What a relay keeps on disk, behind one small interface."""
 
 from .sqlite import SqliteStore
-from .store import ConflictError, Row, Store, Value, Write
+from .store import ConflictError, Row, Store, Value, Write, until_restart
 
-__all__ = ["ConflictError", "Row", "SqliteStore", "Store", "Value", "Write"]
+__all__ = ["ConflictError", "Row", "SqliteStore", "Store", "Value", "Write", "until_restart"]

@@ -23,7 +23,7 @@ export interface ModelView {
 export interface NodeView {
   id: string;
   name: string;
-  state: "ready" | "draining" | "reconnecting" | "offline";
+  state: "ready" | "starting" | "draining" | "reconnecting" | "offline";
   models: string[];
   serving: ModelView[];
   slots_total: number | null;
