@@ -258,7 +258,11 @@ class Relay:
 
             return use
 
-        self._live.parts.append(prepare)
+        def prepare_token(_: RelayConfig) -> Use:
+            token = load_admin_token(folder)
+            return lambda: admins.replace_local(token)
+
+        self._live.parts.extend((prepare, prepare_token))
         self._fleet.expect_all(SETTLE_S)
         if inherited is not None:
             inherited.tell_ready()

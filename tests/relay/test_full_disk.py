@@ -117,3 +117,20 @@ async def test_a_start_without_news_needs_no_disk(disk: FillingDisk, clock: Cloc
     disk.full = True
     again = await SignIns.load(disk, await Admins.load(disk, "local-token", clock), clock)
     assert again.find(cookie).admin == "local"
+
+
+async def test_a_browser_is_signed_out_at_once_and_for_good_by_a_second_try(
+    disk: FillingDisk, clock: Clock
+) -> None:
+    admins = await Admins.load(disk, "local-token", clock)
+    sign_ins = await SignIns.load(disk, admins, clock)
+    first, cookie = await sign_ins.begin(b"local-token")
+    disk.full = True
+    for _ in range(2):
+        with pytest.raises(StoreError, match="do it again"):
+            await sign_ins.end_by_id(first.id)
+        with pytest.raises(AuthError):
+            sign_ins.find(cookie)
+    disk.full = False
+    await sign_ins.end_by_id(first.id)
+    assert (await SignIns.load(disk, admins, clock)).list() == []

@@ -19,6 +19,7 @@ from wai_relay.storage import ConflictError, Store, Write, until_restart
 
 LOCAL_ADMIN: Final = "local"
 MAX_TOKEN_BYTES: Final = 256  # what a stranger may make us hash
+_MARK: Final = b"wai sign-in by "
 
 
 ADMIN_NAME: Final = "^[A-Za-z0-9_.@-]{1,64}$"
@@ -67,6 +68,22 @@ class Admins:
     def knows(self, name: str) -> bool:
         """Whether there is an admin of this name who was not revoked."""
         return name in self._by_name
+
+    def mark_of(self, name: str) -> bytes:
+        """What tells this admin's token from one that replaces it; not of use as a token. There
+        must be such an admin."""
+        return hashlib.sha256(_MARK + self._by_name[name]).digest()
+
+    def replace_local(self, token: str) -> None:
+        """Let `local` in by `token` from now on: what was signed in by another one is over."""
+        digest = hashlib.sha256(token.encode()).digest()
+        if hmac.compare_digest(self._by_name[LOCAL_ADMIN], digest):
+            return
+        self._by_name[LOCAL_ADMIN] = digest
+        # The file decides at the next start in any case.
+        self._store.submit(
+            Write("UPDATE admins SET token_sha256 = $1 WHERE name = $2", (digest, LOCAL_ADMIN))
+        )
 
     async def list(self) -> list[AdminRecord]:
         """Those that are not revoked, oldest first."""
