@@ -19,7 +19,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wai_node.proxy import Proxy
-from wai_protocol.errors import AuthError, WaiError
+from wai_protocol.errors import AuthError, StoreError, WaiError
+from wai_transport.folder import MAX_FILE_BYTES
+from wai_transport.owner import as_owner, read_own
 
 from .admin_client import AdminClient, call, opened
 from .finding import Finding
@@ -103,10 +105,12 @@ _WHICH_RELAY: Final = (
 
 def _joined_relay(data: Path) -> Target | None:
     try:
-        joined: dict[str, Any] = json.loads((data / "membership.json").read_bytes())
+        with as_owner(data):
+            written = read_own(data / "membership.json", MAX_FILE_BYTES)
+        joined: dict[str, Any] = json.loads(written or b"")
         pin = joined.get("pin")
         return Target(joined["url"], "", bytes.fromhex(pin) if pin else None)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (StoreError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -33,6 +33,8 @@ EXAMPLES: Final = {
     "key list": ("wai key list --revoked",),
     "key update": ("wai key update key_0123456789abcdef --rpm none --tpm 100000",),
     "key revoke": ("wai key revoke key_0123456789abcdef",),
+    "sign-in list": ("wai sign-in list",),
+    "sign-in end": ("wai sign-in end si_0123456789abcdef", "wai sign-in end --all"),
     "explain": ("wai explain req_0123456789abcdef",),
     "backup": ("wai backup relay-backup.tar",),
     "restore": ("wai restore relay-backup.tar --data /var/lib/wai/relay",),

@@ -23,6 +23,7 @@ GROUPS: Final = {
     "relay": "run a relay",
     "node": "join a relay as a node, run the node; list, drain and remove nodes",
     "invite": "let a node join: create, list and revoke invites",
+    "sign-in": "list the browsers that are signed in to the dashboard, and sign them out",
     "key": "let an app call: create, list and revoke API keys",
     "model": "find models, see what fits, deploy them to nodes, change their context",
     "doctor": "check the whole path and say what to do",
@@ -87,7 +88,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == asked:
-            importlib.import_module(f"wai_cli.{name}").configure(group)
+            importlib.import_module(f"wai_cli.{name.replace('-', '_')}").configure(group)
             importlib.import_module("wai_cli.examples").add_examples(group, name)
     return parser
 

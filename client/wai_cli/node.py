@@ -189,6 +189,8 @@ def _list(parsed: argparse.Namespace) -> int:
         [(n["name"], n["state"], _slots(n), n["queued"], ", ".join(n["models"])) for n in nodes],
         empty="no nodes; let one join with `wai invite create`",
     )
+    for node in nodes:
+        _say_left_out(node)
     return 0
 
 
@@ -210,7 +212,15 @@ def _status(parsed: argparse.Namespace) -> int:
     )
     for server in node["detail"].get("waiting", []):
         say(f"{server} is not used: on its machine, see `wai node upstream list`")
+    _say_left_out(node)
     return 0
+
+
+def _say_left_out(node: dict[str, Any]) -> None:
+    """That it serves more models than a node can tell the relay of."""
+    left_out = node["detail"].get("models_left_out")
+    if left_out:
+        print(f"{node['name']}: {left_out} more models are not served: it can tell of 512 at most")
 
 
 def _drain(parsed: argparse.Namespace) -> int:

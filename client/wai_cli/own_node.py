@@ -9,7 +9,8 @@ from typing import Final
 from wai_node.membership import MEMBERSHIP_FILE
 from wai_node.standing import read_standing
 from wai_protocol.errors import StoreError
-from wai_transport.folder import FolderLock
+from wai_transport.folder import MAX_FILE_BYTES, FolderLock
+from wai_transport.owner import as_owner, read_own
 
 from .finding import Finding
 
@@ -25,11 +26,17 @@ _LOG: Final = "its log says more: `journalctl -u wai-node` (`--user` without roo
 
 def own_node(data: Path) -> Finding | None:
     """What is to be said of the node with this data folder; None where no node has joined."""
+    with as_owner(data):
+        return _look_into(data)
+
+
+def _look_into(data: Path) -> Finding | None:
     membership = data / MEMBERSHIP_FILE
     try:
-        if not membership.exists():
+        written = read_own(membership, MAX_FILE_BYTES)
+        if written is None:
             return None
-        name = json.loads(membership.read_bytes())["name"]
+        name = json.loads(written)["name"]
         process = FolderLock.holder(data, "node")
     except (ValueError, KeyError, TypeError):
         return Finding(_CHECK, ok=False, text=f"{membership} is damaged", advice=_JOIN)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from .paths import add_data_option, relay_data
@@ -20,10 +19,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _run(parsed: argparse.Namespace) -> int:
     from wai_protocol.errors import StoreError
     from wai_relay.backup import restore
+    from wai_transport.owner import as_owner
 
     try:
-        with parsed.file.open("rb") as file:
-            _become_owner(parsed.data)
+        # As root: as the user whose folder it is, so that the service can read what is there.
+        with parsed.file.open("rb") as file, as_owner(parsed.data):
             names = restore(file, parsed.data, force=parsed.force)
     except OSError as error:
         text = f"the backup can't be restored: {parsed.file}: {error.strerror}"
@@ -31,15 +31,3 @@ def _run(parsed: argparse.Namespace) -> int:
     print(f"{parsed.data}: {', '.join(names)}.")
     print(f"Start it: systemctl start wai-relay, or wai relay --data {parsed.data}")
     return 0
-
-
-def _become_owner(data: Path) -> None:
-    """As root: go on as the user whose folder it is, so that the service can read what is put
-    there. Not back again."""
-    if os.geteuid() != 0 or not data.is_dir():
-        return
-    owner = data.stat()
-    if owner.st_uid != 0:
-        os.setgroups([])
-        os.setgid(owner.st_gid)
-        os.setuid(owner.st_uid)

@@ -8,13 +8,16 @@ certificate is not one that the system trusts.
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from wai_protocol.errors import RequestError, StoreError
+from wai_transport.owner import as_owner, read_own
 
 from .paths import add_data_option, relay_data
 
@@ -71,34 +74,55 @@ def find_target(parsed: argparse.Namespace) -> Target:
 def local_target(data: Path) -> Target:
     """The relay that runs with this data folder. Raises `StoreError` if none does."""
     hint = f"start it with `wai relay --data {data}`"
-    written = _read_if_there(data / "relay.json")
+    file = data / "relay.json"
+    with as_owner(data):
+        written = read_own(file, MAX_FILE_BYTES)
+        token = read_own(data / "admin.token", MAX_FILE_BYTES)
     if written is None:
         raise StoreError(f"no relay runs with the data folder {data}: {hint}")
+    if token is None:
+        raise StoreError(f"there is no file {data / 'admin.token'}")
     try:
         running = json.loads(written)
-        url, pin = running["url"], running["pin"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{data / 'relay.json'} is damaged; restart the relay") from error
-    token = _read(data / "admin.token").strip()
-    return Target(url, token, _pin(pin), start_hint=hint)
+        url, pin = running["url"], _pin(running["pin"])
+        host = urlsplit(url).hostname or ""
+    except (ValueError, KeyError, TypeError, AttributeError, RequestError) as error:
+        raise StoreError(f"{file} is damaged; restart the relay") from error
+    if not _is_url(url) or (pin is None and not is_own_address(host)):
+        raise StoreError(
+            f"{file} names {url}, which is no address of this machine: no token is sent there."
+            " Restart the relay"
+        )
+    return Target(url, _text(data / "admin.token", token).strip(), pin, start_hint=hint)
+
+
+def is_own_address(host: str) -> bool:
+    """Whether `host`, an address or localhost, is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))  # what is not ours can't be bound to
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _read(path: Path) -> str:
     """A small file, `StoreError` where there is none or it can't be read."""
-    found = _read_if_there(path)
-    if found is None:
-        raise StoreError(f"there is no file {path}")
-    return found
-
-
-def _read_if_there(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
-            return file.read(MAX_FILE_BYTES).decode("ascii")
-    except FileNotFoundError:
-        return None
+            return _text(path, file.read(MAX_FILE_BYTES))
+    except FileNotFoundError as error:
+        raise StoreError(f"there is no file {path}") from error
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _text(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("ascii")
     except UnicodeDecodeError as error:
         raise StoreError(f"{path} is not a file that wai wrote") from error
 

@@ -62,9 +62,11 @@ def _membership(data: Path) -> tuple[str, str]:
     from wai_node.membership import load_membership
     from wai_protocol.errors import WaiError
     from wai_transport.folder import DataFolder
+    from wai_transport.owner import as_owner
 
     try:
-        membership = load_membership(DataFolder(data))
+        with as_owner(data):
+            membership = load_membership(DataFolder(data))
     except WaiError:
         return "", ""
     return membership.name, membership.url

@@ -26,7 +26,7 @@ from wai_protocol.events import (
 from wai_protocol.handshake import Hello, Welcome
 from wai_protocol.identity import NodeKey
 from wai_protocol.limits import Limits
-from wai_protocol.status import NodeStatus
+from wai_protocol.status import MAX_MODELS, MAX_NAME_CHARS, NodeStatus
 from wai_transport.live_session import LiveSession
 
 from .calls import Calls
@@ -196,6 +196,13 @@ class Agent:
         now = {model.id for model in status.models}
         if before != now:
             _log.info("serving: %s", ", ".join(sorted(now)) or "nothing yet, no upstream found")
+        left_out = self._status.models_left_out if self._status else 0
+        if status.models_left_out and status.models_left_out != left_out:
+            _log.warning(
+                "%d models are not served: a node can tell the relay of %d at most, with ids of up"
+                " to %d characters. Serve fewer at the upstreams, or run a second node",
+                *(status.models_left_out, MAX_MODELS, MAX_NAME_CHARS),
+            )
         self._status = status
         self._stand(replace(self._standing, models=tuple(sorted(now))))
         for session in self._sessions:

@@ -54,6 +54,12 @@ class NodeStatus:
     version: str = ""
     detail: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def models_left_out(self) -> int:
+        """How many models the node serves beyond those that STATUS can carry."""
+        count = self.detail.get("models_left_out")
+        return count if type(count) is int and 0 < count <= MAX_COUNT else 0
+
     def to_wire(self) -> dict[str, Any]:
         """The msgpack map that STATUS carries."""
         return {

@@ -188,9 +188,11 @@ class FolderLock:
         return self._descriptor
 
     def sign(self) -> None:
-        """Write our process id into the file, for the message that another relay will show."""
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        """Write our process id into the file, for the message that another relay will show. On a
+        full disk there is none: the lock holds all the same."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let go. A successor that was passed the file keeps the lock. Idempotent."""

@@ -7,6 +7,7 @@ It never half-closes (llama-server takes that for a disconnect) and never pipeli
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
@@ -22,6 +23,10 @@ WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
 JOINED_BYTES: Final = 8 * 1024
 """Up to here pieces are joined before they are written; copying more costs as much as the gathering
 write that saves it."""
+
+LAST_READ_BYTES: Final = 64 * 1024
+MAX_LAST_READS: Final = 16
+"""Of a connection that broke: an answer of 1 MiB, more than any that refuses a request."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -45,6 +50,7 @@ class HttpConnection(asyncio.Protocol):
         self._body: BodyReader | None = None
         self._keep_alive = False
         self._answered = False
+        self._refused = False
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._flush_due = False
@@ -57,6 +63,7 @@ class HttpConnection(asyncio.Protocol):
         self._head = ResponseHeadReader(request.method)
         self._body = None
         self._answered = False
+        self._refused = False
 
     def drop_request(self) -> None:
         """Forget the request: it is over."""
@@ -140,11 +147,13 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: the end of a body that needs no other, else an error."""
         self._on_lost(self)
+        if exc is not None and self._request is not None:
+            self._read_what_is_left()
         request, body = self._request, self._body
         if request is None:
             return
         error: WaiError
-        if body is None or exc is not None:
+        if body is None or (exc is not None and not self._refused):
             stage = "while answering" if self._answered else "before it answered"
             error = TransportError(
                 f"the upstream closed the connection {stage}", Fault.UPSTREAM_BROKE
@@ -158,6 +167,25 @@ class HttpConnection(asyncio.Protocol):
                 request.answer_ended()
                 return
         request.connection_lost(error, answered=self._answered)
+
+    def _read_what_is_left(self) -> None:
+        """Take what the peer sent before the connection broke.
+
+        A server that refuses a body (413, 401) answers and closes without reading it, which resets
+        the connection: our next write fails, while its answer waits in the socket, unread. Under
+        TLS it cannot be had: the transport that would decrypt it is closed.
+        """
+        if self.transport.get_extra_info("ssl_object") is not None:
+            return
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        for _ in range(MAX_LAST_READS):
+            try:
+                data = os.read(descriptor, LAST_READ_BYTES)
+            except OSError:  # nothing is left, or the system has thrown it away
+                return
+            if not data or self._request is None:
+                return
+            self.data_received(data)
 
     def pause_writing(self) -> None:
         """The socket is slower than the body."""
@@ -180,6 +208,7 @@ class HttpConnection(asyncio.Protocol):
         rest = self._head.rest
         body = self._body = head.body
         self._keep_alive = head.keep_alive
+        self._refused = head.status >= 400
         payload = body.receive_data(rest) if rest else b""
         request.head_received(head)
         if payload and not request.over:

@@ -6,6 +6,7 @@ a tar with mode 0600: whoever has it can be this relay. Restoring needs the rela
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sqlite3
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from wai_protocol.errors import StoreError
-from wai_transport.folder import PUBLIC_MODE, SECRET_MODE, DataFolder, FolderLock
+from wai_transport.folder import MAX_FILE_BYTES, PUBLIC_MODE, SECRET_MODE, DataFolder, FolderLock
+from wai_transport.owner import as_owner, check_own, read_own
 
 from .acme.renewal import ACCOUNT_FILE
 from .acme.renewal import CERTIFICATE_FILE as ACME_FILE
+from .database import DATABASE_FILE
 from .identity import ADMIN_TOKEN_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_KEY_FILE
 
-DATABASE_FILE: Final = "relay.db"
 LOCK_OWNER: Final = "relay"
 KEPT_FILES: Final = (
     *(KEY_FILE, TLS_KEY_FILE, CERTIFICATE_FILE, ADMIN_TOKEN_FILE),
@@ -36,12 +38,15 @@ _BUSY_S: Final = 30.0
 def back_up(data: Path, file: Path) -> int:
     """Write everything that the relay in `data` is to `file`; its size in bytes.
 
-    Raises `StoreError`: there is no relay, `file` is there already, or the disk is full.
+    As root it reads as the user whom `data` belongs to. Raises `StoreError`: there is no relay, a
+    file in it is a link or not its owner's, `file` is there already, or the disk is full.
     """
-    database = data / DATABASE_FILE
-    if not database.is_file():
-        raise StoreError(f"there is no relay in {data}: it has no {DATABASE_FILE}")
-    folder = DataFolder(data)
+    with as_owner(data):
+        if check_own(data / DATABASE_FILE) is None:
+            raise StoreError(f"there is no relay in {data}: it has no {DATABASE_FILE}")
+        for suffix in ("-wal", "-shm"):
+            check_own(data / (DATABASE_FILE + suffix))
+        kept = {name: read_own(data / name, MAX_FILE_BYTES) for name in KEPT_FILES}
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, SECRET_MODE)
     except OSError as error:
@@ -52,11 +57,11 @@ def back_up(data: Path, file: Path) -> int:
             tempfile.TemporaryDirectory(dir=file.parent, prefix=".wai-backup-") as scratch,
         ):
             copy = Path(scratch) / DATABASE_FILE
-            _copy_database(database, copy)
+            _copy_database(data, copy)
             with tarfile.open(fileobj=out, mode="w") as tar:
                 tar.add(copy, DATABASE_FILE, filter=_private)
-                for name in KEPT_FILES:
-                    if (content := folder.read(name)) is not None:
+                for name, content in kept.items():
+                    if content is not None:
                         member = tarfile.TarInfo(name)
                         member.size, member.mode, member.mtime = len(content), 0o600, time.time()
                         tar.addfile(member, io.BytesIO(content))
@@ -102,20 +107,22 @@ def restore(file: BinaryIO, data: Path, *, force: bool) -> list[str]:
 
 
 def _private(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """The member as the backup's other files are: nobody else's, and no user's name."""
-    member.mode, member.uid, member.gid = SECRET_MODE, 0, 0
-    member.uname = member.gname = ""
+    """Nobody but its owner reads it where it is unpacked, and no user's name is told."""
+    member.mode, member.uid, member.gid, member.uname, member.gname = 0o600, 0, 0, "", ""
     return member
 
 
-def _copy_database(source: Path, target: Path) -> None:
-    reading = sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=_BUSY_S)
-    writing = sqlite3.connect(target)
-    try:
-        reading.backup(writing, pages=_COPIED_PAGES)
-    finally:
-        writing.close()
-        reading.close()
+def _copy_database(data: Path, target: Path) -> None:
+    """Copy the database in `data` to `target`, which may lie where the owner of `data` has no way:
+    so that is opened first, and needs no journal beside it."""
+    with contextlib.closing(sqlite3.connect(target)) as writing:
+        writing.execute("PRAGMA journal_mode = OFF")
+        writing.execute("CREATE TABLE opened (at)")
+        writing.commit()
+        with as_owner(data):
+            source = f"{(data / DATABASE_FILE).resolve().as_uri()}?mode=ro"
+            with contextlib.closing(sqlite3.connect(source, uri=True, timeout=_BUSY_S)) as reading:
+                reading.backup(writing, pages=_COPIED_PAGES)
 
 
 def _unpack(file: BinaryIO, into: Path) -> list[str]:

@@ -32,6 +32,7 @@ from .admin.events import Feed
 from .app import App
 from .config import RelayConfig
 from .dashboard.app import create_app
+from .database import open_database
 from .fleet.invites import Invites, RelayAddress
 from .fleet.nodes import ConnectedFleet
 from .fleet.providers import ProvidedFleet, providers_of
@@ -62,7 +63,6 @@ from .storage import SqliteStore
 from .usage import UsageRecorder, UsageReport
 
 LOCK_OWNER: Final = "relay"
-DATABASE_FILE: Final = "relay.db"
 RECONNECT_IN_S: Final = 1.0
 """What a stopping relay tells its nodes: a service manager has started the next one by then."""
 
@@ -166,9 +166,9 @@ class Relay:
             self._lock = FolderLock.acquire(folder, LOCK_OWNER)
         else:
             self._lock = FolderLock.adopt(inherited.lock)
+        self._store = store = open_database(folder)  # before there is a key: see `database`
         relay_key = load_relay_key(folder)
         self._tls = PortTls.load(config, folder, self._announce)
-        self._store = store = SqliteStore.open(folder.path / DATABASE_FILE)
         registry = await NodeRegistry.load(store)
         keys = await KeyRing.load(store)
         settings = await SettingsBook.load(store)
@@ -263,7 +263,11 @@ class Relay:
 
             return use
 
-        self._live.parts.append(prepare)
+        def prepare_token(_: RelayConfig) -> Use:
+            token = load_admin_token(folder)
+            return lambda: admins.replace_local(token)
+
+        self._live.parts.extend((prepare, prepare_token))
         self._fleet.expect_all(SETTLE_S)
         if inherited is not None:
             inherited.tell_ready()
@@ -287,7 +291,10 @@ class Relay:
     def _announce(self) -> None:
         """Let commands on this machine find us, also by a certificate that is not for loopback."""
         pin = self._tls.pin if self._tls is not None else None
-        announce(self._folder, self._config.local_url(self.port), pin)
+        try:
+            announce(self._folder, self._config.local_url(self.port), pin)
+        except StoreError as error:  # callers and nodes do not need it
+            _log.warning("commands on this machine will not find this relay: %s", error)
 
     async def _wait_until_whole(self, exchange: Exchange) -> None:
         """For whoever comes while the relay starts; some came before it, to a service manager."""
@@ -347,6 +354,7 @@ class Relay:
         try:
             pid = await hand_over(self._listener.descriptors, self._lock.fileno())
         except WaiError as error:
+            self._lock.sign()  # the one that failed may have written its own process id
             _log.error("upgrade failed, this relay goes on: %s", error)
             return
         _log.info("upgrade: the new relay, process %d, has taken over", pid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from contextlib import aclosing
 
@@ -353,6 +354,59 @@ async def test_an_early_answer_ends_the_upload_and_the_connection() -> None:
         assert request.write(b"more")
         request.end()
         assert client.idle_connections == 0
+        await client.aclose()
+
+
+def refuse_unread(server: socket.socket, answer: bytes) -> None:
+    """Answer after the head and close without reading the body: that resets the connection."""
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1024)
+        connection.sendall(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno",
+        b"HTTP/1.1 413 Too Large\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+        b"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\n\r\nno",
+    ],
+)
+async def test_an_answer_is_read_though_the_server_closed_without_reading_the_body(
+    answer: bytes,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        refusing = asyncio.get_running_loop().run_in_executor(None, refuse_unread, server, answer)
+        client = HttpClient(Origin.parse(f"http://127.0.0.1:{server.getsockname()[1]}")[0])
+        sink = Recorder()
+        request = client.request("POST", "/", [], sink, body_length=None)
+        request.write(b"x" * 200_000)
+        await refusing  # the answer and the reset have come before we write on
+        while not sink.over.is_set():
+            request.write(b"x" * 200_000)
+            await asyncio.sleep(0)
+        assert (sink.status, b"".join(sink.pieces), sink.ended) == (
+            int(answer.split()[1]),
+            b"no",
+            True,
+        )
+        await client.aclose()
+
+
+async def test_a_good_answer_that_was_cut_by_a_reset_is_not_taken_for_whole() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        refusing = asyncio.get_running_loop().run_in_executor(None, refuse_unread, server, answer)
+        client = HttpClient(Origin.parse(f"http://127.0.0.1:{server.getsockname()[1]}")[0])
+        sink = Recorder()
+        request = client.request("POST", "/", [], sink, body_length=None)
+        request.write(b"x" * 200_000)
+        await refusing
+        while not sink.over.is_set():
+            request.write(b"x" * 200_000)
+            await asyncio.sleep(0)
+        assert sink.error is not None
         await client.aclose()
 
 

@@ -178,11 +178,13 @@ class Board:
             e.upstream.name: {"kind": e.upstream.kind, "up": not e.error, "error": e.error}
             for e in self._entries.values()
         }
+        told: dict[str, Any] = {**(detail or {}), "upstreams": upstreams}
+        left_out = max(0, len(models) - MAX_MODELS)
+        left_out += sum(entry.upstream.left_out for entry in self._entries.values())
+        if left_out:
+            told["models_left_out"] = left_out
         return NodeStatus(
-            models=tuple(models[:MAX_MODELS]),
-            draining=draining,
-            version=version,
-            detail={**(detail or {}), "upstreams": upstreams},
+            models=tuple(models[:MAX_MODELS]), draining=draining, version=version, detail=told
         )
 
     def _statuses(self, entry: _Entry) -> list[ModelStatus]:

@@ -78,6 +78,8 @@ class Upstream(abc.ABC):
         self.base_path = path.removesuffix("/v1")
         self.key = key
         self.client = HttpClient(origin, timeouts=timeouts)
+        self.left_out = 0
+        """How many of its models STATUS could not carry: too many, or with too long an id."""
 
     @property
     def name(self) -> str:
@@ -138,9 +140,11 @@ class Upstream(abc.ABC):
         return ModelStatus(id=model_id, upstream=self.name, apis=self.apis)
 
     def models(self, found: list[ModelStatus]) -> tuple[ModelStatus, ...]:
-        """`found` less what STATUS could not carry."""
+        """`found` less what STATUS could not carry, which is counted in `left_out`."""
         fitting = [replace(m) for m in found if 0 < len(m.id) <= MAX_NAME_CHARS]
-        return tuple(fitting[:MAX_MODELS])
+        kept = tuple(fitting[:MAX_MODELS])
+        self.left_out = len(found) - len(kept)
+        return kept
 
     async def aclose(self) -> None:
         """Close its connections."""

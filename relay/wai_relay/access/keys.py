@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
-from wai_protocol.errors import AuthError, Fault, RequestError
+from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_protocol.surface import Headers
-from wai_relay.storage import ConflictError, Row, Store, Write
+from wai_relay.storage import ConflictError, Row, Store, Write, until_restart
 
 KEY_PREFIX: Final = "wai_sk_"
 KEY_SECRET_BYTES: Final = 32  # 256 random bits: no need for a slow hash
@@ -90,6 +90,8 @@ class KeyRing:
         self._clock = clock
         self._by_hash: dict[bytes, ApiKey] = {}
         self._by_id: dict[str, ApiKey] = {}
+        self._unwritten: set[str] = set()
+        """Revoked, but not in the store: a restart would undo that."""
 
     @classmethod
     async def load(cls, store: Store, clock: Callable[[], float] = time.time) -> KeyRing:
@@ -213,6 +215,12 @@ class KeyRing:
             )
         except ConflictError:
             raise _no_such_key(key_id) from None
+        except StoreError as error:
+            if key is None and key_id not in self._unwritten:
+                raise
+            self._unwritten.add(key_id)
+            raise until_restart(f"the key {key_id} is refused", error) from error
+        self._unwritten.discard(key_id)
 
     async def list(self, *, revoked: bool = False) -> list[ApiKey]:
         """The keys, oldest first; with `revoked` those too that are not good any more."""

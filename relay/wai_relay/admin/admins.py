@@ -54,8 +54,11 @@ async def create_admin(context: Context, call: Call) -> CreatedAdmin:
 
 async def revoke_admin(context: Context, call: Call) -> AdminList:
     """Refused from now on, in every browser too; who is left."""
-    await context.admins.revoke(call.path["admin"])
-    context.sign_ins.forget_admin(call.path["admin"])
+    try:
+        await context.admins.revoke(call.path["admin"])
+    finally:  # also where the store failed: they are refused from now on
+        if not context.admins.knows(call.path["admin"]):
+            context.sign_ins.forget_admin(call.path["admin"])
     await context.audit.record(call.actor, "admin.revoke", call.path["admin"])
     return await list_admins(context, call)
 

@@ -19,7 +19,19 @@ from starlette.routing import Route
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 
-from . import admins, deployments, events, invites, keys, nodes, openapi, relay, requests, usage
+from . import (
+    admins,
+    deployments,
+    events,
+    invites,
+    keys,
+    nodes,
+    openapi,
+    relay,
+    requests,
+    sign_ins,
+    usage,
+)
 from .context import Context
 from .endpoint import JSON_TYPE, Endpoint, refuse
 
@@ -35,6 +47,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *requests.ENDPOINTS,
     *deployments.ENDPOINTS,
     *admins.ENDPOINTS,
+    *sign_ins.ENDPOINTS,
 )
 
 

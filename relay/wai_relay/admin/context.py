@@ -32,7 +32,7 @@ class LiveNode(Protocol):
 
     @property
     def state(self) -> str:
-        """ready, draining, reconnecting or offline."""
+        """ready, starting, draining, reconnecting or offline."""
 
     @property
     def status(self) -> NodeStatus:

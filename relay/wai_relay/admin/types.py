@@ -147,9 +147,9 @@ class ModelView(Struct, frozen=True, kw_only=True):
 
 
 class NodeView(Struct, frozen=True, kw_only=True):
-    """A node that has joined; `state` is ready, draining, reconnecting or offline. `models` has
-    their ids, `serving` the same models in detail. The slots are those of models that
-    are ready; `slots_total` is null where none tells.
+    """A node that has joined; `state` is ready, starting (it has not told yet what it serves),
+    draining, reconnecting or offline. `models` has their ids, `serving` the same models in detail.
+    The slots are those of models that are ready; `slots_total` is null where none tells.
     `connected_at` is since when its session lives, null where it has none; `reconnects` counts how
     often it came back into one. `detail` is its own word of its hardware and system."""
 

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
 from wai_relay.access.admins import MAX_TOKEN_BYTES
-from wai_relay.access.sign_ins import COOKIE, SIGN_IN_S, csrf_token
+from wai_relay.access.sign_ins import COOKIE, SIGN_IN_S, SignIn, csrf_token
 from wai_relay.admin.context import Context
 from wai_relay.admin.endpoint import JSON_TYPE, NO_STORE, refuse, signed_in
 from wai_relay.admin.openapi import Described
@@ -40,8 +40,10 @@ class SignInRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SignInView(Struct, frozen=True, kw_only=True):
-    """Who is signed in. `csrf` goes into the header `x-wai-csrf` of every change."""
+    """Who is signed in. `csrf` goes into the header `x-wai-csrf` of every change; `id` is the
+    sign-in's, by which it can be ended."""
 
+    id: str
     name: str
     csrf: str
     expires_at: float
@@ -59,14 +61,17 @@ def routes(context: Context, path: str) -> list[Route]:
         address = peer_key(address) or address  # a household has 2^64 of IPv6's
         _check_same_origin(request)
         token = (await _read(request)).token.strip()
-        throttle.check(address, time.monotonic())
         try:
-            found, cookie = await context.sign_ins.begin(token.encode())
-        except AuthError:
+            found, cookie = await context.sign_ins.begin(
+                token.encode(),
+                address=request.client.host if request.client is not None else "",
+                user_agent=request.headers.get("user-agent", ""),
+            )
+        except AuthError:  # only a wrong token is throttled: see `throttle`
             throttle.failed(address, time.monotonic())
             raise
         await context.audit.record(found.admin, "admin.sign_in", found.admin)
-        answer = _view(context, found.admin, cookie, found.expires_at)
+        answer = _view(context, found, cookie)
         answer.headers["set-cookie"] = (
             f"{COOKIE}={cookie}; Max-Age={SIGN_IN_S:.0f}; {_COOKIE_RULES}"
         )
@@ -78,7 +83,7 @@ def routes(context: Context, path: str) -> list[Route]:
             found = context.sign_ins.find(cookie)
         except AuthError:  # nobody is an answer, and no error in a browser's console
             return Response(b"null", 200, NO_STORE, JSON_TYPE)
-        return _view(context, found.admin, cookie, found.expires_at)
+        return _view(context, found, cookie)
 
     async def sign_out(request: Request) -> Response:
         found = signed_in(context, request)
@@ -124,11 +129,12 @@ def _told(respond: Respond) -> Respond:
     return checked
 
 
-def _view(context: Context, admin: str, cookie: str, expires_at: float) -> Response:
+def _view(context: Context, found: SignIn, cookie: str) -> Response:
     view = SignInView(
-        name=admin,
+        id=found.id,
+        name=found.admin,
         csrf=csrf_token(cookie),
-        expires_at=expires_at,
+        expires_at=found.expires_at,
         version=context.version,
         url=context.settings.now.public_url or context.address.url,
         time=context.clock(),

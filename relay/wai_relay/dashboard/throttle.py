@@ -1,7 +1,9 @@
-"""How often a wrong admin token may be tried, by address and in all. Pure: `now` is passed in.
+"""How often a wrong admin token is answered as such. Pure: `now` is passed in.
 
-A token has 256 random bits and is not guessed; this keeps those who try cheap and visible. Each
-address has a few tries at once and gets new ones slowly. Only failures count.
+A token has 256 random bits and cannot be guessed, so this protects no token: it tells whoever tries
+on to stop, and keeps the log short. It is asked only about tokens that were found to be wrong. A
+right token is never delayed: behind a proxy every browser has the proxy's address, and one stranger
+there must not lock out the admin.
 """
 
 from __future__ import annotations
@@ -41,31 +43,30 @@ class _Bucket:
 
 
 class SignInThrottle:
-    """Asked before each try, told of each failure."""
+    """Told of each wrong token, and of no other."""
 
     def __init__(self, now: float) -> None:
         self._total = _Bucket(TOTAL_TRIES, TOTAL_REFILL_S, now)
         self._by_address: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def check(self, address: str, now: float) -> None:
-        """Raises `AuthError` (RATE_LIMITED), with when to come again, if there were too many."""
-        wait_s = self._total.wait_s(now)
-        if (bucket := self._by_address.get(address)) is not None:
-            wait_s = max(wait_s, bucket.wait_s(now))
-        if wait_s > 0.0:
-            raise AuthError(
-                f"too many wrong tokens; try again in {max(1, round(wait_s))} s",
-                Fault.RATE_LIMITED,
-                retry_after_s=wait_s,
-            )
-
     def failed(self, address: str, now: float) -> None:
-        """A wrong token came from `address`."""
+        """Count a wrong token from `address`.
+
+        Raises `AuthError` (RATE_LIMITED), with when to try again, if there were too many before.
+        """
         bucket = self._by_address.get(address)
         if bucket is None:
             bucket = self._by_address[address] = _Bucket(TRIES, REFILL_S, now)
             if len(self._by_address) > MAX_ADDRESSES:
                 self._by_address.popitem(last=False)
         self._by_address.move_to_end(address)
+        wait_s = max(self._total.wait_s(now), bucket.wait_s(now))
+        if wait_s > 0.0:
+            raise AuthError(
+                "this admin token is not known, and too many wrong ones were tried;"
+                f" try another in {max(1, round(wait_s))} s",
+                Fault.RATE_LIMITED,
+                retry_after_s=wait_s,
+            )
         bucket.take()
         self._total.take()

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from wai_protocol.errors import Fault, NodeUnavailable
-from wai_protocol.status import NodeStatus
+from wai_protocol.status import MAX_MODELS, NodeStatus
 from wai_protocol.surface import Headers
 from wai_relay.gateway.upstream import ServingNode, Sink
 from wai_transport.live_session import Ended, LiveSession
@@ -56,9 +56,15 @@ class Node(ServingNode):
         return any(session.live.attached for session in self.sessions)
 
     @property
+    def learning(self) -> bool:
+        """Whether it is connected but has not told yet what it serves: it asks its servers first,
+        which takes seconds where one of them does not answer."""
+        return not self.told_by and self.connected
+
+    @property
     def ready(self) -> bool:
         """See `ServingNode`."""
-        if self.drained or self.status.draining:
+        if self.drained or self.status.draining or self.learning:
             return False
         return any(session.takes_streams for session in self.sessions)
 
@@ -69,11 +75,11 @@ class Node(ServingNode):
 
     @property
     def state(self) -> str:
-        """In one word, for people: ready, draining, reconnecting or offline."""
+        """In one word, for people: ready, starting, draining, reconnecting or offline."""
         if self.connected:
             if self.ready:
                 return "ready"
-            return "draining"
+            return "starting" if self.learning else "draining"
         return "reconnecting" if self.sessions else "offline"
 
     def open(
@@ -105,11 +111,21 @@ class Node(ServingNode):
         if self.told_by not in ("", instance):
             self._kept.begin(self.status, now)
         self.told_by = instance
+        self._note_left_out(status)
         self._told = status
         self.status = self._kept.merged(status, now)
         if self._kept.until is not None:
             asyncio.get_running_loop().call_at(self._kept.until, self._let_go)
         self.changed()
+
+    def _note_left_out(self, status: NodeStatus) -> None:
+        """Say in the log that the node serves more models than it can tell of."""
+        left_out = status.models_left_out
+        if left_out and left_out != self._told.models_left_out:
+            _log.warning(
+                "node %s: %d of its models are not served, since a node can tell of %d at most",
+                *(self.name, left_out, MAX_MODELS),
+            )
 
     def _let_go(self) -> None:
         """What an earlier run served and this one never had is not expected any more."""

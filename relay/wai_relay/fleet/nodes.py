@@ -90,11 +90,11 @@ class ConnectedFleet:
 
     @property
     def missing(self) -> int:
-        """How many nodes have told nothing since `expect_all`; 0 once that is long ago: they may
-        never come back."""
-        if asyncio.get_running_loop().time() >= self._missed_until:
-            return 0
-        return sum(not node.told_by for node in self._nodes.values())
+        """How many nodes may serve what nobody is known to serve: those that are connected and have
+        not told yet, and, for a while after `expect_all`, those that have not come back. Later not:
+        they may never."""
+        awaited = asyncio.get_running_loop().time() < self._missed_until
+        return sum(node.learning or (awaited and not node.told_by) for node in self._nodes.values())
 
     def _settle(self) -> None:
         self._expected.clear()
@@ -164,12 +164,16 @@ class ConnectedFleet:
     # -- going
 
     async def remove(self, name_or_id: str) -> NodeRecord:
-        """Let a node in no more; its sessions end now. Raises `RequestError` (NODE_NOT_FOUND)."""
+        """Let a node in no more; its sessions end now, before the disk knows.
+
+        Raises `RequestError` (NODE_NOT_FOUND), or `StoreError` if it could not be written: then it
+        is out until the relay restarts, and still listed, so that it can be removed once more.
+        """
         node = self._get(name_or_id)
-        record = await self._registry.remove(node.record.id)
-        del self._nodes[record.id]
         for session in list(node.sessions):
             session.live.close(Fault.NODE_REMOVED, "the node was removed from this relay")
+        record = await self._registry.remove(node.record.id)
+        self._nodes.pop(record.id, None)
         return record
 
     def drain(self, name_or_id: str, *, drained: bool = True) -> Node:

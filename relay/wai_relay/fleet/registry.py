@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from wai_protocol.errors import AuthError, Fault, RequestError
-from wai_relay.storage import ConflictError, Row, Store, Write
+from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
+from wai_relay.storage import ConflictError, Row, Store, Write, until_restart
 
 # A name travels in the header X-WAI-Node, in URLs and in metrics' labels.
 NODE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -42,6 +42,8 @@ class NodeRegistry:
         self._clock = clock
         self._by_id: dict[str, NodeRecord] = {}
         self._by_public: dict[bytes, NodeRecord] = {}
+        self._unwritten: dict[str, NodeRecord] = {}
+        """Removals that the store does not have: a restart would undo them."""
 
     @classmethod
     async def load(cls, store: Store, clock: Callable[[], float] = time.time) -> NodeRegistry:
@@ -92,19 +94,26 @@ class NodeRegistry:
     async def remove(self, node_id: str) -> NodeRecord:
         """Let a node in no more; at once, and after a restart.
 
-        Closing the sessions that it has is `nodes`'. Raises `RequestError` (NODE_NOT_FOUND).
+        Closing the sessions that it has is `nodes`'. Raises `RequestError` (NODE_NOT_FOUND), or
+        `StoreError` if it could not be written: then it is out until a restart, and this may be
+        called again.
         """
-        node = self.get(node_id)
+        node = self._unwritten.get(node_id) or self.get(node_id)
         if node is None:
             raise no_such_node(node_id)
         removed = replace(node, removed_at=self._clock())
         self.keep(removed)  # before the disk knows: who removes a node wants it out now
-        await self._store.write(
-            Write(
-                "UPDATE nodes SET removed_at = $1 WHERE id = $2 AND removed_at IS NULL",
-                (removed.removed_at, node_id),
+        self._unwritten[node_id] = removed
+        try:
+            await self._store.write(
+                Write(
+                    "UPDATE nodes SET removed_at = $1 WHERE id = $2 AND removed_at IS NULL",
+                    (removed.removed_at, node_id),
+                )
             )
-        )
+        except StoreError as error:
+            raise until_restart(f"the node {removed.name} is cut off", error) from error
+        self._unwritten.pop(node_id, None)
         return removed
 
     async def rename(self, node_id: str, name: str) -> NodeRecord:

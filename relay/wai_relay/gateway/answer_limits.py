@@ -15,6 +15,8 @@ import msgspec
 from wai_protocol.errors import RequestError
 from wai_protocol.surface import Dialect, Route
 
+from .raw_json import options_of, scalar_of
+
 # What bounds an answer's length, by whatever name; `n_predict` is llama-server's own, which it
 # prefers to the others.
 OUTPUT_LIMIT_FIELDS: Final = (
@@ -28,7 +30,6 @@ COMPLETIONS_PATH: Final = "/v1/completions"
 
 Fields = Mapping[str, msgspec.Raw]
 
-_ANY: Final = msgspec.json.Decoder()
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 # A list of prompts with more commas than this is not decoded; each comma then counts as a prompt.
 # Decoding it costs 0.1 µs for each, which no stream should wait behind.
@@ -92,7 +93,7 @@ def _prompts_in(prompt: bytes) -> int:
 
 
 def _whole_number(name: str, raw: msgspec.Raw) -> int | None:
-    match _value(raw):
+    match scalar_of(raw):
         case None:
             return None
         case int() as value if not isinstance(value, bool):
@@ -102,7 +103,7 @@ def _whole_number(name: str, raw: msgspec.Raw) -> int | None:
 
 
 def _count(name: str, raw: msgspec.Raw) -> int:
-    match _value(raw):
+    match scalar_of(raw):
         case None:
             return 1
         case int() | float() as value if not isinstance(value, bool):
@@ -115,15 +116,8 @@ def _ollama_option(fields: Fields, name: str) -> int | None:
     """One of Ollama's `options`; what is no number is left for Ollama to refuse."""
     for field, raw in fields.items():
         if field.lower() == "options":
-            options = _value(raw)
+            options = options_of(raw)
             value: Any = options.get(name) if isinstance(options, dict) else None
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return int(min(max(value, -1), MAX_OUTPUT_TOKENS))
     return None
-
-
-def _value(raw: msgspec.Raw) -> Any:
-    try:
-        return _ANY.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise RequestError(f"The request body is not valid JSON: {error}.") from None

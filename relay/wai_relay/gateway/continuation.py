@@ -19,7 +19,7 @@ from wai_relay.http.exchange import Request
 from wai_relay.observe.records import TokenCounts
 
 from .answer_limits import OUTPUT_LIMIT_FIELDS
-from .bodies import JsonBody
+from .bodies import JsonBody, list_items
 from .dialects.usage import count, decode
 
 CHAT_PATH: Final = "/v1/chat/completions"
@@ -61,18 +61,35 @@ def continuation_for(
         return None
     if bytes(given.get("n", b"1")) not in (b"1", b"null"):
         return None
-    messages = decode(bytes(given.get("messages", b"null")))
-    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+    messages = bytes(given.get("messages", b"null"))
+    items = list_items(messages) if messages[:1] == b"[" else None
+    if not items or bytes(items[-1])[:1] != b"{":
         return None
-    if messages[-1].get("role") == "assistant":  # how much of that is said again differs too much
+    last = bytes(items[-1])
+    if _role(last) in (None, "assistant"):  # how much of that is said again differs too much
         return None
     return Continuation(body, messages)
+
+
+class _Message(msgspec.Struct):
+    role: str = ""
+
+
+_MESSAGE: Final = msgspec.json.Decoder(_Message)
+
+
+def _role(message: bytes) -> str | None:
+    """Who says a message; None where that is no text."""
+    try:
+        return _MESSAGE.decode(message).role
+    except msgspec.DecodeError:
+        return None
 
 
 class Continuation:
     """One answer's text so far. Feed it what the caller is sent, by `take`."""
 
-    def __init__(self, body: JsonBody, messages: list[Any]) -> None:
+    def __init__(self, body: JsonBody, messages: bytes) -> None:
         self.count = 0
         """How many times another node took the answer on."""
         self._body = body
@@ -197,7 +214,7 @@ class Continuation:
             return rest
         fields: dict[str, msgspec.Raw] = _FIELDS.decode(rest)
         changed = {name: bytes(raw) for name, raw in fields.items()}
-        changed["messages"] = msgspec.json.encode(self._messages_so_far())
+        changed["messages"] = self._messages_so_far()
         for name in OUTPUT_LIMIT_FIELDS:
             limit = decode(changed.get(name, b"null"))
             if type(limit) is int and limit > 0:
@@ -207,5 +224,7 @@ class Continuation:
         pairs = (msgspec.json.encode(name) + b":" + value for name, value in changed.items())
         return b"{" + b",".join(pairs) + b"}"
 
-    def _messages_so_far(self) -> list[Any]:
-        return [*self._messages, {"role": "assistant", "content": "".join(self._text)}]
+    def _messages_so_far(self) -> bytes:
+        """The caller's messages as they were sent, and one more at their end."""
+        said = msgspec.json.encode({"role": "assistant", "content": "".join(self._text)})
+        return self._messages[: self._messages.rindex(b"]")] + b"," + said + b"]"

@@ -124,21 +124,11 @@ class ScheduledDispatcher:
         # Whoever stands in has what is left of the time, not as much again.
         until = min(info.wait_until, self._clock() + MAX_WAIT_S)
         for model in self.names.allowed(info.model, info.key.limits):
-            now = self._clock()
             try:
-                ticket = self._scheduler.submit(
-                    _demand(info, model, self._overflow_after_s),
-                    info.key.id,
-                    now,
-                    priority=info.key.limits.priority,
-                    max_wait_s=max(until - now, 0.0),
-                    may_wait=info.generates,
-                )
-                placement = ticket.placement or await self._wait(ticket)
+                placement, node = await self._claim(info, model, until)
             except (NodeUnavailable, RequestError) as error:
                 refusal = refusal or error  # of the model that was asked for
                 continue
-            node = self._known[placement.node][0]
             return _PlacedLease(self, placement, node, info, model)
         assert refusal is not None
         raise refusal
@@ -164,6 +154,26 @@ class ScheduledDispatcher:
         return self._scheduler.in_flight
 
     # -- inside
+    async def _claim(
+        self, info: RequestInfo, model: str, until: float
+    ) -> tuple[Placement, ServingNode]:
+        """A slot on a node that serves `model`. Raises `NodeUnavailable` or `RequestError`."""
+        while True:
+            now = self._clock()
+            ticket = self._scheduler.submit(
+                _demand(info, model, self._overflow_after_s),
+                info.key.id,
+                now,
+                priority=info.key.limits.priority,
+                max_wait_s=max(until - now, 0.0),
+                may_wait=info.generates,
+            )
+            placement = ticket.placement or await self._wait(ticket)
+            if (known := self._known.get(placement.node)) is not None:
+                return placement, known[0]
+            # It was removed after it was chosen and before this task's turn: ask for another one.
+            self._scheduler.finish(placement, self._clock(), Result.CANCELLED)
+
     async def _wait(self, ticket: Ticket) -> Placement:
         changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ticket.on_change = lambda: None if changed.done() else changed.set_result(None)

@@ -5,6 +5,7 @@ The rest stays with the caller until the upstream takes it.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ LEAST_BYTES_PER_S: Final = 1024
 # (`edge.BODY_STALL_S`), so that an upload which went quiet may go on. Bytes that come faster make
 # up for silence before them, not for silence to come.
 MOST_BEHIND_S: Final = 60.0
+
+SCAN_BYTES: Final = 16 * 1024
+"""Of a long body that are scanned in one turn of the event loop: 5 ms if each is a bracket."""
 
 
 class BodyBudget:
@@ -79,7 +83,8 @@ class Body:
         scanner = self.scanner
         if scanner is None or model == self.facts.model:
             return self.held
-        return self.held[: scanner.start] + scanner.encode(model) + self.held[scanner.end :]
+        held = memoryview(self.held)  # copied once: it may have 32 MiB
+        return b"".join((held[: scanner.start], scanner.encode(model), held[scanner.end :]))
 
     def forget(self) -> None:
         """It will not be sent again."""
@@ -121,7 +126,7 @@ class Intake:
                 self._scanner = JsonModelScanner()
                 data = b"".join(pieces)
             if self._scanner is not None:
-                self._scanner.feed(data)
+                await self._scan(data)
                 if self._scanner.model is not None and self._is_long:
                     return self._scanned(b"".join(pieces), complete=False)
                 if self._size > self._limits.late_model_bytes:
@@ -139,9 +144,16 @@ class Intake:
     async def rest(self) -> bytes:
         """The next piece of what `take` has left, b"" at the end."""
         data = await self._read(hold=False)
-        if self._scanner is not None:
-            self._scanner.feed(data)
+        await self._scan(data)
         return data
+
+    async def _scan(self, data: bytes) -> None:
+        """Let the scanner see `data`, and every other caller have a turn in between."""
+        if self._scanner is None:
+            return
+        for start in range(0, len(data), SCAN_BYTES):
+            self._scanner.feed(data[start : start + SCAN_BYTES])
+            await asyncio.sleep(0)
 
     def release(self) -> None:
         """What was held is held no more. Idempotent."""

@@ -50,7 +50,7 @@ class SettlingDispatcher:
 def _not_now(model: str, missing: int) -> NodeUnavailable:
     nodes = "a node has" if missing == 1 else f"{missing} nodes have"
     return NodeUnavailable(
-        f"No node that is connected serves the model '{model}', and {nodes} not come back since"
-        " this relay started.",
+        f"No node that is connected serves the model '{model}', and {nodes} not told what they"
+        " serve, or not come back since this relay started.",
         retry_after_s=RETRY_AFTER_S,
     )

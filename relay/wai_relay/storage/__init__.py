@@ -1,6 +1,15 @@
 """What a relay keeps on disk, behind one small interface."""
 
 from .sqlite import SqliteStore
-from .store import ConflictError, RefusedError, Row, Store, Value, Write
+from .store import ConflictError, RefusedError, Row, Store, Value, Write, until_restart
 
-__all__ = ["ConflictError", "RefusedError", "Row", "SqliteStore", "Store", "Value", "Write"]
+__all__ = [
+    "ConflictError",
+    "RefusedError",
+    "Row",
+    "SqliteStore",
+    "Store",
+    "Value",
+    "Write",
+    "until_restart",
+]

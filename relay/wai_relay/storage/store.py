@@ -68,3 +68,13 @@ class Store(abc.ABC):
     @abc.abstractmethod
     async def close(self) -> None:
         """Finish what is queued, then let go of the database. Idempotent."""
+
+
+def until_restart(done: str, error: StoreError) -> StoreError:
+    """What to say where access was taken away at once, but the store could not keep that. `done` is
+    a clause: "the node box is cut off"."""
+    return StoreError(
+        f"{done} now, but that could not be written to disk and would be undone by a restart of the"
+        f" relay ({error}); free some space there and do it again",
+        error.fault,
+    )

@@ -1,6 +1,7 @@
 // Calls of the admin API with the browser's sign-in, and the types that it answers with.
 
 export interface Session {
+  id: string;
   name: string;
   csrf: string;
   version: string;
@@ -23,7 +24,7 @@ export interface ModelView {
 export interface NodeView {
   id: string;
   name: string;
-  state: "ready" | "draining" | "reconnecting" | "offline";
+  state: "ready" | "starting" | "draining" | "reconnecting" | "offline";
   models: string[];
   serving: ModelView[];
   slots_total: number | null;
@@ -158,6 +159,17 @@ export const patch = <T>(path: string, body: unknown) => ask<T>("PATCH", base + 
 export const remove = <T>(path: string) => ask<T>("DELETE", base + path);
 
 const sessionPath = "/dashboard/session";
+
+/** A browser that is signed in. */
+export interface SignIn {
+  id: string;
+  admin: string;
+  created_at: number;
+  used_at: number;
+  expires_at: number;
+  address: string;
+  user_agent: string;
+}
 
 export async function signIn(token: string): Promise<Session> {
   const session = await ask<Session>("POST", sessionPath, { token });

@@ -19,6 +19,11 @@ export function upstreams(node: Pick<NodeView, "state" | "detail">): UpstreamDet
   });
 }
 
+/** How many models the node serves beyond those that it can tell the relay of. */
+export function modelsLeftOut(detail: Record<string, unknown>): number {
+  return number(detail["models_left_out"]);
+}
+
 /** The node's GPUs, processor, memory and system in a line. */
 export function hardware(detail: Record<string, unknown>): string {
   const cards = (Array.isArray(detail["gpus"]) ? detail["gpus"] : []).map(fields);

@@ -12,9 +12,10 @@ import pytest
 from tests.relay.admin.fakes import TOKEN, Api, exchange, make_api
 from tests.relay.conftest import Clock
 from wai_protocol.errors import AuthError
+from wai_relay.access.admins import Admins
 from wai_relay.access.sign_ins import COOKIE, CSRF_HEADER, MAX_SIGN_INS, SIGN_IN_S, SignIns
 from wai_relay.dashboard.sign_in import MAX_BODY_BYTES
-from wai_relay.dashboard.throttle import TRIES
+from wai_relay.dashboard.throttle import TOTAL_TRIES, TRIES
 from wai_relay.storage import SqliteStore
 
 pytestmark = pytest.mark.anyio
@@ -163,16 +164,36 @@ async def test_sign_ins_are_bounded_and_the_oldest_goes(browser: Browser) -> Non
     assert sign_ins.find(cookies[1]).admin == "local"
 
 
-async def test_wrong_tokens_are_slowed_down_by_address_and_right_ones_wait_too(
-    browser: Browser,
-) -> None:
+async def test_wrong_tokens_are_slowed_down_by_address(browser: Browser) -> None:
     assert [await browser.sign_in(f"wai_at_{n}") for n in range(TRIES)] == [401] * TRIES
     status, headers, answer = await browser.send(
-        "POST", SESSION, json.dumps({"token": TOKEN}).encode(), **_json()
+        "POST", SESSION, json.dumps({"token": "wai_at_wrong"}).encode(), **_json()
     )
     assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
     assert int(headers[b"retry-after"]) > 0
-    assert await Browser(browser.api, address="192.0.2.2").sign_in() == 200
+    assert await Browser(browser.api, address="192.0.2.2").sign_in("wai_at_wrong") == 401
+
+
+async def test_a_stranger_with_wrong_tokens_does_not_lock_out_the_admin_behind_the_same_proxy(
+    browser: Browser,
+) -> None:
+    for n in range(3 * TOTAL_TRIES):
+        await browser.sign_in(f"wai_at_{n}")
+    for _ in range(3):
+        assert await browser.sign_in() == 200
+        assert await browser.sign_in("wai_at_wrong") == 429
+
+
+async def test_many_strangers_with_wrong_tokens_do_not_lock_out_an_admin(browser: Browser) -> None:
+    for n in range(3 * TOTAL_TRIES):
+        await Browser(browser.api, address=f"192.0.2.{n}").sign_in("wai_at_wrong")
+    assert await browser.sign_in() == 200
+
+
+async def test_wrong_bearer_tokens_do_not_lock_out_an_admins_programs(browser: Browser) -> None:
+    for n in range(3 * TOTAL_TRIES):
+        assert (await browser.api.call("GET", "/keys", token=f"wai_at_{n}"))[0] == 401
+    assert (await browser.api.call("GET", "/keys"))[0] == 200
 
 
 async def test_no_other_page_and_no_form_signs_a_browser_in(browser: Browser) -> None:
@@ -218,3 +239,90 @@ async def test_a_method_that_is_not_there_hears_of_all_that_are(browser: Browser
 
 def _json() -> dict[str, str]:
     return {"content_type": "application/json"}
+
+
+async def test_a_sign_in_ends_with_the_token_that_it_was_made_by(
+    browser: Browser, store: SqliteStore, clock: Clock
+) -> None:
+    await browser.sign_in()
+    admins = await Admins.load(store, "wai_at_another", clock)  # the relay was started anew
+    again = await SignIns.load(store, admins, clock)
+    with pytest.raises(AuthError):
+        again.find(browser.cookie)
+    assert again.list() == []
+    assert await store.read("SELECT * FROM sign_ins") == []
+
+
+async def test_a_token_that_is_replaced_while_the_relay_runs_ends_its_sign_ins(
+    browser: Browser, store: SqliteStore, clock: Clock
+) -> None:
+    _, made = await browser.api.call("POST", "/admins", {"name": "ann"})
+    ann = Browser(browser.api)
+    assert [await browser.sign_in(), await ann.sign_in(made["token"])] == [200, 200]
+    browser.api.context.admins.replace_local("wai_at_another")
+    assert (await browser.send("GET", "/admin/v1/keys"))[0] == 401
+    assert (await ann.send("GET", "/admin/v1/keys"))[0] == 200
+    assert await browser.sign_in() == 401
+    assert await browser.sign_in("wai_at_another") == 200
+    browser.api.context.admins.replace_local(TOKEN)
+    assert (await browser.send("GET", "/admin/v1/keys"))[0] == 401
+
+
+async def test_sign_ins_are_listed_with_when_from_where_and_by_what(
+    browser: Browser, clock: Clock
+) -> None:
+    await browser.sign_in(user_agent="Firefox/150 " + "x" * 1000)
+    clock.now += 3600
+    assert (await browser.send("GET", "/admin/v1/keys"))[0] == 200
+    _, listed = await browser.api.call("GET", "/sign-ins")
+    (entry,) = listed["data"]
+    _, _, session = await browser.send("GET", SESSION)
+    assert entry["id"] == session["id"]
+    assert (entry["admin"], entry["address"]) == ("local", "192.0.2.1")
+    assert (entry["created_at"], entry["used_at"]) == (clock.now - 3600, clock.now)
+    assert entry["user_agent"].startswith("Firefox/150")
+    assert len(entry["user_agent"]) <= 256
+    assert browser.cookie not in json.dumps(listed)
+
+
+async def test_one_sign_in_is_ended_by_its_id_and_the_others_go_on(browser: Browser) -> None:
+    other = Browser(browser.api)
+    assert [await one.sign_in() for one in (browser, other)] == [200, 200]
+    _, _, session = await other.send("GET", SESSION)
+    status, ended = await browser.api.call("DELETE", f"/sign-ins/{session['id']}")
+    assert (status, ended["id"]) == (200, session["id"])
+    assert (await other.send("GET", "/admin/v1/keys"))[0] == 401
+    assert (await browser.send("GET", "/admin/v1/keys"))[0] == 200
+    assert (await browser.api.call("DELETE", f"/sign-ins/{session['id']}"))[0] == 404
+    [entry, *_] = await browser.api.context.audit.list()
+    assert entry.action == "admin.end_sign_in"
+
+
+async def test_all_sign_ins_are_ended_or_all_but_one(browser: Browser) -> None:
+    others = [Browser(browser.api), Browser(browser.api)]
+    for one in (browser, *others):
+        await one.sign_in()
+    _, _, session = await browser.send("GET", SESSION)
+    _, left = await browser.api.call("DELETE", f"/sign-ins?but={session['id']}")
+    assert [entry["id"] for entry in left["data"]] == [session["id"]]
+    for one in others:
+        assert (await one.send("GET", "/admin/v1/keys"))[0] == 401
+    assert (await browser.send("GET", "/admin/v1/keys"))[0] == 200
+    await browser.api.call("DELETE", "/sign-ins")
+    assert (await browser.send("GET", "/admin/v1/keys"))[0] == 401
+
+
+async def test_a_sign_in_that_is_ended_stays_ended_after_a_restart(
+    browser: Browser, store: SqliteStore, clock: Clock
+) -> None:
+    await browser.sign_in()
+    await browser.api.call("DELETE", "/sign-ins")
+    again = await SignIns.load(store, browser.api.context.admins, clock)
+    assert again.list() == []
+
+
+async def test_ending_sign_ins_needs_an_admin_and_the_pages_token(browser: Browser) -> None:
+    await browser.sign_in()
+    assert (await browser.api.call("DELETE", "/sign-ins", token=None))[0] == 401
+    assert (await browser.send("DELETE", "/admin/v1/sign-ins"))[0] == 403
+    assert (await browser.send("GET", "/admin/v1/keys"))[0] == 200

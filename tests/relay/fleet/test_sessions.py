@@ -268,3 +268,27 @@ async def test_a_nodes_session_takes_a_bounded_part_in_one_turn(rig: Rig) -> Non
     events = session.live.core.receive_data(pack((25, 0, "x", None)) * 100, 0.0)
     assert isinstance(events[-1], TurnOver)
     assert len(events) < 100
+
+
+async def test_a_node_that_has_not_told_what_it_serves_is_not_ready_but_awaited(rig: Rig) -> None:
+    node = rig.node
+    assert rig.fleet.missing == 0  # no start is under way
+    admission = await rig.come()
+    ours, peer = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    transport.pause_reading()
+    admission.session.attach(transport, 0)
+    assert (node.ready, node.state, rig.fleet.missing) == (False, "starting", 1)
+    node.update(NodeStatus(), "first start")
+    assert (node.ready, node.state, rig.fleet.missing) == (True, "ready", 0)
+    peer.close()
+
+
+async def test_models_that_a_node_cannot_tell_of_are_said_once_in_the_log(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        rig.node.update(NodeStatus(detail={"models_left_out": 88}), "first start")
+    assert [record.message for record in caplog.records if "88" in record.message] == [
+        "node box: 88 of its models are not served, since a node can tell of 512 at most"
+    ]

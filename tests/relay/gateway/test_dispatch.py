@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from wai_protocol.errors import Fault, NodeUnavailable
+from wai_protocol.errors import Fault, NodeUnavailable, RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.access.keys import ApiKey, KeyLimits
 from wai_relay.gateway.dispatch import Lease, Outcome, RequestInfo, ScheduledDispatcher
@@ -117,3 +117,58 @@ async def test_a_lease_says_who_was_weighed() -> None:
     lease = await dispatcher.acquire(info())
     assert {score.node for score in lease.candidates} == {"a", "b"}  # type: ignore[attr-defined]
     lease.release(DONE)
+
+
+async def test_a_node_that_is_removed_in_the_turn_that_gave_its_slot_is_replaced_by_another() -> (
+    None
+):
+    boxes = Boxes(Box("a", "m"))
+    dispatcher = ScheduledDispatcher(boxes)
+    first = await dispatcher.acquire(info())
+    got: list[Lease] = []
+
+    async def second() -> None:
+        got.append(await dispatcher.acquire(info()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(second)
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        first.answering()
+        first.release(DONE)  # the second one has the slot, and has not had its turn
+        boxes.boxes = [Box("b", "m")]
+        dispatcher.node_changed(boxes.boxes[0])
+    assert got[0].upstream.name == "b"
+    got[0].release(DONE)
+    assert dispatcher.in_flight == 0
+
+
+async def test_a_node_that_is_removed_in_the_turn_that_gave_its_slot_leaves_a_refusal() -> None:
+    boxes = Boxes(Box("a", "m"))
+    dispatcher = ScheduledDispatcher(boxes)
+    first = await dispatcher.acquire(info())
+    refused: list[Exception] = []
+
+    async def second() -> None:
+        try:
+            await dispatcher.acquire(info())
+        except (NodeUnavailable, RequestError) as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(second)
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        first.answering()
+        first.release(DONE)
+        gone, boxes.boxes = boxes.boxes[0], []
+        dispatcher.node_changed(gone)
+        await dispatcher_looks(dispatcher)
+    assert len(refused) == 1
+    assert dispatcher.in_flight == 0
+
+
+async def dispatcher_looks(dispatcher: ScheduledDispatcher) -> None:
+    """Another request makes it see who is there."""
+    with pytest.raises((NodeUnavailable, RequestError)):
+        await dispatcher.acquire(info("other"))

@@ -1,6 +1,6 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
-import { hardware, upstreams } from "../../../relay/web/src/detail";
+import { hardware, modelsLeftOut, upstreams } from "../../../relay/web/src/detail";
 
 test("a node's hardware is a line", () => {
   const detail = { gpus: [{ name: "RTX 4090", bytes: 24 * 2 ** 30 }], cpu: "Ryzen", cpu_cores: 1, ram_bytes: 2 ** 36, os: "Linux", machine: "x86_64" };
@@ -15,6 +15,12 @@ test("an upstream that is down is told with its reason, and none of a node that 
     { name: "llama", up: true, error: "" },
   ]);
   deepEqual(upstreams({ state: "offline", detail }), []);
+});
+
+test("models that a node cannot tell of are counted", () => {
+  equal(modelsLeftOut({ models_left_out: 88 }), 88);
+  equal(modelsLeftOut({}), 0);
+  for (const told of HOSTILE) equal(typeof modelsLeftOut({ models_left_out: told }), "number");
 });
 
 // A node that broke the page could not be removed on it.

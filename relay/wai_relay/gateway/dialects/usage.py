@@ -19,9 +19,10 @@ HEAD_BYTES: Final = 8 * 1024  # of a plain body: embeddings put `usage` before t
 TAIL_BYTES: Final = 16 * 1024  # everything else puts it last
 
 MAX_OBJECT_BYTES: Final = 4096  # of a usage object; the longest real ones have 500
+MAX_LOOKS: Final = 8  # at what may be such an object: a hostile document may have thousands
 
 _BRACE: Final = re.compile(rb"[{}]")
-_EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
+_EVENT_END: Final = re.compile(rb"(?:\r?\n){2,}+")  # a flood of empty lines is one end
 _EVENT_DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
 _ANY: Final = msgspec.json.Decoder()
 
@@ -198,11 +199,13 @@ def last_object(text: bytes, name: bytes) -> dict[str, Any] | None:
     a prompt or an answer can't pretend to be one."""
     key = b'"' + name + b'"'
     at = text.rfind(key)
-    while at >= 0:
+    looks = 0
+    while at >= 0 and looks < MAX_LOOKS:
         start = at + len(key)
         colon = text[start : start + 8].lstrip()
         opening = text.find(b"{", start, start + 8)
         if colon[:1] == b":" and opening >= 0 and text[at - 1 : at] != b"\\":
+            looks += 1
             found = decode(text[opening : _closing(text, opening)])
             if isinstance(found, dict):
                 return found

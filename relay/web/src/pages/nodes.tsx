@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { type NodeView, post, remove } from "../api";
-import { hardware, upstreams } from "../detail";
+import { hardware, modelsLeftOut, upstreams } from "../detail";
 import { byName, count, date, rate, span } from "../format";
 import { nodes, pulse, relayNow } from "../live";
 import { Badge, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
@@ -79,6 +79,9 @@ function card(node: NodeView, act: Act) {
       {down.map((upstream) => (
         <p key={upstream.name} class="problem">{upstream.name} does not serve: {upstream.error || "it is down"}</p>
       ))}
+      {modelsLeftOut(node.detail) > 0 && (
+        <p class="problem">{count(modelsLeftOut(node.detail))} more models are not served: a node can tell of 512 at most.</p>
+      )}
       {node.serving.length === 0 && node.state === "ready" && down.length === 0 && (
         <p class="hint">It serves no model yet. Deploy one on the Models page, or start a server on the box: the node finds it by itself.</p>
       )}

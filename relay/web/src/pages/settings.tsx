@@ -2,7 +2,7 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { get, patch, post, remove } from "../api";
+import { type SignIn, get, patch, post, remove } from "../api";
 import { date } from "../format";
 import { differing } from "../limits";
 import { changes } from "../live";
@@ -28,6 +28,7 @@ export function SettingsPage() {
     <Page title="Settings">
       <Relay />
       <Admins />
+      <SignIns />
       <AuditLog />
     </Page>
   );
@@ -76,6 +77,51 @@ function Relay() {
           </div>
           <div class="line"><button type="submit">Save</button><span class="good" role="status">{saved.value && "Saved"}</span></div>
         </form>
+      )}
+      <Problem text={problem.value} />
+    </section>
+  );
+}
+
+function SignIns() {
+  const signIns = useSignal<SignIn[]>([]);
+  const problem = useSignal("");
+  const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
+  useEffect(() => {
+    void act(async () => (signIns.value = (await get<{ data: SignIn[] }>("/sign-ins")).data));
+  }, [changes.value]);
+  const own = session.value?.id ?? "";
+  return (
+    <section class="card">
+      <h2>Browsers that are signed in</h2>
+      <div class="scroll">
+        <table class="stack dense">
+          <thead><tr><th>Admin</th><th>Browser</th><th>From</th><th>Since</th><th>Last used</th><th><span class="unseen">Actions</span></th></tr></thead>
+          <tbody>
+            {signIns.value.map((one) => (
+              <tr key={one.id}>
+                <td data-label="Admin" class="long">
+                  <strong>{one.admin}</strong>
+                  {one.id === own && <span class="muted"> (this browser)</span>}
+                </td>
+                <td data-label="Browser" class="muted long">{one.user_agent || "–"}</td>
+                <td data-label="From" class="muted">{one.address || "–"}</td>
+                <td data-label="Since" class="muted">{date(one.created_at)}</td>
+                <td data-label="Last used" class="muted">{date(one.used_at)}</td>
+                <td class="row-actions">
+                  {one.id !== own && (
+                    <Sure label="Sign out" question="Sign it out?" name={`${one.admin}, ${one.id}`} onSure={() => void act(() => remove(`/sign-ins/${encodeURIComponent(one.id)}`))} />
+                  )}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      {signIns.value.length > 1 && (
+        <div class="line">
+          <Sure label="Sign out all others" question="Sign out every other browser?" name="all others" onSure={() => void act(() => remove(`/sign-ins?but=${encodeURIComponent(own)}`))} />
+        </div>
       )}
       <Problem text={problem.value} />
     </section>

@@ -1,0 +1,72 @@
+"""Sign-ins: the browsers that may administer this relay; list them, end one or all."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+from wai_relay.access.sign_ins import SignIn
+
+from .context import Context
+from .endpoint import Call, Endpoint, Query
+
+
+class SignInEntry(Struct, frozen=True, kw_only=True):
+    """A browser that is signed in as `admin`. `used_at` is right to a minute; `address` is where it
+    signed in from (a proxy, where one is in front), `user_agent` what it said that it is."""
+
+    id: str
+    admin: str
+    created_at: float
+    used_at: float
+    expires_at: float
+    address: str
+    user_agent: str
+
+
+class SignInList(Struct, frozen=True):
+    """Every browser that is signed in, the one that was used last first."""
+
+    data: tuple[SignInEntry, ...]
+
+
+async def list_sign_ins(context: Context, call: Call) -> SignInList:
+    """Those of all admins."""
+    return SignInList(tuple(_entry(one) for one in context.sign_ins.list()))
+
+
+async def end_sign_in(context: Context, call: Call) -> SignInEntry:
+    """Refused from now on; its live pages close."""
+    ended = await context.sign_ins.end_by_id(call.path["sign_in"])
+    await context.audit.record(call.actor, "admin.end_sign_in", ended.admin, id=ended.id)
+    return _entry(ended)
+
+
+async def end_all(context: Context, call: Call) -> SignInList:
+    """All are refused from now on, but perhaps one; those that are left."""
+    await context.sign_ins.end_all(but=call.query.get("but", ""))
+    await context.audit.record(call.actor, "admin.end_sign_ins", call.actor)
+    return await list_sign_ins(context, call)
+
+
+def _entry(sign_in: SignIn) -> SignInEntry:
+    return SignInEntry(
+        id=sign_in.id,
+        admin=sign_in.admin,
+        created_at=sign_in.created_at,
+        used_at=sign_in.used_at,
+        expires_at=sign_in.expires_at,
+        address=sign_in.address,
+        user_agent=sign_in.user_agent,
+    )
+
+
+ENDPOINTS: Final = (
+    Endpoint("GET", "/sign-ins", list_sign_ins, "List the browsers that are signed in", SignInList),
+    Endpoint(
+        *("DELETE", "/sign-ins", end_all, "Sign every browser out", SignInList),
+        query=(Query("but", str, "the id of one that stays signed in"),),
+    ),
+    Endpoint("DELETE", "/sign-ins/{sign_in}", end_sign_in, "Sign a browser out", SignInEntry),
+)
