@@ -22,6 +22,7 @@ from wai_node.proxy import Proxy
 from wai_protocol.errors import AuthError, WaiError
 
 from .admin_client import AdminClient, call, opened
+from .connecting import connect
 from .finding import Finding
 from .output import print_json
 from .own_node import own_node
@@ -145,7 +146,7 @@ def _port(target: Target) -> Finding:
     host, port = _address(target)
     start = time.monotonic()
     try:
-        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+        connect(host, port, CONNECT_TIMEOUT_S).close()
     except OSError as error:
         text = f"no connection to {host} port {port}: {error.strerror or error}"
         return Finding("port", ok=False, text=text, advice=target.start_hint or _ADVICE[_port])
@@ -157,7 +158,7 @@ def _port_of(proxy: Proxy) -> Finding:
     """Whether the proxy answers; what it says to CONNECT is found out with the relay's TLS."""
     start = time.monotonic()
     try:
-        socket.create_connection((proxy.host, proxy.port), CONNECT_TIMEOUT_S).close()
+        connect(proxy.host, proxy.port, CONNECT_TIMEOUT_S).close()
     except OSError as error:
         text = f"no connection to the proxy {proxy}: {error.strerror or error}"
         return Finding("port", ok=False, text=text, advice=_PROXY)

@@ -16,6 +16,7 @@ from wai_protocol.errors import AuthError, Fault, TransportError, WaiError
 from wai_protocol.http1 import request_head
 from wai_protocol.surface import Headers
 
+from .connecting import create_connection
 from .http_connection import HttpConnection
 from .http_request import RESEND_BYTES, ClientRequest, ResponseSink, Timeouts
 from .origin import Origin
@@ -166,23 +167,26 @@ class HttpClient:
             request.fail(TransportError(f"the client for {self.origin} was closed"))
 
     async def _dial(self) -> HttpConnection:
-        loop, limit_s = asyncio.get_running_loop(), self.timeouts.connect_s
+        limit_s = self.timeouts.connect_s
         try:
-            async with asyncio.timeout(limit_s):
-                _, connection = await loop.create_connection(
-                    lambda: HttpConnection(self._keep, self._forget),
-                    self.origin.host,
-                    self.origin.port,
-                    ssl=self._tls,
-                )
+            _, connection = await create_connection(
+                lambda: HttpConnection(self._keep, self._forget),
+                self.origin.host,
+                self.origin.port,
+                limit_s=limit_s,
+                tls=self._tls,
+            )
         except TimeoutError as error:
-            message = f"{self.origin} took no connection within {limit_s:g} s"
+            met = f" ({error.strerror})" if error.strerror else ""
+            message = f"{self.origin} took no connection within {limit_s:g} s{met}"
             raise TransportError(message) from error
         except ssl.SSLCertVerificationError as error:
             message = f"{self.origin}'s certificate is not valid: {error.verify_message}"
             raise TransportError(message) from error
         except OSError as error:
             raise TransportError(f"{self.origin} can't be reached: {error}") from error
+        if not connection.usable:
+            raise TransportError(f"{self.origin} closed the connection at once")
         self._connections.add(connection)
         if self._pin is not None:
             try:
