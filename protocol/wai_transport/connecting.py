@@ -20,8 +20,12 @@ RESOLVE_S: Final = 5.0
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 
-Prepare = Callable[[socket.socket], None]
-"""Sets options of a socket that is not connected yet."""
+Prepare = Callable[[socket.socket, Address], None]
+"""Sets options of a socket that is about to be connected to an address."""
+
+
+class SilentPeer(TimeoutError):
+    """A connection stands, but nothing came over it in time."""
 
 
 async def create_connection(
@@ -31,13 +35,15 @@ async def create_connection(
     *,
     limit_s: float,
     tls: ssl.SSLContext | None = None,
+    tls_limit_s: float | None = None,
     server_hostname: str | None = None,
     prepare: Prepare | None = None,
     again_s: float | None = None,
 ) -> tuple[asyncio.Transport, _P]:
     """`connect`, then what the loop's `create_connection` does, with TLS where `tls` is given.
 
-    All of it within `limit_s`. Raises `OSError` (see `connect`) and `ssl.SSLError`.
+    All of it within `limit_s`; where `tls_limit_s` is given, TLS has this time of its own. Raises
+    `SilentPeer` if TLS takes longer, `OSError` (see `connect`) and `ssl.SSLError`.
     """
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + limit_s
@@ -54,12 +60,14 @@ async def create_connection(
                 raise  # the kernel's
             raise TimeoutError(errno.ETIMEDOUT, "no answer") from None
     sock = await connect(host, port, limit_s=limit_s, prepare=prepare, again_s=again_s)
+    if tls_limit_s is not None:
+        ends_at = loop.time() + tls_limit_s
     try:
         async with asyncio.timeout_at(ends_at):
             return await loop.create_connection(factory, sock=sock, ssl=tls, server_hostname=name)
     except TimeoutError:
         sock.close()
-        raise TimeoutError(errno.ETIMEDOUT, "it took the connection, and said no more") from None
+        raise SilentPeer(errno.ETIMEDOUT, "it took the connection, and said no more") from None
     except BaseException:
         sock.close()
         raise
@@ -87,7 +95,7 @@ async def connect(
         sock = open_socket(address)
         try:
             if prepare is not None:
-                prepare(sock)
+                prepare(sock, address)
             await loop.sock_connect(sock, address.sockaddr)
         except BaseException:
             sock.close()

@@ -136,7 +136,7 @@ async def test_an_attempt_that_is_given_up_leaves_no_socket(port: int) -> None:
 async def test_a_peer_that_takes_the_connection_and_is_silent_in_tls_is_given_up(
     port: int,
 ) -> None:
-    with pytest.raises(TimeoutError, match="said no more|no answer"):
+    with pytest.raises(TimeoutError, match="no answer"):
         await create_connection(
             asyncio.Protocol, LIVE, port, limit_s=0.3, tls=ssl.create_default_context()
         )
