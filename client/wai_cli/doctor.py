@@ -208,7 +208,7 @@ def _whole_path(target: Target, key_file: Path | None) -> Iterator[Finding]:
             key = key_file.read_text(encoding="ascii").strip()
         elif target.token:
             with AdminClient(target) as relay:
-                yield _nodes(relay)
+                yield from _nodes(relay)
                 created = relay.post("/keys", {"name": "wai doctor"})
             key, temporary = created["key"], created["id"]
         else:
@@ -232,8 +232,21 @@ _KEY_FILE: Final = "give --key-file a file that has an API key alone, from `wai 
 _SEE_LOGS: Final = "look at the relay's and the node's log"
 
 
-def _nodes(relay: AdminClient) -> Finding:
+def _nodes(relay: AdminClient) -> Iterator[Finding]:
     nodes = relay.get("/nodes")["data"]
+    yield _ready(nodes)
+    if copied := [node["name"] for node in nodes if node.get("copied")]:
+        text = f"a second machine uses the identity of {', '.join(copied)}, and is refused"
+        yield Finding("copies", ok=False, text=text, advice=_COPIED)
+
+
+_COPIED: Final = (
+    "its data folder was copied: there, `wai node join INVITE --data DIR` with a new invite"
+    " (`wai invite create`) and a fresh folder"
+)
+
+
+def _ready(nodes: list[dict[str, Any]]) -> Finding:
     ready = [node for node in nodes if node["state"] == "ready"]
     serving = [f"{node['name']} ({', '.join(node['models'])})" for node in ready if node["models"]]
     if serving:

@@ -15,6 +15,7 @@ from wai_protocol.surface import Headers
 from wai_relay.gateway.upstream import ServingNode, Sink
 from wai_transport.live_session import Ended, LiveSession
 
+from .instances import Instances
 from .kept_models import KeptModels
 from .registry import NodeRecord
 from .session import CallEvents, NodeSession
@@ -46,6 +47,7 @@ class Node(ServingNode):
         """Since when it has a session, in seconds since 1970; a resumed one goes on."""
         self.agent = ""
         self.reconnects = 0
+        self.instances = Instances()
         self.drained = False
         """Whether the owner said that it shall get no new requests."""
         self.sessions: list[NodeSession] = []
@@ -54,6 +56,11 @@ class Node(ServingNode):
     def connected(self) -> bool:
         """Whether any of its sessions has a connection now."""
         return any(session.live.attached for session in self.sessions)
+
+    @property
+    def copied(self) -> bool:
+        """Whether a second machine with its identity was found lately."""
+        return self.instances.is_copied(asyncio.get_running_loop().time())
 
     @property
     def ready(self) -> bool:
