@@ -29,6 +29,7 @@ from wai_protocol.limits import Limits
 from wai_protocol.status import NodeStatus
 from wai_transport.live_session import LiveSession
 
+from .black_hole import LOOK_EVERY_S
 from .calls import Calls
 from .dial import RelayAddress
 from .forward import Forwarder
@@ -105,6 +106,7 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.watch.run())
                 group.create_task(watch_network(self._moved, self._routes))
+                group.create_task(self._look_at_paths())
                 for tunnel in self._tunnels:
                     group.create_task(tunnel.run())
         finally:
@@ -191,6 +193,12 @@ class Agent:
 
     def _routes(self) -> list[Route]:
         return [tunnel.route for tunnel in self._tunnels]
+
+    async def _look_at_paths(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            for tunnel in self._tunnels:
+                tunnel.look_at_path()
 
     def _moved(self, reason: str) -> None:
         _log.info("%s: dialling the relay again", reason)

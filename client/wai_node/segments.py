@@ -18,6 +18,9 @@ these (RFC 8200 section 5), and QUIC begins no larger (RFC 9000 section 14). Aga
 SMALLEST_BYTES: Final = 536
 """Packets of 576 bytes with IPv4: what every host takes (RFC 1122 section 3.3.3)."""
 
+HEADERS_BYTES: Final = 60
+"""Of IPv6 and TCP, to which those bytes are added in a packet; of IPv4 20 less."""
+
 STALLS: Final = 2
 """So many connections in a row that stood and brought no answer: one may be a network that was lost
 just then."""
@@ -46,6 +49,10 @@ class Segments:
             return False
         self._small_since = now
         return True
+
+    def found_too_large(self, now: float) -> None:
+        """A connection was seen to lose its large segments."""
+        self._small_since = now
 
     def answered(self) -> None:
         """A handshake succeeded."""

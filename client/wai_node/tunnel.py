@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import time
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -22,9 +24,10 @@ from wai_protocol.session import Role, Session
 from wai_transport.live_session import Ended, LiveSession
 
 from .backoff import Backoff
+from .black_hole import is_black_hole, path_state
 from .dial import Connected, RelayAddress, Stalled, Terms, dial, is_final
 from .network import ANY_ROUTE, Route
-from .segments import USUAL_BYTES, Segments
+from .segments import HEADERS_BYTES, SMALLEST_BYTES, Segments
 
 REFUSED_WAIT_S: Final = 5.0
 """After a refusal, at least: a person has to do something first, and we need not hammer."""
@@ -64,6 +67,7 @@ class Tunnel:
         self._moved = False  # since the last dial began
         self._dialling: asyncio.Timeout | None = None
         self._route = ANY_ROUTE
+        self._socket: socket.socket | None = None  # of the current connection, or the last one
         self._session: LiveSession | None = None
         self._session_id: bytes | None = None
         self._retired: set[LiveSession] = set()
@@ -101,6 +105,24 @@ class Tunnel:
             self._dialling = None
         self._moved = True
         self._wake.set()
+
+    def look_at_path(self) -> None:
+        """Dial anew with smaller segments if the connection's large ones are lost."""
+        session = self._session
+        if session is None or not session.attached or self._socket is None:
+            return
+        path = path_state(self._socket)
+        if path is None:
+            return
+        silent_s = time.monotonic() - session.core.heard_at
+        if is_black_hole(path, silent_s, self._hello.limits.ping_s):
+            self._segments.found_too_large(asyncio.get_running_loop().time())
+            _log.warning(
+                "large packets do not get through to or from the relay: dialling again, with"
+                " packets of up to %d bytes",
+                SMALLEST_BYTES + HEADERS_BYTES,
+            )
+            session.drop_connection()
 
     async def run(self) -> None:
         """Dial, wait for the loss, dial again, until cancelled."""
@@ -164,9 +186,9 @@ class Tunnel:
         self._backoff.stalled()
         if self._segments.stalled(now):
             _log.warning(
-                "connections to the relay stand, but its answers do not arrive: packets of %d bytes"
-                " may not get through, and smaller ones are sent from now on",
-                USUAL_BYTES,
+                "connections to the relay stand, but its answers do not arrive: large packets may"
+                " not get through, and are of up to %d bytes from now on",
+                SMALLEST_BYTES + HEADERS_BYTES,
             )
 
     def _take(self, connected: Connected) -> None:
@@ -177,6 +199,7 @@ class Tunnel:
             self._begin_anew()
             session = self._new_session(welcome)
         assert session is not None
+        self._socket = connected.transport.get_extra_info("socket")
         session.attach(
             connected.transport, welcome.received, connected.leftover, peer=welcome.limits
         )
