@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, WaiError
 
+from .connecting import PlainConnection, SecureConnection
 from .pin import spki_sha256
 from .target import Target
 from .way_out import ProxiedConnection, proxy_to
@@ -147,12 +148,12 @@ def _connection(target: Target, timeout_s: float) -> http.client.HTTPConnection:
     if parts.scheme == "http":
         if target.pin is not None:
             raise AuthError("a pin needs an https:// URL", Fault.PROOF_INVALID)
-        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+        return PlainConnection(host, port, timeout_s)
     context = tls_context(target)
     proxy = proxy_to(target.url)
     if proxy is not None:
         return ProxiedConnection(proxy, host, port, timeout_s, context)
-    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+    return SecureConnection(host, port, timeout_s, context)
 
 
 def tls_context(target: Target) -> ssl.SSLContext:
@@ -198,7 +199,8 @@ def _unreachable(target: Target, error: Exception) -> WaiError:
     if isinstance(error, socket.gaierror):
         return TransportError(f"the name in {target.url} is not known: {error.strerror}")
     if isinstance(error, TimeoutError):
-        return TransportError(f"the relay at {target.url} did not answer in time")
+        met = f" ({error.strerror})" if error.strerror else ""
+        return TransportError(f"the relay at {target.url} did not answer in time{met}")
     if isinstance(error, http.client.RemoteDisconnected) and target.url.startswith("http:"):
         return TransportError(f"{target.url} hangs up: is its URL https://, with TLS?")
     if isinstance(error, ssl.SSLError):

@@ -24,6 +24,7 @@ from wai_transport.folder import MAX_FILE_BYTES
 from wai_transport.owner import as_owner, read_own
 
 from .admin_client import AdminClient, call, opened
+from .connecting import connect
 from .finding import Finding
 from .output import print_json
 from .own_node import own_node
@@ -149,7 +150,7 @@ def _port(target: Target) -> Finding:
     host, port = _address(target)
     start = time.monotonic()
     try:
-        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+        connect(host, port, CONNECT_TIMEOUT_S).close()
     except OSError as error:
         text = f"no connection to {host} port {port}: {error.strerror or error}"
         return Finding("port", ok=False, text=text, advice=target.start_hint or _ADVICE[_port])
@@ -161,7 +162,7 @@ def _port_of(proxy: Proxy) -> Finding:
     """Whether the proxy answers; what it says to CONNECT is found out with the relay's TLS."""
     start = time.monotonic()
     try:
-        socket.create_connection((proxy.host, proxy.port), CONNECT_TIMEOUT_S).close()
+        connect(proxy.host, proxy.port, CONNECT_TIMEOUT_S).close()
     except OSError as error:
         text = f"no connection to the proxy {proxy}: {error.strerror or error}"
         return Finding("port", ok=False, text=text, advice=_PROXY)
@@ -211,7 +212,7 @@ def _whole_path(target: Target, key_file: Path | None) -> Iterator[Finding]:
             key = key_file.read_text(encoding="ascii").strip()
         elif target.token:
             with AdminClient(target) as relay:
-                yield _nodes(relay)
+                yield from _nodes(relay)
                 created = relay.post("/keys", {"name": "wai doctor"})
             key, temporary = created["key"], created["id"]
         else:
@@ -235,8 +236,21 @@ _KEY_FILE: Final = "give --key-file a file that has an API key alone, from `wai 
 _SEE_LOGS: Final = "look at the relay's and the node's log"
 
 
-def _nodes(relay: AdminClient) -> Finding:
+def _nodes(relay: AdminClient) -> Iterator[Finding]:
     nodes = relay.get("/nodes")["data"]
+    yield _ready(nodes)
+    if copied := [node["name"] for node in nodes if node.get("copied")]:
+        text = f"a second machine uses the identity of {', '.join(copied)}, and is refused"
+        yield Finding("copies", ok=False, text=text, advice=_COPIED)
+
+
+_COPIED: Final = (
+    "its data folder was copied: there, `wai node join INVITE --data DIR` with a new invite"
+    " (`wai invite create`) and a fresh folder"
+)
+
+
+def _ready(nodes: list[dict[str, Any]]) -> Finding:
     ready = [node for node in nodes if node["state"] == "ready"]
     serving = [f"{node['name']} ({', '.join(node['models'])})" for node in ready if node["models"]]
     if serving:

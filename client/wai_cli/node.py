@@ -201,6 +201,8 @@ def _status(parsed: argparse.Namespace) -> int:
         print_json(node)
         return 0
     say(f"{node['name']} ({node['id']}): {node['state']}")
+    if node.get("copied"):
+        say("a second machine uses its identity, and is refused: join that with a new invite")
     say(f"joined {time_text(node['joined_at'])}, {node['reconnects']} reconnects")
     print_table(
         ("MODEL", "UPSTREAM", "CONTEXT", "SLOTS", "QUEUE", "TOKENS/S"),

@@ -16,6 +16,8 @@ from wai_node.proxy import Proxy, ask_to_connect, proxy_for
 from wai_protocol.errors import TransportError
 from wai_transport.origin import Origin
 
+from .connecting import connect
+
 _READ_BYTES: Final = 4096
 """More than a proxy's answer to CONNECT has; and before TLS begins nothing can follow it."""
 
@@ -45,12 +47,13 @@ class ProxiedConnection(http.client.HTTPSConnection):
     ) -> None:
         super().__init__(host, port, timeout=timeout_s, context=context)
         self._proxy = proxy
+        self._timeout_s = timeout_s
         self._tls = context
 
     def connect(self) -> None:
         """Have the proxy connect us, and begin TLS with the relay."""
         try:
-            plain = socket.create_connection((self._proxy.host, self._proxy.port), self.timeout)
+            plain = connect(self._proxy.host, self._proxy.port, self._timeout_s)
         except OSError as error:
             reason = error.strerror or error
             raise TransportError(

@@ -29,10 +29,11 @@ from wai_protocol.limits import Limits
 from wai_protocol.status import MAX_MODELS, MAX_NAME_CHARS, NodeStatus
 from wai_transport.live_session import LiveSession
 
+from .black_hole import LOOK_EVERY_S
 from .calls import Calls
 from .dial import RelayAddress
 from .forward import Forwarder
-from .network import watch_network
+from .network import Route, watch_network
 from .standing import Standing
 from .tunnel import Tunnel
 from .upstreams.board import Board
@@ -104,7 +105,8 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.watch.run())
-                group.create_task(watch_network(self._moved, self._addresses))
+                group.create_task(watch_network(self._moved, self._routes))
+                group.create_task(self._look_at_paths())
                 for tunnel in self._tunnels:
                     group.create_task(tunnel.run())
         finally:
@@ -208,8 +210,14 @@ class Agent:
         for session in self._sessions:
             session.send_status(status)
 
-    def _addresses(self) -> list[tuple[str, str, int]]:
-        return [tunnel.addresses for tunnel in self._tunnels if tunnel.addresses is not None]
+    def _routes(self) -> list[Route]:
+        return [tunnel.route for tunnel in self._tunnels]
+
+    async def _look_at_paths(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            for tunnel in self._tunnels:
+                tunnel.look_at_path()
 
     def _moved(self, reason: str) -> None:
         _log.info("%s: dialling the relay again", reason)

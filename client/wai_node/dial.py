@@ -2,30 +2,39 @@
 
 TLS with ALPN `wai/1`; where a proxy at the relay ends TLS and speaks only HTTP, an HTTP/1.1
 `Upgrade` on the same port (SPEC section 2). A proxy on our side is asked to connect us first
-(`proxy`). The name is resolved anew at each dial. It keeps nothing: trying again is `tunnel`'s, the
-session `wai_transport.live_session`'s.
+(`proxy`). The name is resolved anew at each dial, and each of its addresses gets its chance
+(`wai_transport.connecting`). It keeps nothing: trying again is `tunnel`'s, the session
+`wai_transport.live_session`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import ipaddress
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
-from wai_protocol.errors import AuthError, RemoteProtocolError, TransportError, WaiError
+from wai_protocol.errors import AuthError, Fault, RemoteProtocolError, TransportError, WaiError
 from wai_protocol.handshake import Hello, NodeHandshake, Welcome
 from wai_protocol.identity import NodeKey
 from wai_protocol.limits import ALPN
+from wai_transport.address_race import Address
+from wai_transport.connecting import SilentPeer, create_connection
 from wai_transport.origin import Origin
 from wai_transport.tls import check_pin, client_context, endpoint_hash
 
 from .proxy import Proxy, ask_to_connect
+from .segments import USUAL_BYTES
 
 CONNECT_S: Final = 10.0
-"""DNS, TCP, a proxy's answer and TLS; then the next try may find another address."""
+"""DNS and TCP, and a proxy's answer; then the next try may find another address."""
+
+AGAIN_S: Final = 0.7
+"""An address that has not answered is sent another SYN after this, beside the first, whose
+repetitions by the kernel come after 1, 3 and 7 s: a network that came back is found within it."""
 
 HANDSHAKE_S: Final = 15.0
 """HELLO to WELCOME; the relay itself gives up after 10 s."""
@@ -49,6 +58,19 @@ class RelayAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """How a dial is made. `patience_s`: how long TLS, and then the handshake, may take.
+    `segment_bytes`: the maximum segment size to announce, except on this machine itself."""
+
+    patience_s: float = HANDSHAKE_S
+    segment_bytes: int = USUAL_BYTES
+
+
+class Stalled(TransportError):
+    """A connection stood, but the relay's answer did not come: packets are lost, or it is busy."""
+
+
+@dataclass(frozen=True, slots=True)
 class Connected:
     """A finished handshake. The transport belongs to the taker, who sets its protocol at once."""
 
@@ -58,13 +80,20 @@ class Connected:
 
 
 async def dial(
-    address: RelayAddress, key: NodeKey, hello: Hello, invite_secret: bytes | None = None
+    address: RelayAddress,
+    key: NodeKey,
+    hello: Hello,
+    invite_secret: bytes | None = None,
+    *,
+    terms: Terms | None = None,
 ) -> Connected:
     """Connect and shake hands. `hello.endpoint_hash` is filled in here.
 
-    Raises `TransportError` (can't connect), `AuthError` (refused, or not the relay that it should
-    be), `RemoteProtocolError` (it speaks something else).
+    Raises `TransportError` (can't connect; `Stalled` where it connected and nothing came),
+    `AuthError` (refused, or not the relay that it should be), `RemoteProtocolError` (it speaks
+    something else).
     """
+    terms = terms or Terms()
     origin, _ = Origin.parse(address.url)
     host, port = address.dial or (origin.host, origin.port)
     secure = origin.scheme == "https"
@@ -72,52 +101,88 @@ async def dial(
     proxy = address.proxy if address.dial is None else None
     way = f" through the proxy {proxy}" if proxy is not None else ""
     try:
-        async with asyncio.timeout(CONNECT_S):
-            if proxy is not None and context is not None:
-                transport, connection = await _connect_through(proxy, origin, context)
-            else:
-                transport, connection = await asyncio.get_running_loop().create_connection(
-                    _Connection,
-                    host,
-                    port,
-                    ssl=context,
-                    server_hostname=origin.host if secure else None,
-                )
-    except TimeoutError:
-        raise TransportError(
-            f"no connection to {host}:{port}{way} within {CONNECT_S:g} s"
-        ) from None
+        if proxy is not None and context is not None:
+            transport, connection = await _connect_through(proxy, origin, context, terms)
+        else:
+            transport, connection = await create_connection(
+                _Connection,
+                host,
+                port,
+                limit_s=CONNECT_S,
+                tls=context,
+                tls_limit_s=terms.patience_s,
+                server_hostname=origin.host,
+                prepare=_preparation(terms),
+                again_s=AGAIN_S,
+            )
+    except SilentPeer:
+        raise Stalled(f"{host}:{port}{way} took a connection, but no TLS began on it") from None
+    except TimeoutError as error:
+        met = f": {error.strerror}" if error.strerror else ""
+        raise TransportError(f"no connection to {host}:{port}{way}{met}") from None
     except (OSError, UnicodeError) as error:
         raise TransportError(f"can't connect to {host}:{port}{way}: {_reason(error)}") from error
     try:
-        async with asyncio.timeout(HANDSHAKE_S):
+        async with asyncio.timeout(terms.patience_s):
             return await _shake_hands(
                 transport, connection, address, origin, key, hello, invite_secret
             )
     except TimeoutError:
         transport.abort()
-        raise TransportError(f"the relay did not answer within {HANDSHAKE_S:g} s") from None
+        raise Stalled(f"the relay did not answer within {terms.patience_s:g} s") from None
     except BaseException:
         transport.abort()
         raise
 
 
 async def _connect_through(
-    proxy: Proxy, origin: Origin, context: ssl.SSLContext
+    proxy: Proxy, origin: Origin, context: ssl.SSLContext, terms: Terms
 ) -> tuple[asyncio.Transport, _Connection]:
     """Connect to the proxy, have it connect us on, and begin TLS with the relay."""
     loop = asyncio.get_running_loop()
-    plain, connection = await loop.create_connection(_Connection, proxy.host, proxy.port)
+    plain, connection = await create_connection(
+        _Connection,
+        proxy.host,
+        proxy.port,
+        limit_s=CONNECT_S,
+        prepare=_preparation(terms),
+        again_s=AGAIN_S,
+    )
     try:
-        await ask_to_connect(proxy, origin, plain.write, connection.read)
-        secured = await loop.start_tls(plain, connection, context, server_hostname=origin.host)
+        await _have_it_connect(proxy, origin, plain, connection)
+        async with asyncio.timeout(terms.patience_s):
+            secured = await loop.start_tls(plain, connection, context, server_hostname=origin.host)
         if secured is None:
             raise TransportError(f"the proxy {proxy} closed the connection")
         connection.transport = secured
         return secured, connection
+    except TimeoutError:
+        plain.abort()
+        raise SilentPeer from None
     except BaseException:
         plain.abort()
         raise
+
+
+async def _have_it_connect(
+    proxy: Proxy, origin: Origin, plain: asyncio.Transport, connection: _Connection
+) -> None:
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            await ask_to_connect(proxy, origin, plain.write, connection.read)
+    except TimeoutError:
+        raise TransportError(
+            f"no connection to {origin.host}:{origin.port} through the proxy {proxy} within"
+            f" {CONNECT_S:g} s: it does not answer"
+        ) from None
+
+
+def _preparation(terms: Terms) -> Callable[[socket.socket, Address], None]:
+    def prepare(sock: socket.socket, address: Address) -> None:
+        if not ipaddress.ip_address(str(address).partition("%")[0]).is_loopback:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, terms.segment_bytes)
+
+    return prepare
 
 
 async def _shake_hands(
@@ -223,10 +288,14 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return f"it does not speak TLS as expected ({error.reason or 'no reason given'})"
     if isinstance(error, OSError) and error.errno and error.strerror:
-        return os.strerror(error.errno)
+        return error.strerror
     return str(error) or type(error).__name__
 
 
 def is_final(error: WaiError) -> bool:
-    """Whether trying again can't help before a person did something: the relay refused us."""
-    return isinstance(error, AuthError)
+    """Whether trying again can't help before a person did something: the relay refused us.
+
+    Where it is not the relay that answers (PROOF_INVALID), a captive portal may be in the way, and
+    the next try can reach the relay.
+    """
+    return isinstance(error, AuthError) and error.fault is not Fault.PROOF_INVALID

@@ -1,7 +1,8 @@
 """Notices that the world moved: the machine slept, or the way to the relay leads elsewhere now.
 
 A connection from before is dead then, but says so only when its keepalive runs out; dialling again
-at once is cheap, since the session resumes. Tells of both by a callback; does nothing else.
+at once is cheap, since the session resumes. A node that waits for its next try, or whose dial gets
+no answer, is woken too. Tells of both by a callback; does nothing else.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 LOOK_EVERY_S: Final = 1.0
@@ -55,24 +57,63 @@ def source_address(host: str, port: int) -> str | None:
     return address if isinstance(address, str) else None
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way to the relay. `ours` is our address on a connection, None while there is none."""
+
+    ours: str | None
+    relay: str
+    port: int
+
+
+ANY_ROUTE: Final = Route(None, "192.0.2.1", 443)
+"""Before the relay's address is known: an address of the range that is kept for documentation
+(RFC 5737), to which the default route leads. Nothing is ever sent there."""
+
+
+class RouteWatch:
+    """Finds out, by looking again and again, whether the address towards a relay has changed."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int], str | None] = {}
+
+    def observe(self, route: Route, source: str | None) -> str | None:
+        """What happened, in words, if `source`, our address towards the relay, is not what it was.
+        None: nothing that a new dial could be better for."""
+        key = (route.relay, route.port)
+        before = self._seen.get(key, source) if route.ours is None else route.ours
+        self._seen[key] = source
+        if source is None or source == before:
+            return None
+        if before is None:
+            return f"the network is back, with the address {source}"
+        return f"our address changed from {before} to {source}"
+
+    def keep_only(self, routes: list[Route]) -> None:
+        """Forget what is not looked at any more."""
+        kept = {(route.relay, route.port) for route in routes}
+        self._seen = {key: seen for key, seen in self._seen.items() if key in kept}
+
+
 async def watch_network(
     on_moved: Callable[[str], None],
-    peers: Callable[[], list[tuple[str, str, int]]],
+    routes: Callable[[], list[Route]],
     *,
     every_s: float = LOOK_EVERY_S,
 ) -> None:
-    """Call `on_moved` with a reason whenever connections can't be trusted any more, for ever.
+    """Call `on_moved` with a reason whenever it is time to dial anew, for ever: a connection, or a
+    dial that is under way, can't be trusted any more, or there is a network again.
 
-    `peers` gives, for each connection, our address on it, and the relay's address and port.
+    `routes` gives the way of each tunnel.
     """
-    detector = JumpDetector(boot_time_s())
+    detector, watch = JumpDetector(boot_time_s()), RouteWatch()
     while True:
         await asyncio.sleep(every_s)
-        if detector.observe(boot_time_s(), every_s):
+        jumped = detector.observe(boot_time_s(), every_s)
+        looked_at = routes()
+        changes = [watch.observe(r, source_address(r.relay, r.port)) for r in set(looked_at)]
+        watch.keep_only(looked_at)
+        if jumped:
             on_moved("the clock jumped")
-            continue
-        for local, remote, port in peers():
-            now = source_address(remote, port)
-            if now is not None and now != local:
-                on_moved(f"our address changed from {local} to {now}")
-                break
+        elif change := next((c for c in changes if c is not None), None):
+            on_moved(change)

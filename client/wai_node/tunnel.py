@@ -1,19 +1,21 @@
 """One tunnel: a session to the relay that is kept alive over as many connections as it takes.
 
 It dials, hands the connection to the session, and dials again when it is lost: at once after a
-loss, a clock jump or a change of address; with growing, jittered waits while the relay can't be
-reached; for ever. When the relay says that it goes away, the session finishes what is in flight,
-and a new one is begun beside it.
+loss, a clock jump or a change of address, and then for ever, with the waits that `backoff` says.
+When the relay says that it goes away, the session finishes what is in flight, and a new one is
+begun beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import time
 from dataclasses import replace
 from typing import Final, Protocol
 
-from wai_protocol.errors import RemoteProtocolError, WaiError
+from wai_protocol.errors import RemoteProtocolError, TransportError, WaiError
 from wai_protocol.events import Event, GoAwayReceived
 from wai_protocol.handshake import Hello, Welcome
 from wai_protocol.identity import NodeKey
@@ -22,7 +24,10 @@ from wai_protocol.session import Role, Session
 from wai_transport.live_session import Ended, LiveSession
 
 from .backoff import Backoff
-from .dial import Connected, RelayAddress, dial, is_final
+from .black_hole import is_black_hole, path_state
+from .dial import Connected, RelayAddress, Stalled, Terms, dial, is_final
+from .network import ANY_ROUTE, Route
+from .segments import HEADERS_BYTES, SMALLEST_BYTES, Segments
 
 REFUSED_WAIT_S: Final = 5.0
 """After a refusal, at least: a person has to do something first, and we need not hammer."""
@@ -57,7 +62,12 @@ class Tunnel:
         self._hello = hello
         self._owner = owner
         self._backoff = Backoff()
+        self._segments = Segments()
         self._wake = asyncio.Event()
+        self._moved = False  # since the last dial began
+        self._dialling: asyncio.Timeout | None = None
+        self._route = ANY_ROUTE
+        self._socket: socket.socket | None = None  # of the current connection, or the last one
         self._session: LiveSession | None = None
         self._session_id: bytes | None = None
         self._retired: set[LiveSession] = set()
@@ -75,15 +85,44 @@ class Tunnel:
         return self._session is not None and self._session.attached
 
     @property
-    def addresses(self) -> tuple[str, str, int] | None:
-        """Our address, the relay's and its port, on the current connection; None without one."""
-        return None if self._session is None else self._session.addresses
+    def route(self) -> Route:
+        """The way to the relay: that of the current connection, or of the last one."""
+        addresses = None if self._session is None else self._session.addresses
+        if addresses is not None:
+            self._route = Route(*addresses)
+            return self._route
+        return replace(self._route, ours=None)
 
     def redial(self) -> None:
-        """Drop the connection and dial at once: it can't be good any more, or may not be."""
+        """Dial at once, because the network has changed: the connection, or the dial that is under
+        way, can't be good any more, or may not be."""
+        self._backoff.begin_anew()
+        self._segments.begin_anew()
         if self._session is not None:
             self._session.drop_connection()
+        if self._dialling is not None:
+            self._dialling.reschedule(asyncio.get_running_loop().time())
+            self._dialling = None
+        self._moved = True
         self._wake.set()
+
+    def look_at_path(self) -> None:
+        """Dial anew with smaller segments if the connection's large ones are lost."""
+        session = self._session
+        if session is None or not session.attached or self._socket is None:
+            return
+        path = path_state(self._socket)
+        if path is None:
+            return
+        silent_s = time.monotonic() - session.core.heard_at
+        if is_black_hole(path, silent_s, self._hello.limits.ping_s):
+            self._segments.found_too_large(asyncio.get_running_loop().time())
+            _log.warning(
+                "large packets do not get through to or from the relay: dialling again, with"
+                " packets of up to %d bytes",
+                SMALLEST_BYTES + HEADERS_BYTES,
+            )
+            session.drop_connection()
 
     async def run(self) -> None:
         """Dial, wait for the loss, dial again, until cancelled."""
@@ -93,10 +132,9 @@ class Tunnel:
                 self._wake.clear()
                 wait_s = await self._try()
                 if wait_s is None:
-                    self._backoff.connected(loop.time())
                     await self._wake.wait()
                     self._backoff.lost(loop.time())
-                    wait_s = self._backoff.next_wait_s(self._asked_s)
+                    wait_s = self._backoff.next_wait_s(loop.time(), self._asked_s)
                     self._asked_s = 0.0
                 await self._pause(wait_s)
         finally:
@@ -110,12 +148,17 @@ class Tunnel:
         session = self._session
         if session is not None and session.ended is None:
             hello = replace(hello, session=self._session_id, received=session.core.received)
+        now = asyncio.get_running_loop().time
         try:
-            connected = await dial(self._address, self._key, hello)
+            connected = await self._dial(hello)
         except WaiError as error:
             self._say_once(f"{error}")
+            if isinstance(error, Stalled):
+                self._stalled(now())
             asked_s = error.retry_after_s or (REFUSED_WAIT_S if is_final(error) else 0.0)
-            return self._backoff.next_wait_s(asked_s)
+            return self._backoff.next_wait_s(now(), asked_s)
+        self._segments.answered()
+        self._backoff.connected(now(), connected.welcome.limits.session_ttl_s)
         self._last_problem = ""
         try:
             self._take(connected)
@@ -123,8 +166,30 @@ class Tunnel:
             connected.transport.abort()
             self._say_once(f"the relay can't resume: {error}")
             self._begin_anew()
-            return self._backoff.next_wait_s()
+            return self._backoff.next_wait_s(now())
         return None
+
+    async def _dial(self, hello: Hello) -> Connected:
+        """Dial, and give that up when the network changes: the packets would lead nowhere."""
+        self._moved = False
+        limit = self._segments.limit_bytes(asyncio.get_running_loop().time())
+        terms = Terms(self._backoff.patience_s, limit)
+        try:
+            async with asyncio.timeout(None) as self._dialling:
+                return await dial(self._address, self._key, hello, terms=terms)
+        except TimeoutError:
+            raise TransportError("the network changed in the middle of a dial") from None
+        finally:
+            self._dialling = None
+
+    def _stalled(self, now: float) -> None:
+        self._backoff.stalled()
+        if self._segments.stalled(now):
+            _log.warning(
+                "connections to the relay stand, but its answers do not arrive: large packets may"
+                " not get through, and are of up to %d bytes from now on",
+                SMALLEST_BYTES + HEADERS_BYTES,
+            )
 
     def _take(self, connected: Connected) -> None:
         """Go on with the session that the relay still has, or begin a new one."""
@@ -134,6 +199,7 @@ class Tunnel:
             self._begin_anew()
             session = self._new_session(welcome)
         assert session is not None
+        self._socket = connected.transport.get_extra_info("socket")
         session.attach(
             connected.transport, welcome.received, connected.leftover, peer=welcome.limits
         )
@@ -191,7 +257,7 @@ class Tunnel:
 
     async def _pause(self, wait_s: float) -> None:
         """Wait, but not on when something woke us."""
-        if self._wake.is_set() and self.connected:
+        if self._moved or (self._wake.is_set() and self.connected):
             return
         self._wake.clear()
         try:

@@ -57,6 +57,7 @@ class Fault(enum.Enum):
     RATE_LIMITED = FaultRow(31, 429, "rate_limit_error", "rate_limit_exceeded", _INFO)
     NO_NODE = FaultRow(32, 503, "server_error", "no_node_available", _WARNING)
     STORAGE = FaultRow(33, 507, "server_error", "storage_failed", _ERROR)
+    IDENTITY_COPIED = FaultRow(34, 409, "authentication_error", "identity_copied", _WARNING)
 
     # only ever seen by callers: no wire code is sent for these
     KEY_MISSING = FaultRow(0, 401, "authentication_error", "missing_api_key", _INFO)

@@ -116,6 +116,11 @@ class Session:
         return self._link.received
 
     @property
+    def heard_at(self) -> float:
+        """When the last byte came, by the clock that this is told."""
+        return self._link.heard_at
+
+    @property
     def rtt_s(self) -> float | None:
         """The shortest round trip of this connection in seconds, None if not measured yet."""
         return self._link.rtt_s

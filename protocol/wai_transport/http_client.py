@@ -17,6 +17,7 @@ from wai_protocol.errors import Fault, TransportError, WaiError
 from wai_protocol.http1 import request_head
 from wai_protocol.surface import Headers
 
+from .connecting import create_connection
 from .http_connection import HttpConnection
 from .http_request import RESEND_BYTES, ClientRequest, ResponseSink, Timeouts
 from .origin import Origin
@@ -173,16 +174,18 @@ class HttpClient:
     async def _dial(self) -> HttpConnection:
         limit_s = self.timeouts.connect_s
         try:
-            async with asyncio.timeout(limit_s):
-                connection = await self._open()
+            connection = await self._open(limit_s)
         except TimeoutError as error:
-            message = f"{self.origin} took no connection within {limit_s:g} s"
+            met = f" ({error.strerror})" if error.strerror else ""
+            message = f"{self.origin} took no connection within {limit_s:g} s{met}"
             raise TransportError(message) from error
         except ssl.SSLCertVerificationError as error:
             message = f"{self.origin}'s certificate is not valid: {error.verify_message}"
             raise TransportError(message) from error
         except OSError as error:
             raise TransportError(f"{self.origin} can't be reached: {error}") from error
+        if not connection.usable:
+            raise TransportError(f"{self.origin} closed the connection at once")
         self._connections.add(connection)
         try:
             if self._pin is not None:
@@ -195,17 +198,19 @@ class HttpClient:
             raise
         return connection
 
-    async def _open(self) -> HttpConnection:
-        loop, origin = asyncio.get_running_loop(), self.origin
+    async def _open(self, limit_s: float) -> HttpConnection:
+        origin = self.origin
 
         def made() -> HttpConnection:
             return HttpConnection(self._keep, self._forget)
 
         if origin.scheme == "unix":
-            _, connection = await loop.create_unix_connection(made, origin.host)
+            async with asyncio.timeout(limit_s):
+                loop = asyncio.get_running_loop()
+                _, connection = await loop.create_unix_connection(made, origin.host)
         else:
-            _, connection = await loop.create_connection(
-                made, origin.host, origin.port, ssl=self._tls
+            _, connection = await create_connection(
+                made, origin.host, origin.port, limit_s=limit_s, tls=self._tls
             )
         return connection
 

@@ -54,6 +54,7 @@ class HttpConnection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._flush_due = False
+        self._early: bytes | None = b""  # what came before the first request; None after it
 
     # -- for the request
 
@@ -64,6 +65,9 @@ class HttpConnection(asyncio.Protocol):
         self._body = None
         self._answered = False
         self._refused = False
+        early, self._early = self._early, None
+        if early:
+            asyncio.get_running_loop().call_soon(self._take_early, early)
 
     def drop_request(self) -> None:
         """Forget the request: it is over."""
@@ -122,10 +126,10 @@ class HttpConnection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of an answer. Without a request they are a breach: the connection is closed."""
+        """Bytes of an answer. Between two requests they are a breach: the connection is closed."""
         body, request = self._body, self._request
         if request is None:
-            self.transport.abort()
+            self._receive_unasked(data)
             return
         try:
             if body is None:
@@ -198,6 +202,20 @@ class HttpConnection(asyncio.Protocol):
             self._request.writing_resumed()
 
     # -- inside
+
+    def _receive_unasked(self, data: bytes) -> None:
+        """A server may answer before it has read anything; our request is only a turn away."""
+        if self._early is None:
+            self.transport.abort()
+            return
+        self._early += data
+        self.transport.pause_reading()
+
+    def _take_early(self, early: bytes) -> None:
+        self.data_received(early)
+        request = self._request
+        if not self.transport.is_closing() and (request is None or not request.reading_paused):
+            self.transport.resume_reading()
 
     def _receive_head(self, request: ClientRequest, data: bytes) -> None:
         assert self._head is not None

@@ -52,8 +52,8 @@ class Namespace:
 
     def move(self, address: str) -> None:
         """Another address from now on; the old one is gone, and with it all that came from it."""
-        _ip("-n", self.name, "addr", "del", f"{self.address}/24", "dev", self.device)
-        _ip("-n", self.name, "addr", "add", f"{address}/24", "dev", self.device)
+        ip("-n", self.name, "addr", "del", f"{self.address}/24", "dev", self.device)
+        ip("-n", self.name, "addr", "add", f"{address}/24", "dev", self.device)
         self.address = address
 
 
@@ -63,23 +63,23 @@ def network_namespace() -> Iterator[Namespace]:
     require_real("root")
     if shutil.which("ip") is None:
         pytest.skip("there is no `ip` (iproute2)")
-    if _ip("route", "show", "to", "root", _RANGE):
+    if ip("route", "show", "to", "root", _RANGE):
         pytest.skip(f"this machine has routes within {_RANGE}")
     tag = f"{os.getpid() % 10_000}{uuid.uuid4().hex[:3]}"
     name = f"wai-{tag}"
     try:
-        _ip("netns", "add", name)
+        ip("netns", "add", name)
     except subprocess.CalledProcessError as error:
         pytest.skip(f"this kernel gives no network namespace: {error.stderr.decode().strip()}")
     try:
-        _ip("-n", name, "link", "set", "lo", "up")
+        ip("-n", name, "link", "set", "lo", "up")
         device = _way(name, f"wa{tag}", OUTSIDE, _FIRST)
         _way(name, f"wb{tag}", BESIDE, _INSIDE_BESIDE)
         yield Namespace(name, device)
     finally:
         for outer in (f"wa{tag}o", f"wb{tag}o"):
             subprocess.run(["ip", "link", "del", outer], check=False, capture_output=True)
-        _ip("netns", "del", name)
+        ip("netns", "del", name)
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def own_network() -> Iterator[None]:
             _call("unshare", _CLONE_NEWNET)
         except OSError as error:
             pytest.skip(f"this kernel gives no network namespace: {error}")
-        _ip("link", "set", "lo", "up")
+        ip("link", "set", "lo", "up")
         yield
 
 
@@ -131,14 +131,15 @@ def _call(name: str, *arguments: int) -> None:
 def _way(name: str, prefix: str, outside: str, inside: str) -> str:
     """A pair of veths with an address at each end; the name of the inner one."""
     outer, inner = f"{prefix}o", f"{prefix}i"
-    _ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
-    _ip("addr", "add", f"{outside}/24", "dev", outer)
-    _ip("link", "set", outer, "up")
-    _ip("-n", name, "addr", "add", f"{inside}/24", "dev", inner)
-    _ip("-n", name, "link", "set", inner, "up")
+    ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
+    ip("addr", "add", f"{outside}/24", "dev", outer)
+    ip("link", "set", outer, "up")
+    ip("-n", name, "addr", "add", f"{inside}/24", "dev", inner)
+    ip("-n", name, "link", "set", inner, "up")
     return inner
 
 
-def _ip(*arguments: str) -> bytes:
+def ip(*arguments: str) -> bytes:
+    """Run `ip` and return what it printed."""
     done = subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=10)
     return done.stdout

@@ -43,6 +43,10 @@ class LiveNode(Protocol):
         """How often it came back into a session."""
 
     @property
+    def copied(self) -> bool:
+        """Whether a second machine with its identity was found lately."""
+
+    @property
     def agent(self) -> str:
         """What software it said it is."""
 

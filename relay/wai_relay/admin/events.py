@@ -278,6 +278,7 @@ def _mark_of(node: LiveNode) -> tuple[Any, ...]:
     return (
         *(node.status, node.state, node.record, node.reconnects, node.agent),
         node.connected_at,
+        node.copied,
     )
 
 

@@ -75,6 +75,7 @@ def view_of(node: LiveNode) -> NodeView:
         slots_busy=sum(model.slots_busy for model in ready),
         queued=sum(model.queued for model in serving),
         reconnects=node.reconnects,
+        copied=node.copied,
         connected_at=node.connected_at,
         version=node.status.version,
         agent=node.agent,

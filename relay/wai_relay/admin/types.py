@@ -151,7 +151,8 @@ class NodeView(Struct, frozen=True, kw_only=True):
     draining, reconnecting or offline. `models` has their ids, `serving` the same models in detail.
     The slots are those of models that are ready; `slots_total` is null where none tells.
     `connected_at` is since when its session lives, null where it has none; `reconnects` counts how
-    often it came back into one. `detail` is its own word of its hardware and system."""
+    often it came back into one. `copied`: a second machine with its identity was found lately, and
+    is refused. `detail` is its own word of its hardware and system."""
 
     id: str
     name: str
@@ -162,6 +163,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
     slots_busy: int
     queued: int
     reconnects: int
+    copied: bool
     connected_at: float | None
     version: str
     agent: str

@@ -15,6 +15,7 @@ from wai_protocol.surface import Headers
 from wai_relay.gateway.upstream import ServingNode, Sink
 from wai_transport.live_session import Ended, LiveSession
 
+from .instances import Instances
 from .kept_models import KeptModels
 from .registry import NodeRecord
 from .session import CallEvents, NodeSession
@@ -46,6 +47,7 @@ class Node(ServingNode):
         """Since when it has a session, in seconds since 1970; a resumed one goes on."""
         self.agent = ""
         self.reconnects = 0
+        self.instances = Instances()
         self.drained = False
         """Whether the owner said that it shall get no new requests."""
         self.sessions: list[NodeSession] = []
@@ -60,6 +62,11 @@ class Node(ServingNode):
         """Whether it is connected but has not told yet what it serves: it asks its servers first,
         which takes seconds where one of them does not answer."""
         return not self.told_by and self.connected
+
+    @property
+    def copied(self) -> bool:
+        """Whether a second machine with its identity was found lately."""
+        return self.instances.is_copied(asyncio.get_running_loop().time())
 
     @property
     def ready(self) -> bool:

@@ -7,6 +7,7 @@ request (`selection`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from wai_protocol.handshake import SESSION_ID_BYTES, Claim, Hello, Welcome
 from wai_protocol.limits import PROCESS_GROWTH_BYTES, Limits
 from wai_protocol.stream import GrowthBudget
 
+from .instances import COPY_RETRY_S, Verdict
 from .invites import Invites
 from .node import Node
 from .registry import NodeRecord, NodeRegistry, no_such_node
@@ -29,6 +31,21 @@ MAX_SESSIONS_PER_NODE: Final = 8
 MISSED_S: Final = 600.0
 """For how long after a start a node that has not come back counts as missing: a box that was
 rebooted is there by then; one that is gone for good must not make each typing error "not now"."""
+
+PROBE_S: Final = 2.5
+"""How long a connected machine may take to show that it lives when another one comes with its
+identity: ten round trips. After a power cut the node's next run is let in this much later."""
+
+_COPY_REFUSED: Final = (
+    "node %s: a second machine with its identity was refused, since the first one is connected; its"
+    " data folder was copied. Join the second one with a new invite and a fresh data folder"
+)
+_COPY_REPLACED: Final = (
+    "node %s: two machines use its identity in turn; the first one stays, and the other is refused"
+    " from now on. Join that with a new invite and a fresh data folder"
+)
+
+_log = logging.getLogger("wai.nodes")
 
 
 class ConnectedFleet:
@@ -124,6 +141,9 @@ class ConnectedFleet:
         node = self._nodes.get(record.id)
         if node is None:
             node = self._nodes[record.id] = Node(self, record)
+        if claim.invite_secret is None:
+            await self._keep_copies_out(node, hello)
+            record = self._registry.by_public_key(hello.public)  # it may be removed by now
         node.record, node.name, node.agent = record, record.name, hello.agent
         session = self._resumable(node, hello)
         resumed = session is not None
@@ -144,6 +164,32 @@ class ConnectedFleet:
         )
         asyncio.get_running_loop().call_soon(node.changed)
         return Admission(session.live, welcome)
+
+    async def _keep_copies_out(self, node: Node, hello: Hello) -> None:
+        """Raise `AuthError` if another machine has this node's identity, and was here before."""
+        if self._resumable(node, hello) is not None:
+            return  # no newcomer
+        others = {s for s in node.sessions if s.instance != hello.instance and s.stays}
+        names = {session.instance for session in others}
+        now = asyncio.get_running_loop().time()
+        verdict = node.instances.judge(hello.instance, names, now)
+        if verdict is Verdict.ASK:
+            answers = [s.answers(PROBE_S) for s in others if s.live.attached]
+            verdict = Verdict.REFUSE if any(await asyncio.gather(*answers)) else Verdict.ADMIT
+            names = {session.instance for session in node.sessions} & names
+        if verdict is Verdict.REFUSE:
+            if node.instances.refused(hello.instance, now):
+                _log.warning(_COPY_REFUSED, node.name)
+                self.node_changed(node)
+            raise AuthError(
+                "another machine with this node's identity is connected: its data folder was"
+                " copied. To make a node of this one, join with a new invite and a fresh data"
+                " folder (`wai node join INVITE --data DIR`)",
+                Fault.IDENTITY_COPIED,
+                retry_after_s=COPY_RETRY_S,
+            )
+        if node.instances.admitted(hello.instance, names, now):
+            _log.warning(_COPY_REPLACED, node.name)
 
     def _resumable(self, node: Node, hello: Hello) -> NodeSession | None:
         session = self._sessions.get(hello.session) if hello.session is not None else None

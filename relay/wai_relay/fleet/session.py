@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:  # it has sessions, and hears of their ends
 MAX_GIVEN_UP: Final = 256
 """Streams of a session that were reset and whose cost the node may still tell: as many as it keeps
 track of itself."""
+
+LOOK_EVERY_S: Final = 0.02
+"""How often a probed connection is looked at: a fraction of what a handshake takes."""
 
 SPENT: Final = "spent"
 """The EVENT that tells what a stream took that was reset (SPEC section 6)."""
@@ -202,6 +206,22 @@ class NodeSession:
         if waiting is not None and waiting[1] is not None:
             waiting[1](name, value)
         self.node.fleet.tell(self.node, name, value)
+
+    @property
+    def stays(self) -> bool:
+        """Whether its process is expected to go on: it has not said that it goes away."""
+        return not self.live.core.peer_going_away
+
+    async def answers(self, within_s: float) -> bool:
+        """Whether its connection brings a sign of life now. Looks again and again, so that what
+        each read costs does not grow."""
+        asked_at = time.monotonic()
+        self.live.probe()
+        while self.live.attached and time.monotonic() - asked_at < within_s:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self.live.attached and self.live.core.heard_at > asked_at:
+                return True
+        return False
 
     def left_behind(self, hello: Hello) -> bool:
         """Whether a node that begins a new session with `hello` will not come back into this one:

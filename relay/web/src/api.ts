@@ -31,6 +31,7 @@ export interface NodeView {
   slots_busy: number;
   queued: number;
   reconnects: number;
+  copied: boolean;
   version: string;
   may_deploy: boolean;
   joined_at: number;

@@ -38,6 +38,7 @@ class FakeNode:
     state: str = "ready"
     status: NodeStatus = field(default_factory=NodeStatus)
     reconnects: int = 0
+    copied: bool = False
     agent: str = "wai/0.1.0"
     connected: bool = True
     connected_at: float | None = 1.8e9

@@ -19,6 +19,7 @@ from wai_protocol.limits import MAX_CALLS
 from wai_protocol.session import Role, Session
 from wai_protocol.status import NodeStatus
 from wai_protocol.surface import Headers
+from wai_relay.fleet import nodes
 from wai_relay.fleet.invites import Invites, RelayAddress
 from wai_relay.fleet.node import Node
 from wai_relay.fleet.nodes import ConnectedFleet
@@ -292,3 +293,74 @@ async def test_models_that_a_node_cannot_tell_of_are_said_once_in_the_log(
     assert [record.message for record in caplog.records if "88" in record.message] == [
         "node box: 88 of its models are not served, since a node can tell of 512 at most"
     ]
+
+
+async def connected(admission: Admission) -> tuple[socket.socket, Session]:
+    """The other end of a connection that `admission` has now, and the node's session on it."""
+    ours, peer = socket.socketpair()
+    peer.setblocking(False)
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    transport.pause_reading()
+    admission.session.attach(transport, 0)
+    session = Session(Role.NODE)
+    session.attach(0, 0.0)
+    return peer, session
+
+
+async def answer(peer: socket.socket, session: Session) -> None:
+    """Be a machine that lives."""
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(peer, 65536):
+        session.receive_data(data, 0.0)
+        await loop.sock_sendall(peer, session.bytes_to_send())
+
+
+async def test_a_copied_identity_is_refused_while_the_first_machine_answers(rig: Rig) -> None:
+    first = await rig.come()
+    peer, session = await connected(first)
+    living = asyncio.ensure_future(answer(peer, session))
+    for _ in range(2):
+        with pytest.raises(AuthError, match="copied") as refusal:
+            await rig.come(replace(HELLO, instance="copy"))
+        assert refusal.value.fault is Fault.IDENTITY_COPIED
+    assert first.session.ended is None
+    assert first.session.attached
+    assert rig.node.copied
+    living.cancel()
+    peer.close()
+
+
+async def test_a_machine_that_lost_its_power_does_not_keep_its_next_run_out(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "PROBE_S", 0.1)
+    first = await rig.come()
+    peer, _ = await connected(first)  # nobody answers on it, and nobody closes it
+    await rig.come(replace(HELLO, instance="after the power cut"))
+    assert first.session.ended is Ended.REPLACED
+    assert not rig.node.copied
+    peer.close()
+
+
+async def test_a_copy_that_came_while_the_first_was_reconnecting_yields_to_it(rig: Rig) -> None:
+    await rig.come()  # its connection is lost
+    copy = await rig.come(replace(HELLO, instance="copy"))
+    first = await rig.come()
+    assert copy.session.ended is Ended.REPLACED
+    with pytest.raises(AuthError, match="copied"):
+        await rig.come(replace(HELLO, instance="copy"))
+    assert first.session.ended is None
+
+
+async def test_a_node_that_drains_does_not_keep_its_next_run_out(rig: Rig) -> None:
+    first = await rig.come()
+    peer, session = await connected(first)
+    session.go_away(Fault.DRAINING, "the node is stopping")
+    peer.sendall(session.bytes_to_send())
+    while not first.session.core.peer_going_away:  # noqa: ASYNC110 - a few turns of the loop
+        await asyncio.sleep(0)
+    living = asyncio.ensure_future(answer(peer, session))
+    await rig.come(replace(HELLO, instance="second start"))
+    assert not rig.node.copied
+    living.cancel()
+    peer.close()

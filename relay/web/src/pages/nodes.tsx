@@ -76,6 +76,9 @@ function card(node: NodeView, act: Act) {
         <div><dt>Version</dt><dd>{node.version || "–"}</dd></div>
         <div class="wide"><dt>Hardware</dt><dd>{hardware(node.detail)}</dd></div>
       </dl>
+      {node.copied && (
+        <p class="problem">A second machine uses this node's identity and is refused: its data folder was copied. Join that machine with a new invite and a fresh data folder.</p>
+      )}
       {down.map((upstream) => (
         <p key={upstream.name} class="problem">{upstream.name} does not serve: {upstream.error || "it is down"}</p>
       ))}
