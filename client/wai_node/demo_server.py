@@ -1,4 +1,4 @@
-"""The child process that serves the demo's model: `python -m wai_node.demo_server`.
+"""The child process that serves the demo's model: `python -P -m wai_node.demo_server`.
 
 llama.cpp's own HTTP server, from the package xllamacpp, on a port of loopback that the system
 picks. Its parent (`demo.py`) says what to serve by environment, where no other user can read it,

@@ -15,6 +15,7 @@ SHA256=''
     usage >&2
     exit 2
   fi
+  leave_folder
   read_arguments "$@"
   choose_places
   if [ "$remove" = yes ]; then
@@ -75,6 +76,27 @@ put() {
   (umask 077 && cat >"$1.new")
   chmod "$2" "$1.new"
   mv "$1.new" "$1"
+}
+
+# Whoever runs this as root may stand in a folder that others write to, or (sudo -E) have another
+# user's environment. After this no Python, ours or one that pip starts, imports a module from there.
+# pip's own variables stay, but for those that have it run or write something else.
+leave_folder() {
+  here=$(pwd 2>/dev/null) || here=/
+  clone=none # piped into sh, the script has no folder, and the one that it runs in is not meant
+  case $0 in *install.sh) clone=$(absolute "$(dirname "$0")") ;; esac
+  case ${PYTHON:-} in */*) PYTHON=$(absolute "$PYTHON") ;; esac
+  case ${TMPDIR:-/} in /*) ;; *) TMPDIR=$(absolute "$TMPDIR") ;; esac
+  cd /
+  for variable in $(env | sed -n 's/^\(PYTHON[A-Z0-9_]\{1,\}\)=.*/\1/p'); do unset "$variable"; done
+  unset PIP_PYTHON PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_LOG PIP_REPORT PIP_DRY_RUN \
+    PIP_REQUIREMENT PIP_EDITABLE PIP_NO_BINARY
+  export PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1
+}
+
+# A path as it is from any folder.
+absolute() {
+  case $1 in /*) printf '%s' "$1" ;; *) printf '%s' "$here/$1" ;; esac
 }
 
 read_arguments() {
@@ -141,6 +163,9 @@ choose_places() {
   if [ "$user" = no ]; then
     env=/opt/wai etc=/etc/wai bin=/usr/local/bin state=/var/lib/wai-$role unit_data=
     units=/etc/systemd/system unit_file=wai-$role.service
+    # pip reads settings there: root's, not those of the user who called sudo.
+    HOME=~root
+    unset XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME
   else
     [ -n "${HOME:-}" ] || fail "HOME is not set: where is your home folder?"
     case $HOME in
@@ -214,12 +239,12 @@ check_machine() {
 find_python() {
   for python in ${PYTHON:+"$PYTHON"} python3.14 python3.13 python3.12 python3.11 python3 /usr/bin/python3; do
     python=$(command -v "$python" 2>/dev/null) || continue
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+    "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
     # A service has a user of its own, who sees nobody's home.
-    case $user$("$python" -c 'import sys; print(sys.base_prefix)') in
+    case $user$("$python" -I -c 'import sys; print(sys.base_prefix)') in
       no/root/* | no/home/*) continue ;;
     esac
-    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    "$python" -I -c 'import ensurepip, venv' 2>/dev/null ||
       fail "$python lacks its venv module; on Debian and Ubuntu: apt-get install python3-venv"
     return
   done
@@ -229,7 +254,7 @@ find_python() {
 check_port() {
   # Ours may have it already; then nothing is to be found out.
   if [ "$manager" = systemd ] && control is-active --quiet "wai-$role" </dev/null; then return; fi
-  "$python" - "$listen" <<'END' || fail "choose another address with --listen HOST:PORT"
+  "$python" -I - "$listen" <<'END' || fail "choose another address with --listen HOST:PORT"
 import errno, os, socket, sys
 host, _, port = sys.argv[1].rpartition(":")
 try:
@@ -257,10 +282,9 @@ END
 
 # Sets `wheel` to a file and `digest` to its SHA-256.
 get_wheel() {
-  clone=none # piped into sh, the script lies nowhere, and the folder that it runs in is not meant
-  case $0 in *install.sh) clone=$(dirname "$0") ;; esac
   if [ -n "$wheel" ]; then
-    [ -f "$wheel" ] || fail "there is no file $wheel"
+    [ -f "$(absolute "$wheel")" ] || fail "there is no file $wheel"
+    wheel=$(absolute "$wheel")
   elif [ -n "$RELAY" ]; then
     wheel=$work/$WHEEL
     if [ "$dry" = yes ]; then
@@ -280,14 +304,14 @@ get_wheel() {
     mkdir "$work/clone"
     (cd "$clone" && tar -cf - --exclude ./.git --exclude ./.venv --exclude ./.cache --exclude node_modules .) |
       (cd "$work/clone" && tar -xf -)
-    "$python" -m venv "$work/build"
-    "$work/build/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps \
+    "$python" -I -m venv "$work/build"
+    "$work/build/bin/python" -I -m pip wheel --quiet --disable-pip-version-check --no-deps \
       --wheel-dir "$work" "$work/clone" </dev/null || fail "wai could not be built: pip says why above"
     wheel=$(echo "$work"/wai-*.whl)
   else
     fail "which wai? Run the install.sh of a clone or of a relay (https://RELAY/install.sh), or add --wheel FILE"
   fi
-  digest=$("$python" -c 'import hashlib, sys
+  digest=$("$python" -I -c 'import hashlib, sys
 print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$wheel")
   if [ -n "$SHA256" ] && [ "$wheel" = "$work/$WHEEL" ] && [ "$digest" != "$SHA256" ]; then
     fail "the downloaded $WHEEL is not the one that the relay meant (SHA-256 $digest): try again"
@@ -306,7 +330,7 @@ download() {
     return
   fi
   # Whatever server answers: what came is compared with the SHA-256 that this script knows.
-  "$python" - "$1" "$2" <<'END' || fail "$1 can't be downloaded"
+  "$python" -I - "$1" "$2" <<'END' || fail "$1 can't be downloaded"
 import ssl, sys, urllib.request
 context = ssl._create_unverified_context()
 with urllib.request.urlopen(sys.argv[1], timeout=60, context=context) as answer:
@@ -345,15 +369,15 @@ has() {
 put_software() {
   changed=yes
   # One that was made by a Python which is gone (an upgrade of the system) is made anew.
-  if ! "$env/bin/python" -m pip --version >/dev/null 2>&1; then
-    run "$python" -m venv --clear "$env"
+  if ! "$env/bin/python" -I -m pip --version >/dev/null 2>&1; then
+    run "$python" -I -m venv --clear "$env"
   fi
   if [ "$dry" = no ]; then say "installing wai and what it needs (a minute)"; fi
-  run "$env/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$wheel" ||
+  run "$env/bin/python" -I -m pip install --quiet --disable-pip-version-check --upgrade "$wheel" ||
     fail "pip could not install it, and says why above"
   # The same version may be another build: pip would leave the old one.
   if [ -e "$env/.wheel" ]; then
-    run "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+    run "$env/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-deps \
       --force-reinstall "$wheel"
   fi
   say "$digest" | put "$env/.wheel" 644
@@ -394,7 +418,7 @@ as_owner() {
 }
 
 put_unit() {
-  files=$("$env/bin/python" -c 'import os, wai_relay.installer as i; print(os.path.dirname(i.__file__))' 2>/dev/null || :)
+  files=$("$env/bin/python" -I -c 'import os, wai_relay.installer as i; print(os.path.dirname(i.__file__))' 2>/dev/null || :)
   if [ "$dry" = yes ]; then
     say "would write: $unit"
     return
@@ -571,7 +595,7 @@ install_relay() {
 
 # The address by which this machine reaches others; no packet is sent.
 own_address() {
-  "$python" - <<'END'
+  "$python" -I - <<'END'
 import socket
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
     try:
@@ -617,7 +641,7 @@ finish_relay() {
   done
   step "Done: the relay runs, and is started again at every $until"
   tell_of_linger
-  json_field() { "$env/bin/python" -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
+  json_field() { "$env/bin/python" -I -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
   if [ "$first" = no ]; then
     say "More nodes:  $wai invite create        more keys:  $wai key create NAME"
     return
@@ -648,7 +672,7 @@ finish_relay() {
 
 # Whether somebody has its data folder, a service too; prints the process.
 still_runs() {
-  "$env/bin/python" - "$state/$role.lock" 2>/dev/null <<'END'
+  "$env/bin/python" -I - "$state/$role.lock" 2>/dev/null <<'END'
 import fcntl, sys
 with open(sys.argv[1]) as lock:
     try:

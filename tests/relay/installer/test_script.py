@@ -7,11 +7,13 @@ import os
 import plistlib
 import socket
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.harness.hostile import HostileFolder
 from tests.harness.processes import free_port
 from tests.harness.real import script
 from wai_relay.installer.pages import SCRIPT_FILE
@@ -26,8 +28,10 @@ def _sh(
     text: str | None = None,
     path: str = "/usr/bin:/bin",
     data_home: str = "",
+    cwd: Path | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
-    """Run the script as `curl … | sh -s -- ARGUMENTS` does."""
+    """Run the script as `curl … | sh -s -- ARGUMENTS` does; `more` is added to its environment."""
     done = subprocess.run(
         ["sh", "-s", "--", *arguments],
         input=SCRIPT_FILE.read_text() if text is None else text,
@@ -39,7 +43,9 @@ def _sh(
             "PATH": path,
             "PYTHON": script("python"),
             "XDG_DATA_HOME": data_home,
+            **(more or {}),
         },
+        cwd=cwd,
         timeout=60,
     )
     return done.returncode, done.stdout + done.stderr
@@ -137,6 +143,33 @@ def test_dry_run_prints_the_steps_and_does_none(tmp_path: Path, who: tuple[str, 
     assert "Nothing was done" in done.stdout
     assert "s" * 40 not in done.stdout  # the invite
     assert list(tmp_path.iterdir()) == [wheel]
+
+
+@pytest.mark.parametrize("role", ["relay", "wai_inv_x"])
+@pytest.mark.parametrize("who", [("--user",), ()], ids=["user", "service"])
+@pytest.mark.parametrize("hostile", ["folder", "PYTHONPATH", "PYTHONHOME", "PYTHONINSPECT"])
+def test_no_module_of_the_current_folder_or_of_the_environment_is_imported(
+    tmp_path: Path, role: str, who: tuple[str, ...], hostile: str
+) -> None:
+    folder = HostileFolder.plant(tmp_path / "hostile", tmp_path / "imported")
+    (folder.path / "wai-1.0-py3-none-any.whl").touch()
+    asked = [role, *who, "--wheel", "wai-1.0-py3-none-any.whl", "--dry-run"]
+    asked += ["--listen", f"127.0.0.1:{free_port()}"]
+    environment = {"PYTHON": os.path.realpath(script("python")), "PATH": "/usr/sbin:/usr/bin:/bin"}
+    if hostile != "folder":
+        environment[hostile] = str(folder.path)
+    status, output = _sh(tmp_path, *asked, cwd=folder.path, more=environment)
+    if "Python 3.11 or newer is needed" in output and not who:
+        pytest.skip("this machine's own Python is too old, or in somebody's home")
+    assert (status, folder.imported) == (0, ""), output
+    done = subprocess.run(
+        ["sh", os.path.relpath(SCRIPT_FILE, folder.path), *asked],
+        capture_output=True,
+        check=False,
+        cwd=folder.path,
+        env={"HOME": str(tmp_path), **environment},
+    )
+    assert (done.returncode, folder.imported) == (0, "")
 
 
 @dataclass(frozen=True, slots=True)
