@@ -11,12 +11,13 @@ WHEEL=''
 SHA256=''
   set -eu
   umask 022
-  if [ $# -eq 0 ]; then
+  if [ $# -eq 0 ] && [ -z "${WAI_INVITE:-}" ]; then
     usage >&2
     exit 2
   fi
   leave_folder
   read_arguments "$@"
+  if [ "$in_arguments" = yes ]; then hide_invite "$@"; fi
   choose_places
   if [ "$remove" = yes ]; then
     uninstall
@@ -29,10 +30,13 @@ SHA256=''
 
 usage() {
   cat <<'END'
-usage: install.sh INVITE [--name NAME] [--upstream URL]    this machine becomes a node
+usage: install.sh node [--name NAME] [--upstream URL]      this machine becomes a node
        install.sh relay --domain llm.example.com [--email YOU@example.com]
        install.sh relay [--public-url https://HOST:PORT]   with a certificate of its own
        install.sh node|relay --uninstall [--purge]
+
+A node's invite is in the variable WAI_INVITE (the line that `wai invite create` prints sets it), or
+on the standard input of `install.sh -`, or asked for. As an argument others could read it.
 
   --dry-run          check, and print what would be done
   --user             into the home folder, also for root (without root that is so anyway)
@@ -100,12 +104,20 @@ absolute() {
 }
 
 read_arguments() {
-  role='' invite='' name='' domain='' email='' public_url='' listen='' wheel='' upstream=''
-  dry=no user=no remove=no purge=no yes=no service=yes
+  role='' name='' domain='''' email='' public_url='' listen='' wheel='' upstream=''
+  dry=no user=no remove=no purge=no yes=no service=yes in_arguments=no
+  invite=${WAI_INVITE:-}
+  unset WAI_INVITE # no child needs it
+  if [ -n "$invite" ]; then role=node; fi
   while [ $# -gt 0 ]; do
     case $1 in
       relay | node) role=$1 ;;
-      wai_inv_*) role=node invite=$1 ;;
+      wai_inv_*) role=node invite=$1 in_arguments=yes ;;
+      -)
+        [ "$clone" != none ] || fail "standard input is this script: give the invite in WAI_INVITE"
+        read -r invite || [ -n "$invite" ] || fail "there is no invite on standard input"
+        role=node
+        ;;
       --name | --domain | --email | --public-url | --listen | --wheel | --upstream)
         [ $# -gt 1 ] || fail "$1 needs a value"
         case $2 in *[\"\'\\]* | -*) fail "$1 can't be $2" ;; esac
@@ -135,8 +147,36 @@ read_arguments() {
     shift
   done
   [ -n "$role" ] || fail "say \`relay\`, \`node\`, or give an invite; see --help"
+  case $invite in
+    '' | wai_inv_*) ;;
+    *) fail "that is no invite: one begins with wai_inv_" ;;
+  esac
   if [ "$purge" = yes ] && [ "$remove" = no ]; then fail "--purge goes with --uninstall"; fi
   check_values
+}
+
+# Every user of the machine can read the arguments of a process while it runs. The invite is there
+# already: go on as a process that has it in its environment, which no other user can read.
+hide_invite() {
+  say "install.sh: other users of this machine can read an invite that is an argument: better use the" \
+    "line that \`wai invite create\` prints" >&2
+  for argument; do
+    shift
+    case $argument in wai_inv_*) ;; *) set -- "$@" "$argument" ;; esac
+  done
+  cd "$here"
+  export WAI_INVITE="$invite"
+  if [ "$clone" != none ]; then exec sh "$0" node "$@"; fi
+  # The script came through a pipe, and its text is gone: fetch it again, if that is safe to do.
+  if [ -n "$RELAY" ] && [ "$dry" = no ] && command -v curl >/dev/null 2>&1; then
+    script=$(mktemp)
+    download "$RELAY/install.sh" "$script" >&2
+    exec 3<"$script"
+    rm -f "$script"
+    exec sh -s -- node "$@" <&3
+  fi
+  unset WAI_INVITE
+  cd /
 }
 
 # A mistake here would else come to light when the service does not start, or not at all.
@@ -484,6 +524,7 @@ service_failed() {
 # -- a node
 
 install_node() {
+  if [ -z "$invite" ] && [ ! -e "$state/membership.json" ] && [ "$dry" = no ]; then ask_for_invite; fi
   [ -n "$invite" ] || [ -e "$state/membership.json" ] ||
     fail "a node needs an invite: run \`wai invite create\` on the relay, or \"Add a node\" in its dashboard"
   install_software
@@ -492,6 +533,18 @@ install_node() {
   node_environment
   start_service
   finish_node
+}
+
+# From a terminal, where somebody sits at one; it is not shown.
+ask_for_invite() {
+  [ -t 2 ] || return 0
+  {
+    printf 'Invite (it is not shown): ' >/dev/tty
+    stty -echo </dev/tty
+    read -r invite </dev/tty || :
+    stty echo </dev/tty
+    echo >/dev/tty
+  } 2>/dev/null || :
 }
 
 join() {
