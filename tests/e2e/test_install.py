@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Self
@@ -34,6 +35,7 @@ from tests.harness.service_manager import ServiceManager, service_manager
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
+LOCK = ROOT / "relay/wai_relay/installer/requirements.lock"
 GOAL_S = 60.0
 GOAL_COMMANDS = 3
 _NOT_COPIED = (".venv", ".git", ".cache", "node_modules", "results", "images", ".*_cache", "*.pyc")
@@ -168,6 +170,21 @@ def test_what_the_relay_serves_is_what_was_built(
         n: c for n, c in built.items() if ".dist-info/" not in n
     }
     assert (box.home / ".local/bin/wai").resolve().parent.parent.name == "venv"
+
+
+def test_relay_and_node_have_the_same_versions_which_are_those_of_the_list(
+    installed: Installed, machines: tuple[Machine, Machine]
+) -> None:
+    listed = set(re.findall(r"^(\S+)==(\S+)", LOCK.read_text(), re.MULTILINE))
+    for machine in machines:
+        site = next((machine.home / ".local/share/wai/venv/lib").glob("*/site-packages"))
+        found = {
+            (distribution.name.lower().replace("_", "-"), distribution.version)
+            for distribution in distributions(path=[str(site)])
+        }
+        own = {(name, version) for name, version in found if name in ("wai", "pip", "setuptools")}
+        assert found - own <= listed
+        assert ("cryptography", dict(listed)["cryptography"]) in found
 
 
 def test_the_same_commands_again_change_nothing(

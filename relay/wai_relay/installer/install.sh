@@ -591,13 +591,15 @@ install_node() {
 # From a terminal, where somebody sits at one; it is not shown.
 ask_for_invite() {
   [ -t 2 ] || return 0
+  trap 'stty echo </dev/tty; exit 130' HUP INT TERM
   {
-    printf 'Invite (it is not shown): ' >/dev/tty
     stty -echo </dev/tty
+    printf 'Invite (it is not shown): ' >/dev/tty
     read -r invite </dev/tty || :
     stty echo </dev/tty
     echo >/dev/tty
   } 2>/dev/null || :
+  trap - HUP INT TERM
 }
 
 join() {

@@ -16,6 +16,7 @@ import pytest
 from tests.harness.hostile import HostileFolder
 from tests.harness.processes import free_port
 from tests.harness.real import require_real, script
+from tests.harness.terminal import Terminal
 from tests.harness.tiny_wheel import tiny_wheel
 from wai_relay.fleet.invites import RelayAddress
 from wai_relay.installer import one_line
@@ -268,6 +269,24 @@ def test_no_process_has_the_invite_as_an_argument_while_pip_installs(
     assert "-m pip" in site.notes
     assert INVITE not in site.notes
     assert ("better use the line" in said) == warned
+
+
+def test_at_a_terminal_the_invite_is_asked_for_before_anything_is_installed(tmp_path: Path) -> None:
+    site = Site.make(tmp_path)
+    command = ["/bin/sh", str(tmp_path / "install.sh"), "node", "--user", "--no-service"]
+    environment = {
+        "HOME": str(tmp_path),
+        "XDG_DATA_HOME": str(tmp_path),
+        "PYTHON": str(tmp_path / "python"),
+    }
+    with Terminal(command, size=(100, 24), env=environment) as terminal:
+        terminal.wait_for(lambda: b"not shown" in terminal.drawn, "it does not ask")
+        assert not (tmp_path / "notes").exists()
+        terminal.press(f"{INVITE}\n".encode())
+        assert terminal.end() == 0
+        assert terminal.settings() == terminal.found
+    assert b"joined" in terminal.drawn
+    assert INVITE not in terminal.drawn.decode() + site.notes
 
 
 def test_a_node_without_an_invite_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
