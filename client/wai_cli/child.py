@@ -37,7 +37,7 @@ class Child:
         """Start `wai ARGUMENTS` with this Python."""
         with log.open("wb") as output:
             process = await anyio.open_process(
-                [sys.executable, "-m", "wai_cli", *arguments],
+                [sys.executable, "-P", "-m", "wai_cli", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

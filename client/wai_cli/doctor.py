@@ -261,7 +261,7 @@ def _ready(nodes: list[dict[str, Any]]) -> Finding:
     if nodes:
         text = "; ".join(f"{node['name']} is {node['state']}" for node in nodes)
         return Finding("node", ok=False, text=text, advice="run `wai node run` on its machine")
-    advice = "`wai invite create` here, `wai node join INVITE` and `wai node run` there"
+    advice = "`wai invite create` here, `wai node join` and `wai node run` there"
     return Finding("node", ok=False, text="no node has joined", advice=advice)
 
 

@@ -6,7 +6,7 @@ import argparse
 from typing import Final
 
 EXAMPLES: Final = {
-    "node join": ("wai node join wai_inv_… --name box",),
+    "node join": ("wai node join --name box",),
     "node run": (
         "wai node run",
         "wai node run --upstream http://127.0.0.1:8080",

@@ -52,8 +52,9 @@ def _create(parsed: argparse.Namespace) -> int:
     print("On the GPU box, run this one line; it installs wai there, joins, and starts it.")
     print(f"It is good for one node, until {time_text(created['expires_at'])}:\n")
     print(f"  {created['command']}\n")
-    print("As root (`| sudo sh -s -- …`) it becomes a service of the machine, else one of yours.")
-    print(f"Where wai is installed already:  wai node join {created['invite']} && wai node run")
+    print("As root (`| sudo sh -s --` at its end) it becomes a service of the machine, else one")
+    print("of yours. Where wai is installed already, `wai node join` asks for the invite itself:\n")
+    print(f"  {created['invite']}")
     if "//127.0.0.1" in created["command"] or "//localhost" in created["command"]:
         print(
             "\nThis works on this machine only: start the relay with --public-url and the address"

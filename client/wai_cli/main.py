@@ -40,7 +40,7 @@ examples:
   wai up                                       try it on this machine
   wai relay --listen :443                      on a machine that both sides reach
   wai invite create && wai key create my-app   there: one join string, one API key
-  wai node join INVITE --name box              on the GPU box
+  wai node join --name box                     on the GPU box; asks for the invite
   wai node run
 
 exit status: 0 done; 1 it failed, and stderr says why; 2 the command line was wrong; 130 Ctrl-C.

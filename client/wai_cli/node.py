@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -19,9 +20,11 @@ from .values import count, named
 from .way_out import proxy_settings
 
 MAX_INVITE_CHARS: Final = 4096  # a real one has about 220
+MAX_KEY_CHARS: Final = 4096  # those in use have up to some hundred
+INVITE_VARIABLE: Final = "WAI_INVITE"
 _EXAMPLES = """\
 examples:
-  wai node join INVITE --name box        on the GPU box, once
+  wai node join --name box               on the GPU box, once; asks for the invite
   wai node run                           there: serves what it finds on the usual ports
   wai node run --upstream http://127.0.0.1:8080
   wai node list                          on the relay's host"""
@@ -62,7 +65,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _configure_join(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "invite", metavar="INVITE", help="from `wai invite create` on the relay; - reads stdin"
+        "invite",
+        metavar="INVITE",
+        nargs="?",
+        help="from `wai invite create` on the relay; - reads stdin. Others see an argument in the "
+        "process list: without one, WAI_INVITE is read, or the invite is asked for",
     )
     parser.add_argument("--name", metavar="NAME", help="what this node is called at the relay")
     parser.add_argument(
@@ -73,7 +80,16 @@ def _configure_join(parser: argparse.ArgumentParser) -> None:
     )
     add_data_option(parser, node_data(), "node")
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
-    parser.set_defaults(run=_join)
+    parser.set_defaults(run=partial(_join, parser))
+
+
+def _first_line(path: str) -> str:
+    """The first line of a file, as the value of an option."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            return file.readline(MAX_KEY_CHARS).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path} can't be read: {error}") from None
 
 
 class _UpstreamKey(argparse.Action):
@@ -105,7 +121,15 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         action=_UpstreamKey,
         help="the key that the --upstream before it asks for (others see it in the process list: "
-        "better in --config)",
+        "better --upstream-key-file, or --config)",
+    )
+    parser.add_argument(
+        "--upstream-key-file",
+        metavar="FILE",
+        dest="upstream_key",
+        action=_UpstreamKey,
+        type=_first_line,
+        help="a file with that key in its first line",
     )
     parser.add_argument(
         "--relay", metavar="HOST:PORT", help="dial this address instead, with the same pin"
@@ -116,13 +140,11 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run)
 
 
-def _join(parsed: argparse.Namespace) -> int:
+def _join(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
     from wai_node.config import JoinConfig
     from wai_node.main import join
 
-    invite = parsed.invite
-    if invite == "-":  # nobody sees it in the process list
-        invite = sys.stdin.readline(MAX_INVITE_CHARS)
+    invite = _invite(parser, parsed.invite)
     membership = join(
         JoinConfig(
             data=parsed.data,
@@ -138,6 +160,26 @@ def _join(parsed: argparse.Namespace) -> int:
     else:
         say(f"this machine is {membership.name} at {membership.url}; go on with `wai node run`")
     return 0
+
+
+def _invite(parser: argparse.ArgumentParser, argument: str | None) -> str:
+    """The invite, from where no other user of the machine can read it if that was left to us."""
+    if argument is not None and argument != "-":
+        print(
+            "wai: other users of this machine can read an invite that is an argument; better run"
+            " `wai node join`, which asks for it, or `wai node join -`, which reads stdin",
+            file=sys.stderr,
+        )
+        return argument
+    if argument is None and (found := os.environ.get(INVITE_VARIABLE)):
+        return found
+    if argument is None and sys.stdin.isatty():
+        from getpass import getpass
+
+        return getpass("Invite (from `wai invite create` on the relay; it is not shown): ")
+    if argument is None:
+        parser.error("an invite is needed: in WAI_INVITE, or on the stdin of `wai node join -`")
+    return sys.stdin.readline(MAX_INVITE_CHARS)
 
 
 def _run(parsed: argparse.Namespace) -> int:

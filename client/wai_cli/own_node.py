@@ -20,7 +20,7 @@ _START: Final = (
     " service; else `wai node run`"
 )
 _SERVE: Final = "start an inference server here, or give the node --upstream URL"
-_JOIN: Final = "`wai invite create` on the relay, and `wai node join INVITE` here"
+_JOIN: Final = "`wai invite create` on the relay, and `wai node join` here"
 _LOG: Final = "its log says more: `journalctl -u wai-node` (`--user` without root)"
 
 

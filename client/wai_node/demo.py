@@ -78,7 +78,7 @@ class DemoModel:
         self._socket = ServerSocket(self._log.parent / "run")
         with self._log.open("wb") as log:
             self._process = await anyio.open_process(
-                [sys.executable, "-m", "wai_node.demo_server"],
+                [sys.executable, "-P", "-m", "wai_node.demo_server"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

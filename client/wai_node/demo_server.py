@@ -1,4 +1,4 @@
-"""The child process that serves the demo's model: `python -m wai_node.demo_server`.
+"""The child process that serves the demo's model: `python -P -m wai_node.demo_server`.
 
 llama.cpp's own HTTP server, from the package xllamacpp. Its parent (`demo.py`) says what to serve,
 and at which unix socket, by environment, where no other user can read it, reads one line once the

@@ -48,7 +48,7 @@ def load_membership(folder: DataFolder) -> Membership:
     kept = folder.read(MEMBERSHIP_FILE)
     if kept is None:
         raise RequestError(
-            f"the node in {folder.path} has not joined a relay yet: run `wai node join INVITE`"
+            f"the node in {folder.path} has not joined a relay yet: run `wai node join`"
             " with an invite from `wai invite create` on the relay"
         )
     try:

@@ -72,7 +72,7 @@ async def hand_over(listening: Sequence[int], lock: int) -> int:
         # the child's child would have twice as many.
         process = await asyncio.to_thread(
             subprocess.Popen,
-            [sys.executable, *sys.orig_argv[1:]],
+            [sys.executable, *_safe_path(), *sys.orig_argv[1:]],
             env=environment,
             pass_fds=(*listening, lock, writing),
             start_new_session=True,  # a Ctrl-C in our terminal is for us, and it has its own life
@@ -92,6 +92,11 @@ async def hand_over(listening: Sequence[int], lock: int) -> int:
     process.kill()
     await asyncio.to_thread(process.wait)
     raise TransportError(f"the new relay did not come up (exit status {process.returncode})")
+
+
+def _safe_path() -> list[str]:
+    """The option by which `-m` imports nothing from the working directory, unless we have it."""
+    return [] if sys.flags.safe_path else ["-P"]
 
 
 async def _read(descriptor: int) -> bytes:

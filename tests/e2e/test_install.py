@@ -14,12 +14,16 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Self
 
 import pytest
 
@@ -31,6 +35,7 @@ from tests.harness.service_manager import ServiceManager, service_manager
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
+LOCK = ROOT / "relay/wai_relay/installer/requirements.lock"
 GOAL_S = 60.0
 GOAL_COMMANDS = 3
 _NOT_COPIED = (".venv", ".git", ".cache", "node_modules", "results", "images", ".*_cache", "*.pyc")
@@ -44,18 +49,21 @@ class Machine:
     services: ServiceManager
 
     def start(self, command: str) -> subprocess.Popen[str]:
-        """Type a command."""
-        return subprocess.Popen(
-            ["sh", "-c", command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self.home,
-            env=_pip_settings()
-            | {"HOME": str(self.home), "PATH": f"{self.home}/commands:/usr/bin:/bin"}
-            | {"PYTHON": os.path.realpath(sys.executable)},
-        )
+        """Type a command; the shell has it in no argument of its own."""
+        with TemporaryFile() as typed:
+            typed.write(f"{command}\n".encode())
+            typed.seek(0)
+            return subprocess.Popen(
+                ["sh"],
+                stdin=typed,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=self.home,
+                env=_pip_settings()
+                | {"HOME": str(self.home), "PATH": f"{self.home}/commands:/usr/bin:/bin"}
+                | {"PYTHON": os.path.realpath(sys.executable)},
+            )
 
     def type(self, command: str) -> str:
         """Type a command and read all that it says; it must end well."""
@@ -104,6 +112,7 @@ class Installed:
     curl_command: str
     first_token: str
     seconds: float
+    arguments: str
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +127,11 @@ def installed(machines: tuple[Machine, Machine], wheel: Path, llama: LlamaServer
     options = f"--user --listen {address} --public-url https://{address} --wheel {wheel.name}"
     start = time.monotonic()
     relay_command = f"sh install.sh relay {options}"
-    said = vps.type(relay_command)
-    node_command = f"{_line(said, '/install.sh')} --user --name box --upstream {llama.url}"
-    box.type(node_command)
-    wait_until(lambda: "connected" in box.services.log("wai-node"), "the node is not connected")
+    with _CommandLines() as seen:
+        said = vps.type(relay_command)
+        node_command = f"{_line(said, '/install.sh')} --user --name box --upstream {llama.url}"
+        box.type(node_command)
+        wait_until(lambda: "connected" in box.services.log("wai-node"), "the node is not connected")
     wait_until(lambda: f"serving: {model}" in box.services.log("wai-node"), "it serves nothing")
     curl_command = _line(said, "/v1/chat/completions").replace("MODEL", model)
     with vps.start(curl_command) as curl:
@@ -129,7 +139,8 @@ def installed(machines: tuple[Machine, Machine], wheel: Path, llama: LlamaServer
         first = next((line for line in curl.stdout if '"content":"' in line), "")
         seconds = time.monotonic() - start
         curl.stdout.read()
-    return Installed(relay_command, node_command, curl_command, first, seconds)
+    arguments = seen.text()
+    return Installed(relay_command, node_command, curl_command, first, seconds, arguments)
 
 
 def test_three_commands_lead_to_a_first_token(
@@ -161,6 +172,21 @@ def test_what_the_relay_serves_is_what_was_built(
     assert (box.home / ".local/bin/wai").resolve().parent.parent.name == "venv"
 
 
+def test_relay_and_node_have_the_same_versions_which_are_those_of_the_list(
+    installed: Installed, machines: tuple[Machine, Machine]
+) -> None:
+    listed = set(re.findall(r"^(\S+)==(\S+)", LOCK.read_text(), re.MULTILINE))
+    for machine in machines:
+        site = next((machine.home / ".local/share/wai/venv/lib").glob("*/site-packages"))
+        found = {
+            (distribution.name.lower().replace("_", "-"), distribution.version)
+            for distribution in distributions(path=[str(site)])
+        }
+        own = {(name, version) for name, version in found if name in ("wai", "pip", "setuptools")}
+        assert found - own <= listed
+        assert ("cryptography", dict(listed)["cryptography"]) in found
+
+
 def test_the_same_commands_again_change_nothing(
     installed: Installed, machines: tuple[Machine, Machine]
 ) -> None:
@@ -177,12 +203,24 @@ def test_the_invite_is_in_no_command_line_that_stays_and_in_no_log(
     installed: Installed, machines: tuple[Machine, Machine]
 ) -> None:
     vps, box = machines
-    [invite] = re.findall(r"wai_inv_\S+", installed.node_command)
+    [invite] = re.findall(r"wai_inv_[\w-]+", installed.node_command)
     for machine, name in ((vps, "wai-relay"), (box, "wai-node")):
         pid = machine.services.pid(name)
         shown = Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/environ").read_text()
         assert invite not in shown + machine.services.log(name)
         assert not [file for file in _files(machine.home) if invite.encode() in file.read_bytes()]
+
+
+def test_no_command_line_has_a_secret_while_relay_and_node_are_installed(
+    installed: Installed, machines: tuple[Machine, Machine]
+) -> None:
+    vps, _ = machines
+    token = (vps.home / ".local/share/wai/relay/admin.token").read_text().strip()
+    assert "-m pip" in installed.arguments
+    assert "node join -" in installed.arguments
+    secrets = re.findall(r"wai_(?:inv|sk)_[\w-]+", installed.node_command + installed.curl_command)
+    assert len(secrets) == 2
+    assert not [secret for secret in (token, *secrets) if secret in installed.arguments]
 
 
 def test_a_wrong_pin_installs_nothing(installed: Installed, tmp_path: Path) -> None:
@@ -215,6 +253,34 @@ def test_a_node_is_taken_off_and_leaves_nothing(
     assert not (box.home / ".local/share/wai/venv").exists()
     assert not (box.home / ".config/systemd/user/wai-node.service").exists()
     assert not Path(f"/proc/{box.services.pid('wai-node')}/exe").exists()
+
+
+class _CommandLines(threading.Thread):
+    """Every command line that a process of this machine has, while the `with` block runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[bytes] = set()
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        """Read /proc until it is over."""
+        while not self._over.wait(0.01):
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):  # the process has ended
+                    self._seen.add(file.read_bytes())
+
+    def text(self) -> str:
+        """All of them, a line each, arguments apart by spaces."""
+        return "\n".join(line.replace(b"\0", b" ").decode(errors="replace") for line in self._seen)
 
 
 def _line(said: str, part: str) -> str:

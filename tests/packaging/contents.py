@@ -20,6 +20,7 @@ IN_THE_WHEEL: Final = (
     r"wai_relay/static/assets/.+\.css",
     r"wai_relay/storage/migrations/0001_foundation\.sql",
     r"wai_relay/installer/install\.sh",
+    r"wai_relay/installer/requirements\.lock",
     r"wai_relay/installer/services/wai-relay\.service",
     r"wai_relay/installer/services/wai-node\.service",
     r"wai_relay/installer/services/wai-node\.plist",
@@ -29,6 +30,7 @@ IN_THE_WHEEL: Final = (
 IN_THE_SDIST: Final = (
     *(r"pyproject\.toml", r"README\.md", r"LICENSE", r"CHANGELOG\.md", r"install\.sh"),
     *(r"protocol/SPEC\.md", r"relay/Dockerfile", r"client/Dockerfile", r"relay/web/src/main\.tsx"),
+    *(r"relay/build\.lock", r"relay/build-node\.lock"),
 )
 NOT_SHIPPED: Final = re.compile(r"(^|/)(node_modules|__pycache__|\.venv|\.git|tests)/|\.pyc$")
 

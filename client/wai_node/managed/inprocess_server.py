@@ -1,4 +1,4 @@
-"""xllamacpp's HTTP server as a program: `python -m wai_node.managed.inprocess_server …`.
+"""xllamacpp's HTTP server as a program: `python -P -m wai_node.managed.inprocess_server …`.
 
 Where no llama-server is installed. It takes the few flags that `process` gives to llama-server, and
 the key from LLAMA_API_KEY as that does.

@@ -1,4 +1,7 @@
-"""Becomes an inference server that dies with the node: `python -m wai_node.managed.launch PID …`.
+"""Becomes an inference server that dies with the node: `python -I launch.py PID COMMAND …`.
+
+Run as a file and isolated (-I), so that no module is imported from the working directory or from
+what PYTHONPATH names: it imports the standard library alone.
 
 Asks the kernel for SIGKILL when the parent ends (Linux only; elsewhere `orphans` cleans up after a
 restart), looks that the parent PID is still the one that started us, and then is the server. A

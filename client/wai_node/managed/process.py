@@ -26,6 +26,7 @@ import anyio.abc
 from wai_protocol.errors import Fault, TransportError
 from wai_transport.exit_status import how_it_ended
 
+from . import launch as launch_program
 from .environment import server_environment
 from .log_file import LogFile
 from .server_socket import ServerSocket
@@ -130,7 +131,8 @@ def find_command(configured: str | None = None) -> ServerCommand:
         if found is not None:
             return ServerCommand((found,))
     if importlib.util.find_spec("xllamacpp") is not None:
-        return ServerCommand((sys.executable, "-m", "wai_node.managed.inprocess_server"))
+        # -P: no module is imported from the working directory.
+        return ServerCommand((sys.executable, "-P", "-m", "wai_node.managed.inprocess_server"))
     raise TransportError(
         "no llama-server is on this node's PATH; install llama.cpp, or `pip install 'wai[demo]'`",
         Fault.NOT_FOUND,
@@ -169,7 +171,7 @@ class ServerProcess:
     async def start(self) -> None:
         """Start the process. Raises `TransportError` where the system refuses."""
         argv = [*self._command.argv, *self.options.to_argv(self.socket.path)]
-        launch = [sys.executable, "-m", "wai_node.managed.launch", str(os.getpid())]
+        launch = [sys.executable, "-I", launch_program.__file__, str(os.getpid())]
         # Our own pipe: with asyncio's, a process has not ended while anybody still holds its end
         self._pipe, theirs = os.pipe()
         try:

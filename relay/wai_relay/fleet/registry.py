@@ -76,7 +76,7 @@ class NodeRegistry:
         node = self._by_public.get(public_key)
         if node is None:
             raise AuthError(
-                "this node has not joined this relay: run `wai node join INVITE`",
+                "this node has not joined this relay: run `wai node join` with an invite",
                 Fault.NODE_UNKNOWN,
             )
         if node.removed_at is not None:

@@ -11,11 +11,13 @@ WHEEL=''
 SHA256=''
   set -eu
   umask 022
-  if [ $# -eq 0 ]; then
+  if [ $# -eq 0 ] && [ -z "${WAI_INVITE:-}" ]; then
     usage >&2
     exit 2
   fi
+  leave_folder
   read_arguments "$@"
+  if [ "$in_arguments" = yes ]; then hide_invite "$@"; fi
   choose_places
   if [ "$remove" = yes ]; then
     uninstall
@@ -28,16 +30,21 @@ SHA256=''
 
 usage() {
   cat <<'END'
-usage: install.sh INVITE [--name NAME] [--upstream URL]    this machine becomes a node
+usage: install.sh node [--name NAME] [--upstream URL]      this machine becomes a node
        install.sh relay --domain llm.example.com [--email YOU@example.com]
        install.sh relay [--public-url https://HOST:PORT]   with a certificate of its own
        install.sh node|relay --uninstall [--purge]
+
+A node's invite is in the variable WAI_INVITE (the line that `wai invite create` prints sets it), or
+on the standard input of `install.sh -`, or asked for. As an argument others could read it.
 
   --dry-run          check, and print what would be done
   --user             into the home folder, also for root (without root that is so anyway)
   --upstream URL     the inference server that the node serves, where it is on no usual port
   --listen HOST:PORT where the relay listens (default :443 with a domain, else :8443: IPv4 and IPv6)
   --wheel FILE       install this wheel of wai; a relay also installs the clone that this script is in
+  --no-hashes        install what the package index has, unchecked, where a locked version has no
+                     wheel for this machine
   --no-service       start nothing, and print how to
   --purge            with --uninstall: keys and data too
   --yes              with --uninstall: don't ask
@@ -77,13 +84,42 @@ put() {
   mv "$1.new" "$1"
 }
 
+# Whoever runs this as root may stand in a folder that others write to, or (sudo -E) have another
+# user's environment. After this no Python, ours or one that pip starts, imports a module from there.
+# pip's own variables stay, but for those that have it run or write something else.
+leave_folder() {
+  here=$(pwd 2>/dev/null) || here=/
+  clone=none # piped into sh, the script has no folder, and the one that it runs in is not meant
+  case $0 in *install.sh) clone=$(absolute "$(dirname "$0")") ;; esac
+  case ${PYTHON:-} in */*) PYTHON=$(absolute "$PYTHON") ;; esac
+  case ${TMPDIR:-/} in /*) ;; *) TMPDIR=$(absolute "$TMPDIR") ;; esac
+  cd /
+  for variable in $(env | sed -n 's/^\(PYTHON[A-Z0-9_]\{1,\}\)=.*/\1/p'); do unset "$variable"; done
+  unset PIP_PYTHON PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_LOG PIP_REPORT PIP_DRY_RUN \
+    PIP_REQUIREMENT PIP_EDITABLE PIP_NO_BINARY PIP_REQUIRE_HASHES
+  export PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1
+}
+
+# A path as it is from any folder.
+absolute() {
+  case $1 in /*) printf '%s' "$1" ;; *) printf '%s' "$here/$1" ;; esac
+}
+
 read_arguments() {
-  role='' invite='' name='' domain='' email='' public_url='' listen='' wheel='' upstream=''
-  dry=no user=no remove=no purge=no yes=no service=yes
+  role='' name='' domain='''' email='' public_url='' listen='' wheel='' upstream=''
+  dry=no user=no remove=no purge=no yes=no service=yes hashes=yes in_arguments=no
+  invite=${WAI_INVITE:-}
+  unset WAI_INVITE # no child needs it
+  if [ -n "$invite" ]; then role=node; fi
   while [ $# -gt 0 ]; do
     case $1 in
       relay | node) role=$1 ;;
-      wai_inv_*) role=node invite=$1 ;;
+      wai_inv_*) role=node invite=$1 in_arguments=yes ;;
+      -)
+        [ "$clone" != none ] || fail "standard input is this script: give the invite in WAI_INVITE"
+        read -r invite || [ -n "$invite" ] || fail "there is no invite on standard input"
+        role=node
+        ;;
       --name | --domain | --email | --public-url | --listen | --wheel | --upstream)
         [ $# -gt 1 ] || fail "$1 needs a value"
         case $2 in *[\"\'\\]* | -*) fail "$1 can't be $2" ;; esac
@@ -104,6 +140,7 @@ read_arguments() {
       --purge) purge=yes ;;
       --yes) yes=yes ;;
       --no-service) service=no ;;
+      --no-hashes) hashes=no ;;
       -h | --help)
         usage
         exit 0
@@ -113,8 +150,36 @@ read_arguments() {
     shift
   done
   [ -n "$role" ] || fail "say \`relay\`, \`node\`, or give an invite; see --help"
+  case $invite in
+    '' | wai_inv_*) ;;
+    *) fail "that is no invite: one begins with wai_inv_" ;;
+  esac
   if [ "$purge" = yes ] && [ "$remove" = no ]; then fail "--purge goes with --uninstall"; fi
   check_values
+}
+
+# Every user of the machine can read the arguments of a process while it runs. The invite is there
+# already: go on as a process that has it in its environment, which no other user can read.
+hide_invite() {
+  say "install.sh: other users of this machine can read an invite that is an argument: better use the" \
+    "line that \`wai invite create\` prints" >&2
+  for argument; do
+    shift
+    case $argument in wai_inv_*) ;; *) set -- "$@" "$argument" ;; esac
+  done
+  cd "$here"
+  export WAI_INVITE="$invite"
+  if [ "$clone" != none ]; then exec sh "$0" node "$@"; fi
+  # The script came through a pipe, and its text is gone: fetch it again, if that is safe to do.
+  if [ -n "$RELAY" ] && [ "$dry" = no ] && command -v curl >/dev/null 2>&1; then
+    script=$(mktemp)
+    download "$RELAY/install.sh" "$script" >&2
+    exec 3<"$script"
+    rm -f "$script"
+    exec sh -s -- node "$@" <&3
+  fi
+  unset WAI_INVITE
+  cd /
 }
 
 # A mistake here would else come to light when the service does not start, or not at all.
@@ -141,6 +206,9 @@ choose_places() {
   if [ "$user" = no ]; then
     env=/opt/wai etc=/etc/wai bin=/usr/local/bin state=/var/lib/wai-$role unit_data=
     units=/etc/systemd/system unit_file=wai-$role.service
+    # pip reads settings there: root's, not those of the user who called sudo.
+    HOME=~root
+    unset XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME
   else
     [ -n "${HOME:-}" ] || fail "HOME is not set: where is your home folder?"
     case $HOME in
@@ -214,12 +282,12 @@ check_machine() {
 find_python() {
   for python in ${PYTHON:+"$PYTHON"} python3.14 python3.13 python3.12 python3.11 python3 /usr/bin/python3; do
     python=$(command -v "$python" 2>/dev/null) || continue
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+    "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
     # A service has a user of its own, who sees nobody's home.
-    case $user$("$python" -c 'import sys; print(sys.base_prefix)') in
+    case $user$("$python" -I -c 'import sys; print(sys.base_prefix)') in
       no/root/* | no/home/*) continue ;;
     esac
-    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    "$python" -I -c 'import ensurepip, venv' 2>/dev/null ||
       fail "$python lacks its venv module; on Debian and Ubuntu: apt-get install python3-venv"
     return
   done
@@ -229,7 +297,7 @@ find_python() {
 check_port() {
   # Ours may have it already; then nothing is to be found out.
   if [ "$manager" = systemd ] && control is-active --quiet "wai-$role" </dev/null; then return; fi
-  "$python" - "$listen" <<'END' || fail "choose another address with --listen HOST:PORT"
+  "$python" -I - "$listen" <<'END' || fail "choose another address with --listen HOST:PORT"
 import errno, os, socket, sys
 host, _, port = sys.argv[1].rpartition(":")
 try:
@@ -257,10 +325,12 @@ END
 
 # Sets `wheel` to a file and `digest` to its SHA-256.
 get_wheel() {
-  clone=none # piped into sh, the script lies nowhere, and the folder that it runs in is not meant
-  case $0 in *install.sh) clone=$(dirname "$0") ;; esac
+  given=''
   if [ -n "$wheel" ]; then
-    [ -f "$wheel" ] || fail "there is no file $wheel"
+    given=$(absolute "$wheel")
+    [ -f "$given" ] || fail "there is no file $wheel"
+    wheel=$work/$(basename "$wheel")
+    cp "$given" "$wheel" # what is hashed is what is installed, whoever writes to that file meanwhile
   elif [ -n "$RELAY" ]; then
     wheel=$work/$WHEEL
     if [ "$dry" = yes ]; then
@@ -275,23 +345,59 @@ get_wheel() {
       wheel=wai-….whl digest=unknown
       return
     fi
-    say "building a wheel of $clone (a minute)"
-    # In a copy: with sudo the clone would get files that belong to root.
-    mkdir "$work/clone"
-    (cd "$clone" && tar -cf - --exclude ./.git --exclude ./.venv --exclude ./.cache --exclude node_modules .) |
-      (cd "$work/clone" && tar -xf -)
-    "$python" -m venv "$work/build"
-    "$work/build/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps \
-      --wheel-dir "$work" "$work/clone" </dev/null || fail "wai could not be built: pip says why above"
-    wheel=$(echo "$work"/wai-*.whl)
+    build_wheel
   else
     fail "which wai? Run the install.sh of a clone or of a relay (https://RELAY/install.sh), or add --wheel FILE"
   fi
-  digest=$("$python" -c 'import hashlib, sys
+  digest=$("$python" -I -c 'import hashlib, sys
 print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$wheel")
-  if [ -n "$SHA256" ] && [ "$wheel" = "$work/$WHEEL" ] && [ "$digest" != "$SHA256" ]; then
+  if [ -n "$SHA256" ] && [ -z "$given" ] && [ "$digest" != "$SHA256" ]; then
     fail "the downloaded $WHEEL is not the one that the relay meant (SHA-256 $digest): try again"
   fi
+}
+
+# Sets `wheel` to one of the clone, made in a copy: with sudo the clone would get files of root's.
+build_wheel() {
+  say "building a wheel of $clone (a minute)"
+  mkdir "$work/clone"
+  (cd "$clone" && tar -cf - --exclude ./.git --exclude ./.venv --exclude ./.cache --exclude node_modules .) |
+    (cd "$work/clone" && tar -xf -)
+  "$python" -I -m venv "$work/build"
+  builder=$work/build/bin/python
+  isolation=''
+  if [ "$hashes" = yes ]; then
+    isolation=--no-build-isolation
+    install_locked "$builder" "$work/clone/relay/build.lock"
+    # Node for the dashboard, where this machine has none that is new enough.
+    more=$(cd "$work/clone" && "$builder" -I -c 'from hatchling.build import get_requires_for_build_wheel
+print(*get_requires_for_build_wheel())') || fail "wai could not be built: Python says why above"
+    if [ -n "$more" ]; then install_locked "$builder" "$work/clone/relay/build-node.lock"; fi
+  fi
+  "$builder" -I -m pip wheel --quiet --disable-pip-version-check --no-deps $isolation \
+    --wheel-dir "$work" "$work/clone" </dev/null || fail "wai could not be built: pip says why above"
+  wheel=$(echo "$work"/wai-*.whl)
+}
+
+# Into the environment of the Python $1, exactly the files whose SHA-256 the list $2 has; the other
+# arguments are pip's.
+install_locked() {
+  into=$1 list=$2
+  shift 2
+  run "$into" -I -m pip install --quiet --disable-pip-version-check "$@" --require-hashes \
+    --only-binary :all: -r "$list" && return
+  fail "pip could not install what wai needs, and says why above. Where it finds no version, there is
+no wheel of the one that was checked for this processor and Python: another Python (PYTHON=…) may have
+one, and --no-hashes installs what the package index has, unchecked."
+}
+
+# The list in the wheel of what it needs, with the SHA-256 of every file.
+get_lock() {
+  lock=$work/requirements.lock
+  if [ "$dry" = yes ]; then return; fi
+  "$python" -I -c 'import sys, zipfile
+sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("wai_relay/installer/requirements.lock"))' \
+    "$wheel" >"$lock" 2>/dev/null ||
+    fail "the wheel has no list of the hashes of what it needs: add --no-hashes, or take a newer one"
 }
 
 download() {
@@ -306,7 +412,7 @@ download() {
     return
   fi
   # Whatever server answers: what came is compared with the SHA-256 that this script knows.
-  "$python" - "$1" "$2" <<'END' || fail "$1 can't be downloaded"
+  "$python" -I - "$1" "$2" <<'END' || fail "$1 can't be downloaded"
 import ssl, sys, urllib.request
 context = ssl._create_unverified_context()
 with urllib.request.urlopen(sys.argv[1], timeout=60, context=context) as answer:
@@ -345,17 +451,28 @@ has() {
 put_software() {
   changed=yes
   # One that was made by a Python which is gone (an upgrade of the system) is made anew.
-  if ! "$env/bin/python" -m pip --version >/dev/null 2>&1; then
-    run "$python" -m venv --clear "$env"
+  if ! "$env/bin/python" -I -m pip --version >/dev/null 2>&1; then
+    run "$python" -I -m venv --clear "$env"
   fi
   if [ "$dry" = no ]; then say "installing wai and what it needs (a minute)"; fi
-  run "$env/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$wheel" ||
-    fail "pip could not install it, and says why above"
-  # The same version may be another build: pip would leave the old one.
-  if [ -e "$env/.wheel" ]; then
-    run "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
-      --force-reinstall "$wheel"
+  if [ "$hashes" = yes ]; then
+    get_lock
+    if [ -e "$env/.locked" ]; then
+      install_locked "$env/bin/python" "$lock"
+    else
+      # pip does not look into what is there already: what nobody checked is replaced.
+      install_locked "$env/bin/python" "$lock" --force-reinstall
+    fi
+    run touch "$env/.locked"
+  else
+    run rm -f "$env/.locked"
+    run "$env/bin/python" -I -m pip install --quiet --disable-pip-version-check --upgrade "$wheel" ||
+      fail "pip could not install it, and says why above"
   fi
+  # Our own wheel, whose SHA-256 we know. The same version may be another build: pip would leave the
+  # old one.
+  run "$env/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-deps --no-index \
+    --force-reinstall "$wheel" || fail "pip could not install it, and says why above"
   say "$digest" | put "$env/.wheel" 644
   if [ "$dry" = no ]; then say "installed: $("$env/bin/wai" version)"; fi
 }
@@ -394,7 +511,7 @@ as_owner() {
 }
 
 put_unit() {
-  files=$("$env/bin/python" -c 'import os, wai_relay.installer as i; print(os.path.dirname(i.__file__))' 2>/dev/null || :)
+  files=$("$env/bin/python" -I -c 'import os, wai_relay.installer as i; print(os.path.dirname(i.__file__))' 2>/dev/null || :)
   if [ "$dry" = yes ]; then
     say "would write: $unit"
     return
@@ -460,6 +577,7 @@ service_failed() {
 # -- a node
 
 install_node() {
+  if [ -z "$invite" ] && [ ! -e "$state/membership.json" ] && [ "$dry" = no ]; then ask_for_invite; fi
   [ -n "$invite" ] || [ -e "$state/membership.json" ] ||
     fail "a node needs an invite: run \`wai invite create\` on the relay, or \"Add a node\" in its dashboard"
   install_software
@@ -468,6 +586,20 @@ install_node() {
   node_environment
   start_service
   finish_node
+}
+
+# From a terminal, where somebody sits at one; it is not shown.
+ask_for_invite() {
+  [ -t 2 ] || return 0
+  trap 'stty echo </dev/tty; exit 130' HUP INT TERM
+  {
+    stty -echo </dev/tty
+    printf 'Invite (it is not shown): ' >/dev/tty
+    read -r invite </dev/tty || :
+    stty echo </dev/tty
+    echo >/dev/tty
+  } 2>/dev/null || :
+  trap - HUP INT TERM
 }
 
 join() {
@@ -571,7 +703,7 @@ install_relay() {
 
 # The address by which this machine reaches others; no packet is sent.
 own_address() {
-  "$python" - <<'END'
+  "$python" -I - <<'END'
 import socket
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
     try:
@@ -617,7 +749,7 @@ finish_relay() {
   done
   step "Done: the relay runs, and is started again at every $until"
   tell_of_linger
-  json_field() { "$env/bin/python" -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
+  json_field() { "$env/bin/python" -I -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
   if [ "$first" = no ]; then
     say "More nodes:  $wai invite create        more keys:  $wai key create NAME"
     return
@@ -648,7 +780,7 @@ finish_relay() {
 
 # Whether somebody has its data folder, a service too; prints the process.
 still_runs() {
-  "$env/bin/python" - "$state/$role.lock" 2>/dev/null <<'END'
+  "$env/bin/python" -I - "$state/$role.lock" 2>/dev/null <<'END'
 import fcntl, sys
 with open(sys.argv[1]) as lock:
     try:

@@ -9,7 +9,10 @@ from wai_relay.fleet.invites import RelayAddress
 
 
 def one_line(address: RelayAddress, invite: str) -> str:
-    """A command for a POSIX shell with curl, which joins by `invite`.
+    """A command for a POSIX shell with curl, which joins by `invite`. Options may follow it.
+
+    The invite is put before the script, on the shell's standard input: `echo` is a part of the
+    shell, and so nothing that other users see in the list of processes has it, with sudo neither.
 
     A relay with a certificate of its own is known by its pin, the script too: curl checks that pin
     also with -k, which only has it ask for no authority (and leaves out -L: we send nobody away).
@@ -19,4 +22,5 @@ def one_line(address: RelayAddress, invite: str) -> str:
     else:
         pin = base64.b64encode(address.pin).decode()
         curl = f"curl -fsSk --pinnedpubkey 'sha256//{pin}'"
-    return f"{curl} {shlex.quote(address.url.rstrip('/') + '/install.sh')} | sh -s -- {invite}"
+    script = shlex.quote(address.url.rstrip("/") + "/install.sh")
+    return f"{curl} {script} | (echo WAI_INVITE={shlex.quote(invite)}; cat) | sh -s --"

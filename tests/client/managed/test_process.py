@@ -16,6 +16,7 @@ import pytest
 
 from tests.harness.real import require_real
 from tests.harness.tiny_gguf import tiny_gguf
+from wai_node.managed import launch
 from wai_node.managed.health import Health, answers
 from wai_node.managed.log_file import LINE_BYTES, LogFile, delete_log, read_tail
 from wai_node.managed.orphans import end_orphans, mark
@@ -55,7 +56,7 @@ def alive(pid: int) -> bool:
 def test_a_server_dies_with_a_node_that_was_killed() -> None:
     node = (
         "import subprocess, sys, os, time\n"
-        "server = subprocess.Popen([sys.executable, '-m', 'wai_node.managed.launch',"
+        f"server = subprocess.Popen([sys.executable, '-I', {launch.__file__!r},"
         " str(os.getpid()), 'sleep', '1000'], start_new_session=True)\n"
         "print(server.pid, flush=True); time.sleep(1000)\n"
     )
@@ -68,7 +69,7 @@ def test_a_server_dies_with_a_node_that_was_killed() -> None:
 
 
 def test_a_server_whose_node_is_gone_already_does_not_start() -> None:
-    argv = [sys.executable, "-m", "wai_node.managed.launch", "1", "echo", "started"]
+    argv = [sys.executable, "-I", launch.__file__, "1", "echo", "started"]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
 
@@ -178,7 +179,7 @@ async def test_xllamacpp_serves_in_a_child_of_ours_where_there_is_no_llama_serve
     require_real("smollm2")
     monkeypatch.setenv("PATH", "/nonexistent")
     command = find_command()
-    assert command.argv[1:] == ("-m", "wai_node.managed.inprocess_server")
+    assert command.argv[1:] == ("-P", "-m", "wai_node.managed.inprocess_server")
     log = LogFile(tmp_path / "log")
     socket = ServerSocket(tmp_path / "run")
     process = ServerProcess(command, options(tiny_gguf(tmp_path)), "the-key", log, socket)

@@ -7,14 +7,21 @@ import os
 import plistlib
 import socket
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.harness.hostile import HostileFolder
 from tests.harness.processes import free_port
-from tests.harness.real import script
-from wai_relay.installer.pages import SCRIPT_FILE
+from tests.harness.real import require_real, script
+from tests.harness.terminal import Terminal
+from tests.harness.tiny_wheel import tiny_wheel
+from wai_relay.fleet.invites import RelayAddress
+from wai_relay.installer import one_line
+from wai_relay.installer.pages import SCRIPT_FILE, render
+from wai_relay.installer.wheel import Wheel
 from wai_transport.folder import DataFolder, FolderLock
 
 SERVICES = SCRIPT_FILE.parent / "services"
@@ -26,8 +33,10 @@ def _sh(
     text: str | None = None,
     path: str = "/usr/bin:/bin",
     data_home: str = "",
+    cwd: Path | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
-    """Run the script as `curl … | sh -s -- ARGUMENTS` does."""
+    """Run the script as `curl … | sh -s -- ARGUMENTS` does; `more` is added to its environment."""
     done = subprocess.run(
         ["sh", "-s", "--", *arguments],
         input=SCRIPT_FILE.read_text() if text is None else text,
@@ -39,7 +48,9 @@ def _sh(
             "PATH": path,
             "PYTHON": script("python"),
             "XDG_DATA_HOME": data_home,
+            **(more or {}),
         },
+        cwd=cwd,
         timeout=60,
     )
     return done.returncode, done.stdout + done.stderr
@@ -137,6 +148,151 @@ def test_dry_run_prints_the_steps_and_does_none(tmp_path: Path, who: tuple[str, 
     assert "Nothing was done" in done.stdout
     assert "s" * 40 not in done.stdout  # the invite
     assert list(tmp_path.iterdir()) == [wheel]
+
+
+@pytest.mark.parametrize("role", ["relay", "wai_inv_x"])
+@pytest.mark.parametrize("who", [("--user",), ()], ids=["user", "service"])
+@pytest.mark.parametrize("hostile", ["folder", "PYTHONPATH", "PYTHONHOME", "PYTHONINSPECT"])
+def test_no_module_of_the_current_folder_or_of_the_environment_is_imported(
+    tmp_path: Path, role: str, who: tuple[str, ...], hostile: str
+) -> None:
+    folder = HostileFolder.plant(tmp_path / "hostile", tmp_path / "imported")
+    (folder.path / "wai-1.0-py3-none-any.whl").touch()
+    asked = [role, *who, "--wheel", "wai-1.0-py3-none-any.whl", "--dry-run"]
+    asked += ["--listen", f"127.0.0.1:{free_port()}"]
+    environment = {"PYTHON": os.path.realpath(script("python")), "PATH": "/usr/sbin:/usr/bin:/bin"}
+    if hostile != "folder":
+        environment[hostile] = str(folder.path)
+    status, output = _sh(tmp_path, *asked, cwd=folder.path, more=environment)
+    if "Python 3.11 or newer is needed" in output and not who:
+        pytest.skip("this machine's own Python is too old, or in somebody's home")
+    assert (status, folder.imported) == (0, ""), output
+    done = subprocess.run(
+        ["sh", os.path.relpath(SCRIPT_FILE, folder.path), *asked],
+        capture_output=True,
+        check=False,
+        cwd=folder.path,
+        env={"HOME": str(tmp_path), **environment},
+    )
+    assert (done.returncode, folder.imported) == (0, "")
+
+
+# A Python whose pip, instead of installing anything, notes the command line of every process.
+_NOTING_PYTHON = """#!/bin/sh
+case "$*" in
+  *"-m venv"*)
+    for folder; do :; done
+    mkdir -p "$folder/bin"
+    cp "$0" "$folder/bin/python"
+    printf '#!/bin/sh\necho joined\n' >"$folder/bin/wai"
+    chmod +x "$folder/bin/wai"
+    ;;
+  *"-m pip"*) cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' >>NOTES ;;
+  *) exec REAL "$@" ;;
+esac
+"""
+INVITE = f"wai_inv_{'s' * 40}"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a relay serves, as files, and a machine whose processes are noted during pip."""
+
+    folder: Path
+    address: RelayAddress
+
+    @classmethod
+    def make(cls, folder: Path) -> Site:
+        (folder / "dist").mkdir()
+        lock = {"wai_relay/installer/requirements.lock": ""}
+        data = tiny_wheel(folder / "dist", "wai", "1.0", lock).read_bytes()
+        wheel = Wheel("wai-1.0-py3-none-any.whl", data, hashlib.sha256(data).hexdigest())
+        address = RelayAddress(f"file://{folder}", b"r" * 32, None)
+        (folder / "install.sh").write_text(render(SCRIPT_FILE.read_text(), address, wheel))
+        python = _NOTING_PYTHON.replace("NOTES", str(folder / "notes"))
+        (folder / "python").write_text(python.replace("REAL", script("python")))
+        # As sudo does it: what is run gets no variable of ours.
+        (folder / "sudo").write_text(
+            f'#!/bin/sh\nexec env -i HOME={folder} PATH=/usr/bin:/bin PYTHON="$PYTHON" "$@"\n'
+        )
+        for name in ("python", "sudo"):
+            (folder / name).chmod(0o755)
+        return cls(folder, address)
+
+    def type(self, line: str, **more: str) -> str:
+        """Type a line into a shell; what was said. The shell has the line in no argument."""
+        done = subprocess.run(
+            ["sh"],
+            input=f"{line}\n",
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.folder,
+            env={
+                "HOME": str(self.folder),
+                "PATH": f"{self.folder}:/usr/bin:/bin",
+                "PYTHON": str(self.folder / "python"),
+                **more,
+            },
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "joined" in done.stdout, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    @property
+    def notes(self) -> str:
+        return (self.folder / "notes").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="there is no /proc")
+@pytest.mark.parametrize(
+    ("line", "warned"),
+    [
+        ("{printed} --user --no-service", False),
+        ("{printed_for_sudo} --user --no-service", False),
+        ("curl -fsSL {url}/install.sh | WAI_INVITE={invite} sh -s -- --user --no-service", False),
+        ("curl -fsSL {url}/install.sh | sh -s -- {invite} --user --no-service", True),
+        ("sh install.sh {invite} --user --no-service", True),
+        ("echo {invite} | sh install.sh - --user --no-service", False),
+        ("WAI_INVITE={invite} sh ./install.sh node --user --no-service", False),
+    ],
+)
+def test_no_process_has_the_invite_as_an_argument_while_pip_installs(
+    tmp_path: Path, line: str, warned: bool
+) -> None:
+    require_real("curl")
+    site = Site.make(tmp_path)
+    printed = one_line(site.address, INVITE)
+    for_sudo = printed.replace("| sh", "| sudo sh")
+    names = {"printed": printed, "printed_for_sudo": for_sudo, "url": site.address.url}
+    said = site.type(line.format(invite=INVITE, **names))
+    assert "-m pip" in site.notes
+    assert INVITE not in site.notes
+    assert ("better use the line" in said) == warned
+
+
+def test_at_a_terminal_the_invite_is_asked_for_before_anything_is_installed(tmp_path: Path) -> None:
+    site = Site.make(tmp_path)
+    command = ["/bin/sh", str(tmp_path / "install.sh"), "node", "--user", "--no-service"]
+    environment = {
+        "HOME": str(tmp_path),
+        "XDG_DATA_HOME": str(tmp_path),
+        "PYTHON": str(tmp_path / "python"),
+    }
+    with Terminal(command, size=(100, 24), env=environment) as terminal:
+        terminal.wait_for(lambda: b"not shown" in terminal.drawn, "it does not ask")
+        assert not (tmp_path / "notes").exists()
+        terminal.press(f"{INVITE}\n".encode())
+        assert terminal.end() == 0
+        assert terminal.settings() == terminal.found
+    assert b"joined" in terminal.drawn
+    assert INVITE not in terminal.drawn.decode() + site.notes
+
+
+def test_a_node_without_an_invite_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
+    status, output = _sh(tmp_path, "node", "--user", more={"WAI_INVITE": "hello"})
+    assert (status, "that is no invite" in output) == (1, True)
+    assert not list(tmp_path.iterdir())
 
 
 @dataclass(frozen=True, slots=True)
