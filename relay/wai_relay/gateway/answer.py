@@ -1,9 +1,9 @@
 """One attempt's answer on its way from an upstream to the caller: a `Sink` that judges it.
 
-Until the first body byte nothing is shown to the caller, so the attempt can fail without a trace
-and another upstream can try. From then on the answer is the caller's: it ends cleanly, or visibly
-broken. No socket, no task and no clock of its own; the gateway drives it (`next_deadline`,
-`handle_timeout`) and waits for `over`.
+Until its first content nothing of an answer is shown to the caller (`opening` holds it), so the
+attempt can fail without a trace and another upstream can try. From then on the answer is the
+caller's: it ends cleanly, or visibly broken. No socket, no task and no clock of its own; the
+gateway drives it (`next_deadline`, `handle_timeout`) and waits for `over`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from .continuation import Continuation
 from .dialects import EVENT_STREAM, UsageReader, reader_for
 from .dialects.usage import decode
 from .limits import GatewayLimits
+from .opening import Opening, Verdict, opening_for
 from .reply import Reply
 from .upstream import UpstreamStream
 
@@ -36,10 +37,9 @@ from .upstream import UpstreamStream
 # half a window, which is 32 KiB or more.
 CREDIT_EVERY_BYTES: Final = 4 * 1024
 REFUSAL_BYTES: Final = 64 * 1024  # of a refusal's body that is kept; the real ones are under 1 kB
-# An upstream's statuses that another one may better: it is broken, or still loads its model.
-RETRY_STATUSES: Final = frozenset({502, 503})
-# Its statuses that are read whole before the caller sees them: what is in it may be bettered too.
-HELD_STATUSES: Final = RETRY_STATUSES | {400}
+# Statuses below 500 with which an upstream fails a request that it should serve: it refuses the
+# key that its own node gave it, does not know a model that it listed, or takes no more requests.
+_FAILED_STATUSES: Final = frozenset({401, 403, 404, 408, 429})
 # How llama.cpp and OpenAI say that a prompt is longer than the context.
 _TOO_LONG: Final = frozenset({"exceed_context_size_error", "context_length_exceeded"})
 # Faults that lie with one upstream or the way there, as long as nothing was answered.
@@ -75,7 +75,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt came to nothing before its first byte. `retryable`: another one may do.
+    """Why an attempt came to nothing before its first content. `retryable`: another one may do.
     `midway`: it broke off later, and its continuation may go on with another. `prompt_tokens`: how
     long the upstream found the prompt that it has no context for."""
 
@@ -91,7 +91,7 @@ class Phase(enum.Enum):
     """How far an answer is."""
 
     WAITING = enum.auto()  # for the head
-    HEADED = enum.auto()  # the head is here, and held until the first byte
+    HEADED = enum.auto()  # the head is here, and held with the opening until the first content
     REFUSED = enum.auto()  # a whole refusal is being collected
     PASSING = enum.auto()  # the caller gets it
     OVER = enum.auto()
@@ -100,7 +100,7 @@ class Phase(enum.Enum):
 class Answer:
     """See the module. `failure` is set when it is over and the caller has not been answered.
 
-    `labels`: the X-WAI headers that the response gets. `on_first_byte` is called when the answer
+    `labels`: the X-WAI headers that the response gets. `on_first_content` is called when the answer
     begins to pass, before anything is written. `continuation`: what keeps its text, if it may be
     continued.
     """
@@ -112,7 +112,7 @@ class Answer:
         labels: Headers,
         limits: GatewayLimits,
         clock: Callable[[], float],
-        on_first_byte: Callable[[], None],
+        on_first_content: Callable[[], None],
         *,
         strip_usage: bool,
         strip_timings: bool = False,
@@ -123,19 +123,25 @@ class Answer:
         self.fault: Fault | None = None  # what cut the answer or made it fail
         self.status = 0
         self.first_byte_at: float | None = None
+        """When any byte of the body came, a comment or a role included."""
+        self.first_content_at: float | None = None
+        """When it began to pass: for a stream, its first token."""
+        self.sent_at = clock()
+        """When the caller was sent something last."""
         self._reply = reply
         self._exchange = reply.exchange
         self._route = route
         self._labels = labels
         self._limits = limits
         self._clock = clock
-        self._on_first_byte = on_first_byte
+        self._on_first_content = on_first_content
         self._strip_usage = strip_usage
         self._strip_timings = strip_timings
         self._continuation = continuation
         self._phase = Phase.WAITING
         self._stream: UpstreamStream | None = None
         self._reader: UsageReader | None = None
+        self._opening: Opening | None = None
         self._headers: Headers = []
         self._content_type = b""
         self._collected = bytearray()
@@ -200,6 +206,7 @@ class Answer:
             if out and self._continuation is not None:
                 out = self._continuation.take(out)
             if out:
+                self.sent_at = self._last_at
                 exchange.write(out)
             self._uncredited += len(data)
             if self._uncredited >= CREDIT_EVERY_BYTES and not exchange.paused:
@@ -220,7 +227,11 @@ class Answer:
         self._content_type = dict(headers).get(b"content-type", b"").strip().lower()
         begun = self._exchange.started  # by a heartbeat, as an event stream
         unfit = begun and not (status == 200 and self._content_type.startswith(EVENT_STREAM))
-        self._phase = Phase.REFUSED if status in HELD_STATUSES or unfit else Phase.HEADED
+        if unfit or status == 400 or is_failure(status):
+            self._phase = Phase.REFUSED
+        else:
+            self._phase = Phase.HEADED
+            self._opening = opening_for(self._route, status, self._content_type)
 
     def on_end(self) -> None:
         """See `Sink`."""
@@ -229,15 +240,12 @@ class Answer:
                 self.on_reset(Fault.UPSTREAM_BROKE, "The upstream ended without an answer.")
             case Phase.REFUSED:
                 self._refused()
-            case Phase.HEADED | Phase.PASSING:
-                if self._phase is Phase.HEADED:
-                    self._begin()
-                if self._reader is not None and (rest := self._reader.finish()):
-                    if self._continuation is not None:
-                        rest = self._continuation.take(rest)
-                    self._exchange.write(rest)
-                self._exchange.end()
-                self._finish()
+            case Phase.HEADED:
+                assert self._opening is not None
+                if self._judge(self._opening.finish(), self._opening):
+                    self._end()
+            case Phase.PASSING:
+                self._end()
             case Phase.OVER:
                 pass
             case _:
@@ -269,27 +277,59 @@ class Answer:
             self._stream.consume(uncredited)
 
     def _early_data(self, data: bytes) -> None:
-        if self._phase is Phase.HEADED and data:
-            if self._exchange.started and self._content_type[:17] != EVENT_STREAM:
-                self._phase = Phase.REFUSED  # a heartbeat began after the head had come
-            else:
-                self._begin()
-                self.on_data(data)
-                return
-        if self._phase is Phase.REFUSED:
-            self._last_at = self._clock()
+        if self._phase is Phase.OVER:
+            return
+        self._last_at = self._clock()
+        if self.first_byte_at is None and data:
+            self.first_byte_at = self._last_at
+        if self._phase is Phase.HEADED and self._exchange.started and not self._is_events:
+            self._phase = Phase.REFUSED  # a heartbeat began after the head had come
+        self._uncredited += len(data)
+        if self._phase is Phase.HEADED:
+            assert self._opening is not None
+            self._judge(self._opening.feed(data), self._opening)
+        elif self._phase is Phase.REFUSED:
             self._collected += data[: REFUSAL_BYTES - len(self._collected)]
             if len(self._collected) == REFUSAL_BYTES:  # no refusal is that long; it may be endless
                 if self._stream is not None:
                     self._stream.reset(Fault.CANCELLED, "too long for a refusal")
                 self._refused()
-        if self._stream is not None and self._phase is not Phase.OVER:
-            self._stream.consume(len(data))
+        # What is held is ours to take; what passed is the caller's.
+        holding = self._phase is not Phase.PASSING
+        if holding or (self._uncredited >= CREDIT_EVERY_BYTES and not self._exchange.paused):
+            self._give_credit()
+
+    def _judge(self, verdict: Verdict, opening: Opening) -> bool:
+        """Act on what is known of the answer by its opening; whether it passes from now on."""
+        if verdict.fault is not None:
+            self._give_up_upstream(verdict.fault, verdict.message)
+        elif verdict.begins:
+            self._opening = None
+            self._begin()
+            assert self._reader is not None
+            if out := self._reader.feed(opening.held):
+                self._exchange.write(self._continuation.take(out) if self._continuation else out)
+        return verdict.begins
+
+    def _end(self) -> None:
+        """The upstream's answer is over. One that lacks its own end mark broke off."""
+        reader = self._reader
+        assert reader is not None
+        if rest := reader.finish():
+            self._exchange.write(self._continuation.take(rest) if self._continuation else rest)
+        if self._route.generates and self.status == 200:
+            if reader.failed:  # the caller has the upstream's own error event
+                self.fault = Fault.UPSTREAM_BROKE
+            elif not reader.ended:
+                self._cut(Fault.UPSTREAM_BROKE, "The upstream's answer stopped before its end.")
+                return
+        self._exchange.end()
+        self._finish()
 
     def _begin(self) -> None:
         """The point of no return: the caller gets this upstream's answer."""
-        self._last_at = self.first_byte_at = self._clock()
-        self._on_first_byte()
+        self._last_at = self.sent_at = self.first_content_at = self._clock()
+        self._on_first_content()
         self._reply.reader = self._reader = reader_for(
             self._route.dialect,
             self._route.path,
@@ -315,9 +355,8 @@ class Answer:
             fault = Fault.CONTEXT_EXCEEDED if too_long else Fault.BAD_REQUEST
             self._fail(Failure(fault, message, too_long, refusal, prompt_tokens=tokens))
             return
-        retryable = self.status in RETRY_STATUSES
-        fault = Fault.OVERLOADED if self.status == 503 else Fault.UPSTREAM_BROKE
-        self._fail(Failure(fault, message, retryable, refusal))
+        fault = Fault.OVERLOADED if self.status in (429, 503) else Fault.UPSTREAM_BROKE
+        self._fail(Failure(fault, message, is_failure(self.status), refusal))
 
     def _cut(self, fault: Fault, message: str) -> None:
         """The answer broke off: go on with another upstream, else break too."""
@@ -347,7 +386,18 @@ class Answer:
     def _is_plain_stream(self) -> bool:
         """Whether what has passed is an answer in whole events."""
         whole = self._reader is not None and not self._reader.broken()
-        return whole and self.status == 200 and self._content_type.startswith(EVENT_STREAM)
+        return whole and self.status == 200 and self._is_events
+
+    @property
+    def _is_events(self) -> bool:
+        return self._content_type.startswith(EVENT_STREAM)
+
+    @property
+    def takes_comment(self) -> bool:
+        """Whether a comment may be sent to the caller now: not inside an event."""
+        if self._phase is not Phase.PASSING:
+            return self._phase is not Phase.OVER
+        return self._reader is not None and self._is_events and self._reader.between_events
 
     def _fail(self, failure: Failure) -> None:
         self.failure = failure
@@ -357,6 +407,11 @@ class Answer:
     def _finish(self) -> None:
         self._phase = Phase.OVER
         self.over.set()
+
+
+def is_failure(status: int) -> bool:
+    """Whether an upstream's status says that it failed a request which another may well serve."""
+    return status >= 500 or status in _FAILED_STATUSES
 
 
 def refusal_message(body: bytes) -> str:

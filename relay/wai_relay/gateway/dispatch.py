@@ -50,13 +50,15 @@ class RequestInfo:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a lease was used. `fault` is None unless the upstream failed; a caller's own mistake or
-    its going away is no failure. Times in seconds, from when the upstream was given the request."""
+    its going away is no failure. `begun`: the caller got content. Times in seconds, from when the
+    upstream was given the request; `ttft_s` to the first content."""
 
     fault: Fault | None
     cancelled: bool
     ttft_s: float | None
     duration_s: float
     tokens: TokenCounts
+    begun: bool = False
 
 
 class Lease(abc.ABC):
@@ -71,7 +73,10 @@ class Lease(abc.ABC):
     fallback: bool = False
 
     def answering(self) -> None:  # noqa: B027 - of use to those who count prefills only
-        """The answer's first byte has come: the prompt was read."""
+        """The answer's first content has come: the prompt was read."""
+
+    def blame(self) -> None:  # noqa: B027 - of use to those who learn from failures only
+        """After its release another upstream served the request that this one failed."""
 
     def cost(self, tokens: TokenCounts) -> float:
         """What these tokens cost there, in the operator's currency."""
@@ -239,13 +244,17 @@ class ScheduledDispatcher:
         counts = outcome.tokens
         result = Result.SERVED
         if outcome.fault is not None:
-            result = Result.FAILED
+            result = Result.FAILED if outcome.begun else Result.SUSPECT
         elif outcome.cancelled:
             result = Result.CANCELLED
         cached = counts.cached if counts.exact else None
         tokens = Tokens(counts.prompt, cached, counts.completion)
         self._scheduler.finish(placement, now, result, tokens)
         self._arm()
+
+    def blamed(self, placement: Placement) -> None:
+        """Another upstream served the request of a lease that failed."""
+        self._scheduler.blame(placement, self._clock())
 
 
 class _PlacedLease(Lease):
@@ -272,6 +281,9 @@ class _PlacedLease(Lease):
     def answering(self) -> None:
         if self._streams:  # else the first byte is the end, and says nothing of the prompt
             self._dispatcher.answering(self._placement)
+
+    def blame(self) -> None:
+        self._dispatcher.blamed(self._placement)
 
     def cost(self, tokens: TokenCounts) -> float:
         return self._node.cost(self._asked, tokens)

@@ -55,9 +55,7 @@ class Call:
     """The last that was opened for it."""
 
     def settle(self) -> None:
-        """An answer begins: no comment any more, and nothing will be sent a second time, unless
-        the answer may be continued."""
-        self.stop_heartbeat()
+        """An answer begins: nothing will be sent a second time, unless it may be continued."""
         if self.body.complete and self.continuation is None:
             self.body.forget()
             self.intake.release()
@@ -126,6 +124,7 @@ class Forwarder:
         was made came to; where it was to go on with an answer, that has begun. Raises `WaiError`
         when no upstream could be tried at all."""
         failure: Failure | None = None
+        suspects: list[Lease] = []
         tries = self.limits.attempts
         while tries:
             tries -= 1
@@ -136,9 +135,11 @@ class Forwarder:
                     raise
                 break  # nobody else: what the last one said is the better answer
             given_at = self._clock()
-            failure = await self._attempt(call, lease, info)
+            failure = await self._attempt(call, lease, info, suspects)
             if failure is None or not (failure.retryable and call.body.repeatable):
                 break
+            if failure.fault in RETRY_FAULTS:
+                suspects.append(lease)
             excluded = info.excluded | {lease.upstream.name}
             # All attempts share one time to wait in, which they do not use up themselves.
             wait_until = info.wait_until + self._clock() - given_at
@@ -160,7 +161,7 @@ class Forwarder:
         call.continuation.go_on()
         call.record.continued += 1
         if call.heartbeat is not None:
-            call.heartbeat = Heartbeat(call.reply, self.limits.heartbeat_s, self._call_later)
+            call.heartbeat.answer = None
 
     async def _acquire(self, call: Call, info: RequestInfo) -> Lease:
         record = call.record
@@ -180,13 +181,21 @@ class Forwarder:
         )
         return lease
 
-    async def _attempt(self, call: Call, lease: Lease, info: RequestInfo) -> Failure | None:
+    async def _attempt(
+        self, call: Call, lease: Lease, info: RequestInfo, suspects: list[Lease]
+    ) -> Failure | None:
+        """Try one upstream. The `suspects` failed the same request before: once this one begins to
+        serve it, the failures were theirs and not the request's."""
         given_at = self._clock()
         ask_usage = asks_usage(call.route, call.body.facts)
         ask_timings = _kind(lease) == LLAMA_CPP and asks_timings(call.route, call.body.json)
 
         def begin() -> None:
             call.settle()
+            if call.heartbeat is not None:
+                call.heartbeat.answer = answer
+            while suspects:
+                suspects.pop().blame()
             lease.answering()
 
         answer = Answer(
@@ -316,9 +325,10 @@ class Forwarder:
         now = self._clock()
         record = call.record
         ttft_s = None
-        if answer.first_byte_at is not None:
-            ttft_s = answer.first_byte_at - given_at
-            record.first_byte_at = record.first_byte_at or answer.first_byte_at
+        record.first_byte_at = record.first_byte_at or answer.first_byte_at
+        if answer.first_content_at is not None:
+            ttft_s = answer.first_content_at - given_at
+            record.first_content_at = record.first_content_at or answer.first_content_at
         if answer.failure is None:
             record.status = answer.status if call.reply.exchange.started else 0
             record.fault = answer.fault.row.openai_code if answer.fault else ""
@@ -332,6 +342,7 @@ class Forwarder:
                 ttft_s=ttft_s,
                 duration_s=now - given_at,
                 tokens=counts,
+                begun=answer.first_content_at is not None,
             )
         )
 

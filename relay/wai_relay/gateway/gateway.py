@@ -202,7 +202,7 @@ class Gateway:
         wanted = reply.exchange.request.header(b"x-wai-heartbeat") != b"0"
         if not (wanted and body.facts.stream and route.generates and reply.rules.comment):
             return None
-        return Heartbeat(reply, self._limits.heartbeat_s, self._call_later)
+        return Heartbeat(reply, self._limits.heartbeat_s, self._clock, self._call_later)
 
     # -- lists, which are answered here
     def _answer_list(self, reply: Reply, path: str, key: ApiKey, record: RequestRecord) -> bool:
@@ -236,6 +236,10 @@ class Gateway:
         refusal = failure.refusal
         if refusal is None or reply.exchange.started:
             self._refuse(reply, route.path, live, WaiError(failure.message, failure.fault))
+            return
+        if refusal.status in (401, 403):  # the caller's own key is good
+            message = "The node's inference server refuses the key that the node gives it."
+            self._refuse(reply, route.path, live, WaiError(message, Fault.UPSTREAM_BROKE))
             return
         record.status = refusal.status
         mine = failure.fault is not Fault.BAD_REQUEST  # else the upstream found the caller wrong
@@ -272,7 +276,9 @@ class Gateway:
         record.cancelled = record.cancelled or live.ended
         record.duration_ms = (self._clock() - arrived_at) * 1000.0
         if record.first_byte_at is not None:
-            record.ttft_ms = (record.first_byte_at - arrived_at) * 1000.0
+            record.first_byte_ms = (record.first_byte_at - arrived_at) * 1000.0
+        if record.first_content_at is not None:
+            record.ttft_ms = (record.first_content_at - arrived_at) * 1000.0
         record.bytes_in = exchange.bytes_in
         record.bytes_out = exchange.bytes_out
         self.explanations.remember(record)

@@ -37,6 +37,9 @@ class AccessLog:
             "node": record.node,
             "fault": record.fault,
             "attempts": record.attempts,
+            "first_byte_ms": (
+                None if record.first_byte_ms is None else round(record.first_byte_ms, 1)
+            ),
             "ttft_ms": None if record.ttft_ms is None else round(record.ttft_ms, 1),
             "duration_ms": round(record.duration_ms, 1),
             "prompt_tokens": record.tokens.prompt,

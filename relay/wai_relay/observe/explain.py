@@ -51,6 +51,7 @@ class Explanation:
     fallback: bool
     continued: int
     queue_ms: float
+    first_byte_ms: float | None
     ttft_ms: float | None
     duration_ms: float
     tokens_per_s: float | None
@@ -98,6 +99,7 @@ def explain(record: RequestRecord, *, running: bool = False) -> Explanation:
         fallback=record.fallback,
         continued=record.continued,
         queue_ms=record.queue_ms,
+        first_byte_ms=record.first_byte_ms,
         ttft_ms=record.ttft_ms,
         duration_ms=record.duration_ms,
         tokens_per_s=record.tokens_per_second,

@@ -23,7 +23,7 @@ ENDED_BY_ADMIN: Final = "This request was ended by the relay's admin."
 class RunningAnswer(Protocol):
     """What is asked of an attempt's answer (`answer.Answer`)."""
 
-    first_byte_at: float | None
+    first_content_at: float | None
 
     def counts(self, estimated_prompt: int) -> TokenCounts:
         """What it cost so far."""
@@ -115,13 +115,13 @@ def view_of(live: LiveRequest, now: float) -> LiveView:
     record, answer = live.record, live.answer
     tokens = TokenCounts(prompt=live.prompt_tokens)
     state: State = "queued"
-    first_byte_at: float | None = None
+    first_content_at: float | None = None
     if answer is not None:
-        first_byte_at = answer.first_byte_at
-        state = "prefill" if first_byte_at is None else "streaming"
-        if first_byte_at is not None:
+        first_content_at = answer.first_content_at
+        state = "prefill" if first_content_at is None else "streaming"
+        if first_content_at is not None:
             tokens = answer.counts(live.prompt_tokens)
-    decode_s = now - first_byte_at if first_byte_at is not None else 0.0
+    decode_s = now - first_content_at if first_content_at is not None else 0.0
     measurable = tokens.completion > 1 and decode_s > 0
     return LiveView(
         id=record.request_id,
@@ -136,7 +136,7 @@ def view_of(live: LiveRequest, now: float) -> LiveView:
         started_at=record.started_at,
         age_ms=(now - live.arrived_at) * 1000.0,
         queue_ms=record.queue_ms,
-        ttft_ms=None if first_byte_at is None else (first_byte_at - live.arrived_at) * 1000.0,
+        ttft_ms=None if first_content_at is None else (first_content_at - live.arrived_at) * 1000.0,
         prompt_tokens=tokens.prompt,
         completion_tokens=tokens.completion,
         tokens_per_s=(tokens.completion - 1) / decode_s if measurable else None,

@@ -66,8 +66,12 @@ class RequestRecord:
     tokens: TokenCounts = field(default_factory=TokenCounts)
     queue_ms: float = 0.0
     ttft_ms: float | None = None
+    """Until the first content: text, reasoning, a tool call or audio."""
+    first_byte_ms: float | None = None
+    """Until any byte of an upstream's answer, a comment or a role included."""
+    first_content_at: float | None = None
     first_byte_at: float | None = None
-    """Monotonic, for `ttft_ms`."""
+    """Monotonic, for `ttft_ms` and `first_byte_ms`."""
     duration_ms: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
@@ -92,8 +96,9 @@ class RequestRecord:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Decode speed from the first byte to the end, None where it can't be told."""
-        if self.ttft_ms is None or self.tokens.completion < 2:
+        """Decode speed from the first content to the end, None where it can't be told: a whole
+        document shows no first token."""
+        if not self.stream or self.ttft_ms is None or self.tokens.completion < 2:
             return None
         decode_ms = self.duration_ms - self.ttft_ms
         return (self.tokens.completion - 1) * 1000.0 / decode_ms if decode_ms > 0 else None

@@ -211,7 +211,7 @@ class Scheduler:
             self.finish(ticket.placement, now, Result.CANCELLED)
 
     def first_token(self, placement: Placement, now: float) -> None:
-        """The answer's first byte came: the prompt was read. Repeating it changes nothing."""
+        """The answer's first content came: the prompt was read. Repeating it changes nothing."""
         took_s = placement.lane.ledger.first_token(placement.claim, now)
         if took_s is not None:
             placement.first_at = now
@@ -232,13 +232,18 @@ class Scheduler:
                 lane.cooldown.succeeded()
             case Result.FAILED:
                 lane.cooldown.failed(now)
-            case Result.CANCELLED:
+            case Result.CANCELLED | Result.SUSPECT:
                 pass
             case _:
                 assert_never(result)
         if tokens is not None:
             self._learn(placement, now, result, tokens)
         self._plan(placement.demand.model, now, lane=lane)
+
+    def blame(self, placement: Placement, now: float) -> None:
+        """A placement that ended as `SUSPECT` failed by its node's fault: another node served the
+        same request. Where it failed everywhere, the request is at fault and nobody is blamed."""
+        placement.lane.cooldown.blamed(now)
 
     # -- time
     def next_deadline(self) -> float | None:

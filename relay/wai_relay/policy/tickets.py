@@ -21,6 +21,7 @@ class Result(enum.Enum):
     CANCELLED = "cancelled"  # by the caller: says nothing about the node
     REFUSED = "refused"  # the caller's own mistake: the node answered
     FAILED = "failed"  # by the node's or its upstream's fault
+    SUSPECT = "suspect"  # it failed, by the node's fault or the request's: see `Scheduler.blame`
 
 
 class Tokens(NamedTuple):

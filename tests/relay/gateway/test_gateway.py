@@ -22,6 +22,7 @@ from wai_relay.gateway.answer import CREDIT_EVERY_BYTES
 from wai_relay.gateway.dispatch import Lease, RequestInfo
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.limits import GatewayLimits
+from wai_relay.gateway.opening import DOCUMENT_BYTES
 from wai_relay.gateway.upstream import Spent
 from wai_relay.observe.explain import explain
 from wai_relay.observe.records import RequestRecord, TokenCounts
@@ -35,6 +36,11 @@ STREAM = b'{"stream":true,"model":"m","messages":[{"role":"user","content":"hi"}
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}\n\n'
 DONE = b"data: [DONE]\n\n"
+MESSAGE_TOKEN = (
+    b"event: content_block_delta\n"
+    b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"a"}}\n\n'
+)
+LONG_REPLY = b'{"choices":[],"padding":"' + b"x" * DOCUMENT_BYTES + b'"}'
 REPLY = b'{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}'
 
 
@@ -306,12 +312,12 @@ async def test_upstreams_own_error_is_passed_and_costs_nothing() -> None:
     ("path", "body", "headers", "chunk", "ending"),
     [
         ("/v1/chat/completions", STREAM, SSE, TOKEN, b'data: {"error":{'),
-        ("/v1/messages", STREAM, SSE, b"event: ping\ndata: {}\n\n", b"event: error\ndata: {"),
+        ("/v1/messages", STREAM, SSE, MESSAGE_TOKEN, b"event: error\ndata: {"),
         (
             "/api/chat",
             CHAT,
             [(b"content-type", b"application/x-ndjson")],
-            b'{"message":{}}\n',
+            b'{"message":{"content":"a"}}\n',
             b'{"error":"the node is gone"}\n',
         ),
     ],
@@ -336,7 +342,7 @@ async def test_stream_cut_after_its_first_byte_ends_with_an_error_event(
 async def test_plain_answer_cut_after_its_first_byte_is_aborted() -> None:
     def cut(stream: FakeStream) -> None:
         stream.sink.on_headers(200, JSON)
-        stream.sink.on_data(REPLY[:10])
+        stream.sink.on_data(LONG_REPLY[:-1])
         stream.sink.on_reset(Fault.UPSTREAM_BROKE, "closed")
 
     r = rig(FakeNode("gpu1", MODEL, script=cut))
@@ -347,7 +353,7 @@ async def test_plain_answer_cut_after_its_first_byte_is_aborted() -> None:
 
 @pytest.mark.parametrize(
     ("headers", "sent"),
-    [(JSON, REPLY[:10]), (SSE, TOKEN + TOKEN[:9])],
+    [(JSON, LONG_REPLY[:-1]), (SSE, TOKEN + TOKEN[:9])],
     ids=["document", "events"],
 )
 async def test_our_own_bug_in_the_middle_of_an_answer_never_looks_like_its_end(
@@ -445,6 +451,7 @@ async def test_slow_caller_withholds_credit_until_he_reads_again() -> None:
         assert stream.consumed == len(piece)
         exchange.resume()
         assert stream.consumed == 3 * len(piece)
+        stream.sink.on_data(DONE)
         stream.sink.on_end()
     assert exchange.ended
 
@@ -721,6 +728,7 @@ async def test_running_requests_can_be_seen_and_explained() -> None:
         (view,) = r.gateway.live.views(r.clock())
         assert (view.state, view.ttft_ms, view.completion_tokens) == ("streaming", 2000, 3)
         assert view.tokens_per_s == 1.0
+        stream.sink.on_data(DONE)
         stream.sink.on_end()
     assert len(r.gateway.live) == 0
     record = r.gateway.explanations.find("req_test")
@@ -903,3 +911,116 @@ async def test_a_head_that_can_not_be_sent_ends_in_an_error_and_not_in_a_wait() 
         await r.gateway.handle(exchange)
     assert exchange.over
     assert exchange.status >= 500
+
+
+# -- a failure is what the caller would call one
+
+ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n'
+ERROR_EVENT = b'data: {"error":{"message":"out of memory"}}\n\n'
+REFUSED = b'{"error":{"message":"not now"}}'
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        *(answers(status, JSON, REFUSED) for status in (500, 501, 507, 429, 401, 403, 404)),
+        answers(200, SSE, ERROR_EVENT),
+        answers(200, SSE, ROLE, ERROR_EVENT),
+        answers(200, SSE, b": keepalive\n\n", ROLE),
+        answers(200, SSE),
+        answers(200, JSON, REFUSED),
+        answers(200, [(b"content-type", b"text/html")], b"<html>"),
+        answers(200, SSE, REPLY),
+    ],
+)
+async def test_an_upstream_that_fails_in_any_way_is_replaced_before_content(
+    script: Callable[[FakeStream], None],
+) -> None:
+    good = FakeNode("a-good", MODEL, script=answers(200, SSE, ROLE, TOKEN, DONE))
+    r = rig(FakeNode("z-bad", MODEL, script=script), good)
+    exchange = await r.ask(STREAM)
+    assert (exchange.status, exchange.body) == (200, ROLE + TOKEN + DONE)
+    assert exchange.header(b"x-wai-node") == b"a-good"
+    assert exchange.header(b"x-wai-attempts") == b"2"
+
+
+async def test_the_caller_gets_the_upstreams_own_error_where_all_fail() -> None:
+    nodes = [FakeNode(name, MODEL, script=answers(500, JSON, REFUSED)) for name in "ab"]
+    exchange = await rig(*nodes).ask(STREAM)
+    assert (exchange.status, exchange.body) == (500, REFUSED)
+
+
+async def test_an_upstreams_401_is_the_relays_fault_and_not_a_bad_key() -> None:
+    exchange = await rig(FakeNode("a", MODEL, script=answers(401, JSON, REFUSED))).ask()
+    assert (exchange.status, error_of(exchange)["code"]) == (502, "upstream_broke")
+
+
+@pytest.mark.parametrize("status", [413, 422])
+async def test_a_callers_own_mistake_is_not_tried_elsewhere(status: int) -> None:
+    spare = FakeNode("a-spare", MODEL)
+    r = rig(FakeNode("z", MODEL, script=answers(status, JSON, REFUSED)), spare)
+    exchange = await r.ask()
+    assert (exchange.status, exchange.body, spare.streams) == (status, REFUSED, [])
+
+
+async def test_a_stream_that_stops_without_its_end_ends_visibly() -> None:
+    r = rig(FakeNode("a", MODEL, script=answers(200, SSE, ROLE, TOKEN)))
+    exchange = await r.ask(STREAM)
+    assert exchange.body.startswith(ROLE + TOKEN + b'data: {"error"')
+    assert r.records[0].fault == "upstream_broke"
+
+
+async def test_an_error_event_in_mid_answer_is_recorded_and_not_said_twice() -> None:
+    r = rig(FakeNode("a", MODEL, script=answers(200, SSE, TOKEN, ERROR_EVENT)))
+    exchange = await r.ask(STREAM)
+    assert exchange.body == TOKEN + ERROR_EVENT
+    assert r.records[0].fault == "upstream_broke"
+
+
+async def test_the_first_token_is_the_first_content_and_heartbeats_go_on() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        sink = node.streams[0].sink
+        sink.on_headers(200, SSE)
+        r.clock.advance(1)
+        sink.on_data(b": keepalive\n\n" + ROLE)
+        r.clock.advance(15)
+        assert exchange.body == b": waiting\n\n"
+        r.clock.advance(4)
+        sink.on_data(TOKEN)
+        passed = exchange.body
+        r.clock.advance(14)
+        assert exchange.body == passed
+        r.clock.advance(1)  # forty seconds of thought are bridged as well
+        assert exchange.body == passed + b": waiting\n\n"
+        sink.on_data(DONE)
+        sink.on_end()
+    assert b": keepalive\n\n" + ROLE + TOKEN in exchange.body
+    record = r.records[0]
+    assert (record.first_byte_ms, record.ttft_ms) == (1000.0, 20000.0)
+
+
+async def test_no_comment_is_sent_inside_an_event() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        sink = node.streams[0].sink
+        sink.on_headers(200, SSE)
+        sink.on_data(TOKEN + b"data: " + b"x" * 70_000)
+        r.clock.advance(40)
+        assert b"waiting" not in exchange.body
+        sink.on_data(b"\n\n" + DONE)
+        sink.on_end()
+
+
+async def test_no_speed_is_told_of_an_answer_that_came_as_one_document() -> None:
+    r = rig(FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY)))
+    await r.ask()
+    assert r.records[0].tokens_per_second is None

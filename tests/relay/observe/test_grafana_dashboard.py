@@ -34,6 +34,7 @@ def exposed() -> dict[str, set[str]]:
     metrics = Metrics(DiscardingRecorder())
     record = RequestRecord("req_1", 0.0, "POST", "/v1/chat/completions", "key_1", "m")
     record.status, record.attempts, record.ttft_ms, record.duration_ms = 200, 1, 30.0, 530.0
+    record.stream = True
     record.tokens = TokenCounts(prompt=7, cached=2, completion=11, exact=True)
     metrics.finish(record)
     record.status, record.fault = 502, "node_lost"

@@ -16,7 +16,7 @@ from wai_relay.observe.records import DiscardingRecorder, RequestRecord, TokenCo
 class Answer:
     """An upstream's answer that has said `tokens` so far."""
 
-    first_byte_at: float | None = 1.0
+    first_content_at: float | None = 1.0
     tokens: int = 0
     given_up: list[str] = field(default_factory=list)
 
@@ -121,7 +121,7 @@ def test_a_machine_that_slept_keeps_no_more_than_an_hour() -> None:
 def test_running_and_queued_are_told_apart_and_the_history_ends_now() -> None:
     rig = Rig()
     rig.live.enter(record("queued"), 0.0, lambda: None)
-    rig.live.enter(record("running"), 0.0, lambda: None).answer = Answer(first_byte_at=None)
+    rig.live.enter(record("running"), 0.0, lambda: None).answer = Answer(first_content_at=None)
     rig.step()
     now, history = rig.pulse.now, rig.pulse.history()
     assert (now.running, now.queued) == (1, 1)
@@ -138,10 +138,10 @@ def test_a_pulse_that_is_closed_samples_no_more() -> None:
 def test_a_request_without_a_token_has_no_speed() -> None:
     live = LiveRequests()
     running = live.enter(record(), 1.0, lambda: None)
-    running.answer = Answer(first_byte_at=2.0, tokens=1)
+    running.answer = Answer(first_content_at=2.0, tokens=1)
     [view] = live.views(2.0)
     assert (view.state, view.tokens_per_s, view.ttft_ms) == ("streaming", None, 1000.0)
-    running.answer = Answer(first_byte_at=2.0, tokens=11)
+    running.answer = Answer(first_content_at=2.0, tokens=11)
     assert live.views(7.0)[0].tokens_per_s == 2.0
 
 

@@ -41,7 +41,7 @@ def test_each_failed_probe_doubles_the_rest_up_to_its_bound() -> None:
         now += cooldown.seconds_left(now)
         cooldown.sent(now)
         cooldown.failed(now)
-    assert rests == [5.0, 10.0, 20.0, 40.0, LONGEST_REST_S, LONGEST_REST_S]
+    assert rests == [5.0, 10.0, *[LONGEST_REST_S] * 4]
 
 
 def test_a_probe_whose_end_is_never_told_does_not_block_the_node_for_ever() -> None:
@@ -53,3 +53,18 @@ def test_a_probe_whose_end_is_never_told_does_not_block_the_node_for_ever() -> N
 def test_failures_of_requests_that_were_under_way_do_not_lengthen_the_rest() -> None:
     cooldown = failing(8)
     assert cooldown.seconds_left(0.0) == FIRST_REST_S
+
+
+def test_a_node_that_never_served_rests_after_one_failure_that_another_bettered() -> None:
+    cooldown = Cooldown()
+    cooldown.blamed(0.0)
+    assert cooldown.cooling(0.0)
+
+
+def test_a_node_that_served_rests_after_two_failures_that_others_bettered() -> None:
+    cooldown = Cooldown()
+    cooldown.succeeded()
+    cooldown.blamed(0.0)
+    assert not cooldown.cooling(0.0)
+    cooldown.blamed(0.0)
+    assert cooldown.cooling(0.0)

@@ -18,6 +18,9 @@ from .usage import MAX_EVENT_BYTES, BodyReader, UsageReader, count
 
 _FIGURE: Final = re.compile(rb'(?<!\\)"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,12})')
 
+_DONE: Final = re.compile(rb'"done"\s*:\s*true')
+_ERROR: Final = re.compile(rb'(?m)^\s*\{"error"')
+
 
 def error_body(fault: Fault, message: str) -> bytes:
     """`{"error": "…"}`."""
@@ -37,6 +40,17 @@ class OllamaLines(UsageReader):
         super().__init__()
         self._held = b""
         self._overlong = False
+        self._last = b""
+
+    @property
+    def ended(self) -> bool:
+        """See `UsageReader`."""
+        return _DONE.search(self._last) is not None
+
+    @property
+    def failed(self) -> bool:
+        """See `UsageReader`."""
+        return _ERROR.search(self._last) is not None
 
     def feed(self, data: bytes) -> bytes:
         """See `UsageReader`."""
@@ -52,6 +66,7 @@ class OllamaLines(UsageReader):
                 return whole
         if whole:
             self._overlong = False
+            self._last = whole
             self.chunks += whole.count(b"\n")
             if b'"eval_count"' in whole:
                 self.said = counts_of(whole)
@@ -60,6 +75,7 @@ class OllamaLines(UsageReader):
     def finish(self) -> bytes:
         """See `UsageReader`."""
         rest, self._held = self._held, b""
+        self._last = rest or self._last
         return rest
 
     def broken(self) -> bytes:

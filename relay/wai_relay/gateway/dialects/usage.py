@@ -24,6 +24,13 @@ MAX_LOOKS: Final = 8  # at what may be such an object: a hostile document may ha
 _BRACE: Final = re.compile(rb"[{}]")
 _EVENT_END: Final = re.compile(rb"(?:\r?\n){2,}+")  # a flood of empty lines is one end
 _EVENT_DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+# How streams of every dialect say that they are complete, and that they failed.
+_END_MARK: Final = re.compile(
+    rb'data: ?\[DONE\]|"(?:finish|stop)_reason": ?"|"message_stop"|"done": ?true'
+    rb'|"response\.(?:completed|incomplete|failed)"'
+)
+_ERROR_MARK: Final = re.compile(rb'(?m)^event: ?error|^(?:data: ?)?\{"(?:error"|type": ?"error")')
+_MARK_BYTES: Final = 1024  # of an event's beginning that is kept to look for these
 _ANY: Final = msgspec.json.Decoder()
 
 
@@ -36,6 +43,21 @@ class UsageReader(abc.ABC):
     def __init__(self) -> None:
         self.chunks = 0  # pieces of answer seen, the estimate of `counts.completion`
         self.said: TokenCounts | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer's own end mark came. A document has none but its last byte."""
+        return True
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last that came was an error event: the upstream itself ended the answer."""
+        return False
+
+    @property
+    def between_events(self) -> bool:
+        """Whether what was passed on ends at the border of an event."""
+        return True
 
     @abc.abstractmethod
     def feed(self, data: bytes) -> bytes:
@@ -69,6 +91,23 @@ class EventReader(UsageReader):
         super().__init__()
         self._held = b""
         self._overlong = False
+        # The last two pieces that held whole events: a usage chunk may follow the end mark.
+        self._before = self._last = b""
+
+    @property
+    def ended(self) -> bool:
+        """See `UsageReader`."""
+        return _END_MARK.search(self._before + self._last) is not None
+
+    @property
+    def failed(self) -> bool:
+        """See `UsageReader`."""
+        return _ERROR_MARK.search(self._last) is not None
+
+    @property
+    def between_events(self) -> bool:
+        """See `UsageReader`."""
+        return not self._overlong
 
     def feed(self, data: bytes) -> bytes:
         """See `UsageReader`."""
@@ -81,6 +120,7 @@ class EventReader(UsageReader):
             and not self._overlong
         ):
             self.chunks += data.count(self.piece)
+            self._before, self._last = self._last, data
             return data
         # OpenAI's own streams say `"usage":null` in every chunk when usage was asked for.
         if (
@@ -91,12 +131,15 @@ class EventReader(UsageReader):
             and b'"timings"' not in data
         ):
             self.chunks += data.count(self.piece)
+            self._before, self._last = self._last, data
             return data
         return self._feed_events(data)
 
     def finish(self) -> bytes:
         """See `UsageReader`."""
         rest, self._held = self._held, b""
+        if rest:
+            self._before, self._last = self._last, rest[:_MARK_BYTES]
         return rest
 
     def broken(self) -> bytes:
@@ -121,12 +164,16 @@ class EventReader(UsageReader):
         while found := _EVENT_END.search(data, search_from):
             event = data[start : found.end()]
             start = search_from = found.end()
+            if not self._overlong:
+                self._before, self._last = self._last, event[:_MARK_BYTES]
             if self._overlong or len(event) > MAX_EVENT_BYTES or self._keep(event):
                 passed.append(self.outgoing(event))
             self._overlong = False
         rest = data[start:]
         if self._overlong or len(rest) > MAX_EVENT_BYTES:
             # Its last bytes stay: an event's end may be cut in two.
+            if not self._overlong:
+                self._before, self._last = self._last, rest[:_MARK_BYTES]
             self._overlong = True
             passed.append(rest[:-3])
             rest = rest[-3:]

@@ -1,0 +1,257 @@
+"""The opening of an answer: all that comes before its first content, held back until that comes.
+
+A 200 is not yet an answer: its stream may begin with an error event, may carry nothing but a role
+and then stop, or may be an HTML page. While the opening is held, the attempt can fail without a
+trace and another upstream can serve the request. Once the first content is there (text, reasoning,
+a tool call, audio), or the answer's proper end, what was held goes to the caller in one piece.
+
+Pure: bytes in, a verdict out. Which events carry content is the dialect's to say (`dialects`).
+"""
+
+from __future__ import annotations
+
+import abc
+import re
+from typing import Final, NamedTuple, assert_never
+
+from wai_protocol.errors import Fault
+from wai_protocol.surface import Dialect, Route
+
+from .dialects import EVENT_STREAM, NDJSON
+from .dialects.signals import (
+    Signal,
+    SignalOf,
+    chat_signal,
+    error_in,
+    messages_signal,
+    ollama_signal,
+    responses_signal,
+    text_signal,
+)
+from .dialects.usage import decode
+
+HELD_BYTES: Final = 64 * 1024
+"""Of an opening that is held. Real ones (a role, `response.created` with the request's own fields)
+are under 8 KiB; a longer one is passed on, since nobody may make the relay hold more."""
+
+DOCUMENT_BYTES: Final = 4 * 1024
+"""Of a whole JSON answer that is looked at: every server's error document is shorter."""
+
+PEEK_BYTES: Final = 64  # enough to see whether a stream begins as its kind must
+
+_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_FIELDS: Final = (b"data", b"event", b"id", b"retry")
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class Verdict(NamedTuple):
+    """What is known of an answer. `begins`: pass on all that was held. `fault`: it failed, and
+    `message` is the upstream's own sentence, if it had one. Neither: go on holding."""
+
+    begins: bool = False
+    fault: Fault | None = None
+    message: str = ""
+
+
+HOLD: Final = Verdict()
+BEGIN: Final = Verdict(begins=True)
+
+
+class Opening(abc.ABC):
+    """Collects the first bytes of one answer."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    @property
+    def held(self) -> bytes:
+        """What was fed so far."""
+        return bytes(self._held)
+
+    @abc.abstractmethod
+    def feed(self, data: bytes) -> Verdict:
+        """Take body bytes. After a verdict other than `HOLD` it must not be fed again."""
+
+    @abc.abstractmethod
+    def finish(self) -> Verdict:
+        """The answer ended before a verdict; never `HOLD`."""
+
+
+class AnyBytes(Opening):
+    """An answer that can't be judged (audio, a format that we do not read): it begins at once."""
+
+    def feed(self, data: bytes) -> Verdict:
+        """See `Opening`."""
+        self._held += data
+        return BEGIN
+
+    def finish(self) -> Verdict:
+        """See `Opening`."""
+        return BEGIN
+
+
+class Misnamed(Opening):
+    """An answer whose content type no model server uses for this route (an HTML page)."""
+
+    def feed(self, data: bytes) -> Verdict:
+        """See `Opening`."""
+        del data
+        return self.finish()
+
+    def finish(self) -> Verdict:
+        """See `Opening`."""
+        return Verdict(fault=Fault.UPSTREAM_BROKE, message="The upstream sent a web page.")
+
+
+class Document(Opening):
+    """One JSON document. A short one is read to see whether it is an error inside a 200."""
+
+    def feed(self, data: bytes) -> Verdict:
+        """See `Opening`."""
+        self._held += data
+        start = self._held[:16].lstrip(b" \t\r\n" + _BOM)[:1]
+        if start and start not in b"{[":
+            return _not_as_named()
+        return BEGIN if len(self._held) > DOCUMENT_BYTES else HOLD
+
+    def finish(self) -> Verdict:
+        """See `Opening`."""
+        if not self.held.strip():
+            return _broke("The upstream sent an empty answer.")
+        found = decode(self.held)
+        if found is None:
+            return _broke("The upstream's answer ended in the middle.")
+        message = error_in(found)
+        return BEGIN if message is None else _broke(message)
+
+
+class EventStream(Opening):
+    """Server-sent events."""
+
+    def __init__(self, signal_of: SignalOf) -> None:
+        super().__init__()
+        self._signal_of = signal_of
+        self._read = 0  # of what is held, the bytes of whole events that were judged
+        self._search_from = 0
+
+    def feed(self, data: bytes) -> Verdict:
+        """See `Opening`."""
+        self._held += data
+        if not self._read and not _may_begin_events(bytes(self._held[:PEEK_BYTES])):
+            return _not_as_named()
+        while found := _EVENT_END.search(self._held, self._search_from):
+            event = bytes(self._held[self._read : found.start()])
+            self._read = self._search_from = found.end()
+            verdict = self._judge(event)
+            if verdict is not HOLD:
+                return verdict
+        # An event's end may be cut in two; all before it was searched.
+        self._search_from = max(self._read, len(self._held) - 3)
+        return BEGIN if len(self._held) > HELD_BYTES else HOLD
+
+    def finish(self) -> Verdict:
+        """See `Opening`. Servers may leave out the last event's empty line."""
+        verdict = self._judge(bytes(self._held[self._read :]))
+        return _said_nothing() if verdict is HOLD else verdict
+
+    def _judge(self, event: bytes) -> Verdict:
+        name, data = b"", []
+        for line in _LINE_END.split(event):
+            field, _, value = line.partition(b":")
+            if field == b"event":
+                name = value.strip()
+            elif field == b"data":
+                data.append(value.removeprefix(b" "))
+        if not data:
+            return HOLD  # a comment, or nothing at all
+        return _verdict(self._signal_of, name.decode("latin-1"), b"\n".join(data))
+
+
+class Lines(Opening):
+    """NDJSON: one JSON object a line."""
+
+    def __init__(self, signal_of: SignalOf) -> None:
+        super().__init__()
+        self._signal_of = signal_of
+        self._read = 0
+        self._search_from = 0
+
+    def feed(self, data: bytes) -> Verdict:
+        """See `Opening`."""
+        self._held += data
+        if not self._read and bytes(self._held[:PEEK_BYTES]).lstrip()[:1] not in (b"", b"{"):
+            return _not_as_named()
+        while (end := self._held.find(b"\n", self._search_from)) >= 0:
+            line = bytes(self._held[self._read : end]).strip()
+            self._read = self._search_from = end + 1
+            if line and (verdict := _verdict(self._signal_of, "", line)) is not HOLD:
+                return verdict
+        self._search_from = len(self._held)
+        return BEGIN if len(self._held) > HELD_BYTES else HOLD
+
+    def finish(self) -> Verdict:
+        """See `Opening`."""
+        rest = bytes(self._held[self._read :]).strip()
+        verdict = _verdict(self._signal_of, "", rest) if rest else HOLD
+        return _said_nothing() if verdict is HOLD else verdict
+
+
+_SIGNALS: Final[dict[str, SignalOf]] = {
+    "/v1/chat/completions": chat_signal,
+    "/v1/completions": text_signal,
+    "/v1/messages": messages_signal,
+}
+
+
+def opening_for(route: Route, status: int, content_type: bytes) -> Opening:
+    """Who holds the opening of an answer with this status and (lower-case) content type."""
+    media_type = content_type.partition(b";")[0].strip()
+    if status != 200:
+        return AnyBytes()
+    if media_type == EVENT_STREAM:
+        return EventStream(_SIGNALS.get(route.path, responses_signal))
+    if media_type == NDJSON and route.dialect is Dialect.OLLAMA:
+        return Lines(ollama_signal)
+    if media_type == b"application/json":
+        return Document()
+    return Misnamed() if media_type == b"text/html" else AnyBytes()
+
+
+def _verdict(signal_of: SignalOf, name: str, data: bytes) -> Verdict:
+    """What one event's raw data says of the answer."""
+    if data.strip() == b"[DONE]":
+        return BEGIN
+    payload = decode(data)
+    if not isinstance(payload, dict):
+        return _not_as_named()
+    match signal_of(name, payload):
+        case Signal.PREAMBLE:
+            return HOLD
+        case Signal.CONTENT | Signal.END:
+            return BEGIN
+        case Signal.ERROR:
+            return _broke(error_in(payload) or "")
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _may_begin_events(data: bytes) -> bool:
+    """Whether an event stream may begin with `data`, which may be only its first bytes."""
+    line = data.removeprefix(_BOM).lstrip(b"\r\n")
+    if not line or line[:1] == b":":
+        return True
+    field = _LINE_END.split(line, maxsplit=1)[0].partition(b":")[0]
+    return any(field == known or known.startswith(line) for known in _FIELDS)
+
+
+def _said_nothing() -> Verdict:
+    return _broke("The upstream's answer ended before it said anything.")
+
+
+def _broke(message: str) -> Verdict:
+    return Verdict(fault=Fault.UPSTREAM_BROKE, message=message or "The upstream reported an error.")
+
+
+def _not_as_named() -> Verdict:
+    return _broke("The upstream's answer is not what its content type says.")

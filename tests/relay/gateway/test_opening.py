@@ -1,0 +1,140 @@
+"""What a 200 must carry before it counts as an answer: content, or its proper end."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wai_protocol.errors import Fault
+from wai_protocol.surface import Route, find_route
+from wai_relay.gateway.opening import (
+    BEGIN,
+    DOCUMENT_BYTES,
+    HELD_BYTES,
+    HOLD,
+    Opening,
+    Verdict,
+    opening_for,
+)
+
+SSE = b"text/event-stream; charset=utf-8"
+NDJSON = b"application/x-ndjson"
+JSON = b"application/json"
+
+
+def route(path: str) -> Route:
+    found = find_route("POST", path)
+    assert found is not None
+    return found
+
+
+def fed(opening: Opening, data: bytes, step: int) -> Verdict:
+    """The verdict on a whole answer that comes in pieces."""
+    for start in range(0, len(data), step):
+        verdict = opening.feed(data[start : start + step])
+        if verdict is not HOLD:
+            return verdict
+    return opening.finish()
+
+
+def chat(*payloads: str) -> bytes:
+    return b"".join(b"data: " + p.encode() + b"\n\n" for p in payloads)
+
+
+ROLE = '{"choices":[{"index":0,"delta":{"role":"assistant","content":null}}]}'
+EMPTY = '{"choices":[{"index":0,"delta":{"content":""}}]}'
+STOP = '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+TEXT = '{"choices":[{"index":0,"delta":{"content":"a"}}]}'
+
+STARTED = b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n'
+CREATED = (
+    b'event: response.created\ndata: {"type":"response.created","response":{"error":null}}\n\n'
+)
+
+HELD = [
+    ("/v1/chat/completions", SSE, b": keepalive\n\n"),
+    ("/v1/chat/completions", SSE, chat(ROLE, EMPTY)),
+    ("/v1/completions", SSE, chat('{"choices":[{"text":""}]}')),
+    ("/v1/messages", SSE, STARTED + b'event: ping\ndata: {"type":"ping"}\n\n'),
+    ("/v1/responses", SSE, CREATED),
+    ("/api/chat", NDJSON, b'{"message":{"role":"assistant","content":""},"done":false}\n'),
+]
+BEGINNINGS = [
+    ("/v1/chat/completions", chat(ROLE, TEXT)),
+    ("/v1/chat/completions", chat('{"choices":[{"delta":{"reasoning_content":"h"}}]}')),
+    ("/v1/chat/completions", chat('{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}')),
+    ("/v1/chat/completions", chat(ROLE, STOP)),  # the model had nothing to say
+    ("/v1/chat/completions", b"data: [DONE]\n\n"),
+    ("/v1/chat/completions", chat(ROLE, TEXT).replace(b"\n", b"\r\n")),
+    ("/v1/chat/completions", chat(ROLE, TEXT).replace(b"\n", b"\r")),
+    ("/v1/completions", chat('{"choices":[{"text":"a"}]}')),
+    ("/v1/messages", b'data: {"type":"content_block_delta","delta":{"text":"a"}}\n\n'),
+    ("/v1/responses", CREATED + b'data: {"type":"response.output_text.delta","delta":"a"}\n\n'),
+]
+FAILURES = [
+    ("/v1/chat/completions", SSE, chat('{"error":{"message":"out of memory"}}'), "out of memory"),
+    ("/v1/chat/completions", SSE, chat(ROLE, '{"error":{"message":"oom"}}'), "oom"),
+    ("/v1/chat/completions", SSE, chat('{"object":"error","message":"vllm"}'), "vllm"),
+    ("/v1/chat/completions", SSE, b"event: error\n" + chat("{}"), "reported an error"),
+    ("/v1/messages", SSE, b'data: {"type":"error","error":{"message":"busy"}}\n\n', "busy"),
+    (
+        *("/v1/responses", SSE),
+        b'data: {"type":"response.failed","response":{"error":{"message":"r"}}}\n\n',
+        "r",
+    ),
+    ("/v1/chat/completions", SSE, b"", "before it said anything"),
+    ("/v1/chat/completions", SSE, chat(ROLE), "before it said anything"),
+    ("/v1/chat/completions", SSE, b'{"choices":[]}', "content type"),
+    ("/v1/chat/completions", SSE, b"<html>", "content type"),
+    ("/v1/chat/completions", SSE, chat("no json"), "content type"),
+    ("/v1/chat/completions", JSON, b'{"error":{"message":"in a 200"}}', "in a 200"),
+    ("/v1/chat/completions", JSON, b'{"id":1,"error":"late"}', "late"),
+    ("/v1/chat/completions", JSON, b"", "empty"),
+    ("/v1/chat/completions", JSON, b'{"choices":[', "middle"),
+    ("/v1/chat/completions", JSON, b"data: {}\n\n", "content type"),
+    ("/v1/chat/completions", b"text/html", b"<html>", "web page"),
+    ("/v1/embeddings", JSON, b'{"error":"no"}', "no"),
+    ("/api/chat", NDJSON, b'{"error":"model runner stopped"}\n', "model runner stopped"),
+    ("/api/chat", NDJSON, b"oops\n", "content type"),
+]
+
+
+@pytest.mark.parametrize(("path", "kind", "data"), HELD)
+def test_what_is_no_content_is_held(path: str, kind: bytes, data: bytes) -> None:
+    opening = opening_for(route(path), 200, kind)
+    assert opening.feed(data) is HOLD
+    assert opening.held == data
+
+
+@pytest.mark.parametrize(("path", "data"), BEGINNINGS)
+@given(step=st.integers(1, 40))
+def test_the_first_content_begins_the_answer_however_it_is_cut(
+    path: str, data: bytes, step: int
+) -> None:
+    opening = opening_for(route(path), 200, SSE)
+    assert fed(opening, data, step) is BEGIN
+    assert data.startswith(opening.held)
+
+
+@pytest.mark.parametrize(("path", "kind", "data", "says"), FAILURES)
+@given(step=st.integers(1, 40))
+def test_an_error_inside_a_200_is_a_failure_however_it_is_cut(
+    path: str, kind: bytes, data: bytes, says: str, step: int
+) -> None:
+    verdict = fed(opening_for(route(path), 200, kind), data, step)
+    assert verdict.fault is Fault.UPSTREAM_BROKE
+    assert says in verdict.message
+
+
+@pytest.mark.parametrize("kind", [SSE, NDJSON, JSON])
+def test_an_endless_opening_is_not_held(kind: bytes) -> None:
+    opening = opening_for(route("/api/chat" if kind is NDJSON else "/v1/responses"), 200, kind)
+    first = b"{" if kind is not SSE else b":"
+    opening.feed(first)
+    assert opening.feed(b" " * max(HELD_BYTES, DOCUMENT_BYTES)) is BEGIN
+
+
+@pytest.mark.parametrize("kind", [b"audio/mpeg", b"", b"text/plain"])
+def test_what_we_do_not_read_passes_at_once(kind: bytes) -> None:
+    assert opening_for(route("/v1/audio/speech"), 200, kind).feed(b"\xff") is BEGIN
