@@ -19,6 +19,7 @@ from wai_cli.child import Child
 from wai_node.demo import DemoModel
 from wai_node.managed.log_file import LogFile
 from wai_node.managed.process import ServerCommand, ServerOptions, ServerProcess, find_command
+from wai_node.managed.server_socket import ServerSocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
