@@ -106,7 +106,7 @@ absolute() {
 }
 
 read_arguments() {
-  role='' name='' domain='''' email='' public_url='' listen='' wheel='' upstream=''
+  role='' name='' domain='' email='' public_url='' listen='' wheel='' upstream=''
   dry=no user=no remove=no purge=no yes=no service=yes hashes=yes in_arguments=no
   invite=${WAI_INVITE:-}
   unset WAI_INVITE # no child needs it
@@ -150,8 +150,8 @@ read_arguments() {
     shift
   done
   [ -n "$role" ] || fail "say \`relay\`, \`node\`, or give an invite; see --help"
-  case $invite in
-    '' | wai_inv_*) ;;
+  case $role$invite in
+    relay* | node | nodewai_inv_*) ;;
     *) fail "that is no invite: one begins with wai_inv_" ;;
   esac
   if [ "$purge" = yes ] && [ "$remove" = no ]; then fail "--purge goes with --uninstall"; fi
@@ -329,8 +329,12 @@ get_wheel() {
   if [ -n "$wheel" ]; then
     given=$(absolute "$wheel")
     [ -f "$given" ] || fail "there is no file $wheel"
-    wheel=$work/$(basename "$wheel")
-    cp "$given" "$wheel" # what is hashed is what is installed, whoever writes to that file meanwhile
+    wheel=$given
+    if [ "$dry" = no ]; then
+      # What is hashed is what is installed, whoever writes to that file meanwhile.
+      wheel=$work/$(basename "$given")
+      cp "$given" "$wheel"
+    fi
   elif [ -n "$RELAY" ]; then
     wheel=$work/$WHEEL
     if [ "$dry" = yes ]; then

@@ -23,4 +23,4 @@ def one_line(address: RelayAddress, invite: str) -> str:
         pin = base64.b64encode(address.pin).decode()
         curl = f"curl -fsSk --pinnedpubkey 'sha256//{pin}'"
     script = shlex.quote(address.url.rstrip("/") + "/install.sh")
-    return f"{curl} {script} | (echo WAI_INVITE={shlex.quote(invite)}; cat) | sh -s --"
+    return f"{curl} {script} | (echo WAI_INVITE={shlex.quote(invite)} ; cat) | sh -s --"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,9 @@ class Box:
         (folder / "home").mkdir()
         return cls(folder / "home", wheel, index)
 
-    def install(self, *more: str, cwd: Path | None = None) -> tuple[int, str]:
+    def install(
+        self, *more: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
         """`install.sh relay` as a user, which starts nothing."""
         arguments = ["--user", "--no-service", "--listen", f"127.0.0.1:{free_port()}"]
         done = subprocess.run(
@@ -63,6 +66,7 @@ class Box:
                 "PIP_CONFIG_FILE": os.devnull,
                 "PIP_NO_INDEX": "1",
                 "PIP_FIND_LINKS": str(self.index),
+                **(env or {}),
             },
         )
         return done.returncode, done.stdout + done.stderr
@@ -96,6 +100,19 @@ def test_a_real_installation_imports_nothing_from_the_current_folder(tmp_path: P
     status, said = made.install(cwd=folder.path)
     assert (status, folder.imported) == (0, ""), said
     assert made.wai() == "wai with good\n"
+
+
+def test_no_variable_of_pip_has_another_program_run_or_another_folder_written(
+    box: Box, tmp_path: Path
+) -> None:
+    program, elsewhere, ran = tmp_path / "python", tmp_path / "elsewhere", tmp_path / "ran"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    program.chmod(0o755)
+    folders = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_LOG", "PIP_REPORT")
+    hostile = {name: str(elsewhere) for name in folders} | {"PIP_PYTHON": str(program)}
+    status, said = box.install(env=hostile)
+    assert (status, ran.exists(), elsewhere.exists()) == (0, False, False), said
+    assert box.wai() == "wai with good\n"
 
 
 def test_a_dependency_with_another_content_is_refused(box: Box) -> None:

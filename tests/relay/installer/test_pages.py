@@ -120,7 +120,7 @@ def test_the_line_of_a_relay_with_an_authority_needs_no_pin() -> None:
     line = one_line(PUBLIC, "wai_inv_x")
     assert line == (
         "curl -fsSL https://llm.example.com/install.sh"
-        " | (echo WAI_INVITE=wai_inv_x; cat) | sh -s --"
+        " | (echo WAI_INVITE=wai_inv_x ; cat) | sh -s --"
     )
 
 
@@ -128,7 +128,7 @@ def test_the_line_of_a_self_signed_relay_pins_it() -> None:
     pin = base64.b64encode(b"\xfb" * 32).decode()
     assert one_line(PINNED, "wai_inv_x") == (
         f"curl -fsSk --pinnedpubkey 'sha256//{pin}' https://192.0.2.1:8443/install.sh"
-        " | (echo WAI_INVITE=wai_inv_x; cat) | sh -s --"
+        " | (echo WAI_INVITE=wai_inv_x ; cat) | sh -s --"
     )
 
 
