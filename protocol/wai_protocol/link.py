@@ -48,6 +48,7 @@ class Link:
         "attached",
         "heard_at",
         "received",
+        "recent_rtt_s",
         "rtt_s",
         "window_bytes",
     )
@@ -60,6 +61,8 @@ class Link:
         """The way there and back: the shortest round trip of this connection, None before its first
         PONG. Most under load are longer by what waits in queues, our own bytes among it. It grows
         only by `lengthen`: a way that has become longer and one that is full look alike."""
+        self.recent_rtt_s: float | None = None
+        """The shortest of the last few round trips; None while there were fewer."""
         self._recent: deque[float] = deque(maxlen=RECENT_ROUND_TRIPS)
         self.window_bytes = window_bytes
         self._ping_s = limits.ping_s
@@ -90,7 +93,7 @@ class Link:
         self._replay = iter(tuple(self._unacknowledged)) if self._unacknowledged else None
         self._acknowledged = self.received  # HELLO and WELCOME told the peer
         self.heard_at = now
-        self.rtt_s = None
+        self.rtt_s = self.recent_rtt_s = None
         self._recent.clear()
         self._ping_sent_at = None
         self._pong = None
@@ -180,6 +183,8 @@ class Link:
                 took_s = now - self._ping_sent_at
                 self.rtt_s = took_s if self.rtt_s is None else min(took_s, self.rtt_s)
                 self._recent.append(took_s)
+                if len(self._recent) == RECENT_ROUND_TRIPS:
+                    self.recent_rtt_s = min(self._recent)
                 self._ping_sent_at = None
         else:
             raise RemoteProtocolError(f"frame type {kind} does not belong here")
@@ -210,15 +215,10 @@ class Link:
         self._ping_sent_at = self._measured_at = now
         return pack((_PING, self._pings))
 
-    @property
-    def recent_rtt_s(self) -> float | None:
-        """The shortest of the last few round trips; None while there were fewer."""
-        return min(self._recent) if len(self._recent) == RECENT_ROUND_TRIPS else None
-
     def lengthen(self) -> None:
         """The last few round trips were no queue of ours: the way itself takes so long now."""
-        if (recent_s := self.recent_rtt_s) is not None:
-            self.rtt_s = recent_s
+        if self.recent_rtt_s is not None:
+            self.rtt_s = self.recent_rtt_s
 
     def measure_due(self, now: float) -> bool:
         """Whether the round trip is worth another look, by one whose windows depend on it."""
