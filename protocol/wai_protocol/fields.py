@@ -13,28 +13,24 @@ import re
 from typing import Final
 
 from .errors import ProtocolError
-from .surface import Headers
 
 _NAME_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 _VALUE_BYTES: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+_TAB_AT_EDGE: Final = re.compile(rb"\n\t|\t\n")
 _METHOD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 _TARGET: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")  # origin form: visible ASCII without "#"
 
 
-def check_fields(headers: Headers, error: type[ProtocolError]) -> None:
-    """Raise `error` unless each of `headers` is fit for HTTP as it is.
-
-    Costs about 1 µs: all names, and all values, are looked at in a few passes in C.
+def check_fields(names: list[bytes], values: list[bytes], error: type[ProtocolError]) -> None:
+    """Raise `error` unless the header fields of these `names` and `values` are fit for HTTP as they
+    are. Costs about 1 µs: all names, and all values, are looked at in a few passes in C.
     """
-    if not headers:
-        return
-    names, values = zip(*headers, strict=True)
-    if not all(names) or b"".join(names).translate(None, _NAME_BYTES):
+    if b"" in names or b"".join(names).translate(None, _NAME_BYTES):
         raise error("a header's name is not a token in lower case")
     lines = b"\n%b\n" % b"\n".join(values)
-    if lines.translate(None, _VALUE_BYTES) != b"\n" * (len(values) + 1):
+    if len(lines.translate(None, _VALUE_BYTES)) != len(values) + 1:
         raise error("a header's value holds a control character")
-    if b"\n " in lines or b" \n" in lines or b"\n\t" in lines or b"\t\n" in lines:
+    if b"\n " in lines or b" \n" in lines or (b"\t" in lines and _TAB_AT_EDGE.search(lines)):
         raise error("a header's value begins or ends with white space")
 
 

@@ -288,7 +288,8 @@ def _flat(headers: Headers, texts: tuple[str, ...]) -> list[bytes]:
             f"a head has more than {MAX_HEADERS} fields or {MAX_HEAD_BYTES} bytes",
             Fault.HEAD_TOO_LARGE,
         )
-    check_fields(headers, LocalProtocolError)
+    if flat:
+        check_fields(flat[::2], flat[1::2], LocalProtocolError)
     return flat
 
 
@@ -305,9 +306,10 @@ def _pairs(fields: list[Any]) -> Headers:
         raise RemoteProtocolError("a header is not bytes")
     if _head_bytes(flat, (field for field in fields if type(field) is str)) > MAX_HEAD_BYTES:
         raise RemoteProtocolError(f"a head is larger than {MAX_HEAD_BYTES} bytes")
-    headers = list(zip(flat[::2], flat[1::2], strict=True))
-    check_fields(headers, RemoteProtocolError)
-    return headers
+    names, values = flat[::2], flat[1::2]
+    if names:
+        check_fields(names, values, RemoteProtocolError)
+    return list(zip(names, values, strict=True))
 
 
 _BUFFER_BYTES: Final = 8 * 1024

@@ -24,6 +24,9 @@ MEASURE_EVERY_S: Final = 0.25
 """Between two looks at the round trip of a connection under load; the first look, right after the
 handshake, finds an end that is busy starting."""
 
+RECENT_ROUND_TRIPS: Final = 3
+"""How many in a row must be longer before the way may be: one or two are a busy loop's."""
+
 
 class Link:
     """One end of a resumable byte stream. Offsets count from 0 at the session's start."""
@@ -38,12 +41,14 @@ class Link:
         "_ping_sent_at",
         "_pings",
         "_pong",
+        "_recent",
         "_replay",
         "_sent",
         "_unacknowledged",
         "attached",
         "heard_at",
         "received",
+        "recent_rtt_s",
         "rtt_s",
         "window_bytes",
     )
@@ -53,8 +58,12 @@ class Link:
         self.received = 0
         """Bytes of whole session frames that came in: the offset told at the next handshake."""
         self.rtt_s: float | None = None
-        """The shortest round trip of this connection, None before its first PONG. Most under load
-        are longer by what waits in queues, our own bytes among it."""
+        """The way there and back: the shortest round trip of this connection, None before its first
+        PONG. Most under load are longer by what waits in queues, our own bytes among it. It grows
+        only by `lengthen`: a way that has become longer and one that is full look alike."""
+        self.recent_rtt_s: float | None = None
+        """The shortest of the last few round trips; None while there were fewer."""
+        self._recent: deque[float] = deque(maxlen=RECENT_ROUND_TRIPS)
         self.window_bytes = window_bytes
         self._ping_s = limits.ping_s
         self._dead_s = limits.dead_s
@@ -84,7 +93,8 @@ class Link:
         self._replay = iter(tuple(self._unacknowledged)) if self._unacknowledged else None
         self._acknowledged = self.received  # HELLO and WELCOME told the peer
         self.heard_at = now
-        self.rtt_s = None
+        self.rtt_s = self.recent_rtt_s = None
+        self._recent.clear()
         self._ping_sent_at = None
         self._pong = None
         self.attached = True
@@ -172,6 +182,9 @@ class Link:
             if self._ping_sent_at is not None and number == self._pings:
                 took_s = now - self._ping_sent_at
                 self.rtt_s = took_s if self.rtt_s is None else min(took_s, self.rtt_s)
+                self._recent.append(took_s)
+                if len(self._recent) == RECENT_ROUND_TRIPS:
+                    self.recent_rtt_s = min(self._recent)
                 self._ping_sent_at = None
         else:
             raise RemoteProtocolError(f"frame type {kind} does not belong here")
@@ -201,6 +214,11 @@ class Link:
         self._pings += 1
         self._ping_sent_at = self._measured_at = now
         return pack((_PING, self._pings))
+
+    def lengthen(self) -> None:
+        """The last few round trips were no queue of ours: the way itself takes so long now."""
+        if self.recent_rtt_s is not None:
+            self.rtt_s = self.recent_rtt_s
 
     def measure_due(self, now: float) -> bool:
         """Whether the round trip is worth another look, by one whose windows depend on it."""

@@ -14,8 +14,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from .errors import RemoteProtocolError
-from .frames import FrameType
+from .frames import FIRST_SESSION_TYPE, FrameType
 from .limits import FRAME_COST_BYTES, PART_COST
+
+_CREDIT: Final = int(FrameType.CREDIT)
 
 
 class Pace(NamedTuple):
@@ -101,6 +103,6 @@ def frame_cost(kind: int, size: int) -> int:
     CREDIT and the link's frames take a microsecond or two. The others begin or end a request, or
     make many objects of what they carry.
     """
-    if kind < FrameType.OPEN or kind == FrameType.CREDIT:
+    if kind < FIRST_SESSION_TYPE or kind == _CREDIT:
         return 1
     return PART_COST + size // FRAME_COST_BYTES

@@ -54,6 +54,7 @@ from .stream import GrowthBudget, Stream
 from .surface import Headers
 
 _DATA: Final = int(f.FrameType.DATA)
+_PONG: Final = int(f.FrameType.PONG)
 _EVENT: Final = int(f.FrameType.EVENT)
 _NO_END: Final = 1 << 62
 
@@ -185,6 +186,8 @@ class Session:
         self._pace.count(kind, self._now)
         if kind < f.FIRST_SESSION_TYPE:
             self._link.receive_link_frame(item, self._now)
+            if kind == _PONG and not self._streams:  # nothing of ours was on the way
+                self._link.lengthen()
         else:
             self._receive_frame(f.decode(item, size))
             self._link.received += size
@@ -482,17 +485,27 @@ class Session:
             self._send(f.Reset(stream_id, fault.row.wire_code, reason[:MAX_REASON_CHARS]))
             self._pace.allow(_EVENT, self._now)  # what the stream took, by itself (SPEC section 6)
 
-    def consume(self, stream_id: int, size: int) -> bool:
-        """Received bytes were used: the peer may send as many again. True: it is to be told so."""
+    def consume(self, stream_id: int, size: int, now: float | None = None) -> bool:
+        """Received bytes were used at `now` (None: when the last bytes came): the peer may send as
+        many again. True: it is to be told so."""
         stream = self._streams.get(stream_id)
         if stream is None:
             return False
-        alone = len(self._streams) == 1
-        increment = stream.consume(size, self._link.rtt_s, self._growth, self._now, alone=alone)
+        if now is not None:
+            self._now = now
+        link = self._link
+        increment = stream.consume(
+            *(size, link.rtt_s, self._growth, self._now),
+            alone=len(self._streams) == 1,
+            recent_rtt_s=link.recent_rtt_s,
+        )
         if increment:
             self._send(f.Credit(stream_id, increment))
-            if self._link.measure_due(self._now):
-                self._probe = self._link.ping(self._now)
+            if stream.longer_way:
+                stream.longer_way = False
+                link.lengthen()
+            if link.measure_due(self._now):
+                self._probe = link.ping(self._now)
         return increment > 0
 
     def fail_streams(self, fault: Fault, reason: str) -> list[Event]:

@@ -20,6 +20,13 @@ HEADROOM: Final = 4
 brake; what is beyond lies in queues on the way, where another stream's token waits behind it. Two
 would do for a steady flow; but each growth is a doubling then, and busy loops add to the way."""
 
+TRIAL_FACTOR: Final = 2
+"""What a window grows by to find out whether it is the brake, where round trips became longer. If
+they did because of a full queue, so much more waits in it, once."""
+
+PAID: Final = 1.15
+"""How many times as much must have come after that, so that it was not for nothing."""
+
 GROWTH_FACTOR: Final = 8
 """What a window grows by at most: from 64 KiB to 8 MiB in three round trips. Doubling takes seven,
 and at 200 ms a body of 60 MiB then came at half of what one TCP connection carries."""
@@ -82,6 +89,8 @@ class Stream:
         "_credit_every",
         "_first_window",
         "_measured_at",
+        "_tried_bps",
+        "_tried_window",
         "_unreported",
         "_used",
         "credit_in",
@@ -90,6 +99,7 @@ class Stream:
         "head_done",
         "id",
         "local_ended",
+        "longer_way",
         "may_send",
         "pending",
         "pending_bytes",
@@ -123,6 +133,11 @@ class Stream:
         self._credit_every = _credit_every(window_in)
         self._used = 0  # bytes credited since `_measured_at`
         self._measured_at = now
+        self._tried_bps = 0.0  # what came per second before the last trial; 0: there was none
+        self._tried_window = 0  # what it made of the window
+        self.longer_way = False
+        """Whether the last `consume` has found that the round trips became longer because the way
+        did: a larger window brought more."""
 
     # -- sending
 
@@ -199,10 +214,13 @@ class Stream:
         now: float,
         *,
         alone: bool = True,
+        recent_rtt_s: float | None = None,
     ) -> int:
-        """Count `size` received bytes as used; the credit to give back now, 0 if it can wait.
+        """Count `size` received bytes as used at `now`; the credit to give back, 0 if it can wait.
 
         `alone`: no other stream of the session has a token to wait behind this one's bytes.
+        `rtt_s`: the way there and back; `recent_rtt_s`: what the last round trips took, which may
+        be more because of queues, or because the way became longer.
         """
         self._unreported += size
         if self.credit_in + self._unreported > self.window:
@@ -219,6 +237,8 @@ class Stream:
                 needed = headroom * rtt_s * self._used
                 if needed > self.window * elapsed_s:
                     increment += self._grow(needed, elapsed_s, budget, alone=alone)
+                elif growth := self._try(recent_rtt_s, elapsed_s, budget):
+                    increment += growth
                 elif not alone:
                     increment -= self._shrink(int(needed / elapsed_s), increment, budget)
                 self.measure_from(now)
@@ -230,6 +250,24 @@ class Stream:
         self._used = 0
         self._measured_at = now
 
+    def _try(self, recent_rtt_s: float | None, elapsed_s: float, budget: GrowthBudget) -> int:
+        """By how much the window grows on trial, where it is the brake if the last round trips were
+        as long as the way. They may be so because our own bytes queue up on it: then a larger
+        window brings no more, and does not grow again."""
+        if recent_rtt_s is None or recent_rtt_s < TIMED_S:
+            return 0
+        rate_bps = self._used / elapsed_s
+        if rate_bps * 2 < self._tried_bps:  # another way, or another reader: the trial says nothing
+            self._tried_bps, self._tried_window = 0.0, 0
+        if recent_rtt_s * rate_bps * 2 < self.window:
+            return 0
+        if rate_bps < self._tried_bps * PAID or self.window < self._tried_window:
+            return 0
+        growth = self._widen(self.window * TRIAL_FACTOR, budget)
+        self.longer_way = self._tried_bps > 0
+        self._tried_bps, self._tried_window = rate_bps, self.window
+        return growth
+
     def _grow(self, needed: float, elapsed_s: float, budget: GrowthBudget, *, alone: bool) -> int:
         """By how much the window grows, where `needed / elapsed_s` bytes are more than it has."""
         wanted = self.window * GROWTH_FACTOR
@@ -237,13 +275,17 @@ class Stream:
             wanted = int(needed / elapsed_s)
         if alone:
             wanted = max(wanted, budget.proven_bytes)
-        wanted = min(wanted, MAX_STREAM_WINDOW_BYTES)
-        growth = min(wanted - self.window, budget.share)
+        growth = self._widen(wanted, budget)
+        if growth:
+            budget.proven_bytes = max(budget.proven_bytes, self.window)
+        return growth
+
+    def _widen(self, wanted: int, budget: GrowthBudget) -> int:
+        growth = min(min(wanted, MAX_STREAM_WINDOW_BYTES) - self.window, budget.share)
         if growth <= 0 or not budget.take(growth):
             return 0
         self.window += growth
         self._credit_every = _credit_every(self.window)
-        budget.proven_bytes = max(budget.proven_bytes, self.window)
         return growth
 
     def _shrink(self, wanted: int, increment: int, budget: GrowthBudget) -> int:

@@ -85,9 +85,8 @@ NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     b"x-conversation-id",
     b"forwarded",
     b"x-real-ip",
-}  # and all that begin with `x-forwarded-` or `x-wai-`
-_FORWARDED_PREFIX: Final = b"x-forwarded-"
-_WAI_PREFIX: Final = b"x-wai-"
+}
+_NOT_FOR_UPSTREAM_PREFIXES: Final = (b"x-forwarded-", b"x-wai-")
 FOR_CALLER: Final = frozenset(
     {
         # what the body is
@@ -155,8 +154,7 @@ def headers_for_upstream(headers: Headers) -> Headers:
         for n, v in headers
         if n not in NOT_FOR_UPSTREAM
         and n not in named
-        and n[:6] != _WAI_PREFIX
-        and n[:12] != _FORWARDED_PREFIX
+        and (n[:2] != b"x-" or not n.startswith(_NOT_FOR_UPSTREAM_PREFIXES))
     ]
 
 

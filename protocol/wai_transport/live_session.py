@@ -310,8 +310,8 @@ class LiveSession:
         self.wake()
 
     def consume(self, stream: int, size: int) -> None:
-        """Give credit back."""
-        if self.core.consume(stream, size):
+        """Give credit back, for bytes that were used now."""
+        if self.core.consume(stream, size, time.monotonic()):
             self.wake()
 
     def send_status(self, status: NodeStatus) -> None:

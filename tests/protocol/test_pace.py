@@ -32,7 +32,7 @@ def relay_with_a_stream(turn_cost: int | None = None) -> Session:
     return relay
 
 
-FROM_A_NODE = {
+FROM_A_NODE: dict[FrameType, list[Any]] = {
     FrameType.ACK: [5, 0],
     FrameType.PING: [6, 1],
     FrameType.PONG: [7, 999],
