@@ -53,6 +53,7 @@ def claim(path: str, *, context: int | None = 4096, **fields: Any) -> TokenClaim
         ("/api/generate", {"options": {"num_predict": -2}}, None),
         ("/api/generate", {"options": {"num_predict": 0}}, None),
         ("/api/generate", {"max_tokens": 5, "options": {"num_predict": -1}}, None),
+        ("/api/chat", {"options": {"num_predict": 1}, "Options": {"num_predict": 50}}, 50),
         ("/api/generate", {"OPTIONS": {"num_predict": 50}}, 50),
     ],
 )
