@@ -44,8 +44,8 @@ def output_limit(fields: Fields, route: Route) -> int | None:
         if value is not None:
             limits.append(value)
     if route.dialect is Dialect.OLLAMA:
-        for limit in _ollama_options(fields, "num_predict"):
-            limits.append(limit or -1)  # Ollama takes 0 for "no limit" too
+        # Ollama takes 0 for "no limit" too.
+        limits += [limit or -1 for limit in _ollama_options(fields, "num_predict")]
     # llama-server takes -1 for "no limit".
     if not limits or min(limits) < 0:
         return None
@@ -53,11 +53,11 @@ def output_limit(fields: Fields, route: Route) -> int | None:
 
 
 def answers_asked(fields: Fields, route: Route) -> int:
-    """How many answers are written: choices, for each of the prompts. Raises `RequestError`."""
+    """How many answers are written: choices, for each of the prompts."""
     choices = 1
     for name in ANSWER_COUNT_FIELDS:
         if name in fields:
-            choices = max(choices, _count(name, fields[name]))
+            choices = max(choices, _count(fields[name]))
     if route.path == COMPLETIONS_PATH and (raw := fields.get("prompt")) is not None:
         choices *= _prompts_in(bytes(raw))
     return min(choices, MAX_ANSWERS)
@@ -96,14 +96,15 @@ def _whole_number(name: str, raw: msgspec.Raw) -> int | None:
             raise RequestError(f"`{name}` must be a whole number.")
 
 
-def _count(name: str, raw: msgspec.Raw) -> int:
-    match _value(raw):
-        case None:
-            return 1
-        case int() | float() as value if not isinstance(value, bool):
-            return math.ceil(min(value, MAX_ANSWERS))  # a fraction is for the server to judge
-        case _:
-            raise RequestError(f"`{name}` must be a whole number.")
+def _count(raw: msgspec.Raw) -> int:
+    """A number as the most lenient server reads it, 1 where it is none: that is for the server to
+    refuse."""
+    value = _value(raw)
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value.strip()[: len(str(MAX_ANSWERS)) + 1])
+    if isinstance(value, int | float):
+        return max(math.ceil(min(value, MAX_ANSWERS)), 1)
+    return 1
 
 
 def _ollama_options(fields: Fields, name: str) -> list[int]:
