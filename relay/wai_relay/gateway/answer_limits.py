@@ -101,7 +101,8 @@ def _count(raw: msgspec.Raw) -> int:
     refuse."""
     value = _value(raw)
     if isinstance(value, str) and value.strip().isdecimal():
-        value = int(value.strip()[: len(str(MAX_ANSWERS)) + 1])
+        digits = value.strip().lstrip("0")
+        value = int(digits[: len(str(MAX_ANSWERS)) + 1] or 0)
     if isinstance(value, int | float):
         return max(math.ceil(min(value, MAX_ANSWERS)), 1)
     return 1
