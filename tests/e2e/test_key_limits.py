@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,26 @@ def test_a_hundred_callers_at_once_cannot_pass_a_limit_of_tokens(
     status, headers, text = ask(running, key, max_tokens=6000)
     assert (status, headers["x-should-retry"]) == (429, "false")
     assert "Lower `max_tokens`" in text
+
+
+def test_slow_uploads_of_a_limited_key_take_no_room_from_others(running: Cluster) -> None:
+    slow = limited_key(running, "--concurrency", "1", "--rpm", "5")
+    opened = []
+    with ExitStack() as uploads:
+        for _ in range(9):
+            raw = socket.create_connection(("127.0.0.1", running.port), timeout=30.0)
+            upload = uploads.enter_context(
+                running.tls().wrap_socket(raw, server_hostname="127.0.0.1")
+            )
+            upload.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: relay\r\n"
+                b"Authorization: %b\r\nContent-Length: %d\r\n\r\n"
+                % (slow["Authorization"].encode(), 32 << 20)
+            )
+            opened.append(upload)
+        refused = [upload.recv(12) for upload in opened[1:]]
+        assert refused == [b"HTTP/1.1 429"] * 8
+        assert ask(running, limited_key(running), max_tokens=3)[0] == 200
 
 
 @contextmanager

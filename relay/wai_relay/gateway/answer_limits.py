@@ -15,7 +15,7 @@ import msgspec
 from wai_protocol.errors import RequestError
 from wai_protocol.surface import Dialect, Route
 
-from .raw_json import options_of, scalar_of
+from .raw_json import MAX_SCALAR_BYTES, options_of, scalar_of, value_of
 
 # What bounds an answer's length, by whatever name; `n_predict` is llama-server's own, which it
 # prefers to the others.
@@ -40,17 +40,13 @@ def output_limit(fields: Fields, route: Route) -> int | None:
     """The caller's own limit for one answer, in tokens: the largest of those that it gives. None
     without one, or where one of them says "no limit". Raises `RequestError`."""
     limits: list[int] = []
-    for name, raw in fields.items():
-        # Go's decoder, Ollama's, takes names in any case.
-        if name in OUTPUT_LIMIT_FIELDS or name.lower() in OUTPUT_LIMIT_FIELDS:
-            value = _whole_number(name, raw)
-            if value is not None:
-                limits.append(value)
+    for name in _named(fields, OUTPUT_LIMIT_FIELDS):
+        value = _whole_number(name, fields[name])
+        if value is not None:
+            limits.append(value)
     if route.dialect is Dialect.OLLAMA:
-        limit = _ollama_option(fields, "num_predict")
-        if limit is not None:
-            # Ollama takes 0 for "no limit" too.
-            limits.append(limit if limit > 0 else -1)
+        # Ollama takes 0 for "no limit" too.
+        limits += [limit or -1 for limit in _ollama_options(fields, "num_predict")]
     # llama-server takes -1 for "no limit".
     if not limits or min(limits) < 0:
         return None
@@ -58,12 +54,11 @@ def output_limit(fields: Fields, route: Route) -> int | None:
 
 
 def answers_asked(fields: Fields, route: Route) -> int:
-    """How many answers are written: choices, for each of the prompts. Raises `RequestError`."""
+    """How many answers are written: choices, for each of the prompts."""
     choices = 1
     for name in ANSWER_COUNT_FIELDS:
-        raw = fields.get(name)
-        if raw is not None:
-            choices = max(choices, _count(name, raw))
+        if name in fields:
+            choices = max(choices, _count(fields[name]))
     if route.path == COMPLETIONS_PATH and (raw := fields.get("prompt")) is not None:
         choices *= _prompts_in(bytes(raw))
     return min(choices, MAX_ANSWERS)
@@ -73,7 +68,7 @@ def context_asked(fields: Fields, route: Route) -> int | None:
     """The context that the caller wants the model loaded with, as only Ollama allows."""
     if route.dialect is not Dialect.OLLAMA:
         return None
-    return _ollama_option(fields, "num_ctx")
+    return max(_ollama_options(fields, "num_ctx"), default=None)
 
 
 def _prompts_in(prompt: bytes) -> int:
@@ -102,22 +97,33 @@ def _whole_number(name: str, raw: msgspec.Raw) -> int | None:
             raise RequestError(f"`{name}` must be a whole number.")
 
 
-def _count(name: str, raw: msgspec.Raw) -> int:
-    match scalar_of(raw):
-        case None:
-            return 1
-        case int() | float() as value if not isinstance(value, bool):
-            return math.ceil(min(value, MAX_ANSWERS))  # a fraction is for the server to judge
-        case _:
-            raise RequestError(f"`{name}` must be a whole number.")
+def _count(raw: msgspec.Raw) -> int:
+    """A number as the most lenient server reads it, 1 where it is none: that is for the server to
+    refuse."""
+    if len(bytes(raw)) > MAX_SCALAR_BYTES:
+        raise RequestError("A number in the request body is too long.")
+    value = value_of(raw)
+    if isinstance(value, str) and value.strip().isdecimal():
+        digits = value.strip().lstrip("0")
+        value = int(digits[: len(str(MAX_ANSWERS)) + 1] or 0)
+    if isinstance(value, int | float):
+        return max(math.ceil(min(value, MAX_ANSWERS)), 1)
+    return 1
 
 
-def _ollama_option(fields: Fields, name: str) -> int | None:
-    """One of Ollama's `options`; what is no number is left for Ollama to refuse."""
-    for field, raw in fields.items():
-        if field.lower() == "options":
-            options = options_of(raw)
-            value: Any = options.get(name) if isinstance(options, dict) else None
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                return int(min(max(value, -1), MAX_OUTPUT_TOKENS))
-    return None
+def _ollama_options(fields: Fields, name: str) -> list[int]:
+    """What Ollama's `options` say of `name`; what is no number is left for Ollama to refuse."""
+    found: list[int] = []
+    for field in _named(fields, ("options",)):
+        options = options_of(fields[field])
+        value: Any = options.get(name) if isinstance(options, dict) else None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            found.append(int(min(max(value, -1), MAX_OUTPUT_TOKENS)))
+    return found
+
+
+def _named(fields: Fields, names: tuple[str, ...]) -> list[str]:
+    """Those of `fields` that are called one of `names`, in any case: Go's decoder, which is
+    Ollama's, takes them all."""
+    odd = [name for name in fields if not name.islower() and name.lower() in names]
+    return [*(name for name in names if name in fields), *odd]

@@ -28,5 +28,7 @@ def scalar_of(raw: msgspec.Raw) -> Any:
 
 
 def options_of(raw: msgspec.Raw) -> Any:
-    """An object of options; None stands for one that is too long to be one."""
-    return value_of(raw) if len(bytes(raw)) <= MAX_OPTIONS_BYTES else None
+    """An object of options. Raises `RequestError` if it is too long to be one."""
+    if len(bytes(raw)) > MAX_OPTIONS_BYTES:
+        raise RequestError(f"The request's options are longer than {MAX_OPTIONS_BYTES} bytes.")
+    return value_of(raw)

@@ -7,9 +7,8 @@ limit together. A request whose most does not fit is let in as long as its least
 has no other reservation; it reserves all that is left. That is how a key with a small limit is
 served whose callers name no limit of their own, and it is the only way past a limit.
 
-A minute is the last sixty seconds, whenever one looks. Limits are read from the key at every
-request, so that a change works from the next one on. The month's tokens are counted by `months`, to
-which the recorder of usage adds what is over.
+Limits are read from the key at every request, so that a change works from the next one on. The
+month's tokens are counted by `months`, to which the recorder of usage adds what is over.
 
 Pure: `now` is monotonic seconds, `wall` seconds since 1970 (for the calendar month). Who the key
 is, whether it expired and which models it may use is decided before (`keys`, `gateway`); which
@@ -19,18 +18,16 @@ nodes, by `selection`.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from wai_protocol.errors import Fault, RequestError
 from wai_protocol.surface import Headers
 from wai_relay.access.keys import ApiKey
 
+from .minutes import GRAIN_S, MINUTE_S, MinuteWindow, format_reset
 from .months import MonthTokens
 
-MINUTE_S: Final = 60.0
-# Amounts of the same tenth of a second are kept as one: at most 601 of them, whatever the rate.
-GRAIN_S: Final = 0.1
 # Other requests of the key are in progress, and nobody knows when one ends.
 CONCURRENCY_RETRY_S: Final = 1.0
 # Keys whose counts are held. A key is made by an operator: more than this many at once is no relay
@@ -38,6 +35,7 @@ CONCURRENCY_RETRY_S: Final = 1.0
 MAX_KEYS: Final = 16_384
 # The most of a request about which only its size is known: more than any limit.
 UNBOUNDED: Final = 1 << 62
+_SMALLER: Final = "Lower `max_tokens` or shorten the prompt"
 
 
 class TokenClaim(NamedTuple):
@@ -53,58 +51,6 @@ class TokenClaim(NamedTuple):
     def least(self) -> int:
         """What it must have room for: its prompt, and the answer that it asks for."""
         return self.prompt + (1 if self.answer is None else self.answer)
-
-
-class MinuteWindow:
-    """How much was used in the last sixty seconds."""
-
-    __slots__ = ("_amounts", "used")
-
-    def __init__(self) -> None:
-        self._amounts: deque[list[float]] = deque()  # [second, amount], oldest first
-        self.used = 0.0
-
-    def add(self, amount: float, now: float) -> None:
-        """Use `amount`."""
-        grain = _grain(now)
-        if self._amounts and self._amounts[-1][0] >= grain:
-            self._amounts[-1][1] += amount
-        else:
-            self._amounts.append([grain, amount])
-        self.used += amount
-
-    def take_back(self, amount: float, at: float) -> None:
-        """Of what was used at `at`, `amount` was not used after all. What is forgotten already
-        stays forgotten, so that this makes no room that was never taken."""
-        grain = _grain(at)
-        for entry in self._amounts:
-            if entry[0] >= grain:
-                back = min(amount, entry[1]) if entry[0] == grain else 0.0
-                entry[1] -= back
-                self.used -= back
-                return
-
-    def expire(self, now: float) -> None:
-        """Forget what is older than a minute."""
-        while self._amounts and self._amounts[0][0] <= now - MINUTE_S:
-            self.used -= self._amounts.popleft()[1]
-        if not self._amounts:
-            self.used = 0.0  # what rounding left
-
-    def wait_s(self, amount: float, limit: float, now: float) -> float:
-        """How long until `amount` fits under `limit`; a whole minute if it never does."""
-        over = self.used + amount - limit
-        for at, freed in self._amounts:
-            if over <= 0:
-                break
-            over -= freed
-            if over <= 0:
-                return max(at + MINUTE_S - now, 0.0)
-        return 0.0 if over <= 0 else MINUTE_S
-
-    def reset_s(self, now: float) -> float:
-        """How long until nothing counts any more."""
-        return max(self._amounts[-1][0] + MINUTE_S - now, 0.0) if self._amounts else 0.0
 
 
 class KeyUse:
@@ -284,19 +230,6 @@ class Admission:
             del self._uses[key_id]
 
 
-def format_reset(seconds: float) -> str:
-    """A duration as OpenAI writes it: "0s", "120ms", "1s", "8.5s", "6m0s"."""
-    milliseconds = math.ceil(seconds * 1000)
-    if milliseconds < 1000:
-        return f"{milliseconds}ms" if milliseconds else "0s"
-    minutes, rest = divmod(milliseconds, 60_000)
-    text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
-    return f"{minutes}m{text}" if minutes else text
-
-
-_SMALLER: Final = "Lower `max_tokens` or shorten the prompt"
-
-
 def _minute_left(limit: int, tokens: MinuteWindow, claim: TokenClaim, now: float) -> float:
     """What is left of the last sixty seconds, requests in progress aside. Raises RATE_LIMITED where
     that is less than `claim` needs."""
@@ -321,10 +254,6 @@ def _takes(claim: TokenClaim) -> str:
         f"This request may take about {claim.least} tokens (a prompt of {claim.prompt} and the"
         f" {claim.answer} of answer that it allows)"
     )
-
-
-def _grain(now: float) -> float:
-    return math.ceil(now / GRAIN_S) * GRAIN_S  # rather a little later than too early
 
 
 def _limited(message: str, retry_after_s: float) -> RequestError:

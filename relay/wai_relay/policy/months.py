@@ -40,6 +40,7 @@ class MonthTokens:
         self._months: OrderedDict[int, Counter[str]] = OrderedDict()
         self._known: set[int] = set()
         self._begin, self._end = month_of(now)
+        self._here = self._counts(self._begin)  # of the month that the clock is in
         self.know(self._begin)
 
     def name(self, now: float) -> str:
@@ -67,14 +68,15 @@ class MonthTokens:
 
     def add(self, key_id: str, started_at: float, tokens: int) -> None:
         """A request that began at `started_at` took `tokens`; it counts where it began."""
-        here = self._begin <= started_at < self._end
-        self._counts(self._begin if here else month_of(started_at)[0])[key_id] += tokens
+        counts = self._here
+        if not self._begin <= started_at < self._end:
+            counts = self._counts(month_of(started_at)[0])
+        counts[key_id] += tokens
 
     def of(self, key_id: str, now: float) -> int:
         """What `key_id` took in the month that holds `now`."""
         self._turn(now)
-        counts = self._months.get(self._begin)
-        tokens = counts[key_id] if counts is not None else 0
+        tokens = self._here[key_id]
         if self._begin in self._known or self._begin > max(self._known, default=0):
             return tokens
         return max(tokens, *(self._months[begin][key_id] for begin in self._known))
@@ -86,6 +88,7 @@ class MonthTokens:
     def _turn(self, now: float) -> None:
         if not self._begin <= now < self._end:
             self._begin, self._end = month_of(now)
+            self._here = self._counts(self._begin)
             if self._begin not in self._known:
                 self.on_unknown(self._begin)
 

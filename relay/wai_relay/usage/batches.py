@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
-from typing import Any, Final
+from dataclasses import fields
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -27,8 +27,7 @@ _KEPT_FIELDS: Final = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(NamedTuple):
     """A request that is over, the model that it is counted under, and what it took when it was put
     into its batch. `before`: it is stored already, with these tokens, and is to be corrected."""
 

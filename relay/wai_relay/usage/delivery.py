@@ -207,6 +207,8 @@ class Delivery:
         except ConflictError:
             pass  # it was there already: only the news of that was lost
         except RefusedError as error:
+            if len(batch.counted) > 1:
+                return await self._write_alone(batch)
             self.unwritten -= batch.requests
             self._lose(batch.requests, str(error))
             return True
@@ -217,6 +219,18 @@ class Delivery:
             writing.cancel()  # no news of it is wanted any more
         self.unwritten -= batch.requests
         self._written(batch)
+        return True
+
+    async def _write_alone(self, batch: Batch) -> bool:
+        """Write each of a batch by itself, so that only the one is lost which can't be written.
+        Their ids are the same at another try."""
+        parts = [Batch([each], f"{batch.id}.{n}") for n, each in enumerate(batch.counted)]
+        for part in parts:
+            if part.id not in self._settled:
+                if not await self._write(part):
+                    return False
+                self._settled.add(part.id)
+        self._settled.difference_update(part.id for part in parts)
         return True
 
     async def _spill(self) -> None:

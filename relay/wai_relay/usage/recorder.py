@@ -252,19 +252,27 @@ class UsageRecorder:
         """Count and have written what a process left in its file that has ended."""
         if self._folder is None:
             return
+        found: list[SideFile] = []
         try:
             found = await asyncio.to_thread(SideFile.left_behind, self._folder)
-            for side in found:
-                rows = await self._store.read("SELECT id FROM usage_batches")
-                stored = {row["id"] for row in rows}
-                requests, tokens, settled = await asyncio.to_thread(_sums, side, stored)
-                for (key_id, begin), more in tokens.items():
-                    self.months.add(key_id, begin, more)
-                if requests:
-                    log.warning("%d requests were not written by a relay that ended", requests)
-                self._delivery.adopt(side, requests, settled)
+            while found:
+                await self._take_over(found[-1])
+                found.pop()
         except OSError as error:
             log.error("usage that was left by a relay that ended cannot be read: %s", error)
+        finally:
+            for side in found:  # for another try
+                side.close()
+
+    async def _take_over(self, side: SideFile) -> None:
+        rows = await self._store.read("SELECT id FROM usage_batches")
+        stored = {row["id"] for row in rows}
+        requests, tokens, settled = await asyncio.to_thread(_sums, side, stored)
+        for (key_id, begin), more in tokens.items():
+            self.months.add(key_id, begin, more)
+        if requests:
+            log.warning("%d requests were not written by a relay that ended", requests)
+        self._delivery.adopt(side, requests, settled)
 
 
 def _sums(side: SideFile, stored: set[str]) -> tuple[int, Counter[tuple[str, int]], list[str]]:

@@ -12,7 +12,7 @@ from wai_relay.http.edge import Edge
 from wai_relay.observe.access_log import AccessLog
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.metrics import MAX_MODELS, Metrics
-from wai_relay.observe.records import DiscardingRecorder, RequestRecord, TokenCounts
+from wai_relay.observe.records import DiscardingRecorder, RequestRecord, TokenCounts, UsageState
 
 
 def record(model: str = "tiny", **changes: object) -> RequestRecord:
@@ -86,3 +86,11 @@ def test_the_access_log_has_one_line_a_request_whatever_a_caller_names(
     assert line["request_id"] == "req_1"
     assert line["level"] == "info"
     assert line["completion_tokens"] == 11
+
+
+def test_usage_that_is_not_on_disk_is_counted() -> None:
+    metrics = Metrics(DiscardingRecorder())
+    state = UsageState(3, 1, behind=True)
+    lines = metrics.text([], LiveRequests(), Edge(unused), usage=state).splitlines()
+    assert "wai_usage_unwritten_requests 3" in lines
+    assert "wai_usage_lost_requests_total 1" in lines

@@ -14,11 +14,10 @@ from wai_relay.access.keys import ApiKey, KeyLimits
 from wai_relay.policy.admission import (
     CONCURRENCY_RETRY_S,
     Admission,
-    MinuteWindow,
     Permit,
     TokenClaim,
-    format_reset,
 )
+from wai_relay.policy.minutes import MinuteWindow, format_reset
 from wai_relay.policy.months import MonthTokens
 
 WALL = datetime.datetime(2026, 11, 30, 23, 0, tzinfo=datetime.UTC).timestamp()

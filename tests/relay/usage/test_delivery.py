@@ -238,11 +238,13 @@ async def test_what_no_disk_takes_is_in_memory_up_to_a_bound_and_then_counted_as
 
 
 async def test_what_the_database_will_never_take_holds_up_nothing(relay: Relay) -> None:
+    relay.serve(3)
     relay.recorder.finish(record(request_id="req_odd", status=1 << 70))
+    relay.serve(2, first=3)
     await relay.recorder.settle()
-    relay.serve(5)
+    relay.serve(4, first=5)
     await relay.recorder.settle()
-    assert relay.served()[0] == 5
+    assert relay.served() == (9, 9, 9 * 15)
     assert relay.recorder.state == (0, 1, False)
 
 
