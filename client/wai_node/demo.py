@@ -76,7 +76,8 @@ class DemoModel:
             raise TransportError(missing)
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._socket = ServerSocket(self._log.parent / "run")
-        with self._log.open("wb") as log:
+        # A start that is cancelled half-way would leave a process that nobody knows of
+        with self._log.open("wb") as log, anyio.CancelScope(shield=True):
             self._process = await anyio.open_process(
                 [sys.executable, "-m", "wai_node.demo_server"],
                 stdin=subprocess.PIPE,
