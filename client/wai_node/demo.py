@@ -76,8 +76,9 @@ class DemoModel:
             raise TransportError(missing)
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._socket = ServerSocket(self._log.parent / "run")
-        with self._log.open("wb") as log:
-            self._process = await anyio.open_process(
+        # A start that is cancelled half-way would leave a process that nobody knows of
+        with self._log.open("wb") as log, anyio.CancelScope(shield=True):
+            process = await anyio.open_process(
                 [sys.executable, "-P", "-m", "wai_node.demo_server"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -93,9 +94,10 @@ class DemoModel:
                 # Ctrl-C is for us alone: the child goes last, after the answers it still gives.
                 start_new_session=True,
             )
+            self._process = process
         try:
             with anyio.fail_after(_LOAD_TIMEOUT_S):
-                await self._until_ready(self._process)
+                await self._until_ready(process)
         except TimeoutError:
             await self.stop()
             raise TransportError(

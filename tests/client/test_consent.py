@@ -101,15 +101,29 @@ def test_the_kernels_table_is_read() -> None:
     assert uids_in(table(row("0100007F:1F90", "01", 0)), PORT, 0xC001) == set(), "not accepted yet"
 
 
-def test_real_sockets_are_found() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize("way", ["netlink", "table"])
+def test_real_sockets_are_found(
+    family: socket.AddressFamily, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "table":
+        monkeypatch.setattr("wai_node.upstreams.listeners.listeners", _refused)
+    dual = family is socket.AF_INET6
+    where = ("::" if dual else "127.0.0.1", 0)
+    with socket.create_server(where, family=family, dualstack_ipv6=dual) as listener:
         port = listener.getsockname()[1]
         assert listening_uids(port) == frozenset({os.geteuid()})
         ours = socket.create_connection(("127.0.0.1", port))
+        waits = socket.create_connection(("127.0.0.1", port))
         theirs, _ = listener.accept()
-    with ours, theirs:
+    with ours, theirs, waits:
         assert listening_uids(port) == frozenset()
+        assert listening_uids(port, waits.getsockname()[1]) == frozenset()
         assert listening_uids(port, ours.getsockname()[1]) == frozenset({os.geteuid()})
+
+
+def _refused(port: int) -> list[object]:
+    raise PermissionError
 
 
 @contextmanager

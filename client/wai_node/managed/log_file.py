@@ -19,6 +19,7 @@ LINE_CHARS: Final = 2000
 LINE_BYTES: Final = 8000  # a longer one is cut in pieces
 # What llama-server says each time that it is asked how busy it is: every two seconds, for ever.
 _NOISE: Final = b"update_slots: all slots are idle"
+_KEY_LINE: Final = b"api_keys:"  # it shows the last characters of the inference key
 
 
 class LogFile:
@@ -57,7 +58,7 @@ class LogFile:
         return lines
 
     def _kept(self, line: bytes) -> bytes | None:
-        if _NOISE in line:
+        if _NOISE in line or _KEY_LINE in line:
             return None
         if self._served is None:
             return line

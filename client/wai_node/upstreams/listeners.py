@@ -1,11 +1,17 @@
-"""Which users' processes listen at a port of loopback, as Linux tells everybody."""
+"""Which users' processes listen at a port of loopback, as Linux tells everybody.
+
+By a question to the kernel where that can be asked (`socket_diag`), else by its tables in /proc.
+"""
 
 from __future__ import annotations
 
 import socket
 import struct
+import sys
 from pathlib import Path
 from typing import Final
+
+from .socket_diag import listeners, server_end
 
 _TABLES: Final = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
 _LISTEN: Final = "0A"  # TCP_LISTEN in <net/tcp_states.h>, as the tables write it
@@ -24,6 +30,23 @@ def listening_uids(port: int, peer: int | None = None) -> frozenset[int] | None:
     `peer` is our own port of a connection that stands: whoever has accepted it counts too, since
     it may have closed its listener meanwhile.
     """
+    if sys.platform == "linux":
+        try:
+            return _asked(port, peer)
+        except OSError:
+            pass  # a sandbox without AF_NETLINK, a kernel without tcp_diag: the table says the same
+    return _read(port, peer)
+
+
+def _asked(port: int, peer: int | None) -> frozenset[int]:
+    ends = [end for end in listeners(port) if end.address in _ANY_OR_LOOPBACK]
+    ours = None if peer is None else server_end(port, peer)
+    if ours is not None and (ours.listens or ours.inode):
+        ends.append(ours)
+    return frozenset(end.uid for end in ends)
+
+
+def _read(port: int, peer: int | None) -> frozenset[int] | None:
     found: set[int] = set()
     read = False
     for table in _TABLES:

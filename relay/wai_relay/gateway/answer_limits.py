@@ -100,8 +100,9 @@ def _whole_number(name: str, raw: msgspec.Raw) -> int | None:
 def _count(raw: msgspec.Raw) -> int:
     """A number as the most lenient server reads it, 1 where it is none: that is for the server to
     refuse."""
-    if len(bytes(raw)) > MAX_SCALAR_BYTES:
-        raise RequestError("A number in the request body is too long.")
+    text = bytes(raw).strip(b'" \t\r\n')
+    if len(text) > MAX_SCALAR_BYTES:
+        return MAX_ANSWERS if text[:1].isdigit() else 1
     value = value_of(raw)
     if isinstance(value, str) and value.strip().isdecimal():
         digits = value.strip().lstrip("0")

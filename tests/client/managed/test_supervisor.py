@@ -100,6 +100,8 @@ async def test_the_key_is_demanded_and_seen_nowhere(
         log = "\n".join(await n.supervisor.logs(ALIAS, 1000))
         assert "listening on" in log
         assert KEY not in log
+        [endpoint] = n.supervisor.serving().values()
+        assert endpoint.key[-4:] not in log
         assert "sesame" not in log, "a prompt was logged"
         kept = _texts(settings.folder)
         assert KEY not in kept
