@@ -6,13 +6,13 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 
 from wai_cli.connecting import connect as connect_blocking
-from wai_transport.address_race import Address, AddressRace
+from wai_transport.address_race import Address, AddressRace, open_socket
 from wai_transport.connecting import connect, create_connection, first_connected
 from wai_transport.http_client import HttpClient
 from wai_transport.origin import Origin
@@ -150,3 +150,43 @@ async def test_a_resolver_that_never_answers_is_given_up(monkeypatch: pytest.Mon
     monkeypatch.setattr("wai_transport.connecting.lookup", hang)
     with pytest.raises(TimeoutError, match="was not resolved"):
         await connect(NAME, 1, limit_s=0.05)
+
+
+async def test_a_resolver_that_is_down_does_not_hide_an_address_that_is_known(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(host: str, port: int) -> list[Any]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr("wai_transport.connecting.lookup", fail)
+    known = [Address(socket.AF_INET, listening.getsockname())]
+    with await connect(NAME, known[0].sockaddr[1], limit_s=30, known=known) as sock:
+        assert sock.getpeername() == known[0].sockaddr
+    with pytest.raises(socket.gaierror):
+        await connect(NAME, 1, limit_s=30)
+
+
+async def test_a_peer_that_resets_at_once_leaves_no_socket_with_a_number_that_is_not_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[socket.socket] = []
+
+    def keep(address: Address) -> socket.socket:
+        opened.append(open_socket(address))
+        return opened[-1]
+
+    def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    monkeypatch.setattr("wai_transport.connecting.open_socket", keep)
+    context = ssl.create_default_context()
+    async with await asyncio.start_server(hang_up, LIVE, 0) as server:
+        number = server.sockets[0].getsockname()[1]
+        for tls in (context, None) * 10:
+            with suppress(ConnectionError):
+                transport, _ = await create_connection(
+                    asyncio.Protocol, LIVE, number, limit_s=30, tls=tls, again_s=1.0
+                )
+                transport.abort()
+            await asyncio.sleep(0)
+    assert [sock.fileno() for sock in opened] == [-1] * 20
