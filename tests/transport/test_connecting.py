@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -175,18 +177,26 @@ async def test_a_peer_that_resets_at_once_leaves_no_socket_with_a_number_that_is
         opened.append(open_socket(address))
         return opened[-1]
 
-    def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.abort()
+    def hang_up() -> None:
+        with suppress(OSError):  # the test is over
+            while True:
+                sock, _ = server.accept()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.close()
 
     monkeypatch.setattr("wai_transport.connecting.open_socket", keep)
     context = ssl.create_default_context()
-    async with await asyncio.start_server(hang_up, LIVE, 0) as server:
-        number = server.sockets[0].getsockname()[1]
-        for tls in (context, None) * 10:
-            with suppress(ConnectionError):
+    with socket.create_server((LIVE, 0)) as server:
+        number = server.getsockname()[1]
+        other = threading.Thread(target=hang_up)
+        other.start()
+        for tls in (context, None) * 100:
+            with suppress(OSError):
                 transport, _ = await create_connection(
                     asyncio.Protocol, LIVE, number, limit_s=30, tls=tls, again_s=1.0
                 )
                 transport.abort()
             await asyncio.sleep(0)
-    assert [sock.fileno() for sock in opened] == [-1] * 20
+        server.shutdown(socket.SHUT_RDWR)
+        other.join()
+    assert [sock.fileno() for sock in opened] == [-1] * 200
