@@ -167,10 +167,15 @@ async def measure(folder: Path, count: int, restarted: int) -> None:
         nodes = everyone[:count]
         tasks = [asyncio.ensure_future(node.tunnel.run()) for node in nodes]
         await until_back(nodes, 0.0)
+
+        def no_answers() -> None:
+            proxy.stall()
+            proxy.reset()
+
         for seconds in _REFUSED_S:
             await outage("refused for", nodes, proxy.refuse, proxy.clear, seconds)
         for seconds in _STALLED_S:
-            await outage("nothing passes for", nodes, proxy.stall, proxy.clear, seconds)
+            await outage("dials get no answer for", nodes, no_answers, proxy.clear, seconds)
         await flapping(nodes, proxy)
         tasks += [asyncio.ensure_future(node.tunnel.run()) for node in everyone[count:]]
         await until_back(everyone, 0.0)

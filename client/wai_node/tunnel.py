@@ -120,7 +120,7 @@ class Tunnel:
         if is_black_hole(path, silent_s, self._hello.limits.ping_s):
             self._segments.found_too_large(asyncio.get_running_loop().time())
             _log.warning(
-                "large packets do not get through to or from the relay: dialling again, with"
+                "large packets seem not to get through to or from the relay: dialling again, with"
                 " packets of up to %d bytes",
                 SMALLEST_BYTES + HEADERS_BYTES,
             )
