@@ -60,10 +60,12 @@ class RelayAddress:
 @dataclass(frozen=True, slots=True)
 class Terms:
     """How a dial is made. `patience_s`: how long TLS, and then the handshake, may take.
-    `segment_bytes`: the maximum segment size to announce, except on this machine itself."""
+    `segment_bytes`: the maximum segment size to announce, except on this machine itself. `known`:
+    addresses that were good lately, for when the name can't be resolved."""
 
     patience_s: float = HANDSHAKE_S
     segment_bytes: int = USUAL_BYTES
+    known: tuple[Address, ...] = ()
 
 
 class Stalled(TransportError):
@@ -114,6 +116,7 @@ async def dial(
                 server_hostname=origin.host,
                 prepare=_preparation(terms),
                 again_s=AGAIN_S,
+                known=terms.known,
             )
     except SilentPeer:
         raise Stalled(f"{host}:{port}{way} took a connection, but no TLS began on it") from None
@@ -147,6 +150,7 @@ async def _connect_through(
         limit_s=CONNECT_S,
         prepare=_preparation(terms),
         again_s=AGAIN_S,
+        known=terms.known,
     )
     try:
         await _have_it_connect(proxy, origin, plain, connection)

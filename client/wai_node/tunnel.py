@@ -21,6 +21,7 @@ from wai_protocol.handshake import Hello, Welcome
 from wai_protocol.identity import NodeKey
 from wai_protocol.limits import TURN_COST, Limits
 from wai_protocol.session import Role, Session
+from wai_transport.address_race import Address
 from wai_transport.live_session import Ended, LiveSession
 
 from .backoff import Backoff
@@ -66,6 +67,7 @@ class Tunnel:
         self._wake = asyncio.Event()
         self._moved = False  # since the last dial began
         self._dialling: asyncio.Timeout | None = None
+        self._known: tuple[Address, ...] = ()
         self._route = ANY_ROUTE
         self._socket: socket.socket | None = None  # of the current connection, or the last one
         self._session: LiveSession | None = None
@@ -118,7 +120,7 @@ class Tunnel:
         if is_black_hole(path, silent_s, self._hello.limits.ping_s):
             self._segments.found_too_large(asyncio.get_running_loop().time())
             _log.warning(
-                "large packets do not get through to or from the relay: dialling again, with"
+                "large packets seem not to get through to or from the relay: dialling again, with"
                 " packets of up to %d bytes",
                 SMALLEST_BYTES + HEADERS_BYTES,
             )
@@ -173,7 +175,9 @@ class Tunnel:
         """Dial, and give that up when the network changes: the packets would lead nowhere."""
         self._moved = False
         limit = self._segments.limit_bytes(asyncio.get_running_loop().time())
-        terms = Terms(self._backoff.patience_s, limit)
+        # Once the session is lost there is time for the resolver: the relay may have moved.
+        known = self._known if hello.session is not None else ()
+        terms = Terms(self._backoff.patience_s, limit, known)
         try:
             async with asyncio.timeout(None) as self._dialling:
                 return await dial(self._address, self._key, hello, terms=terms)
@@ -199,7 +203,8 @@ class Tunnel:
             self._begin_anew()
             session = self._new_session(welcome)
         assert session is not None
-        self._socket = connected.transport.get_extra_info("socket")
+        sock = self._socket = connected.transport.get_extra_info("socket")
+        self._known = (Address(sock.family, connected.transport.get_extra_info("peername")),)
         session.attach(
             connected.transport, welcome.received, connected.leftover, peer=welcome.limits
         )

@@ -10,13 +10,18 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
+
+import uvloop
 
 from .address_race import Address, AddressRace, open_socket, ordered
 
 RESOLVE_S: Final = 5.0
 """The system's resolver asks the next name server after 5 s; a second try of ours begins anew."""
+
+KNOWN_AFTER_S: Final = 1.0
+"""How long the resolver may take where we know an address already; most answer within 0.1 s."""
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 
@@ -39,6 +44,7 @@ async def create_connection(
     server_hostname: str | None = None,
     prepare: Prepare | None = None,
     again_s: float | None = None,
+    known: Sequence[Address] = (),
 ) -> tuple[asyncio.Transport, _P]:
     """`connect`, then what the loop's `create_connection` does, with TLS where `tls` is given.
 
@@ -59,18 +65,19 @@ async def create_connection(
             if error.errno is not None:
                 raise  # the kernel's
             raise TimeoutError(errno.ETIMEDOUT, "no answer") from None
-    sock = await connect(host, port, limit_s=limit_s, prepare=prepare, again_s=again_s)
+    sock = await connect(host, port, limit_s=limit_s, prepare=prepare, again_s=again_s, known=known)
     if tls_limit_s is not None:
         ends_at = loop.time() + tls_limit_s
     try:
         async with asyncio.timeout_at(ends_at):
             return await loop.create_connection(factory, sock=sock, ssl=tls, server_hostname=name)
     except TimeoutError:
-        sock.close()
         raise SilentPeer(errno.ETIMEDOUT, "it took the connection, and said no more") from None
-    except BaseException:
-        sock.close()
-        raise
+    finally:
+        # uvloop closes the descriptor itself, but lets the socket keep its number if the peer
+        # resets the connection before the transport is ours; it would close what has that next.
+        if isinstance(loop, uvloop.Loop):
+            sock.detach()
 
 
 async def connect(
@@ -80,15 +87,24 @@ async def connect(
     limit_s: float,
     prepare: Prepare | None = None,
     again_s: float | None = None,
+    known: Sequence[Address] = (),
 ) -> socket.socket:
     """A socket that is connected to `host:port`, non-blocking. `again_s`: see `AddressRace`.
+
+    `known`: addresses that the name had lately, for when the resolver says nothing within
+    `KNOWN_AFTER_S`: after an outage of the network it often is the last to be back.
 
     Raises `socket.gaierror` for a name that is not known, `TimeoutError` after `limit_s`, and
     `OSError` with what each address met.
     """
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + limit_s
-    addresses = await _resolve(host, port, min(RESOLVE_S, limit_s))
+    try:
+        addresses = await _resolve(host, port, min(KNOWN_AFTER_S if known else RESOLVE_S, limit_s))
+    except OSError:
+        if not known:
+            raise
+        addresses = list(known)
     race = AddressRace(addresses, loop.time(), again_s=again_s)
 
     async def dial(address: Address) -> socket.socket:
@@ -147,11 +163,21 @@ async def _end(
     attempts: dict[asyncio.Future[socket.socket], Address], winner: socket.socket | None
 ) -> None:
     """Stop the attempts that are under way, and close what they have connected beside `winner`."""
-    for attempt in attempts:
+    pending = [attempt for attempt in attempts if not attempt.done()]
+    for attempt in pending:
         attempt.cancel()
-    for outcome in await asyncio.gather(*attempts, return_exceptions=True):
-        if isinstance(outcome, socket.socket) and outcome is not winner:
-            outcome.close()
+    try:
+        if pending:
+            await asyncio.wait(pending)
+    except BaseException:  # given up at this moment: nobody takes the winner any more
+        if winner is not None:
+            winner.close()
+        raise
+    finally:
+        for attempt in filter(asyncio.Future.done, attempts):
+            connected = not attempt.cancelled() and attempt.exception() is None
+            if connected and (sock := attempt.result()) is not winner:
+                sock.close()
 
 
 def _is_address(host: str) -> bool:

@@ -87,6 +87,18 @@ def _stall(ways: frozenset[Way]) -> Fault:
     return stall
 
 
+def _refuse(box: Box, dice: random.Random) -> None:
+    box.tunnel.refuse()
+    time.sleep(dice.uniform(2.0, 12.0))  # many tries that fail at once
+    box.tunnel.clear()
+
+
+def _flap(box: Box, dice: random.Random) -> None:
+    for _ in range(dice.randrange(3, 12)):
+        box.tunnel.reset()
+        time.sleep(dice.uniform(0.1, 1.3))
+
+
 def _half_open(ways: frozenset[Way]) -> Fault:
     def abandon(box: Box, dice: random.Random) -> None:
         box.tunnel.abandon(ways)
@@ -116,6 +128,8 @@ TUNNEL_FAULTS: Final[Mapping[str, tuple[int, Fault]]] = {
     "stall": (6, _stall(BOTH_WAYS)),
     "stall towards the relay": (4, _stall(_UP)),
     "stall towards the node": (4, _stall(_DOWN)),
+    "refused for long": (2, _refuse),
+    "flapping": (3, _flap),
     "half-open": (4, _half_open(BOTH_WAYS)),
     "half-open towards the relay": (3, _half_open(_UP)),
     "half-open towards the node": (3, _half_open(_DOWN)),

@@ -169,6 +169,10 @@ class Cluster:
     def restart_relay(self) -> None:
         """SIGTERM, and the same command again, on the same port."""
         self.relay.stop()
+        self.start_relay_again()
+
+    def start_relay_again(self) -> None:
+        """The same command again, once the relay has ended, until it answers."""
         self.relay = self._ending.enter_context(
             Daemon(self._command, log=self.relay.log, env=self._env)
         )

@@ -52,6 +52,7 @@ class FaultProxy:
         self.bytes_per_s = 0.0
         self.piece_bytes = _PIECE_BYTES
         self.stalled: frozenset[Way] = frozenset()
+        self.refusing = False
         self.connections = 0
         self.resets = 0
         self.forwarded_bytes = 0
@@ -144,9 +145,20 @@ class FaultProxy:
         """Hand everything on in pieces of this size, each in a packet of its own."""
         self._set(piece_bytes=piece_bytes)
 
+    def refuse(self) -> None:
+        """Reset every connection now, and each new one at once."""
+        self._set(refusing=True)
+        self.reset()
+
     def clear(self) -> None:
         """A good network again; abandoned connections stay so."""
-        self._set(stalled=frozenset(), delay_s=0.0, bytes_per_s=0.0, piece_bytes=_PIECE_BYTES)
+        self._set(
+            stalled=frozenset(),
+            delay_s=0.0,
+            bytes_per_s=0.0,
+            piece_bytes=_PIECE_BYTES,
+            refusing=False,
+        )
 
     # -- for the links, on the loop
 
@@ -205,6 +217,9 @@ class FaultProxy:
         task.add_done_callback(self._tasks.discard)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refusing:
+            _reset(writer)
+            return
         try:
             far = await asyncio.open_connection("127.0.0.1", self._target_port)
         except (ConnectionError, asyncio.CancelledError):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 
 from wai_cli.connecting import connect as connect_blocking
-from wai_transport.address_race import Address, AddressRace
+from wai_transport.address_race import Address, AddressRace, open_socket
 from wai_transport.connecting import connect, create_connection, first_connected
 from wai_transport.http_client import HttpClient
 from wai_transport.origin import Origin
@@ -150,3 +152,51 @@ async def test_a_resolver_that_never_answers_is_given_up(monkeypatch: pytest.Mon
     monkeypatch.setattr("wai_transport.connecting.lookup", hang)
     with pytest.raises(TimeoutError, match="was not resolved"):
         await connect(NAME, 1, limit_s=0.05)
+
+
+async def test_a_resolver_that_is_down_does_not_hide_an_address_that_is_known(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(host: str, port: int) -> list[Any]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr("wai_transport.connecting.lookup", fail)
+    known = [Address(socket.AF_INET, listening.getsockname())]
+    with await connect(NAME, known[0].sockaddr[1], limit_s=30, known=known) as sock:
+        assert sock.getpeername() == known[0].sockaddr
+    with pytest.raises(socket.gaierror):
+        await connect(NAME, 1, limit_s=30)
+
+
+async def test_a_peer_that_resets_at_once_leaves_no_socket_with_a_number_that_is_not_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[socket.socket] = []
+
+    def keep(address: Address) -> socket.socket:
+        opened.append(open_socket(address))
+        return opened[-1]
+
+    def hang_up() -> None:
+        with suppress(OSError):  # the test is over
+            while True:
+                sock, _ = server.accept()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.close()
+
+    monkeypatch.setattr("wai_transport.connecting.open_socket", keep)
+    context = ssl.create_default_context()
+    with socket.create_server((LIVE, 0)) as server:
+        number = server.getsockname()[1]
+        other = threading.Thread(target=hang_up)
+        other.start()
+        for tls in (context, None) * 100:
+            with suppress(OSError):
+                transport, _ = await create_connection(
+                    asyncio.Protocol, LIVE, number, limit_s=30, tls=tls, again_s=1.0
+                )
+                transport.abort()
+            await asyncio.sleep(0)
+        server.shutdown(socket.SHUT_RDWR)
+        other.join()
+    assert [sock.fileno() for sock in opened] == [-1] * 200
