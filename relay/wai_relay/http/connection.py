@@ -20,6 +20,7 @@ from wai_transport.incoming import INCOMING, ReadIntoOne
 from .edge import (
     BUSY_S,
     CLOSE_S,
+    LOOK_S,
     SLICE_BYTES,
     TURN_S,
     UNSENT_BYTES,
@@ -29,6 +30,7 @@ from .edge import (
     Connection,
     Edge,
 )
+from .liveness import GONE_S, has_shut_its_window, set_unanswered_limit, watch
 
 # SO_LINGER on, 0 s: `close` then resets, and the caller sees its response cut even where a plain
 # FIN could pass for the end of it.
@@ -48,6 +50,8 @@ class CallerConnection(Connection, ReadIntoOne):
         "_flush_due",
         "_in_turns",
         "_later",
+        "_limit_raised",
+        "_look_at",
         "_loop",
         "_out",
         "_out_bytes",
@@ -83,6 +87,8 @@ class CallerConnection(Connection, ReadIntoOne):
         self._written_bytes = 0  # given to the transport
         self._stalled_since: float | None = None
         self._taken_at_stall = 0  # of `_written_bytes`, when the stall began
+        self._look_at = 0.0  # when to look whether a stalled caller is alive
+        self._limit_raised = False  # it is: the kernel waits for it as long as we do
         self._reading_paused = False
         self._in_turns = False  # in the midst of what `receive_in_turns` was given
         self._undecoded = b""  # the rest of that, for a later turn of the loop
@@ -126,6 +132,10 @@ class CallerConnection(Connection, ReadIntoOne):
         self.peer = peer_name(transport)
         if transport.get_extra_info("ssl_object") is not None:
             self.scheme = "https"
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):  # gone already: `connection_lost` comes next
+                watch(sock)
         self.edge.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -157,11 +167,15 @@ class CallerConnection(Connection, ReadIntoOne):
         """The caller takes less than it is sent."""
         self._stalled_since = self._loop.time()
         self._taken_at_stall = self._taken_bytes
-        self.arm(self._stalled_since + WRITE_STALL_S)
+        self._look_at = self._stalled_since + LOOK_S
+        self.arm(self._look_at)
 
     def resume_writing(self) -> None:
         """The caller took most of what waited."""
         self._stalled_since = None
+        if self._limit_raised:
+            self._limit_raised = False
+            self._limit_unanswered(GONE_S)
         self.writable_again()
 
     # -- reading
@@ -293,11 +307,36 @@ class CallerConnection(Connection, ReadIntoOne):
             if deadline is not None and now >= deadline:
                 self.overdue(now)
                 deadline = self.next_deadline()
-            if self._stalled_since is not None:
-                stall_deadline = self._stalled_since + WRITE_STALL_S
+            if self._stalled_since is not None and not self.lost:
+                if now >= self._look_at:
+                    self._look(now)
+                stall_deadline = min(self._stalled_since + WRITE_STALL_S, self._look_at)
                 deadline = stall_deadline if deadline is None else min(deadline, stall_deadline)
         if deadline is not None and not self.lost:
             self.arm(deadline)
+
+    def _look(self, now: float) -> None:
+        """Have the kernel wait for a caller that is alive and reads nothing as long as we do.
+
+        To the kernel's timeout it looks just like one that has vanished.
+        """
+        self._look_at = now + LOOK_S
+        sock = self.transport.get_extra_info("socket")
+        if sock is None:
+            return
+        try:
+            alive = has_shut_its_window(sock)
+        except OSError:
+            return  # gone already: `connection_lost` comes next
+        if alive is not self._limit_raised:
+            self._limit_raised = alive
+            self._limit_unanswered(WRITE_STALL_S + LOOK_S if alive else GONE_S)
+
+    def _limit_unanswered(self, limit_s: float) -> None:
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):  # as in `_look`
+                set_unanswered_limit(sock, limit_s)
 
     @property
     def _taken_bytes(self) -> int:

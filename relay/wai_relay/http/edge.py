@@ -54,6 +54,9 @@ MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 BODY_STALL_S: Final = 60.0
 # No byte taken by a caller whose response waits: it holds a slot at the node for that long.
 WRITE_STALL_S: Final = 120.0
+# How often it is looked whether a caller that takes no byte is alive: less than the 25 s after
+# which the kernel ends a connection that answers nothing (`liveness`).
+LOOK_S: Final = 10.0
 # After a refusal the caller may still be sending: a close with unread bytes makes the kernel reset
 # the connection, and the answer is lost on the way. So what comes is read and dropped, this long.
 LINGER_S: Final = 3.0
