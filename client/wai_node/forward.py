@@ -20,6 +20,7 @@ from wai_protocol.surface import (
     find_route,
     headers_for_caller,
     headers_for_upstream,
+    length_of_answer,
 )
 from wai_transport.heap import Ebb
 from wai_transport.http_client import HttpClient
@@ -346,7 +347,8 @@ class _Forwarded:
     def on_headers(self, status: int, headers: Headers) -> None:
         """The answer's head."""
         self._status = status
-        self.session.send_headers(self.id, status, headers_for_caller(headers))
+        passed = headers_for_caller(headers) + length_of_answer(headers)
+        self.session.send_headers(self.id, status, passed)
 
     def on_data(self, data: bytes) -> None:
         """The hot path: one read of the upstream's socket, to the session."""

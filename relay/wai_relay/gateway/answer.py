@@ -16,12 +16,12 @@ from typing import Any, Final, assert_never
 
 from wai_protocol.errors import Fault
 from wai_protocol.status import MAX_COUNT
-from wai_protocol.surface import Headers, Route, headers_for_caller
+from wai_protocol.surface import Headers, Route, headers_for_caller, length_of_answer
 from wai_relay.observe.records import TokenCounts
 
 from .continuation import Continuation
 from .dialects import EVENT_STREAM, UsageReader, reader_for
-from .dialects.usage import decode
+from .dialects.usage import BodyReader, decode
 from .limits import GatewayLimits
 from .reply import Reply
 from .upstream import UpstreamStream
@@ -131,6 +131,7 @@ class Answer:
         self._stream: UpstreamStream | None = None
         self._reader: UsageReader | None = None
         self._headers: Headers = []
+        self._length: Headers = []  # the answer's Content-Length, if the upstream said it
         self._content_type = b""
         self._collected = bytearray()
         self._uncredited = 0  # bytes that passed, whose credit was not given back
@@ -208,6 +209,7 @@ class Answer:
         self.status = status
         self._last_at = self._clock()
         self._headers = headers_for_caller(headers)
+        self._length = length_of_answer(headers)
         self._content_type = dict(headers).get(b"content-type", b"").strip().lower()
         begun = self._exchange.started  # by a heartbeat, as an event stream
         unfit = begun and not (status == 200 and self._content_type.startswith(EVENT_STREAM))
@@ -289,7 +291,10 @@ class Answer:
             labels = b", ".join(name + b": " + value for name, value in self._labels)
             self._exchange.write(b": " + labels + b"\n\n")
         else:
-            self._reply.start(self.status, self._headers + self._labels)
+            # Only a plain body passes as it is: from a stream the usage may be taken out, and an
+            # error event may be added to it.
+            length = self._length if isinstance(self._reader, BodyReader) else []
+            self._reply.start(self.status, self._headers + self._labels + length)
 
     def _refused(self) -> None:
         body = bytes(self._collected)

@@ -33,6 +33,8 @@ _FIELDS: Final = msgspec.json.Decoder(Fields)
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY: Final = msgspec.json.Decoder()
 _ENCODER: Final = msgspec.json.Encoder()
+# The first half of a pair of \u escapes for one character, without the second.
+_HALF_PAIR: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 # A picture or a recording is one long base64 string, whichever dialect it stands in. Shorter ones
 # cost no more tokens as text than as a picture, so short messages need not be searched.
 LEAST_BLOB_BYTES: Final = 3072
@@ -166,14 +168,23 @@ def _top_level(data: bytes) -> Fields:
     except msgspec.ValidationError:
         raise RequestError("The request body must be a JSON object.") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise RequestError(f"The request body is not valid JSON: {error}.") from None
+        raise RequestError(f"The request body is not valid JSON: {_said(error, data)}.") from None
+
+
+def _said(error: Exception, data: bytes) -> str:
+    """What is wrong with `data`. msgspec calls a string truncated that ends in half a pair."""
+    text = str(error)
+    if "truncated" in text and _HALF_PAIR.search(data):
+        return "a \\u escape in it is one half of a surrogate pair"
+    return text
 
 
 def _value(raw: msgspec.Raw) -> Any:
     try:
         return _ANY.decode(raw)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise RequestError(f"The request body is not valid JSON: {error}.") from None
+        said = _said(error, bytes(raw))
+        raise RequestError(f"The request body is not valid JSON: {said}.") from None
 
 
 def _flag(fields: Fields, name: str, default: bool) -> bool:  # noqa: FBT001 - a field's default
