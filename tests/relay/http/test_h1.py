@@ -80,6 +80,35 @@ async def test_pipelined_requests_wait_for_the_one_that_runs() -> None:
     connection.connection_lost(None)
 
 
+async def test_pipelined_requests_are_read_no_faster_than_they_are_answered() -> None:
+    _, connection, transport = connect()
+    burst = GET * (2 * READ_AHEAD_BYTES // len(GET))
+    connection.data_received(burst)
+    for _ in range(200):
+        if transport.reading:
+            connection.data_received(burst)
+        await turns(3)
+        assert len(connection._buffer) <= READ_AHEAD_BYTES + len(burst)
+    assert len(bodies(transport.written)) >= 100
+    connection.connection_lost(None)
+
+
+async def test_who_takes_no_answers_gets_no_more_of_them() -> None:
+    edge, connection, transport = connect()
+    connection.data_received(GET)
+    await turns()
+    connection.pause_writing()
+    connection.data_received(GET * 3)
+    await turns(20)
+    assert edge.counters.requests == 2  # the one that came while the last was taken, and no other
+    assert not transport.reading
+    connection.resume_writing()
+    await turns(20)
+    assert edge.counters.requests == 4
+    assert transport.reading
+    connection.connection_lost(None)
+
+
 async def test_a_malformed_head_gets_one_named_answer_and_nothing_after_it() -> None:
     edge, connection, transport = connect()
     connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n" + GET)
