@@ -171,8 +171,11 @@ class CallerConnection(Connection, ReadIntoOne):
         self.arm(self._look_at)
 
     def resume_writing(self) -> None:
-        """The caller took most of what waited."""
+        """The caller took most of what waited, or all of it if we are closing."""
         self._stalled_since = None
+        if self.closing:
+            self.transport.close()
+            return
         if self._limit_raised:
             self._limit_raised = False
             self._limit_unanswered(GONE_S)
@@ -302,10 +305,13 @@ class CallerConnection(Connection, ReadIntoOne):
         if self.lost:
             return
         if self._closing_since is not None:
-            deadline: float | None = self._closing_since + CLOSE_S
             if now >= self._closing_since + CLOSE_S:
-                self.abort()
-                return
+                taken = self._taken_bytes
+                if taken <= self._taken_at_stall:
+                    self.abort()
+                    return
+                self._closing_since, self._taken_at_stall = now, taken
+            deadline: float | None = self._closing_since + CLOSE_S
         elif self._is_stalled(now):
             self.edge.counters.cut += 1
             self.abort()
@@ -372,11 +378,17 @@ class CallerConnection(Connection, ReadIntoOne):
         return self._closing_since is not None
 
     def close(self) -> None:
-        """Close once what waits is sent, within a bound."""
-        if self._closing_since is None and not self.lost:
-            self.flush()
-            self._closing_since = self._loop.time()
-            self.arm(self._closing_since + CLOSE_S)
+        """Close once what waits is sent, as long as the caller takes some of it."""
+        if self._closing_since is not None or self.lost:
+            return
+        self.flush()
+        self._closing_since = self._loop.time()
+        self._taken_at_stall = self._taken_bytes
+        self.arm(self._closing_since + CLOSE_S)
+        if self.transport.get_write_buffer_size():
+            # Under TLS a transport drops after 5 s what it was closed with: see `resume_writing`.
+            self.transport.set_write_buffer_limits(0, 0)
+        else:
             self.transport.close()
 
     def abort(self) -> None:

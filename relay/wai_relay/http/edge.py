@@ -60,7 +60,7 @@ LOOK_S: Final = 10.0
 # After a refusal the caller may still be sending: a close with unread bytes makes the kernel reset
 # the connection, and the answer is lost on the way. So what comes is read and dropped, this long.
 LINGER_S: Final = 3.0
-# From `close` to the last byte taken; then the rest is dropped.
+# No byte taken of what waits after `close`; then the rest is dropped.
 CLOSE_S: Final = 10.0
 # Idle connections live this long after the drain began: a request that is already on its way
 # (one round trip around the world is 0.3 s) is still answered, with `Connection: close`.

@@ -10,6 +10,7 @@ import pytest
 from wai_protocol.errors import RequestError
 from wai_relay.http.edge import (
     BODY_STALL_S,
+    CLOSE_S,
     HEAD_DEADLINE_S,
     IDLE_TIMEOUT_S,
     MAX_BODY_BYTES,
@@ -293,6 +294,36 @@ async def test_a_reader_that_takes_less_than_it_is_sent_is_slow_not_stuck() -> N
     assert transport.aborted
     connection.connection_lost(None)
     await turns()
+
+
+async def test_a_last_answer_is_taken_slowly_and_whole_before_the_close() -> None:
+    now = asyncio.get_running_loop().time()
+    _, connection, transport = connect()
+    transport.waiting = 100_000
+    connection.data_received(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    await turns()
+    assert bodies(transport.written) == [b"/g:"]
+    assert not transport.closed
+    for step in (1, 2, 3):
+        transport.waiting -= 10_000
+        connection.handle_timeout(now + step * (CLOSE_S + 1))
+        assert not transport.aborted
+    transport.waiting = 0
+    connection.resume_writing()
+    assert transport.closed
+    assert not transport.aborted
+    connection.connection_lost(None)
+
+
+async def test_a_last_answer_that_nobody_takes_is_dropped() -> None:
+    now = asyncio.get_running_loop().time()
+    _, connection, transport = connect()
+    transport.waiting = 100_000
+    connection.data_received(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    await turns()
+    connection.handle_timeout(now + CLOSE_S + 1)
+    assert transport.aborted
+    connection.connection_lost(None)
 
 
 async def test_writes_of_one_turn_leave_in_one_write_chunked() -> None:
