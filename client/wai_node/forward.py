@@ -22,6 +22,7 @@ from wai_protocol.surface import (
     headers_for_caller,
     headers_for_upstream,
     is_redirect,
+    length_of_answer,
 )
 from wai_transport.heap import Ebb
 from wai_transport.http_client import HttpClient
@@ -358,8 +359,9 @@ class _Forwarded:
         if is_redirect(status):
             self._break(Fault.UPSTREAM_BROKE, REDIRECTED.format(status))
             return
+        passed = headers_for_caller(headers) + length_of_answer(headers)
         try:
-            self.session.send_headers(self.id, status, headers_for_caller(headers))
+            self.session.send_headers(self.id, status, passed)
         except LocalProtocolError as error:  # what the upstream sent fits no frame
             self._break(Fault.UPSTREAM_BROKE, str(error))
 

@@ -65,6 +65,9 @@ class Fault(enum.Enum):
     METHOD_NOT_ALLOWED = FaultRow(0, 405, "invalid_request_error", "method_not_allowed", _INFO)
     NODE_NOT_FOUND = FaultRow(0, 404, "invalid_request_error", "node_not_found", _INFO)
     HEAD_TOO_LARGE = FaultRow(0, 431, "invalid_request_error", "headers_too_large", _INFO)
+    ENCODING_UNSUPPORTED = FaultRow(
+        0, 415, "invalid_request_error", "unsupported_content_encoding", _INFO
+    )
     EXPECTATION_FAILED = FaultRow(0, 417, "invalid_request_error", "expectation_failed", _INFO)
     CONTEXT_EXCEEDED = FaultRow(0, 400, "invalid_request_error", "context_length_exceeded", _INFO)
     QUOTA_EXCEEDED = FaultRow(0, 429, "insufficient_quota", "insufficient_quota", _INFO)

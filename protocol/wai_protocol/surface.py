@@ -125,6 +125,9 @@ sends acts on whoever reads it: `Location` sends the caller's API key to another
 `Strict-Transport-Security` and `X-RateLimit-*` are the relay's to say. `Date`, `X-Request-Id` and
 the framing are made anew by each hop. The last eleven names are those of TGI and TEI."""
 
+MAX_LENGTH_DIGITS: Final = 15  # below 2**53: every server and every JSON counter can hold it
+_STREAM_TYPES: Final = (b"text/event-stream", b"application/x-ndjson")
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -162,6 +165,22 @@ def headers_for_caller(headers: Headers) -> Headers:
     """Those of `headers` (lower-case names) that may travel to the caller."""
     named = _connection_options(headers)
     return [(n, v) for n, v in headers if n in FOR_CALLER and n not in named]
+
+
+def length_of_answer(headers: Headers) -> Headers:
+    """The Content-Length of a whole answer as a list of one field, [] where there is none to trust.
+
+    It is no header that travels: it announces how long the body will be, for whoever frames it anew
+    (SPEC section 5). A stream of events or lines may be changed on its way, and what has no type
+    may be one.
+    """
+    types = [value.strip().lower() for name, value in headers if name == b"content-type"]
+    if len(types) != 1 or types[0].startswith(_STREAM_TYPES):
+        return []
+    lengths = [value for name, value in headers if name == b"content-length"]
+    if len(lengths) != 1 or not lengths[0].isdigit() or len(lengths[0]) > MAX_LENGTH_DIGITS:
+        return []
+    return [(b"content-length", lengths[0])]
 
 
 def _connection_options(headers: Headers) -> set[bytes]:

@@ -133,6 +133,24 @@ async def test_credentials_and_origin_stay_and_the_upstreams_key_goes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("content_type", "announced"),
+    [(b"application/json", [(b"content-length", b"3")]), (b"text/event-stream", [])],
+)
+async def test_the_length_of_a_whole_answer_is_announced(
+    content_type: bytes, announced: Headers
+) -> None:
+    field = (b"content-type", content_type)
+    async with forwarding(answering(ok(b"yes", b"Content-Type: " + content_type))) as (
+        forwarder,
+        *_,
+    ):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        assert session.log[0] == ("headers", 1, 200, [field, *announced])
+
+
+@pytest.mark.parametrize(
     ("method", "target", "model", "fault"),
     [
         ("GET", "/slots", "m", Fault.ROUTE_REFUSED),

@@ -22,12 +22,13 @@ from wai_protocol.surface import (
     Route,
     headers_for_caller,
     is_redirect,
+    length_of_answer,
 )
 from wai_relay.observe.records import TokenCounts
 
 from .continuation import Continuation
 from .dialects import EVENT_STREAM, UsageReader, reader_for
-from .dialects.usage import decode
+from .dialects.usage import BodyReader, decode
 from .limits import GatewayLimits
 from .opening import Opening, Verdict, opening_for
 from .reply import Reply
@@ -143,6 +144,7 @@ class Answer:
         self._reader: UsageReader | None = None
         self._opening: Opening | None = None
         self._headers: Headers = []
+        self._length: Headers = []  # the answer's Content-Length, if the upstream said it
         self._content_type = b""
         self._collected = bytearray()
         self._uncredited = 0  # bytes that passed, whose credit was not given back
@@ -224,6 +226,7 @@ class Answer:
             return
         self.status = status
         self._headers = headers_for_caller(headers)
+        self._length = length_of_answer(headers)
         self._content_type = dict(headers).get(b"content-type", b"").strip().lower()
         begun = self._exchange.started  # by a heartbeat, as an event stream
         unfit = begun and not (status == 200 and self._content_type.startswith(EVENT_STREAM))
@@ -343,7 +346,10 @@ class Answer:
             labels = b", ".join(name + b": " + value for name, value in self._labels)
             self._exchange.write(b": " + labels + b"\n\n")
         else:
-            self._reply.start(self.status, self._headers + self._labels)
+            # Only a plain body passes as it is: from a stream the usage may be taken out, and an
+            # error event may be added to it.
+            length = self._length if isinstance(self._reader, BodyReader) else []
+            self._reply.start(self.status, self._headers + self._labels + length)
         self._phase = Phase.PASSING  # not before: where the head can't be sent, nothing has passed
 
     def _refused(self) -> None:

@@ -23,7 +23,7 @@ from wai_protocol.surface import Dialect, Route
 from wai_relay.policy.fingerprints import Fingerprint, fingerprint
 
 from .answer_limits import answers_asked, context_asked, output_limit
-from .raw_json import scalar_of, value_of
+from .raw_json import in_words, scalar_of, value_of
 
 # Where prompts are found, in the order in which chat templates put them in front of the model.
 PROMPT_FIELDS: Final = ("tools", "system", "instructions", "messages", "prompt", "input")
@@ -210,7 +210,9 @@ def _top_level(data: bytes) -> Fields:
     except msgspec.ValidationError:
         raise RequestError("The request body must be a JSON object.") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise RequestError(f"The request body is not valid JSON: {error}.") from None
+        raise RequestError(
+            f"The request body is not valid JSON: {in_words(error, data)}."
+        ) from None
 
 
 def _check_number_of_fields(data: bytes) -> None:

@@ -168,8 +168,11 @@ class Intake:
     def _check_head(self, request: Request) -> None:
         if (request.content_length or 0) > self._limits.body_bytes:
             raise self._too_large()
-        if request.header(b"content-encoding", b"identity").lower() != b"identity":
-            raise RequestError("Compressed request bodies are not understood; send it as it is.")
+        if any(n == b"content-encoding" and not _is_identity(v) for n, v in request.headers):
+            raise RequestError(
+                "Compressed request bodies are not understood; send the body as it is.",
+                Fault.ENCODING_UNSUPPORTED,
+            )
         content_type = request.header(b"content-type")
         if content_type[:19].lower() == b"multipart/form-data":
             self._scanner = FormModelScanner(content_type)
@@ -209,3 +212,8 @@ class Intake:
     def _too_large(self) -> RequestError:
         limit = self._limits.body_bytes // MIB
         return RequestError(f"The request body is over {limit} MiB.", Fault.BODY_TOO_LARGE)
+
+
+def _is_identity(codings: bytes) -> bool:
+    """Whether a Content-Encoding field says that nothing was done to the body."""
+    return all(coding.strip().lower() in (b"", b"identity") for coding in codings.split(b","))

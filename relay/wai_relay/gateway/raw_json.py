@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +12,8 @@ from wai_protocol.errors import RequestError
 MAX_SCALAR_BYTES: Final = 64  # of a number or a flag; the longest that is one has 20
 MAX_OPTIONS_BYTES: Final = 64 * 1024  # of an object of options; real ones have under 2 KiB
 
+# The first half of a pair of \u escapes for one character, without the second.
+_HALF_PAIR: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 _ANY: Final = msgspec.json.Decoder()
 
 
@@ -19,7 +22,9 @@ def value_of(raw: msgspec.Raw) -> Any:
     try:
         return _ANY.decode(raw)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise RequestError(f"The request body is not valid JSON: {error}.") from None
+        raise RequestError(
+            f"The request body is not valid JSON: {in_words(error, bytes(raw))}."
+        ) from None
 
 
 def scalar_of(raw: msgspec.Raw) -> Any:
@@ -32,3 +37,11 @@ def options_of(raw: msgspec.Raw) -> Any:
     if len(bytes(raw)) > MAX_OPTIONS_BYTES:
         raise RequestError(f"The request's options are longer than {MAX_OPTIONS_BYTES} bytes.")
     return value_of(raw)
+
+
+def in_words(error: Exception, data: bytes) -> str:
+    """What is wrong with `data`. msgspec calls a string truncated that ends in half a pair."""
+    text = str(error)
+    if "truncated" in text and _HALF_PAIR.search(data):
+        return "a \\u escape in it is one half of a surrogate pair"
+    return text

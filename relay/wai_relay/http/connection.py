@@ -20,6 +20,7 @@ from wai_transport.incoming import INCOMING, ReadIntoOne
 from .edge import (
     BUSY_S,
     CLOSE_S,
+    LOOK_S,
     SLICE_BYTES,
     TURN_S,
     UNSENT_BYTES,
@@ -29,6 +30,7 @@ from .edge import (
     Connection,
     Edge,
 )
+from .liveness import GONE_S, has_shut_its_window, set_unanswered_limit, watch
 
 # SO_LINGER on, 0 s: `close` then resets, and the caller sees its response cut even where a plain
 # FIN could pass for the end of it.
@@ -48,6 +50,8 @@ class CallerConnection(Connection, ReadIntoOne):
         "_flush_due",
         "_in_turns",
         "_later",
+        "_limit_raised",
+        "_look_at",
         "_loop",
         "_out",
         "_out_bytes",
@@ -83,6 +87,8 @@ class CallerConnection(Connection, ReadIntoOne):
         self._written_bytes = 0  # given to the transport
         self._stalled_since: float | None = None
         self._taken_at_stall = 0  # of `_written_bytes`, when the stall began
+        self._look_at = 0.0  # when to look whether a stalled caller is alive
+        self._limit_raised = False  # it is: the kernel waits for it as long as we do
         self._reading_paused = False
         self._in_turns = False  # in the midst of what `receive_in_turns` was given
         self._undecoded = b""  # the rest of that, for a later turn of the loop
@@ -126,6 +132,10 @@ class CallerConnection(Connection, ReadIntoOne):
         self.peer = peer_name(transport)
         if transport.get_extra_info("ssl_object") is not None:
             self.scheme = "https"
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):  # gone already: `connection_lost` comes next
+                watch(sock)
         self.edge.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -157,14 +167,26 @@ class CallerConnection(Connection, ReadIntoOne):
         """The caller takes less than it is sent."""
         self._stalled_since = self._loop.time()
         self._taken_at_stall = self._taken_bytes
-        self.arm(self._stalled_since + WRITE_STALL_S)
+        self._look_at = self._stalled_since + LOOK_S
+        self.arm(self._look_at)
 
     def resume_writing(self) -> None:
-        """The caller took most of what waited."""
+        """The caller took most of what waited, or all of it if we are closing."""
         self._stalled_since = None
+        if self.closing:
+            self.transport.close()
+            return
+        if self._limit_raised:
+            self._limit_raised = False
+            self._limit_unanswered(GONE_S)
         self.writable_again()
 
     # -- reading
+    @property
+    def slice_bytes(self) -> int:
+        """How much to decode at a time."""
+        return SLICE_BYTES
+
     def receive_in_turns(self, data: bytes) -> None:
         """Give `data` to `take_slice` in pieces; what would take too long goes on later."""
         if self._later is not None:
@@ -176,17 +198,20 @@ class CallerConnection(Connection, ReadIntoOne):
 
     def _take_slices(self, data: bytes) -> None:
         self._in_turns = True
-        began = time.perf_counter()  # not the loop's clock, which stands still within a turn
-        for start in range(0, len(data), SLICE_BYTES):
+        began = time.thread_time()  # not the loop's clock, which stands still within a turn
+        start, size = 0, len(data)
+        while start < size:
             if self.lost or self.closing:
                 return
-            spent_s = time.perf_counter() - began
+            spent_s = time.thread_time() - began
             if spent_s > TURN_S:
                 self._undecoded = data[start:]
                 self.pause_reading()
                 self._take_rest_later(spent_s)
                 return
-            self.take_slice(data[start : start + SLICE_BYTES])
+            end = start + self.slice_bytes
+            self.take_slice(data[start:end])
+            start = end
         self._in_turns = False
         self._busy_s = 0.0
 
@@ -280,10 +305,13 @@ class CallerConnection(Connection, ReadIntoOne):
         if self.lost:
             return
         if self._closing_since is not None:
-            deadline: float | None = self._closing_since + CLOSE_S
             if now >= self._closing_since + CLOSE_S:
-                self.abort()
-                return
+                taken = self._taken_bytes
+                if taken <= self._taken_at_stall:
+                    self.abort()
+                    return
+                self._closing_since, self._taken_at_stall = now, taken
+            deadline: float | None = self._closing_since + CLOSE_S
         elif self._is_stalled(now):
             self.edge.counters.cut += 1
             self.abort()
@@ -293,11 +321,36 @@ class CallerConnection(Connection, ReadIntoOne):
             if deadline is not None and now >= deadline:
                 self.overdue(now)
                 deadline = self.next_deadline()
-            if self._stalled_since is not None:
-                stall_deadline = self._stalled_since + WRITE_STALL_S
+            if self._stalled_since is not None and not self.lost:
+                if now >= self._look_at:
+                    self._look(now)
+                stall_deadline = min(self._stalled_since + WRITE_STALL_S, self._look_at)
                 deadline = stall_deadline if deadline is None else min(deadline, stall_deadline)
         if deadline is not None and not self.lost:
             self.arm(deadline)
+
+    def _look(self, now: float) -> None:
+        """Have the kernel wait for a caller that is alive and reads nothing as long as we do.
+
+        To the kernel's timeout it looks just like one that has vanished.
+        """
+        self._look_at = now + LOOK_S
+        sock = self.transport.get_extra_info("socket")
+        if sock is None:
+            return
+        try:
+            alive = has_shut_its_window(sock)
+        except OSError:
+            return  # gone already: `connection_lost` comes next
+        if alive is not self._limit_raised:
+            self._limit_raised = alive
+            self._limit_unanswered(WRITE_STALL_S + LOOK_S if alive else GONE_S)
+
+    def _limit_unanswered(self, limit_s: float) -> None:
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):  # as in `_look`
+                set_unanswered_limit(sock, limit_s)
 
     @property
     def _taken_bytes(self) -> int:
@@ -325,11 +378,17 @@ class CallerConnection(Connection, ReadIntoOne):
         return self._closing_since is not None
 
     def close(self) -> None:
-        """Close once what waits is sent, within a bound."""
-        if self._closing_since is None and not self.lost:
-            self.flush()
-            self._closing_since = self._loop.time()
-            self.arm(self._closing_since + CLOSE_S)
+        """Close once what waits is sent, as long as the caller takes some of it."""
+        if self._closing_since is not None or self.lost:
+            return
+        self.flush()
+        self._closing_since = self._loop.time()
+        self._taken_at_stall = self._taken_bytes
+        self.arm(self._closing_since + CLOSE_S)
+        if self.transport.get_write_buffer_size():
+            # Under TLS a transport drops after 5 s what it was closed with: see `resume_writing`.
+            self.transport.set_write_buffer_limits(0, 0)
+        else:
             self.transport.close()
 
     def abort(self) -> None:

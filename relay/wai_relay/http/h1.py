@@ -21,6 +21,7 @@ from .edge import (
     LINGER_S,
     MAX_BODY_BYTES,
     READ_AHEAD_BYTES,
+    SLICE_BYTES,
     Edge,
     TunnelFactory,
     body_stalled,
@@ -103,7 +104,7 @@ class H1Connection(CallerConnection):
         self._buffer += data
         if self._exchange is None:
             self._next_request(had_begun=had_begun)
-        elif len(self._buffer) > READ_AHEAD_BYTES:
+        if self._exchange is not None and len(self._buffer) > READ_AHEAD_BYTES:
             self.pause_reading()
 
     @property
@@ -127,19 +128,24 @@ class H1Connection(CallerConnection):
                 return
             if end > MAX_HEAD_BYTES:
                 check_partial(buffer, end)
-            raw = bytes(buffer[:end])
-            rest = bytes(buffer[end + len(_HEAD_END) :])
-            buffer.clear()
-            self._scanned = 0
+            raw = self._take(end)
+            self._take(len(_HEAD_END))
             head = parse_head(raw)
         except RequestError as error:
             self._refuse(error)
             return
         tunnel_factory = self.edge.tunnel_factory
         if tunnel_factory is not None and not self._in_turns and _asks_for_tunnel(head, raw):
-            self._hand_over(tunnel_factory, rest)
+            self._hand_over(tunnel_factory, self._take(len(buffer)))
         else:
-            self._begin(head, rest)
+            self._begin(head)
+
+    def _take(self, size: int) -> bytes:
+        """The first `size` bytes of what waits. To take few of many is cheap."""
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        self._scanned = 0
+        return taken
 
     def _skip_empty_lines(self) -> None:
         """Drop the few empty lines that may come before a request; they move no deadline."""
@@ -150,10 +156,9 @@ class H1Connection(CallerConnection):
                 raise RequestError(
                     f"more than {MAX_EMPTY_LINES} empty lines came before the request line"
                 )
-            del buffer[:2]
-            self._scanned = 0
+            self._take(len(_EMPTY_LINE))
 
-    def _begin(self, head: Head, rest: bytes) -> None:
+    def _begin(self, head: Head) -> None:
         self._fresh = False
         self._empty_lines = 0
         body = RequestBody()
@@ -162,15 +167,14 @@ class H1Connection(CallerConnection):
         self.continue_due = head.expects_continue
         if head.chunked:
             self._chunks = ChunkedBody(MAX_BODY_BYTES, Fault.BODY_TOO_LARGE)
-            if rest:
-                self._receive_body(body, rest)
+            if self._buffer:
+                self._receive_body(body, self._take(len(self._buffer)))
         elif head.content_length:
             self._body_left = head.content_length
-            if rest:
-                self._receive_body(body, rest)
+            if self._buffer:
+                self._receive_body(body, self._take(head.content_length))
         else:
             body.complete = True
-            self._buffer += rest
         if not body.complete:
             self._waiting_since = self._loop.time()
             self.arm(self._waiting_since + BODY_STALL_S)
@@ -205,6 +209,12 @@ class H1Connection(CallerConnection):
             body.finish()
             self._buffer += data[left:]
         self._body_received(body)
+
+    @property
+    def slice_bytes(self) -> int:
+        """The rest of a chunk is taken as a whole: only many chunks take long."""
+        chunks = self._chunks
+        return SLICE_BYTES if chunks is None else max(SLICE_BYTES, chunks.left_bytes)
 
     def take_slice(self, data: bytes) -> None:
         """Decode a piece of a chunked body; what comes behind it is another request's."""
@@ -300,12 +310,15 @@ class H1Connection(CallerConnection):
         """The last request is over on both sides: take the next."""
         self._body = None
         self._waiting_since = self._loop.time()
-        self.resume_reading()
+        if len(self._buffer) <= READ_AHEAD_BYTES:
+            self.resume_reading()
         if self.edge.draining and not self._head_begun:
             self.close()
             return
         self.arm(self._waiting_since + IDLE_TIMEOUT_S)
-        if self._buffer:
+        if self.write_paused:
+            self.pause_reading()  # who takes no answers gets no more of them: see `writable_again`
+        elif self._buffer:
             self._next_request(had_begun=False)
 
     def linger(self) -> None:
@@ -381,7 +394,10 @@ class H1Connection(CallerConnection):
     # -- the end
     def writable_again(self) -> None:
         """Tell the handler that its caller took what waited."""
-        if self._exchange is not None and self._exchange.on_resume is not None:
+        if self._exchange is None:
+            if self._body is None and not self.closing and not self.lingering:
+                self._ready()
+        elif self._exchange.on_resume is not None:
             self._exchange.on_resume()
 
     def caller_gone(self) -> None:

@@ -80,6 +80,7 @@ class H2Connection(CallerConnection):
     """One HTTP/2 connection and its streams."""
 
     __slots__ = (
+        "_arrived_at",
         "_budgets",
         "_fresh",
         "_h2",
@@ -102,6 +103,7 @@ class H2Connection(CallerConnection):
             },
         )
         self._h2.decoder.max_header_list_size = MAX_HEAD_BYTES
+        self._arrived_at = 0.0  # what is decoded now: no allowance refills while it waits for that
         self._budgets = Budgets()
         self._streams: dict[int, H2Exchange] = {}
         self._ready: dict[int, H2Exchange] = {}  # in turn; those with something to frame
@@ -123,11 +125,13 @@ class H2Connection(CallerConnection):
     def data_received(self, data: bytes) -> None:
         """Frames, or parts of them."""
         if not self.closing and not self.lost:
+            if self._later is None:
+                self._arrived_at = self._loop.time()
             self.receive_in_turns(data)
 
     def take_slice(self, data: bytes) -> None:
         """Decode some frames and act on them."""
-        now = self._loop.time()
+        now = self._arrived_at
         try:
             events = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError as error:

@@ -94,6 +94,7 @@ def parse_head(raw: bytes) -> Head:
                 value = seen[name] + b"," + value
             seen[name] = value
     old = version == "1.0"
+    host = _host(seen, old=old)  # which a target in absolute form overrules, but does not replace
     options = {o.strip() for o in seen.get(b"connection", b"").lower().split(b",")}
     return Head(
         method=method,
@@ -102,7 +103,7 @@ def parse_head(raw: bytes) -> Head:
         headers=headers,
         http_version=version,
         scheme=scheme,
-        authority=target_authority or _host(seen, old=old),
+        authority=target_authority or host,
         content_length=_content_length(seen.get(b"content-length")),
         chunked=_is_chunked(seen, old=old),
         # 1.0's optional keep-alive is not worth its rules: those callers get one answer each.

@@ -178,6 +178,47 @@ async def test_injected_usage_reaches_the_record_and_not_the_caller() -> None:
     assert node.streams[1].body == asked
 
 
+@pytest.mark.parametrize(
+    ("upstream", "caller"),
+    [
+        ([b"%d" % len(REPLY)], [b"%d" % len(REPLY)]),
+        ([], []),
+        ([b"5", b"5"], []),
+        ([b"+5"], []),
+        ([b"5, 5"], []),
+        ([b"9" * 16], []),
+    ],
+)
+async def test_whole_answer_keeps_a_length_that_is_one_plain_number(
+    upstream: list[bytes], caller: list[bytes]
+) -> None:
+    lengths = [(b"content-length", value) for value in upstream]
+    node = FakeNode("gpu1", MODEL, script=answers(200, JSON + lengths, REPLY))
+    exchange = await rig(node).ask()
+    assert [v for n, v in exchange.headers if n == b"content-length"] == caller
+    assert exchange.body == REPLY
+
+
+async def test_stream_has_no_length_since_its_usage_may_be_taken_out() -> None:
+    length = sum(map(len, (TOKEN, USAGE, DONE)))
+    headers = [*SSE, (b"content-length", b"%d" % length)]
+    node = FakeNode("gpu1", MODEL, script=answers(200, headers, TOKEN, USAGE, DONE))
+    exchange = await rig(node).ask(STREAM)
+    assert exchange.body == TOKEN + DONE
+    assert all(n != b"content-length" for n, _ in exchange.headers)
+
+
+@pytest.mark.parametrize(
+    "codings", [[b"gzip"], [b"identity", b"gzip"], [b"identity, br"], [b"GZIP"], [b"x"]]
+)
+async def test_compressed_body_is_415_however_it_is_said(codings: list[bytes]) -> None:
+    headers = [(b"authorization", b"Bearer " + CALLER_KEY)]
+    headers += [(b"content-encoding", coding) for coding in codings]
+    exchange = await rig(FakeNode("gpu1", MODEL)).ask(headers=headers)
+    assert exchange.status == 415
+    assert error_of(exchange)["code"] == "unsupported_content_encoding"
+
+
 async def test_upstream_never_sees_the_callers_secrets() -> None:
     node = FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY))
     headers = [

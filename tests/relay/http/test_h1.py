@@ -10,6 +10,7 @@ import pytest
 from wai_protocol.errors import RequestError
 from wai_relay.http.edge import (
     BODY_STALL_S,
+    CLOSE_S,
     HEAD_DEADLINE_S,
     IDLE_TIMEOUT_S,
     MAX_BODY_BYTES,
@@ -76,6 +77,35 @@ async def test_pipelined_requests_wait_for_the_one_that_runs() -> None:
     gate.set()
     await turns(20)
     assert bodies(transport.written)[:2] == [b"/p:hello", b"/g:"]
+    assert transport.reading
+    connection.connection_lost(None)
+
+
+async def test_pipelined_requests_are_read_no_faster_than_they_are_answered() -> None:
+    _, connection, transport = connect()
+    burst = GET * (2 * READ_AHEAD_BYTES // len(GET))
+    connection.data_received(burst)
+    for _ in range(200):
+        if transport.reading:
+            connection.data_received(burst)
+        await turns(3)
+        assert len(connection._buffer) <= READ_AHEAD_BYTES + len(burst)
+    assert len(bodies(transport.written)) >= 100
+    connection.connection_lost(None)
+
+
+async def test_who_takes_no_answers_gets_no_more_of_them() -> None:
+    edge, connection, transport = connect()
+    connection.data_received(GET)
+    await turns()
+    connection.pause_writing()
+    connection.data_received(GET * 3)
+    await turns(20)
+    assert edge.counters.requests == 2  # the one that came while the last was taken, and no other
+    assert not transport.reading
+    connection.resume_writing()
+    await turns(20)
+    assert edge.counters.requests == 4
     assert transport.reading
     connection.connection_lost(None)
 
@@ -264,6 +294,36 @@ async def test_a_reader_that_takes_less_than_it_is_sent_is_slow_not_stuck() -> N
     assert transport.aborted
     connection.connection_lost(None)
     await turns()
+
+
+async def test_a_last_answer_is_taken_slowly_and_whole_before_the_close() -> None:
+    now = asyncio.get_running_loop().time()
+    _, connection, transport = connect()
+    transport.waiting = 100_000
+    connection.data_received(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    await turns()
+    assert bodies(transport.written) == [b"/g:"]
+    assert not transport.closed
+    for step in (1, 2, 3):
+        transport.waiting -= 10_000
+        connection.handle_timeout(now + step * (CLOSE_S + 1))
+        assert not transport.aborted
+    transport.waiting = 0
+    connection.resume_writing()
+    assert transport.closed
+    assert not transport.aborted
+    connection.connection_lost(None)
+
+
+async def test_a_last_answer_that_nobody_takes_is_dropped() -> None:
+    now = asyncio.get_running_loop().time()
+    _, connection, transport = connect()
+    transport.waiting = 100_000
+    connection.data_received(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    await turns()
+    connection.handle_timeout(now + CLOSE_S + 1)
+    assert transport.aborted
+    connection.connection_lost(None)
 
 
 async def test_writes_of_one_turn_leave_in_one_write_chunked() -> None:

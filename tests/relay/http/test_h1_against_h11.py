@@ -135,6 +135,7 @@ heads = st.tuples(methods, targets, versions, st.booleans(), fields).map(
 
 
 @given(st.one_of(heads, st.binary(max_size=60)))
+@example(b"GET http://a/b HTTP/1.1")
 def test_a_head_that_we_accept_h11_reads_in_the_same_way(raw: bytes) -> None:
     try:
         ours = parse_head(raw)

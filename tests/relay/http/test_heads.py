@@ -37,6 +37,7 @@ MALFORMED = {
     "more than one transfer-encoding": GET + b"\r\nTransfer-Encoding: chunked" * 2,
     "more than one host": GET + b"\r\nHost: b",
     "no host": b"GET / HTTP/1.1\r\nX: 1",
+    "no host |field": b"GET http://a/b HTTP/1.1\r\nX: 1",
     "host 'a, b'": b"GET / HTTP/1.1\r\nHost: a, b",
     "host 'u@a'": b"GET / HTTP/1.1\r\nHost: u@a",
     "white space between the field name 'X' and its colon": GET + b"\r\nX : 1",
