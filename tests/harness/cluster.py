@@ -103,9 +103,9 @@ class Cluster:
         """A context for callers in Python, which trusts this relay alone."""
         return ssl.create_default_context(cafile=str(self.ca))
 
-    def create_key(self, name: str = "test") -> ApiKey:
+    def create_key(self, name: str = "test", *options: str) -> ApiKey:
         """`wai key create`."""
-        answer = json.loads(wai("key", "create", name, "--data", self.data, "--json"))
+        answer = json.loads(wai("key", "create", name, *options, "--data", self.data, "--json"))
         return ApiKey(answer["id"], answer["key"])
 
     def revoke(self, key: ApiKey) -> None:
@@ -210,11 +210,17 @@ def _ready(node: dict[str, Any]) -> int:
 
 
 @contextmanager
-def cluster(folder: Path, *options: str) -> Iterator[Cluster]:
-    """A running relay without nodes, with its data in `folder`; `options` go to `wai relay`."""
+def cluster(
+    folder: Path, *options: str, host: str = "127.0.0.1", through: tuple[str, ...] = ()
+) -> Iterator[Cluster]:
+    """A running relay without nodes, with its data in `folder`; `options` go to `wai relay`.
+
+    `host` is where it listens: 0.0.0.0 for peers in another network namespace. `through`: a command
+    that starts it, as `start_node` has one.
+    """
     port = free_port()
-    command = [script("wai"), "relay", "--data", str(folder / "relay")]
-    command += ["--listen", f"127.0.0.1:{port}", *options]
+    command = [*through, script("wai"), "relay", "--data", str(folder / "relay")]
+    command += ["--listen", f"{host}:{port}", *options]
     relay = Daemon(command, log=folder / "relay.log")
     with ExitStack() as ending:
         ending.enter_context(relay)

@@ -64,6 +64,7 @@ def count(
     *,
     headers: Mapping[str, str] | None = None,
     on_number: Callable[[int], None] | None = None,
+    timeout_s: float = _TIMEOUT_S,
     **fields: Any,
 ) -> Counted:
     """Have the counting upstream count to `wanted`; `on_number` hears of each as it comes."""
@@ -71,7 +72,7 @@ def count(
     sent = {"Authorization": f"Bearer {secret}", **(headers or {})}
     body = chat(MODEL, stream=True, max_tokens=wanted, **fields)
     try:
-        with request(cluster, "/v1/chat/completions", body, sent, timeout_s=_TIMEOUT_S) as answer:
+        with request(cluster, "/v1/chat/completions", body, sent, timeout_s=timeout_s) as answer:
             counted.node = answer.headers["X-WAI-Node"] or ""
             if answer.status != 200:
                 counted.refusal = f"{answer.status} {_code(json.loads(answer.read()))}"

@@ -39,6 +39,9 @@ class FaultProxy:
         self._target_port = target_port
         self._loop = asyncio.new_event_loop()
         self._listener = socket.create_server((host, 0))
+        self.port: Final[int] = self._listener.getsockname()[1]
+        """The port to dial."""
+        self._server: asyncio.Server
         self._links: list[_Link] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._reset_at: int | None = None
@@ -52,12 +55,6 @@ class FaultProxy:
         self.connections = 0
         self.resets = 0
         self.forwarded_bytes = 0
-
-    @property
-    def port(self) -> int:
-        """The port to dial."""
-        port: int = self._listener.getsockname()[1]
-        return port
 
     @property
     def address(self) -> str:
@@ -112,6 +109,22 @@ class FaultProxy:
                 link.abandoned |= ways
 
         self._do(forget)
+
+    def stop_listening(self) -> None:
+        """Reset every connection; new ones are refused, as where no program has the port."""
+
+        def stop() -> None:
+            self._server.close()
+            self.reset_here()
+
+        self._do(stop)
+
+    def listen_again(self) -> None:
+        """Listen again, on the same port, after `stop_listening`. Without effect if it listens."""
+        if not self._server.is_serving():
+            listener = socket.create_server((self._host, self.port))
+            listening = asyncio.run_coroutine_threadsafe(self._listen(listener), self._loop)
+            listening.result()
 
     # -- what makes them bad, old and new ones, until `clear`
 
@@ -171,10 +184,10 @@ class FaultProxy:
         self._loop.call_soon_threadsafe(self._stop.set)
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._accept, sock=self._listener)
+        await self._listen(self._listener)
         self.started.set()
         await self._stop.wait()
-        server.close()
+        self._server.close()
         self.reset_here()
         # Not only ours: asyncio has one for a connection that it is just accepting.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
@@ -182,6 +195,9 @@ class FaultProxy:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0)  # a closed transport lets go of its socket in the next turn
+
+    async def _listen(self, listener: socket.socket) -> None:
+        self._server = await asyncio.start_server(self._accept, sock=listener)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = self._loop.create_task(self._forward(reader, writer))
@@ -193,6 +209,10 @@ class FaultProxy:
             far = await asyncio.open_connection("127.0.0.1", self._target_port)
         except (ConnectionError, asyncio.CancelledError):
             _reset(writer)
+            return
+        if not self._server.is_serving():  # it was accepted just before `stop_listening`
+            _reset(writer)
+            _reset(far[1])
             return
         link = _Link(self, (reader, writer), far)
         self._links.append(link)
