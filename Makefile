@@ -23,7 +23,7 @@ help:
 	@echo 'make test   all tests, also those with a real llama-server'
 	@echo 'make lint   formatting, lint, types, shell, pages, images, units'
 	@echo 'make bench  figures, beside other tunnels  make dist   wheel and sdist (node-pyz: the node in a file)'
-	@echo 'make fuzz   long property tests            make chaos  random faults under streams'
+	@echo 'make fuzz   long property tests            make chaos  faults under streams (ARGS=--help)'
 	@echo 'make kills  each process killed in each state of a model'
 	@echo 'make clean  remove what was installed and built'
 

@@ -1,1 +1,1 @@
-"""Random faults against streams of known content, in real processes: `make chaos`."""
+"""Faults against streams of known content, in real processes: `make chaos`."""

@@ -1,0 +1,69 @@
+"""What a kind of fault needs of this machine, and a try to get it without root.
+
+Network and mount namespaces: the program starts itself again in new ones, as root directly, else in
+a user namespace where the kernel allows it. All that is made in there (devices, addresses, mounts)
+is gone when the program ends, and this machine's own network is never touched.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from tests.harness.packet_link import TUN_DEVICE
+
+_INSIDE: Final = "WAI_CHAOS_NAMESPACES"
+# /run anew: `ip netns` keeps its names there, and without root it is nobody's.
+_SET_UP: Final = "mount -t tmpfs tmpfs /run && ip link set lo up"
+
+
+class Need(enum.Enum):
+    """One thing that a fault can't do without."""
+
+    NAMESPACES = "network and mount namespaces"
+    TUN = "a TUN device"
+
+
+def enter_namespaces(argv: Sequence[str]) -> None:
+    """Replace this process by `argv` in namespaces of its own, if they can be had; returns if not,
+    or if they are there already."""
+    if _INSIDE not in os.environ and why_no_namespaces() is None:
+        inner = f"{_SET_UP} && exec {shlex.join(argv)}"
+        sys.stdout.flush()
+        os.environ[_INSIDE] = "1"
+        os.execvp("unshare", [*_unshare(), "sh", "-c", inner])
+
+
+def missing(need: Need) -> str | None:
+    """Why `need` is not met; None if it is."""
+    match need:
+        case Need.NAMESPACES:
+            if _INSIDE in os.environ:
+                return None
+            return why_no_namespaces() or "the program was not started by `make chaos`"
+        case Need.TUN:
+            return (
+                None if os.access(TUN_DEVICE, os.R_OK | os.W_OK) else f"no access to {TUN_DEVICE}"
+            )
+
+
+def why_no_namespaces() -> str | None:
+    """Why this machine gives no namespaces; None if it does."""
+    for program in ("unshare", "ip", "mount"):
+        if shutil.which(program) is None:
+            return f"there is no `{program}`"
+    tried = subprocess.run(
+        [*_unshare(), "sh", "-c", _SET_UP], capture_output=True, text=True, check=False
+    )
+    return None if tried.returncode == 0 else tried.stderr.strip() or "`unshare` failed"
+
+
+def _unshare() -> list[str]:
+    as_root = () if os.geteuid() == 0 else ("--map-root-user",)
+    return ["unshare", *as_root, "--net", "--mount"]
