@@ -7,7 +7,7 @@ namespace of its own.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,9 @@ NODE: Final = "box"
 EVERY_S: Final = 0.03  # between two numbers of a stream
 NUMBERS: Final = 200  # of a stream: six seconds, if nothing happens
 DEAD_S: Final = 2.5
-"""Keepalive deadline of both ends: a link that fell silent is found dead within it. All else is as
-people have it, the 60 s that a session lives without a connection among it."""
+"""Keepalive deadline of both ends on a `LinkStage`, so that silent links are soon found dead. All
+else is as people have it, such as the 60 s that a session lives without a connection; so is all of
+a `PacketStage`, since a node tells narrow ways from dead ones by the usual times of keepalive."""
 
 _KEEPALIVE: Final = f"ping_s = 1.0\ndead_s = {DEAD_S}\n"
 _EVERYWHERE: Final = "0.0.0.0"
@@ -100,14 +101,12 @@ class PacketStage(Stage):
 
 
 @contextmanager
-def link_stage(
-    folder: Path, size: Size, *, env: Mapping[str, str] | None = None
-) -> Iterator[LinkStage]:
-    """The node behind a `FaultProxy`; `env` goes to the relay."""
+def link_stage(folder: Path, size: Size, *, through: tuple[str, ...] = ()) -> Iterator[LinkStage]:
+    """The node behind a `FaultProxy`; `through`: a command that starts the relay."""
     with ExitStack() as ending:
         upstream = ending.enter_context(counting_upstream(EVERY_S))
         options: tuple[str, ...] = ("--config", str(_settings(folder)))
-        running = ending.enter_context(cluster(folder, *options, env=env))
+        running = ending.enter_context(cluster(folder, *options, through=through))
         tunnel = ending.enter_context(fault_proxy(running.port))
         near = ending.enter_context(fault_proxy(upstream.port))
         options = (*options, "--relay", tunnel.address)
@@ -129,10 +128,9 @@ def packet_stage(
         link = ending.enter_context(packet_link(namespace, dice))
         upstream = ending.enter_context(counting_upstream(EVERY_S))
         near = ending.enter_context(fault_proxy(upstream.port, BESIDE))
-        options: tuple[str, ...] = ("--config", str(_settings(folder)))
-        running = ending.enter_context(cluster(folder, *options, host=_EVERYWHERE))
+        running = ending.enter_context(cluster(folder, host=_EVERYWHERE))
         way = f"{HERE if node_inside else '127.0.0.1'}:{running.port}"
-        options = (*options, "--relay", way, "--upstream", near.url)
+        options = ("--relay", way, "--upstream", near.url)
         running.join(NODE)
         running.start_node(NODE, *options, through=namespace.command if node_inside else ())
         running.wait_for_state(NODE, "ready")

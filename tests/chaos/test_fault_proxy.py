@@ -38,15 +38,15 @@ def answer(proxy: FaultProxy) -> bytes:
         return connection.recv(1)
 
 
-def test_dials_are_refused_until_it_accepts_again(proxy: FaultProxy) -> None:
+def test_dials_are_refused_until_it_listens_again(proxy: FaultProxy) -> None:
     assert answer(proxy) == b"x"
-    proxy.refuse()
+    proxy.stop_listening()
     with pytest.raises(ConnectionRefusedError):
         answer(proxy)
-    proxy.accept_again()
+    proxy.listen_again()
     assert answer(proxy) == b"x"
 
 
-def test_to_accept_again_changes_nothing_where_it_accepts(proxy: FaultProxy) -> None:
-    proxy.accept_again()
+def test_to_listen_again_changes_nothing_where_it_listens(proxy: FaultProxy) -> None:
+    proxy.listen_again()
     assert answer(proxy) == b"x"

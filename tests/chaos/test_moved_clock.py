@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -24,8 +23,7 @@ for _ in sys.stdin:
 def test_the_wall_clock_jumps_and_the_monotonic_one_does_not(tmp_path: Path) -> None:
     clock = moved_clock(tmp_path / "clock")
     with subprocess.Popen(
-        [sys.executable, "-c", TELL_THE_TIME],
-        env={**os.environ, **clock.env},
+        [*clock.command, sys.executable, "-c", TELL_THE_TIME],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

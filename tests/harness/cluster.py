@@ -218,14 +218,19 @@ def _ready(node: dict[str, Any]) -> int:
 
 @contextmanager
 def cluster(
-    folder: Path, *options: str, host: str = "127.0.0.1", env: Mapping[str, str] | None = None
+    folder: Path,
+    *options: str,
+    host: str = "127.0.0.1",
+    env: Mapping[str, str] | None = None,
+    through: tuple[str, ...] = (),
 ) -> Iterator[Cluster]:
     """A running relay without nodes, with its data in `folder`; `options` go to `wai relay`.
 
-    `host` is where it listens: 0.0.0.0 for peers in another network namespace.
+    `host` is where it listens: 0.0.0.0 for peers in another network namespace. `through`: a command
+    that starts it, as `start_node` has one.
     """
     port = free_port()
-    command = [script("wai"), "relay", "--data", str(folder / "relay")]
+    command = [*through, script("wai"), "relay", "--data", str(folder / "relay")]
     command += ["--listen", f"{host}:{port}", *options]
     relay = Daemon(command, log=folder / "relay.log", env=env)
     with ExitStack() as ending:

@@ -8,6 +8,7 @@ is only what comes after. A thread per connection; all that it sees is kept in `
 from __future__ import annotations
 
 import json
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -32,7 +33,10 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class CountingUpstream:
     """A running one, which counts to the request's `max_tokens`, a number every `every_s`; without
-    a limit until its caller goes away."""
+    a limit until its caller goes away.
+
+    A request with `thinks_s` waits that long for its first byte, unless its caller leaves before.
+    """
 
     port: int
     seen: Seen
@@ -107,6 +111,10 @@ class _Handler(BaseHTTPRequestHandler):
         last = body["messages"][-1]
         said = last["content"].split() if last["role"] == "assistant" else []
         first, count = len(said), body.get("max_tokens", UNLIMITED)
+        if thinks_s := body.get("thinks_s"):
+            gone, _, _ = select.select([self.connection], [], [], thinks_s)
+            if gone:  # a request was read whole: what there is to read now is its end
+                return
         usage = {"prompt_tokens": 5 + len(said), "completion_tokens": count}
         if not body.get("stream"):
             message = {"role": "assistant", "content": words(first, count)}

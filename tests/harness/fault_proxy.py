@@ -111,17 +111,17 @@ class FaultProxy:
 
         self._do(forget)
 
-    def refuse(self) -> None:
-        """Reset every connection, and refuse new ones, as an address where nobody listens does."""
+    def stop_listening(self) -> None:
+        """Reset every connection; new ones are refused, as where no program has the port."""
 
-        def refuse() -> None:
+        def stop() -> None:
             self._server.close()
             self.reset_here()
 
-        self._do(refuse)
+        self._do(stop)
 
-    def accept_again(self) -> None:
-        """Listen again, on the same port, after `refuse`. Without effect if it listens."""
+    def listen_again(self) -> None:
+        """Listen again, on the same port, after `stop_listening`. Without effect if it listens."""
         if not self._server.is_serving():
             listener = socket.create_server((self._host, self.port))
             listening = asyncio.run_coroutine_threadsafe(self._listen(listener), self._loop)
@@ -225,7 +225,7 @@ class FaultProxy:
         except (ConnectionError, asyncio.CancelledError):
             _reset(writer)
             return
-        if not self._server.is_serving():  # it was accepted just before `refuse`
+        if not self._server.is_serving():  # it was accepted just before `stop_listening`
             _reset(writer)
             _reset(far[1])
             return

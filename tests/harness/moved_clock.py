@@ -31,15 +31,15 @@ time.time_ns = lambda: real_time_ns() + int(struct.unpack("d", offset)[0] * 1e9)
 
 @dataclass(frozen=True, slots=True)
 class MovedClock:
-    """Made by `moved_clock`. Processes that are started with `env` have this clock."""
+    """Made by `moved_clock`."""
 
     folder: Path
 
     @property
-    def env(self) -> dict[str, str]:
-        """For the environment of the process."""
+    def command(self) -> tuple[str, ...]:
+        """What to put in front of a command, to have it run with this clock."""
         paths = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return {"PYTHONPATH": os.pathsep.join(paths)}
+        return ("env", f"PYTHONPATH={os.pathsep.join(paths)}")
 
     def move(self, offset_s: float) -> None:
         """Set the clock to `offset_s` after the real time; 0 sets it right."""

@@ -7,9 +7,9 @@ from typing import Any, Final
 from tests.chaos.kind import Kind
 
 from .books import BusyDatabase, ClockJumps, FullDisk
-from .copied import CopiedIdentity
+from .copied import CopiedIdentity, CopiedIdentityOnABadLink
 from .link import Flapping, Mixed, Outage, Outage20, Outage50
-from .packets import BlackHole, Delay, DelayGrows, Loss, LowRate, Reorder
+from .packets import BlackHole, Delay, DelayGrows, Loss, LowRate, NarrowBlackHole, Reorder
 from .vanished import VanishedCallers
 
 KINDS: Final[dict[str, type[Kind[Any]]]] = {
@@ -22,6 +22,7 @@ KINDS: Final[dict[str, type[Kind[Any]]]] = {
         Mixed,
         VanishedCallers,
         CopiedIdentity,
+        CopiedIdentityOnABadLink,
         FullDisk,
         BusyDatabase,
         ClockJumps,
@@ -31,5 +32,6 @@ KINDS: Final[dict[str, type[Kind[Any]]]] = {
         Reorder,
         LowRate,
         BlackHole,
+        NarrowBlackHole,
     )
 }

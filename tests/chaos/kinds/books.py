@@ -222,7 +222,7 @@ class ClockJumps(_BooksKind):
     @contextmanager
     def stage(self, folder: Path, callers: int) -> Iterator[LinkStage]:
         self._clock = moved_clock(folder / "clock")
-        with link_stage(folder, Size(callers, NUMBERS), env=self._clock.env) as stage:
+        with link_stage(folder, Size(callers, NUMBERS), through=self._clock.command) as stage:
             yield stage
 
     def strike(self, stage: LinkStage) -> Iterator[None]:

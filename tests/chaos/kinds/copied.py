@@ -36,6 +36,10 @@ class CopiedIdentity(Kind[LinkStage]):
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(original, copy, ignore_dangling_symlinks=True, copy_function=_copy)
         stage.running.start_node(COPY, *stage.node_options)
+        self.run_together(stage)
+
+    def run_together(self, stage: LinkStage) -> None:
+        """Let both be for a while."""
         time.sleep(TOGETHER_S)
 
     def undo(self, stage: LinkStage) -> None:
@@ -58,6 +62,23 @@ class CopiedIdentity(Kind[LinkStage]):
             silent |= {who} if not said else set()
         if "the relay" in silent or {"the node", "its copy"} <= silent:
             found.broken.append(f"no word of a copy in the log of {', '.join(sorted(silent))}")
+
+
+class CopiedIdentityOnABadLink(CopiedIdentity):
+    """Each cut is a chance for the copy to take the first one's place."""
+
+    name = "copied-cuts"
+    promise = (
+        "a copy of a node's folder costs it no stream, also while the connections of both are cut"
+        " every 2 to 4 s"
+    )
+    may_refuse = True
+
+    def run_together(self, stage: LinkStage) -> None:
+        until = time.monotonic() + TOGETHER_S
+        while time.monotonic() < until:
+            time.sleep(self.dice.uniform(2.0, 4.0))
+            stage.tunnel.reset()
 
 
 def _copy(source: str, target: str) -> None:

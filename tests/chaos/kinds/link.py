@@ -29,7 +29,7 @@ class _LinkKind(Kind[LinkStage]):
         return link_stage(folder, Size(callers))
 
     def undo(self, stage: LinkStage) -> None:
-        stage.tunnel.accept_again()
+        stage.tunnel.listen_again()
         stage.tunnel.clear()
 
 
@@ -50,7 +50,7 @@ class Flapping(_LinkKind):
 
 def go_away(stage: LinkStage, dice: random.Random, gone_s: float) -> None:
     """Take the link down in one of the ways in which links go down, and wait."""
-    dice.choice((stage.tunnel.refuse, stage.tunnel.stall))()
+    dice.choice((stage.tunnel.stop_listening, stage.tunnel.stall))()
     time.sleep(gone_s)
 
 
@@ -82,7 +82,7 @@ class _FixedOutage(_Gone):
         return self.lasts_s
 
     def apply(self, stage: LinkStage, found: Findings) -> None:
-        stage.tunnel.refuse()
+        stage.tunnel.stop_listening()
         time.sleep(self.lasts_s)
 
 

@@ -17,14 +17,14 @@ from tests.chaos.needs import Need
 from tests.chaos.stage import PacketStage, Size, packet_stage
 from tests.harness.caller import chat
 from tests.harness.counting_upstream import MODEL, UNLIMITED
-from tests.harness.fault_proxy import Way
-from tests.harness.network_namespace import dial_from
 from tests.harness.packet_link import GOOD, HERE, NOTHING_PASSES
 from tests.harness.processes import wait_until
+from tests.harness.thread_network import dial_from
 
 VANISHING: Final = 4
 FREE_WITHIN_S: Final = 30.0
 LOOKED_FOR_S: Final = 60.0
+THINKS_S: Final = 300.0  # the first byte never comes
 _BEGIN_S: Final = 15.0
 
 
@@ -44,8 +44,7 @@ class VanishedCallers(Kind[PacketStage]):
     def apply(self, stage: PacketStage, found: Findings) -> None:
         self._vanish(stage, found, "in mid-answer", _all_hear)
         self.undo(stage)
-        stage.near.stall(frozenset({Way.TO_DIALLER}))  # the answer's first byte never comes
-        self._vanish(stage, found, "before the first byte", _all_wait)
+        self._vanish(stage, found, "before the first byte", _all_wait, thinks_s=THINKS_S)
 
     def _vanish(
         self,
@@ -53,8 +52,9 @@ class VanishedCallers(Kind[PacketStage]):
         found: Findings,
         when: str,
         begun: Callable[[PacketStage, list[_Caller]], bool],
+        **fields: float,
     ) -> None:
-        callers = [_Caller(stage) for _ in range(VANISHING)]
+        callers = [_Caller(stage, **fields) for _ in range(VANISHING)]
         try:
             wait_until(lambda: begun(stage, callers), f"the requests are not {when}", _BEGIN_S)
             stage.link.weather = NOTHING_PASSES
@@ -73,7 +73,6 @@ class VanishedCallers(Kind[PacketStage]):
 
     def undo(self, stage: PacketStage) -> None:
         stage.link.weather = GOOD
-        stage.near.clear()
         wait_until(lambda: not stage.upstream.seen.running, "slots stay busy", LOOKED_FOR_S)
 
     def check(self, stage: PacketStage, found: Findings) -> None:
@@ -91,13 +90,13 @@ def _all_wait(stage: PacketStage, callers: list[_Caller]) -> bool:
 class _Caller:
     """One request over the link. `hears`: its answer has begun."""
 
-    def __init__(self, stage: PacketStage) -> None:
+    def __init__(self, stage: PacketStage, **fields: float) -> None:
         self.hears = False
         tls = stage.running.tls()
         tls.check_hostname = False  # the certificate names 127.0.0.1
         plain = dial_from(stage.namespace, (HERE, stage.running.port))
         self._socket = tls.wrap_socket(plain)
-        body = chat(MODEL, stream=True, max_tokens=UNLIMITED)
+        body = chat(MODEL, stream=True, max_tokens=UNLIMITED, **fields)
         self._socket.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: relay\r\n"
             b"Content-Type: application/json\r\n"
