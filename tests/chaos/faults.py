@@ -89,7 +89,7 @@ def _stall(ways: frozenset[Way]) -> Fault:
 
 def _refuse(box: Box, dice: random.Random) -> None:
     box.tunnel.refuse()
-    time.sleep(dice.uniform(2.0, 12.0))  # many tries that fail at once
+    time.sleep(dice.uniform(2.0, 6.0))  # many tries fail at once; the sessions live longer
     box.tunnel.clear()
 
 
