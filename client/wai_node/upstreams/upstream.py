@@ -68,6 +68,8 @@ class Upstream(abc.ABC):
 
     kind: ClassVar[str]
     apis: tuple[str, ...] = ("openai",)
+    left_out: int = 0
+    """How many of its models STATUS could not carry: too many, or with too long an id."""
 
     def __init__(self, url: str, key: str = "", *, timeouts: Timeouts | None = None) -> None:
         """`url` as typed, with or without its closing `/v1`. Raises `RequestError` on a bad one."""
@@ -76,8 +78,6 @@ class Upstream(abc.ABC):
         self.base_path = path.removesuffix("/v1")
         self.key = key
         self.client = HttpClient(origin, timeouts=timeouts)
-        self.left_out = 0
-        """How many of its models STATUS could not carry: too many, or with too long an id."""
 
     @property
     def name(self) -> str:
