@@ -24,6 +24,14 @@ _CERTIFICATE: Final = (
     "with ACME the relay's log (wai.acme) says why there is none: port 443 of the name has to lead"
     " here, or port 80 for http-01"
 )
+_PROXY_KEY: Final = (
+    "give the relay --proxy-pin with the SHA-256 of the proxy's public key, and let nodes join"
+    " anew: docs/operating-a-relay.md says how"
+)
+_PROXY_CHANGED: Final = (
+    "has the proxy another key now? Give the relay --proxy-pin with both, and let nodes join anew;"
+    " if not, somebody is between"
+)
 _OTHER: Final = "something else answers there: does the name lead to this machine?"
 
 
@@ -45,7 +53,8 @@ def public_address(target: Target) -> Finding | None:
             status, _, _ = call(connection, public, "GET", "/healthz")
     except AuthError as error:
         if pin:
-            return Finding(_CHECK, ok=False, text=str(error), advice=_OTHER)
+            advice = _PROXY_CHANGED if target.url.startswith("http:") else _OTHER
+            return Finding(_CHECK, ok=False, text=str(error), advice=advice)
         why = getattr(error.__cause__, "verify_message", str(error))
         text = f"nodes and callers refuse the certificate that {url} shows: {why}"
         return Finding(_CHECK, ok=False, text=text, advice=_CERTIFICATE)
@@ -53,4 +62,11 @@ def public_address(target: Target) -> Finding | None:
         return Finding(_CHECK, ok=False, text=str(error), advice=_WAY)
     if status != 200:
         return Finding(_CHECK, ok=False, text=f"{url}/healthz answers {status}", advice=_OTHER)
-    return Finding(_CHECK, ok=True, text=f"nodes and callers reach it at {url}")
+    text = f"nodes and callers reach it at {url}"
+    if target.url.startswith("http:") and not pin:
+        text += (
+            ", where a proxy ends TLS; nodes do not know its key, so they believe whoever shows a"
+            " certificate for that name"
+        )
+        return Finding(_CHECK, ok=True, text=text, advice=_PROXY_KEY)
+    return Finding(_CHECK, ok=True, text=text)

@@ -39,6 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--public-url", metavar="URL", help="how nodes and callers reach it, if not by --listen"
     )
+    parser.add_argument(
+        "--proxy-pin",
+        metavar="HEX[,HEX]",
+        dest="proxy_key_sha256",
+        help="with --tls off: SHA-256 of the proxy's public key, for nodes to know it by",
+    )
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
     parser.add_argument("--log-format", metavar="FORMAT", help="text (default) or json")
     parser.set_defaults(run=_run)
@@ -54,7 +60,7 @@ def _run(parsed: argparse.Namespace) -> int:
 
     names = (
         *("data", "listen", "tls", "public_url", "domain", "acme_directory", "acme_email"),
-        *("log_level", "log_format"),
+        *("proxy_key_sha256", "log_level", "log_format"),
     )
     flags = {name: getattr(parsed, name) for name in names}
 

@@ -24,6 +24,7 @@ MAX_URL_CHARS: Final = 512
 MIN_SECRET_BYTES: Final = 16  # 128 bits: not to be guessed
 MAX_SECRET_BYTES: Final = 64
 DIGEST_BYTES: Final = 32  # SHA-256, and an Ed25519 public key
+MAX_PINS: Final = 4  # the key of now and the next one, of two proxies
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class Invite:
 
     `url` is the relay's `https://host[:port]` (or `http://` for a relay without TLS in a test).
     `relay` is its Ed25519 public key. `pin` is the SHA-256 of its certificate's
-    SubjectPublicKeyInfo, or None where the certificate is one that the system trusts.
+    SubjectPublicKeyInfo, or None where the certificate is one that the system trusts; several of
+    them, one after another, where any of these keys is good (`pins_in`).
     """
 
     url: str
@@ -44,8 +46,8 @@ class Invite:
         _check_url(self.url)
         if len(self.relay) != DIGEST_BYTES:
             raise _bad("its relay key does not have 32 bytes")
-        if self.pin is not None and len(self.pin) != DIGEST_BYTES:
-            raise _bad("its certificate pin does not have 32 bytes")
+        if self.pin is not None and not is_pin(self.pin):
+            raise _bad(f"its certificate pin is not 1 to {MAX_PINS} times 32 bytes")
         if not MIN_SECRET_BYTES <= len(self.secret) <= MAX_SECRET_BYTES:
             raise _bad(f"its secret does not have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes")
 
@@ -80,6 +82,16 @@ def decode(text: str) -> Invite:
     if pin is not None and not isinstance(pin, bytes):
         raise _bad("its certificate pin is not a byte string")
     return Invite(url=url, relay=relay, secret=secret, pin=pin)
+
+
+def is_pin(pin: bytes) -> bool:
+    """Whether `pin` has 1 to `MAX_PINS` whole hashes."""
+    return len(pin) in range(DIGEST_BYTES, MAX_PINS * DIGEST_BYTES + 1, DIGEST_BYTES)
+
+
+def pins_in(pin: bytes) -> list[bytes]:
+    """The hashes in a pin: a key that has any of them is good."""
+    return [pin[at : at + DIGEST_BYTES] for at in range(0, len(pin), DIGEST_BYTES)]
 
 
 def secret_sha256(secret: bytes) -> bytes:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ssl
-from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from wai_protocol.errors import AuthError
-
-PIN_BYTES: Final = 32  # SHA-256
+from wai_protocol.invite import MAX_PINS, is_pin, pins_in
 
 TlsObject = ssl.SSLObject | ssl.SSLSocket
 
@@ -27,7 +25,7 @@ def client_context(pin: bytes | None, alpn: list[str]) -> ssl.SSLContext:
 
     With a `pin`, the context itself believes any certificate: who dials **must** call `check_pin`
     after the handshake and before the first byte is sent. Without, authorities and host name are
-    checked by the handshake. Raises `ValueError` if `pin` is not 32 bytes.
+    checked by the handshake. Raises `ValueError` if `pin` is not 1 to 4 times 32 bytes.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -36,20 +34,21 @@ def client_context(pin: bytes | None, alpn: list[str]) -> ssl.SSLContext:
     if pin is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         return context
-    if len(pin) != PIN_BYTES:
-        raise ValueError(f"a pin is {PIN_BYTES} bytes, not {len(pin)}")
+    if not is_pin(pin):
+        raise ValueError(f"a pin is 1 to {MAX_PINS} times 32 bytes, not {len(pin)}")
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
 def check_pin(tls: TlsObject, pin: bytes) -> None:
-    """Raise `AuthError` unless the peer's certificate carries the pinned public key.
+    """Raise `AuthError` unless the peer's certificate carries a public key that is pinned.
 
     The handshake has proven that the peer holds the matching private key; names and dates in the
     certificate say nothing beyond that, and are not looked at.
     """
-    if not hmac.compare_digest(spki_sha256(_peer_certificate(tls)), pin):
+    shown = spki_sha256(_peer_certificate(tls))
+    if not any(hmac.compare_digest(shown, good) for good in pins_in(pin)):
         raise AuthError("the server's certificate is not the pinned one")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from wai_protocol.errors import RequestError
+from wai_protocol.invite import MAX_PINS
 
 from .fleet.provider_config import ProviderConfig
 from .gateway.limits import GatewayLimits
@@ -23,6 +24,7 @@ HTTPS_PORT: Final = 443
 LogLevel = Literal["debug", "info", "warning", "error"]
 # Two labels or more of a lower-case host name. No address, no wildcard: they need other challenges.
 _DOMAIN: Final = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*")
+_PROXY_KEYS: Final = re.compile(rf"[0-9a-fA-F]{{64}}(, ?[0-9a-fA-F]{{64}}){{0,{MAX_PINS - 1}}}")
 _EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 
@@ -41,6 +43,9 @@ class RelayConfig:
     listen: str = DEFAULT_LISTEN
     tls: str = "self-signed"
     public_url: str | None = None
+    proxy_key_sha256: str = ""
+    """With `tls` off: the SHA-256 of the public key in the certificate that the proxy shows, in
+    hex; up to four, by commas. Invites carry them, and nodes then believe no other key."""
     log_level: LogLevel = "info"
     log_format: Literal["text", "json"] = "text"
     metrics_token: str | None = None
@@ -79,6 +84,7 @@ class RelayConfig:
             raise RequestError("tls is self-signed, off, acme, or CERT,KEY (two files)")
         if self.tls == "acme":
             self._check_acme()
+        self._check_proxy_key()
         if self.public_url is not None and not self.public_url.startswith(("https://", "http://")):
             raise RequestError("public_url begins with https://")
         if self.otlp_endpoint is not None and not self.otlp_endpoint.startswith(
@@ -93,6 +99,23 @@ class RelayConfig:
             raise RequestError("provider_after_s is 0 or more")
         if len({provider.name for provider in self.providers}) < len(self.providers):
             raise RequestError("two providers have the same name")
+
+    def _check_proxy_key(self) -> None:
+        if not self.proxy_key_sha256:
+            return
+        if self.tls != "off" or not (self.public_url or "").startswith("https://"):
+            raise RequestError(
+                "proxy_key_sha256 is for tls = off, with the proxy's https:// address as public_url"
+            )
+        if _PROXY_KEYS.fullmatch(self.proxy_key_sha256) is None:
+            raise RequestError(
+                f"proxy_key_sha256 is 64 hexadecimal digits, or up to {MAX_PINS} times 64 by commas"
+            )
+
+    @property
+    def proxy_pin(self) -> bytes | None:
+        """What invites say of the key of the proxy that ends TLS, None where nothing is known."""
+        return bytes.fromhex(self.proxy_key_sha256.replace(",", " ")) or None
 
     def _check_acme(self) -> None:
         if self.domain is None or _DOMAIN.fullmatch(self.domain) is None:

@@ -339,7 +339,9 @@ class Relay:
 
     def _address(self, config: RelayConfig, relay_key: RelayKey) -> RelayAddress:
         """What invites say of us."""
-        pin = self._tls.pin if self._tls is not None and self._tls.pinned else None
+        pin = config.proxy_pin if self._tls is None else None
+        if self._tls is not None and self._tls.pinned:
+            pin = self._tls.pin
         return RelayAddress(config.invite_url(self.port), relay_key.public, pin)
 
     def upgrade(self, done: asyncio.Event) -> None:

@@ -134,3 +134,5 @@ def test_successor_that_can_not_start_leaves_the_relay_as_it_was(tmp_path: Path)
         with request(running, "/v1/chat/completions", chat("answers"), headers) as answer:
             assert answer.status == 200
         assert relay_pid(running) == old
+        # The successor had signed the lock: whoever starts another relay must be told of this one.
+        assert (running.data / "relay.lock").read_text().strip() == str(old)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wai_protocol.errors import AuthError, Fault
-from wai_protocol.invite import MAX_CHARS, PREFIX, Invite, decode
+from wai_protocol.invite import MAX_CHARS, MAX_PINS, PREFIX, Invite, decode, pins_in
 
 GOOD = {
     "v": 1,
@@ -26,7 +26,10 @@ def _text(**changes: object) -> str:
     return PREFIX + base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
-@given(st.binary(min_size=16, max_size=64), st.none() | st.binary(min_size=32, max_size=32))
+PINS = st.integers(1, MAX_PINS).flatmap(lambda n: st.binary(min_size=32 * n, max_size=32 * n))
+
+
+@given(st.binary(min_size=16, max_size=64), st.none() | PINS)
 def test_what_goes_in_comes_out(secret: bytes, pin: bytes | None) -> None:
     invite = Invite("https://[::1]:8443", b"r" * 32, secret, pin)
     assert decode(f"  {invite.encode()}\n") == invite
@@ -63,6 +66,9 @@ def test_a_cut_or_mistyped_invite_is_refused_or_at_least_another(data: st.DataOb
         {"url": b"https://relay.example"},
         {"pin": b"short"},
         {"pin": "p" * 32},
+        {"pin": b""},
+        {"pin": b"p" * 33},
+        {"pin": b"p" * 32 * (MAX_PINS + 1)},
         {"relay": b"short"},
         {"relay": None},
         {"secret": b"short"},
@@ -81,3 +87,7 @@ def test_size_is_bounded_before_anything_is_decoded() -> None:
 
 def test_the_secret_is_not_printed() -> None:
     assert "sssss" not in repr(decode(_text()))
+
+
+def test_each_key_that_is_pinned_is_found_in_the_pin() -> None:
+    assert pins_in(b"a" * 32 + b"b" * 32) == [b"a" * 32, b"b" * 32]

@@ -69,6 +69,8 @@ class Upstream(abc.ABC):
 
     kind: ClassVar[str]
     apis: tuple[str, ...] = ("openai",)
+    left_out: int = 0
+    """How many of its models STATUS could not carry: too many, or with too long an id."""
     _check: Callable[[int | None], None] | None = None
 
     def __init__(self, url: str, key: str = "", *, timeouts: Timeouts | None = None) -> None:
@@ -78,8 +80,6 @@ class Upstream(abc.ABC):
         self.base_path = path.removesuffix("/v1")
         self.key = key
         self.client = HttpClient(origin, timeouts=timeouts)
-        self.left_out = 0
-        """How many of its models STATUS could not carry: too many, or with too long an id."""
 
     @property
     def name(self) -> str:

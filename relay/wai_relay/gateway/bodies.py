@@ -33,6 +33,7 @@ FRAMING_BYTES: Final = len(b'{"role":"user","content":""},')  # of a message tha
 
 # A top-level key costs 0.15 µs to build and 0.2 µs to write again: these are some 7 ms.
 MAX_FIELDS: Final = 20_000
+LEAST_FIELD_BYTES: Final = len(b'"":1,')
 # A list's element costs 0.05 µs to build. In prose and code fewer than 5 % of the bytes are commas.
 MAX_LISTED_COMMAS: Final = 50_000
 MAX_PARTS: Final = 2048  # messages that are measured one by one, at 0.3 µs each; then all together
@@ -221,6 +222,8 @@ def _check_number_of_fields(data: bytes) -> None:
     Each key has a colon; those in the long fields that we know are taken off, at the speed at which
     msgspec skips what it does not build.
     """
+    if len(data) <= LEAST_FIELD_BYTES * MAX_FIELDS:
+        return
     colons = data.count(b":")
     if colons <= MAX_FIELDS:
         return
@@ -292,7 +295,7 @@ def _messages(data: bytes) -> Iterator[bytes]:
 
 def list_items(data: bytes) -> list[msgspec.Raw] | None:
     """The elements of the JSON list `data`, None where there may be too many to take it apart."""
-    if data.count(b",") > MAX_LISTED_COMMAS:
+    if len(data) > MAX_LISTED_COMMAS and data.count(b",") > MAX_LISTED_COMMAS:
         return None
     return _ITEMS.decode(data)
 

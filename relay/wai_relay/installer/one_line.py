@@ -5,7 +5,13 @@ from __future__ import annotations
 import base64
 import shlex
 
+from wai_protocol.invite import pins_in
 from wai_relay.fleet.invites import RelayAddress
+
+
+def pinned_public_key(pin: bytes) -> str:
+    """A pin as curl's `--pinnedpubkey` takes it."""
+    return ";".join(f"sha256//{base64.b64encode(one).decode()}" for one in pins_in(pin))
 
 
 def one_line(address: RelayAddress, invite: str) -> str:
@@ -20,7 +26,6 @@ def one_line(address: RelayAddress, invite: str) -> str:
     if address.pin is None:
         curl = "curl -fsSL"
     else:
-        pin = base64.b64encode(address.pin).decode()
-        curl = f"curl -fsSk --pinnedpubkey 'sha256//{pin}'"
+        curl = f"curl -fsSk --pinnedpubkey '{pinned_public_key(address.pin)}'"
     script = shlex.quote(address.url.rstrip("/") + "/install.sh")
     return f"{curl} {script} | (echo WAI_INVITE={shlex.quote(invite)} ; cat) | sh -s --"

@@ -7,7 +7,6 @@ script gets the right software, however the wheel came. What it does is in `inst
 from __future__ import annotations
 
 import asyncio
-import base64
 import re
 import shlex
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from wai_protocol.surface import Headers
 from wai_relay.fleet.invites import RelayAddress
 from wai_relay.http.exchange import Exchange
 
+from .one_line import pinned_public_key
 from .wheel import Wheel, pack
 
 SCRIPT_PATH: Final = "/install.sh"
@@ -70,10 +70,9 @@ class InstallerPages:
 
 def render(script: str, address: RelayAddress, wheel: Wheel) -> str:
     """The script with this relay's address, pin and wheel written into it."""
-    pin = base64.b64encode(address.pin).decode() if address.pin is not None else ""
     values = {
         "RELAY": address.url.rstrip("/"),
-        "PIN": pin and f"sha256//{pin}",
+        "PIN": pinned_public_key(address.pin) if address.pin is not None else "",
         "WHEEL": wheel.name,
         "SHA256": wheel.sha256,
     }

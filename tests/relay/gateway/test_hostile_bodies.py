@@ -17,7 +17,10 @@ from wai_protocol.errors import WaiError
 from wai_protocol.surface import find_route
 from wai_relay.access.keys import ApiKey, KeyLimits
 from wai_relay.gateway.continuation import continuation_for
+from wai_relay.gateway.dialects.anthropic import AnthropicEvents
+from wai_relay.gateway.dialects.ollama import OllamaLines
 from wai_relay.gateway.dialects.openai import OpenAiBody, OpenAiEvents
+from wai_relay.gateway.dialects.usage import UsageReader
 from wai_relay.gateway.intake import BodyBudget, Intake
 from wai_relay.gateway.limits import MIB, GatewayLimits
 
@@ -158,10 +161,18 @@ def test_no_answer_that_looks_like_usage_holds_the_loop(unit: bytes) -> None:
     assert time.thread_time() - started < MOST_S
 
 
-@pytest.mark.parametrize("unit", [b"\n\n", b"\r\n\r\n", b"a\n\n", b'data: {"usage":{"a":1}}\n\n'])
-def test_no_frame_of_small_events_holds_the_loop(unit: bytes) -> None:
-    reader = OpenAiEvents(strip_usage=True, strip_timings=True)
-    data = unit * (16 * 1024 // len(unit)) + b'"usage"'
+@pytest.mark.parametrize("reader", [OpenAiEvents, AnthropicEvents, OllamaLines])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *(b"\n\n", b"\r\n\r\n", b"a\n\n", b":\r\n\r\n"),
+        *(b'data: {"usage":{"a":1}}\n\n', b'{,"timings":{}}\n\n', b'{"eval_count":1}\n'),
+    ],
+)
+def test_no_read_of_small_events_holds_the_loop(unit: bytes, reader: type[UsageReader]) -> None:
+    reading = reader()
+    data = b'"usage"\n\n' + unit * (256 * 1024 // len(unit)) + b'"usage"'
     started = time.thread_time()
-    reader.feed(data)
+    reading.feed(data)
+    reading.finish()
     assert time.thread_time() - started < MOST_S

@@ -19,6 +19,7 @@ HEAD_BYTES: Final = 8 * 1024  # of a plain body: embeddings put `usage` before t
 TAIL_BYTES: Final = 16 * 1024  # everything else puts it last
 
 MAX_OBJECT_BYTES: Final = 4096  # of a usage object; the longest real ones have 500
+MAX_EVENTS_LOOKED_AT: Final = 2000  # in one read, at 3 µs each; honest ones have 200 bytes or more
 MAX_LOOKS: Final = 8  # at what may be such an object: a hostile document may have thousands
 
 _BRACE: Final = re.compile(rb"[{}]")
@@ -160,15 +161,33 @@ class EventReader(UsageReader):
         search_from = max(len(self._held) - 3, 0)
         data = self._held + data
         passed: list[bytes] = []
-        start = 0
-        while found := _EVENT_END.search(data, search_from):
+        start = usage = timings = looked = 0
+        while True:
+            # Events without figures go on together: one read may bring 100,000 tiny ones.
+            usage = _find(data, b'"usage"', start) if usage <= start else usage
+            timings = _find(data, b'"timings"', start) if timings <= start else timings
+            plain = 0 if self._overlong else _last_event_end(data, start, min(usage, timings))
+            if plain > start:
+                self.chunks += data.count(self.piece, start, plain)
+                events = data[start:plain]
+                passed.append(events)
+                self._before, self._last = self._last, events
+                start = search_from = plain
+            found = _EVENT_END.search(data, search_from)
+            if found is None or looked >= MAX_EVENTS_LOOKED_AT:
+                break
             event = data[start : found.end()]
             start = search_from = found.end()
+            looked += 1
             if not self._overlong:
                 self._before, self._last = self._last, event[:_MARK_BYTES]
             if self._overlong or len(event) > MAX_EVENT_BYTES or self._keep(event):
                 passed.append(self.outgoing(event))
             self._overlong = False
+        if looked >= MAX_EVENTS_LOOKED_AT:
+            end = _last_event_end(data, start, len(data))
+            passed.append(data[start:end])
+            start = end
         rest = data[start:]
         if self._overlong or len(rest) > MAX_EVENT_BYTES:
             # Its last bytes stay: an event's end may be cut in two.
@@ -225,6 +244,18 @@ class BodyReader(UsageReader):
     @abc.abstractmethod
     def figures(self, text: bytes) -> TokenCounts | None:
         """The usage in `text`, a document or the piece at one of its ends."""
+
+
+def _find(data: bytes, name: bytes, start: int) -> int:
+    """Where `name` stands in `data` from `start` on; the end of `data` if it does not."""
+    at = data.find(name, start)
+    return at if at >= 0 else len(data)
+
+
+def _last_event_end(data: bytes, start: int, stop: int) -> int:
+    """Behind the last empty line in `data[start:stop]`; `start` if there is none."""
+    bare, carriage = data.rfind(b"\n\n", start, stop), data.rfind(b"\n\r\n", start, stop)
+    return max(bare + 2 if bare >= 0 else start, carriage + 3 if carriage >= 0 else start)
 
 
 def decode(text: bytes) -> Any:
