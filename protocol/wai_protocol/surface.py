@@ -174,13 +174,14 @@ def length_of_answer(headers: Headers) -> Headers:
     (SPEC section 5). A stream of events or lines may be changed on its way, and what has no type
     may be one.
     """
-    types = [value.strip().lower() for name, value in headers if name == b"content-type"]
-    if len(types) != 1 or types[0].startswith(_STREAM_TYPES):
+    named = dict(headers)
+    length, content_type = named.get(b"content-length"), named.get(b"content-type")
+    if length is None or content_type is None or content_type.lower().startswith(_STREAM_TYPES):
         return []
-    lengths = [value for name, value in headers if name == b"content-length"]
-    if len(lengths) != 1 or not lengths[0].isdigit() or len(lengths[0]) > MAX_LENGTH_DIGITS:
+    repeated = sum(name == b"content-length" for name, _ in headers) > 1
+    if repeated or not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
         return []
-    return [(b"content-length", lengths[0])]
+    return [(b"content-length", length)]
 
 
 def _connection_options(headers: Headers) -> set[bytes]:

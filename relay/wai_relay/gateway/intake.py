@@ -168,7 +168,9 @@ class Intake:
     def _check_head(self, request: Request) -> None:
         if (request.content_length or 0) > self._limits.body_bytes:
             raise self._too_large()
-        if any(n == b"content-encoding" and not _is_identity(v) for n, v in request.headers):
+        if b"content-encoding" in request.index and not all(
+            _is_identity(value) for name, value in request.headers if name == b"content-encoding"
+        ):
             raise RequestError(
                 "Compressed request bodies are not understood; send the body as it is.",
                 Fault.ENCODING_UNSUPPORTED,

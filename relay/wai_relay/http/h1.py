@@ -116,7 +116,8 @@ class H1Connection(CallerConnection):
         """Take the next head, if it is whole. `had_begun`: its deadline runs already."""
         buffer = self._buffer
         try:
-            self._skip_empty_lines()
+            if buffer.startswith(_EMPTY_LINE):
+                self._skip_empty_lines()
             if not had_begun and self._head_begun:
                 self._waiting_since = self._loop.time()
             end = buffer.find(_HEAD_END, max(0, self._scanned - 3))
@@ -128,8 +129,9 @@ class H1Connection(CallerConnection):
                 return
             if end > MAX_HEAD_BYTES:
                 check_partial(buffer, end)
-            raw = self._take(end)
-            self._take(len(_HEAD_END))
+            raw = bytes(buffer[:end])
+            del buffer[: end + len(_HEAD_END)]
+            self._scanned = 0
             head = parse_head(raw)
         except RequestError as error:
             self._refuse(error)
