@@ -2,8 +2,8 @@
 
 A relay that took over, or was just restarted, knows its nodes by name but has not heard from them
 yet. For a moment, "nobody serves this" means "not yet", so a request that would be refused for lack
-of a node waits for the next one that arrives. After that, while a node is still missing, a model
-that nobody serves is "not now" and not "no such model": the missing one may have it. Everything
+of a node waits for the next one that arrives. After that, while a node is still missing or has not
+told what it serves, a model that nobody serves is "not now" and not "no such model". Everything
 else is the inner dispatcher's.
 """
 
@@ -52,7 +52,7 @@ class SettlingDispatcher:
 def _not_now(model: str, missing: int) -> NodeUnavailable:
     nodes = "a node has" if missing == 1 else f"{missing} nodes have"
     return NodeUnavailable(
-        f"No node that is connected serves the model '{model}', and {nodes} not told what they"
-        " serve, or not come back since this relay started.",
+        f"No node that is connected serves the model '{model}', and {nodes} not told what is"
+        " served there, or not come back since this relay started.",
         retry_after_s=RETRY_AFTER_S,
     )

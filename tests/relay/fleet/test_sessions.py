@@ -223,7 +223,7 @@ async def test_a_node_that_has_not_told_what_it_serves_is_not_ready_but_awaited(
     transport.pause_reading()
     admission.session.attach(transport, 0)
     assert (node.ready, node.state, rig.fleet.missing) == (False, "starting", 1)
-    node.update(NodeStatus(), "first start")
+    node.update(NodeStatus(), "first start")  # nothing yet: a model may be deployed to it
     assert (node.ready, node.state, rig.fleet.missing) == (True, "ready", 0)
     peer.close()
 
