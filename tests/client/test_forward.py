@@ -398,6 +398,7 @@ async def test_only_harmless_headers_of_an_answer_leave_the_node() -> None:
                 (b"content-type", b"application/json"),
                 (b"retry-after", b"3"),
                 (b"openai-processing-ms", b"7"),
+                (b"content-length", b"2"),
             ],
         )
 

@@ -113,7 +113,16 @@ def test_on_a_full_disk_a_key_is_refused_at_once_and_revoked_by_a_second_try(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "disk").mkdir()
-    steps = ["sh", "-eu", "-c", _STEPS, "sh", script("wai"), tmp_path / "disk", str(free_port())]
+    steps = [
+        "sh",
+        "-eu",
+        "-c",
+        _STEPS,
+        "sh",
+        script("wai"),
+        str(tmp_path / "disk"),
+        str(free_port()),
+    ]
     done = subprocess.run(  # in a mount namespace of its own: nobody else sees the small disk
         ["unshare", "-m", *steps], capture_output=True, text=True, timeout=60, check=False
     )

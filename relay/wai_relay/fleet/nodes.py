@@ -108,8 +108,8 @@ class ConnectedFleet:
     @property
     def missing(self) -> int:
         """How many nodes may serve what nobody is known to serve: those that are connected and have
-        not told yet, and, for a while after `expect_all`, those that have not come back. Later not:
-        they may never."""
+        not told yet, and, for a while after `expect_all`, those that have not come back. Later
+        not: they may never."""
         awaited = asyncio.get_running_loop().time() < self._missed_until
         return sum(node.learning or (awaited and not node.told_by) for node in self._nodes.values())
 

@@ -2,8 +2,8 @@
 
 A relay that took over, or was just restarted, knows its nodes by name but has not heard from them
 yet. For a moment, "nobody serves this" means "not yet", so a request that would be refused for lack
-of a node waits for the next one that arrives. After that, while a node is still missing or does not
-know yet what it serves, a model that nobody serves is "not now" and not "no such model". Everything
+of a node waits for the next one that arrives. After that, while a node is still missing or has not
+told what it serves, a model that nobody serves is "not now" and not "no such model". Everything
 else is the inner dispatcher's.
 """
 

@@ -125,6 +125,7 @@ def record(**fields: Any) -> RequestRecord:
         "attempts": 1,
         "tokens": tokens,
         "ttft_ms": 100.0,
+        "stream": True,
         "duration_ms": 500.0,
     }
     return RequestRecord(**known | fields)
