@@ -22,7 +22,7 @@ from bench.clients import Target
 from bench.load import Watch
 from bench.procstat import allow_many_files, family, rss_bytes
 from bench.summary import Figures
-from wai_node.dial import RelayAddress, dial
+from wai_node.tunnel.dial import RelayAddress, dial
 from wai_protocol import invite as invites
 from wai_protocol.events import Event
 from wai_protocol.handshake import Hello

@@ -25,7 +25,7 @@ import uvloop
 
 from bench.wire import MODEL, STREAM_PATH, event_chunk
 from wai_node.agent import Agent
-from wai_node.forward import Forwarder
+from wai_node.forwarding.forward import Forwarder
 from wai_node.upstreams.board import Board
 from wai_node.upstreams.tally import OpenStream, Report, Spent
 from wai_node.upstreams.upstream import Probe, Upstream

@@ -27,9 +27,9 @@ from bench.nodes import make_invites
 from bench.procstat import allow_many_files
 from tests.harness.cluster import Cluster, cluster
 from tests.harness.fault_proxy import FaultProxy, fault_proxy
-from wai_node.dial import RelayAddress, dial
-from wai_node.goodbye import say_goodbye
-from wai_node.tunnel import Tunnel
+from wai_node.tunnel.dial import RelayAddress, dial
+from wai_node.tunnel.goodbye import say_goodbye
+from wai_node.tunnel.tunnel import Tunnel
 from wai_protocol import invite as invites
 from wai_protocol.events import Event
 from wai_protocol.handshake import Hello, Welcome

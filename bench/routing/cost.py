@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.access.keys import ApiKey, KeyLimits
+from wai_relay.contracts.records import Attempt, RequestRecord, TokenCounts
 from wai_relay.observe.explain import Explanations
-from wai_relay.observe.records import Attempt, RequestRecord, TokenCounts
 from wai_relay.policy.admission import Admission, TokenClaim
 from wai_relay.policy.scheduler import Result, Scheduler, Tokens
 from wai_relay.policy.selection import Demand

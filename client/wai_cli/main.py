@@ -89,13 +89,13 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         )
         if name == asked:
             importlib.import_module(f"wai_cli.{name.replace('-', '_')}").configure(group)
-            importlib.import_module("wai_cli.examples").add_examples(group, name)
+            importlib.import_module("wai_cli.options.examples").add_examples(group, name)
     return parser
 
 
 def _no_command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
     if parsed.version:
-        from .version import print_version
+        from .commands.version import print_version
 
         return print_version(parsed)
     parser.print_help(sys.stderr)
@@ -112,7 +112,7 @@ def _is_text(argument: str) -> bool:
 
 
 def _complain(message: str) -> int:
-    from .output import plain
+    from .output.tables import plain
 
     print(f"wai: {plain(message)}", file=sys.stderr)
     return 1

@@ -29,13 +29,13 @@ from wai_protocol.limits import Limits
 from wai_protocol.status import MAX_MODELS, MAX_NAME_CHARS, NodeStatus
 from wai_transport.live_session import LiveSession
 
-from .black_hole import LOOK_EVERY_S
 from .calls import Calls
-from .dial import RelayAddress
-from .forward import Forwarder
-from .network import Route, watch_network
+from .forwarding.forward import Forwarder
 from .standing import Standing
-from .tunnel import Tunnel
+from .tunnel.black_hole import LOOK_EVERY_S
+from .tunnel.dial import RelayAddress
+from .tunnel.network import Route, watch_network
+from .tunnel.tunnel import Tunnel
 from .upstreams.board import Board
 from .upstreams.upstream import Upstream
 from .upstreams.watch import Watch

@@ -24,8 +24,6 @@ from wai_transport.version import VERSION
 
 from .agent import Agent
 from .config import JoinConfig, NodeConfig
-from .dial import RelayAddress, dial
-from .goodbye import say_goodbye
 from .managed.calls import EVENT as DEPLOYMENT_EVENT
 from .managed.calls import ModelCalls, ProgressGate, deployment_map
 from .managed.entry import Event
@@ -35,8 +33,10 @@ from .managed.supervisor import Supervisor
 from .membership import Membership, joined_by, keep_membership, load_key, load_membership
 from .models.hardware import describe, detect_hardware
 from .models.hub import Hub, HubSettings
-from .proxy import proxy_for
 from .standing import keep_standing
+from .tunnel.dial import RelayAddress, dial
+from .tunnel.goodbye import say_goodbye
+from .tunnel.proxy import proxy_for
 from .upstreams.consent import Consent
 from .upstreams.detect import find_upstreams, upstream_at
 from .upstreams.upstream import Upstream

@@ -31,6 +31,7 @@ from .admin.context import Context
 from .admin.events import Feed
 from .app import App
 from .config import RelayConfig
+from .contracts.records import Recorder
 from .dashboard.app import create_app
 from .database import open_database
 from .fleet.invites import Invites, RelayAddress
@@ -51,7 +52,6 @@ from .installer import InstallerPages
 from .observe.access_log import AccessLog
 from .observe.metrics import Metrics, MetricsPage
 from .observe.pulse import Pulse
-from .observe.records import Recorder
 from .observe.spans import Spans, spans_to
 from .policy.admission import Admission
 from .policy.model_names import ModelNames

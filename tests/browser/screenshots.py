@@ -22,7 +22,7 @@ from tests.harness.cluster import Cluster, cluster, wai
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.llama_server import llama_server
 from tests.harness.tiny_gguf import tiny_gguf
-from wai_node.demo import MODEL_ID
+from wai_node.demo.demo import MODEL_ID
 
 from .browser import DESKTOP, PHONE, browser, open_page, page_of, sign_in
 from .week import remember_a_week

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from wai_node.backoff import Backoff
-from wai_node.dial import RelayAddress, is_final
-from wai_node.tunnel import Tunnel
+from wai_node.tunnel.backoff import Backoff
+from wai_node.tunnel.dial import RelayAddress, is_final
+from wai_node.tunnel.tunnel import Tunnel
 from wai_protocol.errors import AuthError, Fault
 from wai_protocol.events import Event
 from wai_protocol.handshake import Hello, Welcome

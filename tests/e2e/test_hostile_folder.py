@@ -15,11 +15,16 @@ import pytest
 from tests.harness.hostile import HostileFolder
 from tests.harness.processes import STOP_TIMEOUT_S, Daemon, free_port, wait_until
 from tests.harness.real import require_real
-from wai_cli.child import Child
-from wai_node.demo import DemoModel
-from wai_node.managed.log_file import LogFile
-from wai_node.managed.process import ServerCommand, ServerOptions, ServerProcess, find_command
-from wai_node.managed.server_socket import ServerSocket
+from wai_cli.commands.child import Child
+from wai_node.demo.demo import DemoModel
+from wai_node.managed.server.log_file import LogFile
+from wai_node.managed.server.process import (
+    ServerCommand,
+    ServerOptions,
+    ServerProcess,
+    find_command,
+)
+from wai_node.managed.server.server_socket import ServerSocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 

@@ -13,8 +13,8 @@ from tests.harness.cluster import Cluster, wai
 from tests.harness.model_fleet import MODEL, model, model_fleet
 from tests.harness.processes import wait_until
 from tests.harness.tiny_gguf import tiny_gguf
-from wai_cli.live_feed import Connected, read_feed
-from wai_cli.target import local_target
+from wai_cli.client.live_feed import Connected, read_feed
+from wai_cli.client.target import local_target
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

@@ -66,7 +66,7 @@ def test_a_model_server_that_dies_ends_it_all_with_a_sentence(tmp_path: Path) ->
     require_real("smollm2")
     with up(tmp_path, free_port(), tmp_path / "log") as running:
         running.wait_for_output(CURL_LINE)
-        (server,) = [p for p in running.family() if "wai_node.demo_server" in p.cmdline()]
+        (server,) = [p for p in running.family() if "wai_node.demo.demo_server" in p.cmdline()]
         server.kill()
         assert running.wait() == 1
         assert "The demo's model server was ended by SIGKILL" in running.output()

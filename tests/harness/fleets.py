@@ -9,7 +9,7 @@ import anyio
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_protocol.surface import Headers
-from wai_relay.gateway.upstream import ServingNode, Sink, UpstreamStream
+from wai_relay.contracts.upstream import ServingNode, Sink, UpstreamStream
 
 SSE: Headers = [(b"content-type", b"text/event-stream")]
 JSON: Headers = [(b"content-type", b"application/json")]

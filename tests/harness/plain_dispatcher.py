@@ -10,8 +10,8 @@ from typing import Final
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_protocol.status import ModelStatus
+from wai_relay.contracts.upstream import Fleet, ServingNode
 from wai_relay.gateway.dispatch import Lease, Outcome, RequestInfo
-from wai_relay.gateway.upstream import Fleet, ServingNode
 
 ASSUMED_SLOTS: Final = 4
 RETRY_AFTER_S: Final = 5.0

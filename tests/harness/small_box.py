@@ -18,8 +18,8 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from wai_cli.admin_client import AdminClient
-from wai_cli.target import local_target
+from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.target import local_target
 from wai_protocol.errors import WaiError
 
 from .cluster import Cluster

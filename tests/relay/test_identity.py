@@ -19,7 +19,7 @@ import pytest
 from cryptography import x509
 
 from tests.harness.npm import node_program
-from wai_cli.pin import spki_sha256
+from wai_cli.client.pin import spki_sha256
 from wai_protocol.errors import StoreError
 from wai_relay import certificate
 from wai_relay.identity import (

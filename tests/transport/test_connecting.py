@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from wai_cli.connecting import connect as connect_blocking
+from wai_cli.client.connecting import connect as connect_blocking
 from wai_transport.address_race import Address, AddressRace, open_socket
 from wai_transport.connecting import connect, create_connection, first_connected
 from wai_transport.http_client import HttpClient

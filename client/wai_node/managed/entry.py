@@ -17,7 +17,7 @@ from wai_node.models.shape import ModelShape, shape_from_metadata
 from wai_protocol.errors import RequestError
 
 from .deployment import Deployment, State, Wish
-from .runner import Runner
+from .server.runner import Runner
 from .wanted import WantedModel
 
 log = logging.getLogger("wai.node.managed")

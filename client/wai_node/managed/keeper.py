@@ -24,11 +24,11 @@ from wai_protocol.errors import Fault, WaiError
 from .deployment import Action, Gone, Halt, Launch, StartDownload, Wish
 from .deployments import Deployments
 from .entry import Entry, Event, files_of, log_change, machine_for, read_shape, status_of
-from .orphans import end_orphans
-from .places import Places
 from .policy import ManagedSettings
-from .runner import Runner
-from .server_socket import remove_left_sockets
+from .server.orphans import end_orphans
+from .server.places import Places
+from .server.runner import Runner
+from .server.server_socket import remove_left_sockets
 from .wanted import WantedModel
 
 log = logging.getLogger("wai.node.managed")

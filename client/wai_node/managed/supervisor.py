@@ -39,9 +39,9 @@ from .entry import (
 )
 from .keeper import Keeper
 from .lease import leased
-from .log_file import read_tail
-from .places import Places
 from .policy import ManagedSettings
+from .server.log_file import read_tail
+from .server.places import Places
 from .wanted import Wanted, WantedModel
 
 LEASE_LIMIT_S: Final = 600.0  # as long as the relay waits for a first byte

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wai_protocol.errors import Fault, NodeUnavailable
 from wai_protocol.status import MAX_MODELS, NodeStatus
 from wai_protocol.surface import Headers
-from wai_relay.gateway.upstream import ServingNode, Sink
+from wai_relay.contracts.upstream import ServingNode, Sink
 from wai_transport.live_session import Ended, LiveSession
 
 from .instances import Instances

@@ -19,8 +19,8 @@ from typing import Final
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_protocol.surface import Headers
-from wai_relay.gateway.upstream import Fleet, ServingNode, Sink, UpstreamStream
-from wai_relay.observe.records import TokenCounts
+from wai_relay.contracts.records import TokenCounts
+from wai_relay.contracts.upstream import Fleet, ServingNode, Sink, UpstreamStream
 from wai_transport.http_client import HttpClient
 from wai_transport.http_request import ClientRequest
 from wai_transport.origin import Origin

@@ -32,7 +32,7 @@ from wai_protocol.limits import MAX_MESSAGE_CHARS, TURN_COST, Limits
 from wai_protocol.session import Role, Session
 from wai_protocol.status import MAX_COUNT
 from wai_protocol.surface import Headers
-from wai_relay.gateway.upstream import Sink, Spent
+from wai_relay.contracts.upstream import Sink, Spent
 from wai_transport.live_session import Ended, LiveSession
 
 from .stream import NodeStream

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from wai_protocol.errors import Fault
 from wai_protocol.surface import Headers
-from wai_relay.gateway.upstream import Sink, UpstreamStream
+from wai_relay.contracts.upstream import Sink, UpstreamStream
 
 if TYPE_CHECKING:  # it makes streams, and hears of their ends
     from .session import NodeSession

@@ -24,7 +24,8 @@ from wai_protocol.surface import (
     is_redirect,
     length_of_answer,
 )
-from wai_relay.observe.records import TokenCounts
+from wai_relay.contracts.records import TokenCounts
+from wai_relay.contracts.upstream import UpstreamStream
 
 from .continuation import Continuation
 from .dialects import EVENT_STREAM, UsageReader, reader_for
@@ -32,7 +33,6 @@ from .dialects.usage import BodyReader, decode
 from .limits import GatewayLimits
 from .opening import Opening, Verdict, opening_for
 from .reply import Reply
-from .upstream import UpstreamStream
 
 # Credit is given back for so many bytes at a time, not for each token: the session passes it on by
 # half a window, which is 32 KiB or more.

@@ -12,8 +12,7 @@ from typing import Any
 
 from wai_protocol.status import ModelStatus
 from wai_relay.access.keys import ApiKey
-
-from .upstream import ServingNode
+from wai_relay.contracts.upstream import ServingNode
 
 
 @dataclass(slots=True)

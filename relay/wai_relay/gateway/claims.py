@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from wai_protocol.surface import Route
+from wai_relay.contracts.upstream import ServingNode
 from wai_relay.policy.admission import UNBOUNDED, TokenClaim
 
 from .bodies import BodyFacts
 from .tokens import BYTES_PER_TOKEN
-from .upstream import ServingNode
 
 # The context of a model whose upstream does not tell it: what the largest common models have.
 ASSUMED_CONTEXT_TOKENS: Final = 131_072

@@ -15,8 +15,8 @@ import msgspec
 
 from wai_protocol.surface import Route
 from wai_relay.access.keys import ApiKey
+from wai_relay.contracts.records import TokenCounts
 from wai_relay.http.exchange import Request
-from wai_relay.observe.records import TokenCounts
 
 from .answer_limits import OUTPUT_LIMIT_FIELDS
 from .bodies import JsonBody, list_items

@@ -17,13 +17,12 @@ from typing import Protocol
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_protocol.status import NodeStatus
 from wai_relay.access.keys import ApiKey
-from wai_relay.observe.records import TokenCounts
+from wai_relay.contracts.records import TokenCounts
+from wai_relay.contracts.upstream import Fleet, ServingNode, Upstream
 from wai_relay.policy.fingerprints import Fingerprint
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S, Placement, Result, Scheduler, Ticket, Tokens
 from wai_relay.policy.selection import OVERFLOW_AFTER_S, Demand, Readiness
-
-from .upstream import Fleet, ServingNode, Upstream
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ import anyio
 
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.surface import Headers, Route, headers_for_upstream
+from wai_relay.contracts.records import Attempt, Corrector, RequestRecord, TokenCounts
+from wai_relay.contracts.upstream import ServingNode, Spent, UpstreamStream
 from wai_relay.observe.live import LiveRequest
-from wai_relay.observe.records import Attempt, Corrector, RequestRecord, TokenCounts
 from wai_relay.policy.admission import Admission, Permit
 from wai_relay.policy.scheduler import MAX_WAIT_S
 
@@ -28,7 +29,6 @@ from .heartbeat import CallLater, Heartbeat, Timer
 from .intake import Body, Intake
 from .limits import GatewayLimits
 from .reply import Reply
-from .upstream import ServingNode, Spent, UpstreamStream
 
 # STATUS names upstreams kind@address. This kind counts tokens in each chunk, if asked.
 LLAMA_CPP: Final = "llama-server"

@@ -20,16 +20,12 @@ import msgspec
 from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import ROUTES, Dialect, Headers, Route, find_route
 from wai_relay.access.keys import ApiKey
+from wai_relay.contracts.records import Corrector, Recorder, RequestRecord, leave_uncorrected
+from wai_relay.contracts.upstream import Fleet
 from wai_relay.gateway import catalog
 from wai_relay.http.exchange import Exchange, Request
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import ENDED_BY_ADMIN, LiveRequest, LiveRequests
-from wai_relay.observe.records import (
-    Corrector,
-    Recorder,
-    RequestRecord,
-    leave_uncorrected,
-)
 from wai_relay.policy.admission import Admission, Permit
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S
@@ -45,7 +41,6 @@ from .intake import Body, BodyBudget, Intake
 from .limits import GatewayLimits
 from .reply import Reply
 from .tokens import TokenEstimator
-from .upstream import Fleet
 
 log = logging.getLogger("wai.gateway")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from .records import Recorder, RequestRecord
+from wai_relay.contracts.records import Recorder, RequestRecord
 
 MAX_SHOWN_CHARS: Final = 128  # of a path or a model's name, which may be a caller's whole page
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from .records import Attempt, RequestRecord
+from wai_relay.contracts.records import Attempt, RequestRecord
 
 # About 2 KiB each with eight candidates: 8 MiB; at ten requests a second the last seven minutes.
 MAX_EXPLAINED: Final = 4096

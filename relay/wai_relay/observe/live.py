@@ -13,8 +13,7 @@ from msgspec import Struct
 
 from wai_protocol.errors import Fault
 from wai_relay.access.keys import ApiKey
-
-from .records import RequestRecord, TokenCounts
+from wai_relay.contracts.records import RequestRecord, TokenCounts
 
 State = Literal["queued", "prefill", "streaming"]
 ENDED_BY_ADMIN: Final = "This request was ended by the relay's admin."

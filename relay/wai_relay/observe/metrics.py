@@ -15,13 +15,13 @@ from typing import Final
 
 from wai_protocol.errors import AuthError, Fault
 from wai_relay.access.admins import Admins
+from wai_relay.contracts.records import Recorder, RequestRecord, UsageState
 from wai_relay.fleet.node import Node
 from wai_relay.http.edge import Edge
 from wai_relay.http.exchange import Exchange
 from wai_transport.version import VERSION
 
 from .live import LiveRequests
-from .records import Recorder, RequestRecord, UsageState
 
 MAX_MODELS: Final = 64
 """Counted by name; each has three histograms of about 17 lines, which a scrape has to carry."""

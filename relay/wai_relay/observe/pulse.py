@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from wai_relay.usage.histogram import bin_of, quantile
+from wai_relay.contracts.histogram import bin_of, quantile
+from wai_relay.contracts.records import Recorder, RequestRecord
 
 from .live import LiveRequests
-from .records import Recorder, RequestRecord
 
 STEP_S: Final = 2.0  # quick enough for "now"; an hour of it is 1800 points, as wide as a screen
 STEPS: Final = 1800

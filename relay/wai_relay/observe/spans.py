@@ -11,9 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from wai_protocol.errors import RequestError
+from wai_relay.contracts.records import Recorder, RequestRecord
 from wai_transport.version import VERSION
-
-from .records import Recorder, RequestRecord
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from wai_protocol.errors import StoreError
-from wai_relay.observe.records import RequestRecord, TokenCounts
+from wai_relay.contracts.records import RequestRecord, TokenCounts
 from wai_relay.storage import Write
 
 from .rollups import correction, writes_for

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from wai_protocol.errors import StoreError
-from wai_relay.observe.records import RequestRecord, TokenCounts, UsageState
+from wai_relay.contracts.records import RequestRecord, TokenCounts, UsageState
 from wai_relay.policy.months import MonthTokens, month_of
 from wai_relay.storage import Row, Store
 

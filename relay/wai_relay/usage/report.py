@@ -11,9 +11,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
+from wai_relay.contracts.histogram import quantile
 from wai_relay.storage import Row, Store, Value
 
-from .histogram import quantile
 from .rollups import COUNTERS, DAY_S, HOUR_S
 
 Grouping = Literal["key", "model", "node", "day", "hour"]

@@ -12,10 +12,9 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from wai_relay.observe.records import RequestRecord, TokenCounts
+from wai_relay.contracts.histogram import bin_of
+from wai_relay.contracts.records import RequestRecord, TokenCounts
 from wai_relay.storage import Write
-
-from .histogram import bin_of
 
 HOUR_S: Final = 3600
 DAY_S: Final = 86400

@@ -16,9 +16,9 @@ from tests.harness.supervised import ALIAS, REPO, node
 from tests.harness.tiny_gguf import tiny_gguf
 from tests.harness.unix_http import ask
 from wai_node.managed.deployment import State
-from wai_node.managed.log_file import LogFile
 from wai_node.managed.policy import ManagedSettings
-from wai_node.managed.served_lines import LEFT_OUT, ServedLines
+from wai_node.managed.server.log_file import LogFile
+from wai_node.managed.server.served_lines import LEFT_OUT, ServedLines
 
 CANARY: Final = "CANARYq7"
 MESSAGES: Final = [{"role": "user", "content": f"sesame {CANARY}"}]

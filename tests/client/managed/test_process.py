@@ -16,17 +16,17 @@ import pytest
 
 from tests.harness.real import require_real
 from tests.harness.tiny_gguf import tiny_gguf
-from wai_node.managed import launch
-from wai_node.managed.health import Health, answers
-from wai_node.managed.log_file import LINE_BYTES, LogFile, delete_log, read_tail
-from wai_node.managed.orphans import end_orphans, mark
-from wai_node.managed.process import (
+from wai_node.managed.server import launch
+from wai_node.managed.server.health import Health, answers
+from wai_node.managed.server.log_file import LINE_BYTES, LogFile, delete_log, read_tail
+from wai_node.managed.server.orphans import end_orphans, mark
+from wai_node.managed.server.process import (
     ServerCommand,
     ServerOptions,
     ServerProcess,
     find_command,
 )
-from wai_node.managed.server_socket import ServerSocket
+from wai_node.managed.server.server_socket import ServerSocket
 from wai_protocol.errors import TransportError
 
 pytestmark = pytest.mark.anyio
@@ -179,7 +179,7 @@ async def test_xllamacpp_serves_in_a_child_of_ours_where_there_is_no_llama_serve
     require_real("smollm2")
     monkeypatch.setenv("PATH", "/nonexistent")
     command = find_command()
-    assert command.argv[1:] == ("-P", "-m", "wai_node.managed.inprocess_server")
+    assert command.argv[1:] == ("-P", "-m", "wai_node.managed.server.inprocess_server")
     log = LogFile(tmp_path / "log")
     socket = ServerSocket(tmp_path / "run")
     process = ServerProcess(command, options(tiny_gguf(tmp_path)), "the-key", log, socket)

@@ -7,8 +7,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from wai_node.managed.log_file import LINE_CHARS
 from wai_node.managed.replies import REPLY_BYTES, first_rows, newest_lines, shortened
+from wai_node.managed.server.log_file import LINE_CHARS
 from wai_node.managed.supervisor import MAX_LOG_LINES
 from wai_node.managed.wanted import MAX_MODELS
 from wai_protocol.frames import Reply, encode

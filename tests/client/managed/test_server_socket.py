@@ -24,7 +24,7 @@ from tests.harness.unix_http import ask
 from wai_node.managed.deployment import State
 from wai_node.managed.entry import Endpoint
 from wai_node.managed.policy import ManagedSettings
-from wai_node.managed.server_socket import ServerSocket, remove_left_sockets
+from wai_node.managed.server.server_socket import ServerSocket, remove_left_sockets
 from wai_node.models.buffer_log import read_buffers
 from wai_transport.origin import MAX_SOCKET_PATH_BYTES, Origin
 

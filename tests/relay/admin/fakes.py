@@ -17,13 +17,13 @@ from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.admin import BASE, Context
 from wai_relay.admin.events import Feed
+from wai_relay.contracts.records import DiscardingRecorder
 from wai_relay.dashboard.app import create_app
 from wai_relay.fleet.invites import Invites, RelayAddress
 from wai_relay.fleet.registry import NodeRecord, NodeRegistry, no_such_node
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.pulse import Pulse
-from wai_relay.observe.records import DiscardingRecorder
 from wai_relay.settings import SettingsBook
 from wai_relay.storage import SqliteStore
 from wai_relay.usage import UsageReport

@@ -17,8 +17,8 @@ from wai_relay.access.admins import Admins
 from wai_relay.admin import BASE
 from wai_relay.admin.app import ENDPOINTS
 from wai_relay.admin.endpoint import MAX_BODY_BYTES
+from wai_relay.contracts.records import RequestRecord, TokenCounts
 from wai_relay.observe.explain import Explanations
-from wai_relay.observe.records import RequestRecord, TokenCounts
 from wai_relay.storage import SqliteStore
 from wai_relay.usage.rollups import writes_for
 

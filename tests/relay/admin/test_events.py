@@ -18,7 +18,7 @@ from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.admin import events
 from wai_relay.admin.deployed import MAX_NODE_BYTES, MAX_PER_NODE, Deployed
 from wai_relay.admin.events import KEEP_ALIVE_S, MAX_LISTENERS, MAX_WAITING, Listener
-from wai_relay.observe.records import RequestRecord
+from wai_relay.contracts.records import RequestRecord
 
 from .fakes import TOKEN, Api, exchange, make_node
 

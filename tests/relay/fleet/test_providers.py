@@ -19,11 +19,11 @@ from wai_protocol.errors import RequestError, StoreError
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
 from wai_relay.access.keys import ApiKey, KeyLimits
+from wai_relay.contracts.records import RequestRecord
 from wai_relay.fleet.provider_config import ProviderConfig, ProviderModel
 from wai_relay.fleet.providers import ProvidedFleet, Provider
 from wai_relay.gateway.dispatch import ScheduledDispatcher
 from wai_relay.gateway.gateway import Gateway
-from wai_relay.observe.records import RequestRecord
 
 pytestmark = pytest.mark.anyio
 

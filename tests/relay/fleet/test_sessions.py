@@ -19,6 +19,7 @@ from wai_protocol.limits import MAX_CALLS
 from wai_protocol.session import Role, Session
 from wai_protocol.status import NodeStatus
 from wai_protocol.surface import Headers
+from wai_relay.contracts.upstream import Spent
 from wai_relay.fleet import nodes
 from wai_relay.fleet.invites import Invites, RelayAddress
 from wai_relay.fleet.node import Node
@@ -26,7 +27,6 @@ from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.registry import NodeRegistry
 from wai_relay.fleet.session import MAX_GIVEN_UP, SPENT, NodeSession
 from wai_relay.fleet.tunnel import Admission
-from wai_relay.gateway.upstream import Spent
 from wai_relay.storage import SqliteStore
 from wai_transport.live_session import Ended
 

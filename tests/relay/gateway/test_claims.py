@@ -9,9 +9,9 @@ import pytest
 
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_protocol.surface import find_route
+from wai_relay.contracts.upstream import ServingNode
 from wai_relay.gateway.bodies import BodyFacts, read_json
 from wai_relay.gateway.claims import ASSUMED_CONTEXT_TOKENS, largest_context, token_claim
-from wai_relay.gateway.upstream import ServingNode
 from wai_relay.policy.admission import UNBOUNDED, TokenClaim
 
 CHAT = "/v1/chat/completions"

@@ -13,9 +13,9 @@ from tests.relay.gateway.test_gateway import DONE, rig
 from wai_protocol.errors import Fault
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
+from wai_relay.contracts.records import TokenCounts
 from wai_relay.gateway.bodies import read_json
 from wai_relay.gateway.continuation import MAX_CONTINUATIONS, MAX_TEXT_CHARS, Continuation
-from wai_relay.observe.records import TokenCounts
 
 pytestmark = pytest.mark.anyio
 

@@ -18,14 +18,14 @@ from wai_protocol.errors import AuthError, Fault, LocalProtocolError, TransportE
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
 from wai_relay.access.keys import ApiKey, KeyLimits
+from wai_relay.contracts.records import RequestRecord, TokenCounts
+from wai_relay.contracts.upstream import Spent
 from wai_relay.gateway.answer import CREDIT_EVERY_BYTES
 from wai_relay.gateway.dispatch import Lease, RequestInfo
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.limits import GatewayLimits
 from wai_relay.gateway.opening import DOCUMENT_BYTES
-from wai_relay.gateway.upstream import Spent
 from wai_relay.observe.explain import explain
-from wai_relay.observe.records import RequestRecord, TokenCounts
 from wai_relay.policy.scheduler import MAX_WAIT_S
 
 pytestmark = pytest.mark.anyio

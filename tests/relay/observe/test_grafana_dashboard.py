@@ -11,10 +11,10 @@ from typing import Any, Final
 import pytest
 
 from wai_protocol.status import ModelStatus, NodeStatus
+from wai_relay.contracts.records import DiscardingRecorder, RequestRecord, TokenCounts
 from wai_relay.http.edge import Edge
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.metrics import Metrics
-from wai_relay.observe.records import DiscardingRecorder, RequestRecord, TokenCounts
 
 FILE: Final = Path(__file__).parents[3] / "relay" / "grafana-dashboard.json"
 DASHBOARD: Final = json.loads(FILE.read_text(encoding="utf-8"))

@@ -7,12 +7,12 @@ import logging
 
 import pytest
 
-from wai_cli.logs import JsonFormatter
+from wai_cli.output.logs import JsonFormatter
+from wai_relay.contracts.records import DiscardingRecorder, RequestRecord, TokenCounts, UsageState
 from wai_relay.http.edge import Edge
 from wai_relay.observe.access_log import AccessLog
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.metrics import MAX_MODELS, Metrics
-from wai_relay.observe.records import DiscardingRecorder, RequestRecord, TokenCounts, UsageState
 
 
 def record(model: str = "tiny", **changes: object) -> RequestRecord:

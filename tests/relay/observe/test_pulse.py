@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from wai_relay.contracts.records import DiscardingRecorder, RequestRecord, TokenCounts
 from wai_relay.observe.live import ENDED_BY_ADMIN, LiveRequests
 from wai_relay.observe.pulse import MINUTES, NOW_STEPS, STEP_S, STEPS, Pulse
-from wai_relay.observe.records import DiscardingRecorder, RequestRecord, TokenCounts
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from wai_relay.observe.records import TokenCounts
+from wai_relay.contracts.records import TokenCounts
 from wai_relay.storage import SqliteStore
 from wai_relay.usage import UsageRecorder
 from wai_relay.usage.batches import Batch, Counted

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wai_relay.usage.histogram import LAST_BIN, bin_of, quantile
+from wai_relay.contracts.histogram import LAST_BIN, bin_of, quantile
 
 TIMES = st.lists(st.floats(1.0, 1_000_000.0), min_size=1, max_size=50)
 

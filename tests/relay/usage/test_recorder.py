@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from wai_relay.observe.records import RequestRecord, TokenCounts
+from wai_relay.contracts.records import RequestRecord, TokenCounts
 from wai_relay.storage import SqliteStore
 from wai_relay.usage import Grouping, UsageRecorder, UsageReport
 from wai_relay.usage.recorder import BATCH_RECORDS, FLUSH_INTERVAL_S, MAX_MODELS

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from wai_protocol.errors import Fault
-from wai_relay.observe.records import TokenCounts
+from wai_relay.contracts.records import TokenCounts
 
 from .usage import BodyReader, EventReader, count, last_object
 

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from wai_protocol.errors import Fault
-from wai_relay.observe.records import TokenCounts
+from wai_relay.contracts.records import TokenCounts
 
 from .usage import MAX_EVENT_BYTES, BodyReader, UsageReader, count
 

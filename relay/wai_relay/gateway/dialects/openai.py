@@ -9,8 +9,8 @@ import re
 from typing import Any, Final
 
 from wai_protocol.errors import Fault
+from wai_relay.contracts.records import TokenCounts
 from wai_relay.http.problems import openai_error
-from wai_relay.observe.records import TokenCounts
 
 from .usage import BodyReader, EventReader, count, decode, last_object
 

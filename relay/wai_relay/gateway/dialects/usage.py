@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from wai_relay.observe.records import TokenCounts
+from wai_relay.contracts.records import TokenCounts
 
 MAX_EVENT_BYTES: Final = 64 * 1024  # an event is held until it is whole, up to this
 HEAD_BYTES: Final = 8 * 1024  # of a plain body: embeddings put `usage` before the vectors

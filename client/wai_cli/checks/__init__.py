@@ -1,0 +1,1 @@
+"""What `wai doctor` looks at, one module for each kind of check."""

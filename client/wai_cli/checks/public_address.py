@@ -1,0 +1,72 @@
+"""Whether a relay is there at the address that its invites give, for `wai doctor` on its host.
+
+By the way that nodes take: its name, its port, and the certificate that they trust. On the relay's
+host the commands go another way (loopback, and the pin), which works also where that does not.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from wai_cli.client.admin_client import AdminClient, call, opened
+from wai_cli.client.target import Target
+from wai_protocol.errors import AuthError, WaiError
+
+from .finding import Finding
+
+TIMEOUT_S: Final = 5.0
+_CHECK: Final = "public"
+_WAY: Final = (
+    "does the name lead to this machine, and does a firewall let the port in? Behind a router that"
+    " does not lead back in, ask from elsewhere: wai doctor --relay URL"
+)
+_CERTIFICATE: Final = (
+    "with ACME the relay's log (wai.acme) says why there is none: port 443 of the name has to lead"
+    " here, or port 80 for http-01"
+)
+_PROXY_KEY: Final = (
+    "give the relay --proxy-pin with the SHA-256 of the proxy's public key, and let nodes join"
+    " anew: docs/operating-a-relay.md says how"
+)
+_PROXY_CHANGED: Final = (
+    "has the proxy another key now? Give the relay --proxy-pin with both, and let nodes join anew;"
+    " if not, somebody is between"
+)
+_OTHER: Final = "something else answers there: does the name lead to this machine?"
+
+
+def public_address(target: Target) -> Finding | None:
+    """What nodes find; None where that is the way which was checked already, or nobody knows."""
+    if target.start_hint is None:
+        return None
+    try:
+        with AdminClient(target) as relay:
+            who = relay.get("/whoami")
+        url, pin = str(who["url"]), who.get("pin")
+    except (WaiError, KeyError) as error:
+        return Finding(_CHECK, ok=False, text=f"the relay does not say its address: {error}")
+    if url == target.url:
+        return None
+    public = Target(url, "", bytes.fromhex(pin) if pin else None)
+    try:
+        with opened(public, TIMEOUT_S) as connection:
+            status, _, _ = call(connection, public, "GET", "/healthz")
+    except AuthError as error:
+        if pin:
+            advice = _PROXY_CHANGED if target.url.startswith("http:") else _OTHER
+            return Finding(_CHECK, ok=False, text=str(error), advice=advice)
+        why = getattr(error.__cause__, "verify_message", str(error))
+        text = f"nodes and callers refuse the certificate that {url} shows: {why}"
+        return Finding(_CHECK, ok=False, text=text, advice=_CERTIFICATE)
+    except WaiError as error:
+        return Finding(_CHECK, ok=False, text=str(error), advice=_WAY)
+    if status != 200:
+        return Finding(_CHECK, ok=False, text=f"{url}/healthz answers {status}", advice=_OTHER)
+    text = f"nodes and callers reach it at {url}"
+    if target.url.startswith("http:") and not pin:
+        text += (
+            ", where a proxy ends TLS; nodes do not know its key, so they believe whoever shows a"
+            " certificate for that name"
+        )
+        return Finding(_CHECK, ok=True, text=text, advice=_PROXY_KEY)
+    return Finding(_CHECK, ok=True, text=text)

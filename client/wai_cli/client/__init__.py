@@ -1,0 +1,1 @@
+"""How commands reach a relay: which one, by which way, and its admin API."""

@@ -1,0 +1,146 @@
+"""Which relay a command speaks to, and how it knows it and proves itself to it.
+
+On the relay's host its data folder says everything: `relay.json` (URL and pin, while it runs) and
+`admin.token`. Elsewhere `--relay URL --token-file FILE`, with `--pin` or `--ca` where the
+certificate is not one that the system trusts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from wai_cli.options.paths import add_data_option, relay_data
+from wai_protocol.errors import RequestError, StoreError
+from wai_transport.owner import as_owner, read_own
+
+MAX_FILE_BYTES: Final = 64 * 1024
+PIN_HEX_CHARS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A relay: `url`, an admin `token`; `pin` (32 bytes) or `ca` (a PEM file), or neither where the
+    system trusts its certificate. `start_hint`: how to start it, where it is on this machine."""
+
+    url: str
+    token: str = field(repr=False)
+    pin: bytes | None = None
+    ca: Path | None = None
+    start_hint: str | None = None
+
+
+def add_target_options(parser: argparse.ArgumentParser) -> None:
+    """The options by which `find_target` finds the relay."""
+    add_data_option(parser, relay_data(), "relay")
+    parser.add_argument(
+        "--relay", metavar="URL", help="a relay on another machine: its https:// URL"
+    )
+    parser.add_argument(
+        "--token-file", metavar="FILE", type=Path, help="with --relay: an admin token, in a file"
+    )
+    known = parser.add_mutually_exclusive_group()
+    known.add_argument(
+        "--pin", metavar="HEX", help="with --relay: SHA-256 of its certificate's public key"
+    )
+    known.add_argument(
+        "--ca", metavar="FILE", type=Path, help="with --relay: a copy of its relay.crt"
+    )
+
+
+def find_target(parsed: argparse.Namespace) -> Target:
+    """The relay that the options mean. Raises `WaiError` that says what is missing."""
+    if parsed.relay is None:
+        if parsed.token_file or parsed.pin or parsed.ca:
+            raise RequestError("--token-file, --pin and --ca go with --relay URL")
+        return local_target(parsed.data)
+    if parsed.token_file is None:
+        raise RequestError("--relay needs --token-file FILE: a copy of admin.token from its data")
+    if not _is_url(parsed.relay):
+        raise RequestError("--relay is a URL: https://HOST[:PORT]")
+    token = _read(parsed.token_file).strip()
+    if not all(char.isprintable() and char != " " for char in token):
+        raise RequestError(f"{parsed.token_file} is no admin token: that is one word in one line")
+    return Target(parsed.relay, token, _pin(parsed.pin), parsed.ca)
+
+
+def local_target(data: Path) -> Target:
+    """The relay that runs with this data folder. Raises `StoreError` if none does."""
+    hint = f"start it with `wai relay --data {data}`"
+    file = data / "relay.json"
+    with as_owner(data):
+        written = read_own(file, MAX_FILE_BYTES)
+        token = read_own(data / "admin.token", MAX_FILE_BYTES)
+    if written is None:
+        raise StoreError(f"no relay runs with the data folder {data}: {hint}")
+    if token is None:
+        raise StoreError(f"there is no file {data / 'admin.token'}")
+    try:
+        running = json.loads(written)
+        url, pin = running["url"], _pin(running["pin"])
+        host = urlsplit(url).hostname or ""
+    except (ValueError, KeyError, TypeError, AttributeError, RequestError) as error:
+        raise StoreError(f"{file} is damaged; restart the relay") from error
+    if not _is_url(url) or (pin is None and not is_own_address(host)):
+        raise StoreError(
+            f"{file} names {url}, which is no address of this machine: no token is sent there."
+            " Restart the relay"
+        )
+    return Target(url, _text(data / "admin.token", token).strip(), pin, start_hint=hint)
+
+
+def is_own_address(host: str) -> bool:
+    """Whether `host`, an address or localhost, is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))  # what is not ours can't be bound to
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _read(path: Path) -> str:
+    """A small file, `StoreError` where there is none or it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return _text(path, file.read(MAX_FILE_BYTES))
+    except FileNotFoundError as error:
+        raise StoreError(f"there is no file {path}") from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _text(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is not a file that wai wrote") from error
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _pin(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        pin = bytes.fromhex(text)
+    except ValueError:
+        pin = b""
+    if len(pin) * 2 != PIN_HEX_CHARS:
+        raise RequestError(f"a pin is {PIN_HEX_CHARS} hexadecimal digits")
+    return pin

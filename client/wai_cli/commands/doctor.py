@@ -1,0 +1,315 @@
+"""`wai doctor`: check the way from here to an answer, step by step, and say what to do.
+
+On the relay's host it checks that relay; on a node's host the way to the relay and the inference
+servers here. A step that can't work because an earlier one failed is not tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from wai_cli.checks.finding import Finding
+from wai_cli.checks.own_node import own_node
+from wai_cli.checks.own_upstreams import own_upstreams
+from wai_cli.checks.public_address import public_address
+from wai_cli.client.admin_client import AdminClient, call, opened
+from wai_cli.client.connecting import connect
+from wai_cli.client.target import Target, add_target_options, find_target
+from wai_cli.client.way_out import proxy_to
+from wai_cli.options.paths import node_data
+from wai_cli.output.tables import print_json
+from wai_node.tunnel.proxy import Proxy
+from wai_protocol.errors import AuthError, StoreError, WaiError
+from wai_transport.folder import MAX_FILE_BYTES
+from wai_transport.owner import as_owner, read_own
+
+CONNECT_TIMEOUT_S: Final = 5.0
+ANSWER_TIMEOUT_S: Final = 120.0  # a slow box may load its model first
+MAX_SKEW_S: Final = 60.0  # certificates and invites are dated; logs of two machines are compared
+
+
+Check = Callable[[Target], Finding]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wai doctor`."""
+    parser.epilog = "examples:\n  wai doctor\n  wai doctor --relay https://relay.example"
+    add_target_options(parser)
+    nodes = parser.add_argument_group("on a node's host")
+    nodes.add_argument(
+        "--node-data", metavar="DIR", type=Path, default=node_data(), help="the node's data folder"
+    )
+    parser.add_argument(
+        "--key-file",
+        metavar="FILE",
+        type=Path,
+        help="an API key to call with (on the relay's host one is made for the test)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    parser.set_defaults(run=_run)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    found: list[Finding] = []
+    for finding in _findings(parsed):
+        found.append(finding)
+        if not parsed.json:
+            finding.show()
+    if parsed.json:
+        print_json(
+            [{"check": f.check, "ok": f.ok, "text": f.text, "advice": f.advice} for f in found]
+        )
+    return 0 if all(finding.ok for finding in found) else 1
+
+
+def _findings(parsed: argparse.Namespace) -> Iterator[Finding]:
+    target = _target(parsed)
+    if isinstance(target, Finding):
+        yield target
+    else:
+        yield from _way_to_relay(target)
+    node = own_node(parsed.node_data)
+    if node is not None:
+        yield node
+    yield own_upstreams(parsed.node_data, on_node=node is not None)
+    if not isinstance(target, Finding):
+        yield from _whole_path(target, parsed.key_file)
+
+
+def _target(parsed: argparse.Namespace) -> Target | Finding:
+    """The relay to check: the one of the options, else the one that this machine's node joined."""
+    if parsed.relay is not None and parsed.token_file is None:
+        # Without a token: what needs one is left out.
+        parsed.token_file = Path("/dev/null")
+    try:
+        return find_target(parsed)
+    except WaiError as error:
+        joined = _joined_relay(parsed.node_data) if parsed.relay is None else None
+        return joined or Finding("relay", ok=False, text=str(error), advice=_WHICH_RELAY)
+
+
+_WHICH_RELAY: Final = (
+    "start the relay, or say which one to check: --data DIR or --relay URL [--ca FILE]"
+)
+
+
+def _joined_relay(data: Path) -> Target | None:
+    try:
+        with as_owner(data):
+            written = read_own(data / "membership.json", MAX_FILE_BYTES)
+        joined: dict[str, Any] = json.loads(written or b"")
+        pin = joined.get("pin")
+        return Target(joined["url"], "", bytes.fromhex(pin) if pin else None)
+    except (StoreError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _way_to_relay(target: Target) -> Iterator[Finding]:
+    for check in (_dns, _port, _tls_and_health, _clock):
+        try:
+            finding = check(target)
+        except WaiError as error:
+            advice = _distrust(target, error) or _ADVICE[check]
+            finding = Finding(_NAMES[check], ok=False, text=str(error), advice=advice)
+        yield finding
+        if not finding.ok and check is not _clock:
+            return
+    public = public_address(target)
+    if public is not None:
+        yield public
+
+
+def _dns(target: Target) -> Finding:
+    proxy = proxy_to(target.url)
+    host, port = (proxy.host, proxy.port) if proxy is not None else _address(target)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        text = f"the name {host} is not known here: {error.strerror or error}"
+        return Finding("dns", ok=False, text=text, advice=_PROXY if proxy else _ADVICE[_dns])
+    addresses = sorted({str(entry[4][0]) for entry in found})
+    whose = "the proxy " if proxy is not None else ""
+    return Finding("dns", ok=True, text=f"{whose}{host} is {', '.join(addresses)}")
+
+
+def _port(target: Target) -> Finding:
+    proxy = proxy_to(target.url)
+    if proxy is not None:
+        return _port_of(proxy)
+    host, port = _address(target)
+    start = time.monotonic()
+    try:
+        connect(host, port, CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        text = f"no connection to {host} port {port}: {error.strerror or error}"
+        return Finding("port", ok=False, text=text, advice=target.start_hint or _ADVICE[_port])
+    took_ms = (time.monotonic() - start) * 1000
+    return Finding("port", ok=True, text=f"port {port} answers in {took_ms:.0f} ms")
+
+
+def _port_of(proxy: Proxy) -> Finding:
+    """Whether the proxy answers; what it says to CONNECT is found out with the relay's TLS."""
+    start = time.monotonic()
+    try:
+        connect(proxy.host, proxy.port, CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        text = f"no connection to the proxy {proxy}: {error.strerror or error}"
+        return Finding("port", ok=False, text=text, advice=_PROXY)
+    took_ms = (time.monotonic() - start) * 1000
+    return Finding("port", ok=True, text=f"the proxy {proxy} answers in {took_ms:.0f} ms")
+
+
+def _tls_and_health(target: Target) -> Finding:
+    with opened(target, CONNECT_TIMEOUT_S) as connection:
+        sock = connection.sock
+        version = sock.version() if isinstance(sock, ssl.SSLSocket) else None
+        status, _, text = call(connection, target, "GET", "/healthz")
+    if status != 200:
+        text_shown = f"/healthz answers {status}: {text[:200].decode(errors='replace')}"
+        return Finding("tls", ok=False, text=text_shown, advice=_ADVICE[_tls_and_health])
+    if not isinstance(sock, ssl.SSLSocket):
+        return Finding("tls", ok=True, text="no TLS on this way; the relay is healthy")
+    how = "by its pin" if target.pin else "by the file given" if target.ca else "by the system"
+    return Finding("tls", ok=True, text=f"{version}, the relay is known {how}, and healthy")
+
+
+def _distrust(target: Target, error: WaiError) -> str:
+    """What to do where this error is of a certificate; "" where it isn't."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _OUT_OF_DATE:
+        return f"is this clock right ({time.strftime('%Y-%m-%d %H:%M %Z')})? {_NOT_RENEWED}"
+    return _PIN if isinstance(error, AuthError) and target.pin is not None else ""
+
+
+def _clock(target: Target) -> Finding:
+    with opened(target, CONNECT_TIMEOUT_S) as connection:
+        _, headers, _ = call(connection, target, "GET", "/healthz")
+    try:
+        skew_s = time.time() - parsedate_to_datetime(headers.get("date", "")).timestamp()
+    except ValueError:
+        return Finding("clock", ok=True, text="the relay does not tell its time")
+    text = f"this clock is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} the relay's"
+    good = abs(skew_s) <= MAX_SKEW_S
+    return Finding("clock", ok=good, text=text, advice="" if good else _ADVICE[_clock])
+
+
+def _whole_path(target: Target, key_file: Path | None) -> Iterator[Finding]:
+    """A node is ready, and a request through relay and node is answered."""
+    key, temporary = "", None
+    try:
+        if key_file is not None:
+            key = key_file.read_text(encoding="ascii").strip()
+        elif target.token:
+            with AdminClient(target) as relay:
+                yield from _nodes(relay)
+                created = relay.post("/keys", {"name": "wai doctor"})
+            key, temporary = created["key"], created["id"]
+        else:
+            text = "not tried: there is no API key to call with"
+            yield Finding("request", ok=True, text=f"{text} (give --key-file FILE)")
+            return
+        yield _request(target, key)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
+        text = f"{key_file} cannot be read: {reason}"
+        yield Finding("request", ok=False, text=text, advice=_KEY_FILE)
+    except WaiError as error:
+        yield Finding("request", ok=False, text=str(error), advice=_SEE_LOGS)
+    finally:
+        if temporary is not None:
+            with AdminClient(target) as relay:
+                relay.delete(f"/keys/{temporary}")
+
+
+_KEY_FILE: Final = "give --key-file a file that has an API key alone, from `wai key create NAME`"
+_SEE_LOGS: Final = "look at the relay's and the node's log"
+
+
+def _nodes(relay: AdminClient) -> Iterator[Finding]:
+    nodes = relay.get("/nodes")["data"]
+    yield _ready(nodes)
+    if copied := [node["name"] for node in nodes if node.get("copied")]:
+        text = f"a second machine uses the identity of {', '.join(copied)}, and is refused"
+        yield Finding("copies", ok=False, text=text, advice=_COPIED)
+
+
+_COPIED: Final = (
+    "its data folder was copied: there, `wai node join INVITE --data DIR` with a new invite"
+    " (`wai invite create`) and a fresh folder"
+)
+
+
+def _ready(nodes: list[dict[str, Any]]) -> Finding:
+    ready = [node for node in nodes if node["state"] == "ready"]
+    serving = [f"{node['name']} ({', '.join(node['models'])})" for node in ready if node["models"]]
+    if serving:
+        return Finding("node", ok=True, text="ready: " + ", ".join(serving))
+    if ready:
+        advice = "start an inference server there, or run `wai node run --upstream URL`"
+        return Finding("node", ok=False, text="the nodes serve no model", advice=advice)
+    if nodes:
+        text = "; ".join(f"{node['name']} is {node['state']}" for node in nodes)
+        return Finding("node", ok=False, text=text, advice="run `wai node run` on its machine")
+    advice = "`wai invite create` here, `wai node join` and `wai node run` there"
+    return Finding("node", ok=False, text="no node has joined", advice=advice)
+
+
+def _request(target: Target, key: str) -> Finding:
+    caller = replace(target, token=key)
+    with opened(caller, ANSWER_TIMEOUT_S) as connection:
+        status, _, text = call(connection, caller, "GET", "/v1/models")
+        try:
+            models = [model["id"] for model in json.loads(text)["data"]] if status == 200 else []
+        except (ValueError, KeyError, TypeError):
+            models = []
+        if not models:
+            shown = f"GET /v1/models: {status}, {len(models)} models"
+            return Finding("request", ok=False, text=shown, advice=_SEE_LOGS)
+        asked = {
+            "model": models[0],
+            "max_tokens": 1,
+            "messages": [{"role": "user", "content": "Hi"}],
+        }
+        start = time.monotonic()
+        status, _, text = call(connection, caller, "POST", "/v1/chat/completions", asked)
+    took_s = time.monotonic() - start
+    if status == 200:
+        return Finding("request", ok=True, text=f"{models[0]} answered in {took_s:.2f} s")
+    shown = text[:300].decode(errors="replace")
+    return Finding("request", ok=False, text=f"{models[0]}: {status} {shown}", advice=_SEE_LOGS)
+
+
+def _address(target: Target) -> tuple[str, int]:
+    parts = urlsplit(target.url)
+    return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
+
+
+_PROXY: Final = "HTTPS_PROXY names it: is that right? NO_PROXY=NAME reaches a name without it"
+_PIN: Final = (
+    "something else answers there, or the relay was set up anew, with another key: then this needs"
+    " the new pin, and a node a new invite"
+)
+_OUT_OF_DATE: Final = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, …_HAS_EXPIRED
+_NOT_RENEWED: Final = "Else the relay has not renewed its certificate, and its log says why"
+_NAMES: Final[dict[Check, str]] = {
+    _dns: "dns",
+    _port: "port",
+    _tls_and_health: "tls",
+    _clock: "clock",
+}
+_ADVICE: Final[dict[Check, str]] = {
+    _dns: "check the name, and this machine's resolver (/etc/resolv.conf)",
+    _port: "is the relay running, and does a firewall let this port in?",
+    _tls_and_health: "is it this relay that answers? Give --ca with a copy of its relay.crt",
+    _clock: "set this machine's clock (timedatectl set-ntp true)",
+}

@@ -1,0 +1,287 @@
+"""`wai model search|fit|deploy|list|context|remove|logs`: what nodes serve, from anywhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from wai_cli.client.admin_client import HUB_TIMEOUT_S, AdminClient
+from wai_cli.client.target import add_target_options, find_target
+from wai_cli.options.values import between, count, named, seconds
+from wai_cli.output.deployment import CONNECTED, follow, note
+from wai_cli.output.progress import size_text
+from wai_cli.output.tables import plain, print_json, print_lines, print_table, say
+from wai_protocol.errors import NodeUnavailable, RequestError, WaiError
+
+DEFAULT_CONTEXT, DEFAULT_SLOTS = 8192, 2  # the node's own
+MAX_CONTEXT, MAX_SLOTS, MAX_IDLE_S = 1 << 24, 256, 1e9  # the relay's own
+
+_EXAMPLES: Final = """\
+examples:
+  wai model search qwen3 4b
+  wai model fit unsloth/Qwen3-4B-GGUF --node box
+  wai model deploy unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 16384 --slots 2
+  wai model context unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 32768
+  wai model remove unsloth/Qwen3-4B-GGUF:Q4_K_M --node box"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wai model`."""
+    parser.epilog = _EXAMPLES
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    search = _action(actions, "search", "look for GGUF models on Hugging Face", _search)
+    search.add_argument("words", metavar="WORD", nargs="+", help="what to look for")
+    search.add_argument(
+        "--limit", metavar="N", type=between(1, 50), default=20, help="at most so many (default 20)"
+    )
+    fit = _action(actions, "fit", "see which quantisations fit which node", _fit)
+    fit.add_argument("repo", metavar="REPO", help="publisher/name, or publisher/name:QUANT")
+    fit.add_argument("--node", metavar="NAME", help="only on this node")
+    _add_load(fit)
+    deploy = _action(actions, "deploy", "have a node download and serve a model", _deploy)
+    deploy.add_argument("model", metavar="REPO[:QUANT]", help="publisher/name[:QUANT]")
+    deploy.add_argument(
+        "--node", metavar="NAME", type=named, required=True, help="the node to serve it"
+    )
+    _add_load(deploy)
+    deploy.add_argument(
+        "--idle-unload",
+        metavar="SECONDS",
+        type=seconds(1, MAX_IDLE_S),
+        help="unload it when idle for so long; the next request loads it again",
+    )
+    _add_wait(deploy)
+    listing = _action(actions, "list", "list the deployed models", _list)
+    context = _action(actions, "context", "change a model's context while it serves", _context)
+    remove = _action(actions, "remove", "serve a model no more and delete its files", _remove)
+    logs = _action(actions, "logs", "read what a model's server printed", _logs)
+    for action in (context, remove, logs):
+        action.add_argument(
+            "model", metavar="MODEL", type=named, help="as `wai model list` shows it"
+        )
+        action.add_argument(
+            "--node", metavar="NAME", type=named, required=True, help="the node that has it"
+        )
+    context.add_argument(
+        "--context",
+        metavar="TOKENS",
+        type=between(1, MAX_CONTEXT),
+        required=True,
+        help="tokens per slot",
+    )
+    context.add_argument(
+        "--slots",
+        metavar="N",
+        type=between(1, MAX_SLOTS),
+        help="requests at once (default: as now)",
+    )
+    _add_wait(context)
+    logs.add_argument(
+        "--lines", metavar="N", type=count, default=100, help="at most so many (default 100)"
+    )
+    for action in (search, fit, deploy, listing, context, remove, logs):
+        add_target_options(action)
+        action.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def _action(actions: Any, name: str, summary: str, run: Any) -> argparse.ArgumentParser:
+    action: argparse.ArgumentParser = actions.add_parser(name, help=summary, description=summary)
+    action.set_defaults(run=run)
+    return action
+
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--context",
+        metavar="TOKENS",
+        type=between(1, MAX_CONTEXT),
+        help=f"tokens per slot (default {DEFAULT_CONTEXT})",
+    )
+    parser.add_argument(
+        "--slots",
+        metavar="N",
+        type=between(1, MAX_SLOTS),
+        help=f"requests at once (default {DEFAULT_SLOTS})",
+    )
+
+
+def _add_wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-wait", action="store_true", help="don't wait until it is served")
+
+
+def _search(parsed: argparse.Namespace) -> int:
+    query = urlencode({"q": " ".join(parsed.words), "limit": parsed.limit})
+    with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
+        found = relay.get(f"/models/search?{query}")["data"]
+    if parsed.json:
+        print_json(found)
+        return 0
+    print_table(
+        ("REPOSITORY", "DOWNLOADS", "LIKES", ""),
+        [(m["repo"], m["downloads"], m["likes"], "gated" if m["gated"] else "") for m in found],
+        empty="nothing found; try fewer words",
+    )
+    return 0
+
+
+def _fit(parsed: argparse.Namespace) -> int:
+    asked = {
+        "repo": parsed.repo,
+        "node": parsed.node,
+        "context": parsed.context,
+        "slots": parsed.slots,
+    }
+    query = urlencode({name: value for name, value in asked.items() if value is not None})
+    with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
+        found = relay.get(f"/models/fit?{query}")["data"]
+    if parsed.json:
+        print_json(found)
+    if not any(row["quants"] for row in found):
+        raise _nobody_can_tell(found)
+    if parsed.json:
+        return 0
+    print(
+        f"for {parsed.slots or DEFAULT_SLOTS} slots of {parsed.context or DEFAULT_CONTEXT} tokens, "
+        "or of as many as the model was trained for:"
+    )
+    print_table(
+        ("NODE", "QUANT", "FILES", "NEEDS", "FITS", "LARGEST CONTEXT"),
+        [_fit_row(row["node"], quant) for row in found for quant in row["quants"]],
+        empty="",
+    )
+    print_lines([text for row in found for text in _why_not(row)])
+    return 0
+
+
+def _nobody_can_tell(found: list[dict[str, Any]]) -> WaiError:
+    errors = {row["error"]: row["node"] for row in found if row["error"]}
+    if not errors:
+        return NodeUnavailable(
+            "no node is connected that may deploy models; let one join with `wai invite create`"
+        )
+    if len(errors) == 1:
+        return RequestError(next(iter(errors)))
+    return RequestError("; ".join(f"{node}: {error}" for error, node in errors.items()))
+
+
+def _why_not(row: dict[str, Any]) -> list[str]:
+    """For what does not fit a node, or a node that can't tell: a line of its own."""
+    if row["error"] is not None:
+        return [f"{row['node']}: {row['error']}"]
+    refused = [quant for quant in row["quants"] if quant["verdict"] not in _VERDICTS]
+    return [f"{row['node']}: {quant['quant']} {quant['reason']}" for quant in refused[:1]]
+
+
+_VERDICTS: Final = {"gpu": "on the GPU", "partial": "partly on the GPU", "cpu": "in RAM"}
+
+
+def _fit_row(node: str, quant: dict[str, Any]) -> tuple[Any, ...]:
+    verdict = _VERDICTS.get(quant["verdict"], "no")
+    needs = f"{size_text(quant['low_bytes'])} to {size_text(quant['high_bytes'])}"
+    largest = quant["largest_context"] or None
+    return node, quant["quant"], size_text(quant["size_bytes"]), needs, verdict, largest
+
+
+def _deploy(parsed: argparse.Namespace) -> int:
+    wanted = {
+        "node": parsed.node,
+        "model": parsed.model,
+        "context": parsed.context,
+        "slots": parsed.slots,
+        "idle_unload_s": parsed.idle_unload,
+    }
+    with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
+        view = relay.post("/deployments", wanted)
+        if not parsed.no_wait:
+            view = follow(relay, view)
+    return _report(parsed, view)
+
+
+def _context(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        view = relay.patch(_path(parsed), {"context": parsed.context, "slots": parsed.slots})
+        if not parsed.no_wait:
+            view = follow(relay, view)
+    return _report(parsed, view)
+
+
+def _report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
+    if parsed.json:
+        print_json(view)
+    if view["state"] == "failed":
+        log = "".join(f"\n  {line}" for line in view["log_tail"])
+        raise WaiError(f"{view['model']} on {view['node']} failed: {view['reason']}{log}")
+    if view["swap_error"]:
+        raise RequestError(f"the context is as it was: {view['swap_error']}")
+    if not parsed.json:
+        served = view["context_served"] or view["context"]
+        text = f"{view['slots']} slots of {served} tokens"
+        if served < (parsed.context or 0):
+            text += "; it was trained for no more"
+        say(f"{view['model']} is {view['state']} on {view['node']}: {text}")
+    return 0
+
+
+def _list(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        found = relay.get("/deployments")["data"]
+        nodes = relay.get("/nodes")["data"]
+    if parsed.json:
+        print_json(found)
+        return 0
+    away = [n["name"] for n in nodes if n["may_deploy"] and n["state"] not in CONNECTED]
+    if away:
+        names = plain(", ".join(away))
+        say(f"not connected, so that what they serve is not listed: {names}", file=sys.stderr)
+    print_table(
+        ("NODE", "MODEL", "STATE", "SLOTS", "CONTEXT", "SIZE", ""),
+        [
+            (
+                *(d["node"], d["model"], d["state"], d["slots"]),
+                d["context_served"] or d["context"],
+                size_text(d["size_bytes"]),
+                note(d),
+            )
+            for d in found
+        ],
+        empty="nothing is deployed on the nodes that are connected"
+        if away
+        else "no models are deployed; `wai model deploy REPO --node NAME` deploys one",
+    )
+    return 0
+
+
+def _remove(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        left = relay.delete(_path(parsed))["data"]
+    if parsed.json:
+        print_json(left)
+    else:
+        say(f"{parsed.model} is being removed from {parsed.node}")
+    return 0
+
+
+def _logs(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        lines = read_log(relay, parsed.node, parsed.model, parsed.lines)
+    if parsed.json:
+        print_json(lines)
+    elif lines:
+        print_lines(lines)
+    else:
+        say(f"the server of {parsed.model} has printed nothing yet", file=sys.stderr)
+    return 0
+
+
+def read_log(relay: AdminClient, node: str, model: str, lines: int) -> list[str]:
+    """The last lines that the server of a deployed model printed. Raises `WaiError`."""
+    query = urlencode({"model": model, "lines": lines})
+    found: list[str] = relay.get(f"/deployments/{quote(node, safe='')}/logs?{query}")["data"]
+    return found
+
+
+def _path(parsed: argparse.Namespace) -> str:
+    query = urlencode({"model": parsed.model})
+    return f"/deployments/{quote(parsed.node, safe='')}?{query}"

@@ -1,0 +1,82 @@
+"""`wai relay`: run a relay."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from wai_cli.options.paths import add_data_option, relay_data
+
+_EXAMPLES = """\
+examples:
+  wai relay                                     on 127.0.0.1:8443, with a certificate of its own
+  wai relay --listen :443 --tls acme --domain llm.example.com
+  wai relay --listen :443 --tls fullchain.pem,privkey.pem
+  wai relay --listen 127.0.0.1:8080 --tls off   behind a proxy that ends TLS
+
+Every flag is also a key of the --config file and a variable WAI_RELAY_…; a flag wins."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wai relay`."""
+    parser.epilog = _EXAMPLES
+    add_data_option(parser, relay_data(), "relay")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="settings, in TOML")
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help=":PORT is every address, IPv4 and IPv6 (default: 127.0.0.1:8443)",
+    )
+    parser.add_argument(
+        "--tls", metavar="MODE", help="self-signed (default), acme, off, or CERT,KEY: two PEM files"
+    )
+    parser.add_argument("--domain", metavar="NAME", help="what --tls acme gets a certificate for")
+    parser.add_argument(
+        "--acme-directory", metavar="URL", help="the authority (default: Let's Encrypt)"
+    )
+    parser.add_argument("--acme-email", metavar="ADDRESS", help="where the authority may write to")
+    parser.add_argument(
+        "--public-url", metavar="URL", help="how nodes and callers reach it, if not by --listen"
+    )
+    parser.add_argument(
+        "--proxy-pin",
+        metavar="HEX[,HEX]",
+        dest="proxy_key_sha256",
+        help="with --tls off: SHA-256 of the proxy's public key, for nodes to know it by",
+    )
+    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    parser.add_argument("--log-format", metavar="FORMAT", help="text (default) or json")
+    parser.set_defaults(run=_run)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from wai_cli.options.settings import load
+    from wai_cli.output.logs import log_to_stderr
+    from wai_relay.config import RelayConfig
+    from wai_relay.main import run
+    from wai_transport.private_process import keep_memory_private
+
+    names = (
+        *("data", "listen", "tls", "public_url", "domain", "acme_directory", "acme_email"),
+        *("proxy_key_sha256", "log_level", "log_format"),
+    )
+    flags = {name: getattr(parsed, name) for name in names}
+
+    def read() -> RelayConfig:
+        return load(
+            RelayConfig,
+            file=parsed.config,
+            environment=os.environ,
+            prefix="WAI_RELAY_",
+            flags=flags,
+        )
+
+    def show_log(config: RelayConfig) -> None:
+        log_to_stderr(config.log_level, config.log_format)
+
+    config = read()
+    show_log(config)
+    keep_memory_private()
+    run(config, read, show_log)
+    return 0

@@ -1,0 +1,33 @@
+"""`wai restore`: a relay from its backup, in a folder that no relay runs in."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from wai_cli.options.paths import add_data_option, relay_data
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wai restore`."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="what `wai backup` wrote")
+    parser.add_argument("--force", action="store_true", help="replace the relay that is there")
+    add_data_option(parser, relay_data(), "relay")
+    parser.set_defaults(run=_run)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from wai_protocol.errors import StoreError
+    from wai_relay.backup import restore
+    from wai_transport.owner import as_owner
+
+    try:
+        # As root: as the user whose folder it is, so that the service can read what is there.
+        with parsed.file.open("rb") as file, as_owner(parsed.data):
+            names = restore(file, parsed.data, force=parsed.force)
+    except OSError as error:
+        text = f"the backup can't be restored: {parsed.file}: {error.strerror}"
+        raise StoreError(text) from error
+    print(f"{parsed.data}: {', '.join(names)}.")
+    print(f"Start it: systemctl start wai-relay, or wai relay --data {parsed.data}")
+    return 0

@@ -1,0 +1,66 @@
+"""`wai sign-in list|end`: the browsers that are signed in to the dashboard."""
+
+from __future__ import annotations
+
+import argparse
+from urllib.parse import quote
+
+from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.target import add_target_options, find_target
+from wai_cli.options.values import named
+from wai_cli.output.tables import print_json, print_table, time_text
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wai sign-in`."""
+    parser.epilog = "examples:\n  wai sign-in list\n  wai sign-in end --all"
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="list the browsers that are signed in")
+    listing.set_defaults(run=_list)
+    end = actions.add_parser("end", help="sign a browser out, or all of them")
+    which = end.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        *("id",),
+        metavar="ID",
+        nargs="?",
+        type=named,
+        help="its id, as `wai sign-in list` shows it",
+    )
+    which.add_argument("--all", action="store_true", help="every browser of every admin")
+    end.set_defaults(run=_end)
+    for action in (listing, end):
+        add_target_options(action)
+        action.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def _list(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        sign_ins = relay.get("/sign-ins")["data"]
+    if parsed.json:
+        print_json(sign_ins)
+        return 0
+    print_table(
+        ("ID", "ADMIN", "SINCE", "LAST USED", "FROM", "BROWSER"),
+        [
+            (
+                *(s["id"], s["admin"], time_text(s["created_at"]), time_text(s["used_at"])),
+                *(s["address"], s["user_agent"]),
+            )
+            for s in sign_ins
+        ],
+        empty="no browser is signed in",
+    )
+    return 0
+
+
+def _end(parsed: argparse.Namespace) -> int:
+    path = "/sign-ins" if parsed.all else f"/sign-ins/{quote(parsed.id, safe='')}"
+    with AdminClient(find_target(parsed)) as relay:
+        ended = relay.delete(path)
+    if parsed.json:
+        print_json(ended)
+    elif parsed.all:
+        print("every browser is signed out")
+    else:
+        print(f"{ended['id']}, a browser of {ended['admin']}, is signed out")
+    return 0

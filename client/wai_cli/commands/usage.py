@@ -1,0 +1,115 @@
+"""`wai usage`: what requests cost, added up by key, model, node, day or hour."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+import time
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.target import add_target_options, find_target
+from wai_cli.output.tables import plain, print_json, print_table
+from wai_protocol.errors import RequestError
+
+_UNITS_S: Final = {"h": 3600, "d": 86400, "w": 7 * 86400}
+_AGO: Final = re.compile(r"(\d{1,6})([hdw])")
+_COLUMNS: Final = (
+    *("REQUESTS", "ERRORS", "PROMPT", "CACHED", "ANSWER"),
+    *("FIRST p50", "p99", "TOKENS/S"),
+)
+_EXAMPLES: Final = """\
+examples:
+  wai usage                                  the last seven days, by day
+  wai usage --by key --since 30d
+  wai usage --by hour --since 2026-11-23 --csv > usage.csv
+
+Times are those of UTC. Tokens marked ~ are in part estimated: an upstream did not tell."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wai usage`."""
+    parser.epilog = _EXAMPLES
+    parser.add_argument(
+        "--by",
+        choices=("key", "model", "node", "day", "hour"),
+        default="day",
+        help="what the rows are for (default: day)",
+    )
+    when = "7d, 12h or 4w ago; or a day or time: 2026-11-23, 2026-11-23T12:00"
+    parser.add_argument("--since", metavar="WHEN", default="7d", help=f"{when} (default: 7d)")
+    parser.add_argument("--until", metavar="WHEN", help="up to then (default: now)")
+    for flag, what in (("--key", "key's id"), ("--model", "model"), ("--node", "node")):
+        parser.add_argument(flag, metavar="NAME", help=f"only this {what}")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    shown.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")
+    add_target_options(parser)
+    parser.set_defaults(run=_usage)
+
+
+def _usage(parsed: argparse.Namespace) -> int:
+    now = time.time()
+    asked = {"by": parsed.by, "since": seconds_of(parsed.since, now)}
+    if parsed.until is not None:
+        asked["until"] = seconds_of(parsed.until, now)
+    for name in ("key", "model", "node"):
+        if (only := getattr(parsed, name)) is not None:
+            asked[name] = only
+    with AdminClient(find_target(parsed)) as relay:
+        usage = relay.get(f"/usage?{urlencode(asked)}")
+    rows = [{**row, "name": usage["names"].get(row["group"], "")} for row in usage["data"]]
+    if parsed.json:
+        print_json(rows)
+    elif parsed.csv:
+        _print_csv(rows)
+    else:
+        print_table(
+            (parsed.by.upper(), *_COLUMNS),
+            [_row(row) for row in rows],
+            empty="no requests in that time",
+        )
+    return 0
+
+
+def seconds_of(text: str, now: float) -> int:
+    """`7d` ago or a day or time in UTC, as seconds since 1970. Raises `RequestError`."""
+    if matched := _AGO.fullmatch(text):
+        return max(int(now) - int(matched[1]) * _UNITS_S[matched[2]], 0)
+    try:
+        at = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise RequestError(
+            f"{text!r} is no time: write 7d, 12h, 4w, 2026-11-23 or 2026-11-23T12:00"
+        ) from None
+    at = at if at.tzinfo is not None else at.replace(tzinfo=datetime.UTC)
+    return max(int(at.timestamp()), 0)
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    from wai_relay.usage.csv_text import csv_text
+
+    columns = ["group", "name"]
+    columns += [name for name in (rows[0] if rows else ()) if name not in columns]
+    print(plain(csv_text(columns, rows)), end="")
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    unsure = "~" if row["estimated"] else ""
+    return (
+        row["name"] or row["group"] or "(none)",
+        str(row["requests"]),
+        str(row["errors"]),
+        f"{unsure}{row['prompt_tokens']}",
+        str(row["cached_tokens"]),
+        f"{unsure}{row['completion_tokens']}",
+        _ms(row["ttft_p50_ms"]),
+        _ms(row["ttft_p99_ms"]),
+        "-" if row["tokens_per_s"] is None else f"{row['tokens_per_s']:.1f}",
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} ms"

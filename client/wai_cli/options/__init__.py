@@ -1,0 +1,1 @@
+"""How commands are told what to do: values, settings, where data lies."""

@@ -1,0 +1,54 @@
+"""Reads what an answer says of its own cost, in the last bytes that came of it. Pure.
+
+llama.cpp writes `timings` at the end of an OpenAI answer, and into every chunk if it was asked to;
+Anthropic's events name the written tokens alone. Inside a JSON string quotes are escaped, so no
+answer can pretend to be one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from wai_node.upstreams.tally import Spent
+
+_TIMINGS: Final = b'"timings":'
+_OUTPUT: Final = re.compile(rb'"output_tokens":(\d{1,9})')
+
+
+class Timings(msgspec.Struct):
+    """llama.cpp's `timings`: tokens, and tokens per second."""
+
+    cache_n: int | None = None
+    prompt_n: int | None = None
+    predicted_n: int | None = None
+    prompt_per_second: float | None = None
+    predicted_per_second: float | None = None
+
+
+def timings_in(tail: bytes) -> Timings | None:
+    """The last `timings` in `tail`, None where there are none."""
+    at = tail.rfind(_TIMINGS)
+    end = tail.find(b"}", at)
+    if at < 0 or end < 0:
+        return None
+    try:
+        return msgspec.json.decode(tail[at + len(_TIMINGS) : end + 1], type=Timings)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def spent_in(tail: bytes) -> Spent:
+    """What the answer took, as far as `tail` says."""
+    timings = timings_in(tail)
+    if timings is not None:
+        return Spent(
+            timings.prompt_n,
+            timings.cache_n,
+            timings.predicted_n,
+            timings.predicted_per_second,
+        )
+    found = _OUTPUT.findall(tail)
+    return Spent(written=int(found[-1])) if found else Spent()

@@ -1,0 +1,1 @@
+"""One managed inference server as a process: started, watched, logged, stopped."""

@@ -1,0 +1,67 @@
+"""xllamacpp's HTTP server as a program: `python -P -m wai_node.managed.server.inprocess_server …`.
+
+Where no llama-server is installed. It takes the few flags that `process` gives to llama-server, and
+the key from LLAMA_API_KEY as that does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+
+
+def main() -> None:
+    """Load the model and serve until SIGTERM."""
+    options = _options()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        import xllamacpp
+    except ImportError as error:
+        sys.exit(f"xllamacpp can't be loaded: {error}")
+    params = xllamacpp.CommonParams()
+    params.model.path = options.model
+    params.model_alias = {options.alias}
+    params.api_keys = [os.environ.pop("LLAMA_API_KEY")]
+    params.hostnames = [options.host]
+    params.port = 0
+    params.ui = False
+    params.endpoint_metrics = True
+    params.endpoint_slots = True
+    params.verbosity = options.verbosity
+    params.n_ctx, params.n_parallel = options.ctx_size, options.parallel
+    params.kv_unified = False
+    params.fit_params = False
+    params.cache_ram_mib = options.cache_ram
+    params.n_gpu_layers = options.gpu_layers
+    if options.threads:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
+    try:
+        _server = xllamacpp.Server(params)  # serves for as long as it is held
+    except RuntimeError as error:
+        sys.exit(f"llama.cpp: {error}")
+    stop.wait()
+    os._exit(0)  # freeing the model would wait for answers that nobody reads any more
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="wai inference server")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--alias", required=True)
+    parser.add_argument("--host", required=True, help="the path of a unix socket")
+    parser.add_argument("--ctx-size", type=int, required=True)
+    parser.add_argument("--parallel", type=int, required=True)
+    parser.add_argument("--gpu-layers", type=int, default=-1)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--cache-ram", type=int, default=0)
+    parser.add_argument("--verbosity", type=int, default=4)
+    options, _ = parser.parse_known_args()
+    return options
+
+
+if __name__ == "__main__":
+    main()

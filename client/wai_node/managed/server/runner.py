@@ -1,0 +1,141 @@
+"""One generation of a managed server: started, awaited, watched, stopped.
+
+The task behind a `Launch`. It tells by `on_ready` when the server has loaded, and returns why it
+ended; whether that is a failure is for the `Deployment` machine to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from wai_node.managed.deployment import Wish
+from wai_node.managed.policy import ManagedSettings
+from wai_node.managed.wanted import WantedModel
+from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
+from wai_node.models.fit import Correction, Load, estimate
+from wai_node.models.shape import ModelShape
+from wai_protocol.errors import WaiError
+
+from .health import Health, answers
+from .log_file import LogFile
+from .orphans import mark
+from .process import ServerOptions, ServerProcess, find_command
+from .server_socket import ServerSocket
+
+LOADING_POLL_S: Final = 0.1  # a tiny model is ready in 0.1 s, a large one in minutes
+HEALTH_EVERY_S: Final = 10.0
+HEALTH_MISSES: Final = 3  # half a minute without an answer to /health is a hung server
+
+
+class Runner:
+    """Runs one server, which demands `key`. `url`, while it runs; `seen`, its buffers, once it has
+    loaded."""
+
+    def __init__(self, key: str, settings: ManagedSettings, log_path: Path) -> None:
+        self.url: str | None = None
+        self.key = key
+        self.seen: SeenBuffers | None = None
+        self.log_tail: tuple[str, ...] = ()
+        self._settings, self._log_path = settings, log_path
+        self._scope = anyio.CancelScope()
+
+    def halt(self) -> None:
+        """Stop it: `run` then returns. Harmless at any time."""
+        self._scope.cancel()
+
+    async def run(
+        self, model: WantedModel, path: Path, wish: Wish, on_ready: Callable[[int], None]
+    ) -> str:
+        """Serve until it ends or is halted; a sentence that says why."""
+        options = ServerOptions(
+            model=path,
+            alias=model.alias,
+            context_tokens=wish.context_tokens,
+            slots=wish.slots,
+            gpu_layers=wish.gpu_layers,
+            threads=self._settings.threads,
+            extra=self._settings.extra_flags,
+        )
+        log = LogFile(self._log_path)
+        try:
+            command = find_command(self._settings.server)
+            marks = mark(self._settings.folder)
+            socket = ServerSocket(self._settings.sockets_folder)
+            process = ServerProcess(command, options, self.key, log, socket, marks)
+            try:
+                await process.start()
+            except WaiError:
+                socket.remove()
+                raise
+        except WaiError as error:
+            log.close()
+            return str(error)
+        try:
+            self.url = socket.url
+            return await self._watch(process, on_ready)
+        finally:
+            self.log_tail = log.tail()
+            self.url = None
+            log.close()
+
+    def correction(self, shape: ModelShape, weights_bytes: int, wish: Wish) -> Correction | None:
+        """What its log teaches about the estimate; None where it said nothing."""
+        if self.seen is None:
+            return None
+        load = Load(min(wish.context_tokens, shape.context_trained), wish.slots)
+        return learn(self.seen, estimate(shape, weights_bytes, load))
+
+    async def _watch(self, process: ServerProcess, on_ready: Callable[[int], None]) -> str:
+        """Follow the process with the watch beside it, and leave neither behind."""
+        reason = ""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(process.follow)
+            try:
+                with self._scope:
+                    reason = await self._until_ended(process, on_ready)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await process.stop()
+        return reason or "it was stopped"
+
+    async def _until_ended(self, process: ServerProcess, on_ready: Callable[[int], None]) -> str:
+        health = Health(process.socket.url, self.key)
+        try:
+            if await self._loaded(process, health):
+                served = await health.served()
+                self.seen = read_buffers(process.log.tail())
+                process.log.serving()
+                on_ready(served.context_tokens)
+                if not await self._stays_healthy(process, health):
+                    return "the server no longer answered, and was stopped"
+        except WaiError as error:
+            if not process.ended.is_set():
+                return str(error)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await health.aclose()
+        await process.ended.wait()
+        return process.explain()
+
+    async def _loaded(self, process: ServerProcess, health: Health) -> bool:
+        """Poll until it is ready; False when it ended first. The machine bounds how long."""
+        while not process.ended.is_set():
+            if await answers(health):
+                return True
+            with anyio.move_on_after(LOADING_POLL_S):
+                await process.ended.wait()
+        return False
+
+    async def _stays_healthy(self, process: ServerProcess, health: Health) -> bool:
+        """Ask now and then; True when the process ended by itself, False when it hangs."""
+        misses = 0
+        while misses < HEALTH_MISSES:
+            with anyio.move_on_after(HEALTH_EVERY_S):
+                await process.ended.wait()
+                return True
+            misses = 0 if await answers(health) else misses + 1
+        return False

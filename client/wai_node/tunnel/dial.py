@@ -1,0 +1,311 @@
+"""One way out: connect to the relay, know it, and do the handshake.
+
+TLS with ALPN `wai/1`; where a proxy at the relay ends TLS and speaks only HTTP, an HTTP/1.1
+`Upgrade` on the same port (SPEC section 2). A proxy on our side is asked to connect us first
+(`proxy`). The name is resolved anew at each dial, and each of its addresses gets its chance
+(`wai_transport.connecting`). It keeps nothing: trying again is `tunnel`'s, the session
+`wai_transport.live_session`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, cast
+
+from wai_protocol.errors import (
+    AuthError,
+    Fault,
+    RemoteProtocolError,
+    TransportError,
+    WaiError,
+)
+from wai_protocol.handshake import Hello, NodeHandshake, Welcome
+from wai_protocol.identity import NodeKey
+from wai_protocol.limits import ALPN
+from wai_transport.address_race import Address
+from wai_transport.connecting import SilentPeer, create_connection
+from wai_transport.origin import Origin
+from wai_transport.tls import check_pin, client_context, endpoint_hash
+
+from .proxy import Proxy, ask_to_connect
+from .segments import USUAL_BYTES
+
+CONNECT_S: Final = 10.0
+"""DNS and TCP, and a proxy's answer; then the next try may find another address."""
+
+AGAIN_S: Final = 0.7
+"""An address that has not answered is sent another SYN after this, beside the first, whose
+repetitions by the kernel come after 1, 3 and 7 s: a network that came back is found within it."""
+
+HANDSHAKE_S: Final = 15.0
+"""HELLO to WELCOME; the relay itself gives up after 10 s."""
+
+MAX_UPGRADE_BYTES: Final = 8 * 1024
+"""The head of a proxy's answer to Upgrade."""
+
+UPGRADE_PATH: Final = "/wai"
+
+
+@dataclass(frozen=True, slots=True)
+class RelayAddress:
+    """Where the relay is, and how to know it. `dial`: an address to use instead of the URL's.
+    `proxy`: whom to ask for the connection to an https URL, unless there is such an address."""
+
+    url: str
+    public: bytes
+    pin: bytes | None
+    dial: tuple[str, int] | None = None
+    proxy: Proxy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a dial is made. `patience_s`: how long TLS, and then the handshake, may take.
+    `segment_bytes`: the maximum segment size to announce, except on this machine itself. `known`:
+    addresses that were good lately, for when the name can't be resolved."""
+
+    patience_s: float = HANDSHAKE_S
+    segment_bytes: int = USUAL_BYTES
+    known: tuple[Address, ...] = ()
+
+
+class Stalled(TransportError):
+    """A connection stood, but the relay's answer did not come: packets are lost, or it is busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A finished handshake. The transport belongs to the taker, who sets its protocol at once."""
+
+    transport: asyncio.Transport
+    welcome: Welcome
+    leftover: bytes
+
+
+async def dial(
+    address: RelayAddress,
+    key: NodeKey,
+    hello: Hello,
+    invite_secret: bytes | None = None,
+    *,
+    terms: Terms | None = None,
+) -> Connected:
+    """Connect and shake hands. `hello.endpoint_hash` is filled in here.
+
+    Raises `TransportError` (can't connect; `Stalled` where it connected and nothing came),
+    `AuthError` (refused, or not the relay that it should be), `RemoteProtocolError` (it speaks
+    something else).
+    """
+    terms = terms or Terms()
+    origin, _ = Origin.parse(address.url)
+    host, port = address.dial or (origin.host, origin.port)
+    secure = origin.scheme == "https"
+    context = client_context(address.pin, [ALPN, "http/1.1"]) if secure else None
+    proxy = address.proxy if address.dial is None else None
+    way = f" through the proxy {proxy}" if proxy is not None else ""
+    try:
+        if proxy is not None and context is not None:
+            transport, connection = await _connect_through(proxy, origin, context, terms)
+        else:
+            transport, connection = await create_connection(
+                _Connection,
+                host,
+                port,
+                limit_s=CONNECT_S,
+                tls=context,
+                tls_limit_s=terms.patience_s,
+                server_hostname=origin.host,
+                prepare=_preparation(terms),
+                again_s=AGAIN_S,
+                known=terms.known,
+            )
+    except SilentPeer:
+        raise Stalled(f"{host}:{port}{way} took a connection, but no TLS began on it") from None
+    except TimeoutError as error:
+        met = f": {error.strerror}" if error.strerror else ""
+        raise TransportError(f"no connection to {host}:{port}{way}{met}") from None
+    except (OSError, UnicodeError) as error:
+        raise TransportError(f"can't connect to {host}:{port}{way}: {_reason(error)}") from error
+    try:
+        async with asyncio.timeout(terms.patience_s):
+            return await _shake_hands(
+                transport, connection, address, origin, key, hello, invite_secret
+            )
+    except TimeoutError:
+        transport.abort()
+        raise Stalled(f"the relay did not answer within {terms.patience_s:g} s") from None
+    except BaseException:
+        transport.abort()
+        raise
+
+
+async def _connect_through(
+    proxy: Proxy, origin: Origin, context: ssl.SSLContext, terms: Terms
+) -> tuple[asyncio.Transport, _Connection]:
+    """Connect to the proxy, have it connect us on, and begin TLS with the relay."""
+    loop = asyncio.get_running_loop()
+    plain, connection = await create_connection(
+        _Connection,
+        proxy.host,
+        proxy.port,
+        limit_s=CONNECT_S,
+        prepare=_preparation(terms),
+        again_s=AGAIN_S,
+        known=terms.known,
+    )
+    try:
+        await _have_it_connect(proxy, origin, plain, connection)
+        async with asyncio.timeout(terms.patience_s):
+            secured = await loop.start_tls(plain, connection, context, server_hostname=origin.host)
+        if secured is None:
+            raise TransportError(f"the proxy {proxy} closed the connection")
+        connection.transport = secured
+        return secured, connection
+    except TimeoutError:
+        plain.abort()
+        raise SilentPeer from None
+    except BaseException:
+        plain.abort()
+        raise
+
+
+async def _have_it_connect(
+    proxy: Proxy, origin: Origin, plain: asyncio.Transport, connection: _Connection
+) -> None:
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            await ask_to_connect(proxy, origin, plain.write, connection.read)
+    except TimeoutError:
+        raise TransportError(
+            f"no connection to {origin.host}:{origin.port} through the proxy {proxy} within"
+            f" {CONNECT_S:g} s: it does not answer"
+        ) from None
+
+
+def _preparation(terms: Terms) -> Callable[[socket.socket, Address], None]:
+    def prepare(sock: socket.socket, address: Address) -> None:
+        if not ipaddress.ip_address(str(address).partition("%")[0]).is_loopback:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, terms.segment_bytes)
+
+    return prepare
+
+
+async def _shake_hands(
+    transport: asyncio.Transport,
+    connection: _Connection,
+    address: RelayAddress,
+    origin: Origin,
+    key: NodeKey,
+    hello: Hello,
+    invite_secret: bytes | None,
+) -> Connected:
+    tls = transport.get_extra_info("ssl_object")
+    direct = False
+    if tls is not None:
+        if address.pin is not None:
+            check_pin(tls, address.pin)
+        hello = replace(hello, endpoint_hash=endpoint_hash(tls))
+        direct = tls.selected_alpn_protocol() == ALPN
+    first = b"" if direct else await _upgrade(connection, origin.authority)
+    handshake = NodeHandshake(key, hello, relay_public=address.public, invite_secret=invite_secret)
+    welcome = handshake.receive_data(first) if first else None
+    while welcome is None:
+        if out := handshake.bytes_to_send():
+            transport.write(out)
+        welcome = handshake.receive_data(await connection.read())
+    transport.pause_reading()  # what follows is for the session, once it has the transport
+    leftover = handshake.leftover() + connection.take()
+    return Connected(transport, welcome, leftover)
+
+
+async def _upgrade(connection: _Connection, authority: str) -> bytes:
+    """Turn an HTTP/1.1 connection into a tunnel; what the relay sent after its 101."""
+    connection.transport.write(
+        f"GET {UPGRADE_PATH} HTTP/1.1\r\nHost: {authority}\r\n"
+        f"Connection: Upgrade\r\nUpgrade: {ALPN}\r\n\r\n".encode()
+    )
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += await connection.read()
+        if len(head) > MAX_UPGRADE_BYTES:
+            raise RemoteProtocolError("the answer to Upgrade is too long")
+    head, _, rest = head.partition(b"\r\n\r\n")
+    status = head.split(b"\r\n", 1)[0].decode("latin-1")
+    if not status.startswith("HTTP/1.1 101"):
+        raise RemoteProtocolError(
+            f"this is no wai relay, or a proxy in front of it does not pass Upgrade on: {status!r}"
+        )
+    return rest
+
+
+class _Connection(asyncio.Protocol):
+    """Collects what comes until somebody reads it."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self._buffer = b""
+        self._waiter: asyncio.Future[None] | None = None
+        self._lost: WaiError | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        reason = f": {exc}" if exc is not None else ""
+        self._lost = TransportError(f"the relay closed the connection in the handshake{reason}")
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def read(self) -> bytes:
+        """The next bytes. Raises `TransportError` at the connection's end."""
+        while not self._buffer:
+            if self._lost is not None:
+                raise self._lost
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self.take()
+
+    def take(self) -> bytes:
+        """What has come and was not read."""
+        data, self._buffer = self._buffer, b""
+        return data
+
+
+def _reason(error: Exception) -> str:
+    """One line that a person can act on."""
+    if isinstance(error, socket.gaierror):
+        return f"the name can't be resolved ({error.strerror})"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted here ({error.verify_message}); check the relay's"
+            " domain, or have a proxy's authority trusted by this machine"
+        )
+    if isinstance(error, ssl.SSLError):
+        return f"it does not speak TLS as expected ({error.reason or 'no reason given'})"
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def is_final(error: WaiError) -> bool:
+    """Whether trying again can't help before a person did something: the relay refused us.
+
+    Where it is not the relay that answers (PROOF_INVALID), a captive portal may be in the way, and
+    the next try can reach the relay.
+    """
+    return isinstance(error, AuthError) and error.fault is not Fault.PROOF_INVALID

@@ -1,0 +1,1 @@
+"""What the relay's rooms share: plain values and small interfaces. It imports none of them."""

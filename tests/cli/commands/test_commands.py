@@ -1,0 +1,332 @@
+"""The `wai` command as people and scripts meet it: shapes, errors, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from argparse import _SubParsersAction
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.cluster import Cluster, cluster
+from tests.harness.processes import Daemon, free_port, wait_until
+from tests.harness.real import script
+from wai_cli.client import admin_client
+from wai_cli.main import GROUPS, _parser, main
+from wai_relay.admin import deployments
+from wai_relay.identity import load_self_signed
+from wai_transport.folder import DataFolder
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+
+
+Captured = pytest.CaptureFixture[str]
+AT = ("key", "list", "--relay")
+
+
+def _run(capsys: Captured, *arguments: str | Path) -> tuple[int, str, str]:
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as ended:  # argparse's way, for --help and for mistakes
+        status = ended.code if isinstance(ended.code, int) else 1
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_command_waits_longer_for_the_hub_than_the_relay_does() -> None:
+    assert admin_client.HUB_TIMEOUT_S > deployments.HUB_TIMEOUT_S
+
+
+def test_help_is_light(tmp_path: Path) -> None:
+    code = (
+        "import sys; from wai_cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'cryptography', 'starlette', 'msgspec', 'uvloop', 'asyncio', 'ssl', 'anyio'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_command_has_help(capsys: Captured, group: str) -> None:
+    status, out, _ = _run(capsys, group, "--help")
+    assert status == 0
+    assert f"usage: wai {group}" in out
+    assert "example" in out
+
+
+@pytest.mark.parametrize("group", ["node", "invite", "key", "model"])
+def test_every_action_has_an_example(group: str) -> None:
+    found = next(
+        action for action in _parser([group])._actions if isinstance(action, _SubParsersAction)
+    )
+    actions = next(
+        action for action in found.choices[group]._actions if isinstance(action, _SubParsersAction)
+    )
+    for name, parser in actions.choices.items():
+        assert "example" in parser.format_help(), f"{group} {name}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("nothing",),
+        ("key",),
+        ("key", "create"),
+        ("key", "create", "a", "--rpm", "many"),
+        ("node", "join"),
+        ("relay", "--nothing"),
+    ],
+)
+def test_a_wrong_command_line_is_status_2_and_usage(
+    capsys: Captured, arguments: tuple[str, ...]
+) -> None:
+    status, _, err = _run(capsys, *arguments)
+    assert status == 2
+    assert "usage: wai" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("key", "create", ""), "it is empty"),
+        (("key", "revoke", " "), "it is empty"),
+        (("key", "create", "a", "--rpm", "-5"), "'-5' is not a whole number from 1 on, or none"),
+        (("key", "create", "a", "--rpm", "many"), "'many' is not a whole number"),
+        (("key", "create", "a", "--tpm", "9" * 20), "is not a whole number"),
+        (("key", "create", "a", "--priority", "9"), "'9' is not a whole number from -3 to 3"),
+        (("key", "create", "a", "--expires", "yesterday"), "is not a date such as 2027-01-31"),
+        (("key", "create", "a", "--expires", "2020-01-01"), "a date that is still to come"),
+        (("invite", "create", "--hours", "-1"), "'-1' is not a number of hours"),
+        (("invite", "create", "--hours", "nan"), "more than 0 and at most 720"),
+        (("invite", "revoke", ""), "it is empty"),
+        (("node", "logs", "box", "--lines", "-4"), "'-4' is not a whole number from 1 on"),
+        (("model", "search", "a", "--limit", "0"), "'0' is not a whole number from 1 to 50"),
+        (("model", "fit", "a/b", "--context", "-5"), "'-5' is not a whole number from 1 to"),
+        (("model", "deploy", "a/b", "--node", ""), "it is empty"),
+        (("model", "deploy", "a/b", "--node", "box", "--slots", "999"), "from 1 to 256"),
+        (("model", "deploy", "a/b", "--node", "box", "--idle-unload", "nan"), "seconds from 1 to"),
+        (("model", "context", "a/b", "--node", "box", "--context", "x"), "'x' is not a whole"),
+        (("node", "remove", ""), "it is empty"),
+        (("key", "create", "a\udcff"), "is not text in UTF-8"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_told_in_our_words(
+    capsys: Captured, arguments: tuple[str, ...], expected: str
+) -> None:
+    status, out, err = _run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert expected in err
+    assert "_value" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("key", "list", "--data", "/nowhere"), "start it with `wai relay --data /nowhere`"),
+        (("key", "list", "--relay", "https://x"), "--relay needs --token-file"),
+        (("key", "list", "--pin", "00"), "go with --relay"),
+        (("key", "list", "--relay", "x", "--token-file", "/dev/null"), "--relay is a URL"),
+        ((*AT, "https://", "--token-file", "/dev/null"), "--relay is a URL"),
+        ((*AT, "https://a:b", "--token-file", "/dev/null"), "--relay is a URL"),
+        ((*AT, "https://x", "--token-file", __file__), "is no admin token"),
+        ((*AT, "https://x", "--token-file", "/dev/null", "--ca", "/no"), "/no cannot be read"),
+        (
+            (*AT, "https://x", "--token-file", "/dev/null", "--ca", __file__),
+            f"{__file__} has no certificate in PEM",
+        ),
+        (("restore", "/nowhere", "--data", "/tmp/nowhere"), "/nowhere: No such file"),
+        (("node", "join", "wai_inv_x", "--data", "/nowhere"), "this invite cannot be used"),
+        (("relay", "--listen", "nowhere"), "'nowhere' is not HOST:PORT"),
+        (("relay", "--config", "/nowhere.toml"), "/nowhere.toml cannot be read"),
+        (("node", "run", "--upstream", "ftp://x"), "is not http://HOST:PORT"),
+        (("node", "run", "--upstream-key", "k"), "--upstream-key goes with --upstream"),
+        (("relay", "--data", "/dev/null/x"), "the folder /dev/null/x cannot be used"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_1(
+    capsys: Captured, arguments: tuple[str, ...], expected: str
+) -> None:
+    status, out, err = _run(capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("wai: ")
+    assert expected in err
+    assert "Traceback" not in err
+
+
+def test_a_keys_limits_are_set_changed_and_taken_away(running: Cluster, capsys: Captured) -> None:
+    data = ("--data", running.data, "--json")
+    flags = (
+        "--rpm",
+        "5",
+        "--model",
+        "a",
+        "--model",
+        "b",
+        "--local-only",
+        "--expires",
+        "2099-01-31",
+    )
+    key = json.loads(_run(capsys, "key", "create", "limited", *flags, *data)[1])
+    assert key["limits"]["rpm"] == 5
+    assert key["limits"]["models"] == ["a", "b"]
+    assert key["limits"]["local_only"] is True
+    assert key["limits"]["expires_at"] == 4073500800.0
+    changes = ("--rpm", "none", "--tpm", "900", "--model", "none", "--no-local-only", "--continue")
+    changed = json.loads(_run(capsys, "key", "update", key["id"], *changes, *data)[1])["limits"]
+    assert (changed["rpm"], changed["tpm"], changed["models"]) == (None, 900, [])
+    assert (changed["local_only"], changed["continue"]) == (False, True)
+    assert changed["expires_at"] == 4073500800.0
+    status, _, err = _run(capsys, "key", "update", key["id"], "--data", running.data)
+    assert (status, "nothing to change" in err) == (1, True)
+    _run(capsys, "key", "revoke", key["id"], *data)
+
+
+def test_the_shapes_that_scripts_build_on(running: Cluster, capsys: Captured) -> None:
+    data = ("--data", running.data, "--json")
+    invite = json.loads(_run(capsys, "invite", "create", *data)[1])
+    assert invite["invite"].startswith("wai_inv_")
+    key = json.loads(_run(capsys, "key", "create", "app", *data)[1])
+    assert key["key"].startswith("wai_sk_")
+    assert [k["id"] for k in json.loads(_run(capsys, "key", "list", *data)[1])] == [key["id"]]
+    assert _run(capsys, "key", "revoke", key["id"], "--data", running.data)[0] == 0
+    assert json.loads(_run(capsys, "key", "list", *data)[1]) == []
+    assert json.loads(_run(capsys, "node", "list", *data)[1]) == []
+    [listed] = json.loads(_run(capsys, "invite", "list", *data)[1])
+    assert _run(capsys, "invite", "revoke", listed["id"], "--data", running.data)[0] == 0
+
+
+def test_from_elsewhere_by_pin_by_certificate_and_not_without(
+    running: Cluster, capsys: Captured, tmp_path: Path
+) -> None:
+    pin = json.loads((running.data / "relay.json").read_text())["pin"]
+    token = tmp_path / "token"
+    shutil.copy(running.data / "admin.token", token)
+    there = ("key", "list", "--json", "--relay", running.url, "--token-file", token)
+    assert _run(capsys, *there, "--pin", pin)[0] == 0
+    assert _run(capsys, *there, "--ca", running.ca)[0] == 0
+    status, _, err = _run(capsys, *there)
+    assert (status, "--ca with a copy of its relay.crt" in err) == (1, True)
+    status, _, err = _run(capsys, *there, "--pin", "00" * 32)
+    assert (status, "is not the relay" in err) == (1, True)
+    token.write_text("wai_at_wrong")
+    status, _, err = _run(capsys, *there, "--pin", pin)
+    assert (status, "admin token is not known" in err) == (1, True)
+
+
+def test_unknown_names_are_said_to_be_unknown(running: Cluster, capsys: Captured) -> None:
+    for arguments in (
+        ("key", "revoke", "key_nobody"),
+        ("node", "remove", "nobody"),
+        ("node", "drain", "a/../b"),
+        ("invite", "revoke", "inv_nobody"),
+    ):
+        status, _, err = _run(capsys, *arguments, "--data", running.data)
+        assert status == 1
+        assert "there is no" in err
+
+
+def test_a_second_relay_in_the_same_folder_is_refused(running: Cluster, capsys: Captured) -> None:
+    status, _, err = _run(capsys, "relay", "--data", running.data, "--listen", "127.0.0.1:0")
+    assert status == 1
+    assert str(running.data) in err
+
+
+def test_doctor_says_what_to_do(running: Cluster, capsys: Captured, tmp_path: Path) -> None:
+    options = ("--data", running.data, "--node-data", tmp_path, "--json")
+    status, out, _ = _run(capsys, "doctor", *options)
+    found = {finding["check"]: finding for finding in json.loads(out)}
+    assert status == 1  # no node has joined this relay
+    assert [name for name, finding in found.items() if not finding["ok"]] == ["node", "request"]
+    assert "wai node join" in found["node"]["advice"]
+    keys = json.loads(_run(capsys, "key", "list", "--data", running.data, "--json")[1])
+    assert "wai doctor" not in {key["name"] for key in keys}  # it cleans up behind itself
+
+
+def test_doctor_finds_that_the_node_here_was_removed(running: Cluster, capsys: Captured) -> None:
+    running.join("gone")
+    data = running.start_node("gone").data
+
+    def said() -> str:
+        options = ("--data", running.data, "--node-data", data, "--json")
+        found = json.loads(_run(capsys, "doctor", *options)[1])
+        return str(next(finding["text"] for finding in found if finding["check"] == "here"))
+
+    wait_until(lambda: "is connected, but serves no model" in said(), "it is not connected")
+    assert _run(capsys, "node", "remove", "gone", "--data", running.data)[0] == 0
+    wait_until(lambda: "the node gone was removed from this relay" in said(), "still connected")
+
+
+@pytest.mark.parametrize(
+    ("certificate", "good", "said"),
+    [
+        ("self-signed", True, "nodes and callers reach it at https://localhost:{port}"),
+        ("{relay}/relay.crt,{relay}/relay-tls.key", False, "refuse the certificate that"),
+    ],
+)
+def test_doctor_on_the_relays_host_goes_the_way_that_nodes_go_too(
+    certificate: str, good: bool, said: str, capsys: Captured, tmp_path: Path
+) -> None:
+    data, port = tmp_path / "relay", free_port()
+    load_self_signed(DataFolder.open(data), ["localhost"])  # no authority vouches for it
+    command = [script("wai"), "relay", "--data", str(data), "--listen", f"127.0.0.1:{port}"]
+    command += [
+        "--tls",
+        certificate.format(relay=data),
+        "--public-url",
+        f"https://localhost:{port}",
+    ]
+    with Daemon(command, log=tmp_path / "relay.log") as relay:
+        relay.wait_until((data / "relay.json").exists, "the relay does not start")
+        options = ("--data", data, "--node-data", tmp_path / "none", "--json")
+        found = json.loads(_run(capsys, "doctor", *options)[1])
+    [public] = [finding for finding in found if finding["check"] == "public"]
+    assert (public["ok"], said.format(port=port) in public["text"]) == (good, True)
+
+
+def test_a_relay_that_was_killed_is_said_not_to_run(capsys: Captured, tmp_path: Path) -> None:
+    with cluster(tmp_path) as started:
+        started.relay.send(signal.SIGKILL)
+        started.relay.wait()
+        assert (started.data / "relay.json").exists()
+        status, _, err = _run(capsys, "key", "list", "--data", started.data)
+    assert status == 1
+    assert f"start it with `wai relay --data {started.data}`" in err
+
+
+def test_ctrl_c_ends_a_command_quietly(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; import wai_cli.commands.version as v\n"
+        "from wai_cli.main import main\n"
+        "import argparse\n"
+        "def run(parsed): os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(30)\n"
+        "v.configure = lambda parser: parser.set_defaults(run=run)\n"
+        "sys.exit(main(['version']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wai_cli", "version"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=30)
+    assert b"Traceback" not in err

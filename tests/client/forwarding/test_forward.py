@@ -1,0 +1,436 @@
+"""The node's forwarding: what leaves towards an upstream, and what a fault there does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.harness.llama_server import llama_server
+from tests.harness.raw_upstream import (
+    RawUpstream,
+    Script,
+    answering,
+    ok,
+    raw_upstream,
+    read_request,
+)
+from tests.harness.tiny_gguf import tiny_gguf
+from wai_node.forwarding.forward import HOLD_BYTES, Forwarder
+from wai_node.upstreams import Board, Probe, Upstream, upstream_at
+from wai_node.upstreams.openai import OpenAIUpstream
+from wai_node.upstreams.tally import OpenStream, Report, Spent
+from wai_protocol.errors import Fault, LocalProtocolError
+from wai_protocol.surface import Headers
+
+pytestmark = pytest.mark.anyio
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHAT = "/v1/chat/completions"
+
+
+class FakeSession:
+    """A session that writes down what it is told. `room`: what `send_data` answers."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[object, ...]] = []
+        self.room = True
+        self.consumed = 0
+        self.over = asyncio.Event()
+        self.some = asyncio.Event()
+
+    def send_headers(self, stream_id: int, status: int, headers: Headers) -> None:
+        self.log.append(("headers", stream_id, status, headers))
+
+    def send_data(self, stream_id: int, data: bytes) -> bool:
+        self.log.append(("data", stream_id, data))
+        self.some.set()
+        return self.room
+
+    def end_stream(self, stream_id: int) -> None:
+        self.log.append(("end", stream_id))
+        self.over.set()
+
+    def reset_stream(self, stream_id: int, fault: Fault, reason: str) -> None:
+        self.log.append(("reset", stream_id, fault))
+        self.over.set()
+
+    def consume(self, stream_id: int, size: int) -> None:
+        self.consumed += size
+
+    def emit(self, name: str, value: object) -> None:
+        self.log.append(("event", name, value))
+
+    @property
+    def payload(self) -> bytes:
+        return b"".join(entry[2] for entry in self.log if entry[0] == "data")  # type: ignore[misc]
+
+
+class Accounts:
+    def __init__(self, board: Board) -> None:
+        self.board = board
+
+    def started(self, upstream: Upstream, model: str, stream: OpenStream) -> None:
+        self.board.started(upstream, model, stream)
+
+    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent) -> None:
+        self.board.ended(upstream, model, stream, spent)
+
+    def left(self, upstream: Upstream, model: str, stream: OpenStream, report: Report) -> None:
+        self.board.left(upstream, model, stream, 0.0, report)
+
+    def measured(
+        self, upstream: Upstream, model: str, prefill_tps: float | None, decode_tps: float | None
+    ) -> None:
+        self.board.measured(upstream, model, prefill_tps, decode_tps)
+
+
+@asynccontextmanager
+async def forwarding(
+    *scripts: Script, max_streams: int = 8
+) -> AsyncIterator[tuple[Forwarder, Board, RawUpstream]]:
+    async with raw_upstream(*scripts) as raw:
+        upstream = OpenAIUpstream(raw.url, "node-secret")
+        board = Board()
+        board.add(upstream)
+        board.probed(upstream, Probe((upstream.model("m"),)))
+        forwarder = Forwarder(board, Accounts(board), max_streams=max_streams)
+        yield forwarder, board, raw
+        await upstream.aclose()
+        assert forwarder.active_streams == 0
+        assert board.active() == {}
+
+
+async def test_credentials_and_origin_stay_and_the_upstreams_key_goes() -> None:
+    seen: list[bytes] = []
+    async with forwarding(answering(ok(b"yes", b"Server: x"), seen=seen)) as (forwarder, _, raw):
+        session = FakeSession()
+        headers = [
+            (b"authorization", b"Bearer caller-secret"),
+            (b"origin", b"https://evil"),
+            (b"x-conversation-id", b"c"),
+            (b"content-type", b"application/json"),
+        ]
+        forwarder.opened(session, 1, "POST", CHAT + "?a=b", headers, "m", ended=False)
+        forwarder.data(session, 1, b"{}")
+        forwarder.ended(session, 1)
+        await session.over.wait()
+        request = seen[0]
+        assert request.startswith(b"POST /v1/chat/completions?a=b HTTP/1.1\r\n")
+        assert b"host: " + raw.url.removeprefix("http://").encode() in request
+        assert b"authorization: Bearer node-secret" in request
+        assert b"content-length: 2\r\n" in request
+        assert not any(word in request for word in (b"caller", b"evil", b"conversation"))
+        assert session.log == [
+            ("headers", 1, 200, []),
+            ("data", 1, b"yes"),
+            ("end", 1),
+        ]
+        assert session.consumed == 2
+
+
+@pytest.mark.parametrize(
+    ("content_type", "announced"),
+    [(b"application/json", [(b"content-length", b"3")]), (b"text/event-stream", [])],
+)
+async def test_the_length_of_a_whole_answer_is_announced(
+    content_type: bytes, announced: Headers
+) -> None:
+    field = (b"content-type", content_type)
+    async with forwarding(answering(ok(b"yes", b"Content-Type: " + content_type))) as (
+        forwarder,
+        *_,
+    ):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        assert session.log[0] == ("headers", 1, 200, [field, *announced])
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "model", "fault"),
+    [
+        ("GET", "/slots", "m", Fault.ROUTE_REFUSED),
+        ("DELETE", "/models", "m", Fault.ROUTE_REFUSED),
+        ("POST", "/v1/../slots", "m", Fault.ROUTE_REFUSED),
+        ("POST", "/v1/messages", "m", Fault.ROUTE_REFUSED),
+        ("POST", CHAT, "other", Fault.MODEL_NOT_FOUND),
+        ("POST", CHAT + "?a b", "m", Fault.PROTOCOL),
+        ("POST", CHAT + "?\r\nx: y", "m", Fault.PROTOCOL),
+    ],
+)
+async def test_what_a_hostile_relay_asks_is_refused(
+    method: str, target: str, model: str, fault: Fault
+) -> None:
+    async with forwarding(answering(ok(b""))) as (forwarder, _, raw):
+        session = FakeSession()
+        forwarder.opened(session, 1, method, target, [], model, ended=True)
+        assert session.log == [("reset", 1, fault)]
+        assert raw.connections == 0
+
+
+async def test_streams_over_the_bound_are_refused() -> None:
+    async def hang(r: asyncio.StreamReader, w: asyncio.StreamWriter) -> None:
+        await r.read()
+
+    async with forwarding(hang, max_streams=1) as (forwarder, board, _):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        assert board.status().models[0].slots_busy == 1
+        forwarder.opened(session, 3, "POST", CHAT, [], "m", ended=True)
+        assert session.log == [("reset", 3, Fault.OVERLOADED)]
+        forwarder.lost(session)
+
+
+@pytest.mark.parametrize("how", ["reset", "lost"])
+async def test_a_caller_that_leaves_closes_the_upstreams_socket(how: str) -> None:
+    async def endless(r: asyncio.StreamReader, w: asyncio.StreamWriter) -> None:
+        await read_request(r)
+        w.write(CHUNKED + b"1\r\na\r\n")
+        await r.read()
+
+    async with forwarding(endless) as (forwarder, _, raw):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.some.wait()
+        if how == "reset":
+            forwarder.reset(session, 1)
+        else:
+            forwarder.lost(session)
+        await raw.client_left.wait()
+        assert not session.over.is_set()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"garbage\r\n\r\n", CHUNKED + b"5\r\nhello\r\n", CHUNKED + b"zz\r\n"]
+)
+async def test_an_upstream_that_breaks_resets_the_stream(answer: bytes) -> None:
+    async with forwarding(answering(answer, close=True)) as (forwarder, _, _raw):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        assert session.log[-1] == ("reset", 1, Fault.UPSTREAM_BROKE)
+
+
+async def test_a_large_upload_streams_and_its_credit_follows_the_socket() -> None:
+    gate = asyncio.Event()
+    seen = 0
+
+    async def slow(r: asyncio.StreamReader, w: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        await gate.wait()
+        head, body = await read_request(r)
+        assert b"transfer-encoding: chunked" in head
+        seen = len(body)
+        w.write(ok(b""))
+
+    async with forwarding(slow) as (forwarder, _, _raw):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=False)
+        sent = 0
+        while sent - session.consumed < 4 * HOLD_BYTES:  # the window of a session
+            forwarder.data(session, 1, b"x" * 16_384)
+            sent += 16_384
+            await asyncio.sleep(0)
+        gate.set()
+        forwarder.ended(session, 1)
+        await session.over.wait()
+        assert seen == sent == session.consumed
+
+
+async def test_an_announced_length_is_kept_and_a_lie_about_it_resets() -> None:
+    seen: list[bytes] = []
+    async with forwarding(answering(ok(b""), seen=seen)) as (forwarder, _, _raw):
+        session, length = FakeSession(), [(b"content-length", b"3")]
+        forwarder.opened(session, 1, "POST", CHAT, length, "m", ended=False)
+        forwarder.data(session, 1, b"abc")
+        forwarder.ended(session, 1)
+        await session.over.wait()
+        assert seen[0].endswith(b"content-length: 3\r\n\r\nabc")
+        forwarder.opened(session, 3, "POST", CHAT, length, "m", ended=False)
+        forwarder.data(session, 3, b"four")
+        assert session.log[-1] == ("reset", 3, Fault.PROTOCOL)
+
+
+async def test_a_slow_session_pauses_its_upstream_and_goes_on() -> None:
+    gate = asyncio.Event()
+
+    async def two(r: asyncio.StreamReader, w: asyncio.StreamWriter) -> None:
+        await read_request(r)
+        w.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na")
+        await gate.wait()
+        w.write(b"b")
+        await r.read()
+
+    async with forwarding(two) as (forwarder, _, _raw):
+        session = FakeSession()
+        session.room = False
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.some.wait()
+        gate.set()
+        await asyncio.sleep(0.02)
+        assert session.payload == b"a"
+        session.room = True
+        forwarder.writable(session, 1)
+        await session.over.wait()
+        assert session.payload == b"ab"
+
+
+async def test_llama_cpps_timings_become_the_models_speed() -> None:
+    tail = b'data: {"timings":{"prompt_per_second":800.0,"predicted_per_second":41.26}}\n\n'
+    async with forwarding(answering(ok(tail + b"data: [DONE]\n\n"))) as (forwarder, board, _raw):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        model = board.status().models[0]
+        assert (model.prefill_tps, model.decode_tps) == (800.0, 41.3)
+
+
+@pytest.mark.e2e
+async def test_a_reset_in_mid_stream_frees_the_real_llama_servers_slot(tmp_path: Path) -> None:
+    with llama_server(tiny_gguf(tmp_path), tmp_path, key="k3y") as server:
+        upstream = await upstream_at(server.url, "k3y")
+        assert upstream.kind == "llama-server"
+        board = Board()
+        board.add(upstream)
+        board.probed(upstream, await upstream.probe())
+        status = board.status().models[0]
+        assert (status.id, status.slots_total, status.context_tokens) == ("tiny", 2, 2048)
+        forwarder, session = Forwarder(board, Accounts(board)), FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "tiny", ended=False)
+        body = (
+            b'{"model":"tiny","stream":true,"max_tokens":1900,"ignore_eos":true,'
+            b'"messages":[{"role":"user","content":"hi"}]}'
+        )
+        forwarder.data(session, 1, body)
+        forwarder.ended(session, 1)
+        await session.some.wait()
+        forwarder.reset(session, 1)
+        async with asyncio.timeout(1):  # issue 2: within 1 s
+            while await asyncio.to_thread(server.busy_slots):
+                pass
+        assert not session.over.is_set()
+        assert forwarder.active_streams == 0
+        await upstream.aclose()
+
+
+async def test_each_stream_is_a_line_that_names_the_relays_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forged = b"req_1 status=500 \xff"
+    headers = [(b"x-request-id", forged), (b"content-type", b"application/json")]
+    async with forwarding(
+        answering(ok(b"yes", b"Connection: close"), close=True), answering(CHUNKED, close=True)
+    ) as (
+        forwarder,
+        _,
+        _raw,
+    ):
+        with caplog.at_level("INFO", "wai.access"):
+            for stream in (1, 2):
+                session = FakeSession()
+                forwarder.opened(session, stream, "POST", CHAT, headers, "m", ended=True)
+                await session.over.wait()
+    lines: list[dict[str, object]] = [record.__dict__["fields"] for record in caplog.records]
+    assert [(line["status"], line["fault"]) for line in lines] == [
+        (200, ""),
+        (200, "upstream_broke"),
+    ]
+    assert {line["request_id"] for line in lines} == {r"req_1\x20status=500\x20\xff"}
+
+
+async def test_a_reset_that_crosses_the_answers_end_is_told_what_it_took() -> None:
+    timings = b'{"timings":{"cache_n":3,"prompt_n":20,"predicted_n":7}}'
+    async with forwarding(answering(ok(timings))) as (forwarder, _, _raw):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        forwarder.reset(session, 1)
+        told = {"stream": 1, "prompt": 23, "cached": 3, "completion": 7, "exact": True}
+        assert session.log[-1] == ("event", "spent", told)
+        forwarder.reset(session, 1)
+        forwarder.lost(session)
+        assert len([entry for entry in session.log if entry[0] == "event"]) == 1
+
+
+async def test_a_request_that_was_not_sent_yet_took_nothing() -> None:
+    async with forwarding(answering(ok(b""))) as (forwarder, _, _raw):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=False)
+        forwarder.reset(session, 1)
+        told = {"stream": 1, "prompt": 0, "cached": 0, "completion": 0, "exact": True}
+        assert session.log == [("event", "spent", told)]
+
+
+NOT_FOR_CALLERS = b"""Location: https://elsewhere.example/
+X-Accel-Redirect: /internal/
+X-Sendfile: /etc/passwd
+Clear-Site-Data: "*"
+Refresh: 0; url=https://elsewhere.example/
+Set-Cookie: a=b
+X-RateLimit-Remaining-Requests: 0
+Access-Control-Allow-Origin: *
+Access-Control-Max-Age: 9
+Alt-Svc: h3=":443"
+Strict-Transport-Security: max-age=1
+Link: <https://elsewhere.example/>; rel=preload
+WWW-Authenticate: Basic
+Proxy-Authenticate: Basic
+Content-Location: https://elsewhere.example/
+X-WAI-Node: other
+Server: x""".split(b"\n")
+
+
+async def test_only_harmless_headers_of_an_answer_leave_the_node() -> None:
+    harmless = [b"Content-Type: application/json", b"Retry-After: 3", b"OpenAI-Processing-MS: 7"]
+    async with forwarding(answering(ok(b"{}", *NOT_FOR_CALLERS, *harmless))) as (forwarder, *_):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        assert session.log[0] == (
+            "headers",
+            1,
+            200,
+            [
+                (b"content-type", b"application/json"),
+                (b"retry-after", b"3"),
+                (b"openai-processing-ms", b"7"),
+                (b"content-length", b"2"),
+            ],
+        )
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308, 399])
+async def test_a_redirect_of_the_model_server_is_its_fault_and_goes_no_further(status: int) -> None:
+    answer = (
+        b"HTTP/1.1 %d x\r\nLocation: https://elsewhere/\r\nContent-Length: 2\r\n\r\n{}" % status
+    )
+    async with forwarding(answering(answer)) as (forwarder, *_):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        assert session.log == [("reset", 1, Fault.UPSTREAM_BROKE)]
+
+
+async def test_an_answers_head_that_fits_no_frame_resets_its_stream() -> None:
+    class Strict(FakeSession):
+        def send_headers(self, stream_id: int, status: int, headers: Headers) -> None:
+            raise LocalProtocolError("no")
+
+    async with forwarding(answering(ok(b"{}"))) as (forwarder, *_):
+        session = Strict()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        assert session.log == [("reset", 1, Fault.UPSTREAM_BROKE)]
+
+
+async def test_a_stream_that_the_node_itself_fails_on_leaves_nothing_behind() -> None:
+    async with forwarding(answering(ok(b"{}"))) as (forwarder, *_):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=False)
+        forwarder.failed(session, 1)
+        forwarder.failed(session, 1)
+        assert forwarder.active_streams == 0
