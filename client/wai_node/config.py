@@ -1,7 +1,7 @@
 """How a node is run: the settings that `wai node run` takes from its file, environment and flags.
 
-Values and their checks only; `wai_cli.options.settings` merges the sources. Where the relay is and how to
-know it came with the invite, and is kept by the node, not here.
+Values and their checks only; `wai_cli.options.settings` merges the sources. Where the relay is and
+how to know it came with the invite, and is kept by the node, not here.
 """
 
 from __future__ import annotations

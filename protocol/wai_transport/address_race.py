@@ -1,8 +1,8 @@
 """In which order, and when, the addresses of a host are dialled (Happy Eyeballs, RFC 8305).
 
 A pure state machine, told the time, for a shell that opens the sockets: `connecting` here with an
-event loop, `wai_cli.client.connecting` without one. An address that does not answer holds up the next
-one for a quarter of a second, and one that fails not at all.
+event loop, `wai_cli.client.connecting` without one. An address that does not answer holds up the
+next one for a quarter of a second, and one that fails not at all.
 """
 
 from __future__ import annotations

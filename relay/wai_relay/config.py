@@ -1,7 +1,7 @@
 """How a relay is run: the settings that `wai relay` takes from its file, environment and flags.
 
-Values and their checks only; `wai_cli.options.settings` merges the sources. What can be changed while
-the relay runs is in `settings`.
+Values and their checks only; `wai_cli.options.settings` merges the sources. What can be changed
+while the relay runs is in `settings`.
 """
 
 from __future__ import annotations

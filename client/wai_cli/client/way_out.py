@@ -1,8 +1,8 @@
 """The way out of this machine, as its environment says: directly, or through an HTTP proxy.
 
 `HTTPS_PROXY` and `NO_PROXY` mean for every command what they mean for a node:
-`wai_node.tunnel.proxy` has the rules and the words of the exchange, this module reads the environment
-and moves the bytes.
+`wai_node.tunnel.proxy` has the rules and the words of the exchange, this module reads the
+environment and moves the bytes.
 """
 
 from __future__ import annotations
