@@ -226,11 +226,11 @@ class Relay:
             lambda: metrics.text(
                 self._fleet.nodes(),
                 gateway.live,
-                edge,
+                edge.counters,
                 tls.ends if tls is not None else None,
                 books.state,
             ),
-            admins,
+            admins.authenticate,
             config.metrics_token,
         )
         edge.handler = App(
