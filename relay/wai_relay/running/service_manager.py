@@ -32,9 +32,12 @@ def notify_ready() -> None:
 
 
 def notify_stopping(*, succeeded: bool) -> None:
-    """We end; with a successor the service goes on, and nothing is said."""
+    """We end, and the service with us; with a successor the service goes on, and nothing is said.
+
+    We are the main process still: a successor that is given up may have said otherwise.
+    """
     if not succeeded:
-        notify("STOPPING=1")
+        notify(f"MAINPID={os.getpid()}", "STOPPING=1")
 
 
 def passed_sockets(environment: MutableMapping[str, str] = os.environ) -> list[socket.socket]:

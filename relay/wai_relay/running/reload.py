@@ -13,8 +13,7 @@ from dataclasses import fields, replace
 from typing import Final, TypeAlias
 
 from wai_protocol.errors import WaiError
-
-from .config import RelayConfig
+from wai_relay.config import RelayConfig
 
 Use: TypeAlias = Callable[[], None]
 """Puts to use what was made ready. Can't fail."""
