@@ -46,7 +46,8 @@ class App:
     """The relay's handler.
 
     `ready` is `Readiness.state`. `usage` says how the books are kept: a relay that can't write them
-    serves all the same. `metrics` answers Prometheus, `installer` machines that want to become nodes.
+    serves all the same. `metrics` answers Prometheus, `installer` machines that want to become
+    nodes.
     """
 
     def __init__(
