@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -144,6 +145,23 @@ def test_sigterm_ends_a_successor_that_has_not_taken_over_yet(tmp_path: Path) ->
         running.relay.wait_for_output("starting a new relay")
         assert running.relay.stop() == 0
         assert running.relay.family() == []
+
+
+def test_a_service_manager_is_told_of_no_successor_that_has_not_taken_over(tmp_path: Path) -> None:
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(20)
+        with cluster(tmp_path, env={"NOTIFY_SOCKET": str(address)}) as running:
+            ours = f"MAINPID={running.relay.pid}"
+            assert manager.recv(200).decode() == f"{ours}\nREADY=1"
+            running.relay.send(signal.SIGUSR2)
+            running.relay.wait_for_output("starting a new relay")
+            assert running.relay.stop() == 0
+            assert manager.recv(200).decode() == f"{ours}\nSTOPPING=1"
+            manager.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                manager.recv(200)
 
 
 def test_sigterm_ends_a_successor_that_hangs(tmp_path: Path) -> None:
