@@ -36,7 +36,8 @@ from wai_protocol.invite import decode
 from wai_protocol.limits import Limits
 from wai_protocol.session import Role, Session
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.access.keys import KeyLimits, KeyRing
+from wai_relay.access.keys import KeyRing
+from wai_relay.contracts.api_keys import KeyLimits
 from wai_relay.fleet.invites import Invites, RelayAddress
 from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.registry import NodeRegistry

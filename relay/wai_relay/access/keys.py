@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_protocol.surface import Headers
+from wai_relay.contracts.api_keys import ApiKey, KeyLimits
 from wai_relay.storage import ConflictError, Row, Store, Write, until_restart
 
 KEY_PREFIX: Final = "wai_sk_"
@@ -29,57 +29,6 @@ MAX_PRESENTED_BYTES: Final = 256  # what a caller may make us hash
 
 
 _NAMES: Final = "SELECT id, name FROM api_keys"
-
-
-@dataclass(frozen=True, slots=True)
-class KeyLimits:
-    """What a key may use; None and empty mean without limit.
-
-    `rpm`, `tpm`: requests and tokens a minute. `concurrency`: requests at once. `monthly_tokens`:
-    per calendar month, UTC. `expires_at`: seconds since 1970. `models`, `nodes`: the only ones it
-    reaches. `local_only`: never a cloud provider. `priority`: higher goes first in the queue.
-    `continue_`: an answer whose node died is continued on another.
-    """
-
-    rpm: int | None = None
-    tpm: int | None = None
-    concurrency: int | None = None
-    monthly_tokens: int | None = None
-    expires_at: float | None = None
-    models: tuple[str, ...] = ()
-    nodes: tuple[str, ...] = ()
-    local_only: bool = False
-    priority: int = 0
-    continue_: bool = False
-
-    def to_json(self) -> str:
-        """As the store keeps it."""
-        return json.dumps(asdict(self), separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> KeyLimits:
-        """From the store. What a newer version wrote beside it is left alone."""
-        fields = {name: value for name, value in json.loads(text).items() if name in cls.__slots__}
-        for name in ("models", "nodes"):
-            fields[name] = tuple(fields.get(name, ()))
-        return cls(**fields)
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A key as the store knows it. `prefix` is its first characters, to recognise it by.
-
-    `version` grows with every change. `revoked_at` is None for a key that is good.
-    """
-
-    id: str
-    name: str
-    sha256: bytes = field(repr=False)
-    prefix: str
-    limits: KeyLimits
-    version: int
-    created_at: float
-    revoked_at: float | None = None
 
 
 class KeyRing:

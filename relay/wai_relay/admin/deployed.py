@@ -18,7 +18,7 @@ import msgspec
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import MAX_COUNT, MAX_NAME_CHARS
 
-from .context import LiveNode
+from .live_nodes import LiveNode
 from .model_types import DeploymentView
 
 log = logging.getLogger("wai.admin")

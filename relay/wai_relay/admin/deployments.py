@@ -12,9 +12,10 @@ from typing import Any, Final
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_relay.fleet.registry import no_such_node
 
-from .context import Context, LiveNode
+from .context import Context
 from .deployed import checked, views_of
 from .endpoint import Call, Endpoint, Query
+from .live_nodes import LiveNode
 from .model_types import (
     ChangeContext,
     CreateDeployment,

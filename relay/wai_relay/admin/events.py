@@ -1,4 +1,4 @@
-"""`GET /admin/v1/events`: one SSE feed of everything live.
+"""What `GET /admin/v1/events` sends: one SSE feed of everything live.
 
     event: nodes | requests | deployments
                                {"full": bool, "set": [rows], "gone": [ids], "tokens": {id: count}}
@@ -21,19 +21,14 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
 
-from wai_protocol.errors import Fault, WaiError
 from wai_relay.access.audit import AuditLog
 from wai_relay.observe.live import LiveRequests, LiveView
 from wai_relay.observe.pulse import CallLater, Pulse
 
-from .context import Context, Fleet, LiveNode
 from .deployed import Deployed
-from .endpoint import NO_STORE, refuse, sign_in
+from .live_nodes import LiveFleet, LiveNode, node_view
 from .model_types import DeploymentView
-from .nodes import view_of
 from .types import NodeView
 
 TICK_S: Final = 0.5  # how far a token count may be behind; people read no faster
@@ -94,7 +89,7 @@ class Feed:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: LiveFleet,
         live: LiveRequests,
         pulse: Pulse,
         audit: AuditLog,
@@ -196,7 +191,7 @@ class Feed:
             mark = _mark_of(node)
             if self._node_marks.get(node.record.id) != mark:
                 self._node_marks[node.record.id] = mark
-                view = self._nodes[node.record.id] = view_of(node)
+                view = self._nodes[node.record.id] = node_view(node)
                 changed.append(view)
         gone = _drop_others(self._nodes, seen)
         _drop_others(self._node_marks, seen)
@@ -251,27 +246,6 @@ class Feed:
                 _event("pulse", self._pulse.now),
             )
         )
-
-
-async def respond(context: Context, request: Request) -> Response:
-    """Answer `GET /events`."""
-    try:
-        sign_in(context, request)
-        if context.feed.full:
-            raise WaiError("too many watch this relay already; close a tab", Fault.OVERLOADED)
-    except WaiError as error:
-        return refuse(error)
-
-    def allowed() -> bool:
-        try:
-            sign_in(context, request)
-        except WaiError:
-            return False
-        return True
-
-    return StreamingResponse(
-        context.feed.listen(allowed), headers=NO_STORE, media_type="text/event-stream"
-    )
 
 
 def _mark_of(node: LiveNode) -> tuple[Any, ...]:

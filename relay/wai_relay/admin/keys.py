@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.access.keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey, KeyLimits
 
 from .context import Context
 from .endpoint import Call, Endpoint, Query

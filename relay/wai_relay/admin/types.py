@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from wai_relay.access.admins import ADMIN_NAME
-from wai_relay.access.keys import MAX_NAME_CHARS, KeyLimits
+from wai_relay.access.keys import MAX_NAME_CHARS
+from wai_relay.contracts.api_keys import KeyLimits
 from wai_relay.fleet.invites import MAX_TTL_S
 from wai_relay.fleet.registry import NODE_NAME
 

@@ -12,7 +12,7 @@ from typing import Final, Literal, Protocol
 from msgspec import Struct
 
 from wai_protocol.errors import Fault
-from wai_relay.access.keys import ApiKey
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import RequestRecord, TokenCounts
 
 State = Literal["queued", "prefill", "streaming"]

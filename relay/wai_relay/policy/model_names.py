@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.access.keys import KeyLimits
+from wai_relay.contracts.api_keys import KeyLimits
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from tests.harness.openai_service import KEY, MODEL, OpenAiService, openai_servi
 from wai_protocol.errors import RequestError, StoreError
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
-from wai_relay.access.keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey, KeyLimits
 from wai_relay.contracts.records import RequestRecord
 from wai_relay.fleet.provider_config import ProviderConfig, ProviderModel
 from wai_relay.fleet.providers import ProvidedFleet, Provider

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.access.keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey, KeyLimits
 from wai_relay.policy.admission import (
     CONCURRENCY_RETRY_S,
     Admission,
