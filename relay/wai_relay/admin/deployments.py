@@ -9,13 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
-from wai_relay.fleet.registry import no_such_node
-
-from .context import Context, LiveNode
-from .deployed import checked, views_of
-from .endpoint import Call, Endpoint, Query
-from .model_types import (
+from wai_api.models import (
     ChangeContext,
     CreateDeployment,
     DeploymentList,
@@ -27,6 +21,12 @@ from .model_types import (
     NodeFit,
     QuantFitView,
 )
+from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
+from wai_relay.fleet.registry import no_such_node
+
+from .context import Context, LiveNode
+from .deployed import checked, views_of
+from .endpoint import Call, Endpoint, Query
 
 HUB_TIMEOUT_S: Final = 45.0
 """For what makes the node ask the hub, which may take 30 s to say that it is down."""

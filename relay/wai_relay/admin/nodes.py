@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from wai_api.nodes import ModelView, NodeList, NodeView
 from wai_relay.fleet.registry import no_such_node
 
 from .context import Context, LiveNode
 from .endpoint import Call, Endpoint
-from .types import ModelView, NodeList, NodeView
 
 
 async def list_nodes(context: Context, call: Call) -> NodeList:

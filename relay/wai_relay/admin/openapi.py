@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
+from wai_api.errors import ErrorAnswer
+from wai_api.schema import schemas
 from wai_relay.access.sign_ins import COOKIE, CSRF_HEADER
 
 from .endpoint import JSON_TYPE, Endpoint
-from .types import ErrorAnswer
 
 OPENAPI_VERSION: Final = "3.1.0"
-_REFS: Final = "#/components/schemas/{name}"
 _PLACEHOLDER: Final = re.compile(r"{(\w+)}")
 
 
@@ -42,8 +42,8 @@ def document(
     """The document as JSON can say it; paths are below `base`, those of `also` whole."""
     operations: list[Endpoint | Described] = [*endpoints, *also]
     types: list[Any] = [t for one in operations for t in (one.answer, one.body) if t is not None]
-    schemas, components = msgspec.json.schema_components([*types, ErrorAnswer], ref_template=_REFS)
-    by_type = dict(zip([*types, ErrorAnswer], schemas, strict=True))
+    found, components = schemas([*types, ErrorAnswer])
+    by_type = dict(zip([*types, ErrorAnswer], found, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         methods = paths.setdefault(base + endpoint.path, {})

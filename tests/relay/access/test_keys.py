@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.relay.conftest import Clock, everything_in
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
-from wai_relay.access.keys import KeyLimits, KeyRing
+from wai_relay.access.keys import KeyRing
 from wai_relay.storage import SqliteStore, Write
 
 pytestmark = pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""Types of the admin API about models on the hub and on nodes; see `types` for the rest."""
+"""Models on the hub and on nodes."""
 
 from __future__ import annotations
 
@@ -82,8 +82,7 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     size_bytes: int
     in_flight: int
     progress: ProgressView | None
-    changing: bool = False
-    """Older nodes do not say."""
+    changing: bool = False  # older nodes do not say
 
 
 class DeploymentList(Struct, frozen=True):
