@@ -125,7 +125,7 @@ class KeyLimits(Struct, frozen=True, kw_only=True, rename={"continue_": "continu
         int,
         _limit(
             *("--priority", "Priority in the queue", "priority"),
-            "Its place in the queue: a higher one is served first",
+            "Its weight in the queue: a higher one is served more often",
             least=-MAX_PRIORITY,
             most=MAX_PRIORITY,
         ),
