@@ -42,7 +42,7 @@ class Kind(Enum):
     """A whole number with a default, never null."""
 
 
-class _Text(msgspec.Struct, frozen=True, kw_only=True):
+class _Text(Struct, frozen=True, kw_only=True):
     """What a field's `Meta` carries besides its title and description."""
 
     flag: str
@@ -161,9 +161,18 @@ class Limit:
 
 
 def limits_of(struct: type[Struct]) -> tuple[Limit, ...]:
-    """The limits that a struct's fields describe, in their order."""
+    """The limits that a struct's fields describe, in their order.
+
+    Raises `TypeError` for a field that has no description.
+    """
     hints = typing.get_type_hints(struct, include_extras=True)
-    return tuple(_read(field, hints[field.name]) for field in msgspec.structs.fields(struct))
+    limits = []
+    for field in msgspec.structs.fields(struct):
+        meta = next(iter(getattr(hints[field.name], "__metadata__", ())), None)
+        if meta is None or "limit" not in (meta.extra or {}):
+            raise TypeError(f"{struct.__name__}.{field.name} has no description: see `_limit`")
+        limits.append(_read(field, hints[field.name].__origin__, meta))
+    return tuple(limits)
 
 
 def changes_of(limits: tuple[Limit, ...], base: type[Struct]) -> type[Struct]:
@@ -205,8 +214,7 @@ def _within(limit: Limit, value: Any) -> Any:
     return value
 
 
-def _read(field: msgspec.structs.FieldInfo, hint: Any) -> Limit:
-    kept, meta = hint.__origin__, hint.__metadata__[0]
+def _read(field: msgspec.structs.FieldInfo, kept: Any, meta: Any) -> Limit:
     text: _Text = meta.extra["limit"]
     return Limit(
         name=field.encode_name,

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -240,8 +240,9 @@ def _to_stored(limits: KeyLimits) -> str:
 def _from_stored(key_id: str, text: str) -> KeyLimits:
     """The limits as the store has them, within today's ranges. Raises `StoreError`."""
     try:
-        return msgspec.convert(clamped(json.loads(text)), KeyLimits)
-    except (ValueError, TypeError) as error:
+        stored = msgspec.json.decode(text, type=dict[str, Any])
+        return msgspec.convert(clamped(stored), KeyLimits)
+    except msgspec.DecodeError as error:
         raise StoreError(f"the limits of the API key {key_id} are damaged: {error}") from error
 
 
