@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from msgspec import Struct
 
 from .patterns import one_of
 
-RequestState: TypeAlias = Annotated[str, one_of("queued", "prefill", "streaming")]
+State = Literal["queued", "prefill", "streaming"]
+RequestState: TypeAlias = Annotated[str, one_of(*get_args(State))]
 
 
 class LiveView(Struct, frozen=True):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Final, Literal, get_args
 
 from msgspec import Struct
 
-from .patterns import one_of
-
-UsageGrouping: TypeAlias = Annotated[str, one_of("key", "model", "node", "day", "hour")]
+Grouping = Literal["key", "model", "node", "day", "hour"]
+GROUPINGS: Final[tuple[Grouping, ...]] = get_args(Grouping)
 
 
 class UsageRow(Struct, frozen=True):
@@ -38,7 +37,7 @@ class UsageList(Struct, frozen=True):
     """Sums of what began from `since` up to `until`. `names`: what the keys that are groups are
     called. With `limit`, `others` adds up the `other_groups` that are not in `data`."""
 
-    by: UsageGrouping
+    by: Grouping
     since: float
     until: float
     data: list[UsageRow]

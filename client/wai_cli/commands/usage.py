@@ -9,7 +9,7 @@ import time
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from wai_api.usage import UsageList, UsageRow
+from wai_api.usage import GROUPINGS, UsageList, UsageRow
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     parser.add_argument(
         "--by",
-        choices=("key", "model", "node", "day", "hour"),
+        choices=GROUPINGS,
         default="day",
         help="what the rows are for (default: day)",
     )

@@ -7,10 +7,10 @@ from typing import Any, Final, cast
 from msgspec.structs import asdict
 from starlette.responses import Response
 
-from wai_api.usage import UsageList, UsageRow
+from wai_api.usage import GROUPINGS, Grouping, UsageList, UsageRow
 from wai_protocol.errors import RequestError
 from wai_relay.usage.csv_text import csv_text
-from wai_relay.usage.report import GROUPINGS, TIMES, Grouping
+from wai_relay.usage.report import TIMES
 from wai_relay.usage.rollups import DAY_S
 
 from .context import Context

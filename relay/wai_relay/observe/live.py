@@ -7,14 +7,13 @@ gets read from its own counters when somebody looks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
-from wai_api.requests import LiveView
+from wai_api.requests import LiveView, State
 from wai_protocol.errors import Fault
 from wai_relay.access.keys import ApiKey
 from wai_relay.contracts.records import RequestRecord, TokenCounts
 
-State = Literal["queued", "prefill", "streaming"]
 ENDED_BY_ADMIN: Final = "This request was ended by the relay's admin."
 
 

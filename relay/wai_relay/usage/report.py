@@ -9,16 +9,14 @@ from __future__ import annotations
 import datetime
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
-from wai_api.usage import UsageRow
+from wai_api.usage import Grouping, UsageRow
 from wai_relay.contracts.histogram import quantile
 from wai_relay.storage import Row, Store, Value
 
 from .rollups import COUNTERS, DAY_S, HOUR_S
 
-Grouping = Literal["key", "model", "node", "day", "hour"]
-GROUPINGS: Final[tuple[Grouping, ...]] = get_args(Grouping)
 TIMES: Final = frozenset({"day", "hour"})  # told in order and whole, never as the most used
 _COLUMNS: Final = {"key": "key_id", "model": "model", "node": "node"}
 _SUMS: Final = ", ".join(f"sum({name}) AS {name}" for name in COUNTERS)
