@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
+from .bounds import MAX_TTL_S
 from .patterns import NODE_NAME, one_of
-
-MAX_TTL_S: Final = 30 * 24 * 3600.0  # an invite that nobody uses for a month is a leak in waiting
 
 InviteState: TypeAlias = Annotated[str, one_of("open", "used", "revoked", "expired")]
 

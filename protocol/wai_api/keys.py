@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from .bounds import MAX_KEY_NAME_CHARS
 from .limits import KeyLimits, LimitChanges
-
-MAX_KEY_NAME_CHARS: Final = 64
 
 
 class KeyView(Struct, frozen=True, kw_only=True):

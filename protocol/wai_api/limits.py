@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-MAX_COUNT: Final = 1 << 53  # the largest whole number that JSON carries exactly
-MAX_TIME: Final = 1e11  # seconds since 1970, about the year 5138: more is a time in milliseconds
-MAX_NAMES: Final = 256  # names in one list
-MAX_NAME_CHARS: Final = 256  # a model's name, as `wai_protocol.status` bounds it
-
-# Steps of priority, up or down: enough to rank people, agents and batch jobs. With four to the
-# power of the step as weight, the lowest still gets a four-thousandth of what the highest gets.
-MAX_PRIORITY: Final = 3
+from .bounds import MAX_COUNT, MAX_NAME_CHARS, MAX_NAMES, MAX_PRIORITY, MAX_TIME
 
 
 class Kind(Enum):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from .invites import MAX_TTL_S
+from .bounds import MAX_TTL_S
 from .patterns import URL
 
 

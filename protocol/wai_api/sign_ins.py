@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-MAX_TOKEN_BYTES: Final = 256  # what a stranger may make the relay hash
+from .bounds import MAX_TOKEN_BYTES
 
 
 class SignInEntry(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
-from wai_api.invites import MAX_TTL_S
+from wai_api.bounds import MAX_TTL_S
 from wai_protocol.errors import RequestError
 
 from .fleet.invites import DEFAULT_TTL_S

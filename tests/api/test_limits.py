@@ -13,8 +13,9 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
+from wai_api.bounds import MAX_PRIORITY
 from wai_api.keys import CreateKey
-from wai_api.limits import LIMITS, MAX_PRIORITY, KeyLimits, Kind, Limit, LimitChanges, clamped
+from wai_api.limits import LIMITS, KeyLimits, Kind, Limit, LimitChanges, clamped
 from wai_cli.commands import key
 from wai_relay.admin import app, openapi
 from wai_relay.policy.fair_queue import weight

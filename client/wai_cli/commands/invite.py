@@ -7,7 +7,8 @@ import sys
 from typing import Final
 from urllib.parse import quote
 
-from wai_api.invites import MAX_TTL_S, CreatedInvite, InviteList, InviteView
+from wai_api.bounds import MAX_TTL_S
+from wai_api.invites import CreatedInvite, InviteList, InviteView
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from wai_api.limits import LIMITS, MAX_COUNT, Kind, Limit
+from wai_api.bounds import MAX_COUNT
+from wai_api.limits import LIMITS, Kind, Limit
 
 from .values import NONE, between, future_or_none, whole_or_none
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from wai_api.bounds import MAX_COUNT
+
 NONE: Final = "none"
 """How a limit is taken away."""
-
-MAX_COUNT: Final = 1 << 53  # what JSON carries exactly
 
 
 def count(text: str) -> int:

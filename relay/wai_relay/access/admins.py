@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from wai_api.bounds import MAX_TOKEN_BYTES
 from wai_api.patterns import ADMIN_NAME
-from wai_api.sign_ins import MAX_TOKEN_BYTES
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_relay.storage import ConflictError, Store, Write, until_restart
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from wai_api.keys import MAX_KEY_NAME_CHARS
+from wai_api.bounds import MAX_KEY_NAME_CHARS
 from wai_api.limits import KeyLimits, clamped
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_protocol.surface import Headers

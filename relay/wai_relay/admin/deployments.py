@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+from wai_api.bounds import MAX_CONTEXT_TOKENS, MAX_FOUND, MAX_SLOTS
 from wai_api.models import (
     ChangeContext,
     CreateDeployment,
@@ -172,7 +173,7 @@ ENDPOINTS: Final = (
         *("GET", "/models/search", search, "Search the hub", FoundModels),
         query=(
             Query("q", str, "words to look for", needed=True),
-            Query("limit", int, "at most so many", 1, 50),
+            Query("limit", int, "at most so many", 1, MAX_FOUND),
             Query("node", str, "the node that asks; else any"),
         ),
     ),
@@ -181,8 +182,8 @@ ENDPOINTS: Final = (
         query=(
             Query("repo", str, "publisher/name, with :QUANT for one of them", needed=True),
             Query("node", str, "only on this node"),
-            Query("context", int, "tokens per slot", 1, 1 << 24),
-            Query("slots", int, "requests at once", 1, 256),
+            Query("context", int, "tokens per slot", 1, MAX_CONTEXT_TOKENS),
+            Query("slots", int, "requests at once", 1, MAX_SLOTS),
         ),
     ),
     Endpoint("GET", "/deployments", list_deployments, "List deployed models", DeploymentList),

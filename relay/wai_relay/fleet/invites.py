@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from wai_api.invites import MAX_TTL_S
+from wai_api.bounds import MAX_TTL_S
 from wai_protocol.errors import AuthError, Fault, RequestError
 from wai_protocol.identity import node_id
 from wai_protocol.invite import Invite, secret_sha256

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
-from wai_api.limits import MAX_PRIORITY
+from wai_api.bounds import MAX_PRIORITY
 from wai_protocol.errors import Fault, NodeUnavailable
 
 # Together with the bodies that wait behind them (bounded by the gateway) what a small VPS can
