@@ -1,8 +1,9 @@
-"""Events of the live feed; docs/http-api.md says which event has which of them."""
+"""Events of the live feed, `GET /events`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -62,3 +63,14 @@ class Changed(Struct, frozen=True):
     """How many changes admins have made since the relay started: look again."""
 
     count: int
+
+
+EVENTS: Final[Mapping[str, type[Struct]]] = {
+    "nodes": Difference,
+    "requests": Difference,
+    "deployments": Difference,
+    "history": PulseHistory,
+    "pulse": PulseView,
+    "changed": Changed,
+}
+"""What each event's data is."""
