@@ -25,7 +25,7 @@ DASHBOARD := relay/wai_relay/static/.built-from
 help:
 	@echo 'make run    a relay and this machine as its node, with a model: prints a curl line to try'
 	@echo 'make test   all tests, also those with a real llama-server'
-	@echo 'make lint   formatting, lint, types, shell, pages, images, units'
+	@echo 'make lint   formatting, lint, types, layers, shell, pages, images, units'
 	@echo 'make bench  figures, beside other tunnels  make dist   wheel and sdist (node-pyz: the node in a file)'
 	@echo 'make fuzz   long property tests            make chaos  faults under streams (ARGS=--help)'
 	@echo 'make kills  each process killed in each state of a model'
@@ -42,6 +42,7 @@ lint: $(VENV)/.test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
 	@PATH="$(abspath $(BIN)):$$PATH" .ci/lint-files
 
 bench: $(VENV)/.test

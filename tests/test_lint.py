@@ -1,4 +1,4 @@
-"""The code's own rules, as tests: formatting, lint (which holds the import lines), types."""
+"""The code's own rules, as tests: formatting, lint, types, the layers of imports."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
         ("ruff", "format", "--check", "--quiet", "."),
         ("ruff", "check", "--quiet", "."),
         ("mypy",),
+        ("lint-imports", "--no-logo", "--no-cache"),
     ],
     ids=" ".join,
 )

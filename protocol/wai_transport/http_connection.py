@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from wai_protocol.errors import Fault, RemoteProtocolError, TransportError, WaiError
 from wai_protocol.http1 import BodyReader, ResponseHeadReader
 
-if TYPE_CHECKING:
-    from .http_request import ClientRequest
+from .http_request import ClientRequest
 
 WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
 """What may wait for the socket before `write` says stop: four of our largest frames."""

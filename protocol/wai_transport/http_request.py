@@ -10,14 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from wai_protocol.errors import Fault, LocalProtocolError, TransportError, WaiError
 from wai_protocol.http1 import LAST_CHUNK, ResponseHead, chunk
 from wai_protocol.surface import Headers
-
-if TYPE_CHECKING:
-    from .http_connection import HttpConnection
 
 RESEND_BYTES: Final = 64 * 1024
 """How much of a request's body is kept to send it again when a kept-alive connection turns out to
@@ -48,6 +45,29 @@ class Timeouts:
     first_byte_s: float = 600.0  # from the last byte sent: a queue and a long prefill lie in it
     between_s: float = 300.0  # between reads; llama-server sends a comment each 30 s of prefill
     idle_s: float = 4.0  # a kept-alive connection; llama-server and uvicorn close theirs at 5 s
+
+
+class ConnectionOfRequest(Protocol):
+    """What a request asks of the connection that carries it (`http_connection.HttpConnection`)."""
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether more than the high-water mark waits for the socket."""
+
+    def carry(self, request: ClientRequest, /) -> None:
+        """Take `request` on; its bytes follow by `write`."""
+
+    def drop_request(self) -> None:
+        """Forget the request: it is over."""
+
+    def write(self, data: bytes, /) -> None:
+        """Send bytes at the end of this loop turn."""
+
+    def set_reading(self, *, paused: bool) -> None:
+        """Stop taking bytes from the socket, or go on."""
+
+    def abort(self) -> None:
+        """Close the socket at once."""
 
 
 class ClientRequest:
@@ -94,7 +114,7 @@ class ClientRequest:
         self._reconnect = reconnect
         self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()
-        self._connection: HttpConnection | None = None
+        self._connection: ConnectionOfRequest | None = None
         self._body_left = body_length
         self._resend: list[bytes] | None = [head]
         self._resend_bytes = 0
@@ -187,7 +207,7 @@ class ClientRequest:
 
     # -- what the connection and the client tell it
 
-    def attach(self, connection: HttpConnection, *, reused: bool) -> None:
+    def attach(self, connection: ConnectionOfRequest, *, reused: bool) -> None:
         """A connection is there: send what waited."""
         self.connecting = None
         self.reused = reused
@@ -283,7 +303,7 @@ class ClientRequest:
             self._timer.cancel()
             self._timer = None
 
-    def _finish(self) -> HttpConnection | None:
+    def _finish(self) -> ConnectionOfRequest | None:
         """Become over; returns the connection, which no longer knows us."""
         self._over = True
         self._stop_timer()

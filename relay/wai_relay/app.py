@@ -7,8 +7,8 @@ format that the caller's SDK understands.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
 
 from wai_protocol.surface import Headers
 
@@ -19,12 +19,35 @@ from .installer import InstallerPages
 ADMIN_PREFIXES: Final = ("/admin/", "/dashboard")
 
 
+class ReadyNode(Protocol):
+    """What readiness asks of a node."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests."""
+
+
+class Readiness:
+    """Whether the relay can serve now, for `GET /readyz`."""
+
+    def __init__(self, nodes: Callable[[], Iterable[ReadyNode]]) -> None:
+        self._nodes = nodes
+        self.draining = False
+
+    def state(self) -> tuple[str | None, int]:
+        """Why the relay can't serve, or None if it can; and how many nodes can."""
+        ready = sum(1 for node in self._nodes() if node.ready)
+        if self.draining:
+            return "draining", ready
+        return (None if ready else "no node is ready"), ready
+
+
 class App:
     """The relay's handler.
 
-    `ready` says why the relay can't serve now, or None if it can, and how many nodes can. `usage`
-    says how the books are kept: a relay that can't write them serves all the same.
-    `metrics` answers Prometheus, `installer` machines that want to become nodes.
+    `ready` is `Readiness.state`. `usage` says how the books are kept: a relay that can't write them
+    serves all the same. `metrics` answers Prometheus, `installer` machines that want to become
+    nodes.
     """
 
     def __init__(

@@ -136,3 +136,75 @@ def test_successor_that_can_not_start_leaves_the_relay_as_it_was(tmp_path: Path)
         assert relay_pid(running) == old
         # The successor had signed the lock: whoever starts another relay must be told of this one.
         assert (running.data / "relay.lock").read_text().strip() == str(old)
+
+
+def test_sigterm_ends_a_successor_that_has_not_taken_over_yet(tmp_path: Path) -> None:
+    with cluster(tmp_path) as running:
+        running.relay.send(signal.SIGUSR2)
+        running.relay.wait_for_output("starting a new relay")
+        assert running.relay.stop() == 0
+        assert running.relay.family() == []
+
+
+def test_sigterm_ends_a_successor_that_hangs(tmp_path: Path) -> None:
+    with cluster(tmp_path) as running:
+        running.relay.send(signal.SIGUSR2)
+        wait_until(lambda: len(running.relay.family()) == 2, "no successor is started")
+        for process in running.relay.family():
+            if process.pid != running.relay.pid:
+                process.suspend()
+        assert running.relay.stop() == 0
+        assert running.relay.family() == []
+
+
+def test_a_relay_that_was_told_to_stop_starts_no_successor(tmp_path: Path) -> None:
+    with odd_upstream() as upstream, cluster(tmp_path) as running:
+        running.add_node("box", upstream.url, models=len(MODELS))
+        headers = {"Authorization": f"Bearer {running.create_key().secret}"}
+        body = chat("waits", stream=True)
+        with request(running, "/v1/chat/completions", body, headers) as response:
+            arriving = events(response)
+            next(arriving)
+            running.relay.send(signal.SIGTERM)
+            running.relay.wait_for_output("stopping")
+            running.relay.send(signal.SIGUSR2)
+            running.relay.wait_for_output("upgrade")
+            upstream.seen.release.set()
+            assert list(arriving)[-1] == "[DONE]"
+        assert running.relay.wait() == 0
+        assert running.relay.family() == []
+
+
+def test_sigterm_to_a_relay_that_was_succeeded_ends_that_process_alone(tmp_path: Path) -> None:
+    with odd_upstream() as upstream, cluster(tmp_path) as running:
+        running.add_node("box", upstream.url, models=len(MODELS))
+        headers = {"Authorization": f"Bearer {running.create_key().secret}"}
+        body = chat("waits", stream=True)
+        with request(running, "/v1/chat/completions", body, headers) as response:
+            arriving = events(response)
+            next(arriving)
+            successor = upgrade(running)
+            running.relay.wait_for_output("stopping")
+            assert running.relay.stop() == 0
+            assert "error" in list(arriving)[-1]
+        assert [process.pid for process in running.relay.family()] == [successor]
+        with request(running, "/healthz") as answer:
+            assert answer.status == 200
+        os.kill(successor, signal.SIGTERM)
+        wait_until(lambda: running.relay.family() == [], "the successor does not stop")
+
+
+def test_a_successor_that_is_stopped_while_it_starts_leaves_the_relay_as_it_was(
+    tmp_path: Path,
+) -> None:
+    with cluster(tmp_path) as running:
+        running.relay.send(signal.SIGUSR2)
+        wait_until(lambda: len(running.relay.family()) == 2, "no successor is started")
+        for process in running.relay.family():
+            if process.pid != running.relay.pid:
+                process.terminate()
+        running.relay.wait_for_output("upgrade failed, this relay goes on")
+        assert relay_pid(running) == running.relay.pid
+        with request(running, "/healthz") as answer:
+            assert answer.status == 200
+        assert running.relay.stop() == 0

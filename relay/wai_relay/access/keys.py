@@ -14,7 +14,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +23,7 @@ from wai_api.bounds import MAX_KEY_NAME_CHARS
 from wai_api.limits import KeyLimits, clamped
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_protocol.surface import Headers
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.storage import ConflictError, Row, Store, Write, until_restart
 
 KEY_PREFIX: Final = "wai_sk_"
@@ -32,23 +33,6 @@ MAX_PRESENTED_BYTES: Final = 256  # what a caller may make us hash
 
 
 _NAMES: Final = "SELECT id, name FROM api_keys"
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A key as the store knows it. `prefix` is its first characters, to recognise it by.
-
-    `version` grows with every change. `revoked_at` is None for a key that is good.
-    """
-
-    id: str
-    name: str
-    sha256: bytes = field(repr=False)
-    prefix: str
-    limits: KeyLimits
-    version: int
-    created_at: float
-    revoked_at: float | None = None
 
 
 class KeyRing:

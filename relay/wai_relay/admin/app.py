@@ -23,7 +23,6 @@ from wai_protocol.errors import Fault, RequestError, WaiError
 from . import (
     admins,
     deployments,
-    events,
     invites,
     keys,
     nodes,
@@ -32,6 +31,7 @@ from . import (
     requests,
     sign_ins,
     usage,
+    watch,
 )
 from .context import Context
 from .endpoint import JSON_TYPE, Endpoint, refuse
@@ -75,12 +75,12 @@ def routes(context: Context, also: Sequence[openapi.Described] = ()) -> list[Rou
     async def describe(request: Request) -> Response:
         return Response(described, media_type=JSON_TYPE)
 
-    async def watch(request: Request) -> Response:
-        return await events.respond(context, request)
+    async def watch_events(request: Request) -> Response:
+        return await watch.respond(context, request)
 
     return [
         Route(f"{BASE}/openapi.json", describe, methods=["GET"]),
-        Route(f"{BASE}/events", watch, methods=["GET"]),
+        Route(f"{BASE}/events", watch_events, methods=["GET"]),
         *_routes(context),
     ]
 

@@ -19,7 +19,7 @@ from wai_api.models import DeploymentView
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import MAX_COUNT, MAX_NAME_CHARS
 
-from .context import LiveNode
+from .live_nodes import LiveNode
 
 log = logging.getLogger("wai.admin")
 

@@ -25,9 +25,10 @@ from wai_api.models import (
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_relay.fleet.registry import no_such_node
 
-from .context import Context, LiveNode
+from .context import Context
 from .deployed import checked, views_of
 from .endpoint import Call, Endpoint, Query
+from .live_nodes import LiveNode
 
 HUB_TIMEOUT_S: Final = 45.0
 """For what makes the node ask the hub, which may take 30 s to say that it is down."""

@@ -1,4 +1,4 @@
-"""`GET /admin/v1/events`: one SSE feed of everything live.
+"""What `GET /admin/v1/events` sends: one SSE feed of everything live.
 
     event: nodes | requests | deployments
                                {"full": bool, "set": [rows], "gone": [ids], "tokens": {id: count}}
@@ -20,22 +20,17 @@ from collections.abc import AsyncIterator, Callable, Iterable, Set
 from typing import Any, Final
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
 
 from wai_api.feed import Changed, Difference, RequestRow
 from wai_api.models import DeploymentView
 from wai_api.nodes import NodeView
 from wai_api.requests import LiveView
-from wai_protocol.errors import Fault, WaiError
 from wai_relay.access.audit import AuditLog
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.pulse import CallLater, Pulse
 
-from .context import Context, Fleet, LiveNode
 from .deployed import Deployed
-from .endpoint import NO_STORE, refuse, sign_in
-from .nodes import view_of
+from .live_nodes import LiveFleet, LiveNode, node_view
 
 TICK_S: Final = 0.5  # how far a token count may be behind; people read no faster
 MAX_LISTENERS: Final = 64  # a few browsers of a few admins, and their forgotten tabs
@@ -69,7 +64,7 @@ class Feed:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: LiveFleet,
         live: LiveRequests,
         pulse: Pulse,
         audit: AuditLog,
@@ -171,7 +166,7 @@ class Feed:
             mark = _mark_of(node)
             if self._node_marks.get(node.record.id) != mark:
                 self._node_marks[node.record.id] = mark
-                view = self._nodes[node.record.id] = view_of(node)
+                view = self._nodes[node.record.id] = node_view(node)
                 changed.append(view)
         gone = _drop_others(self._nodes, seen)
         _drop_others(self._node_marks, seen)
@@ -226,27 +221,6 @@ class Feed:
                 _event("pulse", self._pulse.now),
             )
         )
-
-
-async def respond(context: Context, request: Request) -> Response:
-    """Answer `GET /events`."""
-    try:
-        sign_in(context, request)
-        if context.feed.full:
-            raise WaiError("too many watch this relay already; close a tab", Fault.OVERLOADED)
-    except WaiError as error:
-        return refuse(error)
-
-    def allowed() -> bool:
-        try:
-            sign_in(context, request)
-        except WaiError:
-            return False
-        return True
-
-    return StreamingResponse(
-        context.feed.listen(allowed), headers=NO_STORE, media_type="text/event-stream"
-    )
 
 
 def _mark_of(node: LiveNode) -> tuple[Any, ...]:

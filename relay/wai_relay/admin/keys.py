@@ -10,7 +10,7 @@ import msgspec
 from wai_api.keys import ChangeKey, CreatedKey, CreateKey, KeyList, KeyView
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.access.keys import ApiKey
+from wai_relay.contracts.api_keys import ApiKey
 
 from .context import Context
 from .endpoint import Call, Endpoint, Query

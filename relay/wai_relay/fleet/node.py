@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from wai_protocol.errors import Fault, NodeUnavailable
 from wai_protocol.status import MAX_MODELS, NodeStatus
@@ -21,13 +21,23 @@ from .registry import NodeRecord
 from .session import CallEvents, NodeSession
 from .stream import NodeStream
 
-if TYPE_CHECKING:  # it has nodes, and hears of their changes
-    from .nodes import ConnectedFleet
-
 CALL_TIMEOUT_S: Final = 60.0
 """A CALL starts long work and returns; what takes longer tells of itself by EVENTs."""
 
 _log = logging.getLogger("wai.nodes")
+
+
+class FleetOfNode(Protocol):
+    """What a node tells the fleet that it belongs to (`nodes.ConnectedFleet`)."""
+
+    def node_changed(self, node: Node, /) -> None:
+        """Its state or its status changed."""
+
+    def node_told(self, node: Node, name: str, value: Any, /) -> None:
+        """It sent an EVENT."""
+
+    def forget(self, session: NodeSession, /) -> None:
+        """One of its sessions is over."""
 
 
 class Node(ServingNode):
@@ -35,8 +45,8 @@ class Node(ServingNode):
 
     kind = "node"
 
-    def __init__(self, fleet: ConnectedFleet, record: NodeRecord) -> None:
-        self.fleet = fleet
+    def __init__(self, fleet: FleetOfNode, record: NodeRecord) -> None:
+        self._fleet = fleet
         self.record = record
         self.name = record.name
         self.status = self._told = NodeStatus()
@@ -143,6 +153,10 @@ class Node(ServingNode):
             self.status = status
             self.changed()
 
+    def heard(self, name: str, value: Any) -> None:
+        """The node sent an EVENT."""
+        self._fleet.node_told(self, name, value)
+
     def detached(self, live: LiveSession) -> None:
         """One of its connections was lost; the session waits."""
         _log.info("node %s: connection lost, waiting for it to come back", self.name)
@@ -150,6 +164,7 @@ class Node(ServingNode):
 
     def ended(self, session: NodeSession, why: Ended) -> None:
         """One of its sessions is over for good."""
+        self._fleet.forget(session)
         if session in self.sessions:
             self.sessions.remove(session)
         if not self.sessions:
@@ -159,4 +174,4 @@ class Node(ServingNode):
 
     def changed(self) -> None:
         """Tell whoever watches the fleet."""
-        self.fleet.node_changed(self)
+        self._fleet.node_changed(self)

@@ -200,7 +200,8 @@ class ConnectedFleet:
     def _new_session(self, node: Node, hello: Hello) -> NodeSession:
         if len(node.sessions) >= MAX_SESSIONS_PER_NODE:
             raise AuthError("this node has too many sessions", Fault.OVERLOADED, retry_after_s=30)
-        session = NodeSession(node, os.urandom(SESSION_ID_BYTES), hello, self.limits)
+        session_id = os.urandom(SESSION_ID_BYTES)
+        session = NodeSession(node, session_id, hello, self.limits, self.growth)
         self._sessions[session.id] = session
         node.sessions.append(session)
         if node.connected_at is None:
@@ -258,7 +259,7 @@ class ConnectedFleet:
         if node.record.id in self._expected and node.ready and node.status.models:
             self._arrived(node)
 
-    def tell(self, node: Node, name: str, value: Any) -> None:
+    def node_told(self, node: Node, name: str, value: Any) -> None:
         """A node told of something."""
         if self.on_event is not None:
             self.on_event(node, name, value)

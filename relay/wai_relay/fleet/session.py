@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 
@@ -30,15 +30,13 @@ from wai_protocol.frames import printable
 from wai_protocol.handshake import Hello
 from wai_protocol.limits import MAX_MESSAGE_CHARS, TURN_COST, Limits
 from wai_protocol.session import Role, Session
-from wai_protocol.status import MAX_COUNT
+from wai_protocol.status import MAX_COUNT, NodeStatus
+from wai_protocol.stream import GrowthBudget
 from wai_protocol.surface import Headers
 from wai_relay.contracts.upstream import Sink, Spent
 from wai_transport.live_session import Ended, LiveSession
 
 from .stream import NodeStream
-
-if TYPE_CHECKING:  # it has sessions, and hears of their ends
-    from .node import Node
 
 MAX_GIVEN_UP: Final = 256
 """Streams of a session that were reset and whose cost the node may still tell: as many as it keeps
@@ -65,10 +63,44 @@ class _SpentEvent(msgspec.Struct):
     exact: bool = False
 
 
+class NodeOfSession(Protocol):
+    """What a session asks of the node that it belongs to, and tells it (`node.Node`)."""
+
+    @property
+    def name(self) -> str:
+        """For the log and for errors."""
+
+    @property
+    def told_by(self) -> str:
+        """The instance whose STATUS is the newest."""
+
+    def update(self, status: NodeStatus, instance: str, /) -> None:
+        """The node's process `instance` sent a STATUS."""
+
+    def changed(self) -> None:
+        """Whether the node takes requests may have changed."""
+
+    def heard(self, name: str, value: Any, /) -> None:
+        """The node sent an EVENT."""
+
+    def detached(self, live: LiveSession, /) -> None:
+        """The session's connection was lost; the session waits for the next one."""
+
+    def ended(self, session: NodeSession, why: Ended, /) -> None:
+        """The session is over for good."""
+
+
 class NodeSession:
     """One live session of a node, with the streams and calls that go over it."""
 
-    def __init__(self, node: Node, session_id: bytes, hello: Hello, limits: Limits) -> None:
+    def __init__(
+        self,
+        node: NodeOfSession,
+        session_id: bytes,
+        hello: Hello,
+        limits: Limits,
+        growth: GrowthBudget,
+    ) -> None:
         self.id = session_id
         self.instance = hello.instance
         self.tunnel = hello.tunnel
@@ -78,7 +110,7 @@ class NodeSession:
         self._given_up: dict[int, NodeStream] = {}  # oldest first
         self._calls: dict[int, tuple[asyncio.Future[Any], CallEvents | None]] = {}
         self.live = LiveSession(
-            Session(Role.RELAY, local=limits, growth=node.fleet.growth, turn_cost=TURN_COST),
+            Session(Role.RELAY, local=limits, growth=growth, turn_cost=TURN_COST),
             on_event=self._on_event,
             on_detached=self._on_detached,
             on_ended=self._on_ended,
@@ -205,7 +237,7 @@ class NodeSession:
         waiting = self._calls.get(call)
         if waiting is not None and waiting[1] is not None:
             waiting[1](name, value)
-        self.node.fleet.tell(self.node, name, value)
+        self.node.heard(name, value)
 
     @property
     def stays(self) -> bool:
@@ -238,5 +270,4 @@ class NodeSession:
             self.node.detached(live)
 
     def _on_ended(self, live: LiveSession, why: Ended) -> None:
-        self.node.fleet.forget(self)
         self.node.ended(self, why)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from wai_protocol.errors import Fault
 from wai_protocol.surface import Headers
 from wai_relay.contracts.upstream import Sink, UpstreamStream
-
-if TYPE_CHECKING:  # it makes streams, and hears of their ends
-    from .session import NodeSession
+from wai_transport.live_session import LiveSession
 
 
 class _Nobody:
@@ -32,13 +30,28 @@ class _Nobody:
 NOBODY: Final = _Nobody()
 
 
+class SessionOfStream(Protocol):
+    """What a stream asks of the session that it goes over (`session.NodeSession`)."""
+
+    @property
+    def live(self) -> LiveSession:
+        """Takes what the stream sends."""
+
+    @property
+    def streams(self) -> dict[int, NodeStream]:
+        """The open streams by number; one that is over removes itself."""
+
+    def given_up(self, stream_id: int, stream: NodeStream, /) -> None:
+        """The stream is reset; the node may still tell what it took."""
+
+
 class NodeStream(UpstreamStream):
     """One exchange with a node."""
 
     __slots__ = ("_drained", "_id", "_session", "sink")
 
-    def __init__(self, session: NodeSession, stream_id: int, sink: Sink) -> None:
-        self._session: NodeSession | None = session
+    def __init__(self, session: SessionOfStream, stream_id: int, sink: Sink) -> None:
+        self._session: SessionOfStream | None = session
         self._id = stream_id
         self._drained: asyncio.Future[None] | None = None
         self.sink = sink

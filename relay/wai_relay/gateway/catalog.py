@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wai_protocol.status import ModelStatus
-from wai_relay.access.keys import ApiKey
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.upstream import ServingNode
 
 

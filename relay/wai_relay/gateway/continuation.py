@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from wai_protocol.surface import Route
-from wai_relay.access.keys import ApiKey
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import TokenCounts
 from wai_relay.http.exchange import Request
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_protocol.status import NodeStatus
-from wai_relay.access.keys import ApiKey
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import TokenCounts
 from wai_relay.contracts.upstream import Fleet, ServingNode, Upstream
 from wai_relay.policy.fingerprints import Fingerprint

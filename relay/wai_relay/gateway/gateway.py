@@ -19,7 +19,7 @@ import msgspec
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import ROUTES, Dialect, Headers, Route, find_route
-from wai_relay.access.keys import ApiKey
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import Corrector, Recorder, RequestRecord, leave_uncorrected
 from wai_relay.contracts.upstream import Fleet
 from wai_relay.gateway import catalog

@@ -10,10 +10,9 @@ else is the inner dispatcher's.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, Protocol
 
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
-from wai_relay.fleet.nodes import ConnectedFleet
 
 from .dispatch import Dispatcher, Lease, RequestInfo
 
@@ -23,10 +22,22 @@ RETRY_AFTER_S: Final = 10.0
 _NOT_YET: Final = frozenset({Fault.NO_NODE, Fault.MODEL_NOT_FOUND})
 
 
+class ArrivingFleet(Protocol):
+    """What is asked of the nodes (`fleet.nodes.ConnectedFleet`)."""
+
+    @property
+    def arrival(self) -> asyncio.Event | None:
+        """Set when the next node has come; None once nobody is awaited any more."""
+
+    @property
+    def missing(self) -> int:
+        """How many nodes may serve a model that nobody is known to serve."""
+
+
 class SettlingDispatcher:
     """A `Dispatcher` that asks `inner` again while `fleet` is settling."""
 
-    def __init__(self, inner: Dispatcher, fleet: ConnectedFleet) -> None:
+    def __init__(self, inner: Dispatcher, fleet: ArrivingFleet) -> None:
         self._inner = inner
         self._fleet = fleet
 

@@ -7,7 +7,7 @@ A token's way out is the hot path: h11 spends 2.5 µs and two objects on each ch
 from __future__ import annotations
 
 import http
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from wai_protocol.errors import LocalProtocolError
 from wai_protocol.surface import Headers
@@ -17,9 +17,6 @@ from .edge import Edge
 from .exchange import Request
 from .heads import is_clean
 from .response import CountedExchange
-
-if TYPE_CHECKING:
-    from .h1 import H1Connection
 
 # Load tools count a response without its standard phrase as failed.
 _STATUS_LINES: Final = {
@@ -46,13 +43,49 @@ def response_head(edge: Edge, status: int, lines: list[bytes], request_id: str) 
     return head
 
 
+class ConnectionOfExchange(Protocol):
+    """What an exchange asks of the connection that it arrived on (`h1.H1Connection`)."""
+
+    @property
+    def edge(self) -> Edge:
+        """What all connections share."""
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether more than the high-water mark waits to be sent."""
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow once this one is answered."""
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes; they leave at the end of this loop turn."""
+
+    def abort(self) -> None:
+        """Reset the connection."""
+
+    def body_wanted(self) -> None:
+        """The handler waits for the request's body."""
+
+    def body_taken(self) -> None:
+        """The handler took the body bytes that waited."""
+
+    def response_ended(self, *, keep: bool) -> None:
+        """The response is complete; `keep`: its head did not announce a close."""
+
+
 class H1Exchange(CountedExchange):
     """A request on an HTTP/1.1 connection, and its answer."""
 
     __slots__ = ("_chunked", "_connection", "_keep")
 
     def __init__(
-        self, connection: H1Connection, request: Request, body: RequestBody, *, keep_alive: bool
+        self,
+        connection: ConnectionOfExchange,
+        request: Request,
+        body: RequestBody,
+        *,
+        keep_alive: bool,
     ) -> None:
         super().__init__(request, body)
         self._connection = connection

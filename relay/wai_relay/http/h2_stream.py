@@ -7,7 +7,7 @@ connection's (`h2`); a stream only says that it has something (`ready`).
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from hpack import NeverIndexedHeaderTuple
 
@@ -15,13 +15,30 @@ from wai_protocol.errors import LocalProtocolError
 from wai_protocol.surface import Headers
 
 from .body import RequestBody
-from .edge import WRITE_HIGH_WATER_BYTES, WRITE_LOW_WATER_BYTES
+from .edge import WRITE_HIGH_WATER_BYTES, WRITE_LOW_WATER_BYTES, Edge
 from .exchange import Request
 from .heads import is_clean
 from .response import CountedExchange
 
-if TYPE_CHECKING:
-    from .h2 import H2Connection
+
+class ConnectionOfStream(Protocol):
+    """What a stream asks of the connection that it arrived on (`h2.H2Connection`)."""
+
+    @property
+    def edge(self) -> Edge:
+        """What all connections share."""
+
+    def ready(self, exchange: H2Exchange, /) -> None:
+        """`exchange` has something to send: a head, body bytes or the end."""
+
+    def consumed(self, exchange: H2Exchange, size: int, /) -> None:
+        """The handler took `size` body bytes: open the caller's window by as many."""
+
+    def send_continue(self, exchange: H2Exchange, /) -> None:
+        """Ask the caller for the body that it holds back (`Expect: 100-continue`)."""
+
+    def abort_stream(self, exchange: H2Exchange, /) -> None:
+        """Reset the stream of `exchange`."""
 
 
 class H2Exchange(CountedExchange):
@@ -42,7 +59,7 @@ class H2Exchange(CountedExchange):
         "was_paused",
     )
 
-    def __init__(self, connection: H2Connection, stream_id: int, request: Request) -> None:
+    def __init__(self, connection: ConnectionOfStream, stream_id: int, request: Request) -> None:
         super().__init__(request, RequestBody())
         self.stream_id = stream_id
         self.continue_due = False

@@ -32,7 +32,8 @@ BACKLOG: Final = 1024
 
 
 class Listener:
-    """One listening port. `open` it once; `close` stops accepting and leaves connections alone."""
+    """One listening port. `open` it once, or `bind` it and `start` it later, when everything is
+    there that answers; `close` stops accepting and leaves connections alone."""
 
     def __init__(
         self,
@@ -56,7 +57,19 @@ class Listener:
         tls: ssl.SSLContext | None,
         socks: Sequence[socket.socket] = (),
     ) -> None:
-        """Accept on `host:port`, or on `socks`, which listen or are bound already.
+        """Accept on `host:port`, or on `socks`: `bind` and `start` in one. Raises `OSError`."""
+        await self.bind(host=host, port=port, tls=tls, socks=socks)
+        await self.start()
+
+    async def bind(
+        self,
+        *,
+        host: str = "",
+        port: int = 0,
+        tls: ssl.SSLContext | None,
+        socks: Sequence[socket.socket] = (),
+    ) -> None:
+        """Take `host:port`, or `socks`, which listen or are bound already; accept nothing yet.
 
         `tls` gets this port's ALPN protocols; None means plain. A certificate that changes while
         the port is open is `served_certificate`'s. Raises `OSError` if it can't bind.
@@ -70,6 +83,7 @@ class Listener:
             ssl=tls,
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
             ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S if tls is not None else None,
+            start_serving=False,
         )
         if socks:
             self._servers += [await create_server(sock=sock) for sock in socks]
@@ -77,6 +91,11 @@ class Listener:
             self._servers.append(await create_server(host=host, port=port))
         for listening in self._sockets():
             limit_unsent(listening)
+
+    async def start(self) -> None:
+        """Accept connections. Raises `OSError` if another process has the address."""
+        for server in self._servers:
+            await server.start_serving()
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

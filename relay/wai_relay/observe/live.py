@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from wai_api.requests import LiveView, State
 from wai_protocol.errors import Fault
-from wai_relay.access.keys import ApiKey
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import RequestRecord, TokenCounts
 
 ENDED_BY_ADMIN: Final = "This request was ended by the relay's admin."

@@ -11,13 +11,12 @@ import hmac
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from wai_protocol.errors import AuthError, Fault
-from wai_relay.access.admins import Admins
+from wai_protocol.status import NodeStatus
 from wai_relay.contracts.records import Recorder, RequestRecord, UsageState
-from wai_relay.fleet.node import Node
-from wai_relay.http.edge import Edge
+from wai_relay.http.edge import Counters
 from wai_relay.http.exchange import Exchange
 from wai_transport.version import VERSION
 
@@ -38,6 +37,26 @@ _BEARER: Final = b"bearer "
 _CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 Labels = tuple[tuple[str, str], ...]
+
+
+class NodeGauges(Protocol):
+    """What is shown of a node (`fleet.node.Node`)."""
+
+    @property
+    def name(self) -> str:
+        """Its name: the label of its gauges."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests."""
+
+    @property
+    def reconnects(self) -> int:
+        """How often it came back into a session."""
+
+    @property
+    def status(self) -> NodeStatus:
+        """What it said last of itself."""
 
 
 class Histogram:
@@ -120,9 +139,9 @@ class Metrics:
 
     def text(
         self,
-        nodes: Iterable[Node],
+        nodes: Iterable[NodeGauges],
         live: LiveRequests,
-        edge: Edge,
+        counters: Counters,
         certificate_ends: float | None = None,
         usage: UsageState | None = None,
     ) -> str:
@@ -139,7 +158,6 @@ class Metrics:
             lines += [_line(name, labels, count) for labels, count in counts.items()]
         for histogram in (self._duration, self._first_token, self._per_token):
             lines += histogram.lines()
-        counters = edge.counters
         for name, value in (
             ("wai_connections_total", counters.connections),
             ("wai_connections_refused_total", counters.connections_refused),
@@ -170,11 +188,19 @@ class Metrics:
 
 
 class MetricsPage:
-    """Answers `GET /metrics` to who knows the metrics' token, or an admin's."""
+    """Answers `GET /metrics` to who knows the metrics' token, or an admin's.
 
-    def __init__(self, text: Callable[[], str], admins: Admins, token: str | None) -> None:
+    `text` renders the page; `authenticate` raises `AuthError` unless it is given an admin's token.
+    """
+
+    def __init__(
+        self,
+        text: Callable[[], str],
+        authenticate: Callable[[bytes], object],
+        token: str | None,
+    ) -> None:
         self._text = text
-        self._admins = admins
+        self._authenticate = authenticate
         self.token = token
 
     async def handle(self, exchange: Exchange) -> None:
@@ -185,7 +211,7 @@ class MetricsPage:
         offered = given[len(_BEARER) :].strip()
         token = self.token
         if not token or not hmac.compare_digest(offered, token.encode()):
-            self._admins.authenticate(offered)
+            self._authenticate(offered)
         body = self._text().encode()
         exchange.start(
             200,
@@ -196,7 +222,7 @@ class MetricsPage:
         exchange.end()
 
 
-def _node_lines(nodes: list[Node]) -> Iterable[str]:
+def _node_lines(nodes: list[NodeGauges]) -> Iterable[str]:
     """Gauges of each node: as many as the owner has let join."""
     for name, help_text, value in (
         ("wai_node_ready", "Whether it takes requests.", lambda node: int(node.ready)),

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from wai_protocol.errors import Fault, RequestError
 from wai_protocol.surface import Headers
-from wai_relay.access.keys import ApiKey
+from wai_relay.contracts.api_keys import ApiKey
 
 from .minutes import GRAIN_S, MINUTE_S, MinuteWindow, format_reset
 from .months import MonthTokens

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import cast
 
 import pytest
 
 from tests.harness.fleets import FakeNode
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
-from wai_relay.access.keys import ApiKey
-from wai_relay.fleet.nodes import ConnectedFleet
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.gateway.dispatch import Lease, Outcome, RequestInfo
 from wai_relay.gateway.settling import SettlingDispatcher
 
@@ -53,7 +51,7 @@ class Fleet:
 
 def rig(fleet: Fleet, *refusals: WaiError) -> tuple[SettlingDispatcher, Inner]:
     inner = Inner(list(refusals))
-    return SettlingDispatcher(inner, cast(ConnectedFleet, fleet)), inner
+    return SettlingDispatcher(inner, fleet), inner
 
 
 def no_such_model() -> RequestError:

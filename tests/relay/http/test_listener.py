@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -199,3 +200,36 @@ async def test_an_asgi_application_streams() -> None:
         answer = await ask(port, REQUEST.replace(b"/p", b"/p%20q?x=1"))
     assert answer.startswith(b"HTTP/1.1 201 Created\r\nx: 1\r\n")
     assert b"4\r\n/p q\r\n1\r\n \r\n5\r\nhello\r\n0\r\n\r\n" in answer
+
+
+async def test_a_port_that_is_bound_takes_nobody_until_it_is_started() -> None:
+    edge = Edge(echo)
+    listener = Listener(edge)
+    await listener.bind(host="127.0.0.1", tls=None)
+    try:
+        (address,) = listener.addresses
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*address)
+        await listener.start()
+        assert (await ask(address[1], REQUEST)).endswith(b"/p:hello")
+    finally:
+        await listener.close()
+        await edge.drain(0.1)
+
+
+async def test_a_port_that_waits_keeps_whoever_came_before_it_started() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as passed:  # as a service manager opens it
+        edge = Edge(echo)
+        listener = Listener(edge)
+        await listener.bind(tls=None, socks=[passed])
+        try:
+            (address,) = listener.addresses
+            asking = asyncio.create_task(ask(address[1], REQUEST))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not asking.done()
+            await listener.start()
+            assert (await asking).endswith(b"/p:hello")
+        finally:
+            await listener.close()
+            await edge.drain(0.1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.access.keys import ApiKey
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.policy.admission import (
     CONCURRENCY_RETRY_S,
     Admission,

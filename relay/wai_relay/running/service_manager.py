@@ -1,4 +1,4 @@
-"""systemd, where it started us: hears how we are (sd_notify(3)), and may have opened our port."""
+"""What a relay that systemd started tells it (sd_notify(3)) and gets from it (sd_listen_fds(3))."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIRST_PASSED: Final = 3  # sd_listen_fds(3): the first after stdin, stdout and s
 
 
 def notify(*words: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Send, for instance, "READY=1". Without a service manager, nothing is sent."""
+    """Send assignments such as "READY=1" to the service manager; without one, do nothing."""
     address = environment.get(VARIABLE, "")
     if not address.startswith(("/", "@")):
         return
@@ -27,20 +27,25 @@ def notify(*words: str, environment: Mapping[str, str] = os.environ) -> None:
 
 
 def notify_ready() -> None:
-    """We serve; and we are the main process, also where a predecessor was (an upgrade)."""
+    """Report that this process serves, and that it is the service's main process: after an upgrade
+    the service manager still knows its predecessor as that."""
     notify(f"MAINPID={os.getpid()}", "READY=1")
 
 
 def notify_stopping(*, succeeded: bool) -> None:
-    """We end; with a successor the service goes on, and nothing is said."""
+    """Report that the service ends; with `succeeded` it goes on in another process: say nothing.
+
+    This process is named as the main one again, since a successor that is ended before it took over
+    may have named itself.
+    """
     if not succeeded:
-        notify("STOPPING=1")
+        notify(f"MAINPID={os.getpid()}", "STOPPING=1")
 
 
 def passed_sockets(environment: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
-    """The listening sockets that systemd opened for us (sd_listen_fds(3)); none without it.
+    """Return the listening sockets that systemd opened for this process; none without systemd.
 
-    The variables are taken away: they are for this process, and not for those that it starts.
+    The variables are removed from `environment`, so that child processes do not see them.
     Raises `TransportError` for a socket that no relay can listen on.
     """
     pid = environment.pop("LISTEN_PID", "")

@@ -11,7 +11,7 @@ import pytest
 
 from wai_protocol.errors import RequestError, StoreError
 from wai_relay.config import RelayConfig
-from wai_relay.reload import LiveConfig, Use
+from wai_relay.running.reload import LiveConfig, Use
 
 OLD = RelayConfig(Path("/data"), listen="127.0.0.1:1")
 

@@ -1,8 +1,8 @@
-"""A changed configuration for a relay that runs (SIGHUP): what takes it over at once, what can't.
+"""Apply a changed configuration to a running relay (SIGHUP), all of it or none.
 
-The parts that follow the configuration are given as functions in two steps: the first makes what
-the new one needs, and may fail; only when all have succeeded do the second steps put it to use. So
-a relay has the whole of a new configuration or the whole of the old one. It reads no files itself.
+Each part that follows the configuration is given as a function that works in two steps. The first
+step prepares what the new configuration needs, and may fail. Only when every first step has
+succeeded are the second steps run, which apply it. This module reads no files itself.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import fields, replace
 from typing import Final, TypeAlias
 
 from wai_protocol.errors import WaiError
-
-from .config import RelayConfig
+from wai_relay.config import RelayConfig
 
 Use: TypeAlias = Callable[[], None]
-"""Puts to use what was made ready. Can't fail."""
+"""The second step: apply what was prepared. Must not raise."""
 
 Prepare: TypeAlias = Callable[[RelayConfig], Use]
-"""Makes ready what a new configuration needs. Raises `WaiError`, and has changed nothing then."""
+"""The first step: prepare what a new configuration needs. Raises `WaiError`, with nothing changed
+by then."""
 
 NEED_RESTART: Final = ("data", "listen", "otlp_endpoint")
-"""The folder is locked and the port is open from the start on, and a successor inherits both; what
-sends spans has a thread."""
+"""The folder is locked and the port is open from the start on, and a successor inherits both; the
+exporter of spans has a thread of its own."""
 
 _TLS_FIELDS: Final = tuple(
     field.name
@@ -36,19 +36,19 @@ _log = logging.getLogger("wai.relay")
 
 
 class LiveConfig:
-    """A running relay's configuration: `now`, and how it is read again."""
+    """The configuration of a running relay: `now` is the current one, `reload` reads it again."""
 
     def __init__(self, config: RelayConfig, read: Callable[[], RelayConfig]) -> None:
         self.now = config
         self.parts: list[Prepare] = []
-        """Who follows it, in this order."""
+        """The first steps of the parts that follow it, in the order in which they are called."""
         self._read = read
 
     def reload(self) -> None:
-        """Read it again and use it; one that can't be used changes nothing, and the log says why.
+        """Read the configuration again and apply it; on an error log why, and change nothing.
 
-        Every part is asked even if nothing has changed: a file that the configuration names may
-        have another content.
+        Every part is called even if no setting has changed, since the content of a file that the
+        configuration names may have changed.
         """
         try:
             wanted = self._read()
@@ -69,13 +69,13 @@ class LiveConfig:
 
 
 def changes(old: RelayConfig, new: RelayConfig) -> list[str]:
-    """The settings in which two configurations differ, by name."""
+    """Return the names of the settings in which two configurations differ."""
     names = (field.name for field in fields(RelayConfig))
     return [name for name in names if getattr(old, name) != getattr(new, name)]
 
 
 def needing_restart(old: RelayConfig, new: RelayConfig) -> list[str]:
-    """The settings of `new` that a running relay has to leave as they are in `old`."""
+    """Return the names of the settings of `new` that only a restart can apply."""
     found = [name for name in NEED_RESTART if getattr(old, name) != getattr(new, name)]
     if (old.tls == "off") != (new.tls == "off"):  # the open port is one or the other
         found += _TLS_FIELDS  # which belong together

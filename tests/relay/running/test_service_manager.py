@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from wai_relay.service_manager import notify, passed_sockets
+from wai_relay.running.service_manager import notify, passed_sockets
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 UNITS = [ROOT / "relay" / "wai-relay.service", ROOT / "client" / "wai-node.service"]
 MOST_EXPOSED = 2.0
 

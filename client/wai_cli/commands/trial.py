@@ -1,0 +1,280 @@
+"""A trial of the whole on one machine (`wai up`): a relay, and this machine as its node.
+
+Relay and node are child processes, started as a person would start them; what they need from each
+other (an invite, an API key) is made at the first start and kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shlex
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+
+from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.target import Target, local_target
+from wai_cli.output.tables import plain
+from wai_node.config import JoinConfig
+from wai_node.demo.demo import DemoModel, DemoUpstream
+from wai_node.main import join
+from wai_node.membership import load_key, load_membership
+from wai_node.upstreams import Consent, Verdict, look_around
+from wai_protocol.errors import TransportError, WaiError
+from wai_protocol.identity import NONCE_BYTES, inference_key
+from wai_transport.folder import DataFolder
+
+from .child import Child
+
+START_TIMEOUT_S: Final = 60.0  # a cold disk reads Python, cryptography and a model in this time
+POLL_S: Final = 0.05
+SLOW_AFTER_S: Final = 2.0  # then a person wants to know what is being waited for
+DRAIN_S: Final = 3.0  # who presses Ctrl-C wants it to end, but an answer's last words may come
+KEY_FILE: Final = "up-key.json"
+
+
+def run(data: Path, listen: str) -> None:
+    """Run relay and node in `data` until a signal ends them. Raises `WaiError`."""
+    anyio.run(_main, Up(data, listen))
+
+
+async def _main(up: Up) -> None:
+    """Run `up` until a signal asks it to stop. Its failures come out as they were raised."""
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+
+        async def work() -> None:
+            nonlocal failure
+            try:
+                await up.run()
+            except Exception as error:
+                failure = error
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(work)
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                _say("\nstopping …")
+                tasks.cancel_scope.cancel()
+                break
+    while isinstance(failure, ExceptionGroup):  # one part's failure ends the others: it is alone
+        failure = failure.exceptions[0]
+    if failure is not None:
+        raise failure
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """What `wai up` was told, and the run of it."""
+
+    data: Path
+    listen: str
+
+    async def run(self) -> None:
+        """Start everything, print how to use it, stay until cancelled or until a part ends."""
+        DataFolder.open(self.data)
+        async with AsyncExitStack() as running:
+            demos: list[tuple[DemoModel, DemoUpstream]] = []  # none where the box has a model
+            async with anyio.create_task_group() as starting:
+                # The relay needs half a second, and so does looking round or loading the model.
+                starting.start_soon(self._find_upstream, running, demos)
+                relay = await self._start_relay(running)
+            target = self._target()
+            node = await self._start_node(running, target, [demo for _, demo in demos])
+            model = await self._ready_model(target, node)
+            key = await anyio.to_thread.run_sync(self._key, target)
+            self._explain(target, key, model)
+            async with anyio.create_task_group() as watching:
+                watching.start_soon(relay.wait)
+                watching.start_soon(node.wait)
+                for model_server, _ in demos:
+                    watching.start_soon(_watch, model_server)
+
+    # -- the parts
+    async def _start_relay(self, running: AsyncExitStack) -> Child:
+        relay = await Child.start(
+            "relay",
+            ["relay", "--data", str(self._relay_data), "--listen", self.listen],
+            {**os.environ, "WAI_RELAY_DRAIN_TIMEOUT_S": str(DRAIN_S)},
+            self.data / "relay.log",
+        )
+        running.push_async_callback(relay.stop)
+        await _until(partial(self._announced_by, relay), "the relay to start", relay)
+        return relay
+
+    async def _start_node(
+        self, running: AsyncExitStack, target: Target, demos: list[DemoUpstream]
+    ) -> Child:
+        await anyio.to_thread.run_sync(self._join, target)
+        environment = {**os.environ, "WAI_NODE_DRAIN_TIMEOUT_S": str(DRAIN_S)}
+        for demo in demos:
+            # By environment: everybody on the machine can read a command line.
+            environment["WAI_NODE_UPSTREAMS"] = (
+                f"[{{url = {json.dumps(demo.url)}, key = {json.dumps(demo.key)}}}]"
+            )
+        address = target.url.partition("://")[2]
+        node = await Child.start(
+            "node",
+            ["node", "run", "--data", str(self._node_data), "--relay", address],
+            environment,
+            self.data / "node.log",
+        )
+        running.push_async_callback(node.stop)
+        return node
+
+    async def _find_upstream(
+        self, running: AsyncExitStack, demos: list[tuple[DemoModel, DemoUpstream]]
+    ) -> None:
+        """Start the demo's model, unless there is something for the node to find by itself."""
+        if await _has_models(self._node_data):
+            return
+        _say("no inference server with a model found here: serving a small chat model")
+        folder = DataFolder.open(self._node_data)
+        key = inference_key(load_key(folder), secrets.token_bytes(NONCE_BYTES))
+        demo = DemoModel(key, self.data / "demo.log")
+        running.push_async_callback(demo.stop)
+        demos.append((demo, await demo.start()))
+
+    # -- what they need from each other
+    def _join(self, target: Target) -> None:
+        """Join, unless this node has joined this very relay before."""
+        with AdminClient(target) as relay:
+            known = {node["id"] for node in relay.get("/nodes")["data"]}
+            try:
+                member: str | None = load_membership(DataFolder.open(self._node_data)).node_id
+            except WaiError:
+                member = None  # not joined yet, or of no use any more: join anew
+            if member in known:
+                return
+            invite = relay.post("/invites", {"ttl_s": 600.0})["invite"]
+        join(JoinConfig(data=self._node_data, invite=invite, name=_machine_name()))
+
+    async def _ready_model(self, target: Target, node: Child) -> str:
+        """Wait until the node serves something; the id of its first model."""
+        models: list[str] = []
+
+        def ready() -> bool:
+            with AdminClient(target) as relay:
+                for seen in relay.get("/nodes")["data"]:
+                    if seen["state"] == "ready":
+                        models.extend(m["id"] for m in seen["serving"] if m["ready"])
+            return bool(models)
+
+        await _until(ready, "the node to serve a model", node)
+        return models[0]
+
+    def _key(self, target: Target) -> str:
+        """The API key of the last start if it is still good, else a new one."""
+        folder = DataFolder.open(self.data)
+        with AdminClient(target) as relay:
+            if (kept := folder.read(KEY_FILE)) is not None:
+                try:
+                    key = json.loads(kept)
+                    key_id, secret = str(key["id"]), str(key["key"])
+                except (ValueError, KeyError, TypeError):
+                    key_id, secret = "", ""
+                if key_id in {key["id"] for key in relay.get("/keys")["data"]}:
+                    return secret
+            created = relay.post("/keys", {"name": "wai up"})
+        kept_fields = {"id": created["id"], "key": created["key"]}
+        folder.write(KEY_FILE, json.dumps(kept_fields).encode() + b"\n")
+        return str(created["key"])
+
+    # -- where and what
+    @property
+    def _relay_data(self) -> Path:
+        return self.data / "relay"
+
+    @property
+    def _node_data(self) -> Path:
+        return self.data / "node"
+
+    def _announced_by(self, relay: Child) -> bool:
+        try:
+            running: dict[str, Any] = json.loads((self._relay_data / "relay.json").read_bytes())
+        except (OSError, ValueError):
+            return False
+        return running.get("pid") == relay.pid
+
+    def _target(self) -> Target:
+        return local_target(self._relay_data)
+
+    def _explain(self, target: Target, key: str, model: str) -> None:
+        certificate = self._relay_data / "relay.crt"
+        body = json.dumps(
+            {
+                "model": model,
+                "stream": True,
+                "messages": [{"role": "user", "content": "Tell me a fact about the sea."}],
+            }
+        )
+        _say(f"""
+base URL   {target.url}/v1
+API key    {key}
+model      {model}
+trust      {certificate}
+
+curl -sSN --cacert {shlex.quote(str(certificate))} {target.url}/v1/chat/completions \
+-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d {shlex.quote(body)}
+
+Ctrl-C stops everything; keys and data stay in {self.data}
+""")
+
+
+async def _watch(model_server: DemoModel) -> None:
+    """Until the demo's model ends, which it should not: nobody else would start it again."""
+    raise TransportError(await model_server.wait())
+
+
+async def _has_models(node_data: Path) -> bool:
+    """Whether an inference server on one of the usual ports serves anything."""
+    serving = False
+    for upstream, judged in await look_around(Consent(node_data)):
+        if judged.verdict is not Verdict.ALLOWED:
+            _say(f"found {upstream.name}, which belongs to {judged.owner}: {judged.verdict.text}")
+            await upstream.aclose()
+            continue
+        try:
+            models = (await upstream.probe()).models
+            _say(f"found {upstream.name} with {len(models)} models")
+            serving = serving or bool(models)
+        except WaiError as error:
+            _say(f"found {upstream.name}, which does not answer: {error}")
+        finally:
+            await upstream.aclose()
+    return serving
+
+
+async def _until(done: Callable[[], bool], what: str, child: Child) -> None:
+    """Ask `done` again and again; say so when it takes long. Raises `TransportError`."""
+    said = False
+    start = anyio.current_time()
+    while not await anyio.to_thread.run_sync(done):
+        child.check()
+        waited = anyio.current_time() - start
+        if waited > START_TIMEOUT_S:
+            raise TransportError(f"waited {START_TIMEOUT_S:g} s for {what}")
+        if waited > SLOW_AFTER_S and not said:
+            said = True
+            _say(f"waiting for {what} …")
+        await anyio.sleep(POLL_S)
+
+
+def _machine_name() -> str:
+    """This machine's name as a node's name."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname().partition(".")[0])
+    return name.strip("._-")[:63] or "node"
+
+
+def _say(text: str) -> None:
+    print(plain(text), flush=True)

@@ -1,0 +1,103 @@
+"""The nodes as the admin API asks for them and shows them.
+
+`wai_relay.fleet` has them; the API needs no more of it than is named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from wai_api.nodes import ModelView, NodeView
+from wai_protocol.status import NodeStatus
+from wai_relay.fleet.registry import NodeRecord
+
+
+class LiveNode(Protocol):
+    """A node that has joined, as `wai_relay.fleet.node.Node` is."""
+
+    @property
+    def record(self) -> NodeRecord:
+        """Who it is."""
+
+    @property
+    def state(self) -> str:
+        """ready, starting, draining, reconnecting or offline."""
+
+    @property
+    def status(self) -> NodeStatus:
+        """What it said last of itself."""
+
+    @property
+    def reconnects(self) -> int:
+        """How often it came back into a session."""
+
+    @property
+    def copied(self) -> bool:
+        """Whether a second machine with its identity was found lately."""
+
+    @property
+    def agent(self) -> str:
+        """What software it said it is."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it can be asked for something now."""
+
+    @property
+    def connected_at(self) -> float | None:
+        """Since when it has a session, in seconds since 1970; a resumed one goes on."""
+
+    @property
+    def told_by(self) -> str:
+        """The run of its program that its status is from; "" before the first."""
+
+    async def call(self, method: str, params: dict[str, Any], *, timeout_s: float = ...) -> Any:
+        """Ask it to do something. Raises `WaiError`."""
+
+
+class LiveFleet(Protocol):
+    """The nodes as they are now; `wai_relay.fleet.nodes.ConnectedFleet` is one."""
+
+    def nodes(self) -> Iterable[LiveNode]:
+        """All that have joined."""
+
+    def find(self, name_or_id: str) -> LiveNode | None:
+        """The one that a person means."""
+
+    async def remove(self, name_or_id: str) -> NodeRecord:
+        """Let it in no more and end its sessions. Raises `RequestError`."""
+
+    def drain(self, name_or_id: str, *, drained: bool = True) -> Any:
+        """Give it no new requests, or some again. Raises `RequestError`."""
+
+
+def node_view(node: LiveNode) -> NodeView:
+    """A node as the API shows it; what it said of itself only while it is there."""
+    there = node.state != "offline"
+    serving = tuple(
+        ModelView(**{name: getattr(model, name) for name in ModelView.__struct_fields__})
+        for model in (node.status.models if there else ())
+    )
+    # What is downloading or starting takes no request: its slots are none that anybody can have.
+    ready = [model for model in serving if model.ready]
+    told = [model.slots_total for model in ready if model.slots_total is not None]
+    return NodeView(
+        id=node.record.id,
+        name=node.record.name,
+        state=node.state,
+        models=tuple(dict.fromkeys(model.id for model in serving)),
+        serving=serving,
+        slots_total=sum(told) if told else None,
+        slots_busy=sum(model.slots_busy for model in ready),
+        queued=sum(model.queued for model in serving),
+        reconnects=node.reconnects,
+        copied=node.copied,
+        connected_at=node.connected_at,
+        version=node.status.version,
+        agent=node.agent,
+        tags=node.record.tags,
+        may_deploy=node.record.may_deploy,
+        joined_at=node.record.created_at,
+        detail=node.status.detail,
+    )

@@ -1,0 +1,28 @@
+"""An API key and what it may use, as plain values.
+
+`access.keys` keeps them and recognises a caller's key; `policy.admission` holds a key to its
+limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from wai_api.limits import KeyLimits
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as the store knows it. `prefix` is its first characters, to recognise it by.
+
+    `version` grows with every change. `revoked_at` is None for a key that is good.
+    """
+
+    id: str
+    name: str
+    sha256: bytes = field(repr=False)
+    prefix: str
+    limits: KeyLimits
+    version: int
+    created_at: float
+    revoked_at: float | None = None

@@ -1,0 +1,171 @@
+"""What a relay consists of, and how its parts are put together.
+
+`build` opens nothing and starts nothing; `life` does that with what it returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from wai_protocol.identity import RelayKey
+from wai_protocol.limits import Limits
+from wai_relay.admin.context import Context
+from wai_relay.admin.events import Feed
+from wai_relay.app import App, Readiness
+from wai_relay.config import RelayConfig
+from wai_relay.contracts.records import Recorder
+from wai_relay.dashboard.app import create_app
+from wai_relay.fleet.invites import RelayAddress
+from wai_relay.fleet.nodes import ConnectedFleet
+from wai_relay.fleet.providers import ProvidedFleet, providers_of
+from wai_relay.fleet.tunnel import Tunnels
+from wai_relay.gateway.dispatch import ScheduledDispatcher
+from wai_relay.gateway.gateway import Gateway
+from wai_relay.gateway.settling import SettlingDispatcher
+from wai_relay.http.asgi import asgi_handler
+from wai_relay.http.edge import Edge
+from wai_relay.installer import InstallerPages
+from wai_relay.observe.access_log import AccessLog
+from wai_relay.observe.metrics import Metrics, MetricsPage
+from wai_relay.observe.pulse import Pulse
+from wai_relay.observe.spans import Spans, spans_to
+from wai_relay.policy.admission import Admission
+from wai_relay.policy.model_names import ModelNames
+from wai_relay.port_tls import PortTls
+from wai_transport.version import VERSION
+
+from .stored import Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one relay that have a start, an end, or a configuration to follow."""
+
+    edge: Edge
+    readiness: Readiness
+    fleet: ConnectedFleet
+    tunnels: Tunnels
+    upstreams: ProvidedFleet
+    dispatcher: ScheduledDispatcher
+    gateway: Gateway
+    pulse: Pulse
+    spans: Spans | None
+    feed: Feed
+    context: Context
+    metrics_page: MetricsPage
+
+
+def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
+    """Make the parts and connect them; `tls` is None where a proxy in front ends TLS.
+
+    Raises `WaiError` for a provider or a collector of spans that can't be used as configured.
+    """
+    fleet = ConnectedFleet(stored.registry, stored.invites, limits=session_limits(config))
+    upstreams = ProvidedFleet(fleet, providers_of(config.providers))
+    names = ModelNames(config.aliases, config.fallbacks)
+    dispatcher = ScheduledDispatcher(
+        upstreams, names=names, overflow_after_s=config.provider_after_s
+    )
+    fleet.on_change = dispatcher.node_changed
+    pulse = Pulse(stored.recorder)
+    recorder: Recorder = (metrics := Metrics(pulse))
+    spans: Spans | None = None
+    if config.otlp_endpoint is not None:
+        recorder = spans = spans_to(config.otlp_endpoint, metrics)
+    gateway = Gateway(
+        stored.keys,
+        upstreams,
+        SettlingDispatcher(dispatcher, fleet),
+        AccessLog(recorder),
+        config.gateway,
+        names=names,
+        admission=Admission(stored.recorder.months),
+        correct=stored.recorder.correct,
+    )
+    gateway.traced = spans is not None
+    feed = Feed(fleet, gateway.live, pulse, stored.audit, stored.keys.name_of)
+    fleet.on_event = feed.deployed.hear
+    context = _context(config, stored, tls, fleet, gateway, feed)
+    page = MetricsPage(
+        lambda: metrics.text(
+            fleet.nodes(),
+            gateway.live,
+            edge.counters,
+            tls.ends if tls is not None else None,
+            stored.recorder.state,
+        ),
+        stored.admins.authenticate,
+        config.metrics_token,
+    )
+    readiness = Readiness(fleet.nodes)
+    app = App(
+        gateway.handle,
+        asgi_handler(create_app(context)),
+        ready=readiness.state,
+        usage=lambda: stored.recorder.state.word,
+        metrics=page.handle,
+        installer=InstallerPages(lambda: _public_address(context)),
+    )
+    tunnels = Tunnels(
+        stored.relay_key, fleet.admit, lambda: tls.served.hashes if tls is not None else None
+    )
+    edge = Edge(app.handle, tunnel_factory=tunnels.connection)
+    return Parts(
+        edge=edge,
+        readiness=readiness,
+        fleet=fleet,
+        tunnels=tunnels,
+        upstreams=upstreams,
+        dispatcher=dispatcher,
+        gateway=gateway,
+        pulse=pulse,
+        spans=spans,
+        feed=feed,
+        context=context,
+        metrics_page=page,
+    )
+
+
+def session_limits(config: RelayConfig) -> Limits:
+    """What nodes are told when a session begins."""
+    return Limits(ping_s=config.ping_s, dead_s=config.dead_s, session_ttl_s=config.session_ttl_s)
+
+
+def relay_address(
+    config: RelayConfig, relay_key: RelayKey, tls: PortTls | None, port: int | None = None
+) -> RelayAddress:
+    """What invites say of the relay; `port` where the system chose it (listen on 0)."""
+    pin = config.proxy_pin if tls is None else None
+    if tls is not None and tls.pinned:
+        pin = tls.pin
+    return RelayAddress(config.invite_url(port), relay_key.public, pin)
+
+
+def _context(
+    config: RelayConfig,
+    stored: Stored,
+    tls: PortTls | None,
+    fleet: ConnectedFleet,
+    gateway: Gateway,
+    feed: Feed,
+) -> Context:
+    return Context(
+        fleet=fleet,
+        keys=stored.keys,
+        invites=stored.invites,
+        admins=stored.admins,
+        audit=stored.audit,
+        settings=stored.settings,
+        usage=stored.report,
+        live=gateway.live,
+        sign_ins=stored.sign_ins,
+        feed=feed,
+        explanations=gateway.explanations,
+        address=relay_address(config, stored.relay_key, tls),
+        version=VERSION,
+    )
+
+
+def _public_address(context: Context) -> RelayAddress:
+    """The relay's address, with the URL that an admin has set, if any."""
+    return replace(context.address, url=context.settings.now.public_url or context.address.url)

@@ -1,0 +1,63 @@
+"""What a relay keeps in its data folder, loaded into memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wai_protocol.identity import RelayKey
+from wai_relay.access.admins import Admins
+from wai_relay.access.audit import AuditLog
+from wai_relay.access.keys import KeyRing
+from wai_relay.access.sign_ins import SignIns
+from wai_relay.fleet.invites import Invites
+from wai_relay.fleet.registry import NodeRegistry
+from wai_relay.identity import load_admin_token, load_relay_key
+from wai_relay.settings import SettingsBook
+from wai_relay.storage import Store
+from wai_relay.usage import UsageRecorder, UsageReport
+from wai_transport.folder import DataFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The contents of one data folder. Make it with `load`; close `recorder` before the store."""
+
+    relay_key: RelayKey
+    registry: NodeRegistry
+    invites: Invites
+    keys: KeyRing
+    settings: SettingsBook
+    admins: Admins
+    sign_ins: SignIns
+    audit: AuditLog
+    report: UsageReport
+    recorder: UsageRecorder
+
+    @classmethod
+    async def load(cls, store: Store, folder: DataFolder) -> Stored:
+        """Read everything; what a first start needs (keys, the admin's token) is made.
+
+        Raises `StoreError`.
+        """
+        relay_key = load_relay_key(folder)
+        registry = await NodeRegistry.load(store)
+        keys = await KeyRing.load(store)
+        settings = await SettingsBook.load(store)
+        admins = await Admins.load(store, load_admin_token(folder))
+        sign_ins = await SignIns.load(store, admins)
+        # The last one: from here on it has timers, which its `close` ends.
+        recorder = await UsageRecorder.load(
+            store, lambda: settings.now.usage_retention_days * 86400.0, folder.path
+        )
+        return cls(
+            relay_key=relay_key,
+            registry=registry,
+            invites=Invites(store, registry),
+            keys=keys,
+            settings=settings,
+            admins=admins,
+            sign_ins=sign_ins,
+            audit=AuditLog(store),
+            report=UsageReport(store),
+            recorder=recorder,
+        )
