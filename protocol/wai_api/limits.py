@@ -35,6 +35,15 @@ class Kind(Enum):
     """A whole number with a default, never null."""
 
 
+_KIND_OF_TYPE: Final[Mapping[Any, Kind]] = {
+    int | None: Kind.COUNT,
+    float | None: Kind.TIME,
+    tuple[str, ...]: Kind.NAMES,
+    bool: Kind.SWITCH,
+    int: Kind.RANK,
+}
+
+
 class _Text(Struct, frozen=True, kw_only=True):
     """What a field's `Meta` carries besides its title and description."""
 
@@ -156,7 +165,7 @@ class Limit:
 def limits_of(struct: type[Struct]) -> tuple[Limit, ...]:
     """The limits that a struct's fields describe, in their order.
 
-    Raises `TypeError` for a field that has no description.
+    Raises `TypeError` for a field that has no description, or a type that is of no `Kind`.
     """
     hints = typing.get_type_hints(struct, include_extras=True)
     limits = []
@@ -164,7 +173,10 @@ def limits_of(struct: type[Struct]) -> tuple[Limit, ...]:
         meta = next(iter(getattr(hints[field.name], "__metadata__", ())), None)
         if meta is None or "limit" not in (meta.extra or {}):
             raise TypeError(f"{struct.__name__}.{field.name} has no description: see `_limit`")
-        limits.append(_read(field, hints[field.name].__origin__, meta))
+        kind = _KIND_OF_TYPE.get(hints[field.name].__origin__)
+        if kind is None:
+            raise TypeError(f"{struct.__name__}.{field.name}: no `Kind` has this type")
+        limits.append(_read(field, kind, meta))
     return tuple(limits)
 
 
@@ -207,12 +219,12 @@ def _within(limit: Limit, value: Any) -> Any:
     return value
 
 
-def _read(field: msgspec.structs.FieldInfo, kept: Any, meta: Any) -> Limit:
+def _read(field: msgspec.structs.FieldInfo, kind: Kind, meta: Any) -> Limit:
     text: _Text = meta.extra["limit"]
     return Limit(
         name=field.encode_name,
         attribute=field.name,
-        kind=_kind(kept),
+        kind=kind,
         flag=text.flag,
         label=meta.title,
         unit=text.unit,
@@ -221,16 +233,6 @@ def _read(field: msgspec.structs.FieldInfo, kept: Any, meta: Any) -> Limit:
         most=text.most,
         default=field.default,
     )
-
-
-def _kind(kept: Any) -> Kind:
-    if kept == int | None:
-        return Kind.COUNT
-    if kept == float | None:
-        return Kind.TIME
-    if kept == tuple[str, ...]:
-        return Kind.NAMES
-    return Kind.SWITCH if kept is bool else Kind.RANK
 
 
 def _change_type(limit: Limit) -> Any:

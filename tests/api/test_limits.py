@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from wai_api.bounds import MAX_PRIORITY
 from wai_api.keys import CreateKey
-from wai_api.limits import LIMITS, KeyLimits, Kind, Limit, LimitChanges, clamped
+from wai_api.limits import LIMITS, KeyLimits, Kind, Limit, LimitChanges, _limit, clamped, limits_of
 from wai_cli.commands import key
 from wai_relay.admin import app, openapi
 from wai_relay.policy.fair_queue import weight
@@ -184,12 +184,19 @@ def test_stored_limits_are_brought_into_range(stored: dict[str, Any], read: dict
     assert clamped(stored) == read
 
 
-def test_a_field_without_a_description_is_no_limit() -> None:
-    from wai_api.limits import limits_of
+class _Undescribed(Struct):
+    size: Annotated[int | None, Meta(title="Size")] = None
 
-    class Bare(Struct):
-        size: int | None = None
-        length: Annotated[int | None, Meta(title="Length")] = None
 
-    with pytest.raises(TypeError, match=r"Bare\.size"):
-        limits_of(Bare)
+class _OfNoKind(Struct):
+    size: Annotated[str, _limit("--size", "Size", "big", "How large")] = ""
+
+
+@pytest.mark.parametrize(
+    ("struct", "why"), [(_Undescribed, "no description"), (_OfNoKind, "no `Kind`")]
+)
+def test_a_field_that_cannot_be_a_limit_is_refused_at_import(
+    struct: type[Struct], why: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"{struct.__name__}\.size.*{why}"):
+        limits_of(struct)
