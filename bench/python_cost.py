@@ -24,6 +24,7 @@ from typing import Final, cast
 import uvloop
 
 from bench.wire import MODEL, STREAM_PATH, event_chunk
+from wai_api.limits import KeyLimits
 from wai_node.agent import Agent
 from wai_node.forwarding.forward import Forwarder
 from wai_node.upstreams.board import Board
@@ -37,7 +38,6 @@ from wai_protocol.limits import Limits
 from wai_protocol.session import Role, Session
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.access.keys import KeyRing
-from wai_relay.contracts.api_keys import KeyLimits
 from wai_relay.fleet.invites import Invites, RelayAddress
 from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.registry import NodeRegistry

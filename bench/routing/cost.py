@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from wai_api.limits import KeyLimits
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.contracts.api_keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import Attempt, RequestRecord, TokenCounts
 from wai_relay.observe.explain import Explanations
 from wai_relay.policy.admission import Admission, TokenClaim

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
+from wai_api.bounds import MAX_TTL_S
 from wai_protocol.errors import RequestError
 
-from .fleet.invites import DEFAULT_TTL_S, MAX_TTL_S
+from .fleet.invites import DEFAULT_TTL_S
 from .storage import Store, Write
 
 DEFAULT_RETENTION_DAYS: Final = 30.0

@@ -1,7 +1,8 @@
 """Builds the dashboard into `wai_relay/static` when the package is built, also for an editable one.
 
 Node comes from the machine where it is new enough, else as a build dependency from a wheel. What
-was built from the same sources is not built again: a stamp of their hash lies beside it.
+was built from the same sources is not built again: a stamp of their hash lies beside it. The types
+of the admin API are generated first; their source is protocol/wai_api.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ STAMP: Final = ".built-from"
 MAX_PACKED_BYTES: Final = 60_000  # what a browser fetches, all of it: a second on a bad phone line
 # Where pip is told whom to trust: npm is on the same network, and behind the same proxy.
 _TRUST: Final = ("NODE_EXTRA_CA_CERTS", "PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
-_NOT_SOURCES: Final = frozenset({"node_modules", "hatch_build.py", "__pycache__"})
+_NOT_SOURCES: Final = frozenset({"node_modules", "generated", "hatch_build.py", "__pycache__"})
 
 
 class DashboardHook(BuildHookInterface[Any]):
@@ -55,16 +56,20 @@ class DashboardHook(BuildHookInterface[Any]):
 
     def _is_built(self) -> bool:
         stamp = self._static / STAMP
-        return stamp.is_file() and stamp.read_text() == _hash_of(self._web)
+        return stamp.is_file() and stamp.read_text() == self._hash()
+
+    def _hash(self) -> str:
+        return _hash_of(self._web, Path(self.root, "protocol", "wai_api"))
 
     def _build(self) -> None:
+        self._run([sys.executable, str(self._web / "generate_api.py")])
         self._npm("ci", "--omit=dev", "--ignore-scripts", "--loglevel=error")
         # Not `npm run`: a nested npm would be looked for on a PATH that may have another one.
         vite = self._web / "node_modules" / "vite" / "bin" / "vite.js"
         program = _system_node() or str(_wheel_bin() / "node")
         self._run([program, str(vite), "build", "--logLevel", "error"])
         self._check_size()
-        (self._static / STAMP).write_text(_hash_of(self._web))
+        (self._static / STAMP).write_text(self._hash())
 
     def _check_size(self) -> None:
         files = (path for path in self._static.rglob("*") if path.is_file())
@@ -96,11 +101,12 @@ class DashboardHook(BuildHookInterface[Any]):
             raise RuntimeError(f"{' '.join(command[:3])} ended with {done.returncode}; see above")
 
 
-def _hash_of(folder: Path) -> str:
+def _hash_of(*folders: Path) -> str:
     digest = hashlib.sha256()
-    for path in _sources(folder):
-        data = path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(data)}\0".encode() + data)
+    for folder in folders:
+        for path in _sources(folder):
+            data = path.read_bytes()
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()
 
 

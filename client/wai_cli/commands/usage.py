@@ -9,7 +9,9 @@ import time
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from wai_api.usage import GROUPINGS, UsageList, UsageRow
 from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.output.tables import plain, print_json, print_table
 from wai_protocol.errors import RequestError
@@ -34,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     parser.add_argument(
         "--by",
-        choices=("key", "model", "node", "day", "hour"),
+        choices=GROUPINGS,
         default="day",
         help="what the rows are for (default: day)",
     )
@@ -59,18 +61,20 @@ def _usage(parsed: argparse.Namespace) -> int:
         if (only := getattr(parsed, name)) is not None:
             asked[name] = only
     with AdminClient(find_target(parsed)) as relay:
-        usage = relay.get(f"/usage?{urlencode(asked)}")
-    rows = [{**row, "name": usage["names"].get(row["group"], "")} for row in usage["data"]]
-    if parsed.json:
-        print_json(rows)
-    elif parsed.csv:
-        _print_csv(rows)
-    else:
-        print_table(
-            (parsed.by.upper(), *_COLUMNS),
-            [_row(row) for row in rows],
-            empty="no requests in that time",
-        )
+        answer = relay.get(f"/usage?{urlencode(asked)}")
+    if parsed.json or parsed.csv:  # with all columns, also those that this CLI does not know
+        rows = [{**row, "name": answer["names"].get(row["group"], "")} for row in answer["data"]]
+        if parsed.json:
+            print_json(rows)
+        else:
+            _print_csv(rows)
+        return 0
+    usage = read_as(UsageList, answer)
+    print_table(
+        (parsed.by.upper(), *_COLUMNS),
+        [_row(row, usage.names.get(row.group, "")) for row in usage.data],
+        empty="no requests in that time",
+    )
     return 0
 
 
@@ -96,18 +100,18 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
     print(plain(csv_text(columns, rows)), end="")
 
 
-def _row(row: dict[str, Any]) -> tuple[str, ...]:
-    unsure = "~" if row["estimated"] else ""
+def _row(row: UsageRow, name: str) -> tuple[str, ...]:
+    unsure = "~" if row.estimated else ""
     return (
-        row["name"] or row["group"] or "(none)",
-        str(row["requests"]),
-        str(row["errors"]),
-        f"{unsure}{row['prompt_tokens']}",
-        str(row["cached_tokens"]),
-        f"{unsure}{row['completion_tokens']}",
-        _ms(row["ttft_p50_ms"]),
-        _ms(row["ttft_p99_ms"]),
-        "-" if row["tokens_per_s"] is None else f"{row['tokens_per_s']:.1f}",
+        name or row.group or "(none)",
+        str(row.requests),
+        str(row.errors),
+        f"{unsure}{row.prompt_tokens}",
+        str(row.cached_tokens),
+        f"{unsure}{row.completion_tokens}",
+        _ms(row.ttft_p50_ms),
+        _ms(row.ttft_p99_ms),
+        "-" if row.tokens_per_s is None else f"{row.tokens_per_s:.1f}",
     )
 
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from wai_api.bounds import MAX_COUNT
+
 NONE: Final = "none"
 """How a limit is taken away."""
-
-MAX_COUNT: Final = 1 << 53  # what JSON carries exactly
 
 
 def count(text: str) -> int:
@@ -20,11 +20,11 @@ def count(text: str) -> int:
     return _whole(text, 1, MAX_COUNT, "a whole number from 1 on")
 
 
-def count_or_none(text: str) -> int | str:
-    """The same, or `none`."""
-    if text == NONE:
-        return NONE
-    return _whole(text, 1, MAX_COUNT, "a whole number from 1 on, or none")
+def whole_or_none(least: int, most: int) -> Callable[[str], int | str]:
+    """A whole number in these bounds, or `none`."""
+    bounds = f"from {least} on" if most == MAX_COUNT else f"from {least} to {most}"
+    what = f"a whole number {bounds}, or none"
+    return lambda text: NONE if text == NONE else _whole(text, least, most, what)
 
 
 def between(least: int, most: int) -> Callable[[str], int]:

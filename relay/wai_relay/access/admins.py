@@ -14,15 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from wai_api.bounds import MAX_TOKEN_BYTES
+from wai_api.patterns import ADMIN_NAME
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_relay.storage import ConflictError, Store, Write, until_restart
 
 LOCAL_ADMIN: Final = "local"
-MAX_TOKEN_BYTES: Final = 256  # what a stranger may make us hash
 _MARK: Final = b"wai sign-in by "
-
-
-ADMIN_NAME: Final = "^[A-Za-z0-9_.@-]{1,64}$"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,21 +10,25 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
+import msgspec
+
+from wai_api.bounds import MAX_KEY_NAME_CHARS
+from wai_api.limits import KeyLimits, clamped
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_protocol.surface import Headers
-from wai_relay.contracts.api_keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.storage import ConflictError, Row, Store, Write, until_restart
 
 KEY_PREFIX: Final = "wai_sk_"
 KEY_SECRET_BYTES: Final = 32  # 256 random bits: no need for a slow hash
 SHOWN_CHARS: Final = len(KEY_PREFIX) + 4  # enough to recognise a key in a list, useless to guess it
-MAX_NAME_CHARS: Final = 64
 MAX_PRESENTED_BYTES: Final = 256  # what a caller may make us hash
 
 
@@ -90,8 +94,8 @@ class KeyRing:
 
     async def create(self, name: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
         """A new key and its secret, shown this once. Raises `RequestError` on a bad name."""
-        if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable():
-            raise RequestError(f"a key's name has 1 to {MAX_NAME_CHARS} printable characters")
+        if not name.strip() or len(name) > MAX_KEY_NAME_CHARS or not name.isprintable():
+            raise RequestError(f"a key's name has 1 to {MAX_KEY_NAME_CHARS} printable characters")
         random = secrets.token_bytes(KEY_SECRET_BYTES)
         secret = KEY_PREFIX + base64.urlsafe_b64encode(random).rstrip(b"=").decode()
         key = ApiKey(
@@ -109,7 +113,7 @@ class KeyRing:
                 " VALUES ($1, $2, $3, $4, $5, $6, $7)",
                 (
                     *(key.id, key.name, key.sha256, key.prefix),
-                    *(key.limits.to_json(), key.version, key.created_at),
+                    *(_to_stored(key.limits), key.version, key.created_at),
                 ),
             )
         )
@@ -130,7 +134,7 @@ class KeyRing:
                 Write(
                     "UPDATE api_keys SET limits = $1, version = $2"
                     " WHERE id = $3 AND version = $4 AND revoked_at IS NULL",
-                    (limits.to_json(), changed.version, key_id, key.version),
+                    (_to_stored(limits), changed.version, key_id, key.version),
                     rows=1,
                 )
             )
@@ -205,11 +209,25 @@ def _key_from_row(row: Row) -> ApiKey:
         name=row["name"],
         sha256=row["sha256"],
         prefix=row["prefix"],
-        limits=KeyLimits.from_json(row["limits"]),
+        limits=_from_stored(row["id"], row["limits"]),
         version=row["version"],
         created_at=row["created_at"],
         revoked_at=row["revoked_at"],
     )
+
+
+def _to_stored(limits: KeyLimits) -> str:
+    """The limits as the store keeps them: by their names in Python, as the first version did."""
+    return json.dumps(msgspec.structs.asdict(limits), separators=(",", ":"))
+
+
+def _from_stored(key_id: str, text: str) -> KeyLimits:
+    """The limits as the store has them, within today's ranges. Raises `StoreError`."""
+    try:
+        stored = msgspec.json.decode(text, type=dict[str, Any])
+        return msgspec.convert(clamped(stored), KeyLimits)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"the limits of the API key {key_id} are damaged: {error}") from error
 
 
 def _no_such_key(key_id: str) -> RequestError:

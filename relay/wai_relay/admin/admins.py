@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Final
 
-from msgspec import Meta, Struct
-
-from wai_relay.access.admins import ADMIN_NAME
+from wai_api.admins import AdminList, AdminView, CreateAdmin, CreatedAdmin
 from wai_relay.identity import new_admin_token
 
 from .context import Context
 from .endpoint import Call, Endpoint
-
-
-class AdminView(Struct, frozen=True, kw_only=True):
-    """Someone who may administer this relay."""
-
-    name: str
-    created_at: float
-
-
-class AdminList(Struct, frozen=True):
-    """Those that are not revoked, oldest first."""
-
-    data: tuple[AdminView, ...]
-
-
-class CreateAdmin(Struct, frozen=True, forbid_unknown_fields=True):
-    """Someone to let in."""
-
-    name: Annotated[str, Meta(pattern=ADMIN_NAME)]
-
-
-class CreatedAdmin(AdminView, frozen=True, kw_only=True):
-    """A new admin, with the token, which is shown this once."""
-
-    token: str
 
 
 async def list_admins(context: Context, call: Call) -> AdminList:

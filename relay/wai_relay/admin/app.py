@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from wai_api.feed import EVENTS
 from wai_protocol.errors import Fault, RequestError, WaiError
 
 from . import (
@@ -55,6 +56,7 @@ _FEED: Final = openapi.Described(
     *("GET", f"{BASE}/events", "watch", "Watch everything live: docs/http-api.md says what comes"),
     answer=str,
     media_type="text/event-stream",
+    events=EVENTS,
     security=({"adminToken": []},),
 )
 

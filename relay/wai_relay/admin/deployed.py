@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
+from wai_api.models import DeploymentView
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import MAX_COUNT, MAX_NAME_CHARS
 
 from .live_nodes import LiveNode
-from .model_types import DeploymentView
 
 log = logging.getLogger("wai.admin")
 

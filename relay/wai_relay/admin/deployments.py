@@ -9,14 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
-from wai_relay.fleet.registry import no_such_node
-
-from .context import Context
-from .deployed import checked, views_of
-from .endpoint import Call, Endpoint, Query
-from .live_nodes import LiveNode
-from .model_types import (
+from wai_api.bounds import MAX_CONTEXT_TOKENS, MAX_FOUND, MAX_SLOTS
+from wai_api.models import (
     ChangeContext,
     CreateDeployment,
     DeploymentList,
@@ -28,6 +22,13 @@ from .model_types import (
     NodeFit,
     QuantFitView,
 )
+from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
+from wai_relay.fleet.registry import no_such_node
+
+from .context import Context
+from .deployed import checked, views_of
+from .endpoint import Call, Endpoint, Query
+from .live_nodes import LiveNode
 
 HUB_TIMEOUT_S: Final = 45.0
 """For what makes the node ask the hub, which may take 30 s to say that it is down."""
@@ -173,7 +174,7 @@ ENDPOINTS: Final = (
         *("GET", "/models/search", search, "Search the hub", FoundModels),
         query=(
             Query("q", str, "words to look for", needed=True),
-            Query("limit", int, "at most so many", 1, 50),
+            Query("limit", int, "at most so many", 1, MAX_FOUND),
             Query("node", str, "the node that asks; else any"),
         ),
     ),
@@ -182,8 +183,8 @@ ENDPOINTS: Final = (
         query=(
             Query("repo", str, "publisher/name, with :QUANT for one of them", needed=True),
             Query("node", str, "only on this node"),
-            Query("context", int, "tokens per slot", 1, 1 << 24),
-            Query("slots", int, "requests at once", 1, 256),
+            Query("context", int, "tokens per slot", 1, MAX_CONTEXT_TOKENS),
+            Query("slots", int, "requests at once", 1, MAX_SLOTS),
         ),
     ),
     Endpoint("GET", "/deployments", list_deployments, "List deployed models", DeploymentList),

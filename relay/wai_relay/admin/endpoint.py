@@ -15,12 +15,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from wai_api.errors import ErrorAnswer, ErrorDetail
+from wai_api.patterns import IN_WORDS
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
 from wai_relay.access.sign_ins import COOKIE, CSRF_HEADER, SignIn, check_csrf
 from wai_transport.wording import in_words
 
 from .context import Context
-from .types import PATTERNS, ErrorAnswer, ErrorDetail
 
 log = logging.getLogger("wai.admin")
 
@@ -102,7 +103,7 @@ class Endpoint:
         try:
             return msgspec.convert(_DECODER.decode(body or b"{}"), self.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(in_words(str(error), patterns=PATTERNS)) from error
+            raise RequestError(in_words(str(error), patterns=IN_WORDS)) from error
 
     def _query(self, request: Request) -> dict[str, Any]:
         known = {query.name: query for query in self.query}

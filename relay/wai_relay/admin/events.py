@@ -20,48 +20,23 @@ from collections.abc import AsyncIterator, Callable, Iterable, Set
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
 
+from wai_api.feed import Changed, Difference, RequestRow
+from wai_api.models import DeploymentView
+from wai_api.nodes import NodeView
+from wai_api.requests import LiveView
 from wai_relay.access.audit import AuditLog
-from wai_relay.observe.live import LiveRequests, LiveView
+from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.pulse import CallLater, Pulse
 
 from .deployed import Deployed
 from .live_nodes import LiveFleet, LiveNode, node_view
-from .model_types import DeploymentView
-from .types import NodeView
 
 TICK_S: Final = 0.5  # how far a token count may be behind; people read no faster
 MAX_LISTENERS: Final = 64  # a few browsers of a few admins, and their forgotten tabs
 MAX_WAITING: Final = 8  # four seconds of differences: a phone in a lift, then it gets the whole
 KEEP_ALIVE_S: Final = 15.0  # proxies cut what is silent for 30 to 60 s
 _ENCODER: Final = msgspec.json.Encoder()
-
-
-class RequestRow(Struct, frozen=True):
-    """A running request. What grows with time alone (age, tokens/s) is the reader's to work out."""
-
-    id: str
-    key_id: str
-    key_name: str
-    model: str
-    node: str
-    state: str
-    reason: str
-    attempts: int
-    started_at: float
-    queue_ms: float
-    ttft_ms: float | None
-    prompt_tokens: int
-
-
-class Difference(Struct, frozen=True, omit_defaults=True):
-    """What changed in a set of rows; `tokens` by request."""
-
-    full: bool = False
-    set: tuple[Any, ...] = ()
-    gone: tuple[str, ...] = ()
-    tokens: dict[str, int] = {}
 
 
 class Listener:
@@ -228,7 +203,7 @@ class Feed:
             message += _event("pulse", self._pulse.now)
         if self._audit.changes != self._changes:
             self._changes = self._audit.changes
-            message += _event("changed", {"count": self._changes})
+            message += _event("changed", Changed(self._changes))
         return message
 
     def _whole(self) -> bytes:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
+from wai_api.invites import CreatedInvite, CreateInvite, InviteList, InviteView
 from wai_relay.fleet.invites import InviteRecord
 from wai_relay.installer import one_line
 
 from .context import Context
 from .endpoint import Call, Endpoint
-from .types import CreatedInvite, CreateInvite, InviteList, InviteView
 
 
 async def list_invites(context: Context, call: Call) -> InviteList:

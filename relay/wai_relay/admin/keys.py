@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import fields
 from typing import Any, Final
 
 import msgspec
 
+from wai_api.keys import ChangeKey, CreatedKey, CreateKey, KeyList, KeyView
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.contracts.api_keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey
 
 from .context import Context
 from .endpoint import Call, Endpoint, Query
-from .types import ChangeKey, CreatedKey, CreateKey, KeyList, KeyView, Limits
 
-_LIMITS: Final = tuple(field.name for field in fields(KeyLimits))
 _VIEWS_AT_ONCE: Final = 500  # a few milliseconds; streams go on in between
 
 
@@ -74,7 +73,7 @@ def _fields(key: ApiKey) -> dict[str, Any]:
         "id": key.id,
         "name": key.name,
         "prefix": key.prefix,
-        "limits": Limits(**{name: getattr(key.limits, name) for name in _LIMITS}),
+        "limits": key.limits,
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
     }

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from wai_api.nodes import ModelView, NodeView
 from wai_protocol.status import NodeStatus
 from wai_relay.fleet.registry import NodeRecord
-
-from .types import ModelView, NodeView
 
 
 class LiveNode(Protocol):

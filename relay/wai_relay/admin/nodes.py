@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from wai_api.nodes import NodeList, NodeView
 from wai_relay.fleet.registry import no_such_node
 
 from .context import Context
 from .endpoint import Call, Endpoint
 from .live_nodes import LiveNode, node_view
-from .types import NodeList, NodeView
 
 
 async def list_nodes(context: Context, call: Call) -> NodeList:

@@ -4,26 +4,27 @@ what is described beside it: the live feed, and how browsers sign in."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
+from wai_api.errors import ErrorAnswer
+from wai_api.schema import REFERENCE, schemas
 from wai_relay.access.sign_ins import COOKIE, CSRF_HEADER
 
 from .endpoint import JSON_TYPE, Endpoint
-from .types import ErrorAnswer
 
 OPENAPI_VERSION: Final = "3.1.0"
-_REFS: Final = "#/components/schemas/{name}"
 _PLACEHOLDER: Final = re.compile(r"{(\w+)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
     """An operation that is no `Endpoint`. `path` is whole; `answer` None: one without a body;
-    `security` as OpenAPI has it."""
+    `security` as OpenAPI has it; `events`: the data of each server-sent event."""
 
     method: str
     path: str
@@ -34,6 +35,7 @@ class Described:
     status: int = 200
     media_type: str = JSON_TYPE
     security: tuple[dict[str, list[str]], ...] = ()
+    events: Mapping[str, type[Struct]] = field(default_factory=dict)
 
 
 def document(
@@ -42,8 +44,8 @@ def document(
     """The document as JSON can say it; paths are below `base`, those of `also` whole."""
     operations: list[Endpoint | Described] = [*endpoints, *also]
     types: list[Any] = [t for one in operations for t in (one.answer, one.body) if t is not None]
-    schemas, components = msgspec.json.schema_components([*types, ErrorAnswer], ref_template=_REFS)
-    by_type = dict(zip([*types, ErrorAnswer], schemas, strict=True))
+    found, components = schemas([*types, ErrorAnswer])
+    by_type = dict(zip([*types, ErrorAnswer], found, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         methods = paths.setdefault(base + endpoint.path, {})
@@ -77,6 +79,11 @@ def _described(described: Described, by_type: dict[Any, Any]) -> dict[str, Any]:
         "security": list(described.security),
         "responses": {str(described.status): answer, "default": _error(by_type)},
     }
+    if described.events:  # OpenAPI 3.1 has no word for them
+        operation["x-events"] = {
+            name: {"$ref": REFERENCE.format(name=data.__name__)}
+            for name, data in described.events.items()
+        }
     if described.body is not None:
         operation["requestBody"] = {"required": True, "content": _json(by_type[described.body])}
     return operation

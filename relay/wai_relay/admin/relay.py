@@ -7,11 +7,11 @@ from typing import Final
 
 from msgspec import UNSET
 
+from wai_api.relay import AuditList, AuditView, ChangeSettings, SettingsView, WhoAmI
 from wai_relay.access.audit import MAX_LISTED
 
 from .context import Context
 from .endpoint import Call, Endpoint, Query
-from .types import AuditList, AuditView, ChangeSettings, SettingsView, WhoAmI
 
 
 async def who_am_i(context: Context, call: Call) -> WhoAmI:

@@ -5,21 +5,13 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from msgspec import Struct
-
+from wai_api.requests import Explanation, LiveView, RequestList
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.observe.explain import Explanation, explain
-from wai_relay.observe.live import LiveView, view_of
+from wai_relay.observe.explain import explain
+from wai_relay.observe.live import view_of
 
 from .context import Context
 from .endpoint import Call, Endpoint
-
-
-class RequestList(Struct, frozen=True):
-    """The requests that run now, oldest first. `key_names`: what their keys are called."""
-
-    data: list[LiveView]
-    key_names: dict[str, str]
 
 
 async def list_requests(context: Context, call: Call) -> RequestList:

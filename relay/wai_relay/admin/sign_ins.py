@@ -4,31 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec import Struct
-
+from wai_api.sign_ins import SignInEntry, SignInList
 from wai_relay.access.sign_ins import SignIn
 
 from .context import Context
 from .endpoint import Call, Endpoint, Query
-
-
-class SignInEntry(Struct, frozen=True, kw_only=True):
-    """A browser that is signed in as `admin`. `used_at` is right to a minute; `address` is where it
-    signed in from (a proxy, where one is in front), `user_agent` what it said that it is."""
-
-    id: str
-    admin: str
-    created_at: float
-    used_at: float
-    expires_at: float
-    address: str
-    user_agent: str
-
-
-class SignInList(Struct, frozen=True):
-    """Every browser that is signed in, the one that was used last first."""
-
-    data: tuple[SignInEntry, ...]
 
 
 async def list_sign_ins(context: Context, call: Call) -> SignInList:

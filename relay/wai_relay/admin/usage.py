@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
 from typing import Any, Final, cast
 
-from msgspec import Struct
+from msgspec.structs import asdict
 from starlette.responses import Response
 
+from wai_api.usage import GROUPINGS, Grouping, UsageList, UsageRow
 from wai_protocol.errors import RequestError
 from wai_relay.usage.csv_text import csv_text
-from wai_relay.usage.report import GROUPINGS, TIMES, Grouping, UsageRow
+from wai_relay.usage.report import TIMES
 from wai_relay.usage.rollups import DAY_S
 
 from .context import Context
@@ -19,20 +19,7 @@ from .endpoint import NO_STORE, Call, Endpoint, Query
 DEFAULT_DAYS: Final = 7
 MAX_HOURS_ASKED_S: Final = 31 * DAY_S  # by the hour: each is a row, for each hour there is
 MAX_TOP: Final = 500  # rows: more than that is what the CSV is for
-_COLUMNS: Final = tuple(field.name for field in fields(UsageRow))
-
-
-class UsageList(Struct, frozen=True):
-    """Sums of what began from `since` up to `until`. `names`: what the keys that are groups are
-    called. With `limit`, `others` adds up the `other_groups` that are not in `data`."""
-
-    by: str
-    since: float
-    until: float
-    data: list[UsageRow]
-    names: dict[str, str]
-    others: UsageRow | None = None
-    other_groups: int = 0
+_COLUMNS: Final = UsageRow.__struct_fields__
 
 
 async def get_usage(context: Context, call: Call) -> UsageList | Response:

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
-from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from wai_api.sign_ins import SignInRequest, SignInView
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
-from wai_relay.access.admins import MAX_TOKEN_BYTES
 from wai_relay.access.sign_ins import COOKIE, SIGN_IN_S, SignIn, csrf_token
 from wai_relay.admin.context import Context
 from wai_relay.admin.endpoint import JSON_TYPE, NO_STORE, refuse, signed_in
@@ -31,25 +30,6 @@ from .throttle import SignInThrottle
 
 MAX_BODY_BYTES: Final = 2048  # a token in JSON is a tenth of this
 _COOKIE_RULES: Final = "Path=/; Secure; HttpOnly; SameSite=Strict"
-
-
-class SignInRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """An admin token."""
-
-    token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_BYTES)]
-
-
-class SignInView(Struct, frozen=True, kw_only=True):
-    """Who is signed in. `csrf` goes into the header `x-wai-csrf` of every change; `id` is the
-    sign-in's, by which it can be ended."""
-
-    id: str
-    name: str
-    csrf: str
-    expires_at: float
-    version: str
-    url: str
-    time: float
 
 
 def routes(context: Context, path: str) -> list[Route]:

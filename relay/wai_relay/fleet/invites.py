@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from wai_api.bounds import MAX_TTL_S
 from wai_protocol.errors import AuthError, Fault, RequestError
 from wai_protocol.identity import node_id
 from wai_protocol.invite import Invite, secret_sha256
@@ -21,7 +22,6 @@ from wai_relay.storage import ConflictError, Row, Store, Write
 from .registry import NodeRecord, NodeRegistry, check_name, name_taken, node_from_row
 
 DEFAULT_TTL_S: Final = 24 * 3600.0
-MAX_TTL_S: Final = 30 * 24 * 3600.0  # an invite that nobody uses for a month is a leak in waiting
 SECRET_BYTES: Final = 16
 
 

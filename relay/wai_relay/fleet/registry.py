@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from wai_api.patterns import NODE_NAME
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_relay.storage import ConflictError, Row, Store, Write, until_restart
 
-# A name travels in the header X-WAI-Node, in URLs and in metrics' labels.
-NODE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NODE_NAME: Final = re.compile(NODE_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class NodeRegistry:
 
 def check_name(name: str) -> None:
     """Raises `RequestError` for what can't be a node's name."""
-    if not NODE_NAME.fullmatch(name):
+    if not _NODE_NAME.fullmatch(name):
         raise RequestError(
             f"{name[:80]!r} can't be a node's name: use 1 to 63 letters, digits, '.', '_' and '-',"
             " beginning with a letter or a digit"

@@ -21,7 +21,7 @@ from typing import Final
 from wai_protocol.errors import Fault, RequestError
 
 DISTRIBUTION: Final = "wai"
-PACKAGES: Final = ("wai_protocol", "wai_transport", "wai_relay", "wai_node", "wai_cli")
+PACKAGES: Final = ("wai_api", "wai_protocol", "wai_transport", "wai_relay", "wai_node", "wai_cli")
 _KEPT_METADATA: Final = ("METADATA", "entry_points.txt", "licenses/LICENSE")
 _WHEEL: Final = (  # PyPA, "Binary distribution format"
     "Wheel-Version: 1.0\nGenerator: wai relay\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

@@ -6,60 +6,15 @@ Records hold no prompt and no answer, so neither does this. A restart forgets ev
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
+from wai_api.requests import ExplainedAttempt, Explanation
 from wai_relay.contracts.records import Attempt, RequestRecord
 
 # About 2 KiB each with eight candidates: 8 MiB; at ten requests a second the last seven minutes.
 MAX_EXPLAINED: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainedAttempt:
-    """One upstream that was tried. `candidates`: all that were weighed, with the figures that the
-    choice was made by. `fault`: the code of what went wrong with it, "" if it answered."""
-
-    node: str
-    model: str
-    reason: str
-    queue_ms: float
-    fault: str
-    candidates: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """A request's way. `running`: it is not over yet, so that its figures still grow. Times in ms
-    since its arrival, None where that point was not reached."""
-
-    id: str
-    started_at: float
-    running: bool
-    method: str
-    path: str
-    key_id: str
-    model: str
-    served_model: str
-    node: str
-    status: int
-    fault: str
-    reason: str
-    cancelled: bool
-    fallback: bool
-    continued: int
-    queue_ms: float
-    first_byte_ms: float | None
-    ttft_ms: float | None
-    duration_ms: float
-    tokens_per_s: float | None
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    tokens_exact: bool
-    attempts: list[ExplainedAttempt]
 
 
 class Explanations:

@@ -7,15 +7,13 @@ gets read from its own counters when somebody looks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
-from msgspec import Struct
-
+from wai_api.requests import LiveView, State
 from wai_protocol.errors import Fault
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import RequestRecord, TokenCounts
 
-State = Literal["queued", "prefill", "streaming"]
 ENDED_BY_ADMIN: Final = "This request was ended by the relay's admin."
 
 
@@ -55,29 +53,6 @@ class LiveRequest:
             self.answer.give_up(Fault.CANCELLED, ENDED_BY_ADMIN)
         else:
             self._cancel()
-
-
-class LiveView(Struct, frozen=True):
-    """A running request as it is now. `age_ms` is since its arrival; `ttft_ms` and `tokens_per_s`
-    are None before the first token; tokens are estimates until the upstream says them. A struct is
-    made in a tenth of a frozen dataclass's time, and the feed makes one for each request."""
-
-    id: str
-    key_id: str
-    method: str
-    path: str
-    model: str
-    node: str
-    state: State
-    reason: str
-    attempts: int
-    started_at: float
-    age_ms: float
-    queue_ms: float
-    ttft_ms: float | None
-    prompt_tokens: int
-    completion_tokens: int
-    tokens_per_s: float | None
 
 
 class LiveRequests:

@@ -12,8 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from msgspec import Struct
-
+from wai_api.feed import PulseHistory, PulseView
 from wai_relay.contracts.histogram import bin_of, quantile
 from wai_relay.contracts.records import Recorder, RequestRecord
 
@@ -26,29 +25,6 @@ MINUTE_S: Final = 60.0
 MINUTES: Final = 60
 
 CallLater = Callable[[float, Callable[[], None]], Any]
-
-
-class PulseView(Struct, frozen=True, kw_only=True):
-    """Figures of this moment, and of the last hour (`*_hour`; times to first token too)."""
-
-    at: float
-    tokens_per_s: float
-    running: int
-    queued: int
-    requests_hour: int
-    errors_hour: int
-    tokens_hour: int
-    ttft_p50_ms: float | None
-    ttft_p99_ms: float | None
-
-
-class PulseHistory(Struct, frozen=True, kw_only=True):
-    """Tokens per second and requests running, a value each `step_s`, the last one at `until`."""
-
-    step_s: float
-    until: float
-    tokens_per_s: list[float]
-    running: list[int]
 
 
 class _Minute:

@@ -16,15 +16,12 @@ import math
 from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
+from wai_api.bounds import MAX_PRIORITY
 from wai_protocol.errors import Fault, NodeUnavailable
 
 # Together with the bodies that wait behind them (bounded by the gateway) what a small VPS can
 # hold; and with one minute's patience, more than a few nodes could serve in time.
 MAX_WAITING: Final = 256
-
-# Steps of priority that count either way: enough to rank people, agents and batch jobs, and the
-# lowest still gets a four-thousandth of what the highest gets.
-MAX_PRIORITY: Final = 3
 
 T = TypeVar("T")
 

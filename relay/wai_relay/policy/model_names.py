@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.contracts.api_keys import KeyLimits
 
 
 @dataclass(frozen=True, slots=True)

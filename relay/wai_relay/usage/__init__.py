@@ -1,6 +1,6 @@
 """What requests cost: recorded off the hot path, rolled up, reported."""
 
 from .recorder import UsageRecorder
-from .report import Grouping, UsageReport, UsageRow, UsageTop
+from .report import UsageReport, UsageTop
 
-__all__ = ["Grouping", "UsageRecorder", "UsageReport", "UsageRow", "UsageTop"]
+__all__ = ["UsageRecorder", "UsageReport", "UsageTop"]

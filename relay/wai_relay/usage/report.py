@@ -9,42 +9,17 @@ from __future__ import annotations
 import datetime
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
+from wai_api.usage import Grouping, UsageRow
 from wai_relay.contracts.histogram import quantile
 from wai_relay.storage import Row, Store, Value
 
 from .rollups import COUNTERS, DAY_S, HOUR_S
 
-Grouping = Literal["key", "model", "node", "day", "hour"]
-GROUPINGS: Final[tuple[Grouping, ...]] = get_args(Grouping)
 TIMES: Final = frozenset({"day", "hour"})  # told in order and whole, never as the most used
 _COLUMNS: Final = {"key": "key_id", "model": "model", "node": "node"}
 _SUMS: Final = ", ".join(f"sum({name}) AS {name}" for name in COUNTERS)
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRow:
-    """The sums of one group. `group` is an id or a name, "" for requests that never got to one, or
-    the UTC day or hour as ISO 8601 has it. `queue_ms` is the mean. None: nothing to tell from."""
-
-    group: str
-    requests: int
-    errors: int
-    cancelled: int
-    fallbacks: int
-    retried: int
-    estimated: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    bytes_in: int
-    bytes_out: int
-    queue_ms: float
-    ttft_p50_ms: float | None
-    ttft_p99_ms: float | None
-    tokens_per_s: float | None
-    cost: float
 
 
 @dataclass(frozen=True, slots=True)

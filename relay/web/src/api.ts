@@ -1,117 +1,6 @@
-// Calls of the admin API with the browser's sign-in, and the types that it answers with.
+// Calls of the admin API with the browser's sign-in. Its types are in generated/api.
 
-export interface Session {
-  id: string;
-  name: string;
-  csrf: string;
-  version: string;
-  url: string;
-  time: number;
-}
-
-export interface ModelView {
-  id: string;
-  upstream: string;
-  ready: boolean;
-  context_tokens: number | null;
-  slots_total: number | null;
-  slots_busy: number;
-  queued: number;
-  prefill_tps: number | null;
-  decode_tps: number | null;
-}
-
-export interface NodeView {
-  id: string;
-  name: string;
-  state: "ready" | "starting" | "draining" | "reconnecting" | "offline";
-  models: string[];
-  serving: ModelView[];
-  slots_total: number | null;
-  slots_busy: number;
-  queued: number;
-  reconnects: number;
-  copied: boolean;
-  version: string;
-  may_deploy: boolean;
-  joined_at: number;
-  connected_at: number | null;
-  detail: Record<string, unknown>;
-}
-
-export interface Deployment {
-  id: string;
-  node: string;
-  node_id: string;
-  model: string;
-  state: string;
-  reason: string;
-  swap_error: string;
-  context: number;
-  context_served: number | null;
-  slots: number;
-  size_bytes: number;
-  in_flight: number;
-  progress: { done_bytes: number; total_bytes: number; rate_bps: number; eta_s: number | null } | null;
-}
-
-export interface RequestRow {
-  id: string;
-  key_id: string;
-  key_name: string;
-  model: string;
-  node: string;
-  state: "queued" | "prefill" | "streaming";
-  reason: string;
-  attempts: number;
-  started_at: number;
-  queue_ms: number;
-  ttft_ms: number | null;
-  prompt_tokens: number;
-}
-
-export interface Limits {
-  rpm: number | null;
-  tpm: number | null;
-  concurrency: number | null;
-  monthly_tokens: number | null;
-  expires_at: number | null;
-  models: string[];
-  nodes: string[];
-  local_only: boolean;
-  priority: number;
-  continue: boolean;
-}
-
-export interface KeyView {
-  id: string;
-  name: string;
-  prefix: string;
-  limits: Limits;
-  created_at: number;
-  revoked_at: number | null;
-}
-
-export interface UsageRow {
-  group: string;
-  requests: number;
-  errors: number;
-  prompt_tokens: number;
-  cached_tokens: number;
-  completion_tokens: number;
-  ttft_p50_ms: number | null;
-  ttft_p99_ms: number | null;
-  tokens_per_s: number | null;
-}
-
-export interface Usage {
-  by: string;
-  data: UsageRow[];
-  names: Record<string, string>;
-  /** What `data` leaves out, added up. */
-  others: UsageRow | null;
-  other_groups: number;
-}
+import type { SignInView } from "./generated/api";
 
 export class ApiError extends Error {
   constructor(
@@ -161,26 +50,15 @@ export const remove = <T>(path: string) => ask<T>("DELETE", base + path);
 
 const sessionPath = "/dashboard/session";
 
-/** A browser that is signed in. */
-export interface SignIn {
-  id: string;
-  admin: string;
-  created_at: number;
-  used_at: number;
-  expires_at: number;
-  address: string;
-  user_agent: string;
-}
-
-export async function signIn(token: string): Promise<Session> {
-  const session = await ask<Session>("POST", sessionPath, { token });
+export async function signIn(token: string): Promise<SignInView> {
+  const session = await ask<SignInView>("POST", sessionPath, { token });
   csrf = session.csrf;
   return session;
 }
 
 /** Who is signed in in this browser, null if nobody. Raises `ApiError`: the relay can't say. */
-export async function currentSession(): Promise<Session | null> {
-  const session = await ask<Session | null>("GET", sessionPath);
+export async function currentSession(): Promise<SignInView | null> {
+  const session = await ask<SignInView | null>("GET", sessionPath);
   csrf = session?.csrf ?? "";
   return session;
 }

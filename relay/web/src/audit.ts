@@ -1,18 +1,10 @@
 // Entries of the audit log as text.
 
 import { date } from "./format";
-
-export interface Entry {
-  id: number;
-  at: number;
-  actor: string;
-  action: string;
-  subject: string;
-  detail: Record<string, unknown>;
-}
+import type { AuditView } from "./generated/api";
 
 /** What else is known of a change: `rpm 60, models qwen, gemma`. */
-export function details(entry: Pick<Entry, "detail">): string {
+export function details(entry: Pick<AuditView, "detail">): string {
   const said = Object.entries(entry.detail).filter(([name]) => name !== "name");
   return said.map(([name, value]) => `${name} ${name.endsWith("_at") && typeof value === "number" ? date(value) : shown(value)}`).join(", ");
 }

@@ -1,7 +1,7 @@
 // What a node says of itself, as text. It may be of another version, or hostile: any JSON may come,
 // and none of it may break the page that removes the node.
 
-import type { NodeView } from "./api";
+import type { NodeView } from "./generated/api";
 import { bytes } from "./format";
 
 export interface UpstreamDetail {

@@ -1,16 +1,6 @@
 // The last hour of the relay's pulse, for the charts: pure functions.
 
-export interface Pulse {
-  at: number;
-  tokens_per_s: number;
-  running: number;
-  queued: number;
-  requests_hour: number;
-  errors_hour: number;
-  tokens_hour: number;
-  ttft_p50_ms: number | null;
-  ttft_p99_ms: number | null;
-}
+import type { PulseView } from "./generated/api";
 
 export interface History {
   step: number;
@@ -20,7 +10,7 @@ export interface History {
 }
 
 /** `history` with the newest beat at its end and the oldest gone; a beat that it has changes nothing. */
-export function withPulse(history: History, told: Pulse): History {
+export function withPulse(history: History, told: PulseView): History {
   if (told.at <= history.until) return history;
   return {
     ...history,

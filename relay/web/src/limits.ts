@@ -1,74 +1,53 @@
-// A key's limits: as text, and from the form that changes them.
+// A key's limits: as text, and from the form that changes them. What limits there are is generated.
 
-import type { Limits } from "./api";
 import { compact, date } from "./format";
+import { type KeyLimits, LIMITS } from "./generated/api";
 
-export const NUMBERS = [
-  ["rpm", "Requests per minute"],
-  ["tpm", "Tokens per minute"],
-  ["concurrency", "Requests at once"],
-  ["monthly_tokens", "Tokens per month"],
-] as const;
-export const MAX_PRIORITY = 3; // steps that count in the queue, either way
+export type Limit = (typeof LIMITS)[number];
+export type Kind = Limit["kind"];
+export type LimitOf<Wanted extends Kind> = Extract<Limit, { kind: Wanted }>;
 
-export const NO_LIMITS: Limits = {
-  rpm: null,
-  tpm: null,
-  concurrency: null,
-  monthly_tokens: null,
-  expires_at: null,
-  models: [],
-  nodes: [],
-  local_only: false,
-  priority: 0,
-  continue: false,
-};
+export function ofKind<Wanted extends Kind>(kind: Wanted): LimitOf<Wanted>[] {
+  return LIMITS.filter((limit): limit is LimitOf<Wanted> => limit.kind === kind);
+}
 
 /** What of `wanted` is not as in `known`: that alone is told, and stands in the audit log. */
-export function differing<Kind extends object>(wanted: Kind, known: Kind): Partial<Kind> {
-  const names = Object.keys(wanted) as (keyof Kind)[];
+export function differing<Value extends object>(wanted: Value, known: Value): Partial<Value> {
+  const names = Object.keys(wanted) as (keyof Value)[];
   const changed = names.filter((name) => JSON.stringify(wanted[name]) !== JSON.stringify(known[name]));
-  return Object.fromEntries(changed.map((name) => [name, wanted[name]])) as Partial<Kind>;
+  return Object.fromEntries(changed.map((name) => [name, wanted[name]])) as Partial<Value>;
 }
 
 /** In a line, all of them: what is left out would pass for no limit. `now` in seconds. */
-export function limitsText(limits: Limits, now: number): string {
-  const { rpm, tpm, concurrency, monthly_tokens, expires_at, models, nodes, priority } = limits;
-  const said = [
-    expires_at !== null && `${expires_at <= now ? "expired" : "until"} ${date(expires_at)}`,
-    rpm !== null && `${compact(rpm)} req/min`,
-    tpm !== null && `${compact(tpm)} tok/min`,
-    concurrency !== null && `${concurrency} at once`,
-    monthly_tokens !== null && `${compact(monthly_tokens)} tok/month`,
-    models.length && `only ${models.join(", ")}`,
-    nodes.length && `only on ${nodes.join(", ")}`,
-    limits.local_only && "own nodes only",
-    priority !== 0 && `priority ${priority}`,
-    limits.continue && "continued",
-  ].filter(Boolean);
-  return said.join(" · ") || "none";
+export function limitsText(limits: KeyLimits, now: number): string {
+  const timesFirst = [...ofKind("time"), ...LIMITS.filter((limit) => limit.kind !== "time")];
+  const texts = timesFirst.map((limit) => valueText(limit, limits[limit.name], now));
+  return texts.filter(Boolean).join(" · ") || "none";
+}
+
+function valueText({ kind, unit }: Limit, value: KeyLimits[keyof KeyLimits], now: number): string {
+  if (Array.isArray(value)) return value.length ? `${unit} ${value.join(", ")}` : "";
+  if (typeof value === "boolean") return value ? unit : "";
+  if (value === null) return "";
+  if (kind === "time") return `${value <= now ? "expired" : unit} ${date(value)}`;
+  if (kind === "rank") return value ? `${unit} ${value}` : "";
+  return `${compact(value)} ${unit}`;
 }
 
 /** What the form says; the `known` limits have a time of day that its date does not. */
-export function limitsOf(form: FormData, known: Limits | null): Limits {
-  const text = (name: string) => String(form.get(name) ?? "").trim();
-  const number = (name: string) => (text(name) ? Number(text(name)) : null);
+export function limitsOf(form: FormData, known: KeyLimits | null): KeyLimits {
+  const values = LIMITS.map((limit) => [limit.name, valueOf(form, limit, known?.[limit.name] ?? null)]);
+  return Object.fromEntries(values) as KeyLimits;
+}
+
+function valueOf(form: FormData, { name, kind }: Limit, known: KeyLimits[keyof KeyLimits] | null) {
+  const text = String(form.get(name) ?? "").trim();
+  if (kind === "switch") return form.has(name);
   // A name may have spaces.
-  const names = (name: string) => text(name).split(",").map((one) => one.trim()).filter(Boolean);
-  const expires = text("expires_at");
-  const kept = known?.expires_at ?? null;
-  return {
-    rpm: number("rpm"),
-    tpm: number("tpm"),
-    concurrency: number("concurrency"),
-    monthly_tokens: number("monthly_tokens"),
-    expires_at: expires === day(kept) ? kept : expires ? Date.parse(expires) / 1000 : null,
-    models: names("models"),
-    nodes: names("nodes"),
-    local_only: form.has("local_only"),
-    priority: number("priority") ?? 0,
-    continue: form.has("continue"),
-  };
+  if (kind === "names") return text.split(",").map((one) => one.trim()).filter(Boolean);
+  if (kind === "time" && text === day(known as number | null)) return known;
+  if (!text) return kind === "rank" ? 0 : null;
+  return kind === "time" ? Date.parse(text) / 1000 : Number(text);
 }
 
 /** The day in UTC, as an input has it; "" for none. */

@@ -1,16 +1,17 @@
 // The live feed, kept as signals: whatever shows them is drawn again when they change.
 
 import { batch, signal } from "@preact/signals";
-import { type Deployment, type NodeView, type RequestRow, checkSession } from "./api";
-import { type History, type Pulse, withPulse } from "./history";
+import { checkSession } from "./api";
+import type { Changed, DeploymentView, NodeView, PulseHistory, PulseView, RequestRow } from "./generated/api";
+import { type History, withPulse } from "./history";
 import { type Difference, applied, counted } from "./rows";
 
 export const nodes = signal<ReadonlyMap<string, NodeView>>(new Map());
 export const requests = signal<ReadonlyMap<string, RequestRow>>(new Map());
 export const tokens = signal<ReadonlyMap<string, number>>(new Map());
 /** null until the relay has told. */
-export const deployments = signal<ReadonlyMap<string, Deployment> | null>(null);
-export const pulse = signal<Pulse | null>(null);
+export const deployments = signal<ReadonlyMap<string, DeploymentView> | null>(null);
+export const pulse = signal<PulseView | null>(null);
 export const history = signal<History>({ step: 2, until: 0, rates: [], running: [] });
 export const changes = signal(0);
 export const connected = signal(true);
@@ -40,17 +41,17 @@ export function startFeed(): void {
     if (change.full || change.set || change.gone) requests.value = applied(requests.value, change);
     tokens.value = counted(tokens.value, change);
   });
-  on<Difference<Deployment>>("deployments", (change) => {
-    deployments.value = applied(deployments.value ?? new Map<string, Deployment>(), change);
+  on<Difference<DeploymentView>>("deployments", (change) => {
+    deployments.value = applied(deployments.value ?? new Map<string, DeploymentView>(), change);
   });
-  on<{ step_s: number; until: number; tokens_per_s: number[]; running: number[] }>("history", (told) => {
+  on<PulseHistory>("history", (told) => {
     history.value = { step: told.step_s, until: told.until, rates: told.tokens_per_s, running: told.running };
   });
-  on<Pulse>("pulse", (told) => {
+  on<PulseView>("pulse", (told) => {
     pulse.value = told;
     history.value = withPulse(history.value, told);
   });
-  on<{ count: number }>("changed", (told) => (changes.value = told.count));
+  on<Changed>("changed", (told) => (changes.value = told.count));
 }
 
 export function stopFeed(): void {

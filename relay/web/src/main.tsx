@@ -3,7 +3,8 @@
 import { useSignal } from "@preact/signals";
 import { type ComponentType, render } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { type Session, currentSession, signIn, signOut, whenSignedOut } from "./api";
+import { currentSession, signIn, signOut, whenSignedOut } from "./api";
+import type { SignInView } from "./generated/api";
 import { clockAhead, connected, nodes, requests, startFeed, stopFeed } from "./live";
 import { KeysPage } from "./pages/keys";
 import { ModelsPage } from "./pages/models";
@@ -31,7 +32,7 @@ const PAGES: Record<string, [string, ComponentType]> = {
   settings: ["Settings", SettingsPage],
 };
 
-function begin(found: Session | null): void {
+function begin(found: SignInView | null): void {
   session.value = found;
   if (!found) {
     forgetTalk();

@@ -1,11 +1,8 @@
 // Sets of rows that are told as differences, and pages of long lists: pure functions.
 
-export interface Difference<Row> {
-  full?: boolean;
-  set?: Row[];
-  gone?: string[];
-  tokens?: Record<string, number>;
-}
+import type { Difference as AnyDifference } from "./generated/api";
+
+export type Difference<Row> = Omit<AnyDifference, "set"> & { set?: Row[] };
 
 /** `rows` with a difference applied. */
 export function applied<Row extends { id: string }>(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.relay.conftest import Clock
+from wai_api.bounds import MAX_TOKEN_BYTES
 from wai_protocol.errors import AuthError, Fault, RequestError
-from wai_relay.access.admins import MAX_TOKEN_BYTES, Admins
+from wai_relay.access.admins import Admins
 from wai_relay.access.audit import MAX_LISTED, AuditLog
 from wai_relay.storage import SqliteStore, Write
 

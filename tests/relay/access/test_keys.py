@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.relay.conftest import Clock, everything_in
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_relay.access.keys import KeyRing
-from wai_relay.contracts.api_keys import KeyLimits
 from wai_relay.storage import SqliteStore, Write
 
 pytestmark = pytest.mark.anyio
@@ -131,3 +131,34 @@ async def test_revoking_twice_is_fine_and_an_unknown_key_is_not(store: SqliteSto
 async def test_a_name_that_cannot_be_shown_is_refused(store: SqliteStore, name: str) -> None:
     with pytest.raises(RequestError):
         await (await KeyRing.load(store)).create(name)
+
+
+async def _with_stored(store: SqliteStore, text: str) -> KeyRing:
+    ring = await KeyRing.load(store)
+    await ring.create("app")
+    await store.write(Write("UPDATE api_keys SET limits = $1", (text,)))
+    return await KeyRing.load(store)
+
+
+async def test_a_priority_that_an_older_relay_stored_counts_as_the_nearest_end(
+    store: SqliteStore,
+) -> None:
+    ring = await _with_stored(store, '{"priority":-100,"rpm":5,"continue_":true,"newer":[1]}')
+    [key] = await ring.list()
+    assert key.limits == KeyLimits(priority=-3, rpm=5, continue_=True)
+
+
+async def test_limits_are_stored_as_an_older_relay_reads_them(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    await ring.create("app", KeyLimits(rpm=5, models=("m",), continue_=True))
+    [row] = await store.read("SELECT limits FROM api_keys")
+    assert row["limits"] == (
+        '{"rpm":5,"tpm":null,"concurrency":null,"monthly_tokens":null,"expires_at":null,'
+        '"models":["m"],"nodes":[],"local_only":false,"priority":0,"continue_":true}'
+    )
+
+
+@pytest.mark.parametrize("text", ['{"rpm":"many"}', '{"models":[1]}', "[]x", '"x"'])
+async def test_damaged_limits_do_not_pass_for_no_limit(store: SqliteStore, text: str) -> None:
+    with pytest.raises(StoreError, match="limits of the API key"):
+        await _with_stored(store, text)

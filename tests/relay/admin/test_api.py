@@ -129,6 +129,16 @@ async def test_a_change_of_limits_leaves_the_others_as_they_are(api: Api) -> Non
     assert (await api.call("PATCH", "/keys/key_nobody", {"limits": {}}))[0] == 404
 
 
+@pytest.mark.parametrize(("priority", "words"), [(4, "at most 3"), (-100, "at least -3")])
+async def test_a_priority_that_the_queue_does_not_count_is_refused(
+    api: Api, priority: int, words: str
+) -> None:
+    body = {"name": "app", "limits": {"priority": priority}}
+    status, answer = await api.call("POST", "/keys", body)
+    assert status == 400
+    assert f"limits.priority must be a whole number, {words}" in answer["error"]["message"]
+
+
 async def test_an_invite_names_the_relay_as_the_settings_say(api: Api) -> None:
     status, created = await api.call("POST", "/invites", {"name": "box", "ttl_s": 60})
     assert status == 201

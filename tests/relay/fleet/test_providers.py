@@ -15,10 +15,11 @@ import pytest
 from tests.harness.exchanges import FakeExchange, make_request
 from tests.harness.fleets import JSON, FakeFleet, FakeNode, FakeStream
 from tests.harness.openai_service import KEY, MODEL, OpenAiService, openai_service
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import RequestError, StoreError
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
-from wai_relay.contracts.api_keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import RequestRecord
 from wai_relay.fleet.provider_config import ProviderConfig, ProviderModel
 from wai_relay.fleet.providers import ProvidedFleet, Provider

@@ -10,9 +10,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.contracts.api_keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import TokenCounts
 from wai_relay.contracts.upstream import ServingNode
 from wai_relay.gateway.dispatch import Lease, Outcome, RequestInfo, ScheduledDispatcher

@@ -14,10 +14,11 @@ import pytest
 from tests.harness.exchanges import CALLER_KEY, FakeExchange, make_request
 from tests.harness.fleets import JSON, SSE, FakeFleet, FakeNode, FakeStream
 from tests.harness.plain_dispatcher import LeastBusyDispatcher
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, LocalProtocolError, TransportError
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
-from wai_relay.contracts.api_keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import RequestRecord, TokenCounts
 from wai_relay.contracts.upstream import Spent
 from wai_relay.gateway.answer import CREDIT_EVERY_BYTES

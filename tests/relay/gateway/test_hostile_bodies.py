@@ -13,9 +13,10 @@ import pytest
 
 from tests.harness.exchanges import FakeExchange, make_request
 from tests.harness.loop_watch import watched_loop
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import WaiError
 from wai_protocol.surface import find_route
-from wai_relay.contracts.api_keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.gateway.continuation import continuation_for
 from wai_relay.gateway.dialects.anthropic import AnthropicEvents
 from wai_relay.gateway.dialects.ollama import OllamaLines

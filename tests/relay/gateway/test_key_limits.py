@@ -12,9 +12,10 @@ import pytest
 from tests.harness.exchanges import FakeExchange, make_request
 from tests.harness.fleets import JSON, FakeFleet, FakeNode
 from tests.harness.plain_dispatcher import LeastBusyDispatcher
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
 from wai_protocol.surface import Headers, find_route
-from wai_relay.contracts.api_keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import RequestRecord
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.intake import LEAST_BYTES_PER_S, MOST_BEHIND_S, BodyBudget, Intake

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.harness.fleets import FakeNode
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
-from wai_relay.contracts.api_keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.gateway.dispatch import Lease, Outcome, RequestInfo
 from wai_relay.gateway.settling import SettlingDispatcher
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.contracts.api_keys import ApiKey, KeyLimits
+from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.policy.admission import (
     CONCURRENCY_RETRY_S,
     Admission,

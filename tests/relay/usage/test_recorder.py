@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from wai_api.usage import Grouping
 from wai_relay.contracts.records import RequestRecord, TokenCounts
 from wai_relay.storage import SqliteStore
-from wai_relay.usage import Grouping, UsageRecorder, UsageReport
+from wai_relay.usage import UsageRecorder, UsageReport
 from wai_relay.usage.recorder import BATCH_RECORDS, FLUSH_INTERVAL_S, MAX_MODELS
 from wai_relay.usage.rollups import DAY_S, HOUR_S
 

@@ -1,8 +1,9 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
-import { type Pulse, everyStep, sinceFirst, withPulse } from "../../../relay/web/src/history";
+import type { PulseView } from "../../../relay/web/src/generated/api";
+import { everyStep, sinceFirst, withPulse } from "../../../relay/web/src/history";
 
-const beat = (at: number, rate: number): Pulse => ({
+const beat = (at: number, rate: number): PulseView => ({
   at,
   tokens_per_s: rate,
   running: 1,

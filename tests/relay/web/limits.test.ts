@@ -1,6 +1,7 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
-import { NO_LIMITS, day, differing, limitsOf, limitsText } from "../../../relay/web/src/limits";
+import { LIMITS, NO_LIMITS } from "../../../relay/web/src/generated/api";
+import { day, differing, limitsOf, limitsText } from "../../../relay/web/src/limits";
 
 function form(fields: Record<string, string>): FormData {
   const made = new FormData();
@@ -13,6 +14,11 @@ test("every limit is told: one that is not would pass for no limit", () => {
   const all = { rpm: 60, tpm: 9000, concurrency: 2, monthly_tokens: 1e6, models: ["qwen"], nodes: ["box"] };
   const said = limitsText({ ...NO_LIMITS, ...all, local_only: true, priority: -1, continue: true }, 0);
   equal(said, "60 req/min · 9K tok/min · 2 at once · 1M tok/month · only qwen · only on box · own nodes only · priority -1 · continued");
+});
+
+test("no limit is left out of the text, whichever there are", () => {
+  const values = { count: 7, time: 1.8e9, names: ["a"], switch: true, rank: 1 };
+  for (const { name, kind } of LIMITS) equal(limitsText({ ...NO_LIMITS, [name]: values[kind] }, 0) === "none", false, name);
 });
 
 test("a key that is past its day is told from one that is not", () => {

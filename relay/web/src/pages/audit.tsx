@@ -3,21 +3,22 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get } from "../api";
-import { type Entry, details } from "../audit";
+import { details } from "../audit";
 import { date } from "../format";
+import type { AuditList, AuditView } from "../generated/api";
 import { changes } from "../live";
 import { Empty, Problem, told } from "../parts/basics";
 
 const AT_ONCE = 50;
 
 export function AuditLog() {
-  const entries = useSignal<Entry[] | null>(null);
+  const entries = useSignal<AuditView[] | null>(null);
   const more = useSignal(false);
   const problem = useSignal("");
-  const read = async (after: Entry[]) => {
+  const read = async (after: AuditView[]) => {
     const before = after.length ? `&before=${after.at(-1)!.id}` : "";
     problem.value = await told(async () => {
-      const { data } = await get<{ data: Entry[] }>(`/audit?limit=${AT_ONCE}${before}`);
+      const { data } = await get<AuditList>(`/audit?limit=${AT_ONCE}${before}`);
       entries.value = [...after, ...data];
       more.value = data.length === AT_ONCE;
     });

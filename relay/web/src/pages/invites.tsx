@@ -4,16 +4,9 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get, post, remove } from "../api";
 import { date } from "../format";
+import type { CreatedInvite, InviteView } from "../generated/api";
 import { changes, nodes } from "../live";
 import { Code, Dialog, Problem, Sure, told } from "../parts/basics";
-
-interface Invite {
-  id: string;
-  name: string | null;
-  state: string;
-  may_deploy: boolean;
-  expires_at: number;
-}
 
 export function AddNode(props: { onClose: () => void }) {
   const command = useSignal("");
@@ -27,7 +20,7 @@ export function AddNode(props: { onClose: () => void }) {
     const name = String(form.get("name")).trim();
     problem.value = await told(async () => {
       const body = { ...(name && { name }), may_deploy: form.has("may_deploy") };
-      const made = await post<Invite & { command: string }>("/invites", body);
+      const made = await post<CreatedInvite>("/invites", body);
       [command.value, expires.value] = [made.command, made.expires_at];
       before.value = new Set(nodes.value.keys());
     });
@@ -60,12 +53,12 @@ export function AddNode(props: { onClose: () => void }) {
 
 /** Those that a node may still join by. */
 export function OpenInvites() {
-  const invites = useSignal<Invite[]>([]);
+  const invites = useSignal<InviteView[]>([]);
   const problem = useSignal("");
   const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
   useEffect(() => {
     void act(async () => {
-      const { data } = await get<{ data: Invite[] }>("/invites");
+      const { data } = await get<{ data: InviteView[] }>("/invites");
       invites.value = data.filter((invite) => invite.state === "open").reverse();
     });
   }, [changes.value, nodes.value.size]);

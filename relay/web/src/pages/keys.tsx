@@ -2,9 +2,10 @@
 
 import { useComputed, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { type KeyView, get, patch, post, remove } from "../api";
+import { get, patch, post, remove } from "../api";
 import { date } from "../format";
-import { MAX_PRIORITY, NO_LIMITS, NUMBERS, day, differing, limitsOf, limitsText } from "../limits";
+import { type CreatedKey, type KeyLimits, type KeyList, type KeyView, NO_LIMITS } from "../generated/api";
+import { type Limit, day, differing, limitsOf, limitsText, ofKind } from "../limits";
 import { changes, relayNow } from "../live";
 import { Code, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 
@@ -16,7 +17,7 @@ const FILTER_FROM = 10; // fewer are found by looking
 async function allKeys(over: () => boolean): Promise<KeyView[]> {
   const all: KeyView[] = [];
   for (let last = ""; !over(); ) {
-    const { data } = await get<{ data: KeyView[] }>(`/keys?limit=${AT_ONCE}${last && `&after=${last}`}`);
+    const { data } = await get<KeyList>(`/keys?limit=${AT_ONCE}${last && `&after=${last}`}`);
     all.push(...data);
     if (data.length < AT_ONCE) break;
     last = data.at(-1)!.id;
@@ -93,17 +94,17 @@ function EditKey(props: { subject: KeyView | "new"; onClose: () => void }) {
   const known = subject === "new" ? null : subject;
   const problem = useSignal("");
   const secret = useSignal("");
-  const priority = Math.max(-MAX_PRIORITY, Math.min(MAX_PRIORITY, known?.limits.priority ?? 0));
+  const limits = known?.limits ?? NO_LIMITS;
   const submit = async (event: Event) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
-    const limits = limitsOf(form, known?.limits ?? null);
+    const wanted = limitsOf(form, known?.limits ?? null);
     problem.value = await told(async () => {
       if (known) {
-        await patch(`/keys/${known.id}`, { limits: differing(limits, known.limits) });
+        await patch(`/keys/${known.id}`, { limits: differing(wanted, known.limits) });
         props.onClose();
       } else {
-        secret.value = (await post<{ key: string }>("/keys", { name: String(form.get("name")).trim(), limits: differing(limits, NO_LIMITS) })).key;
+        secret.value = (await post<CreatedKey>("/keys", { name: String(form.get("name")).trim(), limits: differing(wanted, NO_LIMITS) })).key;
       }
     });
   };
@@ -120,18 +121,14 @@ function EditKey(props: { subject: KeyView | "new"; onClose: () => void }) {
           <fieldset>
             <legend>Limits <span class="muted">(empty: none)</span></legend>
             <div class="grid">
-              {NUMBERS.map(([name, label]) => (
-                <label key={name}>{label}<input name={name} type="number" min={1} defaultValue={String(known?.limits[name] ?? "")} /></label>
-              ))}
+              {ofKind("count").map((limit) => <Field key={limit.name} limit={limit} limits={limits} />)}
             </div>
             <div class="grid">
-              <label>Only these models<input name="models" placeholder="all, or a, b" defaultValue={known?.limits.models.join(", ") ?? ""} /></label>
-              <label>Only these nodes<input name="nodes" placeholder="all, or a, b" defaultValue={known?.limits.nodes.join(", ") ?? ""} /></label>
-              <label>Good until (UTC)<input name="expires_at" type="date" defaultValue={day(known?.limits.expires_at ?? null)} /></label>
-              <label>Priority in the queue, −3 to 3<input name="priority" type="number" min={-MAX_PRIORITY} max={MAX_PRIORITY} defaultValue={String(priority)} /></label>
+              {[...ofKind("names"), ...ofKind("time"), ...ofKind("rank")].map((limit) => <Field key={limit.name} limit={limit} limits={limits} />)}
             </div>
-            <label class="check"><input name="local_only" type="checkbox" defaultChecked={known?.limits.local_only ?? false} />Own nodes only, never a provider</label>
-            <label class="check"><input name="continue" type="checkbox" defaultChecked={known?.limits.continue ?? false} />Continue an answer on another node if its own dies</label>
+            {ofKind("switch").map(({ name, label }) => (
+              <label key={name} class="check"><input name={name} type="checkbox" defaultChecked={limits[name]} />{label}</label>
+            ))}
           </fieldset>
           <Problem text={problem.value} />
           <button type="submit" class="primary">{known ? "Save" : "Create"}</button>
@@ -139,4 +136,18 @@ function EditKey(props: { subject: KeyView | "new"; onClose: () => void }) {
       )}
     </Dialog>
   );
+}
+
+function Field({ limit, limits }: { limit: Exclude<Limit, { kind: "switch" }>; limits: KeyLimits }) {
+  const { name, label } = limit;
+  switch (limit.kind) {
+    case "count":
+      return <label>{label}<input name={name} type="number" min={limit.min} max={limit.max} defaultValue={String(limits[limit.name] ?? "")} /></label>;
+    case "names":
+      return <label>{label}<input name={name} placeholder="all, or a, b" defaultValue={limits[limit.name].join(", ")} /></label>;
+    case "time":
+      return <label>{label}<input name={name} type="date" defaultValue={day(limits[limit.name])} /></label>;
+    case "rank":
+      return <label>{label}, {`${limit.min} to ${limit.max}`.replace("-", "−")}<input name={name} type="number" min={limit.min} max={limit.max} defaultValue={String(limits[limit.name])} /></label>;
+  }
 }

@@ -2,8 +2,9 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { type Deployment, get, patch, post, remove } from "../api";
+import { get, patch, post, remove } from "../api";
 import { bytes, compact, count, span } from "../format";
+import type { DeploymentView, FoundModelView, NodeFit } from "../generated/api";
 import { deployments, nodes } from "../live";
 import { Badge, Dialog, Empty, Page, Problem, Sure, told } from "../parts/basics";
 
@@ -11,19 +12,6 @@ const LOG_MS = 2000; // a log that is being read goes on; the node is asked each
 const MIN_CONTEXT = 256;
 const CONTEXTS = [512, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
 const SLOTS = [1, 2, 4, 8, 16];
-
-interface Found {
-  repo: string;
-  downloads: number;
-  likes: number;
-  gated: boolean;
-}
-
-interface NodeFit {
-  node: string;
-  error: string | null;
-  quants: { quant: string; size_bytes: number; verdict: string; largest_context: number; high_bytes: number; reason: string }[];
-}
 
 export function ModelsPage() {
   const able = [...nodes.value.values()].some((node) => node.state === "ready" && node.may_deploy);
@@ -44,13 +32,13 @@ export function ModelsPage() {
   );
 }
 
-function pathOf(row: Deployment, rest = ""): string {
+function pathOf(row: DeploymentView, rest = ""): string {
   return `/deployments/${encodeURIComponent(row.node)}${rest}?model=${encodeURIComponent(row.model)}`;
 }
 
 function Deployed() {
   const problem = useSignal("");
-  const log = useSignal<Deployment | null>(null);
+  const log = useSignal<DeploymentView | null>(null);
   const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
   const rows = [...(deployments.value?.values() ?? [])].sort((a, b) => `${a.model} ${a.node}`.localeCompare(`${b.model} ${b.node}`));
   return (
@@ -92,7 +80,7 @@ function Deployed() {
 }
 
 /** What a model's server printed, to its newest line as long as nobody scrolls up. */
-function Log({ row, onClose }: { row: Deployment; onClose: () => void }) {
+function Log({ row, onClose }: { row: DeploymentView; onClose: () => void }) {
   const lines = useSignal<string[] | null>(null);
   const problem = useSignal("");
   const element = useRef<HTMLPreElement>(null);
@@ -124,7 +112,7 @@ function Log({ row, onClose }: { row: Deployment; onClose: () => void }) {
   );
 }
 
-function Progress({ row }: { row: Deployment }) {
+function Progress({ row }: { row: DeploymentView }) {
   const at = row.progress;
   if (!at || row.state !== "downloading") return null;
   const share = at.total_bytes ? Math.floor((100 * at.done_bytes) / at.total_bytes) : 0;
@@ -138,7 +126,7 @@ function Progress({ row }: { row: Deployment }) {
   );
 }
 
-function Context(props: { row: Deployment; onChange: (wanted: { context: number; slots: number }) => void }) {
+function Context(props: { row: DeploymentView; onChange: (wanted: { context: number; slots: number }) => void }) {
   const { row } = props;
   const submit = (event: Event) => {
     event.preventDefault();
@@ -158,14 +146,14 @@ function Context(props: { row: Deployment; onChange: (wanted: { context: number;
 }
 
 function Search(props: { onChoose: (repo: string) => void }) {
-  const found = useSignal<Found[] | null>(null);
+  const found = useSignal<FoundModelView[] | null>(null);
   const busy = useSignal(false);
   const problem = useSignal("");
   const search = async (event: Event) => {
     event.preventDefault();
     const words = String(new FormData(event.currentTarget as HTMLFormElement).get("q"));
     busy.value = true;
-    problem.value = await told(async () => (found.value = (await get<{ data: Found[] }>(`/models/search?q=${encodeURIComponent(words)}`)).data));
+    problem.value = await told(async () => (found.value = (await get<{ data: FoundModelView[] }>(`/models/search?q=${encodeURIComponent(words)}`)).data));
     busy.value = false;
   };
   return (

@@ -2,9 +2,10 @@
 
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
-import { type NodeView, post, remove } from "../api";
+import { post, remove } from "../api";
 import { hardware, modelsLeftOut, upstreams } from "../detail";
 import { byName, count, date, rate, span } from "../format";
+import type { NodeView } from "../generated/api";
 import { nodes, pulse, relayNow } from "../live";
 import { Badge, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 import { AddNode, OpenInvites } from "./invites";

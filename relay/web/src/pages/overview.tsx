@@ -2,10 +2,10 @@
 
 import { useComputed } from "@preact/signals";
 import { useMemo } from "preact/hooks";
-import type { NodeView } from "../api";
 import { Chart } from "../parts/chart";
 import { Badge, Empty, Figure, Page } from "../parts/basics";
 import { byName, compact, count, ms, rate } from "../format";
+import type { NodeView } from "../generated/api";
 import { sinceFirst } from "../history";
 import { history, nodes, pulse, requests } from "../live";
 import { go } from "../route";

@@ -2,8 +2,9 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { type RequestRow, get, remove } from "../api";
+import { get, remove } from "../api";
 import { count, ms, rate } from "../format";
+import type { Explanation, RequestRow } from "../generated/api";
 import { relayNow, requests, tokens } from "../live";
 import { Badge, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 
@@ -83,11 +84,6 @@ interface Candidate {
   excluded?: string;
 }
 
-interface Explanation {
-  id: string;
-  attempts: { node: string; reason: string; queue_ms: number; fault: string; candidates: Candidate[] }[];
-}
-
 const UNTOLD = 100_000; // a node that tells no slots counts as if it had a million
 const seconds = (value: number | undefined) => ms(value === undefined ? null : value * 1000);
 
@@ -117,7 +113,7 @@ function Why(props: { id: string; onClose: () => void }) {
                 </tr>
               </thead>
               <tbody>
-                {attempt.candidates.map((one) => (
+                {(attempt.candidates as unknown as Candidate[]).map((one) => (
                   <tr key={one.node}>
                     <td class="long">{one.node === attempt.node ? <strong>{one.node}</strong> : one.node}</td>
                     <td class="num">{count((one.free ?? UNTOLD) < UNTOLD ? one.free : null)}</td>

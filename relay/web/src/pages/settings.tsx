@@ -2,8 +2,9 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { type SignIn, get, patch, post, remove } from "../api";
+import { get, patch, post, remove } from "../api";
 import { date } from "../format";
+import type { AdminView, SettingsView, SignInEntry } from "../generated/api";
 import { differing } from "../limits";
 import { changes } from "../live";
 import { Code, Page, Problem, Sure, told } from "../parts/basics";
@@ -11,17 +12,6 @@ import { session } from "../session";
 import { AuditLog } from "./audit";
 
 const HOUR_S = 3600;
-
-interface Settings {
-  invite_ttl_s: number;
-  public_url: string | null;
-  usage_retention_days: number;
-}
-
-interface Admin {
-  name: string;
-  created_at: number;
-}
 
 export function SettingsPage() {
   return (
@@ -35,16 +25,16 @@ export function SettingsPage() {
 }
 
 function Relay() {
-  const now = useSignal<Settings | null>(null);
+  const now = useSignal<SettingsView | null>(null);
   const problem = useSignal("");
   const saved = useSignal(false);
   useEffect(() => {
-    void told(async () => (now.value = await get<Settings>("/settings"))).then((said) => (problem.value = said));
+    void told(async () => (now.value = await get<SettingsView>("/settings"))).then((said) => (problem.value = said));
   }, [changes.value]);
   const save = async (event: Event) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
-    const wanted: Settings = {
+    const wanted: SettingsView = {
       public_url: String(form.get("url")).trim() || null,
       invite_ttl_s: Number(form.get("hours")) * HOUR_S,
       usage_retention_days: Number(form.get("days")),
@@ -84,11 +74,11 @@ function Relay() {
 }
 
 function SignIns() {
-  const signIns = useSignal<SignIn[]>([]);
+  const signIns = useSignal<SignInEntry[]>([]);
   const problem = useSignal("");
   const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
   useEffect(() => {
-    void act(async () => (signIns.value = (await get<{ data: SignIn[] }>("/sign-ins")).data));
+    void act(async () => (signIns.value = (await get<{ data: SignInEntry[] }>("/sign-ins")).data));
   }, [changes.value]);
   const own = session.value?.id ?? "";
   return (
@@ -129,12 +119,12 @@ function SignIns() {
 }
 
 function Admins() {
-  const admins = useSignal<Admin[]>([]);
+  const admins = useSignal<AdminView[]>([]);
   const token = useSignal("");
   const problem = useSignal("");
   const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
   useEffect(() => {
-    void act(async () => (admins.value = (await get<{ data: Admin[] }>("/admins")).data));
+    void act(async () => (admins.value = (await get<{ data: AdminView[] }>("/admins")).data));
   }, [changes.value]);
   const add = (event: Event) => {
     event.preventDefault();

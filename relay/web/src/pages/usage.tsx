@@ -2,8 +2,9 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { type Usage, type UsageRow, get } from "../api";
+import { get } from "../api";
 import { compact, count, ms, rate } from "../format";
+import type { UsageList, UsageRow } from "../generated/api";
 import { everyStep } from "../history";
 import { relayNow } from "../live";
 import { Chart } from "../parts/chart";
@@ -17,8 +18,8 @@ const GROUPS = ["day", "key", "model", "node"] as const;
 export function UsagePage() {
   const days = useSignal(7);
   const by = useSignal<(typeof GROUPS)[number]>("model");
-  const table = useSignal<Usage | null>(null);
-  const timed = useSignal<Usage | null>(null);
+  const table = useSignal<UsageList | null>(null);
+  const timed = useSignal<UsageList | null>(null);
   const problem = useSignal("");
   const step = days.value <= 2 ? "hour" : "day";
   const since = Math.floor(relayNow() - days.value * 86_400);
@@ -31,8 +32,8 @@ export function UsagePage() {
     let over = false; // something else was chosen meanwhile: its answer may be there already
     void told(async () => {
       const found = await Promise.all([
-        get<Usage>(`/usage?by=${by.value}&since=${since}${by.value === "day" ? "" : `&limit=${SHOWN}`}`),
-        get<Usage>(`/usage?by=${step}&since=${since}`),
+        get<UsageList>(`/usage?by=${by.value}&since=${since}${by.value === "day" ? "" : `&limit=${SHOWN}`}`),
+        get<UsageList>(`/usage?by=${step}&since=${since}`),
       ]);
       if (!over) [table.value, timed.value] = found;
     }).then((said) => over || (problem.value = said));

@@ -1,10 +1,12 @@
-"""Types of the admin API about models on the hub and on nodes; see `types` for the rest."""
+"""Models on the hub and on nodes."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from msgspec import Meta, Struct
+
+from .bounds import MAX_CONTEXT_TOKENS, MAX_IDLE_S, MAX_SLOTS, MIN_IDLE_S
 
 Reference = Annotated[str, Meta(min_length=3, max_length=300)]
 
@@ -82,8 +84,7 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     size_bytes: int
     in_flight: int
     progress: ProgressView | None
-    changing: bool = False
-    """Older nodes do not say."""
+    changing: bool = False  # older nodes do not say
 
 
 class DeploymentList(Struct, frozen=True):
@@ -97,16 +98,16 @@ class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
 
     node: Annotated[str, Meta(min_length=1, max_length=128)]
     model: Reference
-    context: Annotated[int, Meta(ge=1, le=16777216)] | None = None
-    slots: Annotated[int, Meta(ge=1, le=256)] | None = None
-    idle_unload_s: Annotated[float, Meta(ge=1, le=1e9)] | None = None
+    context: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
+    slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] | None = None
+    idle_unload_s: Annotated[float, Meta(ge=MIN_IDLE_S, le=MAX_IDLE_S)] | None = None
 
 
 class ChangeContext(Struct, frozen=True, forbid_unknown_fields=True):
     """Another context, in tokens per slot, and another number of slots if given."""
 
-    context: Annotated[int, Meta(ge=1, le=16777216)]
-    slots: Annotated[int, Meta(ge=1, le=256)] | None = None
+    context: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_TOKENS)]
+    slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] | None = None
 
 
 class LogLines(Struct, frozen=True):

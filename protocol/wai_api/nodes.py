@@ -1,0 +1,61 @@
+"""Nodes and the models that they serve."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias
+
+from msgspec import Struct
+
+from .patterns import one_of
+
+NodeState: TypeAlias = Annotated[
+    str, one_of("ready", "starting", "draining", "reconnecting", "offline")
+]
+
+
+class ModelView(Struct, frozen=True, kw_only=True):
+    """A model on a node. `context_tokens` is per slot."""
+
+    id: str
+    upstream: str
+    apis: tuple[str, ...]
+    ready: bool
+    context_tokens: int | None
+    slots_total: int | None
+    slots_busy: int
+    queued: int
+    prefill_tps: float | None
+    decode_tps: float | None
+
+
+class NodeView(Struct, frozen=True, kw_only=True):
+    """A node that has joined; in `state` starting it has not told yet what it serves.
+    `models` has their ids, `serving` the same models in detail.
+    The slots are those of models that are ready; `slots_total` is null where none tells.
+    `connected_at` is since when its session lives, null where it has none; `reconnects` counts how
+    often it came back into one. `copied`: a second machine with its identity was found lately, and
+    is refused. `detail` is its own word of its hardware and system."""
+
+    id: str
+    name: str
+    state: NodeState
+    models: tuple[str, ...]
+    serving: tuple[ModelView, ...]
+    slots_total: int | None
+    slots_busy: int
+    queued: int
+    reconnects: int
+    copied: bool = False
+    connected_at: float | None
+    version: str
+    agent: str = ""
+    tags: tuple[str, ...]
+    may_deploy: bool
+    joined_at: float
+    detail: dict[str, Any]
+
+
+class NodeList(Struct, frozen=True):
+    """Every node that has joined."""
+
+    data: tuple[NodeView, ...]

@@ -1,0 +1,84 @@
+"""Requests: those that run now, and why one went where it went."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+from msgspec import Struct
+
+from .patterns import one_of
+
+State = Literal["queued", "prefill", "streaming"]
+RequestState: TypeAlias = Annotated[str, one_of(*get_args(State))]
+
+
+class LiveView(Struct, frozen=True):
+    """A running request as it is now. `age_ms` is since its arrival; `ttft_ms` and `tokens_per_s`
+    are None before the first token; tokens are estimates until the upstream says them."""
+
+    id: str
+    key_id: str
+    method: str
+    path: str
+    model: str
+    node: str
+    state: RequestState
+    reason: str
+    attempts: int
+    started_at: float
+    age_ms: float
+    queue_ms: float
+    ttft_ms: float | None
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_s: float | None
+
+
+class RequestList(Struct, frozen=True):
+    """The requests that run now, oldest first. `key_names`: what their keys are called."""
+
+    data: list[LiveView]
+    key_names: dict[str, str]
+
+
+class ExplainedAttempt(Struct, frozen=True):
+    """One upstream that was tried. `candidates`: all that were weighed, with the figures that the
+    choice was made by. `fault`: the code of what went wrong with it, "" if it answered."""
+
+    node: str
+    model: str
+    reason: str
+    queue_ms: float
+    fault: str
+    candidates: list[dict[str, Any]]
+
+
+class Explanation(Struct, frozen=True):
+    """A request's way. `running`: it is not over yet, so that its figures still grow. Times in ms
+    since its arrival, None where that point was not reached."""
+
+    id: str
+    started_at: float
+    running: bool
+    method: str
+    path: str
+    key_id: str
+    model: str
+    served_model: str
+    node: str
+    status: int
+    fault: str
+    reason: str
+    cancelled: bool
+    fallback: bool
+    continued: int
+    queue_ms: float
+    first_byte_ms: float | None
+    ttft_ms: float | None
+    duration_ms: float
+    tokens_per_s: float | None
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    tokens_exact: bool
+    attempts: list[ExplainedAttempt]
