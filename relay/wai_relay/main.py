@@ -39,6 +39,7 @@ from .fleet.nodes import ConnectedFleet
 from .fleet.providers import ProvidedFleet, providers_of
 from .fleet.registry import NodeRegistry
 from .fleet.tunnel import Tunnels
+from .gateway.dialects.registry import installed_dialects
 from .gateway.dispatch import ScheduledDispatcher
 from .gateway.gateway import Gateway
 from .gateway.settling import SettlingDispatcher
@@ -199,6 +200,7 @@ class Relay:
             SettlingDispatcher(dispatcher, self._fleet),
             AccessLog(recorder),
             config.gateway,
+            dialects=installed_dialects(),
             names=names,
             admission=Admission(self._recorder.months),
             correct=self._recorder.correct,

@@ -283,11 +283,11 @@ async def _watch(model_server: DemoModel) -> None:
 
 async def _has_models(node_data: Path) -> bool:
     """Whether an inference server on one of the usual ports serves anything."""
-    from wai_node.upstreams import Consent, Verdict, look_around
+    from wai_node.upstreams import Consent, Verdict, installed_kinds, look_around
     from wai_protocol.errors import WaiError
 
     serving = False
-    for upstream, judged in await look_around(Consent(node_data)):
+    for upstream, judged in await look_around(Consent(node_data), kinds=installed_kinds()):
         if judged.verdict is not Verdict.ALLOWED:
             _say(f"found {upstream.name}, which belongs to {judged.owner}: {judged.verdict.text}")
             await upstream.aclose()
