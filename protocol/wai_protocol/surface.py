@@ -56,8 +56,10 @@ class RouteTable:
         self._by_key: dict[tuple[str, str], Route] = {}
         for route in routes:
             _check(route)
-            if self._by_key.setdefault((route.method, route.path), route) is not route:
+            key = route.method, route.path
+            if key in self._by_key:
                 raise RequestError(f"The route {route.method} {route.path} is there already.")
+            self._by_key[key] = route
 
     def __iter__(self) -> Iterator[Route]:
         return iter(self._by_key.values())

@@ -54,6 +54,7 @@ def route(path: str = "/v1/chat/completions") -> tuple[Dialect, Route]:
         (b'{"model":"m","x":"\\ud83d\\ude00', "truncated"),
         (b'{"model":"m","x":"\\\\ud800', "truncated"),
         (b'{"model":"m","MODEL":"secret"}', "Unknown field"),
+        (b'{"name":"m","Name":"secret"}', "Unknown field"),
         (b'{"model":' + b"[" * 100_000, "not valid JSON"),
     ],
 )
@@ -204,3 +205,16 @@ def test_form_without_boundary_or_with_two_models_is_refused() -> None:
     scanner = FormModelScanner(b"multipart/form-data; boundary=B")
     with pytest.raises(RequestError, match="twice"):
         scanner.feed(part + part + b"--B--")
+
+
+def test_a_dialects_own_field_is_found_in_a_long_body() -> None:
+    body = b'{"model":"no","engine":"publisher/m","input":[]}'
+    scanner = JsonModelScanner("engine")
+    scan(scanner, body, list(range(0, len(body), 7)))
+    assert scanner.model == "publisher/m"
+    with pytest.raises(RequestError, match="names `engine` twice"):
+        scan(JsonModelScanner("engine"), b'{"engine":"a","Engine":"b"}', [])
+    form = FORM.replace(b'name="model"', b'name="engine"')
+    part = FormModelScanner(b"multipart/form-data; boundary=B", "engine")
+    scan(part, form, [100])
+    assert part.model == "whisper-1"

@@ -51,7 +51,7 @@ class Dialect(abc.ABC):
     """What is forwarded. Nodes need the same routes (`wai.routes`, docs/extending.md)."""
     error_prefixes: ClassVar[tuple[str, ...]] = ()
     """Beginnings of paths for which errors are said in this dialect, whether or not there is such a
-    route. The longest that fits decides."""
+    route. The longest that fits decides; of two dialects with the same, the first one."""
     aliases: ClassVar[Mapping[str, str]] = {}
     """Other beginnings of paths, and what stands for each of them: `{"/api/v1/": "/v1/"}`."""
     stream_type: ClassVar[bytes] = EVENT_STREAM

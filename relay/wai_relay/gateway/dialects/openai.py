@@ -46,6 +46,7 @@ class OpenAiDialect(Dialect):
 
     name = OPENAI_API
     routes = OPENAI_ROUTES
+    error_prefixes = ("/v1/", MODELS_PATH)
     aliases = {"/api/v1/": "/v1/"}  # noqa: RUF012 - a ClassVar of `Dialect`; OpenRouter's paths
 
     def error_body(self, fault: Fault, message: str) -> bytes:

@@ -34,14 +34,18 @@ class Dialects:
         self._by_name: dict[str, Dialect] = {}
         for dialect in self._dialects:
             _check(dialect)
-            if self._by_name.setdefault(dialect.name, dialect) is not dialect:
+            if dialect.name in self._by_name:
                 raise RequestError(f"The dialect {dialect.name!r} is there already.")
+            self._by_name[dialect.name] = dialect
         self._by_path = {route.path: self._by_name[route.api] for route in self._routes}
         self._by_prefix = sorted(
             ((prefix, one) for one in self._dialects for prefix in one.error_prefixes),
             key=lambda entry: -len(entry[0]),
         )
         self._aliases = [pair for one in self._dialects for pair in one.aliases.items()]
+        for alias, _ in self._aliases:
+            if any(route.path.startswith(alias) for route in self._routes):
+                raise RequestError(f"The alias {alias} would hide a route.")
 
     def extended(self, dialect: Dialect) -> Dialects:
         """These and `dialect`. Raises `RequestError` as the constructor does."""
