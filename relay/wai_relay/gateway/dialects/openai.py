@@ -6,8 +6,8 @@ With llama.cpp's `timings`, which its answers tell beside the usage.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -45,9 +45,9 @@ class OpenAiDialect(Dialect):
     """See `Dialect`. Many servers speak something close to it: derive from it for those."""
 
     name = OPENAI_API
-    routes = OPENAI_ROUTES
-    error_prefixes = ("/v1/", MODELS_PATH)
-    aliases = {"/api/v1/": "/v1/"}  # noqa: RUF012 - a ClassVar of `Dialect`; OpenRouter's paths
+    routes: ClassVar[tuple[Route, ...]] = OPENAI_ROUTES
+    error_prefixes: ClassVar[tuple[str, ...]] = ("/v1/", MODELS_PATH)
+    aliases: ClassVar[Mapping[str, str]] = {"/api/v1/": "/v1/"}  # as OpenRouter has it
 
     def error_body(self, fault: Fault, message: str) -> bytes:
         """`{"error": {"message", "type", "code", "param"}}`."""
