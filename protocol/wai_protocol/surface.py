@@ -33,12 +33,14 @@ class Task(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One forwarded endpoint. `api`: the dialect it belongs to, by the name that STATUS uses."""
+    """One forwarded endpoint. `api`: the dialect it belongs to, by the name that STATUS uses.
+    `operation`: what OpenTelemetry's conventions call it (`gen_ai.operation.name`), if they do."""
 
     method: str
     path: str
     api: str
     task: Task
+    operation: str = ""
 
     @property
     def generates(self) -> bool:
@@ -95,10 +97,10 @@ ANTHROPIC_API: Final = "anthropic"
 OLLAMA_API: Final = "ollama"
 
 OPENAI_ROUTES: Final = (
-    Route("POST", "/v1/chat/completions", OPENAI_API, Task.GENERATE),
-    Route("POST", "/v1/completions", OPENAI_API, Task.GENERATE),
-    Route("POST", "/v1/responses", OPENAI_API, Task.GENERATE),
-    Route("POST", "/v1/embeddings", OPENAI_API, Task.READ),
+    Route("POST", "/v1/chat/completions", OPENAI_API, Task.GENERATE, "chat"),
+    Route("POST", "/v1/completions", OPENAI_API, Task.GENERATE, "text_completion"),
+    Route("POST", "/v1/responses", OPENAI_API, Task.GENERATE, "chat"),
+    Route("POST", "/v1/embeddings", OPENAI_API, Task.READ, "embeddings"),
     Route("POST", "/v1/rerank", OPENAI_API, Task.READ),
     Route("POST", "/v1/audio/speech", OPENAI_API, Task.READ),
     Route("POST", "/v1/audio/transcriptions", OPENAI_API, Task.TRANSCRIBE),
@@ -106,13 +108,13 @@ OPENAI_ROUTES: Final = (
     Route("POST", "/v1/chat/completions/input_tokens", OPENAI_API, Task.COUNT),
 )
 ANTHROPIC_ROUTES: Final = (
-    Route("POST", "/v1/messages", ANTHROPIC_API, Task.GENERATE),
+    Route("POST", "/v1/messages", ANTHROPIC_API, Task.GENERATE, "chat"),
     Route("POST", "/v1/messages/count_tokens", ANTHROPIC_API, Task.COUNT),
 )
 OLLAMA_ROUTES: Final = (
-    Route("POST", "/api/chat", OLLAMA_API, Task.GENERATE),
-    Route("POST", "/api/generate", OLLAMA_API, Task.GENERATE),
-    Route("POST", "/api/embed", OLLAMA_API, Task.READ),
+    Route("POST", "/api/chat", OLLAMA_API, Task.GENERATE, "chat"),
+    Route("POST", "/api/generate", OLLAMA_API, Task.GENERATE, "text_completion"),
+    Route("POST", "/api/embed", OLLAMA_API, Task.READ, "embeddings"),
     Route("POST", "/api/show", OLLAMA_API, Task.DESCRIBE),
     Route("GET", "/api/tags", OLLAMA_API, Task.DESCRIBE),
     Route("GET", "/api/ps", OLLAMA_API, Task.DESCRIBE),

@@ -111,6 +111,7 @@ class Gateway:
         path = self._dialects.upstream_path(request.path)
         record = RequestRecord(request.request_id, self._wall_clock(), request.method, path)
         if self.traced:
+            record.operation = self._dialects.operation_of(path)
             record.traceparent = request.header(b"traceparent").decode("latin-1")
         arrived_at = self._clock()
         task = asyncio.current_task()

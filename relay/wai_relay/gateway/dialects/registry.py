@@ -72,6 +72,10 @@ class Dialects:
         """The route for `method` and `path`, or None: then nothing is forwarded."""
         return self._routes.find(method, path)
 
+    def operation_of(self, path: str) -> str:
+        """What OpenTelemetry's conventions call a request to `path`; "" if they have no name."""
+        return next((route.operation for route in self._routes if route.path == path), "")
+
     def methods(self, path: str) -> list[str]:
         """The methods by which `path` may be asked; [] where it is unknown."""
         return self._routes.methods(path) or (["GET"] if self.of(path).is_list(path) else [])

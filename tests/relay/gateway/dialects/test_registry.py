@@ -52,6 +52,26 @@ def test_the_longest_prefix_decides() -> None:
     assert DIALECTS.find_route("POST", "/v1/messages/tiny") is None
 
 
+@pytest.mark.parametrize(
+    ("path", "operation"),
+    [
+        ("/v1/chat/completions", "chat"),
+        ("/v1/completions", "text_completion"),
+        ("/v1/responses", "chat"),
+        ("/v1/messages", "chat"),
+        ("/v1/embeddings", "embeddings"),
+        ("/api/chat", "chat"),
+        ("/api/generate", "text_completion"),
+        ("/api/embed", "embeddings"),
+        ("/v1/messages/count_tokens", ""),
+        ("/v1/models", ""),
+        ("/nothing", ""),
+    ],
+)
+def test_spans_call_a_request_as_the_conventions_do(path: str, operation: str) -> None:
+    assert DIALECTS.operation_of(path) == operation
+
+
 def test_an_added_dialect_does_not_take_over_the_paths_of_ours() -> None:
     greedy = type("Greedy", (Tiny,), {"error_prefixes": ("/", "/v1/", "/api/", "/v1/m")})()
     dialects = DIALECTS.extended(greedy)
