@@ -23,6 +23,9 @@ from .usage import UsageReader
 EVENT_STREAM: Final = b"text/event-stream"
 NDJSON: Final = b"application/x-ndjson"
 
+PROMPT_FIELDS: Final = ("tools", "system", "instructions", "messages", "prompt", "input")
+"""Of our dialects, in the order in which chat templates put them in front of the model."""
+
 Fields = Mapping[str, msgspec.Raw]
 """The top level of a JSON request body, with its values undecoded."""
 
@@ -61,6 +64,9 @@ class Dialect(abc.ABC):
     model_fields: ClassVar[tuple[str, ...]] = ("model", "name")
     """The body's fields that may name the model; the first that is there does. In a body too long
     to be read whole it must be the first of these. `name` is of older Ollama clients."""
+    prompt_fields: ClassVar[tuple[str, ...]] = PROMPT_FIELDS
+    """The body's fields that hold the prompt, in the order in which the model reads them: by these
+    a prompt is measured, and a node found that has its beginning in its cache."""
     streams_unasked: ClassVar[bool] = False
     """Whether an answer is streamed where the request does not say `stream`."""
 

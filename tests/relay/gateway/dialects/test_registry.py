@@ -23,6 +23,7 @@ class Tiny(OpenAiDialect):
     routes = (ROUTE,)
     error_prefixes = ("/v1/messages/t",)
     model_fields = ("engine",)
+    prompt_fields = ("contents",)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,16 @@ def test_a_dialect_that_does_not_fit_is_refused(changes: dict[str, Any]) -> None
     odd = type("Odd", (Tiny,), changes)()
     with pytest.raises(RequestError):
         DIALECTS.extended(odd)
+
+
+def test_a_prompt_is_measured_where_its_dialect_has_it() -> None:
+    words = b'{"engine":"m","contents":"%s","messages":"not a list"}' % (b"word " * 100)
+    read = read_json(words, Tiny(), ROUTE)
+    assert 450 < read.facts.text_bytes < 550
+    many = b'{"engine":"m","contents":[%s0]}' % (b'{"a":1},' * 30_000)
+    assert read_json(many, Tiny(), ROUTE).facts.text_bytes > 100_000
+    with pytest.raises(RequestError, match="too many fields"):
+        read_json(many.replace(b"contents", b"messages"), Tiny(), ROUTE)
 
 
 def test_a_dialects_own_field_names_the_model() -> None:
