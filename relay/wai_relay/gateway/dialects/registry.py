@@ -37,7 +37,11 @@ class Dialects:
             if dialect.name in self._by_name:
                 raise RequestError(f"The dialect {dialect.name!r} is there already.")
             self._by_name[dialect.name] = dialect
-        self._by_path = {route.path: self._by_name[route.api] for route in self._routes}
+        self._by_path: dict[str, Dialect] = {}
+        for route in self._routes:
+            dialect = self._by_name[route.api]
+            if self._by_path.setdefault(route.path, dialect) is not dialect:
+                raise RequestError(f"The path {route.path} belongs to two dialects.")
         self._by_prefix = sorted(
             ((prefix, one) for one in self._dialects for prefix in one.error_prefixes),
             key=lambda entry: -len(entry[0]),

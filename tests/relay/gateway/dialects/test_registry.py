@@ -93,6 +93,7 @@ def test_openrouters_paths_are_those_of_openai_and_ollamas_stay() -> None:
     [
         {"name": "openai", "routes": ()},
         {"routes": (Route("POST", "/v1/chat/completions", "tiny", Task.GENERATE),)},
+        {"routes": (Route("GET", "/v1/chat/completions", "tiny", Task.GENERATE),)},
         {"routes": (Route("POST", "/v2/x", "openai", Task.GENERATE),)},
         {"routes": (ROUTE, ROUTE)},
         {"routes": (Route("POST", "/../x", "tiny", Task.GENERATE),)},
