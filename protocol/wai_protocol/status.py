@@ -29,8 +29,8 @@ PER_TOKEN_TIMINGS: Final = "per_token_timings"  # noqa: S105 - no password
 CONTINUE_FINAL_MESSAGE: Final = "continue_final_message"
 """Capability: `continue_final_message` continues the last message; without it a new turn begins."""
 
-# What nodes up to 0.1 serve. They do not tell capabilities, but put the kind before the `@` of
-# `upstream`. Nothing else may read the kind out of that name.
+# For older nodes, which do not tell capabilities, but put the kind before the `@` of `upstream`.
+# Nothing else may read the kind out of that name.
 _CAPABILITIES_OF_OLD_KINDS: Final = {
     "llama-server": (PER_TOKEN_TIMINGS, CONTINUE_FINAL_MESSAGE),
     "vllm": (CONTINUE_FINAL_MESSAGE,),

@@ -60,7 +60,8 @@ class Dialect(abc.ABC):
     stream_type: ClassVar[bytes] = EVENT_STREAM
     """The content type of its streams: `EVENT_STREAM` or `NDJSON`."""
     heartbeat: ClassVar[bytes] = b": waiting\n\n"
-    """An event that its clients skip, sent to a caller who waits for long; b"" if there is none."""
+    """An event that its clients skip, sent to a caller who waits for long; b"" if there is none, as
+    in a stream of lines."""
     model_fields: ClassVar[tuple[str, ...]] = ("model", "name")
     """The body's fields that may name the model; the first that is there does. In a body too long
     to be read whole it must be the first of these. `name` is of older Ollama clients."""

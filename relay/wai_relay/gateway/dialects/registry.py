@@ -92,6 +92,8 @@ def _check(dialect: Dialect) -> None:
         raise RequestError(f"{where} has a route of another dialect.")
     if dialect.stream_type not in (EVENT_STREAM, NDJSON):
         raise RequestError(f"{where} has streams that are neither events nor lines.")
+    if dialect.stream_type == NDJSON and dialect.heartbeat:
+        raise RequestError(f"{where} has a heartbeat, which a stream of lines can't carry.")
     if not dialect.model_fields:
         raise RequestError(f"{where} names no field for the model.")
 

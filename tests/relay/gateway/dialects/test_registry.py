@@ -98,6 +98,7 @@ def test_openrouters_paths_are_those_of_openai_and_ollamas_stay() -> None:
         {"routes": (ROUTE, ROUTE)},
         {"routes": (Route("POST", "/../x", "tiny", Task.GENERATE),)},
         {"stream_type": b"text/plain"},
+        {"stream_type": b"application/x-ndjson"},  # with the heartbeat of an event stream
         {"model_fields": ()},
         {"aliases": {"/v1/": "/v2/"}},
     ],
