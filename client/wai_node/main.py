@@ -26,8 +26,9 @@ from .agent import Agent
 from .config import JoinConfig, NodeConfig
 from .installed_routes import installed_routes
 from .managed.calls import EVENT as DEPLOYMENT_EVENT
-from .managed.calls import ModelCalls, ProgressGate, deployment_map
+from .managed.calls import ModelCalls, deployment_map
 from .managed.entry import Event
+from .managed.news import DeploymentNews
 from .managed.policy import ManagedSettings
 from .managed.serving import ManagedModels
 from .managed.supervisor import Supervisor
@@ -158,15 +159,14 @@ def _make_supervisor(
         else int(deploy.disk_quota_gib * (1 << 30)),
     )
     managed = ManagedModels(agent.watch)
-    gate = ProgressGate()
+    news = DeploymentNews(lambda s: agent.tell(DEPLOYMENT_EVENT, deployment_map(s)))
 
     def new_key() -> str:
         return inference_key(key, secrets.token_bytes(NONCE_BYTES))
 
     def on_event(event: Event) -> None:
         managed.on_event(supervisor, event)
-        if gate.passes(event):
-            agent.tell(DEPLOYMENT_EVENT, deployment_map(event.status))
+        news.update(event.status)
 
     hub = Hub(HubSettings(config.hf_endpoint, config.hf_token))
     supervisor = Supervisor(settings, hub, new_key, on_event)

@@ -71,14 +71,6 @@ class NodeStatus:
     detail: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def awaits_upstreams(self) -> bool:
-        """Whether an inference server beside the node does not answer now."""
-        upstreams = self.detail.get("upstreams")
-        return isinstance(upstreams, dict) and any(
-            isinstance(one, dict) and one.get("up") is False for one in upstreams.values()
-        )
-
-    @property
     def models_left_out(self) -> int:
         """How many models the node serves beyond those that STATUS can carry."""
         count = self.detail.get("models_left_out")

@@ -115,11 +115,12 @@ def test_no_secret_in_the_process_list_or_in_the_relays_folder(tmp_path: Path, g
                 assert all(secret not in content for secret in secrets), file
         [server] = llama_servers(running)
         assert not [c for c in server.net_connections() if c.status == "LISTEN"]
-        [path] = (tmp_path / "box" / "managed" / "run").glob("*.sock")
+        command = server.cmdline()
+        path = command[command.index("--host") + 1]
         status = subprocess.run(
             [
                 *("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-d", "{}"),
-                *("--unix-socket", str(path), "http://localhost/v1/chat/completions"),
+                *("--unix-socket", path, "http://localhost/v1/chat/completions"),
             ],
             capture_output=True,
             check=True,

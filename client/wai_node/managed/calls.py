@@ -6,7 +6,6 @@ Every refusal is a `WaiError` that a person at the relay reads.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,13 +14,11 @@ import msgspec
 from wai_node.models.hub import FoundModel
 from wai_protocol.errors import Fault, RequestError, WaiError
 
-from .entry import DeploymentStatus, Event, QuantFit
+from .entry import DeploymentStatus, QuantFit
 from .replies import first_rows, newest_lines, shortened
 from .supervisor import Supervisor
 
 EVENT: Final = "deployment"
-PROGRESS_EVERY_S: Final = 0.25
-"""Of one download's progress: what a progress bar can show."""
 
 MAX_REASON_CHARS: Final = 2000
 MAX_REPO_CHARS: Final = 200  # publisher/name; a longer one is none that could be deployed
@@ -128,25 +125,6 @@ class ModelCalls:
             case ListCall(str() as model):
                 return [deployment_map(s) for s in supervisor.deployed() if s.alias == model]
         return shortened([deployment_map(status) for status in supervisor.deployed()])
-
-
-class ProgressGate:
-    """Lets an event through: every change of state, and progress no more often than it is seen."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._told_at: dict[str, float] = {}
-
-    def passes(self, event: Event) -> bool:
-        """Whether this one is to be told."""
-        alias, now = event.status.alias, self._clock()
-        if event.name == "state":
-            self._told_at.pop(alias, None)
-            return True
-        if now - self._told_at.get(alias, -PROGRESS_EVERY_S) < PROGRESS_EVERY_S:
-            return False
-        self._told_at[alias] = now
-        return True
 
 
 def deployment_map(status: DeploymentStatus) -> dict[str, Any]:

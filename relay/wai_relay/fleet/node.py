@@ -59,11 +59,9 @@ class Node(ServingNode):
 
     @property
     def learning(self) -> bool:
-        """Whether it is connected but does not know yet what it serves: it asks its servers first,
-        and one that is still starting does not say."""
-        if self.told_by and (self.status.models or not self.status.awaits_upstreams):
-            return False
-        return self.connected
+        """Whether it is connected but has not told yet what it serves: it asks its servers first,
+        which takes seconds where one of them does not answer."""
+        return not self.told_by and self.connected
 
     @property
     def copied(self) -> bool:

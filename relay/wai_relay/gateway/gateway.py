@@ -251,7 +251,7 @@ class Gateway:
         if error.fault in (Fault.KEY_MISSING, Fault.KEY_INVALID):
             headers.append((b"www-authenticate", b"Bearer"))
         headers += labels_of(record)
-        if record.model and live.key is not None:
+        if live.key is not None:
             headers += self._admission.headers(live.key, self._clock())
         _send(reply, row.http_status, headers, reply.dialect.error_body(error.fault, str(error)))
 
