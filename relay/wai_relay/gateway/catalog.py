@@ -15,7 +15,7 @@ from wai_relay.contracts.upstream import ServingNode
 
 
 @dataclass(slots=True)
-class Listed:
+class CatalogModel:
     """One model name, wherever it is served. `context_tokens` is the most that any node offers."""
 
     id: str
@@ -45,7 +45,7 @@ class Catalog:
     pin: str | None
     created: int
 
-    def models(self, api: str | None = None) -> list[Listed]:
+    def models(self, api: str | None = None) -> list[CatalogModel]:
         """The models, by name; with `api` only those that speak it."""
         return listed_models(self.nodes, self.key, self.aliases, pin=self.pin, api=api)
 
@@ -57,10 +57,10 @@ def listed_models(
     *,
     pin: str | None = None,
     api: str | None = None,
-) -> list[Listed]:
+) -> list[CatalogModel]:
     """The models that `key` may use, and the `aliases` of them, by name; with `pin` on that node
     only, with `api` only those that speak it."""
-    found: dict[str, Listed] = {}
+    found: dict[str, CatalogModel] = {}
     allowed = key.limits
     names = _names_of(aliases or {})
     for node in nodes:
@@ -73,7 +73,7 @@ def listed_models(
                 continue
             for name in (model.id, *names.get(model.id, ())):
                 if not allowed.models or {name, model.id} & {*allowed.models}:
-                    found.setdefault(name, Listed(name)).add(node, model)
+                    found.setdefault(name, CatalogModel(name)).add(node, model)
     return [found[name] for name in sorted(found)]
 
 

@@ -14,7 +14,7 @@ import msgspec
 from wai_protocol.errors import Fault
 from wai_protocol.surface import OLLAMA_API, OLLAMA_ROUTES, Route
 from wai_relay.contracts.records import TokenCounts
-from wai_relay.gateway.catalog import Catalog, Listed
+from wai_relay.gateway.catalog import Catalog, CatalogModel
 from wai_relay.gateway.raw_json import named_in_any_case, options_of
 
 from .dialect import NDJSON, Dialect, Fields, Signal, SignalOf, error_in, is_stream
@@ -203,6 +203,6 @@ def _options(fields: Fields, name: str) -> list[int]:
     return found
 
 
-def _model_entry(model: Listed) -> dict[str, Any]:
+def _model_entry(model: CatalogModel) -> dict[str, Any]:
     # Size and digest are the box's business; their clients want the fields.
     return {"name": model.id, "model": model.id, "size": 0, "digest": "", "details": {}}

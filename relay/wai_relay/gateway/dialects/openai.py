@@ -15,7 +15,7 @@ import msgspec
 from wai_protocol.errors import Fault, RequestError
 from wai_protocol.surface import OPENAI_API, OPENAI_ROUTES, Route
 from wai_relay.contracts.records import TokenCounts
-from wai_relay.gateway.catalog import Catalog, Listed
+from wai_relay.gateway.catalog import Catalog, CatalogModel
 from wai_relay.http.problems import openai_error
 
 from .dialect import Dialect, Fields, Signal, SignalOf, is_error, is_stream
@@ -262,7 +262,7 @@ def _prompts_in(prompt: bytes) -> int:
     return max(sum(bytes(item)[:1] in (b'"', b"[", b"{") for item in items), 1)
 
 
-def _model_entry(model: Listed, created: int) -> dict[str, Any]:
+def _model_entry(model: CatalogModel, created: int) -> dict[str, Any]:
     """An entry of OpenAI's list, with what Anthropic's has besides, and ours under `wai`."""
     return {
         "id": model.id,
@@ -280,7 +280,7 @@ def _model_entry(model: Listed, created: int) -> dict[str, Any]:
     }
 
 
-def _model_list(models: Iterable[Listed], created: int) -> dict[str, Any]:
+def _model_list(models: Iterable[CatalogModel], created: int) -> dict[str, Any]:
     """`GET /v1/models`; `has_more` is what Anthropic's SDK pages by."""
     data = [_model_entry(model, created) for model in models]
     return {"object": "list", "data": data, "has_more": False}
