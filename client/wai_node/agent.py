@@ -27,6 +27,7 @@ from wai_protocol.handshake import Hello, Welcome
 from wai_protocol.identity import NodeKey
 from wai_protocol.limits import Limits
 from wai_protocol.status import MAX_MODELS, MAX_NAME_CHARS, NodeStatus
+from wai_protocol.surface import ROUTES, RouteTable
 from wai_transport.live_session import LiveSession
 
 from .calls import Calls
@@ -64,6 +65,7 @@ class Agent:
         discover: Callable[[frozenset[int]], Awaitable[list[Upstream]]] | None = None,
         detail: dict[str, Any] | None = None,
         limits: Limits | None = None,
+        routes: RouteTable = ROUTES,
         on_standing: Callable[[Standing], None] = lambda _: None,
     ) -> None:
         hello = Hello(
@@ -83,7 +85,7 @@ class Agent:
             version=version,
             detail=detail,
         )
-        self.forwarder = Forwarder(self.board, self.watch)
+        self.forwarder = Forwarder(self.board, self.watch, routes=routes)
         self._tunnels = [
             Tunnel(address, key, replace(hello, tunnel=number), self) for number in range(tunnels)
         ]

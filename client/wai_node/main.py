@@ -24,6 +24,7 @@ from wai_transport.version import VERSION
 
 from .agent import Agent
 from .config import JoinConfig, NodeConfig
+from .installed_routes import installed_routes
 from .managed.calls import EVENT as DEPLOYMENT_EVENT
 from .managed.calls import ModelCalls, deployment_map
 from .managed.entry import Event
@@ -40,6 +41,7 @@ from .tunnel.goodbye import say_goodbye
 from .tunnel.proxy import proxy_for
 from .upstreams.consent import Consent
 from .upstreams.detect import find_upstreams, upstream_at
+from .upstreams.kinds import installed_kinds
 from .upstreams.upstream import Upstream
 
 LOCK_OWNER: Final = "node"
@@ -105,14 +107,15 @@ async def _make_agent(
     config: NodeConfig, folder: DataFolder, membership: Membership, key: NodeKey
 ) -> Agent:
     address = _address(config, membership.url, membership.relay_public, membership.pin)
+    kinds = installed_kinds()
     given: list[Upstream] = [
-        await upstream_at(upstream.url, upstream.key or "") for upstream in config.upstreams
+        await upstream_at(upstream.url, upstream.key or "", kinds) for upstream in config.upstreams
     ]
 
     consent = Consent(config.data)
 
     async def discover(known: frozenset[int]) -> list[Upstream]:
-        return await find_upstreams(consent, except_for=known, on_waiting=tell_waiting)
+        return await find_upstreams(consent, kinds=kinds, except_for=known, on_waiting=tell_waiting)
 
     def tell_waiting(waiting: list[str]) -> None:
         agent.watch.tell("waiting", waiting)
@@ -131,6 +134,7 @@ async def _make_agent(
             **describe(await asyncio.to_thread(detect_hardware)),
         },
         limits=Limits(ping_s=config.ping_s, dead_s=config.dead_s),
+        routes=installed_routes(),
         on_standing=partial(keep_standing, folder),
     )
     return agent

@@ -23,7 +23,7 @@ from wai_protocol.identity import NodeKey, RelayKey, node_id
 from wai_protocol.invite import Invite
 from wai_protocol.limits import Limits
 from wai_protocol.session import Role, Session
-from wai_protocol.status import ModelStatus, NodeStatus
+from wai_protocol.status import CONTINUE_FINAL_MESSAGE, ModelStatus, NodeStatus
 
 FOLDER: Final = Path(__file__).parent
 NODE: Final = NodeKey(bytes(range(32)))
@@ -36,7 +36,9 @@ SESSION: Final = bytes(range(144, 160))
 
 def frames() -> list[dict[str, Any]]:
     """Each session frame, and each link frame, with its fields as JSON."""
-    status = NodeStatus((ModelStatus("m", "u", slots_total=4),), version="1")
+    status = NodeStatus(
+        (ModelStatus("m", "u", slots_total=4, capabilities=(CONTINUE_FINAL_MESSAGE,)),), version="1"
+    )
     some: list[f.SessionFrame] = [
         f.Open(1, "POST", "/v1/chat/completions", [(b"accept", b"*/*")], "m", end=False),
         f.Head(1, 200, [(b"content-type", b"text/event-stream"), (b"x", b"\xff")]),

@@ -20,7 +20,21 @@ MAX_MODELS: Final = 512  # a router-mode llama-server with a folder of GGUFs; mo
 MAX_NAME_CHARS: Final = 256  # model ids look like `publisher/repo-GGUF:Q4_K_M`
 MAX_APIS: Final = 8  # there are three
 MAX_API_CHARS: Final = 32  # "anthropic" is the longest
+MAX_CAPABILITIES: Final = 16  # there are two
+MAX_CAPABILITY_CHARS: Final = 32  # "continue_final_message" is the longest
 MAX_COUNT: Final = 1 << 40  # no token, byte or slot count here is larger; keeps arithmetic in int64
+
+PER_TOKEN_TIMINGS: Final = "per_token_timings"  # noqa: S105 - no password
+"""Capability: `timings_per_token` puts llama.cpp's token counts into each chunk of a stream."""
+CONTINUE_FINAL_MESSAGE: Final = "continue_final_message"
+"""Capability: `continue_final_message` continues the last message; without it a new turn begins."""
+
+# For older nodes, which do not tell capabilities, but put the kind before the `@` of `upstream`.
+# Nothing else may read the kind out of that name.
+_CAPABILITIES_OF_OLD_KINDS: Final = {
+    "llama-server": (PER_TOKEN_TIMINGS, CONTINUE_FINAL_MESSAGE),
+    "vllm": (CONTINUE_FINAL_MESSAGE,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +42,8 @@ class ModelStatus:
     """One model as served by one upstream of a node.
 
     `context_tokens` is per slot. `slots_total` is None where the upstream does not tell.
-    `apis`: which of "openai", "anthropic", "ollama" the upstream speaks for this model.
+    `apis`: which dialects the upstream speaks for this model: "openai", "anthropic", "ollama".
+    `capabilities`: what else its requests may ask for, beyond those APIs.
     `prefill_tps` and `decode_tps` are measured tokens per second, None until something was
     measured.
     """
@@ -43,6 +58,7 @@ class ModelStatus:
     queued: int = 0
     prefill_tps: float | None = None
     decode_tps: float | None = None
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +115,16 @@ def _model_from_wire(value: object) -> ModelStatus:
     model_id = _text(value, "id")
     if not model_id:
         raise RemoteProtocolError("a model in STATUS has no id")
-    apis = value.get("apis", ["openai"])
-    if not isinstance(apis, list | tuple) or not all(
-        isinstance(api, str) and len(api) <= MAX_API_CHARS for api in apis
-    ):
-        raise RemoteProtocolError("apis in STATUS is not a list of short strings")
+    upstream = _text(value, "upstream")
+    apis = _words(value, "apis", MAX_APIS, MAX_API_CHARS)
+    told = _words(value, "capabilities", MAX_CAPABILITIES, MAX_CAPABILITY_CHARS)
+    if told is None:
+        told = _CAPABILITIES_OF_OLD_KINDS.get(upstream.partition("@")[0], ())
     return ModelStatus(
         id=model_id,
-        upstream=_text(value, "upstream"),
-        apis=tuple(apis[:MAX_APIS]),
+        upstream=upstream,
+        apis=("openai",) if apis is None else apis,
+        capabilities=told,
         ready=value.get("ready", True) is True,
         context_tokens=_count(value, "context_tokens"),
         slots_total=_count(value, "slots_total"),
@@ -123,6 +140,18 @@ def _text(value: dict[Any, Any], key: str) -> str:
     if not isinstance(text, str) or len(text) > MAX_NAME_CHARS:
         raise RemoteProtocolError(f"{key} in STATUS is not a short string")
     return text
+
+
+def _words(value: dict[Any, Any], key: str, most: int, max_chars: int) -> tuple[str, ...] | None:
+    """The first `most` of a list of words; None where the key is missing."""
+    words = value.get(key)
+    if words is None and key not in value:
+        return None
+    if not isinstance(words, list | tuple) or not all(
+        isinstance(word, str) and len(word) <= max_chars for word in words
+    ):
+        raise RemoteProtocolError(f"{key} in STATUS is not a list of short strings")
+    return tuple(words[:most])
 
 
 def _count(value: dict[Any, Any], key: str) -> int | None:

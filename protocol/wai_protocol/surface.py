@@ -8,52 +8,120 @@ the upstream's own; the relay maps its `/api/v1/...` to `/v1/...` before it look
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from .errors import RequestError
+from .status import MAX_API_CHARS
 
-class Dialect(enum.Enum):
-    """Whose API a route speaks: how errors look, where usage is found, who can serve it."""
+MAX_PATH_CHARS: Final = 256  # of a route; the longest of ours has 32
+_PATH_CHARS: Final = frozenset(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/:@"
+)
 
-    OPENAI = "openai"
-    ANTHROPIC = "anthropic"
-    OLLAMA = "ollama"
+
+class Task(enum.Enum):
+    """What the model server does for a request of a route."""
+
+    GENERATE = enum.auto()  # it writes an answer in tokens, and takes a slot for that
+    READ = enum.auto()  # it reads texts: embeddings, reranking; also speech from text
+    TRANSCRIBE = enum.auto()  # it reads a recording
+    COUNT = enum.auto()  # it counts a prompt's tokens; no model reads them
+    DESCRIBE = enum.auto()  # it tells of its models; no model reads the request
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One forwarded endpoint. `generates`: it takes a slot and answers in tokens."""
+    """One forwarded endpoint. `api`: the dialect it belongs to, by the name that STATUS uses.
+    `operation`: what OpenTelemetry's conventions call it (`gen_ai.operation.name`), if they do."""
 
     method: str
     path: str
-    dialect: Dialect
-    generates: bool
+    api: str
+    task: Task
+    operation: str = ""
+
+    @property
+    def generates(self) -> bool:
+        """Whether it takes a slot and answers in tokens."""
+        return self.task is Task.GENERATE
 
 
-_OPENAI_GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
-_OPENAI_OTHER = (
-    "/v1/embeddings",
-    "/v1/rerank",
-    "/v1/audio/speech",
-    "/v1/audio/transcriptions",
-    "/v1/audio/translations",
-    "/v1/chat/completions/input_tokens",
+class RouteTable:
+    """An allow-list of routes. It is never changed; `extended` makes a longer one."""
+
+    __slots__ = ("_by_key",)
+
+    def __init__(self, routes: Iterable[Route] = ()) -> None:
+        """Raises `RequestError` on a route that is not well-formed or is there twice."""
+        self._by_key: dict[tuple[str, str], Route] = {}
+        for route in routes:
+            _check(route)
+            key = route.method, route.path
+            if key in self._by_key:
+                raise RequestError(f"The route {route.method} {route.path} is there already.")
+            self._by_key[key] = route
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._by_key.values())
+
+    def find(self, method: str, path: str) -> Route | None:
+        """The route for `method` and `path` (no query), or None: then it is refused."""
+        return self._by_key.get((method, path))
+
+    def methods(self, path: str) -> list[str]:
+        """The methods of the routes with this path, sorted."""
+        return sorted(route.method for route in self if route.path == path)
+
+    def extended(self, routes: Iterable[Route]) -> RouteTable:
+        """These routes and `routes`. Raises `RequestError` as the constructor does."""
+        return RouteTable((*self, *routes))
+
+
+def _check(route: Route) -> None:
+    """Raise `RequestError` unless `route` names one endpoint, literally."""
+    path, where = route.path, f"The route {route.method} {route.path}"
+    if not (route.method.isascii() and route.method.isalpha() and route.method.isupper()):
+        raise RequestError(f"{where}: the method is not a word of capital letters.")
+    if not path.startswith("/") or len(path) > MAX_PATH_CHARS or not _PATH_CHARS.issuperset(path):
+        raise RequestError(f"{where}: the path is not a plain absolute path.")
+    if any(part in ("", ".", "..") for part in path[1:].split("/")):
+        raise RequestError(f"{where}: the path has an empty part or a part of dots.")
+    if not 0 < len(route.api) <= MAX_API_CHARS:
+        raise RequestError(f"{where}: its api needs a name of 1 to {MAX_API_CHARS} characters.")
+
+
+OPENAI_API: Final = "openai"
+ANTHROPIC_API: Final = "anthropic"
+OLLAMA_API: Final = "ollama"
+
+OPENAI_ROUTES: Final = (
+    Route("POST", "/v1/chat/completions", OPENAI_API, Task.GENERATE, "chat"),
+    Route("POST", "/v1/completions", OPENAI_API, Task.GENERATE, "text_completion"),
+    Route("POST", "/v1/responses", OPENAI_API, Task.GENERATE, "chat"),
+    Route("POST", "/v1/embeddings", OPENAI_API, Task.READ, "embeddings"),
+    Route("POST", "/v1/rerank", OPENAI_API, Task.READ),
+    Route("POST", "/v1/audio/speech", OPENAI_API, Task.READ),
+    Route("POST", "/v1/audio/transcriptions", OPENAI_API, Task.TRANSCRIBE),
+    Route("POST", "/v1/audio/translations", OPENAI_API, Task.TRANSCRIBE),
+    Route("POST", "/v1/chat/completions/input_tokens", OPENAI_API, Task.COUNT),
 )
-ROUTES: Final[dict[tuple[str, str], Route]] = {
-    (route.method, route.path): route
-    for route in (
-        *(Route("POST", p, Dialect.OPENAI, generates=True) for p in _OPENAI_GENERATING),
-        *(Route("POST", p, Dialect.OPENAI, generates=False) for p in _OPENAI_OTHER),
-        Route("POST", "/v1/messages", Dialect.ANTHROPIC, generates=True),
-        Route("POST", "/v1/messages/count_tokens", Dialect.ANTHROPIC, generates=False),
-        Route("POST", "/api/chat", Dialect.OLLAMA, generates=True),
-        Route("POST", "/api/generate", Dialect.OLLAMA, generates=True),
-        Route("POST", "/api/embed", Dialect.OLLAMA, generates=False),
-        Route("POST", "/api/show", Dialect.OLLAMA, generates=False),
-        Route("GET", "/api/tags", Dialect.OLLAMA, generates=False),
-        Route("GET", "/api/ps", Dialect.OLLAMA, generates=False),
-    )
-}
+ANTHROPIC_ROUTES: Final = (
+    Route("POST", "/v1/messages", ANTHROPIC_API, Task.GENERATE, "chat"),
+    Route("POST", "/v1/messages/count_tokens", ANTHROPIC_API, Task.COUNT),
+)
+OLLAMA_ROUTES: Final = (
+    Route("POST", "/api/chat", OLLAMA_API, Task.GENERATE, "chat"),
+    Route("POST", "/api/generate", OLLAMA_API, Task.GENERATE, "text_completion"),
+    Route("POST", "/api/embed", OLLAMA_API, Task.READ, "embeddings"),
+    Route("POST", "/api/show", OLLAMA_API, Task.DESCRIBE),
+    Route("GET", "/api/tags", OLLAMA_API, Task.DESCRIBE),
+    Route("GET", "/api/ps", OLLAMA_API, Task.DESCRIBE),
+)
+ROUTES: Final = RouteTable((*OPENAI_ROUTES, *ANTHROPIC_ROUTES, *OLLAMA_ROUTES))
+"""The routes of SPEC section 7. Both ends begin with these; each adds only what is installed on
+its own machine (docs/extending.md), so that neither can widen the other's list."""
 
 # Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which each hop makes anew.
 HOP_BY_HOP: Final = frozenset(
@@ -129,11 +197,6 @@ MAX_LENGTH_DIGITS: Final = 15  # below 2**53: every server and every JSON counte
 _STREAM_TYPES: Final = (b"text/event-stream", b"application/x-ndjson")
 
 Headers = list[tuple[bytes, bytes]]
-
-
-def find_route(method: str, path: str) -> Route | None:
-    """The allow-listed route for `method` and `path` (no query), or None: then it is refused."""
-    return ROUTES.get((method, path))
 
 
 def is_redirect(status: int) -> bool:

@@ -11,7 +11,16 @@ import pytest
 
 from wai_protocol.errors import RemoteProtocolError
 from wai_protocol.limits import MAX_DETAIL_BYTES, MAX_FRAME_BYTES
-from wai_protocol.status import MAX_COUNT, MAX_MODELS, MAX_NAME_CHARS, NodeStatus
+from wai_protocol.status import (
+    CONTINUE_FINAL_MESSAGE,
+    MAX_CAPABILITIES,
+    MAX_COUNT,
+    MAX_MODELS,
+    MAX_NAME_CHARS,
+    PER_TOKEN_TIMINGS,
+    ModelStatus,
+    NodeStatus,
+)
 from wai_protocol.weight import MAX_DEPTH, fits
 
 LONG = "x" * (MAX_NAME_CHARS + 1)
@@ -25,6 +34,9 @@ LONG = "x" * (MAX_NAME_CHARS + 1)
         {"id": "m", "upstream": LONG},
         {"id": "m", "apis": ["openai", LONG]},
         {"id": "m", "apis": [7]},
+        {"id": "m", "capabilities": ["c" * 33]},
+        {"id": "m", "capabilities": "per_token_timings"},
+        {"id": "m", "capabilities": None},
         {"id": "m", "slots_total": MAX_COUNT + 1},
         {"id": "m", "context_tokens": -1},
         {"id": "m", "queued": True},
@@ -85,3 +97,28 @@ def test_what_is_kept_of_the_largest_status_is_about_as_much_as_its_frame() -> N
         tracemalloc.stop()
     assert len(kept.models) == MAX_MODELS
     assert held < 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("model", "capabilities"),
+    [
+        ({"upstream": "llama-server@a"}, (PER_TOKEN_TIMINGS, CONTINUE_FINAL_MESSAGE)),
+        ({"upstream": "vllm@a"}, (CONTINUE_FINAL_MESSAGE,)),
+        ({"upstream": "ollama@a"}, ()),
+        ({"upstream": "llama-server@a", "capabilities": []}, ()),
+        ({"upstream": "ollama@a", "capabilities": ["a", "b"]}, ("a", "b")),
+        ({"upstream": "new@a", "capabilities": ["c"] * 20}, ("c",) * MAX_CAPABILITIES),
+    ],
+)
+def test_a_node_that_tells_no_capabilities_has_those_of_its_kind(
+    model: dict[str, Any], capabilities: tuple[str, ...]
+) -> None:
+    [read] = NodeStatus.from_wire({"models": [{"id": "m", **model}]}).models
+    assert read.capabilities == capabilities
+
+
+def test_capabilities_come_over_the_wire_as_they_were_told() -> None:
+    told = NodeStatus(
+        (ModelStatus("m", "llama-server@a"), ModelStatus("n", "u", capabilities=("x",)))
+    )
+    assert NodeStatus.from_wire(told.to_wire()) == told

@@ -43,7 +43,12 @@ from wai_protocol.handshake import (
 from wai_protocol.identity import NodeKey, RelayKey, node_id
 from wai_protocol.limits import Limits
 from wai_protocol.session import Role, Session
-from wai_protocol.status import ModelStatus, NodeStatus
+from wai_protocol.status import (
+    CONTINUE_FINAL_MESSAGE,
+    PER_TOKEN_TIMINGS,
+    ModelStatus,
+    NodeStatus,
+)
 
 PEERS: Final = sorted((Path(__file__).parents[2] / "protocol/vectors/peers").glob("*.json"))
 NODE: Final = NodeKey(bytes(range(32)))
@@ -251,6 +256,7 @@ def test_todays_relay_serves_by_another_versions_node(file: Path, change: Change
 
     status = next(event.status for event in met.events if isinstance(event, StatusReceived))
     assert [model.id for model in status.models] == ["m"]
+    assert status.models[0].capabilities == ()  # not told, and its upstream `u` is of no known kind
     for stream, body in BODY.items():
         got = [event for event in met.events if isinstance(event, DataReceived)]
         assert b"".join(event.data for event in got if event.stream == stream) == body
@@ -264,6 +270,21 @@ def test_todays_relay_serves_by_another_versions_node(file: Path, change: Change
     assert reset.fault is (Fault.INTERNAL if change is as_newer else Fault.OVERLOADED)
     assert GoAwayReceived in kinds(met.events)
     assert relay.streams == 0
+
+
+def test_a_released_nodes_llama_server_keeps_its_capabilities(file: Path, change: Change) -> None:
+    said = json.loads(file.read_text(encoding="utf-8"))["said"]
+    [status] = [
+        change(frame)
+        for one in said
+        if one["from"] == "node"
+        for frame in _frames(bytes.fromhex(one["bytes"]))
+        if frame[0] == FrameType.STATUS
+    ]
+    for model in status[1]["models"]:
+        model["upstream"] = "llama-server@127.0.0.1:8080"
+    [model] = NodeStatus.from_wire(status[1]).models
+    assert model.capabilities == (PER_TOKEN_TIMINGS, CONTINUE_FINAL_MESSAGE)
 
 
 def test_todays_node_serves_another_versions_relay(file: Path, change: Change) -> None:

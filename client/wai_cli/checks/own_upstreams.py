@@ -17,13 +17,13 @@ def own_upstreams(data: Path, *, on_node: bool) -> Finding:
     is a problem of `own_node`'s."""
     import asyncio
 
-    from wai_node.upstreams import Consent, Verdict, look_around
+    from wai_node.upstreams import Consent, Verdict, installed_kinds, look_around
 
     unused: list[str] = []
 
     async def look() -> list[str]:
         seen = []
-        for upstream, judged in await look_around(Consent(data)):
+        for upstream, judged in await look_around(Consent(data), kinds=installed_kinds()):
             if judged.verdict is not Verdict.ALLOWED:
                 seen.append(f"{upstream.name} (belongs to {judged.owner}: {judged.verdict.text})")
                 unused.append(str(upstream.origin.port))

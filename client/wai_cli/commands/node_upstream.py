@@ -51,10 +51,10 @@ def _list(parsed: argparse.Namespace) -> int:
 
 
 async def _found(data: Path) -> list[dict[str, Any]]:
-    from wai_node.upstreams import Consent, look_around
+    from wai_node.upstreams import Consent, installed_kinds, look_around
 
     rows = []
-    for upstream, judged in await look_around(Consent(data)):
+    for upstream, judged in await look_around(Consent(data), kinds=installed_kinds()):
         rows.append(
             {
                 "port": upstream.origin.port,

@@ -29,7 +29,7 @@ from wai_node.config import JoinConfig
 from wai_node.demo.demo import DemoModel, DemoUpstream
 from wai_node.main import join
 from wai_node.membership import load_key, load_membership
-from wai_node.upstreams import Consent, Verdict, look_around
+from wai_node.upstreams import Consent, Verdict, installed_kinds, look_around
 from wai_protocol.errors import TransportError, WaiError
 from wai_protocol.identity import NONCE_BYTES, inference_key
 from wai_transport.folder import DataFolder
@@ -239,7 +239,7 @@ async def _watch(model_server: DemoModel) -> None:
 async def _has_models(node_data: Path) -> bool:
     """Whether an inference server on one of the usual ports serves anything."""
     serving = False
-    for upstream, judged in await look_around(Consent(node_data)):
+    for upstream, judged in await look_around(Consent(node_data), kinds=installed_kinds()):
         if judged.verdict is not Verdict.ALLOWED:
             _say(f"found {upstream.name}, which belongs to {judged.owner}: {judged.verdict.text}")
             await upstream.aclose()

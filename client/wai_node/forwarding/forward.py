@@ -19,9 +19,11 @@ from wai_node.upstreams.upstream import Upstream
 from wai_protocol.errors import Fault, LocalProtocolError, WaiError
 from wai_protocol.surface import (
     REDIRECTED,
+    ROUTES,
     Headers,
     Route,
-    find_route,
+    RouteTable,
+    Task,
     headers_for_caller,
     headers_for_upstream,
     is_redirect,
@@ -40,8 +42,6 @@ the process's descriptors. A GPU box answers dozens at once; the rest is idle or
 HOLD_BYTES: Final = 64 * 1024
 """A request body that ends within this leaves with its Content-Length, which servers that cannot
 read chunks (mlx_lm) need; a larger one streams. The same bound as for sending a request again."""
-COUNTING_SUFFIX: Final = "_tokens"
-"""Routes that end so only count a prompt: the model is not asked."""
 MAX_WHOLE: Final = 256
 """Answers whose cost is kept after their end: a RESET that crossed it asks what it was. More than
 end within a way to the relay and back."""
@@ -90,9 +90,18 @@ class Accounts(Protocol):
 
 
 class Forwarder:
-    """All streams of all sessions of this node. Belongs to one loop."""
+    """All streams of all sessions of this node. Belongs to one loop. `routes` are what may be
+    asked, and no relay can add to them."""
 
-    def __init__(self, board: Board, accounts: Accounts, *, max_streams: int = MAX_STREAMS) -> None:
+    def __init__(
+        self,
+        board: Board,
+        accounts: Accounts,
+        *,
+        routes: RouteTable = ROUTES,
+        max_streams: int = MAX_STREAMS,
+    ) -> None:
+        self._routes = routes
         self._board = board
         self._accounts = accounts
         self._max_streams = max_streams
@@ -180,16 +189,16 @@ class Forwarder:
     def _admit(self, method: str, target: str, model: str) -> tuple[Route, Upstream]:
         """This request's route and upstream. Raises `WaiError` with what to answer instead."""
         path = target.partition("?")[0]
-        route = find_route(method, path)
+        route = self._routes.find(method, path)
         if route is None:
             raise WaiError(f"{method} {path[:100]} is not forwarded", Fault.ROUTE_REFUSED)
         if self.active_streams >= self._max_streams:
             raise WaiError(f"the node has {self._max_streams} streams open", Fault.OVERLOADED)
-        upstream = self._board.choose(model, route.dialect.value)
+        upstream = self._board.choose(model, route.api)
         if upstream is not None:
             return route, upstream
         if self._board.serves(model):
-            message = f"{model} is not served over {route.dialect.value}'s API here"
+            message = f"{model} is not served over {route.api}'s API here"
             raise WaiError(message, Fault.ROUTE_REFUSED)
         raise WaiError(f"no upstream of this node serves {model!r}", Fault.MODEL_NOT_FOUND)
 
@@ -404,7 +413,7 @@ class _Forwarded:
         """What a whole answer took."""
         if self._status >= 400:
             return NOTHING if self._status < 500 else UNKNOWN
-        if self._route.path.endswith(COUNTING_SUFFIX):
+        if self._route.task is Task.COUNT:
             return NOTHING
         spent = self.spent()
         return spent if self._route.generates else spent._replace(written=0)

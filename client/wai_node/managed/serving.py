@@ -35,6 +35,7 @@ class ManagedUpstream(Upstream):
 
     kind: ClassVar[str] = LlamaServerUpstream.kind
     apis = LlamaServerUpstream.apis
+    capabilities = LlamaServerUpstream.capabilities
 
     def __init__(self, alias: str, supervisor: Supervisor) -> None:
         self.alias = alias

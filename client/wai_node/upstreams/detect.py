@@ -8,41 +8,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple
-
-import msgspec
-
-from wai_protocol.errors import WaiError
+from typing import NamedTuple
 
 from .consent import Consent, Judged, Verdict
-from .llama_server import LlamaServerUpstream
-from .lm_studio import LmStudioModels, LmStudioUpstream
-from .ollama import OllamaUpstream
+from .kinds import KINDS, UpstreamKinds
 from .openai import OpenAIUpstream
-from .upstream import ModelList, Upstream
-from .vllm import VllmUpstream
-
-USUAL_PORTS: Final = (8080, 11434, 1234, 8000)  # llama-server, Ollama, LM Studio, vLLM
+from .upstream import Asker, Upstream
 
 
 class UnidentifiedUpstream(OpenAIUpstream):
     """What a person named and nothing was known of when we looked: generic OpenAI until it is."""
 
-    def __init__(self, url: str, key: str = "") -> None:
+    def __init__(self, url: str, key: str = "", kinds: UpstreamKinds = KINDS) -> None:
         super().__init__(url, key)
         self._url = url
+        self._kinds = kinds
 
     async def identified(self) -> Upstream | None:
         """What answers there now; None while nothing that we know does."""
-        return await identify(self._url, self.key)
+        return await identify(self._url, self.key, self._kinds)
 
 
-async def upstream_at(url: str, key: str = "") -> Upstream:
+async def upstream_at(url: str, key: str = "", kinds: UpstreamKinds = KINDS) -> Upstream:
     """The upstream that a person named: identified if it can be, else taken as generic OpenAI.
 
     It need not be up. Raises `RequestError` when `url` is not one.
     """
-    return await identify(url, key) or UnidentifiedUpstream(url, key)
+    return await identify(url, key, kinds) or UnidentifiedUpstream(url, key, kinds)
 
 
 class Found(NamedTuple):
@@ -54,14 +46,16 @@ class Found(NamedTuple):
 
 async def look_around(
     consent: Consent,
-    ports: tuple[int, ...] = USUAL_PORTS,
+    ports: tuple[int, ...] | None = None,
     *,
+    kinds: UpstreamKinds = KINDS,
     except_for: frozenset[int] = frozenset(),
 ) -> list[Found]:
-    """Every inference server on 127.0.0.1's `ports`, less those known already. Whose it is, is
-    looked at again before each connection to it."""
-    wanted = [port for port in ports if port not in except_for]
-    there = await asyncio.gather(*(identify(f"http://127.0.0.1:{port}") for port in wanted))
+    """Every inference server on 127.0.0.1's `ports`, less those known already; without `ports`, on
+    the usual ones of `kinds`. Whose it is, is looked at again before each connection to it."""
+    ports = kinds.usual_ports if ports is None else ports
+    urls = [f"http://127.0.0.1:{port}" for port in ports if port not in except_for]
+    there = await asyncio.gather(*(identify(url, kinds=kinds) for url in urls))
     found = []
     for upstream in there:
         if upstream is not None:
@@ -72,8 +66,9 @@ async def look_around(
 
 async def find_upstreams(
     consent: Consent,
-    ports: tuple[int, ...] = USUAL_PORTS,
+    ports: tuple[int, ...] | None = None,
     *,
+    kinds: UpstreamKinds = KINDS,
     except_for: frozenset[int] = frozenset(),
     on_waiting: Callable[[list[str]], None] = lambda waiting: None,
 ) -> list[Upstream]:
@@ -82,7 +77,7 @@ async def find_upstreams(
     `on_waiting` hears each time which of them wait for an answer.
     """
     usable, waiting = [], []
-    for upstream, judged in await look_around(consent, ports, except_for=except_for):
+    for upstream, judged in await look_around(consent, ports, kinds=kinds, except_for=except_for):
         if judged.verdict is Verdict.ALLOWED:
             usable.append(upstream)
             continue
@@ -94,47 +89,14 @@ async def find_upstreams(
     return usable
 
 
-async def identify(url: str, key: str = "") -> Upstream | None:
-    """What answers at `url`, None when nothing does or it is no inference server."""
-    asker = OpenAIUpstream(url, key)
+async def identify(url: str, key: str = "", kinds: UpstreamKinds = KINDS) -> Upstream | None:
+    """What answers at `url`, None when nothing does or it is no inference server.
+
+    Raises `RequestError` when `url` is not one.
+    """
+    asker = Asker(url, key)
     try:
-        kind = await _kind(asker)
-    except WaiError:
-        return None
+        kind = await kinds.detect(asker)
     finally:
         await asker.aclose()
     return kind(url, key) if kind is not None else None
-
-
-async def _kind(asker: OpenAIUpstream) -> type[Upstream] | None:
-    status, headers, _ = await asker.get("/health")  # without a key even where one is demanded
-    if dict(headers).get(b"server", b"").lower() == b"llama.cpp":
-        return LlamaServerUpstream
-    if await _answers(asker, "/api/tags", dict[str, Any]) and await _answers(
-        asker, "/api/version", dict[str, Any]
-    ):
-        return OllamaUpstream
-    if await _answers(asker, "/api/v1/models", LmStudioModels):
-        return LmStudioUpstream
-    status, _, body = await asker.get("/v1/models")
-    if status != 200:
-        return None
-    try:
-        listed = msgspec.json.decode(body, type=ModelList)
-    except msgspec.DecodeError:
-        return None
-    if any(entry.owned_by == "vllm" for entry in listed.data):
-        return VllmUpstream
-    return OpenAIUpstream
-
-
-async def _answers(asker: OpenAIUpstream, path: str, shape: type[Any]) -> bool:
-    """Whether `GET path` gives JSON of that shape."""
-    status, _, body = await asker.get(path)
-    if status != 200:
-        return False
-    try:
-        msgspec.json.decode(body, type=shape)
-    except msgspec.DecodeError:
-        return False
-    return True

@@ -13,10 +13,10 @@ from typing import ClassVar, NamedTuple
 import msgspec
 
 from wai_protocol.errors import Fault, TransportError
-from wai_protocol.status import ModelStatus
+from wai_protocol.status import CONTINUE_FINAL_MESSAGE, PER_TOKEN_TIMINGS, ModelStatus
 
 from .tally import Counters
-from .upstream import ModelList, Probe, Upstream, metric
+from .upstream import Asker, ModelList, Probe, Upstream, metric
 
 
 class _Generation(msgspec.Struct):
@@ -45,11 +45,19 @@ class LlamaServerUpstream(Upstream):
     """A llama-server. Without `-np`, slots share one pool; with it, `n_ctx` is already per slot."""
 
     kind: ClassVar[str] = "llama-server"
+    usual_ports = (8080,)
     apis = ("openai", "anthropic")
+    capabilities = (PER_TOKEN_TIMINGS, CONTINUE_FINAL_MESSAGE)
 
     def __init__(self, url: str, key: str = "") -> None:
         super().__init__(url, key)
         self._last: tuple[ModelStatus, ...] = ()
+
+    @classmethod
+    async def detect(cls, asker: Asker) -> bool:
+        """See `Upstream`. `/health` needs no key even where one is demanded."""
+        _, headers, _ = await asker.get("/health")
+        return dict(headers).get(b"server", b"").lower() == b"llama.cpp"
 
     async def probe(self) -> Probe:
         """Its models; while it loads (503) those it last had, not ready."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import msgspec
 
-from .upstream import Probe, Upstream
+from .upstream import Asker, Probe, Upstream
 
 
 class _Config(msgspec.Struct):
@@ -38,6 +38,12 @@ class LmStudioUpstream(Upstream):
     """An LM Studio server. It loads a model when it is asked for (unless its user forbids that)."""
 
     kind: ClassVar[str] = "lm-studio"
+    usual_ports = (1234,)
+
+    @classmethod
+    async def detect(cls, asker: Asker) -> bool:
+        """See `Upstream`."""
+        return await asker.read("/api/v1/models", LmStudioModels) is not None
 
     async def probe(self) -> Probe:
         """Every model; context and slots of the first instance that is loaded."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
-from .upstream import Probe, Upstream
+from .upstream import Asker, Probe, Upstream
 
 
 class _Model(msgspec.Struct):
@@ -23,7 +23,16 @@ class OllamaUpstream(Upstream):
     """An Ollama server, which tells neither its parallelism nor how busy it is."""
 
     kind: ClassVar[str] = "ollama"
+    usual_ports = (11434,)
     apis = ("openai", "ollama")
+
+    @classmethod
+    async def detect(cls, asker: Asker) -> bool:
+        """See `Upstream`."""
+        tags = await asker.read("/api/tags", dict[str, Any])
+        return bool(
+            tags is not None and await asker.read("/api/version", dict[str, Any]) is not None
+        )
 
     async def probe(self) -> Probe:
         """All models on disk; the context is known of those that are loaded."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .upstream import ModelList, Probe, Upstream
+from .upstream import Asker, ModelList, Probe, Upstream
 
 
 class OpenAIUpstream(Upstream):
     """A server of an unknown make. Slots, context and load stay unknown."""
 
     kind: ClassVar[str] = "openai"
+
+    @classmethod
+    async def detect(cls, asker: Asker) -> bool:
+        """See `Upstream`."""
+        return await asker.read("/v1/models", ModelList) is not None
 
     async def probe(self) -> Probe:
         """The ids it lists."""

@@ -1,5 +1,6 @@
 """An inference server beside the node: where it is, how it is told who we are, what it serves.
 
+Each kind of server is one subclass of `Upstream`, in a file of its own, and is listed in `kinds`.
 The kinds differ in what they tell about themselves; forwarding is the same for all. An `Upstream`
 holds no state of the node's own streams: that is the board's.
 """
@@ -64,11 +65,59 @@ class ModelList(msgspec.Struct):
     data: list[Listed]
 
 
+class Asker:
+    """Asks one address what answers there, by GETs alone. It asks for each path once, however many
+    kinds want to know."""
+
+    def __init__(self, url: str, key: str = "") -> None:
+        """`url` as in `Upstream`. Raises `RequestError` on a bad one."""
+        self._origin, path = Origin.parse(url)
+        self._base_path = path.removesuffix("/v1")
+        self._headers = _bearer(key)
+        self._client = HttpClient(self._origin)
+        self._answers: dict[str, tuple[int, Headers, bytes]] = {}
+        self.lost = False
+        """Whether a request failed; nothing that we know answers here."""
+
+    async def get(self, path: str) -> tuple[int, Headers, bytes]:
+        """`GET path`: (status, headers, body). Raises `WaiError` if nothing answers."""
+        if path not in self._answers:
+            try:
+                self._answers[path] = await _get(
+                    self._client, self._base_path + path, self._headers
+                )
+            except WaiError:
+                self.lost = True
+                raise
+        return self._answers[path]
+
+    async def read(self, path: str, shape: type[T]) -> T | None:
+        """The JSON body of `GET path` if it has this shape, else None. Raises as `get` does."""
+        status, _, body = await self.get(path)
+        if status != 200:
+            return None
+        try:
+            return msgspec.json.decode(body, type=shape)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._client.aclose()
+
+
 class Upstream(abc.ABC):
-    """One inference server. `name` tells it from others in STATUS and in logs; never the key."""
+    """One inference server; each subclass is a kind. `name` tells it from others in STATUS and in
+    logs; never the key."""
 
     kind: ClassVar[str]
+    """What people call this kind, as `llama-server`; it is unique."""
+    usual_ports: ClassVar[tuple[int, ...]] = ()
+    """Where it is looked for on this machine."""
     apis: tuple[str, ...] = ("openai",)
+    """The dialects that it speaks (`Route.api`)."""
+    capabilities: tuple[str, ...] = ()
+    """What else its requests may ask for (`wai_protocol.status`): the relay rewrites them so."""
     left_out: int = 0
     """How many of its models STATUS could not carry: too many, or with too long an id."""
     _check: Callable[[int | None], None] | None = None
@@ -81,6 +130,12 @@ class Upstream(abc.ABC):
         self.key = key
         self.client = HttpClient(origin, timeouts=timeouts)
 
+    @classmethod
+    async def detect(cls, asker: Asker) -> bool:
+        """Whether what answers `asker` is of this kind. A `WaiError` of `asker.get` may pass."""
+        del asker
+        return False
+
     @property
     def name(self) -> str:
         """The kind and the place, as `ollama@127.0.0.1:11434`."""
@@ -89,7 +144,7 @@ class Upstream(abc.ABC):
     @property
     def authorization(self) -> Headers:
         """The header that proves us to this upstream, if it wants one."""
-        return [(b"authorization", b"Bearer " + self.key.encode())] if self.key else []
+        return _bearer(self.key)
 
     def guard(self, check: Callable[[int | None], None]) -> None:
         """Have `check` called for each new connection, with our port, before a byte is sent, and by
@@ -113,13 +168,7 @@ class Upstream(abc.ABC):
 
     async def get(self, path: str) -> tuple[int, Headers, bytes]:
         """`GET path` with our key: (status, headers, body)."""
-        return await self.client.fetch(
-            "GET",
-            self.base_path + path,
-            self.authorization,
-            limit_bytes=PROBE_LIMIT_BYTES,
-            timeout_s=PROBE_TIMEOUT_S,
-        )
+        return await _get(self.client, self.base_path + path, self.authorization)
 
     async def get_json(self, path: str, shape: type[T]) -> T:
         """The JSON body of `GET path`, read as `shape`. Raises `WaiError` on anything else."""
@@ -137,7 +186,9 @@ class Upstream(abc.ABC):
 
     def model(self, model_id: str) -> ModelStatus:
         """A `ModelStatus` of this upstream that says no more than the id."""
-        return ModelStatus(id=model_id, upstream=self.name, apis=self.apis)
+        return ModelStatus(
+            id=model_id, upstream=self.name, apis=self.apis, capabilities=self.capabilities
+        )
 
     def models(self, found: list[ModelStatus]) -> tuple[ModelStatus, ...]:
         """`found` less what STATUS could not carry, which is counted in `left_out`."""
@@ -149,6 +200,16 @@ class Upstream(abc.ABC):
     async def aclose(self) -> None:
         """Close its connections."""
         await self.client.aclose()
+
+
+def _bearer(key: str) -> Headers:
+    return [(b"authorization", b"Bearer " + key.encode())] if key else []
+
+
+async def _get(client: HttpClient, path: str, headers: Headers) -> tuple[int, Headers, bytes]:
+    return await client.fetch(
+        *("GET", path, headers), limit_bytes=PROBE_LIMIT_BYTES, timeout_s=PROBE_TIMEOUT_S
+    )
 
 
 def _nothing() -> None:

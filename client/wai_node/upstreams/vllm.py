@@ -5,13 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from .upstream import ModelList, Probe, Upstream, metric
+from wai_protocol.status import CONTINUE_FINAL_MESSAGE
+
+from .upstream import Asker, ModelList, Probe, Upstream, metric
 
 
 class VllmUpstream(Upstream):
     """A vLLM server. Its key guards `/v1` only."""
 
     kind: ClassVar[str] = "vllm"
+    usual_ports = (8000,)
+    capabilities = (CONTINUE_FINAL_MESSAGE,)
+
+    @classmethod
+    async def detect(cls, asker: Asker) -> bool:
+        """See `Upstream`."""
+        listed = await asker.read("/v1/models", ModelList)
+        return listed is not None and any(entry.owned_by == "vllm" for entry in listed.data)
 
     async def probe(self) -> Probe:
         """The models it lists, LoRA adapters too, with the engine's load on each."""

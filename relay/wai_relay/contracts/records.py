@@ -84,6 +84,8 @@ class RequestRecord:
     stream: bool = False
     traceparent: str = ""
     """The caller's (W3C Trace Context), where spans are made."""
+    operation: str = ""
+    """Its `gen_ai.operation.name`, where spans are made; "" if it has none."""
     cost: float = 0.0
     """In the operator's currency, 0 where the upstream has no price."""
     handed_over: bool = False

@@ -28,8 +28,8 @@ from wai_relay.contracts.records import TokenCounts
 from wai_relay.contracts.upstream import UpstreamStream
 
 from .continuation import Continuation
-from .dialects import EVENT_STREAM, UsageReader, reader_for
-from .dialects.usage import BodyReader, decode
+from .dialects.dialect import EVENT_STREAM
+from .dialects.usage import BodyReader, UsageReader, decode
 from .limits import GatewayLimits
 from .opening import Opening, Verdict, opening_for
 from .reply import Reply
@@ -234,7 +234,9 @@ class Answer:
             self._phase = Phase.REFUSED
         else:
             self._phase = Phase.HEADED
-            self._opening = opening_for(self._route, status, self._content_type)
+            self._opening = opening_for(
+                self._reply.dialect, self._route, status, self._content_type
+            )
 
     def on_end(self) -> None:
         """See `Sink`."""
@@ -333,9 +335,8 @@ class Answer:
         """The point of no return: the caller gets this upstream's answer."""
         self._last_at = self.sent_at = self.first_content_at = self._clock()
         self._on_first_content()
-        self._reply.reader = self._reader = reader_for(
-            self._route.dialect,
-            self._route.path,
+        self._reply.reader = self._reader = self._reply.dialect.reader(
+            self._route,
             self._content_type,
             strip_usage=self._strip_usage,
             strip_timings=self._strip_timings,

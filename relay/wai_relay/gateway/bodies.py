@@ -10,6 +10,7 @@ short. tests/relay/gateway/test_hostile_bodies.py measures that.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,16 +20,13 @@ import msgspec
 
 from wai_protocol.errors import RequestError
 from wai_protocol.status import MAX_NAME_CHARS
-from wai_protocol.surface import Dialect, Route
+from wai_protocol.surface import Route
 from wai_relay.policy.fingerprints import Fingerprint, fingerprint
 
-from .answer_limits import answers_asked, context_asked, output_limit
+from .answer_limits import answers_asked, output_limit
+from .dialects.dialect import Dialect
 from .raw_json import in_words, scalar_of, value_of
 
-# Where prompts are found, in the order in which chat templates put them in front of the model.
-PROMPT_FIELDS: Final = ("tools", "system", "instructions", "messages", "prompt", "input")
-# Only these two know `stream_options`; /v1/responses always says its usage.
-USAGE_OPTION_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
 FRAMING_BYTES: Final = len(b'{"role":"user","content":""},')  # of a message that is no prompt text
 
 # A top-level key costs 0.15 µs to build and 0.2 µs to write again: these are some 7 ms.
@@ -45,19 +43,10 @@ Fields = dict[str, msgspec.Raw]
 _FIELDS: Final = msgspec.json.Decoder(Fields)
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY: Final = msgspec.json.Decoder()
-# What may be long and structured in a body that somebody means.
-_LONG_FIELDS: Final = msgspec.json.Decoder(
-    msgspec.defstruct(
-        "LongFields",
-        [
-            (name, msgspec.Raw, msgspec.Raw())
-            for name in (
-                *PROMPT_FIELDS,
-                *("functions", "response_format", "text", "format", "logit_bias", "metadata"),
-                *("documents", "json_schema", "guided_json", "grammar", "images", "options"),
-            )
-        ],
-    )
+# What may be long and structured in a body that somebody means, beside its prompt.
+_LONG_FIELDS: Final = (
+    *("functions", "response_format", "text", "format", "logit_bias", "metadata"),
+    *("documents", "json_schema", "guided_json", "grammar", "images", "options"),
 )
 _ENCODER: Final = msgspec.json.Encoder()
 # A picture or a recording is one long base64 string, whichever dialect it stands in. Shorter ones
@@ -95,11 +84,13 @@ class BodyFacts:
 
 @dataclass(frozen=True, slots=True)
 class JsonBody:
-    """A body that was read whole: its bytes, its top-level fields, and what they mean."""
+    """A body that was read whole: its bytes, its top-level fields, and what they mean.
+    `model_field` is the one that names the model."""
 
     data: bytes
     fields: Fields
     facts: BodyFacts
+    model_field: str = "model"
 
     def rewritten(self, model: str, *, ask_usage: bool, ask_timings: bool = False) -> bytes:
         """The bytes to send for `model`; with `ask_usage`, `stream_options.include_usage` is set,
@@ -109,7 +100,7 @@ class JsonBody:
         """
         changes: dict[str, bytes] = {}
         if model != self.facts.model:
-            changes["model" if "model" in self.fields else "name"] = _ENCODER.encode(model)
+            changes[self.model_field] = _ENCODER.encode(model)
         if ask_usage:
             changes["stream_options"] = _with_include_usage(self.fields)
         if ask_timings:
@@ -126,78 +117,81 @@ class JsonBody:
         return b"{" + b",".join(pairs) + b"}"
 
 
-def read_json(data: bytes, route: Route) -> JsonBody:
-    """Read a whole request body. Raises `RequestError` with a sentence for the caller."""
+def read_json(data: bytes, dialect: Dialect, route: Route) -> JsonBody:
+    """Read a whole request body for `route` of `dialect`. Raises `RequestError` with a sentence
+    for the caller."""
     if not data.strip():
         raise RequestError("The request has no body; send a JSON object.")
-    fields = _top_level(data)
-    model = read_model(fields)
-    parts: tuple[bytes, ...] = tuple(_prompt_parts(fields)) if route.generates else ()
+    fields = _top_level(data, dialect)
+    model_field, model = read_model(fields, dialect)
+    parts: tuple[bytes, ...] = tuple(_prompt_parts(fields, dialect)) if route.generates else ()
     text_bytes, images = _measure(parts)
     return JsonBody(
         data,
         fields,
         BodyFacts(
             model=model,
-            # Ollama's API streams unless it is told not to.
-            stream=_flag(fields, "stream", route.dialect is Dialect.OLLAMA and route.generates),
+            stream=_flag(fields, "stream", dialect.streams_unasked and route.generates),
             wants_usage=_include_usage(fields),
-            max_output_tokens=output_limit(fields, route),
+            max_output_tokens=output_limit(fields, dialect),
             has_tools=bytes(fields.get("tools", b"null")) not in (b"null", b"[]"),
             text_bytes=text_bytes,
             images=images,
             prefix=fingerprint(parts),
-            answers=answers_asked(fields, route),
-            context_tokens=context_asked(fields, route),
+            answers=answers_asked(fields, dialect, route),
+            context_tokens=dialect.context_asked(fields),
             size_bytes=len(data),
             whole=True,
         ),
+        model_field,
     )
 
 
-def asks_usage(route: Route, facts: BodyFacts) -> bool:
+def asks_usage(dialect: Dialect, route: Route, facts: BodyFacts) -> bool:
     """Whether `include_usage` must be set for a caller who did not ask for it."""
-    return facts.stream and not facts.wants_usage and route.path in USAGE_OPTION_PATHS
+    return facts.stream and not facts.wants_usage and dialect.takes_stream_options(route)
 
 
-def asks_timings(route: Route, body: JsonBody | None) -> bool:
+def asks_timings(dialect: Dialect, route: Route, body: JsonBody | None) -> bool:
     """Whether a llama.cpp can be asked to count tokens in every chunk: then an answer that is cut
     has its exact counts too, as far as it came. A caller that has its own opinion is left alone."""
     return (
         body is not None
         and body.facts.stream
-        and route.path in USAGE_OPTION_PATHS
+        and dialect.takes_stream_options(route)
         and "timings_per_token" not in body.fields
     )
 
 
-def check_model(model: object) -> str:
-    """`model` as a usable name, else `RequestError`."""
+def check_model(model: object, field: str = "model") -> str:
+    """`model`, the value of `field`, as a usable name, else `RequestError`."""
     if not isinstance(model, str):
-        raise RequestError("`model` must be a string.")
+        raise RequestError(f"`{field}` must be a string.")
     if not model or len(model) > MAX_NAME_CHARS:
-        raise RequestError(f"`model` must have between 1 and {MAX_NAME_CHARS} characters.")
+        raise RequestError(f"`{field}` must have between 1 and {MAX_NAME_CHARS} characters.")
     return model
 
 
-def read_model(fields: Fields) -> str:
-    """The model that a body's top level names; Ollama's older `name` counts too."""
+def read_model(fields: Fields, dialect: Dialect) -> tuple[str, str]:
+    """The field of a body's top level that names the model, and the name."""
+    first = dialect.model_fields[0]
+    field = next((name for name in dialect.model_fields if name in fields), first)
     for name in fields:
         # Go's decoder, Ollama's, takes any case, so `Model` would get past a key's list of models.
-        if name != "model" and name.lower() == "model":
-            raise RequestError(f"Unknown field `{name}`; the model's name goes into `model`.")
-    raw = fields.get("model", fields.get("name"))
+        if name not in (first, field) and name.lower() in (first.lower(), field.lower()):
+            raise RequestError(f"Unknown field `{name}`; the model's name goes into `{first}`.")
+    raw = fields.get(field)
     if raw is None:
-        raise RequestError("The request names no model; set `model`.")
+        raise RequestError(f"The request names no model; set `{first}`.")
     data = bytes(raw)
     if data[:1] != b'"':
-        raise RequestError("`model` must be a string.")
+        raise RequestError(f"`{field}` must be a string.")
     if len(data) > MAX_MODEL_BYTES:
-        raise RequestError(f"`model` must have between 1 and {MAX_NAME_CHARS} characters.")
-    return check_model(value_of(raw))
+        raise RequestError(f"`{field}` must have between 1 and {MAX_NAME_CHARS} characters.")
+    return field, check_model(value_of(raw), field)
 
 
-def _top_level(data: bytes) -> Fields:
+def _top_level(data: bytes, dialect: Dialect) -> Fields:
     if not data.isascii():
         try:
             data.decode()
@@ -206,7 +200,7 @@ def _top_level(data: bytes) -> Fields:
                 f"The request body is not UTF-8 (byte {error.start} breaks it)."
             ) from None
     try:
-        _check_number_of_fields(data)
+        _check_number_of_fields(data, dialect)
         return _FIELDS.decode(data)
     except msgspec.ValidationError:
         raise RequestError("The request body must be a JSON object.") from None
@@ -216,7 +210,7 @@ def _top_level(data: bytes) -> Fields:
         ) from None
 
 
-def _check_number_of_fields(data: bytes) -> None:
+def _check_number_of_fields(data: bytes, dialect: Dialect) -> None:
     """Raise `RequestError` if the top level may have more than `MAX_FIELDS` keys.
 
     Each key has a colon; those in the long fields that we know are taken off, at the speed at which
@@ -227,11 +221,18 @@ def _check_number_of_fields(data: bytes) -> None:
     colons = data.count(b":")
     if colons <= MAX_FIELDS:
         return
-    known = _LONG_FIELDS.decode(data)
+    known = _decoder_of((*dialect.prompt_fields, *_LONG_FIELDS)).decode(data)
     for name in known.__struct_fields__:
         colons -= bytes(getattr(known, name)).count(b":")
     if colons > MAX_FIELDS:
         raise RequestError("The request body has too many fields.")
+
+
+@functools.cache
+def _decoder_of(names: tuple[str, ...]) -> msgspec.json.Decoder[msgspec.Struct]:
+    """A decoder that keeps these fields' bytes and skips all others."""
+    fields = [(name, msgspec.Raw, msgspec.Raw()) for name in dict.fromkeys(names)]
+    return msgspec.json.Decoder(msgspec.defstruct("LongFields", fields))
 
 
 def _flag(fields: Fields, name: str, default: bool) -> bool:  # noqa: FBT001 - a field's default
@@ -267,9 +268,9 @@ def _with_include_usage(fields: Fields) -> bytes:
     return _ENCODER.encode({**_stream_options(fields), "include_usage": True})
 
 
-def _prompt_parts(fields: Fields) -> Iterator[bytes]:
+def _prompt_parts(fields: Fields, dialect: Dialect) -> Iterator[bytes]:
     """The prompt in its parts, as the caller wrote them: each message alone, all else whole."""
-    for name in PROMPT_FIELDS:
+    for name in dialect.prompt_fields:
         raw = fields.get(name)
         if raw is None:
             continue

@@ -1,12 +1,13 @@
 """Finds the model's name in a long body as it streams past, without holding the body. Pure.
 
 Two scanners with one face: JSON (the top level's `model`) and multipart/form-data (the part named
-`model`). Both take chunks cut anywhere. They judge no more of the body than they must; the upstream
-reads the rest.
+`model`), or whichever field a dialect has for it. Both take chunks cut anywhere. They judge no more
+of the body than they must; the upstream reads the rest.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final, Protocol
 
@@ -27,9 +28,6 @@ MAX_BOUNDARY_CHARS: Final = 70  # RFC 2046 section 5.1.1
 _STRING_REST: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _TOP: Final = re.compile(rb'["{}\[\],:]')
 _DEEP: Final = re.compile(rb'["{}\[\]]')
-_PART_NAME: Final = re.compile(
-    rb'content-disposition:[^\r\n]*;\s*name="?model"?\s*(?:;|\r|$)', re.I
-)
 _BOUNDARY: Final = re.compile(r'boundary=(?:"([^"]+)"|([^\s;"]+))', re.I)
 
 
@@ -49,11 +47,13 @@ class ModelScanner(Protocol):
 
 
 class JsonModelScanner:
-    """The top-level `model` of a JSON object. It goes on looking after it has found one: a second
-    `model`, which an upstream's parser would prefer, would get past a key's list of models."""
+    """The top-level `field` of a JSON object. It goes on looking after it has found one: a second
+    one, which an upstream's parser would prefer, would get past a key's list of models."""
 
-    def __init__(self) -> None:
+    def __init__(self, field: str = "model") -> None:
         self.model: str | None = None
+        self._field = field
+        self._field_key = field.encode()
         self.start = self.end = 0
         self._at = 0  # bytes before the current piece
         self._depth = 0
@@ -102,12 +102,12 @@ class JsonModelScanner:
         match token:
             case b'"':
                 self._in_string = True
-                wanted = self._depth == 1 and (not self._is_value or self._key == b"model")
+                wanted = self._depth == 1 and (not self._is_value or self._key == self._field_key)
                 self._text = bytearray() if wanted else None
                 self._text_start = at
             case b"{" | b"[":
-                if self._depth == 1 and self._key == b"model":
-                    raise RequestError("`model` must be a string.")
+                if self._depth == 1 and self._key == self._field_key:
+                    raise RequestError(f"`{self._field}` must be a string.")
                 self._depth += 1
                 if self._depth > MAX_DEPTH:
                     raise RequestError(f"The request body is nested deeper than {MAX_DEPTH}.")
@@ -118,8 +118,8 @@ class JsonModelScanner:
             case b":":
                 self._is_value = True
             case _:
-                if self._key == b"model" and self.model is None:
-                    raise RequestError("`model` must be a string.")
+                if self._key == self._field_key and self.model is None:
+                    raise RequestError(f"`{self._field}` must be a string.")
                 self._is_value = False
                 self._key = b""
 
@@ -146,7 +146,9 @@ class JsonModelScanner:
 
     def _too_long(self) -> None:
         if self._is_value:
-            raise RequestError(f"`model` must have between 1 and {MAX_NAME_CHARS} characters.")
+            raise RequestError(
+                f"`{self._field}` must have between 1 and {MAX_NAME_CHARS} characters."
+            )
         self._text = None
         self._key = b""
 
@@ -158,28 +160,32 @@ class JsonModelScanner:
         if not self._is_value:
             self._take_key(value)
         elif self.model is None:
-            self.model = check_model(value)
+            self.model = check_model(value, self._field)
             self.start, self.end = self._text_start, end
 
     def _take_key(self, key: str) -> None:
         self._key = key.encode("utf-8", "surrogatepass")
-        if key.lower() == "model":
+        if key.lower() == self._field.lower():
             if self.model is not None:
-                raise RequestError("The request names `model` twice.")
-            if key != "model":
-                raise RequestError(f"Unknown field `{key}`; the model's name goes into `model`.")
+                raise RequestError(f"The request names `{self._field}` twice.")
+            if key != self._field:
+                raise RequestError(
+                    f"Unknown field `{key}`; the model's name goes into `{self._field}`."
+                )
 
 
 class FormModelScanner:
-    """The part named `model` of a multipart/form-data body (audio uploads)."""
+    """The part named `field` of a multipart/form-data body (audio uploads)."""
 
-    def __init__(self, content_type: bytes) -> None:
+    def __init__(self, content_type: bytes, field: str = "model") -> None:
         found = _BOUNDARY.search(content_type.decode("latin-1"))
         boundary = (found[1] or found[2]) if found else ""
         if not 0 < len(boundary) <= MAX_BOUNDARY_CHARS:
             raise RequestError("The Content-Type header has no usable multipart boundary.")
         self.model: str | None = None
         self.start = self.end = 0
+        self._field = field
+        self._part_name = _part_name(field)
         self._delimiter = b"--" + boundary.encode("latin-1")
         self._window = b""  # what may still matter: an unfinished delimiter, head or model value
         self._at = 0  # bytes before the window
@@ -223,7 +229,7 @@ class FormModelScanner:
             if len(self._window) > MAX_PART_HEAD_BYTES:
                 raise RequestError("A part of the form has too long a head.")
             return False
-        if _PART_NAME.search(self._window[:head_end]):
+        if self._part_name.search(self._window[:head_end]):
             return self._take_model(head_end + 4)
         self._drop(head_end + 2)  # an empty part's delimiter starts with the head's last CRLF
         self._in_part = False
@@ -233,14 +239,16 @@ class FormModelScanner:
         stop = self._window.find(b"\r\n" + self._delimiter, start)
         if stop < 0:
             if len(self._window) - start > MAX_TOKEN_BYTES + len(self._delimiter) + 2:
-                raise RequestError(f"`model` must have between 1 and {MAX_NAME_CHARS} characters.")
+                raise RequestError(
+                    f"`{self._field}` must have between 1 and {MAX_NAME_CHARS} characters."
+                )
             return False
         if self.model is not None:
-            raise RequestError("The form names `model` twice.")
+            raise RequestError(f"The form names `{self._field}` twice.")
         try:
-            self.model = check_model(self._window[start:stop].decode())
+            self.model = check_model(self._window[start:stop].decode(), self._field)
         except UnicodeDecodeError:
-            raise RequestError("`model` is not UTF-8.") from None
+            raise RequestError(f"`{self._field}` is not UTF-8.") from None
         self.start, self.end = self._at + start, self._at + stop
         self._drop(stop)
         self._in_part = False
@@ -249,3 +257,12 @@ class FormModelScanner:
     def _drop(self, n: int) -> None:
         self._window = self._window[n:]
         self._at += n
+
+
+@functools.cache
+def _part_name(field: str) -> re.Pattern[bytes]:
+    """Finds the head of the form part with this name."""
+    name = re.escape(field.encode())
+    return re.compile(
+        rb'content-disposition:[^\r\n]*;\s*name="?' + name + rb'"?\s*(?:;|\r|$)', re.I
+    )

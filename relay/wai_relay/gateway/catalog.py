@@ -1,4 +1,4 @@
-"""What is served, merged over the nodes: `/v1/models`, Ollama's `/api/tags` and `/api/ps`. Pure.
+"""What is served, merged over the nodes: for the lists that the dialects make of it. Pure.
 
 Made from what the nodes have pushed, so that a list costs no round trip and a sleeping node can't
 hold it up.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from wai_protocol.status import ModelStatus
 from wai_relay.contracts.api_keys import ApiKey
@@ -16,7 +15,7 @@ from wai_relay.contracts.upstream import ServingNode
 
 
 @dataclass(slots=True)
-class Listed:
+class CatalogModel:
     """One model name, wherever it is served. `context_tokens` is the most that any node offers."""
 
     id: str
@@ -35,6 +34,22 @@ class Listed:
             self.context_tokens = max(self.context_tokens or 0, model.context_tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """What one caller may know of: `nodes` by `key`, with `pin` that node only. `created` is a time
+    for entries that need one, in seconds since 1970."""
+
+    nodes: Iterable[ServingNode]
+    key: ApiKey
+    aliases: Mapping[str, str]
+    pin: str | None
+    created: int
+
+    def models(self, api: str | None = None) -> list[CatalogModel]:
+        """The models, by name; with `api` only those that speak it."""
+        return listed_models(self.nodes, self.key, self.aliases, pin=self.pin, api=api)
+
+
 def listed_models(
     nodes: Iterable[ServingNode],
     key: ApiKey,
@@ -42,10 +57,10 @@ def listed_models(
     *,
     pin: str | None = None,
     api: str | None = None,
-) -> list[Listed]:
+) -> list[CatalogModel]:
     """The models that `key` may use, and the `aliases` of them, by name; with `pin` on that node
     only, with `api` only those that speak it."""
-    found: dict[str, Listed] = {}
+    found: dict[str, CatalogModel] = {}
     allowed = key.limits
     names = _names_of(aliases or {})
     for node in nodes:
@@ -58,7 +73,7 @@ def listed_models(
                 continue
             for name in (model.id, *names.get(model.id, ())):
                 if not allowed.models or {name, model.id} & {*allowed.models}:
-                    found.setdefault(name, Listed(name)).add(node, model)
+                    found.setdefault(name, CatalogModel(name)).add(node, model)
     return [found[name] for name in sorted(found)]
 
 
@@ -68,48 +83,3 @@ def _names_of(aliases: Mapping[str, str]) -> dict[str, list[str]]:
     for name, model in aliases.items():
         names.setdefault(model, []).append(name)
     return names
-
-
-def openai_model(model: Listed, created: int) -> dict[str, Any]:
-    """An entry of OpenAI's list, with what Anthropic's has besides, and ours under `wai`."""
-    return {
-        "id": model.id,
-        "object": "model",
-        "created": created,
-        "owned_by": "wai",
-        "type": "model",
-        "display_name": model.id,
-        "wai": {
-            "ready": model.ready,
-            "nodes": model.nodes,
-            "context_tokens": model.context_tokens,
-            "apis": sorted(model.apis),
-        },
-    }
-
-
-def openai_list(models: Iterable[Listed], created: int) -> dict[str, Any]:
-    """`GET /v1/models`; `has_more` is what Anthropic's SDK pages by."""
-    data = [openai_model(model, created) for model in models]
-    return {"object": "list", "data": data, "has_more": False}
-
-
-def ollama_tags(models: Iterable[Listed]) -> dict[str, Any]:
-    """`GET /api/tags`."""
-    return {"models": [_ollama_model(model) for model in models]}
-
-
-def ollama_ps(models: Iterable[Listed]) -> dict[str, Any]:
-    """`GET /api/ps`: the ones that are loaded."""
-    running = (model for model in models if model.ready)
-    return {
-        "models": [
-            _ollama_model(model) | {"size_vram": 0, "context_length": model.context_tokens or 0}
-            for model in running
-        ]
-    }
-
-
-def _ollama_model(model: Listed) -> dict[str, Any]:
-    # Size and digest are the box's business; their clients want the fields.
-    return {"name": model.id, "model": model.id, "size": 0, "digest": "", "details": {}}

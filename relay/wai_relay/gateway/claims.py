@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from wai_protocol.surface import Route
+from wai_protocol.surface import Route, Task
 from wai_relay.contracts.upstream import ServingNode
 from wai_relay.policy.admission import UNBOUNDED, TokenClaim
 
@@ -26,11 +26,8 @@ TOOLS_TEMPLATE_TOKENS: Final = 512
 # A recording: the tokens of the best compressed speech (16 kbit/s at 50 tokens a second), with what
 # is said in it.
 RECORDING_BYTES_PER_TOKEN: Final = 40
-# They count, or describe, and no model reads them.
-FREE_PATHS: Final = frozenset(
-    {"/v1/chat/completions/input_tokens", "/v1/messages/count_tokens", "/api/show"}
-)
-_RECORDING_PATHS: Final = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
+FREE_TASKS: Final = frozenset({Task.COUNT, Task.DESCRIBE})
+"""No model reads their requests."""
 
 
 def token_claim(
@@ -38,7 +35,7 @@ def token_claim(
 ) -> TokenClaim:
     """What a request may take. `prompt_tokens` is the estimate of its prompt, `context_tokens` the
     largest context that serves it."""
-    if route.path in FREE_PATHS:
+    if route.task in FREE_TASKS:
         return TokenClaim(0, 0, 0)
     context = max(context_tokens or ASSUMED_CONTEXT_TOKENS, facts.context_tokens or 0)
     if route.generates and not facts.whole:  # nobody knows what it asks for, but for its size
@@ -66,7 +63,7 @@ def largest_context(nodes: Iterable[ServingNode], models: Collection[str]) -> in
 def _prompt(route: Route, facts: BodyFacts, prompt_tokens: int, context: int) -> tuple[int, int]:
     """The prompt's tokens as they are estimated, and at most."""
     size = facts.size_bytes
-    if route.path in _RECORDING_PATHS and not facts.whole:
+    if route.task is Task.TRANSCRIBE and not facts.whole:
         return 0, size // RECORDING_BYTES_PER_TOKEN
     if not route.generates:  # each of a batch of texts has a context of its own
         return int(size / BYTES_PER_TOKEN), size

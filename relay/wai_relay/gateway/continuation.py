@@ -9,10 +9,12 @@ events to them, so that the caller sees one stream. Pure; who is asked is `forwa
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
 
+from wai_protocol.status import CONTINUE_FINAL_MESSAGE
 from wai_protocol.surface import Route
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import TokenCounts
@@ -20,9 +22,9 @@ from wai_relay.http.exchange import Request
 
 from .answer_limits import OUTPUT_LIMIT_FIELDS
 from .bodies import JsonBody, list_items
+from .dialects.dialect import Dialect
 from .dialects.usage import count, decode
 
-CHAT_PATH: Final = "/v1/chat/completions"
 MAX_TEXT_CHARS: Final = 1024 * 1024
 """Of an answer that is kept: more than any model writes, and what a hostile upstream may cost."""
 
@@ -37,9 +39,9 @@ _UNFIT_FIELDS: Final = (
 # Parts of a delta that are no text that a node could go on from.
 _UNFIT_PARTS: Final = ("tool_calls", "function_call", "reasoning_content", "reasoning", "audio")
 _NOTHING: Final = (b"null", b"[]", b"false")
-# vLLM opens a new turn unless it is told to go on with the last one. llama-server goes on anyway,
-# but (b10434) says the text so far once more. Others may refuse such fields.
-_TOLD: Final = frozenset({"vllm", "llama-server"})
+# For upstreams with the capability. vLLM opens a new turn unless it is told to go on with the last
+# one. llama-server goes on anyway, but (b10434) says the text so far once more. Others may refuse
+# such fields.
 _GO_ON_FIELDS: Final = {"continue_final_message": b"true", "add_generation_prompt": b"false"}
 _EVENT: Final = re.compile(rb"(.*?)\r?\n\r?\n", re.DOTALL)
 _DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
@@ -48,13 +50,13 @@ _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def continuation_for(
-    request: Request, route: Route, key: ApiKey, body: JsonBody | None
+    request: Request, dialect: Dialect, route: Route, key: ApiKey, body: JsonBody | None
 ) -> Continuation | None:
     """A continuation for an answer that may be continued, if its caller wants that."""
     asked = request.header(b"x-wai-continue")
     if asked == b"0" or not (asked == b"1" or key.limits.continue_):
         return None
-    if body is None or route.path != CHAT_PATH or not body.facts.stream:
+    if body is None or not dialect.continues(route) or not body.facts.stream:
         return None
     given = body.fields
     if any(bytes(given.get(name, b"null")) not in _NOTHING for name in _UNFIT_FIELDS):
@@ -208,8 +210,9 @@ class Continuation:
         chunk = {**self._frame, "object": "chat.completion.chunk", "choices": [last]}
         return b"data: " + msgspec.json.encode(chunk) + b"\n\ndata: " + DONE + b"\n\n"
 
-    def request(self, rest: bytes, upstream_kind: str) -> bytes:
-        """`rest`, the request as it goes to an upstream, made to go on from the text so far."""
+    def request(self, rest: bytes, capabilities: Collection[str]) -> bytes:
+        """`rest`, the request as it goes to an upstream with these `capabilities`, made to go on
+        from the text so far."""
         if not self._text:
             return rest
         fields: dict[str, msgspec.Raw] = _FIELDS.decode(rest)
@@ -219,7 +222,7 @@ class Continuation:
             limit = decode(changed.get(name, b"null"))
             if type(limit) is int and limit > 0:
                 changed[name] = b"%d" % max(limit - self._pieces, 1)
-        if upstream_kind in _TOLD:
+        if CONTINUE_FINAL_MESSAGE in capabilities:
             changed |= _GO_ON_FIELDS
         pairs = (msgspec.json.encode(name) + b":" + value for name, value in changed.items())
         return b"{" + b",".join(pairs) + b"}"

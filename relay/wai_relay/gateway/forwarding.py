@@ -14,6 +14,7 @@ from typing import Final
 import anyio
 
 from wai_protocol.errors import Fault, WaiError
+from wai_protocol.status import PER_TOKEN_TIMINGS
 from wai_protocol.surface import Headers, Route, headers_for_upstream
 from wai_relay.contracts.records import Attempt, Corrector, RequestRecord, TokenCounts
 from wai_relay.contracts.upstream import ServingNode, Spent, UpstreamStream
@@ -30,8 +31,6 @@ from .intake import Body, Intake
 from .limits import GatewayLimits
 from .reply import Reply
 
-# STATUS names upstreams kind@address. This kind counts tokens in each chunk, if asked.
-LLAMA_CPP: Final = "llama-server"
 UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
 
 
@@ -187,8 +186,11 @@ class Forwarder:
         """Try one upstream. The `suspects` failed the same request before: once this one begins to
         serve it, the failures were theirs and not the request's."""
         given_at = self._clock()
-        ask_usage = asks_usage(call.route, call.body.facts)
-        ask_timings = _kind(lease) == LLAMA_CPP and asks_timings(call.route, call.body.json)
+        dialect, capabilities = call.reply.dialect, _capabilities(lease)
+        ask_usage = asks_usage(dialect, call.route, call.body.facts)
+        ask_timings = PER_TOKEN_TIMINGS in capabilities and asks_timings(
+            dialect, call.route, call.body.json
+        )
 
         def begin() -> None:
             call.settle()
@@ -211,7 +213,7 @@ class Forwarder:
         )
         first = call.body.outgoing(lease.model, ask_usage=ask_usage, ask_timings=ask_timings)
         if call.continuation is not None:
-            first = call.continuation.request(first, _kind(lease))
+            first = call.continuation.request(first, capabilities)
         cancelled = True
         call.live.answer = answer
         try:
@@ -347,12 +349,13 @@ class Forwarder:
         )
 
 
-def _kind(lease: Lease) -> str:
-    """What kind of server serves the model (`llama-server`, `vllm`, …); "" if that is not known."""
+def _capabilities(lease: Lease) -> frozenset[str]:
+    """What the request may ask for: the capabilities that all of the node's upstreams with the
+    model have, for the node chooses among them."""
     upstream = lease.upstream
     models = upstream.status.models if isinstance(upstream, ServingNode) else ()
-    served_by = next((model.upstream for model in models if model.id == lease.model), "")
-    return served_by.partition("@")[0]
+    told = [frozenset(model.capabilities) for model in models if model.id == lease.model]
+    return frozenset.intersection(*told) if told else frozenset()
 
 
 async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:

@@ -11,18 +11,15 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Final, Protocol
-from urllib.parse import unquote
+from typing import Final, Protocol
 
 import msgspec
 
 from wai_protocol.errors import Fault, RequestError, WaiError
-from wai_protocol.surface import ROUTES, Dialect, Headers, Route, find_route
+from wai_protocol.surface import Headers, Route
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import Corrector, Recorder, RequestRecord, leave_uncorrected
 from wai_relay.contracts.upstream import Fleet
-from wai_relay.gateway import catalog
 from wai_relay.http.exchange import Exchange, Request
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import ENDED_BY_ADMIN, LiveRequest, LiveRequests
@@ -31,9 +28,10 @@ from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S
 
 from .answer import Failure
+from .catalog import Catalog
 from .claims import largest_context, token_claim
 from .continuation import continuation_for
-from .dialects import rules_for
+from .dialects.registry import DIALECTS, Dialects
 from .dispatch import Dispatcher, RequestInfo
 from .forwarding import Call, Forwarder, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
@@ -44,10 +42,8 @@ from .tokens import TokenEstimator
 
 log = logging.getLogger("wai.gateway")
 
-MODELS_PATH: Final = "/v1/models"
 RETRY_AFTER_S: Final = 1.0  # where an error that will pass does not say when
 _RETRIED_STATUSES: Final = frozenset({429, 503})
-_PATHS: Final = frozenset(path for _, path in ROUTES) | {MODELS_PATH}
 
 
 class KeyCheck(Protocol):
@@ -73,6 +69,7 @@ class Gateway:
         recorder: Recorder,
         limits: GatewayLimits | None = None,
         *,
+        dialects: Dialects = DIALECTS,
         names: ModelNames | None = None,
         admission: Admission | None = None,
         correct: Corrector = leave_uncorrected,
@@ -86,6 +83,7 @@ class Gateway:
         """Whether records need the callers' `traceparent`."""
         call_later = call_later or _call_later
         self._keys = keys
+        self._dialects = dialects
         self._fleet = fleet
         self._recorder = recorder
         self._limits = limits or GatewayLimits()
@@ -110,15 +108,16 @@ class Gateway:
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request. Cancelling it closes what it has open and records it all the same."""
         request = exchange.request
-        path = upstream_path(request.path)
+        path = self._dialects.upstream_path(request.path)
         record = RequestRecord(request.request_id, self._wall_clock(), request.method, path)
         if self.traced:
+            record.operation = self._dialects.operation_of(path)
             record.traceparent = request.header(b"traceparent").decode("latin-1")
         arrived_at = self._clock()
         task = asyncio.current_task()
         assert task is not None
         live = self.live.enter(record, arrived_at, task.cancel)
-        reply = Reply(exchange, rules_for(dialect_of(path)))
+        reply = Reply(exchange, self._dialects.of(path))
         try:
             await self._handle(reply, path, live)
         except WaiError as error:
@@ -143,11 +142,12 @@ class Gateway:
         request, record = reply.exchange.request, live.record
         key = self._keys.authenticate(request.headers)
         live.key, record.key_id = key, key.id
-        if request.method == "GET" and self._answer_list(reply, path, key, record):
+        if request.method == "GET" and reply.dialect.is_list(path):
+            self._answer_list(reply, path, key, record)
             return
-        route = find_route(request.method, path)
+        route = self._dialects.find_route(request.method, path)
         if route is None:
-            raise _no_route(request.method, path)
+            raise self._no_route(request.method, path)
         permit = self._admission.enter(key, self._clock(), self._wall_clock())
         try:
             await self._forward(reply, route, key, live, permit)
@@ -159,7 +159,10 @@ class Gateway:
         self, reply: Reply, route: Route, key: ApiKey, live: LiveRequest, permit: Permit
     ) -> None:
         request, record = reply.exchange.request, live.record
-        intake = Intake(reply.exchange, route, key.id, self._limits, self._budget, self._clock)
+        intake = Intake(
+            *(reply.exchange, reply.dialect, route, key.id),
+            *(self._limits, self._budget, self._clock),
+        )
         call: Call | None = None
         try:
             body = await intake.take()
@@ -177,7 +180,7 @@ class Gateway:
             call = Call(reply, route, target, intake, body, record, live, permit)
             call.heartbeat = self._heartbeat(reply, route, body)
             if body.repeatable:
-                call.continuation = continuation_for(request, route, key, body.json)
+                call.continuation = continuation_for(request, reply.dialect, route, key, body.json)
             wait_until = self._clock() + MAX_WAIT_S
             info = _info(request, route, key, body, prompt_tokens, wait_until)
             failure = await self._forwarder.forward(call, info)
@@ -195,36 +198,24 @@ class Gateway:
 
     def _heartbeat(self, reply: Reply, route: Route, body: Body) -> Heartbeat | None:
         wanted = reply.exchange.request.header(b"x-wai-heartbeat") != b"0"
-        if not (wanted and body.facts.stream and route.generates and reply.rules.comment):
+        if not (wanted and body.facts.stream and route.generates and reply.dialect.heartbeat):
             return None
         return Heartbeat(reply, self._limits.heartbeat_s, self._clock, self._call_later)
 
     # -- lists, which are answered here
-    def _answer_list(self, reply: Reply, path: str, key: ApiKey, record: RequestRecord) -> bool:
-        """Answer a list if `path` is one."""
-        pin = _pin(reply.exchange.request)
-        nodes = list(self._fleet.nodes())
-        listed = partial(catalog.listed_models, nodes, key, self._names.aliases, pin=pin)
-        answer: dict[str, Any]
-        if path == MODELS_PATH:
-            answer = catalog.openai_list(listed(), self._created)
-        elif path.startswith(MODELS_PATH + "/"):
-            name = unquote(path[len(MODELS_PATH) + 1 :])
-            found = [m for m in listed() if m.id == name]
-            if not found:
-                raise RequestError(f"There is no model `{name[:256]}`.", Fault.MODEL_NOT_FOUND)
-            answer = catalog.openai_model(found[0], self._created)
-        elif path == "/api/tags":
-            answer = catalog.ollama_tags(listed(api="ollama"))
-        elif path == "/api/ps":
-            answer = catalog.ollama_ps(listed(api="ollama"))
-        else:
-            return False
+    def _answer_list(self, reply: Reply, path: str, key: ApiKey, record: RequestRecord) -> None:
+        nodes, pin = list(self._fleet.nodes()), _pin(reply.exchange.request)
+        catalog = Catalog(nodes, key, self._names.aliases, pin, self._created)
+        answer = reply.dialect.list_answer(path, catalog)
         record.status = 200
         _send(reply, 200, [], msgspec.json.encode(answer))
-        return True
 
     # -- what went wrong
+    def _no_route(self, method: str, path: str) -> RequestError:
+        if self._dialects.methods(path):
+            return RequestError(f"{method} is not how {path} is asked.", Fault.METHOD_NOT_ALLOWED)
+        return RequestError(f"There is no {method} {path[:256]} here.", Fault.ROUTE_REFUSED)
+
     def _fail(self, reply: Reply, route: Route, live: LiveRequest, failure: Failure) -> None:
         """Tell the caller what the last attempt came to, in the upstream's words if any."""
         record = live.record
@@ -256,14 +247,13 @@ class Gateway:
         headers: Headers = []
         headers += _retry_headers(error)
         if error.fault is Fault.METHOD_NOT_ALLOWED:
-            allowed = sorted(method for method, known in ROUTES if known == path)
-            headers.append((b"allow", ", ".join(allowed or ["GET"]).encode()))
+            headers.append((b"allow", ", ".join(self._dialects.methods(path)).encode()))
         if error.fault in (Fault.KEY_MISSING, Fault.KEY_INVALID):
             headers.append((b"www-authenticate", b"Bearer"))
         headers += labels_of(record)
         if live.key is not None:
             headers += self._admission.headers(live.key, self._clock())
-        _send(reply, row.http_status, headers, reply.rules.error_body(error.fault, str(error)))
+        _send(reply, row.http_status, headers, reply.dialect.error_body(error.fault, str(error)))
 
     def _finish(self, exchange: Exchange, live: LiveRequest) -> None:
         record, arrived_at = live.record, live.arrived_at
@@ -301,18 +291,6 @@ def _retry_headers(error: WaiError) -> Headers:
     return headers
 
 
-def upstream_path(path: str) -> str:
-    """The upstream's own path: `/api/v1/…`, as OpenRouter has it, is `/v1/…`."""
-    return path[4:] if path.startswith("/api/v1/") else path
-
-
-def dialect_of(path: str) -> Dialect:
-    """In whose format errors on `path` are said, whether or not there is such a route."""
-    if path.startswith("/v1/messages"):
-        return Dialect.ANTHROPIC
-    return Dialect.OLLAMA if path.startswith("/api/") else Dialect.OPENAI
-
-
 def _info(
     request: Request,
     route: Route,
@@ -325,7 +303,7 @@ def _info(
         request_id=request.request_id,
         key=key,
         model=body.facts.model,
-        api=route.dialect.value,
+        api=route.api,
         generates=route.generates,
         stream=body.facts.stream,
         prompt_tokens=prompt_tokens,
@@ -338,12 +316,6 @@ def _info(
 
 def _pin(request: Request) -> str | None:
     return request.header(b"x-wai-node").decode("latin-1").strip() or None
-
-
-def _no_route(method: str, path: str) -> RequestError:
-    if path in _PATHS or path.startswith(MODELS_PATH + "/"):
-        return RequestError(f"{method} is not how {path} is asked.", Fault.METHOD_NOT_ALLOWED)
-    return RequestError(f"There is no {method} {path[:256]} here.", Fault.ROUTE_REFUSED)
 
 
 def _send(reply: Reply, status: int, headers: Headers, body: bytes) -> None:

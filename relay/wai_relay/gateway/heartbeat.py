@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from .dialects import EVENT_STREAM
 from .reply import Reply
 
 
@@ -75,6 +74,7 @@ class Heartbeat:
     def _send(self) -> None:
         reply, exchange = self._reply, self._reply.exchange
         if not exchange.started:
-            reply.start(200, [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")])
+            content_type = reply.dialect.stream_type
+            reply.start(200, [(b"content-type", content_type), (b"cache-control", b"no-cache")])
         if not exchange.paused:
-            exchange.write(reply.rules.comment)
+            exchange.write(reply.dialect.heartbeat)

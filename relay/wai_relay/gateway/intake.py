@@ -17,6 +17,7 @@ from wai_relay.http.exchange import Exchange, Request
 
 from .bodies import BodyFacts, JsonBody, read_json
 from .body_scan import FormModelScanner, JsonModelScanner, ModelScanner
+from .dialects.dialect import Dialect
 from .limits import MIB, GatewayLimits
 
 # The slowest that a body may come, below the first mobile networks' 4 KiB/s...
@@ -99,6 +100,7 @@ class Intake:
     def __init__(
         self,
         exchange: Exchange,
+        dialect: Dialect,
         route: Route,
         key_id: str,
         limits: GatewayLimits,
@@ -110,6 +112,7 @@ class Intake:
         self._clock = clock
         self._behind_s = 0.0
         self._route = route
+        self._dialect = dialect
         self._limits = limits
         self._budget = budget
         self._taken = 0
@@ -123,7 +126,7 @@ class Intake:
         while data := await self._read(hold=True):
             pieces.append(data)
             if self._scanner is None and self._size > self._limits.routing_body_bytes:
-                self._scanner = JsonModelScanner()
+                self._scanner = JsonModelScanner(self._dialect.model_fields[0])
                 data = b"".join(pieces)
             if self._scanner is not None:
                 await self._scan(data)
@@ -138,7 +141,7 @@ class Intake:
         whole = b"".join(pieces)
         if isinstance(self._scanner, FormModelScanner):
             return self._scanned(whole, complete=True)
-        read = read_json(whole, self._route)
+        read = read_json(whole, self._dialect, self._route)
         return Body(read.facts, whole, complete=True, repeatable=not self._is_long, json=read)
 
     async def rest(self) -> bytes:
@@ -177,7 +180,7 @@ class Intake:
             )
         content_type = request.header(b"content-type")
         if content_type[:19].lower() == b"multipart/form-data":
-            self._scanner = FormModelScanner(content_type)
+            self._scanner = FormModelScanner(content_type, self._dialect.model_fields[0])
 
     async def _read(self, *, hold: bool) -> bytes:
         asked_at = self._clock()

@@ -15,19 +15,9 @@ import re
 from typing import Final, NamedTuple, assert_never
 
 from wai_protocol.errors import Fault
-from wai_protocol.surface import Dialect, Route
+from wai_protocol.surface import Route
 
-from .dialects import EVENT_STREAM, NDJSON
-from .dialects.signals import (
-    Signal,
-    SignalOf,
-    chat_signal,
-    error_in,
-    messages_signal,
-    ollama_signal,
-    responses_signal,
-    text_signal,
-)
+from .dialects.dialect import EVENT_STREAM, NDJSON, Dialect, Signal, SignalOf, error_in
 from .dialects.usage import decode
 
 HELD_BYTES: Final = 64 * 1024
@@ -197,22 +187,15 @@ class Lines(Opening):
         return _said_nothing() if verdict is HOLD else verdict
 
 
-_SIGNALS: Final[dict[str, SignalOf]] = {
-    "/v1/chat/completions": chat_signal,
-    "/v1/completions": text_signal,
-    "/v1/messages": messages_signal,
-}
-
-
-def opening_for(route: Route, status: int, content_type: bytes) -> Opening:
+def opening_for(dialect: Dialect, route: Route, status: int, content_type: bytes) -> Opening:
     """Who holds the opening of an answer with this status and (lower-case) content type."""
     media_type = content_type.partition(b";")[0].strip()
     if status != 200:
         return AnyBytes()
     if media_type == EVENT_STREAM:
-        return EventStream(_SIGNALS.get(route.path, responses_signal))
-    if media_type == NDJSON and route.dialect is Dialect.OLLAMA:
-        return Lines(ollama_signal)
+        return EventStream(dialect.signal_of(route))
+    if media_type == NDJSON == dialect.stream_type:
+        return Lines(dialect.signal_of(route))
     if media_type == b"application/json":
         return Document()
     return Misnamed() if media_type == b"text/html" else AnyBytes()

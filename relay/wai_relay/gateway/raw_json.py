@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -45,3 +46,10 @@ def in_words(error: Exception, data: bytes) -> str:
     if "truncated" in text and _HALF_PAIR.search(data):
         return "a \\u escape in it is one half of a surrogate pair"
     return text
+
+
+def named_in_any_case(fields: Mapping[str, msgspec.Raw], names: tuple[str, ...]) -> list[str]:
+    """Those of `fields` that are called one of `names`, in any case: Go's decoder, which is
+    Ollama's, takes them all."""
+    odd = [name for name in fields if not name.islower() and name.lower() in names]
+    return [*(name for name in names if name in fields), *odd]

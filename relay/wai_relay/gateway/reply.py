@@ -10,7 +10,8 @@ from wai_protocol.errors import Fault
 from wai_protocol.surface import Headers
 from wai_relay.http.exchange import Exchange
 
-from .dialects import EVENT_STREAM, DialectRules, UsageReader
+from .dialects.dialect import EVENT_STREAM, Dialect
+from .dialects.usage import UsageReader
 
 
 class Reply:
@@ -20,18 +21,18 @@ class Reply:
     half sent.
     """
 
-    __slots__ = ("_streamed", "exchange", "reader", "rules")
+    __slots__ = ("_streamed", "dialect", "exchange", "reader")
 
-    def __init__(self, exchange: Exchange, rules: DialectRules) -> None:
+    def __init__(self, exchange: Exchange, dialect: Dialect) -> None:
         self.exchange = exchange
-        self.rules = rules
+        self.dialect = dialect
         self.reader: UsageReader | None = None
         self._streamed = False
 
     def start(self, status: int, headers: Headers) -> None:
         """Send the head."""
         content_type = dict(headers).get(b"content-type", b"").strip().lower()
-        self._streamed = content_type.startswith((self.rules.stream_type, EVENT_STREAM))
+        self._streamed = content_type.startswith((self.dialect.stream_type, EVENT_STREAM))
         self.exchange.start(status, headers)
 
     def break_off(self, fault: Fault, message: str) -> None:
@@ -40,5 +41,5 @@ class Reply:
             self.exchange.abort()
             return
         half = b"" if self.reader is None else self.reader.broken()
-        self.exchange.write(half + self.rules.error_event(fault, message))
+        self.exchange.write(half + self.dialect.error_event(fault, message))
         self.exchange.end()

@@ -20,16 +20,6 @@ if TYPE_CHECKING:
 EXPORT_TIMEOUT_S: Final = 5.0
 """What a stopping relay waits at most for a collector that does not answer."""
 _NS: Final = 1_000_000_000
-_OPERATIONS: Final = {  # path's end: gen_ai.operation.name
-    "/chat/completions": "chat",
-    "/completions": "text_completion",
-    "/responses": "chat",
-    "/messages": "chat",
-    "/embeddings": "embeddings",
-    "/api/chat": "chat",
-    "/api/generate": "text_completion",
-    "/api/embed": "embeddings",
-}
 
 Attributes = dict[str, str | int | float]
 
@@ -51,12 +41,12 @@ class Spans:
     def finish(self, record: RequestRecord) -> None:
         """See `Recorder`."""
         self._following.finish(record)
-        operation = operation_of(record.path)
+        operation = record.operation
         span = self._tracer.start_span(
             f"{operation} {record.model}" if operation and record.model else record.method,
             context=self._propagator.extract({"traceparent": record.traceparent}),
             kind=self._kind,
-            attributes=attributes_of(record, operation),
+            attributes=attributes_of(record),
             start_time=int(record.started_at * _NS),
         )
         if record.failed:
@@ -89,17 +79,12 @@ def spans_to(endpoint: str, following: Recorder) -> Spans:
     return Spans(provider, following)
 
 
-def operation_of(path: str) -> str:
-    """`gen_ai.operation.name` of a request to `path`; "" for what is none of them."""
-    return next((name for end, name in _OPERATIONS.items() if path.endswith(end)), "")
-
-
-def attributes_of(record: RequestRecord, operation: str) -> Attributes:
+def attributes_of(record: RequestRecord) -> Attributes:
     """By the conventions' names where there are some, else ours (`wai.`)."""
     found: Attributes = {
         "http.request.method": record.method,
         "http.response.status_code": record.status,
-        "gen_ai.operation.name": operation,
+        "gen_ai.operation.name": record.operation,
         "gen_ai.request.model": record.model,
         "gen_ai.response.model": record.served_model,
         "gen_ai.usage.input_tokens": record.tokens.prompt,

@@ -19,6 +19,7 @@ from wai_relay.fleet.invites import RelayAddress
 from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.providers import ProvidedFleet, providers_of
 from wai_relay.fleet.tunnel import Tunnels
+from wai_relay.gateway.dialects.registry import installed_dialects
 from wai_relay.gateway.dispatch import ScheduledDispatcher
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.settling import SettlingDispatcher
@@ -78,6 +79,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         SettlingDispatcher(dispatcher, fleet),
         AccessLog(recorder),
         config.gateway,
+        dialects=installed_dialects(),
         names=names,
         admission=Admission(stored.recorder.months),
         correct=stored.recorder.correct,

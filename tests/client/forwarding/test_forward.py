@@ -24,7 +24,7 @@ from wai_node.upstreams import Board, Probe, Upstream, upstream_at
 from wai_node.upstreams.openai import OpenAIUpstream
 from wai_node.upstreams.tally import OpenStream, Report, Spent
 from wai_protocol.errors import Fault, LocalProtocolError
-from wai_protocol.surface import Headers
+from wai_protocol.surface import ROUTES, Headers, Route, Task
 
 pytestmark = pytest.mark.anyio
 
@@ -148,6 +148,24 @@ async def test_the_length_of_a_whole_answer_is_announced(
         forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
         await session.over.wait()
         assert session.log[0] == ("headers", 1, 200, [field, *announced])
+
+
+async def test_only_the_nodes_own_list_lets_a_new_route_out() -> None:
+    board = Board()
+    upstream = OpenAIUpstream("http://127.0.0.1:1")
+    board.add(upstream)
+    board.probed(upstream, Probe((upstream.model("m"),)))
+    route = Route("POST", "/v2/generate", "openai", Task.GENERATE)
+    for routes, fault in (
+        (ROUTES, Fault.ROUTE_REFUSED),
+        (ROUTES.extended([route]), Fault.UPSTREAM_UNREACHABLE),  # it was asked, and is not there
+    ):
+        session = FakeSession()
+        forwarder = Forwarder(board, Accounts(board), routes=routes)
+        forwarder.opened(session, 1, "POST", "/v2/generate", [], "m", ended=True)
+        await session.over.wait()
+        assert session.log == [("reset", 1, fault)]
+    await upstream.aclose()
 
 
 @pytest.mark.parametrize(

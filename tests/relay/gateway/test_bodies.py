@@ -10,16 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wai_protocol.errors import RequestError
-from wai_protocol.surface import Route, find_route
+from wai_protocol.surface import Route
 from wai_relay.gateway.bodies import read_json
 from wai_relay.gateway.body_scan import FormModelScanner, JsonModelScanner, ModelScanner
+from wai_relay.gateway.dialects.dialect import Dialect
+from wai_relay.gateway.dialects.registry import DIALECTS
 from wai_relay.policy.fingerprints import BLOCK_BYTES, MAX_BLOCKS, fingerprint, shared_blocks
 
 
-def route(path: str = "/v1/chat/completions") -> Route:
-    found = find_route("POST", path)
+def route(path: str = "/v1/chat/completions") -> tuple[Dialect, Route]:
+    found = DIALECTS.find_route("POST", path)
     assert found is not None
-    return found
+    return DIALECTS.of(path), found
 
 
 @pytest.mark.parametrize(
@@ -52,12 +54,13 @@ def route(path: str = "/v1/chat/completions") -> Route:
         (b'{"model":"m","x":"\\ud83d\\ude00', "truncated"),
         (b'{"model":"m","x":"\\\\ud800', "truncated"),
         (b'{"model":"m","MODEL":"secret"}', "Unknown field"),
+        (b'{"name":"m","Name":"secret"}', "Unknown field"),
         (b'{"model":' + b"[" * 100_000, "not valid JSON"),
     ],
 )
 def test_unusable_body_is_refused_with_its_reason(body: bytes, says: str) -> None:
     with pytest.raises(RequestError, match=says):
-        read_json(body, route())
+        read_json(body, *route())
 
 
 def test_facts_of_a_chat_body() -> None:
@@ -69,7 +72,7 @@ def test_facts_of_a_chat_body() -> None:
         "max_completion_tokens": 50,
         "tools": [{"type": "function"}],
     }
-    facts = read_json(json.dumps(body).encode(), route()).facts
+    facts = read_json(json.dumps(body).encode(), *route()).facts
     assert (facts.model, facts.stream, facts.wants_usage) == ("llama", True, True)
     assert (facts.max_output_tokens, facts.has_tools) == (50, True)
     assert 4000 <= facts.text_bytes < 4100
@@ -77,10 +80,10 @@ def test_facts_of_a_chat_body() -> None:
 
 
 def test_ollama_streams_unless_told_not_to() -> None:
-    assert read_json(b'{"model":"m"}', route("/api/chat")).facts.stream
-    assert not read_json(b'{"model":"m","stream":false}', route("/api/chat")).facts.stream
-    assert not read_json(b'{"model":"m"}', route()).facts.stream
-    assert read_json(b'{"name":"m"}', route("/api/show")).facts.model == "m"
+    assert read_json(b'{"model":"m"}', *route("/api/chat")).facts.stream
+    assert not read_json(b'{"model":"m","stream":false}', *route("/api/chat")).facts.stream
+    assert not read_json(b'{"model":"m"}', *route()).facts.stream
+    assert read_json(b'{"name":"m"}', *route("/api/show")).facts.model == "m"
 
 
 def test_picture_is_not_counted_as_text() -> None:
@@ -90,7 +93,7 @@ def test_picture_is_not_counted_as_text() -> None:
         {"type": "image_url", "image_url": {"url": url}},
     ]
     body = {"model": "m", "messages": [{"role": "user", "content": content}]}
-    facts = read_json(json.dumps(body).encode(), route()).facts
+    facts = read_json(json.dumps(body).encode(), *route()).facts
     assert facts.images == 1
     assert facts.text_bytes < 300
 
@@ -113,7 +116,7 @@ def test_rewriting_changes_what_it_must_and_nothing_else(
     for known in ("stream", "stream_options", "max_tokens", "messages", "input"):
         fields.pop(known, None)
     body = {**fields, "model": "alias"}
-    read = read_json(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"), route())
+    read = read_json(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"), *route())
     assert read.rewritten("alias", ask_usage=False) == read.data
     sent = json.loads(read.rewritten("real/model", ask_usage=ask_usage))
     expected = {**json.loads(read.data), "model": "real/model"}
@@ -124,10 +127,10 @@ def test_rewriting_changes_what_it_must_and_nothing_else(
 
 def test_asking_for_usage_keeps_other_stream_options() -> None:
     body = b' {"model":"m","stream_options":{"include_usage":false,"x":1} , "n":1.50}'
-    sent = read_json(body, route()).rewritten("m", ask_usage=True)
+    sent = read_json(body, *route()).rewritten("m", ask_usage=True)
     assert json.loads(sent)["stream_options"] == {"include_usage": True, "x": 1}
     assert b"1.50" in sent
-    plain = read_json(b' {"model":"m" , "n":1.50}', route()).rewritten("m", ask_usage=True)
+    plain = read_json(b' {"model":"m" , "n":1.50}', *route()).rewritten("m", ask_usage=True)
     assert plain == b' {"stream_options":{"include_usage":true},"model":"m" , "n":1.50}'
 
 
@@ -202,3 +205,16 @@ def test_form_without_boundary_or_with_two_models_is_refused() -> None:
     scanner = FormModelScanner(b"multipart/form-data; boundary=B")
     with pytest.raises(RequestError, match="twice"):
         scanner.feed(part + part + b"--B--")
+
+
+def test_a_dialects_own_field_is_found_in_a_long_body() -> None:
+    body = b'{"model":"no","engine":"publisher/m","input":[]}'
+    scanner = JsonModelScanner("engine")
+    scan(scanner, body, list(range(0, len(body), 7)))
+    assert scanner.model == "publisher/m"
+    with pytest.raises(RequestError, match="names `engine` twice"):
+        scan(JsonModelScanner("engine"), b'{"engine":"a","Engine":"b"}', [])
+    form = FORM.replace(b'name="model"', b'name="engine"')
+    part = FormModelScanner(b"multipart/form-data; boundary=B", "engine")
+    scan(part, form, [100])
+    assert part.model == "whisper-1"

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_protocol.surface import find_route
 from wai_relay.contracts.upstream import ServingNode
 from wai_relay.gateway.bodies import BodyFacts, read_json
 from wai_relay.gateway.claims import ASSUMED_CONTEXT_TOKENS, largest_context, token_claim
+from wai_relay.gateway.dialects.registry import DIALECTS
 from wai_relay.policy.admission import UNBOUNDED, TokenClaim
 
 CHAT = "/v1/chat/completions"
@@ -19,10 +19,10 @@ COMPLETIONS = "/v1/completions"
 
 
 def claim(path: str, *, context: int | None = 4096, **fields: Any) -> TokenClaim:
-    route = find_route("POST", path)
+    route = DIALECTS.find_route("POST", path)
     assert route is not None
     body = json.dumps({"model": "m", **fields}).encode()
-    return token_claim(route, read_json(body, route).facts, 10, context)
+    return token_claim(route, read_json(body, DIALECTS.of(path), route).facts, 10, context)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_embeddings_count_their_text_and_counting_counts_nothing() -> None:
 
 @pytest.mark.parametrize(("path", "most"), [(CHAT, UNBOUNDED), ("/v1/embeddings", 2 << 20)])
 def test_a_long_body_counts_by_its_size(path: str, most: int) -> None:
-    route = find_route("POST", path)
+    route = DIALECTS.find_route("POST", path)
     assert route is not None
     facts = BodyFacts("m", size_bytes=2 << 20)
     found = token_claim(route, facts, 0, 1 << 20)

@@ -11,11 +11,12 @@ from tests.harness.exchanges import CALLER_KEY, FakeExchange
 from tests.harness.fleets import SSE, FakeNode, FakeStream
 from tests.relay.gateway.test_gateway import DONE, rig
 from wai_protocol.errors import Fault
-from wai_protocol.status import ModelStatus
+from wai_protocol.status import CONTINUE_FINAL_MESSAGE, ModelStatus, NodeStatus
 from wai_protocol.surface import Headers
 from wai_relay.contracts.records import TokenCounts
 from wai_relay.gateway.bodies import read_json
 from wai_relay.gateway.continuation import MAX_CONTINUATIONS, MAX_TEXT_CHARS, Continuation
+from wai_relay.gateway.dialects.registry import DIALECTS
 
 pytestmark = pytest.mark.anyio
 
@@ -88,15 +89,32 @@ async def test_half_an_event_is_not_said_twice() -> None:
     assert said(exchange) == "one two "
 
 
-@pytest.mark.parametrize("kind", ["vllm", "llama-server"])
-async def test_who_knows_the_fields_is_told_not_to_open_a_new_turn(kind: str) -> None:
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"upstream": "vllm@box:8000"},  # by a node that does not tell capabilities
+        {"upstream": "llama-server@box:8000"},
+        {"upstream": "new@box:8000", "capabilities": [CONTINUE_FINAL_MESSAGE]},
+    ],
+)
+async def test_who_knows_the_fields_is_told_not_to_open_a_new_turn(told: dict[str, Any]) -> None:
     first = FakeNode("z", MODEL, script=dies_after(chunk("one ")))
-    vllm = ModelStatus(id="m", upstream=f"{kind}@box:8000")
+    [vllm] = NodeStatus.from_wire({"models": [{"id": "m", **told}]}).models
     second = FakeNode("a", vllm, script=answers(chunk("two"), DONE))
     await rig(first, second).ask(body(), headers=ASKED)
     asked = json.loads(second.streams[0].body)
     assert asked["continue_final_message"] is True
     assert asked["add_generation_prompt"] is False
+
+
+async def test_a_kind_without_the_capability_is_not_sent_the_fields() -> None:
+    first = FakeNode("z", MODEL, script=dies_after(chunk("one ")))
+    [vllm] = NodeStatus.from_wire(
+        {"models": [{"id": "m", "upstream": "vllm@box:8000", "capabilities": []}]}
+    ).models
+    second = FakeNode("a", vllm, script=answers(chunk("two"), DONE))
+    await rig(first, second).ask(body(), headers=ASKED)
+    assert "continue_final_message" not in json.loads(second.streams[0].body)
 
 
 async def test_usage_is_that_of_the_whole_answer() -> None:
@@ -185,11 +203,9 @@ async def test_a_refused_continuation_is_an_error_event() -> None:
 
 def continuation(**fields: Any) -> Continuation:
     data = body(**fields)
-    from wai_protocol.surface import find_route
-
-    route = find_route("POST", "/v1/chat/completions")
+    route = DIALECTS.find_route("POST", "/v1/chat/completions")
     assert route is not None
-    read = read_json(data, route)
+    read = read_json(data, DIALECTS.of(route.path), route)
     return Continuation(read, json.loads(read.data)["messages"])
 
 

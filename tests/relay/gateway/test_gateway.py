@@ -16,7 +16,7 @@ from tests.harness.fleets import JSON, SSE, FakeFleet, FakeNode, FakeStream
 from tests.harness.plain_dispatcher import LeastBusyDispatcher
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, LocalProtocolError, TransportError
-from wai_protocol.status import ModelStatus
+from wai_protocol.status import PER_TOKEN_TIMINGS, ModelStatus
 from wai_protocol.surface import Headers
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import RequestRecord, TokenCounts
@@ -722,7 +722,7 @@ async def test_task_cancelled_while_the_body_is_awaited_is_recorded() -> None:
 
 
 async def test_llama_cpp_is_asked_to_count_in_every_chunk_and_nobody_else_is() -> None:
-    llama = ModelStatus(id="m", upstream="llama-server@127.0.0.1:8080")
+    llama = ModelStatus(id="m", upstream="any@127.0.0.1:8080", capabilities=(PER_TOKEN_TIMINGS,))
     timed = TOKEN[:-3] + b',"timings":{"cache_n":0,"prompt_n":9,"predicted_n":1}}\n\n'
     node = FakeNode("gpu1", llama, script=answers(200, SSE, timed, USAGE, DONE))
     exchange = await rig(node).ask(STREAM)
@@ -733,6 +733,13 @@ async def test_llama_cpp_is_asked_to_count_in_every_chunk_and_nobody_else_is() -
     other = FakeNode("gpu1", MODEL, script=answers(200, SSE, TOKEN, USAGE, DONE))
     await rig(other).ask(STREAM)
     assert "timings_per_token" not in json.loads(other.streams[0].body)
+
+
+async def test_what_only_one_upstream_of_a_node_understands_is_not_asked() -> None:
+    able = ModelStatus(id="m", upstream="a@127.0.0.1:1", capabilities=(PER_TOKEN_TIMINGS,))
+    node = FakeNode("gpu1", able, MODEL, script=answers(200, SSE, TOKEN, USAGE, DONE))
+    await rig(node).ask(STREAM)  # the node chooses which of the two gets it
+    assert "timings_per_token" not in json.loads(node.streams[0].body)
 
 
 async def test_refusals_say_how_long_it_waited_and_what_is_in_the_way() -> None:

@@ -15,12 +15,12 @@ from tests.harness.exchanges import FakeExchange, make_request
 from tests.harness.loop_watch import watched_loop
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import WaiError
-from wai_protocol.surface import find_route
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.gateway.continuation import continuation_for
 from wai_relay.gateway.dialects.anthropic import AnthropicEvents
 from wai_relay.gateway.dialects.ollama import OllamaLines
 from wai_relay.gateway.dialects.openai import OpenAiBody, OpenAiEvents
+from wai_relay.gateway.dialects.registry import DIALECTS
 from wai_relay.gateway.dialects.usage import UsageReader
 from wai_relay.gateway.intake import BodyBudget, Intake
 from wai_relay.gateway.limits import MIB, GatewayLimits
@@ -112,19 +112,20 @@ def cut(body: bytes, piece_bytes: int) -> list[bytes]:
 
 async def take(pieces: list[bytes], content_type: str = "application/json") -> None:
     """Everything that the gateway does with a body before it goes to an upstream, and the rest."""
-    route = find_route("POST", "/v1/chat/completions")
+    dialect = DIALECTS.of("/v1/chat/completions")
+    route = DIALECTS.find_route("POST", "/v1/chat/completions")
     assert route is not None
     request = make_request(
         headers=[(b"content-type", content_type.encode()), (b"x-wai-continue", b"1")]
     )
     exchange = FakeExchange(request, pieces)
     budget = BodyBudget(1 << 30)
-    intake = Intake(exchange, route, KEY.id, GatewayLimits(), budget, time.monotonic)
+    intake = Intake(exchange, dialect, route, KEY.id, GatewayLimits(), budget, time.monotonic)
     taken = await intake.take()
     await asyncio.sleep(0)
     taken.outgoing("another", ask_usage=True, ask_timings=True)
     await asyncio.sleep(0)
-    continuation_for(request, route, KEY, taken.json)
+    continuation_for(request, dialect, route, KEY, taken.json)
     while not taken.complete and await intake.rest():
         pass
 

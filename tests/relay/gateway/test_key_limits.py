@@ -14,9 +14,10 @@ from tests.harness.fleets import JSON, FakeFleet, FakeNode
 from tests.harness.plain_dispatcher import LeastBusyDispatcher
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
-from wai_protocol.surface import Headers, find_route
+from wai_protocol.surface import Headers
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import RequestRecord
+from wai_relay.gateway.dialects.registry import DIALECTS
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.intake import LEAST_BYTES_PER_S, MOST_BEHIND_S, BodyBudget, Intake
 from wai_relay.gateway.limits import KIB, MIB, GatewayLimits
@@ -178,9 +179,10 @@ class SlowExchange(FakeExchange):
 
 
 def intake(exchange: FakeExchange, clock: Clock) -> Intake:
-    route = find_route("POST", "/v1/chat/completions")
+    route = DIALECTS.find_route("POST", "/v1/chat/completions")
     assert route is not None
-    return Intake(exchange, route, "key", GatewayLimits(), BodyBudget(64 * MIB), clock)
+    dialect = DIALECTS.of(route.path)
+    return Intake(exchange, dialect, route, "key", GatewayLimits(), BodyBudget(64 * MIB), clock)
 
 
 @pytest.mark.parametrize(("seconds", "size"), [(1.0, 1), (59.0, 1), (50.0, 40 * KIB)])

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wai_protocol.errors import Fault
-from wai_protocol.surface import Route, find_route
+from wai_protocol.surface import Route
+from wai_relay.gateway.dialects.dialect import Dialect
+from wai_relay.gateway.dialects.registry import DIALECTS
 from wai_relay.gateway.opening import (
     BEGIN,
     DOCUMENT_BYTES,
@@ -23,10 +25,10 @@ NDJSON = b"application/x-ndjson"
 JSON = b"application/json"
 
 
-def route(path: str) -> Route:
-    found = find_route("POST", path)
+def route(path: str) -> tuple[Dialect, Route]:
+    found = DIALECTS.find_route("POST", path)
     assert found is not None
-    return found
+    return DIALECTS.of(path), found
 
 
 def fed(opening: Opening, data: bytes, step: int) -> Verdict:
@@ -102,7 +104,7 @@ FAILURES = [
 
 @pytest.mark.parametrize(("path", "kind", "data"), HELD)
 def test_what_is_no_content_is_held(path: str, kind: bytes, data: bytes) -> None:
-    opening = opening_for(route(path), 200, kind)
+    opening = opening_for(*route(path), 200, kind)
     assert opening.feed(data) is HOLD
     assert opening.held == data
 
@@ -112,7 +114,7 @@ def test_what_is_no_content_is_held(path: str, kind: bytes, data: bytes) -> None
 def test_the_first_content_begins_the_answer_however_it_is_cut(
     path: str, data: bytes, step: int
 ) -> None:
-    opening = opening_for(route(path), 200, SSE)
+    opening = opening_for(*route(path), 200, SSE)
     assert fed(opening, data, step) is BEGIN
     assert data.startswith(opening.held)
 
@@ -122,14 +124,14 @@ def test_the_first_content_begins_the_answer_however_it_is_cut(
 def test_an_error_inside_a_200_is_a_failure_however_it_is_cut(
     path: str, kind: bytes, data: bytes, says: str, step: int
 ) -> None:
-    verdict = fed(opening_for(route(path), 200, kind), data, step)
+    verdict = fed(opening_for(*route(path), 200, kind), data, step)
     assert verdict.fault is Fault.UPSTREAM_BROKE
     assert says in verdict.message
 
 
 @pytest.mark.parametrize("kind", [SSE, NDJSON, JSON])
 def test_an_endless_opening_is_not_held(kind: bytes) -> None:
-    opening = opening_for(route("/api/chat" if kind is NDJSON else "/v1/responses"), 200, kind)
+    opening = opening_for(*route("/api/chat" if kind is NDJSON else "/v1/responses"), 200, kind)
     first = b"{" if kind is not SSE else b":"
     opening.feed(first)
     assert opening.feed(b" " * max(HELD_BYTES, DOCUMENT_BYTES)) is BEGIN
@@ -137,4 +139,4 @@ def test_an_endless_opening_is_not_held(kind: bytes) -> None:
 
 @pytest.mark.parametrize("kind", [b"audio/mpeg", b"", b"text/plain"])
 def test_what_we_do_not_read_passes_at_once(kind: bytes) -> None:
-    assert opening_for(route("/v1/audio/speech"), 200, kind).feed(b"\xff") is BEGIN
+    assert opening_for(*route("/v1/audio/speech"), 200, kind).feed(b"\xff") is BEGIN

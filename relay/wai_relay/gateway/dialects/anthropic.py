@@ -1,4 +1,4 @@
-"""Anthropic's dialect (/v1/messages): errors, the error event, and where usage stands. Pure."""
+"""Anthropic's dialect: /v1/messages. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any, Final
 import msgspec
 
 from wai_protocol.errors import Fault
+from wai_protocol.surface import ANTHROPIC_API, ANTHROPIC_ROUTES, Route
 from wai_relay.contracts.records import TokenCounts
 
-from .usage import BodyReader, EventReader, count, last_object
+from .dialect import Dialect, Signal, SignalOf, is_error, is_stream
+from .usage import BodyReader, EventReader, UsageReader, count, last_object
 
 # Their documented error types, by status; anything else is an `api_error`.
 _TYPES: Final = {
@@ -24,15 +26,41 @@ _TYPES: Final = {
 }
 
 
-def error_body(fault: Fault, message: str) -> bytes:
-    """`{"type": "error", "error": {"type", "message"}}`."""
-    kind = _TYPES.get(fault.row.http_status, "api_error")
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
+class AnthropicDialect(Dialect):
+    """See `Dialect`."""
+
+    name = ANTHROPIC_API
+    routes = ANTHROPIC_ROUTES
+    error_prefixes = ("/v1/messages",)
+
+    def error_body(self, fault: Fault, message: str) -> bytes:
+        """`{"type": "error", "error": {"type", "message"}}`."""
+        kind = _TYPES.get(fault.row.http_status, "api_error")
+        return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
+
+    def error_event(self, fault: Fault, message: str) -> bytes:
+        """`event: error`, which their SDKs raise."""
+        return b"event: error\ndata: " + self.error_body(fault, message) + b"\n\n"
+
+    def reader(
+        self,
+        route: Route,
+        content_type: bytes,
+        *,
+        strip_usage: bool = False,
+        strip_timings: bool = False,
+    ) -> UsageReader:
+        """See `Dialect`."""
+        del route, strip_usage, strip_timings  # usage is always told
+        return AnthropicEvents() if is_stream(content_type) else AnthropicBody()
+
+    def signal_of(self, route: Route) -> SignalOf:
+        """See `Dialect`."""
+        del route
+        return messages_signal
 
 
-def error_event(fault: Fault, message: str) -> bytes:
-    """`event: error`, which their SDKs raise."""
-    return b"event: error\ndata: " + error_body(fault, message) + b"\n\n"
+ANTHROPIC: Final = AnthropicDialect()
 
 
 class AnthropicEvents(EventReader):
@@ -75,3 +103,17 @@ def counts_of(usage: dict[str, Any]) -> TokenCounts:
         completion=count(usage.get("output_tokens")),
         exact=True,
     )
+
+
+def messages_signal(name: str, payload: dict[str, Any]) -> Signal:
+    """An event of Anthropic's `/v1/messages`."""
+    kind = str(payload.get("type") or name)
+    if kind == "error" or is_error(name, payload):
+        return Signal.ERROR
+    if kind == "message_stop":
+        return Signal.END
+    block = payload.get("content_block")
+    if kind == "content_block_start" and isinstance(block, dict):
+        # A tool call begins with its name; a text block begins empty.
+        return Signal.CONTENT if block.get("name") or block.get("text") else Signal.PREAMBLE
+    return Signal.CONTENT if kind == "content_block_delta" else Signal.PREAMBLE

@@ -1,4 +1,4 @@
-"""Ollama's dialect (/api/…): errors, the error line, and where usage stands. Pure.
+"""Ollama's dialect: /api/… Pure.
 
 Its streams are NDJSON; the last line carries the counts. A prompt that was found in the cache is
 not counted by Ollama at all (`prompt_eval_count` is missing); then the estimate stands in for it.
@@ -7,14 +7,22 @@ not counted by Ollama at all (`prompt_eval_count` is missing); then the estimate
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from wai_protocol.errors import Fault
+from wai_protocol.surface import OLLAMA_API, OLLAMA_ROUTES, Route
 from wai_relay.contracts.records import TokenCounts
+from wai_relay.gateway.catalog import Catalog, CatalogModel
+from wai_relay.gateway.raw_json import named_in_any_case, options_of
 
+from .dialect import NDJSON, Dialect, Fields, Signal, SignalOf, error_in, is_stream
 from .usage import MAX_EVENT_BYTES, BodyReader, UsageReader, count
+
+TAGS_PATH: Final = "/api/tags"
+PS_PATH: Final = "/api/ps"
+MAX_OPTION: Final = 1 << 31  # of a number in `options`; only keeps the numbers small
 
 _FIGURE: Final = re.compile(rb'(?<!\\)"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,12})')
 
@@ -22,15 +30,69 @@ _DONE: Final = re.compile(rb'"done"\s*:\s*true')
 _ERROR: Final = re.compile(rb'(?m)^\s*\{"error"')
 
 
-def error_body(fault: Fault, message: str) -> bytes:
-    """`{"error": "…"}`."""
-    del fault  # their errors have no code
-    return msgspec.json.encode({"error": message})
+class OllamaDialect(Dialect):
+    """See `Dialect`. Its streams are lines of JSON, among which its clients skip none."""
+
+    name = OLLAMA_API
+    routes = OLLAMA_ROUTES
+    error_prefixes = ("/api/",)
+    stream_type = NDJSON
+    heartbeat = b""
+    streams_unasked = True
+
+    def error_body(self, fault: Fault, message: str) -> bytes:
+        """`{"error": "…"}`."""
+        del fault  # their errors have no code
+        return msgspec.json.encode({"error": message})
+
+    def error_event(self, fault: Fault, message: str) -> bytes:
+        """The line that their clients raise."""
+        return self.error_body(fault, message) + b"\n"
+
+    def reader(
+        self,
+        route: Route,
+        content_type: bytes,
+        *,
+        strip_usage: bool = False,
+        strip_timings: bool = False,
+    ) -> UsageReader:
+        """See `Dialect`."""
+        del route, strip_usage, strip_timings  # the counts are always told
+        return OllamaLines() if is_stream(content_type) else OllamaBody()
+
+    def signal_of(self, route: Route) -> SignalOf:
+        """See `Dialect`."""
+        del route
+        return line_signal
+
+    def output_limits(self, fields: Fields) -> list[int]:
+        """See `Dialect`. Ollama takes 0 for "no limit" too."""
+        return [limit or -1 for limit in _options(fields, "num_predict")]
+
+    def context_asked(self, fields: Fields) -> int | None:
+        """See `Dialect`."""
+        return max(_options(fields, "num_ctx"), default=None)
+
+    def is_list(self, path: str) -> bool:
+        """See `Dialect`."""
+        return path in (TAGS_PATH, PS_PATH)
+
+    def list_answer(self, path: str, catalog: Catalog) -> object:
+        """See `Dialect`. `/api/ps` has the models that are loaded."""
+        models = catalog.models(OLLAMA_API)
+        if path == TAGS_PATH:
+            return {"models": [_model_entry(model) for model in models]}
+        return {
+            "models": [
+                _model_entry(model) | {"size_vram": 0, "context_length": model.context_tokens or 0}
+                for model in models
+                if model.ready
+            ]
+        }
 
 
-def error_event(fault: Fault, message: str) -> bytes:
-    """The line that their clients raise."""
-    return error_body(fault, message) + b"\n"
+OLLAMA: Final = OllamaDialect()
 
 
 class OllamaLines(UsageReader):
@@ -116,3 +178,31 @@ def _with_prompt(counts: TokenCounts, estimated_prompt: int) -> TokenCounts:
     if not counts.exact and not counts.prompt:
         counts.prompt = estimated_prompt
     return counts
+
+
+def line_signal(name: str, payload: dict[str, Any]) -> Signal:
+    """A line of Ollama's `/api/chat` or `/api/generate`."""
+    del name
+    if error_in(payload) is not None:
+        return Signal.ERROR
+    message = payload.get("message")
+    said = message if isinstance(message, dict) else payload
+    if any(said.get(part) for part in ("content", "thinking", "tool_calls", "response")):
+        return Signal.CONTENT
+    return Signal.END if payload.get("done") is True else Signal.PREAMBLE
+
+
+def _options(fields: Fields, name: str) -> list[int]:
+    """What Ollama's `options` say of `name`; what is no number is left for Ollama to refuse."""
+    found: list[int] = []
+    for field in named_in_any_case(fields, ("options",)):
+        options = options_of(fields[field])
+        value: Any = options.get(name) if isinstance(options, dict) else None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            found.append(int(min(max(value, -1), MAX_OPTION)))
+    return found
+
+
+def _model_entry(model: CatalogModel) -> dict[str, Any]:
+    # Size and digest are the box's business; their clients want the fields.
+    return {"name": model.id, "model": model.id, "size": 0, "digest": "", "details": {}}

@@ -1,32 +1,109 @@
-"""OpenAI's dialect: errors, the error event, where usage stands; llama.cpp's `timings` too. Pure.
+"""OpenAI's dialect: chat completions, completions, responses, embeddings and the rest of /v1. Pure.
 
-For chat completions, completions, responses, embeddings and the rest of /v1.
+With llama.cpp's `timings`, which its answers tell beside the usage.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Final
+from urllib.parse import unquote
 
-from wai_protocol.errors import Fault
+import msgspec
+
+from wai_protocol.errors import Fault, RequestError
+from wai_protocol.surface import OPENAI_API, OPENAI_ROUTES, Route
 from wai_relay.contracts.records import TokenCounts
+from wai_relay.gateway.catalog import Catalog, CatalogModel
 from wai_relay.http.problems import openai_error
 
-from .usage import BodyReader, EventReader, count, decode, last_object
+from .dialect import Dialect, Fields, Signal, SignalOf, is_error, is_stream
+from .usage import BodyReader, EventReader, UsageReader, count, decode, last_object
+
+MODELS_PATH: Final = "/v1/models"
+CHAT_PATH: Final = "/v1/chat/completions"
+COMPLETIONS_PATH: Final = "/v1/completions"
+# Only these two know `stream_options`; /v1/responses always says its usage.
+STREAM_OPTIONS_PATHS: Final = frozenset({CHAT_PATH, COMPLETIONS_PATH})
+# A list of prompts with more commas than this is not decoded; each comma then counts as a prompt.
+# Decoding it costs 0.1 µs for each, which no stream should wait behind.
+MAX_LISTED: Final = 10_000
+_ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+# What a delta of a chat completion may carry beside its role, at all servers that we know.
+_CHAT_CONTENT: Final = (
+    *("content", "reasoning_content", "reasoning", "thinking", "tool_calls", "function_call"),
+    *("audio", "refusal"),
+)
 
 # Inside a JSON string its quotes would be escaped, so no answer can pretend to be one.
 _TIMINGS_KEY: Final = b',"timings":{'
 _TIMINGS: Final = re.compile(rb',"timings":\{[^{}]*\}')
 
 
-def error_body(fault: Fault, message: str) -> bytes:
-    """`{"error": {"message", "type", "code", "param"}}`."""
-    return openai_error(fault, message)
+class OpenAiDialect(Dialect):
+    """See `Dialect`. Many servers speak something close to it: derive from it for those."""
+
+    name = OPENAI_API
+    routes: ClassVar[tuple[Route, ...]] = OPENAI_ROUTES
+    error_prefixes: ClassVar[tuple[str, ...]] = ("/v1/", MODELS_PATH)
+    aliases: ClassVar[Mapping[str, str]] = {"/api/v1/": "/v1/"}  # as OpenRouter has it
+
+    def error_body(self, fault: Fault, message: str) -> bytes:
+        """`{"error": {"message", "type", "code", "param"}}`."""
+        return openai_error(fault, message)
+
+    def error_event(self, fault: Fault, message: str) -> bytes:
+        """What the SDKs raise in the middle of a stream. No `[DONE]` follows."""
+        return b"data: " + openai_error(fault, message).strip() + b"\n\n"
+
+    def reader(
+        self,
+        route: Route,
+        content_type: bytes,
+        *,
+        strip_usage: bool = False,
+        strip_timings: bool = False,
+    ) -> UsageReader:
+        """See `Dialect`."""
+        if not is_stream(content_type):
+            return OpenAiBody()
+        events = OpenAiTextEvents if route.path == COMPLETIONS_PATH else OpenAiEvents
+        return events(strip_usage=strip_usage, strip_timings=strip_timings)
+
+    def signal_of(self, route: Route) -> SignalOf:
+        """See `Dialect`."""
+        return _SIGNALS.get(route.path, responses_signal)
+
+    def takes_stream_options(self, route: Route) -> bool:
+        """See `Dialect`."""
+        return route.path in STREAM_OPTIONS_PATHS
+
+    def continues(self, route: Route) -> bool:
+        """See `Dialect`."""
+        return route.path == CHAT_PATH
+
+    def prompts_asked(self, route: Route, fields: Fields) -> int:
+        """See `Dialect`. A completion's `prompt` may be a list of prompts."""
+        raw = fields.get("prompt") if route.path == COMPLETIONS_PATH else None
+        return 1 if raw is None else _prompts_in(bytes(raw))
+
+    def is_list(self, path: str) -> bool:
+        """See `Dialect`. Anthropic's SDK asks for the same list, and finds its fields in it."""
+        return path == MODELS_PATH or path.startswith(MODELS_PATH + "/")
+
+    def list_answer(self, path: str, catalog: Catalog) -> object:
+        """See `Dialect`."""
+        if path == MODELS_PATH:
+            return _model_list(catalog.models(), catalog.created)
+        name = unquote(path[len(MODELS_PATH) + 1 :])
+        found = [model for model in catalog.models() if model.id == name]
+        if not found:
+            raise RequestError(f"There is no model `{name[:256]}`.", Fault.MODEL_NOT_FOUND)
+        return _model_entry(found[0], catalog.created)
 
 
-def error_event(fault: Fault, message: str) -> bytes:
-    """What the SDKs raise in the middle of a stream. No `[DONE]` follows."""
-    return b"data: " + openai_error(fault, message).strip() + b"\n\n"
+OPENAI: Final = OpenAiDialect()
 
 
 class OpenAiEvents(EventReader):
@@ -123,3 +200,87 @@ def counts_of(usage: object, timings: object) -> TokenCounts | None:
             exact=True,
         )
     return None
+
+
+def chat_signal(name: str, payload: dict[str, Any]) -> Signal:
+    """A chunk of `/v1/chat/completions`."""
+    if is_error(name, payload):
+        return Signal.ERROR
+    signal = Signal.PREAMBLE
+    for choice in _dicts(payload.get("choices")):
+        delta = choice.get("delta")
+        if isinstance(delta, dict) and any(delta.get(part) for part in _CHAT_CONTENT):
+            return Signal.CONTENT
+        if choice.get("finish_reason"):
+            signal = Signal.END
+    return signal
+
+
+def text_signal(name: str, payload: dict[str, Any]) -> Signal:
+    """A chunk of the older `/v1/completions`."""
+    if is_error(name, payload):
+        return Signal.ERROR
+    signal = Signal.PREAMBLE
+    for choice in _dicts(payload.get("choices")):
+        if choice.get("text"):
+            return Signal.CONTENT
+        if choice.get("finish_reason"):
+            signal = Signal.END
+    return signal
+
+
+def responses_signal(name: str, payload: dict[str, Any]) -> Signal:
+    """An event of `/v1/responses`, and of other streams whose content is in `….delta` events."""
+    kind = str(payload.get("type") or name)
+    if kind in ("error", "response.failed") or is_error(name, payload):
+        return Signal.ERROR
+    if kind in ("response.completed", "response.incomplete"):
+        return Signal.END
+    return Signal.CONTENT if kind.endswith(".delta") and payload.get("delta") else Signal.PREAMBLE
+
+
+_SIGNALS: Final[dict[str, SignalOf]] = {CHAT_PATH: chat_signal, COMPLETIONS_PATH: text_signal}
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _prompts_in(prompt: bytes) -> int:
+    """How many prompts a completion's `prompt` holds: it may be a list of them. A list of numbers
+    is one prompt, in tokens."""
+    if prompt[:1] != b"[":
+        return 1
+    commas = prompt.count(b",")
+    if commas > MAX_LISTED:
+        inside = prompt[1:]
+        return commas + 1 if any(mark in inside for mark in (b'"', b"[", b"{")) else 1
+    try:
+        items = _ITEMS.decode(prompt)
+    except msgspec.DecodeError:
+        return 1
+    return max(sum(bytes(item)[:1] in (b'"', b"[", b"{") for item in items), 1)
+
+
+def _model_entry(model: CatalogModel, created: int) -> dict[str, Any]:
+    """An entry of OpenAI's list, with what Anthropic's has besides, and ours under `wai`."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": created,
+        "owned_by": "wai",
+        "type": "model",
+        "display_name": model.id,
+        "wai": {
+            "ready": model.ready,
+            "nodes": model.nodes,
+            "context_tokens": model.context_tokens,
+            "apis": sorted(model.apis),
+        },
+    }
+
+
+def _model_list(models: Iterable[CatalogModel], created: int) -> dict[str, Any]:
+    """`GET /v1/models`; `has_more` is what Anthropic's SDK pages by."""
+    data = [_model_entry(model, created) for model in models]
+    return {"object": "list", "data": data, "has_more": False}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import re
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -25,12 +25,12 @@ MAX_LOOKS: Final = 8  # at what may be such an object: a hostile document may ha
 _BRACE: Final = re.compile(rb"[{}]")
 _EVENT_END: Final = re.compile(rb"(?:\r?\n){2,}+")  # a flood of empty lines is one end
 _EVENT_DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
-# How streams of every dialect say that they are complete, and that they failed.
-_END_MARK: Final = re.compile(
+# How the streams of our dialects say that they are complete, and that they failed.
+END_MARK: Final = re.compile(
     rb'data: ?\[DONE\]|"(?:finish|stop)_reason": ?"|"message_stop"|"done": ?true'
     rb'|"response\.(?:completed|incomplete|failed)"'
 )
-_ERROR_MARK: Final = re.compile(rb'(?m)^event: ?error|^(?:data: ?)?\{"(?:error"|type": ?"error")')
+ERROR_MARK: Final = re.compile(rb'(?m)^event: ?error|^(?:data: ?)?\{"(?:error"|type": ?"error")')
 _MARK_BYTES: Final = 1024  # of an event's beginning that is kept to look for these
 _ANY: Final = msgspec.json.Decoder()
 
@@ -87,6 +87,10 @@ class EventReader(UsageReader):
 
     piece: bytes
     """What an event with a piece of answer contains."""
+    end_mark: ClassVar[re.Pattern[bytes]] = END_MARK
+    """Found in the event that completes an answer; without it the answer counts as cut."""
+    error_mark: ClassVar[re.Pattern[bytes]] = ERROR_MARK
+    """Found in the event by which the upstream ends an answer that failed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,12 +102,12 @@ class EventReader(UsageReader):
     @property
     def ended(self) -> bool:
         """See `UsageReader`."""
-        return _END_MARK.search(self._before + self._last) is not None
+        return self.end_mark.search(self._before + self._last) is not None
 
     @property
     def failed(self) -> bool:
         """See `UsageReader`."""
-        return _ERROR_MARK.search(self._last) is not None
+        return self.error_mark.search(self._last) is not None
 
     @property
     def between_events(self) -> bool:

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wai_protocol.errors import Fault
-from wai_protocol.surface import Dialect
-from wai_relay.gateway.dialects import UsageReader, reader_for, rules_for
-from wai_relay.gateway.dialects.usage import MAX_EVENT_BYTES
+from wai_relay.gateway.dialects.registry import DIALECTS
+from wai_relay.gateway.dialects.usage import MAX_EVENT_BYTES, UsageReader
 
 # As llama-server b11549 sends them (shared facts), with include_usage.
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":null}}]}\n\n'
@@ -53,6 +52,12 @@ RESPONSES = (
 )
 
 
+def reader_for(path: str, content_type: bytes, **strip: bool) -> UsageReader:
+    route = DIALECTS.find_route("POST", path)
+    assert route is not None
+    return DIALECTS.of(path).reader(route, content_type, **strip)
+
+
 def cut(data: bytes, points: list[int]) -> list[bytes]:
     edges = [0, *sorted(point % (len(data) + 1) for point in points), len(data)]
     return [data[a:b] for a, b in pairwise(edges)]
@@ -63,15 +68,15 @@ def run(reader: UsageReader, chunks: list[bytes]) -> bytes:
 
 
 def openai(*, strip: bool = False, path: str = "/v1/chat/completions") -> UsageReader:
-    return reader_for(Dialect.OPENAI, path, b"text/event-stream; charset=utf-8", strip_usage=strip)
+    return reader_for(path, b"text/event-stream; charset=utf-8", strip_usage=strip)
 
 
 def anthropic() -> UsageReader:
-    return reader_for(Dialect.ANTHROPIC, "/v1/messages", b"text/event-stream", strip_usage=False)
+    return reader_for("/v1/messages", b"text/event-stream", strip_usage=False)
 
 
 def ollama() -> UsageReader:
-    return reader_for(Dialect.OLLAMA, "/api/chat", b"application/x-ndjson", strip_usage=False)
+    return reader_for("/api/chat", b"application/x-ndjson", strip_usage=False)
 
 
 cuts = st.lists(st.integers(0, 2000), max_size=40)
@@ -157,7 +162,7 @@ def test_broken_stream_ends_at_an_event_border() -> None:
     reader = openai()
     assert reader.feed(HELLO + b'data: {"choices":[{"del') == HELLO
     assert reader.broken() == b""
-    event = rules_for(Dialect.OPENAI).error_event(Fault.SESSION_LOST, "the node is gone")
+    event = DIALECTS.of("/v1/chat/completions").error_event(Fault.SESSION_LOST, "the node is gone")
     assert event.startswith(b'data: {"error":{')
     assert event.endswith(b"\n\n")
 
@@ -186,16 +191,14 @@ def test_plain_body_usage_is_found_at_either_end(vector_bytes: int) -> None:
     usage = {"prompt_tokens": 8, "total_tokens": 8}
     filler = {"data": [{"embedding": "9" * vector_bytes}]}
     for document in ({"usage": usage, **filler}, {**filler, "usage": usage}):
-        reader = reader_for(
-            Dialect.OPENAI, "/v1/embeddings", b"application/json", strip_usage=False
-        )
+        reader = reader_for("/v1/embeddings", b"application/json", strip_usage=False)
         text = json.dumps(document).encode()
         assert run(reader, [text[i : i + 700] for i in range(0, len(text), 700)]) == text
         assert (reader.counts(1).prompt, reader.counts(1).exact) == (8, True)
 
 
 def test_answer_that_quotes_a_usage_object_is_not_believed() -> None:
-    reader = reader_for(Dialect.OPENAI, "/v1/completions", b"application/json", strip_usage=False)
+    reader = reader_for("/v1/completions", b"application/json", strip_usage=False)
     lie = 'a \\"usage\\": {"prompt_tokens": 1}, "usage": {"prompt_tokens": 999}'
     text = json.dumps({"usage": {"prompt_tokens": 4, "completion_tokens": 2}, "text": lie}).encode()
     run(reader, [text])
@@ -218,7 +221,7 @@ BARE = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"object":"chunk"
 
 def timed_reader() -> UsageReader:
     return reader_for(
-        *(Dialect.OPENAI, "/v1/chat/completions", b"text/event-stream"),
+        *("/v1/chat/completions", b"text/event-stream"),
         strip_usage=True,
         strip_timings=True,
     )
