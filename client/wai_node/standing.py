@@ -10,9 +10,10 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from wai_protocol.errors import StoreError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_transport.folder import DataFolder
 
 STANDING_FILE: Final = "node.json"
@@ -41,9 +42,9 @@ def keep_standing(folder: DataFolder, standing: Standing) -> None:
 def read_standing(data: Path) -> Standing | None:
     """What the node with this folder wrote last; None if there is nothing to be read."""
     try:
-        fields = json.loads((data / STANDING_FILE).read_bytes())
+        fields = read_json((data / STANDING_FILE).read_bytes(), dict[str, Any], STANDING_FILE)
         return Standing(
             bool(fields["connected"]), str(fields["problem"]), tuple(map(str, fields["models"]))
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ForeignJsonError, KeyError, TypeError):
         return None

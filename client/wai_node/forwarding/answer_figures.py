@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from wai_node.upstreams.tally import Spent
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 
 _TIMINGS: Final = b'"timings":'
 _OUTPUT: Final = re.compile(rb'"output_tokens":(\d{1,9})')
@@ -35,8 +36,8 @@ def timings_in(tail: bytes) -> Timings | None:
     if at < 0 or end < 0:
         return None
     try:
-        return msgspec.json.decode(tail[at + len(_TIMINGS) : end + 1], type=Timings)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return read_json(tail[at + len(_TIMINGS) : end + 1], Timings, "timings")
+    except ForeignJsonError:
         return None
 
 

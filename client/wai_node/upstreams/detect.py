@@ -10,9 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from wai_protocol.errors import WaiError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 
 from .consent import Consent, Judged, Verdict
 from .llama_server import LlamaServerUpstream
@@ -120,8 +119,8 @@ async def _kind(asker: OpenAIUpstream) -> type[Upstream] | None:
     if status != 200:
         return None
     try:
-        listed = msgspec.json.decode(body, type=ModelList)
-    except msgspec.DecodeError:
+        listed = read_json(body, ModelList, "the answer to /v1/models")
+    except ForeignJsonError:
         return None
     if any(entry.owned_by == "vllm" for entry in listed.data):
         return VllmUpstream
@@ -134,7 +133,7 @@ async def _answers(asker: OpenAIUpstream, path: str, shape: type[Any]) -> bool:
     if status != 200:
         return False
     try:
-        msgspec.json.decode(body, type=shape)
-    except msgspec.DecodeError:
+        read_json(body, shape, f"the answer to {path}")
+    except ForeignJsonError:
         return False
     return True
