@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from wai_node.membership import MEMBERSHIP_FILE
 from wai_node.standing import read_standing
 from wai_protocol.errors import StoreError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_transport.folder import MAX_FILE_BYTES, FolderLock
 from wai_transport.owner import as_owner, read_own
 
@@ -36,9 +36,9 @@ def _look_into(data: Path) -> Finding | None:
         written = read_own(membership, MAX_FILE_BYTES)
         if written is None:
             return None
-        name = json.loads(written)["name"]
+        name = read_json(written, dict[str, Any], MEMBERSHIP_FILE)["name"]
         process = FolderLock.holder(data, "node")
-    except (ValueError, KeyError, TypeError):
+    except (ForeignJsonError, ValueError, KeyError):
         return Finding(_CHECK, ok=False, text=f"{membership} is damaged", advice=_JOIN)
     except (StoreError, OSError) as error:
         advice = "ask as the node's user, or as root"

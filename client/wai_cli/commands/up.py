@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wai_cli.options.paths import data_home
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 
 if TYPE_CHECKING:
     from wai_cli.client.target import Target
@@ -220,9 +221,9 @@ class Up:
         with AdminClient(target) as relay:
             if (kept := folder.read(KEY_FILE)) is not None:
                 try:
-                    key = json.loads(kept)
+                    key = read_json(kept, dict[str, Any], KEY_FILE)
                     key_id, secret = str(key["id"]), str(key["key"])
-                except (ValueError, KeyError, TypeError):
+                except (ForeignJsonError, KeyError):
                     key_id, secret = "", ""
                 if key_id in {key["id"] for key in relay.get("/keys")["data"]}:
                     return secret
@@ -242,8 +243,9 @@ class Up:
 
     def _announced_by(self, relay: Child) -> bool:
         try:
-            running: dict[str, Any] = json.loads((self._relay_data / "relay.json").read_bytes())
-        except (OSError, ValueError):
+            written = (self._relay_data / "relay.json").read_bytes()
+            running = read_json(written, dict[str, Any], "relay.json")
+        except (OSError, ForeignJsonError):
             return False
         return running.get("pid") == relay.pid
 
