@@ -18,10 +18,13 @@ from .llama_server import LlamaServerUpstream
 from .lm_studio import LmStudioModels, LmStudioUpstream
 from .ollama import OllamaUpstream
 from .openai import OpenAIUpstream
-from .upstream import ModelList, Upstream
+from .upstream import PROBE_TIMEOUT_S, ModelList, Upstream
 from .vllm import VllmUpstream
 
 USUAL_PORTS: Final = (8080, 11434, 1234, 8000)  # llama-server, Ollama, LM Studio, vLLM
+
+IDENTIFY_S: Final = 2 * PROBE_TIMEOUT_S
+"""For all the questions to one port. A server that trickles could hold up each of them."""
 
 
 class UnidentifiedUpstream(OpenAIUpstream):
@@ -60,7 +63,7 @@ async def look_around(
     """Every inference server on 127.0.0.1's `ports`, less those known already. Whose it is, is
     looked at again before each connection to it."""
     wanted = [port for port in ports if port not in except_for]
-    there = await asyncio.gather(*(identify(f"http://127.0.0.1:{port}") for port in wanted))
+    there = await asyncio.gather(*map(_identify_soon, wanted))
     found = []
     for upstream in there:
         if upstream is not None:
@@ -91,6 +94,15 @@ async def find_upstreams(
         await upstream.aclose()
     on_waiting(waiting)
     return usable
+
+
+async def _identify_soon(port: int) -> Upstream | None:
+    """What answers at `port`, None if that is not told in time: the other ports wait for it."""
+    try:
+        async with asyncio.timeout(IDENTIFY_S):
+            return await identify(f"http://127.0.0.1:{port}")
+    except TimeoutError:
+        return None
 
 
 async def identify(url: str, key: str = "") -> Upstream | None:
