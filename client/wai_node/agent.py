@@ -1,7 +1,7 @@
 """The node at work: tunnels to the relay on one side, upstreams on the other, streams in between.
 
-It joins the parts and owns their tasks; what each part does is its own business. `run` works until
-it is cancelled; `drain` lets what is in flight end first.
+It joins the parts, which run under `Supervision`: one that fails is started again while the others
+go on. `run` works until it is cancelled; `drain` lets what is in flight end first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from wai_protocol.errors import Fault
@@ -32,13 +33,14 @@ from wai_transport.live_session import LiveSession
 from .calls import Calls
 from .forwarding.forward import Forwarder
 from .standing import Standing
+from .supervision import Supervision
 from .tunnel.black_hole import LOOK_EVERY_S
 from .tunnel.dial import RelayAddress
 from .tunnel.network import Route, watch_network
 from .tunnel.tunnel import Tunnel
 from .upstreams.board import Board
 from .upstreams.upstream import Upstream
-from .upstreams.watch import Watch
+from .upstreams.watch import PARTS_DOWN, Watch
 
 DRAIN_LOOK_S: Final = 0.1
 """How often a draining node looks whether its last stream is over."""
@@ -75,6 +77,7 @@ class Agent:
             instance=secrets.token_hex(8),
         )
         self.board = Board()
+        self.parts = Supervision(self._parts_changed)
         self.watch = Watch(
             self.board,
             self._publish,
@@ -82,6 +85,7 @@ class Agent:
             discover=discover,
             version=version,
             detail=detail,
+            parts=self.parts,
         )
         self.forwarder = Forwarder(self.board, self.watch)
         self._tunnels = [
@@ -103,13 +107,15 @@ class Agent:
         """Work until cancelled. Streams that are still open then are cut."""
         self._on_standing(self._standing)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.watch.run())
-                group.create_task(watch_network(self._moved, self._routes))
-                group.create_task(self._look_at_paths())
-                for tunnel in self._tunnels:
-                    group.create_task(tunnel.run())
+            self.parts.start("network watch", partial(watch_network, self._moved, self._routes))
+            self.parts.start("path watch", self._look_at_paths)
+            for number, tunnel in enumerate(self._tunnels):
+                self.parts.start(f"tunnel {number}", tunnel.run)
+            await self.watch.run()
         finally:
+            await self.parts.aclose()
+            for tunnel in self._tunnels:
+                tunnel.close()
             self.calls.cancel()
 
     async def drain(self, bound_s: float) -> int:
@@ -184,6 +190,10 @@ class Agent:
         if standing != self._standing:
             self._standing = standing
             self._on_standing(standing)
+
+    def _parts_changed(self, down: dict[str, str]) -> None:
+        self.watch.tell(PARTS_DOWN, down)
+        self._stand(replace(self._standing, parts_down=down))
 
     def tell(self, name: str, value: Any) -> None:
         """Tell the relay that something happened, over whichever session is there."""

@@ -165,17 +165,30 @@ def _make_supervisor(
             agent.tell(DEPLOYMENT_EVENT, deployment_map(event.status))
 
     hub = Hub(HubSettings(config.hf_endpoint, config.hf_token))
-    supervisor = Supervisor(settings, hub, new_key, on_event)
+    supervisor = Supervisor(settings, hub, new_key, on_event, parts=agent.parts)
     agent.calls.handler = ModelCalls(supervisor).answer
     return supervisor
 
 
 async def _work(agent: Agent, supervisor: Supervisor) -> None:
-    """Serve until cancelled. Managed servers are up before the relay is told what is served."""
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(supervisor.run)
+    """Serve until cancelled. Managed models are known before the relay is told what is served."""
+    brought_back = asyncio.Event()
+    try:
+        agent.parts.start("managed models", partial(_keep_models, supervisor, brought_back))
+        await brought_back.wait()
         await agent.run()
-        tasks.cancel_scope.cancel()
+    finally:
+        await agent.parts.aclose()
+
+
+async def _keep_models(supervisor: Supervisor, brought_back: asyncio.Event) -> None:
+    """Run the managed models; `brought_back` is set once that was done, or has failed."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(supervisor.run)
+            brought_back.set()
+    finally:
+        brought_back.set()
 
 
 async def _until_stopped(agent: Agent, supervisor: Supervisor, drain_timeout_s: float) -> None:

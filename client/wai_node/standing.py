@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,11 +24,12 @@ _log = logging.getLogger("wai.node")
 @dataclass(frozen=True, slots=True)
 class Standing:
     """`connected`: to the relay. `problem`: why not, "" while nothing was found out. `models`: what
-    it serves, by name."""
+    it serves, by name. `parts_down`: the parts of the node that failed, with the reasons."""
 
     connected: bool = False
     problem: str = ""
     models: tuple[str, ...] = ()
+    parts_down: dict[str, str] = field(default_factory=dict)
 
 
 def keep_standing(folder: DataFolder, standing: Standing) -> None:
@@ -44,7 +45,10 @@ def read_standing(data: Path) -> Standing | None:
     try:
         fields = read_json((data / STANDING_FILE).read_bytes(), dict[str, Any], STANDING_FILE)
         return Standing(
-            bool(fields["connected"]), str(fields["problem"]), tuple(map(str, fields["models"]))
+            bool(fields["connected"]),
+            str(fields["problem"]),
+            tuple(map(str, fields["models"])),
+            {name: str(why) for name, why in fields.get("parts_down", {}).items()},
         )
-    except (OSError, ForeignJsonError, KeyError, TypeError):
+    except (OSError, ForeignJsonError, KeyError, TypeError, AttributeError):
         return None

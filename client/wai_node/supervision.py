@@ -85,7 +85,7 @@ class Supervision:
 
     def start(self, name: str, run: Run) -> asyncio.Task[None]:
         """Run `run` until it returns, and again each time it raises. Cancel the task to stop it."""
-        task = asyncio.get_running_loop().create_task(self._keep(name, run), name=name)
+        task = asyncio.get_running_loop().create_task(self.keep(name, run), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -98,7 +98,8 @@ class Supervision:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _keep(self, name: str, run: Run) -> None:
+    async def keep(self, name: str, run: Run) -> None:
+        """Do what `start` does in the task that calls this, for owners of a task group."""
         policy = RestartPolicy(self._random_share)
         loop = asyncio.get_running_loop()
         try:

@@ -56,7 +56,8 @@ def read_json(
     `source` names the document in the error's text, as "the answer to /api/tags". `fault` is the
     error's fault, `UPSTREAM_BROKE` if None. Raises `ForeignJsonError`.
     """
-    value: T = decode_json(_decoder(shape), data, source, limit_bytes=limit_bytes, fault=fault)
+    key: Any = shape
+    value: T = decode_json(_decoder(key), data, source, limit_bytes=limit_bytes, fault=fault)
     return value
 
 

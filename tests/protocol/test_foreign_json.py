@@ -80,7 +80,7 @@ def test_a_document_of_just_the_bounds_is_read() -> None:
     assert read_json(deep, Any, "it")
     with pytest.raises(ForeignJsonError, match="deep"):
         read_json(b"[" + deep + b"]", Any, "it")
-    assert read_json(f"[{MIN_INT}, {MAX_INT}]", Any, "it") == [MIN_INT, MAX_INT]
+    assert read_json(f"[{MIN_INT}, {MAX_INT}]", list[int], "it") == [MIN_INT, MAX_INT]
     for beyond in (MIN_INT - 1, MAX_INT + 1):
         with pytest.raises(ForeignJsonError, match="64 bits"):
             read_json(f"[{beyond}]", Any, "it")

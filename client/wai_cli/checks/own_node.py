@@ -55,6 +55,10 @@ def _look_into(data: Path) -> Finding | None:
     if not standing.connected:
         why = standing.problem or "it dials"
         return Finding(_CHECK, ok=False, text=f"{runs}, without a connection: {why}", advice=_LOG)
+    if standing.parts_down:
+        down = "; ".join(f"{name} ({why})" for name, why in sorted(standing.parts_down.items()))
+        text = f"{runs}, but parts of it fail and are started again: {down}"
+        return Finding(_CHECK, ok=False, text=text, advice=_LOG)
     if not standing.models:
         text = f"{runs} and is connected, but serves no model"
         return Finding(_CHECK, ok=False, text=text, advice=_SERVE)

@@ -232,7 +232,8 @@ def _list(parsed: argparse.Namespace) -> int:
         empty="no nodes; let one join with `wai invite create`",
     )
     for node in nodes:
-        _say_left_out(node)
+        _say_parts_down(node)
+    _say_left_out(node)
     return 0
 
 
@@ -258,6 +259,13 @@ def _status(parsed: argparse.Namespace) -> int:
         say(f"{server} is not used: on its machine, see `wai node upstream list`")
     _say_left_out(node)
     return 0
+
+
+def _say_parts_down(node: dict[str, Any]) -> None:
+    """Which parts of it have failed; each is being started again."""
+    down = node["detail"].get("parts_down")
+    for name, why in down.items() if isinstance(down, dict) else ():
+        say(f"its part {name!r} fails and is started again ({why}): the node's log says more")
 
 
 def _say_left_out(node: dict[str, Any]) -> None:

@@ -8,9 +8,10 @@ from the machines.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final, assert_never
+from functools import partial
+from typing import Any, Final, assert_never
 
 import anyio
 import anyio.abc
@@ -19,7 +20,8 @@ import anyio.to_thread
 from wai_node.models.catalogue import Repository
 from wai_node.models.download import Clock, Download, Progress
 from wai_node.models.hub import Hub
-from wai_protocol.errors import Fault, WaiError
+from wai_node.supervision import Supervision
+from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 
 from .deployment import Action, Gone, Halt, Launch, StartDownload, Wish
 from .deployments import Deployments
@@ -52,10 +54,12 @@ class Keeper:
         *,
         now: Callable[[], float],
         clock: Clock | None,
+        parts: Supervision,
     ) -> None:
         self._settings, self._hub, self._new_key = settings, hub, new_key
         self._deployments, self._on_event = deployments, on_event
         self._now, self._clock = now, clock
+        self._parts = parts
         self._places = Places(settings)
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -82,23 +86,24 @@ class Keeper:
         entry = Entry(model, machine, needs_bytes=needs_bytes)
         self._deployments.add(entry)
         self.apply(entry, entry.machine.deploy())
-        self._group.start_soon(self._keep_time, entry)
+        keep_time = partial(self._keep_time, entry)
+        self._group.start_soon(self._parts.keep, f"deployment {model.alias}", keep_time)
 
     def apply(self, entry: Entry, actions: list[Action]) -> None:
         """Do what the entry's machine asks, and tell that it may have changed."""
         for action in actions:
             match action:
                 case StartDownload():
-                    self._group.start_soon(self._download, entry)
+                    self._start(entry, self._download, entry)
                 case Launch(generation, wish):
                     runner = Runner(self._new_key(), self._settings, self._places.log(entry.model))
                     entry.runners[generation] = runner
-                    self._group.start_soon(self._serve, entry, runner, generation, wish)
+                    self._start(entry, self._serve, entry, runner, generation, wish)
                 case Halt(generation):
                     entry.runners[generation].halt()
                 case Gone():
                     entry.gone = True
-                    self._group.start_soon(self._delete, entry)
+                    self._start(entry, self._delete, entry)
                 case _:
                     assert_never(action)
         wish = entry.machine.wish
@@ -110,7 +115,7 @@ class Keeper:
         )
         if served != entry.model:  # a swap was taken back: so is what is wanted
             entry.model = served
-            self._group.start_soon(self._deployments.keep, entry)
+            self._start(entry, self._deployments.keep, entry)
         waiting, entry.changed = entry.changed, anyio.Event()
         waiting.set()
         log_change(entry)
@@ -121,6 +126,26 @@ class Keeper:
         if self._tasks is None:
             raise RuntimeError("Supervisor.run is not running")
         return self._tasks
+
+    def check_running(self) -> None:
+        """Raise `NodeUnavailable` while the list of deployments could not be read: a change would
+        overwrite it."""
+        if self._tasks is None:
+            raise NodeUnavailable(
+                "this node could not bring its managed models back; its log says why", Fault.STORAGE
+            )
+
+    def _start(self, entry: Entry, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        self._group.start_soon(self._guarded, entry, work, arguments)
+
+    async def _guarded(
+        self, entry: Entry, work: Callable[..., Awaitable[None]], arguments: tuple[Any, ...]
+    ) -> None:
+        """Do one deployment's work. What it raises ends no other deployment's."""
+        try:
+            await work(*arguments)
+        except Exception:
+            log.exception("a task for the deployment %s failed", entry.model.alias)
 
     async def _keep_time(self, entry: Entry) -> None:
         """Call the machine when it asked to be called; one task for each deployment."""
@@ -174,9 +199,13 @@ class Keeper:
         def on_ready(context_tokens: int) -> None:
             actions = entry.machine.server_ready(generation, context_tokens, self._now())
             self.apply(entry, actions)
-            self._group.start_soon(self._learn, entry, runner, wish)
+            self._start(entry, self._learn, entry, runner, wish)
 
-        reason = await runner.run(entry.model, self._places.file(entry.model), wish, on_ready)
+        try:
+            reason = await runner.run(entry.model, self._places.file(entry.model), wish, on_ready)
+        except Exception:
+            log.exception("a server of %s could not be run", entry.model.alias)
+            reason = "the server was ended by a fault of the node's; its log says which"
         tail = runner.log_tail[-SHOWN_LOG_LINES:]
         actions = entry.machine.server_ended(generation, reason, tail, self._now())
         del entry.runners[generation]

@@ -21,6 +21,7 @@ from wai_node.models.catalogue import Quantisation, Repository, parse_reference
 from wai_node.models.download import Clock
 from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
+from wai_node.supervision import Supervision
 from wai_protocol.errors import RequestError
 
 from .appraisal import Appraiser, Placed
@@ -54,7 +55,7 @@ class Supervisor:
     """All managed models of a node. `run` owns every task and process; the rest asks it.
 
     `new_key` makes the key that one start of a server demands; `hardware` and `now` are inputs for
-    tests.
+    tests. `parts` tells which deployments' timing has failed.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Supervisor:
         hardware: Callable[[], Hardware] = detect_hardware,
         now: Callable[[], float] = anyio.current_time,
         clock: Clock | None = None,
+        parts: Supervision | None = None,
     ) -> None:
         self.settings, self.hub = settings, hub
         self._now = now
@@ -75,7 +77,10 @@ class Supervisor:
         self._places = Places(settings)
         self._appraiser = Appraiser(hub, hardware, self._wanted)
         self._keeper = Keeper(
-            settings, hub, new_key, self._deployments, on_event, now=now, clock=clock
+            *(settings, hub, new_key, self._deployments, on_event),
+            now=now,
+            clock=clock,
+            parts=parts or Supervision(),
         )
         self._placing = anyio.Lock()
 
@@ -114,6 +119,7 @@ class Supervisor:
         Raises `WaiError`: not allowed, unknown, gated, does not fit, no room in the quota.
         """
         self.settings.check_allowed()
+        self._keeper.check_running()
         if idle_unload_s is not None and not MIN_IDLE_S <= idle_unload_s <= MAX_IDLE_S:
             raise RequestError(f"a model can be unloaded after {MIN_IDLE_S:g} s or more, if asked")
         repo, wanted = parse_reference(reference)
@@ -159,6 +165,7 @@ class Supervisor:
         Raises `RequestError` for an unknown one, `AuthError` where not allowed.
         """
         self.settings.check_allowed()
+        self._keeper.check_running()
         entry = self._deployments.get(alias)
         async with self._deployments.changing:
             await anyio.to_thread.run_sync(self._wanted.drop, alias)

@@ -127,22 +127,30 @@ class Tunnel:
             session.drop_connection()
 
     async def run(self) -> None:
-        """Dial, wait for the loss, dial again, until cancelled."""
+        """Dial, wait for the loss, dial again, until cancelled; then the session is closed.
+
+        If it raises, the session stays as it is, so that another `run` goes on with it.
+        """
         loop = asyncio.get_running_loop()
         try:
             while True:
                 self._wake.clear()
-                wait_s = await self._try()
+                wait_s = None if self.connected else await self._try()
                 if wait_s is None:
                     await self._wake.wait()
                     self._backoff.lost(loop.time())
                     wait_s = self._backoff.next_wait_s(loop.time(), self._asked_s)
                     self._asked_s = 0.0
                 await self._pause(wait_s)
-        finally:
-            for session in (self._session, *self._retired):
-                if session is not None:
-                    session.close()
+        except asyncio.CancelledError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the session, and those that were left to their relay. Idempotent."""
+        for session in (self._session, *self._retired):
+            if session is not None:
+                session.close()
 
     async def _try(self) -> float | None:
         """One dial. None: connected; else how long to wait."""
