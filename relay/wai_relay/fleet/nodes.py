@@ -16,7 +16,7 @@ from typing import Any, Final
 from wai_protocol.errors import AuthError, Fault
 from wai_protocol.handshake import SESSION_ID_BYTES, Claim, Hello, Welcome
 from wai_protocol.limits import PROCESS_GROWTH_BYTES, Limits
-from wai_protocol.stream import GrowthBudget
+from wai_protocol.window import GrowthBudget
 
 from .instances import COPY_RETRY_S, Verdict
 from .invites import Invites
