@@ -124,7 +124,8 @@ class Agent:
         self.draining = True
         self.watch.drain()
         for session in self._sessions:
-            session.go_away(Fault.DRAINING, "the node is stopping")
+            session.core.go_away(Fault.DRAINING, "the node is stopping")
+            session.flush()
         try:
             async with asyncio.timeout(bound_s):
                 while self.forwarder.active_streams:  # noqa: ASYNC110 - a stop, not a hot path
@@ -156,7 +157,8 @@ class Agent:
                 forwarder.data(session, stream, data)
             case StreamOpened(stream, method, target, headers, model, end):
                 if self.draining:
-                    session.reset_stream(stream, Fault.DRAINING, "the node is stopping")
+                    session.core.reset_stream(stream, Fault.DRAINING, "the node is stopping")
+                    session.flush()
                     return
                 forwarder.opened(session, stream, method, target, headers, model, ended=end)
             case StreamEnded(stream):
@@ -175,7 +177,8 @@ class Agent:
         _log.info("connected to the relay as %s", welcome.name)
         self._sessions.add(session)
         if self._status is not None:
-            session.send_status(self._status)
+            session.core.send_status(self._status)
+            session.flush()
 
     def on_session_ended(self, session: LiveSession) -> None:
         """A session is over for good."""
@@ -199,7 +202,8 @@ class Agent:
         """Tell the relay that something happened, over whichever session is there."""
         session = next((s for s in self._sessions if s.attached), None)
         if session is not None:
-            session.emit(name, value)
+            session.core.emit(name, value)
+            session.flush()
 
     # -- what upstreams and the network tell
 
@@ -218,7 +222,8 @@ class Agent:
         self._status = status
         self._stand(replace(self._standing, models=tuple(sorted(now))))
         for session in self._sessions:
-            session.send_status(status)
+            session.core.send_status(status)
+            session.flush()
 
     def _routes(self) -> list[Route]:
         return [tunnel.route for tunnel in self._tunnels]

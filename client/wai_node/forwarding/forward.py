@@ -49,7 +49,7 @@ SPENT_EVENT: Final = "spent"
 """The EVENT that tells what a stream took that was reset."""
 
 
-class SessionPort(Protocol):
+class StreamPort(Protocol):
     """What is asked of a `wai_protocol.session.Session`; all are plain calls that never block."""
 
     def send_headers(self, stream_id: int, status: int, headers: Headers, /) -> None:
@@ -64,11 +64,22 @@ class SessionPort(Protocol):
     def reset_stream(self, stream_id: int, fault: Fault, reason: str, /) -> None:
         """The answer can't be had, or broke."""
 
-    def consume(self, stream_id: int, size: int, /) -> None:
-        """`size` body bytes were taken: grant as many. Harmless once the stream is over."""
-
     def emit(self, name: str, value: object, /) -> None:
         """Tell the relay of something by an EVENT."""
+
+
+class SessionPort(Protocol):
+    """What is asked of a `LiveSession`. After each call of `core` comes one of `flush`."""
+
+    @property
+    def core(self) -> StreamPort:
+        """The session's own state."""
+
+    def flush(self) -> None:
+        """Have what was asked of `core` sent in this loop turn."""
+
+    def consume(self, stream_id: int, size: int, /) -> None:
+        """`size` body bytes were taken: grant as many. Harmless once the stream is over."""
 
 
 class Accounts(Protocol):
@@ -118,7 +129,8 @@ class Forwarder:
             route, upstream = self._admit(method, target, model)
             length = 0 if ended else _announced_length(headers)
         except WaiError as error:
-            session.reset_stream(stream_id, error.fault, str(error))
+            session.core.reset_stream(stream_id, error.fault, str(error))
+            session.flush()
             return
         streams = self._streams.setdefault(session, {})
         line = StreamLine(method, target, headers, model, upstream.name)
@@ -361,14 +373,18 @@ class _Forwarded:
             return
         passed = headers_for_caller(headers) + length_of_answer(headers)
         try:
-            self.session.send_headers(self.id, status, passed)
+            self.session.core.send_headers(self.id, status, passed)
+            self.session.flush()
         except LocalProtocolError as error:  # what the upstream sent fits no frame
             self._break(Fault.UPSTREAM_BROKE, str(error))
 
     def on_data(self, data: bytes) -> None:
         """The hot path: one read of the upstream's socket, to the session."""
         self._before_last, self._last = self._last, data
-        if not self.session.send_data(self.id, data) and self._request is not None:
+        session = self.session
+        more = session.core.send_data(self.id, data)
+        session.flush()
+        if not more and self._request is not None:
             self._request.pause_reading()
 
     def on_end(self) -> None:
@@ -382,7 +398,8 @@ class _Forwarded:
         self._let_go()
         self._on_over(self, spent)
         self._accounts.ended(self.upstream, self.model, self, spent)
-        self.session.end_stream(self.id)
+        self.session.core.end_stream(self.id)
+        self.session.flush()
         self._line.write(self._status)
 
     def on_error(self, error: WaiError) -> None:
@@ -390,7 +407,8 @@ class _Forwarded:
         self._on_over(self, None)
         spent = NOTHING if self._let_go() is None else UNKNOWN
         self._accounts.ended(self.upstream, self.model, self, spent)
-        self.session.reset_stream(self.id, error.fault, str(error))
+        self.session.core.reset_stream(self.id, error.fault, str(error))
+        self.session.flush()
         self._line.fault = error.fault.row.openai_code
         self._line.write(self._status)
 
@@ -452,7 +470,8 @@ class _Forwarded:
     def _break(self, fault: Fault, reason: str) -> None:
         self._line.fault = fault.row.openai_code
         self.drop()
-        self.session.reset_stream(self.id, fault, reason)
+        self.session.core.reset_stream(self.id, fault, reason)
+        self.session.flush()
 
 
 def tell_spent(session: SessionPort, stream_id: int, spent: Spent, *, exact: bool) -> None:
@@ -467,7 +486,8 @@ def tell_spent(session: SessionPort, stream_id: int, spent: Spent, *, exact: boo
         "completion": spent.written,
         "exact": exact,
     }
-    session.emit(SPENT_EVENT, told)
+    session.core.emit(SPENT_EVENT, told)
+    session.flush()
 
 
 def _tell_nobody(spent: Spent, *, exact: bool) -> None:

@@ -232,7 +232,9 @@ class ConnectedFleet:
     def go_away(self, reason: str, *, reconnect_in_s: float | None) -> None:
         """Tell every node that this relay is going; what is in flight goes on."""
         for session in self._sessions.values():
-            session.live.go_away(Fault.DRAINING, reason, reconnect_in_s=reconnect_in_s)
+            live = session.live
+            live.core.go_away(Fault.DRAINING, reason, reconnect_in_s=reconnect_in_s)
+            live.flush()
 
     def close(self) -> None:
         """End every session; streams that are left are reset."""

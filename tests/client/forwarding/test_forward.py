@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -35,12 +35,23 @@ CHAT = "/v1/chat/completions"
 class FakeSession:
     """A session that writes down what it is told. `room`: what `send_data` answers."""
 
+    made: list[FakeSession] = []  # noqa: RUF012 - emptied by `all_is_flushed`
+
     def __init__(self) -> None:
+        self.made.append(self)
+        self.flushed = 0
         self.log: list[tuple[object, ...]] = []
         self.room = True
         self.consumed = 0
         self.over = asyncio.Event()
         self.some = asyncio.Event()
+
+    @property
+    def core(self) -> FakeSession:
+        return self
+
+    def flush(self) -> None:
+        self.flushed = len(self.log)
 
     def send_headers(self, stream_id: int, status: int, headers: Headers) -> None:
         self.log.append(("headers", stream_id, status, headers))
@@ -67,6 +78,15 @@ class FakeSession:
     @property
     def payload(self) -> bytes:
         return b"".join(entry[2] for entry in self.log if entry[0] == "data")  # type: ignore[misc]
+
+
+@pytest.fixture(autouse=True)
+def all_is_flushed() -> Iterator[None]:
+    """What is asked of a session's core is sent: each test's sessions were flushed at last."""
+    FakeSession.made.clear()
+    yield
+    for session in FakeSession.made:
+        assert session.flushed == len(session.log), session.log[session.flushed :]
 
 
 class Accounts:
