@@ -36,7 +36,7 @@ from .standing import Standing
 from .supervision import Supervision
 from .tunnel.black_hole import LOOK_EVERY_S
 from .tunnel.dial import RelayAddress
-from .tunnel.network import Route, watch_network
+from .tunnel.network import NetworkRoute, watch_network
 from .tunnel.tunnel import Tunnel
 from .upstreams.board import Board
 from .upstreams.upstream import Upstream
@@ -225,7 +225,7 @@ class Agent:
             session.core.send_status(status)
             session.flush()
 
-    def _routes(self) -> list[Route]:
+    def _routes(self) -> list[NetworkRoute]:
         return [tunnel.route for tunnel in self._tunnels]
 
     async def _look_at_paths(self) -> None:

@@ -26,7 +26,7 @@ from .agent import Agent
 from .config import JoinConfig, NodeConfig
 from .managed.calls import EVENT as DEPLOYMENT_EVENT
 from .managed.calls import ModelCalls, ProgressGate, deployment_map
-from .managed.entry import Event
+from .managed.entry import DeploymentEvent
 from .managed.policy import ManagedSettings
 from .managed.serving import ManagedModels
 from .managed.supervisor import Supervisor
@@ -159,7 +159,7 @@ def _make_supervisor(
     def new_key() -> str:
         return inference_key(key, secrets.token_bytes(NONCE_BYTES))
 
-    def on_event(event: Event) -> None:
+    def on_event(event: DeploymentEvent) -> None:
         managed.on_event(supervisor, event)
         if gate.passes(event):
             agent.tell(DEPLOYMENT_EVENT, deployment_map(event.status))

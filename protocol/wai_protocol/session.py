@@ -231,7 +231,7 @@ class Session:
             case f.Open():
                 self._only_from(Role.RELAY, "OPEN")
                 self._receive_open(frame)
-            case f.Head(stream_id, status, headers):
+            case f.HeadersFrame(stream_id, status, headers):
                 self._only_from(Role.NODE, "HEADERS")
                 self._receive_head(stream_id, status, headers)
             case f.Status(value):
@@ -450,7 +450,7 @@ class Session:
             return
         if self._role is not Role.NODE or stream.head_done or not 200 <= status <= 599:
             raise LocalProtocolError("a response has one head and a status, and the node sends it")
-        self._send(f.Head(stream_id, status, headers))
+        self._send(f.HeadersFrame(stream_id, status, headers))
         stream.head_done = stream.may_send = True
 
     def send_data(self, stream_id: int, data: bytes) -> bool:

@@ -34,7 +34,7 @@ from .config import RelayConfig
 from .contracts.records import Recorder
 from .dashboard.app import create_app
 from .database import open_database
-from .fleet.invites import Invites, RelayAddress
+from .fleet.invites import InviteAddress, Invites
 from .fleet.nodes import ConnectedFleet
 from .fleet.providers import ProvidedFleet, providers_of
 from .fleet.registry import NodeRegistry
@@ -337,12 +337,12 @@ class Relay:
         if not self._draining:
             self._live.reload()
 
-    def _address(self, config: RelayConfig, relay_key: RelayKey) -> RelayAddress:
+    def _address(self, config: RelayConfig, relay_key: RelayKey) -> InviteAddress:
         """What invites say of us."""
         pin = config.proxy_pin if self._tls is None else None
         if self._tls is not None and self._tls.pinned:
             pin = self._tls.pin
-        return RelayAddress(config.invite_url(self.port), relay_key.public, pin)
+        return InviteAddress(config.invite_url(self.port), relay_key.public, pin)
 
     def upgrade(self, done: asyncio.Event) -> None:
         """Start a successor; once it accepts, `done` is set, and it is for us to drain."""

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from wai_node.upstreams.tally import Spent
+from wai_node.upstreams.tally import TokensSpent
 from wai_protocol.foreign_json import ForeignJsonError, read_json
 
 _TIMINGS: Final = b'"timings":'
@@ -41,15 +41,15 @@ def timings_in(tail: bytes) -> Timings | None:
         return None
 
 
-def spent_in(tail: bytes) -> Spent:
+def spent_in(tail: bytes) -> TokensSpent:
     """What the answer took, as far as `tail` says."""
     timings = timings_in(tail)
     if timings is not None:
-        return Spent(
+        return TokensSpent(
             timings.prompt_n,
             timings.cache_n,
             timings.predicted_n,
             timings.predicted_per_second,
         )
     found = _OUTPUT.findall(tail)
-    return Spent(written=int(found[-1])) if found else Spent()
+    return TokensSpent(written=int(found[-1])) if found else TokensSpent()

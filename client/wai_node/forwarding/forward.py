@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from wai_node.upstreams.board import Board
-from wai_node.upstreams.tally import NOTHING, UNKNOWN, OpenStream, Report, Spent
+from wai_node.upstreams.tally import NOTHING, UNKNOWN, OpenStream, Report, TokensSpent
 from wai_node.upstreams.upstream import Upstream
 from wai_protocol.errors import Fault, LocalProtocolError, WaiError
 from wai_protocol.surface import (
@@ -88,7 +88,9 @@ class Accounts(Protocol):
     def started(self, upstream: Upstream, model: str, stream: OpenStream, /) -> None:
         """A stream was opened."""
 
-    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent, /) -> None:
+    def ended(
+        self, upstream: Upstream, model: str, stream: OpenStream, spent: TokensSpent, /
+    ) -> None:
         """It is over, and told that it took so much. For each `started` comes this or `left`."""
 
     def left(self, upstream: Upstream, model: str, stream: OpenStream, report: Report, /) -> None:
@@ -108,7 +110,8 @@ class Forwarder:
         self._accounts = accounts
         self._max_streams = max_streams
         self._streams: dict[SessionPort, dict[int, _Forwarded]] = {}
-        self._whole: dict[tuple[SessionPort, int], Spent] = {}  # what ended last, oldest first
+        # those that ended last, oldest first
+        self._whole: dict[tuple[SessionPort, int], TokensSpent] = {}
         self.active_streams = 0
         """Streams open now: for STATUS and leak checks."""
         self._ebb = Ebb(lambda delay_s, call: asyncio.get_running_loop().call_later(delay_s, call))
@@ -205,7 +208,7 @@ class Forwarder:
             raise WaiError(message, Fault.ROUTE_REFUSED)
         raise WaiError(f"no upstream of this node serves {model!r}", Fault.MODEL_NOT_FOUND)
 
-    def _over(self, stream: _Forwarded, spent: Spent | None = None) -> None:
+    def _over(self, stream: _Forwarded, spent: TokensSpent | None = None) -> None:
         """A stream is over; `spent`: its answer was whole, and took that."""
         if spent is not None:
             self._whole[stream.session, stream.id] = spent
@@ -256,7 +259,7 @@ class _Forwarded:
         upstream: Upstream,
         model: str,
         line: StreamLine,
-        on_over: Callable[[_Forwarded, Spent | None], None],
+        on_over: Callable[[_Forwarded, TokensSpent | None], None],
         accounts: Accounts,
     ) -> None:
         self.session = session
@@ -414,11 +417,11 @@ class _Forwarded:
 
     # -- for the accounts
 
-    def spent(self) -> Spent:
+    def spent(self) -> TokensSpent:
         """See `OpenStream`."""
         return spent_in(self._before_last + self._last)
 
-    def _final(self) -> Spent:
+    def _final(self) -> TokensSpent:
         """What a whole answer took."""
         if self._status >= 400:
             return NOTHING if self._status < 500 else UNKNOWN
@@ -474,7 +477,7 @@ class _Forwarded:
         self.session.flush()
 
 
-def tell_spent(session: SessionPort, stream_id: int, spent: Spent, *, exact: bool) -> None:
+def tell_spent(session: SessionPort, stream_id: int, spent: TokensSpent, *, exact: bool) -> None:
     """Tell the relay what a stream took that it had reset (SPEC section 6)."""
     prompt = None
     if spent.read is not None and spent.cached is not None:
@@ -490,7 +493,7 @@ def tell_spent(session: SessionPort, stream_id: int, spent: Spent, *, exact: boo
     session.flush()
 
 
-def _tell_nobody(spent: Spent, *, exact: bool) -> None:
+def _tell_nobody(spent: TokensSpent, *, exact: bool) -> None:
     """The relay is gone, or has heard of the stream's end in another way."""
 
 

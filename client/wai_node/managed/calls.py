@@ -15,7 +15,7 @@ import msgspec
 from wai_node.models.hub import FoundModel
 from wai_protocol.errors import Fault, RequestError, WaiError
 
-from .entry import DeploymentStatus, Event, QuantFit
+from .entry import DeploymentEvent, DeploymentStatus, QuantFit
 from .replies import first_rows, newest_lines, shortened
 from .supervisor import Supervisor
 
@@ -137,7 +137,7 @@ class ProgressGate:
         self._clock = clock
         self._told_at: dict[str, float] = {}
 
-    def passes(self, event: Event) -> bool:
+    def passes(self, event: DeploymentEvent) -> bool:
         """Whether this one is to be told."""
         alias, now = event.status.alias, self._clock()
         if event.name == "state":

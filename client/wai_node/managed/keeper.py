@@ -25,10 +25,18 @@ from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 
 from .deployment import Action, Gone, Halt, Launch, StartDownload, Wish
 from .deployments import Deployments
-from .entry import Entry, Event, files_of, log_change, machine_for, read_shape, status_of
+from .entry import (
+    DeploymentEntry,
+    DeploymentEvent,
+    files_of,
+    log_change,
+    machine_for,
+    read_shape,
+    status_of,
+)
 from .policy import ManagedSettings
+from .server.model_paths import ModelPaths
 from .server.orphans import end_orphans
-from .server.places import Places
 from .server.runner import Runner
 from .server.server_socket import remove_left_sockets
 from .wanted import WantedModel
@@ -50,7 +58,7 @@ class Keeper:
         hub: Hub,
         new_key: Callable[[], str],
         deployments: Deployments,
-        on_event: Callable[[Event], None],
+        on_event: Callable[[DeploymentEvent], None],
         *,
         now: Callable[[], float],
         clock: Clock | None,
@@ -60,7 +68,7 @@ class Keeper:
         self._deployments, self._on_event = deployments, on_event
         self._now, self._clock = now, clock
         self._parts = parts
-        self._places = Places(settings)
+        self._places = ModelPaths(settings)
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def run(
@@ -83,13 +91,13 @@ class Keeper:
     def add(self, model: WantedModel, needs_bytes: int = 0) -> None:
         """Begin to serve `model`, which is written down already."""
         machine = machine_for(model, self._settings.load_timeout_s)
-        entry = Entry(model, machine, needs_bytes=needs_bytes)
+        entry = DeploymentEntry(model, machine, needs_bytes=needs_bytes)
         self._deployments.add(entry)
         self.apply(entry, entry.machine.deploy())
         keep_time = partial(self._keep_time, entry)
         self._group.start_soon(self._parts.keep, f"deployment {model.alias}", keep_time)
 
-    def apply(self, entry: Entry, actions: list[Action]) -> None:
+    def apply(self, entry: DeploymentEntry, actions: list[Action]) -> None:
         """Do what the entry's machine asks, and tell that it may have changed."""
         for action in actions:
             match action:
@@ -119,7 +127,7 @@ class Keeper:
         waiting, entry.changed = entry.changed, anyio.Event()
         waiting.set()
         log_change(entry)
-        self._on_event(Event("state", status_of(entry)))
+        self._on_event(DeploymentEvent("state", status_of(entry)))
 
     @property
     def _group(self) -> anyio.abc.TaskGroup:
@@ -135,11 +143,16 @@ class Keeper:
                 "this node could not bring its managed models back; its log says why", Fault.STORAGE
             )
 
-    def _start(self, entry: Entry, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    def _start(
+        self, entry: DeploymentEntry, work: Callable[..., Awaitable[None]], *arguments: Any
+    ) -> None:
         self._group.start_soon(self._guarded, entry, work, arguments)
 
     async def _guarded(
-        self, entry: Entry, work: Callable[..., Awaitable[None]], arguments: tuple[Any, ...]
+        self,
+        entry: DeploymentEntry,
+        work: Callable[..., Awaitable[None]],
+        arguments: tuple[Any, ...],
     ) -> None:
         """Do one deployment's work. What it raises ends no other deployment's."""
         try:
@@ -147,7 +160,7 @@ class Keeper:
         except Exception:
             log.exception("a task for the deployment %s failed", entry.model.alias)
 
-    async def _keep_time(self, entry: Entry) -> None:
+    async def _keep_time(self, entry: DeploymentEntry) -> None:
         """Call the machine when it asked to be called; one task for each deployment."""
         while not entry.gone:
             changed, deadline = entry.changed, entry.machine.next_deadline()
@@ -159,14 +172,14 @@ class Keeper:
                 continue
             self.apply(entry, entry.machine.handle_timeout(self._now()))
 
-    async def _download(self, entry: Entry) -> None:
+    async def _download(self, entry: DeploymentEntry) -> None:
         model = entry.model
         repository = Repository(model.repo, model.commit, gated=False, quantisations=())
         files = files_of(model)
 
         def tell(progress: Progress) -> None:
             entry.progress = progress
-            self._on_event(Event("progress", status_of(entry)))
+            self._on_event(DeploymentEvent("progress", status_of(entry)))
 
         download = Download(
             self._hub.transfer,
@@ -193,7 +206,9 @@ class Keeper:
             entry.download = None
             self.apply(entry, actions)
 
-    async def _serve(self, entry: Entry, runner: Runner, generation: int, wish: Wish) -> None:
+    async def _serve(
+        self, entry: DeploymentEntry, runner: Runner, generation: int, wish: Wish
+    ) -> None:
         """One server from start to end, told to the machine."""
 
         def on_ready(context_tokens: int) -> None:
@@ -211,7 +226,7 @@ class Keeper:
         del entry.runners[generation]
         self.apply(entry, actions)
 
-    async def _learn(self, entry: Entry, runner: Runner, wish: Wish) -> None:
+    async def _learn(self, entry: DeploymentEntry, runner: Runner, wish: Wish) -> None:
         """Keep how far the estimate was from what the server took."""
         model = replace(entry.model, proven=(wish.context_tokens, wish.slots))
         try:
@@ -225,7 +240,7 @@ class Keeper:
         entry.model = replace(entry.model, proven=model.proven, correction=model.correction)
         await self._deployments.keep(entry)
 
-    async def _delete(self, entry: Entry) -> None:
+    async def _delete(self, entry: DeploymentEntry) -> None:
         await self._delete_files(entry.model)
         self._deployments.forget(entry)
 

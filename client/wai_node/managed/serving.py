@@ -20,7 +20,7 @@ from wai_protocol.status import ModelStatus
 from wai_transport.origin import Origin
 
 from .deployment import State
-from .entry import DeploymentStatus, Endpoint, Event
+from .entry import DeploymentEvent, DeploymentStatus, ServerAccess
 from .supervisor import Supervisor
 
 _AWAKE_SOON: Final = frozenset({State.READY, State.ASLEEP})
@@ -101,7 +101,7 @@ class ManagedUpstream(Upstream):
             if not over.is_set():
                 failed(error)
 
-    def _server(self, endpoint: Endpoint) -> LlamaServerUpstream:
+    def _server(self, endpoint: ServerAccess) -> LlamaServerUpstream:
         server = self._servers.get(endpoint.url)
         if server is None:
             server = self._servers[endpoint.url] = LlamaServerUpstream(endpoint.url, endpoint.key)
@@ -133,7 +133,7 @@ class ManagedModels:
         self._upstreams: dict[str, ManagedUpstream] = {}
         self._removing: set[asyncio.Task[None]] = set()
 
-    def on_event(self, supervisor: Supervisor, event: Event) -> None:
+    def on_event(self, supervisor: Supervisor, event: DeploymentEvent) -> None:
         """A deployment changed."""
         if event.name != "state":
             return

@@ -27,7 +27,7 @@ from wai_transport.live_session import Ended, LiveSession
 from .backoff import Backoff
 from .black_hole import is_black_hole, path_state
 from .dial import Connected, RelayAddress, Stalled, Terms, dial, is_final
-from .network import ANY_ROUTE, Route
+from .network import ANY_ROUTE, NetworkRoute
 from .segments import HEADERS_BYTES, SMALLEST_BYTES, Segments
 
 REFUSED_WAIT_S: Final = 5.0
@@ -87,11 +87,11 @@ class Tunnel:
         return self._session is not None and self._session.attached
 
     @property
-    def route(self) -> Route:
+    def route(self) -> NetworkRoute:
         """The way to the relay: that of the current connection, or of the last one."""
         addresses = None if self._session is None else self._session.addresses
         if addresses is not None:
-            self._route = Route(*addresses)
+            self._route = NetworkRoute(*addresses)
             return self._route
         return replace(self._route, ours=None)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from wai_protocol.status import MAX_COUNT, MAX_MODELS, ModelStatus, NodeStatus
 
-from .tally import Counters, Look, OpenStream, Report, Spent, Tally
+from .tally import Counters, Look, OpenStream, Report, Tally, TokensSpent
 from .upstream import Probe, Upstream
 
 SPEED_WEIGHT: Final = 0.2  # of the newest answer: follows a change of load within some ten answers
@@ -83,7 +83,7 @@ class Board:
             entry.ours[model] += 1
             entry.tally.started(stream)
 
-    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent) -> None:
+    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: TokensSpent) -> None:
         """A stream of ours there is over, and told that it took so much."""
         entry = self._entries.get(upstream)
         if entry is not None:

@@ -23,7 +23,7 @@ from wai_protocol.status import NodeStatus
 
 from .board import Board
 from .detect import UnidentifiedUpstream
-from .tally import Counters, Look, OpenStream, Report, Spent
+from .tally import Counters, Look, OpenStream, Report, TokensSpent
 from .upstream import Upstream
 
 POLL_S: Final = 2.0  # how old the counts of other people's requests may be
@@ -97,7 +97,7 @@ class Watch:
         self.board.started(upstream, model, stream)
         self._touched(upstream)
 
-    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent) -> None:
+    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: TokensSpent) -> None:
         """A stream of ours at `upstream` is over."""
         self.board.ended(upstream, model, stream, spent)
         self._touched(upstream)

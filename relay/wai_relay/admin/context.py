@@ -12,7 +12,7 @@ from wai_relay.access.admins import Admins
 from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
-from wai_relay.fleet.invites import Invites, RelayAddress
+from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.registry import NodeRecord
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
@@ -98,6 +98,6 @@ class Context:
     sign_ins: SignIns
     feed: Feed
     explanations: Explanations
-    address: RelayAddress
+    address: InviteAddress
     version: str
     clock: Callable[[], float] = time.time

@@ -33,7 +33,7 @@ from .context import Context, Fleet, LiveNode
 from .deployed import Deployed
 from .endpoint import NO_STORE, refuse, sign_in
 from .model_types import DeploymentView
-from .nodes import view_of
+from .nodes import node_view
 from .types import NodeView
 
 TICK_S: Final = 0.5  # how far a token count may be behind; people read no faster
@@ -69,7 +69,7 @@ class Difference(Struct, frozen=True, omit_defaults=True):
     tokens: dict[str, int] = {}
 
 
-class Listener:
+class FeedReader:
     """One who reads the feed: what waits for it, and whether it needs the whole."""
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class Feed:
         self._pulse = pulse
         self._audit = audit
         self._key_name = key_name
-        self._listeners: set[Listener] = set()
+        self._listeners: set[FeedReader] = set()
         self._call_later = call_later
         self._timer: Any = None
         self._closed = False
@@ -122,7 +122,7 @@ class Feed:
 
     async def listen(self, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
         """The feed as SSE bytes, until `close`, or `allowed` says no. Raises `WaiError`."""
-        listener = Listener()
+        listener = FeedReader()
         self._listeners.add(listener)
         if self._timer is None:
             self.deployed.ask_again()
@@ -196,7 +196,7 @@ class Feed:
             mark = _mark_of(node)
             if self._node_marks.get(node.record.id) != mark:
                 self._node_marks[node.record.id] = mark
-                view = self._nodes[node.record.id] = view_of(node)
+                view = self._nodes[node.record.id] = node_view(node)
                 changed.append(view)
         gone = _drop_others(self._nodes, seen)
         _drop_others(self._node_marks, seen)

@@ -13,12 +13,12 @@ from .types import ModelView, NodeList, NodeView
 
 async def list_nodes(context: Context, call: Call) -> NodeList:
     """Every node that has joined."""
-    return NodeList(tuple(view_of(node) for node in context.fleet.nodes()))
+    return NodeList(tuple(node_view(node) for node in context.fleet.nodes()))
 
 
 async def get_node(context: Context, call: Call) -> NodeView:
     """One node, by name or id."""
-    return view_of(_find(context, call))
+    return node_view(_find(context, call))
 
 
 async def drain_node(context: Context, call: Call) -> NodeView:
@@ -34,7 +34,7 @@ async def undrain_node(context: Context, call: Call) -> NodeView:
 async def remove_node(context: Context, call: Call) -> NodeView:
     """Out, and in no more without a new invite."""
     node = _find(context, call)
-    before = view_of(node)
+    before = node_view(node)
     await context.fleet.remove(node.record.id)
     await context.audit.record(call.actor, "node.remove", before.id, name=before.name)
     return before
@@ -45,7 +45,7 @@ async def _set_drained(context: Context, call: Call, *, drained: bool) -> NodeVi
     context.fleet.drain(node.record.id, drained=drained)
     action = "node.drain" if drained else "node.undrain"
     await context.audit.record(call.actor, action, node.record.id, name=node.record.name)
-    return view_of(node)
+    return node_view(node)
 
 
 def _find(context: Context, call: Call) -> LiveNode:
@@ -55,7 +55,7 @@ def _find(context: Context, call: Call) -> LiveNode:
     return node
 
 
-def view_of(node: LiveNode) -> NodeView:
+def node_view(node: LiveNode) -> NodeView:
     """A node as the API shows it; what it said of itself only while it is there."""
     there = node.state != "offline"
     serving = tuple(

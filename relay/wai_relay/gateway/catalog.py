@@ -16,7 +16,7 @@ from wai_relay.contracts.upstream import ServingNode
 
 
 @dataclass(slots=True)
-class Listed:
+class CatalogModel:
     """One model name, wherever it is served. `context_tokens` is the most that any node offers."""
 
     id: str
@@ -42,10 +42,10 @@ def listed_models(
     *,
     pin: str | None = None,
     api: str | None = None,
-) -> list[Listed]:
+) -> list[CatalogModel]:
     """The models that `key` may use, and the `aliases` of them, by name; with `pin` on that node
     only, with `api` only those that speak it."""
-    found: dict[str, Listed] = {}
+    found: dict[str, CatalogModel] = {}
     allowed = key.limits
     names = _names_of(aliases or {})
     for node in nodes:
@@ -58,7 +58,7 @@ def listed_models(
                 continue
             for name in (model.id, *names.get(model.id, ())):
                 if not allowed.models or {name, model.id} & {*allowed.models}:
-                    found.setdefault(name, Listed(name)).add(node, model)
+                    found.setdefault(name, CatalogModel(name)).add(node, model)
     return [found[name] for name in sorted(found)]
 
 
@@ -70,7 +70,7 @@ def _names_of(aliases: Mapping[str, str]) -> dict[str, list[str]]:
     return names
 
 
-def openai_model(model: Listed, created: int) -> dict[str, Any]:
+def openai_model(model: CatalogModel, created: int) -> dict[str, Any]:
     """An entry of OpenAI's list, with what Anthropic's has besides, and ours under `wai`."""
     return {
         "id": model.id,
@@ -88,18 +88,18 @@ def openai_model(model: Listed, created: int) -> dict[str, Any]:
     }
 
 
-def openai_list(models: Iterable[Listed], created: int) -> dict[str, Any]:
+def openai_list(models: Iterable[CatalogModel], created: int) -> dict[str, Any]:
     """`GET /v1/models`; `has_more` is what Anthropic's SDK pages by."""
     data = [openai_model(model, created) for model in models]
     return {"object": "list", "data": data, "has_more": False}
 
 
-def ollama_tags(models: Iterable[Listed]) -> dict[str, Any]:
+def ollama_tags(models: Iterable[CatalogModel]) -> dict[str, Any]:
     """`GET /api/tags`."""
     return {"models": [_ollama_model(model) for model in models]}
 
 
-def ollama_ps(models: Iterable[Listed]) -> dict[str, Any]:
+def ollama_ps(models: Iterable[CatalogModel]) -> dict[str, Any]:
     """`GET /api/ps`: the ones that are loaded."""
     running = (model for model in models if model.ready)
     return {
@@ -110,6 +110,6 @@ def ollama_ps(models: Iterable[Listed]) -> dict[str, Any]:
     }
 
 
-def _ollama_model(model: Listed) -> dict[str, Any]:
+def _ollama_model(model: CatalogModel) -> dict[str, Any]:
     # Size and digest are the box's business; their clients want the fields.
     return {"name": model.id, "model": model.id, "size": 0, "digest": "", "details": {}}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .dialects import EVENT_STREAM
-from .reply import Reply
+from .reply import CallerReply
 
 
 class Timer(Protocol):
@@ -40,7 +40,7 @@ class Heartbeat:
 
     def __init__(
         self,
-        reply: Reply,
+        reply: CallerReply,
         interval_s: float,
         clock: Callable[[], float],
         call_later: CallLater,

@@ -13,7 +13,7 @@ from wai_relay.http.exchange import Exchange
 from .dialects import EVENT_STREAM, DialectRules, UsageReader
 
 
-class Reply:
+class CallerReply:
     """One request's response. Whoever begins it does so here; its bytes go to `exchange`.
 
     `reader`: who watches what passes, if an upstream's answer does; it knows whether an event was

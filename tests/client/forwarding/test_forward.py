@@ -22,7 +22,7 @@ from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.forwarding.forward import HOLD_BYTES, Forwarder
 from wai_node.upstreams import Board, Probe, Upstream, upstream_at
 from wai_node.upstreams.openai import OpenAIUpstream
-from wai_node.upstreams.tally import OpenStream, Report, Spent
+from wai_node.upstreams.tally import OpenStream, Report, TokensSpent
 from wai_protocol.errors import Fault, LocalProtocolError
 from wai_protocol.surface import Headers
 
@@ -96,7 +96,7 @@ class Accounts:
     def started(self, upstream: Upstream, model: str, stream: OpenStream) -> None:
         self.board.started(upstream, model, stream)
 
-    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent) -> None:
+    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: TokensSpent) -> None:
         self.board.ended(upstream, model, stream, spent)
 
     def left(self, upstream: Upstream, model: str, stream: OpenStream, report: Report) -> None:
