@@ -8,6 +8,7 @@ this module follows its events.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Final
@@ -28,6 +29,9 @@ _AWAKE_SOON: Final = frozenset({State.READY, State.ASLEEP})
 
 _SWAPPING: Final = frozenset({State.STARTING, State.DRAINING, State.STOPPING})
 """The same, for one that has served before: its context is being swapped, or it crashed once."""
+
+
+_log = logging.getLogger("wai.node.managed")
 
 
 class ManagedUpstream(Upstream):
@@ -100,6 +104,10 @@ class ManagedUpstream(Upstream):
         except WaiError as error:
             if not over.is_set():
                 failed(error)
+        except Exception:
+            _log.exception("the lease of %s failed", self.alias)
+            if not over.is_set():
+                failed(WaiError("this node failed to reach the model; its log says why"))
 
     def _server(self, endpoint: ServerAccess) -> LlamaServerUpstream:
         server = self._servers.get(endpoint.url)
