@@ -80,18 +80,21 @@ class AnsweringNode(BenchNode):
             decode_tps=50.0 + self._turn % 7,
         )
         if self.session is not None:
-            self.session.send_status(NodeStatus((model,), version="bench"))
+            self.session.core.send_status(NodeStatus((model,), version="bench"))
+            self.session.flush()
 
     def speak(self) -> None:
         """A token on each stream."""
         assert self.session is not None
         for stream in self.streams:
-            self.session.send_data(stream, _TOKEN)
+            self.session.core.send_data(stream, _TOKEN)
+            self.session.flush()
 
     def _ignore(self, event: Event) -> None:
         if isinstance(event, StreamOpened):
             assert self.session is not None
-            self.session.send_headers(event.stream, 200, _HEADERS)
+            self.session.core.send_headers(event.stream, 200, _HEADERS)
+            self.session.flush()
             self.streams.add(event.stream)
 
 

@@ -79,7 +79,8 @@ class BenchNode:
             decode_tps=50.0 + self._beat % 7,
         )
         if self.session is not None and not self.lost:
-            self.session.send_status(NodeStatus(models=(model,), version="bench"))
+            self.session.core.send_status(NodeStatus(models=(model,), version="bench"))
+            self.session.flush()
 
     def close(self) -> None:
         """End the session."""

@@ -28,17 +28,17 @@ from wai_api.limits import KeyLimits
 from wai_node.agent import Agent
 from wai_node.forwarding.forward import Forwarder
 from wai_node.upstreams.board import Board
-from wai_node.upstreams.tally import OpenStream, Report, Spent
+from wai_node.upstreams.tally import OpenStream, Report, TokensSpent
 from wai_node.upstreams.upstream import Probe, Upstream
 from wai_protocol.events import DataReceived, StreamEnded, StreamOpened
-from wai_protocol.handshake import Claim, Hello
+from wai_protocol.handshake import Hello, NodeClaim
 from wai_protocol.identity import NodeKey
 from wai_protocol.invite import decode
 from wai_protocol.limits import Limits
 from wai_protocol.session import Role, Session
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.access.keys import KeyRing
-from wai_relay.fleet.invites import Invites, RelayAddress
+from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.registry import NodeRegistry
 from wai_relay.gateway.dispatch import ScheduledDispatcher
@@ -174,12 +174,12 @@ class RelayRig:
         stack.push_async_callback(store.close)
         registry = await NodeRegistry.load(store)
         invites = Invites(store, registry)
-        _, text = await invites.create(RelayAddress("https://relay.example", b"r" * 32, None))
+        _, text = await invites.create(InviteAddress("https://relay.example", b"r" * 32, None))
         node_key = NodeKey.generate()
         await invites.redeem(decode(text).secret, node_key.public, "box")
         fleet = ConnectedFleet(registry, invites)
         admission = await fleet.admit(
-            Claim(Hello(node_key.public, "box", b"", instance="a", tunnel=0), None)
+            NodeClaim(Hello(node_key.public, "box", b"", instance="a", tunnel=0), None)
         )
         tunnel = FakeTransport()
         admission.session.attach(cast(asyncio.Transport, tunnel), 0)
@@ -307,7 +307,9 @@ class _Accounts:
     def started(self, upstream: Upstream, model: str, stream: OpenStream, /) -> None:
         self._board.started(upstream, model, stream)
 
-    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent, /) -> None:
+    def ended(
+        self, upstream: Upstream, model: str, stream: OpenStream, spent: TokensSpent, /
+    ) -> None:
         self._board.ended(upstream, model, stream, spent)
 
     def left(self, upstream: Upstream, model: str, stream: OpenStream, report: Report, /) -> None:

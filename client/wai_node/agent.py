@@ -1,7 +1,7 @@
 """The node at work: tunnels to the relay on one side, upstreams on the other, streams in between.
 
-It joins the parts and owns their tasks; what each part does is its own business. `run` works until
-it is cancelled; `drain` lets what is in flight end first.
+It joins the parts, which run under `Supervision`: one that fails is started again while the others
+go on. `run` works until it is cancelled; `drain` lets what is in flight end first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from wai_protocol.errors import Fault
@@ -33,13 +34,14 @@ from wai_transport.live_session import LiveSession
 from .calls import Calls
 from .forwarding.forward import Forwarder
 from .standing import Standing
+from .supervision import Supervision
 from .tunnel.black_hole import LOOK_EVERY_S
 from .tunnel.dial import RelayAddress
-from .tunnel.network import Route, watch_network
+from .tunnel.network import NetworkRoute, watch_network
 from .tunnel.tunnel import Tunnel
 from .upstreams.board import Board
 from .upstreams.upstream import Upstream
-from .upstreams.watch import Watch
+from .upstreams.watch import PARTS_DOWN, Watch
 
 DRAIN_LOOK_S: Final = 0.1
 """How often a draining node looks whether its last stream is over."""
@@ -77,6 +79,7 @@ class Agent:
             instance=secrets.token_hex(8),
         )
         self.board = Board()
+        self.parts = Supervision(self._parts_changed)
         self.watch = Watch(
             self.board,
             self._publish,
@@ -84,6 +87,7 @@ class Agent:
             discover=discover,
             version=version,
             detail=detail,
+            parts=self.parts,
         )
         self.forwarder = Forwarder(self.board, self.watch, routes=routes)
         self._tunnels = [
@@ -105,13 +109,15 @@ class Agent:
         """Work until cancelled. Streams that are still open then are cut."""
         self._on_standing(self._standing)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.watch.run())
-                group.create_task(watch_network(self._moved, self._routes))
-                group.create_task(self._look_at_paths())
-                for tunnel in self._tunnels:
-                    group.create_task(tunnel.run())
+            self.parts.start("network watch", partial(watch_network, self._moved, self._routes))
+            self.parts.start("path watch", self._look_at_paths)
+            for number, tunnel in enumerate(self._tunnels):
+                self.parts.start(f"tunnel {number}", tunnel.run)
+            await self.watch.run()
         finally:
+            await self.parts.aclose()
+            for tunnel in self._tunnels:
+                tunnel.close()
             self.calls.cancel()
 
     async def drain(self, bound_s: float) -> int:
@@ -120,7 +126,8 @@ class Agent:
         self.draining = True
         self.watch.drain()
         for session in self._sessions:
-            session.go_away(Fault.DRAINING, "the node is stopping")
+            session.core.go_away(Fault.DRAINING, "the node is stopping")
+            session.flush()
         try:
             async with asyncio.timeout(bound_s):
                 while self.forwarder.active_streams:  # noqa: ASYNC110 - a stop, not a hot path
@@ -152,7 +159,8 @@ class Agent:
                 forwarder.data(session, stream, data)
             case StreamOpened(stream, method, target, headers, model, end):
                 if self.draining:
-                    session.reset_stream(stream, Fault.DRAINING, "the node is stopping")
+                    session.core.reset_stream(stream, Fault.DRAINING, "the node is stopping")
+                    session.flush()
                     return
                 forwarder.opened(session, stream, method, target, headers, model, ended=end)
             case StreamEnded(stream):
@@ -171,7 +179,8 @@ class Agent:
         _log.info("connected to the relay as %s", welcome.name)
         self._sessions.add(session)
         if self._status is not None:
-            session.send_status(self._status)
+            session.core.send_status(self._status)
+            session.flush()
 
     def on_session_ended(self, session: LiveSession) -> None:
         """A session is over for good."""
@@ -187,11 +196,16 @@ class Agent:
             self._standing = standing
             self._on_standing(standing)
 
+    def _parts_changed(self, down: dict[str, str]) -> None:
+        self.watch.tell(PARTS_DOWN, down)
+        self._stand(replace(self._standing, parts_down=down))
+
     def tell(self, name: str, value: Any) -> None:
         """Tell the relay that something happened, over whichever session is there."""
         session = next((s for s in self._sessions if s.attached), None)
         if session is not None:
-            session.emit(name, value)
+            session.core.emit(name, value)
+            session.flush()
 
     # -- what upstreams and the network tell
 
@@ -210,9 +224,10 @@ class Agent:
         self._status = status
         self._stand(replace(self._standing, models=tuple(sorted(now))))
         for session in self._sessions:
-            session.send_status(status)
+            session.core.send_status(status)
+            session.flush()
 
-    def _routes(self) -> list[Route]:
+    def _routes(self) -> list[NetworkRoute]:
         return [tunnel.route for tunnel in self._tunnels]
 
     async def _look_at_paths(self) -> None:

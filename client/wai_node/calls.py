@@ -24,8 +24,8 @@ CallHandler = Callable[[str, dict[str, Any], Callable[[str, Any], None]], Awaita
 """Answers a CALL: method, params, and how to tell of progress; gives the REPLY's value."""
 
 
-class CallPort(Protocol):
-    """The part of a session that answers calls."""
+class ReplyPort(Protocol):
+    """The part of a `wai_protocol.session.Session` that answers calls."""
 
     def reply(self, call: int, value: object) -> None:
         """Answer a CALL. Raises `LocalProtocolError` where a frame can't carry `value`."""
@@ -35,6 +35,17 @@ class CallPort(Protocol):
 
     def emit(self, name: str, value: object, call: int = 0) -> None:
         """Tell the relay that something happened."""
+
+
+class CallPort(Protocol):
+    """What is asked of a `LiveSession`. After each call of `core` comes one of `flush`."""
+
+    @property
+    def core(self) -> ReplyPort:
+        """The session's own state."""
+
+    def flush(self) -> None:
+        """Have what was asked of `core` sent in this loop turn."""
 
 
 class Calls:
@@ -58,25 +69,30 @@ class Calls:
     async def _answer(
         self, session: CallPort, call: int, method: str, params: dict[str, Any]
     ) -> None:
+        def tell(name: str, value: Any) -> None:
+            session.core.emit(name, value, call)
+            session.flush()
+
+        core = session.core
         try:
             if self.handler is None:
                 raise WaiError(f"this node answers no `{method}`", Fault.ROUTE_REFUSED)
             async with asyncio.timeout(ANSWER_S):
-                value = await self.handler(
-                    method, params, lambda name, value: session.emit(name, value, call)
-                )
-            session.reply(call, value)
+                value = await self.handler(method, params, tell)
+            core.reply(call, value)
         except TimeoutError:
             _log.warning("%s took longer than %g s", method, ANSWER_S)
-            session.reply_error(call, _too_slow(method))
+            core.reply_error(call, _too_slow(method))
         except LocalProtocolError as error:
             _log.warning("the answer to %s can't be sent: %s", method, error)
-            session.reply_error(call, _too_large(method))
+            core.reply_error(call, _too_large(method))
         except WaiError as error:
-            session.reply_error(call, error)
+            core.reply_error(call, error)
         except Exception:
             _log.exception("the call %s failed", method)
-            session.reply_error(call, WaiError("the node failed to do this; its log says why"))
+            core.reply_error(call, WaiError("the node failed to do this; its log says why"))
+        finally:
+            session.flush()
 
 
 def _too_slow(method: str) -> WaiError:

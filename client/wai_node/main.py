@@ -27,7 +27,7 @@ from .config import JoinConfig, NodeConfig
 from .installed_routes import installed_routes
 from .managed.calls import EVENT as DEPLOYMENT_EVENT
 from .managed.calls import ModelCalls, deployment_map
-from .managed.entry import Event
+from .managed.entry import DeploymentEvent
 from .managed.news import DeploymentNews
 from .managed.policy import ManagedSettings
 from .managed.serving import ManagedModels
@@ -164,22 +164,35 @@ def _make_supervisor(
     def new_key() -> str:
         return inference_key(key, secrets.token_bytes(NONCE_BYTES))
 
-    def on_event(event: Event) -> None:
+    def on_event(event: DeploymentEvent) -> None:
         managed.on_event(supervisor, event)
         news.update(event.status)
 
     hub = Hub(HubSettings(config.hf_endpoint, config.hf_token))
-    supervisor = Supervisor(settings, hub, new_key, on_event)
+    supervisor = Supervisor(settings, hub, new_key, on_event, parts=agent.parts)
     agent.calls.handler = ModelCalls(supervisor).answer
     return supervisor
 
 
 async def _work(agent: Agent, supervisor: Supervisor) -> None:
-    """Serve until cancelled. Managed servers are up before the relay is told what is served."""
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(supervisor.run)
+    """Serve until cancelled. Managed models are known before the relay is told what is served."""
+    brought_back = asyncio.Event()
+    try:
+        agent.parts.start("managed models", partial(_keep_models, supervisor, brought_back))
+        await brought_back.wait()
         await agent.run()
-        tasks.cancel_scope.cancel()
+    finally:
+        await agent.parts.aclose()
+
+
+async def _keep_models(supervisor: Supervisor, brought_back: asyncio.Event) -> None:
+    """Run the managed models; `brought_back` is set once that was done, or has failed."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(supervisor.run)
+            brought_back.set()
+    finally:
+        brought_back.set()
 
 
 async def _until_stopped(agent: Agent, supervisor: Supervisor, drain_timeout_s: float) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from wai_protocol.errors import RequestError, StoreError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_protocol.identity import NodeKey
 from wai_transport.folder import DataFolder
 from wai_transport.identity_file import load_or_make
@@ -52,7 +53,7 @@ def load_membership(folder: DataFolder) -> Membership:
             " with an invite from `wai invite create` on the relay"
         )
     try:
-        fields = json.loads(kept)
+        fields = read_json(kept, dict[str, Any], MEMBERSHIP_FILE)
         return Membership(
             url=fields["url"],
             relay_public=bytes.fromhex(fields["relay_public"]),
@@ -62,7 +63,7 @@ def load_membership(folder: DataFolder) -> Membership:
             allow_deploy=fields.get("allow_deploy", True),
             invite=fields.get("invite", ""),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ForeignJsonError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{folder.path / MEMBERSHIP_FILE} is damaged; join again with a new invite"
         ) from error

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from wai_protocol.errors import StoreError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_transport.folder import DataFolder
 
 STANDING_FILE: Final = "node.json"
@@ -23,11 +24,12 @@ _log = logging.getLogger("wai.node")
 @dataclass(frozen=True, slots=True)
 class Standing:
     """`connected`: to the relay. `problem`: why not, "" while nothing was found out. `models`: what
-    it serves, by name."""
+    it serves, by name. `parts_down`: the parts of the node that failed, with the reasons."""
 
     connected: bool = False
     problem: str = ""
     models: tuple[str, ...] = ()
+    parts_down: dict[str, str] = field(default_factory=dict)
 
 
 def keep_standing(folder: DataFolder, standing: Standing) -> None:
@@ -41,9 +43,12 @@ def keep_standing(folder: DataFolder, standing: Standing) -> None:
 def read_standing(data: Path) -> Standing | None:
     """What the node with this folder wrote last; None if there is nothing to be read."""
     try:
-        fields = json.loads((data / STANDING_FILE).read_bytes())
+        fields = read_json((data / STANDING_FILE).read_bytes(), dict[str, Any], STANDING_FILE)
         return Standing(
-            bool(fields["connected"]), str(fields["problem"]), tuple(map(str, fields["models"]))
+            bool(fields["connected"]),
+            str(fields["problem"]),
+            tuple(map(str, fields["models"])),
+            {name: str(why) for name, why in fields.get("parts_down", {}).items()},
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ForeignJsonError, KeyError, TypeError, AttributeError):
         return None

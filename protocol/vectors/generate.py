@@ -41,7 +41,7 @@ def frames() -> list[dict[str, Any]]:
     )
     some: list[f.SessionFrame] = [
         f.Open(1, "POST", "/v1/chat/completions", [(b"accept", b"*/*")], "m", end=False),
-        f.Head(1, 200, [(b"content-type", b"text/event-stream"), (b"x", b"\xff")]),
+        f.HeadersFrame(1, 200, [(b"content-type", b"text/event-stream"), (b"x", b"\xff")]),
         f.End(1),
         f.Reset(1, 1, "the caller is gone"),
         f.Credit(1, 32_768),

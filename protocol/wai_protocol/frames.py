@@ -69,7 +69,7 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class HeadersFrame:
     """HEADERS: a response's head, from the node, once per stream."""
 
     stream: int
@@ -148,7 +148,7 @@ class GoAway:
 
 
 SessionFrame: TypeAlias = (
-    Open | Head | End | Reset | Credit | Status | Call | Reply | Event | GoAway
+    Open | HeadersFrame | End | Reset | Credit | Status | Call | Reply | Event | GoAway
 )
 
 pack: Final[Callable[[object], bytes]] = msgpack.Packer(autoreset=True).pack
@@ -178,7 +178,7 @@ def encode(frame: SessionFrame) -> bytes:
             check_request_line(method, path, LocalProtocolError)
             flat = _flat(headers, (method, path, model))
             return pack((t.OPEN, stream, method, path, flat, model, end))
-        case Head(stream, status, headers):
+        case HeadersFrame(stream, status, headers):
             return pack((t.HEADERS, stream, status, _flat(headers, ())))
         case End(stream):
             return pack((t.END, stream))
@@ -215,8 +215,8 @@ def decode(item: list[Any], size: int = 0) -> SessionFrame:
             raise RemoteProtocolError(f"{frame_class.__name__} frame has a field of the wrong type")
         if kind is int and not 0 <= value < 1 << 62:
             raise RemoteProtocolError(f"{frame_class.__name__} frame has a number out of range")
-    if frame_class is Open or frame_class is Head:
-        fields[2 if frame_class is Head else 3] = _pairs(fields)
+    if frame_class is Open or frame_class is HeadersFrame:
+        fields[2 if frame_class is HeadersFrame else 3] = _pairs(fields)
         if frame_class is Open:
             check_request_line(fields[1], fields[2], RemoteProtocolError)
     elif frame_class in _WORDS:
@@ -258,7 +258,7 @@ def printable(text: str) -> str:
 # Types of the fields after the first element; None stands for "anything".
 _SHAPES: Final[dict[int, tuple[Any, tuple[type | None, ...]]]] = {
     FrameType.OPEN: (Open, (int, str, str, list, str, bool)),
-    FrameType.HEADERS: (Head, (int, int, list)),
+    FrameType.HEADERS: (HeadersFrame, (int, int, list)),
     FrameType.END: (End, (int,)),
     FrameType.RESET: (Reset, (int, int, str)),
     FrameType.CREDIT: (Credit, (int, int)),

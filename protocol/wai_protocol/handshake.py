@@ -70,7 +70,7 @@ class Welcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class NodeClaim:
     """What a node has proven (its key), and what it asks for with that."""
 
     hello: Hello
@@ -193,7 +193,7 @@ class _RelayState(enum.Enum):
 
 
 class RelayHandshake:
-    """The relay's half. `receive_data` returns a `Claim` once the node has proven its key; the
+    """The relay's half. `receive_data` returns a `NodeClaim` once the node has proven its key; the
     owner then calls `accept` or `refuse`, and sends what `bytes_to_send` gives.
 
     `endpoint_hashes`: SHA-256 of the certificates that this port shows (two while one is being
@@ -218,7 +218,7 @@ class RelayHandshake:
         out, self._out = self._out, b""
         return out
 
-    def receive_data(self, data: bytes) -> Claim | None:
+    def receive_data(self, data: bytes) -> NodeClaim | None:
         """Take bytes from the node. Raises `AuthError` or `RemoteProtocolError`: then `refuse`."""
         self._reader.feed(data)
         while self._state in _RELAY_READS and (got := self._reader.frame()):
@@ -274,7 +274,7 @@ class RelayHandshake:
         self._out += self._challenge
         self._state = _RelayState.WAIT_PROOF
 
-    def _check_proof(self, item: list[Any]) -> Claim:
+    def _check_proof(self, item: list[Any]) -> NodeClaim:
         assert self._hello is not None
         (signature, secret) = _fields(item, FrameType.PROOF, (bytes, None))
         if secret is not None and type(secret) is not bytes:
@@ -282,7 +282,7 @@ class RelayHandshake:
         transcript = node_transcript(self._hello_raw, self._challenge, secret)
         verify(self._hello.public, signature, transcript)
         self._state = _RelayState.WAIT_VERDICT
-        return Claim(self._hello, secret)
+        return NodeClaim(self._hello, secret)
 
 
 _RELAY_READS: Final = (_RelayState.WAIT_HELLO, _RelayState.WAIT_PROOF)

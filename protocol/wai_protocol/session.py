@@ -50,8 +50,9 @@ from .limits import (
 from .link import Link
 from .pace import PaceKeeper, frame_cost
 from .status import NodeStatus
-from .stream import GrowthBudget, Stream
+from .stream import Stream
 from .surface import Headers
+from .window import GrowthBudget
 
 _DATA: Final = int(f.FrameType.DATA)
 _PONG: Final = int(f.FrameType.PONG)
@@ -206,7 +207,7 @@ class Session:
             return
         if not stream.head_done and self._role is Role.RELAY:
             raise RemoteProtocolError(f"DATA on stream {stream_id} before its HEADERS")
-        stream.receive(size)
+        stream.inbound.receive(size)
         self._events.append(DataReceived(stream_id, data))
 
     def _receive_frame(self, frame: f.SessionFrame) -> None:
@@ -230,7 +231,7 @@ class Session:
             case f.Open():
                 self._only_from(Role.RELAY, "OPEN")
                 self._receive_open(frame)
-            case f.Head(stream_id, status, headers):
+            case f.HeadersFrame(stream_id, status, headers):
                 self._only_from(Role.NODE, "HEADERS")
                 self._receive_head(stream_id, status, headers)
             case f.Status(value):
@@ -260,7 +261,7 @@ class Session:
             self._send(f.Reset(frame.stream, Fault.OVERLOADED.row.wire_code, "too many streams"))
             return
         stream = self._add_stream(frame.stream)
-        stream.remote_ended = frame.end
+        stream.inbound.ended = frame.end
         self._tell(
             StreamOpened(
                 frame.stream, frame.method, frame.path, frame.headers, frame.model, frame.end
@@ -288,19 +289,19 @@ class Session:
         stream = self._must_have_been(stream_id)
         if stream is None:
             return
-        if stream.head_done or stream.remote_ended or not 200 <= status <= 599:
+        if stream.head_done or stream.inbound.ended or not 200 <= status <= 599:
             raise RemoteProtocolError(f"HEADERS of stream {stream_id} twice, late or no status")
         stream.head_done = True
-        stream.measure_from(self._now)
+        stream.inbound.measure_from(self._now)
         self._tell(HeadersReceived(stream_id, status, headers))
 
     def _receive_end(self, stream_id: int) -> None:
         stream = self._must_have_been(stream_id)
         if stream is None:
             return
-        if stream.remote_ended or (self._role is Role.RELAY and not stream.head_done):
+        if stream.inbound.ended or (self._role is Role.RELAY and not stream.head_done):
             raise RemoteProtocolError(f"END of stream {stream_id} twice or before its HEADERS")
-        stream.remote_ended = True
+        stream.inbound.ended = True
         self._forget_if_over(stream)
         self._tell(StreamEnded(stream_id))
 
@@ -449,7 +450,7 @@ class Session:
             return
         if self._role is not Role.NODE or stream.head_done or not 200 <= status <= 599:
             raise LocalProtocolError("a response has one head and a status, and the node sends it")
-        self._send(f.Head(stream_id, status, headers))
+        self._send(f.HeadersFrame(stream_id, status, headers))
         stream.head_done = stream.may_send = True
 
     def send_data(self, stream_id: int, data: bytes) -> bool:
@@ -494,15 +495,16 @@ class Session:
         if now is not None:
             self._now = now
         link = self._link
-        increment = stream.consume(
+        window = stream.inbound
+        increment = window.consume(
             *(size, link.rtt_s, self._growth, self._now),
             alone=len(self._streams) == 1,
             recent_rtt_s=link.recent_rtt_s,
         )
         if increment:
             self._send(f.Credit(stream_id, increment))
-            if stream.longer_way:
-                stream.longer_way = False
+            if window.longer_way:
+                window.longer_way = False
                 link.lengthen()
             if link.measure_due(self._now):
                 self._probe = link.ping(self._now)
@@ -537,13 +539,12 @@ class Session:
             self._ready.append(stream)
 
     def _forget_if_over(self, stream: Stream) -> None:
-        if stream.local_ended and stream.remote_ended:
+        if stream.local_ended and stream.inbound.ended:
             self._forget(stream.id)
 
     def _forget(self, stream_id: int) -> None:
         stream = self._streams.pop(stream_id)
         stream.close(self._growth)
-        stream.end_queued = stream.local_ended = stream.remote_ended = True
 
     # -- status, calls, going away
 

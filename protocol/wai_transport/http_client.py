@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -25,6 +26,8 @@ from .tls import check_pin, client_context
 
 MAX_IDLE_CONNECTIONS: Final = 32
 """Kept per origin: more than an inference server has slots; each costs both ends a descriptor."""
+
+_log = logging.getLogger("wai.transport")
 
 
 class HttpClient:
@@ -170,6 +173,10 @@ class HttpClient:
     def _dialling_ended(self, request: ClientRequest, task: asyncio.Task[None]) -> None:
         if task.cancelled():
             request.fail(TransportError(f"the client for {self.origin} was closed"))
+        elif (error := task.exception()) is not None:
+            _log.error("a connection to %s failed by a fault of ours", self.origin, exc_info=error)
+            message = f"{self.origin} can't be reached: this end failed, and its log says why"
+            request.fail(TransportError(message, Fault.INTERNAL))
 
     async def _dial(self) -> HttpConnection:
         limit_s = self.timeouts.connect_s
@@ -193,7 +200,7 @@ class HttpClient:
             if self.check_peer is not None:
                 address = connection.transport.get_extra_info("sockname")
                 self.check_peer(address[1] if isinstance(address, tuple) else None)
-        except WaiError:
+        except BaseException:
             connection.abort()
             raise
         return connection

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from wai_protocol.errors import Fault, RemoteProtocolError, TransportError, WaiError
-from wai_protocol.http1 import BodyReader, ResponseHeadReader
+from wai_protocol.http1 import BodyFraming, ResponseHeadReader
 
 from .http_request import ClientRequest
 
@@ -46,7 +46,7 @@ class HttpConnection(asyncio.Protocol):
         self._on_lost = on_lost
         self._request: ClientRequest | None = None
         self._head: ResponseHeadReader | None = None
-        self._body: BodyReader | None = None
+        self._body: BodyFraming | None = None
         self._keep_alive = False
         self._answered = False
         self._refused = False
@@ -233,7 +233,7 @@ class HttpConnection(asyncio.Protocol):
         if body.ended and not request.over:
             self._complete(request, body)
 
-    def _complete(self, request: ClientRequest, body: BodyReader) -> None:
+    def _complete(self, request: ClientRequest, body: BodyFraming) -> None:
         """The answer is whole: keep the connection if both sides are done with it cleanly."""
         keep = (
             self._keep_alive

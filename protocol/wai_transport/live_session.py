@@ -17,14 +17,12 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from wai_protocol.errors import Fault, RemoteProtocolError, WaiError
+from wai_protocol.errors import Fault, RemoteProtocolError
 from wai_protocol.events import Event, PeerDead, TurnOver
 from wai_protocol.limits import WRITE_BUDGET_BYTES, Limits
 from wai_protocol.session import Session
-from wai_protocol.status import NodeStatus
-from wai_protocol.surface import Headers
 
 from .incoming import INCOMING, ReadIntoOne
 
@@ -56,6 +54,9 @@ class Ended(enum.Enum):
 class LiveSession:
     """A session with its timers and its current connection, if it has one.
 
+    Its owner calls `core` for what it wants sent, and then `flush`. Only `consume` goes by here,
+    since it needs the time.
+
     `on_event` gets each event. `on_detached` is called when the connection is lost and the session
     waits; `on_ended` once, when it is over for good: its streams were reset before that, by events.
     Events are only ever delivered from the event loop, never from inside a call of yours.
@@ -82,7 +83,7 @@ class LiveSession:
         self._connection: _Connection | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._wake_scheduled = False
+        self._flush_scheduled = False
         self._start_expiry()
 
     # -- connections
@@ -135,7 +136,7 @@ class LiveSession:
         tune(transport)
         transport.set_protocol(connection)
         self._arm_timer()
-        self.wake()
+        self.flush()
         self._loop.call_soon(connection.begin, leftover)
 
     def drop_connection(self) -> None:
@@ -160,7 +161,7 @@ class LiveSession:
         """Ask for a sign of life now."""
         if self._connection is not None:
             self.core.probe(time.monotonic())
-            self.wake()
+            self.flush()
 
     def _lost(self, connection: _Connection) -> None:
         if connection is not self._connection:
@@ -175,7 +176,7 @@ class LiveSession:
     def _end(self, why: Ended, fault: Fault, reason: str) -> None:
         if self.ended is not None:
             return
-        self._flush()
+        self._write()
         self.ended = why
         self._stop_expiry()
         self._stop_timer()
@@ -201,14 +202,20 @@ class LiveSession:
 
     # -- bytes and time
 
-    def wake(self) -> None:
-        """Something may be there to send: write it at the end of this loop turn."""
-        if not self._wake_scheduled:
-            self._wake_scheduled = True
-            self._loop.call_soon(self._flush)
+    def flush(self) -> None:
+        """Write what `core` has to send, at the end of this loop turn. Call it after calls to
+        `core`; any number of calls in a turn make one write."""
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._write)
 
-    def _flush(self) -> None:
-        self._wake_scheduled = False
+    def consume(self, stream: int, size: int) -> None:
+        """Give credit back, for bytes that were used now. See `Session.consume`."""
+        if self.core.consume(stream, size, time.monotonic()):
+            self.flush()
+
+    def _write(self) -> None:
+        self._flush_scheduled = False
         connection = self._connection
         core = self.core
         if connection is not None:
@@ -234,9 +241,9 @@ class LiveSession:
                 connection.hold()
                 self._loop.call_soon(self._go_on, connection)
         self._deliver(events)
-        # What the handlers sent has woken us already; this is for an ACK or PONG that is due.
-        if not self._wake_scheduled and self.core.has_bytes_to_send:
-            self.wake()
+        # What the handlers sent has flushed already; this is for an ACK or PONG that is due.
+        if not self._flush_scheduled and self.core.has_bytes_to_send:
+            self.flush()
 
     def _go_on(self, connection: _Connection) -> None:
         """Take what an earlier turn left over."""
@@ -257,7 +264,8 @@ class LiveSession:
             except Exception:  # whatever it is: the other streams' events must not be lost with it
                 _log.exception("a handler failed on %s", type(event).__name__)
                 if isinstance(stream := getattr(event, "stream", None), int):
-                    self.reset_stream(stream, Fault.INTERNAL, "this end failed; see its log")
+                    self.core.reset_stream(stream, Fault.INTERNAL, "this end failed; see its log")
+                    self.flush()
 
     def _arm_timer(self) -> None:
         """One timer, late rather than often: bytes move the deadline, and nobody re-arms it."""
@@ -274,76 +282,7 @@ class LiveSession:
         self._timer = None
         self._deliver(self.core.handle_timeout(time.monotonic()))
         self._arm_timer()
-        self.wake()
-
-    # -- what the owner does with the session; see `Session` for each
-
-    def open_stream(
-        self, method: str, path: str, headers: Headers, model: str, *, end: bool
-    ) -> int:
-        """Begin an exchange (relay only)."""
-        stream = self.core.open_stream(method, path, headers, model, end=end)
-        self.wake()
-        return stream
-
-    def send_headers(self, stream: int, status: int, headers: Headers) -> None:
-        """Send a response's head (node only)."""
-        self.core.send_headers(stream, status, headers)
-        self.wake()
-
-    def send_data(self, stream: int, data: bytes) -> bool:
-        """Queue body bytes; False: wait for `Writable`."""
-        more = self.core.send_data(stream, data)
-        if not self._wake_scheduled:
-            self._wake_scheduled = True
-            self._loop.call_soon(self._flush)
-        return more
-
-    def end_stream(self, stream: int) -> None:
-        """End this direction."""
-        self.core.end_stream(stream)
-        self.wake()
-
-    def reset_stream(self, stream: int, fault: Fault, reason: str = "") -> None:
-        """End the stream now."""
-        self.core.reset_stream(stream, fault, reason)
-        self.wake()
-
-    def consume(self, stream: int, size: int) -> None:
-        """Give credit back, for bytes that were used now."""
-        if self.core.consume(stream, size, time.monotonic()):
-            self.wake()
-
-    def send_status(self, status: NodeStatus) -> None:
-        """Tell the relay what can be served now (node only)."""
-        self.core.send_status(status)
-        self.wake()
-
-    def call(self, method: str, params: dict[str, Any]) -> int:
-        """Ask the node for something (relay only)."""
-        call = self.core.call(method, params)
-        self.wake()
-        return call
-
-    def reply(self, call: int, value: object) -> None:
-        """Answer a CALL (node only)."""
-        self.core.reply(call, value)
-        self.wake()
-
-    def reply_error(self, call: int, error: WaiError) -> None:
-        """Answer a CALL with what went wrong (node only)."""
-        self.core.reply_error(call, error)
-        self.wake()
-
-    def emit(self, name: str, value: object, call: int = 0) -> None:
-        """Tell the relay that something happened (node only)."""
-        self.core.emit(name, value, call)
-        self.wake()
-
-    def go_away(self, fault: Fault, reason: str, *, reconnect_in_s: float | None = None) -> None:
-        """Say that no new streams are taken or opened."""
-        self.core.go_away(fault, reason, reconnect_in_s=reconnect_in_s)
-        self.wake()
+        self.flush()
 
 
 class _Connection(ReadIntoOne):
@@ -390,7 +329,7 @@ class _Connection(ReadIntoOne):
 
     def resume_writing(self) -> None:
         self.paused = False
-        self._session.wake()
+        self._session.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.paused = self._lost = True

@@ -14,12 +14,13 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from wai_protocol.errors import StoreError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_protocol.identity import RelayKey
 from wai_relay import certificate as certificates
 from wai_transport.folder import PUBLIC_MODE, DataFolder
@@ -125,8 +126,9 @@ def withdraw(folder: DataFolder) -> None:
     if kept is None:
         return
     try:
-        ours = json.loads(kept).get("pid") == os.getpid()
-    except (ValueError, AttributeError):
+        running = read_json(kept, dict[str, Any], RUNNING_FILE)
+        ours = running.get("pid") == os.getpid()
+    except ForeignJsonError:
         ours = True  # damaged: of no use to anybody
     if ours:
         folder.remove(RUNNING_FILE)

@@ -12,8 +12,20 @@ from tests.harness.session_pair import SessionPair
 from wai_node.calls import Calls
 from wai_protocol.errors import Fault, RequestError
 from wai_protocol.events import CallReceived, ReplyReceived
+from wai_protocol.session import Session
 
 pytestmark = pytest.mark.anyio
+
+
+class Port:
+    """A session whose bytes the test moves; it counts how often it is flushed."""
+
+    def __init__(self, core: Session) -> None:
+        self.core = core
+        self.flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
 
 
 async def answered(handler: Callable[[], Any] | None) -> ReplyReceived:
@@ -32,9 +44,11 @@ async def answered(handler: Callable[[], Any] | None) -> ReplyReceived:
     pair.relay.session.call("model.logs", {})
     pair.settle()
     [asked] = [event for event in pair.node.events if isinstance(event, CallReceived)]
-    calls.received(pair.node.session, asked.call, asked.method, asked.params)
+    port = Port(pair.node.session)
+    calls.received(port, asked.call, asked.method, asked.params)
     for _ in range(3):
         await asyncio.sleep(0)
+    assert port.flushes == 1
     pair.settle()
     [reply] = [event for event in pair.relay.events if isinstance(event, ReplyReceived)]
     return reply
@@ -91,9 +105,11 @@ async def test_a_handler_that_never_ends_is_answered_all_the_same(
     calls.handler = handle
     pair.relay.session.call("model.logs", {})
     pair.settle()
-    calls.received(pair.node.session, 1, "model.logs", {})
+    port = Port(pair.node.session)
+    calls.received(port, 1, "model.logs", {})
     await stopped.wait()
     await asyncio.sleep(0)
+    assert port.flushes == 1
     pair.settle()
     [reply] = [event for event in pair.relay.events if isinstance(event, ReplyReceived)]
     assert reply.value["code"] == Fault.UPSTREAM_TIMEOUT.row.wire_code

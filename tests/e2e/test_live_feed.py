@@ -13,7 +13,7 @@ from tests.harness.cluster import Cluster, wai
 from tests.harness.model_fleet import MODEL, model, model_fleet
 from tests.harness.processes import wait_until
 from tests.harness.tiny_gguf import tiny_gguf
-from wai_cli.client.live_feed import Connected, read_feed
+from wai_cli.client.live_feed import FeedConnected, read_feed
 from wai_cli.client.target import local_target
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -29,7 +29,7 @@ class Watcher(threading.Thread):
 
     def run(self) -> None:
         for happening in read_feed(self._target):
-            if not isinstance(happening, Connected) and happening.name == "deployments":
+            if not isinstance(happening, FeedConnected) and happening.name == "deployments":
                 self.told.append(happening.value)
 
     def states(self) -> list[str]:

@@ -48,11 +48,11 @@ class CountingUpstream:
 
 
 @contextmanager
-def counting_upstream(every_s: float = 0.02) -> Iterator[CountingUpstream]:
+def counting_upstream(every_s: float = 0.02, port: int = 0) -> Iterator[CountingUpstream]:
     """Serve until the end of the block."""
     seen = Seen()
     handler = type("Handler", (_Handler,), {"seen": seen, "every_s": every_s})
-    server = _Server(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", port), handler)
     server.daemon_threads = True
     server.block_on_close = False
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -17,7 +17,7 @@ import psutil
 from tests.harness.fake_hub import FakeHub
 from tests.harness.unix_http import ask
 from wai_node.managed.deployment import State
-from wai_node.managed.entry import DeploymentStatus, Event
+from wai_node.managed.entry import DeploymentEvent, DeploymentStatus
 from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.supervisor import Supervisor
 from wai_node.models.download import Clock
@@ -32,7 +32,7 @@ WAIT_S: Final = 40.0
 class Node:
     """A supervisor, and what it told."""
 
-    def __init__(self, supervisor: Supervisor, events: list[Event]) -> None:
+    def __init__(self, supervisor: Supervisor, events: list[DeploymentEvent]) -> None:
         self.supervisor, self.events = supervisor, events
 
     def status(self, alias: str = ALIAS) -> DeploymentStatus:
@@ -77,7 +77,7 @@ class Node:
 
 @asynccontextmanager
 async def node(fake: FakeHub, settings: ManagedSettings, **more: Any) -> AsyncIterator[Node]:
-    events: list[Event] = []
+    events: list[DeploymentEvent] = []
     numbers = itertools.count()
 
     def new_key() -> str:

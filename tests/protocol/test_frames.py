@@ -60,7 +60,7 @@ VALUES = st.recursive(
 MAPS = st.dictionaries(TEXTS, VALUES, max_size=4)
 FRAMES: st.SearchStrategy[f.SessionFrame] = st.one_of(
     st.builds(f.Open, NUMBERS, METHODS, TARGETS, HEADERS, TEXTS, st.booleans()),
-    st.builds(f.Head, NUMBERS, NUMBERS, HEADERS),
+    st.builds(f.HeadersFrame, NUMBERS, NUMBERS, HEADERS),
     st.builds(f.End, NUMBERS),
     st.builds(f.Reset, NUMBERS, NUMBERS, TEXTS),
     st.builds(f.Credit, NUMBERS, NUMBERS),
@@ -245,7 +245,7 @@ def test_a_head_that_the_peer_would_refuse_never_leaves(headers: list[tuple[byte
         f.encode(f.Open(1, "GET", "/", headers, "", end=True))
     assert refusal.value.fault is Fault.HEAD_TOO_LARGE
     with pytest.raises(LocalProtocolError):
-        f.encode(f.Head(1, 200, headers))
+        f.encode(f.HeadersFrame(1, 200, headers))
 
 
 @pytest.mark.parametrize("field", [(b"Date", b"x"), (b"n", b"a\r\nb"), (b"n", b"v ")])
@@ -253,7 +253,7 @@ def test_a_header_that_the_peer_would_refuse_never_leaves(field: tuple[bytes, by
     with pytest.raises(LocalProtocolError):
         f.encode(f.Open(1, "GET", "/", [(b"a", b"b"), field], "", end=True))
     with pytest.raises(LocalProtocolError):
-        f.encode(f.Head(1, 200, [field]))
+        f.encode(f.HeadersFrame(1, 200, [field]))
 
 
 @pytest.mark.parametrize("path", WRONG_PATHS)

@@ -16,7 +16,7 @@ from wai_protocol.http1 import (
     MAX_HEAD_BYTES,
     MAX_INTERIM_RESPONSES,
     MAX_TRAILER_BYTES,
-    BodyReader,
+    BodyFraming,
     ChunkedBody,
     FixedLengthBody,
     ResponseHead,
@@ -32,7 +32,7 @@ def cut(data: bytes, points: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
 
-def read(body: BodyReader, pieces: list[bytes]) -> bytes:
+def read(body: BodyFraming, pieces: list[bytes]) -> bytes:
     return b"".join(body.receive_data(piece) for piece in pieces)
 
 
@@ -69,7 +69,7 @@ def test_a_cut_chunked_body_is_never_a_clean_end(payloads: list[bytes], at: int)
     assert caught.value.fault is Fault.UPSTREAM_BROKE
 
 
-def outcome(body: BodyReader, pieces: list[bytes]) -> object:
+def outcome(body: BodyFraming, pieces: list[bytes]) -> object:
     got = bytearray()
     try:
         for piece in pieces:

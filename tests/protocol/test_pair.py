@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 import wai_protocol.link
 import wai_protocol.session
 import wai_protocol.stream
+import wai_protocol.window
 from tests.harness.session_pair import End, SessionPair
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.events import CallReceived
@@ -191,7 +192,7 @@ class PairMachine(RuleBasedStateMachine):
             assert data <= WINDOW_BYTES + DATA_BYTES + 10 + STREAMS * 4
             assert session._control_bytes == sum(map(len, session._control))
             for stream in session._streams.values():
-                assert 0 <= stream.credit_in <= stream.window
+                assert 0 <= stream.inbound.credit <= stream.inbound.size
                 assert stream.credit_out >= 0
                 assert stream.pending_bytes == sum(map(len, stream.pending))
                 assert stream.pending_bytes <= HIGH_BYTES + MAX_WRITE_BYTES
@@ -204,13 +205,15 @@ class PairMachine(RuleBasedStateMachine):
         for number, stream in relay._streams.items():
             other = node._streams.get(number)
             if other is not None:
-                assert stream.credit_out <= other.credit_in
-                assert other.credit_out <= stream.credit_in
+                assert stream.credit_out <= other.inbound.credit
+                assert other.credit_out <= stream.inbound.credit
 
     @invariant()
     def growth_is_what_windows_grew(self) -> None:
         for end in self.pair.ends:
-            grown = sum(s.window - s._first_window for s in end.session._streams.values())
+            grown = sum(
+                s.inbound.size - s.inbound._first_size for s in end.session._streams.values()
+            )
             left = end.session._growth._left
             assert left + grown == SESSION_GROWTH_BYTES
 
@@ -249,7 +252,8 @@ class PairMachine(RuleBasedStateMachine):
 def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wai_protocol.link, "ACK_EVERY_BYTES", ACK_BYTES)
     for module, names in (
-        (wai_protocol.stream, {"MAX_DATA_BYTES": DATA_BYTES, "MAX_STREAM_WINDOW_BYTES": 8_000}),
+        (wai_protocol.stream, {"MAX_DATA_BYTES": DATA_BYTES}),
+        (wai_protocol.window, {"MAX_STREAM_WINDOW_BYTES": 8_000}),
         (
             wai_protocol.session,
             {

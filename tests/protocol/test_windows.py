@@ -14,7 +14,7 @@ from wai_protocol.errors import Fault
 from wai_protocol.events import DataReceived, StreamOpened, Writable
 from wai_protocol.limits import MAX_STREAM_WINDOW_BYTES, WRITE_BUDGET_BYTES
 from wai_protocol.session import Role, Session
-from wai_protocol.stream import SHARED_WINDOW_BYTES
+from wai_protocol.window import SHARED_WINDOW_BYTES
 
 STEP_S = 0.001
 PIECE = b"x" * 16_000
@@ -66,7 +66,7 @@ class Download:
 
     @property
     def window(self) -> int:
-        return self.relay._streams[self.stream].window
+        return self.relay._streams[self.stream].inbound.size
 
     def run(self, seconds: float = 1e9, *, until: int = 1 << 60) -> float:
         """Go on for so long, or until so many bytes were read; the seconds that it took."""

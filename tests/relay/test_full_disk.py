@@ -6,13 +6,13 @@ import pytest
 
 from tests.relay.conftest import Clock
 from wai_protocol.errors import AuthError, RequestError, StoreError
-from wai_protocol.handshake import Claim, Hello
+from wai_protocol.handshake import Hello, NodeClaim
 from wai_protocol.identity import NodeKey
 from wai_protocol.invite import decode
 from wai_relay.access.admins import Admins
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
-from wai_relay.fleet.invites import Invites, RelayAddress
+from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.registry import NodeRegistry
 from wai_relay.storage import Row, SqliteStore, Store, Value, Write
@@ -55,18 +55,18 @@ async def test_a_node_is_cut_off_at_once_and_removed_by_a_second_try(
 ) -> None:
     registry = await NodeRegistry.load(disk, clock)
     invites = Invites(disk, registry, clock)
-    _, text = await invites.create(RelayAddress("https://relay.example", b"r" * 32, b"p" * 32))
+    _, text = await invites.create(InviteAddress("https://relay.example", b"r" * 32, b"p" * 32))
     await invites.redeem(decode(text).secret, KEY.public, "box")
     fleet = ConnectedFleet(registry, invites)
     hello = Hello(KEY.public, "box", b"", instance="first", tunnel=0)
-    await fleet.admit(Claim(hello, None))
+    await fleet.admit(NodeClaim(hello, None))
     disk.full = True
     for _ in range(2):
         with pytest.raises(StoreError, match="do it again"):
             await fleet.remove("box")
         assert fleet.sessions == 0
         with pytest.raises(AuthError):
-            await fleet.admit(Claim(hello, None))
+            await fleet.admit(NodeClaim(hello, None))
     disk.full = False
     await fleet.remove("box")
     assert list(fleet.nodes()) == []

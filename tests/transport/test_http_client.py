@@ -473,3 +473,17 @@ async def test_tls_believes_a_pin_or_an_authority_and_else_sends_nothing() -> No
     server.close()
     await server.wait_closed()
     assert b"".join(seen[2:]) == b""
+
+
+async def test_a_fault_of_ours_while_connecting_fails_the_request_and_leaves_nothing() -> None:
+    def faulty(port: int | None) -> None:
+        raise ZeroDivisionError
+
+    async with raw_upstream(hang) as upstream:
+        client = HttpClient(Origin.parse(upstream.url)[0], check_peer=faulty)
+        with pytest.raises(WaiError, match="its log says why") as caught:
+            await get(client)
+        assert caught.value.fault is Fault.INTERNAL
+        await upstream.client_left.wait()
+        await client.aclose()
+        assert client.open_connections == 0

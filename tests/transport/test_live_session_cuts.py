@@ -92,7 +92,8 @@ class Peer:
         )
 
     def open(self) -> None:
-        stream = self.live.open_stream("POST", "/v1/x", [], "m", end=False)
+        stream = self.live.core.open_stream("POST", "/v1/x", [], "m", end=False)
+        self.live.flush()
         self._begin(stream)
 
     def _begin(self, stream: int) -> None:
@@ -105,15 +106,18 @@ class Peer:
             size = min(left, self._rng.randrange(1, MAX_WRITE_BYTES))
             data = content(stream, self.role, self._sent[stream], size)
             self._sent[stream] += size
-            more = self.live.send_data(stream, data)
+            more = self.live.core.send_data(stream, data)
+            self.live.flush()
         if self._sent[stream] == self._size[stream] and more:
             self._sent[stream] += 1  # once
-            self.live.end_stream(stream)
+            self.live.core.end_stream(stream)
+            self.live.flush()
 
     def _on_event(self, event: Event) -> None:
         match event:
             case StreamOpened(stream):
-                self.live.send_headers(stream, 200, [])
+                self.live.core.send_headers(stream, 200, [])
+                self.live.flush()
                 self._begin(stream)
             case DataReceived(stream, data):
                 other = Role.NODE if self.role is Role.RELAY else Role.RELAY

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from wai_node.membership import MEMBERSHIP_FILE
 from wai_node.standing import read_standing
 from wai_protocol.errors import StoreError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_transport.folder import MAX_FILE_BYTES, FolderLock
 from wai_transport.owner import as_owner, read_own
 
@@ -36,9 +36,9 @@ def _look_into(data: Path) -> Finding | None:
         written = read_own(membership, MAX_FILE_BYTES)
         if written is None:
             return None
-        name = json.loads(written)["name"]
+        name = read_json(written, dict[str, Any], MEMBERSHIP_FILE)["name"]
         process = FolderLock.holder(data, "node")
-    except (ValueError, KeyError, TypeError):
+    except (ForeignJsonError, ValueError, KeyError):
         return Finding(_CHECK, ok=False, text=f"{membership} is damaged", advice=_JOIN)
     except (StoreError, OSError) as error:
         advice = "ask as the node's user, or as root"
@@ -55,6 +55,10 @@ def _look_into(data: Path) -> Finding | None:
     if not standing.connected:
         why = standing.problem or "it dials"
         return Finding(_CHECK, ok=False, text=f"{runs}, without a connection: {why}", advice=_LOG)
+    if standing.parts_down:
+        down = "; ".join(f"{name} ({why})" for name, why in sorted(standing.parts_down.items()))
+        text = f"{runs}, but parts of it fail and are started again: {down}"
+        return Finding(_CHECK, ok=False, text=text, advice=_LOG)
     if not standing.models:
         text = f"{runs} and is connected, but serves no model"
         return Finding(_CHECK, ok=False, text=text, advice=_SERVE)

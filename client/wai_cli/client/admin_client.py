@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, WaiError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_protocol.invite import pins_in
 
 from .connecting import PlainConnection, SecureConnection
@@ -175,8 +176,8 @@ def tls_context(target: Target) -> ssl.SSLContext:
 
 def _checked(status: int, text: bytes, target: Target) -> Any:
     try:
-        answer = json.loads(text)
-    except ValueError:
+        answer = read_json(text, Any, "the relay's answer", limit_bytes=MAX_ANSWER_BYTES)
+    except ForeignJsonError:
         answer = None
     if 200 <= status < 300 and answer is not None:
         return answer

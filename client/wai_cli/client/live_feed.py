@@ -30,7 +30,7 @@ RETRY_MAX_S: Final = 5.0  # somebody looks at the screen
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
+class FeedConnected:
     """The feed begins (anew). `clock_ahead_s`: how far the relay's clock is ahead of ours."""
 
     target: Target
@@ -54,16 +54,16 @@ class Told:
     value: Any
 
 
-Happening = Connected | Lost | Told
+Happening = FeedConnected | Lost | Told
 
 
-def read_feed(target: Target) -> Iterator[Connected | Told]:
+def read_feed(target: Target) -> Iterator[FeedConnected | Told]:
     """One connection's events, until it ends. Raises `WaiError`."""
     with AdminClient(target) as admin:
         who = admin.get("/whoami")
     with opened(target, SILENCE_S) as connection:
         answer = stream(connection, target, "/events")
-        yield Connected(target, str(who["version"]), float(who["time"]) - time.time())
+        yield FeedConnected(target, str(who["version"]), float(who["time"]) - time.time())
         try:
             for name, value in parse(iter(answer.readline, b"")):
                 yield Told(name, value)

@@ -5,17 +5,18 @@ The feed is `GET /admin/v1/events` (docs/http-api.md). It reads no socket and dr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from wai_protocol.foreign_json import read_json
 
 Row = dict[str, Any]
 _KINDS: Final = ("nodes", "requests", "deployments")
 
 
 def parse(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
-    """The events in an SSE stream's lines: name and decoded data. Raises ValueError on data that
+    """The events in an SSE stream's lines: name and decoded data. Raises `WaiError` on data that
     is not JSON; comments give ("", None), so that who reads sees life."""
     name = ""
     for line in lines:
@@ -23,7 +24,7 @@ def parse(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
         if text.startswith(b"event: "):
             name = text[len(b"event: ") :].decode("utf-8", "replace")
         elif text.startswith(b"data: "):
-            yield name, json.loads(text[len(b"data: ") :])
+            yield name, read_json(text[len(b"data: ") :], Any, "an event")
         elif text.startswith(b":"):
             yield "", None
 

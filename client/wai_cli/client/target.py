@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import json
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wai_cli.options.paths import add_data_option, relay_data
-from wai_protocol.errors import RequestError, StoreError
+from wai_protocol.errors import RequestError, StoreError, WaiError
+from wai_protocol.foreign_json import read_json
 from wai_transport.owner import as_owner, read_own
 
 MAX_FILE_BYTES: Final = 64 * 1024
@@ -82,10 +82,10 @@ def local_target(data: Path) -> Target:
     if token is None:
         raise StoreError(f"there is no file {data / 'admin.token'}")
     try:
-        running = json.loads(written)
+        running = read_json(written, dict[str, Any], str(file))
         url, pin = running["url"], _pin(running["pin"])
         host = urlsplit(url).hostname or ""
-    except (ValueError, KeyError, TypeError, AttributeError, RequestError) as error:
+    except (WaiError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{file} is damaged; restart the relay") from error
     if not _is_url(url) or (pin is None and not is_own_address(host)):
         raise StoreError(

@@ -7,7 +7,6 @@ servers here. A step that can't work because an earlier one failed is not tried.
 from __future__ import annotations
 
 import argparse
-import json
 import socket
 import ssl
 import time
@@ -30,6 +29,7 @@ from wai_cli.options.paths import node_data
 from wai_cli.output.tables import print_json
 from wai_node.tunnel.proxy import Proxy
 from wai_protocol.errors import AuthError, StoreError, WaiError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_transport.folder import MAX_FILE_BYTES
 from wai_transport.owner import as_owner, read_own
 
@@ -107,10 +107,10 @@ def _joined_relay(data: Path) -> Target | None:
     try:
         with as_owner(data):
             written = read_own(data / "membership.json", MAX_FILE_BYTES)
-        joined: dict[str, Any] = json.loads(written or b"")
+        joined = read_json(written or b"", dict[str, Any], "membership.json")
         pin = joined.get("pin")
         return Target(joined["url"], "", bytes.fromhex(pin) if pin else None)
-    except (StoreError, ValueError, KeyError, TypeError):
+    except (StoreError, ForeignJsonError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -269,8 +269,11 @@ def _request(target: Target, key: str) -> Finding:
     with opened(caller, ANSWER_TIMEOUT_S) as connection:
         status, _, text = call(connection, caller, "GET", "/v1/models")
         try:
-            models = [model["id"] for model in json.loads(text)["data"]] if status == 200 else []
-        except (ValueError, KeyError, TypeError):
+            listed = (
+                read_json(text, dict[str, Any], "/v1/models") if status == 200 else {"data": []}
+            )
+            models = [model["id"] for model in listed["data"]]
+        except (ForeignJsonError, KeyError, TypeError):
             models = []
         if not models:
             shown = f"GET /v1/models: {status}, {len(models)} models"

@@ -239,7 +239,8 @@ def _list(parsed: argparse.Namespace) -> int:
         empty="no nodes; let one join with `wai invite create`",
     )
     for node in nodes:
-        _say_left_out(node)
+        _say_parts_down(node)
+    _say_left_out(node)
     return 0
 
 
@@ -273,6 +274,13 @@ def _read(answer: Any) -> NodeView:
     from wai_cli.client.answers import read_as
 
     return read_as(NodeView, answer)
+
+
+def _say_parts_down(node: NodeView) -> None:
+    """Which parts of it have failed; each is being started again."""
+    down = node.detail.get("parts_down")
+    for name, why in down.items() if isinstance(down, dict) else ():
+        say(f"its part {name!r} fails and is started again ({why}): the node's log says more")
 
 
 def _say_left_out(node: NodeView) -> None:

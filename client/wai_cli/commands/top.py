@@ -18,7 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final
 
 from wai_cli.client.admin_client import AdminClient
-from wai_cli.client.live_feed import Connected, FeedThread, Lost, read_feed
+from wai_cli.client.live_feed import FeedConnected, FeedThread, Lost, read_feed
 from wai_cli.client.live_state import LiveState
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.output.tables import print_json
@@ -74,7 +74,7 @@ def _look_once(parsed: argparse.Namespace) -> int:
     state, title = LiveState(), ""
     target = find_target(parsed)
     for happening in read_feed(target):
-        if isinstance(happening, Connected):
+        if isinstance(happening, FeedConnected):
             state.clock_ahead_s = happening.clock_ahead_s
             title = _title(happening)
         else:
@@ -125,7 +125,7 @@ class _Top:
                         if happening.fatal:
                             return TransportError(happening.why)
                         self._note = f"trying again, what is shown is old: {happening.why}"
-                    elif isinstance(happening, Connected):
+                    elif isinstance(happening, FeedConnected):
                         self._state = LiveState(clock_ahead_s=happening.clock_ahead_s)
                         self._title, self._note, known = _title(happening), "", False
                     else:
@@ -218,5 +218,5 @@ def _size() -> tuple[int, int]:
     return size.columns or FALLBACK_COLUMNS, size.lines or FALLBACK_LINES
 
 
-def _title(connected: Connected) -> str:
+def _title(connected: FeedConnected) -> str:
     return f"wai top   {connected.target.url}   {connected.version}"

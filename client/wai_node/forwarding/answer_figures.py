@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from wai_node.upstreams.tally import Spent
+from wai_node.upstreams.tally import TokensSpent
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 
 _TIMINGS: Final = b'"timings":'
 _OUTPUT: Final = re.compile(rb'"output_tokens":(\d{1,9})')
@@ -35,20 +36,20 @@ def timings_in(tail: bytes) -> Timings | None:
     if at < 0 or end < 0:
         return None
     try:
-        return msgspec.json.decode(tail[at + len(_TIMINGS) : end + 1], type=Timings)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return read_json(tail[at + len(_TIMINGS) : end + 1], Timings, "timings")
+    except ForeignJsonError:
         return None
 
 
-def spent_in(tail: bytes) -> Spent:
+def spent_in(tail: bytes) -> TokensSpent:
     """What the answer took, as far as `tail` says."""
     timings = timings_in(tail)
     if timings is not None:
-        return Spent(
+        return TokensSpent(
             timings.prompt_n,
             timings.cache_n,
             timings.predicted_n,
             timings.predicted_per_second,
         )
     found = _OUTPUT.findall(tail)
-    return Spent(written=int(found[-1])) if found else Spent()
+    return TokensSpent(written=int(found[-1])) if found else TokensSpent()

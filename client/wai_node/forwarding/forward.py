@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from wai_node.upstreams.board import Board
-from wai_node.upstreams.tally import NOTHING, UNKNOWN, OpenStream, Report, Spent
+from wai_node.upstreams.tally import NOTHING, UNKNOWN, OpenStream, Report, TokensSpent
 from wai_node.upstreams.upstream import Upstream
 from wai_protocol.errors import Fault, LocalProtocolError, WaiError
 from wai_protocol.surface import (
@@ -49,7 +49,7 @@ SPENT_EVENT: Final = "spent"
 """The EVENT that tells what a stream took that was reset."""
 
 
-class SessionPort(Protocol):
+class StreamPort(Protocol):
     """What is asked of a `wai_protocol.session.Session`; all are plain calls that never block."""
 
     def send_headers(self, stream_id: int, status: int, headers: Headers, /) -> None:
@@ -64,11 +64,22 @@ class SessionPort(Protocol):
     def reset_stream(self, stream_id: int, fault: Fault, reason: str, /) -> None:
         """The answer can't be had, or broke."""
 
-    def consume(self, stream_id: int, size: int, /) -> None:
-        """`size` body bytes were taken: grant as many. Harmless once the stream is over."""
-
     def emit(self, name: str, value: object, /) -> None:
         """Tell the relay of something by an EVENT."""
+
+
+class SessionPort(Protocol):
+    """What is asked of a `LiveSession`. After each call of `core` comes one of `flush`."""
+
+    @property
+    def core(self) -> StreamPort:
+        """The session's own state."""
+
+    def flush(self) -> None:
+        """Have what was asked of `core` sent in this loop turn."""
+
+    def consume(self, stream_id: int, size: int, /) -> None:
+        """`size` body bytes were taken: grant as many. Harmless once the stream is over."""
 
 
 class Accounts(Protocol):
@@ -77,7 +88,9 @@ class Accounts(Protocol):
     def started(self, upstream: Upstream, model: str, stream: OpenStream, /) -> None:
         """A stream was opened."""
 
-    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent, /) -> None:
+    def ended(
+        self, upstream: Upstream, model: str, stream: OpenStream, spent: TokensSpent, /
+    ) -> None:
         """It is over, and told that it took so much. For each `started` comes this or `left`."""
 
     def left(self, upstream: Upstream, model: str, stream: OpenStream, report: Report, /) -> None:
@@ -106,7 +119,8 @@ class Forwarder:
         self._accounts = accounts
         self._max_streams = max_streams
         self._streams: dict[SessionPort, dict[int, _Forwarded]] = {}
-        self._whole: dict[tuple[SessionPort, int], Spent] = {}  # what ended last, oldest first
+        # those that ended last, oldest first
+        self._whole: dict[tuple[SessionPort, int], TokensSpent] = {}
         self.active_streams = 0
         """Streams open now: for STATUS and leak checks."""
         self._ebb = Ebb(lambda delay_s, call: asyncio.get_running_loop().call_later(delay_s, call))
@@ -127,7 +141,8 @@ class Forwarder:
             route, upstream = self._admit(method, target, model)
             length = 0 if ended else _announced_length(headers)
         except WaiError as error:
-            session.reset_stream(stream_id, error.fault, str(error))
+            session.core.reset_stream(stream_id, error.fault, str(error))
+            session.flush()
             return
         streams = self._streams.setdefault(session, {})
         line = StreamLine(method, target, headers, model, upstream.name)
@@ -202,7 +217,7 @@ class Forwarder:
             raise WaiError(message, Fault.ROUTE_REFUSED)
         raise WaiError(f"no upstream of this node serves {model!r}", Fault.MODEL_NOT_FOUND)
 
-    def _over(self, stream: _Forwarded, spent: Spent | None = None) -> None:
+    def _over(self, stream: _Forwarded, spent: TokensSpent | None = None) -> None:
         """A stream is over; `spent`: its answer was whole, and took that."""
         if spent is not None:
             self._whole[stream.session, stream.id] = spent
@@ -253,7 +268,7 @@ class _Forwarded:
         upstream: Upstream,
         model: str,
         line: StreamLine,
-        on_over: Callable[[_Forwarded, Spent | None], None],
+        on_over: Callable[[_Forwarded, TokensSpent | None], None],
         accounts: Accounts,
     ) -> None:
         self.session = session
@@ -370,14 +385,18 @@ class _Forwarded:
             return
         passed = headers_for_caller(headers) + length_of_answer(headers)
         try:
-            self.session.send_headers(self.id, status, passed)
+            self.session.core.send_headers(self.id, status, passed)
+            self.session.flush()
         except LocalProtocolError as error:  # what the upstream sent fits no frame
             self._break(Fault.UPSTREAM_BROKE, str(error))
 
     def on_data(self, data: bytes) -> None:
         """The hot path: one read of the upstream's socket, to the session."""
         self._before_last, self._last = self._last, data
-        if not self.session.send_data(self.id, data) and self._request is not None:
+        session = self.session
+        more = session.core.send_data(self.id, data)
+        session.flush()
+        if not more and self._request is not None:
             self._request.pause_reading()
 
     def on_end(self) -> None:
@@ -391,7 +410,8 @@ class _Forwarded:
         self._let_go()
         self._on_over(self, spent)
         self._accounts.ended(self.upstream, self.model, self, spent)
-        self.session.end_stream(self.id)
+        self.session.core.end_stream(self.id)
+        self.session.flush()
         self._line.write(self._status)
 
     def on_error(self, error: WaiError) -> None:
@@ -399,17 +419,18 @@ class _Forwarded:
         self._on_over(self, None)
         spent = NOTHING if self._let_go() is None else UNKNOWN
         self._accounts.ended(self.upstream, self.model, self, spent)
-        self.session.reset_stream(self.id, error.fault, str(error))
+        self.session.core.reset_stream(self.id, error.fault, str(error))
+        self.session.flush()
         self._line.fault = error.fault.row.openai_code
         self._line.write(self._status)
 
     # -- for the accounts
 
-    def spent(self) -> Spent:
+    def spent(self) -> TokensSpent:
         """See `OpenStream`."""
         return spent_in(self._before_last + self._last)
 
-    def _final(self) -> Spent:
+    def _final(self) -> TokensSpent:
         """What a whole answer took."""
         if self._status >= 400:
             return NOTHING if self._status < 500 else UNKNOWN
@@ -461,10 +482,11 @@ class _Forwarded:
     def _break(self, fault: Fault, reason: str) -> None:
         self._line.fault = fault.row.openai_code
         self.drop()
-        self.session.reset_stream(self.id, fault, reason)
+        self.session.core.reset_stream(self.id, fault, reason)
+        self.session.flush()
 
 
-def tell_spent(session: SessionPort, stream_id: int, spent: Spent, *, exact: bool) -> None:
+def tell_spent(session: SessionPort, stream_id: int, spent: TokensSpent, *, exact: bool) -> None:
     """Tell the relay what a stream took that it had reset (SPEC section 6)."""
     prompt = None
     if spent.read is not None and spent.cached is not None:
@@ -476,10 +498,11 @@ def tell_spent(session: SessionPort, stream_id: int, spent: Spent, *, exact: boo
         "completion": spent.written,
         "exact": exact,
     }
-    session.emit(SPENT_EVENT, told)
+    session.core.emit(SPENT_EVENT, told)
+    session.flush()
 
 
-def _tell_nobody(spent: Spent, *, exact: bool) -> None:
+def _tell_nobody(spent: TokensSpent, *, exact: bool) -> None:
     """The relay is gone, or has heard of the stream's end in another way."""
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import anyio.to_thread
 
 from wai_node.models.catalogue import Quantisation, Repository, parse_reference
-from wai_node.models.fit import Correction, Fit, Load, Verdict, estimate, fit
+from wai_node.models.fit import Correction, Fit, FitVerdict, Load, estimate, fit
 from wai_node.models.hardware import Hardware
 from wai_node.models.hub import Hub
 from wai_node.models.shape import ModelShape, shape_from_metadata
@@ -88,12 +88,12 @@ class Appraiser:
         load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
         hardware = (await anyio.to_thread.run_sync(self._hardware)).with_taken(pending_bytes)
         found = self._fit(repository.name, shape, quant, load, hardware)
-        if found.verdict is Verdict.NO and not context_tokens:
+        if found.verdict is FitVerdict.NO and not context_tokens:
             largest = found.largest_context
             if largest >= min(LEAST_DEFAULT_CONTEXT, shape.context_trained):
                 load = load_for(shape, largest, load.slots)
                 found = self._fit(repository.name, shape, quant, load, hardware)
-        if found.verdict is Verdict.NO:
+        if found.verdict is FitVerdict.NO:
             others = f" (beside {pending_bytes >> 20} MiB for those on their way)"
             raise RequestError(
                 f"{repository.name}:{quant.name} with {load.context_tokens} tokens in {load.slots} "
@@ -129,12 +129,12 @@ class Appraiser:
             freed = load_for(shape, served.context_tokens, served.slots)
             after = hardware.with_freed(estimate(shape, model.size_bytes, freed, correction).high)
         alone = fit(shape, model.size_bytes, load, after, correction)
-        if alone.verdict is Verdict.NO:
+        if alone.verdict is FitVerdict.NO:
             raise RequestError(
                 f"{model.alias} with {load.context_tokens} tokens in {load.slots} slots does not "
                 f"fit this node: {alone.reason}{_largest(alone)}"
             )
-        beside = found.verdict is (Verdict.GPU if hardware.gpus else Verdict.CPU)
+        beside = found.verdict is (FitVerdict.GPU if hardware.gpus else FitVerdict.CPU)
         layers = (found if beside else alone).gpu_layers if hardware.gpus else None
         return Change(load, beside, layers)
 

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from wai_protocol.errors import Fault, RequestError, StoreError
 
-from .entry import Entry, pending_bytes
+from .entry import DeploymentEntry, pending_bytes
 from .wanted import Wanted, WantedModel
 
 log = logging.getLogger("wai.node.managed")
@@ -25,16 +25,16 @@ class Deployments:
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.changing = anyio.Lock()  # one change of the wanted state at a time
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, DeploymentEntry] = {}
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[DeploymentEntry]:
         return iter(self._entries.values())
 
-    def find(self, alias: str) -> Entry | None:
+    def find(self, alias: str) -> DeploymentEntry | None:
         """The entry, also one that is just being removed."""
         return self._entries.get(alias)
 
-    def get(self, alias: str) -> Entry:
+    def get(self, alias: str) -> DeploymentEntry:
         """The entry of what is deployed. Raises `RequestError` where nothing is."""
         entry = self._entries.get(alias)
         if entry is None or entry.removed:
@@ -45,11 +45,11 @@ class Deployments:
             )
         return entry
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: DeploymentEntry) -> None:
         """One more, or the same alias anew."""
         self._entries[entry.model.alias] = entry
 
-    def forget(self, entry: Entry) -> None:
+    def forget(self, entry: DeploymentEntry) -> None:
         """Nothing of it runs or is on the disk any more."""
         if self._entries.get(entry.model.alias) is entry:
             del self._entries[entry.model.alias]
@@ -58,7 +58,7 @@ class Deployments:
         """The memory that those on their way are about to take."""
         return sum(map(pending_bytes, self._entries.values()))
 
-    async def keep(self, entry: Entry) -> None:
+    async def keep(self, entry: DeploymentEntry) -> None:
         """Write down what is known of a model by now. A full disk costs the knowledge, no more."""
         async with self.changing:
             if entry.removed or entry.model.alias not in self.wanted.models:

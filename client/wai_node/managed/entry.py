@@ -27,7 +27,7 @@ LOAD_BYTES_PER_S: Final = 20 << 20  # a slow disk over USB; slower than that has
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ServerAccess:
     """Where a ready model answers, with which key, and which generation it is."""
 
     url: str
@@ -63,7 +63,7 @@ class DeploymentStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class DeploymentEvent:
     """Something to tell: `name` is "progress" or "state"."""
 
     name: str
@@ -71,7 +71,7 @@ class Event:
 
 
 @dataclass(slots=True)
-class Entry:
+class DeploymentEntry:
     """A deployed model with all that belongs to it while the node runs."""
 
     model: WantedModel
@@ -147,21 +147,21 @@ def files_of(model: WantedModel) -> list[RemoteFile]:
     return [RemoteFile(path, size, sha256) for path, size, sha256 in rows]
 
 
-def endpoint_of(entry: Entry, generation: int | None) -> Endpoint | None:
+def endpoint_of(entry: DeploymentEntry, generation: int | None) -> ServerAccess | None:
     """Where a generation answers; None once it has ended."""
     runner = entry.runners.get(generation) if generation is not None else None
     if runner is None or runner.url is None or generation is None:
         return None
-    return Endpoint(runner.url, runner.key, generation)
+    return ServerAccess(runner.url, runner.key, generation)
 
 
-def pending_bytes(entry: Entry) -> int:
+def pending_bytes(entry: DeploymentEntry) -> int:
     """The memory that it is about to take."""
     coming = entry.machine.state in (State.DOWNLOADING, State.STARTING)
     return entry.needs_bytes if coming and not entry.removed else 0
 
 
-def log_change(entry: Entry) -> None:
+def log_change(entry: DeploymentEntry) -> None:
     """A line in the node's log where its owner would want to know: what is served, what failed."""
     machine, alias = entry.machine, entry.model.alias
     now = machine.state, machine.reason, machine.context_served, machine.wish.slots
@@ -183,7 +183,7 @@ def log_change(entry: Entry) -> None:
             log.warning("%s: the context is as it was: %s", alias, machine.swap_error)
 
 
-def status_of(entry: Entry) -> DeploymentStatus:
+def status_of(entry: DeploymentEntry) -> DeploymentStatus:
     """The entry as others see it."""
     machine = entry.machine
     return DeploymentStatus(

@@ -8,9 +8,10 @@ from the machines.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final, assert_never
+from functools import partial
+from typing import Any, Final, assert_never
 
 import anyio
 import anyio.abc
@@ -19,14 +20,23 @@ import anyio.to_thread
 from wai_node.models.catalogue import Repository
 from wai_node.models.download import Clock, Download, Progress
 from wai_node.models.hub import Hub
-from wai_protocol.errors import Fault, WaiError
+from wai_node.supervision import Supervision
+from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 
 from .deployment import Action, Gone, Halt, Launch, StartDownload, Wish
 from .deployments import Deployments
-from .entry import Entry, Event, files_of, log_change, machine_for, read_shape, status_of
+from .entry import (
+    DeploymentEntry,
+    DeploymentEvent,
+    files_of,
+    log_change,
+    machine_for,
+    read_shape,
+    status_of,
+)
 from .policy import ManagedSettings
+from .server.model_paths import ModelPaths
 from .server.orphans import end_orphans
-from .server.places import Places
 from .server.runner import Runner
 from .server.server_socket import remove_left_sockets
 from .wanted import WantedModel
@@ -48,15 +58,17 @@ class Keeper:
         hub: Hub,
         new_key: Callable[[], str],
         deployments: Deployments,
-        on_event: Callable[[Event], None],
+        on_event: Callable[[DeploymentEvent], None],
         *,
         now: Callable[[], float],
         clock: Clock | None,
+        parts: Supervision,
     ) -> None:
         self._settings, self._hub, self._new_key = settings, hub, new_key
         self._deployments, self._on_event = deployments, on_event
         self._now, self._clock = now, clock
-        self._places = Places(settings)
+        self._parts = parts
+        self._places = ModelPaths(settings)
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def run(
@@ -79,26 +91,27 @@ class Keeper:
     def add(self, model: WantedModel, needs_bytes: int = 0) -> None:
         """Begin to serve `model`, which is written down already."""
         machine = machine_for(model, self._settings.load_timeout_s)
-        entry = Entry(model, machine, needs_bytes=needs_bytes)
+        entry = DeploymentEntry(model, machine, needs_bytes=needs_bytes)
         self._deployments.add(entry)
         self.apply(entry, entry.machine.deploy())
-        self._group.start_soon(self._keep_time, entry)
+        keep_time = partial(self._keep_time, entry)
+        self._group.start_soon(self._parts.keep, f"deployment {model.alias}", keep_time)
 
-    def apply(self, entry: Entry, actions: list[Action]) -> None:
+    def apply(self, entry: DeploymentEntry, actions: list[Action]) -> None:
         """Do what the entry's machine asks, and tell that it may have changed."""
         for action in actions:
             match action:
                 case StartDownload():
-                    self._group.start_soon(self._download, entry)
+                    self._start(entry, self._download, entry)
                 case Launch(generation, wish):
                     runner = Runner(self._new_key(), self._settings, self._places.log(entry.model))
                     entry.runners[generation] = runner
-                    self._group.start_soon(self._serve, entry, runner, generation, wish)
+                    self._start(entry, self._serve, entry, runner, generation, wish)
                 case Halt(generation):
                     entry.runners[generation].halt()
                 case Gone():
                     entry.gone = True
-                    self._group.start_soon(self._delete, entry)
+                    self._start(entry, self._delete, entry)
                 case _:
                     assert_never(action)
         wish = entry.machine.wish
@@ -110,11 +123,11 @@ class Keeper:
         )
         if served != entry.model:  # a swap was taken back: so is what is wanted
             entry.model = served
-            self._group.start_soon(self._deployments.keep, entry)
+            self._start(entry, self._deployments.keep, entry)
         waiting, entry.changed = entry.changed, anyio.Event()
         waiting.set()
         log_change(entry)
-        self._on_event(Event("state", status_of(entry)))
+        self._on_event(DeploymentEvent("state", status_of(entry)))
 
     @property
     def _group(self) -> anyio.abc.TaskGroup:
@@ -122,7 +135,32 @@ class Keeper:
             raise RuntimeError("Supervisor.run is not running")
         return self._tasks
 
-    async def _keep_time(self, entry: Entry) -> None:
+    def check_running(self) -> None:
+        """Raise `NodeUnavailable` while the list of deployments could not be read: a change would
+        overwrite it."""
+        if self._tasks is None:
+            raise NodeUnavailable(
+                "this node could not bring its managed models back; its log says why", Fault.STORAGE
+            )
+
+    def _start(
+        self, entry: DeploymentEntry, work: Callable[..., Awaitable[None]], *arguments: Any
+    ) -> None:
+        self._group.start_soon(self._guarded, entry, work, arguments)
+
+    async def _guarded(
+        self,
+        entry: DeploymentEntry,
+        work: Callable[..., Awaitable[None]],
+        arguments: tuple[Any, ...],
+    ) -> None:
+        """Do one deployment's work. What it raises ends no other deployment's."""
+        try:
+            await work(*arguments)
+        except Exception:
+            log.exception("a task for the deployment %s failed", entry.model.alias)
+
+    async def _keep_time(self, entry: DeploymentEntry) -> None:
         """Call the machine when it asked to be called; one task for each deployment."""
         while not entry.gone:
             changed, deadline = entry.changed, entry.machine.next_deadline()
@@ -134,14 +172,14 @@ class Keeper:
                 continue
             self.apply(entry, entry.machine.handle_timeout(self._now()))
 
-    async def _download(self, entry: Entry) -> None:
+    async def _download(self, entry: DeploymentEntry) -> None:
         model = entry.model
         repository = Repository(model.repo, model.commit, gated=False, quantisations=())
         files = files_of(model)
 
         def tell(progress: Progress) -> None:
             entry.progress = progress
-            self._on_event(Event("progress", status_of(entry)))
+            self._on_event(DeploymentEvent("progress", status_of(entry)))
 
         download = Download(
             self._hub.transfer,
@@ -168,21 +206,27 @@ class Keeper:
             entry.download = None
             self.apply(entry, actions)
 
-    async def _serve(self, entry: Entry, runner: Runner, generation: int, wish: Wish) -> None:
+    async def _serve(
+        self, entry: DeploymentEntry, runner: Runner, generation: int, wish: Wish
+    ) -> None:
         """One server from start to end, told to the machine."""
 
         def on_ready(context_tokens: int) -> None:
             actions = entry.machine.server_ready(generation, context_tokens, self._now())
             self.apply(entry, actions)
-            self._group.start_soon(self._learn, entry, runner, wish)
+            self._start(entry, self._learn, entry, runner, wish)
 
-        reason = await runner.run(entry.model, self._places.file(entry.model), wish, on_ready)
+        try:
+            reason = await runner.run(entry.model, self._places.file(entry.model), wish, on_ready)
+        except Exception:
+            log.exception("a server of %s could not be run", entry.model.alias)
+            reason = "the server was ended by a fault of the node's; its log says which"
         tail = runner.log_tail[-SHOWN_LOG_LINES:]
         actions = entry.machine.server_ended(generation, reason, tail, self._now())
         del entry.runners[generation]
         self.apply(entry, actions)
 
-    async def _learn(self, entry: Entry, runner: Runner, wish: Wish) -> None:
+    async def _learn(self, entry: DeploymentEntry, runner: Runner, wish: Wish) -> None:
         """Keep how far the estimate was from what the server took."""
         model = replace(entry.model, proven=(wish.context_tokens, wish.slots))
         try:
@@ -196,7 +240,7 @@ class Keeper:
         entry.model = replace(entry.model, proven=model.proven, correction=model.correction)
         await self._deployments.keep(entry)
 
-    async def _delete(self, entry: Entry) -> None:
+    async def _delete(self, entry: DeploymentEntry) -> None:
         await self._delete_files(entry.model)
         self._deployments.forget(entry)
 

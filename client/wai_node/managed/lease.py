@@ -10,16 +10,16 @@ import anyio
 from wai_protocol.errors import Fault, NodeUnavailable
 
 from .deployment import Action, State
-from .entry import Endpoint, Entry, endpoint_of
+from .entry import DeploymentEntry, ServerAccess, endpoint_of
 
 
 @asynccontextmanager
 async def leased(
-    entry: Entry,
-    apply: Callable[[Entry, list[Action]], None],
+    entry: DeploymentEntry,
+    apply: Callable[[DeploymentEntry, list[Action]], None],
     now: Callable[[], float],
     limit_s: float,
-) -> AsyncIterator[Endpoint]:
+) -> AsyncIterator[ServerAccess]:
     """Where to send a request; held until the answer is over. `apply` does what the machine asks.
 
     Waits while the model loads, wakes it when it was unloaded. Raises `NodeUnavailable` when it
@@ -36,8 +36,8 @@ async def leased(
 
 
 async def _wait(
-    entry: Entry,
-    apply: Callable[[Entry, list[Action]], None],
+    entry: DeploymentEntry,
+    apply: Callable[[DeploymentEntry, list[Action]], None],
     now: Callable[[], float],
     limit_s: float,
 ) -> int:

@@ -8,6 +8,7 @@ this module follows its events.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Final
@@ -20,7 +21,7 @@ from wai_protocol.status import ModelStatus
 from wai_transport.origin import Origin
 
 from .deployment import State
-from .entry import DeploymentStatus, Endpoint, Event
+from .entry import DeploymentEvent, DeploymentStatus, ServerAccess
 from .supervisor import Supervisor
 
 _AWAKE_SOON: Final = frozenset({State.READY, State.ASLEEP})
@@ -28,6 +29,9 @@ _AWAKE_SOON: Final = frozenset({State.READY, State.ASLEEP})
 
 _SWAPPING: Final = frozenset({State.STARTING, State.DRAINING, State.STOPPING})
 """The same, for one that has served before: its context is being swapped, or it crashed once."""
+
+
+_log = logging.getLogger("wai.node.managed")
 
 
 class ManagedUpstream(Upstream):
@@ -101,8 +105,12 @@ class ManagedUpstream(Upstream):
         except WaiError as error:
             if not over.is_set():
                 failed(error)
+        except Exception:
+            _log.exception("the lease of %s failed", self.alias)
+            if not over.is_set():
+                failed(WaiError("this node failed to reach the model; its log says why"))
 
-    def _server(self, endpoint: Endpoint) -> LlamaServerUpstream:
+    def _server(self, endpoint: ServerAccess) -> LlamaServerUpstream:
         server = self._servers.get(endpoint.url)
         if server is None:
             server = self._servers[endpoint.url] = LlamaServerUpstream(endpoint.url, endpoint.key)
@@ -134,7 +142,7 @@ class ManagedModels:
         self._upstreams: dict[str, ManagedUpstream] = {}
         self._removing: set[asyncio.Task[None]] = set()
 
-    def on_event(self, supervisor: Supervisor, event: Event) -> None:
+    def on_event(self, supervisor: Supervisor, event: DeploymentEvent) -> None:
         """A deployment changed."""
         if event.name != "state":
             return

@@ -21,17 +21,18 @@ from wai_node.models.catalogue import Quantisation, Repository, parse_reference
 from wai_node.models.download import Clock
 from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
+from wai_node.supervision import Supervision
 from wai_protocol.errors import RequestError
 
 from .appraisal import Appraiser, Placed
 from .deployment import State, Wish
 from .deployments import Deployments
 from .entry import (
+    DeploymentEntry,
+    DeploymentEvent,
     DeploymentStatus,
-    Endpoint,
-    Entry,
-    Event,
     QuantFit,
+    ServerAccess,
     endpoint_of,
     listed,
     status_of,
@@ -41,7 +42,7 @@ from .keeper import Keeper
 from .lease import leased
 from .policy import ManagedSettings
 from .server.log_file import read_tail
-from .server.places import Places
+from .server.model_paths import ModelPaths
 from .wanted import Wanted, WantedModel
 
 LEASE_LIMIT_S: Final = 600.0  # as long as the relay waits for a first byte
@@ -54,7 +55,7 @@ class Supervisor:
     """All managed models of a node. `run` owns every task and process; the rest asks it.
 
     `new_key` makes the key that one start of a server demands; `hardware` and `now` are inputs for
-    tests.
+    tests. `parts` tells which deployments' timing has failed.
     """
 
     def __init__(
@@ -62,20 +63,24 @@ class Supervisor:
         settings: ManagedSettings,
         hub: Hub,
         new_key: Callable[[], str],
-        on_event: Callable[[Event], None] = lambda event: None,
+        on_event: Callable[[DeploymentEvent], None] = lambda event: None,
         *,
         hardware: Callable[[], Hardware] = detect_hardware,
         now: Callable[[], float] = anyio.current_time,
         clock: Clock | None = None,
+        parts: Supervision | None = None,
     ) -> None:
         self.settings, self.hub = settings, hub
         self._now = now
         self._wanted = Wanted(settings.folder)
         self._deployments = Deployments(self._wanted)
-        self._places = Places(settings)
+        self._places = ModelPaths(settings)
         self._appraiser = Appraiser(hub, hardware, self._wanted)
         self._keeper = Keeper(
-            settings, hub, new_key, self._deployments, on_event, now=now, clock=clock
+            *(settings, hub, new_key, self._deployments, on_event),
+            now=now,
+            clock=clock,
+            parts=parts or Supervision(),
         )
         self._placing = anyio.Lock()
 
@@ -114,6 +119,7 @@ class Supervisor:
         Raises `WaiError`: not allowed, unknown, gated, does not fit, no room in the quota.
         """
         self.settings.check_allowed()
+        self._keeper.check_running()
         if idle_unload_s is not None and not MIN_IDLE_S <= idle_unload_s <= MAX_IDLE_S:
             raise RequestError(f"a model can be unloaded after {MIN_IDLE_S:g} s or more, if asked")
         repo, wanted = parse_reference(reference)
@@ -159,6 +165,7 @@ class Supervisor:
         Raises `RequestError` for an unknown one, `AuthError` where not allowed.
         """
         self.settings.check_allowed()
+        self._keeper.check_running()
         entry = self._deployments.get(alias)
         async with self._deployments.changing:
             await anyio.to_thread.run_sync(self._wanted.drop, alias)
@@ -206,7 +213,7 @@ class Supervisor:
 
     # -- for requests
 
-    def serving(self) -> dict[str, Endpoint]:
+    def serving(self) -> dict[str, ServerAccess]:
         """Where each model that is ready answers now."""
         found = {}
         for entry in self._deployments:
@@ -216,7 +223,9 @@ class Supervisor:
         return found
 
     @asynccontextmanager
-    async def lease(self, alias: str, limit_s: float = LEASE_LIMIT_S) -> AsyncIterator[Endpoint]:
+    async def lease(
+        self, alias: str, limit_s: float = LEASE_LIMIT_S
+    ) -> AsyncIterator[ServerAccess]:
         """Where to send a request for `alias`; hold it until the answer is over.
 
         Waits while the model loads, wakes it when it was unloaded. Raises `NodeUnavailable` when it
@@ -231,7 +240,7 @@ class Supervisor:
 
     async def _again(
         self,
-        entry: Entry,
+        entry: DeploymentEntry,
         repository: Repository,
         quant: Quantisation,
         context_tokens: int | None,
@@ -252,7 +261,12 @@ class Supervisor:
                 self._keeper.apply(entry, [])
 
     async def _begin_anew(
-        self, entry: Entry, repository: Repository, quant: Quantisation, context: int, slots: int
+        self,
+        entry: DeploymentEntry,
+        repository: Repository,
+        quant: Quantisation,
+        context: int,
+        slots: int,
     ) -> None:
         """Try a failed one again, with the files that the hub lists now: they may have been what
         was wrong."""
@@ -281,7 +295,7 @@ class Supervisor:
         pending = self._deployments.pending_bytes()
         return await self._appraiser.new(repository, quant, context, slots, pending)
 
-    async def _replace(self, entry: Entry, model: WantedModel) -> None:
+    async def _replace(self, entry: DeploymentEntry, model: WantedModel) -> None:
         """Want `model` in place of what the entry has; raises where it was removed meanwhile."""
         self._deployments.get(model.alias)
         await anyio.to_thread.run_sync(self._wanted.put, model)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from wai_protocol.errors import StoreError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 
 log = logging.getLogger("wai.node.managed")
 
@@ -61,16 +62,16 @@ class Wanted:
     def load(self) -> None:
         """Read what is there. A broken file is kept beside, under another name."""
         try:
-            text = self._path.read_text()
+            text = self._path.read_bytes()
         except FileNotFoundError:
             return
         except OSError as error:
             raise StoreError(f"{self._path} can't be read: {error.strerror}") from error
         try:
-            content = json.loads(text)
+            content = read_json(text, dict[str, Any], FILE_NAME)
             models = _parse(content, "models")
             removing = _parse(content, "removing") if "removing" in content else []
-        except (ValueError, KeyError, TypeError) as error:
+        except (ForeignJsonError, ValueError, KeyError, TypeError) as error:
             aside = self._path.with_name(f"{FILE_NAME}.broken-{int(time.time())}")
             self._path.replace(aside)
             log.error("%s made no sense (%s) and is now %s", self._path, error, aside.name)

@@ -63,7 +63,7 @@ _CACHE_BYTES: Final = {
 }
 
 
-class Verdict(enum.Enum):
+class FitVerdict(enum.Enum):
     """Where a model would run. `PARTIAL`: some layers on the GPU, the rest in RAM, slower."""
 
     GPU = "gpu"
@@ -134,7 +134,7 @@ class Fit:
     is, at most what the model was trained for; 0 where nothing fits. `gpu_layers` is what to give
     to llama-server (`-ngl`)."""
 
-    verdict: Verdict
+    verdict: FitVerdict
     estimate: Estimate
     largest_context: int
     gpu_layers: int
@@ -169,7 +169,7 @@ def fit(
     """Hold `load` against `hardware`, by the estimate's high end: what is said to fit, fits."""
     found = estimate(shape, weights_bytes, load, correction)
     verdict, layers = _place(shape, found, hardware)
-    on_gpu = verdict in (Verdict.GPU, Verdict.PARTIAL)
+    on_gpu = verdict in (FitVerdict.GPU, FitVerdict.PARTIAL)
     return Fit(
         verdict=verdict,
         estimate=found,
@@ -244,13 +244,13 @@ def _feed_forward_values(shape: ModelShape) -> int:
     return 3 * wide + 4 * embedding
 
 
-def _place(shape: ModelShape, found: Estimate, hardware: Hardware) -> tuple[Verdict, int]:
+def _place(shape: ModelShape, found: Estimate, hardware: Hardware) -> tuple[FitVerdict, int]:
     """The best place for it, and how many layers go to the GPU."""
     all_layers = shape.blocks + 1  # llama.cpp counts the output as one more
     ram = hardware.ram_available_bytes - int(hardware.ram_total_bytes * RAM_KEPT_FREE)
     gpu = sum(max(0, card.free_bytes - GPU_HIGH_BYTES) for card in hardware.gpus)
     if hardware.gpus and found.high <= gpu:
-        return Verdict.GPU, all_layers
+        return FitVerdict.GPU, all_layers
     if hardware.unified_memory:  # the same memory: what the GPU can't hold, the CPU can't either
         gpu = 0
     if hardware.gpus and gpu > found.compute_high:
@@ -258,13 +258,13 @@ def _place(shape: ModelShape, found: Estimate, hardware: Hardware) -> tuple[Verd
         layers = int((gpu - found.compute_high) / per_layer) if per_layer else 0
         layers = min(layers, all_layers - 1)
         if layers > 0 and found.high - layers * per_layer <= ram:
-            return Verdict.PARTIAL, layers
+            return FitVerdict.PARTIAL, layers
     if found.high <= ram:
-        return Verdict.CPU, 0
-    return Verdict.NO, 0
+        return FitVerdict.CPU, 0
+    return FitVerdict.NO, 0
 
 
-_ORDER: Final = (Verdict.GPU, Verdict.PARTIAL, Verdict.CPU, Verdict.NO)
+_ORDER: Final = (FitVerdict.GPU, FitVerdict.PARTIAL, FitVerdict.CPU, FitVerdict.NO)
 
 
 def _largest_context(
@@ -273,11 +273,11 @@ def _largest_context(
     load: Load,
     hardware: Hardware,
     correction: Correction,
-    verdict: Verdict,
+    verdict: FitVerdict,
 ) -> int:
     """The largest multiple of `CELL_STEP` that is placed as well as `load` is; where `load` does
     not fit at all, the largest that is placed anywhere."""
-    wanted = _ORDER.index(Verdict.CPU if verdict is Verdict.NO else verdict)
+    wanted = _ORDER.index(FitVerdict.CPU if verdict is FitVerdict.NO else verdict)
 
     def fits(steps: int) -> bool:
         tried = Load(
@@ -296,19 +296,21 @@ def _largest_context(
     return min(low * CELL_STEP, shape.context_trained)
 
 
-def _reason(verdict: Verdict, found: Estimate, hardware: Hardware, layers: int, blocks: int) -> str:
+def _reason(
+    verdict: FitVerdict, found: Estimate, hardware: Hardware, layers: int, blocks: int
+) -> str:
     need = f"{_gib(found.low)}-{_gib(found.high)} GiB"
     available = _gib(hardware.ram_available_bytes)
     match verdict:
-        case Verdict.GPU:
+        case FitVerdict.GPU:
             return f"needs {need}; fits the GPU"
-        case Verdict.PARTIAL:
+        case FitVerdict.PARTIAL:
             return (
                 f"needs {need}; {layers} of {blocks + 1} layers fit the GPU, the rest runs in RAM"
             )
-        case Verdict.CPU:
+        case FitVerdict.CPU:
             return f"needs {need}; runs in RAM, of which {available} GiB are free"
-        case Verdict.NO:
+        case FitVerdict.NO:
             return (
                 f"needs {need}, and only {available} GiB of RAM are free; "
                 "choose a smaller quantisation or context"

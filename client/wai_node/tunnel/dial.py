@@ -113,7 +113,7 @@ async def dial(
             transport, connection = await _connect_through(proxy, origin, context, terms)
         else:
             transport, connection = await create_connection(
-                _Connection,
+                _DialledConnection,
                 host,
                 port,
                 limit_s=CONNECT_S,
@@ -146,11 +146,11 @@ async def dial(
 
 async def _connect_through(
     proxy: Proxy, origin: Origin, context: ssl.SSLContext, terms: Terms
-) -> tuple[asyncio.Transport, _Connection]:
+) -> tuple[asyncio.Transport, _DialledConnection]:
     """Connect to the proxy, have it connect us on, and begin TLS with the relay."""
     loop = asyncio.get_running_loop()
     plain, connection = await create_connection(
-        _Connection,
+        _DialledConnection,
         proxy.host,
         proxy.port,
         limit_s=CONNECT_S,
@@ -175,7 +175,7 @@ async def _connect_through(
 
 
 async def _have_it_connect(
-    proxy: Proxy, origin: Origin, plain: asyncio.Transport, connection: _Connection
+    proxy: Proxy, origin: Origin, plain: asyncio.Transport, connection: _DialledConnection
 ) -> None:
     try:
         async with asyncio.timeout(CONNECT_S):
@@ -197,7 +197,7 @@ def _preparation(terms: Terms) -> Callable[[socket.socket, Address], None]:
 
 async def _shake_hands(
     transport: asyncio.Transport,
-    connection: _Connection,
+    connection: _DialledConnection,
     address: RelayAddress,
     origin: Origin,
     key: NodeKey,
@@ -223,7 +223,7 @@ async def _shake_hands(
     return Connected(transport, welcome, leftover)
 
 
-async def _upgrade(connection: _Connection, authority: str) -> bytes:
+async def _upgrade(connection: _DialledConnection, authority: str) -> bytes:
     """Turn an HTTP/1.1 connection into a tunnel; what the relay sent after its 101."""
     connection.transport.write(
         f"GET {UPGRADE_PATH} HTTP/1.1\r\nHost: {authority}\r\n"
@@ -243,7 +243,7 @@ async def _upgrade(connection: _Connection, authority: str) -> bytes:
     return rest
 
 
-class _Connection(asyncio.Protocol):
+class _DialledConnection(asyncio.Protocol):
     """Collects what comes until somebody reads it."""
 
     def __init__(self) -> None:

@@ -58,7 +58,7 @@ def source_address(host: str, port: int) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class NetworkRoute:
     """The way to the relay. `ours` is our address on a connection, None while there is none."""
 
     ours: str | None
@@ -66,7 +66,7 @@ class Route:
     port: int
 
 
-ANY_ROUTE: Final = Route(None, "192.0.2.1", 443)
+ANY_ROUTE: Final = NetworkRoute(None, "192.0.2.1", 443)
 """Before the relay's address is known: an address of the range that is kept for documentation
 (RFC 5737), to which the default route leads. Nothing is ever sent there."""
 
@@ -77,7 +77,7 @@ class RouteWatch:
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int], str | None] = {}
 
-    def observe(self, route: Route, source: str | None) -> str | None:
+    def observe(self, route: NetworkRoute, source: str | None) -> str | None:
         """What happened, in words, if `source`, our address towards the relay, is not what it was.
         None: nothing that a new dial could be better for."""
         key = (route.relay, route.port)
@@ -89,7 +89,7 @@ class RouteWatch:
             return f"the network is back, with the address {source}"
         return f"our address changed from {before} to {source}"
 
-    def keep_only(self, routes: list[Route]) -> None:
+    def keep_only(self, routes: list[NetworkRoute]) -> None:
         """Forget what is not looked at any more."""
         kept = {(route.relay, route.port) for route in routes}
         self._seen = {key: seen for key, seen in self._seen.items() if key in kept}
@@ -97,7 +97,7 @@ class RouteWatch:
 
 async def watch_network(
     on_moved: Callable[[str], None],
-    routes: Callable[[], list[Route]],
+    routes: Callable[[], list[NetworkRoute]],
     *,
     every_s: float = LOOK_EVERY_S,
 ) -> None:

@@ -27,7 +27,7 @@ from wai_transport.live_session import Ended, LiveSession
 from .backoff import Backoff
 from .black_hole import is_black_hole, path_state
 from .dial import Connected, RelayAddress, Stalled, Terms, dial, is_final
-from .network import ANY_ROUTE, Route
+from .network import ANY_ROUTE, NetworkRoute
 from .segments import HEADERS_BYTES, SMALLEST_BYTES, Segments
 
 REFUSED_WAIT_S: Final = 5.0
@@ -87,11 +87,11 @@ class Tunnel:
         return self._session is not None and self._session.attached
 
     @property
-    def route(self) -> Route:
+    def route(self) -> NetworkRoute:
         """The way to the relay: that of the current connection, or of the last one."""
         addresses = None if self._session is None else self._session.addresses
         if addresses is not None:
-            self._route = Route(*addresses)
+            self._route = NetworkRoute(*addresses)
             return self._route
         return replace(self._route, ours=None)
 
@@ -127,22 +127,30 @@ class Tunnel:
             session.drop_connection()
 
     async def run(self) -> None:
-        """Dial, wait for the loss, dial again, until cancelled."""
+        """Dial, wait for the loss, dial again, until cancelled; then the session is closed.
+
+        If it raises, the session stays as it is, so that another `run` goes on with it.
+        """
         loop = asyncio.get_running_loop()
         try:
             while True:
                 self._wake.clear()
-                wait_s = await self._try()
+                wait_s = None if self.connected else await self._try()
                 if wait_s is None:
                     await self._wake.wait()
                     self._backoff.lost(loop.time())
                     wait_s = self._backoff.next_wait_s(loop.time(), self._asked_s)
                     self._asked_s = 0.0
                 await self._pause(wait_s)
-        finally:
-            for session in (self._session, *self._retired):
-                if session is not None:
-                    session.close()
+        except asyncio.CancelledError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the session, and those that were left to their relay. Idempotent."""
+        for session in (self._session, *self._retired):
+            if session is not None:
+                session.close()
 
     async def _try(self) -> float | None:
         """One dial. None: connected; else how long to wait."""

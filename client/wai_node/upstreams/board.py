@@ -10,9 +10,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from wai_protocol.status import MAX_MODELS, ModelStatus, NodeStatus
+from wai_protocol.status import MAX_COUNT, MAX_MODELS, ModelStatus, NodeStatus
 
-from .tally import Counters, Look, OpenStream, Report, Spent, Tally
+from .tally import Counters, Look, OpenStream, Report, Tally, TokensSpent
 from .upstream import Probe, Upstream
 
 SPEED_WEIGHT: Final = 0.2  # of the newest answer: follows a change of load within some ten answers
@@ -58,7 +58,8 @@ class Board:
         """The upstream answered."""
         entry = self._entries.get(upstream)
         if entry is not None:
-            entry.probe, entry.timeouts, entry.error = probe, 0, ""
+            models = tuple(map(_bounded, probe.models))
+            entry.probe, entry.timeouts, entry.error = replace(probe, models=models), 0, ""
             entry.ours_then = entry.ours.total()
 
     def failed(self, upstream: Upstream, reason: str, *, timed_out: bool) -> bool:
@@ -82,7 +83,7 @@ class Board:
             entry.ours[model] += 1
             entry.tally.started(stream)
 
-    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent) -> None:
+    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: TokensSpent) -> None:
         """A stream of ours there is over, and told that it took so much."""
         entry = self._entries.get(upstream)
         if entry is not None:
@@ -196,12 +197,27 @@ class Board:
             work = model.slots_busy + model.queued + entry.ours.total() - entry.ours_then
         else:
             work = entry.ours[model.id]
-        work = max(0, work)
+        work = min(max(0, work), MAX_COUNT)
         busy = work if model.slots_total is None else min(work, model.slots_total)
         prefill, decode = entry.speeds.get(model.id, (None, None))
         return replace(
             model, slots_busy=busy, queued=work - busy, prefill_tps=prefill, decode_tps=decode
         )
+
+
+def _bounded(model: ModelStatus) -> ModelStatus:
+    """`model` without counts that STATUS can't carry: a relay ends the session for one."""
+    return replace(
+        model,
+        context_tokens=_count(model.context_tokens),
+        slots_total=_count(model.slots_total),
+        slots_busy=_count(model.slots_busy) or 0,
+        queued=_count(model.queued) or 0,
+    )
+
+
+def _count(count: int | None) -> int | None:
+    return count if count is not None and 0 <= count <= MAX_COUNT else None
 
 
 def _one_less(entry: _Entry, model: str) -> None:

@@ -16,9 +16,10 @@ import pwd
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from wai_protocol.errors import Fault, TransportError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_transport.folder import DataFolder
 
 from .listeners import listening_uids
@@ -140,11 +141,12 @@ class Consent:
     def _answers(self) -> dict[tuple[int, int | None], bool]:
         """What is kept; nothing where the file is not there or makes no sense."""
         try:
-            rows = json.loads((self._data / ANSWERS_FILE).read_bytes())["answers"]
+            kept = (self._data / ANSWERS_FILE).read_bytes()
+            rows = read_json(kept, dict[str, Any], ANSWERS_FILE)["answers"]
             return {(row["port"], row["uid"]): row["allowed"] is True for row in rows}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ForeignJsonError, KeyError, TypeError) as error:
             _log.warning("%s can't be read: %s", self._data / ANSWERS_FILE, error)
             return {}
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .consent import Consent, Judged, Verdict
 from .kinds import KINDS, UpstreamKinds
 from .openai import OpenAIUpstream
-from .upstream import Asker, Upstream
+from .upstream import PROBE_TIMEOUT_S, Asker, Upstream
+
+IDENTIFY_S: Final = 2 * PROBE_TIMEOUT_S
+"""For all the questions to one port. A server that trickles could hold up each of them."""
 
 
 class UnidentifiedUpstream(OpenAIUpstream):
@@ -54,8 +57,8 @@ async def look_around(
     """Every inference server on 127.0.0.1's `ports`, less those known already; without `ports`, on
     the usual ones of `kinds`. Whose it is, is looked at again before each connection to it."""
     ports = kinds.usual_ports if ports is None else ports
-    urls = [f"http://127.0.0.1:{port}" for port in ports if port not in except_for]
-    there = await asyncio.gather(*(identify(url, kinds=kinds) for url in urls))
+    wanted = [port for port in ports if port not in except_for]
+    there = await asyncio.gather(*(_identify_soon(port, kinds) for port in wanted))
     found = []
     for upstream in there:
         if upstream is not None:
@@ -87,6 +90,15 @@ async def find_upstreams(
         await upstream.aclose()
     on_waiting(waiting)
     return usable
+
+
+async def _identify_soon(port: int, kinds: UpstreamKinds) -> Upstream | None:
+    """What answers at `port`, None if that is not told in time: the other ports wait for it."""
+    try:
+        async with asyncio.timeout(IDENTIFY_S):
+            return await identify(f"http://127.0.0.1:{port}", kinds=kinds)
+    except TimeoutError:
+        return None
 
 
 async def identify(url: str, key: str = "", kinds: UpstreamKinds = KINDS) -> Upstream | None:

@@ -41,7 +41,7 @@ class Counters(NamedTuple):
     at_work: int
 
 
-class Spent(NamedTuple):
+class TokensSpent(NamedTuple):
     """The tokens of one request, in the same words; None where that is not known. `written_tps`:
     how fast it wrote."""
 
@@ -51,21 +51,21 @@ class Spent(NamedTuple):
     written_tps: float | None = None
 
 
-NOTHING: Final = Spent(0, 0, 0)
-UNKNOWN: Final = Spent()
+NOTHING: Final = TokensSpent(0, 0, 0)
+UNKNOWN: Final = TokensSpent()
 
 
 class OpenStream(Protocol):
     """A stream of ours at the server."""
 
-    def spent(self) -> Spent:
+    def spent(self) -> TokensSpent:
         """What its answer has told of itself so far."""
 
 
 class Report(Protocol):
     """Who hears what a request cost that was given up."""
 
-    def __call__(self, spent: Spent, *, exact: bool) -> None:
+    def __call__(self, spent: TokensSpent, *, exact: bool) -> None:
         """It took so much. `exact`: it is no share of what several took together."""
 
 
@@ -78,7 +78,7 @@ class Look(NamedTuple):
 
 
 class _Left(NamedTuple):
-    seen: Spent
+    seen: TokensSpent
     at: float
     report: Report
 
@@ -91,7 +91,7 @@ class _Base(NamedTuple):
     cached: int | None
     written: int | None
 
-    def with_spent(self, spent: Spent) -> _Base:
+    def with_spent(self, spent: TokensSpent) -> _Base:
         """The same once a stream is over that took `spent`."""
         return _Base(
             _sum(self.read, spent.read),
@@ -116,7 +116,7 @@ class Tally:
         self._moves += 1
         self._open[stream] = None
 
-    def ended(self, stream: OpenStream, spent: Spent) -> None:
+    def ended(self, stream: OpenStream, spent: TokensSpent) -> None:
         """Its answer is whole, and told this."""
         self._moves += 1
         self._open.pop(stream, None)
@@ -124,7 +124,7 @@ class Tally:
         if base is not None:
             self._base = base.with_spent(spent)
 
-    def left(self, stream: OpenStream, seen: Spent, now: float, report: Report) -> None:
+    def left(self, stream: OpenStream, seen: TokensSpent, now: float, report: Report) -> None:
         """It was given up; `seen` of it had come. `report` is called once it is found out, if it
         ever is."""
         self._moves += 1
@@ -219,7 +219,7 @@ class Tally:
         self._left = []
         for each, least in zip(left, at_least, strict=True):
             more = surplus.pop()
-            spent = Spent(each.seen.read, each.seen.cached, least + (more or 0))
+            spent = TokensSpent(each.seen.read, each.seen.cached, least + (more or 0))
             exact = len(left) == 1
             if each in unknown:
                 spent = spent._replace(read=reads.pop(), cached=caches.pop())

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, TypeVar
 import msgspec
 
 from wai_protocol.errors import Fault, TransportError, WaiError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_protocol.status import MAX_MODELS, MAX_NAME_CHARS, ModelStatus
 from wai_protocol.surface import Headers
 from wai_transport.http_client import HttpClient
@@ -97,8 +98,8 @@ class Asker:
         if status != 200:
             return None
         try:
-            return msgspec.json.decode(body, type=shape)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return read_json(body, shape, f"the answer to {path}", limit_bytes=PROBE_LIMIT_BYTES)
+        except ForeignJsonError:
             return None
 
     async def aclose(self) -> None:
@@ -179,10 +180,10 @@ class Upstream(abc.ABC):
         if status != 200:
             raise TransportError(f"{self.name} answers {status} to {path}", Fault.UPSTREAM_BROKE)
         try:
-            return msgspec.json.decode(body, type=shape)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return read_json(body, shape, f"the answer to {path}", limit_bytes=PROBE_LIMIT_BYTES)
+        except ForeignJsonError as error:
             message = f"{self.name} answers {path} with something else than expected"
-            raise TransportError(message, Fault.UPSTREAM_BROKE) from error
+            raise TransportError(f"{message}: {error.reason}", Fault.UPSTREAM_BROKE) from error
 
     def model(self, model_id: str) -> ModelStatus:
         """A `ModelStatus` of this upstream that says no more than the id."""

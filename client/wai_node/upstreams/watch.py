@@ -1,23 +1,29 @@
 """Keeps the board true: polls each upstream, looks for new ones, and tells when the status changed.
 
 A shell around `Board`, which holds the rules. Polls are regular and quiet; a stream of ours that
-starts or ends changes the counts at once, and has its upstream asked soon.
+starts or ends changes the counts at once, and has its upstream asked soon. Each upstream's watcher,
+the discovery and the publishing of STATUS are parts of their own under `Supervision`: what one of
+them meets ends neither the others nor any stream.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
+from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import NodeStatus
 
 from .board import Board
 from .detect import UnidentifiedUpstream
-from .tally import Counters, Look, OpenStream, Report, Spent
+from .tally import Counters, Look, OpenStream, Report, TokensSpent
 from .upstream import Upstream
 
 POLL_S: Final = 2.0  # how old the counts of other people's requests may be
@@ -29,9 +35,21 @@ NEWS_S: Final = 0.05
 FORGET_S: Final = 600.0  # a server that is started anew may load a large model for minutes
 PUBLISH_S: Final = 0.1  # the least between two statuses: 200 streams a second make 10, not 400
 
+FIRST_LOOK_S: Final = 5.0  # what one slow server may delay the first status of the others by
+PARTS_DOWN: Final = "parts_down"  # the entry of STATUS' detail that tells of failed parts
+
 _log = logging.getLogger("wai.node")
 
 Discover = Callable[[frozenset[int]], Awaitable[list[Upstream]]]
+
+
+@dataclass(slots=True)
+class _Polling:
+    """One upstream's watcher. `hurry`: it is to ask soon. `asked`: it has, once, or has failed."""
+
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
 
 
 class Watch:
@@ -40,7 +58,7 @@ class Watch:
     `given` upstreams stay whatever happens. `discover` gets the ports known already and returns new
     upstreams. One that was discovered and goes down is looked for anew, since its port may return
     as another kind, and is forgotten after `FORGET_S`. `on_change` gets every new status, the first
-    one too, at most ten a second.
+    one too, at most ten a second. `parts` runs what it does; its own if None.
     """
 
     def __init__(
@@ -53,6 +71,7 @@ class Watch:
         version: str = "",
         detail: dict[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        parts: Supervision | None = None,
     ) -> None:
         self.board = board
         self._clock = clock
@@ -64,9 +83,10 @@ class Watch:
         self._published: NodeStatus | None = None
         self._dirty = asyncio.Event()
         self._given = set(given or [])
-        self._group: asyncio.TaskGroup | None = None
-        self._hurry: dict[Upstream, asyncio.Event] = {}
-        self._polls: dict[Upstream, asyncio.Task[None]] = {}
+        self._parts = parts or Supervision(partial(self.tell, PARTS_DOWN))
+        self._running = False
+        self._looked = asyncio.Event()
+        self._polls: dict[Upstream, _Polling] = {}
         for upstream in given or []:
             board.add(upstream)
 
@@ -77,7 +97,7 @@ class Watch:
         self.board.started(upstream, model, stream)
         self._touched(upstream)
 
-    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent) -> None:
+    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: TokensSpent) -> None:
         """A stream of ours at `upstream` is over."""
         self.board.ended(upstream, model, stream, spent)
         self._touched(upstream)
@@ -100,17 +120,13 @@ class Watch:
         """Serve one more upstream; it stays until `remove`, whatever happens to it."""
         self._given.add(upstream)
         self.board.add(upstream)
-        if self._group is not None:
-            self._poll_from_now(self._group, upstream)
-            self.touch(upstream)
+        if self._running:
+            self._poll_from_now(upstream)
 
     async def remove(self, upstream: Upstream) -> None:
         """Serve it no more. Streams that are open there go on."""
         self._given.discard(upstream)
-        task = self._polls.get(upstream)
-        await self._forget(upstream)
-        if task is not None:
-            task.cancel()
+        await self._drop(upstream)
 
     def touch(self, upstream: Upstream) -> None:
         """Something changed there: ask it soon."""
@@ -132,68 +148,73 @@ class Watch:
     async def run(self) -> None:
         """Poll until cancelled; then every upstream is closed."""
         try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
-                for upstream in self.board.upstreams:
-                    self._poll_from_now(group, upstream)
-                if self._discover is not None:
-                    await self._look_around(group, self._discover)
-                await self._first_polls()
-                if self._discover is not None:
-                    group.create_task(self._discover_for_ever(group, self._discover))
-                await self._publish_for_ever()
+            self._running = True
+            for upstream in self.board.upstreams:
+                self._poll_from_now(upstream)
+            self._parts.start("discovery", self._look_for_ever)
+            self._parts.start("status", self._publish_for_ever)
+            await asyncio.Event().wait()
         finally:
+            self._running = False
+            await self._parts.aclose()
             for upstream in self.board.upstreams:
                 self.board.remove(upstream)
                 await upstream.aclose()
 
     def _touched(self, upstream: Upstream) -> None:
         self._dirty.set()
-        if upstream in self._hurry:
-            self._hurry[upstream].set()
+        if upstream in self._polls:
+            self._polls[upstream].hurry.set()
 
-    def _poll_from_now(self, group: asyncio.TaskGroup, upstream: Upstream) -> None:
-        self._hurry[upstream] = asyncio.Event()
-        self._polls[upstream] = group.create_task(self._poll_for_ever(upstream))
-
-    async def _first_polls(self) -> None:
-        """Each upstream's first answer, so that the first status is not an empty one."""
-        await asyncio.gather(*(self._poll(upstream) for upstream in self.board.upstreams))
-        self._dirty.set()
+    def _poll_from_now(self, upstream: Upstream) -> None:
+        polling = self._polls[upstream] = _Polling()
+        run = partial(self._watch_one, upstream, polling)
+        polling.task = self._parts.start(f"upstream {upstream.name}", run)
 
     async def _publish_for_ever(self) -> None:
+        with contextlib.suppress(TimeoutError):  # so that the first status is not an empty one
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await self._looked.wait()
         while True:
-            await self._dirty.wait()
             self._dirty.clear()
             status = self.board.status(
                 version=self._version, draining=self._draining, detail=self._detail
             )
             if status != self._published:
-                self._published = status
                 self._on_change(status)
+                self._published = status
             await asyncio.sleep(PUBLISH_S)
+            await self._dirty.wait()
 
-    async def _poll_for_ever(self, upstream: Upstream) -> None:
-        hurry = self._hurry[upstream]
+    async def _watch_one(self, upstream: Upstream, polling: _Polling) -> None:
+        """Poll it until it is forgotten. One that can't be watched takes no requests."""
+        try:
+            await self._poll_for_ever(upstream, polling)
+        except Exception:
+            reason = "this node failed to understand it; the node's log says why"
+            self.board.failed(upstream, reason, timed_out=False)
+            self._dirty.set()
+            raise
+        finally:
+            polling.asked.set()
+
+    async def _poll_for_ever(self, upstream: Upstream, polling: _Polling) -> None:
         up_at = self._clock()
         while True:
-            await asyncio.sleep(HURRIED_POLL_S)
-            try:
-                async with asyncio.timeout(POLL_S - HURRIED_POLL_S):
-                    await hurry.wait()
-            except TimeoutError:
-                pass  # nobody was in a hurry
-            hurry.clear()
             if isinstance(upstream, UnidentifiedUpstream) and await self._identify(upstream):
                 return
             up = await self._poll(upstream)
+            polling.asked.set()
             if up:
                 up_at = self._clock()
-                continue
-            lost = upstream not in self._given and not self.board.busy(upstream)
-            if lost and self._clock() - up_at >= FORGET_S:
+            elif self._is_lost(upstream) and self._clock() - up_at >= FORGET_S:
                 await self._forget(upstream)
                 return
+            await _pause(polling.hurry)
+
+    def _is_lost(self, upstream: Upstream) -> bool:
+        """Whether nobody named it or uses it, so that it may be forgotten while it is down."""
+        return upstream not in self._given and not self.board.busy(upstream)
 
     async def _poll(self, upstream: Upstream) -> bool:
         """Ask once; returns False when the upstream counts as down."""
@@ -221,10 +242,16 @@ class Watch:
         if self.board.counted(upstream, look, counters, self._clock()):
             self._touched(upstream)
 
+    async def _drop(self, upstream: Upstream) -> None:
+        """Stop its watcher, which is not the one that runs now, and forget it."""
+        polling = self._polls.get(upstream)
+        await self._forget(upstream)
+        if polling is not None and polling.task is not None:
+            polling.task.cancel()
+
     async def _forget(self, upstream: Upstream) -> None:
         _log.info("%s is gone", upstream.name)
         self.board.remove(upstream)
-        self._hurry.pop(upstream, None)
         self._polls.pop(upstream, None)
         self._dirty.set()
         await upstream.aclose()
@@ -244,23 +271,37 @@ class Watch:
         """What was down at the port where something answers now is not coming back."""
         for old in self.board.upstreams:
             if old.origin.port == found.origin.port and not self.board.up(old):
-                poll = self._polls.get(old)
-                await self._forget(old)
-                if poll is not None:
-                    poll.cancel()
+                await self._drop(old)
 
-    async def _discover_for_ever(self, group: asyncio.TaskGroup, discover: Discover) -> None:
-        while True:
+    async def _look_for_ever(self) -> None:
+        """Look for new upstreams, from time to time. The first status waits for the first look,
+        until what it found was asked or it failed."""
+        try:
+            await self._look_around()
+            await asyncio.gather(*(polling.asked.wait() for polling in self._polls.values()))
+        finally:
+            self._looked.set()
+        while self._discover is not None:
             await asyncio.sleep(DISCOVER_S)
-            for upstream in await self._look_around(group, discover):
-                await self._poll(upstream)
+            await self._look_around()
 
-    async def _look_around(self, group: asyncio.TaskGroup, discover: Discover) -> list[Upstream]:
+    async def _look_around(self) -> None:
+        if self._discover is None:
+            return
         there = [u for u in self.board.upstreams if u in self._given or self.board.up(u)]
-        found = await discover(frozenset(upstream.origin.port for upstream in there))
-        for upstream in found:
+        for upstream in await self._discover(frozenset(u.origin.port for u in there)):
             _log.info("found %s", upstream.name)
             await self._replace(upstream)
             self.board.add(upstream)
-            self._poll_from_now(group, upstream)
-        return found
+            self._poll_from_now(upstream)
+
+
+async def _pause(hurry: asyncio.Event) -> None:
+    """The time between two polls; a short one if something is in a hurry."""
+    await asyncio.sleep(HURRIED_POLL_S)
+    try:
+        async with asyncio.timeout(POLL_S - HURRIED_POLL_S):
+            await hurry.wait()
+    except TimeoutError:
+        pass  # nobody was in a hurry
+    hurry.clear()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import json
 import ssl
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID
 
 from wai_protocol.errors import Fault, TransportError, WaiError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_protocol.surface import Headers
 from wai_transport.http_client import HttpClient
 from wai_transport.origin import Origin
@@ -267,9 +267,9 @@ def certificate_id(certificate: x509.Certificate) -> str:
 # -- reading answers: an authority is trusted with our name, not with our memory or our types
 def _json(body: bytes) -> dict[str, Any]:
     try:
-        return _map(json.loads(body))
-    except (ValueError, RecursionError) as error:
-        raise AcmeError(f"the authority's answer is not JSON: {body[:80]!r}") from error
+        return read_json(body, dict[str, Any], "the authority's answer")
+    except ForeignJsonError as error:
+        raise AcmeError(f"{error}; it begins with {body[:80]!r}") from error
 
 
 def _map(value: object) -> dict[str, Any]:
@@ -323,10 +323,9 @@ def _retry_after_s(headers: Headers) -> float | None:
 
 def _kind(body: bytes) -> str:
     try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
+        kind = read_json(body, dict[str, Any], "the authority's error").get("type")
+    except ForeignJsonError:
         return ""
-    kind = answer.get("type") if isinstance(answer, dict) else None
     return kind.removeprefix(_ERROR_PREFIX) if isinstance(kind, str) else ""
 
 

@@ -10,7 +10,7 @@ from wai_relay.access.admins import Admins
 from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
-from wai_relay.fleet.invites import Invites, RelayAddress
+from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
 from wai_relay.settings import SettingsBook
@@ -36,6 +36,6 @@ class Context:
     sign_ins: SignIns
     feed: Feed
     explanations: Explanations
-    address: RelayAddress
+    address: InviteAddress
     version: str
     clock: Callable[[], float] = time.time

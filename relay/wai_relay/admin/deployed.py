@@ -53,7 +53,7 @@ class Deployed:
         if name != EVENT or not node.record.may_deploy:
             return
         try:
-            view = view_of(node, value)
+            view = deployment_view(node, value)
         except WaiError as error:
             log.warning("%s", error)
             return
@@ -138,10 +138,10 @@ _ROW_BYTES: Final = 512  # the row, its progress, its numbers and its place in t
 def views_of(node: LiveNode, listed: Any) -> list[DeploymentView]:
     """What a node listed, checked: a node's word is checked like anybody's. Raises `WaiError`."""
     rows = listed if isinstance(listed, list) else []
-    return [view_of(node, row) for row in rows if isinstance(row, dict)]
+    return [deployment_view(node, row) for row in rows if isinstance(row, dict)]
 
 
-def view_of(node: LiveNode, told: Any) -> DeploymentView:
+def deployment_view(node: LiveNode, told: Any) -> DeploymentView:
     """One deployment that a node told of. Raises `WaiError`."""
     if not isinstance(told, dict):
         told = {}

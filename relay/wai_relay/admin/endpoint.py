@@ -18,6 +18,7 @@ from starlette.responses import Response
 from wai_api.errors import ErrorAnswer, ErrorDetail
 from wai_api.patterns import IN_WORDS
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
+from wai_protocol.foreign_json import ForeignJsonError, decode_json
 from wai_relay.access.sign_ins import COOKIE, CSRF_HEADER, SignIn, check_csrf
 from wai_transport.wording import in_words
 
@@ -101,8 +102,11 @@ class Endpoint:
                     f"the body is longer than {MAX_BODY_BYTES} bytes", Fault.BODY_TOO_LARGE
                 )
         try:
-            return msgspec.convert(_DECODER.decode(body or b"{}"), self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            asked = decode_json(_DECODER, body or b"{}", "the body", limit_bytes=MAX_BODY_BYTES)
+            return msgspec.convert(asked, self.body)
+        except ForeignJsonError as error:
+            raise RequestError(in_words(error.reason, patterns=IN_WORDS)) from error
+        except msgspec.ValidationError as error:
             raise RequestError(in_words(str(error), patterns=IN_WORDS)) from error
 
     def _query(self, request: Request) -> dict[str, Any]:

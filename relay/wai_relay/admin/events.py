@@ -39,7 +39,7 @@ KEEP_ALIVE_S: Final = 15.0  # proxies cut what is silent for 30 to 60 s
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-class Listener:
+class FeedReader:
     """One who reads the feed: what waits for it, and whether it needs the whole."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Feed:
         self._pulse = pulse
         self._audit = audit
         self._key_name = key_name
-        self._listeners: set[Listener] = set()
+        self._listeners: set[FeedReader] = set()
         self._call_later = call_later
         self._timer: Any = None
         self._closed = False
@@ -92,7 +92,7 @@ class Feed:
 
     async def listen(self, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
         """The feed as SSE bytes, until `close`, or `allowed` says no. Raises `WaiError`."""
-        listener = Listener()
+        listener = FeedReader()
         self._listeners.add(listener)
         if self._timer is None:
             self.deployed.ask_again()

@@ -8,7 +8,7 @@ from typing import Final
 from wai_api.requests import Explanation, LiveView, RequestList
 from wai_protocol.errors import Fault, RequestError
 from wai_relay.observe.explain import explain
-from wai_relay.observe.live import view_of
+from wai_relay.observe.live import live_view
 
 from .context import Context
 from .endpoint import Call, Endpoint
@@ -26,7 +26,7 @@ async def cancel_request(context: Context, call: Call) -> LiveView:
     live = context.live.find(call.path["request"])
     if live is None:
         raise _unknown(call.path["request"], "runs now")
-    before = view_of(live, time.monotonic())
+    before = live_view(live, time.monotonic())
     live.end()
     await context.audit.record(call.actor, "request.cancel", before.id, key=before.key_id)
     return before

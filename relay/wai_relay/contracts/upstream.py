@@ -76,7 +76,7 @@ class UpstreamStream(abc.ABC):
         """`n` response bytes were taken by the caller: grant that much credit back."""
 
 
-class Upstream(abc.ABC):
+class RelayUpstream(abc.ABC):
     """Something that answers model requests."""
 
     name: str
@@ -94,7 +94,7 @@ class Upstream(abc.ABC):
         """
 
 
-class ServingNode(Upstream):
+class ServingNode(RelayUpstream):
     """A node of this relay, or a provider beside them, as selection and the model lists see it."""
 
     status: NodeStatus

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from wai_api.sign_ins import SignInRequest, SignInView
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_relay.access.sign_ins import COOKIE, SIGN_IN_S, SignIn, csrf_token
 from wai_relay.admin.context import Context
 from wai_relay.admin.endpoint import JSON_TYPE, NO_STORE, refuse, signed_in
@@ -138,6 +139,6 @@ async def _read(request: Request) -> SignInRequest:
         if len(body) > MAX_BODY_BYTES:
             raise RequestError("this is no admin token", Fault.BODY_TOO_LARGE)
     try:
-        return msgspec.json.decode(body, type=SignInRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"the body is not what is expected: {error}") from error
+        return read_json(body, SignInRequest, "the body")
+    except ForeignJsonError as error:
+        raise RequestError(f"the body is not what is expected: {error.reason}") from error

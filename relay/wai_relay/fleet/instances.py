@@ -23,7 +23,7 @@ COPY_RETRY_S: Final = 15.0
 """When a copy may ask again: it has the place that soon after the first machine has left it."""
 
 
-class Verdict(enum.Enum):
+class InstanceVerdict(enum.Enum):
     """What is to be done with a run that comes in while there are sessions of others."""
 
     ADMIT = enum.auto()
@@ -47,19 +47,19 @@ class Instances:
         self._refused_at: float | None = None
         self._said_at: float | None = None
 
-    def judge(self, instance: str, others: Collection[str], now: float) -> Verdict:
+    def judge(self, instance: str, others: Collection[str], now: float) -> InstanceVerdict:
         """What to do with `instance`, where `others` have sessions now, connected or waiting."""
         for other in self._runs.keys() & set(others):
             self._runs[other].last_at = now
         self._forget(now)
         if not instance or not others:
-            return Verdict.ADMIT
+            return InstanceVerdict.ADMIT
         run = self._runs.get(instance)
         if run is None:
-            return Verdict.ASK
+            return InstanceVerdict.ASK
         if run.copy:
-            return Verdict.REFUSE
-        return Verdict.ADMIT  # one that was here before the others: they are the copies
+            return InstanceVerdict.REFUSE
+        return InstanceVerdict.ADMIT  # one that was here before the others: they are the copies
 
     def admitted(self, instance: str, others: Collection[str], now: float) -> bool:
         """`instance` was let in, and the sessions of `others` end. True: it is found out by this

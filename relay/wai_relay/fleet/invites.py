@@ -26,7 +26,7 @@ SECRET_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class RelayAddress:
+class InviteAddress:
     """What an invite says of this relay; see `wai_protocol.invite.Invite` for the fields."""
 
     url: str
@@ -68,7 +68,7 @@ class Invites:
 
     async def create(
         self,
-        address: RelayAddress,
+        address: InviteAddress,
         *,
         name: str | None = None,
         may_deploy: bool = True,

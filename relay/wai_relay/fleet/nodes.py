@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from wai_protocol.errors import AuthError, Fault
-from wai_protocol.handshake import SESSION_ID_BYTES, Claim, Hello, Welcome
+from wai_protocol.handshake import SESSION_ID_BYTES, Hello, NodeClaim, Welcome
 from wai_protocol.limits import PROCESS_GROWTH_BYTES, Limits
-from wai_protocol.stream import GrowthBudget
+from wai_protocol.window import GrowthBudget
 
-from .instances import COPY_RETRY_S, Verdict
+from .instances import COPY_RETRY_S, InstanceVerdict
 from .invites import Invites
 from .node import Node
 from .registry import NodeRecord, NodeRegistry, no_such_node
 from .session import NodeSession
-from .tunnel import Admission
+from .tunnel import AdmittedNode
 
 MAX_SESSIONS_PER_NODE: Final = 8
 """A node keeps one or two tunnels, and twice that while the relay is being upgraded."""
@@ -129,7 +129,7 @@ class ConnectedFleet:
 
     # -- coming in
 
-    async def admit(self, claim: Claim) -> Admission:
+    async def admit(self, claim: NodeClaim) -> AdmittedNode:
         """Let a node in that has proven its key: into its session if it has it still, else a new
         one. Raises `AuthError` or `RequestError`."""
         hello = claim.hello
@@ -163,7 +163,7 @@ class ConnectedFleet:
             limits=session.limits,
         )
         asyncio.get_running_loop().call_soon(node.changed)
-        return Admission(session.live, welcome)
+        return AdmittedNode(session.live, welcome)
 
     async def _keep_copies_out(self, node: Node, hello: Hello) -> None:
         """Raise `AuthError` if another machine has this node's identity, and was here before."""
@@ -173,11 +173,15 @@ class ConnectedFleet:
         names = {session.instance for session in others}
         now = asyncio.get_running_loop().time()
         verdict = node.instances.judge(hello.instance, names, now)
-        if verdict is Verdict.ASK:
+        if verdict is InstanceVerdict.ASK:
             answers = [s.answers(PROBE_S) for s in others if s.live.attached]
-            verdict = Verdict.REFUSE if any(await asyncio.gather(*answers)) else Verdict.ADMIT
+            verdict = (
+                InstanceVerdict.REFUSE
+                if any(await asyncio.gather(*answers))
+                else InstanceVerdict.ADMIT
+            )
             names = {session.instance for session in node.sessions} & names
-        if verdict is Verdict.REFUSE:
+        if verdict is InstanceVerdict.REFUSE:
             if node.instances.refused(hello.instance, now):
                 _log.warning(_COPY_REFUSED, node.name)
                 self.node_changed(node)
@@ -233,7 +237,9 @@ class ConnectedFleet:
     def go_away(self, reason: str, *, reconnect_in_s: float | None) -> None:
         """Tell every node that this relay is going; what is in flight goes on."""
         for session in self._sessions.values():
-            session.live.go_away(Fault.DRAINING, reason, reconnect_in_s=reconnect_in_s)
+            live = session.live
+            live.core.go_away(Fault.DRAINING, reason, reconnect_in_s=reconnect_in_s)
+            live.flush()
 
     def close(self) -> None:
         """End every session; streams that are left are reset."""

@@ -31,8 +31,8 @@ from wai_protocol.handshake import Hello
 from wai_protocol.limits import MAX_MESSAGE_CHARS, TURN_COST, Limits
 from wai_protocol.session import Role, Session
 from wai_protocol.status import MAX_COUNT, NodeStatus
-from wai_protocol.stream import GrowthBudget
 from wai_protocol.surface import Headers
+from wai_protocol.window import GrowthBudget
 from wai_relay.contracts.upstream import Sink, Spent
 from wai_transport.live_session import Ended, LiveSession
 
@@ -128,7 +128,8 @@ class NodeSession:
         self, method: str, target: str, headers: Headers, model: str, sink: Sink, *, end: bool
     ) -> NodeStream:
         """Begin an exchange. Raises `WaiError`."""
-        stream_id = self.live.open_stream(method, target, headers, model, end=end)
+        stream_id = self.live.core.open_stream(method, target, headers, model, end=end)
+        self.live.flush()
         stream = NodeStream(self, stream_id, sink)
         self.streams[stream_id] = stream
         return stream
@@ -138,7 +139,8 @@ class NodeSession:
     ) -> Any:
         """Ask the node for something and wait for its answer. Raises `WaiError`."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call = self.live.call(method, params)
+        call = self.live.core.call(method, params)
+        self.live.flush()
         self._calls[call] = (future, on_event)
         try:
             async with asyncio.timeout(timeout_s):
@@ -176,7 +178,8 @@ class NodeSession:
             case StreamEnded(stream_id):
                 # An answer that ended before its request did: the rest is not wanted.
                 stream.over()
-                self.live.reset_stream(stream_id, Fault.CANCELLED, "the answer is complete")
+                self.live.core.reset_stream(stream_id, Fault.CANCELLED, "the answer is complete")
+                self.live.flush()
                 stream.sink.on_end()
             case StreamReset(_, fault, reason):
                 stream.over()

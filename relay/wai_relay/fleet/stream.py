@@ -60,7 +60,9 @@ class NodeStream(UpstreamStream):
         """See `UpstreamStream`."""
         if self._session is None:
             return True
-        more = self._session.live.send_data(self._id, data)
+        live = self._session.live
+        more = live.core.send_data(self._id, data)
+        live.flush()
         if not more and self._drained is None:
             self._drained = asyncio.get_running_loop().create_future()
         return more
@@ -73,7 +75,8 @@ class NodeStream(UpstreamStream):
     def end(self) -> None:
         """See `UpstreamStream`."""
         if self._session is not None:
-            self._session.live.end_stream(self._id)
+            self._session.live.core.end_stream(self._id)
+            self._session.live.flush()
 
     def reset(self, fault: Fault, reason: str = "") -> None:
         """See `UpstreamStream`."""
@@ -82,7 +85,8 @@ class NodeStream(UpstreamStream):
             session.given_up(self._id, self)
             self.over()
             self.sink = NOBODY
-            session.live.reset_stream(self._id, fault, reason)
+            session.live.core.reset_stream(self._id, fault, reason)
+            session.live.flush()
 
     def consume(self, n: int) -> None:
         """See `UpstreamStream`."""

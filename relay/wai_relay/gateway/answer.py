@@ -31,8 +31,8 @@ from .continuation import Continuation
 from .dialects.dialect import EVENT_STREAM
 from .dialects.usage import BodyReader, UsageReader, decode
 from .limits import GatewayLimits
-from .opening import Opening, Verdict, opening_for
-from .reply import Reply
+from .opening import Opening, OpeningVerdict, opening_for
+from .reply import CallerReply
 
 # Credit is given back for so many bytes at a time, not for each token: the session passes it on by
 # half a window, which is 32 KiB or more.
@@ -108,7 +108,7 @@ class Answer:
 
     def __init__(
         self,
-        reply: Reply,
+        reply: CallerReply,
         route: Route,
         labels: Headers,
         limits: GatewayLimits,
@@ -304,7 +304,7 @@ class Answer:
         if holding or (self._uncredited >= CREDIT_EVERY_BYTES and not self._exchange.paused):
             self._give_credit()
 
-    def _judge(self, verdict: Verdict, opening: Opening) -> bool:
+    def _judge(self, verdict: OpeningVerdict, opening: Opening) -> bool:
         """Act on what is known of the answer by its opening; whether it passes from now on."""
         if verdict.fault is not None:
             self._give_up_upstream(verdict.fault, verdict.message)

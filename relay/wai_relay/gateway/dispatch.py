@@ -18,7 +18,7 @@ from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_protocol.status import NodeStatus
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import TokenCounts
-from wai_relay.contracts.upstream import Fleet, ServingNode, Upstream
+from wai_relay.contracts.upstream import Fleet, RelayUpstream, ServingNode
 from wai_relay.policy.fingerprints import Fingerprint
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S, Placement, Result, Scheduler, Ticket, Tokens
@@ -64,7 +64,7 @@ class Lease(abc.ABC):
     """A claim on one upstream for one request. `model` is what to ask it for; `fallback` says that
     this is not what the caller asked for, or not one of our own nodes."""
 
-    upstream: Upstream
+    upstream: RelayUpstream
     model: str
     reason: str
     queue_ms: float = 0.0

@@ -29,16 +29,16 @@ from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
 from .heartbeat import CallLater, Heartbeat, Timer
 from .intake import Body, Intake
 from .limits import GatewayLimits
-from .reply import Reply
+from .reply import CallerReply
 
 UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
 
 
 @dataclass(slots=True)
-class Call:
+class RoutedRequest:
     """A request that was understood: everything that its attempts share."""
 
-    reply: Reply
+    reply: CallerReply
     route: Route
     target: str
     intake: Intake
@@ -99,7 +99,7 @@ class _Watchdog:
 _OURS: Final = frozenset({b"accept-encoding", b"x-request-id"})
 
 
-class Forwarder:
+class RequestForwarder:
     """Runs calls. One for the whole gateway; it keeps nothing between two calls."""
 
     def __init__(
@@ -118,7 +118,7 @@ class Forwarder:
         self._clock = clock
         self._call_later = call_later
 
-    async def forward(self, call: Call, info: RequestInfo) -> Failure | None:
+    async def forward(self, call: RoutedRequest, info: RequestInfo) -> Failure | None:
         """Get the caller an answer. None: it has one, whole or cut. Else what the last attempt that
         was made came to; where it was to go on with an answer, that has begun. Raises `WaiError`
         when no upstream could be tried at all."""
@@ -154,7 +154,7 @@ class Forwarder:
             info = replace(info, excluded=excluded, prompt_tokens=tokens, wait_until=wait_until)
         return failure
 
-    def _continue(self, call: Call) -> None:
+    def _continue(self, call: RoutedRequest) -> None:
         """Another upstream is to go on with the answer; the caller may have to wait for it."""
         assert call.continuation is not None
         call.continuation.go_on()
@@ -162,7 +162,7 @@ class Forwarder:
         if call.heartbeat is not None:
             call.heartbeat.answer = None
 
-    async def _acquire(self, call: Call, info: RequestInfo) -> Lease:
+    async def _acquire(self, call: RoutedRequest, info: RequestInfo) -> Lease:
         record = call.record
         asked_at = self._clock()
         try:
@@ -181,7 +181,7 @@ class Forwarder:
         return lease
 
     async def _attempt(
-        self, call: Call, lease: Lease, info: RequestInfo, suspects: list[Lease]
+        self, call: RoutedRequest, lease: Lease, info: RequestInfo, suspects: list[Lease]
     ) -> Failure | None:
         """Try one upstream. The `suspects` failed the same request before: once this one begins to
         serve it, the failures were theirs and not the request's."""
@@ -229,7 +229,7 @@ class Forwarder:
             call.stream = None
         return answer.failure
 
-    def _found_out(self, call: Call, counts: TokenCounts, spent: Spent) -> None:
+    def _found_out(self, call: RoutedRequest, counts: TokenCounts, spent: Spent) -> None:
         """An attempt that was given up with `counts` has taken `spent`: set the books right."""
         prompt = 0 if spent.prompt is None else spent.prompt - counts.prompt
         cached = 0 if spent.cached is None else spent.cached - counts.cached
@@ -249,7 +249,9 @@ class Forwarder:
         more = record.tokens.total - known.total
         self._admission.correct(call.permit, more, self._clock())
 
-    async def _exchange_with(self, call: Call, lease: Lease, answer: Answer, first: bytes) -> None:
+    async def _exchange_with(
+        self, call: RoutedRequest, lease: Lease, answer: Answer, first: bytes
+    ) -> None:
         """Send the request, of which `first` is in hand, and see its answer through. Leaves no
         stream behind."""
         headers = [
@@ -299,7 +301,7 @@ class Forwarder:
             watchdog.stop()
 
     async def _upload(
-        self, call: Call, stream: UpstreamStream, answer: Answer, first: bytes
+        self, call: RoutedRequest, stream: UpstreamStream, answer: Answer, first: bytes
     ) -> None:
         try:
             for start in range(0, len(first), UPLOAD_BYTES):
@@ -316,7 +318,7 @@ class Forwarder:
 
     def _account(
         self,
-        call: Call,
+        call: RoutedRequest,
         lease: Lease,
         answer: Answer,
         counts: TokenCounts,

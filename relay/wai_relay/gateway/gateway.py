@@ -33,11 +33,11 @@ from .claims import largest_context, token_claim
 from .continuation import continuation_for
 from .dialects.registry import DIALECTS, Dialects
 from .dispatch import Dispatcher, RequestInfo
-from .forwarding import Call, Forwarder, labels_of
+from .forwarding import RequestForwarder, RoutedRequest, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
 from .intake import Body, BodyBudget, Intake
 from .limits import GatewayLimits
-from .reply import Reply
+from .reply import CallerReply
 from .tokens import TokenEstimator
 
 log = logging.getLogger("wai.gateway")
@@ -92,7 +92,7 @@ class Gateway:
         self._call_later = call_later
         self._names = names or ModelNames()
         self._admission = admission or Admission()
-        self._forwarder = Forwarder(
+        self._forwarder = RequestForwarder(
             dispatcher, self._limits, clock, call_later, self._admission, correct
         )
         self._budget = BodyBudget(self._limits.held_total_bytes)
@@ -117,7 +117,7 @@ class Gateway:
         task = asyncio.current_task()
         assert task is not None
         live = self.live.enter(record, arrived_at, task.cancel)
-        reply = Reply(exchange, self._dialects.of(path))
+        reply = CallerReply(exchange, self._dialects.of(path))
         try:
             await self._handle(reply, path, live)
         except WaiError as error:
@@ -138,7 +138,7 @@ class Gateway:
         finally:
             self._finish(exchange, live)
 
-    async def _handle(self, reply: Reply, path: str, live: LiveRequest) -> None:
+    async def _handle(self, reply: CallerReply, path: str, live: LiveRequest) -> None:
         request, record = reply.exchange.request, live.record
         key = self._keys.authenticate(request.headers)
         live.key, record.key_id = key, key.id
@@ -156,14 +156,14 @@ class Gateway:
 
     # -- requests that go to a model
     async def _forward(
-        self, reply: Reply, route: Route, key: ApiKey, live: LiveRequest, permit: Permit
+        self, reply: CallerReply, route: Route, key: ApiKey, live: LiveRequest, permit: Permit
     ) -> None:
         request, record = reply.exchange.request, live.record
         intake = Intake(
             *(reply.exchange, reply.dialect, route, key.id),
             *(self._limits, self._budget, self._clock),
         )
-        call: Call | None = None
+        call: RoutedRequest | None = None
         try:
             body = await intake.take()
             facts = body.facts
@@ -177,7 +177,7 @@ class Gateway:
                 claim = token_claim(route, facts, prompt_tokens, context)
                 self._admission.reserve(permit, key, claim, self._clock(), self._wall_clock())
             target = f"{route.path}?{request.query}" if request.query else route.path
-            call = Call(reply, route, target, intake, body, record, live, permit)
+            call = RoutedRequest(reply, route, target, intake, body, record, live, permit)
             call.heartbeat = self._heartbeat(reply, route, body)
             if body.repeatable:
                 call.continuation = continuation_for(request, reply.dialect, route, key, body.json)
@@ -196,14 +196,16 @@ class Gateway:
                     self._estimator.observe(record.model, text_bytes, call.prompt_tokens)
             intake.release()
 
-    def _heartbeat(self, reply: Reply, route: Route, body: Body) -> Heartbeat | None:
+    def _heartbeat(self, reply: CallerReply, route: Route, body: Body) -> Heartbeat | None:
         wanted = reply.exchange.request.header(b"x-wai-heartbeat") != b"0"
         if not (wanted and body.facts.stream and route.generates and reply.dialect.heartbeat):
             return None
         return Heartbeat(reply, self._limits.heartbeat_s, self._clock, self._call_later)
 
     # -- lists, which are answered here
-    def _answer_list(self, reply: Reply, path: str, key: ApiKey, record: RequestRecord) -> None:
+    def _answer_list(
+        self, reply: CallerReply, path: str, key: ApiKey, record: RequestRecord
+    ) -> None:
         nodes, pin = list(self._fleet.nodes()), _pin(reply.exchange.request)
         catalog = Catalog(nodes, key, self._names.aliases, pin, self._created)
         answer = reply.dialect.list_answer(path, catalog)
@@ -216,7 +218,7 @@ class Gateway:
             return RequestError(f"{method} is not how {path} is asked.", Fault.METHOD_NOT_ALLOWED)
         return RequestError(f"There is no {method} {path[:256]} here.", Fault.ROUTE_REFUSED)
 
-    def _fail(self, reply: Reply, route: Route, live: LiveRequest, failure: Failure) -> None:
+    def _fail(self, reply: CallerReply, route: Route, live: LiveRequest, failure: Failure) -> None:
         """Tell the caller what the last attempt came to, in the upstream's words if any."""
         record = live.record
         refusal = failure.refusal
@@ -237,7 +239,7 @@ class Gateway:
             headers = [*headers, (b"retry-after", b"%d" % RETRY_AFTER_S)]
         _send(reply, refusal.status, headers, refusal.body)
 
-    def _refuse(self, reply: Reply, path: str, live: LiveRequest, error: WaiError) -> None:
+    def _refuse(self, reply: CallerReply, path: str, live: LiveRequest, error: WaiError) -> None:
         record, row = live.record, error.fault.row
         record.fault = row.openai_code
         record.status = row.http_status
@@ -318,7 +320,7 @@ def _pin(request: Request) -> str | None:
     return request.header(b"x-wai-node").decode("latin-1").strip() or None
 
 
-def _send(reply: Reply, status: int, headers: Headers, body: bytes) -> None:
+def _send(reply: CallerReply, status: int, headers: Headers, body: bytes) -> None:
     """Answer with `body` as a whole; `headers` may name another content type than JSON."""
     framed = [*headers, (b"content-length", b"%d" % len(body))]
     if all(name != b"content-type" for name, _ in headers):

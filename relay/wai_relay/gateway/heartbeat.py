@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from .reply import Reply
+from .reply import CallerReply
 
 
 class Timer(Protocol):
@@ -39,7 +39,7 @@ class Heartbeat:
 
     def __init__(
         self,
-        reply: Reply,
+        reply: CallerReply,
         interval_s: float,
         clock: Callable[[], float],
         call_later: CallLater,

@@ -35,7 +35,7 @@ _FIELDS: Final = (b"data", b"event", b"id", b"retry")
 _BOM: Final = b"\xef\xbb\xbf"
 
 
-class Verdict(NamedTuple):
+class OpeningVerdict(NamedTuple):
     """What is known of an answer. `begins`: pass on all that was held. `fault`: it failed, and
     `message` is the upstream's own sentence, if it had one. Neither: go on holding."""
 
@@ -44,8 +44,8 @@ class Verdict(NamedTuple):
     message: str = ""
 
 
-HOLD: Final = Verdict()
-BEGIN: Final = Verdict(begins=True)
+HOLD: Final = OpeningVerdict()
+BEGIN: Final = OpeningVerdict(begins=True)
 
 
 class Opening(abc.ABC):
@@ -60,23 +60,23 @@ class Opening(abc.ABC):
         return bytes(self._held)
 
     @abc.abstractmethod
-    def feed(self, data: bytes) -> Verdict:
+    def feed(self, data: bytes) -> OpeningVerdict:
         """Take body bytes. After a verdict other than `HOLD` it must not be fed again."""
 
     @abc.abstractmethod
-    def finish(self) -> Verdict:
+    def finish(self) -> OpeningVerdict:
         """The answer ended before a verdict; never `HOLD`."""
 
 
 class AnyBytes(Opening):
     """An answer that can't be judged (audio, a format that we do not read): it begins at once."""
 
-    def feed(self, data: bytes) -> Verdict:
+    def feed(self, data: bytes) -> OpeningVerdict:
         """See `Opening`."""
         self._held += data
         return BEGIN
 
-    def finish(self) -> Verdict:
+    def finish(self) -> OpeningVerdict:
         """See `Opening`."""
         return BEGIN
 
@@ -84,20 +84,20 @@ class AnyBytes(Opening):
 class Misnamed(Opening):
     """An answer whose content type no model server uses for this route (an HTML page)."""
 
-    def feed(self, data: bytes) -> Verdict:
+    def feed(self, data: bytes) -> OpeningVerdict:
         """See `Opening`."""
         del data
         return self.finish()
 
-    def finish(self) -> Verdict:
+    def finish(self) -> OpeningVerdict:
         """See `Opening`."""
-        return Verdict(fault=Fault.UPSTREAM_BROKE, message="The upstream sent a web page.")
+        return OpeningVerdict(fault=Fault.UPSTREAM_BROKE, message="The upstream sent a web page.")
 
 
 class Document(Opening):
     """One JSON document. A short one is read to see whether it is an error inside a 200."""
 
-    def feed(self, data: bytes) -> Verdict:
+    def feed(self, data: bytes) -> OpeningVerdict:
         """See `Opening`."""
         self._held += data
         start = self._held[:16].lstrip(b" \t\r\n" + _BOM)[:1]
@@ -105,7 +105,7 @@ class Document(Opening):
             return _not_as_named()
         return BEGIN if len(self._held) > DOCUMENT_BYTES else HOLD
 
-    def finish(self) -> Verdict:
+    def finish(self) -> OpeningVerdict:
         """See `Opening`."""
         if not self.held.strip():
             return _broke("The upstream sent an empty answer.")
@@ -125,7 +125,7 @@ class EventStream(Opening):
         self._read = 0  # of what is held, the bytes of whole events that were judged
         self._search_from = 0
 
-    def feed(self, data: bytes) -> Verdict:
+    def feed(self, data: bytes) -> OpeningVerdict:
         """See `Opening`."""
         self._held += data
         if not self._read and not _may_begin_events(bytes(self._held[:PEEK_BYTES])):
@@ -140,12 +140,12 @@ class EventStream(Opening):
         self._search_from = max(self._read, len(self._held) - 3)
         return BEGIN if len(self._held) > HELD_BYTES else HOLD
 
-    def finish(self) -> Verdict:
+    def finish(self) -> OpeningVerdict:
         """See `Opening`. Servers may leave out the last event's empty line."""
         verdict = self._judge(bytes(self._held[self._read :]))
         return _said_nothing() if verdict is HOLD else verdict
 
-    def _judge(self, event: bytes) -> Verdict:
+    def _judge(self, event: bytes) -> OpeningVerdict:
         name, data = b"", []
         for line in _LINE_END.split(event):
             field, _, value = line.partition(b":")
@@ -167,7 +167,7 @@ class Lines(Opening):
         self._read = 0
         self._search_from = 0
 
-    def feed(self, data: bytes) -> Verdict:
+    def feed(self, data: bytes) -> OpeningVerdict:
         """See `Opening`."""
         self._held += data
         if not self._read and bytes(self._held[:PEEK_BYTES]).lstrip()[:1] not in (b"", b"{"):
@@ -180,7 +180,7 @@ class Lines(Opening):
         self._search_from = len(self._held)
         return BEGIN if len(self._held) > HELD_BYTES else HOLD
 
-    def finish(self) -> Verdict:
+    def finish(self) -> OpeningVerdict:
         """See `Opening`."""
         rest = bytes(self._held[self._read :]).strip()
         verdict = _verdict(self._signal_of, "", rest) if rest else HOLD
@@ -201,7 +201,7 @@ def opening_for(dialect: Dialect, route: Route, status: int, content_type: bytes
     return Misnamed() if media_type == b"text/html" else AnyBytes()
 
 
-def _verdict(signal_of: SignalOf, name: str, data: bytes) -> Verdict:
+def _verdict(signal_of: SignalOf, name: str, data: bytes) -> OpeningVerdict:
     """What one event's raw data says of the answer."""
     if data.strip() == b"[DONE]":
         return BEGIN
@@ -228,13 +228,15 @@ def _may_begin_events(data: bytes) -> bool:
     return any(field == known or known.startswith(line) for known in _FIELDS)
 
 
-def _said_nothing() -> Verdict:
+def _said_nothing() -> OpeningVerdict:
     return _broke("The upstream's answer ended before it said anything.")
 
 
-def _broke(message: str) -> Verdict:
-    return Verdict(fault=Fault.UPSTREAM_BROKE, message=message or "The upstream reported an error.")
+def _broke(message: str) -> OpeningVerdict:
+    return OpeningVerdict(
+        fault=Fault.UPSTREAM_BROKE, message=message or "The upstream reported an error."
+    )
 
 
-def _not_as_named() -> Verdict:
+def _not_as_named() -> OpeningVerdict:
     return _broke("The upstream's answer is not what its content type says.")

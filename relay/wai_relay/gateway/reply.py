@@ -14,7 +14,7 @@ from .dialects.dialect import EVENT_STREAM, Dialect
 from .dialects.usage import UsageReader
 
 
-class Reply:
+class CallerReply:
     """One request's response. Whoever begins it does so here; its bytes go to `exchange`.
 
     `reader`: who watches what passes, if an upstream's answer does; it knows whether an event was

@@ -109,7 +109,7 @@ class Connection(abc.ABC):
 
 
 @dataclass(slots=True)
-class Counters:
+class EdgeCounters:
     """Since the edge was made. `cut`: responses that ended visibly broken."""
 
     connections: int = 0
@@ -132,7 +132,7 @@ class Edge:
         self.handler = handler
         self.tunnel_factory = tunnel_factory
         self.connections: set[Connection] = set()
-        self.counters = Counters()
+        self.counters = EdgeCounters()
         self.draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_closed = asyncio.Event()

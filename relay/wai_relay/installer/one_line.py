@@ -6,7 +6,7 @@ import base64
 import shlex
 
 from wai_protocol.invite import pins_in
-from wai_relay.fleet.invites import RelayAddress
+from wai_relay.fleet.invites import InviteAddress
 
 
 def pinned_public_key(pin: bytes) -> str:
@@ -14,7 +14,7 @@ def pinned_public_key(pin: bytes) -> str:
     return ";".join(f"sha256//{base64.b64encode(one).decode()}" for one in pins_in(pin))
 
 
-def one_line(address: RelayAddress, invite: str) -> str:
+def one_line(address: InviteAddress, invite: str) -> str:
     """A command for a POSIX shell with curl, which joins by `invite`. Options may follow it.
 
     The invite is put before the script, on the shell's standard input: `echo` is a part of the

@@ -15,7 +15,7 @@ from typing import Final
 
 from wai_protocol.errors import Fault, RequestError
 from wai_protocol.surface import Headers
-from wai_relay.fleet.invites import RelayAddress
+from wai_relay.fleet.invites import InviteAddress
 from wai_relay.http.exchange import Exchange
 
 from .one_line import pinned_public_key
@@ -35,7 +35,7 @@ class InstallerPages:
     loop, when the first machine asks."""
 
     def __init__(
-        self, address: Callable[[], RelayAddress], make_wheel: Callable[[], Wheel] = pack
+        self, address: Callable[[], InviteAddress], make_wheel: Callable[[], Wheel] = pack
     ) -> None:
         self._address = address
         self._make_wheel = make_wheel
@@ -68,7 +68,7 @@ class InstallerPages:
         return await asyncio.shield(self._wheel)  # one who leaves does not end it for others
 
 
-def render(script: str, address: RelayAddress, wheel: Wheel) -> str:
+def render(script: str, address: InviteAddress, wheel: Wheel) -> str:
     """The script with this relay's address, pin and wheel written into it."""
     values = {
         "RELAY": address.url.rstrip("/"),

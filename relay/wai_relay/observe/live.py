@@ -81,10 +81,10 @@ class LiveRequests:
 
     def views(self, now: float) -> list[LiveView]:
         """All of them, oldest first. `now` is of the clock that `arrived_at` is of."""
-        return [view_of(live, now) for live in self._running.values()]
+        return [live_view(live, now) for live in self._running.values()]
 
 
-def view_of(live: LiveRequest, now: float) -> LiveView:
+def live_view(live: LiveRequest, now: float) -> LiveView:
     """How `live` stands at `now`."""
     record, answer = live.record, live.answer
     tokens = TokenCounts(prompt=live.prompt_tokens)

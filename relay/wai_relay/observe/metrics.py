@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from wai_protocol.errors import AuthError, Fault
 from wai_protocol.status import NodeStatus
 from wai_relay.contracts.records import Recorder, RequestRecord, UsageState
-from wai_relay.http.edge import Counters
+from wai_relay.http.edge import EdgeCounters
 from wai_relay.http.exchange import Exchange
 from wai_transport.version import VERSION
 
@@ -141,7 +141,7 @@ class Metrics:
         self,
         nodes: Iterable[NodeGauges],
         live: LiveRequests,
-        counters: Counters,
+        counters: EdgeCounters,
         certificate_ends: float | None = None,
         usage: UsageState | None = None,
     ) -> str:

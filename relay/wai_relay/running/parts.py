@@ -15,7 +15,7 @@ from wai_relay.app import App, Readiness
 from wai_relay.config import RelayConfig
 from wai_relay.contracts.records import Recorder
 from wai_relay.dashboard.app import create_app
-from wai_relay.fleet.invites import RelayAddress
+from wai_relay.fleet.invites import InviteAddress
 from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.providers import ProvidedFleet, providers_of
 from wai_relay.fleet.tunnel import Tunnels
@@ -135,12 +135,12 @@ def session_limits(config: RelayConfig) -> Limits:
 
 def relay_address(
     config: RelayConfig, relay_key: RelayKey, tls: PortTls | None, port: int | None = None
-) -> RelayAddress:
+) -> InviteAddress:
     """What invites say of the relay; `port` where the system chose it (listen on 0)."""
     pin = config.proxy_pin if tls is None else None
     if tls is not None and tls.pinned:
         pin = tls.pin
-    return RelayAddress(config.invite_url(port), relay_key.public, pin)
+    return InviteAddress(config.invite_url(port), relay_key.public, pin)
 
 
 def _context(
@@ -168,6 +168,6 @@ def _context(
     )
 
 
-def _public_address(context: Context) -> RelayAddress:
+def _public_address(context: Context) -> InviteAddress:
     """The relay's address, with the URL that an admin has set, if any."""
     return replace(context.address, url=context.settings.now.public_url or context.address.url)

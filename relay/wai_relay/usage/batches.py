@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from wai_protocol.errors import StoreError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_relay.contracts.records import RequestRecord, TokenCounts
 from wai_relay.storage import Write
 
@@ -75,15 +76,12 @@ class _Line(msgspec.Struct):
     counted: list[_Kept]
 
 
-_LINE: Final = msgspec.json.Decoder(_Line)
-
-
 def read_batch(line: bytes) -> Batch:
     """The batch that `line` keeps. Raises `StoreError` if it keeps none."""
     try:
-        kept = _LINE.decode(line)
+        kept = read_json(line, _Line, "a line of unwritten usage")
         return Batch([_counted(each) for each in kept.counted], kept.id)
-    except (msgspec.MsgspecError, TypeError) as error:
+    except (ForeignJsonError, TypeError) as error:
         raise StoreError(f"a line of unwritten usage is broken: {error}") from error
 
 

@@ -54,6 +54,21 @@ def test_a_node_that_the_relay_refuses_is_a_problem(folder: DataFolder, process:
     assert _said(folder) == (False, f"{process}, without a connection: the node box was removed")
 
 
+def test_a_node_whose_parts_fail_is_a_problem(folder: DataFolder, process: str) -> None:
+    down = {"upstream ollama@127.0.0.1:11434": "KeyError", "discovery": "the disk is full"}
+    keep_standing(folder, Standing(connected=True, models=("tiny",), parts_down=down))
+    assert _said(folder) == (
+        False,
+        f"{process}, but parts of it fail and are started again: discovery (the disk is full);"
+        " upstream ollama@127.0.0.1:11434 (KeyError)",
+    )
+
+
+def test_what_an_older_node_wrote_down_is_read(folder: DataFolder, process: str) -> None:
+    folder.write("node.json", b'{"connected": true, "problem": "", "models": ["tiny"]}')
+    assert _said(folder) == (True, f"{process}, is connected, and serves: tiny")
+
+
 def test_a_node_without_a_model_is_a_problem(folder: DataFolder, process: str) -> None:
     keep_standing(folder, Standing(connected=True))
     assert _said(folder) == (False, f"{process} and is connected, but serves no model")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.forwarding.forward import HOLD_BYTES, Forwarder
 from wai_node.upstreams import Board, Probe, Upstream, upstream_at
 from wai_node.upstreams.openai import OpenAIUpstream
-from wai_node.upstreams.tally import OpenStream, Report, Spent
+from wai_node.upstreams.tally import OpenStream, Report, TokensSpent
 from wai_protocol.errors import Fault, LocalProtocolError
 from wai_protocol.surface import ROUTES, Headers, Route, Task
 
@@ -35,12 +35,23 @@ CHAT = "/v1/chat/completions"
 class FakeSession:
     """A session that writes down what it is told. `room`: what `send_data` answers."""
 
+    made: list[FakeSession] = []  # noqa: RUF012 - emptied by `all_is_flushed`
+
     def __init__(self) -> None:
+        self.made.append(self)
+        self.flushed = 0
         self.log: list[tuple[object, ...]] = []
         self.room = True
         self.consumed = 0
         self.over = asyncio.Event()
         self.some = asyncio.Event()
+
+    @property
+    def core(self) -> FakeSession:
+        return self
+
+    def flush(self) -> None:
+        self.flushed = len(self.log)
 
     def send_headers(self, stream_id: int, status: int, headers: Headers) -> None:
         self.log.append(("headers", stream_id, status, headers))
@@ -69,6 +80,15 @@ class FakeSession:
         return b"".join(entry[2] for entry in self.log if entry[0] == "data")  # type: ignore[misc]
 
 
+@pytest.fixture(autouse=True)
+def all_is_flushed() -> Iterator[None]:
+    """What is asked of a session's core is sent: each test's sessions were flushed at last."""
+    FakeSession.made.clear()
+    yield
+    for session in FakeSession.made:
+        assert session.flushed == len(session.log), session.log[session.flushed :]
+
+
 class Accounts:
     def __init__(self, board: Board) -> None:
         self.board = board
@@ -76,7 +96,7 @@ class Accounts:
     def started(self, upstream: Upstream, model: str, stream: OpenStream) -> None:
         self.board.started(upstream, model, stream)
 
-    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: Spent) -> None:
+    def ended(self, upstream: Upstream, model: str, stream: OpenStream, spent: TokensSpent) -> None:
         self.board.ended(upstream, model, stream, spent)
 
     def left(self, upstream: Upstream, model: str, stream: OpenStream, report: Report) -> None:

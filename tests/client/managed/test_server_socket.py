@@ -22,7 +22,7 @@ from tests.harness.supervised import ALIAS, KEY, REPO, Node, node, servers
 from tests.harness.tiny_gguf import TinyModel, tiny_gguf
 from tests.harness.unix_http import ask
 from wai_node.managed.deployment import State
-from wai_node.managed.entry import Endpoint
+from wai_node.managed.entry import ServerAccess
 from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.server.server_socket import ServerSocket, remove_left_sockets
 from wai_node.models.buffer_log import read_buffers
@@ -127,7 +127,7 @@ async def test_a_crashed_servers_place_is_nobodys_and_its_key_opens_nothing(
             assert endpoint.key not in repr(endpoint)
 
 
-def _gone(n: Node, endpoint: Endpoint) -> bool:
+def _gone(n: Node, endpoint: ServerAccess) -> bool:
     served = endpoint in n.supervisor.serving().values()
     return not served and not os.path.exists(Origin.parse(endpoint.url)[0].host)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
-from wai_node.models.fit import CacheType, Load, Verdict, estimate, fit
+from wai_node.models.fit import CacheType, FitVerdict, Load, estimate, fit
 from wai_node.models.gguf_header import LongArray, Value
 from wai_node.models.hardware import Gpu, Hardware
 from wai_node.models.shape import ModelShape, shape_from_metadata
@@ -45,20 +45,20 @@ def test_a_known_model_takes_what_is_known_of_it() -> None:
 @pytest.mark.parametrize(
     ("hardware", "verdict"),
     [
-        (box(24), Verdict.GPU),
-        (box(5), Verdict.PARTIAL),
-        (box(0), Verdict.CPU),
-        (box(0.5), Verdict.CPU),
-        (box(0, 6), Verdict.NO),
-        (box(3, 6.5), Verdict.NO),
-        (box(24, 24, unified=True), Verdict.GPU),
-        (box(5, 5, unified=True), Verdict.NO),
+        (box(24), FitVerdict.GPU),
+        (box(5), FitVerdict.PARTIAL),
+        (box(0), FitVerdict.CPU),
+        (box(0.5), FitVerdict.CPU),
+        (box(0, 6), FitVerdict.NO),
+        (box(3, 6.5), FitVerdict.NO),
+        (box(24, 24, unified=True), FitVerdict.GPU),
+        (box(5, 5, unified=True), FitVerdict.NO),
     ],
 )
-def test_where_a_model_runs(hardware: Hardware, verdict: Verdict) -> None:
+def test_where_a_model_runs(hardware: Hardware, verdict: FitVerdict) -> None:
     found = fit(SHAPE, Q4, Load(8192), hardware)
     assert found.verdict is verdict, found.reason
-    layers = {Verdict.GPU: found.gpu_layers == 33, Verdict.PARTIAL: 0 < found.gpu_layers < 33}
+    layers = {FitVerdict.GPU: found.gpu_layers == 33, FitVerdict.PARTIAL: 0 < found.gpu_layers < 33}
     assert layers.get(verdict, found.gpu_layers == 0)
 
 
@@ -68,8 +68,8 @@ def test_the_largest_context_fits_and_the_next_does_not(
 ) -> None:
     hardware = box(gpu, ram)
     found = fit(SHAPE, Q4, Load(context, slots), hardware)
-    order = [Verdict.GPU, Verdict.PARTIAL, Verdict.CPU, Verdict.NO]
-    best = order.index(Verdict.CPU if found.verdict is Verdict.NO else found.verdict)
+    order = [FitVerdict.GPU, FitVerdict.PARTIAL, FitVerdict.CPU, FitVerdict.NO]
+    best = order.index(FitVerdict.CPU if found.verdict is FitVerdict.NO else found.verdict)
     largest = found.largest_context
     assert found.low_bytes <= found.high_bytes
     if largest:
@@ -77,7 +77,7 @@ def test_the_largest_context_fits_and_the_next_does_not(
     if largest < SHAPE.context_trained:
         beyond = fit(SHAPE, Q4, Load(largest + 257, slots), hardware).verdict
         assert order.index(beyond) > best
-    if found.verdict is not Verdict.NO:
+    if found.verdict is not FitVerdict.NO:
         assert largest + 255 >= min(context, SHAPE.context_trained)
 
 

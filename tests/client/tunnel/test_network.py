@@ -9,7 +9,7 @@ from wai_node.tunnel.network import (
     JUMP_S,
     LOOK_EVERY_S,
     JumpDetector,
-    Route,
+    NetworkRoute,
     RouteWatch,
 )
 
@@ -37,7 +37,7 @@ def test_a_clock_that_was_set_back_is_no_jump() -> None:
     assert not detector.observe(51.0, LOOK_EVERY_S)
 
 
-CONNECTED = Route("198.18.0.2", "203.0.113.1", 443)
+CONNECTED = NetworkRoute("198.18.0.2", "203.0.113.1", 443)
 WAITING = replace(CONNECTED, ours=None)
 
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 import pytest
 
 from wai_node.forwarding.answer_figures import spent_in
-from wai_node.upstreams.tally import FOLLOW_S, NOTHING, UNKNOWN, Counters, Spent, Tally
+from wai_node.upstreams.tally import FOLLOW_S, NOTHING, UNKNOWN, Counters, Tally, TokensSpent
 
 
 @dataclass(eq=False)
 class Stream:
     """One of ours; `told`: what has come of it."""
 
-    told: Spent = UNKNOWN
+    told: TokensSpent = UNKNOWN
 
-    def spent(self) -> Spent:
+    def spent(self) -> TokensSpent:
         return self.told
 
 
@@ -54,7 +54,7 @@ class Server:
         """Its caller goes away."""
         self.tally.left(stream, stream.told, now, self.report)
 
-    def report(self, spent: Spent, *, exact: bool) -> None:
+    def report(self, spent: TokensSpent, *, exact: bool) -> None:
         self.told.append((spent.read, spent.cached, spent.written, exact))
 
     def counters(self) -> Counters:
@@ -67,9 +67,9 @@ class Server:
 def test_a_stream_that_was_left_cost_what_is_missing() -> None:
     server = Server()
     staying = server.begin(read=30, cached=5)
-    staying.told = Spent(30, 5, 40)
+    staying.told = TokensSpent(30, 5, 40)
     leaving = server.begin(read=20, cached=3)
-    leaving.told = Spent(20, 3, 10)
+    leaving.told = TokensSpent(20, 3, 10)
     server.leave(leaving)
     server.poll()  # its slot is still taken
     assert server.told == []
@@ -77,7 +77,7 @@ def test_a_stream_that_was_left_cost_what_is_missing() -> None:
     server.poll()
     assert server.told == [(20, 3, 12, True)]
     server.free(100)
-    server.tally.ended(staying, Spent(30, 5, 100))
+    server.tally.ended(staying, TokensSpent(30, 5, 100))
     server.poll()
     assert len(server.told) == 1
     assert not server.tally.wanted
@@ -91,7 +91,7 @@ def test_a_prompt_that_was_read_before_the_first_token_came_is_found() -> None:
     server.free(1)
     server.poll()  # the other has not said yet what its prompt took
     assert server.told == []
-    staying.told = Spent(30, 0, 2)
+    staying.told = TokensSpent(30, 0, 2)
     server.poll()
     assert server.told == [(700, 50, 1, True)]
 
@@ -109,7 +109,7 @@ def test_several_at_once_are_told_their_shares_and_the_sum_is_right() -> None:
     server = Server()
     streams = [server.begin(read=10) for _ in range(3)]
     for n, stream in enumerate(streams):
-        stream.told = Spent(10, 0, 5 * n + 2)
+        stream.told = TokensSpent(10, 0, 5 * n + 2)
         server.leave(stream)
     for n in range(3):
         server.free(5 * n + 4)
@@ -126,11 +126,11 @@ def test_an_answer_that_ends_unseen_is_not_taken_for_the_one_that_was_left() -> 
     """The server has let its slot go, its end is on the way; the other's slot is still taken."""
     server = Server()
     ending, leaving = server.begin(read=1), server.begin(read=2)
-    ending.told, leaving.told = Spent(1, 0, 9), Spent(2, 0, 5)
+    ending.told, leaving.told = TokensSpent(1, 0, 9), TokensSpent(2, 0, 5)
     server.leave(leaving)
     server.free(500)  # the ending one's
     look, counters = server.tally.look(), server.counters()
-    server.tally.ended(ending, Spent(1, 0, 500))  # its news comes before the figures are used
+    server.tally.ended(ending, TokensSpent(1, 0, 500))  # its news comes before the figures are used
     server.tally.counted(look, counters, 0.0)
     assert server.told == []
     server.free(6)
@@ -141,7 +141,7 @@ def test_an_answer_that_ends_unseen_is_not_taken_for_the_one_that_was_left() -> 
 def test_a_strangers_tokens_are_nobodys_of_ours() -> None:
     server = Server()
     leaving = server.begin(read=10)
-    leaving.told = Spent(10, 0, 5, 50.0)
+    leaving.told = TokensSpent(10, 0, 5, 50.0)
     server.at_work += 1  # a stranger's
     server.leave(leaving)
     server.free(6)
@@ -157,7 +157,7 @@ def test_a_strangers_tokens_are_nobodys_of_ours() -> None:
     server.poll(FOLLOW_S + 1.0)
     # and from then on it knows again
     leaving = server.begin(read=8)
-    leaving.told = Spent(8, 0, 2, 50.0)
+    leaving.told = TokensSpent(8, 0, 2, 50.0)
     server.leave(leaving, FOLLOW_S + 2.0)
     server.free(3)
     server.poll(FOLLOW_S + 2.0)
@@ -167,7 +167,7 @@ def test_a_strangers_tokens_are_nobodys_of_ours() -> None:
 def test_more_than_it_can_have_written_is_somebody_elses() -> None:
     server = Server()
     leaving = server.begin(read=10)
-    leaving.told = Spent(10, 0, 5, 50.0)
+    leaving.told = TokensSpent(10, 0, 5, 50.0)
     server.leave(leaving)
     server.free(900)
     server.poll(0.25)
@@ -177,7 +177,7 @@ def test_more_than_it_can_have_written_is_somebody_elses() -> None:
 def test_a_server_that_began_anew_is_not_held_against_its_old_sums() -> None:
     server = Server(read=100, written=100)
     leaving = server.begin(read=5)
-    leaving.told = Spent(5, 0, 3)
+    leaving.told = TokensSpent(5, 0, 3)
     server.leave(leaving)
     server.name, server.read, server.written, server.at_work = "two", 400, 900, 0
     server.poll()
@@ -192,7 +192,7 @@ def test_after_an_answer_that_told_nothing_the_prompts_are_unknown_until_all_is_
     server.leave(leaving)
     server.free(3)
     server.free(20)
-    server.tally.ended(silent, Spent(written=20))  # Anthropic's events say no more
+    server.tally.ended(silent, TokensSpent(written=20))  # Anthropic's events say no more
     server.poll()
     assert server.told == [(None, None, 3, False)]
     leaving = server.begin(read=10)
@@ -216,14 +216,14 @@ def test_whatever_comes_and_goes_the_sums_agree(seed: int) -> None:
     dice = random.Random(seed)
     server = Server()
     ours = (0, 0, 0)
-    running: list[tuple[Stream, Spent]] = []
+    running: list[tuple[Stream, TokensSpent]] = []
     releasing: list[int] = []
     for step in range(400):
         roll = dice.random()
         if roll < 0.3 and len(running) < 6:
             read, cached = dice.randrange(1, 90), dice.randrange(20)
             stream = server.begin(read=read, cached=cached)
-            running.append((stream, Spent(read, cached, dice.randrange(2, 60))))
+            running.append((stream, TokensSpent(read, cached, dice.randrange(2, 60))))
         elif roll < 0.5 and running:
             stream, whole = running[dice.randrange(len(running))]
             stream.told = whole._replace(written=2)
@@ -249,11 +249,11 @@ def test_whatever_comes_and_goes_the_sums_agree(seed: int) -> None:
     server.poll(4.0)
     assert not server.tally.wanted
     for told in server.told:
-        ours = added(ours, Spent(*told[:3]))
+        ours = added(ours, TokensSpent(*told[:3]))
     assert ours == (server.read, server.cached, server.written)
 
 
-def added(sums: tuple[int, int, int], spent: Spent) -> tuple[int, int, int]:
+def added(sums: tuple[int, int, int], spent: TokensSpent) -> tuple[int, int, int]:
     read, cached, written = sums
     return read + (spent.read or 0), cached + (spent.cached or 0), written + (spent.written or 0)
 
@@ -263,9 +263,11 @@ def test_figures_are_read_from_the_last_bytes_of_an_answer() -> None:
         b'data: {"choices":[],"timings":{"cache_n":9,"prompt_n":14,"prompt_ms":0.4,'
         b'"predicted_n":3,"predicted_per_second":5235.6}}\n\n'
     )
-    assert spent_in(b"x" * 50 + chunk + b"data: [DONE]\n\n") == Spent(14, 9, 3, 5235.6)
-    assert spent_in(b'"usage":{"output_tokens":5}}\n\nevent: message_stop') == Spent(written=5)
+    assert spent_in(b"x" * 50 + chunk + b"data: [DONE]\n\n") == TokensSpent(14, 9, 3, 5235.6)
+    assert spent_in(b'"usage":{"output_tokens":5}}\n\nevent: message_stop') == TokensSpent(
+        written=5
+    )
     said = rb'{"content":"\"timings\":{\"predicted_n\":1}, \"output_tokens\":7"}'
     assert spent_in(said) == UNKNOWN
     assert spent_in(chunk[:90]) == UNKNOWN
-    assert Spent(0, 0, 0) == NOTHING
+    assert TokensSpent(0, 0, 0) == NOTHING

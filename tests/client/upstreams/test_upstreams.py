@@ -14,7 +14,7 @@ from tests.harness.raw_upstream import Script, ok, raw_upstream, read_request
 from wai_node.upstreams import Board, Probe, Watch, identify, upstream_at
 from wai_node.upstreams.board import TIMEOUTS_BEFORE_DOWN
 from wai_node.upstreams.openai import OpenAIUpstream
-from wai_node.upstreams.tally import NOTHING, UNKNOWN, Spent
+from wai_node.upstreams.tally import NOTHING, UNKNOWN, TokensSpent
 from wai_node.upstreams.upstream import Upstream, metric
 from wai_protocol.errors import WaiError
 from wai_protocol.status import NodeStatus
@@ -50,7 +50,7 @@ VLLM = {
 
 
 class Stream:
-    def spent(self) -> Spent:
+    def spent(self) -> TokensSpent:
         return UNKNOWN
 
 

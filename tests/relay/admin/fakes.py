@@ -19,7 +19,7 @@ from wai_relay.admin import BASE, Context
 from wai_relay.admin.events import Feed
 from wai_relay.contracts.records import DiscardingRecorder
 from wai_relay.dashboard.app import create_app
-from wai_relay.fleet.invites import Invites, RelayAddress
+from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.registry import NodeRecord, NodeRegistry, no_such_node
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
@@ -188,7 +188,7 @@ async def make_api(store: SqliteStore, clock: Clock) -> Api:
         sign_ins=await SignIns.load(store, admins, clock),
         feed=feed,
         explanations=Explanations(),
-        address=RelayAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
+        address=InviteAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
         version="0.1.0",
         clock=clock,
     )

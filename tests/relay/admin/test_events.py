@@ -17,7 +17,7 @@ from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.admin import events
 from wai_relay.admin.deployed import MAX_NODE_BYTES, MAX_PER_NODE, Deployed
-from wai_relay.admin.events import KEEP_ALIVE_S, MAX_LISTENERS, MAX_WAITING, Listener
+from wai_relay.admin.events import KEEP_ALIVE_S, MAX_LISTENERS, MAX_WAITING, FeedReader
 from wai_relay.contracts.records import RequestRecord
 
 from .fakes import TOKEN, Api, exchange, make_node
@@ -151,7 +151,7 @@ async def test_nothing_is_looked_at_while_nobody_listens(api: Api) -> None:
 
 
 def test_who_does_not_keep_up_gets_the_whole_again_not_a_longer_queue() -> None:
-    listener = Listener()
+    listener = FeedReader()
     listener.behind = False
     for _ in range(MAX_WAITING):
         listener.offer(b"difference")

@@ -11,13 +11,13 @@ from tests.relay.conftest import Clock, everything_in
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
 from wai_protocol.identity import NodeKey, node_id
 from wai_protocol.invite import decode
-from wai_relay.fleet.invites import Invites, RelayAddress
+from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.registry import NodeRegistry
 from wai_relay.storage import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
-ADDRESS = RelayAddress("https://relay.example", b"r" * 32, b"p" * 32)
+ADDRESS = InviteAddress("https://relay.example", b"r" * 32, b"p" * 32)
 
 
 async def _parts(store: SqliteStore, clock: Clock) -> tuple[Invites, NodeRegistry]:

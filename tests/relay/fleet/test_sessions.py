@@ -12,7 +12,7 @@ from tests.relay.conftest import Clock
 from wai_protocol.errors import AuthError, Fault, WaiError
 from wai_protocol.events import DataReceived, HeadersReceived, StreamEnded, TurnOver
 from wai_protocol.frames import pack
-from wai_protocol.handshake import Claim, Hello
+from wai_protocol.handshake import Hello, NodeClaim
 from wai_protocol.identity import NodeKey
 from wai_protocol.invite import decode
 from wai_protocol.limits import MAX_CALLS
@@ -21,12 +21,12 @@ from wai_protocol.status import NodeStatus
 from wai_protocol.surface import Headers
 from wai_relay.contracts.upstream import Spent
 from wai_relay.fleet import nodes
-from wai_relay.fleet.invites import Invites, RelayAddress
+from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.node import Node
 from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.registry import NodeRegistry
 from wai_relay.fleet.session import MAX_GIVEN_UP, SPENT, NodeSession
-from wai_relay.fleet.tunnel import Admission
+from wai_relay.fleet.tunnel import AdmittedNode
 from wai_relay.storage import SqliteStore
 from wai_transport.live_session import Ended
 
@@ -70,15 +70,15 @@ class Rig:
     def sessions(self) -> list[NodeSession]:
         return self.node.sessions
 
-    async def come(self, hello: Hello = HELLO) -> Admission:
-        return await self.fleet.admit(Claim(hello, None))
+    async def come(self, hello: Hello = HELLO) -> AdmittedNode:
+        return await self.fleet.admit(NodeClaim(hello, None))
 
 
 @pytest.fixture
 async def rig(store: SqliteStore, clock: Clock) -> Rig:
     registry = await NodeRegistry.load(store, clock)
     invites = Invites(store, registry, clock)
-    _, text = await invites.create(RelayAddress("https://relay.example", b"r" * 32, b"p" * 32))
+    _, text = await invites.create(InviteAddress("https://relay.example", b"r" * 32, b"p" * 32))
     await invites.redeem(decode(text).secret, KEY.public, "box")
     return Rig(ConnectedFleet(registry, invites))
 
@@ -295,7 +295,7 @@ async def test_models_that_a_node_cannot_tell_of_are_said_once_in_the_log(
     ]
 
 
-async def connected(admission: Admission) -> tuple[socket.socket, Session]:
+async def connected(admission: AdmittedNode) -> tuple[socket.socket, Session]:
     """The other end of a connection that `admission` has now, and the node's session on it."""
     ours, peer = socket.socketpair()
     peer.setblocking(False)

@@ -16,7 +16,7 @@ from wai_relay.gateway.opening import (
     HELD_BYTES,
     HOLD,
     Opening,
-    Verdict,
+    OpeningVerdict,
     opening_for,
 )
 
@@ -31,7 +31,7 @@ def route(path: str) -> tuple[Dialect, Route]:
     return DIALECTS.of(path), found
 
 
-def fed(opening: Opening, data: bytes, step: int) -> Verdict:
+def fed(opening: Opening, data: bytes, step: int) -> OpeningVerdict:
     """The verdict on a whole answer that comes in pieces."""
     for start in range(0, len(data), step):
         verdict = opening.feed(data[start : start + step])

@@ -15,14 +15,14 @@ import pytest
 
 from tests.harness.exchanges import FakeExchange, make_request
 from wai_protocol.errors import Fault, RequestError, StoreError
-from wai_relay.fleet.invites import RelayAddress
+from wai_relay.fleet.invites import InviteAddress
 from wai_relay.installer import InstallerPages, one_line
 from wai_relay.installer.pages import PIECE_BYTES, SCRIPT_FILE, render
 from wai_relay.installer.wheel import PACKAGES, Wheel, pack
 
 ROOT = Path(__file__).parents[3]
-PINNED = RelayAddress("https://192.0.2.1:8443", b"r" * 32, b"\xfb" * 32)
-PUBLIC = RelayAddress("https://llm.example.com/", b"r" * 32, None)
+PINNED = InviteAddress("https://192.0.2.1:8443", b"r" * 32, b"\xfb" * 32)
+PUBLIC = InviteAddress("https://llm.example.com/", b"r" * 32, None)
 WHEEL = Wheel("wai-1.0-py3-none-any.whl", b"w" * 3 * PIECE_BYTES, "ab" * 32)
 
 
@@ -109,7 +109,7 @@ async def test_a_wheel_that_could_not_be_made_is_tried_again() -> None:
 
 
 def test_an_address_is_data_to_the_shell() -> None:
-    hostile = RelayAddress("https://x/$(touch pwned)'\\1;", b"r" * 32, None)
+    hostile = InviteAddress("https://x/$(touch pwned)'\\1;", b"r" * 32, None)
     script = render(SCRIPT_FILE.read_text(), hostile, WHEEL)
     line = next(line for line in script.splitlines() if line.startswith("RELAY="))
     done = subprocess.run(["sh", "-c", f'{line}\nprintf %s "$RELAY"'], capture_output=True)

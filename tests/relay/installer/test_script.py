@@ -18,7 +18,7 @@ from tests.harness.processes import free_port
 from tests.harness.real import require_real, script
 from tests.harness.terminal import Terminal
 from tests.harness.tiny_wheel import tiny_wheel
-from wai_relay.fleet.invites import RelayAddress
+from wai_relay.fleet.invites import InviteAddress
 from wai_relay.installer import one_line
 from wai_relay.installer.pages import SCRIPT_FILE, render
 from wai_relay.installer.wheel import Wheel
@@ -199,7 +199,7 @@ class Site:
     """What a relay serves, as files, and a machine whose processes are noted during pip."""
 
     folder: Path
-    address: RelayAddress
+    address: InviteAddress
 
     @classmethod
     def make(cls, folder: Path) -> Site:
@@ -207,7 +207,7 @@ class Site:
         lock = {"wai_relay/installer/requirements.lock": ""}
         data = tiny_wheel(folder / "dist", "wai", "1.0", lock).read_bytes()
         wheel = Wheel("wai-1.0-py3-none-any.whl", data, hashlib.sha256(data).hexdigest())
-        address = RelayAddress(f"file://{folder}", b"r" * 32, None)
+        address = InviteAddress(f"file://{folder}", b"r" * 32, None)
         (folder / "install.sh").write_text(render(SCRIPT_FILE.read_text(), address, wheel))
         python = _NOTING_PYTHON.replace("NOTES", str(folder / "notes"))
         (folder / "python").write_text(python.replace("REAL", script("python")))

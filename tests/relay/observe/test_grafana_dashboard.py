@@ -12,7 +12,7 @@ import pytest
 
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.contracts.records import DiscardingRecorder, RequestRecord, TokenCounts
-from wai_relay.http.edge import Counters
+from wai_relay.http.edge import EdgeCounters
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.metrics import Metrics
 
@@ -40,7 +40,7 @@ def exposed() -> dict[str, set[str]]:
     record.status, record.fault = 502, "node_lost"
     metrics.finish(record)
     node: Any = OneNode()
-    text = metrics.text([node], LiveRequests(), Counters(), certificate_ends=2e9)
+    text = metrics.text([node], LiveRequests(), EdgeCounters(), certificate_ends=2e9)
     found: dict[str, set[str]] = {}
     for name, labels in SAMPLE.findall(text):
         found.setdefault(name, set()).update(re.findall(r'([a-z_]+)="', labels))

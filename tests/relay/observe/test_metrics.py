@@ -9,7 +9,7 @@ import pytest
 
 from wai_cli.output.logs import JsonFormatter
 from wai_relay.contracts.records import DiscardingRecorder, RequestRecord, TokenCounts, UsageState
-from wai_relay.http.edge import Counters
+from wai_relay.http.edge import EdgeCounters
 from wai_relay.observe.access_log import AccessLog
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.metrics import MAX_MODELS, Metrics
@@ -29,7 +29,7 @@ async def unused(_: object) -> None:
 
 
 def text_of(metrics: Metrics) -> list[str]:
-    return metrics.text([], LiveRequests(), Counters()).splitlines()
+    return metrics.text([], LiveRequests(), EdgeCounters()).splitlines()
 
 
 def test_a_request_is_counted_once_in_every_bucket_above_it() -> None:
@@ -68,9 +68,9 @@ def test_a_models_name_cannot_end_its_label() -> None:
 def test_a_certificate_that_nobody_renews_can_be_alerted_on() -> None:
     name = "wai_certificate_end_timestamp_seconds"
     metrics = Metrics(DiscardingRecorder())
-    page = metrics.text([], LiveRequests(), Counters(), certificate_ends=1800000000.0)
+    page = metrics.text([], LiveRequests(), EdgeCounters(), certificate_ends=1800000000.0)
     assert f"{name} 1800000000" in page.splitlines()
-    assert name not in metrics.text([], LiveRequests(), Counters())  # behind a proxy
+    assert name not in metrics.text([], LiveRequests(), EdgeCounters())  # behind a proxy
 
 
 def test_the_access_log_has_one_line_a_request_whatever_a_caller_names(
@@ -91,6 +91,6 @@ def test_the_access_log_has_one_line_a_request_whatever_a_caller_names(
 def test_usage_that_is_not_on_disk_is_counted() -> None:
     metrics = Metrics(DiscardingRecorder())
     state = UsageState(3, 1, behind=True)
-    lines = metrics.text([], LiveRequests(), Counters(), usage=state).splitlines()
+    lines = metrics.text([], LiveRequests(), EdgeCounters(), usage=state).splitlines()
     assert "wai_usage_unwritten_requests 3" in lines
     assert "wai_usage_lost_requests_total 1" in lines

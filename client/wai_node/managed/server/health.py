@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from wai_protocol.errors import Fault, TransportError, WaiError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_transport.http_client import HttpClient
 from wai_transport.origin import Origin
 
@@ -20,6 +22,15 @@ class Served:
 
     context_tokens: int
     slots: int
+
+
+class _Generation(msgspec.Struct):
+    n_ctx: int
+
+
+class _Props(msgspec.Struct):
+    default_generation_settings: _Generation
+    total_slots: int
 
 
 class Health:
@@ -39,16 +50,13 @@ class Health:
         """Its context and slots. Raises `WaiError` when it does not say."""
         status, _, body = await self._get("/props", with_key=True)
         try:
-            props = json.loads(body)
-            served = Served(
-                int(props["default_generation_settings"]["n_ctx"]), int(props["total_slots"])
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            props = read_json(body, _Props, "the answer to /props")
+        except ForeignJsonError as error:
             raise TransportError(
                 f"the server answered {status} to /props, without its context",
                 Fault.UPSTREAM_BROKE,
             ) from error
-        return served
+        return Served(props.default_generation_settings.n_ctx, props.total_slots)
 
     async def aclose(self) -> None:
         """Close its connections."""

@@ -11,7 +11,7 @@ from wai_node.managed.wanted import WantedModel
 from .log_file import delete_log
 
 
-class Places:
+class ModelPaths:
     """Paths by model, below the two folders of `settings`."""
 
     def __init__(self, settings: ManagedSettings) -> None:
