@@ -30,7 +30,7 @@ from wai_node.upstreams.board import Board
 from wai_node.upstreams.tally import OpenStream, Report, Spent
 from wai_node.upstreams.upstream import Probe, Upstream
 from wai_protocol.events import DataReceived, StreamEnded, StreamOpened
-from wai_protocol.handshake import Claim, Hello
+from wai_protocol.handshake import Hello, ProvenHello
 from wai_protocol.identity import NodeKey
 from wai_protocol.invite import decode
 from wai_protocol.limits import Limits
@@ -178,7 +178,7 @@ class RelayRig:
         await invites.redeem(decode(text).secret, node_key.public, "box")
         fleet = ConnectedFleet(registry, invites)
         admission = await fleet.admit(
-            Claim(Hello(node_key.public, "box", b"", instance="a", tunnel=0), None)
+            ProvenHello(Hello(node_key.public, "box", b"", instance="a", tunnel=0), None)
         )
         tunnel = FakeTransport()
         admission.session.attach(cast(asyncio.Transport, tunnel), 0)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from wai_protocol.errors import Fault, RemoteProtocolError, WaiError
-from wai_protocol.events import Event, PeerDead, TurnOver
+from wai_protocol.events import Event, PeerDead, TurnEnded
 from wai_protocol.limits import WRITE_BUDGET_BYTES, Limits
 from wai_protocol.session import Session
 from wai_protocol.status import NodeStatus
@@ -228,7 +228,7 @@ class LiveSession:
             _log.error("the peer broke the protocol: %s", error)
             self._end(Ended.BROKEN, error.fault, str(error))
             return
-        if events and type(events[-1]) is TurnOver:
+        if events and type(events[-1]) is TurnEnded:
             events.pop()
             if not connection.behind:
                 connection.hold()

@@ -98,14 +98,14 @@ def test_an_ack_is_due_after_enough_bytes_and_before_a_pong() -> None:
     link = Link(Limits())
     link.attach(0, 0.0)
     link.received = ACK_EVERY_BYTES - 1
-    assert not link.owes
+    assert not link.link_frames_due
     link.receive_link_frame([PING, 3], 0.0)
     unpacker = msgpack.Unpacker()
     unpacker.feed(link.take_link_frames())
     assert list(unpacker) == [[ACK, ACK_EVERY_BYTES - 1], [PONG, 3]]
-    assert not link.owes
+    assert not link.link_frames_due
     link.received += ACK_EVERY_BYTES
-    assert link.owes
+    assert link.link_frames_due
     assert msgpack.unpackb(link.take_link_frames()) == [ACK, 2 * ACK_EVERY_BYTES - 1]
 
 
@@ -113,7 +113,7 @@ def test_what_the_handshake_told_is_not_acknowledged_again() -> None:
     link = Link(Limits())
     link.received = 10 * ACK_EVERY_BYTES
     link.attach(0, 0.0)
-    assert not link.owes
+    assert not link.link_frames_due
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from wai_protocol.events import (
     StreamEnded,
     StreamReset,
 )
-from wai_protocol.limits import MAX_CALLS, MAX_DATA_BYTES, MAX_UNTAKEN_BYTES, Limits
+from wai_protocol.limits import MAX_CALLS, MAX_DATA_BYTES, MAX_UNDELIVERED_BYTES, Limits
 from wai_protocol.session import Role, Session
 from wai_protocol.status import ModelStatus, NodeStatus
 
@@ -354,7 +354,7 @@ def test_a_peer_that_asks_and_takes_no_answer_is_cut_off() -> None:
     with pytest.raises(RemoteProtocolError) as refusal:
         for_ever(ask)
     assert refusal.value.fault is Fault.FLOW_CONTROL
-    assert kept < MAX_UNTAKEN_BYTES + node._link.window_bytes + (1 << 20)
+    assert kept < MAX_UNDELIVERED_BYTES + node._link.window_bytes + (1 << 20)
 
 
 def test_pings_without_end_cost_one_answer() -> None:
