@@ -53,8 +53,8 @@ from wai_relay.storage import SqliteStore
 from wai_relay.usage import UsageRecorder
 from wai_transport.http_client import HttpClient
 from wai_transport.http_connection import HttpConnection
-from wai_transport.incoming import INCOMING
 from wai_transport.live_session import LiveSession
+from wai_transport.read_buffer import READ_BUFFER
 
 BATCH: Final = 200
 _BODY: Final = (
@@ -146,7 +146,7 @@ class Meter:
 
 def feed(transport: FakeTransport, data: bytes) -> None:
     """`data` comes over a tunnel's transport."""
-    INCOMING[: len(data)] = data
+    READ_BUFFER[: len(data)] = data
     cast(asyncio.BufferedProtocol, transport.protocol).buffer_updated(len(data))
 
 

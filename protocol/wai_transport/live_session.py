@@ -26,7 +26,7 @@ from wai_protocol.session import Session
 from wai_protocol.status import NodeStatus
 from wai_protocol.surface import Headers
 
-from .incoming import INCOMING, ReadIntoOne
+from .read_buffer import READ_BUFFER, SharedBufferProtocol
 
 HIGH_WATER_BYTES: Final = 64 * 1024
 """What may wait in the transport: one `bytes_to_send`."""
@@ -346,7 +346,7 @@ class LiveSession:
         self.wake()
 
 
-class _Connection(ReadIntoOne):
+class _Connection(SharedBufferProtocol):
     """One connection of a live session, from the end of its handshake to its loss."""
 
     __slots__ = ("_lost", "_session", "behind", "paused", "transport")
@@ -380,7 +380,7 @@ class _Connection(ReadIntoOne):
             self.transport.resume_reading()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._session._received(self, INCOMING[:nbytes])
+        self._session._received(self, READ_BUFFER[:nbytes])
 
     def eof_received(self) -> bool:
         return False  # a peer that half-closes is gone: close

@@ -51,4 +51,4 @@ def test_a_value_with_a_name_of_its_own_is_called_by_it() -> None:
 def test_bytes_that_are_no_json_are_said_to_be_none() -> None:
     with pytest.raises(msgspec.DecodeError) as error:
         msgspec.json.decode(b"{nan")
-    assert in_words(str(error.value)).startswith("that is no JSON")
+    assert in_words(str(error.value)).startswith("that is not JSON")

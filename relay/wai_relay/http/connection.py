@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from wai_transport.incoming import INCOMING, ReadIntoOne
+from wai_transport.read_buffer import READ_BUFFER, SharedBufferProtocol
 
 from .edge import (
     BUSY_S,
@@ -37,7 +37,7 @@ from .liveness import GONE_S, has_shut_its_window, set_unanswered_limit, watch
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
-class CallerConnection(Connection, ReadIntoOne):
+class CallerConnection(Connection, SharedBufferProtocol):
     """One caller's connection. Subclasses read; this writes, times and closes.
 
     A caller that closes its sending side counts as gone: SDKs and curl never do so while they wait
@@ -122,8 +122,8 @@ class CallerConnection(Connection, ReadIntoOne):
 
     # -- asyncio's calls
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes from the caller are in `INCOMING`."""
-        self.data_received(bytes(INCOMING[:nbytes]))
+        """Bytes from the caller are in `READ_BUFFER`."""
+        self.data_received(bytes(READ_BUFFER[:nbytes]))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin. The listener calls this once it knows which protocol is spoken."""

@@ -19,7 +19,7 @@ from typing import Final
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Headers
-from wai_transport.heap import Ebb
+from wai_transport.heap import HeapTrimmer
 
 from .exchange import Exchange
 from .problems import openai_error
@@ -136,7 +136,9 @@ class Edge:
         self.draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_closed = asyncio.Event()
-        self._ebb = Ebb(lambda delay_s, call: asyncio.get_running_loop().call_later(delay_s, call))
+        self._heap_trimmer = HeapTrimmer(
+            lambda delay_s, call: asyncio.get_running_loop().call_later(delay_s, call)
+        )
         self._request_ids = ""
         self._date_second = 0
         self._date = b""
@@ -146,14 +148,14 @@ class Edge:
         """A connection opened."""
         self.connections.add(connection)
         self.counters.connections += 1
-        self._ebb.now(len(self.connections))
+        self._heap_trimmer.update(len(self.connections))
         if self.draining:
             connection.drain()
 
     def remove(self, connection: Connection) -> None:
         """A connection is gone, or is a node's from now on."""
         self.connections.discard(connection)
-        self._ebb.now(len(self.connections))
+        self._heap_trimmer.update(len(self.connections))
         if self.draining and not self.connections:
             self._all_closed.set()
 
