@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
-from wai_relay.storage import ConflictError, Row, Store, Write, until_restart
+from wai_relay.storage import ConflictError, Row, Store, Write, undone_by_restart
 
 # A name travels in the header X-WAI-Node, in URLs and in metrics' labels.
 NODE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -112,7 +112,7 @@ class NodeRegistry:
                 )
             )
         except StoreError as error:
-            raise until_restart(f"the node {removed.name} is cut off", error) from error
+            raise undone_by_restart(f"the node {removed.name} is cut off", error) from error
         self._unwritten.pop(node_id, None)
         return removed
 

@@ -1,7 +1,7 @@
-"""Reads the roll-ups back: sums by key, model, node, day or hour, over any time.
+"""Query the stored sums by key, model, node, day or hour, for any period.
 
-Whole days come from the daily rows and the edges from the hourly ones; what began in the hour of
-`since` counts whole, as does what began in the hour of `until`.
+Whole days are read from the daily rows, the rest from the hourly ones. The hours of `since` and of
+`until` are counted whole.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from .rollups import COUNTERS, DAY_S, HOUR_S
 
 Grouping = Literal["key", "model", "node", "day", "hour"]
 GROUPINGS: Final[tuple[Grouping, ...]] = get_args(Grouping)
-TIMES: Final = frozenset({"day", "hour"})  # told in order and whole, never as the most used
+TIMES: Final = frozenset({"day", "hour"})  # listed completely in order of time, not by requests
 _COLUMNS: Final = {"key": "key_id", "model": "model", "node": "node"}
 _SUMS: Final = ", ".join(f"sum({name}) AS {name}" for name in COUNTERS)
 
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """The sums of one group. `group` is an id or a name, "" for requests that never got to one, or
-    the UTC day or hour as ISO 8601 has it. `queue_ms` is the mean. None: nothing to tell from."""
+    """The sums of one group.
+
+    `group`: a key's id, a model or a node ("" for requests that had none), or a UTC day or hour in
+    ISO 8601. `queue_ms` is the mean. Percentiles and rates are None if there are no data.
+    """
 
     group: str
     requests: int
@@ -49,8 +52,10 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class UsageTop:
-    """The groups with most requests, and all the `other_groups` as one row whose group is "";
-    None where there are no others."""
+    """The groups with the most requests, and the sums of all others.
+
+    `others`: one row with the group "", for the `other_groups` groups; None if there are none.
+    """
 
     rows: list[UsageRow]
     others: UsageRow | None
@@ -58,7 +63,7 @@ class UsageTop:
 
 
 class UsageReport:
-    """Questions to the stored roll-ups, which are a second behind at most."""
+    """Queries of the stored sums, which are at most one second old."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -73,13 +78,17 @@ class UsageReport:
         model: str | None = None,
         node: str | None = None,
     ) -> list[UsageRow]:
-        """Sums of what began from `since` up to `until` (seconds since 1970), of one key id, model
-        or node if given. Times in order, everything else by most requests. Raises `StoreError`."""
+        """Return the sums of the requests that began from `since` up to `until` (seconds since
+        1970).
+
+        `key` (an id), `model`, `node`: count only its requests. Days and hours are in order of
+        time, other groups in order of most requests. Raises `StoreError`.
+        """
         where, values = _where(
             by, since, until, (("key_id", key), ("model", model), ("node", node))
         )
         group = _group_expression(by)
-        # Only our own words are put into these texts; what callers say goes by parameter.
+        # Only constants of this module are put into the SQL; other values are parameters.
         of_sums = f"SELECT {group} AS grp, {_SUMS} FROM usage_rollups"  # noqa: S608
         sums = await self._store.read(f"{of_sums} WHERE {where} GROUP BY grp", *values)
         timed = by in TIMES
@@ -97,8 +106,10 @@ class UsageReport:
         model: str | None = None,
         node: str | None = None,
     ) -> UsageTop:
-        """As `usage` by key, model or node, but at most `most` rows and the rest as one: what
-        it costs to tell grows with `most`, not with the keys there are. Raises `StoreError`."""
+        """Like `usage` by key, model or node, but return at most `most` rows, and the rest as one.
+
+        Its cost depends on `most`, not on the number of groups. Raises `StoreError`.
+        """
         where, values = _where(
             by, since, until, (("key_id", key), ("model", model), ("node", node))
         )
@@ -127,7 +138,7 @@ class UsageReport:
     async def _rows(
         self, by: Grouping, sums: list[Row], where: str, values: list[Value]
     ) -> list[UsageRow]:
-        """`sums`, each with the times to first token that are stored beside it."""
+        """Make rows from `sums`, and add the percentiles of the time to first token."""
         of_bins = f"SELECT {_group_expression(by)} AS grp, bin, sum(requests) AS requests"
         counts = await self._store.read(
             f"{of_bins} FROM usage_ttft WHERE {where} GROUP BY grp, bin",
@@ -140,7 +151,7 @@ class UsageReport:
 
 
 def _group_expression(by: Grouping) -> str:
-    # A day's edge may come from hourly rows, which belong to the day they are in.
+    # Part of a day may come from hourly rows, so the day is computed from their start.
     return {"hour": "start", "day": f"start - start % {DAY_S}"}.get(by) or _COLUMNS[by]
 
 
