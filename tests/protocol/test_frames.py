@@ -1,4 +1,4 @@
-"""The codec: however the bytes come, the same frames; and nothing but frames, at a bounded cost."""
+"""Decoding frames: the same result for any splitting, and a bounded cost for invalid bytes."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_both_know_each_other_in_the_end_however_the_bytes_come(step: int) -> No
     assert fed(theirs, ours.bytes_to_send(), step) == WELCOME
 
 
-def test_what_comes_with_the_welcome_is_the_sessions() -> None:
+def test_bytes_after_the_welcome_belong_to_the_session() -> None:
     theirs, ours = node(), relay()
     challenged(theirs, ours)
     ours.accept(WELCOME)

@@ -103,7 +103,7 @@ def test_a_burst_after_a_long_silence_is_taken_and_one_more_is_not() -> None:
         keeper.count(FrameType.STATUS, 1e6 + 1)
 
 
-def test_what_many_streams_took_that_were_reset_at_once_may_be_told_at_once() -> None:
+def test_as_many_events_as_resets_may_come_at_once() -> None:
     relay = Session(Role.RELAY)
     relay.attach(0, 0.0)
     count = 3 * PACES[FrameType.EVENT].burst

@@ -338,7 +338,7 @@ def test_a_call_is_answered_once_however_often_the_node_tries() -> None:
     assert made.relay.replies == [call]
 
 
-def test_a_peer_that_asks_and_takes_no_answer_is_cut_off() -> None:
+def test_a_peer_that_sends_calls_but_receives_no_answers_is_cut_off() -> None:
     node = Session(Role.NODE)
     node.attach(0, 0.0)
     answer = "x" * 200_000
@@ -395,7 +395,7 @@ def test_a_session_that_fails_resets_its_streams_and_refuses_its_calls() -> None
     ]
 
 
-def test_an_offset_that_can_not_be_leaves_the_session_as_it_was() -> None:
+def test_an_invalid_offset_leaves_the_session_as_it_was() -> None:
     made = pair()
     stream = opened(made)
     made.node.write(stream, 5_000)

@@ -92,7 +92,7 @@ def test_a_command_reaches_a_relay_with_a_silent_address(port: int) -> None:
         assert sock.gettimeout() == 30
 
 
-async def test_no_answer_at_all_is_told_of_each_address(port: int) -> None:
+async def test_the_error_names_each_address_that_did_not_answer(port: int) -> None:
     with pytest.raises(TimeoutError, match=f"{SILENT}|no answer"):
         await connect(SILENT, port, limit_s=0.2)
     with pytest.raises(TimeoutError, match="no answer"):

@@ -1,4 +1,4 @@
-"""What a process's status says to people."""
+"""How the exit status of a process is described."""
 
 from __future__ import annotations
 

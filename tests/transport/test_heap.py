@@ -1,4 +1,4 @@
-"""Memory goes back to the system after a crowd has left, and not each time that somebody has."""
+"""The heap is trimmed after a large drop of the count, and not after each small one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Later:
         self.delays_s.append(delay_s)
 
 
-def test_a_crowd_that_leaves_is_followed_by_one_trim() -> None:
+def test_a_large_drop_of_the_count_is_followed_by_one_trim() -> None:
     later = Later()
     trimmer = HeapTrimmer(later)
     for count in [*range(TRIM_AFTER_DROP + 500), *reversed(range(TRIM_AFTER_DROP + 500))]:
@@ -25,7 +25,7 @@ def test_a_crowd_that_leaves_is_followed_by_one_trim() -> None:
     assert later.delays_s == [TRIM_DELAY_S]
 
 
-def test_those_who_come_and_go_cause_no_trim() -> None:
+def test_small_changes_of_the_count_cause_no_trim() -> None:
     later = Later()
     trimmer = HeapTrimmer(later)
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""One buffer for all connections: what one of them left unfinished outlives the next read."""
+"""One buffer for all connections: incomplete data of one is kept while others are read."""
 
 from __future__ import annotations
 

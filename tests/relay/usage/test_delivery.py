@@ -221,7 +221,7 @@ async def test_on_a_full_disk_the_reserve_keeps_what_the_database_does_not_take(
     assert relay.served()[:2] == (1000, 1000)
 
 
-async def test_what_no_disk_takes_is_in_memory_up_to_a_bound_and_then_counted_as_lost(
+async def test_usage_that_no_disk_accepts_stays_in_memory_up_to_a_bound_and_is_then_lost(
     relay: Relay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("wai_relay.usage.spill_file.MAX_BYTES", 0)
@@ -237,7 +237,7 @@ async def test_what_no_disk_takes_is_in_memory_up_to_a_bound_and_then_counted_as
     assert sum("is lost" in message for message in caplog.messages) == 1
 
 
-async def test_what_the_database_will_never_take_holds_up_nothing(relay: Relay) -> None:
+async def test_a_refused_request_does_not_delay_others(relay: Relay) -> None:
     relay.serve(3)
     relay.recorder.finish(record(request_id="req_odd", status=1 << 70))
     relay.serve(2, first=3)
