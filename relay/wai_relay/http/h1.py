@@ -435,7 +435,7 @@ def _broken_body(error: RemoteProtocolError) -> RequestError:
     if error.fault is Fault.BODY_TOO_LARGE:
         limit = MAX_BODY_BYTES // (1024 * 1024)
         return RequestError(f"the request body is over {limit} MiB", Fault.BODY_TOO_LARGE)
-    return RequestError(f"the chunked request body is broken: {error}")
+    return RequestError(f"the chunked request body is invalid: {error}")
 
 
 def _asks_for_tunnel(head: Head, raw: bytes) -> bool:

@@ -230,7 +230,7 @@ def _parse_request_line(line: bytes) -> tuple[str, str, str, str, str, str]:
     raw_method, target, version = parts
     if version != b"HTTP/1.1" and version != b"HTTP/1.0":
         if _VERSION.fullmatch(version):
-            _refuse(f"{version.decode()} is not spoken here; use HTTP/1.1 or HTTP/2")
+            _refuse(f"{version.decode()} is not supported; use HTTP/1.1 or HTTP/2")
         _refuse(f"the request line ends in {_show(version)}, not in an HTTP version")
     method = _method(raw_method)
     scheme = authority = ""
@@ -267,7 +267,7 @@ def _method(raw: bytes) -> str:
     if not _TOKEN.fullmatch(raw):
         _refuse(f"the request method {_show(raw)} is not a token")
     if raw == b"CONNECT":
-        _refuse("CONNECT is not served here: this is no proxy")
+        _refuse("CONNECT is not supported: this is not a proxy")
     return raw.decode("ascii")
 
 
@@ -301,7 +301,7 @@ def _is_chunked(seen: dict[bytes, bytes], *, old: bool) -> bool:
     if old:
         _refuse("transfer-encoding is not allowed in HTTP/1.0")
     if coding.lower() != b"chunked":
-        _refuse(f"transfer-encoding {_show(coding)} is not spoken here; use chunked alone")
+        _refuse(f"transfer-encoding {_show(coding)} is not supported; use only chunked")
     return True
 
 
@@ -325,7 +325,7 @@ def _expects_continue(value: bytes | None, *, old: bool) -> bool:
         return False
     if value.lower() != b"100-continue":
         raise RequestError(
-            f"the expectation {_show(value)} can't be met; 100-continue can",
+            f"the expectation {_show(value)} is not supported; only 100-continue is",
             Fault.EXPECTATION_FAILED,
         )
     return True

@@ -38,7 +38,7 @@ _PRUNE_RAW: Final = (
     " ORDER BY started_at LIMIT $3)"
 )
 _PRUNE_HOURS: Final = tuple(
-    f"DELETE FROM {table} WHERE span = 'hour' AND start < $1"  # noqa: S608 - our own two names
+    f"DELETE FROM {table} WHERE span = 'hour' AND start < $1"  # noqa: S608 - two constant names
     f" AND start < (SELECT min(start) FROM {table} WHERE span = 'hour') + $2"
     for table in ("usage_rollups", "usage_ttft")
 )

@@ -147,7 +147,7 @@ async def test_a_broken_chunk_is_the_readers_error_and_ends_the_connection() -> 
     connection.data_received(CHUNKED.replace(b"2\r\nhe", b"zz\r\nhe"))
     await turns()
     assert transport.written.startswith(b"HTTP/1.1 400 ")
-    assert b"chunked request body is broken: illegal chunk header" in transport.written
+    assert b"chunked request body is invalid: illegal chunk header" in transport.written
     assert b"bytearray" not in transport.written
     assert b"connection: close" in transport.written
     connection.connection_lost(None)
@@ -179,7 +179,7 @@ async def test_a_chunked_body_of_two_readings_hides_no_request(fault: str, step:
         connection.data_received(stream[start : start + step])
     await turns(20)
     assert transport.written.startswith(b"HTTP/1.1 400 ")
-    assert b"chunked request body is broken" in transport.written
+    assert b"chunked request body is invalid" in transport.written
     assert b"connection: close" in transport.written
     assert edge.counters.requests == 1
     connection.connection_lost(None)
