@@ -551,8 +551,11 @@ class Session:
         return increment > 0
 
     def fail_streams(self, fault: Fault, reason: str) -> list[Event]:
-        """End the session: return a `StreamReset` for each open stream, and, at the relay, a
-        `ReplyReceived` with an error for each open call."""
+        """End all streams and calls, because the session is over, and return the events for that.
+
+        There is a `StreamReset` for each open stream and, at the relay, a `ReplyReceived` with the
+        error `fault` and `reason` for each open call.
+        """
         for stream_id in list(self._streams):
             self._remove_stream(stream_id)
             self._add_event(StreamReset(stream_id, fault, reason))

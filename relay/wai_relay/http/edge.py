@@ -115,8 +115,11 @@ class Connection(abc.ABC):
 
 @dataclass(slots=True)
 class Counters:
-    """Counters since start. `callers_gone`: requests cancelled because the caller disconnected;
-    `cut`: responses aborted in the middle; `floods`: connections closed because of a flood."""
+    """Counters since start.
+
+    `callers_gone`: requests cancelled because the caller disconnected. `cut`: responses that were
+    aborted in the middle. `floods`: connections closed because of a flood of small frames.
+    """
 
     connections: int = 0
     connections_refused: int = 0
