@@ -31,7 +31,7 @@ from wai_node.upstreams.board import Board
 from wai_node.upstreams.tally import OpenStream, Report, TokensSpent
 from wai_node.upstreams.upstream import Probe, Upstream
 from wai_protocol.events import DataReceived, StreamEnded, StreamOpened
-from wai_protocol.handshake import Hello, NodeClaim
+from wai_protocol.handshake import Hello, ProvenHello
 from wai_protocol.identity import NodeKey
 from wai_protocol.invite import decode
 from wai_protocol.limits import Limits
@@ -54,8 +54,8 @@ from wai_relay.storage import SqliteStore
 from wai_relay.usage import UsageRecorder
 from wai_transport.http_client import HttpClient
 from wai_transport.http_connection import HttpConnection
-from wai_transport.incoming import INCOMING
 from wai_transport.live_session import LiveSession
+from wai_transport.read_buffer import READ_BUFFER
 
 BATCH: Final = 200
 _BODY: Final = (
@@ -147,7 +147,7 @@ class Meter:
 
 def feed(transport: FakeTransport, data: bytes) -> None:
     """`data` comes over a tunnel's transport."""
-    INCOMING[: len(data)] = data
+    READ_BUFFER[: len(data)] = data
     cast(asyncio.BufferedProtocol, transport.protocol).buffer_updated(len(data))
 
 
@@ -179,7 +179,7 @@ class RelayRig:
         await invites.redeem(decode(text).secret, node_key.public, "box")
         fleet = ConnectedFleet(registry, invites)
         admission = await fleet.admit(
-            NodeClaim(Hello(node_key.public, "box", b"", instance="a", tunnel=0), None)
+            ProvenHello(Hello(node_key.public, "box", b"", instance="a", tunnel=0), None)
         )
         tunnel = FakeTransport()
         admission.session.attach(cast(asyncio.Transport, tunnel), 0)

@@ -1,5 +1,5 @@
-"""`wai/1`: the sans-I/O core that relay and node share. `protocol/SPEC.md` explains the wire.
+"""The sans-I/O core of the protocol `wai/1`, used by relay and node. See `protocol/SPEC.md`.
 
-Import from its modules. Nothing is re-exported here: `wai --help` needs the errors alone, and would
-pay 25 ms for the session behind them.
+Import from its modules. Nothing is re-exported here, because `wai --help` needs only the errors,
+and importing the session as well would take 25 ms.
 """

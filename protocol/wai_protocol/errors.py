@@ -1,7 +1,7 @@
-"""What can go wrong, once: a fault's wire code, HTTP status, OpenAI error type and log level.
+"""All faults with their wire code, HTTP status, OpenAI error type and log level.
 
-Every error that crosses a room's border is a `WaiError` that carries a `Fault`. The table below is
-the only place that maps a fault to what a peer, a caller or a log sees (SPEC section 8).
+Every error that leaves a package is a `WaiError` that carries a `Fault`. The table below is the
+only place that maps a fault to what a peer, a caller or a log sees (SPEC section 8).
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 from typing import Final, NamedTuple
 
-# The levels of `logging` and a row without `dataclasses`: every command imports this module, and
-# those two take longer to import than all else that `wai --help` needs.
+# The values of `logging`'s levels, and named tuples instead of dataclasses: every command imports
+# this module, and importing `logging` and `dataclasses` would take longer than all the rest that
+# `wai --help` needs.
 _DEBUG, _INFO, _WARNING, _ERROR = 10, 20, 30, 40
 
 
@@ -25,7 +26,7 @@ class FaultRow(NamedTuple):
 
 
 class Fault(enum.Enum):
-    """Everything that can fail between a caller and a model. `fault.row` says how it is shown."""
+    """A kind of failure between a caller and a model. `fault.row` says how it is shown."""
 
     # on the wire: RESET, GOAWAY, REFUSE and REPLY codes (SPEC section 8)
     CANCELLED = FaultRow(1, 499, "invalid_request_error", "cancelled", _DEBUG)
@@ -59,7 +60,7 @@ class Fault(enum.Enum):
     STORAGE = FaultRow(33, 507, "server_error", "storage_failed", _ERROR)
     IDENTITY_COPIED = FaultRow(34, 409, "authentication_error", "identity_copied", _WARNING)
 
-    # only ever seen by callers: no wire code is sent for these
+    # shown to callers only: these have no wire code
     KEY_MISSING = FaultRow(0, 401, "authentication_error", "missing_api_key", _INFO)
     KEY_INVALID = FaultRow(0, 401, "authentication_error", "invalid_api_key", _INFO)
     METHOD_NOT_ALLOWED = FaultRow(0, 405, "invalid_request_error", "method_not_allowed", _INFO)
@@ -75,7 +76,7 @@ class Fault(enum.Enum):
 
     @property
     def row(self) -> FaultRow:
-        """The fault's line in the table."""
+        """Return the fault's line in the table."""
         return self.value
 
 
@@ -83,14 +84,15 @@ _BY_WIRE_CODE: Final = {f.row.wire_code: f for f in Fault if f.row.wire_code}
 
 
 def fault_for_wire_code(code: int) -> Fault:
-    """The fault that a peer named; a code that we don't know counts as `INTERNAL`."""
+    """Return the fault with this wire code; an unknown code counts as `INTERNAL`."""
     return _BY_WIRE_CODE.get(code, Fault.INTERNAL)
 
 
 class WaiError(Exception):
-    """The root of every error that we raise. `str(error)` is a sentence fit for its reader.
+    """Base class of every error that this project raises.
 
-    `retry_after_s`, where set, is when another try makes sense, in seconds.
+    `str(error)` is a sentence for the person who will read it. `retry_after_s`, where it is set, is
+    the time in seconds after which another try makes sense.
     """
 
     default_fault = Fault.INTERNAL
@@ -104,7 +106,7 @@ class WaiError(Exception):
 
 
 class ProtocolError(WaiError):
-    """The rules of `wai/1` or of HTTP were broken."""
+    """A rule of `wai/1` or of HTTP was broken."""
 
     default_fault = Fault.PROTOCOL
 
@@ -124,24 +126,24 @@ class TransportError(WaiError):
 
 
 class AuthError(WaiError):
-    """Who it is could not be proven, or it may not do this."""
+    """A peer or caller could not prove its identity, or is not allowed to do this."""
 
     default_fault = Fault.PROOF_INVALID
 
 
 class NodeUnavailable(WaiError):
-    """No node can serve this now."""
+    """No node can serve this request now."""
 
     default_fault = Fault.NO_NODE
 
 
 class RequestError(WaiError):
-    """A caller's request that we refuse; the message tells the caller what to change."""
+    """A caller's request is refused; the message tells the caller what to change."""
 
     default_fault = Fault.BAD_REQUEST
 
 
 class StoreError(WaiError):
-    """What is on disk can't be read or written, or has no room left."""
+    """A file or the database cannot be read or written, or the disk is full."""
 
     default_fault = Fault.STORAGE

@@ -1,4 +1,7 @@
-"""What a session tells its owner. Named tuples: one is made per DATA frame, and they are cheap."""
+"""The events that a session returns to its owner.
+
+They are named tuples, which are cheap to make: every DATA frame makes one.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from .surface import Headers
 
 
 class DataReceived(NamedTuple):
-    """Body bytes of a stream. Give their credit back with `Session.consume` once they are used."""
+    """Body bytes of a stream arrived. Call `Session.consume` once they are used."""
 
     stream: int
     data: bytes
 
 
 class StreamOpened(NamedTuple):
-    """A request came in (node only). `end`: it has no body."""
+    """A request arrived (node only). `end`: it has no body."""
 
     stream: int
     method: str
@@ -28,7 +31,7 @@ class StreamOpened(NamedTuple):
 
 
 class HeadersReceived(NamedTuple):
-    """A response's head came in (relay only)."""
+    """The head of a response arrived (relay only)."""
 
     stream: int
     status: int
@@ -42,7 +45,7 @@ class StreamEnded(NamedTuple):
 
 
 class StreamReset(NamedTuple):
-    """A stream is over in both directions, by the peer's or the session's doing."""
+    """A stream ended in both directions: the peer reset it, or the session is over."""
 
     stream: int
     fault: Fault
@@ -50,13 +53,13 @@ class StreamReset(NamedTuple):
 
 
 class Writable(NamedTuple):
-    """A stream for which `send_data` said stop takes more."""
+    """A stream for which `Session.send_data` returned False accepts data again."""
 
     stream: int
 
 
 class StatusReceived(NamedTuple):
-    """The node's new STATUS (relay only)."""
+    """The node sent a new STATUS (relay only)."""
 
     status: NodeStatus
 
@@ -70,7 +73,10 @@ class CallReceived(NamedTuple):
 
 
 class ReplyReceived(NamedTuple):
-    """The answer to a `Session.call`. Not `ok`: `value` is {"code": wire code, "message": str}."""
+    """The answer to a `Session.call` arrived.
+
+    If not `ok`, `value` is `{"code": wire code, "message": str}`.
+    """
 
     call: int
     ok: bool
@@ -78,7 +84,7 @@ class ReplyReceived(NamedTuple):
 
 
 class NodeEvent(NamedTuple):
-    """The node tells of something; `call` is the CALL it belongs to, or 0 (relay only)."""
+    """The node sent an EVENT; `call` is the CALL that it belongs to, or 0 (relay only)."""
 
     call: int
     name: str
@@ -86,7 +92,7 @@ class NodeEvent(NamedTuple):
 
 
 class GoAwayReceived(NamedTuple):
-    """The peer takes no new streams (node) or opens none (relay) from now on."""
+    """The peer, from now on, accepts no new streams (a node) or opens none (a relay)."""
 
     fault: Fault
     reason: str
@@ -94,12 +100,18 @@ class GoAwayReceived(NamedTuple):
 
 
 class PeerDead(NamedTuple):
-    """Silence for too long: close the connection and `detach`; the session waits for the next."""
+    """The peer was silent for too long.
+
+    Close the connection and call `Session.detach`; the session waits for the next connection.
+    """
 
 
-class TurnOver(NamedTuple):
-    """More frames have come than one turn takes, and the rest is kept: read no more, and call
-    `receive_data(b"")` once the other connections had their turn. Always the last event."""
+class TurnEnded(NamedTuple):
+    """More frames arrived than one turn processes; the rest is kept. Always the last event.
+
+    Stop reading from the connection, and call `receive_data(b"")` in a later turn of the event
+    loop, after the other connections were served.
+    """
 
 
 Event: TypeAlias = (
@@ -115,5 +127,5 @@ Event: TypeAlias = (
     | NodeEvent
     | GoAwayReceived
     | PeerDead
-    | TurnOver
+    | TurnEnded
 )

@@ -1,10 +1,10 @@
-"""What a request's or a response's head may hold when it travels in OPEN and HEADERS (SPEC 5).
+"""Check the method, path and header fields that OPEN and HEADERS carry (SPEC section 5).
 
-The strict form of RFC 9110 sections 5.1 and 5.5: names are tokens in lower case, values hold no
-control character but HTAB and no white space at their edges. Both ends check what they decode: a
-name in upper case would pass every list of names that is compared in lower case, and a CR, LF or
-NUL in a value could end the field in the HTTP message that is made of it. Both ends also check
-what they encode, so that a caller's or a model server's fault costs its stream and not the session.
+The strict form of RFC 9110 sections 5.1 and 5.5: names are tokens in lower case; values hold no
+control character but HTAB, and no white space at either end. Both ends check what they decode: a
+name in upper case would get past every list that is compared in lower case, and a CR, LF or NUL in
+a value could end the field early in the HTTP message built from it. Both ends also check what they
+encode, so that a fault of a caller or a model server ends its stream only, and not the session.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ _TARGET: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")  # origin form: visible AS
 
 
 def check_fields(names: list[bytes], values: list[bytes], error: type[ProtocolError]) -> None:
-    """Raise `error` unless the header fields of these `names` and `values` are fit for HTTP as they
-    are. Costs about 1 µs: all names, and all values, are looked at in a few passes in C.
+    """Raise `error` unless these header fields can be copied unchanged into an HTTP message.
+
+    Takes about 1 µs: all names are checked together, and so are all values, by a few calls that run
+    in C.
     """
     if b"" in names or b"".join(names).translate(None, _NAME_BYTES):
         raise error("a header's name is not a token in lower case")
@@ -35,8 +37,8 @@ def check_fields(names: list[bytes], values: list[bytes], error: type[ProtocolEr
 
 
 def check_request_line(method: str, target: str, error: type[ProtocolError]) -> None:
-    """Raise `error` unless `method` and `target` (path and query) are fit for a request line."""
+    """Raise `error` unless `method` and `target` (path and query) are valid in a request line."""
     if not _METHOD.fullmatch(method):
         raise error("a request's method is not a token")
     if not _TARGET.fullmatch(target):
-        raise error("a request's path is not in origin form, or holds what must be encoded")
+        raise error("a request's path is not in origin form, or has characters to be encoded")

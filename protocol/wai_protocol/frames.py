@@ -1,8 +1,9 @@
-"""The frames of `wai/1`: msgpack arrays whose first element is the type (SPEC section 1).
+"""Encode and decode the frames of `wai/1`: msgpack arrays that begin with a type (SPEC section 1).
 
-Types below 16 belong to a connection: they are not counted and never replayed. Types from 16 on are
-the session's: each of their bytes has an offset. This module knows shapes and bounds, and nothing
-of what a frame means. DATA and ACK, which travel most, are read by the session itself.
+Types below 16 belong to one connection: they have no offset and are never replayed. Types from 16
+on belong to the session: each of their bytes has an offset. This module checks types and bounds
+of fields; what a frame means is decided by `session`. DATA and ACK are the most frequent frames and
+are read by `session` directly.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from .limits import (
     MAX_FRAME_BYTES,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
+    MAX_METHOD_CHARS,
     MAX_REASON_CHARS,
-    MAX_WORD_CHARS,
 )
 from .surface import Headers
 
 
 class FrameType(enum.IntEnum):
-    """First element of every frame."""
+    """The type of a frame, which is its first element."""
 
     HELLO = 0
     CHALLENGE = 1
@@ -58,7 +59,10 @@ FIRST_SESSION_TYPE: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A request's head, from the relay. `model` tells the node which upstream; `end`: no body."""
+    """A request's head, sent by the relay.
+
+    `model` selects the upstream on the node; `end`: the request has no body.
+    """
 
     stream: int
     method: str
@@ -70,7 +74,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class HeadersFrame:
-    """HEADERS: a response's head, from the node, once per stream."""
+    """HEADERS: a response's head, sent by the node once per stream."""
 
     stream: int
     status: int
@@ -86,7 +90,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The stream is over in both directions; `code` is a fault's wire code."""
+    """Ends the stream in both directions; `code` is a fault's wire code."""
 
     stream: int
     code: int
@@ -119,7 +123,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a CALL. Not `ok`: `value` is a map with `code` (wire) and `message`."""
+    """The answer to a CALL. If not `ok`, `value` is a map with `code` (wire code) and `message`."""
 
     call: int
     ok: bool
@@ -128,7 +132,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something happened on the node; `call` is the CALL it belongs to, or 0."""
+    """Something happened on the node; `call` is the CALL that it belongs to, or 0."""
 
     call: int
     name: str
@@ -137,9 +141,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class GoAway:
-    """This end is going: no new streams; those in flight end by themselves.
+    """Announces a planned end: no new streams; those in progress go on to their end.
 
-    `reconnect_in_ms`: when the node should dial for a new session (nil: it need not).
+    `reconnect_in_ms`: after this time the node should begin a new session (None: it need not).
     """
 
     code: int
@@ -154,32 +158,32 @@ SessionFrame: TypeAlias = (
 pack: Final[Callable[[object], bytes]] = msgpack.Packer(autoreset=True).pack
 
 
-_LONG_BYTES: Final = 256  # from here on a bin has a length of two bytes
+_LONG_BYTES: Final = 256  # from this size on, msgpack's bin has a length field of two bytes
 
 
 def encode_data(stream: int, data: bytes | memoryview) -> bytes:
-    """The bytes of a DATA frame with `data`, at most `MAX_DATA_BYTES`."""
+    """Encode a DATA frame. `data` has at most `MAX_DATA_BYTES`."""
     size = len(data)
     if size < _LONG_BYTES:
         return pack((FrameType.DATA, stream, data))
-    # What msgpack would write, with one copy of the payload instead of two.
+    # The same bytes as msgpack writes, with one copy of the payload instead of two.
     return b"".join((b"\x93\x12", pack(stream), b"\xc5", size.to_bytes(2, "big"), data))
 
 
 def encode(frame: SessionFrame) -> bytes:
-    """The bytes of any session frame but DATA.
+    """Encode any session frame except DATA.
 
-    Raises `LocalProtocolError` for what the peer would refuse: one such frame would cost the whole
-    session.
+    Raises `LocalProtocolError` for a frame that the peer would refuse, because a refused frame ends
+    the whole session.
     """
     t = FrameType
     match frame:
         case Open(stream, method, path, headers, model, end):
             check_request_line(method, path, LocalProtocolError)
-            flat = _flat(headers, (method, path, model))
+            flat = _flatten(headers, (method, path, model))
             return pack((t.OPEN, stream, method, path, flat, model, end))
         case HeadersFrame(stream, status, headers):
-            return pack((t.HEADERS, stream, status, _flat(headers, ())))
+            return pack((t.HEADERS, stream, status, _flatten(headers, ())))
         case End(stream):
             return pack((t.END, stream))
         case Reset(stream, code, reason):
@@ -193,15 +197,16 @@ def encode(frame: SessionFrame) -> bytes:
         case Reply(call, ok, value):
             return pack((t.REPLY, call, ok, value))
         case Event(call, name, value):
-            return _bounded(pack((t.EVENT, call, name, value)))
+            return _check_event_size(pack((t.EVENT, call, name, value)))
         case GoAway(code, reason, reconnect_in_ms):
             return pack((t.GOAWAY, code, reason, reconnect_in_ms))
 
 
 def decode(item: list[Any], size: int = 0) -> SessionFrame:
-    """Check one unpacked session frame (not DATA) of `size` bytes. Raises `RemoteProtocolError`.
+    """Check one unpacked session frame (not DATA), and return it as an object.
 
-    Elements beyond those known here are ignored: a newer minor version may append some.
+    `size` is its encoded size in bytes. Elements beyond those known here are ignored: a newer minor
+    version may append some. Raises `RemoteProtocolError`.
     """
     row = _SHAPES.get(item[0])
     if row is None:
@@ -219,17 +224,17 @@ def decode(item: list[Any], size: int = 0) -> SessionFrame:
         fields[2 if frame_class is HeadersFrame else 3] = _pairs(fields)
         if frame_class is Open:
             check_request_line(fields[1], fields[2], RemoteProtocolError)
-    elif frame_class in _WORDS:
-        _check_words(frame_class, fields, size)
+    elif frame_class in _WITH_TEXT:
+        _check_text(frame_class, fields, size)
     frame: SessionFrame = frame_class(*fields)
     return frame
 
 
-_WORDS: Final = frozenset({Reset, Call, Event, GoAway})
+_WITH_TEXT: Final = frozenset({Reset, Call, Event, GoAway})
 
 
-def _check_words(frame_class: type, fields: list[Any], size: int) -> None:
-    """The bounds of what a peer says in words. A reason is shown to people and logged."""
+def _check_text(frame_class: type, fields: list[Any], size: int) -> None:
+    """Check the length of the text in a frame. A reason is shown to people and logged."""
     if frame_class is Reset:
         _check_reason(fields[2])
     elif frame_class is GoAway:
@@ -237,8 +242,8 @@ def _check_words(frame_class: type, fields: list[Any], size: int) -> None:
         if fields[2] is not None and not _is_number(fields[2]):
             raise RemoteProtocolError("GoAway frame has a field of the wrong type")
     else:
-        if len(fields[1]) > MAX_WORD_CHARS:
-            raise RemoteProtocolError(f"{frame_class.__name__} frame has a long name")
+        if len(fields[1]) > MAX_METHOD_CHARS:
+            raise RemoteProtocolError(f"{frame_class.__name__} frame has too long a name")
         if frame_class is Event and size > MAX_EVENT_BYTES:
             raise RemoteProtocolError(f"an EVENT is larger than {MAX_EVENT_BYTES} bytes")
 
@@ -249,13 +254,13 @@ def _check_reason(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` without what could steer a terminal or forge a line of a log."""
+    """Replace the characters of `text` that could control a terminal or forge a line of a log."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-# Types of the fields after the first element; None stands for "anything".
+# Types of the fields after the first element; None stands for any type.
 _SHAPES: Final[dict[int, tuple[Any, tuple[type | None, ...]]]] = {
     FrameType.OPEN: (Open, (int, str, str, list, str, bool)),
     FrameType.HEADERS: (HeadersFrame, (int, int, list)),
@@ -274,14 +279,17 @@ def _is_number(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
-def _bounded(event: bytes) -> bytes:
+def _check_event_size(event: bytes) -> bytes:
     if len(event) > MAX_EVENT_BYTES:
         raise LocalProtocolError(f"an EVENT frame has {len(event)} bytes")
     return event
 
 
-def _flat(headers: Headers, texts: tuple[str, ...]) -> list[bytes]:
-    """Names and values in one list; `texts` is what else counts as part of the head."""
+def _flatten(headers: Headers, texts: tuple[str, ...]) -> list[bytes]:
+    """Check `headers`, and return their names and values in one list.
+
+    `texts`: the other strings of the frame that count towards `MAX_HEAD_BYTES`.
+    """
     flat = [part for pair in headers for part in pair]
     if len(headers) > MAX_HEADERS or _head_bytes(flat, texts) > MAX_HEAD_BYTES:
         raise LocalProtocolError(
@@ -298,7 +306,7 @@ def _head_bytes(flat: list[bytes], texts: Iterable[str]) -> int:
 
 
 def _pairs(fields: list[Any]) -> Headers:
-    """Header pairs out of the flat list of names and values, with their bounds checked."""
+    """Return the header pairs from the frame's flat list of names and values, and check them."""
     flat = next(field for field in fields if type(field) is list)
     if len(flat) % 2 or len(flat) > 2 * MAX_HEADERS:
         raise RemoteProtocolError(f"headers are not at most {MAX_HEADERS} pairs")
@@ -313,12 +321,12 @@ def _pairs(fields: list[Any]) -> Headers:
 
 
 _BUFFER_BYTES: Final = 8 * 1024
-"""What an unpacker begins with; it grows to what comes at once. msgpack's own 1 MiB is walked
-through from end to end, so that a session of small frames came to hold all of it, and no cache
-did."""
+"""First buffer size of an unpacker; it grows with the size of a read. msgpack's default is 1 MiB,
+which it fills from end to end before it starts again: with small frames a session would come to
+hold the whole 1 MiB, which fits into no processor cache."""
 
 _MAX_SPARE: Final = 4
-"""Unpackers kept for the next read. One is enough until frames come in parts on many sessions."""
+"""Unpackers kept for reuse. One is enough unless many sessions have received part of a frame."""
 
 _spare: Final[list[msgpack.Unpacker]] = []
 
@@ -327,7 +335,7 @@ def _new_unpacker() -> msgpack.Unpacker:
     return msgpack.Unpacker(
         raw=False,
         read_size=_BUFFER_BYTES,
-        max_buffer_size=0x7FFFFFFF,  # `next_frame` bounds what waits
+        max_buffer_size=0x7FFFFFFF,  # no bound here: `next_frame` bounds the size of a frame
         max_str_len=MAX_FRAME_BYTES,
         max_bin_len=max(MAX_DATA_BYTES, MAX_HEAD_BYTES),
         max_array_len=4096,
@@ -337,28 +345,29 @@ def _new_unpacker() -> msgpack.Unpacker:
 
 
 class FrameDecoder:
-    """Cuts a connection's bytes into msgpack arrays, within bounds.
+    """Splits the bytes of a connection into msgpack arrays of bounded size.
 
-    `max_frame_bytes` bounds a frame as a whole: msgpack parses nested containers as they come, so a
-    bound on its buffer alone would let one endless array grow without end.
+    `max_frame_bytes` bounds a whole frame. A bound on msgpack's buffer would not be enough: msgpack
+    parses nested containers as they arrive, so that an endless array could grow without limit.
 
-    It holds an unpacker only while it has part of a frame: one takes 48 KiB (msgpack keeps room for
-    a thousand levels of nesting), half of what an idle node cost its relay.
+    A decoder holds an unpacker only while it has part of a frame: an unpacker takes 48 KiB (msgpack
+    reserves room for a thousand levels of nesting), which was half of the memory of an idle node at
+    its relay.
     """
 
     __slots__ = ("_before", "_fed", "_max_frame_bytes", "_unpacker", "position")
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._unpacker: msgpack.Unpacker | None = None
-        self._before = 0  # what the unpacker had read when it came here, less our position then
+        self._before = 0  # the unpacker's own count of bytes, minus `position`, when it was taken
         self._max_frame_bytes = max_frame_bytes
         self._fed = 0
         self.position = 0
-        """Bytes of all frames read so far: where the next frame begins."""
+        """Size of all frames read so far in bytes: where the next frame begins."""
 
     @property
     def holds_bytes(self) -> bool:
-        """Whether bytes were fed that no frame was made of yet."""
+        """Whether there are bytes that `next_frame` has not returned in a frame."""
         return self._unpacker is not None
 
     def feed(self, data: bytes | memoryview) -> None:
@@ -370,14 +379,17 @@ class FrameDecoder:
         self._fed += len(data)
 
     def next_frame(self) -> list[Any] | None:
-        """The next whole frame, or None until more bytes come. Raises `RemoteProtocolError`."""
+        """Return the next whole frame, or None if more bytes are needed.
+
+        Raises `RemoteProtocolError`.
+        """
         unpacker = self._unpacker
         if unpacker is None:
             return None
         try:
             item = next(unpacker, _MORE)
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-            raise RemoteProtocolError(f"bytes that are not a frame: {error}") from None
+            raise RemoteProtocolError(f"the bytes are not a frame: {error}") from None
         begun_at = self.position
         end = self._fed if item is _MORE else unpacker.tell() - self._before
         if end - begun_at > self._max_frame_bytes:
@@ -387,7 +399,7 @@ class FrameDecoder:
         if type(item) is not list or not item or type(item[0]) is not int:
             raise RemoteProtocolError("a frame is not an array that begins with its type")
         self.position = end
-        if end == self._fed:  # the usual end of a read
+        if end == self._fed:  # all bytes are read: return the unpacker
             self._unpacker = None
             if len(_spare) < _MAX_SPARE:
                 _spare.append(unpacker)

@@ -1,4 +1,4 @@
-"""The handshake that begins every connection: who both ends are, and where a session goes on.
+"""The handshake that begins every connection: it authenticates both ends and resumes a session.
 
     node                                  relay
     HELLO      versions, key, session ──▶
@@ -6,10 +6,10 @@
     PROOF      node's signature, invite ─▶
                ◀── WELCOME or REFUSE
 
-Both signatures cover the bytes sent so far and so the certificate that the node saw (RFC 5929
-`tls-server-end-point`): a proof given to one relay is worth nothing at another, nor through a man
-in the middle. One-shot machines without I/O; which node may join is the relay's to say (SPEC
-section 3).
+Both signatures cover the bytes sent so far, and with them the certificate that the node saw (RFC
+5929 `tls-server-end-point`): a proof made for one relay is not valid at another one, nor through a
+man in the middle. `NodeHandshake` and `RelayHandshake` are state machines without I/O, each used
+for one connection. The relay's own code decides which node may join. See SPEC section 3.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ NONCE_BYTES: Final = 32
 SESSION_ID_BYTES: Final = 16
 HASH_BYTES: Final = 32
 MAX_TEXT_CHARS: Final = 128  # a node's name, an agent's version
-MAX_RETRY_AFTER_S: Final = 3600.0  # a REFUSE can ask a node to wait, but not for ever
+MAX_RETRY_AFTER_S: Final = 3600.0  # the longest wait that a REFUSE can ask for
 RELAY_CONTEXT: Final = b"wai/1 relay\x00"
 NODE_CONTEXT: Final = b"wai/1 node\x00"
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What a node says first.
+    """The node's first frame.
 
     `session` and `received`: the session to resume (None for a new one) and how many of its bytes
-    came in. `endpoint_hash`: SHA-256 of the certificate that the node saw, b"" without TLS.
-    `instance`: made anew when the node starts; sessions of another instance are lost with it.
-    `tunnel`: which of the node's tunnels this is, counted from 0; each has one session. None: the
-    node does not tell.
+    the node has received. `endpoint_hash`: SHA-256 of the certificate that the node saw, b""
+    without TLS. `instance`: a random id of this run of the node; the sessions of an earlier run are
+    lost. `tunnel`: the number of the node's tunnel, from 0; each tunnel has one session. None: not
+    told.
     """
 
     public: bytes
@@ -59,7 +59,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """What the relay answers in the end. `resumed` False: a new session, the old one is lost."""
+    """The relay's last frame. `resumed` False: the session is new, and the earlier one is lost."""
 
     session: bytes
     received: int
@@ -70,15 +70,22 @@ class Welcome:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeClaim:
-    """What a node has proven (its key), and what it asks for with that."""
+class ProvenHello:
+    """A HELLO whose sender has proven that it holds the key in it.
+
+    `invite_secret`: the secret of the invite with which the node wants to join, None if it has
+    joined before.
+    """
 
     hello: Hello
     invite_secret: bytes | None
 
 
 class _Reader:
-    """Collects a handshake's bytes and cuts off whole frames, with the raw bytes for signatures."""
+    """Collects a handshake's bytes, and splits them into frames with their raw bytes.
+
+    The signatures cover the raw bytes.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -99,7 +106,7 @@ class _Reader:
                 raise RemoteProtocolError("the handshake is too long") from None
             return None
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-            raise RemoteProtocolError(f"bytes that are not a handshake: {error}") from None
+            raise RemoteProtocolError(f"the bytes are not a handshake: {error}") from None
         if type(item) is not list or not item or type(item[0]) is not int:
             raise RemoteProtocolError("a frame is not an array that begins with its type")
         size = unpacker.tell()
@@ -119,11 +126,12 @@ class _NodeState(enum.Enum):
 
 
 class NodeHandshake:
-    """The node's half. `relay_public` is whom it expects, from the invite.
+    """The node's side of a handshake.
 
-    Feed it with `receive_data`, send what `bytes_to_send` gives; it is over when `receive_data`
-    returns a `Welcome`, or raises: `AuthError` where the relay refused (with its fault and, if it
-    said so, when to come again) or is not who it should be, `RemoteProtocolError` for garbage.
+    `relay_public`: the key of the relay that is expected, from the invite. Pass received bytes to
+    `receive_data` and send what `bytes_to_send` returns, until `receive_data` returns a `Welcome`
+    or raises: `AuthError` if the relay refused (with its fault and, if given, `retry_after_s`) or
+    is another relay than expected, `RemoteProtocolError` for invalid bytes.
     """
 
     def __init__(
@@ -148,7 +156,7 @@ class NodeHandshake:
         return out
 
     def receive_data(self, data: bytes) -> Welcome | None:
-        """Take bytes from the relay; a `Welcome` ends the handshake."""
+        """Process bytes from the relay; returns the `Welcome` that ends the handshake, or None."""
         self._reader.feed(data)
         while self._state is not _NodeState.DONE and (got := self._reader.frame()):
             item, raw = got
@@ -162,7 +170,7 @@ class NodeHandshake:
         return None
 
     def leftover(self) -> bytes:
-        """Bytes that came after the WELCOME: the session's first."""
+        """Return the bytes that came after the WELCOME: the first ones of the session."""
         return self._reader.leftover()
 
     def _prove(self, item: list[Any], raw: bytes) -> None:
@@ -177,7 +185,7 @@ class NodeHandshake:
         if len(nonce) != NONCE_BYTES:
             raise RemoteProtocolError("a CHALLENGE has a nonce of the wrong length")
         if relay_public != self._relay_public:
-            raise AuthError("this is not the relay that the invite named (another relay key)")
+            raise AuthError("this is not the relay that the invite named (its key is another one)")
         verify(relay_public, signature, relay_transcript(self._hello, nonce))
         secret = self._invite_secret
         proof = self._key.sign(node_transcript(self._hello, raw, secret))
@@ -193,11 +201,13 @@ class _RelayState(enum.Enum):
 
 
 class RelayHandshake:
-    """The relay's half. `receive_data` returns a `NodeClaim` once the node has proven its key; the
-    owner then calls `accept` or `refuse`, and sends what `bytes_to_send` gives.
+    """The relay's side of a handshake.
 
-    `endpoint_hashes`: SHA-256 of the certificates that this port shows (two while one is being
-    swapped); None where a proxy ends TLS, and the node saw that one's certificate.
+    `receive_data` returns a `ProvenHello` once the node has proven its key. The owner then calls
+    `accept` or `refuse`, and sends what `bytes_to_send` returns.
+
+    `endpoint_hashes`: SHA-256 of each certificate that this port presents (two while one replaces
+    the other); None where a proxy terminates TLS, so that the node saw the proxy's certificate.
     """
 
     def __init__(
@@ -218,28 +228,31 @@ class RelayHandshake:
         out, self._out = self._out, b""
         return out
 
-    def receive_data(self, data: bytes) -> NodeClaim | None:
-        """Take bytes from the node. Raises `AuthError` or `RemoteProtocolError`: then `refuse`."""
+    def receive_data(self, data: bytes) -> ProvenHello | None:
+        """Process bytes from the node; returns a `ProvenHello` once its proof was checked, or None.
+
+        Raises `AuthError` or `RemoteProtocolError`: then call `refuse`.
+        """
         self._reader.feed(data)
         while self._state in _RELAY_READS and (got := self._reader.frame()):
             item, raw = got
             if self._state is _RelayState.WAIT_HELLO:
                 self._challenge_node(item, raw)
             else:
-                claim = self._check_proof(item)
+                proven = self._check_proof(item)
                 if self._reader.leftover():
-                    raise RemoteProtocolError("a node that does not wait for the WELCOME")
-                return claim
+                    raise RemoteProtocolError("the node did not wait for the WELCOME")
+                return proven
         if self._state is _RelayState.WAIT_VERDICT:
-            raise RemoteProtocolError("a node that does not wait for the WELCOME")
+            raise RemoteProtocolError("the node did not wait for the WELCOME")
         return None
 
     def leftover(self) -> bytes:
-        """Bytes that came after the PROOF: none, a node waits for the WELCOME."""
+        """Return the bytes that came after the PROOF: b"", because a node waits for the WELCOME."""
         return self._reader.leftover()
 
     def accept(self, welcome: Welcome) -> None:
-        """Let the node in."""
+        """Accept the node: queue the WELCOME."""
         self._out += pack(
             (
                 int(FrameType.WELCOME),
@@ -254,7 +267,7 @@ class RelayHandshake:
         self._state = _RelayState.DONE
 
     def refuse(self, error: WaiError) -> None:
-        """Tell the node why not. The owner closes the connection after it is sent."""
+        """Refuse the node: queue a REFUSE. The owner closes the connection once it is sent."""
         after_s = error.retry_after_s
         after_ms = None if after_s is None else round(after_s * 1000)
         code = error.fault.row.wire_code
@@ -266,7 +279,10 @@ class RelayHandshake:
         self._hello_raw = raw
         expected = self._endpoint_hashes
         if expected is not None and self._hello.endpoint_hash not in expected:
-            raise AuthError("the node saw another certificate than this relay's: who is between?")
+            raise AuthError(
+                "the node saw another certificate than this relay's; something between them "
+                "terminates TLS"
+            )
         signature = self._key.sign(relay_transcript(raw, self._nonce))
         self._challenge = pack(
             (int(FrameType.CHALLENGE), VERSION, self._nonce, self._key.public, signature)
@@ -274,7 +290,7 @@ class RelayHandshake:
         self._out += self._challenge
         self._state = _RelayState.WAIT_PROOF
 
-    def _check_proof(self, item: list[Any]) -> NodeClaim:
+    def _check_proof(self, item: list[Any]) -> ProvenHello:
         assert self._hello is not None
         (signature, secret) = _fields(item, FrameType.PROOF, (bytes, None))
         if secret is not None and type(secret) is not bytes:
@@ -282,19 +298,19 @@ class RelayHandshake:
         transcript = node_transcript(self._hello_raw, self._challenge, secret)
         verify(self._hello.public, signature, transcript)
         self._state = _RelayState.WAIT_VERDICT
-        return NodeClaim(self._hello, secret)
+        return ProvenHello(self._hello, secret)
 
 
 _RELAY_READS: Final = (_RelayState.WAIT_HELLO, _RelayState.WAIT_PROOF)
 
 
 def relay_transcript(hello: bytes, nonce: bytes) -> bytes:
-    """What the relay signs (SPEC section 3): it answers this HELLO, with this nonce."""
+    """Return the bytes that the relay signs: over the node's HELLO and a nonce (SPEC section 3)."""
     return RELAY_CONTEXT + hashlib.sha256(hello).digest() + nonce
 
 
 def node_transcript(hello: bytes, challenge: bytes, invite_secret: bytes | None) -> bytes:
-    """What the node signs (SPEC section 3): its HELLO, the relay's CHALLENGE, its invite."""
+    """Return the bytes that the node signs: over HELLO, CHALLENGE and invite (SPEC section 3)."""
     parts = (hello, challenge, invite_secret or b"")
     return NODE_CONTEXT + b"".join(hashlib.sha256(part).digest() for part in parts)
 
@@ -328,7 +344,7 @@ def _read_hello(item: list[Any]) -> Hello:
             f"the node speaks wai {versions}, this relay wai/{VERSION}", Fault.VERSION_UNSUPPORTED
         )
     if session is not None and (type(session) is not bytes or len(session) != SESSION_ID_BYTES):
-        raise RemoteProtocolError("a HELLO names a session that is none")
+        raise RemoteProtocolError("HELLO: malformed session id")
     if len(endpoint_hash) not in (0, HASH_BYTES):
         raise RemoteProtocolError("a HELLO has an endpoint hash of the wrong length")
     return Hello(
@@ -349,7 +365,7 @@ def _read_welcome(item: list[Any]) -> Welcome:
         item, FrameType.WELCOME, (bytes, int, bool, str, str, dict)
     )
     if len(session) != SESSION_ID_BYTES:
-        raise RemoteProtocolError("a WELCOME names a session that is none")
+        raise RemoteProtocolError("WELCOME: malformed session id")
     return Welcome(session, received, resumed, node_id, name, Limits.from_wire(limits))
 
 
@@ -358,13 +374,16 @@ def _refusal(item: list[Any]) -> AuthError:
     after_s = None
     if type(after_ms) is int and after_ms >= 0:
         after_s = min(after_ms / 1000, MAX_RETRY_AFTER_S)
-    # It is shown to a person, and nobody has proven yet who wrote it: no control characters.
+    # The text is shown to a person, and its sender is not authenticated: no control characters.
     shown = printable(message[:MAX_REASON_CHARS])
     return AuthError(shown, fault_for_wire_code(code), retry_after_s=after_s)
 
 
 def _fields(item: list[Any], kind: FrameType, types: tuple[type | None, ...]) -> list[Any]:
-    """The fields of `item` after its type; later ones, from a newer minor version, are ignored."""
+    """Check the fields of `item` after its type, and return them.
+
+    Further fields, from a newer minor version, are ignored.
+    """
     if item[0] != kind or len(item) <= len(types):
         raise RemoteProtocolError(f"expected {kind.name}, got frame type {item[0]}")
     fields = item[1 : len(types) + 1]

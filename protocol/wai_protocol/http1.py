@@ -1,10 +1,11 @@
-"""HTTP/1.1 as a client sees it: request heads out, response heads and body framing in. No I/O.
+"""HTTP/1.1 for a client: write request heads; read response heads and body framing. No I/O.
 
 Used by the node towards its upstreams and by the relay towards cloud providers. `ChunkedBody` also
-reads the request bodies of the relay's callers. Strict where a lax reading could let one message
-pass for two: bare LF, obs-fold, Content-Length beside Transfer-Encoding, repeated Content-Length
-and control characters are refused, each as soon as it arrives. Each reader is fed what arrived, cut
-anywhere, and answers the same. It parses no request heads; the relay's edge does that.
+reads the request bodies of the relay's callers. The readers are strict wherever a tolerant one
+could be made to read one message as two: bare LF, obs-fold, Content-Length beside
+Transfer-Encoding, repeated Content-Length and control characters are refused as soon as they
+arrive. The result does not depend on how the bytes are split into reads. Request heads are parsed
+in `wai_relay.http`.
 """
 
 from __future__ import annotations
@@ -18,30 +19,29 @@ from .limits import MAX_HEADERS
 from .surface import Headers
 
 MAX_HEAD_BYTES: Final = 32 * 1024  # llama-server sends 0.3 kB, cloud providers with cookies up to 8
-MAX_INTERIM_RESPONSES: Final = (
-    8  # 100, 102, 103: one or two are seen; more is a peer that stalls us
-)
-MAX_CHUNK_LINE_BYTES: Final = 256  # a size, perhaps an extension that nobody uses
-# Extensions of all chunks together, beyond one byte for each byte of payload: some servers pad each
-# size with blanks. More is work for the reader that carries nothing.
+# Status 100, 102 and 103: servers send one or two. A peer that sends more only delays the answer.
+MAX_INTERIM_RESPONSES: Final = 8
+MAX_CHUNK_LINE_BYTES: Final = 256  # a chunk's size, and perhaps an extension
+# Extensions of all chunks together may have this many bytes more than the payload: some servers pad
+# each size with blanks. A peer that sends more costs the reader work for nothing.
 MAX_EXTENSION_BYTES: Final = 8 * 1024
-MAX_TRAILER_BYTES: Final = 8 * 1024  # read and dropped
-MAX_CHUNKED_BYTES: Final = (1 << 48) - 1  # 12 hexadecimal digits: no body is that long
-MAX_BODY_DIGITS: Final = 15  # below 2**53: every server and every JSON counter can hold it
+MAX_TRAILER_BYTES: Final = 8 * 1024  # trailers are read and dropped
+MAX_CHUNKED_BYTES: Final = (1 << 48) - 1  # 12 hexadecimal digits, more than any real body
+MAX_BODY_DIGITS: Final = 15  # below 2**53, which servers and JSON readers represent exactly
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?")
 _TARGET: Final = re.compile(r"/[\x21-\x22\x24-\x7e]*")  # origin form: visible ASCII without "#"
-# What follows a chunk's size may be an extension or blanks; the partial patterns match a line that
-# has not wholly arrived, so that a line which can't become valid is refused without its end.
+# An extension or blanks may follow a chunk's size. The partial patterns match the beginning of a
+# line: a line that cannot become valid is refused before its end has arrived.
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]+)(?:;[^\x00-\x08\x0a-\x1f\x7f]*|[ \t]*)")
 _PARTIAL_CHUNK_LINE: Final = re.compile(rb"[0-9A-Fa-f]+(?:;[^\x00-\x08\x0a-\x1f\x7f]*|[ \t]*)\r?")
 _TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*")
 _PARTIAL_TRAILER: Final = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?::[^\x00-\x08\x0a-\x1f\x7f]*\r?)?|\r"
 )
-# What no head may hold: a control character, or one half of a CRLF without the other.
+# Not allowed in a head: a control character, or one half of a CRLF without the other.
 _NOT_IN_HEAD: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r[^\n]")
 _CHUNK_BEGINS: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
@@ -50,11 +50,11 @@ _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b
 def request_head(
     method: str, target: str, headers: Headers, *, authority: bytes, body_length: int | None
 ) -> bytes:
-    """The bytes of a request's head.
+    """Encode the head of a request.
 
-    `target` is path and query, `body_length` the body's exact length, None for a chunked body.
-    Raises `LocalProtocolError` when anything in it could end the head early or start another
-    request, or when `headers` set the framing themselves.
+    `target` is path and query; `body_length` is the body's exact length in bytes, None for a
+    chunked body. Raises `LocalProtocolError` for a value that could end the head early or start
+    another request, and for headers that set the framing.
     """
     if not _TOKEN.fullmatch(method.encode()) or not _TARGET.fullmatch(target):
         raise LocalProtocolError("the request's method or target is not allowed in HTTP")
@@ -71,7 +71,7 @@ def request_head(
 
 
 def chunk(data: bytes) -> bytes:
-    """`data` (not empty: that would end the body) as one chunk."""
+    """Encode `data` as one chunk. It must not be empty: an empty chunk ends the body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -79,22 +79,25 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class BodyFraming(Protocol):
-    """Takes a response's body out of its framing."""
+    """Removes the framing from a response's body."""
 
     ended: bool
-    """Whether the whole body was seen."""
+    """Whether the whole body was read."""
     surplus: bool
     """Whether bytes came after the body's end; such a connection can't be used again."""
 
     def receive_data(self, data: bytes) -> bytes:
-        """All payload in `data`, joined. Raises `RemoteProtocolError` on broken framing."""
+        """Return all payload in `data`, joined.
+
+        Raises `RemoteProtocolError` for invalid framing.
+        """
 
     def receive_eof(self) -> None:
-        """The peer closed. Raises `RemoteProtocolError` unless the body may end that way."""
+        """Note that the peer closed. Raises `RemoteProtocolError` if the body is incomplete."""
 
 
 class FixedLengthBody:
-    """A body of `length` bytes; 0 for answers that have none."""
+    """A body of `length` bytes; 0 for an answer without a body."""
 
     __slots__ = ("_left", "ended", "surplus")
 
@@ -123,7 +126,7 @@ class FixedLengthBody:
 
 
 class UntilCloseBody:
-    """A body that ends with its connection (HTTP/1.0, and servers that frame nothing)."""
+    """A body that ends when its connection closes (HTTP/1.0, or no framing header)."""
 
     __slots__ = ("ended", "surplus")
 
@@ -141,10 +144,10 @@ class UntilCloseBody:
 
 
 class ChunkedBody:
-    """A chunked body. Extensions and trailers are checked and dropped.
+    """A chunked body (RFC 9112 section 7.1). Extensions and trailers are checked and dropped.
 
-    `limit_bytes`: the most payload that the body may have; a chunk whose size goes beyond it is
-    refused before its first byte, with the fault `over_limit`.
+    `limit_bytes`: the maximum size of the payload; a chunk that would exceed it is refused when its
+    size is read, with the fault `over_limit`.
     """
 
     __slots__ = (
@@ -166,26 +169,27 @@ class ChunkedBody:
     ) -> None:
         self._limit_bytes = limit_bytes
         self._over_limit = over_limit
-        self._held = b""  # the start of a line that has not wholly arrived
-        self._left = 0  # payload bytes missing from this chunk, plus 2 for the CRLF behind them
-        self._payload_bytes = 0  # that all chunks so far have or will have
+        self._held = b""  # the beginning of an incomplete line
+        self._left = 0  # bytes missing from the current chunk, its closing CRLF included
+        self._payload_bytes = 0  # sum of the sizes of all chunks so far
         self._extension_bytes = 0
         self._in_trailer = False
         self._trailer_bytes = 0
         self.ended = False
         self.surplus = False
         self.rest = b""
-        """What came behind the body's end, in the same call as the end."""
+        """The bytes after the body's end that came in the same call as the end."""
 
     @property
     def left_bytes(self) -> int:
-        """How many bytes of the current chunk are missing, its closing CRLF included."""
+        """Return how many bytes of the current chunk are missing, its closing CRLF included."""
         return self._left
 
     def receive_data(self, data: bytes) -> bytes:
-        """See `BodyFraming`. One chunk or many in `data`, the answer is one bytes object."""
+        """See `BodyFraming`. The payload of several chunks is returned as one bytes object."""
         if not (self._left or self._held or self._in_trailer):
-            # A token is mostly one whole chunk in one read: 0.7 µs here, 2.0 below.
+            # A token usually arrives as one whole chunk in one read: this fast path takes 0.7 µs,
+            # the general one below 2.0 µs.
             begins = _CHUNK_BEGINS.match(data)
             if begins is not None and data.endswith(b"\r\n"):
                 start, size = begins.end(), int(begins[1], 16)
@@ -219,7 +223,7 @@ class ChunkedBody:
             raise _broken("the connection closed inside a chunked body")
 
     def _take_payload(self, data: bytes, at: int, pieces: list[bytes]) -> int:
-        """Take what `data` has of this chunk and of its CRLF; returns the position behind."""
+        """Read the rest of this chunk and its CRLF from `data` at `at`, return the new position."""
         available = len(data) - at
         payload = min(self._left - 2, available)
         if payload > 0:
@@ -228,7 +232,7 @@ class ChunkedBody:
             at += payload
         while self._left in (1, 2) and at < len(data):
             if data[at] != b"\n\r"[self._left - 1]:
-                raise _broken("a chunk is longer than it said")
+                raise _broken("a chunk is longer than its announced size")
             self._left -= 1
             at += 1
         return at
@@ -281,7 +285,10 @@ class ChunkedBody:
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """A final response's head. Header names are lower-case; `keep_alive`: may be used again."""
+    """A final response's head. Header names are lower-case.
+
+    `keep_alive`: the connection may be used for another request.
+    """
 
     status: int
     headers: Headers
@@ -290,7 +297,7 @@ class ResponseHead:
 
 
 class ResponseHeadReader:
-    """Reads up to the end of the first response that is not an interim (1xx) one."""
+    """Reads the head of the first response that is not an interim (1xx) one."""
 
     __slots__ = ("_buffer", "_interim", "_method", "_searched", "rest")
 
@@ -300,10 +307,10 @@ class ResponseHeadReader:
         self._searched = 0
         self._interim = 0
         self.rest = b""
-        """What arrived behind the head: the body's first bytes."""
+        """The bytes after the head: the first ones of the body."""
 
     def receive_data(self, data: bytes) -> ResponseHead | None:
-        """The head once it is whole. Raises `RemoteProtocolError` on anything that is not one."""
+        """Return the head once it is complete, else None. Raises `RemoteProtocolError`."""
         buffer = self._buffer
         buffer += data
         while True:
@@ -330,7 +337,7 @@ class ResponseHeadReader:
 
 
 def _parse_head(block: bytes) -> tuple[int, int, Headers]:
-    """(minor version, status, headers) of a head without its closing empty line."""
+    """Parse a head without its closing empty line: (minor version, status, headers)."""
     lines = block.split(b"\r\n")
     match = _STATUS_LINE.fullmatch(lines[0])
     if match is None:
@@ -349,7 +356,7 @@ def _parse_head(block: bytes) -> tuple[int, int, Headers]:
 
 
 def _frame(method: str, minor: int, status: int, headers: Headers) -> ResponseHead:
-    """Decide where the body ends (RFC 9112 section 6.3) and whether the connection lives on."""
+    """Determine the body's framing (RFC 9112 section 6.3) and whether the connection is kept."""
     connection = b",".join(v for n, v in headers if n == b"connection").lower()
     options = {option.strip() for option in connection.split(b",")}
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
@@ -360,7 +367,7 @@ def _frame(method: str, minor: int, status: int, headers: Headers) -> ResponseHe
     if lengths and (len(lengths) > 1 or not lengths[0].isdigit()):
         raise _broken("the response's Content-Length can't be read")
     if lengths and len(lengths[0]) > MAX_BODY_DIGITS:
-        raise _broken("the response's Content-Length is absurd")
+        raise _broken("the response's Content-Length is too large")
     body: BodyFraming
     if method == "HEAD" or status in (204, 304):
         body = FixedLengthBody(0)

@@ -1,7 +1,7 @@
-"""Who a node or a relay is: an Ed25519 key, its id, and the key for the upstream that follows.
+"""The identity of a node or a relay: an Ed25519 key, the id made from it, and a derived key.
 
-Signing and deriving only: keys are stored by their owners (`wai_node`, `wai_relay.identity`), and
-what is signed is the handshake's transcript (SPEC section 3). Nothing here prints a secret.
+This module signs and derives only. Keys are stored by `wai_node` and `wai_relay.identity`; what is
+signed is the transcript of the handshake (SPEC section 3). Nothing here prints a secret.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .errors import AuthError, Fault
 
 KEY_BYTES: Final = 32  # an Ed25519 seed, and an Ed25519 public key (RFC 8032)
 SIGNATURE_BYTES: Final = 64
-NODE_ID_CHARS: Final = 16  # 80 bits of SHA-256: no two nodes of one relay meet by chance
+NODE_ID_CHARS: Final = 16  # 80 bits of SHA-256: no collision by chance among a relay's nodes
 NODE_ID_PREFIX: Final = "node_"
 INFERENCE_KEY_PREFIX: Final = "wai_ik_"
 INFERENCE_KEY_INFO: Final = b"wai/1 inference key"
-NONCE_BYTES: Final = 16  # no two starts of a server get the same one by chance
+NONCE_BYTES: Final = 16  # 128 bits: no collision by chance among the starts of a server
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,37 +42,43 @@ class IdentityKey:
 
     @classmethod
     def generate(cls) -> Self:
-        """A new key from the system's random source."""
+        """Make a new key from the system's random source."""
         return cls(Ed25519PrivateKey.generate().private_bytes_raw())
 
     @classmethod
     def from_bytes(cls, seed: bytes) -> Self:
-        """The key that `to_bytes` gave. Raises `AuthError` if it is not 32 bytes."""
+        """Make a key from the bytes that `to_bytes` returned.
+
+        Raises `AuthError` if there are not 32 of them.
+        """
         return cls(seed)
 
     def to_bytes(self) -> bytes:
-        """The secret half, 32 bytes, for a file with mode 0600."""
+        """Return the secret half, 32 bytes, to be kept in a file with mode 0600."""
         return self.seed
 
     def sign(self, data: bytes) -> bytes:
-        """The 64-byte signature over `data`."""
+        """Return the 64-byte signature of `data`."""
         return Ed25519PrivateKey.from_private_bytes(self.seed).sign(data)
 
 
 class NodeKey(IdentityKey):
-    """A node's key: made on the node, never leaves it."""
+    """A node's key. It is made on the node and never leaves it."""
 
     __slots__ = ()
 
 
 class RelayKey(IdentityKey):
-    """A relay's key: what an invite names, and what a node's proof is bound to."""
+    """A relay's key. An invite names its public half, and a node's proof is bound to that."""
 
     __slots__ = ()
 
 
 def verify(public: bytes, signature: bytes, data: bytes) -> None:
-    """Check that the owner of `public` signed `data`. Raises `AuthError` (PROOF_INVALID) if not."""
+    """Check that `signature` of `data` was made with the key `public`.
+
+    Raises `AuthError` (PROOF_INVALID) if it was not.
+    """
     if len(public) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         raise AuthError("the public key or the signature has the wrong length", Fault.PROOF_INVALID)
     try:
@@ -82,15 +88,15 @@ def verify(public: bytes, signature: bytes, data: bytes) -> None:
 
 
 def node_id(public: bytes) -> str:
-    """The id of the node with this public key: `node_` and 16 characters of base32."""
+    """Return the id of the node with this public key: `node_` and 16 characters of base32."""
     digest = base64.b32encode(hashlib.sha256(public).digest()).decode().lower()
     return NODE_ID_PREFIX + digest[:NODE_ID_CHARS]
 
 
 def inference_key(node_key: NodeKey, nonce: bytes) -> str:
-    """The key that one start of a managed server demands; the relay cannot work it out.
+    """Derive the API key that a managed server requires; the relay cannot compute it.
 
-    `nonce` is fresh for each start, so that a key that leaks opens no other server.
+    `nonce` is new for each start of a server, so that a leaked key is of no use for another one.
     """
     derived = HKDF(SHA256(), KEY_BYTES, salt=nonce, info=INFERENCE_KEY_INFO).derive(node_key.seed)
     return INFERENCE_KEY_PREFIX + base64.urlsafe_b64encode(derived).rstrip(b"=").decode()

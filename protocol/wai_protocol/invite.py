@@ -1,7 +1,7 @@
-"""The invite: one string that tells a node where its relay is, how to know it, and lets it in once.
+"""Encode and decode invites: a string with which a node finds, verifies and joins a relay, once.
 
-`wai_inv_` and the base64url (no padding) of a msgpack map (SPEC section 2). This module reads and
-writes that string; whether an invite is still good is the relay's to say (`wai_relay.invites`).
+An invite is `wai_inv_` and the base64url (no padding) of a msgpack map (SPEC section 2). Whether it
+is still valid is checked by the relay, not here.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from .errors import AuthError, Fault
 
 PREFIX: Final = "wai_inv_"
 FORMAT: Final = 1
-MAX_CHARS: Final = 1024  # a real one has about 220; more is not an invite, whatever it is
+MAX_CHARS: Final = 1024  # a real invite has about 220
 MAX_URL_CHARS: Final = 512
-MIN_SECRET_BYTES: Final = 16  # 128 bits: not to be guessed
+MIN_SECRET_BYTES: Final = 16  # 128 bits cannot be guessed
 MAX_SECRET_BYTES: Final = 64
 DIGEST_BYTES: Final = 32  # SHA-256, and an Ed25519 public key
-MAX_PINS: Final = 4  # the key of now and the next one, of two proxies
+MAX_PINS: Final = 4  # two proxies, each with its current and its next key
 
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """What an invite says.
+    """The content of an invite.
 
-    `url` is the relay's `https://host[:port]` (or `http://` for a relay without TLS in a test).
-    `relay` is its Ed25519 public key. `pin` is the SHA-256 of its certificate's
-    SubjectPublicKeyInfo, or None where the certificate is one that the system trusts; several of
-    them, one after another, where any of these keys is good (`pins_in`).
+    `url`: the relay's `https://host[:port]` (or `http://` for a relay without TLS in a test).
+    `relay`: its Ed25519 public key. `pin`: the SHA-256 of its certificate's SubjectPublicKeyInfo,
+    or up to `MAX_PINS` such hashes joined (see `pins_in`), of which any may match; None if the
+    system trusts the certificate.
     """
 
     url: str
@@ -52,7 +52,7 @@ class Invite:
             raise _bad(f"its secret does not have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes")
 
     def encode(self) -> str:
-        """The string that a person copies to the node."""
+        """Return the string that a person copies to the node."""
         packed: bytes = msgpack.packb(
             {
                 "v": FORMAT,
@@ -66,7 +66,7 @@ class Invite:
 
 
 def decode(text: str) -> Invite:
-    """Read an invite. Raises `AuthError` (INVITE_INVALID) that says what is wrong with it."""
+    """Decode an invite. Raises `AuthError` (INVITE_INVALID) that says what is wrong with it."""
     text = text.strip()
     if not text.startswith(PREFIX):
         raise _bad(f"it does not begin with {PREFIX}")
@@ -85,22 +85,23 @@ def decode(text: str) -> Invite:
 
 
 def is_pin(pin: bytes) -> bool:
-    """Whether `pin` has 1 to `MAX_PINS` whole hashes."""
+    """Return whether `pin` consists of 1 to `MAX_PINS` whole hashes."""
     return len(pin) in range(DIGEST_BYTES, MAX_PINS * DIGEST_BYTES + 1, DIGEST_BYTES)
 
 
 def pins_in(pin: bytes) -> list[bytes]:
-    """The hashes in a pin: a key that has any of them is good."""
+    """Split a pin into its hashes. A key that matches any of them is accepted."""
     return [pin[at : at + DIGEST_BYTES] for at in range(0, len(pin), DIGEST_BYTES)]
 
 
 def secret_sha256(secret: bytes) -> bytes:
-    """What the relay keeps of an invite's secret."""
+    """Return the hash of an invite's secret, which is all that the relay stores of it."""
     return hashlib.sha256(secret).digest()
 
 
 def _unpack(encoded: str) -> dict[str, object]:
-    # urlsafe_b64decode drops characters that it does not know: a mistyped invite must not pass.
+    # urlsafe_b64decode ignores characters that are not in its alphabet; a mistyped invite must
+    # fail.
     if not encoded.replace("-", "").replace("_", "").isalnum() or not encoded.isascii():
         raise _bad("it has characters that do not belong there")
     try:
@@ -116,7 +117,7 @@ def _unpack(encoded: str) -> dict[str, object]:
 def _check_url(url: str) -> None:
     if len(url) > MAX_URL_CHARS:
         raise _bad("its URL is too long")
-    # urlsplit drops line breaks and tabs silently: what is dialled must be what was read
+    # urlsplit removes line breaks and tabs silently; the URL must be used exactly as it was written
     if not url.isascii() or not url.isprintable() or " " in url:
         raise _bad("its URL has characters that do not belong there")
     try:

@@ -1,9 +1,9 @@
-"""The link: a byte stream that outlives its connections (SPEC section 4).
+"""The link: a byte stream that outlives the connections that carry it (SPEC section 4).
 
-It numbers the bytes of session frames, keeps those that the peer has not acknowledged, and sends
-them again on the next connection from where the peer got to. It also decides when to acknowledge,
-when to ask for a sign of life, and when a connection counts as dead. It knows no streams, and cuts
-no frames: each `record` is one whole frame, so an offset always falls between two of them.
+It gives offsets to the bytes of session frames, keeps the frames that the peer has not
+acknowledged, and replays them on the next connection from the offset that the peer has received. It
+also decides when ACK and PING are due, and when a connection counts as dead. It knows nothing of
+streams. Each `record` is one whole frame, so that a valid offset always lies between two frames.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ _PING: Final = int(FrameType.PING)
 _PONG: Final = int(FrameType.PONG)
 
 MEASURE_EVERY_S: Final = 0.25
-"""Between two looks at the round trip of a connection under load; the first look, right after the
-handshake, finds an end that is busy starting."""
+"""Time between two measurements of the round trip of a connection under load. The first one, right
+after the handshake, is too long, because the peer is busy starting."""
 
 RECENT_ROUND_TRIPS: Final = 3
-"""How many in a row must be longer before the way may be: one or two are a busy loop's."""
+"""How many round trips in a row must be longer before the path counts as longer: one or two can be
+long because an event loop is busy."""
 
 
 class Link:
@@ -56,13 +57,13 @@ class Link:
     def __init__(self, limits: Limits, window_bytes: int = SESSION_WINDOW_BYTES) -> None:
         self.attached = False
         self.received = 0
-        """Bytes of whole session frames that came in: the offset told at the next handshake."""
+        """Bytes of whole session frames received: the offset told in the next handshake."""
         self.rtt_s: float | None = None
-        """The way there and back: the shortest round trip of this connection, None before its first
-        PONG. Most under load are longer by what waits in queues, our own bytes among it. It grows
-        only by `lengthen`: a way that has become longer and one that is full look alike."""
+        """The shortest round trip of this connection in seconds, None before its first PONG. Under
+        load most round trips are longer, because bytes (our own too) wait in queues. It grows by
+        `adopt_recent_rtt` only, because a longer path and a full queue look alike."""
         self.recent_rtt_s: float | None = None
-        """The shortest of the last few round trips; None while there were fewer."""
+        """The shortest of the last `RECENT_ROUND_TRIPS` round trips; None before that many."""
         self._recent: deque[float] = deque(maxlen=RECENT_ROUND_TRIPS)
         self.window_bytes = window_bytes
         self._ping_s = limits.ping_s
@@ -70,23 +71,23 @@ class Link:
         self._unacknowledged: deque[bytes] = deque()
         self._oldest = 0  # offset of the first byte in _unacknowledged
         self._sent = 0  # offset after the last byte in _unacknowledged
-        self._flushed = 0  # offset up to which the current connection was given bytes
+        self._flushed = 0  # offset up to which bytes were handed to the current connection
         self._replay: Iterator[bytes] | None = None
-        self._acknowledged = 0  # the last offset that the peer was told
+        self._acknowledged = 0  # the last value of `received` that the peer was told
         self.heard_at = 0.0
-        """When the last bytes came in, whichever: the connection lives."""
-        self._ping_sent_at: float | None = None  # of the one that is not answered
-        self._measured_at = 0.0  # when the last one was sent
+        """When any bytes were last received."""
+        self._ping_sent_at: float | None = None  # when the unanswered PING was sent
+        self._measured_at = 0.0  # when the last PING was sent
         self._pings = 0
         self._pong: int | None = None
 
     # -- connections
 
     def attach(self, peer_received: int, now: float) -> None:
-        """Go on, on a new connection, from `peer_received`: what the peer said it has.
+        """Continue on a new connection from `peer_received`, the offset that the peer has received.
 
         Raises `RemoteProtocolError`, and changes nothing, for an offset that was never sent, lies
-        within a frame or before what is acknowledged already.
+        within a frame, or is below what was acknowledged before.
         """
         self._drop_before(peer_received, self._sent)
         self._flushed = peer_received
@@ -100,14 +101,14 @@ class Link:
         self.attached = True
 
     def detach(self) -> None:
-        """The connection is gone. What the peer has not acknowledged stays."""
+        """Note that the connection is lost. Frames that are not acknowledged are kept."""
         self.attached = False
         self._replay = None
 
     # -- sending
 
     def record(self, frame: bytes) -> None:
-        """Number a whole session frame, which is about to be sent, and keep it."""
+        """Keep a whole session frame that is about to be sent, and count its bytes."""
         size = len(frame)
         self._unacknowledged.append(frame)
         self._sent += size
@@ -115,21 +116,27 @@ class Link:
 
     @property
     def room(self) -> int:
-        """How many more bytes of DATA fit into the session window; negative for control beyond."""
+        """How many more bytes of DATA fit into the session window.
+
+        Negative while control frames exceed the window.
+        """
         return self.window_bytes - self._sent + self._oldest
 
     @property
     def unacknowledged_bytes(self) -> int:
-        """What is kept for a replay."""
+        """How many sent bytes are kept for a replay."""
         return self._sent - self._oldest
 
     @property
     def replaying(self) -> bool:
-        """Whether frames of an earlier connection are still to be sent again."""
+        """Whether frames of an earlier connection remain to be sent again."""
         return self._replay is not None
 
     def take_replay(self, budget: int) -> list[bytes]:
-        """Up to about `budget` bytes of what is to be sent again; all of it must go before more."""
+        """Return the next frames of the replay, about `budget` bytes of them.
+
+        The whole replay must be sent before any new session frame.
+        """
         out: list[bytes] = []
         if self._replay is None:
             return out
@@ -144,7 +151,7 @@ class Link:
         return out
 
     def take_link_frames(self) -> bytes:
-        """ACK, PING and PONG that are due; they are not counted."""
+        """Return the ACK and PONG that are due; link frames have no offset."""
         out = b""
         if self.received - self._acknowledged >= ACK_EVERY_BYTES or (
             self._pong is not None and self.received != self._acknowledged
@@ -158,18 +165,18 @@ class Link:
 
     @property
     def has_bytes_to_send(self) -> bool:
-        """Whether there are link frames, or frames to be sent again."""
-        return self._replay is not None or self.owes
+        """Whether link frames are due or a replay is in progress."""
+        return self._replay is not None or self.link_frames_due
 
     @property
-    def owes(self) -> bool:
-        """Whether `take_link_frames` has something to give."""
+    def link_frames_due(self) -> bool:
+        """Whether `take_link_frames` has frames to return."""
         return self._pong is not None or self.received - self._acknowledged >= ACK_EVERY_BYTES
 
     # -- receiving
 
     def receive_link_frame(self, item: list[object], now: float) -> None:
-        """Take an ACK, PING or PONG. Raises `RemoteProtocolError` for anything else."""
+        """Process an ACK, PING or PONG. Raises `RemoteProtocolError` for anything else."""
         kind = item[0]
         if len(item) < 2 or type(item[1]) is not int or item[1] < 0:
             raise RemoteProtocolError(f"link frame {kind} without its number")
@@ -190,10 +197,13 @@ class Link:
             raise RemoteProtocolError(f"frame type {kind} does not belong here")
 
     def _drop_before(self, offset: int, sent: int) -> None:
-        """Forget what the peer has. Nothing is changed where it says what can't be."""
+        """Drop the frames before `offset`, which the peer has received.
+
+        `sent`: the highest valid offset. Changes nothing if the offset is not valid.
+        """
         if not self._oldest <= offset <= sent:
             raise RemoteProtocolError(
-                f"the peer has {offset} bytes, it says; it was sent {self._oldest} to {sent}"
+                f"the peer acknowledged {offset} bytes, outside {self._oldest} to {sent}"
             )
         count, end = 0, self._oldest
         for frame in self._unacknowledged:
@@ -210,41 +220,41 @@ class Link:
     # -- time
 
     def ping(self, now: float) -> bytes:
-        """A PING to be sent now: to measure the round trip, or to hear whether the peer lives."""
+        """Return a PING to be sent now: to measure the round trip, or to check a silent peer."""
         self._pings += 1
         self._ping_sent_at = self._measured_at = now
         return pack((_PING, self._pings))
 
-    def lengthen(self) -> None:
-        """The last few round trips were no queue of ours: the way itself takes so long now."""
+    def adopt_recent_rtt(self) -> None:
+        """Set `rtt_s` to `recent_rtt_s`, because the path itself is longer now."""
         if self.recent_rtt_s is not None:
             self.rtt_s = self.recent_rtt_s
 
     def measure_due(self, now: float) -> bool:
-        """Whether the round trip is worth another look, by one whose windows depend on it."""
+        """Whether to measure the round trip again, for the sizes of the streams' windows."""
         return self._ping_sent_at is None and now - self._measured_at >= MEASURE_EVERY_S
 
     def next_deadline(self) -> float | None:
-        """When `ping_due` or `is_dead` will be true if nothing comes in; None while detached."""
+        """When `ping_due` or `is_dead` will be true if nothing arrives; None while detached."""
         if not self.attached:
             return None
         dead_at = self._dead_at()
         return self.heard_at + self._ping_s if dead_at is None else dead_at
 
     def ping_due(self, now: float) -> bool:
-        """Whether it has been silent so long that the peer must be asked."""
-        asked = self._dead_at() is not None
-        return self.attached and not asked and now >= self.heard_at + self._ping_s
+        """Whether the peer has been silent for `ping_s`, and no PING was sent in that time."""
+        pinged = self._dead_at() is not None
+        return self.attached and not pinged and now >= self.heard_at + self._ping_s
 
     def is_dead(self, now: float) -> bool:
-        """Whether the peer was asked, and has been silent so long that it counts as lost."""
+        """Whether the peer has left a PING unanswered for so long that the connection is dead."""
         dead_at = self._dead_at()
         return self.attached and dead_at is not None and now >= dead_at
 
     def _dead_at(self) -> float | None:
-        """When the silence will have lasted too long; None if the peer was not asked in it.
+        """When the connection counts as dead; None if no PING was sent since the last bytes came.
 
-        A timer may be late, and so the PING: the peer gets its time to answer all the same.
+        A late timer delays the PING; the peer gets its whole time to answer nevertheless.
         """
         if self._ping_sent_at is None or self._ping_sent_at <= self.heard_at:
             return None

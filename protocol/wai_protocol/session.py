@@ -1,11 +1,11 @@
 """A session: streams, calls and status between a node and a relay, over a resumable link.
 
-Sans-I/O: bytes and the time go in, events and bytes come out. A session outlives its connections:
-`attach` after each handshake, `detach` when a connection dies, and the streams never know.
+Sans-I/O: it takes bytes and the time, and returns events and bytes. A session outlives its
+connections: call `attach` after each handshake and `detach` when a connection is lost; the streams
+are not affected.
 
-What goes out first is the core's choice, made anew for each `bytes_to_send`: what a new connection
-must repeat, then link frames, then control frames, then DATA, taken in turn from the streams that
-have some (SPEC sections 4 to 6).
+Each `bytes_to_send` chooses anew what is sent first: a replay, then link frames, then control
+frames, then DATA, one frame in turn from each stream that has some (SPEC sections 4 to 6).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .events import (
     StreamEnded,
     StreamOpened,
     StreamReset,
-    TurnOver,
+    TurnEnded,
     Writable,
 )
 from .limits import (
@@ -40,7 +40,7 @@ from .limits import (
     MAX_FRAME_BYTES,
     MAX_MESSAGE_CHARS,
     MAX_REASON_CHARS,
-    MAX_UNTAKEN_BYTES,
+    MAX_UNDELIVERED_BYTES,
     SEND_HIGH_WATER_BYTES,
     SEND_LOW_WATER_BYTES,
     SESSION_GROWTH_BYTES,
@@ -61,7 +61,7 @@ _NO_END: Final = 1 << 62
 
 
 class Role(enum.Enum):
-    """Which end this is. Only the relay opens streams and calls; only the node has a status."""
+    """Which end a session is. Only the relay sends OPEN and CALL; only the node sends STATUS."""
 
     NODE = "node"
     RELAY = "relay"
@@ -79,8 +79,13 @@ class Session:
         growth: GrowthBudget | None = None,
         turn_cost: int | None = None,
     ) -> None:
-        """`turn_cost`: how much of what comes is acted upon in one `receive_data`, before a
-        `TurnOver` (`limits.TURN_COST`); None: all of it."""
+        """Begin a session without a connection.
+
+        `local`, `peer`: the limits that this end and the peer told each other. `growth`: the budget
+        that all sessions of the process share for larger stream windows. `turn_cost`: how much work
+        one `receive_data` does before it ends with a `TurnEnded` (see `limits.TURN_COST`); None: no
+        bound.
+        """
         self._role = role
         self._local = local or Limits()
         self.peer_limits = peer or Limits()
@@ -91,13 +96,13 @@ class Session:
         self._pace = PaceKeeper()
         self._streams: dict[int, Stream] = {}
         self._highest_stream = 0
-        self._calls: set[int] = set()  # asked and not answered, on either end
+        self._calls: set[int] = set()  # CALLs without a REPLY, on either end
         self._last_call = 0
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
         self._ready: deque[Stream] = deque()
-        self._status = b""  # a STATUS that waits to be written
-        self._probe = b""  # a PING that waits to be written
+        self._status = b""  # a STATUS that waits to be sent
+        self._probe = b""  # a PING that waits to be sent
         self._events: list[Event] = []
         self._now = 0.0
         self.going_away = False
@@ -119,7 +124,7 @@ class Session:
 
     @property
     def heard_at(self) -> float:
-        """When the last byte came, by the clock that this is told."""
+        """When bytes were last received, by the caller's clock."""
         return self._link.heard_at
 
     @property
@@ -129,7 +134,7 @@ class Session:
 
     @property
     def unacknowledged_bytes(self) -> int:
-        """What is kept in case this connection dies."""
+        """How many sent bytes are kept for a replay."""
         return self._link.unacknowledged_bytes
 
     @property
@@ -138,7 +143,11 @@ class Session:
         return len(self._streams)
 
     def attach(self, peer_received: int, now: float, *, peer: Limits | None = None) -> None:
-        """Go on, on a new connection. Raises `RemoteProtocolError` for an impossible offset."""
+        """Continue on a new connection, from the offset `peer_received` of the handshake.
+
+        `peer`: the peer's limits, if the handshake told them. Raises `RemoteProtocolError` for an
+        invalid offset.
+        """
         self._now = now
         if peer is not None:
             self.peer_limits = peer
@@ -147,16 +156,17 @@ class Session:
         self._probe = self._link.ping(now)
 
     def detach(self) -> None:
-        """The connection is gone; streams wait for the next one."""
+        """Note that the connection is lost; streams wait for the next one."""
         self._link.detach()
 
     # -- bytes in
 
     def receive_data(self, data: bytes | memoryview, now: float) -> list[Event]:
-        """Take bytes from the connection. Raises `RemoteProtocolError`: then it must be closed,
-        and the session ends: its peer does not keep to the protocol.
+        """Process bytes from the connection, and return the events that they cause.
 
-        After a `TurnOver` call it again with b"", in another turn of the loop.
+        After a `TurnEnded`, call it again with b"" in a later turn of the event loop. Raises
+        `RemoteProtocolError` if the peer violates the protocol: then close the connection and end
+        the session.
         """
         self._now = now
         link = self._link
@@ -176,19 +186,19 @@ class Session:
                 room -= self._receive_other(item, end - start)
             start = end
             if room <= 0 and decoder.holds_bytes:
-                self._events.append(TurnOver())
+                self._events.append(TurnEnded())
                 break
         events, self._events = self._events, []
         return events
 
     def _receive_other(self, item: list[Any], size: int) -> int:
-        """Act upon a frame that is not DATA; its `frame_cost`."""
+        """Process a frame that is not DATA; return its `frame_cost`."""
         kind = item[0]
         self._pace.count(kind, self._now)
         if kind < f.FIRST_SESSION_TYPE:
             self._link.receive_link_frame(item, self._now)
-            if kind == _PONG and not self._streams:  # nothing of ours was on the way
-                self._link.lengthen()
+            if kind == _PONG and not self._streams:  # no DATA in a queue: the path itself is longer
+                self._link.adopt_recent_rtt()
         else:
             self._receive_frame(f.decode(item, size))
             self._link.received += size
@@ -203,7 +213,7 @@ class Session:
             raise RemoteProtocolError(f"DATA frame with {size} bytes")
         stream = self._streams.get(stream_id)
         if stream is None:
-            self._must_have_been(stream_id)
+            self._lookup_stream(stream_id)
             return
         if not stream.head_done and self._role is Role.RELAY:
             raise RemoteProtocolError(f"DATA on stream {stream_id} before its HEADERS")
@@ -217,62 +227,68 @@ class Session:
             case f.End(stream_id):
                 self._receive_end(stream_id)
             case f.Reset(stream_id, code, reason):
-                known = self._must_have_been(stream_id) is not None
+                known = self._lookup_stream(stream_id) is not None
                 if known:
-                    self._forget(stream_id)
-                # The relay gave up what had ended here: it may still want to know what that took.
+                    self._remove_stream(stream_id)
+                # A node's owner is also told of the reset of a stream that has ended here: the
+                # relay may want an EVENT that says how many tokens it took (SPEC section 6).
                 if known or self._role is Role.NODE:
                     shown = f.printable(reason)
-                    self._tell(StreamReset(stream_id, fault_for_wire_code(code), shown))
+                    self._add_event(StreamReset(stream_id, fault_for_wire_code(code), shown))
             case f.GoAway(code, reason, after_ms):
                 self.peer_going_away = True
                 after_s = None if after_ms is None else after_ms / 1000
-                self._tell(GoAwayReceived(fault_for_wire_code(code), f.printable(reason), after_s))
+                self._add_event(
+                    GoAwayReceived(fault_for_wire_code(code), f.printable(reason), after_s)
+                )
             case f.Open():
-                self._only_from(Role.RELAY, "OPEN")
+                self._require_sender(Role.RELAY, "OPEN")
                 self._receive_open(frame)
             case f.HeadersFrame(stream_id, status, headers):
-                self._only_from(Role.NODE, "HEADERS")
+                self._require_sender(Role.NODE, "HEADERS")
                 self._receive_head(stream_id, status, headers)
             case f.Status(value):
-                self._only_from(Role.NODE, "STATUS")
-                self._tell(StatusReceived(NodeStatus.from_wire(value)))
+                self._require_sender(Role.NODE, "STATUS")
+                self._add_event(StatusReceived(NodeStatus.from_wire(value)))
             case f.Call(call, method, params):
-                self._only_from(Role.RELAY, "CALL")
+                self._require_sender(Role.RELAY, "CALL")
                 if self._receive_call(call):
-                    self._tell(CallReceived(call, method, params))
+                    self._add_event(CallReceived(call, method, params))
             case f.Reply(call, ok, value):
-                self._only_from(Role.NODE, "REPLY")
+                self._require_sender(Role.NODE, "REPLY")
                 if not 0 < call <= self._last_call:
                     raise RemoteProtocolError(f"REPLY to call {call}, which was never asked")
-                if call in self._calls:  # else it came too late: see `give_up_call`
+                if call in self._calls:  # else it is too late: see `give_up_call`
                     self._calls.remove(call)
-                    self._tell(ReplyReceived(call, ok, value))
+                    self._add_event(ReplyReceived(call, ok, value))
             case f.Event(call, name, value):
-                self._only_from(Role.NODE, "EVENT")
-                self._tell(NodeEvent(call, name, value))
+                self._require_sender(Role.NODE, "EVENT")
+                self._add_event(NodeEvent(call, name, value))
 
     def _receive_open(self, frame: f.Open) -> None:
         if frame.stream <= self._highest_stream:
             raise RemoteProtocolError(f"OPEN of stream {frame.stream}, which is not a new one")
         self._highest_stream = frame.stream
-        self._must_take_answers()
+        self._check_answers_are_received()
         if len(self._streams) >= self._local.max_streams:
             self._send(f.Reset(frame.stream, Fault.OVERLOADED.row.wire_code, "too many streams"))
             return
         stream = self._add_stream(frame.stream)
         stream.inbound.ended = frame.end
-        self._tell(
+        self._add_event(
             StreamOpened(
                 frame.stream, frame.method, frame.path, frame.headers, frame.model, frame.end
             )
         )
 
     def _receive_call(self, call: int) -> bool:
-        """Whether it may be answered by our owner: not where it is one too many."""
+        """Register a CALL; return whether the owner is to answer it.
+
+        If too many are open, it is refused here.
+        """
         if call <= self._last_call:
             raise RemoteProtocolError(f"CALL {call} is not a new one")
-        self._must_take_answers()
+        self._check_answers_are_received()
         self._last_call = call
         self._calls.add(call)
         if len(self._calls) <= MAX_CALLS:
@@ -280,33 +296,38 @@ class Session:
         self.reply_error(call, WaiError("too many calls to this node are open", Fault.OVERLOADED))
         return False
 
-    def _must_take_answers(self) -> None:
-        """A peer that asks and asks, and takes no answer, would have us keep them all."""
-        if self._control_bytes - self._link.room > MAX_UNTAKEN_BYTES:
-            raise RemoteProtocolError("the peer asks for more than it takes", Fault.FLOW_CONTROL)
+    def _check_answers_are_received(self) -> None:
+        """Raise `RemoteProtocolError` if the peer sends requests but does not receive the answers.
+
+        Without this bound the answers would be kept without limit.
+        """
+        if self._control_bytes - self._link.room > MAX_UNDELIVERED_BYTES:
+            raise RemoteProtocolError(
+                "the peer sends requests but does not receive the answers", Fault.FLOW_CONTROL
+            )
 
     def _receive_head(self, stream_id: int, status: int, headers: Headers) -> None:
-        stream = self._must_have_been(stream_id)
+        stream = self._lookup_stream(stream_id)
         if stream is None:
             return
         if stream.head_done or stream.inbound.ended or not 200 <= status <= 599:
             raise RemoteProtocolError(f"HEADERS of stream {stream_id} twice, late or no status")
         stream.head_done = True
         stream.inbound.measure_from(self._now)
-        self._tell(HeadersReceived(stream_id, status, headers))
+        self._add_event(HeadersReceived(stream_id, status, headers))
 
     def _receive_end(self, stream_id: int) -> None:
-        stream = self._must_have_been(stream_id)
+        stream = self._lookup_stream(stream_id)
         if stream is None:
             return
         if stream.inbound.ended or (self._role is Role.RELAY and not stream.head_done):
             raise RemoteProtocolError(f"END of stream {stream_id} twice or before its HEADERS")
         stream.inbound.ended = True
-        self._forget_if_over(stream)
-        self._tell(StreamEnded(stream_id))
+        self._remove_if_ended(stream)
+        self._add_event(StreamEnded(stream_id))
 
     def _receive_credit(self, stream_id: int, increment: int) -> None:
-        stream = self._must_have_been(stream_id)
+        stream = self._lookup_stream(stream_id)
         if stream is None:
             return
         stream.credit_out += increment
@@ -314,35 +335,38 @@ class Session:
             raise RemoteProtocolError(f"CREDIT of {increment} for stream {stream_id}")
         self._schedule(stream)
 
-    def _must_have_been(self, stream_id: int) -> Stream | None:
-        """The stream, or None if it is over already: its last frames were still on their way."""
+    def _lookup_stream(self, stream_id: int) -> Stream | None:
+        """Return the stream, or None if it is over: frames may still arrive for it.
+
+        Raises `RemoteProtocolError` if it was never opened.
+        """
         stream = self._streams.get(stream_id)
         if stream is None and not 0 < stream_id <= self._highest_stream:
             raise RemoteProtocolError(f"a frame for stream {stream_id}, which was never opened")
         return stream
 
-    def _only_from(self, sender: Role, name: str) -> None:
+    def _require_sender(self, sender: Role, name: str) -> None:
         if sender is self._role:
             raise RemoteProtocolError(f"{name} from the wrong side")
 
-    def _tell(self, event: Event) -> None:
+    def _add_event(self, event: Event) -> None:
         self._events.append(event)
 
     # -- bytes out
 
     @property
     def has_bytes_to_send(self) -> bool:
-        """Whether `bytes_to_send` may have something; False is certain."""
+        """Whether `bytes_to_send` may return bytes. False means that it certainly returns none."""
         if self._ready or self._control or self._probe or self._status:
             return True
         return self._link.has_bytes_to_send
 
     def bytes_to_send(self) -> bytes:
-        """What to write now, at most about `WRITE_BUDGET_BYTES`; b"" if there is nothing. What is
-        shorter than that is all that can be sent for now.
+        """Return the bytes to send now, about `WRITE_BUDGET_BYTES` at most; b"" if there are none.
 
-        Write it to the current connection only, and ask again once the transport took it. May add
-        events (`Writable`): see `take_events`.
+        A shorter result is all that can be sent for now. Write it to the current connection only,
+        and call this again once the transport has taken it. May add `Writable` events: see
+        `take_events`.
         """
         link = self._link
         if not link.attached:
@@ -351,7 +375,7 @@ class Session:
         if self._probe:
             out.append(self._probe)
             self._probe = b""
-        if link.owes:
+        if link.link_frames_due:
             out.append(link.take_link_frames())
         budget = WRITE_BUDGET_BYTES
         if link.replaying:
@@ -390,34 +414,34 @@ class Session:
                 link.record(frame)
                 out.append(frame)
                 stream.local_ended = True
-                self._forget_if_over(stream)
+                self._remove_if_ended(stream)
             if stream.pending_bytes and stream.credit_out > 0:
                 ready.append(stream)
             else:
                 stream.scheduled = False
 
     def take_events(self) -> list[Event]:
-        """Events that came up outside `receive_data` and `handle_timeout`."""
+        """Return the events that arose outside `receive_data` and `handle_timeout`."""
         events, self._events = self._events, []
         return events
 
     # -- time
 
     def next_deadline(self) -> float | None:
-        """When `handle_timeout` is to be called; None while there is no connection."""
+        """Return when to call `handle_timeout`; None while there is no connection."""
         return self._link.next_deadline()
 
     def handle_timeout(self, now: float) -> list[Event]:
-        """Ask for a sign of life, or find the peer dead. Harmless when called early."""
+        """Send a PING if it is due, or report `PeerDead`. Does nothing if called early."""
         self._now = now
         if self._link.is_dead(now):
-            self._tell(PeerDead())
+            self._add_event(PeerDead())
         elif self._link.ping_due(now):
             self._probe = self._link.ping(now)
         return self.take_events()
 
     def probe(self, now: float) -> None:
-        """Ask for a sign of life now (the clock jumped, the address changed)."""
+        """Send a PING now, for example after the clock jumped or the address changed."""
         self._probe = self._link.ping(now)
 
     # -- streams
@@ -425,14 +449,18 @@ class Session:
     def open_stream(
         self, method: str, path: str, headers: Headers, model: str, *, end: bool
     ) -> int:
-        """Begin an exchange; its number. Raises `WaiError` (OVERLOADED, DRAINING) if it can't."""
+        """Open a stream with a request's head, and return its number.
+
+        `model`: see `frames.Open`; `end`: the request has no body. Raises `WaiError` (OVERLOADED,
+        DRAINING) if no stream can be opened now, and `LocalProtocolError` for an invalid head.
+        """
         if self._role is not Role.RELAY:
             raise LocalProtocolError("only the relay opens streams")
         if self.peer_going_away:
             raise WaiError("the node is draining and takes no new requests", Fault.DRAINING)
         crowded = len(self._streams) >= self.peer_limits.max_streams
         if crowded or self._control_bytes > MAX_CONTROL_BYTES:
-            raise WaiError("the node has as many streams as it takes", Fault.OVERLOADED)
+            raise WaiError("the node has no room for another stream", Fault.OVERLOADED)
         stream_id = self._highest_stream + 1
         frame = f.encode(f.Open(stream_id, method, path, headers, model, end))
         if len(frame) > MAX_FRAME_BYTES:
@@ -444,7 +472,10 @@ class Session:
         return stream_id
 
     def send_headers(self, stream_id: int, status: int, headers: Headers) -> None:
-        """Send a response's head. On a stream that is over this, as all sending, does nothing."""
+        """Send a response's head.
+
+        Does nothing if the stream is over. The same holds for all methods that send on a stream.
+        """
         stream = self._streams.get(stream_id)
         if stream is None:
             return
@@ -454,7 +485,11 @@ class Session:
         stream.head_done = stream.may_send = True
 
     def send_data(self, stream_id: int, data: bytes) -> bool:
-        """Queue body bytes. False: stop until `Writable` (they are queued all the same)."""
+        """Queue body bytes.
+
+        Returns False if the caller should wait for `Writable` before it sends more; the bytes are
+        queued nevertheless.
+        """
         stream = self._streams.get(stream_id)
         if stream is None or not data:
             return True
@@ -470,25 +505,28 @@ class Session:
         return True
 
     def end_stream(self, stream_id: int) -> None:
-        """End this direction once what is queued is sent."""
+        """End this direction of the stream after the queued bytes."""
         stream = self._streams.get(stream_id)
         if stream is None:
             return
         if not stream.may_send:
-            raise LocalProtocolError(f"the end of stream {stream_id} before its head")
+            raise LocalProtocolError(f"stream {stream_id} cannot end before its head was sent")
         stream.end_queued = True
         self._schedule(stream)
 
     def reset_stream(self, stream_id: int, fault: Fault, reason: str = "") -> None:
-        """End the stream now, in both directions; what is queued is dropped."""
+        """End the stream now, in both directions; queued bytes are dropped."""
         if stream_id in self._streams:
-            self._forget(stream_id)
+            self._remove_stream(stream_id)
             self._send(f.Reset(stream_id, fault.row.wire_code, reason[:MAX_REASON_CHARS]))
-            self._pace.allow(_EVENT, self._now)  # what the stream took, by itself (SPEC section 6)
+            self._pace.allow(_EVENT, self._now)  # the node's `spent` event (SPEC section 6)
 
     def consume(self, stream_id: int, size: int, now: float | None = None) -> bool:
-        """Received bytes were used at `now` (None: when the last bytes came): the peer may send as
-        many again. True: it is to be told so."""
+        """Note that `size` received bytes of the stream were used, so that the peer may send more.
+
+        `now`: when they were used (None: when bytes were last received). Returns whether a CREDIT
+        frame is now waiting to be sent.
+        """
         stream = self._streams.get(stream_id)
         if stream is None:
             return False
@@ -505,20 +543,24 @@ class Session:
             self._send(f.Credit(stream_id, increment))
             if window.longer_way:
                 window.longer_way = False
-                link.lengthen()
+                link.adopt_recent_rtt()
             if link.measure_due(self._now):
                 self._probe = link.ping(self._now)
         return increment > 0
 
     def fail_streams(self, fault: Fault, reason: str) -> list[Event]:
-        """The session is over: an event for each open stream, an error for each open call."""
+        """End all streams and calls, because the session is over, and return the events for that.
+
+        There is a `StreamReset` for each open stream and, at the relay, a `ReplyReceived` with the
+        error `fault` and `reason` for each open call.
+        """
         for stream_id in list(self._streams):
-            self._forget(stream_id)
-            self._tell(StreamReset(stream_id, fault, reason))
+            self._remove_stream(stream_id)
+            self._add_event(StreamReset(stream_id, fault, reason))
         value = {"code": fault.row.wire_code, "message": reason}
         if self._role is Role.RELAY:
             for call in sorted(self._calls):
-                self._tell(ReplyReceived(call, ok=False, value=value))
+                self._add_event(ReplyReceived(call, ok=False, value=value))
         self._calls.clear()
         return self.take_events()
 
@@ -538,20 +580,20 @@ class Session:
             stream.scheduled = True
             self._ready.append(stream)
 
-    def _forget_if_over(self, stream: Stream) -> None:
+    def _remove_if_ended(self, stream: Stream) -> None:
         if stream.local_ended and stream.inbound.ended:
-            self._forget(stream.id)
+            self._remove_stream(stream.id)
 
-    def _forget(self, stream_id: int) -> None:
+    def _remove_stream(self, stream_id: int) -> None:
         stream = self._streams.pop(stream_id)
         stream.close(self._growth)
 
     # -- status, calls, going away
 
     def send_status(self, status: NodeStatus) -> None:
-        """Tell the relay what can be served now. Of several that wait only the last is sent.
+        """Send a STATUS to the relay. It replaces one that still waits to be sent.
 
-        One that would not fit into a frame is sent without its `detail` and its last models.
+        A status that does not fit into a frame is sent without its `detail` and its last models.
         """
         if self._role is not Role.NODE:
             raise LocalProtocolError("only a node has a status")
@@ -562,7 +604,10 @@ class Session:
         self._status = encoded
 
     def call(self, method: str, params: dict[str, Any]) -> int:
-        """Ask the node for something; the number that its REPLY will carry."""
+        """Send a CALL to the node, and return the number that its REPLY will carry.
+
+        Raises `WaiError` (OVERLOADED) if too many are open.
+        """
         if self._role is not Role.RELAY:
             raise LocalProtocolError("only the relay calls")
         if len(self._calls) >= MAX_CALLS:
@@ -573,15 +618,15 @@ class Session:
         return self._last_call
 
     def give_up_call(self, call: int) -> None:
-        """Count a CALL as open no more: nobody waits for its REPLY, which may still come."""
+        """Stop counting a CALL as open. A REPLY that arrives later is ignored."""
         self._calls.discard(call)
 
     def reply(self, call: int, value: object) -> None:
-        """Answer a CALL. Does nothing if it has its answer, or the session is over."""
+        """Answer a CALL. Does nothing if it is answered already, or the session is over."""
         self._reply(f.Reply(call, ok=True, value=value))
 
     def reply_error(self, call: int, error: WaiError) -> None:
-        """Answer a CALL with what went wrong; see `reply`."""
+        """Answer a CALL with an error; see `reply`."""
         value = {"code": error.fault.row.wire_code, "message": str(error)[:MAX_MESSAGE_CHARS]}
         self._reply(f.Reply(call, ok=False, value=value))
 
@@ -593,11 +638,14 @@ class Session:
             self._calls.remove(frame.call)
 
     def emit(self, name: str, value: object, call: int = 0) -> None:
-        """Tell the relay that something happened, on behalf of `call` or by itself (0)."""
+        """Send an EVENT to the relay. `call`: the CALL that it belongs to, or 0."""
         self._send(f.Event(call, name, value))
 
     def go_away(self, fault: Fault, reason: str, *, reconnect_in_s: float | None = None) -> None:
-        """Say that this end takes or opens no new streams; those in flight go on."""
+        """Announce that this end accepts or opens no new streams; those in progress go on.
+
+        `reconnect_in_s`: after this time the node should begin a new session (None: it need not).
+        """
         self.going_away = True
         after_ms = None if reconnect_in_s is None else round(reconnect_in_s * 1000)
         self._send(f.GoAway(fault.row.wire_code, reason[:MAX_REASON_CHARS], after_ms))

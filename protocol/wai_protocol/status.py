@@ -1,10 +1,10 @@
 """STATUS: what a node can serve now (SPEC section 6).
 
-A node pushes a whole new `NodeStatus` when something in it changed; the relay keeps the last one.
-On the wire it is a msgpack map with the field names below. Unknown keys are ignored, so that a
-newer node can say more; a known key of the wrong type is refused. What a relay keeps of one is
-bounded by the frame it came in: nothing is kept that was not in it, and names count for their own
-length. Only `detail`, which may hold anything, is weighed by itself.
+A node sends a whole new `NodeStatus` whenever something in it changed; the relay keeps the last
+one. On the wire it is a msgpack map with the field names below. Unknown keys are ignored, so that a
+newer node can send more; a known key of the wrong type is refused. The memory that a relay needs
+for a STATUS is bounded by the size of its frame, except for `detail`, which may hold any values and
+has a bound of its own.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .errors import RemoteProtocolError
 from .limits import MAX_DETAIL_BYTES
 from .weight import fits
 
-MAX_MODELS: Final = 512  # a router-mode llama-server with a folder of GGUFs; more is a broken node
+MAX_MODELS: Final = 512  # a llama-server in router mode lists every GGUF file of a folder
 MAX_NAME_CHARS: Final = 256  # model ids look like `publisher/repo-GGUF:Q4_K_M`
 MAX_APIS: Final = 8  # there are three
 MAX_API_CHARS: Final = 32  # "anthropic" is the longest
 MAX_CAPABILITIES: Final = 16  # there are two
 MAX_CAPABILITY_CHARS: Final = 32  # "continue_final_message" is the longest
-MAX_COUNT: Final = 1 << 40  # no token, byte or slot count here is larger; keeps arithmetic in int64
+MAX_COUNT: Final = 1 << 40  # more than any real count of tokens or slots; sums still fit into int64
 
 PER_TOKEN_TIMINGS: Final = "per_token_timings"  # noqa: S105 - no password
 """Capability: `timings_per_token` puts llama.cpp's token counts into each chunk of a stream."""
@@ -41,11 +41,10 @@ _CAPABILITIES_OF_OLD_KINDS: Final = {
 class ModelStatus:
     """One model as served by one upstream of a node.
 
-    `context_tokens` is per slot. `slots_total` is None where the upstream does not tell.
-    `apis`: which dialects the upstream speaks for this model: "openai", "anthropic", "ollama".
-    `capabilities`: what else its requests may ask for, beyond those APIs.
-    `prefill_tps` and `decode_tps` are measured tokens per second, None until something was
-    measured.
+    `context_tokens` is per slot. `slots_total` is None if the upstream does not report it.
+    `apis`: which of "openai", "anthropic", "ollama" the upstream supports for this model.
+    `prefill_tps` and `decode_tps` are measured in tokens per second, None before the first
+    measurement.
     """
 
     id: str
@@ -72,12 +71,12 @@ class NodeStatus:
 
     @property
     def models_left_out(self) -> int:
-        """How many models the node serves beyond those that STATUS can carry."""
+        """How many of the node's models are missing in `models`, because STATUS has no room."""
         count = self.detail.get("models_left_out")
         return count if type(count) is int and 0 < count <= MAX_COUNT else 0
 
     def to_wire(self) -> dict[str, Any]:
-        """The msgpack map that STATUS carries."""
+        """Return the map that STATUS carries."""
         return {
             "models": [
                 {name: getattr(model, name) for name in ModelStatus.__slots__}
@@ -90,7 +89,7 @@ class NodeStatus:
 
     @classmethod
     def from_wire(cls, value: object) -> NodeStatus:
-        """Check a peer's map. Raises `RemoteProtocolError` on a wrong type or too much of it."""
+        """Check a peer's map. Raises `RemoteProtocolError` for a wrong type or excess."""
         if not isinstance(value, dict):
             raise RemoteProtocolError("STATUS is not a map")
         models = value.get("models", [])
@@ -100,7 +99,7 @@ class NodeStatus:
         if not isinstance(detail, dict):
             raise RemoteProtocolError("STATUS.detail is not a map")
         if not fits(detail, MAX_DETAIL_BYTES):
-            detail = {}  # no request depends on it: a node must not lose its session for it
+            detail = {}  # no request depends on it, so it is no reason to end the session
         return cls(
             models=tuple(_model_from_wire(model) for model in models),
             draining=value.get("draining", False) is True,

@@ -1,8 +1,8 @@
-"""The HTTP surface that is forwarded: an allow-list of method and path, and which headers travel.
+"""The HTTP surface that is forwarded: an allow-list of methods, paths and headers.
 
-Relay and node both hold a request against this list: the relay so that nothing else enters the
-tunnel, the node so that a hostile relay reaches nothing else on the box (SPEC section 7). Paths are
-the upstream's own; the relay maps its `/api/v1/...` to `/v1/...` before it looks here.
+Relay and node both check requests against this list: the relay so that nothing else enters the
+tunnel, the node so that a hostile relay can reach nothing else on the box (SPEC section 7). Paths
+are the upstream's; the relay maps its own `/api/v1/...` to `/v1/...` before it looks here.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ ROUTES: Final = RouteTable((*OPENAI_ROUTES, *ANTHROPIC_ROUTES, *OLLAMA_ROUTES))
 """The routes of SPEC section 7. Both ends begin with these; each adds only what is installed on
 its own machine (docs/extending.md), so that neither can widen the other's list."""
 
-# Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which each hop makes anew.
+# Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which each hop sets itself.
 HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -141,9 +141,9 @@ HOP_BY_HOP: Final = frozenset(
         b"expect",
     }
 )
-# Never forwarded to an upstream: the caller's credentials; Origin and Referer, which Ollama answers
-# with 403 (facts: lessons 12); llama-server's resumable streams, under which a disconnect no longer
-# frees the slot; and who the caller is.
+# Never forwarded to an upstream: the caller's credentials; Origin and Referer, because Ollama
+# answers them with 403; X-Conversation-Id, which turns on llama-server's resumable streams, so that
+# a disconnect no longer frees the slot; and the fields that identify the caller.
 NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     b"authorization",
     b"x-api-key",
@@ -157,17 +157,17 @@ NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
 _NOT_FOR_UPSTREAM_PREFIXES: Final = (b"x-forwarded-", b"x-wai-")
 FOR_CALLER: Final = frozenset(
     {
-        # what the body is
+        # the body's type and encoding
         b"content-type",
         b"content-encoding",
         b"content-language",
         b"content-disposition",
-        # whether and when to ask again; SDKs read all four
+        # whether and when to repeat the request; SDKs read all four
         b"cache-control",
         b"retry-after",
         b"retry-after-ms",
         b"x-should-retry",
-        # by what and how fast it was made
+        # by which server and how fast the answer was made
         b"request-id",
         b"openai-model",
         b"openai-processing-ms",
@@ -186,22 +186,25 @@ FOR_CALLER: Final = frozenset(
         b"x-validation-time",
     }
 )
-"""The response headers that travel to a caller. An allow-list, because a header that a model server
-sends acts on whoever reads it: `Location` sends the caller's API key to another host,
+"""The response headers that are forwarded to a caller. It is an allow-list, because other headers
+of a model server would have effects: `Location` sends the caller's API key to another host,
 `X-Accel-Redirect` and `X-Sendfile` make a proxy in front of the relay serve its own files,
 `Clear-Site-Data`, `Refresh` and `Set-Cookie` act in a browser, and CORS, `Alt-Svc`,
-`Strict-Transport-Security` and `X-RateLimit-*` are the relay's to say. `Date`, `X-Request-Id` and
-the framing are made anew by each hop. The last eleven names are those of TGI and TEI."""
+`Strict-Transport-Security` and `X-RateLimit-*` are set by the relay only. `Date`, `X-Request-Id`
+and the framing are set by each hop. The last eleven names are those of TGI and TEI."""
 
-MAX_LENGTH_DIGITS: Final = 15  # below 2**53: every server and every JSON counter can hold it
+MAX_LENGTH_DIGITS: Final = 15  # below 2**53, which servers and JSON readers represent exactly
 _STREAM_TYPES: Final = (b"text/event-stream", b"application/x-ndjson")
 
 Headers = list[tuple[bytes, bytes]]
 
 
 def is_redirect(status: int) -> bool:
-    """Whether `status` sends the caller elsewhere, or to a copy of its own. A model server's is not
-    passed on: clients follow it, with the API key, to whichever host it names."""
+    """Return whether `status` is a redirect or 304 (3xx).
+
+    A model server's redirect is not forwarded: clients would follow it, with their API key, to
+    whichever host it names.
+    """
     return 300 <= status <= 399
 
 
@@ -209,11 +212,11 @@ REDIRECTED: Final = (
     "the model server answered with a redirect (status {}), which is not followed; "
     "give its final address as the upstream's URL"
 )
-"""What is said of one; takes the status."""
+"""The error text for a redirect; a format string that takes the status."""
 
 
 def headers_for_upstream(headers: Headers) -> Headers:
-    """`headers` (lower-case names) less what must not travel to the model."""
+    """Return those of `headers` (lower-case names) that may be forwarded to an upstream."""
     named = _connection_options(headers)
     return [
         (n, v)
@@ -225,17 +228,17 @@ def headers_for_upstream(headers: Headers) -> Headers:
 
 
 def headers_for_caller(headers: Headers) -> Headers:
-    """Those of `headers` (lower-case names) that may travel to the caller."""
+    """Return those of `headers` (lower-case names) that may be forwarded to the caller."""
     named = _connection_options(headers)
     return [(n, v) for n, v in headers if n in FOR_CALLER and n not in named]
 
 
 def length_of_answer(headers: Headers) -> Headers:
-    """The Content-Length of a whole answer as a list of one field, [] where there is none to trust.
+    """Return the Content-Length of an answer as a list of one field, [] if it cannot be relied on.
 
-    It is no header that travels: it announces how long the body will be, for whoever frames it anew
-    (SPEC section 5). A stream of events or lines may be changed on its way, and what has no type
-    may be one.
+    It is not forwarded as it is: it announces the body's length to the hop that frames the body
+    again (SPEC section 5). It is left out for event streams and NDJSON, which may be changed on
+    their way, and for an answer without Content-Type, which may be such a stream.
     """
     named = dict(headers)
     length, content_type = named.get(b"content-length"), named.get(b"content-type")
@@ -248,7 +251,7 @@ def length_of_answer(headers: Headers) -> Headers:
 
 
 def _connection_options(headers: Headers) -> set[bytes]:
-    """The fields that `Connection` names: they are for one hop."""
+    """Return the field names listed in `Connection`: those fields are for one hop only."""
     return {
         token.strip().lower()
         for name, value in headers

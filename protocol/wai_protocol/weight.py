@@ -1,4 +1,4 @@
-"""How much memory a decoded value of a peer takes: what bounds what is kept of it."""
+"""Bound the memory and depth of a decoded value that a peer sent."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import sys
 from typing import Any, Final
 
 MAX_DEPTH: Final = 16
-"""Maps and lists within each other. What our ends tell has at most five."""
+"""Levels of nested maps and lists. The values that relay and node send have at most five."""
 
 
 def fits(value: Any, limit_bytes: int) -> bool:
-    """Whether `value`, made of msgpack's types, takes at most `limit_bytes`, is at most `MAX_DEPTH`
-    deep, and holds no number that is infinite or none at all.
+    """Return whether `value`, made of msgpack's types, stays within the bounds.
 
-    Stops at the first element beyond the limit, so that it costs no more than what it lets pass.
+    It must take at most `limit_bytes` of memory, have at most `MAX_DEPTH` levels, and hold no float
+    that is infinite or NaN. The check stops at the first element that exceeds a bound, so that a
+    huge value costs no more than an accepted one.
     """
     left = limit_bytes
     waiting = [(value, 0)]

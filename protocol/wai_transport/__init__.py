@@ -1,1 +1,1 @@
-"""asyncio shells that relay and node share: live sessions, the HTTP client, TLS, folders."""
+"""I/O that relay and node share: live sessions, the HTTP client, TLS, data folders."""

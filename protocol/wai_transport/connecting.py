@@ -1,7 +1,7 @@
-"""Connecting to a host by name: every address of it gets its chance (`address_race`).
+"""Connect to a host by name, trying all of its addresses (see `address_race`).
 
-An event loop's own `create_connection` dials one address after the other, or takes a delay that
-uvloop ignores; so the socket is connected here, and handed to it.
+An event loop's own `create_connection` dials the addresses one after another, and uvloop ignores
+its `happy_eyeballs_delay`. So the socket is connected here and then passed to `create_connection`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ import uvloop
 from .address_race import Address, AddressRace, open_socket, ordered
 
 RESOLVE_S: Final = 5.0
-"""The system's resolver asks the next name server after 5 s; a second try of ours begins anew."""
+"""Limit for resolving a name. The system's resolver asks the next name server after 5 s; by then a
+new attempt of the caller is as good."""
 
-KNOWN_AFTER_S: Final = 1.0
-"""How long the resolver may take where we know an address already; most answer within 0.1 s."""
+RESOLVE_WITH_KNOWN_S: Final = 1.0
+"""Limit for resolving a name of which an address is known already; most take less than 0.1 s."""
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 
 Prepare = Callable[[socket.socket, Address], None]
-"""Sets options of a socket that is about to be connected to an address."""
+"""Sets the options of a socket before it is connected to an address."""
 
 
 class SilentPeer(TimeoutError):
-    """A connection stands, but nothing came over it in time."""
+    """The TCP connection was made, but the peer sent nothing in time."""
 
 
 async def create_connection(
@@ -43,19 +44,20 @@ async def create_connection(
     tls_limit_s: float | None = None,
     server_hostname: str | None = None,
     prepare: Prepare | None = None,
-    again_s: float | None = None,
+    redial_s: float | None = None,
     known: Sequence[Address] = (),
 ) -> tuple[asyncio.Transport, _P]:
-    """`connect`, then what the loop's `create_connection` does, with TLS where `tls` is given.
+    """Connect to `host:port` and make a protocol with `factory`, with TLS if `tls` is given.
 
-    All of it within `limit_s`; where `tls_limit_s` is given, TLS has this time of its own. Raises
-    `SilentPeer` if TLS takes longer, `OSError` (see `connect`) and `ssl.SSLError`.
+    `limit_s` bounds the whole, in seconds; if `tls_limit_s` is given, TLS has this time of its own.
+    The other arguments are those of `connect`. Raises `SilentPeer` if TLS takes too long, `OSError`
+    as `connect` does, and `ssl.SSLError`.
     """
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + limit_s
     name = (server_hostname or host) if tls is not None else None
-    if prepare is None and again_s is None and _is_address(host):
-        # There is no choice to make; the loop alone takes 80 µs less for a connection.
+    if prepare is None and redial_s is None and _is_address(host):
+        # There is only one address: the loop's own way takes 80 µs less for a connection.
         try:
             async with asyncio.timeout_at(ends_at):
                 return await loop.create_connection(
@@ -63,19 +65,24 @@ async def create_connection(
                 )
         except TimeoutError as error:
             if error.errno is not None:
-                raise  # the kernel's
+                raise  # the kernel's own time-out, not that of `timeout_at`
             raise TimeoutError(errno.ETIMEDOUT, "no answer") from None
-    sock = await connect(host, port, limit_s=limit_s, prepare=prepare, again_s=again_s, known=known)
+    sock = await connect(
+        host, port, limit_s=limit_s, prepare=prepare, redial_s=redial_s, known=known
+    )
     if tls_limit_s is not None:
         ends_at = loop.time() + tls_limit_s
     try:
         async with asyncio.timeout_at(ends_at):
             return await loop.create_connection(factory, sock=sock, ssl=tls, server_hostname=name)
     except TimeoutError:
-        raise SilentPeer(errno.ETIMEDOUT, "it took the connection, and said no more") from None
+        raise SilentPeer(
+            errno.ETIMEDOUT, "it accepted the connection, and then sent nothing"
+        ) from None
     finally:
-        # uvloop closes the descriptor itself, but lets the socket keep its number if the peer
-        # resets the connection before the transport is ours; it would close what has that next.
+        # uvloop closes the descriptor itself. If the peer resets the connection before the
+        # transport is returned, the socket object still has the descriptor's number, and would
+        # later close whatever file has that number by then.
         if isinstance(loop, uvloop.Loop):
             sock.detach()
 
@@ -86,26 +93,29 @@ async def connect(
     *,
     limit_s: float,
     prepare: Prepare | None = None,
-    again_s: float | None = None,
+    redial_s: float | None = None,
     known: Sequence[Address] = (),
 ) -> socket.socket:
-    """A socket that is connected to `host:port`, non-blocking. `again_s`: see `AddressRace`.
+    """Return a non-blocking socket that is connected to `host:port`.
 
-    `known`: addresses that the name had lately, for when the resolver says nothing within
-    `KNOWN_AFTER_S`: after an outage of the network it often is the last to be back.
+    `limit_s`: the limit for the whole, in seconds. `prepare`: called for each new socket.
+    `redial_s`: see `AddressRace`. `known`: recent addresses of the name, used if the resolver does
+    not answer within `RESOLVE_WITH_KNOWN_S`: after an outage of the network the resolver is often
+    the last to work again.
 
-    Raises `socket.gaierror` for a name that is not known, `TimeoutError` after `limit_s`, and
-    `OSError` with what each address met.
+    Raises `socket.gaierror` for an unknown name, `TimeoutError` after `limit_s`, and `OSError` with
+    the reason of each address.
     """
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + limit_s
     try:
-        addresses = await _resolve(host, port, min(KNOWN_AFTER_S if known else RESOLVE_S, limit_s))
+        resolve_s = RESOLVE_WITH_KNOWN_S if known else RESOLVE_S
+        addresses = await _resolve(host, port, min(resolve_s, limit_s))
     except OSError:
         if not known:
             raise
         addresses = list(known)
-    race = AddressRace(addresses, loop.time(), again_s=again_s)
+    race = AddressRace(addresses, loop.time(), redial_s=redial_s)
 
     async def dial(address: Address) -> socket.socket:
         sock = open_socket(address)
@@ -128,7 +138,7 @@ async def connect(
 async def first_connected(
     race: AddressRace, dial: Callable[[Address], Awaitable[socket.socket]]
 ) -> socket.socket:
-    """Run `race` with `dial`; the first socket, and every other one is closed.
+    """Run `race` with `dial`; return the first connected socket, and close all others.
 
     Raises `race.error()` once every address has failed.
     """
@@ -139,7 +149,7 @@ async def first_connected(
         while winner is None:
             while (address := race.take(loop.time())) is not None:
                 attempts[asyncio.ensure_future(dial(address))] = address
-            if race.lost:
+            if race.all_failed:
                 raise race.error()
             deadline = race.next_deadline()
             wait_s = None if deadline is None else max(0.0, deadline - loop.time())
@@ -162,14 +172,14 @@ async def first_connected(
 async def _end(
     attempts: dict[asyncio.Future[socket.socket], Address], winner: socket.socket | None
 ) -> None:
-    """Stop the attempts that are under way, and close what they have connected beside `winner`."""
+    """Cancel the attempts in progress, and close every connected socket except `winner`."""
     pending = [attempt for attempt in attempts if not attempt.done()]
     for attempt in pending:
         attempt.cancel()
     try:
         if pending:
             await asyncio.wait(pending)
-    except BaseException:  # given up at this moment: nobody takes the winner any more
+    except BaseException:  # cancelled at this moment: the winner will not be returned
         if winner is not None:
             winner.close()
         raise
@@ -181,7 +191,7 @@ async def _end(
 
 
 def _is_address(host: str) -> bool:
-    """Whether the host is an IP address, with its digits alone: a scope is the resolver's."""
+    """Return whether `host` is an IP address without a scope, which only the resolver can read."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.inet_pton(family, host)
@@ -191,7 +201,7 @@ def _is_address(host: str) -> bool:
 
 
 async def lookup(host: str, port: int) -> list[tuple[Any, ...]]:
-    """What the system's resolver says, in a thread of the loop's."""
+    """Resolve a name with the system's resolver, in a thread of the event loop."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(found)
 

@@ -1,12 +1,12 @@
-"""How a child process ended, in words."""
+"""Describe how a child process ended."""
 
 from __future__ import annotations
 
 import signal
 
 
-def how_it_ended(code: int) -> str:
-    """`code` as `subprocess` gives it: negative for the signal that ended the process."""
+def describe_exit(code: int) -> str:
+    """Return a phrase for an exit code of `subprocess`, which is negative for a signal."""
     if code >= 0:
         return f"ended with status {code}"
     try:

@@ -1,8 +1,8 @@
-"""A data folder: private, written crash-safely, and owned by one process at a time.
+"""A data folder: private, written so that a crash does no harm, and used by one process at a time.
 
-Made with mode 0700, so that nobody else on the machine reads what lies in it. The owner is who
-holds the lock on its lock file; the lock belongs to the open file, not to the process, so that an
-upgrade can hand it to its successor. What the files mean is the business of whoever keeps them.
+It is made with mode 0700, so that no other user of the machine can read it. The process that holds
+the lock on the folder's lock file owns it. The lock belongs to the open file description, not to
+the process, so that an upgrade can pass it to its successor.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ DATA_FILES: Final = frozenset(
         *("up-key.json", "relay.log", "node.log"),
     }
 )
-"""By any of these a folder is known as a relay's, a node's, or that of `wai up`."""
-MAX_FILE_BYTES: Final = 1 << 20  # keys, certificates and tokens; more is not ours
+"""Any of these files identifies a folder as the data folder of a relay, a node or `wai up`."""
+MAX_FILE_BYTES: Final = 1 << 20  # more than any key, certificate or token has
 
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """A folder that exists, belongs to us and is private. Make it with `open`."""
+    """A folder that exists, belongs to this user and is private. Make it with `open`."""
 
     path: Path
 
     @classmethod
     def open(cls, path: Path) -> DataFolder:
-        """Make or check the folder; one that others could look into is made private.
+        """Create or check the folder. A folder that others could read is made private.
 
-        Raises `StoreError` if it can't be ours alone.
+        Raises `StoreError` if it cannot be made private to this user.
         """
         try:
             path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ class DataFolder:
             if found.st_uid != os.geteuid():
                 raise StoreError(f"the folder {path} belongs to another user; choose another one")
             mode = stat.S_IMODE(found.st_mode)
-            # Where others can write, they could have put their files in place of ours.
+            # Others who can write could already have replaced its files by their own.
             if mode & 0o022:
                 raise StoreError(f"others can write to the folder {path}; choose one of its own")
             if mode & 0o077:
@@ -60,7 +60,7 @@ class DataFolder:
         return cls(path)
 
     def read(self, name: str) -> bytes | None:
-        """A file's content, None if there is none. Raises `StoreError`."""
+        """Return a file's content, None if there is no such file. Raises `StoreError`."""
         try:
             with (self.path / name).open("rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
@@ -73,7 +73,7 @@ class DataFolder:
         return content
 
     def write(self, name: str, content: bytes, mode: int = SECRET_MODE) -> None:
-        """Replace a file: after a crash there is the old one or the new one, whole.
+        """Replace a file atomically: after a crash, the old or the new one is there, complete.
 
         Raises `StoreError`.
         """
@@ -82,7 +82,7 @@ class DataFolder:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             try:
                 with open(descriptor, "wb") as file:
-                    os.fchmod(file.fileno(), mode)  # whatever the umask took away or left
+                    os.fchmod(file.fileno(), mode)  # regardless of the umask
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
@@ -100,7 +100,7 @@ class DataFolder:
             (self.path / name).unlink()
 
     def _sync(self) -> None:
-        """The rename itself must survive a crash too."""
+        """Sync the folder, so that a rename in it survives a crash too."""
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
@@ -109,28 +109,33 @@ class DataFolder:
 
 
 def _make_private(path: Path) -> None:
-    """Take the folder from others, unless it holds something else than a data folder's files: it
-    may be /etc. Raises `StoreError`."""
+    """Remove the rights of other users, if the folder is empty or a data folder.
+
+    Another folder, for example /etc, is not changed. Raises `StoreError` then.
+    """
     names = {entry.name for entry in path.iterdir()} - {"lost+found"}
     if names and not names & DATA_FILES:
         raise StoreError(
-            f"others can look into the folder {path}, and it holds something else than wai's files;"
-            f" choose an empty one, or take it from others with `chmod 700 {path}`"
+            f"others can read the folder {path}, and it holds other files than wai's; choose an "
+            f"empty one, or make it private with `chmod 700 {path}`"
         )
     path.chmod(FOLDER_MODE)
 
 
 class FolderLock:
-    """The right to use a data folder, held until `release` or the end of every holder's process."""
+    """The lock of a data folder.
+
+    It is held until `release`, or until every process that has the lock file open has ended.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     @classmethod
     def acquire(cls, folder: DataFolder, owner: str) -> FolderLock:
-        """Take the lock of `owner` ("relay" or "node").
+        """Take the lock for `owner` ("relay" or "node").
 
-        Raises `StoreError` that names the process which has it.
+        Raises `StoreError`, which names the process that holds it, if it is taken.
         """
         path = folder.path / f"{owner}.lock"
         try:
@@ -152,10 +157,13 @@ class FolderLock:
 
     @classmethod
     def adopt(cls, descriptor: int) -> FolderLock:
-        """Take over the lock that a predecessor passed down as this open file."""
-        inheritable = False  # by our own children, unless we pass it in our turn
+        """Take over the lock that a predecessor passed on as this open file.
+
+        Raises `StoreError` if it is not held.
+        """
+        inheritable = False  # not by children of this process, unless they are passed it
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ours already: changes nothing
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no change if it is held
             os.set_inheritable(descriptor, inheritable)
         except OSError as error:
             raise StoreError(f"the lock passed as file {descriptor} is not held: {error}") from None
@@ -165,9 +173,9 @@ class FolderLock:
 
     @staticmethod
     def holder(path: Path, owner: str) -> str | None:
-        """The process, as it signed, that has the folder at `path`; None if nobody has it.
+        """Return the id, as text, of the process that uses the folder at `path`; None if none does.
 
-        Raises `StoreError`: it may not be looked at.
+        Raises `StoreError` if the lock file cannot be read.
         """
         file = path / f"{owner}.lock"
         try:
@@ -183,19 +191,23 @@ class FolderLock:
         return None
 
     def fileno(self) -> int:
-        """The open file, for `pass_fds` of a successor. It holds the lock for as long as it has
-        this file open, even when we have released ours."""
+        """Return the open file, for `pass_fds` of a successor.
+
+        The successor holds the lock for as long as it has the file open, even after `release` here.
+        """
         return self._descriptor
 
     def sign(self) -> None:
-        """Write our process id into the file, for the message that another relay will show. On a
-        full disk there is none: the lock holds all the same."""
+        """Write this process's id into the file, for the error message of another process.
+
+        A full disk is ignored: the lock is held even without the id.
+        """
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Let go. A successor that was passed the file keeps the lock. Idempotent."""
+        """Release the lock; a successor that was passed the file keeps it. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -1,7 +1,7 @@
-"""Gives memory back to the system once a crowd has left.
+"""Return freed memory to the system after many streams or connections have ended.
 
-What callers held is free when they are gone, but glibc keeps it: freed blocks lie between living
-ones, and its own trimming looks at the heap's top alone. After 1,000 streams a relay kept 40 MiB.
+glibc keeps memory that was freed, because freed blocks lie between used ones, and it trims only the
+top of the heap by itself. A relay kept 40 MiB after 1,000 streams.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-CROWD: Final = 1000
-"""So many fewer than there were at most: about 40 MiB of a relay's. Less isn't worth the pause."""
+TRIM_AFTER_DROP: Final = 1000
+"""Drop of the count below its maximum that is followed by a trim. A relay frees about 40 MiB then;
+less is not worth the pause."""
 
-AFTER_S: Final = 1.0
-"""From then on: by that time the others of the crowd have left too."""
+TRIM_DELAY_S: Final = 1.0
+"""Delay of the trim in seconds: by then the remaining streams have ended too."""
 
 
-class Ebb:
-    """Watches how many there are of something, and trims the heap when a crowd of them has left."""
+class HeapTrimmer:
+    """Watches a count of streams or connections, and trims the heap when it has dropped far.
+
+    `call_later`: schedules a call after some seconds, as the event loop's method does. `trim`: what
+    to call, by default `trim_heap`.
+    """
 
     def __init__(
         self,
@@ -25,22 +30,24 @@ class Ebb:
         trim: Callable[[], None] | None = None,
     ) -> None:
         self._call_later = call_later
-        self._trim = trim or give_back
+        self._trim = trim or trim_heap
         self._most = 0
 
-    def now(self, count: int) -> None:
-        """There are `count` of them."""
+    def update(self, count: int) -> None:
+        """Set the current count."""
         if count > self._most:
             self._most = count
-        elif self._most - count >= CROWD:
+        elif self._most - count >= TRIM_AFTER_DROP:
             self._most = count
-            self._call_later(AFTER_S, self._trim)
+            self._call_later(TRIM_DELAY_S, self._trim)
 
 
-def give_back() -> None:
-    """Have glibc return what is free, wherever it lies: 12 ms where a relay had held 80 MiB more.
-    Does nothing with another C library."""
-    import ctypes  # here: most processes never come here, and start faster without
+def trim_heap() -> None:
+    """Return all free memory of glibc's heap to the system. Takes 12 ms for 80 MiB.
+
+    Does nothing with another C library.
+    """
+    import ctypes  # imported here because most processes never need it
 
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

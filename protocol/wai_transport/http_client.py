@@ -1,8 +1,8 @@
-"""An HTTP/1.1 client for one origin: the node's way to upstreams, the relay's to cloud providers.
+"""An HTTP/1.1 client for one origin, used for a node's upstreams and a relay's cloud providers.
 
-It finds a connection for each request (a small keep-alive pool, else a new one), and sends a
-request once more when a kept-alive connection turns out to have died unseen. It follows no
-redirects, keeps no cookies, decodes no content and buffers no bodies; `fetch` alone collects one.
+Each request uses a connection from a small keep-alive pool, or a new one. A request is sent again
+on a new connection if the kept-alive one turns out to be closed. The client follows no redirects,
+keeps no cookies, decodes no content and buffers no bodies, except that of `fetch`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from .origin import Origin
 from .tls import check_pin, client_context
 
 MAX_IDLE_CONNECTIONS: Final = 32
-"""Kept per origin: more than an inference server has slots; each costs both ends a descriptor."""
+"""Idle connections kept per origin: more than an inference server has slots. Each takes a file
+descriptor at both ends."""
 
 _log = logging.getLogger("wai.transport")
 
 
 class HttpClient:
-    """Requests to `origin`. Belongs to one running loop; `aclose` ends all of it.
+    """Sends requests to `origin`. Belongs to one running event loop; `aclose` ends it.
 
-    With `pin` (SHA-256 of the public key, see `tls`), the server's certificate is checked before a
-    byte is sent; otherwise `tls`, or the system's authorities, decide. `check_peer` is called for
-    each new connection, with our own port (None: it has none), before a byte is sent, and raises
-    `WaiError` where nothing may be sent.
+    `pin`: the SHA-256 of the server's public key (see `tls`), checked before a byte is sent.
+    Without it, `tls` or the system's certificate authorities verify the server. `check_peer`:
+    called for each new connection before a byte is sent, with the connection's local port (None for
+    a Unix socket); it raises `WaiError` if the connection must not be used.
     """
 
     def __init__(
@@ -72,11 +73,11 @@ class HttpClient:
         body_length: int | None = 0,
         timeouts: Timeouts | None = None,
     ) -> ClientRequest:
-        """Begin a request; its answer goes to `sink`, never before this returns.
+        """Begin a request. Its answer is passed to `sink`, never before this method returns.
 
-        `body_length` is exact, None for a body sent in chunks. Call `end` on the result even
-        without a body. Raises `LocalProtocolError` when method, target or headers are not fit for
-        HTTP.
+        `body_length`: the exact length of the body in bytes, None for a chunked body. Call `end` on
+        the result, even without a body. Raises `LocalProtocolError` if method, target or headers
+        are not valid in HTTP.
         """
         head = request_head(
             method, target, headers, authority=self._authority, body_length=body_length
@@ -84,8 +85,8 @@ class HttpClient:
         request = ClientRequest(
             method, head, sink, body_length, timeouts or self.timeouts, self._connect_again
         )
-        # A kept-alive connection may be closing at this moment. A request that could not be sent
-        # again then, because its body is long, gets a new one.
+        # The server may be closing a kept-alive connection at this moment. A request whose body is
+        # too long to be sent again gets a new connection.
         repeatable = body_length is not None and body_length <= RESEND_BYTES
         while repeatable and self._idle:
             connection = self._idle.pop()
@@ -106,10 +107,10 @@ class HttpClient:
         limit_bytes: int,
         timeout_s: float,
     ) -> tuple[int, Headers, bytes]:
-        """One whole exchange: (status, headers, body).
+        """Send a request and return the whole answer: (status, headers, body).
 
-        Raises `WaiError`: what the connection met, `UPSTREAM_TIMEOUT` after `timeout_s`, or
-        `UPSTREAM_BROKE` when the answer is longer than `limit_bytes`.
+        Raises `WaiError`: the connection's error, UPSTREAM_TIMEOUT after `timeout_s`, or
+        UPSTREAM_BROKE if the answer's body is longer than `limit_bytes`.
         """
         answer = _Answer(limit_bytes)
         request = self.request(method, target, headers or [], answer, body_length=len(body))
@@ -127,22 +128,22 @@ class HttpClient:
 
     @property
     def open_connections(self) -> int:
-        """Connections that stand now, idle ones too: for figures and leak checks."""
+        """The number of open connections, idle ones included: for metrics and leak checks."""
         return len(self._connections)
 
     @property
     def idle_connections(self) -> int:
-        """Connections that wait for a next request."""
+        """The number of connections that wait for a next request."""
         return len(self._idle)
 
     def retire(self) -> None:
-        """Keep no connection for a next request; those under way end by themselves."""
+        """Keep no connection for a next request; requests in progress go on to their end."""
         self._keeping = False
         for connection in list(self._idle):
             connection.abort()
 
     async def aclose(self) -> None:
-        """Close every connection at once; requests still under way end with an error."""
+        """Close every connection at once; requests in progress end with an error."""
         dialling = list(self._dialling)
         for task in dialling:
             task.cancel()
@@ -161,7 +162,7 @@ class HttpClient:
         task.add_done_callback(functools.partial(self._dialling_ended, request))
 
     async def _connect(self, request: ClientRequest) -> None:
-        """Dial for `request`; it gets the connection, or the error."""
+        """Open a connection and pass it, or the error, to `request`."""
         try:
             connection = await self._dial()
         except WaiError as error:
@@ -184,7 +185,7 @@ class HttpClient:
             connection = await self._open(limit_s)
         except TimeoutError as error:
             met = f" ({error.strerror})" if error.strerror else ""
-            message = f"{self.origin} took no connection within {limit_s:g} s{met}"
+            message = f"{self.origin} accepted no connection within {limit_s:g} s{met}"
             raise TransportError(message) from error
         except ssl.SSLCertVerificationError as error:
             message = f"{self.origin}'s certificate is not valid: {error.verify_message}"
@@ -239,7 +240,7 @@ class HttpClient:
 
 
 class _Answer:
-    """Collects one small answer for `fetch`."""
+    """A sink that collects one answer for `fetch`."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.done: asyncio.Future[tuple[int, Headers, bytes]] = (

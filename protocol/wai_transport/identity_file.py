@@ -1,4 +1,4 @@
-"""An Ed25519 key in a data folder, a node's or a relay's: made once, never overwritten."""
+"""Keep the Ed25519 key of a node or relay in a data folder. It is never overwritten."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ K = TypeVar("K", bound=IdentityKey)
 
 
 def load_or_make(folder: DataFolder, name: str, kind: type[K]) -> K:
-    """The key in the file `name` (0600), made if there is none yet. Raises `StoreError`.
+    """Load the key from the file `name` (mode 0600), or make one if there is no file yet.
 
-    A damaged one stays as it is: the other side knows us by it, and a backup may bring it back.
+    Raises `StoreError`, also for a damaged file. It is not replaced: the peers know this key, and a
+    backup may restore it.
     """
     kept = folder.read(name)
     if kept is None:

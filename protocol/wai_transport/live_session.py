@@ -20,11 +20,11 @@ from collections.abc import Callable
 from typing import Final
 
 from wai_protocol.errors import Fault, RemoteProtocolError
-from wai_protocol.events import Event, PeerDead, TurnOver
+from wai_protocol.events import Event, PeerDead, TurnEnded
 from wai_protocol.limits import WRITE_BUDGET_BYTES, Limits
 from wai_protocol.session import Session
 
-from .incoming import INCOMING, ReadIntoOne
+from .read_buffer import READ_BUFFER, SharedBufferProtocol
 
 HIGH_WATER_BYTES: Final = 64 * 1024
 """What may wait in the transport: one `bytes_to_send`."""
@@ -235,7 +235,7 @@ class LiveSession:
             _log.error("the peer broke the protocol: %s", error)
             self._end(Ended.BROKEN, error.fault, str(error))
             return
-        if events and type(events[-1]) is TurnOver:
+        if events and type(events[-1]) is TurnEnded:
             events.pop()
             if not connection.behind:
                 connection.hold()
@@ -285,7 +285,7 @@ class LiveSession:
         self.flush()
 
 
-class _Connection(ReadIntoOne):
+class _Connection(SharedBufferProtocol):
     """One connection of a live session, from the end of its handshake to its loss."""
 
     __slots__ = ("_lost", "_session", "behind", "paused", "transport")
@@ -319,7 +319,7 @@ class _Connection(ReadIntoOne):
             self.transport.resume_reading()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._session._received(self, INCOMING[:nbytes])
+        self._session._received(self, READ_BUFFER[:nbytes])
 
     def eof_received(self) -> bool:
         return False  # a peer that half-closes is gone: close

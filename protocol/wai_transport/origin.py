@@ -1,4 +1,4 @@
-"""Where an HTTP server is: scheme, host and port, or a unix socket; read from a URL."""
+"""The address of an HTTP server: scheme, host and port, or a Unix socket; parsed from a URL."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from wai_protocol.errors import Fault, RequestError
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 UNIX_PREFIX: Final = "unix:///"
 MAX_SOCKET_PATH_BYTES: Final = 103
-"""What `sun_path` holds on macOS; Linux takes four bytes more."""
+"""Length of `sun_path` on macOS; on Linux it is four bytes longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """One server. `host` is a name or an address, IPv6 without brackets; for the scheme "unix" it
-    is the path of a socket, and `port` is 0."""
+    """The address of one server.
+
+    `host` is a name or an IP address (IPv6 without brackets). For the scheme "unix" it is the path
+    of a socket, and `port` is 0.
+    """
 
     scheme: str
     host: str
@@ -25,10 +28,10 @@ class Origin:
 
     @classmethod
     def parse(cls, url: str) -> tuple[Origin, str]:
-        """The origin of an http or https `url`, and its path without a closing slash; or that of
-        `unix:///PATH`, which has no path of its own.
+        """Parse an http, https or `unix:///PATH` URL into an origin and a path.
 
-        Raises `RequestError` with a sentence for whoever typed it.
+        The path has no slash at its end; it is "" for a Unix socket. Raises `RequestError` with a
+        sentence for the person who typed the URL.
         """
         if url.startswith(UNIX_PREFIX):
             return cls._at_socket(url), ""
@@ -56,7 +59,7 @@ class Origin:
 
     @property
     def authority(self) -> str:
-        """What goes into Host: without the port where it is the scheme's own."""
+        """The value of the Host header: without the port if it is the scheme's default."""
         if self.scheme == "unix":
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -64,7 +67,7 @@ class Origin:
 
     @property
     def place(self) -> str:
-        """What tells it from other servers, for people: `127.0.0.1:8080`, `unix:/run/a.sock`."""
+        """A short name of the server for people: `127.0.0.1:8080`, `unix:/run/a.sock`."""
         return f"unix:{self.host}" if self.scheme == "unix" else self.authority
 
     def __str__(self) -> str:

@@ -1,8 +1,8 @@
-"""Reading somebody else's data folder as root, without lending its owner root's rights.
+"""Read another user's data folder as root, without giving that user root's rights.
 
-Whoever owns a folder can put links in it. Root that followed them would read, and send on, what the
-owner may not read. So root becomes the folder's owner for as long as it looks into it, and reads
-regular files only, that are the folder's own.
+The owner of a folder can put links into it. If root followed them, it would read files that the
+owner may not read, and send their content on. So root takes the owner's user id while it reads, and
+reads only regular files that belong to the folder's owner.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Final
 from wai_protocol.errors import StoreError
 
 NOBODY: Final = 65534
-"""The group of who has none of its own: better than root's."""
+"""The group for a user id without an account: it has fewer rights than root's group."""
 
 
 @contextlib.contextmanager
 def as_owner(folder: Path) -> Iterator[None]:
-    """As root, be the user whom `folder` belongs to until the end; else change nothing."""
+    """Run a block as the user who owns `folder`. Changes nothing if this process is not root."""
     uid = _owner_of(folder) if os.geteuid() == 0 else 0
     if uid == 0:
         yield
@@ -42,8 +42,11 @@ def as_owner(folder: Path) -> Iterator[None]:
 
 
 def check_own(path: Path) -> os.stat_result | None:
-    """What `path` is, None if there is nothing. Raises `StoreError` if it is not a regular file of
-    its folder's owner with this one name."""
+    """Return the status of the file `path`, None if there is none.
+
+    Raises `StoreError` unless it is a regular file without other hard links that belongs to root or
+    to the owner of its folder.
+    """
     try:
         found = path.lstat()
         _check(path, found)
@@ -55,12 +58,12 @@ def check_own(path: Path) -> os.stat_result | None:
 
 
 def read_own(path: Path, limit_bytes: int) -> bytes | None:
-    """The content of `path`, at most `limit_bytes` of it; None if there is no such file.
+    """Return the first `limit_bytes` of the file `path`, None if there is no such file.
 
-    Raises `StoreError` as `check_own` does, and if it can't be read.
+    Raises `StoreError` as `check_own` does, and if the file cannot be read.
     """
     try:
-        # Not blocking: opening a FIFO would wait for its writer.
+        # O_NONBLOCK, because opening a FIFO would wait for a writer.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(path, flags), "rb") as file:
             _check(path, os.fstat(file.fileno()))
@@ -89,7 +92,7 @@ def _not_own(path: Path, what: str) -> StoreError:
 
 
 def _owner_of(folder: Path) -> int:
-    """Whoever can choose what is at `folder`: of a link its maker, unless that is root."""
+    """Return the user who controls what `folder` is: the owner of a link, unless that is root."""
     try:
         return folder.lstat().st_uid or folder.stat().st_uid
     except OSError:

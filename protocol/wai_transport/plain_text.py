@@ -1,22 +1,25 @@
-"""Text of somebody else's as a log or a terminal may show it: it forges no line and steers nothing.
+"""Escape text from other machines, so that it cannot control a terminal or forge lines of a log.
 
-Node names, model ids and what upstreams say come from other machines. Everything that is shown goes
-through here at its last step, so that no caller has to think of it.
+Node names, model ids and texts of upstreams come from other machines. Logs and terminal output pass
+through here as their last step, so that other code need not escape anything.
 """
 
 from __future__ import annotations
 
 
 def one_line(text: str) -> str:
-    r"""`text` with escapes (`\n`, `\x1b`, `\u202e`) for whatever is not printable."""
+    r"""Return `text` with escapes (`\n`, `\x1b`, `\u202e`) for characters that are not
+    printable."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def lines(text: str, indent: str) -> str:
-    """Several lines of ours (a traceback), each after `indent`, so that none looks like another
-    message's."""
+    """Escape each line of `text` (a traceback) and put `indent` before it.
+
+    The indent keeps a line from looking like a log message of its own.
+    """
     return "\n".join(indent + one_line(line) for line in text.split("\n"))
 
 

@@ -1,7 +1,8 @@
-"""Keeps what this process has in memory (keys, prompts) out of core dumps and of other processes.
+"""Keep the memory of this process (keys, prompts) out of core dumps and away from other processes.
 
-Its children inherit the limit on core dumps. They are dumpable again once they run another program,
-which leaves `/proc/PID` of a model's server readable for its own user, as `managed.orphans` needs.
+Children inherit the limit on core dumps. They become dumpable again when they execute another
+program. So `/proc/PID` of an inference server is readable for its user, which
+`wai_node.managed` needs in order to find servers that an earlier run left behind.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _log = logging.getLogger("wai")
 
 
 def keep_memory_private() -> None:
-    """No core dump from now on; on Linux no other process of this user can attach either."""
+    """Disable core dumps; on Linux also keep other processes of this user from attaching."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)

@@ -1,8 +1,7 @@
-"""Client-side TLS: whom we believe to be at the other end, and what binds a proof to them.
+"""Client-side TLS: verify the server, and hash its certificate for the handshake's proof.
 
-Two ways to believe: a pin (SHA-256 of the certificate's SubjectPublicKeyInfo, RFC 7469's form),
-for a relay without a domain, or the usual certificate authorities. It makes and serves no
-certificates.
+A server is verified by a pin (SHA-256 of the certificate's SubjectPublicKeyInfo, as in RFC 7469),
+for a relay without a domain, or by certificate authorities.
 """
 
 from __future__ import annotations
@@ -21,11 +20,12 @@ TlsObject = ssl.SSLObject | ssl.SSLSocket
 
 
 def client_context(pin: bytes | None, alpn: list[str]) -> ssl.SSLContext:
-    """A context for dialling: TLS 1.2 or newer, offering `alpn` in this order.
+    """Make a client's context: TLS 1.2 or newer, offering `alpn` in this order.
 
-    With a `pin`, the context itself believes any certificate: who dials **must** call `check_pin`
-    after the handshake and before the first byte is sent. Without, authorities and host name are
-    checked by the handshake. Raises `ValueError` if `pin` is not 1 to 4 times 32 bytes.
+    With a `pin`, the context accepts any certificate: the caller **must** call `check_pin` after
+    the TLS handshake, before the first byte is sent. Without one, the TLS handshake checks the
+    certificate authority and the host name. Raises `ValueError` if `pin` is not 1 to 4 times 32
+    bytes.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -42,10 +42,10 @@ def client_context(pin: bytes | None, alpn: list[str]) -> ssl.SSLContext:
 
 
 def check_pin(tls: TlsObject, pin: bytes) -> None:
-    """Raise `AuthError` unless the peer's certificate carries a public key that is pinned.
+    """Raise `AuthError` unless the public key in the peer's certificate is pinned.
 
-    The handshake has proven that the peer holds the matching private key; names and dates in the
-    certificate say nothing beyond that, and are not looked at.
+    The TLS handshake has proven that the peer holds the private key. The certificate's names and
+    dates are not checked, because they add nothing to that.
     """
     shown = spki_sha256(_peer_certificate(tls))
     if not any(hmac.compare_digest(shown, good) for good in pins_in(pin)):
@@ -53,20 +53,20 @@ def check_pin(tls: TlsObject, pin: bytes) -> None:
 
 
 def spki_sha256(der: bytes) -> bytes:
-    """SHA-256 of the SubjectPublicKeyInfo of the DER certificate `der`.
+    """Return the SHA-256 of the SubjectPublicKeyInfo in the DER certificate `der`.
 
-    Raises `AuthError` when there is no certificate to be read in it.
+    Raises `AuthError` if the certificate cannot be parsed.
     """
     try:
         key = x509.load_der_x509_certificate(der).public_key()
         info = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except Exception as error:  # the parser's errors are many, and all mean this
+    except Exception as error:  # the parser raises many classes, all for an invalid certificate
         raise AuthError("the server's certificate can't be read") from error
     return hashlib.sha256(info).digest()
 
 
 def endpoint_hash(tls: TlsObject) -> bytes:
-    """SHA-256 of the peer's whole DER certificate: what a handshake's proof is bound to.
+    """Return the SHA-256 of the peer's whole DER certificate, to which the proof is bound.
 
     This is RFC 5929's `tls-server-end-point` with the hash fixed to SHA-256, so that the server
     need not know which hash its certificate was signed with.

@@ -1,4 +1,6 @@
-"""Which version this is. `pyproject.toml` takes it from here: asking the installed distribution
-would cost every start of relay and node 15 ms (`importlib.metadata` reads e-mail headers)."""
+"""The version of this project; `pyproject.toml` reads it from here.
+
+Reading it from the installed distribution with `importlib.metadata` would take 15 ms at each start.
+"""
 
 VERSION = "0.1.0"

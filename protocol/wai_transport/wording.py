@@ -1,6 +1,6 @@
-"""What msgspec says of a value that it refuses, in words for whoever wrote that value.
+"""Translate msgspec's validation errors for the person who wrote the invalid value.
 
-For the admin API's bodies and for settings. A sentence that it does not know is passed on as it is.
+Used for bodies of the admin API and for settings. A message of an unknown form is kept as it is.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ _BOUNDS: Final = {">=": "at least", "<=": "at most", ">": "more than", "<": "les
 
 
 def in_words(message: str, name: str = "", patterns: Mapping[str, str] | None = None) -> str:
-    """`limits.rpm must be a whole number, at least 1`. `name`: what the value is called, where the
-    message does not say; a message that names a field within it says so. `patterns`: what texts
-    that match each regular expression are ("1 to 64 letters or digits")."""
+    """Return a sentence such as `limits.rpm must be a whole number, at least 1`.
+
+    `name`: the name of the whole value, put before the field that msgspec names. `patterns`: for
+    each regular expression of a field, a description of the texts that match it ("1 to 64 letters
+    or digits").
+    """
     found = _PATH.search(message)
     inside = found[1] if found else ""
     message = _PATH.sub("", message)
@@ -43,7 +46,7 @@ def in_words(message: str, name: str = "", patterns: Mapping[str, str] | None = 
     if value := _ENUM.fullmatch(message):
         return f"{what} can't be {value[1]}"
     if message.startswith("JSON is malformed"):
-        return f"that is no JSON in UTF-8 ({message.partition(': ')[2]})"
+        return f"that is not JSON in UTF-8 ({message.partition(': ')[2]})"
     expected = _EXPECTED.fullmatch(message)
     if expected is None:
         return f"{what}: {message}"

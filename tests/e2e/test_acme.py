@@ -26,7 +26,7 @@ SHORT_S = 9  # two thirds of it pass while the test looks
 CALLERS = 4
 RENEWALS = 2
 RENEWED_S = 60.0
-ISSUED = r"good until"
+ISSUED = r"valid until"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The codec: however the bytes come, the same frames; and nothing but frames, at a bounded cost."""
+"""Decoding frames: the same result for any splitting, and a bounded cost for invalid bytes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from wai_protocol.limits import (
     MAX_FRAME_BYTES,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
+    MAX_METHOD_CHARS,
     MAX_REASON_CHARS,
-    MAX_WORD_CHARS,
 )
 
 WRONG_NAMES = (
@@ -177,8 +177,8 @@ def test_fields_of_any_type_are_only_ever_refused(kind: int, fields: list[Any]) 
         *([16, 1, "GET", path, [], "m", False] for path in WRONG_PATHS),
         [20, 1, 2, "x" * (MAX_REASON_CHARS + 1)],
         [26, 1, "x" * (MAX_REASON_CHARS + 1), None],
-        [23, 1, "x" * (MAX_WORD_CHARS + 1), {}],
-        [25, 1, "x" * (MAX_WORD_CHARS + 1), None],
+        [23, 1, "x" * (MAX_METHOD_CHARS + 1), {}],
+        [25, 1, "x" * (MAX_METHOD_CHARS + 1), None],
         [22, []],
         [24, 1, 1, None],
         [26, 1, "", True],

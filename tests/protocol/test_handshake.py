@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from wai_protocol.errors import AuthError, Fault, RemoteProtocolError, WaiError
 from wai_protocol.handshake import (
     Hello,
-    NodeClaim,
     NodeHandshake,
+    ProvenHello,
     RelayHandshake,
     Welcome,
 )
@@ -45,16 +45,18 @@ def relay(
     return RelayHandshake(key, nonce=nonce, endpoint_hashes=hashes)
 
 
-def challenged(theirs: NodeHandshake, ours: RelayHandshake) -> NodeClaim | None:
+def challenged(theirs: NodeHandshake, ours: RelayHandshake) -> ProvenHello | None:
     """HELLO, CHALLENGE and PROOF, each as it should go."""
     assert ours.receive_data(theirs.bytes_to_send()) is None
     assert theirs.receive_data(ours.bytes_to_send()) is None
     return ours.receive_data(theirs.bytes_to_send())
 
 
-def fed(end: NodeHandshake | RelayHandshake, data: bytes, step: int) -> NodeClaim | Welcome | None:
+def fed(
+    end: NodeHandshake | RelayHandshake, data: bytes, step: int
+) -> ProvenHello | Welcome | None:
     """`data` in pieces of `step` bytes; what the last piece brought."""
-    result: NodeClaim | Welcome | None = None
+    result: ProvenHello | Welcome | None = None
     for at in range(0, len(data), step):
         result = end.receive_data(data[at : at + step])
     return result
@@ -65,12 +67,12 @@ def test_both_know_each_other_in_the_end_however_the_bytes_come(step: int) -> No
     theirs, ours = node(invite_secret=b"secret-secret-16"), relay()
     assert fed(ours, theirs.bytes_to_send(), step) is None
     assert fed(theirs, ours.bytes_to_send(), step) is None
-    assert fed(ours, theirs.bytes_to_send(), step) == NodeClaim(HELLO, b"secret-secret-16")
+    assert fed(ours, theirs.bytes_to_send(), step) == ProvenHello(HELLO, b"secret-secret-16")
     ours.accept(WELCOME)
     assert fed(theirs, ours.bytes_to_send(), step) == WELCOME
 
 
-def test_what_comes_with_the_welcome_is_the_sessions() -> None:
+def test_bytes_after_the_welcome_belong_to_the_session() -> None:
     theirs, ours = node(), relay()
     challenged(theirs, ours)
     ours.accept(WELCOME)

@@ -1,4 +1,4 @@
-"""The link: what is kept, what is sent again, and peers that lie about where they got to."""
+"""The link: what is kept, what is sent again, and peers that send invalid offsets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_new_connection_goes_on_where_the_peer_got_to() -> None:
 
 
 @pytest.mark.parametrize("offset", [61, 1, 9, 31, 1 << 61])
-def test_a_peer_that_goes_on_where_it_can_not_be_is_refused_and_nothing_is_lost(
+def test_a_peer_that_resumes_at_an_invalid_offset_is_refused_and_nothing_is_lost(
     offset: int,
 ) -> None:
     link = sending()
@@ -98,14 +98,14 @@ def test_an_ack_is_due_after_enough_bytes_and_before_a_pong() -> None:
     link = Link(Limits())
     link.attach(0, 0.0)
     link.received = ACK_EVERY_BYTES - 1
-    assert not link.owes
+    assert not link.link_frames_due
     link.receive_link_frame([PING, 3], 0.0)
     unpacker = msgpack.Unpacker()
     unpacker.feed(link.take_link_frames())
     assert list(unpacker) == [[ACK, ACK_EVERY_BYTES - 1], [PONG, 3]]
-    assert not link.owes
+    assert not link.link_frames_due
     link.received += ACK_EVERY_BYTES
-    assert link.owes
+    assert link.link_frames_due
     assert msgpack.unpackb(link.take_link_frames()) == [ACK, 2 * ACK_EVERY_BYTES - 1]
 
 
@@ -113,13 +113,13 @@ def test_what_the_handshake_told_is_not_acknowledged_again() -> None:
     link = Link(Limits())
     link.received = 10 * ACK_EVERY_BYTES
     link.attach(0, 0.0)
-    assert not link.owes
+    assert not link.link_frames_due
 
 
 @pytest.mark.parametrize(
     "item", [[ACK], [ACK, "1"], [ACK, True], [PING, -1], [PING, None], [0, 1], [8, 1], [-1, 1]]
 )
-def test_a_link_frame_that_is_none_is_refused(item: list[object]) -> None:
+def test_an_invalid_link_frame_is_refused(item: list[object]) -> None:
     with pytest.raises(RemoteProtocolError):
         sending().receive_link_frame(item, 0.0)
 
@@ -145,7 +145,7 @@ def test_any_byte_is_a_sign_of_life() -> None:
     assert link.next_deadline() == pytest.approx(34.9)
 
 
-def test_a_peer_whose_timer_of_ours_was_late_gets_its_time_to_answer() -> None:
+def test_a_late_timer_does_not_shorten_the_time_to_answer() -> None:
     """Idle after its first PONG, a timer armed for 25 s: found dead without having been asked."""
     link = Link(Limits(ping_s=10, dead_s=25))
     link.attach(0, 0.0)

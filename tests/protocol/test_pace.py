@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness.session_pair import SessionPair
 from wai_protocol.errors import Fault, RemoteProtocolError
-from wai_protocol.events import DataReceived, NodeEvent, StatusReceived, TurnOver
+from wai_protocol.events import DataReceived, NodeEvent, StatusReceived, TurnEnded
 from wai_protocol.frames import FrameType
 from wai_protocol.limits import TURN_COST, Limits
 from wai_protocol.pace import PACES, PaceKeeper, frame_cost
@@ -103,7 +103,7 @@ def test_a_burst_after_a_long_silence_is_taken_and_one_more_is_not() -> None:
         keeper.count(FrameType.STATUS, 1e6 + 1)
 
 
-def test_what_many_streams_took_that_were_reset_at_once_may_be_told_at_once() -> None:
+def test_as_many_events_as_resets_may_come_at_once() -> None:
     relay = Session(Role.RELAY)
     relay.attach(0, 0.0)
     count = 3 * PACES[FrameType.EVENT].burst
@@ -118,7 +118,7 @@ def test_one_turn_takes_a_bounded_part_and_the_next_ones_take_the_rest() -> None
     data = wire(*([18, 1, b"%d" % n] for n in range(pieces)), [19, 1])
     relay = relay_with_a_stream(TURN_COST)
     turns = [relay.receive_data(data, 0.0)]
-    while turns[-1] and type(turns[-1][-1]) is TurnOver:
+    while turns[-1] and type(turns[-1][-1]) is TurnEnded:
         turns.append(relay.receive_data(b"", 0.0))
     assert all(len(turn) <= TURN_COST + 1 for turn in turns)
     got = [event for turn in turns for event in turn if isinstance(event, DataReceived)]

@@ -22,7 +22,7 @@ from wai_protocol.events import (
     StreamEnded,
     StreamReset,
 )
-from wai_protocol.limits import MAX_CALLS, MAX_DATA_BYTES, MAX_UNTAKEN_BYTES, Limits
+from wai_protocol.limits import MAX_CALLS, MAX_DATA_BYTES, MAX_UNDELIVERED_BYTES, Limits
 from wai_protocol.session import Role, Session
 from wai_protocol.status import ModelStatus, NodeStatus
 
@@ -338,7 +338,7 @@ def test_a_call_is_answered_once_however_often_the_node_tries() -> None:
     assert made.relay.replies == [call]
 
 
-def test_a_peer_that_asks_and_takes_no_answer_is_cut_off() -> None:
+def test_a_peer_that_sends_calls_but_receives_no_answers_is_cut_off() -> None:
     node = Session(Role.NODE)
     node.attach(0, 0.0)
     answer = "x" * 200_000
@@ -354,7 +354,7 @@ def test_a_peer_that_asks_and_takes_no_answer_is_cut_off() -> None:
     with pytest.raises(RemoteProtocolError) as refusal:
         for_ever(ask)
     assert refusal.value.fault is Fault.FLOW_CONTROL
-    assert kept < MAX_UNTAKEN_BYTES + node._link.window_bytes + (1 << 20)
+    assert kept < MAX_UNDELIVERED_BYTES + node._link.window_bytes + (1 << 20)
 
 
 def test_pings_without_end_cost_one_answer() -> None:
@@ -395,7 +395,7 @@ def test_a_session_that_fails_resets_its_streams_and_refuses_its_calls() -> None
     ]
 
 
-def test_an_offset_that_can_not_be_leaves_the_session_as_it_was() -> None:
+def test_an_invalid_offset_leaves_the_session_as_it_was() -> None:
     made = pair()
     stream = opened(made)
     made.node.write(stream, 5_000)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.relay.conftest import Clock
 from wai_protocol.errors import AuthError, RequestError, StoreError
-from wai_protocol.handshake import Hello, NodeClaim
+from wai_protocol.handshake import Hello, ProvenHello
 from wai_protocol.identity import NodeKey
 from wai_protocol.invite import decode
 from wai_relay.access.admins import Admins
@@ -59,14 +59,14 @@ async def test_a_node_is_cut_off_at_once_and_removed_by_a_second_try(
     await invites.redeem(decode(text).secret, KEY.public, "box")
     fleet = ConnectedFleet(registry, invites)
     hello = Hello(KEY.public, "box", b"", instance="first", tunnel=0)
-    await fleet.admit(NodeClaim(hello, None))
+    await fleet.admit(ProvenHello(hello, None))
     disk.full = True
     for _ in range(2):
         with pytest.raises(StoreError, match="do it again"):
             await fleet.remove("box")
         assert fleet.sessions == 0
         with pytest.raises(AuthError):
-            await fleet.admit(NodeClaim(hello, None))
+            await fleet.admit(ProvenHello(hello, None))
     disk.full = False
     await fleet.remove("box")
     assert list(fleet.nodes()) == []

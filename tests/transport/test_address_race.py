@@ -48,7 +48,7 @@ def test_an_address_that_fails_holds_up_nobody() -> None:
     race.take(100.0)
     race.failed(V6, UNREACHABLE, 100.01)
     assert race.take(100.01) == V4
-    assert not race.lost
+    assert not race.all_failed
 
 
 def test_the_error_says_what_each_address_met() -> None:
@@ -57,7 +57,7 @@ def test_the_error_says_what_each_address_met() -> None:
     race.failed(V6, UNREACHABLE, 0.0)
     race.take(0.0)
     race.failed(V4, REFUSED, 0.0)
-    assert race.lost
+    assert race.all_failed
     assert race.error().strerror == (
         "2001:db8::1: Network is unreachable; 192.0.2.1: Connection refused"
     )
@@ -83,7 +83,7 @@ def test_an_address_that_never_answered_is_told_too() -> None:
 
 
 def test_silent_addresses_are_dialled_again_where_that_was_asked_for() -> None:
-    race = AddressRace([V6, V4], 0.0, again_s=0.7)
+    race = AddressRace([V6, V4], 0.0, redial_s=0.7)
     assert [race.take(0.0), race.take(0.25)] == [V6, V4]
     assert race.take(0.9) is None
     assert race.next_deadline() == 0.25 + 0.7
@@ -92,16 +92,16 @@ def test_silent_addresses_are_dialled_again_where_that_was_asked_for() -> None:
 
 
 def test_an_address_that_failed_is_not_dialled_again() -> None:
-    race = AddressRace([V6, V4], 0.0, again_s=0.7)
+    race = AddressRace([V6, V4], 0.0, redial_s=0.7)
     race.take(0.0)
     race.failed(V6, UNREACHABLE, 0.0)
     assert race.take(0.0) == V4
     assert race.take(1.0) == V4
     race.failed(V4, REFUSED, 1.0)
-    assert not race.lost
+    assert not race.all_failed
     race.failed(V4, REFUSED, 1.0)
-    assert race.lost
+    assert race.all_failed
 
 
 def test_a_name_without_an_address_is_lost_at_once() -> None:
-    assert AddressRace([], 0.0).lost
+    assert AddressRace([], 0.0).all_failed

@@ -92,7 +92,7 @@ def test_a_command_reaches_a_relay_with_a_silent_address(port: int) -> None:
         assert sock.gettimeout() == 30
 
 
-async def test_no_answer_at_all_is_told_of_each_address(port: int) -> None:
+async def test_the_error_names_each_address_that_did_not_answer(port: int) -> None:
     with pytest.raises(TimeoutError, match=f"{SILENT}|no answer"):
         await connect(SILENT, port, limit_s=0.2)
     with pytest.raises(TimeoutError, match="no answer"):
@@ -128,7 +128,7 @@ async def test_losers_are_closed_even_if_they_connect_too() -> None:
 
 
 async def test_an_attempt_that_is_given_up_leaves_no_socket(port: int) -> None:
-    attempt = asyncio.ensure_future(connect(SILENT, port, limit_s=30, again_s=0.01))
+    attempt = asyncio.ensure_future(connect(SILENT, port, limit_s=30, redial_s=0.01))
     await asyncio.sleep(0.05)
     attempt.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -193,7 +193,7 @@ async def test_a_peer_that_resets_at_once_leaves_no_socket_with_a_number_that_is
         for tls in (context, None) * 100:
             with suppress(OSError):
                 transport, _ = await create_connection(
-                    asyncio.Protocol, LIVE, number, limit_s=30, tls=tls, again_s=1.0
+                    asyncio.Protocol, LIVE, number, limit_s=30, tls=tls, redial_s=1.0
                 )
                 transport.abort()
             await asyncio.sleep(0)

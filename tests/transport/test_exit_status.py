@@ -1,4 +1,4 @@
-"""What a process's status says to people."""
+"""How the exit status of a process is described."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from wai_transport.exit_status import how_it_ended
+from wai_transport.exit_status import describe_exit
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from wai_transport.exit_status import how_it_ended
     ],
 )
 def test_a_signal_is_named_and_not_told_as_a_negative_status(code: int, words: str) -> None:
-    assert how_it_ended(code) == words
+    assert describe_exit(code) == words

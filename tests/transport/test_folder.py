@@ -1,4 +1,4 @@
-"""A data folder is nobody else's, also one that was there before."""
+"""A data folder is private, even one that existed before."""
 
 from __future__ import annotations
 

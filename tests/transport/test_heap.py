@@ -1,10 +1,10 @@
-"""Memory goes back to the system after a crowd has left, and not each time that somebody has."""
+"""The heap is trimmed after a large drop of the count, and not after each small one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from wai_transport.heap import AFTER_S, CROWD, Ebb, give_back
+from wai_transport.heap import TRIM_AFTER_DROP, TRIM_DELAY_S, HeapTrimmer, trim_heap
 
 
 class Later:
@@ -17,22 +17,22 @@ class Later:
         self.delays_s.append(delay_s)
 
 
-def test_a_crowd_that_leaves_is_followed_by_one_trim() -> None:
+def test_a_large_drop_of_the_count_is_followed_by_one_trim() -> None:
     later = Later()
-    ebb = Ebb(later)
-    for count in [*range(CROWD + 500), *reversed(range(CROWD + 500))]:
-        ebb.now(count)
-    assert later.delays_s == [AFTER_S]
+    trimmer = HeapTrimmer(later)
+    for count in [*range(TRIM_AFTER_DROP + 500), *reversed(range(TRIM_AFTER_DROP + 500))]:
+        trimmer.update(count)
+    assert later.delays_s == [TRIM_DELAY_S]
 
 
-def test_those_who_come_and_go_cause_no_trim() -> None:
+def test_small_changes_of_the_count_cause_no_trim() -> None:
     later = Later()
-    ebb = Ebb(later)
+    trimmer = HeapTrimmer(later)
     for _ in range(10):
-        for count in (5 * CROWD, 4 * CROWD + 1):
-            ebb.now(count)
+        for count in (5 * TRIM_AFTER_DROP, 4 * TRIM_AFTER_DROP + 1):
+            trimmer.update(count)
     assert later.delays_s == []
 
 
 def test_a_trim_is_harmless() -> None:
-    give_back()
+    trim_heap()

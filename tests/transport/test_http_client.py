@@ -448,7 +448,7 @@ async def tls_server(context: ssl.SSLContext, seen: list[bytes]) -> tuple[asynci
     return server, Origin("https", "127.0.0.1", server.sockets[0].getsockname()[1])
 
 
-async def test_tls_believes_a_pin_or_an_authority_and_else_sends_nothing() -> None:
+async def test_tls_accepts_a_pin_or_an_authority_and_otherwise_sends_nothing() -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

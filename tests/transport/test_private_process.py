@@ -1,4 +1,4 @@
-"""A daemon's memory is no other process's, and its children are as they were."""
+"""The process of a daemon is not dumpable, but its children are."""
 
 from __future__ import annotations
 

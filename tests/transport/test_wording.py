@@ -1,4 +1,4 @@
-"""What somebody reads who wrote a value that can't be: never the parser's own words."""
+"""Messages about invalid values are written for people, not in the words of the parser."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_value_with_a_name_of_its_own_is_called_by_it() -> None:
     assert in_words("something new", "ping_s") == "ping_s: something new"
 
 
-def test_bytes_that_are_no_json_are_said_to_be_none() -> None:
+def test_bytes_that_are_not_json_are_reported_as_such() -> None:
     with pytest.raises(msgspec.DecodeError) as error:
         msgspec.json.decode(b"{nan")
-    assert in_words(str(error.value)).startswith("that is no JSON")
+    assert in_words(str(error.value)).startswith("that is not JSON")

@@ -42,7 +42,7 @@ def _first_connected(
     while (now := time.monotonic()) < ends_at:
         while (address := race.take(now)) is not None:
             _begin(race, selector, address, now)
-        if race.lost:
+        if race.all_failed:
             raise race.error()
         deadline = race.next_deadline()
         until = ends_at if deadline is None else min(ends_at, deadline)

@@ -16,7 +16,7 @@ import anyio
 import anyio.abc
 
 from wai_protocol.errors import TransportError
-from wai_transport.exit_status import how_it_ended
+from wai_transport.exit_status import describe_exit
 
 STOP_TIMEOUT_S: Final = 8.0  # what the children are given to let answers in flight end, and a bit
 LOG_TAIL_BYTES: Final = 2000
@@ -55,7 +55,7 @@ class Child:
         """Raises `TransportError`, with the end of its log, if it has ended."""
         code = self._process.returncode
         if code is not None:
-            raise TransportError(f"the {self.name} {how_it_ended(code)}:\n{self._tail()}")
+            raise TransportError(f"the {self.name} {describe_exit(code)}:\n{self._tail()}")
 
     async def wait(self) -> None:
         """Until it ends, which it should not: then raises `TransportError`."""

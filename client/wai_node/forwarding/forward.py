@@ -29,7 +29,7 @@ from wai_protocol.surface import (
     is_redirect,
     length_of_answer,
 )
-from wai_transport.heap import Ebb
+from wai_transport.heap import HeapTrimmer
 from wai_transport.http_client import HttpClient
 from wai_transport.http_request import ClientRequest
 
@@ -123,7 +123,9 @@ class Forwarder:
         self._whole: dict[tuple[SessionPort, int], TokensSpent] = {}
         self.active_streams = 0
         """Streams open now: for STATUS and leak checks."""
-        self._ebb = Ebb(lambda delay_s, call: asyncio.get_running_loop().call_later(delay_s, call))
+        self._heap_trimmer = HeapTrimmer(
+            lambda delay_s, call: asyncio.get_running_loop().call_later(delay_s, call)
+        )
 
     def opened(
         self,
@@ -151,7 +153,7 @@ class Forwarder:
         )
         streams[stream_id] = stream
         self.active_streams += 1
-        self._ebb.now(self.active_streams)
+        self._heap_trimmer.update(self.active_streams)
         self._accounts.started(upstream, model, stream)
         stream.begin(method, target, headers_for_upstream(headers), length)
 
@@ -228,7 +230,7 @@ class Forwarder:
         if not streams:
             del self._streams[stream.session]
         self.active_streams -= 1
-        self._ebb.now(self.active_streams)
+        self._heap_trimmer.update(self.active_streams)
         stream.end_lease()
 
 

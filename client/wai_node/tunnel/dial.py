@@ -121,7 +121,7 @@ async def dial(
                 tls_limit_s=terms.patience_s,
                 server_hostname=origin.host,
                 prepare=_preparation(terms),
-                again_s=AGAIN_S,
+                redial_s=AGAIN_S,
                 known=terms.known,
             )
     except SilentPeer:
@@ -155,7 +155,7 @@ async def _connect_through(
         proxy.port,
         limit_s=CONNECT_S,
         prepare=_preparation(terms),
-        again_s=AGAIN_S,
+        redial_s=AGAIN_S,
         known=terms.known,
     )
     try:

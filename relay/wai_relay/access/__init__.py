@@ -1,1 +1,1 @@
-"""Who may call and who may change things: API keys, admins, their sign-ins, the audit log."""
+"""Authentication of callers and admins: API keys, admins, sign-ins, and the audit log."""

@@ -1,7 +1,7 @@
-"""Who may administer this relay: names, and the SHA-256 of their tokens.
+"""The admins of a relay: their names, and the SHA-256 of their tokens.
 
-The admin of this machine is called `local`; its token lies in the data folder (`identity`) and that
-file decides: a new one replaces the old. Sign-in by cookie and throttling are the admin API's.
+The admin of this machine is called `local`. Its token is in a file of the data folder (`identity`);
+a new token in that file replaces the old one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 from wai_api.bounds import MAX_TOKEN_BYTES
 from wai_api.patterns import ADMIN_NAME
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
-from wai_relay.storage import ConflictError, Store, Write, until_restart
+from wai_relay.storage import ConflictError, Store, Write, undone_by_restart
 
 LOCAL_ADMIN: Final = "local"
 _MARK: Final = b"wai sign-in by "
@@ -32,27 +32,30 @@ class AdminRecord:
 
 
 class Admins:
-    """The admins that are not revoked. Make it with `load`; belongs to one event loop."""
+    """The admins that are not revoked. Make it with `load`. Belongs to one event loop."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
         self._by_name: dict[str, bytes] = {}
         self._unwritten: set[str] = set()
-        """Revoked, but not in the store: a restart would undo that."""
+        """Names that are revoked, but not yet in the store, so that a restart would undo it."""
 
     @classmethod
     async def load(
         cls, store: Store, local_token: str, clock: Callable[[], float] = time.time
     ) -> Admins:
-        """Everyone that the store knows, and `local` by the token of this machine."""
+        """Load the admins from the store, and set the token of `local`.
+
+        `clock`: returns seconds since 1970. Raises `StoreError`.
+        """
         admins = cls(store, clock)
         digest = hashlib.sha256(local_token.encode()).digest()
         for row in await store.read(
             "SELECT name, token_sha256 FROM admins WHERE revoked_at IS NULL"
         ):
             admins._by_name[row["name"]] = row["token_sha256"]
-        if admins._by_name.get(LOCAL_ADMIN) != digest:  # a start without news needs no disk
+        if admins._by_name.get(LOCAL_ADMIN) != digest:  # unchanged: start without a write to disk
             await store.write(
                 Write(
                     "INSERT INTO admins (name, token_sha256, created_at) VALUES ($1, $2, $3)"
@@ -64,36 +67,38 @@ class Admins:
         return admins
 
     def knows(self, name: str) -> bool:
-        """Whether there is an admin of this name who was not revoked."""
+        """Return whether there is an admin of this name who is not revoked."""
         return name in self._by_name
 
     def mark_of(self, name: str) -> bytes:
-        """What tells this admin's token from one that replaces it; not of use as a token. There
-        must be such an admin."""
+        """Return a hash that identifies the admin's current token, but cannot be used as a token.
+
+        The admin must exist.
+        """
         return hashlib.sha256(_MARK + self._by_name[name]).digest()
 
     def replace_local(self, token: str) -> None:
-        """Let `local` in by `token` from now on: what was signed in by another one is over."""
+        """Replace the token of `local`, which ends the sign-ins made with the old one."""
         digest = hashlib.sha256(token.encode()).digest()
         if hmac.compare_digest(self._by_name[LOCAL_ADMIN], digest):
             return
         self._by_name[LOCAL_ADMIN] = digest
-        # The file decides at the next start in any case.
+        # Not awaited: the next start reads the token from its file in any case.
         self._store.submit(
             Write("UPDATE admins SET token_sha256 = $1 WHERE name = $2", (digest, LOCAL_ADMIN))
         )
 
     async def list(self) -> list[AdminRecord]:
-        """Those that are not revoked, oldest first."""
+        """Return the admins that are not revoked, oldest first. Raises `StoreError`."""
         rows = await self._store.read(
             "SELECT name, created_at FROM admins WHERE revoked_at IS NULL ORDER BY created_at, name"
         )
         return [AdminRecord(row["name"], row["created_at"]) for row in rows]
 
     async def create(self, name: str, token: str) -> AdminRecord:
-        """Let someone in by `token` from now on; a revoked name may be given again.
+        """Add an admin with `token`. The name of a revoked admin may be used again.
 
-        Raises `RequestError`: no good name, or taken.
+        Raises `RequestError` for an invalid name, or one that is in use (NAME_TAKEN).
         """
         if not re.fullmatch(ADMIN_NAME, name):
             raise RequestError("an admin's name has 1 to 64 letters, digits, dots, dashes, `@`")
@@ -115,14 +120,15 @@ class Admins:
         return AdminRecord(name, now)
 
     async def revoke(self, name: str) -> None:
-        """Let someone in no more: token and browsers, from now on.
+        """Revoke an admin's token and sign-ins at once.
 
-        Raises `RequestError`, or `StoreError` if it could not be written: then they are out until a
-        restart, and this may be called again.
+        Raises `RequestError` for an unknown admin and for `local`. Raises `StoreError` if it could
+        not be stored: then it holds until a restart, and this may be called again.
         """
         if name == LOCAL_ADMIN:
             raise RequestError(
-                "`local` is this machine's own admin: its token file decides", Fault.FORBIDDEN
+                "`local` is the admin of this machine and is not revoked; replace its token file",
+                Fault.FORBIDDEN,
             )
         if self._by_name.pop(name, None) is None and name not in self._unwritten:
             raise RequestError(f"there is no admin {name[:80]!r}", Fault.NOT_FOUND)
@@ -130,19 +136,19 @@ class Admins:
         try:
             await self._store.write(
                 Write("UPDATE admins SET revoked_at = $1 WHERE name = $2", (self._clock(), name)),
-                # Together: who gets the name later must not inherit what was signed in before.
+                # In one transaction: a later admin of this name must not get the sign-ins.
                 Write("DELETE FROM sign_ins WHERE admin = $1", (name,)),
             )
         except StoreError as error:
-            raise until_restart(f"the admin {name} is refused", error) from error
+            raise undone_by_restart(f"the admin {name} is refused", error) from error
         self._unwritten.discard(name)
 
     def authenticate(self, token: bytes) -> str:
-        """The name of the admin with this token. Raises `AuthError` (KEY_INVALID)."""
+        """Return the name of the admin with this token. Raises `AuthError` (KEY_INVALID)."""
         digest = hashlib.sha256(token[:MAX_TOKEN_BYTES]).digest()
         found = None
         for name, expected in self._by_name.items():
-            # Every one is compared, in constant time: the wait tells nothing.
+            # All are compared, each in constant time, so that the duration reveals nothing.
             if hmac.compare_digest(digest, expected):
                 found = name
         if found is None or len(token) > MAX_TOKEN_BYTES:

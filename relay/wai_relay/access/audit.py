@@ -1,4 +1,4 @@
-"""The audit log: which admin changed what, and when. No secrets; no entry is ever changed."""
+"""The audit log: which admin changed what, and when. It holds no secrets and is append-only."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class AuditEntry:
 
 
 class AuditLog:
-    """The log in the store."""
+    """The audit log in the store."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
         self.changes = 0
-        """How many entries this process has made: whoever shows state looks again."""
+        """Number of entries made by this process; a change means that shown state may be old."""
 
     async def record(self, actor: str, action: str, subject: str, **detail: Any) -> None:
-        """Add an entry; `detail` is what JSON can say."""
+        """Add an entry. `detail`: values that JSON can represent. Raises `StoreError`."""
         await self._store.write(
             Write(
                 "INSERT INTO audit_log (at, actor, action, subject, detail)"
@@ -46,7 +46,7 @@ class AuditLog:
         self.changes += 1
 
     async def list(self, *, limit: int = 100, before: int | None = None) -> list[AuditEntry]:
-        """The newest entries first; `before` an id, to page on."""
+        """Return the newest entries first. `before`: only entries with a lower id, for paging."""
         rows = await self._store.read(
             "SELECT * FROM audit_log WHERE id < $1 ORDER BY id DESC LIMIT $2",
             before if before is not None else 2**62,

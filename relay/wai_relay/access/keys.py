@@ -1,8 +1,8 @@
-"""API keys: who may call, and within which limits.
+"""API keys of callers, and their limits.
 
-All keys that are good live in memory, by the SHA-256 of their secret; the store has them too, and
-the revoked ones. Limits are carried here and enforced elsewhere (admission). A key's secret exists
-once: in the answer to its creation.
+All valid keys are in memory, indexed by the SHA-256 of their secret; the store has them and the
+revoked ones. The limits are enforced by `policy.admission`. A key's secret is returned once, when
+the key is created, and not stored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wai_api.limits import KeyLimits, clamped
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_protocol.surface import Headers
 from wai_relay.contracts.api_keys import ApiKey
-from wai_relay.storage import ConflictError, Row, Store, Write, until_restart
+from wai_relay.storage import ConflictError, Row, Store, Write, undone_by_restart
 
 KEY_PREFIX: Final = "wai_sk_"
 KEY_SECRET_BYTES: Final = 32  # 256 random bits: no need for a slow hash
@@ -36,7 +36,7 @@ _NAMES: Final = "SELECT id, name FROM api_keys"
 
 
 class KeyRing:
-    """The keys that are good now. Make it with `load`; belongs to one event loop."""
+    """The keys that are not revoked. Make it with `load`. Belongs to one event loop."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
@@ -44,20 +44,21 @@ class KeyRing:
         self._by_hash: dict[bytes, ApiKey] = {}
         self._by_id: dict[str, ApiKey] = {}
         self._unwritten: set[str] = set()
-        """Revoked, but not in the store: a restart would undo that."""
+        """Ids that are revoked, but not yet in the store, so that a restart would undo it."""
 
     @classmethod
     async def load(cls, store: Store, clock: Callable[[], float] = time.time) -> KeyRing:
-        """All keys that are not revoked. `clock` gives seconds since 1970."""
+        """Load all keys that are not revoked. `clock`: returns seconds since 1970."""
         ring = cls(store, clock)
         for row in await store.read("SELECT * FROM api_keys WHERE revoked_at IS NULL"):
             ring._keep(_key_from_row(row))
         return ring
 
     def authenticate(self, headers: Headers) -> ApiKey:
-        """The key that a request carries, in `Authorization: Bearer` or `x-api-key`.
+        """Return the key of a request, from `Authorization: Bearer` or `x-api-key`.
 
-        Raises `AuthError`: KEY_MISSING without one, KEY_INVALID if it is not good (any more).
+        Raises `AuthError`: KEY_MISSING if there is none, KEY_INVALID if it is unknown, revoked or
+        expired.
         """
         presented = False
         for name, value in headers:
@@ -88,7 +89,7 @@ class KeyRing:
         return self._by_id.get(key_id)
 
     def name_of(self, key_id: str) -> str:
-        """What the key is called, "" if there is none with this id."""
+        """Return the name of the key with this id, "" if there is none."""
         key = self._by_id.get(key_id)
         return key.name if key is not None else ""
 
@@ -121,9 +122,10 @@ class KeyRing:
         return key, secret
 
     async def set_limits(self, key_id: str, limits: KeyLimits) -> ApiKey:
-        """Change what a key may use, from its next request on.
+        """Change the limits of a key, from its next request on.
 
-        Raises `RequestError` (NOT_FOUND) if there is no such key, or it was revoked meanwhile.
+        Raises `RequestError`: NOT_FOUND if there is no such key or it was revoked meanwhile,
+        BAD_REQUEST if it was changed meanwhile.
         """
         key = self._by_id.get(key_id)
         if key is None:
@@ -140,19 +142,19 @@ class KeyRing:
             )
         except ConflictError:
             if key_id in self._by_id:
-                raise RequestError("the key was changed by someone else; look again") from None
+                raise RequestError("the key was changed meanwhile; load it and try again") from None
             raise _no_such_key(key_id) from None
-        # While we waited for the disk it may have been revoked, which must win.
+        # The key may have been revoked during the write; it must stay revoked.
         if self._by_id.get(key_id) is not key:
             raise _no_such_key(key_id)
         self._keep(changed)
         return changed
 
     async def revoke(self, key_id: str) -> None:
-        """Refuse a key from now on: the next request that carries it fails, before the disk knows.
+        """Revoke a key at once: its next request fails even if the write to disk is not finished.
 
-        Raises `RequestError` (NOT_FOUND) for an unknown key; revoking twice is fine. On a
-        `StoreError` the key stays refused until the relay restarts.
+        Does nothing if it is revoked already. Raises `RequestError` (NOT_FOUND) for an unknown key,
+        and `StoreError` if it could not be stored: then it holds until the relay restarts.
         """
         key = self._by_id.pop(key_id, None)
         if key is not None:
@@ -172,23 +174,23 @@ class KeyRing:
             if key is None and key_id not in self._unwritten:
                 raise
             self._unwritten.add(key_id)
-            raise until_restart(f"the key {key_id} is refused", error) from error
+            raise undone_by_restart(f"the key {key_id} is refused", error) from error
         self._unwritten.discard(key_id)
 
     async def list(self, *, revoked: bool = False) -> list[ApiKey]:
-        """The keys, oldest first; with `revoked` those too that are not good any more."""
-        if not revoked:  # of 10,000 keys the rows alone would hold up every stream for a second
+        """Return the keys, oldest first. `revoked`: include those that are revoked."""
+        if not revoked:  # from memory: to read 10,000 rows would block the event loop for a second
             return sorted(self._by_id.values(), key=lambda key: (key.created_at, key.id))
         rows = await self._store.read("SELECT * FROM api_keys ORDER BY created_at, id")
         return await asyncio.to_thread(lambda: [_key_from_row(row) for row in rows])
 
     async def find(self, key_id: str) -> ApiKey | None:
-        """The key with this id, also one that was revoked."""
+        """Return the key with this id, revoked or not; None if there is none."""
         rows = await self._store.read("SELECT * FROM api_keys WHERE id = $1", key_id)
         return _key_from_row(rows[0]) if rows else None
 
     async def names(self, ids: Sequence[str] | None = None) -> dict[str, str]:
-        """What each key (or each of `ids`) is called, by id, also those that were revoked."""
+        """Return the names of all keys, or of those with `ids`, by id. Includes revoked keys."""
         if ids is None:
             return {row["id"]: row["name"] for row in await self._store.read(_NAMES)}
         places = ", ".join(f"${n}" for n in range(1, len(ids) + 1))

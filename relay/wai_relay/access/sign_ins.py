@@ -1,9 +1,9 @@
-"""Browsers that are signed in: a random cookie each, of which only the SHA-256 is kept.
+"""Sign-ins of browsers: each has a random cookie, of which only the SHA-256 is stored.
 
-A sign-in ends when its browser signs out, when an admin ends it, when the token that it was made by
-is replaced or its admin is revoked, or after `SIGN_IN_S`; it outlives a restart of the relay. What
-a browser sends by itself (the cookie) is not enough to change anything: a change also carries a
-token that is derived from the cookie and known to our own page alone.
+A sign-in ends when the browser signs out, when an admin ends it, when the admin token that it was
+made with is replaced or its admin is revoked, or after `SIGN_IN_S`. It outlives a restart of the
+relay. Against CSRF, a request that changes something must also carry a token that is derived from
+the cookie, which only the dashboard's own page can read.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
-from wai_relay.storage import Store, Write, until_restart
+from wai_relay.storage import Store, Write, undone_by_restart
 
 from .admins import Admins
 
 COOKIE: Final = "__Host-wai"
 CSRF_HEADER: Final = "x-wai-csrf"
-SIGN_IN_S: Final = 30 * 86400.0  # a month: the token is long, and asking often trains to paste it
-MAX_SIGN_INS: Final = 1000  # a few admins with a few browsers; then the oldest is signed out
-USED_S: Final = 60.0  # how old `used_at` may be: a page that is open asks every few seconds
+# A month. Who must paste the token often will paste it without care.
+SIGN_IN_S: Final = 30 * 86400.0
+MAX_SIGN_INS: Final = 1000  # beyond it the oldest one is ended
+USED_S: Final = 60.0  # how old `used_at` may be; an open page sends a request every few seconds
 MAX_USER_AGENT_CHARS: Final = 256  # the longest real ones have 200
 MAX_ADDRESS_CHARS: Final = 64  # an IPv6 address with its zone
 _COOKIE_BYTES: Final = 32
-_MAX_COOKIE_CHARS: Final = 64  # what a stranger may make us hash
+_MAX_COOKIE_CHARS: Final = 64  # bounds the work for a cookie of an unauthenticated peer
 
 _log = logging.getLogger("wai.relay")
 
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """A browser of `admin`; times are seconds since 1970.
+    """A signed-in browser of `admin`. Times are seconds since 1970.
 
-    `token_mark` is of the token that it was made by (`Admins.mark_of`). `address` is where the
-    sign-in came from: behind a proxy, the proxy.
+    `token_mark`: identifies the admin token that was used (`Admins.mark_of`). `address`: the IP
+    address that the sign-in came from; behind a proxy it is the proxy's.
     """
 
     id: str
@@ -55,7 +56,7 @@ class SignIn:
 
 
 class SignIns:
-    """All that are good. Make it with `load`; belongs to one event loop."""
+    """All valid sign-ins. Make it with `load`. Belongs to one event loop."""
 
     def __init__(self, store: Store, admins: Admins, clock: Callable[[], float]) -> None:
         self._store = store
@@ -63,13 +64,13 @@ class SignIns:
         self._clock = clock
         self._by_hash: dict[bytes, SignIn] = {}
         self._unwritten: dict[str, SignIn] = {}
-        """Ended, but still in the store: a restart would undo that. By id."""
+        """Sign-ins by id that have ended, but are still in the store: a restart would undo it."""
 
     @classmethod
     async def load(
         cls, store: Store, admins: Admins, clock: Callable[[], float] = time.time
     ) -> SignIns:
-        """Those that the store knows and that are still good."""
+        """Load the sign-ins from the store that are still valid. Raises `StoreError`."""
         sign_ins = cls(store, admins, clock)
         for row in await store.read("SELECT * FROM sign_ins ORDER BY created_at"):
             known = SignIn(
@@ -86,14 +87,17 @@ class SignIns:
             sign_ins._by_hash[known.sha256] = known
         try:
             await sign_ins._end([one for one in sign_ins._by_hash.values() if sign_ins._over(one)])
-        except StoreError as error:  # they are refused all the same
-            _log.warning("sign-ins that are over stay in the database: %s", error)
+        except StoreError as error:  # they are refused nevertheless
+            _log.warning("sign-ins that have ended could not be deleted: %s", error)
         return sign_ins
 
     async def begin(
         self, token: bytes, *, address: str = "", user_agent: str = ""
     ) -> tuple[SignIn, str]:
-        """Sign in by an admin token: the sign-in and its cookie's value. Raises `AuthError`."""
+        """Sign in with an admin token; return the sign-in and the value of its cookie.
+
+        Raises `AuthError` for an unknown token, and `StoreError`.
+        """
         admin = self._admins.authenticate(token)
         now = self._clock()
         cookie = secrets.token_urlsafe(_COOKIE_BYTES)
@@ -126,8 +130,8 @@ class SignIns:
         return sign_in, cookie
 
     def find(self, cookie: str) -> SignIn:
-        """The sign-in of a cookie's value. Raises `AuthError` (KEY_INVALID)."""
-        # The hash is looked up, not compared: what a wrong guess takes tells nothing of the cookie.
+        """Return the sign-in with this cookie. Raises `AuthError` (KEY_INVALID)."""
+        # The hash is looked up, so that the duration reveals nothing about a valid cookie.
         found = self._by_hash.get(_hash(cookie[:_MAX_COOKIE_CHARS]))
         if found is None or self._over(found):
             raise AuthError("sign in first", Fault.KEY_INVALID)
@@ -138,25 +142,28 @@ class SignIns:
         return found
 
     def _note_use(self, sign_in: SignIn) -> None:
-        """Let the store know when it was used last, if it has time for that."""
+        """Store the time of the last use, unless the store is overloaded."""
         used = "UPDATE sign_ins SET used_at = $1 WHERE cookie_sha256 = $2"
         try:
             self._store.submit(Write(used, (sign_in.used_at, sign_in.sha256)))
         except StoreError as error:
-            _log.debug("when a sign-in was used is not written: %s", error)
+            _log.debug("the last use of a sign-in was not stored: %s", error)
 
     def list(self) -> list[SignIn]:
-        """Those that are good, the one that was used last first."""
+        """Return the valid sign-ins, the last used one first."""
         good = [one for one in self._by_hash.values() if not self._over(one)]
         return sorted(good, key=lambda one: one.used_at, reverse=True)
 
     async def end(self, sign_in: SignIn) -> None:
-        """Sign out: from this call on. Raises `StoreError` if a restart would undo it."""
+        """End a sign-in at once. Raises `StoreError` if a restart would undo it."""
         await self._end([sign_in])
 
     async def end_by_id(self, sign_in_id: str) -> SignIn:
-        """End the sign-in with this id. Raises `RequestError` (NOT_FOUND), or `StoreError` as `end`
-        does; then it may be called again."""
+        """End the sign-in with this id, and return it.
+
+        Raises `RequestError` (NOT_FOUND), or `StoreError` as `end` does; then it may be called
+        again.
+        """
         found = self._unwritten.get(sign_in_id)
         if found is None:
             found = next((one for one in self._by_hash.values() if one.id == sign_in_id), None)
@@ -170,12 +177,12 @@ class SignIns:
         await self._end([one for one in self._by_hash.values() if one.id != but])
 
     def forget_admin(self, name: str) -> None:
-        """Know no browser of an admin who was revoked (`Admins.revoke` has told the store)."""
+        """Drop the sign-ins of a revoked admin. `Admins.revoke` has deleted them in the store."""
         for known in [one for one in self._by_hash.values() if one.admin == name]:
             del self._by_hash[known.sha256]
 
     def _over(self, sign_in: SignIn) -> bool:
-        """Whether it is good no more: its time is over, or its admin has another token or none."""
+        """Whether a sign-in has expired, or its admin has another token or is revoked."""
         return (
             self._clock() >= sign_in.expires_at
             or not self._admins.knows(sign_in.admin)
@@ -183,8 +190,7 @@ class SignIns:
         )
 
     async def _end(self, ended: Iterable[SignIn]) -> None:
-        """Refuse them from now on, and let the store forget them, with those that it should have
-        forgotten before."""
+        """End sign-ins at once, and delete them in the store, with those of earlier failures."""
         for one in ended:
             self._by_hash.pop(one.sha256, None)
             self._unwritten[one.id] = one
@@ -195,18 +201,18 @@ class SignIns:
         try:
             await self._store.write(*(Write(forget, (one.sha256,)) for one in unwritten.values()))
         except StoreError as error:
-            raise until_restart("this is signed out", error) from error
+            raise undone_by_restart("the sign-in is ended", error) from error
         for sign_in_id in unwritten:
             self._unwritten.pop(sign_in_id, None)
 
 
 def csrf_token(cookie: str) -> str:
-    """What a page must send along with a change, beside the cookie itself."""
+    """Return the token that a page must send with a change, besides the cookie itself."""
     return hmac.digest(cookie.encode(), b"wai dashboard csrf", "sha256").hex()
 
 
 def check_csrf(cookie: str, sent: str) -> None:
-    """Raises `AuthError` (FORBIDDEN) unless `sent` is the cookie's token."""
+    """Raise `AuthError` (FORBIDDEN) unless `sent` is the cookie's CSRF token."""
     if not hmac.compare_digest(csrf_token(cookie).encode(), sent.encode("utf-8", "replace")):
         raise AuthError("this change did not come from the dashboard's own page", Fault.FORBIDDEN)
 

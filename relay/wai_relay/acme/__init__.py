@@ -1,1 +1,1 @@
-"""Certificates from an ACME authority (RFC 8555), got and renewed without anybody's help."""
+"""Obtain and renew certificates automatically from an ACME certificate authority (RFC 8555)."""

@@ -1,6 +1,6 @@
-"""How a name is shown to be ours: TLS-ALPN-01's certificate, and HTTP-01's path.
+"""The content of challenges: TLS-ALPN-01's certificate, and HTTP-01's path.
 
-What they look like only; the port and the web server that show them are elsewhere.
+They are served by `proof`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from wai_relay.certificate import generate_key, key_to_pem
 HTTP_PATH: Final = "/.well-known/acme-challenge/"
 _ACME_IDENTIFIER: Final = ObjectIdentifier("1.3.6.1.5.5.7.1.31")  # RFC 8737 section 6.1
 _OCTET_STRING_OF_32: Final = b"\x04\x20"
-_LIFETIME: Final = datetime.timedelta(days=1)  # nobody checks it; the challenge takes seconds
+_LIFETIME: Final = datetime.timedelta(days=1)  # not checked by authorities
 
 
 def tls_alpn_certificate(name: str, authorization: str, now: datetime.datetime) -> bytes:
-    """PEM of key and certificate that answer `acme-tls/1` for `name` (RFC 8737 section 3)."""
+    """Make the key and certificate that answer `acme-tls/1` for `name` (RFC 8737 section 3).
+
+    `authorization`: the challenge's key authorization. Returns both in PEM.
+    """
     key = generate_key()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ACME challenge")])
     digest = hashlib.sha256(authorization.encode()).digest()

@@ -1,6 +1,7 @@
-"""An ACME client (RFC 8555): account, order, challenge, certificate, over our own HTTP client.
+"""An ACME client (RFC 8555): accounts, orders, challenges and certificates.
 
-It asks and waits. What shows the challenge, where files lie and when to renew is `renewal`'s.
+It sends requests and waits for results. `renewal` decides when to renew, serves the challenges and
+stores the files.
 """
 
 from __future__ import annotations
@@ -28,21 +29,24 @@ from .jose import AccountKey, base64url
 from .schedule import Window
 
 NONCE_TRIES: Final = 20
-"""An authority with many front ends refuses nonces of its own; at one in two, 20 fail once in a
-million."""
+"""Tries with a new nonce. An authority with several front ends may refuse a nonce of another one;
+if it refuses every second one, 20 tries fail once in a million."""
 ANSWER_S: Final = 30.0
-MAX_ANSWER_BYTES: Final = 256 * 1024  # a chain of four RSA certificates is 8 KB
+MAX_ANSWER_BYTES: Final = 256 * 1024  # a chain of four RSA certificates has 8 KB
 POLL_S: Final = 1.0
-LONGEST_POLL_S: Final = 10.0  # more is the authority's way of saying "later", and we ask sooner
+LONGEST_POLL_S: Final = 10.0  # a longer Retry-After is shortened to this
 SETTLE_S: Final = 120.0
-"""From a challenge that is ready, or an order that is finalised, to its end: authorities check from
-several places, and issue in seconds."""
+"""Limit for the validation of a challenge, or for issuing a certificate. Authorities validate from
+several places, and issue within seconds."""
 _USER_AGENT: Final = b"wai-relay"
 _ERROR_PREFIX: Final = "urn:ietf:params:acme:error:"
 
 
 class AcmeError(WaiError):
-    """The authority said no. `kind` is its error type without the URN's prefix."""
+    """The authority refused a request or gave an invalid answer.
+
+    `kind` is its error type without the URN's prefix (RFC 8555 section 6.7), "" if it gave none.
+    """
 
     default_fault = Fault.UPSTREAM_BROKE
 
@@ -53,7 +57,7 @@ class AcmeError(WaiError):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order under way."""
+    """An order in progress. The fields are URLs."""
 
     url: str
     authorizations: tuple[str, ...]
@@ -62,7 +66,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One way to show that `name` is ours. `valid`: the authority knows it still from before."""
+    """A challenge by which the control of `name` is proven.
+
+    `valid`: the authority has validated the name earlier, so that no proof is needed.
+    """
 
     name: str
     kind: str
@@ -73,7 +80,7 @@ class Challenge:
 
 
 class AcmeClient:
-    """One account at one authority. `close` it."""
+    """One account at one authority. End it with `close`."""
 
     def __init__(
         self, directory_url: str, key: AccountKey, *, tls: ssl.SSLContext | None = None
@@ -93,11 +100,11 @@ class AcmeClient:
 
     @property
     def offers_renewal_info(self) -> bool:
-        """Whether the authority says when to renew (RFC 9773). Known after `open_account`."""
+        """Whether the authority suggests renewal times (RFC 9773). Known after `open_account`."""
         return "renewalInfo" in self._directory
 
     async def open_account(self, email: str | None) -> None:
-        """Find the account of our key, or make it; the terms of service are agreed to."""
+        """Find the account of the key, or create it, agreeing to the terms of service."""
         await self._load_directory()
         payload: dict[str, Any] = {"termsOfServiceAgreed": True}
         if email:
@@ -106,7 +113,7 @@ class AcmeClient:
         self._account_url = _location(headers)
 
     async def new_order(self, name: str, replaces: x509.Certificate | None = None) -> Order:
-        """Ask for a certificate for `name`."""
+        """Order a certificate for `name`. `replaces`: the certificate that it will replace."""
         payload: dict[str, Any] = {"identifiers": [{"type": "dns", "value": name}]}
         if replaces is not None and self.offers_renewal_info:
             payload["replaces"] = certificate_id(replaces)
@@ -118,7 +125,7 @@ class AcmeClient:
         )
 
     async def challenge(self, authorization_url: str, kind: str) -> Challenge:
-        """The challenge of this `kind` ("tls-alpn-01", "http-01") in an order's authorization."""
+        """Return the challenge of `kind` ("tls-alpn-01", "http-01") of an order's authorization."""
         answer = await self._get(authorization_url)
         name = _text(_map(answer.get("identifier")).get("value"))
         offered = [_map(challenge) for challenge in _list(answer, "challenges")]
@@ -133,10 +140,10 @@ class AcmeClient:
                     answer.get("status") == "valid",
                 )
         kinds = ", ".join(str(one.get("type")) for one in offered)
-        raise AcmeError(f"the authority offers no {kind} for {name}, but: {kinds}")
+        raise AcmeError(f"the authority does not offer {kind} for {name}, only: {kinds}")
 
     async def prove(self, challenge: Challenge) -> None:
-        """Have the authority look, and wait until it has seen."""
+        """Ask the authority to validate `challenge`, and wait for the result."""
         await self._post(challenge.url, {})
         answer = await self._settled(challenge.authorization_url, {"pending", "processing"})
         if answer.get("status") != "valid":
@@ -146,7 +153,7 @@ class AcmeClient:
             )
 
     async def finalize(self, order: Order, key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
-        """The certificate chain, in PEM, for `key`."""
+        """Finish `order`: send a signing request for `key`, and return the chain in PEM."""
         request = (
             x509.CertificateSigningRequestBuilder()
             .subject_name(x509.Name([]))
@@ -163,7 +170,7 @@ class AcmeClient:
         return chain
 
     async def renewal_window(self, certificate: x509.Certificate) -> Window | None:
-        """When the authority wants `certificate` renewed; None where it does not say."""
+        """Return when the authority suggests to renew `certificate`, None if it does not say."""
         await self._load_directory()
         if not self.offers_renewal_info:
             return None
@@ -194,7 +201,7 @@ class AcmeClient:
         return status, headers, _json(body)
 
     async def _signed(self, url: str, payload: dict[str, Any] | None) -> tuple[int, Headers, bytes]:
-        """POST; a nonce that is refused brings the next one along."""
+        """Send a signed POST, again with a new nonce if the authority refuses the nonce."""
         for _ in range(NONCE_TRIES):
             nonce, self._nonce = self._nonce or await self._new_nonce(), None
             body = self._key.sign(url, nonce, payload, self._account_url)
@@ -211,7 +218,7 @@ class AcmeClient:
         return nonce
 
     async def _send(self, method: str, url: str, body: bytes) -> tuple[int, Headers, bytes]:
-        """One exchange, whose nonce is kept."""
+        """Send one request, and keep the nonce of its answer for the next one."""
         base, slash, rest = url.removeprefix("https://").partition("/")
         if not url.startswith("https://"):
             raise AcmeError(f"the authority named {url!r}, which is not https")
@@ -234,7 +241,7 @@ class AcmeClient:
         return answer
 
     async def _settled(self, url: str, unsettled: set[str]) -> dict[str, Any]:
-        """Poll until the status is another; bounded by `SETTLE_S`."""
+        """Poll `url` until its status is not in `unsettled`, for at most `SETTLE_S`."""
         try:
             async with asyncio.timeout(SETTLE_S):
                 while True:
@@ -245,12 +252,12 @@ class AcmeClient:
                     await asyncio.sleep(min(max(asked_s, 0.1), LONGEST_POLL_S))
         except TimeoutError:
             raise TransportError(
-                f"the authority came to no end within {SETTLE_S:g} s", Fault.UPSTREAM_TIMEOUT
+                f"the authority did not finish within {SETTLE_S:g} s", Fault.UPSTREAM_TIMEOUT
             ) from None
 
 
 def certificate_id(certificate: x509.Certificate) -> str:
-    """How RFC 9773 (section 4.1) names a certificate. Raises `AcmeError` if it can't be named."""
+    """Return the id of a certificate (RFC 9773 section 4.1). Raises `AcmeError` if it has none."""
     try:
         found = certificate.extensions.get_extension_for_oid(
             ExtensionOID.AUTHORITY_KEY_IDENTIFIER
@@ -260,11 +267,11 @@ def certificate_id(certificate: x509.Certificate) -> str:
     if not isinstance(found, x509.AuthorityKeyIdentifier) or found.key_identifier is None:
         raise AcmeError("the certificate does not name its authority's key")
     number = certificate.serial_number
-    serial = number.to_bytes(number.bit_length() // 8 + 1, "big")  # DER: never negative
+    serial = number.to_bytes(number.bit_length() // 8 + 1, "big")  # as in DER, with a sign bit of 0
     return f"{base64url(found.key_identifier)}.{base64url(serial)}"
 
 
-# -- reading answers: an authority is trusted with our name, not with our memory or our types
+# -- reading answers, whose sizes and types are checked
 def _json(body: bytes) -> dict[str, Any]:
     try:
         return read_json(body, dict[str, Any], "the authority's answer")
@@ -295,7 +302,7 @@ def _time(value: object) -> datetime.datetime:
     try:
         moment = datetime.datetime.fromisoformat(_text(value))
     except ValueError as error:
-        raise AcmeError(f"the authority said {value!r} where a time belongs") from error
+        raise AcmeError(f"the authority sent {value!r} where a time belongs") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
@@ -308,7 +315,7 @@ def _location(headers: Headers) -> str:
 
 
 def _retry_after_s(headers: Headers) -> float | None:
-    """`Retry-After` in seconds: a number, or a date."""
+    """Return `Retry-After`, a number or a date, in seconds from now; None if there is none."""
     value = _header(headers, b"retry-after")
     if not value:
         return None
@@ -340,7 +347,7 @@ def _check(status: int, body: bytes, retry_after_s: float | None = None) -> None
 
 
 def _detail_of(answer: dict[str, Any]) -> str:
-    """What went wrong with an order or an authorization, in the authority's words."""
+    """Return the authority's description of the error of an order or authorization."""
     found = [answer, *(one for one in answer.get("challenges") or [] if isinstance(one, dict))]
     for one in found:
         error = one.get("error")

@@ -1,6 +1,6 @@
-"""The account's key and its signatures: the few pieces of JOSE that ACME needs (RFC 7515, 7638).
+"""The parts of JOSE that ACME needs: an account key and its signatures (RFC 7515, RFC 7638).
 
-ES256 alone: every authority takes it. Nothing is verified here; the authority does that.
+Only ES256 is supported, which every authority accepts. Nothing is verified here.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-_COORDINATE_BYTES = 32  # of a point on P-256, and of each half of a signature
+_COORDINATE_BYTES = 32  # size of a coordinate on P-256, and of each half of a signature
 
 
 def base64url(data: bytes) -> str:
-    """Base64 for URLs, without padding, as JOSE has it."""
+    """Encode in base64url without padding (RFC 7515 section 2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 class AccountKey:
-    """The P-256 key by which an authority knows an account."""
+    """The P-256 key that identifies an account at an authority."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
         numbers = key.public_key().public_numbers()
-        # In the order of RFC 7638, so that the thumbprint is of this very text.
+        # In the order that RFC 7638 requires for the thumbprint.
         self.jwk = {
             "crv": "P-256",
             "kty": "EC",
@@ -38,20 +38,21 @@ class AccountKey:
 
     @property
     def thumbprint(self) -> str:
-        """RFC 7638's name of the key."""
+        """The key's thumbprint (RFC 7638)."""
         text = json.dumps(self.jwk, separators=(",", ":"), sort_keys=True)
         return base64url(hashlib.sha256(text.encode()).digest())
 
     def authorization(self, token: str) -> str:
-        """A challenge's key authorization (RFC 8555 section 8.1)."""
+        """Return a challenge's key authorization (RFC 8555 section 8.1)."""
         return f"{token}.{self.thumbprint}"
 
     def sign(
         self, url: str, nonce: str, payload: dict[str, Any] | None, account_url: str | None
     ) -> bytes:
-        """A request's body: a flattened JWS. `payload` None is POST-as-GET.
+        """Return the body of a request, a flattened JWS (RFC 8555 section 6.2).
 
-        Without an `account_url` (the account isn't there yet) the key itself is sent.
+        `payload`: None for POST-as-GET. `account_url`: None if there is no account yet; the key
+        itself is sent then.
         """
         head: dict[str, Any] = {"alg": "ES256", "nonce": nonce, "url": url}
         head.update({"jwk": self.jwk} if account_url is None else {"kid": account_url})

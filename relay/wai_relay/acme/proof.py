@@ -1,7 +1,7 @@
-"""Shows an authority that a name is ours, for the seconds that it looks.
+"""Serve a challenge while the authority validates the relay's name.
 
-Two ways: on the relay's own port (TLS-ALPN-01), or with a web server that is there only meanwhile
-(HTTP-01, for a relay whose port 443 an authority can't reach). What is shown is `challenge`'s.
+There are two ways: on the relay's own port (TLS-ALPN-01), or with a temporary web server (HTTP-01,
+for a relay whose port 443 the authority cannot reach). The content comes from `challenge`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ from wai_transport.folder import DataFolder
 
 from .challenge import HTTP_PATH, tls_alpn_certificate
 
-CHALLENGE_FILE: Final = "acme-challenge.pem"  # OpenSSL reads certificates from files alone
+CHALLENGE_FILE: Final = "acme-challenge.pem"  # Python's ssl loads certificates from files only
 
 
 class Proof(Protocol):
-    """A way to show it. `kind` is the challenge's type."""
+    """A way to serve a challenge. `kind` is the challenge's type."""
 
     kind: str
 
     def shown(self, name: str, token: str, authorization: str) -> AbstractAsyncContextManager[None]:
-        """While it is entered, an authority that looks for `name` finds `authorization`."""
+        """Return a context manager that serves the challenge for `name` within its block.
+
+        `token`: the challenge's token; `authorization`: its key authorization.
+        """
 
 
 class TlsAlpnProof:
-    """On the port that `served` is shown on."""
+    """Serves TLS-ALPN-01 on the port of `served`."""
 
     kind = "tls-alpn-01"
 
@@ -54,7 +57,7 @@ class TlsAlpnProof:
 
 
 class HttpProof:
-    """On a port of its own, to which an authority's port 80 leads."""
+    """Serves HTTP-01 on a port of its own, to which port 80 must be forwarded."""
 
     kind = "http-01"
 
@@ -63,7 +66,7 @@ class HttpProof:
 
     @asynccontextmanager
     async def shown(self, name: str, token: str, authorization: str) -> AsyncIterator[None]:
-        """See `Proof`. Raises `TransportError` if the port can't be had."""
+        """See `Proof`. Raises `TransportError` if the port cannot be bound."""
         host, port = self._address
 
         async def answer(exchange: Exchange) -> None:
@@ -81,7 +84,7 @@ class HttpProof:
             await listener.open(host=host, port=port, tls=None)
         except OSError as error:
             raise TransportError(
-                f"can't listen on {host}:{port} for the authority's check: {error.strerror}"
+                f"can't listen on {host}:{port} for the authority's validation: {error.strerror}"
             ) from error
         try:
             yield

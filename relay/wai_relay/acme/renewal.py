@@ -1,8 +1,8 @@
-"""Gets a certificate when there is none and renews it in time, for as long as the relay runs.
+"""Obtain a certificate if there is none, and renew it in time, while the relay runs.
 
-Key and chain lie in one file, so that they change together. A try that fails is logged and made
-again; the certificate in use stays in use. What an authority is asked is `client`'s, and when is
-`schedule`'s.
+Key and chain are in one file, so that they are replaced together. A failure is logged and tried
+again later; the current certificate stays in use. The requests are made by `client`, the times are
+computed by `schedule`.
 """
 
 from __future__ import annotations
@@ -31,16 +31,20 @@ from .schedule import Random, renewal_due, retry_in_s, window_due
 ACCOUNT_FILE: Final = "acme-account.key"
 CERTIFICATE_FILE: Final = "acme.pem"
 LOOK_S: Final = 3600.0
-"""A machine that slept, or whose clock was set, finds out within the hour that a renewal is due."""
+"""Interval of the checks whether a renewal is due. A machine that slept, or whose clock was set,
+notices it within an hour."""
 ASK_S: Final = 6 * 3600.0
-"""How often the authority is asked whether it wants a renewal earlier (RFC 9773 section 4.3.2)."""
+"""Interval of the requests for the authority's renewal window (RFC 9773 section 4.3.2)."""
 
 _log = logging.getLogger("wai.acme")
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """Where certificates come from. `ca`: whom to believe that it is it; None: the system's."""
+    """A certificate authority.
+
+    `ca`: a file with certificates that verify the authority's server; None: those of the system.
+    """
 
     directory_url: str
     email: str | None = None
@@ -48,7 +52,11 @@ class Authority:
 
 
 class Renewal:
-    """Keeps a certificate for `name` fresh. `on_issued` is called with the file of each new one."""
+    """Keeps a valid certificate for `name`.
+
+    `proof`: serves the challenges. `on_issued`: called with the file of each new certificate.
+    `chance`: returns random numbers from 0 to 1.
+    """
 
     def __init__(
         self,
@@ -68,7 +76,7 @@ class Renewal:
         self._chance = chance
 
     async def run(self) -> None:
-        """Go on until cancelled."""
+        """Obtain and renew the certificate until cancelled."""
         failures = 0
         while True:
             certificate = kept_certificate(self._folder, self._name)
@@ -87,7 +95,10 @@ class Renewal:
                 await asyncio.sleep(wait_s)
 
     async def issue(self, previous: x509.Certificate | None) -> None:
-        """Get a certificate now. Raises `WaiError`, and nothing has changed then."""
+        """Obtain a certificate now. `previous`: the one that it replaces, None if there is none.
+
+        Raises `WaiError`, and has changed nothing then.
+        """
         client = self._client()
         try:
             await client.open_account(self._authority.email)
@@ -105,10 +116,10 @@ class Renewal:
             await client.close()
         fresh = certificates.certificate_from_pem(chain)
         if fresh.public_key() != key.public_key():
-            raise AcmeError("the authority's certificate is not for our key")
+            raise AcmeError("the authority's certificate is not for this relay's key")
         self._folder.write(CERTIFICATE_FILE, certificates.key_to_pem(key) + chain)
         self._on_issued(self._folder.path / CERTIFICATE_FILE)
-        _log.info("certificate for %s, good until %s", self._name, fresh.not_valid_after_utc)
+        _log.info("certificate for %s, valid until %s", self._name, fresh.not_valid_after_utc)
 
     async def _until_due(self, certificate: x509.Certificate) -> None:
         """Wait until `certificate` should be renewed."""
@@ -127,15 +138,16 @@ class Renewal:
     async def _asked(
         self, certificate: x509.Certificate, by_age: datetime.datetime
     ) -> datetime.datetime:
-        """When the authority wants the renewal; `by_age` where it does not say or can't be asked.
+        """Return when to renew by the authority's window, or `by_age` if there is none.
 
-        It may bring a renewal forward (a certificate will be revoked), and not put it off for ever.
+        The window can make the renewal earlier (because the certificate will be revoked). It can
+        delay it only up to the middle between `by_age` and the certificate's end.
         """
         client = self._client()
         try:
             window = await client.renewal_window(certificate)
         except WaiError as error:
-            _log.info("the authority could not be asked when to renew: %s", error)
+            _log.info("the authority's renewal window could not be read: %s", error)
             return by_age
         finally:
             await client.close()
@@ -162,7 +174,7 @@ class Renewal:
 
 
 def kept_certificate(folder: DataFolder, name: str) -> x509.Certificate | None:
-    """The certificate for `name` that was got before, if it is still good."""
+    """Return the stored certificate for `name`, None if there is none or it is not valid."""
     pem = folder.read(CERTIFICATE_FILE)
     if pem is None:
         return None
@@ -170,7 +182,8 @@ def kept_certificate(folder: DataFolder, name: str) -> x509.Certificate | None:
         certificate = certificates.certificate_from_pem(pem)
         key = certificates.key_from_pem(pem)
     except StoreError as error:
-        _log.warning("%s is of no use, a new one is got: %s", folder.path / CERTIFICATE_FILE, error)
+        file = folder.path / CERTIFICATE_FILE
+        _log.warning("%s cannot be used, a new certificate will be obtained: %s", file, error)
         return None
     fits = name in certificates.hosts_of(certificate) and _now() < certificate.not_valid_after_utc
     return certificate if fits and certificate.public_key() == key.public_key() else None

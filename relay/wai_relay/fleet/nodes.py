@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from wai_protocol.errors import AuthError, Fault
-from wai_protocol.handshake import SESSION_ID_BYTES, Hello, NodeClaim, Welcome
+from wai_protocol.handshake import SESSION_ID_BYTES, Hello, ProvenHello, Welcome
 from wai_protocol.limits import PROCESS_GROWTH_BYTES, Limits
 from wai_protocol.window import GrowthBudget
 
@@ -129,7 +129,7 @@ class ConnectedFleet:
 
     # -- coming in
 
-    async def admit(self, claim: NodeClaim) -> AdmittedNode:
+    async def admit(self, claim: ProvenHello) -> AdmittedNode:
         """Let a node in that has proven its key: into its session if it has it still, else a new
         one. Raises `AuthError` or `RequestError`."""
         hello = claim.hello

@@ -15,7 +15,7 @@ from typing import Final
 
 from wai_api.patterns import NODE_NAME
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
-from wai_relay.storage import ConflictError, Row, Store, Write, until_restart
+from wai_relay.storage import ConflictError, Row, Store, Write, undone_by_restart
 
 _NODE_NAME: Final = re.compile(NODE_NAME)
 
@@ -112,7 +112,7 @@ class NodeRegistry:
                 )
             )
         except StoreError as error:
-            raise until_restart(f"the node {removed.name} is cut off", error) from error
+            raise undone_by_restart(f"the node {removed.name} is cut off", error) from error
         self._unwritten.pop(node_id, None)
         return removed
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from wai_protocol.errors import Fault, ProtocolError, WaiError
-from wai_protocol.handshake import NONCE_BYTES, NodeClaim, RelayHandshake, Welcome
+from wai_protocol.handshake import NONCE_BYTES, ProvenHello, RelayHandshake, Welcome
 from wai_protocol.identity import RelayKey
 from wai_relay.http.connection import peer_name
 from wai_relay.http.listener import peer_key
@@ -50,7 +50,7 @@ class AdmittedNode:
     welcome: Welcome
 
 
-Admit = Callable[[NodeClaim], Awaitable[AdmittedNode]]
+Admit = Callable[[ProvenHello], Awaitable[AdmittedNode]]
 
 
 class Tunnels:
@@ -92,7 +92,7 @@ class Tunnels:
         self._unproven.free(connection)
         self._deciding.discard(connection)
 
-    def decide(self, connection: _TunnelConnection, claim: NodeClaim) -> None:
+    def decide(self, connection: _TunnelConnection, claim: ProvenHello) -> None:
         """Ask who may come in, in a task that is owned here. A proof was given: nobody new takes
         the place of `connection` any more."""
         self._unproven.free(connection)
@@ -101,7 +101,7 @@ class Tunnels:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _decide(self, connection: _TunnelConnection, claim: NodeClaim) -> None:
+    async def _decide(self, connection: _TunnelConnection, claim: ProvenHello) -> None:
         try:
             admission = await self._admit(claim)
         except WaiError as error:
@@ -158,7 +158,7 @@ class _TunnelConnection(asyncio.Protocol):
         self._transport = None
         self._over()
 
-    def accept(self, admission: AdmittedNode, claim: NodeClaim) -> None:
+    def accept(self, admission: AdmittedNode, claim: ProvenHello) -> None:
         """Hand the transport over to the session."""
         transport, handshake = self._transport, self._handshake
         if transport is None or handshake is None:

@@ -1,7 +1,7 @@
-"""Run an ASGI 3 application (the admin API, the dashboard) on the edge's exchanges.
+"""Serve exchanges with an ASGI 3 application (the admin API, the dashboard).
 
-Plain HTTP only: no websockets, no lifespan (whoever makes the application starts what it needs), no
-extensions. Bodies stream both ways; every piece that the application sends leaves at once.
+Plain HTTP only: no websockets, no lifespan events, no extensions. Bodies are streamed in both
+directions; each piece that the application sends is sent at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Application = Callable[
 
 
 def asgi_handler(app: Application) -> Handler:
-    """A handler that serves each exchange with `app`."""
+    """Return a handler that serves each exchange with `app`."""
 
     async def handle(exchange: Exchange) -> None:
         await app(_scope(exchange.request), _receiver(exchange), _sender(exchange))
@@ -56,8 +56,8 @@ def _receiver(exchange: Exchange) -> Callable[[], Awaitable[Message]]:
     async def receive() -> Message:
         nonlocal ended
         if ended:
-            # Asked again after the body, an application waits for the caller to go away. The edge
-            # tells by cancelling this task, so there is nothing to return: wait for that.
+            # An application that calls `receive` after the body waits for the disconnect. The edge
+            # then cancels this task, so this waits for the cancellation and returns nothing.
             await asyncio.get_running_loop().create_future()
         data = await exchange.read()
         ended = not data
@@ -84,6 +84,6 @@ def _sender(exchange: Exchange) -> Callable[[Message], Awaitable[None]]:
                     writable.clear()
                     await writable.wait()
             case other:
-                raise LocalProtocolError(f"ASGI message {other!r} is not for plain HTTP")
+                raise LocalProtocolError(f"the ASGI message {other!r} is not supported")
 
     return send

@@ -1,7 +1,7 @@
-"""A request's body between the connection that receives it and the handler that reads it.
+"""Queue a request's body between the connection that receives it and the handler that reads it.
 
-Pieces wait here until they are read; how much may wait is the connection's business (it stops
-reading, or grants no window, by `waiting_bytes`). No framing is read here.
+The connection bounds the size of the queue: depending on `waiting_bytes` it stops reading
+(HTTP/1.1) or grants no window (HTTP/2). The framing is removed before bytes come here.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Final
 
 from wai_protocol.errors import LocalProtocolError, RequestError
 
-# A body that comes byte by byte would cost 40 bytes of list and object for each: pieces are joined
-# when this many wait. Joining 64 at a time keeps the copying below what the socket reads cost.
+# Pieces are joined when this many wait, because each costs 40 bytes of overhead, which matters for
+# a body that arrives byte by byte. Joining 64 at a time costs less than the reads of the socket
+# did.
 MAX_PIECES: Final = 64
 
 
 class RequestBody:
-    """The pieces of one body, in order. One reader at a time."""
+    """The queue of one body's pieces. Only one reader may wait at a time."""
 
     __slots__ = ("_error", "_pieces", "_waiter", "complete", "read_bytes", "waiting_bytes")
 
@@ -31,11 +32,11 @@ class RequestBody:
 
     @property
     def failed(self) -> bool:
-        """Whether its framing broke or its caller stalled: nothing more will come."""
+        """Whether the framing was invalid or the caller stalled, so that no more will arrive."""
         return self._error is not None
 
     def feed(self, data: bytes) -> None:
-        """The next piece arrived."""
+        """Add the next piece."""
         self._pieces.append(data)
         self.waiting_bytes += len(data)
         if len(self._pieces) >= MAX_PIECES:
@@ -43,25 +44,25 @@ class RequestBody:
         self._wake()
 
     def finish(self) -> None:
-        """The body is complete."""
+        """Mark the body as complete."""
         self.complete = True
         self._wake()
 
     def fail(self, error: RequestError) -> None:
-        """It will never be complete: readers get `error` once what arrived before it is read."""
+        """Mark the body as broken: `read` raises `error` after the pieces that arrived before."""
         if self._error is None and not self.complete:
             self._error = error
             self._wake()
 
     def discard(self) -> int:
-        """Drop what waits; returns how many bytes that was."""
+        """Drop the waiting pieces; return their size in bytes."""
         dropped = self.waiting_bytes
         self._pieces.clear()
         self.waiting_bytes = 0
         return dropped
 
     async def read(self) -> bytes:
-        """The next piece, b"" at the end. Raises the error given to `fail`."""
+        """Return the next piece, b"" at the end. Raises the error passed to `fail`."""
         while not self._pieces:
             if self.complete:
                 return b""

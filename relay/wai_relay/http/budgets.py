@@ -1,8 +1,9 @@
-"""What an HTTP/2 caller may make us do for nothing: a leaky bucket per kind of frame.
+"""Rate limits for HTTP/2 frames that cost the server work: a leaky bucket per kind of frame.
 
-Frames that are cheap to send and cost the receiver work are how HTTP/2 servers are flooded (rapid
-reset, PING, SETTINGS, empty DATA). A caller that overdraws is told ENHANCE_YOUR_CALM. CONTINUATION
-needs no bucket: `h2` takes 64 per block, and `MAX_HEAD_BYTES` bounds what they may unpack to.
+HTTP/2 servers are attacked with frames that are cheap to send and expensive to process (rapid
+reset, PING, SETTINGS, empty DATA). A connection that exceeds a limit is closed with the error
+ENHANCE_YOUR_CALM. CONTINUATION needs no bucket: the `h2` library accepts 64 per block, and
+`MAX_HEAD_BYTES` bounds their decompressed size.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """`burst` at once, and `per_s` a second from then on."""
+    """How many frames may arrive at once (`burst`), and how many per second after that."""
 
     burst: float
     per_s: float
 
 
 class Flood(enum.Enum):
-    """The kinds of frames that are counted."""
+    """A kind of frame that is counted."""
 
     RESET = enum.auto()
     PING = enum.auto()
@@ -33,29 +34,29 @@ class Flood(enum.Enum):
     UNKNOWN = enum.auto()
 
 
-# What an honest caller needs at most.
+# The most that a legitimate caller needs.
 ALLOWANCES: Final = {
     # A user interface cancels one answer at a time; a load test may drop all its 128 streams twice.
     Flood.RESET: Allowance(256, 20),
-    # Keepalives ping every few seconds; curl and browsers use it to measure the path.
+    # Clients send keepalives every few seconds; curl and browsers also measure the round trip.
     Flood.PING: Allowance(64, 5),
     # Once at the start, and when a window is tuned.
     Flood.SETTINGS: Allowance(32, 1),
-    # DATA without a byte ends a body, at most once a request. Padding counts as no byte.
+    # DATA without payload ends a body, at most once per request. Padding is not payload.
     Flood.EMPTY_DATA: Allowance(256, 200),
-    # A body that is written field by field; each frame costs 20 µs.
+    # Some clients write a body field by field; each frame costs 20 µs.
     Flood.SMALL_DATA: Allowance(10_000, 2_000),
-    # A token is about one DATA frame from us, for which some callers return two.
+    # The relay sends about one DATA frame per token; some clients return two of these for each.
     Flood.WINDOW_UPDATE: Allowance(20_000, 10_000),
     # Deprecated by RFC 9113, but curl still sends one with each request.
     Flood.PRIORITY: Allowance(2_000, 5_000),
-    # Unknown types must be ignored (GREASE), not enjoyed.
+    # Clients send frames of unknown types (GREASE), which must be ignored.
     Flood.UNKNOWN: Allowance(64, 5),
 }
 
 
 class Budgets:
-    """One connection's buckets."""
+    """The buckets of one connection."""
 
     __slots__ = ("_spent",)
 
@@ -63,7 +64,7 @@ class Budgets:
         self._spent: dict[Flood, tuple[float, float]] = {}
 
     def spend(self, kind: Flood, now: float) -> bool:
-        """Count one frame of `kind` at `now` (seconds, monotonic); False: that is a flood."""
+        """Count a frame of `kind` at `now` (monotonic seconds); False: it is one too many."""
         allowance = ALLOWANCES[kind]
         level, since = self._spent.get(kind, (0.0, now))
         level = max(0.0, level - (now - since) * allowance.per_s) + 1.0

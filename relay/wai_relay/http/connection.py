@@ -1,7 +1,7 @@
-"""What HTTP/1.1 and HTTP/2 connections have in common: joined writes, one coarse timer, closing.
+"""The common part of HTTP/1.1 and HTTP/2 connections: writing, reading in turns, timer, closing.
 
-`CallerConnection` moves bytes to the transport once per loop turn and keeps the one timer; what the
-bytes mean is its subclasses' business.
+`CallerConnection` writes to the transport once per turn of the event loop, and has one timer for
+all deadlines. Its subclasses parse and frame the bytes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from wai_transport.incoming import INCOMING, ReadIntoOne
+from wai_transport.read_buffer import READ_BUFFER, SharedBufferProtocol
 
 from .edge import (
+    ALIVE_CHECK_S,
     BUSY_S,
     CLOSE_S,
-    LOOK_S,
     SLICE_BYTES,
     TURN_S,
     UNSENT_BYTES,
@@ -30,34 +30,35 @@ from .edge import (
     Connection,
     Edge,
 )
-from .liveness import GONE_S, has_shut_its_window, set_unanswered_limit, watch
+from .liveness import GONE_S, has_closed_window, set_user_timeout, watch
 
-# SO_LINGER on, 0 s: `close` then resets, and the caller sees its response cut even where a plain
-# FIN could pass for the end of it.
+# SO_LINGER with 0 s makes `close` send a reset. So the caller notices an aborted response even
+# where a FIN could be taken for its end.
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
-class CallerConnection(Connection, ReadIntoOne):
-    """One caller's connection. Subclasses read; this writes, times and closes.
+class CallerConnection(Connection, SharedBufferProtocol):
+    """The connection of one caller.
 
-    A caller that closes its sending side counts as gone: SDKs and curl never do so while they wait
-    for an answer, and a vanished caller looks just like it. Waiting to find out would hold a slot.
+    A caller that closes its sending side counts as disconnected. SDKs and curl never do so while
+    they wait for an answer, and a caller that has vanished looks the same. To wait any longer would
+    occupy a slot at the node.
     """
 
     __slots__ = (
         "_busy_s",
+        "_check_alive_at",
         "_closing_since",
         "_flush_due",
         "_in_turns",
         "_later",
-        "_limit_raised",
-        "_look_at",
         "_loop",
         "_out",
         "_out_bytes",
         "_reading_paused",
         "_stalled_since",
         "_taken_at_stall",
+        "_timeout_raised",
         "_timer",
         "_timer_at",
         "_undecoded",
@@ -76,7 +77,7 @@ class CallerConnection(Connection, ReadIntoOne):
         self.peer = ""
         self.scheme = "http"
         self.lost = False
-        self.on_lost: Callable[[], None] | None = None  # whoever counted this connection in
+        self.on_lost: Callable[[], None] | None = None  # the listener's: it counts connections
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -84,73 +85,73 @@ class CallerConnection(Connection, ReadIntoOne):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closing_since: float | None = None
-        self._written_bytes = 0  # given to the transport
+        self._written_bytes = 0  # passed to the transport
         self._stalled_since: float | None = None
-        self._taken_at_stall = 0  # of `_written_bytes`, when the stall began
-        self._look_at = 0.0  # when to look whether a stalled caller is alive
-        self._limit_raised = False  # it is: the kernel waits for it as long as we do
+        self._taken_at_stall = 0  # the value of `_taken_bytes` when the stall began
+        self._check_alive_at = 0.0  # when to check whether a stalled caller is alive
+        self._timeout_raised = False  # whether the kernel's timeout is raised for a live caller
         self._reading_paused = False
-        self._in_turns = False  # in the midst of what `receive_in_turns` was given
-        self._undecoded = b""  # the rest of that, for a later turn of the loop
+        self._in_turns = False  # whether `_take_slices` is decoding
+        self._undecoded = b""  # bytes to decode in a later turn of the event loop
         self._later: asyncio.Handle | None = None
-        self._busy_s = 0.0  # spent on what was given, in the turns so far
+        self._busy_s = 0.0  # processor time spent on these bytes in the turns so far
 
-    # -- what subclasses say
+    # -- implemented by subclasses
     @abc.abstractmethod
     def caller_gone(self) -> None:
-        """The connection is lost or about to be: cancel what is served on it."""
+        """Cancel the requests in progress: the connection is lost or will be closed."""
 
     @abc.abstractmethod
     def next_deadline(self) -> float | None:
-        """When, by the loop's clock, something is overdue; None while nothing is awaited."""
+        """Return when, by the loop's clock, `overdue` is to be called; None: nothing is awaited."""
 
     @abc.abstractmethod
     def overdue(self, now: float) -> None:
-        """The deadline passed: act, so that `next_deadline` lies ahead of `now` again."""
+        """Handle a deadline that has passed, so that `next_deadline` is later than `now` again."""
 
     @abc.abstractmethod
     def writable_again(self) -> None:
-        """The transport took enough: who waited may go on."""
+        """Continue to write: the transport has accepted enough."""
 
     @abc.abstractmethod
     def data_received(self, data: bytes) -> None:
-        """Bytes from the caller."""
+        """Process bytes from the caller."""
 
     @abc.abstractmethod
     def take_slice(self, data: bytes) -> None:
-        """Decode a piece of what `receive_in_turns` was given."""
+        """Decode a piece of the bytes that were passed to `receive_in_turns`."""
 
-    # -- asyncio's calls
+    # -- called by asyncio
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes from the caller are in `INCOMING`."""
-        self.data_received(bytes(INCOMING[:nbytes]))
+        """Process the caller's bytes in `READ_BUFFER`."""
+        self.data_received(bytes(READ_BUFFER[:nbytes]))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin. The listener calls this once it knows which protocol is spoken."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        """Begin. The listener calls this once it has recognized the protocol."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass
         self.transport.set_write_buffer_limits(WRITE_HIGH_WATER_BYTES, WRITE_LOW_WATER_BYTES)
         self.peer = peer_name(transport)
         if transport.get_extra_info("ssl_object") is not None:
             self.scheme = "https"
         sock = transport.get_extra_info("socket")
         if sock is not None:
-            with contextlib.suppress(OSError):  # gone already: `connection_lost` comes next
+            with contextlib.suppress(OSError):  # closed already: `connection_lost` follows
                 watch(sock)
         self.edge.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The transport is closed, by whichever side."""
+        """Deregister and cancel: the transport is closed, by either side."""
         self.lost = True
         self._out.clear()
         self._undecoded = b""
         self.leave()
         self.caller_gone()
-        # uvloop's TLS transport keeps its protocol: without this the two would outlive the caller
-        # until a garbage collection. Nothing is asked of a transport once `lost` is set.
+        # uvloop's TLS transport keeps a reference to its protocol; without this the cycle would
+        # exist until a garbage collection. `transport` is not used once `lost` is set.
         del self.transport
 
     def leave(self) -> None:
-        """The edge has this connection no more: it is gone, or it is a node's from now on."""
+        """Deregister from the edge: the connection is closed, or handed over to a tunnel."""
         self._disarm()
         self.edge.remove(self)
         if self.on_lost is not None:
@@ -158,37 +159,37 @@ class CallerConnection(Connection, ReadIntoOne):
             self.on_lost = None
 
     def eof_received(self) -> bool:
-        """The caller sends no more: see the class's docstring."""
+        """Close: the caller closed its sending side (see the class)."""
         self.caller_gone()
         self.close()
         return False
 
     def pause_writing(self) -> None:
-        """The caller takes less than it is sent."""
+        """Note the beginning of a stall: the caller accepts less than it is sent."""
         self._stalled_since = self._loop.time()
         self._taken_at_stall = self._taken_bytes
-        self._look_at = self._stalled_since + LOOK_S
-        self.arm(self._look_at)
+        self._check_alive_at = self._stalled_since + ALIVE_CHECK_S
+        self.arm(self._check_alive_at)
 
     def resume_writing(self) -> None:
-        """The caller took most of what waited, or all of it if we are closing."""
+        """End the stall: the caller accepted most of the waiting bytes (all of them if closing)."""
         self._stalled_since = None
         if self.closing:
             self.transport.close()
             return
-        if self._limit_raised:
-            self._limit_raised = False
-            self._limit_unanswered(GONE_S)
+        if self._timeout_raised:
+            self._timeout_raised = False
+            self._set_user_timeout(GONE_S)
         self.writable_again()
 
     # -- reading
     @property
     def slice_bytes(self) -> int:
-        """How much to decode at a time."""
+        """How many bytes to decode at a time."""
         return SLICE_BYTES
 
     def receive_in_turns(self, data: bytes) -> None:
-        """Give `data` to `take_slice` in pieces; what would take too long goes on later."""
+        """Pass `data` to `take_slice` in pieces; if that takes long, continue in a later turn."""
         if self._later is not None:
             self._undecoded += data
         elif len(data) <= SLICE_BYTES:
@@ -232,17 +233,17 @@ class CallerConnection(Connection, ReadIntoOne):
                 self.turns_over()
 
     def turns_over(self) -> None:
-        """All that came is decoded: read on."""
+        """Resume reading: all received bytes are decoded."""
         self.resume_reading()
 
     def pause_reading(self) -> None:
-        """Leave what the caller sends in the kernel."""
+        """Stop reading; the caller's bytes stay in the kernel."""
         if not self._reading_paused and not self.lost:
             self._reading_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on, unless what has come is still to be decoded."""
+        """Resume reading, unless there are bytes that are not decoded yet."""
         if self._reading_paused and self._later is None and not self.lost:
             self._reading_paused = False
             self.transport.resume_reading()
@@ -250,11 +251,11 @@ class CallerConnection(Connection, ReadIntoOne):
     # -- writing
     @property
     def write_paused(self) -> bool:
-        """Whether more waits than a transport should hold, this turn's bytes included."""
+        """Whether too many bytes wait to be sent, those of this turn included."""
         return self._stalled_since is not None or self._out_bytes > WRITE_HIGH_WATER_BYTES
 
     def send(self, data: bytes) -> None:
-        """Send at the end of this loop turn, joined with what else is sent in it."""
+        """Send `data` at the end of this turn of the event loop, joined with others."""
         self._out.append(data)
         self._out_bytes += len(data)
         if not self._flush_due:
@@ -262,13 +263,13 @@ class CallerConnection(Connection, ReadIntoOne):
             self._loop.call_soon(self.flush)
 
     def flush_soon(self) -> None:
-        """Have `flush` called once at the end of this turn."""
+        """Call `flush` once at the end of this turn."""
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Hand over to the transport, in one write, what waits: under TLS each costs a record."""
+        """Write the waiting bytes with one call: under TLS, each write makes a record."""
         self._flush_due = False
         out = self._out
         if not out or self.lost:
@@ -284,10 +285,10 @@ class CallerConnection(Connection, ReadIntoOne):
 
     # -- the timer
     def arm(self, deadline: float) -> None:
-        """Look at the deadlines at `deadline` at the latest.
+        """Make sure that `handle_timeout` is called at `deadline` (the loop's clock) at the latest.
 
-        A timer that is already set for earlier stays: it finds nothing overdue and moves on, which
-        is cheaper than a new timer for each request.
+        A timer for an earlier time is kept: it will find nothing overdue and be set again. That is
+        cheaper than a new timer for each request.
         """
         if self._timer is not None:
             if self._timer_at <= deadline:
@@ -301,7 +302,7 @@ class CallerConnection(Connection, ReadIntoOne):
         self.handle_timeout(self._loop.time())
 
     def handle_timeout(self, now: float) -> None:
-        """Act on what is overdue at `now` (the loop's clock, seconds); set the timer again."""
+        """Handle what is overdue at `now` (the loop's clock), and set the timer again."""
         if self.lost:
             return
         if self._closing_since is not None:
@@ -322,46 +323,47 @@ class CallerConnection(Connection, ReadIntoOne):
                 self.overdue(now)
                 deadline = self.next_deadline()
             if self._stalled_since is not None and not self.lost:
-                if now >= self._look_at:
-                    self._look(now)
-                stall_deadline = min(self._stalled_since + WRITE_STALL_S, self._look_at)
+                if now >= self._check_alive_at:
+                    self._check_alive(now)
+                stall_deadline = min(self._stalled_since + WRITE_STALL_S, self._check_alive_at)
                 deadline = stall_deadline if deadline is None else min(deadline, stall_deadline)
         if deadline is not None and not self.lost:
             self.arm(deadline)
 
-    def _look(self, now: float) -> None:
-        """Have the kernel wait for a caller that is alive and reads nothing as long as we do.
+    def _check_alive(self, now: float) -> None:
+        """Raise the kernel's timeout for a caller that is alive but reads nothing.
 
-        To the kernel's timeout it looks just like one that has vanished.
+        The kernel's timeout does not distinguish it from a caller that has vanished, and would end
+        the connection before `WRITE_STALL_S`.
         """
-        self._look_at = now + LOOK_S
+        self._check_alive_at = now + ALIVE_CHECK_S
         sock = self.transport.get_extra_info("socket")
         if sock is None:
             return
         try:
-            alive = has_shut_its_window(sock)
+            alive = has_closed_window(sock)
         except OSError:
-            return  # gone already: `connection_lost` comes next
-        if alive is not self._limit_raised:
-            self._limit_raised = alive
-            self._limit_unanswered(WRITE_STALL_S + LOOK_S if alive else GONE_S)
+            return  # closed already: `connection_lost` follows
+        if alive is not self._timeout_raised:
+            self._timeout_raised = alive
+            self._set_user_timeout(WRITE_STALL_S + ALIVE_CHECK_S if alive else GONE_S)
 
-    def _limit_unanswered(self, limit_s: float) -> None:
+    def _set_user_timeout(self, limit_s: float) -> None:
         sock = self.transport.get_extra_info("socket")
         if sock is not None:
-            with contextlib.suppress(OSError):  # as in `_look`
-                set_unanswered_limit(sock, limit_s)
+            with contextlib.suppress(OSError):  # closed already
+                set_user_timeout(sock, limit_s)
 
     @property
     def _taken_bytes(self) -> int:
-        """How much of what was written the transport got rid of."""
+        """How many of the written bytes the transport has passed to the kernel."""
         return self._written_bytes - self.transport.get_write_buffer_size()
 
     def _is_stalled(self, now: float) -> bool:
         if self._stalled_since is None or now < self._stalled_since + WRITE_STALL_S:
             return False
         taken = self._taken_bytes
-        if taken > self._taken_at_stall:  # slow, but alive, however much was written meanwhile
+        if taken > self._taken_at_stall:  # the caller is slow, but accepts bytes
             self._stalled_since, self._taken_at_stall = now, taken
             return False
         return True
@@ -378,7 +380,7 @@ class CallerConnection(Connection, ReadIntoOne):
         return self._closing_since is not None
 
     def close(self) -> None:
-        """Close once what waits is sent, as long as the caller takes some of it."""
+        """Close once the waiting bytes are sent. Abort if the caller accepts none for `CLOSE_S`."""
         if self._closing_since is not None or self.lost:
             return
         self.flush()
@@ -386,27 +388,29 @@ class CallerConnection(Connection, ReadIntoOne):
         self._taken_at_stall = self._taken_bytes
         self.arm(self._closing_since + CLOSE_S)
         if self.transport.get_write_buffer_size():
-            # Under TLS a transport drops after 5 s what it was closed with: see `resume_writing`.
+            # A TLS transport drops the bytes that still wait 5 s after its `close`. So it is closed
+            # only when all are sent: see `resume_writing`.
             self.transport.set_write_buffer_limits(0, 0)
         else:
             self.transport.close()
 
     def abort(self) -> None:
-        """Reset the connection: no FIN, no TLS close-notify, nothing that looks like an end."""
+        """Reset the connection, without a FIN or TLS close-notify that would look like an end."""
         if self.lost:
             return
         self._out.clear()
         sock = self.transport.get_extra_info("socket")
         if sock is not None:
-            with contextlib.suppress(OSError):  # closed already: then there is nothing to reset
+            with contextlib.suppress(OSError):  # closed already
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
 
 
 def peer_name(transport: asyncio.BaseTransport) -> str:
-    """The caller's address for logs and limits, without its port; "" where there is none.
+    """Return the peer's IP address without its port, for logs and limits; "" if there is none.
 
-    IPv4 is IPv4, also on a socket for both that a service manager opened (RFC 4291, 2.5.5.2).
+    An IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) is returned as IPv4. A dual-stack socket
+    from a service manager has such peers.
     """
     name: Any = transport.get_extra_info("peername")
     address = str(name[0]) if isinstance(name, tuple) and name else ""
@@ -415,7 +419,7 @@ def peer_name(transport: asyncio.BaseTransport) -> str:
 
 
 def limit_unsent(sock: socket.socket) -> None:
-    """Bound what the kernel takes for one caller. Sockets accepted from `sock` inherit it."""
+    """Bound the unsent bytes in the kernel for each connection accepted from the socket `sock`."""
     option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
     if option is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)

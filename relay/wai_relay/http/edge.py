@@ -1,7 +1,8 @@
-"""What all callers' connections share: the handler, its tasks, the limits, and the drain.
+"""What all connections of callers share: the handler and its tasks, the limits, and the drain.
 
-An `Edge` owns every task that serves a request, so that none outlives it unseen; connections
-(`h1`, `h2`) register here while they live. It moves no bytes and knows no HTTP version.
+An `Edge` owns every task that serves a request, so that no task outlives it. Connections (`h1`,
+`h2`) register with it while they are open. It sends no bytes and does not depend on the HTTP
+version.
 """
 
 from __future__ import annotations
@@ -19,58 +20,62 @@ from typing import Final
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Headers
-from wai_transport.heap import Ebb
+from wai_transport.heap import HeapTrimmer
 
 from .exchange import Exchange
 from .problems import openai_error
 
-# Body bytes that may wait for the handler: two of the kernel's usual reads, and four times what a
-# node's stream takes in one frame. Then the connection isn't read (h1); h2 has a window of its own.
+# Body bytes that may wait for the handler before an HTTP/1.1 connection is not read any more: four
+# DATA frames of the tunnel. HTTP/2 has a window of its own.
 READ_AHEAD_BYTES: Final = 64 * 1024
-# Received bytes are decoded in slices. A connection whose bytes take longer than `TURN_S` goes on
-# in the loop's next turn, and after `BUSY_S` of that it rests as long: the smallest frames cost
-# 20 µs for 9 bytes, so that one read of the socket (256 KiB) could hold the loop for half a second.
-# An honest caller's slice takes 3 µs. Both times are the processor's.
+# Received bytes are decoded in slices. A connection whose bytes take longer than `TURN_S` continues
+# in the next turn of the event loop. After `BUSY_S` in such turns it pauses for as long as it was
+# busy. The smallest frames cost 20 µs for 9 bytes, so that one read of the socket (256 KiB) could
+# block the loop for half a second; a slice of a normal caller takes 3 µs. Both are processor times.
 SLICE_BYTES: Final = 2 * 1024
 TURN_S: Final = 0.002
 BUSY_S: Final = 0.1
-# Response bytes that may wait for a slow caller before `paused`: four DATA frames of the tunnel, so
-# that a fast caller never runs dry, and 10,000 stalled ones cost no more than 640 MiB.
+# Response bytes that may wait for a slow caller before `paused`: four DATA frames of the tunnel. A
+# fast caller always has data to receive, and 10,000 stalled ones cost no more than 640 MiB.
 WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
 WRITE_LOW_WATER_BYTES: Final = 16 * 1024
-# Unsent bytes that the kernel takes for one caller. Its default grows to 4 MiB, behind which a slow
-# caller's back-pressure would hide; the bytes in flight on a fast path are not counted here.
+# Unsent bytes that the kernel buffers for one caller (TCP_NOTSENT_LOWAT). The default grows to
+# 4 MiB, so that the relay would notice a slow caller late. Bytes in flight are not counted.
 UNSENT_BYTES: Final = 128 * 1024
-# From the first byte of a head (or the connection's start) to its last: a phone on a bad network
-# needs a second or two; the longest wait that a slow-loris gets per connection.
+# Time for a whole head, from its first byte (or from the start of the connection): a phone on a bad
+# network needs a second or two. It bounds how long a slow-loris attack holds a connection.
 HEAD_DEADLINE_S: Final = 15.0
-# An idle connection costs about 10 KiB with its TLS state. nginx keeps them for 75 s; the SDKs'
-# pools drop theirs after 5 s to 60 s, so that the caller closes first and nothing races.
+# How long an idle connection is kept; it costs about 10 KiB with its TLS state. nginx keeps them
+# for 75 s. The SDKs close theirs after 5 to 60 s, so that the caller closes first, and no request
+# meets a connection that is being closed.
 IDLE_TIMEOUT_S: Final = 75.0
-# No body is longer, whatever the handler would take: the gateway's own limit. A chunk that
-# announces more is refused before its first byte comes.
+# Maximum size of a request body, equal to the gateway's limit. A chunk that would exceed it is
+# refused when its size is read.
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
-# No byte of a body that the handler waits for. Above mobile networks' worst hand-over.
+# Time without a byte of a body that the handler waits for. Longer than any hand-over of a mobile
+# network.
 BODY_STALL_S: Final = 60.0
-# No byte taken by a caller whose response waits: it holds a slot at the node for that long.
+# Time without a byte accepted by a caller whose response waits. The request occupies a slot at the
+# node for as long.
 WRITE_STALL_S: Final = 120.0
-# How often it is looked whether a caller that takes no byte is alive: less than the 25 s after
-# which the kernel ends a connection that answers nothing (`liveness`).
-LOOK_S: Final = 10.0
-# After a refusal the caller may still be sending: a close with unread bytes makes the kernel reset
-# the connection, and the answer is lost on the way. So what comes is read and dropped, this long.
+# Interval of the checks whether a caller that accepts no byte is alive. Less than the 25 s after
+# which the kernel ends a connection that does not answer (`liveness`).
+ALIVE_CHECK_S: Final = 10.0
+# After a refusal the caller may still be sending. Closing a socket with unread bytes makes the
+# kernel reset the connection, and the caller might not receive the answer. So the edge reads and
+# drops bytes for this long before it closes.
 LINGER_S: Final = 3.0
-# No byte taken of what waits after `close`; then the rest is dropped.
+# Time after `close` in which the caller accepts no byte of the rest; then the rest is dropped.
 CLOSE_S: Final = 10.0
-# Idle connections live this long after the drain began: a request that is already on its way
-# (one round trip around the world is 0.3 s) is still answered, with `Connection: close`.
+# How long idle connections are kept after a drain began: a request that is already on its way (one
+# round trip around the world takes 0.3 s) is still answered, with `Connection: close`.
 DRAIN_GRACE_S: Final = 1.0
-# A cancelled handler has this long for its `finally`.
+# Time that a cancelled handler has for its `finally` blocks.
 CANCEL_BOUND_S: Final = 5.0
-# 10,000 open streams is what one relay is built for; above it, a file descriptor and 50 KiB each.
+# One relay is designed for 10,000 open streams. Each connection takes a file descriptor and 50 KiB.
 MAX_CONNECTIONS: Final = 20_000
-# One address may be an office or a carrier's NAT, but not everybody. Loopback is not counted: a
-# proxy on the same host, which ends TLS for all callers, has that address.
+# Connections from one address, which may be an office or a carrier's NAT. Loopback is not counted:
+# a proxy on the same host, which terminates TLS for all callers, has that address.
 MAX_CONNECTIONS_PER_PEER: Final = 1_000
 
 Handler = Callable[[Exchange], Awaitable[None]]
@@ -84,33 +89,37 @@ _access_log = logging.getLogger("wai.access")
 
 
 class ServedExchange(Exchange):
-    """An exchange as the edge sees it: it also tells whether the response is over."""
+    """An exchange that also says whether its response has ended."""
 
     @property
     @abc.abstractmethod
     def finished(self) -> bool:
-        """Whether the response ended, cleanly or not."""
+        """Whether the response has ended, normally or aborted."""
 
 
 class Connection(abc.ABC):
-    """What the edge asks of a caller's connection."""
+    """The interface of a caller's connection that the edge uses."""
 
     @abc.abstractmethod
     def drain(self) -> None:
-        """Take no new work for long: announce the end, finish what runs."""
+        """Announce the end of the connection; requests in progress go on."""
 
     @abc.abstractmethod
     def close_if_idle(self) -> None:
-        """The drain's grace is over: close unless a request is being served."""
+        """Close the connection unless a request is in progress: the drain's grace time is over."""
 
     @abc.abstractmethod
     def abort(self) -> None:
-        """Reset the connection; what it serves is cancelled."""
+        """Reset the connection, and cancel its requests."""
 
 
 @dataclass(slots=True)
 class EdgeCounters:
-    """Since the edge was made. `cut`: responses that ended visibly broken."""
+    """Counters since start.
+
+    `callers_gone`: requests cancelled because the caller disconnected. `cut`: responses that were
+    aborted in the middle. `floods`: connections closed because of a flood of small frames.
+    """
 
     connections: int = 0
     connections_refused: int = 0
@@ -122,10 +131,10 @@ class EdgeCounters:
 
 
 class Edge:
-    """The handler and everything that its connections share. Belongs to one loop.
+    """The handler of requests, and what its connections share. Belongs to one event loop.
 
-    `tunnel_factory` makes the protocol that takes over a connection which turns out to be a node's
-    (ALPN `wai/1`, or HTTP Upgrade); without it there are no nodes here.
+    `tunnel_factory`: makes the protocol that takes over the connection of a node (ALPN `wai/1`, or
+    HTTP Upgrade). None: no nodes are accepted.
     """
 
     def __init__(self, handler: Handler, *, tunnel_factory: TunnelFactory | None = None) -> None:
@@ -136,35 +145,37 @@ class Edge:
         self.draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_closed = asyncio.Event()
-        self._ebb = Ebb(lambda delay_s, call: asyncio.get_running_loop().call_later(delay_s, call))
+        self._heap_trimmer = HeapTrimmer(
+            lambda delay_s, call: asyncio.get_running_loop().call_later(delay_s, call)
+        )
         self._request_ids = ""
         self._date_second = 0
         self._date = b""
 
     # -- connections
     def add(self, connection: Connection) -> None:
-        """A connection opened."""
+        """Register an open connection."""
         self.connections.add(connection)
         self.counters.connections += 1
-        self._ebb.now(len(self.connections))
+        self._heap_trimmer.update(len(self.connections))
         if self.draining:
             connection.drain()
 
     def remove(self, connection: Connection) -> None:
-        """A connection is gone, or is a node's from now on."""
+        """Deregister a connection: it is closed, or was handed over to a tunnel."""
         self.connections.discard(connection)
-        self._ebb.now(len(self.connections))
+        self._heap_trimmer.update(len(self.connections))
         if self.draining and not self.connections:
             self._all_closed.set()
 
     # -- requests
     @property
     def serving(self) -> int:
-        """How many handlers run now."""
+        """The number of requests in progress."""
         return len(self._tasks)
 
     def serve(self, exchange: ServedExchange) -> asyncio.Task[None]:
-        """Run the handler with `exchange`, in a task that the edge owns."""
+        """Run the handler with `exchange` in a task that the edge owns, and return the task."""
         self.counters.requests += 1
         task = asyncio.get_running_loop().create_task(self._serve(exchange))
         self._tasks.add(task)
@@ -172,7 +183,7 @@ class Edge:
         return task
 
     def new_request_id(self) -> str:
-        """ "req_" and 24 random URL-safe characters."""
+        """Return "req_" and 24 random URL-safe characters."""
         if not self._request_ids:
             raw = os.urandom(_REQUEST_ID_CHARS * 3 // 4 * _REQUEST_IDS_AT_ONCE)
             self._request_ids = base64.urlsafe_b64encode(raw).decode("ascii")
@@ -181,7 +192,7 @@ class Edge:
         return "req_" + ids[:_REQUEST_ID_CHARS]
 
     def date(self) -> bytes:
-        """The value of `Date` now; made once a second."""
+        """Return the current value of the Date header, which is formatted once per second."""
         second = int(time.time())
         if second != self._date_second:
             self._date_second = second
@@ -189,8 +200,10 @@ class Edge:
         return self._date
 
     def refused(self, request: str, error: WaiError) -> None:
-        """A head was refused before any handler saw it: counted, and a line in the access log.
-        `request` is its id."""
+        """Count a request that was refused before it reached the handler, and log it.
+
+        `request` is its id. The line goes to the access log.
+        """
         self.counters.heads_refused += 1
         row = error.fault.row
         fields = {"request_id": request, "status": row.http_status, "fault": row.openai_code}
@@ -198,10 +211,10 @@ class Edge:
         _access_log.info("%s", line, extra={"fields": fields})
 
     async def drain(self, bound_s: float, *, idle_s: float = DRAIN_GRACE_S) -> int:
-        """Finish within `bound_s` seconds: what runs ends by itself, the rest is cut.
+        """Let requests in progress finish for up to `bound_s` seconds, then abort all connections.
 
-        Connections that are idle after `idle_s` are closed. Stop accepting before this. Returns
-        how many connections had to be cut.
+        Connections that are idle after `idle_s` seconds are closed. Stop accepting connections
+        before you call this. Returns how many connections were aborted.
         """
         self.draining = True
         for connection in list(self.connections):
@@ -213,7 +226,8 @@ class Edge:
                 async with asyncio.timeout(bound_s):
                     await self._all_closed.wait()
             except TimeoutError:
-                _log.warning("drain: %d connections cut after %g s", len(self.connections), bound_s)
+                count = len(self.connections)
+                _log.warning("drain: %d connections were aborted after %g s", count, bound_s)
             finally:
                 grace.cancel()
         cut = list(self.connections)
@@ -227,7 +241,7 @@ class Edge:
             connection.close_if_idle()
 
     async def _end_tasks(self, bound_s: float) -> None:
-        """Handlers may still tidy up after their response; those that hang are cancelled."""
+        """Wait for handlers that clean up after their response, and cancel those that hang."""
         for step_s in (min(bound_s, CANCEL_BOUND_S), CANCEL_BOUND_S):
             if not self._tasks:
                 return
@@ -241,24 +255,27 @@ class Edge:
         try:
             await self.handler(exchange)
         except asyncio.CancelledError:
-            # The task ends here. Raised on, the error would stay with the task, and its traceback
-            # holds every frame, the task among them: 40 KiB until a garbage collection.
+            # Not raised again: the task would keep the error, whose traceback refers to the task,
+            # and this cycle would hold 40 KiB until a garbage collection.
             exchange.abort()
         except WaiError as error:
             _log.log(error.fault.row.log_level, "%s: %s", exchange.request.request_id, error)
             fail(exchange, error)
-        except Exception:  # whatever it is, its caller must hear of it
+        except Exception:  # any error must be answered
             _log.exception("%s: the handler failed", exchange.request.request_id)
             fail(exchange, WaiError("the relay failed to serve this request", Fault.INTERNAL))
         else:
             if not exchange.finished:
-                _log.error("%s: the handler left its response open", exchange.request.request_id)
+                _log.error("%s: the handler did not end its response", exchange.request.request_id)
                 exchange.abort()
 
 
 def fail(exchange: ServedExchange, error: WaiError) -> None:
-    """Answer `exchange` with `error`; where the response began already, break it visibly. What the
-    gateway has begun it breaks itself, in its caller's dialect (`gateway.reply`)."""
+    """Answer `exchange` with `error`, or abort its response if that has started.
+
+    The gateway ends a response that it has started by itself, in the caller's dialect
+    (`gateway.reply`).
+    """
     if exchange.started:
         exchange.abort()
         return
@@ -269,7 +286,7 @@ def fail(exchange: ServedExchange, error: WaiError) -> None:
 
 
 def refusal(error: WaiError) -> tuple[int, Headers, bytes]:
-    """Status, headers and JSON body of the answer that tells a caller about `error`."""
+    """Return status, headers and JSON body of the response for `error`."""
     body = openai_error(error.fault, str(error))
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if error.retry_after_s is not None:
@@ -278,5 +295,7 @@ def refusal(error: WaiError) -> tuple[int, Headers, bytes]:
 
 
 def body_stalled() -> RequestError:
-    """What a handler reads whose caller stopped in the middle of its body."""
-    return RequestError(f"no byte of the request body came for {BODY_STALL_S:g} s", Fault.TIMED_OUT)
+    """Return the error for a handler whose caller stopped in the middle of a body."""
+    return RequestError(
+        f"no byte of the request body arrived for {BODY_STALL_S:g} s", Fault.TIMED_OUT
+    )

@@ -1,12 +1,13 @@
-"""One HTTP exchange with a caller, whatever the version it arrived by.
+"""The interface between HTTP connections and the handlers of requests, for every HTTP version.
 
-The edge (`h1`, `h2`) makes an `Exchange` per request and runs the relay's handler with it, in a
-task of its own. The request's body is pulled (`read`), so that an upload waits for whoever takes
-it; the response is pushed (`start`, `write`, `end`), so that a token costs plain calls and no task
-switch. When the caller goes away the edge cancels the handler's task: cleaning up is a `finally`.
+The edge (`h1`, `h2`) makes an `Exchange` for each request and runs the relay's handler with it in a
+task of its own. The handler pulls the request's body (`read`), so that an upload goes no faster
+than the handler reads. It pushes the response (`start`, `write`, `end`), so that a token costs
+plain calls and no task switch. When the caller disconnects, the edge cancels the handler's task; a
+handler cleans up in a `finally` block.
 
-Contract for the handler: call `start` once, then `write` any number of times, then exactly one of
-`end` or `abort`. A handler that returns or raises without that is a bug; the edge then aborts.
+A handler must call `start` once, then `write` any number of times, then either `end` or `abort`. If
+it returns or raises without that, the edge logs an error and aborts the response.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from wai_protocol.surface import Headers
 class Request:
     """A request's head, already checked by the edge.
 
-    `path` is the decoded-nowhere raw path, `query` what follows `?` (without it, "" if none).
-    Header names are lower-case. `content_length` is None where the body's length is not known
-    beforehand; `peer` is the caller's address for the log. `request_id` is ours ("req_…").
+    `path` is the raw path, not percent-decoded; `query` is what follows the `?`, "" if nothing
+    does. Header names are lower-case. `content_length` is None if the body's length is not known
+    beforehand. `peer` is the caller's IP address for the log. `request_id` is made by the edge
+    ("req_…").
     """
 
     method: str
@@ -40,46 +42,51 @@ class Request:
     index: dict[bytes, bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.index = dict(reversed(self.headers))  # the first of a repeated header wins
+        self.index = dict(reversed(self.headers))  # keeps the first value of a repeated header
 
     def header(self, name: bytes, default: bytes = b"") -> bytes:
-        """The first value of the header `name` (lower-case), or `default`."""
+        """Return the first value of the header `name` (lower-case), or `default`."""
         return self.index.get(name, default)
 
 
 class Exchange(abc.ABC):
-    """A request and the way to answer it. Not thread-safe; belongs to one loop."""
+    """A request and the methods that answer it. Not thread-safe; belongs to one event loop."""
 
     request: Request
 
     # -- the request's body
     @abc.abstractmethod
     async def read(self) -> bytes:
-        """The next piece of the request's body as it arrived, b"" at its end (and ever after).
+        """Return the next piece of the request's body, b"" at its end and after it.
 
-        Once `edge.READ_AHEAD_BYTES` wait here, the caller's connection is not read further (h1); an
-        h2 stream has the window `h2.STREAM_WINDOW_BYTES`, which opens as the body is read. Raises
-        `RequestError` on broken framing.
+        When more than `edge.READ_AHEAD_BYTES` wait to be read, an HTTP/1.1 connection is not read
+        further. An HTTP/2 stream has a window of `h2.STREAM_WINDOW_BYTES`, which is reopened as the
+        body is read. Raises `RequestError` for invalid framing or a stalled caller.
         """
 
     # -- the response
     @abc.abstractmethod
     def start(self, status: int, headers: Headers) -> None:
-        """Send the response's head. The edge adds Date, X-Request-Id, and the framing headers
-        (`content-length` is passed on where given, else h1 frames by chunks)."""
+        """Send the response's head.
+
+        The edge adds Date, X-Request-Id and the framing headers. A `content-length` in `headers` is
+        sent; without one, an HTTP/1.1 response is chunked.
+        """
 
     @abc.abstractmethod
     def write(self, data: bytes) -> None:
-        """Send body bytes at once (they leave at the end of this loop turn). Never blocks."""
+        """Send body bytes at the end of this turn of the event loop. Never blocks."""
 
     @abc.abstractmethod
     def end(self) -> None:
-        """End the response cleanly."""
+        """End the response normally."""
 
     @abc.abstractmethod
     def abort(self) -> None:
-        """End the response visibly broken: h1 resets the connection, h2 the stream. Idempotent,
-        and harmless after `end`."""
+        """Abort the response so that the caller notices: reset the connection (HTTP/1.1) or stream.
+
+        Idempotent. Does nothing after `end`.
+        """
 
     @property
     @abc.abstractmethod
@@ -90,18 +97,20 @@ class Exchange(abc.ABC):
     @property
     @abc.abstractmethod
     def paused(self) -> bool:
-        """Whether the caller is slow: more than `edge.WRITE_HIGH_WATER_BYTES` wait to be sent.
-        `write` still takes data; who feeds it stops granting credit until `on_resume`."""
+        """Whether more than `edge.WRITE_HIGH_WATER_BYTES` wait to be sent to a slow caller.
+
+        `write` still accepts data; the handler should stop its source until `on_resume`.
+        """
 
     on_resume: Callable[[], None] | None = None
-    """Set by the handler; called when `paused` becomes False."""
+    """Called when `paused` becomes False. Set by the handler."""
 
     @property
     @abc.abstractmethod
     def bytes_in(self) -> int:
-        """Body bytes read from the caller so far."""
+        """Bytes of the request's body read so far."""
 
     @property
     @abc.abstractmethod
     def bytes_out(self) -> int:
-        """Body bytes given to `write` so far."""
+        """Bytes of the response's body passed to `write` so far."""

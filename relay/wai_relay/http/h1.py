@@ -1,7 +1,7 @@
-"""HTTP/1.1 callers: heads in, bodies streamed both ways, one request at a time per connection.
+"""An HTTP/1.1 connection of a caller: it serves one request at a time and streams bodies.
 
-Heads go through `heads.parse_head`, chunked bodies through the strict reader that the node uses for
-its upstreams' answers; the tests hold both against h11. Responses are framed in `h1_response`.
+Heads are parsed by `heads.parse_head`, chunked bodies by the strict reader in `wai_protocol.http1`;
+the tests compare both with h11. Responses are framed in `h1_response`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from .heads import MAX_HEAD_BYTES, Head, check_partial, parse_head
 
 TUNNEL_PATH: Final = "/wai"
 TUNNEL_PROTOCOL: Final = b"wai/1"
-# RFC 9112 section 2.2 asks a server to ignore at least one empty line before a request: old callers
-# send one after a body.
+# RFC 9112 section 2.2 asks a server to ignore at least one empty line before a request: some old
+# clients send one after a body.
 MAX_EMPTY_LINES: Final = 2
-# An unread rest of a body up to this size is swallowed to keep the connection; more costs the
-# caller's uplink more time than the new connection that it saves.
+# An unread rest of a body up to this size is read and dropped, to keep the connection. To send more
+# would take the caller longer than a new connection.
 MAX_SWALLOWED_BYTES: Final = 64 * 1024
 
 _EMPTY_LINE: Final = b"\r\n"
@@ -69,27 +69,27 @@ class H1Connection(CallerConnection):
     def __init__(self, edge: Edge) -> None:
         super().__init__(edge)
         self.continue_due = False
-        self.lingering = False  # the last answer is sent; what still comes is dropped
-        self._buffer = bytearray()  # of heads and pipelined requests
-        self._empty_lines = 0  # before the next request
-        self._fresh = True  # no request came yet
-        self._scanned = 0  # bytes of `_buffer` in which no head ends
+        self.lingering = False  # the last response is sent; further bytes are dropped
+        self._buffer = bytearray()  # an incomplete head, and pipelined requests
+        self._empty_lines = 0  # number of empty lines before the next request
+        self._fresh = True  # whether no request has arrived yet
+        self._scanned = 0  # bytes of `_buffer` that were searched for the end of a head
         self._exchange: H1Exchange | None = None
         self._task: asyncio.Task[None] | None = None
-        self._body: RequestBody | None = None  # of the current request; None between requests
+        self._body: RequestBody | None = None  # the current request's; None between requests
         self._body_left = 0
         self._chunks: ChunkedBody | None = None
-        self._waiting_since = 0.0  # for what comes next: a head's end, a request, a body's bytes
+        self._waiting_since = 0.0  # start of the current wait, for a request, a head or a body
 
     # -- reading
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for a first request."""
+        """Begin to wait for the first request."""
         super().connection_made(transport)
         self._waiting_since = self._loop.time()
         self.arm(self._waiting_since + HEAD_DEADLINE_S)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the caller: of a head, of a body, or of a request that has to wait."""
+        """Process bytes of a head, of a body, or of a pipelined request."""
         if self.lingering or self.closing:
             return
         if self._later is not None:
@@ -109,11 +109,14 @@ class H1Connection(CallerConnection):
 
     @property
     def _head_begun(self) -> bool:
-        """Whether the first bytes of a head are here; a CR may belong to an empty line."""
+        """Whether the first bytes of a head have arrived; a single CR may be an empty line's."""
         return bool(self._buffer) and self._buffer != b"\r"
 
     def _next_request(self, *, had_begun: bool) -> None:
-        """Take the next head, if it is whole. `had_begun`: its deadline runs already."""
+        """Parse the next head, if it is complete, and serve its request.
+
+        `had_begun`: the head's first bytes came earlier, so that its deadline is running.
+        """
         buffer = self._buffer
         try:
             if buffer.startswith(_EMPTY_LINE):
@@ -143,14 +146,14 @@ class H1Connection(CallerConnection):
             self._begin(head)
 
     def _take(self, size: int) -> bytes:
-        """The first `size` bytes of what waits. To take few of many is cheap."""
+        """Remove the first `size` bytes from the buffer and return them. Cheap for a bytearray."""
         taken = bytes(self._buffer[:size])
         del self._buffer[:size]
         self._scanned = 0
         return taken
 
     def _skip_empty_lines(self) -> None:
-        """Drop the few empty lines that may come before a request; they move no deadline."""
+        """Drop empty lines before a request, `MAX_EMPTY_LINES` at most. Deadlines do not change."""
         buffer = self._buffer
         while buffer.startswith(_EMPTY_LINE):
             self._empty_lines += 1
@@ -214,12 +217,12 @@ class H1Connection(CallerConnection):
 
     @property
     def slice_bytes(self) -> int:
-        """The rest of a chunk is taken as a whole: only many chunks take long."""
+        """At least the rest of the current chunk: only many small chunks take long to decode."""
         chunks = self._chunks
         return SLICE_BYTES if chunks is None else max(SLICE_BYTES, chunks.left_bytes)
 
     def take_slice(self, data: bytes) -> None:
-        """Decode a piece of a chunked body; what comes behind it is another request's."""
+        """Decode a piece of a chunked body; bytes after its end belong to the next request."""
         body, chunks = self._body, self._chunks
         if self.lingering:
             return
@@ -230,7 +233,7 @@ class H1Connection(CallerConnection):
             self._body_received(body)
 
     def turns_over(self) -> None:
-        """Read on, unless the handler has to take some of the body first."""
+        """Resume reading, unless the handler must first read some of the body."""
         if self._body is None or self._body.waiting_bytes <= READ_AHEAD_BYTES:
             self.resume_reading()
 
@@ -258,27 +261,27 @@ class H1Connection(CallerConnection):
             self._buffer += chunks.rest
 
     def _feed(self, body: RequestBody, data: bytes) -> None:
-        if self._exchange is None:  # it is answered already; this is what is left of its body
+        if self._exchange is None:  # the response has ended already: drop the rest of the body
             return
-        self.continue_due = False  # the caller did not wait for it
+        self.continue_due = False  # the caller did not wait for `100 Continue`
         body.feed(data)
 
-    # -- what the exchange says
+    # -- called by the exchange
     def body_wanted(self) -> None:
-        """The handler reads: a caller that asked for leave to send its body gets it."""
+        """Send `100 Continue` if the caller waits for it: the handler wants to read the body."""
         if self.continue_due:
             self.continue_due = False
             self._waiting_since = self._loop.time()
             self.send(_CONTINUE)
 
     def body_taken(self) -> None:
-        """The handler took what waited: read on."""
+        """Resume reading: the handler has read the waiting bytes."""
         if self._reading_paused and self._body is not None and not self._body.complete:
             self.resume_reading()
 
     @property
     def reusable(self) -> bool:
-        """Whether another request may follow on this connection once this one is answered."""
+        """Whether the connection may be used for another request after the current one."""
         body = self._body
         if self.edge.draining or body is None or body.failed:
             return False
@@ -291,7 +294,10 @@ class H1Connection(CallerConnection):
         )
 
     def response_ended(self, *, keep: bool) -> None:
-        """The response is complete; `keep`: nothing in it said that the connection closes."""
+        """Continue or close: the response is complete.
+
+        `keep`: the connection may be used again (the response did not say `Connection: close`).
+        """
         self.flush()
         body, self._exchange, self._task = self._body, None, None
         assert body is not None
@@ -304,12 +310,12 @@ class H1Connection(CallerConnection):
                 self.linger()
         elif body.complete:
             self._ready()
-        else:  # a small rest of it is still to come, and dropped
+        else:  # a small rest of the body will be read and dropped
             self.resume_reading()
             self.arm(self._waiting_since + BODY_STALL_S)
 
     def _ready(self) -> None:
-        """The last request is over on both sides: take the next."""
+        """Serve the next request: both the last request and its response are complete."""
         self._body = None
         self._waiting_since = self._loop.time()
         if len(self._buffer) <= READ_AHEAD_BYTES:
@@ -319,12 +325,12 @@ class H1Connection(CallerConnection):
             return
         self.arm(self._waiting_since + IDLE_TIMEOUT_S)
         if self.write_paused:
-            self.pause_reading()  # who takes no answers gets no more of them: see `writable_again`
+            self.pause_reading()  # serve no more until the responses are sent: see `writable_again`
         elif self._buffer:
             self._next_request(had_begun=False)
 
     def linger(self) -> None:
-        """Drop what the caller still sends, for a bounded time, then close."""
+        """Read and drop bytes for `LINGER_S`, then close."""
         self.flush()
         self.lingering = True
         self._buffer.clear()
@@ -334,7 +340,7 @@ class H1Connection(CallerConnection):
         self.arm(self._waiting_since + LINGER_S)
 
     def _refuse(self, error: RequestError) -> None:
-        """Answer a head that is no request. Nothing after it can be trusted to begin one."""
+        """Answer an invalid head, and close: where the next request begins is not certain."""
         request_id = self.edge.new_request_id()
         self.edge.refused(request_id, error)
         status, headers, body = refusal(error)
@@ -344,7 +350,10 @@ class H1Connection(CallerConnection):
         self.linger()
 
     def _hand_over(self, tunnel_factory: TunnelFactory, rest: bytes) -> None:
-        """From here on it is a node's session, behind a proxy that ended TLS."""
+        """Answer the Upgrade of a node and hand the connection over to a tunnel.
+
+        Nodes use it behind a proxy that terminates TLS.
+        """
         self.send(_SWITCHING)
         self.flush()
         self.resume_reading()
@@ -356,7 +365,7 @@ class H1Connection(CallerConnection):
             tunnel.data_received(rest)
 
     def resume_reading(self) -> None:
-        """Read on; what is waited for is waited for from now on."""
+        """Resume reading; the current wait begins now."""
         was_paused = self._reading_paused
         super().resume_reading()
         if was_paused and not self._reading_paused:
@@ -366,7 +375,7 @@ class H1Connection(CallerConnection):
 
     # -- time
     def next_deadline(self) -> float | None:
-        """A lingering end, a head, the next request, or the body: whichever is waited for."""
+        """Return the deadline of the current wait: for an end, a head, a request or a body."""
         if self.lingering:
             return self._waiting_since + LINGER_S
         if self._body is None:
@@ -377,7 +386,7 @@ class H1Connection(CallerConnection):
         return self._waiting_since + BODY_STALL_S
 
     def overdue(self, now: float) -> None:
-        """The caller took too long with what `next_deadline` was about."""
+        """Refuse, fail or close: the current wait took too long."""
         if self.lingering or self._body is None:
             if self._head_begun and not self.lingering:
                 self._refuse(
@@ -395,7 +404,7 @@ class H1Connection(CallerConnection):
 
     # -- the end
     def writable_again(self) -> None:
-        """Tell the handler that its caller took what waited."""
+        """Resume the handler, or serve the next request: the waiting bytes are sent."""
         if self._exchange is None:
             if self._body is None and not self.closing and not self.lingering:
                 self._ready()
@@ -403,7 +412,7 @@ class H1Connection(CallerConnection):
             self._exchange.on_resume()
 
     def caller_gone(self) -> None:
-        """Cancel the handler whose response nobody waits for any more."""
+        """Cancel the handler of the current request."""
         task, exchange = self._task, self._exchange
         self._task = self._exchange = None
         if exchange is not None:
@@ -413,27 +422,27 @@ class H1Connection(CallerConnection):
             task.cancel()
 
     def drain(self) -> None:
-        """The response that runs says `Connection: close`, if its head is not sent yet."""
+        """Do nothing: while draining, the next head of a response says `Connection: close`."""
 
     def close_if_idle(self) -> None:
-        """Close between requests; a response that runs closes when it ends."""
+        """Close if no request is in progress; else the connection closes after the response."""
         if self._exchange is None and not self._head_begun:
             self.close()
 
 
 def _broken_body(error: RemoteProtocolError) -> RequestError:
-    """What the handler reads instead of a chunked body that can't be trusted."""
+    """Return the error for a handler that reads an invalid chunked body."""
     if error.fault is Fault.BODY_TOO_LARGE:
         limit = MAX_BODY_BYTES // (1024 * 1024)
         return RequestError(f"the request body is over {limit} MiB", Fault.BODY_TOO_LARGE)
-    return RequestError(f"the chunked request body is broken: {error}")
+    return RequestError(f"the chunked request body is invalid: {error}")
 
 
 def _asks_for_tunnel(head: Head, raw: bytes) -> bool:
     return (
         head.upgrade == TUNNEL_PROTOCOL
         and head.path == TUNNEL_PATH
-        and b"?" not in raw.partition(b"\r\n")[0]  # an empty query, too, is another target
+        and b"?" not in raw.partition(b"\r\n")[0]  # no query, not even an empty one
         and head.method == "GET"
         and not head.chunked
         and not head.content_length

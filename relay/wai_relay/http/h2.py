@@ -1,8 +1,9 @@
-"""HTTP/2 callers: streams in, fair DATA out, windows both ways, and bounds against floods.
+"""An HTTP/2 connection of a caller: streams, flow control, fair sending, and bounds on floods.
 
-The `h2` library keeps the protocol's state; heads are checked by `heads.check_fields` (a third of
-the cost of h2's own check, and the same words as for HTTP/1.1). A stream's response waits in its
-`H2Exchange`; here it is framed once per loop turn, one frame per stream in turn.
+The `h2` library keeps the state of the protocol. Heads are checked by `heads.check_fields`, which
+takes a third of the time of h2's own check and gives the same messages as for HTTP/1.1. The bytes
+of a response wait in its `H2Exchange`; they are framed once per turn of the event loop, one frame
+from each stream in turn.
 """
 
 from __future__ import annotations
@@ -39,22 +40,24 @@ from .exchange import Request
 from .h2_stream import H2Exchange
 from .heads import MAX_HEAD_BYTES, Head, check_fields, check_trailers
 
-# RFC 9113 asks for at least 100; a load test's usual 128 fit too.
+# RFC 9113 recommends at least 100; load-testing tools commonly use 128.
 MAX_CONCURRENT_STREAMS: Final = 128
-# HTTP/1.1 has the kernel's buffer before its read-ahead, a stream has only this: 256 KiB carry
-# 2.5 MB/s over a path of 100 ms. It is what may wait per stream, instead of READ_AHEAD_BYTES.
+# Bytes of a body that may wait per stream, instead of READ_AHEAD_BYTES: an HTTP/1.1 connection has
+# the kernel's buffer besides. 256 KiB carry 2.5 MB/s at a round trip of 100 ms.
 STREAM_WINDOW_BYTES: Final = 256 * 1024
-# Four uploads at full speed; it bounds what a connection's unread bodies may hold.
+# Bytes of unread bodies that may wait per connection: four uploads at full speed.
 CONNECTION_WINDOW_BYTES: Final = 1024 * 1024
-# The protocol's smallest largest frame: an answer waits behind 16 KiB of another at most.
+# Maximum payload of a DATA frame, which every client must accept (RFC 9113 section 4.2). A response
+# waits behind at most 16 KiB of another one.
 MAX_DATA_BYTES: Final = 16 * 1024
-# Bytes that wait in the transport of a caller that takes none, beyond those of responses: answers
-# to its PINGs and to frames of streams that are gone. An honest caller leaves a few.
+# Bytes that may wait in the transport of a caller that does not read, beyond those of responses:
+# answers to PINGs and to frames for closed streams. Above it the connection is aborted.
 MAX_UNTAKEN_BYTES: Final = 256 * 1024
-# A DATA frame with less than this costs more than it carries.
+# A DATA frame with fewer bytes is counted as SMALL_DATA.
 SMALL_DATA_BYTES: Final = 64
 _DEFAULT_WINDOW_BYTES: Final = 65_535
-_LAST_STREAM: Final = 2**31 - 1  # in a first GOAWAY: streams that are on their way are served still
+# The stream number of a first GOAWAY: streams that are already on their way are still served.
+_LAST_STREAM: Final = 2**31 - 1
 
 _CONFIG: Final = h2.config.H2Configuration(
     client_side=False,
@@ -103,18 +106,20 @@ class H2Connection(CallerConnection):
             },
         )
         self._h2.decoder.max_header_list_size = MAX_HEAD_BYTES
-        self._arrived_at = 0.0  # what is decoded now: no allowance refills while it waits for that
+        # When the bytes that are decoded now arrived. Buckets refill by this time, so that they do
+        # not refill while bytes wait to be decoded.
+        self._arrived_at = 0.0
         self._budgets = Budgets()
         self._streams: dict[int, H2Exchange] = {}
-        self._ready: dict[int, H2Exchange] = {}  # in turn; those with something to frame
-        self._fresh = True  # no request came yet
+        self._ready: dict[int, H2Exchange] = {}  # exchanges with something to send, in turn
+        self._fresh = True  # whether no request has arrived yet
         self._last_stream: int | None = None  # set by a drain: later streams are refused
         self._idle_since = 0.0
-        self._room_since = 0.0  # since when the connection's window lets callers send bodies
+        self._room_since = 0.0  # when the connection's receive window was last opened
 
     # -- reading
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send our SETTINGS and wait for a first request."""
+        """Send SETTINGS and wait for the first request."""
         super().connection_made(transport)
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(CONNECTION_WINDOW_BYTES - _DEFAULT_WINDOW_BYTES)
@@ -123,20 +128,20 @@ class H2Connection(CallerConnection):
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        """Frames, or parts of them."""
+        """Process bytes of frames."""
         if not self.closing and not self.lost:
             if self._later is None:
                 self._arrived_at = self._loop.time()
             self.receive_in_turns(data)
 
     def take_slice(self, data: bytes) -> None:
-        """Decode some frames and act on them."""
+        """Decode and process some frames."""
         now = self._arrived_at
         try:
             events = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError as error:
-            # h2 has a GOAWAY with the reason ready; `close` sends it.
-            if isinstance(error.__cause__, HPACKError):  # of which h2 makes a PROTOCOL_ERROR
+            # h2 has prepared a GOAWAY with the reason, which `close` sends.
+            if isinstance(error.__cause__, HPACKError):  # h2 reports it as a PROTOCOL_ERROR
                 self._h2.clear_outbound_data_buffer()
                 last = self._h2.highest_inbound_stream_id
                 self._say_goodbye(last, h2.errors.ErrorCodes.COMPRESSION_ERROR)
@@ -180,11 +185,12 @@ class H2Connection(CallerConnection):
                     self._forget(exchange)
                     self._cancel(exchange)
             case h2.events.ConnectionTerminated():
-                # h2 sends nothing after a GOAWAY, and callers say it only when they leave.
+                # h2 sends nothing after a GOAWAY was received. Callers send it only when they
+                # leave.
                 self.caller_gone()
                 self.close()
             case _:
-                pass  # counted above where it may come in floods; nothing to do
+                pass  # nothing to do; kinds that can be sent as a flood are counted above
 
     def _begin(self, event: h2.events.RequestReceived, now: float) -> None:
         stream_id = event.stream_id
@@ -216,11 +222,11 @@ class H2Connection(CallerConnection):
         exchange.task = self.edge.serve(exchange)
 
     def _check_trailers(self, stream_id: int, trailers: list[tuple[bytes, bytes]]) -> None:
-        """End a stream whose trailers are malformed; good ones are dropped, as in HTTP/1.1."""
+        """Reset a stream whose trailers are malformed; valid ones are dropped, as in HTTP/1.1."""
         exchange = self._streams.get(stream_id)
         try:
             check_trailers(trailers)
-            if exchange is not None and exchange.lacks_body:  # h2 looks only at a last DATA
+            if exchange is not None and exchange.lacks_body:  # h2 checks it only without trailers
                 raise RequestError("the request's body is shorter than its content-length")
         except RequestError:
             self.edge.counters.heads_refused += 1
@@ -230,7 +236,7 @@ class H2Connection(CallerConnection):
             self._reset(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
 
     def _request(self, head: Head | None) -> Request:
-        """`head` as the handler sees it; None for one that was refused, which no handler sees."""
+        """Make a `Request` from `head`; None: a placeholder for a head that was refused."""
         length = None
         if head is not None:
             length = head.content_length
@@ -262,31 +268,31 @@ class H2Connection(CallerConnection):
         exchange.continue_due = False
         if data:
             exchange.body.feed(data)
-        if size > len(data):  # padding is nobody's to read
+        if size > len(data):  # the handler does not read padding: give its credit back at once
             self._open_window(exchange.stream_id, size - len(data))
 
-    # -- what the exchanges say
+    # -- called by the exchanges
     def ready(self, exchange: H2Exchange) -> None:
-        """`exchange` has something to send."""
+        """Note that `exchange` has something to send."""
         if not self.lost and not self.closing:
             self._ready[exchange.stream_id] = exchange
             self.flush_soon()
 
     def consumed(self, exchange: H2Exchange, size: int) -> None:
-        """The handler took `size` bytes of the body: let the caller send as many."""
+        """Open the window by `size` bytes, which the handler has read from the body."""
         exchange.progress_at = self._loop.time()
         if not self.lost and not self.closing:
             self._open_window(exchange.stream_id, size)
             self.flush_soon()
 
     def send_continue(self, exchange: H2Exchange) -> None:
-        """The handler reads, and the caller waits for leave to send."""
+        """Send `100 Continue`, for which the caller waits: the handler wants to read the body."""
         if exchange.stream_id in self._streams and not exchange.started:
             self._h2.send_headers(exchange.stream_id, [(b":status", b"100")])
             self.flush_soon()
 
     def abort_stream(self, exchange: H2Exchange) -> None:
-        """End the stream visibly broken."""
+        """Reset the stream with INTERNAL_ERROR."""
         self.edge.counters.cut += 1
         if self._streams.get(exchange.stream_id) is exchange:
             self._forget(exchange)
@@ -300,25 +306,25 @@ class H2Connection(CallerConnection):
         try:
             self._h2.reset_stream(stream_id, code)
         except h2.exceptions.StreamClosedError:
-            return  # the caller's own reset crossed ours
+            return  # the caller has reset it at the same time
         self.flush_soon()
 
     def _open_window(self, stream_id: int, size: int) -> None:
         if size:
             was_shut = self._window_is_shut
             self._h2.acknowledge_received_data(size, stream_id)
-            if was_shut and not self._window_is_shut:  # the callers' turn begins now
+            if was_shut and not self._window_is_shut:  # from now on the caller can be late
                 self._room_since = self._loop.time()
                 self.arm(self._room_since + BODY_STALL_S)
 
     @property
     def _window_is_shut(self) -> bool:
-        """Whether no stream may send its body, since others' bodies wait for their handlers."""
+        """Whether the connection's window is used up: no stream may send its body."""
         return self._h2.inbound_flow_control_window <= 0
 
     # -- writing
     def flush(self) -> None:
-        """Frame what is ready, and hand it over in one write with h2's own frames."""
+        """Frame the waiting bytes of the streams, and write them with h2's own frames at once."""
         self._flush_due = False
         if self.lost:
             return
@@ -338,21 +344,21 @@ class H2Connection(CallerConnection):
             self.flush_soon()
 
     def _check_untaken(self) -> None:
-        """End a connection whose caller asks for answers that it does not take."""
+        """Abort the connection of a caller that causes answers but does not read them."""
         limit = WRITE_HIGH_WATER_BYTES + MAX_UNTAKEN_BYTES
         if self.transport.get_write_buffer_size() > limit:
             self.edge.counters.floods += 1
             self.abort()
 
     def _frame_ready(self) -> None:
-        """One frame of each stream in turn, up to what the transport should hold."""
+        """Frame one DATA of each ready stream in turn, up to the transport's high-water mark."""
         ready, left = self._ready, WRITE_HIGH_WATER_BYTES
         while ready and left > 0 and self._stalled_since is None:
             exchange = ready.pop(next(iter(ready)))
             left -= self._frame(exchange)
 
     def _frame(self, exchange: H2Exchange) -> int:
-        """Frame the head and at most one DATA of `exchange`; returns the DATA's bytes."""
+        """Frame the head and at most one DATA of `exchange`; return the size of the payload."""
         stream_id, head = exchange.stream_id, exchange.head
         if head is not None:
             exchange.head = None
@@ -368,7 +374,7 @@ class H2Connection(CallerConnection):
                 self._response_sent(exchange)
             return 0
         window = min(self._h2.local_flow_control_window(stream_id), MAX_DATA_BYTES)
-        if window <= 0:  # until WINDOW_UPDATE; other streams go on
+        if window <= 0:  # the stream waits for WINDOW_UPDATE
             if exchange.blocked_since is None:
                 exchange.blocked_since = self._loop.time()
                 self.arm(exchange.blocked_since + WRITE_STALL_S)
@@ -381,20 +387,20 @@ class H2Connection(CallerConnection):
             self._response_sent(exchange)
             return len(data)
         if exchange.queued_bytes:
-            self._ready[stream_id] = exchange  # at the end of the line
+            self._ready[stream_id] = exchange  # as the last one in turn
         exchange.note_pressure()
         return len(data)
 
     def _response_sent(self, exchange: H2Exchange) -> None:
         unread = not exchange.body.complete
         self._forget(exchange)
-        if exchange.malformed:  # RFC 9113 section 8.1.1: the answer may come before the error
+        if exchange.malformed:  # RFC 9113 section 8.1.1 permits a response before the error
             self._reset(exchange.stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
-        elif unread:  # RFC 9113 section 8.1: the answer stands, the rest of the body isn't wanted
+        elif unread:  # RFC 9113 section 8.1: the response is valid, the rest of the body unwanted
             self._reset(exchange.stream_id, h2.errors.ErrorCodes.NO_ERROR)
 
     def _forget(self, exchange: H2Exchange) -> None:
-        """The stream is over: nothing of it is sent any more, and its window goes back."""
+        """Remove a stream that is over, and give back the window of its unread bytes."""
         stream_id = exchange.stream_id
         self._streams.pop(stream_id, None)
         self._ready.pop(stream_id, None)
@@ -415,7 +421,7 @@ class H2Connection(CallerConnection):
 
     # -- time
     def next_deadline(self) -> float | None:
-        """The next stall of a stream, or of the idle connection."""
+        """Return the earliest deadline of a stream, or of the idle connection."""
         if not self._streams:
             return self._idle_since + (HEAD_DEADLINE_S if self._fresh else IDLE_TIMEOUT_S)
         return min(filter(None, map(self._stall_deadline, self._streams.values())), default=None)
@@ -436,7 +442,7 @@ class H2Connection(CallerConnection):
         return max(exchange.progress_at, self._room_since) + BODY_STALL_S
 
     def overdue(self, now: float) -> None:
-        """Close an idle connection; end streams whose caller neither sends nor takes."""
+        """Close an idle connection; end streams whose caller neither sends nor reads."""
         if not self._streams:
             self._say_goodbye(self._h2.highest_inbound_stream_id)
             self.close()
@@ -455,11 +461,11 @@ class H2Connection(CallerConnection):
 
     # -- the end
     def writable_again(self) -> None:
-        """The transport took enough: frame what waits in the streams."""
+        """Frame the waiting bytes of the streams: the transport has accepted enough."""
         self.flush_soon()
 
     def caller_gone(self) -> None:
-        """Cancel what is served on this connection."""
+        """Cancel the requests of this connection."""
         exchanges = list(self._streams.values())
         self._streams.clear()
         self._ready.clear()
@@ -482,11 +488,11 @@ class H2Connection(CallerConnection):
         self.close()
 
     def drain(self) -> None:
-        """Announce the end; streams that are on their way are served still."""
+        """Send a first GOAWAY; streams that are already on their way are still served."""
         self._say_goodbye(_LAST_STREAM)
 
     def close_if_idle(self) -> None:
-        """Refuse new streams; close when none is open."""
+        """Refuse new streams from now on, and close if none is open."""
         if self.closing or self.lost:
             return
         if self._last_stream is None:
@@ -496,6 +502,6 @@ class H2Connection(CallerConnection):
             self.close()
 
     def _say_goodbye(self, last_stream: int, code: int = h2.errors.ErrorCodes.NO_ERROR) -> None:
-        """GOAWAY by hand: h2's own `close_connection` forbids to finish what is open."""
+        """Send a GOAWAY. h2's `close_connection` would not let open streams continue."""
         frame = GoAwayFrame(0, last_stream_id=last_stream, error_code=code)
         self.send(frame.serialize())

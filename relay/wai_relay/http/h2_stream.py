@@ -1,7 +1,7 @@
-"""One HTTP/2 stream as an `Exchange`: queues its response until the caller's window has room.
+"""One HTTP/2 stream as an `Exchange`: it queues its response until the caller's window has room.
 
-What waits in a stream holds up that stream alone. Framing, windows and the fair order are the
-connection's (`h2`); a stream only says that it has something (`ready`).
+A full queue delays only its own stream. The connection (`h2`) does the framing, counts the windows
+and keeps the fair order; a stream tells it by `ready` that it has something to send.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ConnectionOfStream(Protocol):
 
 
 class H2Exchange(CountedExchange):
-    """A request on an HTTP/2 stream, and its answer."""
+    """A request on an HTTP/2 stream, and its response."""
 
     __slots__ = (
         "_connection",
@@ -63,10 +63,10 @@ class H2Exchange(CountedExchange):
         super().__init__(request, RequestBody())
         self.stream_id = stream_id
         self.continue_due = False
-        self.head: Headers | None = None  # to be sent
-        self.malformed = False  # its stream ends in an error, after the answer that says why
-        self.progress_at = 0.0  # when bytes of the body last came or were read, by the loop's clock
-        self.blocked_since: float | None = None  # when response bytes met a window that was shut
+        self.head: Headers | None = None  # the head that waits to be sent
+        self.malformed = False  # reset the stream with an error after the response that says why
+        self.progress_at = 0.0  # when bytes of the body last arrived or were read (loop's clock)
+        self.blocked_since: float | None = None  # since when response bytes wait for window
         self.was_paused = False
         self.task: asyncio.Task[None] | None = None
         self._connection = connection
@@ -74,9 +74,9 @@ class H2Exchange(CountedExchange):
         self._queued = 0
         self._ended = False
 
-    # -- the handler's side
+    # -- called by the handler
     async def read(self) -> bytes:
-        """The next piece of the request's body; taking it opens the caller's window."""
+        """Return the next piece of the request's body, and open the caller's window by its size."""
         if self.continue_due and not self.body.waiting_bytes:
             self.continue_due = False
             self._connection.send_continue(self)
@@ -86,16 +86,16 @@ class H2Exchange(CountedExchange):
         return data
 
     def start(self, status: int, headers: Headers) -> None:
-        """Send the head, together with what else this turn writes."""
+        """Send the head at the end of this turn of the event loop."""
         if self._finished:
-            return  # the caller went away; the handler is about to hear of it
+            return  # the caller has disconnected, and the handler will be cancelled
         fields: Headers = [(b":status", b"%d" % status)]
         for field in self._fields_to_send(status, headers):
             if not is_clean(field[1], 0):
                 raise LocalProtocolError("a response header contains a control character")
             fields.append(field)
         fields.append((b"date", self._connection.edge.date()))
-        # Random: in HPACK's table it would only push out the fields that do come again.
+        # Not indexed: a random value in HPACK's table would evict fields that are sent repeatedly.
         request_id = self.request.request_id.encode("ascii")
         fields.append(NeverIndexedHeaderTuple(b"x-request-id", request_id))
         self._started = True
@@ -103,11 +103,11 @@ class H2Exchange(CountedExchange):
         self._connection.ready(self)
 
     def write(self, data: bytes) -> None:
-        """Queue body bytes; they leave at the end of this turn if the window has room."""
+        """Queue body bytes; they are sent at the end of this turn if the window has room."""
         if self._finished or not data:
             return
         if not self._started or self._ended:
-            raise LocalProtocolError("write outside of the response")
+            raise LocalProtocolError("write before start or after end")
         size = len(data)
         self._bytes_out += size
         if self._bodiless:
@@ -126,29 +126,29 @@ class H2Exchange(CountedExchange):
         self._connection.ready(self)
 
     def abort(self) -> None:
-        """Reset the stream: INTERNAL_ERROR."""
+        """Reset the stream with INTERNAL_ERROR."""
         if not self._finished and not self._ended:
             self._connection.abort_stream(self)
 
-    # -- the connection's side
+    # -- called by the connection
     @property
     def lacks_body(self) -> bool:
-        """Whether less of the body has come than its Content-Length says."""
+        """Whether less of the body has arrived than its Content-Length says."""
         body = self.body
         return body.read_bytes + body.waiting_bytes < (self.request.content_length or 0)
 
     @property
     def queued_bytes(self) -> int:
-        """Response bytes that wait for window."""
+        """How many bytes of the response wait for window."""
         return self._queued
 
     @property
     def to_end(self) -> bool:
-        """Whether END_STREAM goes with the last byte that waits."""
+        """Whether the response ends with the queued bytes (END_STREAM)."""
         return self._ended
 
     def take(self, size: int) -> bytes:
-        """At most `size` of the bytes that wait, in order."""
+        """Remove up to `size` bytes from the queue and return them."""
         queue = self._queue
         data = queue[0] if len(queue) == 1 else b"".join(queue)
         if len(data) <= size:
@@ -163,7 +163,7 @@ class H2Exchange(CountedExchange):
         return bytes(view[:size])
 
     def note_pressure(self) -> None:
-        """Tell the handler if its caller took enough of what made `paused` true."""
+        """Update `paused`, and call `on_resume` if it has become False."""
         if self._queued > WRITE_HIGH_WATER_BYTES:
             self.was_paused = True
         elif self.was_paused and self._queued <= WRITE_LOW_WATER_BYTES:
@@ -172,22 +172,22 @@ class H2Exchange(CountedExchange):
                 self.on_resume()
 
     def cut(self) -> None:
-        """The stream is over: what is still written leads nowhere."""
+        """Drop the queue and ignore further writes: the stream is over."""
         self._finished = True
         self._queue.clear()
         self._queued = 0
         self.blocked_since = None
         self.head = None
 
-    # -- what both read
+    # -- called by both
     @property
     def finished(self) -> bool:
-        """Whether the response ended, cleanly or not; the last of it may still wait for window."""
+        """Whether the response has ended, normally or aborted; some of it may still be queued."""
         return self._finished or self._ended
 
     @property
     def paused(self) -> bool:
-        """Whether the caller is slow. Stays true until little waits, as `on_resume` tells."""
+        """Whether the caller is slow: above the high-water mark, until below the low-water one."""
         if self._queued > WRITE_HIGH_WATER_BYTES:
             self.was_paused = True
         return self.was_paused

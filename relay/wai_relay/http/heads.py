@@ -1,12 +1,12 @@
-"""The strict check of a request's head: bytes in, a `Head` or a refusal that names the fault out.
+"""Parse and check the head of a request strictly.
 
-HTTP/1.1 parsers that are kind to bad framing let two hops disagree on where a request ends, which
-is how requests are smuggled (RFC 9112 section 11.2). So what could be read in two ways is refused
-here, before anything else sees it, whatever a kinder parser (h11 among them) would accept.
-`check_fields` holds HTTP/2's fields to the same rules (RFC 9113 section 8.2).
+If an HTTP/1.1 parser tolerates invalid framing, two hops can disagree on where a request ends,
+which makes request smuggling possible (RFC 9112 section 11.2). So a head that could be read in two
+ways is refused here, even where other parsers, h11 among them, would accept it. `check_fields`
+applies the same rules to HTTP/2 (RFC 9113 section 8.2).
 
-It reads no socket and knows no timeouts; the body's framing is only named (`content_length`,
-`chunked`), not read.
+The functions do no I/O. They report the framing of the body (`content_length`, `chunked`), but do
+not read it.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Final, NamedTuple, NoReturn
 from wai_protocol.errors import Fault, RequestError
 from wai_protocol.surface import Headers
 
-# Cookies and a long bearer token fit in 8 KiB, which is also nginx's and llama-server's bound;
-# 32 KiB leaves room for callers behind proxies that add their own, and bounds an idle connection.
+# Cookies and a long bearer token fit into 8 KiB, which is also the limit of nginx and llama-server.
+# 32 KiB leave room for fields that proxies add, and bound the memory of a connection.
 MAX_HEAD_BYTES: Final = 32 * 1024
-# The SDKs send about 20 fields; Apache's and nginx's habit is 100.
+# The SDKs send about 20 fields; Apache and nginx accept 100.
 MAX_HEADERS: Final = 100
-# Longer names than this mean nothing to anyone; it also bounds the cache of checked names.
+# No known field has a longer name. It also bounds the cache of checked names.
 MAX_NAME_BYTES: Final = 128
-# 18 digits are an exabyte and still an int64; more is an attempt at somebody's integer parser.
+# Numbers of 18 digits fit into an int64; longer ones are attacks on integer parsers.
 MAX_LENGTH_DIGITS: Final = 18
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_TARGET = re.compile(rb"[!\"$-~]+")  # visible ASCII less `#`: a fragment is never sent
+_TARGET = re.compile(rb"[!\"$-~]+")  # visible ASCII without `#`: a fragment is never sent
 _HOST = re.compile(rb"[A-Za-z0-9.\-_~%:\[\]]*")
 _VERSION = re.compile(rb"HTTP/\d\.\d")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-# All that a line may hold: HTAB, visible ASCII, space, and obs-text (RFC 9110 section 5.5).
+# The bytes that a line may hold: HTAB, visible ASCII, space, and obs-text (RFC 9110 section 5.5).
 _LINE_BYTES: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
-# Fields that decide where a request ends or where it goes, and so must not come twice.
+# Fields that determine where a request ends or where it is sent; they must not be repeated.
 _ONCE: Final = frozenset({b"content-length", b"transfer-encoding", b"host"})
 _READ_HERE: Final = _ONCE | {b"connection", b"upgrade", b"expect"}
 _NOT_IN_H2: Final = frozenset(
@@ -46,8 +46,8 @@ _NOT_IN_H2: Final = frozenset(
 class Head(NamedTuple):
     """A checked request head. Header names are lower-case, values stripped.
 
-    `content_length` is None without a Content-Length, 0 is never made up. `scheme` is "" unless the
-    target was in absolute form. `keep_alive`: whether the caller lets the connection live on.
+    `content_length` is None if there is no Content-Length. `scheme` is "" unless the target was in
+    absolute form. `keep_alive`: whether the caller permits the connection to be kept.
     """
 
     method: str
@@ -65,10 +65,11 @@ class Head(NamedTuple):
 
 
 def parse_head(raw: bytes) -> Head:
-    """Check an HTTP/1.x request head: `raw` is all before the empty line, without its last CRLF.
+    """Parse and check an HTTP/1.x request head (RFC 9112).
 
-    Raises `RequestError` with a sentence that names what was wrong: `HEAD_TOO_LARGE` for too much
-    of it, `EXPECTATION_FAILED` for an `Expect` that is unknown, `BAD_REQUEST` for the rest.
+    `raw`: the bytes before the empty line, without the last CRLF. Raises `RequestError` with a
+    sentence that names what is wrong: HEAD_TOO_LARGE for a limit, EXPECTATION_FAILED for an unknown
+    `Expect`, BAD_REQUEST for everything else.
     """
     lines = raw.split(b"\r\n")
     if len(lines) > MAX_HEADERS + 1:
@@ -94,7 +95,7 @@ def parse_head(raw: bytes) -> Head:
                 value = seen[name] + b"," + value
             seen[name] = value
     old = version == "1.0"
-    host = _host(seen, old=old)  # which a target in absolute form overrules, but does not replace
+    host = _host(seen, old=old)  # required and checked even if the target is in absolute form
     options = {o.strip() for o in seen.get(b"connection", b"").lower().split(b",")}
     return Head(
         method=method,
@@ -106,7 +107,7 @@ def parse_head(raw: bytes) -> Head:
         authority=target_authority or host,
         content_length=_content_length(seen.get(b"content-length")),
         chunked=_is_chunked(seen, old=old),
-        # 1.0's optional keep-alive is not worth its rules: those callers get one answer each.
+        # HTTP/1.0's optional keep-alive is not supported: one response per connection.
         keep_alive=not old and b"close" not in options,
         expects_continue=_expects_continue(seen.get(b"expect"), old=old),
         upgrade=b"" if old or b"upgrade" not in options else seen.get(b"upgrade", b"").lower(),
@@ -114,10 +115,10 @@ def parse_head(raw: bytes) -> Head:
 
 
 def check_partial(raw: bytes | bytearray, start: int) -> None:
-    """Refuse what can't become a head any more: a bare LF, or more bytes than a head may have.
+    """Raise `RequestError` if an incomplete head is already invalid: a bare LF, or too many bytes.
 
-    Bytes before `start` were checked before: what comes byte by byte is looked at once. Without
-    this a caller that ends its lines with LF alone would wait for the head's deadline.
+    Bytes before `start` were checked by an earlier call. Without this check, a caller that ends its
+    lines with LF only would get no answer before the head's deadline.
     """
     if _BARE_LF.search(raw, start):
         _refuse("a line of the request head ends in a bare LF, not CRLF")
@@ -128,18 +129,18 @@ def check_partial(raw: bytes | bytearray, start: int) -> None:
 
 
 def is_clean(block: bytes, lines: int) -> bool:
-    """Whether `block` holds `lines` CRLFs and no other CR, LF, NUL or control character.
+    """Return whether `block` has `lines` CRLFs and no other CR, LF, NUL or control character.
 
-    `lines` must be the number of CRLF pairs that the caller counted or wrote: then a CR or LF that
-    is not of a pair makes what is left too long. One pass in C, whatever the block holds.
+    `lines` must be the number of CRLF pairs in `block`. Then any single CR or LF makes the
+    remaining bytes longer than `lines` pairs. One call that runs in C.
     """
     return block.translate(None, _LINE_BYTES) == b"\r\n" * lines
 
 
 def check_fields(fields: list[tuple[bytes, bytes]]) -> Head:
-    """Check the fields of an HTTP/2 request, pseudo-header fields first, as HPACK gave them.
+    """Check the fields of an HTTP/2 request, as HPACK decoded them (RFC 9113 section 8).
 
-    Raises `RequestError` with a sentence that names what was wrong.
+    Raises `RequestError` with a sentence that names what is wrong.
     """
     pseudo: dict[bytes, bytes] = {}
     headers: Headers = []
@@ -160,7 +161,7 @@ def check_fields(fields: list[tuple[bytes, bytes]]) -> Head:
                 _refuse(f"the request has more than one {name.decode()} field")
             seen[name] = value
         if name == b"cookie":
-            cookies.append(value)  # RFC 9113 section 8.2.3: crumbs become one field again
+            cookies.append(value)  # RFC 9113 section 8.2.3: several fields are joined to one
         else:
             headers.append((name, value))
     if cookies:
@@ -176,7 +177,7 @@ def check_trailers(fields: list[tuple[bytes, bytes]]) -> None:
     """Check the fields of a trailer section of HTTP/2. Raises `RequestError`."""
     for name, value in fields:
         _check_h2_value(name, value)
-        _check_h2_name(name)  # which no pseudo-header field's is
+        _check_h2_name(name)  # refuses pseudo-header fields too
 
 
 def _check_h2_name(name: bytes) -> None:
@@ -229,7 +230,7 @@ def _parse_request_line(line: bytes) -> tuple[str, str, str, str, str, str]:
     raw_method, target, version = parts
     if version != b"HTTP/1.1" and version != b"HTTP/1.0":
         if _VERSION.fullmatch(version):
-            _refuse(f"{version.decode()} is not spoken here; use HTTP/1.1 or HTTP/2")
+            _refuse(f"{version.decode()} is not supported; use HTTP/1.1 or HTTP/2")
         _refuse(f"the request line ends in {_show(version)}, not in an HTTP version")
     method = _method(raw_method)
     scheme = authority = ""
@@ -240,7 +241,7 @@ def _parse_request_line(line: bytes) -> tuple[str, str, str, str, str, str]:
 
 
 def _absolute_form(method: str, target: bytes) -> tuple[str, str, bytes]:
-    """Scheme, authority and origin-form of a target that is not in origin form already."""
+    """Split a target that is not in origin form: (scheme, authority, target in origin form)."""
     if target == b"*" and method == "OPTIONS":
         return "", "", target
     scheme, colon, rest = target.partition(b"://")
@@ -266,7 +267,7 @@ def _method(raw: bytes) -> str:
     if not _TOKEN.fullmatch(raw):
         _refuse(f"the request method {_show(raw)} is not a token")
     if raw == b"CONNECT":
-        _refuse("CONNECT is not served here: this is no proxy")
+        _refuse("CONNECT is not supported: this is not a proxy")
     return raw.decode("ascii")
 
 
@@ -300,7 +301,7 @@ def _is_chunked(seen: dict[bytes, bytes], *, old: bool) -> bool:
     if old:
         _refuse("transfer-encoding is not allowed in HTTP/1.0")
     if coding.lower() != b"chunked":
-        _refuse(f"transfer-encoding {_show(coding)} is not spoken here; use chunked alone")
+        _refuse(f"transfer-encoding {_show(coding)} is not supported; use only chunked")
     return True
 
 
@@ -324,14 +325,14 @@ def _expects_continue(value: bytes | None, *, old: bool) -> bool:
         return False
     if value.lower() != b"100-continue":
         raise RequestError(
-            f"the expectation {_show(value)} can't be met; 100-continue can",
+            f"the expectation {_show(value)} is not supported; only 100-continue is",
             Fault.EXPECTATION_FAILED,
         )
     return True
 
 
 def _refuse_bytes(raw: bytes) -> NoReturn:
-    """Say which of the forbidden bytes it was. Off the hot path: the head is refused already."""
+    """Raise a `RequestError` that names which forbidden byte the head contains."""
     if b"\x00" in raw:
         _refuse("the request head contains a NUL byte")
     if _BARE_LF.search(raw):
@@ -352,6 +353,6 @@ def _refuse(why: str) -> NoReturn:
 
 
 def _show(raw: bytes) -> str:
-    """`raw` for a message: short and printable, so that it can't steer a terminal or a log."""
+    """Return `raw` for a message: short and printable, so that it can't control a terminal."""
     text = raw[:40].decode("latin-1").encode("unicode_escape").decode("ascii")
     return f"'{text}…'" if len(raw) > 40 else f"'{text}'"

@@ -1,8 +1,8 @@
-"""The one public port: accepts, counts, and finds out who is there.
+"""The relay's public port: accept and count connections, and recognize their protocol.
 
-Under TLS, ALPN says it: `wai/1` is a node's session, `h2` and `http/1.1` are callers, and without
-ALPN it is a caller's HTTP/1.1. Without TLS (a proxy in front ended it) the first bytes tell h2 with
-prior knowledge from HTTP/1.1; nodes come by HTTP Upgrade then. It reads no HTTP beyond that.
+With TLS, ALPN names the protocol: `wai/1` is a node's tunnel, `h2` and `http/1.1` are callers;
+without ALPN it is HTTP/1.1. Without TLS (a proxy in front terminates it) the first bytes
+distinguish HTTP/2 with prior knowledge from HTTP/1.1; nodes then use HTTP Upgrade.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from .h2 import H2Connection
 ALPN_TUNNEL: Final = "wai/1"
 ALPN_PROTOCOLS: Final = (ALPN_TUNNEL, "h2", "http/1.1")
 H2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-# Two round trips around the world and a slow phone's key exchange; bounds what silence can hold.
+# Time for a TLS handshake: two round trips around the world and the key exchange of a slow phone.
+# It bounds how long a silent peer holds a connection.
 HANDSHAKE_TIMEOUT_S: Final = 10.0
-# How long a caller may take to answer our close-notify.
+# How long a caller may take to answer a TLS close-notify.
 TLS_SHUTDOWN_TIMEOUT_S: Final = 5.0
-# Connections that wait to be accepted while the loop is busy: a reconnecting fleet of 1,000 nodes.
+# Connections that may wait to be accepted while the event loop is busy: 1,000 nodes that reconnect.
 BACKLOG: Final = 1024
 
 
@@ -71,8 +72,9 @@ class Listener:
     ) -> None:
         """Take `host:port`, or `socks`, which listen or are bound already; accept nothing yet.
 
-        `tls` gets this port's ALPN protocols; None means plain. A certificate that changes while
-        the port is open is `served_certificate`'s. Raises `OSError` if it can't bind.
+        `tls`: the TLS context, whose ALPN protocols are set here; None: no TLS. (To change the
+        certificate while the port is open, see `served_certificate`.) Raises `OSError` if the
+        address cannot be bound.
         """
         if tls is not None:
             tls.set_alpn_protocols(list(ALPN_PROTOCOLS))
@@ -99,12 +101,12 @@ class Listener:
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Host and port of each listening socket."""
+        """The host and port of each listening socket."""
         return [sock.getsockname()[:2] for sock in self._sockets()]
 
     @property
     def descriptors(self) -> list[int]:
-        """The listening sockets as file descriptors, for a successor (`open`'s `socks`)."""
+        """The file descriptors of the listening sockets, for a successor (`socks` of `open`)."""
         return [sock.fileno() for sock in self._sockets()]
 
     async def close(self) -> None:
@@ -121,7 +123,7 @@ class Listener:
 
     # -- counting
     def admit(self, peer: str) -> bool:
-        """Count a new connection of `peer` (from `peer_key`); False: there are too many."""
+        """Count a new connection of `peer` (see `peer_key`); return False if there are too many."""
         count = self._per_peer.get(peer, 0) if peer else 0
         if self._open >= self._max_connections or count >= self._max_per_peer:
             self.edge.counters.connections_refused += 1
@@ -132,7 +134,7 @@ class Listener:
         return True
 
     def release(self, peer: str) -> None:
-        """A counted connection of `peer` is gone."""
+        """Stop counting a connection of `peer`, which is closed."""
         self._open -= 1
         if not peer:
             return
@@ -144,7 +146,7 @@ class Listener:
 
 
 class _Arrival(asyncio.Protocol):
-    """A connection of which it is not known yet what it speaks."""
+    """A new connection whose protocol is not known yet."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -155,12 +157,12 @@ class _Arrival(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass
         tls = transport.get_extra_info("ssl_object")
         edge = self._listener.edge
         if tls is not None and tls.selected_alpn_protocol() == ALPN_TUNNEL:
-            # Nodes are counted, and bounded before they proved themselves, by the tunnel: however
-            # many callers there are, a node comes in.
+            # Nodes are counted by the tunnel, which bounds those that are not authenticated yet. So
+            # a node can connect however many callers there are.
             self._hand_over(edge.tunnel_factory)
             return
         self._peer = peer_key(peer_name(transport))
@@ -174,7 +176,7 @@ class _Arrival(asyncio.Protocol):
             )
             return
         match tls.selected_alpn_protocol():
-            case "acme-tls/1":  # an authority has seen what it came for (RFC 8737 section 3)
+            case "acme-tls/1":  # the authority only needs the certificate (RFC 8737 section 3)
                 self._transport.close()
             case "h2":
                 self._become(H2Connection(edge))
@@ -182,7 +184,7 @@ class _Arrival(asyncio.Protocol):
                 self._become(H1Connection(edge))
 
     def data_received(self, data: bytes) -> None:
-        """Only without TLS: tell the two HTTP versions apart by what can't be the other."""
+        """Without TLS, recognize the HTTP version by the first bytes."""
         if not self._admitted:
             return
         self._first += data
@@ -223,9 +225,10 @@ class _Arrival(asyncio.Protocol):
 
 
 def peer_key(peer: str) -> str:
-    """By what connections are counted: an IPv4 address, an IPv6 /64 (one household), or "".
+    """Return the key for counting connections: an IPv4 address, an IPv6 /64 network, or "".
 
-    Loopback isn't counted: a proxy on this host stands for all its callers.
+    "" means not counted. That holds for loopback, because a proxy on this host has that address for
+    all its callers.
     """
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])

@@ -1,9 +1,9 @@
-"""How the kernel finds out that a caller has vanished: sleep, a lost network, a phone out of range.
+"""Set socket options by which the kernel detects a caller that has vanished.
 
-Nobody says so then: no FIN comes, and the slot at the node stays taken. Keepalive probes ask while
-nothing is sent (a caller waits for a first token), and the user timeout (RFC 5482) bounds how long
-sent bytes may stay without an acknowledgement. The options exist by other names, or not at all, on
-some systems; what is there is set. No timer and no rule of the connection's is here.
+A machine that sleeps or loses its network sends no FIN, and its request would keep a slot at the
+node. Keepalive probes detect that while nothing is sent (the caller waits for a first token). The
+user timeout (RFC 5482) bounds how long sent bytes may stay unacknowledged. On some systems the
+options have other names or do not exist; those that exist are set.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ import socket
 import struct
 from typing import Any, Final
 
-# 30 s is what a vanished caller may hold a slot for. A mobile network's hand-over takes a few
-# seconds, and 15 s without an answer are four lost probes.
+# A vanished caller may occupy a slot for at most 30 s. A hand-over in a mobile network takes a few
+# seconds.
 KEEPALIVE_IDLE_S: Final = 10
 KEEPALIVE_INTERVAL_S: Final = 5
 KEEPALIVE_PROBES: Final = 3
 GONE_S: Final = KEEPALIVE_IDLE_S + KEEPALIVE_INTERVAL_S * KEEPALIVE_PROBES
 
-# macOS calls the idle time TCP_KEEPALIVE, and its bound for sent bytes TCP_RXT_CONNDROPTIME, in
-# seconds, for which Python has no name.
+# On macOS the idle time is TCP_KEEPALIVE. The user timeout is TCP_RXT_CONNDROPTIME there, for which
+# Python has no constant.
 _IDLE: Final[int | None] = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 _INTERVAL: Final[int | None] = getattr(socket, "TCP_KEEPINTVL", None)
 _PROBES: Final[int | None] = getattr(socket, "TCP_KEEPCNT", None)
 _USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux, in ms
 _INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
-# struct tcp_info of Linux: eight bytes of states, then 32-bit numbers; the fifth is `tcpi_unacked`.
+# In Linux's struct tcp_info, eight bytes are followed by 32-bit numbers; the fifth is
+# `tcpi_unacked`.
 _UNACKED_AT: Final = 8 + 4 * 4
 _INFO_BYTES: Final = _UNACKED_AT + 4
 
 
 def watch(sock: Any) -> None:
-    """Have the kernel end the connection of `sock` `GONE_S` after its peer was last heard of."""
+    """Make the kernel end the connection when its peer has not answered for `GONE_S` seconds."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -43,20 +44,21 @@ def watch(sock: Any) -> None:
     ):
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    set_unanswered_limit(sock, GONE_S)
+    set_user_timeout(sock, GONE_S)
 
 
-def set_unanswered_limit(sock: Any, limit_s: float) -> None:
-    """Bound how long sent bytes, or a shut window, may stay as they are."""
+def set_user_timeout(sock: Any, limit_s: float) -> None:
+    """Set how long sent bytes may stay unacknowledged, or the peer's window closed (RFC 5482)."""
     if _USER_TIMEOUT is not None:
         sock.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(limit_s * 1000))
 
 
-def has_shut_its_window(sock: Any) -> bool:
-    """Whether the peer of a connection with bytes to send has acknowledged all that was sent.
+def has_closed_window(sock: Any) -> bool:
+    """Return whether the peer has acknowledged all sent bytes of a connection that has more to
+    send.
 
-    Then it is alive and its application reads nothing: the kernel may send no more. False where
-    the system does not tell.
+    Then the peer is alive, but its receive window is closed, because its application does not read.
+    Returns False on systems that do not report it.
     """
     if _INFO is None or _USER_TIMEOUT is None:
         return False

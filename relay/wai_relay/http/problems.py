@@ -1,7 +1,6 @@
-"""The JSON error body of a refusal, in OpenAI's format: what a caller of the edge reads.
+"""Encode the JSON body of an error response in OpenAI's format.
 
-The table in `wai_protocol.errors` says what a fault is called; this file only puts it into words
-that an SDK can parse. It chooses no status and sends nothing.
+The types and codes come from the table in `wai_protocol.errors`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from wai_protocol.errors import Fault
 
 
 def openai_error(fault: Fault, message: str) -> bytes:
-    """`{"error": {"message", "type", "param": null, "code"}}` for `fault`, as UTF-8 JSON."""
+    """Return `{"error": {"message", "type", "param": null, "code"}}` for `fault` as UTF-8 JSON."""
     row = fault.row
     return msgspec.json.encode(
         {

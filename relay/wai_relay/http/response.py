@@ -1,7 +1,7 @@
-"""What the responses of both HTTP versions keep account of: begun, promised, sent, over.
+"""The state of a response that both HTTP versions share: started, announced length, sent, finished.
 
-How bytes are framed and sent is `h1_response`'s and `h2_stream`'s, and so is all of `write`: a step
-that they shared there would cost every token a call more.
+`h1_response` and `h2_stream` frame and send the bytes. Each has the whole of `write`, because a
+shared part would cost one more call for each token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .body import RequestBody
 from .edge import ServedExchange
 from .exchange import Request
 
-# Made by the edge for its own hop, or no field of the next one, whatever the handler passes on.
+# Fields that the edge sets itself for its own hop, or that are not sent at all (hop-by-hop).
 _NOT_PASSED_ON: Final = frozenset(
     {
         b"connection",
@@ -32,7 +32,7 @@ _BODILESS: Final = frozenset({204, 304})
 
 
 class CountedExchange(ServedExchange):
-    """An exchange that holds its response to what its head promised."""
+    """An exchange that aborts a response whose length differs from its Content-Length."""
 
     __slots__ = (
         "_bodiless",
@@ -49,19 +49,19 @@ class CountedExchange(ServedExchange):
         self.request = request
         self.body = body
         self.on_resume = None
-        self._left: int | None = None  # bytes until the Content-Length that was promised
+        self._left: int | None = None  # bytes missing to the announced Content-Length
         self._bodiless = False
         self._started = False
         self._finished = False
         self._bytes_out = 0
 
     def _fields_to_send(self, status: int, headers: Headers) -> Headers:
-        """The fields of a head that are passed on; what they promise is noted.
+        """Return the fields of a head that are sent, and note the announced Content-Length.
 
-        Raises `LocalProtocolError` where no response can start with `status`.
+        Raises `LocalProtocolError` if the response has started, or `status` is not a final one.
         """
         if self._started or not 200 <= status <= 599:
-            raise LocalProtocolError(f"a response can't start with status {status} here")
+            raise LocalProtocolError(f"a response can't start with status {status} now")
         fields: Headers = []
         for name, value in headers:
             if name in _NOT_PASSED_ON:
@@ -75,7 +75,7 @@ class CountedExchange(ServedExchange):
         return fields
 
     def end(self) -> None:
-        """End cleanly, or break visibly if less came than Content-Length promised."""
+        """End the response, or abort it if it is shorter than its Content-Length."""
         if self.finished:
             return
         if not self._started:
@@ -87,7 +87,7 @@ class CountedExchange(ServedExchange):
 
     @abc.abstractmethod
     def _end(self) -> None:
-        """Everything was written that was promised: say that this was all."""
+        """Send the end of the response; the whole body was written."""
 
     @property
     def started(self) -> bool:
@@ -96,10 +96,10 @@ class CountedExchange(ServedExchange):
 
     @property
     def bytes_in(self) -> int:
-        """Body bytes read so far."""
+        """Bytes of the request's body read so far."""
         return self.body.read_bytes
 
     @property
     def bytes_out(self) -> int:
-        """Body bytes given to `write` so far."""
+        """Bytes of the response's body passed to `write` so far."""
         return self._bytes_out

@@ -1,9 +1,10 @@
-"""Which certificate a TLS handshake on the port is shown: the current one, or a challenge's.
+"""Choose the certificate for each TLS handshake on the port: the current one, or a challenge's.
 
-The context that the port was opened with stays; each handshake is switched to the current one, so
-that a new certificate, of whatever key type, holds from the next handshake on and no connection
-notices. An authority that checks our name by TLS-ALPN-01 (RFC 8737) gets the challenge's
-certificate on the same port, and nobody else does. Where certificates come from is `port_tls`'s.
+The port keeps the TLS context that it was opened with; each handshake is switched to the current
+context. So a new certificate, even of another key type, is used from the next handshake on, without
+an effect on open connections. A certificate authority that validates the relay's name by
+TLS-ALPN-01 (RFC 8737) gets the challenge's certificate on the same port. Certificates are loaded by
+`port_tls`.
 """
 
 from __future__ import annotations
@@ -23,29 +24,32 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from .listener import ALPN_PROTOCOLS
 
 ALPN_ACME: Final = "acme-tls/1"
-# The ALPN extension of a ClientHello that offers this and nothing else, as RFC 8737 section 4 asks:
-# type 16, lengths of extension, list and name.
+# The ALPN extension of a ClientHello that offers only this protocol, as RFC 8737 section 4
+# requires: type 16, then the lengths of extension, list and name.
 _OFFERS_ACME: Final = b"\x00\x10\x00\x0d\x00\x0b\x0a" + ALPN_ACME.encode()
 OLD_GRACE_S: Final = 60.0
-"""How long after a swap a node may still prove that it saw the old certificate: a handshake over
-TLS and one over the tunnel, 10 s each, and a machine that is too busy to think."""
+"""How long after a change a node's proof may still name the old certificate: a TLS handshake and
+the tunnel's handshake take at most 10 s each; the rest is for a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A certificate with its key, ready to be shown."""
+    """A TLS context with a certificate and its key, and the certificate's hash."""
 
     context: ssl.SSLContext
     leaf_hash: bytes
 
 
 def load_pair(certificate: Path, key: Path) -> Pair:
-    """Read two PEM files. Raises `ssl.SSLError` or `OSError` if they are no pair."""
+    """Load a certificate and its key from PEM files. Raises `ssl.SSLError` or `OSError`."""
     return Pair(_context(certificate, key), leaf_hash(certificate))
 
 
 class ServedCertificate:
-    """What one TLS port shows. `context` is for `Listener.open`. Belongs to one loop."""
+    """The certificate that a TLS port presents. Belongs to one event loop.
+
+    `context` is the TLS context for `Listener.open`.
+    """
 
     def __init__(self, pair: Pair, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.context = pair.context
@@ -58,26 +62,30 @@ class ServedCertificate:
         self._challenged = False
 
     def show(self, pair: Pair) -> None:
-        """Show another certificate from the next handshake on."""
+        """Present another certificate from the next handshake on."""
         if pair.leaf_hash != self._hash:
             self._old = (self._hash, self._clock() + OLD_GRACE_S)
         self._shown, self._hash = pair.context, pair.leaf_hash
 
     @property
     def hashes(self) -> frozenset[bytes]:
-        """SHA-256 of each certificate that a node may have seen a moment ago."""
+        """The SHA-256 of each certificate that a node may have seen in a handshake in progress."""
         if self._old is not None and self._clock() < self._old[1]:
             return frozenset({self._hash, self._old[0]})
         return frozenset({self._hash})
 
     @contextmanager
     def challenge(self, name: str, certificate: Path) -> Iterator[None]:
-        """Show `certificate` (a PEM file with its key) to who checks `name` by TLS-ALPN-01."""
+        """Within the block, present `certificate` to an authority that validates `name`.
+
+        `certificate`: a PEM file that also holds the key. Only TLS-ALPN-01 handshakes get it.
+        """
         context = _context(certificate, certificate)
         context.set_alpn_protocols([ALPN_ACME])
         self._challenge = (name, context)
-        # Only the ClientHello tells an authority from a caller, and this is the one way in Python
-        # to see it before the certificate is chosen. It is set for the seconds of a challenge.
+        # Only the ClientHello distinguishes an authority from a caller, and this callback is the
+        # only way in Python to see it before the certificate is chosen. It is set during challenges
+        # only.
         self._watch_hellos(self._on_message)
         try:
             yield
@@ -91,7 +99,7 @@ class ServedCertificate:
     def _on_message(
         self, _tls: Any, direction: str, _version: int, content: int, kind: int, data: bytes
     ) -> None:
-        """A TLS message of some handshake; its ClientHello comes just before `_choose`."""
+        """Note whether a ClientHello offers ACME. OpenSSL calls this before `_choose`."""
         if direction == "read" and content == 22 and kind == 1:  # handshake, ClientHello
             self._challenged = _OFFERS_ACME in data
 
@@ -104,7 +112,7 @@ class ServedCertificate:
 
 
 def leaf_hash(file: Path) -> bytes:
-    """SHA-256 of the leaf certificate in a PEM file, as a node's TLS library sees it."""
+    """Return the SHA-256 of the first (leaf) certificate in a PEM file."""
     leaf = x509.load_pem_x509_certificates(file.read_bytes())[0]
     return hashlib.sha256(leaf.public_bytes(Encoding.DER)).digest()
 

@@ -1,4 +1,4 @@
-"""What a new machine gets from a relay: the installer, and the software that the relay runs."""
+"""Serve the installer script and the relay's own software to machines that become nodes."""
 
 from .one_line import one_line
 from .pages import InstallerPages

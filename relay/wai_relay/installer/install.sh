@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs wai: a relay, or this machine as a node of one. `sh install.sh --help` says how.
+# Install wai: a relay, or a node on this machine. See `sh install.sh --help`.
 #
-# Everything happens in functions, and the last line calls the first of them: a download that was cut
-# does nothing. A relay that serves this script fills in the four values of `main`.
+# All code is in functions, and the last line calls `main`, so that an incomplete download does
+# nothing. A relay that serves this script fills in the first four variables of `main`.
 
 main() {
 RELAY=''
@@ -62,7 +62,7 @@ fail() {
   exit 1
 }
 
-# Do it, or with --dry-run say it. Its stdin is never the script's own.
+# Run a command, or with --dry-run only print it. The command does not get the script's stdin.
 run() {
   if [ "$dry" = yes ]; then
     say "would run: $*"
@@ -71,7 +71,7 @@ run() {
   fi
 }
 
-# stdin into the file $1 with mode $2.
+# Write stdin to the file $1 with mode $2.
 put() {
   if [ "$dry" = yes ]; then
     say "would write: $1"
@@ -84,12 +84,13 @@ put() {
   mv "$1.new" "$1"
 }
 
-# Whoever runs this as root may stand in a folder that others write to, or (sudo -E) have another
-# user's environment. After this no Python, ours or one that pip starts, imports a module from there.
-# pip's own variables stay, but for those that have it run or write something else.
+# Leave the current folder and clean the environment. The script may run as root in a folder that
+# others can write to, or (sudo -E) with another user's environment. After this no Python process,
+# pip's included, imports modules from there. pip's own variables are kept, except those that make it
+# run or write something else.
 leave_folder() {
   here=$(pwd 2>/dev/null) || here=/
-  clone=none # piped into sh, the script has no folder, and the one that it runs in is not meant
+  clone=none # a script piped into sh is not in a clone, even if the current folder is one
   case $0 in *install.sh) clone=$(absolute "$(dirname "$0")") ;; esac
   case ${PYTHON:-} in */*) PYTHON=$(absolute "$PYTHON") ;; esac
   case ${TMPDIR:-/} in /*) ;; *) TMPDIR=$(absolute "$TMPDIR") ;; esac
@@ -100,7 +101,7 @@ leave_folder() {
   export PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1
 }
 
-# A path as it is from any folder.
+# Print $1 as an absolute path.
 absolute() {
   case $1 in /*) printf '%s' "$1" ;; *) printf '%s' "$here/$1" ;; esac
 }
@@ -109,14 +110,14 @@ read_arguments() {
   role='' name='' domain='' email='' public_url='' listen='' wheel='' upstream=''
   dry=no user=no remove=no purge=no yes=no service=yes hashes=yes in_arguments=no
   invite=${WAI_INVITE:-}
-  unset WAI_INVITE # no child needs it
+  unset WAI_INVITE # child processes do not need it
   if [ -n "$invite" ]; then role=node; fi
   while [ $# -gt 0 ]; do
     case $1 in
       relay | node) role=$1 ;;
       wai_inv_*) role=node invite=$1 in_arguments=yes ;;
       -)
-        [ "$clone" != none ] || fail "standard input is this script: give the invite in WAI_INVITE"
+        [ "$clone" != none ] || fail "standard input is this script: pass the invite in WAI_INVITE"
         read -r invite || [ -n "$invite" ] || fail "there is no invite on standard input"
         role=node
         ;;
@@ -152,14 +153,14 @@ read_arguments() {
   [ -n "$role" ] || fail "say \`relay\`, \`node\`, or give an invite; see --help"
   case $role$invite in
     relay* | node | nodewai_inv_*) ;;
-    *) fail "that is no invite: one begins with wai_inv_" ;;
+    *) fail "that is not an invite: an invite begins with wai_inv_" ;;
   esac
   if [ "$purge" = yes ] && [ "$remove" = no ]; then fail "--purge goes with --uninstall"; fi
   check_values
 }
 
-# Every user of the machine can read the arguments of a process while it runs. The invite is there
-# already: go on as a process that has it in its environment, which no other user can read.
+# Restart the script with the invite in the environment instead of the arguments: every user of the
+# machine can read the arguments of a process, but only its own user the environment.
 hide_invite() {
   say "install.sh: other users of this machine can read an invite that is an argument: better use the" \
     "line that \`wai invite create\` prints" >&2
@@ -170,7 +171,7 @@ hide_invite() {
   cd "$here"
   export WAI_INVITE="$invite"
   if [ "$clone" != none ]; then exec sh "$0" node "$@"; fi
-  # The script came through a pipe, and its text is gone: fetch it again, if that is safe to do.
+  # The script came through a pipe and cannot be read again: download it again, if that is safe.
   if [ -n "$RELAY" ] && [ "$dry" = no ] && command -v curl >/dev/null 2>&1; then
     script=$(mktemp)
     download "$RELAY/install.sh" "$script" >&2
@@ -182,7 +183,7 @@ hide_invite() {
   cd /
 }
 
-# A mistake here would else come to light when the service does not start, or not at all.
+# Check the options. A mistake would otherwise be noticed only when the service fails to start.
 check_values() {
   case $name in *[!A-Za-z0-9._-]*) fail "--name is letters, digits, '.', '_' and '-', not $name" ;; esac
   case $upstream in '' | http://?* | https://?*) ;; *) fail "--upstream is http://HOST:PORT, not $upstream" ;; esac
@@ -195,7 +196,7 @@ check_values() {
   fi
 }
 
-# Where everything goes; nothing is looked at yet.
+# Set the paths of all files and folders. They are not checked yet.
 choose_places() {
   system=$(uname -s)
   case $system in Linux | Darwin) ;; *) fail "wai runs on Linux and macOS, not on $system" ;; esac
@@ -206,7 +207,7 @@ choose_places() {
   if [ "$user" = no ]; then
     env=/opt/wai etc=/etc/wai bin=/usr/local/bin state=/var/lib/wai-$role unit_data=
     units=/etc/systemd/system unit_file=wai-$role.service
-    # pip reads settings there: root's, not those of the user who called sudo.
+    # pip must read root's settings, not those of the user who called sudo.
     HOME=~root
     unset XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME
   else
@@ -214,7 +215,7 @@ choose_places() {
     case $HOME in
       /*[\"\'\\%\|\&\<\>]* | [!/]*) fail "the home folder $HOME can't be written into a service file" ;;
     esac
-    # As the commands do: by the XDG convention, where a relative path says nothing.
+    # As the `wai` commands do, by the XDG convention, which ignores relative paths.
     data=$HOME/.local/share/wai unit_data=%h/.local/share/wai
     case $system${XDG_DATA_HOME:-} in Linux/*) data=$XDG_DATA_HOME/wai unit_data=$data ;; esac
     case $unit_data in
@@ -250,12 +251,12 @@ control() {
   if [ "$user" = yes ]; then systemctl --user "$@"; else systemctl "$@"; fi
 }
 
-# For a line that is printed to be typed.
+# Quote $1, if necessary, for a command that is shown to the user.
 quoted() {
   case $1 in *[!A-Za-z0-9/._+-]*) printf "'%s'" "$1" ;; *) printf '%s' "$1" ;; esac
 }
 
-# The same as a step, which --dry-run only prints.
+# Like `control`, but with --dry-run only print the command.
 manage() {
   if [ "$user" = yes ]; then run systemctl --user "$@"; else run systemctl "$@"; fi
 }
@@ -275,7 +276,7 @@ check_machine() {
   case $manager in
     systemd) if [ "$user" = yes ]; then say "systemd runs your services"; else say "systemd runs here"; fi ;;
     launchd) say "launchd will run it" ;;
-    none) say "no service manager that would start it: you will be told how to" ;;
+    none) say "there is no service manager to start it; the command is shown at the end" ;;
   esac
 }
 
@@ -283,7 +284,7 @@ find_python() {
   for python in ${PYTHON:+"$PYTHON"} python3.14 python3.13 python3.12 python3.11 python3 /usr/bin/python3; do
     python=$(command -v "$python" 2>/dev/null) || continue
     "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
-    # A service has a user of its own, who sees nobody's home.
+    # The service's own user cannot read home folders.
     case $user$("$python" -I -c 'import sys; print(sys.base_prefix)') in
       no/root/* | no/home/*) continue ;;
     esac
@@ -295,7 +296,7 @@ find_python() {
 }
 
 check_port() {
-  # Ours may have it already; then nothing is to be found out.
+  # If the relay runs already, it has the port itself.
   if [ "$manager" = systemd ] && control is-active --quiet "wai-$role" </dev/null; then return; fi
   "$python" -I - "$listen" <<'END' || fail "choose another address with --listen HOST:PORT"
 import errno, os, socket, sys
@@ -331,7 +332,7 @@ get_wheel() {
     [ -f "$given" ] || fail "there is no file $wheel"
     wheel=$given
     if [ "$dry" = no ]; then
-      # What is hashed is what is installed, whoever writes to that file meanwhile.
+      # Install the copy that is hashed, even if somebody changes the original meanwhile.
       wheel=$work/$(basename "$given")
       cp "$given" "$wheel"
     fi
@@ -356,11 +357,12 @@ get_wheel() {
   digest=$("$python" -I -c 'import hashlib, sys
 print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$wheel")
   if [ -n "$SHA256" ] && [ -z "$given" ] && [ "$digest" != "$SHA256" ]; then
-    fail "the downloaded $WHEEL is not the one that the relay meant (SHA-256 $digest): try again"
+    fail "the downloaded $WHEEL has another SHA-256 ($digest) than this script expects: try again"
   fi
 }
 
-# Sets `wheel` to one of the clone, made in a copy: with sudo the clone would get files of root's.
+# Build a wheel of the clone and set `wheel` to it. It is built in a copy, because with sudo the clone
+# would get files that belong to root.
 build_wheel() {
   say "building a wheel of $clone (a minute)"
   mkdir "$work/clone"
@@ -372,7 +374,7 @@ build_wheel() {
   if [ "$hashes" = yes ]; then
     isolation=--no-build-isolation
     install_locked "$builder" "$work/clone/relay/build.lock"
-    # Node for the dashboard, where this machine has none that is new enough.
+    # Node.js for the dashboard, if this machine has none that is new enough.
     more=$(cd "$work/clone" && "$builder" -I -c 'from hatchling.build import get_requires_for_build_wheel
 print(*get_requires_for_build_wheel())') || fail "wai could not be built: Python says why above"
     if [ -n "$more" ]; then install_locked "$builder" "$work/clone/relay/build-node.lock"; fi
@@ -382,8 +384,8 @@ print(*get_requires_for_build_wheel())') || fail "wai could not be built: Python
   wheel=$(echo "$work"/wai-*.whl)
 }
 
-# Into the environment of the Python $1, exactly the files whose SHA-256 the list $2 has; the other
-# arguments are pip's.
+# Install into the environment of the Python $1 exactly the files whose SHA-256 is in the list $2. The
+# other arguments are passed to pip.
 install_locked() {
   into=$1 list=$2
   shift 2
@@ -394,7 +396,7 @@ no wheel of the one that was checked for this processor and Python: another Pyth
 one, and --no-hashes installs what the package index has, unchecked."
 }
 
-# The list in the wheel of what it needs, with the SHA-256 of every file.
+# Set `lock` to the wheel's list of its dependencies, with the SHA-256 of every file.
 get_lock() {
   lock=$work/requirements.lock
   if [ "$dry" = yes ]; then return; fi
@@ -408,14 +410,14 @@ download() {
   say "downloading $1"
   if command -v curl >/dev/null 2>&1; then
     if [ -n "$PIN" ]; then
-      # -k: ask for no authority; the pin is checked all the same.
+      # -k turns off the check by certificate authorities; the pin is checked nevertheless.
       curl -fsSk --pinnedpubkey "$PIN" --retry 3 -o "$2" "$1" </dev/null
     else
       curl -fsSL --retry 3 -o "$2" "$1" </dev/null
     fi || fail "$1 can't be downloaded"
     return
   fi
-  # Whatever server answers: what came is compared with the SHA-256 that this script knows.
+  # The certificate is not checked, because the file is compared with the SHA-256 in this script.
   "$python" -I - "$1" "$2" <<'END' || fail "$1 can't be downloaded"
 import ssl, sys, urllib.request
 context = ssl._create_unverified_context()
@@ -447,14 +449,14 @@ install_software() {
   case :$PATH: in *:"$bin":*) wai=wai ;; esac
 }
 
-# Whether the wheel with this SHA-256 is installed, and works.
+# Return whether the wheel with the SHA-256 $1 is installed and works.
 has() {
   [ "$(cat "$env/.wheel" 2>/dev/null)" = "$1" ] && "$env/bin/wai" version >/dev/null 2>&1
 }
 
 put_software() {
   changed=yes
-  # One that was made by a Python which is gone (an upgrade of the system) is made anew.
+  # Make the environment again if its Python was removed (by an upgrade of the system).
   if ! "$env/bin/python" -I -m pip --version >/dev/null 2>&1; then
     run "$python" -I -m venv --clear "$env"
   fi
@@ -464,7 +466,7 @@ put_software() {
     if [ -e "$env/.locked" ]; then
       install_locked "$env/bin/python" "$lock"
     else
-      # pip does not look into what is there already: what nobody checked is replaced.
+      # pip does not check installed packages, so those that were installed unchecked are replaced.
       install_locked "$env/bin/python" "$lock" --force-reinstall
     fi
     run touch "$env/.locked"
@@ -473,17 +475,17 @@ put_software() {
     run "$env/bin/python" -I -m pip install --quiet --disable-pip-version-check --upgrade "$wheel" ||
       fail "pip could not install it, and says why above"
   fi
-  # Our own wheel, whose SHA-256 we know. The same version may be another build: pip would leave the
-  # old one.
+  # Install the wheel of wai, whose SHA-256 was checked. It is forced, because pip would keep an older
+  # build of the same version.
   run "$env/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-deps --no-index \
     --force-reinstall "$wheel" || fail "pip could not install it, and says why above"
   say "$digest" | put "$env/.wheel" 644
   if [ "$dry" = no ]; then say "installed: $("$env/bin/wai" version)"; fi
 }
 
-# -- as a service
+# -- the service
 
-# The user that a service of the machine runs as, and its folder.
+# Create the service's user and folders.
 make_user() {
   if [ "$user" = yes ]; then
     run mkdir -p "$etc" "$state"
@@ -496,7 +498,7 @@ make_user() {
       --shell /usr/sbin/nologin "wai-$role"
   fi
   if [ "$role" = node ]; then
-    for group in video render; do # who may use the graphics cards
+    for group in video render; do # these groups may use the graphics cards
       if getent group $group >/dev/null; then run usermod -aG $group wai-node; fi
     done
   fi
@@ -505,7 +507,7 @@ make_user() {
   run chmod 700 "$state"
 }
 
-# Run as whom the data belongs to.
+# Run a command as the user that the data folder belongs to.
 as_owner() {
   if [ "$user" = yes ]; then
     "$@"
@@ -542,7 +544,8 @@ start_service() {
     return
   fi
   if [ "$user" = yes ]; then
-    # Else it ends when you log out. Where one may not ask for it, an admin may have done so.
+    # Without lingering the service ends when the user logs out. If it cannot be enabled here, an
+    # admin may have enabled it.
     if [ "$(loginctl show-user "$(id -un)" --property=Linger --value 2>/dev/null)" != yes ]; then
       run loginctl enable-linger 2>/dev/null || until=log-in
     fi
@@ -554,7 +557,7 @@ start_service() {
   if [ $was_active = no ]; then
     manage start "wai-$role" || service_failed
   elif [ "$changed" = yes ] && [ "$role" = relay ]; then
-    say "the new relay takes over from the running one; nobody is cut off"
+    say "the new relay takes over from the running one; no connection is lost"
     manage kill --signal=USR2 --kill-who=main wai-relay || service_failed
   elif [ "$changed" = yes ]; then
     manage restart "wai-$role" || service_failed
@@ -568,7 +571,7 @@ tell_of_linger() {
   say "It ends when you log out, unless an admin runs once: sudo loginctl enable-linger $(id -un)"
 }
 
-# One that was started by hand goes on with the software that it has.
+# A relay or node that was started by hand keeps running with its old software.
 tell_of_running() {
   if process=$(still_runs); then say "A $role runs here already (process $process): stop it, then go on."; fi
 }
@@ -592,7 +595,7 @@ install_node() {
   finish_node
 }
 
-# From a terminal, where somebody sits at one; it is not shown.
+# Ask for the invite on the terminal, if there is one. The input is not shown.
 ask_for_invite() {
   [ -t 2 ] || return 0
   trap 'stty echo </dev/tty; exit 130' HUP INT TERM
@@ -613,14 +616,14 @@ join() {
     return
   fi
   before=$(cksum "$state/membership.json" 2>/dev/null || :)
-  # By stdin: a command line can be read by everybody on the machine.
+  # By stdin, because every user of the machine can read arguments.
   printf '%s\n' "$invite" |
     as_owner "$env/bin/wai" node join - --data "$state" ${name:+--name "$name"} >"$work/joined" || exit 1
   cut -d ';' -f 1 "$work/joined"
   if [ "$before" != "$(cksum "$state/membership.json")" ]; then changed=yes; fi
 }
 
-# What the service finds in its environment: it does not get this shell's.
+# Write the environment of the node's service, which does not get this shell's environment.
 node_environment() {
   if [ -n "$upstream" ]; then set_for_node WAI_NODE_UPSTREAMS "[{url = \"$upstream\"}]"; fi
   proxy=${https_proxy:-${HTTPS_PROXY:-}}
@@ -630,7 +633,7 @@ node_environment() {
   set_for_node NO_PROXY "${no_proxy:-${NO_PROXY:-}}"
 }
 
-# One variable in the node's file, which holds the others too. It may have a password: mode 600.
+# Set the variable $1 to $2 in the node's environment file. Mode 600, because $2 may hold a password.
 set_for_node() {
   case $2 in *\'*) fail "$1 can't have a quote in it" ;; esac
   kept=$(grep -sv "^$1=" "$etc/node.env" || :)
@@ -646,7 +649,7 @@ finish_node() {
   if [ "$started" = no ]; then
     tell_of_running
     say "Start the node with:"
-    # A service reads that file by itself.
+    # Only the service reads the environment file by itself.
     from=''
     if [ -e "$etc/node.env" ]; then from="set -a; . $(quoted "$etc/node.env"); set +a; "; fi
     say "  $from$(foreground_user)$wai node run --data $(quoted "$state")"
@@ -667,7 +670,7 @@ finish_node() {
 foreground_user() {
   if [ "$user" = yes ]; then return; fi
   if [ "$role" = relay ] && [ "${listen##*:}" -lt 1024 ]; then
-    # As the unit does it: the port is the one thing of root's that it may have.
+    # As in the systemd unit: the permission for low ports is the only one of root's that it gets.
     printf 'setpriv --reuid=wai-relay --regid=wai-relay --init-groups'
     printf ' --inh-caps=+net_bind_service --ambient-caps=+net_bind_service -- '
   else
@@ -705,7 +708,7 @@ install_relay() {
   finish_relay
 }
 
-# The address by which this machine reaches others; no packet is sent.
+# Print this machine's address on its default route. No packet is sent.
 own_address() {
   "$python" -I - <<'END'
 import socket
@@ -780,9 +783,9 @@ finish_relay() {
   say "The models:  curl -sS$pinned $relay/v1/models -H 'Authorization: Bearer $key'"
 }
 
-# -- and away again
+# -- removing
 
-# Whether somebody has its data folder, a service too; prints the process.
+# Return whether a process uses the data folder, and print its id.
 still_runs() {
   "$env/bin/python" -I - "$state/$role.lock" 2>/dev/null <<'END'
 import fcntl, sys
@@ -806,14 +809,14 @@ uninstall() {
   if [ $manager = launchd ]; then
     run launchctl bootout "gui/$(id -u)/wai.$role" 2>/dev/null || :
   elif [ $manager = systemd ] && [ -e "$unit" ]; then
-    # Not for as long as a drain may take: who removes it does not wait for answers.
+    # The second SIGTERM ends the drain, which could take long: requests in progress are aborted.
     manage disable --quiet "wai-$role" || :
     manage kill --signal=TERM "wai-$role" 2>/dev/null || :
     manage kill --signal=TERM "wai-$role" 2>/dev/null || :
     manage stop "wai-$role" || :
   fi
   if [ $dry = no ] && process=$(still_runs); then
-    fail "a $role that is no service runs here (process $process): stop it first"
+    fail "a $role that was not started as a service runs here (process $process): stop it first"
   fi
   run rm -f "$unit"
   if [ $manager = systemd ]; then manage daemon-reload; fi

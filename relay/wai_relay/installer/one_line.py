@@ -1,4 +1,4 @@
-"""The one line that makes a machine a node, as the dashboard and `wai invite create` show it."""
+"""Build the command that installs a node, as the dashboard and `wai invite create` show it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from wai_relay.fleet.invites import InviteAddress
 
 
 def pinned_public_key(pin: bytes) -> str:
-    """A pin as curl's `--pinnedpubkey` takes it."""
+    """Return a pin in the form of curl's option `--pinnedpubkey`."""
     return ";".join(f"sha256//{base64.b64encode(one).decode()}" for one in pins_in(pin))
 
 
 def one_line(address: InviteAddress, invite: str) -> str:
-    """A command for a POSIX shell with curl, which joins by `invite`. Options may follow it.
+    """Return a command for a POSIX shell with curl that installs a node and joins with `invite`.
 
-    The invite is put before the script, on the shell's standard input: `echo` is a part of the
-    shell, and so nothing that other users see in the list of processes has it, with sudo neither.
+    Options may be appended. The invite is written before the script to the shell's standard input.
+    `echo` is a shell built-in, so that the invite is not visible in the list of processes, not even
+    with sudo.
 
-    A relay with a certificate of its own is known by its pin, the script too: curl checks that pin
-    also with -k, which only has it ask for no authority (and leaves out -L: we send nobody away).
+    If the relay has a self-signed certificate, curl verifies it by the pin. It checks the pin even
+    with -k, which only turns off the check by certificate authorities. -L is left out then, because
+    the relay never redirects.
     """
     if address.pin is None:
         curl = "curl -fsSL"

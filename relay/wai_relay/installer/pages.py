@@ -1,7 +1,7 @@
-"""Answers `GET /install.sh` and `GET /dist/NAME.whl`: to anybody, for there is no secret in them.
+"""Serve `GET /install.sh` and `GET /dist/NAME.whl` without authentication; they hold no secret.
 
-The script names this relay, its pin, and the wheel with its SHA-256, so that whoever has the right
-script gets the right software, however the wheel came. What it does is in `install.sh`.
+The script contains the relay's URL, its pin, and the wheel's name and SHA-256. So a machine that
+has the genuine script installs the genuine software, however the wheel is transferred.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ SCRIPT_PATH: Final = "/install.sh"
 WHEELS: Final = "/dist/"
 SCRIPT_FILE: Final = Path(__file__).parent / "install.sh"
 PIECE_BYTES: Final = 64 * 1024
-"""Given to a caller at once: while one is slow, no more of the wheel waits in its buffer."""
+"""Size of one write: no more of the wheel waits in the buffer of a slow caller."""
 
 _PLACE: Final = "^{name}=''$"
 
 
 class InstallerPages:
-    """See the module. `address` says where this relay is now; `make_wheel` is called once, off the
-    loop, when the first machine asks."""
+    """Serves the script and the wheel.
+
+    `address`: returns the relay's current address. `make_wheel`: builds the wheel; it is called in
+    a thread, once, at the first request.
+    """
 
     def __init__(
         self, address: Callable[[], InviteAddress], make_wheel: Callable[[], Wheel] = pack
@@ -43,14 +46,16 @@ class InstallerPages:
 
     @staticmethod
     def answers(path: str) -> bool:
-        """Whether this path is ours."""
+        """Return whether `path` is served here."""
         return path == SCRIPT_PATH or path.startswith(WHEELS)
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request. Raises `RequestError`."""
         request = exchange.request
         if request.method not in ("GET", "HEAD"):
-            raise RequestError(f"{request.path} is only read", Fault.METHOD_NOT_ALLOWED)
+            raise RequestError(
+                f"{request.path} accepts only GET and HEAD", Fault.METHOD_NOT_ALLOWED
+            )
         wheel = await self._made()
         if request.path == SCRIPT_PATH:
             script = render(SCRIPT_FILE.read_text(encoding="utf-8"), self._address(), wheel)
@@ -61,15 +66,15 @@ class InstallerPages:
             raise RequestError(f"this relay has {WHEELS}{wheel.name} only", Fault.NOT_FOUND)
 
     async def _made(self) -> Wheel:
-        """The wheel; made once for all who ask, and again only where that failed."""
+        """Return the wheel, which is built once, and again only after a failure."""
         if self._wheel is None or (self._wheel.done() and _failed(self._wheel)):
             making = asyncio.to_thread(self._make_wheel)
             self._wheel = asyncio.get_running_loop().create_task(making)
-        return await asyncio.shield(self._wheel)  # one who leaves does not end it for others
+        return await asyncio.shield(self._wheel)  # a caller that disconnects must not cancel it
 
 
 def render(script: str, address: InviteAddress, wheel: Wheel) -> str:
-    """The script with this relay's address, pin and wheel written into it."""
+    """Return the script with the relay's address, pin and wheel filled in."""
     values = {
         "RELAY": address.url.rstrip("/"),
         "PIN": pinned_public_key(address.pin) if address.pin is not None else "",
@@ -84,7 +89,7 @@ def render(script: str, address: InviteAddress, wheel: Wheel) -> str:
 
 
 async def _send(exchange: Exchange, media_type: bytes, body: bytes) -> None:
-    """The whole body, as fast as the caller takes it."""
+    """Send the whole body in pieces, as fast as the caller reads."""
     headers: Headers = [
         (b"content-type", media_type),
         (b"content-length", b"%d" % len(body)),

@@ -1,8 +1,8 @@
-"""The software that runs here, as a wheel: what a relay gives its nodes is what it is itself.
+"""Pack the running software into a wheel, so that nodes install the relay's own version.
 
-Made from the installed packages' own files and the distribution's metadata, so it is there however
-the relay was installed (from a wheel, in an image, editable), and cannot be of another version.
-The same files give the same bytes. It builds nothing: the dashboard is taken as it was built.
+The wheel is made from the files of the installed packages and the distribution's metadata. So it is
+available however the relay was installed (from a wheel, in an image, editable), and always of the
+relay's version. The same files result in the same bytes. The dashboard is included as it was built.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KEPT_METADATA: Final = ("METADATA", "entry_points.txt", "licenses/LICENSE")
 _WHEEL: Final = (  # PyPA, "Binary distribution format"
     "Wheel-Version: 1.0\nGenerator: wai relay\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 )
-_LONG_AGO: Final = (1980, 1, 1, 0, 0, 0)  # zip's first moment: file times are no part of it
+_LONG_AGO: Final = (1980, 1, 1, 0, 0, 0)  # zip's earliest time, so that the bytes do not vary
 _FILE_MODE: Final = 0o100644 << 16
 
 
@@ -40,12 +40,13 @@ class Wheel:
 
 
 def pack() -> Wheel:
-    """The running software as a wheel. Raises `RequestError` where it was not installed by pip."""
+    """Pack the running software. Raises `RequestError` if it was not installed by pip."""
     try:
         installed = distribution(DISTRIBUTION)
     except PackageNotFoundError:
         raise RequestError(
-            "this relay was not installed by pip, and has no wheel to give: install wai by hand",
+            "this relay was not installed by pip, so that it cannot provide a wheel; install wai "
+            "on the node by hand",
             Fault.NOT_FOUND,
         ) from None
     stem = f"{DISTRIBUTION}-{installed.version}"

@@ -1,7 +1,7 @@
-"""What a relay keeps on disk, behind one small interface."""
+"""The relay's database, behind a small interface (`Store`)."""
 
 from .sqlite import SqliteStore
-from .store import ConflictError, RefusedError, Row, Store, Value, Write, until_restart
+from .store import ConflictError, RefusedError, Row, Store, Value, Write, undone_by_restart
 
 __all__ = [
     "ConflictError",
@@ -11,5 +11,5 @@ __all__ = [
     "Store",
     "Value",
     "Write",
-    "until_restart",
+    "undone_by_restart",
 ]

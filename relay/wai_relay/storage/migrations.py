@@ -1,7 +1,7 @@
-"""The numbered SQL files that build the schema, and in which order they run.
+"""Load the numbered SQL files that build the schema, in order.
 
-Forward only. A database whose schema is newer than these files is refused: an older relay would
-write rows that it does not understand.
+There are no downgrades. A database with a newer schema than these files is refused, because an
+older relay would write rows that do not fit it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Migration:
     sql: str
 
     def statements(self) -> list[str]:
-        """The file's statements, one by one; a trigger's inner semicolons don't end it."""
+        """Return the file's statements. Semicolons within a trigger do not end a statement."""
         found, pending = [], ""
         for line in self.sql.splitlines(keepends=True):
             pending += line
@@ -39,7 +39,7 @@ class Migration:
 
 
 def load_migrations() -> list[Migration]:
-    """All migrations of this version, numbered 1, 2, 3, … without a gap."""
+    """Load all migrations of this version, which are numbered 1, 2, 3, … without a gap."""
     found = []
     for file in resources.files(__package__).joinpath("migrations").iterdir():
         if matched := _FILE_NAME.fullmatch(file.name):
@@ -52,7 +52,10 @@ def load_migrations() -> list[Migration]:
 
 
 def pending(migrations: list[Migration], applied: int) -> list[Migration]:
-    """Those still to run on a schema at number `applied`. Raises `StoreError` if it is newer."""
+    """Return the migrations that a schema with the number `applied` still needs.
+
+    Raises `StoreError` if the schema is newer than all migrations.
+    """
     newest = migrations[-1].number if migrations else 0
     if applied > newest:
         raise StoreError(

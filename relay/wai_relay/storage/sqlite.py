@@ -1,8 +1,8 @@
-"""The embedded store: SQLite in WAL mode, one thread that writes, one that reads.
+"""The embedded store: SQLite in WAL mode, with one thread for writing and one for reading.
 
-The writer takes every transaction that waits and commits them together (a commit costs a disk
-flush, a statement 4 µs); each has a savepoint of its own, so that one that fails undoes itself
-alone. SQL is not checked here beyond what SQLite says.
+The writer commits all waiting transactions together, because a commit needs a disk flush, while a
+statement takes 4 µs. Each transaction has a savepoint of its own, so that a failing one is rolled
+back alone.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .store import MAX_WAITING_WRITES, ConflictError, RefusedError, Row, Store, 
 
 log = logging.getLogger("wai.storage")
 
-MAX_BATCH: Final = 500  # transactions a commit; keeps the wait of the first one under a few ms
-BUSY_TIMEOUT_S: Final = 5.0  # an upgrade's two relays share the file for a moment
+MAX_BATCH: Final = 500  # transactions per commit; the first one waits a few ms at most
+BUSY_TIMEOUT_S: Final = 5.0  # during an upgrade two relays use the file at the same time
 FILE_MODE: Final = 0o600
 
 
@@ -39,7 +39,7 @@ class _Transaction:
 
 
 class SqliteStore(Store):
-    """A `Store` in one file. Make it with `open`."""
+    """A `Store` in one SQLite file. Make it with `open`."""
 
     def __init__(self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
         self._path = path
@@ -53,17 +53,20 @@ class SqliteStore(Store):
 
     @classmethod
     def open(cls, path: Path, migrations: list[Migration] | None = None) -> SqliteStore:
-        """Open or create the file (mode 0600) and bring its schema up to date.
+        """Open or create the file (mode 0600), and apply the missing migrations.
 
-        Raises `StoreError` where it can't be opened, is not a database, or is too new.
+        `migrations`: by default those of this version. Raises `StoreError` if the file cannot be
+        opened, is not a database, or has a newer schema.
         """
         writer: sqlite3.Connection | None = None
         try:
-            # Made before SQLite does, which would use the umask; -wal and -shm take this mode.
+            # Created here, because SQLite would use the umask; -wal and -shm files get this mode
+            # too.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
             writer = _connect(path)
             writer.execute("PRAGMA journal_mode = WAL")
-            writer.execute("PRAGMA synchronous = FULL")  # a revoked key stays revoked after a crash
+            # FULL, so that a revoked key is still revoked after a crash.
+            writer.execute("PRAGMA synchronous = FULL")
             _migrate(writer, load_migrations() if migrations is None else migrations)
             reader = _connect(path)
             reader.execute("PRAGMA query_only = ON")
@@ -76,21 +79,21 @@ class SqliteStore(Store):
         return cls(path, writer, reader)
 
     async def write(self, *writes: Write) -> None:
-        """Do all of `writes` as one transaction; on return it is on disk."""
+        """Commit `writes` as one transaction. See `Store.write`."""
         await asyncio.wrap_future(self._enqueue(writes))
 
     def submit(self, *writes: Write) -> None:
-        """Queue a transaction and don't wait for it; a failure is logged."""
+        """Queue a transaction without waiting for it. See `Store.submit`."""
         self._enqueue(writes).add_done_callback(_log_failure)
 
     async def read(self, sql: str, *values: Value) -> list[Row]:
-        """The rows of a query; it sees every write that was awaited before."""
+        """Return the rows of a query. See `Store.read`."""
         if self._closed:
             raise StoreError(f"the database {self._path} is closed")
         return await asyncio.wrap_future(self._reads.submit(self._select, sql, values))
 
     async def close(self) -> None:
-        """Finish what is queued, then close the file."""
+        """Commit the queued transactions, then close the file."""
         if self._closed:
             return
         self._closed = True
@@ -123,7 +126,7 @@ class SqliteStore(Store):
         except sqlite3.Error as error:
             raise StoreError(f"reading {self._path} failed: {error}") from error
 
-    # -- the writer's thread
+    # -- in the writer's thread
     def _write_loop(self) -> None:
         while (first := self._waiting.get()) is not None:
             batch, last = [first], False
@@ -136,7 +139,7 @@ class SqliteStore(Store):
                     last = True
                 else:
                     batch.append(following)
-            # One that was cancelled while it waited must not be done.
+            # Transactions that were cancelled while they waited are left out.
             self._commit([t for t in batch if t.done.set_running_or_notify_cancel()])
             if last:
                 return
@@ -159,9 +162,9 @@ class SqliteStore(Store):
                 transaction.done.set_exception(outcome)
 
     def _apply(self, transaction: _Transaction) -> StoreError | None:
-        """Run one transaction in a savepoint; what it failed with, if it undid itself.
+        """Run one transaction in a savepoint; return its error if it was rolled back, else None.
 
-        Raises `sqlite3.Error` where the whole batch is lost (disk full, I/O error).
+        Raises `sqlite3.Error` if the whole batch fails (disk full, I/O error).
         """
         self._writer.execute("SAVEPOINT one")
         failure: StoreError | None = None
@@ -169,12 +172,12 @@ class SqliteStore(Store):
             for write in transaction.writes:
                 cursor = self._writer.execute(write.sql, _named(write.values))
                 if write.rows is not None and cursor.rowcount != write.rows:
-                    failure = ConflictError("what was to be changed is not there any more")
+                    failure = ConflictError("the rows to change were changed or removed meanwhile")
                     break
         except sqlite3.IntegrityError as error:
             failure = ConflictError(str(error))
         except (sqlite3.ProgrammingError, OverflowError, ValueError) as error:
-            # A value that SQLite can't take: an integer over 64 bits, text that is not Unicode.
+            # A value that SQLite cannot store: an integer over 64 bits, text that is not Unicode.
             failure = RefusedError(f"the database refused a statement: {error}")
         if failure is not None:
             self._writer.execute("ROLLBACK TO one")
@@ -183,7 +186,7 @@ class SqliteStore(Store):
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # isolation_level=None: transactions are ours, begun and ended by statements.
+    # isolation_level=None: transactions are begun and ended by explicit statements.
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
@@ -192,8 +195,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _migrate(connection: sqlite3.Connection, migrations: list[Migration]) -> None:
-    """Run what is missing, all in one transaction: the schema is the old one or the new one."""
-    connection.execute("BEGIN IMMEDIATE")  # of two relays that start at once, one waits here
+    """Apply the missing migrations, all in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")  # if two relays start at once, one waits here
     try:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY, name TEXT)"
@@ -214,7 +217,7 @@ def _migrate(connection: sqlite3.Connection, migrations: list[Migration]) -> Non
 
 
 def _named(values: Sequence[Value]) -> dict[str, Value]:
-    """`$1` is a named parameter to SQLite, and its name is "1"."""
+    """Map values to SQLite's parameters: `$1` is a named parameter with the name "1"."""
     return {str(index): value for index, value in enumerate(values, start=1)}
 
 

@@ -1,8 +1,8 @@
-"""The store's interface: transactions of plain SQL in, rows out.
+"""The interface of the store: it takes transactions of SQL and returns rows.
 
-One query text serves SQLite and PostgreSQL: parameters are `$1`, `$2`, …; times are seconds since
-1970; JSON is text. What the rows mean is known by those who keep them (`keys`, `invites`,
-`registry`), each beside its own rules; the store knows transactions and nothing else.
+The SQL is valid for SQLite and PostgreSQL: parameters are `$1`, `$2`, …; times are seconds since
+1970; JSON is stored as text. The queries are written by the modules that own the tables (`keys`,
+`invites`, `registry`, …).
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ from wai_protocol.errors import Fault, StoreError
 Value = str | bytes | int | float | None
 Row = dict[str, Any]
 
-# What may wait for the disk. At 500 rows in 0.5 ms this is 10 ms of work on a healthy disk; on a
-# dead one it is where we stop eating memory.
+# Transactions that may wait for the disk. At 500 in 0.5 ms this is 10 ms of work for a healthy
+# disk; it bounds the memory if the disk hangs.
 MAX_WAITING_WRITES: Final = 10_000
 
 
 class ConflictError(StoreError):
-    """A transaction found another state than it was decided on, and changed nothing."""
+    """A transaction did not find the expected rows, and changed nothing."""
 
     default_fault = Fault.BAD_REQUEST
 
 
 class RefusedError(StoreError):
-    """A transaction that the database will never take: a value that it has no type for."""
+    """The database cannot store a value of this transaction, so that another try is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One changing statement. `rows`, where given, is how many rows it must touch: with any other
-    number its whole transaction is undone and raises `ConflictError`."""
+    """One statement that changes rows.
+
+    `rows`: how many rows it must change. With any other number the whole transaction is rolled back
+    and raises `ConflictError`. None: any number.
+    """
 
     sql: str
     values: Sequence[Value] = ()
@@ -43,36 +46,40 @@ class Write:
 
 
 class Store(abc.ABC):
-    """Where a relay keeps what must outlive it. Safe to call from any thread's event loop."""
+    """The persistent data of a relay. May be used from the event loop of any thread."""
 
     @abc.abstractmethod
     async def write(self, *writes: Write) -> None:
-        """Do all of `writes` as one transaction; on return it is on disk.
+        """Commit `writes` as one transaction; when this returns, it is on disk.
 
-        Raises `ConflictError` (nothing was done) where a `Write.rows` or a UNIQUE constraint did
-        not hold, `RefusedError` where it is no use to try again, `StoreError` where the database
-        failed: then it may have been done all the same, if the disk failed at its very end.
+        Raises `ConflictError` if `Write.rows` or a UNIQUE constraint was violated, and
+        `RefusedError` for a value that cannot be stored; nothing was changed then. Raises
+        `StoreError` if the database failed; the transaction may nevertheless be stored, if the disk
+        failed at the end.
         """
 
     @abc.abstractmethod
     def submit(self, *writes: Write) -> None:
-        """Queue a transaction and don't wait for it: for records that may be lost in a crash.
+        """Queue a transaction without waiting for it: for records that may be lost in a crash.
 
-        A failure is logged. Raises `StoreError` when `MAX_WAITING_WRITES` wait already.
+        A failure is logged. Raises `StoreError` if `MAX_WAITING_WRITES` transactions wait already.
         """
 
     @abc.abstractmethod
     async def read(self, sql: str, *values: Value) -> list[Row]:
-        """The rows of a query; it sees every write that was awaited before."""
+        """Return the rows of a query, which sees every write that was awaited before."""
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Finish what is queued, then let go of the database. Idempotent."""
+        """Commit the queued transactions, then close the database. Idempotent."""
 
 
-def until_restart(done: str, error: StoreError) -> StoreError:
-    """What to say where access was taken away at once, but the store could not keep that. `done` is
-    a clause: "the node box is cut off"."""
+def undone_by_restart(done: str, error: StoreError) -> StoreError:
+    """Return the error for a revocation that is in effect, but could not be stored.
+
+    `done`: a clause that says what is in effect, such as "the node box is disconnected". `error`:
+    the store's error.
+    """
     return StoreError(
         f"{done} now, but that could not be written to disk and would be undone by a restart of the"
         f" relay ({error}); free some space there and do it again",

@@ -1,4 +1,4 @@
-"""What requests cost: recorded off the hot path, rolled up, reported."""
+"""Record the usage of requests (tokens, times, cost), sum it up, and report it."""
 
 from .recorder import UsageRecorder
 from .report import UsageReport, UsageTop

@@ -1,7 +1,7 @@
-"""Requests that are written in one transaction, and the line that keeps them outside the database.
+"""Batches: the requests that are stored in one transaction, or kept as one line of a spill file.
 
-A batch has an id of its own, which its transaction stores with it: so it may be written again when
-nobody knows whether it was written, and counts once.
+A batch has an id, which its transaction stores as well. So a batch of which it is not known whether
+it was stored can be written again, and is counted only once.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from wai_relay.storage import Write
 
 from .rollups import correction, writes_for
 
-ID_BYTES: Final = 8  # 64 random bits: some ten thousand ids are kept at a time
+ID_BYTES: Final = 8  # 64 random bits: about ten thousand ids are kept at a time
 _ADD_ID: Final = "INSERT INTO usage_batches (id) VALUES ($1)"
-# Not kept in a line: `tried` explains a choice and costs nothing.
+# The fields of a line. `tried` is left out, because it only explains the choice of a node.
 _KEPT_FIELDS: Final = tuple(
     field.name for field in fields(RequestRecord) if field.name not in ("tried", "tokens")
 )
 
 
 class Counted(NamedTuple):
-    """A request that is over, the model that it is counted under, and what it took when it was put
-    into its batch. `before`: it is stored already, with these tokens, and is to be corrected."""
+    """A finished request, or the correction of one that is stored already.
+
+    `model`: the model under which it is counted. `tokens`: its tokens when it was added to the
+    batch. `before`: for a correction, the tokens that are stored now.
+    """
 
     record: RequestRecord
     model: str
@@ -38,18 +41,21 @@ class Counted(NamedTuple):
     before: TokenCounts | None = None
 
     @property
-    def more(self) -> int:
-        """The tokens that it adds to its key's sum."""
+    def added_tokens(self) -> int:
+        """How many tokens it adds to the sum of its key."""
         return self.tokens.total - (self.before.total if self.before is not None else 0)
 
 
 class Batch:
-    """Some requests and corrections with their transaction."""
+    """Some requests and corrections, with the transaction that stores them."""
 
     __slots__ = ("counted", "id", "requests", "writes")
 
     def __init__(self, counted: list[Counted], batch_id: str | None = None) -> None:
-        """`counted` must be as it is now; a correction comes after its request."""
+        """Build the transaction from `counted`, in which a correction must follow its request.
+
+        `batch_id`: by default a new random one.
+        """
         self.id = batch_id or secrets.token_hex(ID_BYTES)
         self.counted = counted
         self.requests = sum(each.before is None for each in counted)
@@ -60,7 +66,7 @@ class Batch:
                 self.writes += correction(each.record, each.model, each.before, each.tokens)
 
     def line(self) -> bytes:
-        """All of it as one line of JSON, for `read_batch`."""
+        """Return the batch as one line of JSON, for `read_batch`."""
         return msgspec.json.encode(_Line(self.id, [_kept(each) for each in self.counted])) + b"\n"
 
 
@@ -77,7 +83,7 @@ class _Line(msgspec.Struct):
 
 
 def read_batch(line: bytes) -> Batch:
-    """The batch that `line` keeps. Raises `StoreError` if it keeps none."""
+    """Read a batch from the line that `Batch.line` returned. Raises `StoreError`."""
     try:
         kept = read_json(line, _Line, "a line of unwritten usage")
         return Batch([_counted(each) for each in kept.counted], kept.id)
@@ -86,7 +92,7 @@ def read_batch(line: bytes) -> Batch:
 
 
 def batches_of(counted: Iterable[Counted], size: int) -> Iterator[Batch]:
-    """`counted` in batches of at most `size`."""
+    """Split `counted` into batches of at most `size` requests."""
     rest = list(counted)
     for start in range(0, len(rest), size):
         yield Batch(rest[start : start + size])
@@ -98,7 +104,7 @@ def _kept(each: Counted) -> _Kept:
 
 
 def _counted(kept: _Kept) -> Counted:
-    """What a newer version wrote beside the fields that we know is left out."""
+    """Convert from the line's form. Unknown fields, written by a newer version, are ignored."""
     values = {name: value for name, value in kept.fields.items() if name in _KEPT_FIELDS}
     record = RequestRecord(**values, tokens=kept.tokens)
     return Counted(record, kept.model, kept.tokens, kept.before)

@@ -1,4 +1,4 @@
-"""Usage rows as CSV, for spreadsheets: the same text from the admin API and from `wai usage`."""
+"""Format usage rows as CSV for spreadsheets, for the admin API and for `wai usage`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-# A spreadsheet takes cells that begin so for formulas; names come from nodes and from admins.
+# Spreadsheets evaluate cells with these beginnings as formulas. Nodes and admins choose names.
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """A line of `columns`, then one for each row; what is None is left empty."""
+    """Return a line with `columns`, then a line for each row. None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(columns)

@@ -1,9 +1,9 @@
-"""Sees batches of usage to the database: what is not confirmed to be there is kept.
+"""Write batches of usage to the database, and keep those that are not confirmed to be stored.
 
-One task writes one batch after the other and waits for each. When the database takes none for a
-moment (another process holds it, the disk is full), what waits goes to a file beside it, and from
-there to the database once that works again, also after a restart. Where the file has no room
-either, memory keeps it up to a bound; only beyond that is usage lost, and counted as that.
+One task writes one batch after another and waits for each. If the database accepts none for a while
+(another process has locked it, the disk is full), the waiting batches are moved to a spill file,
+and from there to the database when it works again, even after a restart. If the file has no room
+either, batches stay in memory, up to a bound. Beyond it, usage is lost, and the loss is counted.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from wai_protocol.errors import StoreError
 from wai_relay.storage import ConflictError, RefusedError, Store
 
 from .batches import Batch, read_batch
-from .side_file import SideFile
+from .spill_file import SpillFile
 
-# Longer than a healthy commit, and no longer than what a crash may cost in any case.
+# Time without a commit after which batches are moved to the file: longer than a normal commit, and
+# as long as the usage that a crash may lose anyway.
 SPILL_AFTER_S: Final = 1.0
 RETRY_S: Final = 1.0
-# Requests kept in memory where neither database nor file takes them: 20 MB.
+# Requests kept in memory if neither database nor file accepts them: 20 MB.
 MAX_HELD: Final = 20_000
-# An orderly stop waits so long for the database before it leaves the rest to the file.
+# How long `close` waits for the database before it leaves the rest in the file.
 CLOSE_S: Final = 3.0
 
 log = logging.getLogger("wai.usage")
@@ -34,74 +35,80 @@ CallLater = Callable[[float, Callable[[], None]], Any]
 
 
 class Timer(Protocol):
-    """What `call_later` gives."""
+    """The result of `call_later`."""
 
     def cancel(self) -> None:
-        """Never call back."""
+        """Cancel the call."""
 
 
 class Delivery:
-    """See the module. `written` is called with each batch that is in the database. Belongs to one
-    loop; end it with `close`. Without a `side` file only memory keeps what waits."""
+    """Writes batches as the module describes. Belongs to one event loop; end it with `close`.
+
+    `spill_file`: where batches wait; None: in memory only. `written`: called with each batch that
+    is stored in the database. `call_later`: schedules a call after some seconds.
+    """
 
     def __init__(
         self,
         store: Store,
-        side: SideFile | None,
+        spill_file: SpillFile | None,
         written: Callable[[Batch], None],
         call_later: CallLater,
     ) -> None:
         self.unwritten = 0
-        """Requests that are not known to be in the database."""
+        """Number of requests that are not confirmed to be in the database."""
         self.lost = 0
-        """Requests that could not be kept."""
+        """Number of requests whose usage is lost."""
         self._store = store
-        self._side = side
+        self._spill_file = spill_file
         self._written = written
         self._call_later = call_later
-        self._files: deque[SideFile] = deque(() if side is None else (side,))
-        self._waiting: deque[Batch] = deque()  # in memory
-        self._current: Batch | None = None  # on its way to the database
-        self._settled: set[str] = set()  # batches in a file that are in the database already
+        self._files: deque[SpillFile] = deque(() if spill_file is None else (spill_file,))
+        self._waiting: deque[Batch] = deque()  # batches in memory
+        self._current: Batch | None = None  # the batch that is being written to the database
+        self._stored_ids: set[str] = set()  # ids of batches in a file that are stored already
         self._task: asyncio.Task[None] | None = None
         self._retry: Timer | None = None
         self._failing = False
         self._spilling = False
-        self._side_failing = False
+        self._spill_failing = False
         self._closing = False
 
     @property
     def failing(self) -> bool:
-        """Whether the database took nothing when it was last asked."""
+        """Whether the last write to the database failed or takes long."""
         return self._failing
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is on its way to the database in this moment."""
+        """Whether nothing is being written now."""
         return self._task is None
 
     @property
     def spilled(self) -> bool:
-        """Whether anything waits in a file."""
-        return any(not side.empty for side in self._files)
+        """Whether a file holds batches."""
+        return any(not spill_file.empty for spill_file in self._files)
 
     def add(self, batch: Batch) -> None:
-        """Write `batch` soon."""
+        """Queue `batch`."""
         self.unwritten += batch.requests
         self._waiting.append(batch)
-        self._bound()
+        self._drop_excess()
         if self._retry is None:
             self.start()
 
-    def adopt(self, side: SideFile, requests: int, settled: Iterable[str]) -> None:
-        """Write what a process that has ended left in `side`, of which `settled` is written."""
+    def adopt(self, spill_file: SpillFile, requests: int, stored_ids: Iterable[str]) -> None:
+        """Also write the batches in the spill file of a process that has ended.
+
+        `requests`: how many requests in it are not stored. `stored_ids`: the batches that are.
+        """
         self.unwritten += requests
-        self._settled.update(settled)
-        self._files.appendleft(side)
+        self._stored_ids.update(stored_ids)
+        self._files.appendleft(spill_file)
         self.start()
 
     def start(self) -> None:
-        """Try now."""
+        """Start to write now."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -109,19 +116,19 @@ class Delivery:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def wait(self) -> None:
-        """Return when all is written, or could not be."""
+        """Wait until everything is written or writing has failed."""
         if self._task is not None:
             await asyncio.wait((self._task,))
 
     async def close(self) -> None:
-        """Write what can be written, and leave the rest to the file."""
+        """Write for up to `CLOSE_S` seconds, and leave the rest in the file."""
         self._closing = True
         if self._waiting or self.spilled:
             self.start()
         task = self._task
         if task is not None:
             await asyncio.wait((task,), timeout=CLOSE_S)
-            while self._spilling:  # the file's thread can't be stopped in the middle
+            while self._spilling:  # the thread that writes the file cannot be interrupted
                 await asyncio.wait((task,), timeout=SPILL_AFTER_S)
             if not task.done():
                 task.cancel()
@@ -129,41 +136,41 @@ class Delivery:
         if self._retry is not None:
             self._retry.cancel()
         await self._spill()
-        self._lose(sum(batch.requests for batch in self._waiting), "neither disk took it")
+        left = sum(batch.requests for batch in self._waiting)
+        self._count_lost(left, "neither the database nor the file could be written")
         self._waiting.clear()
-        for side in self._files:
-            await asyncio.to_thread(side.close)
+        for spill_file in self._files:
+            await asyncio.to_thread(spill_file.close)
 
-    # -- inside
     async def _run(self) -> None:
         try:
             while await self._write_next():
                 pass
         except OSError as error:
-            self._trouble(f"its file cannot be read: {error}")
+            self._note_failure(f"its file cannot be read: {error}")
         except Exception:
             log.exception("writing usage failed")
         finally:
             self._task = None
         if (self._waiting or self.spilled) and not self._closing:
-            self._retry = self._call_later(RETRY_S, self._again)
+            self._retry = self._call_later(RETRY_S, self._retry_now)
         elif self._failing and not self.unwritten:
-            self._failing = self._side_failing = False
-            log.warning("usage is written again, and what had waited is too")
+            self._failing = self._spill_failing = False
+            log.warning("usage is written again, and all that had waited is written")
 
-    def _again(self) -> None:
+    def _retry_now(self) -> None:
         self._retry = None
         self.start()
 
     async def _write_next(self) -> bool:
-        """Write one batch, those in files first; False if there is none, or it can't be written."""
-        for side in list(self._files):
-            line = None if side.empty else await asyncio.to_thread(side.first)
+        """Write one batch, from a file first; return False if there is none or it fails."""
+        for spill_file in list(self._files):
+            line = None if spill_file.empty else await asyncio.to_thread(spill_file.first)
             if line is not None:
-                return await self._write_line(side, line)
-            if side is not self._side:
-                self._files.remove(side)
-                await asyncio.to_thread(side.close)
+                return await self._write_line(spill_file, line)
+            if spill_file is not self._spill_file:
+                self._files.remove(spill_file)
+                await asyncio.to_thread(spill_file.close)
         if not self._waiting:
             return False
         batch = self._waiting[0]
@@ -176,85 +183,91 @@ class Delivery:
             self._current = None
         if self._waiting and self._waiting[0] is batch:
             self._waiting.popleft()
-        else:  # it went to the file meanwhile
-            self._settled.add(batch.id)
+        else:  # it was moved to the file meanwhile
+            self._stored_ids.add(batch.id)
         return True
 
-    async def _write_line(self, side: SideFile, line: bytes) -> bool:
+    async def _write_line(self, spill_file: SpillFile, line: bytes) -> bool:
         try:
             batch = read_batch(line)
         except StoreError as error:
-            log.error("%s: %s", side.path, error)
+            log.error("%s: %s", spill_file.path, error)
         else:
-            if batch.id in self._settled:
-                self._settled.discard(batch.id)
+            if batch.id in self._stored_ids:
+                self._stored_ids.discard(batch.id)
             elif not await self._write(batch):
                 await self._spill()
                 return False
-        await asyncio.to_thread(side.take, line)
+        await asyncio.to_thread(spill_file.drop_first, line)
         return True
 
     async def _write(self, batch: Batch) -> bool:
-        """Whether `batch` is over: in the database, or never to be."""
+        """Write `batch`; return whether it is done with: stored, or lost because it was refused."""
         writing = asyncio.ensure_future(self._store.write(*batch.writes))
         try:
             while not writing.done():
                 await asyncio.wait((writing,), timeout=SPILL_AFTER_S)
                 if not writing.done():
-                    self._trouble("the database takes nothing for a while")
+                    self._note_failure("the database does not complete a write")
                     await self._spill()
             writing.result()
         except ConflictError:
-            pass  # it was there already: only the news of that was lost
+            pass  # it was stored by an earlier try that was not confirmed
         except RefusedError as error:
             if len(batch.counted) > 1:
                 return await self._write_alone(batch)
             self.unwritten -= batch.requests
-            self._lose(batch.requests, str(error))
+            self._count_lost(batch.requests, str(error))
             return True
         except StoreError as error:
-            self._trouble(str(error))
+            self._note_failure(str(error))
             return False
         finally:
-            writing.cancel()  # no news of it is wanted any more
+            writing.cancel()  # its result is not needed any more
         self.unwritten -= batch.requests
         self._written(batch)
         return True
 
     async def _write_alone(self, batch: Batch) -> bool:
-        """Write each of a batch by itself, so that only the one is lost which can't be written.
-        Their ids are the same at another try."""
+        """Write each request of a batch as a batch of its own, so that only a refused one is lost.
+
+        Their ids are the same at each try.
+        """
         parts = [Batch([each], f"{batch.id}.{n}") for n, each in enumerate(batch.counted)]
         for part in parts:
-            if part.id not in self._settled:
+            if part.id not in self._stored_ids:
                 if not await self._write(part):
                     return False
-                self._settled.add(part.id)
-        self._settled.difference_update(part.id for part in parts)
+                self._stored_ids.add(part.id)
+        self._stored_ids.difference_update(part.id for part in parts)
         return True
 
     async def _spill(self) -> None:
-        """Put what waits in memory into the file."""
-        batches, side = list(self._waiting), self._side
-        if not batches or side is None or self._spilling:
+        """Move the batches in memory to the file."""
+        batches, spill_file = list(self._waiting), self._spill_file
+        if not batches or spill_file is None or self._spilling:
             return
         self._spilling = True
         try:
-            await asyncio.to_thread(lambda: side.append([batch.line() for batch in batches]))
+            await asyncio.to_thread(lambda: spill_file.append([batch.line() for batch in batches]))
         except OSError as error:
-            if not self._side_failing:
-                self._side_failing = True
-                log.error("%s takes no usage either: %s; memory keeps it", side.path, error)
+            if not self._spill_failing:
+                self._spill_failing = True
+                log.error(
+                    "usage cannot be written to %s either, and is kept in memory: %s",
+                    spill_file.path,
+                    error,
+                )
         else:
-            self._side_failing = False
+            self._spill_failing = False
             for _ in batches:
                 self._waiting.popleft()
         finally:
             self._spilling = False
-            self._bound()
+            self._drop_excess()
 
-    def _bound(self) -> None:
-        """Give up the oldest of what memory can't hold."""
+    def _drop_excess(self) -> None:
+        """Drop the oldest batches while writing fails and memory holds more than `MAX_HELD`."""
         if self._spilling or len(self._waiting) < 2:
             return
         held = sum(batch.requests for batch in self._waiting) if self._failing else 0
@@ -264,14 +277,14 @@ class Delivery:
             del self._waiting[oldest]
             held -= dropped
             self.unwritten -= dropped
-            self._lose(dropped, "memory holds no more of it")
+            self._count_lost(dropped, "too much of it waits in memory")
 
-    def _trouble(self, why: str) -> None:
+    def _note_failure(self, why: str) -> None:
         if not self._failing:
             self._failing = True
-            log.error("usage is not written, and kept until it can be: %s", why)
+            log.error("usage cannot be written, and is kept until it can: %s", why)
 
-    def _lose(self, requests: int, why: str) -> None:
+    def _count_lost(self, requests: int, why: str) -> None:
         if requests:
             if not self.lost or self._closing:
                 log.error("the usage of %d requests is lost: %s", requests, why)

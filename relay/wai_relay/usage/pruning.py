@@ -1,7 +1,8 @@
-"""Deletes usage whose time is over, a little at a time, and only while the clock can be believed.
+"""Delete old usage in small steps, and only while the wall clock is reliable.
 
-A wall clock that is wrong for a while must not cost the books anything: nothing is deleted until it
-has run beside the monotonic clock without a jump for `STEADY_S`, and then an hour's rows a minute.
+A wall clock that is wrong for a while must not cause usage to be deleted too early. So nothing is
+deleted until it has agreed with the monotonic clock, without a jump, for `STEADY_S`; then the rows
+of one hour are deleted per minute.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from wai_relay.storage import Store, Write
 from .rollups import DAY_S, HOUR_S
 
 PRUNE_INTERVAL_S: Final = 60.0
-# Rows deleted at a time: 50 ms of the writer's thread; 300 requests a second can't outgrow it.
+# Rows deleted at a time: 50 ms in the writer's thread, and enough for 300 requests a second.
 PRUNE_ROWS: Final = 20_000
-# Of the oldest rows, those of so long go at a time: sixty times as fast as they come.
+# Time span of the rows deleted at a time: sixty times as fast as rows are added.
 PRUNE_SPAN_S: Final = HOUR_S
-HOURS_KEPT_S: Final = 400 * DAY_S  # by the hour a year and a month, to compare; by the day for good
-# How long the clock must run without a jump: a machine that starts with a wrong one has the right
+# Sums by hour are kept for a year and a month, for comparisons; sums by day for ever.
+HOURS_KEPT_S: Final = 400 * DAY_S
+# How long the clock must run without a jump: a machine that starts with a wrong time gets the right
 # one from the network within a few minutes.
 STEADY_S: Final = 600.0
-# More than this between two looks is a jump: the network's time corrects by 30 ms in that time.
+# A larger change between two ticks is a jump: NTP corrects by no more than 30 ms in that time.
 JUMP_S: Final = 30.0
-# The ids of batches that are kept: far more than can wait for their confirmation.
+# Number of batch ids that are kept: far more than can wait for their confirmation.
 BATCHES_KEPT: Final = 10_000
 
 _PRUNE_RAW: Final = (
@@ -36,7 +38,7 @@ _PRUNE_RAW: Final = (
     " ORDER BY started_at LIMIT $3)"
 )
 _PRUNE_HOURS: Final = tuple(
-    f"DELETE FROM {table} WHERE span = 'hour' AND start < $1"  # noqa: S608 - our own two names
+    f"DELETE FROM {table} WHERE span = 'hour' AND start < $1"  # noqa: S608 - two constant names
     f" AND start < (SELECT min(start) FROM {table} WHERE span = 'hour') + $2"
     for table in ("usage_rollups", "usage_ttft")
 )
@@ -48,7 +50,11 @@ log = logging.getLogger("wai.usage")
 
 
 class Pruning:
-    """Call `tick` every `PRUNE_INTERVAL_S`. `retention_s`: how long raw rows are kept."""
+    """Deletes old usage. Call `tick` every `PRUNE_INTERVAL_S`.
+
+    `retention_s`: returns how long raw rows are kept, in seconds. `now`, `wall`: the monotonic and
+    the wall clock, in seconds.
+    """
 
     def __init__(
         self, store: Store, retention_s: Callable[[], float], now: float, wall: float
@@ -59,8 +65,10 @@ class Pruning:
         self._steady_since = now
 
     def tick(self, now: float, wall: float, *, spilled: bool) -> None:
-        """Delete what is to go now. `now` is monotonic. `spilled`: usage waits in a file, so that
-        the ids of its batches are needed."""
+        """Delete the rows that are due. `now` and `wall`: as in the constructor.
+
+        `spilled`: batches wait in a file, so that no batch ids may be deleted.
+        """
         offset = wall - now
         if abs(offset - self._offset) > JUMP_S:
             log.warning("the clock jumped by %.0f s", offset - self._offset)

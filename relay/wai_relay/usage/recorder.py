@@ -1,12 +1,12 @@
-"""Takes finished requests on the hot path and has them written in batches, a moment later.
+"""Record finished requests in memory, and write them to the database in batches shortly after.
 
-`finish` appends to a list and adds to the month's sum; a timer hands what has gathered to
-`delivery`, which sees it to the disk. A crash loses what is younger than `FLUSH_INTERVAL_S` and the
-disk's own time; an orderly stop loses nothing (`close`, before the store's).
+`finish` runs on the hot path: it appends to a list and adds to the month's sum. A timer passes the
+list to `delivery`, which writes it to disk. A crash loses the requests of the last
+`FLUSH_INTERVAL_S` and of the current write; `close` loses nothing (call it before the store's).
 
-What a request cost that was given up may be known only later: `correct` sets it right, wherever it
-is by then. And while the relay before this one finishes what it has, its requests come into the
-same books without us: `catch_up` adds them to the month.
+The tokens of a cancelled request may be known only later: `correct` changes the request, in memory
+or in the database. During an upgrade, the old relay still writes its last requests to the same
+database: `catch_up` adds them to the month's sums.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from wai_relay.storage import Row, Store
 from .batches import Batch, Counted, batches_of, read_batch
 from .delivery import CallLater, Delivery, Timer
 from .pruning import PRUNE_INTERVAL_S, Pruning
-from .side_file import SideFile
+from .spill_file import SpillFile
 
-FLUSH_INTERVAL_S: Final = 0.5  # half of the second that a crash may cost; the disk has the other
-# More than this are written at once: to build their rows takes the loop half a millisecond, which
-# no token should wait behind for longer.
+# A crash may lose one second of usage: half of it waits here, the other half is for the disk.
+FLUSH_INTERVAL_S: Final = 0.5
+# Size of a batch, and the number of waiting requests that starts a write at once. To build the rows
+# blocks the event loop for half a millisecond; tokens should not be delayed for longer.
 BATCH_RECORDS: Final = 100
-MAX_MODELS: Final = 1024  # names counted apart; a node that makes up names fills this and no more
+MAX_MODELS: Final = 1024  # model names that are counted: a node could invent any number of names
 
-# Tries to read the month's sums with nothing of ours written meanwhile; a read takes milliseconds,
-# and we write every half second.
+# Tries to read the month's sums without a write of this process in between. A read takes
+# milliseconds, and writes happen every half second.
 CATCH_UP_TRIES: Final = 5
 
 _MONTH: Final = (
@@ -48,10 +49,11 @@ log = logging.getLogger("wai.usage")
 
 
 class UsageRecorder:
-    """The relay's `Recorder`. Make it with `load`, end it with `close`; belongs to one loop.
+    """The relay's `Recorder`. Make it with `load`, end it with `close`. Belongs to one event loop.
 
-    `retention_s` is asked each time old rows are looked for, so that the setting can change.
-    `folder` is where usage is kept that the store does not take.
+    `retention_s`: returns how long raw rows are kept, in seconds; called whenever old rows are
+    deleted, so that the setting can change. `folder`: the data folder for the spill file; None: no
+    spill file. `wall_clock`, `clock`: seconds since 1970, and monotonic seconds.
     """
 
     def __init__(
@@ -68,18 +70,19 @@ class UsageRecorder:
         self._wall_clock = wall_clock
         self._call_later = call_later or _call_later
         self._folder = folder
-        self._side = SideFile.of_process(folder) if folder is not None else None
-        self._delivery = Delivery(store, self._side, self._on_written, self._call_later)
+        self._spill_file = SpillFile.of_process(folder) if folder is not None else None
+        self._delivery = Delivery(store, self._spill_file, self._on_written, self._call_later)
         self._pruning = Pruning(store, retention_s, clock(), wall_clock())
         self._clock = clock
         self._pending: list[RequestRecord] = []
         self._corrections: list[Counted] = []
         self._models: set[str] = set()
         self.months = MonthTokens(wall_clock())
-        """The tokens of every key this month."""
-        self._written = MonthTokens(wall_clock())  # of them, what we know to be in the database
+        """The tokens of each key in this month."""
+        self._written = MonthTokens(wall_clock())  # the part that this process has stored
         self._batches_written = 0
-        self._elsewhere: dict[int, dict[str, int]] = {}  # and what others wrote there, by month
+        # The part that other processes have stored: tokens by month and key.
+        self._others: dict[int, dict[str, int]] = {}
         self._timer: Timer | None = None
         self._tick_timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -95,8 +98,10 @@ class UsageRecorder:
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater | None = None,
     ) -> UsageRecorder:
-        """A recorder that knows what this month has cost so far, also what a relay that was killed
-        could not write. Raises `StoreError`."""
+        """Make a recorder that has the sums of this month, spill files of killed relays included.
+
+        The arguments are those of the class. Raises `StoreError`.
+        """
         recorder = cls(
             *(store, retention_s, folder),
             wall_clock=wall_clock,
@@ -105,22 +110,22 @@ class UsageRecorder:
         )
         begin = recorder.months.begin(wall_clock())
         rows = await store.read(_MONTH, begin, month_of(begin)[1])
-        recorder._note_elsewhere(begin, rows)
+        recorder._add_others(begin, rows)
         for row in rows:
-            recorder._learn(row["model"])
+            recorder._add_model(row["model"])
         recorder.months.on_unknown = lambda begin: recorder._in_background()
-        if recorder._side is not None:
+        if recorder._spill_file is not None:
             try:
-                await asyncio.to_thread(recorder._side.prepare)
+                await asyncio.to_thread(recorder._spill_file.prepare)
             except OSError as error:
-                log.warning("no room is kept for usage that can't be written: %s", error)
+                log.warning("no disk space is reserved for usage that cannot be written: %s", error)
         await recorder._adopt()
         recorder._tick_timer = recorder._call_later(PRUNE_INTERVAL_S, recorder._on_tick)
         return recorder
 
     @property
     def state(self) -> UsageState:
-        """How the books are kept."""
+        """How many requests wait or are lost, and whether the database fails."""
         waiting = len(self._pending) + self._delivery.unwritten
         return UsageState(waiting, self._delivery.lost, behind=self._delivery.failing)
 
@@ -149,9 +154,9 @@ class UsageRecorder:
         self._corrections.append(Counted(record, self._model_of(record), tokens, before))
         self._arm()
 
-    # -- a moment later
+    # -- writing
     def flush(self) -> None:
-        """Have written what has gathered, in transactions of at most `BATCH_RECORDS`."""
+        """Queue the recorded requests for writing, in batches of at most `BATCH_RECORDS`."""
         counted = [Counted(each, self._model_of(each), each.tokens) for each in self._pending]
         counted += self._corrections
         self._pending.clear()
@@ -160,12 +165,12 @@ class UsageRecorder:
             self._delivery.add(batch)
 
     async def settle(self) -> None:
-        """Return when all that is over is written, or can't be for now."""
+        """Wait until all finished requests are written or writing has failed."""
         self.flush()
         await self._delivery.wait()
 
     async def catch_up(self) -> None:
-        """Add to the month what others have written into the same books since we looked last.
+        """Add to the month's sums what other processes have stored since the last call.
 
         Raises `StoreError`.
         """
@@ -175,25 +180,27 @@ class UsageRecorder:
             before = self._batches_written
             rows = await self._store.read(_MONTH, begin, month_of(begin)[1])
             if self._delivery.idle and self._batches_written == before:
-                self._note_elsewhere(begin, rows)
+                self._add_others(begin, rows)
                 return
 
-    def _note_elsewhere(self, begin: int, rows: list[Row]) -> None:
-        """`rows`: the sums of the month that began at `begin`, ours included as far as they are
-        written."""
+    def _add_others(self, begin: int, rows: list[Row]) -> None:
+        """Add the tokens that other processes have stored to the month that began at `begin`.
+
+        `rows`: the stored sums of that month, including those of this process.
+        """
         stored: Counter[str] = Counter()
         for row in rows:
             stored[row["key_id"]] += int(row["tokens"])
         ours = self._written.all(begin)
-        elsewhere = self._elsewhere.setdefault(begin, {})
+        counted_before = self._others.setdefault(begin, {})
         for key_id, tokens in stored.items():
             others = tokens - ours.get(key_id, 0)
-            self.months.add(key_id, begin, others - elsewhere.get(key_id, 0))
-            elsewhere[key_id] = others
+            self.months.add(key_id, begin, others - counted_before.get(key_id, 0))
+            counted_before[key_id] = others
         self.months.know(begin)
 
     async def close(self) -> None:
-        """Write the rest, or leave it where the next relay finds it; before the store's `close`."""
+        """Write the rest, or leave it in the spill file. Call it before the store's `close`."""
         for timer in (self._timer, self._tick_timer):
             if timer is not None:
                 timer.cancel()
@@ -215,20 +222,23 @@ class UsageRecorder:
     def _on_written(self, batch: Batch) -> None:
         self._batches_written += 1
         for each in batch.counted:
-            self._written.add(each.record.key_id, each.record.started_at, each.more)
+            self._written.add(each.record.key_id, each.record.started_at, each.added_tokens)
 
     def _model_of(self, record: RequestRecord) -> str:
-        """What a request is counted under. A name counts once a node was found for it; from then
-        on refusals count under it too. All else is "", so that callers can't make up names."""
+        """Return the model name under which a request is counted, "" for an unknown one.
+
+        A name is known once a request for it was sent to a node. So callers cannot add names by
+        requesting models that do not exist.
+        """
         if record.attempts:
-            self._learn(record.model)
+            self._add_model(record.model)
         return record.model if record.model in self._models else ""
 
-    def _learn(self, model: str) -> None:
+    def _add_model(self, model: str) -> None:
         if len(self._models) < MAX_MODELS:
             self._models.add(model)
 
-    # -- now and then
+    # -- periodically
     def _on_tick(self) -> None:
         self._pruning.tick(self._clock(), self._wall_clock(), spilled=self._delivery.spilled)
         self._in_background()
@@ -236,63 +246,70 @@ class UsageRecorder:
 
     def _in_background(self) -> None:
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._look_around())
+            self._task = asyncio.get_running_loop().create_task(self._adopt_and_catch_up())
 
-    async def _look_around(self) -> None:
-        """Take over what a process left that has ended, and look up a month that the clock came
-        into."""
+    async def _adopt_and_catch_up(self) -> None:
+        """Adopt the spill files of processes that have ended, and load the sums of a new month."""
         try:
             await self._adopt()
             if not self.months.knows(self._wall_clock()):
                 await self.catch_up()
         except StoreError as error:
-            log.warning("what other relays have counted is not known: %s", error)
+            log.warning("the usage stored by other relays could not be read: %s", error)
 
     async def _adopt(self) -> None:
-        """Count and have written what a process left in its file that has ended."""
+        """Count and write the batches in the spill files of processes that have ended."""
         if self._folder is None:
             return
-        found: list[SideFile] = []
+        found: list[SpillFile] = []
         try:
-            found = await asyncio.to_thread(SideFile.left_behind, self._folder)
+            found = await asyncio.to_thread(SpillFile.take_abandoned, self._folder)
             while found:
                 await self._take_over(found[-1])
                 found.pop()
         except OSError as error:
-            log.error("usage that was left by a relay that ended cannot be read: %s", error)
+            log.error("the unwritten usage of a relay that has ended cannot be read: %s", error)
         finally:
-            for side in found:  # for another try
-                side.close()
+            for spill_file in found:  # the next call tries again
+                spill_file.close()
 
-    async def _take_over(self, side: SideFile) -> None:
+    async def _take_over(self, spill_file: SpillFile) -> None:
         rows = await self._store.read("SELECT id FROM usage_batches")
         stored = {row["id"] for row in rows}
-        requests, tokens, settled = await asyncio.to_thread(_sums, side, stored)
+        requests, tokens, stored_ids = await asyncio.to_thread(_sums, spill_file, stored)
         for (key_id, begin), more in tokens.items():
             self.months.add(key_id, begin, more)
         if requests:
-            log.warning("%d requests were not written by a relay that ended", requests)
-        self._delivery.adopt(side, requests, settled)
+            log.warning(
+                "the usage of %d requests was left by a relay that has ended; it is written now",
+                requests,
+            )
+        self._delivery.adopt(spill_file, requests, stored_ids)
 
 
-def _sums(side: SideFile, stored: set[str]) -> tuple[int, Counter[tuple[str, int]], list[str]]:
-    """Of what `side` has and the database has not: how many requests, and each key's tokens by
-    month; then the ids of what both have."""
-    requests, tokens, settled = 0, Counter[tuple[str, int]](), list[str]()
-    for line in side.lines():
+def _sums(
+    spill_file: SpillFile, stored: set[str]
+) -> tuple[int, Counter[tuple[str, int]], list[str]]:
+    """Sum up the batches in `spill_file` that are not in `stored`.
+
+    Returns the number of their requests, their tokens by key and month, and the ids of the batches
+    that are stored already.
+    """
+    requests, tokens, stored_ids = 0, Counter[tuple[str, int]](), list[str]()
+    for line in spill_file.lines():
         try:
             batch = read_batch(line)
         except StoreError:
-            continue  # the delivery says so when it comes to it
+            continue  # the delivery will log it
         if batch.id in stored:
-            settled.append(batch.id)
+            stored_ids.append(batch.id)
             continue
         requests += batch.requests
         for each in batch.counted:
             if each.record.key_id:
                 begin = month_of(each.record.started_at)[0]
-                tokens[each.record.key_id, begin] += each.more
-    return requests, tokens, settled
+                tokens[each.record.key_id, begin] += each.added_tokens
+    return requests, tokens, stored_ids
 
 
 def _call_later(delay_s: float, call: Callable[[], None]) -> Timer:

@@ -1,7 +1,7 @@
-"""Reads the roll-ups back: sums by key, model, node, day or hour, over any time.
+"""Query the stored sums by key, model, node, day or hour, for any period.
 
-Whole days come from the daily rows and the edges from the hourly ones; what began in the hour of
-`since` counts whole, as does what began in the hour of `until`.
+Whole days are read from the daily rows, the rest from the hourly ones. The hours of `since` and of
+`until` are counted whole.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ _SUMS: Final = ", ".join(f"sum({name}) AS {name}" for name in COUNTERS)
 
 @dataclass(frozen=True, slots=True)
 class UsageTop:
-    """The groups with most requests, and all the `other_groups` as one row whose group is "";
-    None where there are no others."""
+    """The groups with the most requests, and the sums of all others.
+
+    `others`: one row with the group "", for the `other_groups` groups; None if there are none.
+    """
 
     rows: list[UsageRow]
     others: UsageRow | None
@@ -33,7 +35,7 @@ class UsageTop:
 
 
 class UsageReport:
-    """Questions to the stored roll-ups, which are a second behind at most."""
+    """Queries of the stored sums, which are at most one second old."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -48,13 +50,17 @@ class UsageReport:
         model: str | None = None,
         node: str | None = None,
     ) -> list[UsageRow]:
-        """Sums of what began from `since` up to `until` (seconds since 1970), of one key id, model
-        or node if given. Times in order, everything else by most requests. Raises `StoreError`."""
+        """Return the sums of the requests that began from `since` up to `until` (seconds since
+        1970).
+
+        `key` (an id), `model`, `node`: count only its requests. Days and hours are in order of
+        time, other groups in order of most requests. Raises `StoreError`.
+        """
         where, values = _where(
             by, since, until, (("key_id", key), ("model", model), ("node", node))
         )
         group = _group_expression(by)
-        # Only our own words are put into these texts; what callers say goes by parameter.
+        # Only constants of this module are put into the SQL; other values are parameters.
         of_sums = f"SELECT {group} AS grp, {_SUMS} FROM usage_rollups"  # noqa: S608
         sums = await self._store.read(f"{of_sums} WHERE {where} GROUP BY grp", *values)
         timed = by in TIMES
@@ -72,8 +78,10 @@ class UsageReport:
         model: str | None = None,
         node: str | None = None,
     ) -> UsageTop:
-        """As `usage` by key, model or node, but at most `most` rows and the rest as one: what
-        it costs to tell grows with `most`, not with the keys there are. Raises `StoreError`."""
+        """Like `usage` by key, model or node, but return at most `most` rows, and the rest as one.
+
+        Its cost depends on `most`, not on the number of groups. Raises `StoreError`.
+        """
         where, values = _where(
             by, since, until, (("key_id", key), ("model", model), ("node", node))
         )
@@ -102,7 +110,7 @@ class UsageReport:
     async def _rows(
         self, by: Grouping, sums: list[Row], where: str, values: list[Value]
     ) -> list[UsageRow]:
-        """`sums`, each with the times to first token that are stored beside it."""
+        """Make rows from `sums`, and add the percentiles of the time to first token."""
         of_bins = f"SELECT {_group_expression(by)} AS grp, bin, sum(requests) AS requests"
         counts = await self._store.read(
             f"{of_bins} FROM usage_ttft WHERE {where} GROUP BY grp, bin",
@@ -115,7 +123,7 @@ class UsageReport:
 
 
 def _group_expression(by: Grouping) -> str:
-    # A day's edge may come from hourly rows, which belong to the day they are in.
+    # Part of a day may come from hourly rows, so the day is computed from their start.
     return {"hour": "start", "day": f"start - start % {DAY_S}"}.get(by) or _COLUMNS[by]
 
 

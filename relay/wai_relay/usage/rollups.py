@@ -1,7 +1,8 @@
-"""From finished requests to one transaction: raw rows and the roll-ups' additions. Pure.
+"""Build the transaction that stores finished requests: raw rows, and additions to the roll-ups.
 
-Requests of a batch that share hour, key, model and node are added up here, so that the database
-sees one upsert for them.
+A roll-up is the sum of the requests of one hour or day, key, model and node. The requests of a
+batch that belong to the same roll-up are summed here, so that the database gets one upsert for
+them.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from wai_relay.storage import Write
 
 HOUR_S: Final = 3600
 DAY_S: Final = 86400
-MAX_PATH_CHARS: Final = 128  # every route of ours is shorter; what is longer was refused
+MAX_PATH_CHARS: Final = 128  # longer than every route that is served
 _SPANS: Final = (("hour", HOUR_S), ("day", DAY_S))
 
 
 @dataclass(slots=True)
 class Figures:
-    """What a roll-up adds up; its fields are the columns of `usage_rollups`."""
+    """The sums of a roll-up; its fields are the columns of `usage_rollups`."""
 
     requests: int = 0
     errors: int = 0
@@ -43,7 +44,7 @@ class Figures:
     cost: float = 0.0
 
     def add(self, record: RequestRecord) -> None:
-        """Count one request."""
+        """Add one request."""
         tokens = record.tokens
         self.requests += 1
         if record.cancelled:
@@ -65,13 +66,13 @@ class Figures:
             self.decode_ms += record.duration_ms - record.ttft_ms
 
     def merge(self, other: Figures) -> None:
-        """Count all that `other` counts."""
+        """Add the sums of `other`."""
         for name in COUNTERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class Group(NamedTuple):
-    """Whose figures: what a roll-up's row is about, but for its span."""
+    """The key of a roll-up's row, without its span. `start`: seconds since 1970."""
 
     start: int
     key_id: str
@@ -113,9 +114,9 @@ _SET_RAW: Final = (
 
 
 def writes_for(batch: Iterable[tuple[RequestRecord, str]]) -> list[Write]:
-    """One transaction that stores `batch`: records, each with the model that it is counted under.
+    """Return the transaction that stores `batch`: pairs of a request and the model it counts for.
 
-    A request without a good key has no raw row: anybody could fill the disk with those.
+    A request without a valid key gets no raw row, because anybody could fill the disk with those.
     """
     writes: list[Write] = []
     hours: defaultdict[Group, Figures] = defaultdict(Figures)
@@ -128,7 +129,7 @@ def writes_for(batch: Iterable[tuple[RequestRecord, str]]) -> list[Write]:
             first_tokens[group, bin_of(record.ttft_ms)] += 1
         if record.key_id:
             writes.append(Write(_ADD_RAW, _raw(record, model)))
-    # Nearly always a batch is of one hour: then its sums by the hour are those by the day.
+    # Nearly all batches are of one hour, whose sums are then also those of the day.
     one_hour = len({group.start for group in hours}) == 1
     for span, length_s in _SPANS:
         sums, bins = (hours, first_tokens) if one_hour else _merged(hours, first_tokens, length_s)
@@ -145,7 +146,7 @@ def writes_for(batch: Iterable[tuple[RequestRecord, str]]) -> list[Write]:
 def _merged(
     hours: Mapping[Group, Figures], first_tokens: Mapping[tuple[Group, int], int], length_s: int
 ) -> tuple[dict[Group, Figures], dict[tuple[Group, int], int]]:
-    """The same sums by spans of `length_s`."""
+    """Merge the hourly sums into spans of `length_s` seconds."""
     sums: defaultdict[Group, Figures] = defaultdict(Figures)
     for group, figures in hours.items():
         sums[_widened(group, length_s)].merge(figures)
@@ -158,7 +159,7 @@ def _merged(
 def correction(
     record: RequestRecord, model: str, before: TokenCounts, after: TokenCounts
 ) -> list[Write]:
-    """One transaction that sets right the tokens of a stored request, which had been `before`."""
+    """Return the transaction that changes a stored request's tokens from `before` to `after`."""
     more = Figures(
         estimated=_estimated(after) - _estimated(before),
         prompt_tokens=after.prompt - before.prompt,

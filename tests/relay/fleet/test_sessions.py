@@ -10,9 +10,9 @@ import pytest
 
 from tests.relay.conftest import Clock
 from wai_protocol.errors import AuthError, Fault, WaiError
-from wai_protocol.events import DataReceived, HeadersReceived, StreamEnded, TurnOver
+from wai_protocol.events import DataReceived, HeadersReceived, StreamEnded, TurnEnded
 from wai_protocol.frames import pack
-from wai_protocol.handshake import Hello, NodeClaim
+from wai_protocol.handshake import Hello, ProvenHello
 from wai_protocol.identity import NodeKey
 from wai_protocol.invite import decode
 from wai_protocol.limits import MAX_CALLS
@@ -71,7 +71,7 @@ class Rig:
         return self.node.sessions
 
     async def come(self, hello: Hello = HELLO) -> AdmittedNode:
-        return await self.fleet.admit(NodeClaim(hello, None))
+        return await self.fleet.admit(ProvenHello(hello, None))
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ async def test_a_nodes_session_takes_a_bounded_part_in_one_turn(rig: Rig) -> Non
     (session,) = rig.sessions
     session.live.core.attach(0, 0.0)
     events = session.live.core.receive_data(pack((25, 0, "x", None)) * 100, 0.0)
-    assert isinstance(events[-1], TurnOver)
+    assert isinstance(events[-1], TurnEnded)
     assert len(events) < 100
 
 

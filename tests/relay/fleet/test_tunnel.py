@@ -9,7 +9,7 @@ import pytest
 
 from tests.relay.http.fakes import FakeTransport, echo, turns
 from wai_protocol.errors import AuthError
-from wai_protocol.handshake import Hello, NodeClaim, NodeHandshake
+from wai_protocol.handshake import Hello, NodeHandshake, ProvenHello
 from wai_protocol.identity import NodeKey, RelayKey
 from wai_relay.fleet.tunnel import (
     MAX_HANDSHAKES,
@@ -46,11 +46,11 @@ class Rig:
     """Tunnels that note who proved itself, and let nobody in."""
 
     def __init__(self) -> None:
-        self.claims: list[NodeClaim] = []
+        self.claims: list[ProvenHello] = []
         self.key = RelayKey.generate()
         self.tunnels = Tunnels(self.key, self._admit, lambda: None)
 
-    async def _admit(self, claim: NodeClaim) -> AdmittedNode:
+    async def _admit(self, claim: ProvenHello) -> AdmittedNode:
         self.claims.append(claim)
         raise AuthError("nobody comes in here")
 
@@ -129,7 +129,7 @@ async def test_who_has_proven_itself_loses_no_place_while_the_relay_decides() ->
     gate = asyncio.Event()
 
     class Slow(Rig):
-        async def _admit(self, claim: NodeClaim) -> AdmittedNode:
+        async def _admit(self, claim: ProvenHello) -> AdmittedNode:
             await gate.wait()
             return await super()._admit(claim)
 

@@ -94,7 +94,7 @@ async def test_pipelined_requests_are_read_no_faster_than_they_are_answered() ->
     connection.connection_lost(None)
 
 
-async def test_who_takes_no_answers_gets_no_more_of_them() -> None:
+async def test_a_caller_that_reads_no_answers_is_served_no_further_requests() -> None:
     edge, connection, transport = connect()
     connection.data_received(GET)
     await turns()
@@ -147,7 +147,7 @@ async def test_a_broken_chunk_is_the_readers_error_and_ends_the_connection() -> 
     connection.data_received(CHUNKED.replace(b"2\r\nhe", b"zz\r\nhe"))
     await turns()
     assert transport.written.startswith(b"HTTP/1.1 400 ")
-    assert b"chunked request body is broken: illegal chunk header" in transport.written
+    assert b"chunked request body is invalid: illegal chunk header" in transport.written
     assert b"bytearray" not in transport.written
     assert b"connection: close" in transport.written
     connection.connection_lost(None)
@@ -179,7 +179,7 @@ async def test_a_chunked_body_of_two_readings_hides_no_request(fault: str, step:
         connection.data_received(stream[start : start + step])
     await turns(20)
     assert transport.written.startswith(b"HTTP/1.1 400 ")
-    assert b"chunked request body is broken" in transport.written
+    assert b"chunked request body is invalid" in transport.written
     assert b"connection: close" in transport.written
     assert edge.counters.requests == 1
     connection.connection_lost(None)
@@ -326,7 +326,7 @@ async def test_a_last_answer_that_nobody_takes_is_dropped() -> None:
     connection.connection_lost(None)
 
 
-async def test_writes_of_one_turn_leave_in_one_write_chunked() -> None:
+async def test_chunks_of_one_turn_are_sent_in_one_write() -> None:
     async def handler(exchange: Exchange) -> None:
         exchange.start(200, [])
         exchange.write(b"one")
@@ -555,7 +555,7 @@ async def test_an_upgrade_hands_the_transport_and_what_came_with_it_to_the_tunne
     assert not edge.connections
 
 
-async def test_a_drain_answers_what_runs_says_close_and_closes_the_idle() -> None:
+async def test_a_drain_answers_running_requests_with_close_and_closes_idle_connections() -> None:
     gate = asyncio.Event()
 
     async def handler(exchange: Exchange) -> None:

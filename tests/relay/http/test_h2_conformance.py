@@ -305,7 +305,7 @@ async def test_what_breaks_the_connection_ends_it(case: str, step: int) -> None:
     await suite.leave()
 
 
-async def test_a_preface_that_is_none_ends_the_connection() -> None:  # 3.5
+async def test_an_invalid_preface_ends_the_connection() -> None:  # 3.5
     suite = Suite(preface=b"INVALID CONNECTION PREFACE\r\n\r\n")
     await turns(20)
     assert suite.transport.closed

@@ -52,7 +52,7 @@ MALFORMED = {
     "percent-encoded": b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a",
     "'/a#b'": b"GET /a#b HTTP/1.1\r\nHost: a",
     "names no host": b"GET http:///x HTTP/1.1\r\nHost: a",
-    "HTTP/2.0 is not spoken": b"GET / HTTP/2.0\r\nHost: a",
+    "HTTP/2.0 is not supported": b"GET / HTTP/2.0\r\nHost: a",
     "not in an HTTP version": b"GET / http/1.1\r\nHost: a",
 }
 

@@ -1,4 +1,4 @@
-"""A caller who leaves takes all with him: what he held must not wait for a garbage collection."""
+"""A connection whose caller has left is freed at once, without a garbage collection."""
 
 from __future__ import annotations
 

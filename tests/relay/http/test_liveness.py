@@ -14,7 +14,7 @@ import pytest
 
 from tests.harness.network_namespace import OUTSIDE, network_namespace
 from wai_relay.http import liveness
-from wai_relay.http.edge import LOOK_S, WRITE_STALL_S, Edge, Handler
+from wai_relay.http.edge import ALIVE_CHECK_S, WRITE_STALL_S, Edge, Handler
 from wai_relay.http.exchange import Exchange
 from wai_relay.http.h1 import H1Connection
 from wai_relay.http.listener import Listener
@@ -127,7 +127,7 @@ async def test_a_caller_that_reads_nothing_for_longer_gets_its_whole_answer() ->
         sock.setblocking(False)
         await loop.sock_connect(sock, ("127.0.0.1", port))
         await loop.sock_sendall(sock, h1("/"))
-        await asyncio.sleep(liveness.GONE_S + LOOK_S)
+        await asyncio.sleep(liveness.GONE_S + ALIVE_CHECK_S)
         assert edge.connections
         read = 0
         while read < ANSWER_BYTES:
@@ -147,7 +147,7 @@ def test_the_kernels_own_bounds_add_up_to_less_than_30_s() -> None:
                     limit = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
                     assert limit == liveness.GONE_S * 1000
     assert liveness.GONE_S < FREED_S
-    assert LOOK_S * 2 < liveness.GONE_S
+    assert ALIVE_CHECK_S * 2 < liveness.GONE_S
 
 
 class Stalled(FakeTransport):
@@ -162,7 +162,7 @@ class Stalled(FakeTransport):
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone has it")
-async def test_the_kernel_waits_longer_only_while_a_live_caller_has_shut_its_window() -> None:
+async def test_the_kernel_waits_longer_only_while_a_live_caller_has_closed_its_window() -> None:
     def limit() -> int:
         return ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
@@ -190,7 +190,7 @@ async def test_the_kernel_waits_longer_only_while_a_live_caller_has_shut_its_win
         assert limit() == liveness.GONE_S * 1000
         now = asyncio.get_running_loop().time()
         connection.pause_writing()
-        connection.handle_timeout(now + LOOK_S + 1)
+        connection.handle_timeout(now + ALIVE_CHECK_S + 1)
         assert limit() >= WRITE_STALL_S * 1000
         connection.resume_writing()
         assert limit() == liveness.GONE_S * 1000

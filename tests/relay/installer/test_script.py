@@ -291,7 +291,7 @@ def test_at_a_terminal_the_invite_is_asked_for_before_anything_is_installed(tmp_
 
 def test_a_node_without_an_invite_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
     status, output = _sh(tmp_path, "node", "--user", more={"WAI_INVITE": "hello"})
-    assert (status, "that is no invite" in output) == (1, True)
+    assert (status, "that is not an invite" in output) == (1, True)
     assert not list(tmp_path.iterdir())
 
 

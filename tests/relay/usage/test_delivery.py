@@ -19,7 +19,7 @@ from wai_relay.usage.batches import Batch, Counted
 from wai_relay.usage.delivery import RETRY_S
 from wai_relay.usage.pruning import PRUNE_INTERVAL_S, STEADY_S
 from wai_relay.usage.rollups import DAY_S, HOUR_S
-from wai_relay.usage.side_file import RESERVED_BYTES, SideFile
+from wai_relay.usage.spill_file import RESERVED_BYTES, SpillFile
 
 from .test_recorder import NOON, Time, record
 
@@ -63,10 +63,10 @@ class Relay:
         mine = (self.recorder._timer, self.recorder._tick_timer, self.recorder._delivery._retry)
         for timer in filter(None, mine):
             timer.cancel()
-        side = self.recorder._side
-        assert side is not None
-        if side._descriptor is not None:
-            os.close(side._descriptor)
+        spill_file = self.recorder._spill_file
+        assert spill_file is not None
+        if spill_file._descriptor is not None:
+            os.close(spill_file._descriptor)
         await self.store.close()
 
     async def stop(self) -> None:
@@ -163,9 +163,9 @@ async def test_a_batch_whose_confirmation_was_lost_counts_once(relay: Relay) -> 
     counted = record(request_id="req_1")
     batch = Batch([Counted(counted, "m", counted.tokens)])
     await relay.store.write(*batch.writes)
-    side = relay.recorder._side
-    assert side is not None
-    side.append([batch.line()])
+    spill_file = relay.recorder._spill_file
+    assert spill_file is not None
+    spill_file.append([batch.line()])
     await relay.kill()
     again = await Relay.start(relay.folder, relay.time)
     assert again.recorder.months.of("key_1", again.time.now) == 15
@@ -181,7 +181,7 @@ async def test_a_batch_that_was_written_while_its_copy_went_to_the_file_counts_o
     with held(relay.folder):
         relay.serve(3)
         relay.recorder.flush()
-        while relay.recorder._side is None or relay.recorder._side.empty:
+        while relay.recorder._spill_file is None or relay.recorder._spill_file.empty:
             await relay.store.read("SELECT 1")
     await relay.recorder.settle()
     await relay.go_on()
@@ -221,10 +221,10 @@ async def test_on_a_full_disk_the_reserve_keeps_what_the_database_does_not_take(
     assert relay.served()[:2] == (1000, 1000)
 
 
-async def test_what_no_disk_takes_is_in_memory_up_to_a_bound_and_then_counted_as_lost(
+async def test_usage_that_no_disk_accepts_stays_in_memory_up_to_a_bound_and_is_then_lost(
     relay: Relay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("wai_relay.usage.side_file.MAX_BYTES", 0)
+    monkeypatch.setattr("wai_relay.usage.spill_file.MAX_BYTES", 0)
     monkeypatch.setattr("wai_relay.usage.delivery.MAX_HELD", 250)
     with held(relay.folder):
         for part in range(4):
@@ -237,7 +237,7 @@ async def test_what_no_disk_takes_is_in_memory_up_to_a_bound_and_then_counted_as
     assert sum("is lost" in message for message in caplog.messages) == 1
 
 
-async def test_what_the_database_will_never_take_holds_up_nothing(relay: Relay) -> None:
+async def test_a_refused_request_does_not_delay_others(relay: Relay) -> None:
     relay.serve(3)
     relay.recorder.finish(record(request_id="req_odd", status=1 << 70))
     relay.serve(2, first=3)
@@ -323,33 +323,33 @@ async def test_a_relay_that_started_with_a_wrong_clock_learns_the_right_month(
 
 
 def test_a_line_that_was_cut_by_a_crash_is_not_read(tmp_path: Path) -> None:
-    side = SideFile.of_process(tmp_path)
-    side.prepare()
-    side.append([b"one\n", b"two\n"])
-    assert side._descriptor is not None
-    os.pwrite(side._descriptor, b"thr", 8)
-    os.close(side._descriptor)
-    (found,) = SideFile.left_behind(tmp_path)
+    spill_file = SpillFile.of_process(tmp_path)
+    spill_file.prepare()
+    spill_file.append([b"one\n", b"two\n"])
+    assert spill_file._descriptor is not None
+    os.pwrite(spill_file._descriptor, b"thr", 8)
+    os.close(spill_file._descriptor)
+    (found,) = SpillFile.take_abandoned(tmp_path)
     assert list(found.lines()) == [b"one\n", b"two\n"]
     assert found.path.stat().st_mode & 0o777 == 0o600
-    found.take(b"one\n")
-    found.take(b"two\n")
+    found.drop_first(b"one\n")
+    found.drop_first(b"two\n")
     assert found.empty
     found.append([b"x\n"])
     assert list(found.lines()) == [b"x\n"]
-    found.take(b"x\n")
+    found.drop_first(b"x\n")
     found.close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_lines_longer_than_one_read_are_whole(tmp_path: Path) -> None:
-    side = SideFile.of_process(tmp_path)
+    spill_file = SpillFile.of_process(tmp_path)
     lines = [bytes([65 + n]) * (n * 150_000 + 1) + b"\n" for n in range(6)]
-    side.append(lines[:4])
-    side.append(lines[4:])
-    assert list(side.lines()) == lines
+    spill_file.append(lines[:4])
+    spill_file.append(lines[4:])
+    assert list(spill_file.lines()) == lines
     for line in lines:
-        assert side.first() == line
-        side.take(line)
-    assert side.path.stat().st_size == RESERVED_BYTES
-    side.close()
+        assert spill_file.first() == line
+        spill_file.drop_first(line)
+    assert spill_file.path.stat().st_size == RESERVED_BYTES
+    spill_file.close()

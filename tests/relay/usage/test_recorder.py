@@ -305,7 +305,7 @@ async def test_months_tokens_are_known_at_once_and_after_a_restart(books: Books)
     await again.close()
 
 
-async def test_what_the_relay_before_us_still_writes_counts_for_the_month(books: Books) -> None:
+async def test_usage_that_the_old_relay_still_writes_counts_for_the_month(books: Books) -> None:
     before = books.recorder
     before.finish(record(prompt=10, completion=5))
     await before.settle()
@@ -333,9 +333,7 @@ async def test_what_the_relay_before_us_still_writes_counts_for_the_month(books:
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["held", "written"])
-async def test_what_a_request_took_after_all_is_what_the_books_say(
-    books: Books, *, written: bool
-) -> None:
+async def test_a_correction_changes_the_stored_usage(books: Books, *, written: bool) -> None:
     gone = record(prompt=20, completion=3, exact=False, cancelled=True)
     for each in (record(request_id="req_2", prompt=1, completion=1), gone):
         books.recorder.finish(each)

@@ -24,7 +24,7 @@ import anyio
 import anyio.abc
 
 from wai_protocol.errors import Fault, TransportError
-from wai_transport.exit_status import how_it_ended
+from wai_transport.exit_status import describe_exit
 
 from . import launch as launch_program
 from .environment import server_environment
@@ -249,7 +249,7 @@ class ServerProcess:
         for pattern, hint in _HINTS:
             if pattern.search(text):
                 return f"the server ended: {hint}"
-        how = "ended" if code is None else how_it_ended(code)
+        how = "ended" if code is None else describe_exit(code)
         hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
         return f"the server {how}{hint}; see its log with `wai node logs`"
 

@@ -1,9 +1,9 @@
-"""The file in the data folder that keeps what the database did not take: one line a batch.
+"""A file in the data folder for batches that could not be written to the database, one per line.
 
-Each relay process has its own and holds a lock on it, so that two which share the folder during an
-upgrade don't meet, and the file of one that was killed is found by the next. Some room is taken
-from the disk beforehand: on a full disk the first lines still fit. Behind the last line there are
-only NUL bytes. All of it blocks: call it from a thread.
+Each relay process has its own file and holds a lock on it. So two processes that share the folder
+during an upgrade do not use the same file, and the file of a process that was killed can be
+recognized. Disk space is reserved beforehand, so that the first lines fit even when the disk is
+full. After the last line there are only NUL bytes. All methods block: call them from a thread.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from typing import Final
 PREFIX: Final = "usage-"
 SUFFIX: Final = ".unwritten"
 FILE_MODE: Final = 0o600
-# Taken beforehand: the lines of some 2,000 requests, which is minutes of a busy relay.
+# Reserved size: the lines of about 2,000 requests, some minutes of a busy relay.
 RESERVED_BYTES: Final = 1 << 20
-# Some 500,000 requests: more than an hour of a relay that serves a hundred a second.
+# About 500,000 requests: more than an hour of a relay that serves a hundred per second.
 MAX_BYTES: Final = 256 << 20
-READ_BYTES: Final = 256 * 1024  # of a line that is looked for; a batch of a hundred has 50 KiB
+READ_BYTES: Final = 256 * 1024  # size of one read; a batch of a hundred requests has 50 KiB
 
 
-class SideFile:
-    """Lines in a file, appended at its end and read from its begin. Made when first needed."""
+class SpillFile:
+    """A queue of lines in a file, which is created when it is first needed."""
 
     def __init__(self, path: Path, descriptor: int | None = None) -> None:
         self.path = path
         self._descriptor = descriptor
-        self._read = 0  # bytes of lines that were taken
-        self._end = 0  # bytes of all lines
+        self._read = 0  # offset after the lines that were dropped
+        self._end = 0  # offset after the last line
 
     @classmethod
-    def of_process(cls, folder: Path) -> SideFile:
-        """A new one for this process; nothing is on disk yet."""
+    def of_process(cls, folder: Path) -> SpillFile:
+        """Return a new file for this process, which does not exist on disk yet."""
         return cls(folder / f"{PREFIX}{secrets.token_hex(4)}{SUFFIX}")
 
     @classmethod
-    def left_behind(cls, folder: Path) -> list[SideFile]:
-        """Those whose process has ended, ours from now on. Raises `OSError`."""
+    def take_abandoned(cls, folder: Path) -> list[SpillFile]:
+        """Lock and return the files of processes that have ended. Raises `OSError`."""
         found = []
         for path in sorted(folder.glob(f"{PREFIX}*{SUFFIX}")):
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -52,24 +52,27 @@ class SideFile:
             except BlockingIOError:
                 os.close(descriptor)
                 continue
-            side = cls(path, descriptor)
-            side._end = sum(len(line) for line in side.lines())
-            found.append(side)
+            spill_file = cls(path, descriptor)
+            spill_file._end = sum(len(line) for line in spill_file.lines())
+            found.append(spill_file)
         return found
 
     @property
     def empty(self) -> bool:
-        """Whether all lines were taken."""
+        """Whether no line is left."""
         return self._read == self._end
 
     def prepare(self) -> None:
-        """Make the file, and take its room from the disk. Raises `OSError`."""
+        """Create the file and reserve its disk space. Raises `OSError`."""
         descriptor = self._open()
-        with contextlib.suppress(AttributeError):  # macOS has none
+        with contextlib.suppress(AttributeError):  # macOS does not have this function
             os.posix_fallocate(descriptor, 0, RESERVED_BYTES)
 
     def append(self, lines: list[bytes]) -> None:
-        """Add `lines`; on return they are on disk. Raises `OSError`, and then has added none."""
+        """Append `lines`; when this returns, they are on disk.
+
+        Raises `OSError`, and has appended none then.
+        """
         data = b"".join(lines)
         if self._end + len(data) > MAX_BYTES:
             raise OSError(errno.EFBIG, "the file of unwritten usage is full")
@@ -80,18 +83,18 @@ class SideFile:
                 written += os.pwrite(descriptor, data[written:], self._end + written)
             os.fsync(descriptor)
         except OSError:
-            # What is there of them must not be read. This needs no room: it was written just now.
+            # Overwrite the part that was written, so that it is not read. This needs no new space.
             with contextlib.suppress(OSError):
                 os.pwrite(descriptor, bytes(written), self._end)
             raise
         self._end += len(data)
 
     def first(self) -> bytes | None:
-        """The first line that was not taken yet."""
+        """Return the first line, None if there is none."""
         return None if self.empty else next(self.lines(), None)
 
     def lines(self) -> Iterator[bytes]:
-        """The lines that were not taken, as far as they are whole."""
+        """Yield all complete lines."""
         at, data = self._read, b""
         while piece := os.pread(self._open(), READ_BYTES, at + len(data)):
             data += piece
@@ -105,14 +108,14 @@ class SideFile:
             if data[:1] == b"\0":
                 return
 
-    def take(self, line: bytes) -> None:
-        """`line`, which is the first, is not needed any more. Raises `OSError`."""
+    def drop_first(self, line: bytes) -> None:
+        """Drop `line`, which must be the first one. Raises `OSError`."""
         self._read += len(line)
         if self.empty:
             self._clear()
 
     def close(self) -> None:
-        """Remove it if nothing is left in it; else it is there for the next process."""
+        """Close the file. Remove it if it is empty; else the next process will find it."""
         if self._descriptor is None:
             return
         if self.empty:
@@ -121,7 +124,7 @@ class SideFile:
         self._descriptor = None
 
     def _clear(self) -> None:
-        """Nothing is in it: give back what is more than the reserve, and keep that."""
+        """Reset the empty file to its reserved size."""
         descriptor, end = self._open(), self._end
         self._read = self._end = 0
         if end > RESERVED_BYTES:

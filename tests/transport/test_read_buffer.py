@@ -1,4 +1,4 @@
-"""One buffer for all connections: what one of them left unfinished outlives the next read."""
+"""One buffer for all connections: incomplete data of one is kept while others are read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from wai_protocol.limits import Limits
 from wai_protocol.session import Role, Session
 from wai_relay.http.edge import Edge
 from wai_relay.http.h1 import H1Connection
-from wai_transport.incoming import INCOMING
 from wai_transport.live_session import LiveSession
+from wai_transport.read_buffer import READ_BUFFER
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +64,7 @@ async def test_a_frame_cut_in_two_survives_what_is_read_between() -> None:
     protocol = cast(asyncio.BufferedProtocol, transport.get_protocol())
     cut = len(sent) - 4
     read(protocol, sent[:cut])
-    INCOMING[:] = bytes(len(INCOMING))
+    READ_BUFFER[:] = bytes(len(READ_BUFFER))
     read(protocol, sent[cut:])
     assert events[-1] == DataReceived(stream, b"a prompt")
     live.close()
