@@ -6,22 +6,17 @@ import argparse
 import os
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from typing import Any, Final
 
-from wai_cli.client.admin_client import AdminClient
-from wai_cli.client.target import add_target_options, find_target
+from wai_cli.client.target import add_target_options
 from wai_cli.client.way_out import proxy_settings
 from wai_cli.options.paths import add_data_option, node_data
 from wai_cli.options.values import count, named
-from wai_cli.output.tables import print_json, print_lines, print_table, say, time_text
+from wai_cli.output.tables import say
 
 from . import node_upstream, uninstall
-from .model import read_log
-
-if TYPE_CHECKING:  # `wai node run` needs none of it
-    from wai_api.nodes import ModelView, NodeView
 
 MAX_INVITE_CHARS: Final = 4096  # a real one has about 220
 MAX_KEY_CHARS: Final = 4096  # those in use have up to some hundred
@@ -45,21 +40,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     uninstall.configure(actions.add_parser("uninstall", help="undo what install.sh did here"))
     listing = actions.add_parser("list", help="list the relay's nodes")
-    listing.set_defaults(run=_list)
+    listing.set_defaults(run=partial(_on_fleet, "list_nodes"))
     status = actions.add_parser("status", help="look at one node and what it serves")
-    status.set_defaults(run=_status)
+    status.set_defaults(run=partial(_on_fleet, "status"))
     drain = actions.add_parser("drain", help="give a node no new requests")
-    drain.set_defaults(run=_drain)
+    drain.set_defaults(run=partial(_on_fleet, "drain"))
     undrain = actions.add_parser("undrain", help="give a drained node requests again")
-    undrain.set_defaults(run=_undrain)
+    undrain.set_defaults(run=partial(_on_fleet, "undrain"))
     remove = actions.add_parser("remove", help="disconnect a node and let it in no more")
-    remove.set_defaults(run=_remove)
+    remove.set_defaults(run=partial(_on_fleet, "remove"))
     logs = actions.add_parser("logs", help="read what the servers of its deployed models printed")
     logs.add_argument("--model", metavar="MODEL", help="of this one only")
     logs.add_argument(
         "--lines", metavar="N", type=count, default=100, help="at most so many of each"
     )
-    logs.set_defaults(run=_logs)
+    logs.set_defaults(run=partial(_on_fleet, "logs"))
     for action in (status, drain, undrain, remove, logs):
         action.add_argument("name", metavar="NAME", type=named, help="the node's name or id")
     for action in (listing, status, drain, undrain, remove, logs):
@@ -223,120 +218,7 @@ def _run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _list(parsed: argparse.Namespace) -> int:
-    from wai_api.nodes import NodeList
-    from wai_cli.client.answers import read_as
-
-    with AdminClient(find_target(parsed)) as relay:
-        answer = relay.get("/nodes")
-    if parsed.json:
-        print_json(answer["data"])
-        return 0
-    nodes = read_as(NodeList, answer).data
-    print_table(
-        ("NAME", "STATE", "SLOTS", "QUEUE", "MODELS"),
-        [(n.name, n.state, _slots(n), n.queued, ", ".join(n.models)) for n in nodes],
-        empty="no nodes; let one join with `wai invite create`",
-    )
-    for node in nodes:
-        _say_parts_down(node)
-    _say_left_out(node)
-    return 0
-
-
-def _status(parsed: argparse.Namespace) -> int:
-    with AdminClient(find_target(parsed)) as relay:
-        answer = relay.get(_path(parsed.name))
-    if parsed.json:
-        print_json(answer)
-        return 0
-    node = _read(answer)
-    say(f"{node.name} ({node.id}): {node.state}")
-    if node.copied:
-        say("a second machine uses its identity, and is refused: join that with a new invite")
-    say(f"joined {time_text(node.joined_at)}, {node.reconnects} reconnects")
-    print_table(
-        ("MODEL", "UPSTREAM", "CONTEXT", "SLOTS", "QUEUE", "TOKENS/S"),
-        [
-            (m.id, m.upstream, m.context_tokens, _slots(m), m.queued, m.decode_tps)
-            for m in node.serving
-        ],
-        empty="it serves no model now",
-    )
-    for server in node.detail.get("waiting", []):
-        say(f"{server} is not used: on its machine, see `wai node upstream list`")
-    _say_left_out(node)
-    return 0
-
-
-def _read(answer: Any) -> NodeView:
-    from wai_api.nodes import NodeView
-    from wai_cli.client.answers import read_as
-
-    return read_as(NodeView, answer)
-
-
-def _say_parts_down(node: NodeView) -> None:
-    """Which parts of it have failed; each is being started again."""
-    down = node.detail.get("parts_down")
-    for name, why in down.items() if isinstance(down, dict) else ():
-        say(f"its part {name!r} fails and is started again ({why}): the node's log says more")
-
-
-def _say_left_out(node: NodeView) -> None:
-    """That it serves more models than a node can tell the relay of."""
-    left_out = node.detail.get("models_left_out")
-    if left_out:
-        print(f"{node.name}: {left_out} more models are not served: it can tell of 512 at most")
-
-
-def _drain(parsed: argparse.Namespace) -> int:
-    return _act(parsed, "POST", "/drain", "gets no new requests")
-
-
-def _undrain(parsed: argparse.Namespace) -> int:
-    return _act(parsed, "POST", "/undrain", "gets requests again")
-
-
-def _remove(parsed: argparse.Namespace) -> int:
-    return _act(parsed, "DELETE", "", "is removed")
-
-
-def _act(parsed: argparse.Namespace, method: str, suffix: str, done: str) -> int:
-    path = _path(parsed.name) + suffix
-    with AdminClient(find_target(parsed)) as relay:
-        answer = relay.delete(path) if method == "DELETE" else relay.post(path)
-    if parsed.json:
-        print_json(answer)
-    else:
-        say(f"{_read(answer).name} {done}")
-    return 0
-
-
-def _slots(of: NodeView | ModelView) -> str:
-    return f"{of.slots_busy}/{'?' if of.slots_total is None else of.slots_total}"
-
-
-def _logs(parsed: argparse.Namespace) -> int:
-    from wai_api.models import DeploymentList
-    from wai_cli.client.answers import read_as
-
-    with AdminClient(find_target(parsed)) as relay:
-        name = _read(relay.get(_path(parsed.name))).name
-        views = read_as(DeploymentList, relay.get("/deployments")).data
-        deployed = [view.model for view in views if view.node == name]
-        wanted = deployed if parsed.model is None else [parsed.model]
-        found = {model: read_log(relay, parsed.name, model, parsed.lines) for model in wanted}
-    if parsed.json:
-        print_json(found)
-        return 0
-    for model, lines in found.items():
-        say(f"== {model}")
-        print_lines(lines)
-    if not found:
-        say(f"no models are deployed on {parsed.name}")
-    return 0
-
-
-def _path(name: str) -> str:
-    return f"/nodes/{quote(name, safe='')}"
+def _on_fleet(action: str, parsed: argparse.Namespace) -> int:
+    """Run a command on the relay's nodes; `wai node run` on a GPU box need not load its module."""
+    status: int = getattr(import_module("wai_cli.commands.fleet"), action)(parsed)
+    return status

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wai_api.nodes import NodeView
-from wai_cli.commands.node import _say_parts_down
+from wai_cli.commands.fleet import _say_parts_down
 
 
 def box(detail: dict[str, Any]) -> NodeView:
