@@ -51,8 +51,7 @@ def cluster_with_box(folder: Path, join: tuple[str, ...]) -> Iterator[Cluster]:
     with cluster(folder) as running:
         data = folder / "box"
         wai("node", "join", running.invite(), "--data", data, "--name", "box", *join)
-        running.start_node("box", "--config", str(running.folder / "node.toml"))
-        running.wait_for_state("box", "starting")
+        run_box(running, models=0)
         yield running
 
 

@@ -14,7 +14,7 @@ from wai_cli.client.target import add_target_options
 from wai_cli.client.way_out import proxy_settings
 from wai_cli.options.paths import add_data_option, node_data
 from wai_cli.options.values import count, named
-from wai_cli.output.tables import say
+from wai_cli.output.tables import print_json, say
 
 from . import node_upstream, uninstall
 
