@@ -24,7 +24,7 @@ from tests.harness.counting_upstream import counting_upstream
 from tests.harness.fault_proxy import FaultProxy, fault_proxy
 
 EVERY_S: Final = 0.005  # between two numbers: the resolution of what is measured
-STEADY_S: Final = 1.15  # more than `wai_node.backoff.YOUNG_S`
+STEADY_S: Final = 1.15  # more than `wai_node.tunnel.backoff.YOUNG_S`
 GOAL_MEDIAN_S: Final = 0.3
 _STREAM: Final = 100_000  # numbers: no stream ends during a run
 

@@ -1,4 +1,7 @@
-"""Which version this is. `pyproject.toml` takes it from here: asking the installed distribution
-would cost every start of relay and node 15 ms (`importlib.metadata` reads e-mail headers)."""
+"""The version of this software, for `pyproject.toml`, relay, node and command line.
 
-VERSION = "0.1.0"
+It is a constant because asking the installed distribution (`importlib.metadata`) would add 15 ms to
+every start. CONTRIBUTING.md says how a release sets it.
+"""
+
+VERSION = "0.1.0"  # without an annotation: hatchling's pattern reads this line
