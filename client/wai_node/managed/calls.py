@@ -1,7 +1,7 @@
-"""What a relay may ask of this node's managed models, and in which words (SPEC section 6).
+"""Answer the relay's CALLs `model.*` (SPEC section 6).
 
-CALLs `model.*` are checked here and handed to the supervisor; what it answers becomes plain maps.
-Every refusal is a `WaiError` that a person at the relay reads.
+The parameters are validated here and given to the supervisor, whose results become plain maps for
+the REPLY. Every refusal is a `WaiError` whose text is shown to the admin.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .supervisor import Supervisor
 
 EVENT: Final = "deployment"
 PROGRESS_EVERY_S: Final = 0.25
-"""Of one download's progress: what a progress bar can show."""
+"""Shortest time between two progress events of a download; a progress bar shows no more."""
 
 MAX_REASON_CHARS: Final = 2000
-MAX_REPO_CHARS: Final = 200  # publisher/name; a longer one is none that could be deployed
+MAX_REPO_CHARS: Final = 200  # publisher/name; a longer name can't be deployed
 
 
 class Search(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,13 +52,13 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ListCall(msgspec.Struct, forbid_unknown_fields=True):
-    """`model.list`: what is deployed, or `model` alone."""
+    """`model.list`: all deployments, or that of `model` alone."""
 
     model: str | None = None
 
 
 class Remove(msgspec.Struct, forbid_unknown_fields=True):
-    """`model.remove`: serve `model` no more."""
+    """`model.remove`: stop serving `model` and delete its files."""
 
     model: str
 
@@ -98,10 +98,10 @@ class ModelCalls:
     async def answer(
         self, method: str, params: dict[str, Any], tell: Callable[[str, Any], None]
     ) -> Any:
-        """The value of the REPLY. Raises `WaiError`."""
+        """Carry out a CALL and return the value of its REPLY. Raises `WaiError`."""
         kind = CALLS.get(method)
         if kind is None:
-            raise WaiError(f"this node answers no `{method}`; update it", Fault.ROUTE_REFUSED)
+            raise WaiError(f"this node does not know `{method}`; update it", Fault.ROUTE_REFUSED)
         try:
             asked = msgspec.convert(params, kind)
         except msgspec.ValidationError as error:
@@ -131,14 +131,14 @@ class ModelCalls:
 
 
 class ProgressGate:
-    """Lets an event through: every change of state, and progress no more often than it is seen."""
+    """Filters events: passes every change of state, and limits the rate of progress events."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._told_at: dict[str, float] = {}
 
     def passes(self, event: Event) -> bool:
-        """Whether this one is to be told."""
+        """Return whether `event` is to be sent."""
         alias, now = event.status.alias, self._clock()
         if event.name == "state":
             self._told_at.pop(alias, None)
@@ -150,7 +150,7 @@ class ProgressGate:
 
 
 def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
-    """A deployment as it goes over the wire."""
+    """Return a deployment as the map that is sent to the relay."""
     progress = status.progress
     return {
         "model": status.alias,

@@ -1,8 +1,7 @@
-"""Keeps each deployment going: the shell around the `Deployment` machines.
+"""The I/O around the `Deployment` state machines: carry out their actions and keep their time.
 
-It carries out their actions (download, launch, halt, delete) and times them. It owns every task and
-process, and decides nothing: what is to be served comes from the `Supervisor`, what is to be done
-from the machines.
+The actions are to download, start or stop a server, and delete files. The keeper owns every task
+and process. It decides nothing: the `Supervisor` says what to serve, the machines what to do.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from wai_node.models.download import Clock, Download, Progress
 from wai_node.models.hub import Hub
 from wai_protocol.errors import Fault, WaiError
 
-from .deployment import Action, Gone, Halt, Launch, StartDownload, Wish
+from .deployment import Action, DeleteFiles, Halt, Launch, StartDownload, Wish
 from .deployments import Deployments
 from .entry import Entry, Event, files_of, log_change, machine_for, read_shape, status_of
 from .policy import ManagedSettings
@@ -37,9 +36,9 @@ SHOWN_LOG_LINES: Final = 12
 
 
 class Keeper:
-    """Runs what the entries of `deployments` need; progress and changes go to `on_event`.
+    """Runs the servers and downloads of `deployments`; reports progress and changes to `on_event`.
 
-    `new_key` makes the key that one start of a server demands.
+    `new_key` returns a new inference key, one for each start of a server.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class Keeper:
             await anyio.sleep_forever()
 
     def add(self, model: WantedModel, needs_bytes: int = 0) -> None:
-        """Begin to serve `model`, which is written down already."""
+        """Begin to serve `model`, which is stored already; `needs_bytes` is estimated."""
         machine = machine_for(model, self._settings.load_timeout_s)
         entry = Entry(model, machine, needs_bytes=needs_bytes)
         self._deployments.add(entry)
@@ -85,7 +84,7 @@ class Keeper:
         self._group.start_soon(self._keep_time, entry)
 
     def apply(self, entry: Entry, actions: list[Action]) -> None:
-        """Do what the entry's machine asks, and tell that it may have changed."""
+        """Carry out the actions of the entry's machine, and report its possible change."""
         for action in actions:
             match action:
                 case StartDownload():
@@ -96,7 +95,7 @@ class Keeper:
                     self._group.start_soon(self._serve, entry, runner, generation, wish)
                 case Halt(generation):
                     entry.runners[generation].halt()
-                case Gone():
+                case DeleteFiles():
                     entry.gone = True
                     self._group.start_soon(self._delete, entry)
                 case _:
@@ -108,7 +107,7 @@ class Keeper:
             slots=wish.slots,
             gpu_layers=wish.gpu_layers,
         )
-        if served != entry.model:  # a swap was taken back: so is what is wanted
+        if served != entry.model:  # a swap was reverted: store what is served now
             entry.model = served
             self._group.start_soon(self._deployments.keep, entry)
         waiting, entry.changed = entry.changed, anyio.Event()
@@ -123,7 +122,7 @@ class Keeper:
         return self._tasks
 
     async def _keep_time(self, entry: Entry) -> None:
-        """Call the machine when it asked to be called; one task for each deployment."""
+        """Call the machine at its deadlines; one task for each deployment."""
         while not entry.gone:
             changed, deadline = entry.changed, entry.machine.next_deadline()
             if deadline is None:
@@ -161,7 +160,7 @@ class Keeper:
                 actions = entry.machine.download_failed(str(error), self._now(), may_pass=may_pass)
             except Exception:
                 log.exception("the download of %s failed", model.alias)
-                reason = "the download ended by a fault of the node's; its log says which"
+                reason = "the download failed because of a fault in the node; see the node's log"
                 actions = entry.machine.download_failed(reason, self._now(), may_pass=False)
             else:
                 actions = entry.machine.download_done(self._now())
@@ -169,7 +168,7 @@ class Keeper:
             self.apply(entry, actions)
 
     async def _serve(self, entry: Entry, runner: Runner, generation: int, wish: Wish) -> None:
-        """One server from start to end, told to the machine."""
+        """Run one server from start to end, and report both to the machine."""
 
         def on_ready(context_tokens: int) -> None:
             actions = entry.machine.server_ready(generation, context_tokens, self._now())
@@ -183,7 +182,7 @@ class Keeper:
         self.apply(entry, actions)
 
     async def _learn(self, entry: Entry, runner: Runner, wish: Wish) -> None:
-        """Keep how far the estimate was from what the server took."""
+        """Store how far the estimate was from what the server took."""
         model = replace(entry.model, proven=(wish.context_tokens, wish.slots))
         try:
             shape = await anyio.to_thread.run_sync(read_shape, self._places.file(model))

@@ -72,7 +72,7 @@ async def test_a_server_that_dies_while_loading_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_real("smollm2")
-    monkeypatch.setattr("wai_node.demo._MODEL_FILE", "no-such.gguf")
+    monkeypatch.setattr("wai_node.demo.demo._MODEL_FILE", "no-such.gguf")
     demo = DemoModel("k", tmp_path / "demo.log")
     with pytest.raises(TransportError, match=r"ended with status(?s:.)*no-such\.gguf"):
         await demo.start()
