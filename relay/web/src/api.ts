@@ -1,4 +1,4 @@
-// Calls of the admin API with the browser's sign-in, and the types that it answers with.
+// A client of the admin API that uses the browser's sign-in, and the types of its answers.
 
 export interface Session {
   id: string;
@@ -108,7 +108,7 @@ export interface Usage {
   by: string;
   data: UsageRow[];
   names: Record<string, string>;
-  /** What `data` leaves out, added up. */
+  /** The sum of the rows that `data` omits. */
   others: UsageRow | null;
   other_groups: number;
 }
@@ -125,7 +125,7 @@ export class ApiError extends Error {
 let csrf = "";
 let onSignedOut = () => {};
 
-/** Whom to tell that the sign-in is over. */
+/** Called when the sign-in has ended. */
 export function whenSignedOut(tell: () => void): void {
   onSignedOut = tell;
 }
@@ -161,7 +161,7 @@ export const remove = <T>(path: string) => ask<T>("DELETE", base + path);
 
 const sessionPath = "/dashboard/session";
 
-/** A browser that is signed in. */
+/** A signed-in browser. */
 export interface SignIn {
   id: string;
   admin: string;
@@ -178,14 +178,14 @@ export async function signIn(token: string): Promise<Session> {
   return session;
 }
 
-/** Who is signed in in this browser, null if nobody. Raises `ApiError`: the relay can't say. */
+/** The admin who is signed in with this browser, or null. Throws `ApiError` if the relay can't say. */
 export async function currentSession(): Promise<Session | null> {
   const session = await ask<Session | null>("GET", sessionPath);
   csrf = session?.csrf ?? "";
   return session;
 }
 
-/** Look whether the sign-in is still good, and tell if it is over. */
+/** Check whether the sign-in is still valid, and report if it has ended. */
 export async function checkSession(): Promise<void> {
   const known = csrf;
   const session = await currentSession().catch(() => undefined);

@@ -11,7 +11,7 @@ export interface Entry {
   detail: Record<string, unknown>;
 }
 
-/** What else is known of a change: `rpm 60, models qwen, gemma`. */
+/** The details of a change, such as `rpm 60, models qwen, gemma`. */
 export function details(entry: Pick<Entry, "detail">): string {
   const said = Object.entries(entry.detail).filter(([name]) => name !== "name");
   return said.map(([name, value]) => `${name} ${name.endsWith("_at") && typeof value === "number" ? date(value) : shown(value)}`).join(", ");

@@ -1,4 +1,4 @@
-// A key's limits: as text, and from the form that changes them.
+// A key's limits: format them as text, and read them from the form.
 
 import type { Limits } from "./api";
 import { compact, date } from "./format";
@@ -9,7 +9,7 @@ export const NUMBERS = [
   ["concurrency", "Requests at once"],
   ["monthly_tokens", "Tokens per month"],
 ] as const;
-export const MAX_PRIORITY = 3; // steps that count in the queue, either way
+export const MAX_PRIORITY = 3; // the queue uses priorities from -3 to 3
 
 export const NO_LIMITS: Limits = {
   rpm: null,
@@ -24,14 +24,14 @@ export const NO_LIMITS: Limits = {
   continue: false,
 };
 
-/** What of `wanted` is not as in `known`: that alone is told, and stands in the audit log. */
+/** The fields of `wanted` that differ from `known`: only these are sent, and so logged in the audit log. */
 export function differing<Kind extends object>(wanted: Kind, known: Kind): Partial<Kind> {
   const names = Object.keys(wanted) as (keyof Kind)[];
   const changed = names.filter((name) => JSON.stringify(wanted[name]) !== JSON.stringify(known[name]));
   return Object.fromEntries(changed.map((name) => [name, wanted[name]])) as Partial<Kind>;
 }
 
-/** In a line, all of them: what is left out would pass for no limit. `now` in seconds. */
+/** All limits in one line, since an omitted one would look like no limit. `now` in seconds. */
 export function limitsText(limits: Limits, now: number): string {
   const { rpm, tpm, concurrency, monthly_tokens, expires_at, models, nodes, priority } = limits;
   const said = [
@@ -49,11 +49,11 @@ export function limitsText(limits: Limits, now: number): string {
   return said.join(" · ") || "none";
 }
 
-/** What the form says; the `known` limits have a time of day that its date does not. */
+/** Read the form. Its date has no time of day; an unchanged date keeps the time of `known`. */
 export function limitsOf(form: FormData, known: Limits | null): Limits {
   const text = (name: string) => String(form.get(name) ?? "").trim();
   const number = (name: string) => (text(name) ? Number(text(name)) : null);
-  // A name may have spaces.
+  // Names may contain spaces.
   const names = (name: string) => text(name).split(",").map((one) => one.trim()).filter(Boolean);
   const expires = text("expires_at");
   const kept = known?.expires_at ?? null;
@@ -71,7 +71,7 @@ export function limitsOf(form: FormData, known: Limits | null): Limits {
   };
 }
 
-/** The day in UTC, as an input has it; "" for none. */
+/** The day in UTC, as the value of a date input; "" for none. */
 export function day(seconds: number | null): string {
   return seconds === null ? "" : new Date(seconds * 1000).toISOString().slice(0, 10);
 }
