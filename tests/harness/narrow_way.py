@@ -1,9 +1,9 @@
-"""A way of IP packets between this machine and a namespace, which loses some of them silently.
+"""A path for IP packets between this machine and a namespace, which silently drops some of them.
 
-Two TUN devices, one at each end, and a thread between them that carries every packet, except those
-that are larger than the way is wide: no ICMP message tells of them (a path MTU black hole). Both
-devices have the usual MTU, so that neither end can know. Needs what `network_namespace` needs, and
-`/dev/net/tun`.
+Two TUN devices, one at each end, and a thread between them that forwards every packet, except those
+that are larger than the path allows, without an ICMP message (a path MTU black hole). Both
+devices have the usual MTU, so that neither end knows the limit. Needs what `network_namespace`
+needs, and `/dev/net/tun`.
 """
 
 from __future__ import annotations
