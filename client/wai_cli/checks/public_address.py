@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from wai_cli.client.admin_client import AdminClient, call, opened
+from wai_cli.client.admin_client import AdminClient, call, open_connection
 from wai_cli.client.target import Target
 from wai_protocol.errors import AuthError, WaiError
 
@@ -49,7 +49,7 @@ def public_address(target: Target) -> Finding | None:
         return None
     public = Target(url, "", bytes.fromhex(pin) if pin else None)
     try:
-        with opened(public, TIMEOUT_S) as connection:
+        with open_connection(public, TIMEOUT_S) as connection:
             status, _, _ = call(connection, public, "GET", "/healthz")
     except AuthError as error:
         if pin:

@@ -67,7 +67,7 @@ class AdminClient:
 
 
 @contextlib.contextmanager
-def opened(target: Target, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
+def open_connection(target: Target, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
     """Yield a connection to a relay that has been authenticated. Raises `WaiError`."""
     connection = _connection(target, timeout_s)
     try:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from wai_protocol.errors import AuthError, TransportError, WaiError
 
-from .admin_client import AdminClient, opened, stream
+from .admin_client import AdminClient, open_connection, stream
 from .live_state import parse
 from .target import Target
 
@@ -47,26 +47,26 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FeedEvent:
     """One event of the feed."""
 
     name: str
     value: Any
 
 
-Happening = Connected | Lost | Told
+FeedUpdate = Connected | Lost | FeedEvent
 
 
-def read_feed(target: Target) -> Iterator[Connected | Told]:
+def read_feed(target: Target) -> Iterator[Connected | FeedEvent]:
     """Yield the events of one connection until it ends. Raises `WaiError`."""
     with AdminClient(target) as admin:
         who = admin.get("/whoami")
-    with opened(target, SILENCE_S) as connection:
+    with open_connection(target, SILENCE_S) as connection:
         answer = stream(connection, target, "/events")
         yield Connected(target, str(who["version"]), float(who["time"]) - time.time())
         try:
             for name, value in parse(iter(answer.readline, b"")):
-                yield Told(name, value)
+                yield FeedEvent(name, value)
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise TransportError(f"the connection to {target.url} was lost: {error}") from error
 
@@ -79,7 +79,7 @@ class FeedThread:
 
     def __init__(self, find: Callable[[], Target]) -> None:
         self._find = find
-        self._come: queue.SimpleQueue[Happening] = queue.SimpleQueue()
+        self._come: queue.SimpleQueue[FeedUpdate] = queue.SimpleQueue()
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
@@ -99,7 +99,7 @@ class FeedThread:
         """Return the writing end of the pipe, for `signal.set_wakeup_fd`."""
         return self._writing
 
-    def take(self) -> Iterator[Happening]:
+    def take(self) -> Iterator[FeedUpdate]:
         """Yield what has arrived since the last call."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._reading, 65536)
@@ -107,8 +107,8 @@ class FeedThread:
             while True:
                 yield self._come.get_nowait()
 
-    def _put(self, happening: Happening) -> None:
-        self._come.put(happening)
+    def _put(self, update: FeedUpdate) -> None:
+        self._come.put(update)
         self.wake()
 
     def _run(self) -> None:
@@ -116,8 +116,8 @@ class FeedThread:
         while True:
             why = "the relay ended the feed"
             try:
-                for happening in read_feed(self._find()):
-                    self._put(happening)
+                for update in read_feed(self._find()):
+                    self._put(update)
                     wait_s = RETRY_FIRST_S
             except AuthError as error:
                 self._put(Lost(str(error), fatal=True))

@@ -22,7 +22,7 @@ from wai_cli.checks.finding import Finding
 from wai_cli.checks.own_node import own_node
 from wai_cli.checks.own_upstreams import own_upstreams
 from wai_cli.checks.public_address import public_address
-from wai_cli.client.admin_client import AdminClient, call, opened
+from wai_cli.client.admin_client import AdminClient, call, open_connection
 from wai_cli.client.connecting import connect
 from wai_cli.client.target import Target, add_target_options, find_target
 from wai_cli.client.way_out import proxy_to
@@ -120,7 +120,7 @@ def _way_to_relay(target: Target) -> Iterator[Finding]:
         try:
             finding = check(target)
         except WaiError as error:
-            advice = _distrust(target, error) or _ADVICE[check]
+            advice = _certificate_advice(target, error) or _ADVICE[check]
             finding = Finding(_NAMES[check], ok=False, text=str(error), advice=advice)
         yield finding
         if not finding.ok and check is not _clock:
@@ -171,7 +171,7 @@ def _port_of(proxy: Proxy) -> Finding:
 
 
 def _tls_and_health(target: Target) -> Finding:
-    with opened(target, CONNECT_TIMEOUT_S) as connection:
+    with open_connection(target, CONNECT_TIMEOUT_S) as connection:
         sock = connection.sock
         version = sock.version() if isinstance(sock, ssl.SSLSocket) else None
         status, _, text = call(connection, target, "GET", "/healthz")
@@ -184,7 +184,7 @@ def _tls_and_health(target: Target) -> Finding:
     return Finding("tls", ok=True, text=f"{version}, the relay is known {how}, and is healthy")
 
 
-def _distrust(target: Target, error: WaiError) -> str:
+def _certificate_advice(target: Target, error: WaiError) -> str:
     """Return what to do about an error of the certificate; "" for other errors."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _OUT_OF_DATE:
@@ -193,7 +193,7 @@ def _distrust(target: Target, error: WaiError) -> str:
 
 
 def _clock(target: Target) -> Finding:
-    with opened(target, CONNECT_TIMEOUT_S) as connection:
+    with open_connection(target, CONNECT_TIMEOUT_S) as connection:
         _, headers, _ = call(connection, target, "GET", "/healthz")
     try:
         skew_s = time.time() - parsedate_to_datetime(headers.get("date", "")).timestamp()
@@ -267,7 +267,7 @@ def _ready(nodes: list[dict[str, Any]]) -> Finding:
 
 def _request(target: Target, key: str) -> Finding:
     caller = replace(target, token=key)
-    with opened(caller, ANSWER_TIMEOUT_S) as connection:
+    with open_connection(caller, ANSWER_TIMEOUT_S) as connection:
         status, _, text = call(connection, caller, "GET", "/v1/models")
         try:
             models = [model["id"] for model in json.loads(text)["data"]] if status == 200 else []

@@ -139,7 +139,7 @@ def _fit(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(found)
     if not any(row["quants"] for row in found):
-        raise _nobody_can_tell(found)
+        raise _no_answer_error(found)
     if parsed.json:
         return 0
     print(
@@ -151,11 +151,11 @@ def _fit(parsed: argparse.Namespace) -> int:
         [_fit_row(row["node"], quant) for row in found for quant in row["quants"]],
         empty="",
     )
-    print_lines([text for row in found for text in _why_not(row)])
+    print_lines([text for row in found for text in _refusal_lines(row)])
     return 0
 
 
-def _nobody_can_tell(found: list[dict[str, Any]]) -> WaiError:
+def _no_answer_error(found: list[dict[str, Any]]) -> WaiError:
     errors = {row["error"]: row["node"] for row in found if row["error"]}
     if not errors:
         return NodeUnavailable(
@@ -166,7 +166,7 @@ def _nobody_can_tell(found: list[dict[str, Any]]) -> WaiError:
     return RequestError("; ".join(f"{node}: {error}" for error, node in errors.items()))
 
 
-def _why_not(row: dict[str, Any]) -> list[str]:
+def _refusal_lines(row: dict[str, Any]) -> list[str]:
     """Return the line about a node that can't say, or on which a quantisation does not fit."""
     if row["error"] is not None:
         return [f"{row['node']}: {row['error']}"]

@@ -60,7 +60,7 @@ def _top(parsed: argparse.Namespace) -> int:
     if not MIN_INTERVAL_S <= parsed.interval <= MAX_INTERVAL_S:
         raise RequestError(f"--interval is {MIN_INTERVAL_S:g} to {MAX_INTERVAL_S:g} seconds")
     if parsed.json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-        return _look_once(parsed)
+        return _print_snapshot(parsed)
     find_target(parsed)  # wrong options are reported before the screen is taken
     top = _Top(FeedThread(lambda: find_target(parsed)), parsed.interval)
     with _Terminal(top.feed):
@@ -70,15 +70,15 @@ def _top(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _look_once(parsed: argparse.Namespace) -> int:
+def _print_snapshot(parsed: argparse.Namespace) -> int:
     state, title = LiveState(), ""
     target = find_target(parsed)
-    for happening in read_feed(target):
-        if isinstance(happening, Connected):
-            state.clock_ahead_s = happening.clock_ahead_s
-            title = _title(happening)
+    for update in read_feed(target):
+        if isinstance(update, Connected):
+            state.clock_ahead_s = update.clock_ahead_s
+            title = _title(update)
         else:
-            state.apply(happening.name, happening.value)
+            state.apply(update.name, update.value)
         if state.whole:
             break
     else:
@@ -119,17 +119,17 @@ class _Top:
                     return None
             if self.feed in ready:
                 known = self._state.whole
-                for happening in self.feed.take():
-                    if isinstance(happening, Lost):
+                for update in self.feed.take():
+                    if isinstance(update, Lost):
                         due = 0.0
-                        if happening.fatal:
-                            return TransportError(happening.why)
-                        self._note = f"trying again, what is shown is old: {happening.why}"
-                    elif isinstance(happening, Connected):
-                        self._state = LiveState(clock_ahead_s=happening.clock_ahead_s)
-                        self._title, self._note, known = _title(happening), "", False
+                        if update.fatal:
+                            return TransportError(update.why)
+                        self._note = f"trying again, what is shown is old: {update.why}"
+                    elif isinstance(update, Connected):
+                        self._state = LiveState(clock_ahead_s=update.clock_ahead_s)
+                        self._title, self._note, known = _title(update), "", False
                     else:
-                        self._state.apply(happening.name, happening.value)
+                        self._state.apply(update.name, update.value)
                 if _Terminal.resized or (self._state.whole and not known):
                     due = 0.0
                     _Terminal.resized = False

@@ -56,7 +56,7 @@ def load(
     except msgspec.ValidationError as error:
         found = _PATH.search(str(error))
         hint = get_type_hints(_dataclass(kind)).get(found[1]) if found else None
-        raise RequestError(_said(error, found[1] if found else "", hint)) from error
+        raise RequestError(_describe(error, found[1] if found else "", hint)) from error
 
 
 def _read(file: Path) -> str:
@@ -105,7 +105,9 @@ def _check_types(table: dict[str, Any], kind: type[T], text: str, file: Path) ->
             field = re.sub(r"\[[^]]*\]\.?", "", inner[1]) if inner else ""
             line = _line_of(text, key, field) if field else _line_of(text, "", key)
             name = f"{key}.{field}" if field else key
-            raise RequestError(f"{file}, line {line}: {_said(error, name, hints[key])}") from error
+            raise RequestError(
+                f"{file}, line {line}: {_describe(error, name, hints[key])}"
+            ) from error
 
 
 def _line_of(text: str, inside: str, key: str) -> int:
@@ -137,7 +139,7 @@ def _from_text(kind: Any, name: str, text: str, variable: str) -> Any:
     try:
         msgspec.convert(value, hint, strict=False, dec_hook=_decode)
     except (msgspec.ValidationError, RequestError) as error:
-        raise RequestError(_said(error, f"{variable} in the environment", hint)) from error
+        raise RequestError(_describe(error, f"{variable} in the environment", hint)) from error
     return value
 
 
@@ -164,7 +166,7 @@ def _dataclass(kind: Any) -> Any:
     return kind
 
 
-def _said(error: Exception, name: str, hint: Any) -> str:
+def _describe(error: Exception, name: str, hint: Any) -> str:
     """Describe what is wrong with the value called `name`, whose type should be `hint`."""
     message = _PATH.sub("", str(error))
     if not isinstance(error, msgspec.ValidationError):

@@ -21,7 +21,7 @@ LOOK_EVERY_S: Final = 0.25
 """The interval at which a node reports a download's progress."""
 RELAY_AWAY_S: Final = 300.0
 """Longer than a restart of the relay's machine with updates; then this gives up."""
-GONE_LOOKS: Final = 12
+MAX_MISSES: Final = 12
 """How often a connected node may fail to list the model before it counts as removed, since a node
 that has just reconnected may be slow."""
 CONNECTED: Final = ("ready", "draining")
@@ -49,7 +49,7 @@ def follow(
             except TransportError as error:
                 lost_at = time.monotonic() if lost_at is None else lost_at
                 if time.monotonic() - lost_at > RELAY_AWAY_S:
-                    raise TransportError(f"{error}. {_goes_on(view)}") from error
+                    raise TransportError(f"{error}. {_continues_text(view)}") from error
                 line.show(
                     f"the relay is away; {view['node']} continues; waiting for the relay",
                     "relay away",
@@ -61,7 +61,7 @@ def follow(
                 line.show(state_text(view), view["state"])
             elif found in CONNECTED:
                 missing += 1
-                if missing >= GONE_LOOKS:
+                if missing >= MAX_MISSES:
                     raise RequestError(
                         f"{view['model']} is not deployed on {view['node']} any more"
                     )
@@ -70,7 +70,7 @@ def follow(
                 line.show(f"node {view['node']} is away; waiting for it to come back", "away")
     except KeyboardInterrupt:
         line.end()
-        say(_goes_on(view), sys.stderr)
+        say(_continues_text(view), sys.stderr)
         raise
     finally:
         line.end()
@@ -85,7 +85,7 @@ def _look(relay: AdminClient, view: dict[str, Any]) -> dict[str, Any] | str:
     return str(relay.get(f"/nodes/{quote(view['node'], safe='')}")["state"])
 
 
-def _goes_on(view: dict[str, Any]) -> str:
+def _continues_text(view: dict[str, Any]) -> str:
     """Return the message for when watching stops before the end."""
     return f"{view['node']} continues with {view['model']}; `wai model list` shows its progress"
 

@@ -49,7 +49,7 @@ class Flapping(_LinkKind):
 
 
 def go_away(stage: LinkStage, dice: random.Random, gone_s: float) -> None:
-    """Take the link down in one of the ways in which links go down, and wait."""
+    """Refuse dials or drop all packets, at random, for `gone_s`."""
     dice.choice((stage.tunnel.stop_listening, stage.tunnel.stall))()
     time.sleep(gone_s)
 
