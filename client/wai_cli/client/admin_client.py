@@ -1,7 +1,7 @@
 """A client of the relay's admin API, with the standard library alone, so that commands start fast.
 
 The relay is authenticated by its pin, its certificate or the system's trust store before the token
-is sent. Connections go through a proxy that the environment names (`way_out`).
+is sent. Connections go through a proxy that the environment names (`proxied`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from wai_protocol.invite import pins_in
 from .connecting import PlainConnection, SecureConnection
 from .pin import spki_sha256
 from .target import Target
-from .way_out import ProxiedConnection, proxy_to
+from .proxied import ProxiedConnection, proxy_to
 
 BASE: Final = "/admin/v1"
 TIMEOUT_S: Final = 15.0  # without the hub, answers take milliseconds

@@ -33,7 +33,7 @@ _IFF_TUN_NO_PI: Final = 0x1001
 _LONGEST_PACKET: Final = 65_535
 
 
-class NarrowWay:
+class NarrowPath:
     """A running one. `widest_bytes` and `lost_share` may be changed at any time."""
 
     def __init__(self, outer: int, inner: int, widest_bytes: int) -> None:
@@ -73,14 +73,14 @@ class NarrowWay:
 
 
 @contextmanager
-def narrow_way(namespace: Namespace, widest_bytes: int) -> Iterator[NarrowWay]:
+def narrow_path(namespace: Namespace, widest_bytes: int) -> Iterator[NarrowPath]:
     """A way from `namespace` to `NARROW` that carries packets of up to `widest_bytes`."""
     if not _TUN.exists():
         pytest.skip(f"there is no {_TUN}")
     tag = namespace.device[2:-1]
     with ExitStack() as ending:
         outer, inner = _tun(f"wt{tag}o"), _tun(f"wt{tag}i")
-        way = NarrowWay(outer, inner, widest_bytes)
+        way = NarrowPath(outer, inner, widest_bytes)
         ending.callback(way.close)
         ip("addr", "add", f"{NARROW}/24", "dev", f"wt{tag}o")
         ip("link", "set", f"wt{tag}o", "up")

@@ -1,4 +1,4 @@
-"""Measure how long nodes take to reconnect once the network works again: `bench.way_back`.
+"""Measure how long nodes take to reconnect once the network works again: `bench.reconnect`.
 
 A real relay, and the tunnels of many nodes in this process, which reach it through a proxy that
 refuses connections, passes nothing, or resets them repeatedly; and the same for a relay that
@@ -190,7 +190,7 @@ async def measure(folder: Path, count: int, restarted: int) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.way_back", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.reconnect", description=__doc__)
     parser.add_argument("--nodes", type=int, default=50, help="behind the proxy")
     parser.add_argument("--restarted", type=int, default=200, help="at a relay that is restarted")
     given = parser.parse_args()
