@@ -24,7 +24,7 @@ import pytest
 from .network_namespace import Namespace, ip
 
 NARROW: Final = "198.18.9.1"
-"""Where those in the namespace reach this machine by the narrow way."""
+"""The address of this machine at the other end of the path."""
 
 _INSIDE: Final = "198.18.9.2"
 _TUN: Final = Path("/dev/net/tun")
@@ -34,7 +34,7 @@ _LONGEST_PACKET: Final = 65_535
 
 
 class NarrowPath:
-    """A running one. `widest_bytes` and `lost_share` may be changed at any time."""
+    """A running path. `widest_bytes` and `lost_share` may be changed at any time."""
 
     def __init__(self, outer: int, inner: int, widest_bytes: int) -> None:
         self.widest_bytes = widest_bytes

@@ -21,8 +21,8 @@ from wai_protocol.invite import pins_in
 
 from .connecting import PlainConnection, SecureConnection
 from .pin import spki_sha256
-from .target import Target
 from .proxied import ProxiedConnection, proxy_to
+from .target import Target
 
 BASE: Final = "/admin/v1"
 TIMEOUT_S: Final = 15.0  # without the hub, answers take milliseconds

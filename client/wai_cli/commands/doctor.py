@@ -24,8 +24,8 @@ from wai_cli.checks.own_upstreams import own_upstreams
 from wai_cli.checks.public_address import public_address
 from wai_cli.client.admin_client import AdminClient, call, open_connection
 from wai_cli.client.connecting import connect
-from wai_cli.client.target import Target, add_target_options, find_target
 from wai_cli.client.proxied import proxy_to
+from wai_cli.client.target import Target, add_target_options, find_target
 from wai_cli.options.paths import node_data
 from wai_cli.output.tables import print_json
 from wai_node.tunnel.proxy import Proxy

@@ -11,8 +11,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from wai_cli.client.admin_client import AdminClient
-from wai_cli.client.target import add_target_options, find_target
 from wai_cli.client.proxied import proxy_settings
+from wai_cli.client.target import add_target_options, find_target
 from wai_cli.options.paths import add_data_option, node_data
 from wai_cli.options.values import count, named
 from wai_cli.output.tables import print_json, print_lines, print_table, say, time_text
