@@ -1,4 +1,4 @@
-"""A self-signed certificate for the peers' TLS hops: the same kind of key that the relay makes."""
+"""Make a self-signed certificate for the peers' TLS hops, with a key like the relay's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Where the PEM files lie; `both` is certificate and key in one, as haproxy wants it."""
+    """The paths of the PEM files; `both` has certificate and key in one file, for haproxy."""
 
     cert: Path
     key: Path

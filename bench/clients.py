@@ -1,6 +1,6 @@
-"""Callers as cheap as they come: HTTP/1.1 and HTTP/2 connections that only bench uses.
+"""HTTP/1.1 and HTTP/2 clients that take as little CPU as possible, for benchmarks only.
 
-They trust the other end, check no more than the status and the framing, and keep nothing. An
+They trust the server, check only the status and the framing, and store nothing. An
 `Answer` gets the body as it arrives; one connection carries one request at a time on HTTP/1.1 and
 many on HTTP/2.
 """
@@ -23,7 +23,7 @@ _CONNECT_TIMEOUT_S: Final = 30.0
 
 
 class Answer(Protocol):
-    """Who takes a response. `on_end(False)`: a status that is not 200, or a lost connection."""
+    """Receives a response. `on_end(False)`: a status other than 200, or a lost connection."""
 
     def on_body(self, data: bytes) -> None: ...
 
@@ -53,11 +53,11 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """What the Host header says."""
+        """The value of the Host header."""
         return self.host or urlsplit(self.url).netloc
 
     def tls(self, alpn: str) -> ssl.SSLContext | None:
-        """How to speak TLS to it, trusting `ca` alone; None for plain http."""
+        """The TLS context, which trusts `ca` alone; None for plain http."""
         if not self.url.startswith("https:"):
             return None
         context = ssl.create_default_context(cadata=Path(self.ca).read_text())
@@ -101,7 +101,7 @@ class H1Client(asyncio.Protocol):
         content_type: bytes = b"application/json",
         length: int | None = None,
     ) -> None:
-        """POST `body`; with `length`, the rest up to it follows by `send_body`."""
+        """POST `body`; with `length`, `send_body` sends the rest of so many bytes."""
         if self._transport is None:
             answer.on_end(False)
             return
@@ -118,14 +118,14 @@ class H1Client(asyncio.Protocol):
         self._transport.write(b"%b%d\r\n\r\n%b" % (head, size, body))
 
     async def send_body(self, data: bytes) -> None:
-        """Send more of a request's body, when the socket takes it."""
+        """Send more of a request's body, once the socket is writable."""
         await self._writable.wait()
         if self._transport is None:
             raise ConnectionError("the connection was lost in an upload")
         self._transport.write(data)
 
     def close(self) -> None:
-        """Close at once; an answer that is under way is not told."""
+        """Close at once; an open answer's `on_end` is not called."""
         self._answer = None
         if self._transport is not None:
             self._transport.abort()
@@ -207,7 +207,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 class H2Client(asyncio.Protocol):
-    """One HTTP/2 connection whose windows never hold the server up.
+    """One HTTP/2 connection whose windows never block the server.
 
     Request bodies are small: they go out whole, within the server's first window (64 KiB).
     """
@@ -237,7 +237,7 @@ class H2Client(asyncio.Protocol):
         content_type: bytes = b"application/json",
         length: int | None = None,
     ) -> None:
-        """POST `body`. `length` is HTTP/1.1's: uploads are measured there."""
+        """POST `body`. `length` is not supported: uploads are measured with HTTP/1.1."""
         if length is not None:
             raise ValueError("bulk uploads are measured over HTTP/1.1")
         if self._transport is None:
@@ -252,13 +252,13 @@ class H2Client(asyncio.Protocol):
         )
 
     def close(self) -> None:
-        """Close at once; answers that are under way are not told."""
+        """Close at once; the `on_end` of open answers is not called."""
         self._answers.clear()
         if self._transport is not None:
             self._transport.abort()
 
     def _head_block(self, path: str, content_type: bytes, length: int) -> bytes:
-        """The head: from the encoder until its table knows every field, then as it stands."""
+        """Return the encoded head; cached once the encoder's table has every field."""
         name = f"{path} {length}"
         block = self._blocks.get(name)
         if block is None:

@@ -1,5 +1,5 @@
-"""What the dashboard costs: the relay with and without a reader of its live feed, and the page's
-frames, under 50 nodes, 500 running requests and 10,000 keys.
+"""Measure the dashboard's cost: the relay's CPU with and without a reader of its live feed, and the
+page's frame times, with 50 nodes, 500 running requests and 10,000 keys.
 
 The relay and its TLS are real; the nodes speak the real session in this process and answer each
 request with a token now and then, for ever. The CPU is the relay's, in windows that alternate, so
@@ -102,14 +102,14 @@ class _Caller:
     """Reads an answer and forgets it."""
 
     def on_body(self, data: bytes) -> None:
-        """Nothing is kept."""
+        """Ignore the data."""
 
     def on_end(self, good: bool) -> None:
         """The load is over, or the relay broke: the count of running requests says it."""
 
 
 class Reader:
-    """One who reads the live feed, and how much came."""
+    """A reader of the live feed, with the number of bytes that it received."""
 
     def __init__(self, target: Target, token: str) -> None:
         self._target = target
@@ -143,7 +143,7 @@ class Reader:
 
 
 async def make_keys(folder: DataFolder, count: int) -> str:
-    """`count` API keys in the store of a relay that does not run yet; one of their secrets."""
+    """Create `count` API keys in the store of a relay that does not run yet; return one secret."""
     store = SqliteStore.open(folder.path / "relay.db")
     keys = await KeyRing.load(store)
     secret = ""
@@ -157,7 +157,7 @@ async def make_keys(folder: DataFolder, count: int) -> str:
 
 @asynccontextmanager
 async def load(target: Target, data: Path, args: argparse.Namespace) -> AsyncIterator[None]:
-    """The nodes and callers, at work."""
+    """Run the nodes and callers."""
     slots = -(-args.requests // args.nodes) + 1
     nodes = [AnsweringNode(number, slots) for number in range(args.nodes)]
     texts = await asyncio.to_thread(lambda: list(make_invites(data, [n.name for n in nodes])))
@@ -207,7 +207,7 @@ async def load(target: Target, data: Path, args: argparse.Namespace) -> AsyncIte
 
 
 async def relay_share(relay: list[int], seconds: float) -> float:
-    """The relay's CPU as a share of one core."""
+    """Return the relay's CPU as a share of one core."""
     cpu, began = cpu_s(relay), time.monotonic()
     await asyncio.sleep(seconds)
     return (cpu_s(relay) - cpu) / (time.monotonic() - began)
@@ -216,7 +216,7 @@ async def relay_share(relay: list[int], seconds: float) -> float:
 async def measure_feed(
     target: Target, token: str, relay: list[int], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Windows without and with a reader, in turn."""
+    """Measure windows without and with a reader, in turn."""
     without, with_reader, read = [], [], 0
     for _ in range(args.rounds):
         without.append(await relay_share(relay, args.window_s))

@@ -1,4 +1,4 @@
-"""The goals of issue 8, held against a report: met, missed, or not measured."""
+"""Compare a report with the performance goals (docs/performance.md): met, missed, not measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FRP: Final = "frp http + nginx"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One line: `measure` gives the figure (None: not measured) that must keep to `limit`."""
+    """One goal: `measure` returns the figure (None: not measured), which must be within `limit`."""
 
     number: int
     text: str
@@ -23,7 +23,7 @@ class Goal:
     at_least: bool = False
 
     def verdict(self, report: Report) -> tuple[str, str]:
-        """(the figure, whether it is met)."""
+        """Return the figure and whether the goal is met."""
         value = self.measure(report)
         if value is None:
             return "–", "not measured"

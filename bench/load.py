@@ -51,7 +51,7 @@ _GIB: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a scenario may be told; each takes what it needs."""
+    """The options of scenarios; each scenario uses some of them."""
 
     http: str
     streams: int
@@ -88,7 +88,7 @@ class Watch:
 
 
 class EventCounter:
-    """Takes one stream's events: counts them, and times them while `Tally.timing` is set."""
+    """Counts one stream's events, and times them while `Tally.timing` is set."""
 
     __slots__ = ("_newline", "_tally", "ended", "first")
 
@@ -121,7 +121,7 @@ class EventCounter:
 
 
 class Tally:
-    """What many streams found together."""
+    """The figures of many streams together."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -131,7 +131,7 @@ class Tally:
 
 
 class ByteCounter:
-    """Takes one bulk or small answer."""
+    """Receives one bulk or small answer."""
 
     __slots__ = ("done", "received")
 
@@ -279,7 +279,7 @@ async def measure_requests(target: Target, options: Options) -> Figures:
 
 
 def _lanes(options: Options) -> int:
-    """How many connections `streams` requests at a time take."""
+    """Return how many connections `streams` concurrent requests need."""
     return 1 if options.http == "h2" else options.streams
 
 
@@ -374,7 +374,7 @@ class Pull:
         self.bytes = 0
 
     async def start(self, target: Target, size: int) -> Callable[[], Awaitable[None]]:
-        """Begin; gives what ends it."""
+        """Begin; return the function that ends it."""
         arguments = ["-m", "bench.load", "pull", "--size", str(size)]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -422,7 +422,7 @@ async def measure_idle(target: Target, options: Options) -> Figures:
         return {name: rss_bytes(pids) for name, pids in families.items()}
 
     warm, _ = await _open_streams(target, replace(options, streams=20), Wish(hold=1), Tally())
-    # code and pools that any first requests bring in are not the streams'
+    # memory for code and pools of the first requests must not count as the streams'
     for client in warm:
         client.close()
     await asyncio.sleep(_SETTLE_S)

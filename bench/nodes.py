@@ -1,4 +1,4 @@
-"""A thousand nodes on one relay, held by one process, each with a STATUS once a second.
+"""Run a thousand nodes on one relay from one process, each of which sends a STATUS once a second.
 
 They speak the real handshake and session; there is no upstream behind them and nobody calls them.
 Prints what they cost the relay as JSON. Run by `bench.run`, on a relay of its own.
@@ -88,7 +88,7 @@ class BenchNode:
             self.session.close()
 
     def _ignore(self, event: Event) -> None:
-        """Nobody calls these nodes."""
+        """Do nothing: these nodes get no requests."""
 
     def _on_detached(self, session: LiveSession) -> None:
         self.lost = True
@@ -133,7 +133,7 @@ async def measure(data: Path, relay_pid: int, count: int) -> Figures:
     await asyncio.gather(*(join(node, text) for node, text in zip(nodes, texts, strict=True)))
 
     async def report_for_ever() -> None:
-        """Each node once a second, evenly over the second."""
+        """Send each node's status once a second, spread evenly over the second."""
         loop = asyncio.get_running_loop()
         due_s = loop.time()
         while True:

@@ -72,7 +72,7 @@ _COMPLETION: Final = _answer(
 
 
 class OriginProtocol(asyncio.Protocol):
-    """One connection: requests one after another, each answered by its path and its wish."""
+    """One connection; each request is answered according to its path and the wish in its body."""
 
     def __init__(self, pacer: Pacer) -> None:
         self._pacer = pacer
@@ -192,7 +192,7 @@ class OriginProtocol(asyncio.Protocol):
             self._write(_SSE_HEAD)
             self._interval_ns = _NS // wish.rate
             self._events_left = wish.events or _ENDLESS
-            # streams that began together must not speak together: each gets a phase of its own
+            # streams that began together must not send together: each gets its own phase
             phase_ns = random.randrange(self._interval_ns)
             self._pacer.call_at(time.monotonic_ns() + phase_ns, self._send_paced)
 
@@ -241,7 +241,7 @@ class OriginProtocol(asyncio.Protocol):
 
 
 async def serve(host: str, port: int) -> None:
-    """Listen, say on which port, and answer until killed."""
+    """Listen, print the port, and answer until killed."""
     loop = asyncio.get_running_loop()
     pacer = Pacer(loop)
     server = await loop.create_server(lambda: OriginProtocol(pacer), host, port, backlog=_BACKLOG)

@@ -1,4 +1,4 @@
-"""Calls at exact moments: a heap of due times behind one timerfd.
+"""Call functions at exact times: a heap of due times behind one timerfd.
 
 The loop's own timers tick in whole milliseconds, which would bunch the events of many streams into
 bursts and make every hop look cheaper than it is for tokens that come one by one.

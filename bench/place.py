@@ -1,4 +1,4 @@
-"""Where a measured path runs: a folder, free ports, and processes that end with it."""
+"""The environment of a measured path: a folder, free ports, and processes that end with it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _POLL_S: Final = 0.005  # start times are told in milliseconds
 
 
 class StartError(Exception):
-    """A process did not come up; the message ends with what it said."""
+    """A process did not start; the message ends with its output."""
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """Return a loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -58,7 +58,7 @@ class Place:
 
     @property
     def certificate(self) -> Certificate:
-        """This path's own certificate, made when first asked for."""
+        """This path's certificate, made at the first use."""
         if self._certificate is None:
             self._certificate = make_certificate(self.folder)
         return self._certificate
@@ -73,7 +73,7 @@ class Place:
     def spawn(
         self, label: str, command: list[str], environment: Mapping[str, str] | None = None
     ) -> int:
-        """Start `command`, its output to `LABEL.log` in the folder; gives its process id."""
+        """Start `command`, with its output in `LABEL.log` in the folder; return its process id."""
         with (self.folder / f"{label}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
@@ -90,11 +90,11 @@ class Place:
         return process.pid
 
     def log(self, label: str) -> str:
-        """What the process has said so far."""
+        """Return the process's output so far."""
         return (self.folder / f"{label}.log").read_text(errors="replace")
 
     def wait_for(self, label: str, ready: Callable[[], bool]) -> float:
-        """Wait until `ready()`; gives the seconds. Raises `StartError` if that never comes."""
+        """Wait until `ready()`; return the seconds. Raises `StartError` after a limit."""
         began_s = time.perf_counter()
         while not ready():
             ended = any(process.poll() is not None for process in self._running)
@@ -108,7 +108,7 @@ class Place:
         return self.wait_for(label, lambda: accepts(port))
 
     def stop(self) -> None:
-        """End what was started here with all that it started, last first, and wait for it."""
+        """End all started processes and their children, last first, and wait for them."""
         for process in reversed(self._running):
             _signal(process, signal.SIGTERM)
         deadline_s = time.perf_counter() + _STOP_TIMEOUT_S
@@ -122,18 +122,18 @@ class Place:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    """To the process and its children: each was started as the leader of a group."""
+    """Send a signal to the process and its children; each was started as a group's leader."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
 
 def accepts(port: int) -> bool:
-    """Whether a TCP connection to `port` on loopback is taken."""
+    """Return whether a TCP connection to `port` on loopback is accepted."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def find_program(name: str) -> str | None:
-    """Where a program lies, Debian's folders for daemons included."""
+    """Return a program's path, also from Debian's folders for daemons."""
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin")

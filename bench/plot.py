@@ -1,4 +1,4 @@
-"""A report as bar charts: one SVG per figure, written by hand so that nothing must be installed."""
+"""Draw a report as bar charts: one SVG for each figure, without a plotting library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OTHER_COLOUR: Final = "#8a94a0"
 
 
 def bars(title: str, unit: str, values: dict[str, float]) -> str:
-    """One chart of horizontal bars, shortest first: less is better in all of ours but rates."""
+    """Draw one chart of horizontal bars, shortest first, since less is better in all but rates."""
     longest = max(values.values(), default=1.0) or 1.0
     room = _WIDTH - _LABEL - 90
     height = _TOP + len(values) * (_BAR + _GAP) + _GAP
@@ -44,7 +44,7 @@ def bars(title: str, unit: str, values: dict[str, float]) -> str:
 
 
 def write_plots(report: Report, folder: Path) -> list[Path]:
-    """One SVG for each figure of each scenario, under `folder`."""
+    """Write one SVG for each figure of each scenario, under `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for scenario in FULL:

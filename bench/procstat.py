@@ -1,4 +1,4 @@
-"""What processes cost, from /proc: CPU seconds and resident memory of them and their children."""
+"""Read from /proc the CPU seconds and resident memory of processes and their children."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MANY_FILES: Final = 100_000  # ten thousand streams, two sockets each, with room
 
 
 def allow_many_files() -> None:
-    """Raise this process's limit of open files, as far as it may; children inherit it."""
+    """Raise this process's limit of open files to the maximum; children inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(soft, MANY_FILES)
     try:
@@ -24,7 +24,7 @@ def allow_many_files() -> None:
 
 
 def most_streams() -> int:
-    """How many streams a proxy may carry here: two sockets each, and some files besides."""
+    """Return how many streams a proxy can carry here: each takes two sockets."""
     return (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES) // 2
 
 
@@ -38,7 +38,7 @@ def parse_stat(stat: str) -> tuple[int, float]:
 
 
 def family(pids: list[int]) -> list[int]:
-    """`pids` and all their living descendants."""
+    """Return `pids` and all their living descendants."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -57,12 +57,12 @@ def family(pids: list[int]) -> list[int]:
 
 
 def cpu_s(pids: list[int]) -> float:
-    """CPU seconds used so far by `pids`, together; a process that has ended counts as 0."""
+    """Return the CPU seconds used so far by `pids` together; an ended process counts as 0."""
     return sum(_read_cpu_s(pid) for pid in pids)
 
 
 def rss_bytes(pids: list[int]) -> int:
-    """Resident bytes of `pids`, together (shared pages are counted in each)."""
+    """Return the resident bytes of `pids` together (shared pages are counted in each)."""
     return sum(_read_rss_bytes(pid) for pid in pids)
 
 

@@ -1,4 +1,4 @@
-"""How far a run is: one line on a terminal, drawn over again; nothing where stderr is a file."""
+"""Show a run's progress in one line that is redrawn on a terminal; nothing if stderr is a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BAR_CHARS: Final = 24
 
 
 class Progress:
-    """Counts the measurements of a run, and guesses from their pace when it ends."""
+    """Counts the measurements of a run, and estimates when it ends."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -19,7 +19,7 @@ class Progress:
         self._terminal = sys.stderr.isatty()
 
     def now(self, what: str) -> None:
-        """`what` is measured now."""
+        """Show that `what` is measured now."""
         if not self._terminal:
             return
         took_s = time.monotonic() - self._began_s
@@ -32,12 +32,12 @@ class Progress:
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
     def step(self) -> None:
-        """One measurement is done, or given up."""
+        """Count one measurement as done."""
         self._done = min(self._done + 1, self._total)
         self.clear()
 
     def clear(self) -> None:
-        """Give the line back, for text."""
+        """Clear the line, before other text is printed."""
         if self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 

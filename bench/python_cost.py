@@ -2,8 +2,8 @@
 
 The relay's parts are those of a running relay, from a caller's connection to a node's session, and
 the node's those from the session to an upstream's connection; sockets and TLS are fakes that cost
-nothing. Each figure is the least of many batches, so that it moves little on a busy machine: for
-telling whether a change helped, not for what a request costs (caches are warm here).
+nothing. Each figure is the least of many batches, so that it varies little on a busy machine. It
+tells whether a change helped, not what a request costs, since caches are warm here.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _CALLER_HEADERS: Final = (
 
 
 class FakeTransport:
-    """Takes what is written; `sent` holds it until it is looked at."""
+    """A transport that stores what is written in `sent`."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -146,13 +146,13 @@ class Meter:
 
 
 def feed(transport: FakeTransport, data: bytes) -> None:
-    """`data` comes over a tunnel's transport."""
+    """Deliver `data` over a tunnel's transport."""
     READ_BUFFER[: len(data)] = data
     cast(asyncio.BufferedProtocol, transport.protocol).buffer_updated(len(data))
 
 
 async def turns(count: int = 3) -> None:
-    """Let the loop do what was put off."""
+    """Let the event loop run scheduled callbacks."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -205,13 +205,13 @@ class RelayRig:
         return rig
 
     async def tell(self) -> None:
-        """Give the relay what its node has to send."""
+        """Deliver to the relay what its node has to send."""
         while data := self.node.bytes_to_send():
             feed(self.tunnel, data)
         await turns()
 
     def hear(self) -> list[int]:
-        """Have the node take what the relay sent; the streams whose request is whole."""
+        """Deliver to the node what the relay sent; return the streams with complete requests."""
         whole = []
         for data in self.tunnel.take():
             for event in self.node.receive_data(data, time.monotonic()):

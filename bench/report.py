@@ -1,4 +1,4 @@
-"""What a run found: kept as JSON, shown as tables with the ratios last."""
+"""The results of a run: stored as JSON, printed as tables with the ratios last."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 from bench.scenarios import DIRECT, HAPROXY, OURS, Scenario
 from bench.summary import Figures, median_figures
 
-# What a path adds is its figure less the direct one of the same round.
+# What a path adds is its figure minus that of the direct path in the same round.
 _ADDED: Final = ("event_p50_ms", "event_p99_ms", "first_p50_ms", "first_p99_ms")
 _NAMES: Final = {
     "cpu_us_per_event": "µs CPU/event",
@@ -25,7 +25,7 @@ _NAMES: Final = {
 
 @dataclass(slots=True)
 class Report:
-    """Rounds of figures by scenario and path; `notes` say what was left out, and why."""
+    """Figures by scenario, path and round; `notes` say what was left out, and why."""
 
     rounds: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)
     ours: Figures = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def add(self, scenario: str, path: str, figures: Figures) -> None:
-        """Keep one measurement; what it adds to the direct path is worked out here."""
+        """Store one measurement, and compute what it adds to the direct path."""
         paths = self.rounds.setdefault(scenario, {})
         done = paths.setdefault(path, [])
         direct = paths.get(DIRECT, [])
@@ -45,11 +45,11 @@ class Report:
         done.append(figures)
 
     def median(self, scenario: str, path: str) -> Figures:
-        """The medians of one cell; empty if it was not measured."""
+        """Return the medians of one cell; empty if it was not measured."""
         return median_figures(self.rounds.get(scenario, {}).get(path, []))
 
     def ratio(self, scenario: str, path: str, base: str, figure: str) -> float | None:
-        """Median of the per-round ratios `path` / `base`, as both were measured side by side."""
+        """Return the median of the ratios `path` / `base` of each round."""
         paths = self.rounds.get(scenario, {})
         pairs = zip(paths.get(path, []), paths.get(base, []), strict=False)
         ratios = [{"r": a[figure] / b[figure]} for a, b in pairs if a.get(figure) and b.get(figure)]
@@ -116,7 +116,7 @@ def _spoken(name: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three figures, as people read them; a dash for what was not measured."""
+    """Format a number with three digits; a dash for what was not measured."""
     if value is None:
         return "–"
     if abs(value) >= 100:
@@ -127,7 +127,7 @@ def number(value: float | None) -> str:
 
 
 def aligned(lines: list[list[str]]) -> str:
-    """Columns under each other, the first to the left, the others to the right."""
+    """Align columns: the first to the left, the others to the right."""
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
     text = ""
     for line in lines:
@@ -138,5 +138,5 @@ def aligned(lines: list[list[str]]) -> str:
 
 
 def haproxy_measured(report: Report) -> bool:
-    """Whether there is anything to hold ours against."""
+    """Return whether there is another path to compare ours with."""
     return HAPROXY in report.rounds.get("sse-200", {})

@@ -1,4 +1,4 @@
-"""How long a stream stands still when its tunnel's connection is reset: `python -m bench.resume`.
+"""Measure how long a stream pauses when its tunnel's connection is reset: `python -m bench.resume`.
 
 A relay, a node and an upstream that says a number every few milliseconds, on loopback, with a proxy
 in the tunnel. From the reset to the first number that reaches the caller over the new connection;
@@ -24,7 +24,7 @@ from tests.harness.counting_upstream import counting_upstream
 from tests.harness.fault_proxy import FaultProxy, fault_proxy
 
 EVERY_S: Final = 0.005  # between two numbers: the resolution of what is measured
-STEADY_S: Final = 1.15  # more than `wai_node.backoff.YOUNG_S`
+STEADY_S: Final = 1.15  # more than `wai_node.tunnel.backoff.YOUNG_S`
 GOAL_MEDIAN_S: Final = 0.3
 _STREAM: Final = 100_000  # numbers: no stream ends during a run
 
@@ -55,7 +55,7 @@ class Resumes:
 
 
 class Watcher:
-    """Hears of each number, and says how long after a reset the first came."""
+    """Receives each number, and measures the time from a reset to the first one."""
 
     def __init__(self) -> None:
         self._came = threading.Condition()
@@ -76,7 +76,7 @@ class Watcher:
         self._enough.set()
 
     def resumed_after(self, tunnel: FaultProxy) -> float:
-        """Reset, and the seconds to the first number that came over a new connection."""
+        """Reset; return the seconds to the first number that came over a new connection."""
         connections = tunnel.connections
         reset_at = time.perf_counter()
         tunnel.reset()

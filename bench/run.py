@@ -1,9 +1,9 @@
-"""The benchmark: starts every path, loads them in turn, prints tables, keeps JSON and plots.
+"""The benchmark: start every path, load them in turn, print tables, write JSON and plots.
 
     python -m bench.run            everything, with peers, interleaved, three rounds, 15 minutes
     python -m bench.run --quick    ours alone, one round, under 90 seconds
 
-What is found is kept as it is found: Ctrl-C ends a run with the tables of what there is. A round
+Results are stored as they come: Ctrl-C ends a run with the tables of what there is. A round
 that would not end in time is left out, and a note says so.
 
 It judges nothing by time that a test would: figures are shown against the goals, and that is all.
@@ -95,7 +95,7 @@ def _measure(bench: Bench, args: argparse.Namespace) -> None:
 
 
 class Ended(BaseException):
-    """A signal ended the run; `status` is what the process shall end with."""
+    """A signal ended the run; `status` is the exit status."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -103,14 +103,14 @@ class Ended(BaseException):
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Leave by way of every `with`, so that no process is left; a second signal can't cut that."""
+    """Raise, so that every `with` block ends its processes; ignore a second signal meanwhile."""
     for ending in _ENDINGS:
         signal.signal(ending, signal.SIG_IGN)
     raise Ended(number)
 
 
 def ours_measured(report: Report) -> bool:
-    """Whether our own path came up and gave any figure."""
+    """Return whether our own path started and was measured."""
     return bool(report.ours) or any(OURS in paths for paths in report.rounds.values())
 
 
@@ -143,7 +143,7 @@ class Bench:
         self._origin_port = self._start_serving("bench.origin")
 
     def start_paths(self, peers: str | None) -> None:
-        """Bring up direct, ours and the peers named (None: all); what can't run leaves a note."""
+        """Start direct, ours and the named peers (None: all); note those that can't run."""
         self._targets[DIRECT] = Target(url=f"http://127.0.0.1:{self._origin_port}")
         try:
             started = wai.start(self._place("wai"))
@@ -163,7 +163,7 @@ class Bench:
                 self._note(f"{peer.name} is left out: {reason}")
 
     def measure(self, scenarios: list[Scenario], rounds: int) -> None:
-        """Every scenario on every path, path after path, round after round."""
+        """Measure every scenario on every path, in rounds."""
         plan = [
             [
                 (scenario, path)
@@ -193,7 +193,7 @@ class Bench:
                 return
 
     def measure_ours(self, *, nodes: int) -> None:
-        """What only ours has: how fast it starts, how it does far away, what many nodes cost."""
+        """Measure what only our path has: start times, long round trips, many nodes."""
         if OURS not in self._targets:
             return
         parts: list[tuple[str, Callable[[Figures], None]]] = [
@@ -213,7 +213,7 @@ class Bench:
             self._report.save(self._out)
 
     def _measure_starts(self, ours: Figures) -> None:
-        """Wall times as somebody sees them, after a start that has made the bytecode."""
+        """Measure wall times of starts, after one start that compiled the bytecode."""
         took = {"help": [wai.help_took() for _ in range(self._starts)]}
         with self._new_place("starts") as place:
             started = wai.start(place)
@@ -325,7 +325,7 @@ def _far_arguments() -> tuple[str, ...]:
 
 
 def _machine() -> dict[str, object]:
-    """What the figures were taken on."""
+    """Describe the machine of the measurement."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""What is measured: each scenario's load, how often, on which paths, and what is read off it."""
+"""The scenarios: load, number of rounds, paths, and figures of each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Scenario:
     peers_load: tuple[str, ...] = ()
     direct_load: tuple[str, ...] = ()
     bound_s: float = 60.0
-    """What takes longer hangs: it is noted, and left behind."""
+    """A measurement that takes longer is taken to hang: it is noted and given up."""
 
     def is_for(self, path: str) -> bool:
         """Whether `path` takes part."""

@@ -1,4 +1,4 @@
-"""A long way for TCP: a forwarder that holds every byte back and lets only a window be under way.
+"""A slow link for TCP: a forwarder that delays every byte and limits the bytes in flight.
 
 It stands in for `tc netem`, which needs a kernel module. Each direction delays by half the round
 trip, and takes at most `window` bytes per round trip, as one TCP connection does whose receiver
@@ -18,7 +18,7 @@ DEFAULT_WINDOW_BYTES: Final = 6 << 20  # net.ipv4.tcp_rmem's largest, as Linux s
 
 
 class Direction(asyncio.Protocol):
-    """One end of a forwarded connection: what it reads goes to `other`, later."""
+    """One end of a forwarded connection: what it reads is written to `other`, later."""
 
     def __init__(self, one_way_s: float, window: int) -> None:
         self._one_way_s = one_way_s
@@ -31,7 +31,7 @@ class Direction(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # what waits here is bounded by the other side's window; the transport itself never stops it
+        # the other side's window bounds what waits here; the transport never pauses
         self._transport.set_write_buffer_limits(high=1 << 30)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -52,19 +52,19 @@ class Direction(asyncio.Protocol):
         loop.call_later(2 * self._one_way_s, self._acknowledge, len(data))
 
     def pair_with(self, other: Direction) -> None:
-        """From now on what comes in here goes to `other`, and what waited does."""
+        """Forward what was and will be received to `other`."""
         self.other = other
         early, self._early = self._early, []
         for data in early:
             self.data_received(data)
 
     def close(self) -> None:
-        """Close this end once what is written has left."""
+        """Close this end once everything has been sent."""
         if self._transport is not None:
             self._transport.close()
 
     def write(self, data: bytes) -> None:
-        """Bytes that came the long way."""
+        """Write delayed bytes."""
         if self._transport is not None:
             self._transport.write(data)
 

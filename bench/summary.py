@@ -1,4 +1,4 @@
-"""Numbers from numbers: percentiles of a sample, medians over repetitions."""
+"""Statistics: percentiles of a sample, medians over repetitions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 Figures = dict[str, float]
-"""What one measurement found: figure's name (its unit at the end) → value."""
+"""The result of one measurement: name of a figure (ending with its unit) → value."""
 
 
 def percentile(sorted_values: Sequence[float], percent: float) -> float:

@@ -1,4 +1,4 @@
-"""Ours: relay and node, started as anyone would start them, through the `wai` command."""
+"""Our path: relay and node, started with the `wai` command."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """Seconds on the clock, and of CPU."""
+    """Seconds of wall time and of CPU time."""
 
     wall_s: float
     cpu_s: float
 
 
 def wai_program() -> str:
-    """The `wai` command beside the Python that runs this."""
+    """Return the `wai` command beside the Python that runs this."""
     return str(Path(sys.executable).with_name("wai"))
 
 
 def ask(*arguments: str) -> str:
-    """Run one short `wai` command; what it prints."""
+    """Run one short `wai` command; return its output."""
     done = subprocess.run(
         [wai_program(), *arguments],
         capture_output=True,
@@ -102,7 +102,7 @@ def restart(place: Place, started: Started) -> tuple[Took, Took]:
 
 
 def serves_model(target: Target) -> bool:
-    """Whether the relay lists the origin's model: the node is there, and knows what it serves."""
+    """Return whether the relay lists the origin's model, so that the node is ready."""
     request = urllib.request.Request(
         f"{target.url}/v1/models", headers={"Authorization": f"Bearer {target.key}"}
     )
@@ -115,7 +115,7 @@ def serves_model(target: Target) -> bool:
 
 
 def help_took() -> Took:
-    """What `wai --help` takes."""
+    """Measure `wai --help`."""
     before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     ask("--help")
     wall_s, after = time.perf_counter() - began_s, resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""What load generator and origin say to each other through whatever lies between them.
+"""The messages between load generator and origin, through the measured path.
 
 A request carries its wish in the prompt (`bench: rate=20 events=400`), so that the same bytes work
 directly, through a tunnel and through a gateway that reads the JSON. An event is as long as a real
@@ -36,7 +36,7 @@ _WISH: Final = re.compile(rb"bench:((?: [a-z]+=[0-9]+)*)")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the origin shall answer with.
+    """The answer that a request asks the origin for.
 
     `rate`: events per second, 0 for as fast as they are taken. `events`: how many before the end,
     0 for endless. `hold`: 1 to leave the stream open and silent after the first event. `bytes`: the
@@ -53,7 +53,7 @@ class Wish:
 
 
 def wish_from_body(body: bytes | bytearray) -> Wish:
-    """The wish in a request's body; the default where none is found or a word of it is unknown."""
+    """Parse the wish in a request's body; the default if there is none or it has unknown words."""
     found = _WISH.search(body)
     if found is None:
         return Wish()
@@ -89,7 +89,7 @@ UPLOAD_TAIL: Final = b"\r\n--" + _BOUNDARY + b"--\r\n"
 
 
 def upload_lead(model: str = MODEL) -> bytes:
-    """What comes before the file in a transcription upload; `UPLOAD_TAIL` follows it."""
+    """Return the bytes before the file in a transcription upload; `UPLOAD_TAIL` follows it."""
     return (
         b'--%b\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
         b'--%b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
@@ -116,7 +116,7 @@ def stamps_ns(text: bytes) -> list[int]:
 
 
 class ChunkDecoder:
-    """Takes the chunk framing off an HTTP/1.1 body. Trusts its peer: not fit for exposure."""
+    """Decodes a chunked HTTP/1.1 body. It trusts its peer, so it is for benchmarks only."""
 
     __slots__ = ("_left", "_rest", "ended")
 

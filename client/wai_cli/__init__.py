@@ -1,1 +1,1 @@
-"""The one `wai` command: it reads argv and the environment, and exits."""
+"""The `wai` command. Only this package reads argv and the environment."""

@@ -1,4 +1,4 @@
-"""`python -m wai_cli` is `wai`."""
+"""Run `wai` as `python -m wai_cli`."""
 
 import sys
 

@@ -1,7 +1,8 @@
-"""The `wai` command: find the command group, parse, run, and turn every end into an exit status.
+"""The `wai` command: choose the command's module, parse the arguments, run, return an exit status.
 
-0: done. 1: it failed, and stderr says why. 2: the command line was wrong. 130: Ctrl-C.
-Only the group that was asked for is imported, and each imports what is heavy when it runs.
+Exit status 0: done. 1: it failed, and stderr says why. 2: the command line was wrong. 130: Ctrl-C.
+Only the module of the given command is imported, and modules import what is slow to load when they
+run, so that `wai --help` stays fast.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Final
 
 from wai_protocol.errors import WaiError
 
-# Name → what `wai --help` says of it. The group's module has the same name, and a function
-# `configure(parser)` that adds its arguments and sets `run`, which takes the parsed arguments.
+# Command → its line in `wai --help`. The module `wai_cli.commands.NAME` (with `_` for `-`) has a
+# function `configure(parser)` that adds the arguments and sets `run`, which takes the parsed ones.
 GROUPS: Final = {
     "up": "try it: a relay and this machine as its node, with a model",
     "relay": "run a relay",
@@ -48,7 +49,7 @@ exit status: 0 done; 1 it failed, and stderr says why; 2 the command line was wr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `wai` with these arguments (without the program's name); its exit status."""
+    """Run `wai` with `argv` (without the program's name) and return the exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         parser = _parser(arguments)
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # `wai node list | head`: nobody reads on. Python would complain once more at its exit.
+        # `wai node list | head` closed the pipe; without this, Python warns again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
@@ -103,7 +104,7 @@ def _no_command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> 
 
 
 def _is_text(argument: str) -> bool:
-    """Whether it came as UTF-8: what did not has surrogates in it."""
+    """Whether an argument was valid UTF-8: Python decodes other bytes to surrogates."""
     try:
         argument.encode()
     except UnicodeEncodeError:

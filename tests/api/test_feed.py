@@ -22,7 +22,7 @@ def test_the_document_describes_each_event() -> None:
 
 def test_the_manual_names_each_event() -> None:
     text = (ROOT / "docs/http-api.md").read_text(encoding="utf-8")
-    table = text[text.index("`GET /admin/v1/events` is one feed") :]
+    table = text[text.index("`GET /admin/v1/events` is a feed") :]
     rows = re.findall(
         r"^\| (`.*?) \|", table.partition("\n\n")[2].partition("\n\n")[0], re.MULTILINE
     )

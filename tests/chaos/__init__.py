@@ -1,1 +1,1 @@
-"""Faults against streams of known content, in real processes: `make chaos`."""
+"""Inject faults while real processes carry streams of known content: `make chaos`."""

@@ -1,7 +1,7 @@
 """`python -m tests.chaos`: exits with 1 if a promise was broken.
 
-Without `--faults` faults of many kinds strike at random, side by side, on one relay with two nodes.
-With `--faults NAME,…` (or `all`) each named kind strikes alone, on a relay of its own.
+Without `--faults` faults of many kinds are injected at random, several at once, into one relay with
+two nodes. With `--faults NAME,…` (or `all`) each named kind is injected alone, into its own relay.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CALLERS_OF_A_KIND: Final = 6  # two cores: pauses are then the fault's, not the
 
 
 def main() -> int:
-    """Run what the arguments say."""
+    """Run as the arguments say; return the exit status."""
     given = _parser().parse_args()
     seed = random.randrange(1 << 32) if given.seed is None else given.seed
     if given.faults:
@@ -61,7 +61,7 @@ def _chosen(trial: Trial, folder: Path) -> int:
 
 
 def _kinds(text: str) -> list[type[Kind[Any]]]:
-    """The kinds that `--faults` names."""
+    """Parse the names in `--faults`."""
     names = list(KINDS) if text == "all" else text.split(",")
     if unknown := [name for name in names if name not in KINDS]:
         raise argparse.ArgumentTypeError(
@@ -83,13 +83,24 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add: Callable[..., Any] = parser.add_argument
-    add("--faults", type=_kinds, default=None, metavar="NAME,…", help="these kinds, each alone")
-    add("--seconds", type=float, default=60.0, help="with --faults: how long each kind strikes")
+    add(
+        "--faults",
+        type=_kinds,
+        default=None,
+        metavar="NAME,…",
+        help="inject these kinds, each alone",
+    )
+    add("--seconds", type=float, default=60.0, help="with --faults: how long each kind is injected")
     add("--strikes", type=int, default=500, help="at random: how many faults")
-    add("--upgrades", type=int, default=4, help="at random: of the relay")
-    add("--episodes", type=int, default=2, help="at random: both nodes gone for long")
+    add("--upgrades", type=int, default=4, help="at random: how many upgrades of the relay")
+    add(
+        "--episodes",
+        type=int,
+        default=2,
+        help="at random: how often both nodes are stopped for long",
+    )
     add("--streams", type=int, default=None, help="callers at once (6; 20 at random)")
-    add("--seed", type=int, default=None, help="the same faults again")
+    add("--seed", type=int, default=None, help="repeat the faults of the run with this seed")
     add("--keep", type=Path, default=None, help="leave logs in this folder")
     return parser
 

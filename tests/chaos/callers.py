@@ -1,4 +1,4 @@
-"""Callers that never stop, and when each number of their answers came."""
+"""Callers that request answers without a pause, and record when each number arrived."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ _AFTER_A_REFUSAL_S: Final = 0.5
 
 @dataclass(slots=True)
 class Watched:
-    """One request. `arrivals`: when its numbers came; `answer` is there once it is over."""
+    """One request. `arrivals`: the times of its numbers; `answer` is set when it has ended."""
 
     began_at: float = field(default_factory=time.monotonic)
     arrivals: list[float] = field(default_factory=list)
     answer: Counted | None = None
 
     def was_flowing_at(self, moment: float) -> bool:
-        """Whether its first number had come, and its end had not."""
+        """Return whether `moment` was after its first number and before its end."""
         begun = bool(self.arrivals) and self.arrivals[0] < moment
         return begun and (self.answer is None or self.answer.ended_at > moment)
 
     def was_under_way(self, since: float, until: float) -> bool:
-        """Whether some of its time was between the two moments."""
+        """Return whether it was open at some time between the two moments."""
         return self.began_at < until and (self.answer is None or self.answer.ended_at > since)
 
     def settled_after(self, moment: float) -> bool:
-        """Whether a number came after `moment`, or none will come any more."""
+        """Return whether a number came after `moment`, or it has ended."""
         return self.answer is not None or self.resumed_after_s(moment) is not None
 
     def resumed_after_s(self, moment: float) -> float | None:
-        """Seconds from `moment` to the next number; None if none came."""
+        """Return the seconds from `moment` to the next number; None if none came."""
         later = next((at for at in self.arrivals if at >= moment), None)
         return None if later is None else later - moment
 
 
 class Callers:
-    """`number` threads, each of which asks for `numbers` numbers again and again until `stop`."""
+    """`number` threads, each of which requests `numbers` numbers repeatedly until `stop`."""
 
     def __init__(self, running: Cluster, secret: str, number: int, numbers: int) -> None:
         self._watched: list[Watched] = []
@@ -52,7 +52,7 @@ class Callers:
         self._threads = [threading.Thread(target=self._call) for _ in range(number)]
 
     def start(self) -> None:
-        """Begin, and wait until each has an answer that flows."""
+        """Start, and wait until each has an answer in progress."""
         for thread in self._threads:
             thread.start()
         wait_until(
@@ -61,7 +61,7 @@ class Callers:
         )
 
     def stop(self) -> None:
-        """Ask for nothing more, and wait for what is under way."""
+        """Send no more requests, and wait for those in progress."""
         self._stop.set()
         for thread in self._threads:
             if thread.ident is not None:
@@ -69,20 +69,22 @@ class Callers:
 
     @property
     def seen(self) -> list[Watched]:
-        """All requests so far."""
+        """Return all requests so far."""
         return list(self._watched)  # the threads go on adding to it
 
     def answers(self) -> list[Counted]:
-        """All that are over."""
+        """Return all answers that have ended."""
         return [one.answer for one in self._watched if one.answer is not None]
 
     def flowing_at(self, moment: float) -> list[Watched]:
-        """Those whose answer was under way at `moment`."""
+        """Return the requests whose answer was in progress at `moment`."""
         return [one for one in self.seen if one.was_flowing_at(moment)]
 
     def wait_until_resumed(self, moment: float, timeout_s: float) -> list[float]:
-        """Seconds from `moment` to the next number of each answer that was under way then. Waits
-        for all of them; those that were lost are not among the figures."""
+        """Wait until each answer that was in progress at `moment` has its next number or has ended.
+
+        Returns the seconds to the next number, without lost answers.
+        """
         flowing = self.flowing_at(moment)
         deadline = time.monotonic() + timeout_s
         while not all(one.settled_after(moment) for one in flowing) and time.monotonic() < deadline:

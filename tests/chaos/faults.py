@@ -1,6 +1,6 @@
-"""What can happen to a node, its tunnel and its upstream, one function a fault.
+"""Faults of a node, its tunnel and its upstream, one function for each.
 
-A fault strikes, lasts, and is over when its function returns; what it broke may heal later.
+A function injects the fault, and returns when the fault has ended; recovery may take longer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DOWN: Final = frozenset({Way.TO_DIALLER})
 
 @dataclass(slots=True)
 class Box:
-    """A node with the proxies on both its sides. `down`: when its process was not there."""
+    """A node with a proxy on each side. `down`: the times at which its process did not run."""
 
     cluster: Cluster
     name: str
@@ -34,14 +34,14 @@ class Box:
     restarts: int = 0
 
     def start(self) -> None:
-        """Run the node, until it is connected."""
+        """Start the node, and wait until it is connected."""
         log = self.cluster.nodes[self.name].daemon
         seen = len(log.output())
         daemon = self.cluster.start_node(self.name, *self.options).daemon
         daemon.wait_for_output("connected to the relay", after=seen)
 
     def kill(self, gone_s: float) -> None:
-        """SIGKILL, and the same command again after `gone_s`."""
+        """Kill the node, and start it again after `gone_s`."""
         began_at = time.monotonic()
         self.cluster.nodes[self.name].daemon.kill()
         time.sleep(gone_s)

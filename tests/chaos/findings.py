@@ -1,4 +1,4 @@
-"""What the faults of one kind did to streams: the figures, and which promises were broken."""
+"""The results of one kind of fault: figures about streams, and broken promises."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SHOWN_VIOLATIONS = 8  # of one kind; the rest is counted
 
 @dataclass(slots=True)
 class Findings:
-    """Filled in by a trial. Times are in seconds.
+    """The results of one kind of fault, filled in by a trial. Times are in seconds.
 
-    `resumed`: for each stream that was under way when a fault ended, how long it took from there to
-    its next number. `notes` are figures of one kind of fault alone.
+    `resumed`: for each stream that was open when a fault ended, the time from there to
+    its next number. `notes` are figures that only one kind of fault has.
     """
 
     kind: str
@@ -30,7 +30,7 @@ class Findings:
     left_out: str = ""
 
     def judge(self, *, may_refuse: bool, resumes_within_s: float | None) -> None:
-        """Add to `broken` what no fault may do to any stream."""
+        """Add violations of the promises that hold for every kind of fault to `broken`."""
         for one in self.answers:
             if one.lost or one.repeated or one.reordered:
                 self.broken.append(
@@ -50,7 +50,7 @@ class Findings:
             )
 
     def text(self) -> str:
-        """Some lines for people."""
+        """Return a report of some lines."""
         if self.left_out:
             return f"{self.kind}: LEFT OUT: {self.left_out}"
         answers = [one for one in self.answers if not one.refusal]
@@ -74,13 +74,13 @@ class Findings:
 
 
 def percentile(figures: Sequence[float], share: float) -> float:
-    """The smallest figure that at least `share` of them do not exceed; 0 if there are none."""
+    """Return the smallest figure that at least `share` of them do not exceed; 0 if none."""
     if not figures:
         return 0.0
     return sorted(figures)[max(math.ceil(share * len(figures)) - 1, 0)]
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Median, p99 and longest."""
+    """Return median, p99 and longest as text."""
     p50, p99 = percentile(seconds, 0.5), percentile(seconds, 0.99)
     return f"p50 {p50:.2f} s, p99 {p99:.2f} s, longest {max(seconds, default=0.0):.2f} s"

@@ -1,4 +1,4 @@
-"""What a kind of fault is. Each is one class in `kinds/`, and a row of the table there."""
+"""The base class of the kinds of faults. Each kind is a class in `kinds/` and in its table."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ S = TypeVar("S", bound=Stage)
 
 
 class Kind(ABC, Generic[S]):
-    """A fault that can strike again and again on one stage.
+    """A kind of fault that can be injected repeatedly on one stage.
 
-    `promise` is said in the report, and `check` holds it, beyond what holds for every kind: no
-    number of a stream is lost, repeated or reordered, and no stream ends before its end.
+    `promise` is printed in the report, and `check` checks it. For every kind it is promised that no
+    number of a stream is lost, repeated or reordered, and that no stream ends early.
     """
 
     name: ClassVar[str]
@@ -30,22 +30,22 @@ class Kind(ABC, Generic[S]):
     """New requests may get a 503: the node is away for longer than requests wait for it."""
 
     resumes_within_s: ClassVar[float | None] = None
-    """From the fault's end to the next number of each stream that was under way, p99."""
+    """Promised p99 of the time from the fault's end to the next number of each open stream."""
 
     def __init__(self, dice: random.Random) -> None:
         self.dice = dice
 
     @abstractmethod
     def stage(self, folder: Path, callers: int) -> AbstractContextManager[S]:
-        """Where it strikes."""
+        """Return the processes into which the fault is injected."""
 
     @abstractmethod
     def apply(self, stage: S, found: Findings) -> None:
-        """Strike, and return when it has lasted."""
+        """Inject the fault, and return when it has lasted."""
 
     @abstractmethod
     def undo(self, stage: S) -> None:
-        """Make all good again, however far `apply` came."""
+        """Remove the fault, however far `apply` came."""
 
     def check(self, stage: S, found: Findings) -> None:
-        """Add to `found.broken` what was promised and is not so, after the callers have ended."""
+        """Add broken promises to `found.broken`, after the callers have ended."""

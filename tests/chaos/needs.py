@@ -1,8 +1,8 @@
-"""What a kind of fault needs of this machine, and a try to get it without root.
+"""What kinds of faults need of this machine, and how to get it without root.
 
-Network and mount namespaces: the program starts itself again in new ones, as root directly, else in
-a user namespace where the kernel allows it. All that is made in there (devices, addresses, mounts)
-is gone when the program ends, and this machine's own network is never touched.
+The program starts itself again in new network and mount namespaces, directly as root, else in
+a user namespace if the kernel allows it. Everything that is made there (devices, addresses, mounts)
+disappears when the program ends, and the machine's own network is never changed.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from typing import Final
 from tests.harness.packet_link import TUN_DEVICE
 
 _INSIDE: Final = "WAI_CHAOS_NAMESPACES"
-# /run anew: `ip netns` keeps its names there, and without root it is nobody's.
+# A new /run: `ip netns` keeps its names there, and without root the old one is not writable.
 _SET_UP: Final = "mount -t tmpfs tmpfs /run && ip link set lo up"
 
 
 class Need(enum.Enum):
-    """One thing that a fault can't do without."""
+    """A requirement of a kind of fault."""
 
     NAMESPACES = "network and mount namespaces"
     TUN = "a TUN device"
 
 
 def enter_namespaces(argv: Sequence[str]) -> None:
-    """Replace this process by `argv` in namespaces of its own, if they can be had; returns if not,
-    or if they are there already."""
+    """Replace this process by `argv` in new namespaces; return if that is impossible or done."""
     if _INSIDE not in os.environ and why_no_namespaces() is None:
         inner = f"{_SET_UP} && exec {shlex.join(argv)}"
         sys.stdout.flush()
@@ -41,7 +40,7 @@ def enter_namespaces(argv: Sequence[str]) -> None:
 
 
 def missing(need: Need) -> str | None:
-    """Why `need` is not met; None if it is."""
+    """Return why `need` is not met; None if it is."""
     match need:
         case Need.NAMESPACES:
             if _INSIDE in os.environ:
@@ -54,7 +53,7 @@ def missing(need: Need) -> str | None:
 
 
 def why_no_namespaces() -> str | None:
-    """Why this machine gives no namespaces; None if it does."""
+    """Return why this machine provides no namespaces; None if it does."""
     for program in ("unshare", "ip", "mount"):
         if shutil.which(program) is None:
             return f"there is no `{program}`"

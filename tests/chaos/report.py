@@ -1,4 +1,4 @@
-"""What a run found: the figures that it prints, and which of them break the promise."""
+"""The report of a run: its figures, and the violations of what is promised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BEFORE_THE_END_S = 30.0  # time to live, waiting for a node, and the way: how l
 
 @dataclass(slots=True)
 class Report:
-    """Filled in by a run. `down`: for each node, when its process was not there."""
+    """The results of a run. `down`: for each node, the times at which its process did not run."""
 
     seed: int
     began_at: float = 0.0
@@ -25,7 +25,7 @@ class Report:
 
     @property
     def violations(self) -> list[str]:
-        """What must not be."""
+        """Return what must not happen and did."""
         found = list(self.leaks)
         for stream in self.streams:
             if stream.lost or stream.repeated or stream.reordered:
@@ -44,7 +44,7 @@ class Report:
         return found
 
     def _all_gone(self, stream: Counted) -> bool:
-        """Whether at some moment before the stream's end no node was there."""
+        """Return whether at some moment shortly before the stream's end no node was running."""
         since, until = stream.ended_at - _BEFORE_THE_END_S, stream.ended_at
         return any(
             max(a[0], b[0], since) < min(a[1], b[1], until)
@@ -53,7 +53,7 @@ class Report:
         )
 
     def text(self) -> str:
-        """The report for people."""
+        """Return the report as text."""
         streams = self.streams
         refused, ended = [s for s in streams if s.refusal], [s for s in streams if s.error]
         pauses = sorted(s.longest_pause_s for s in streams if s.whole) or [0.0]

@@ -1,4 +1,4 @@
-"""A relay, two nodes, callers that never stop, and faults from several sides at once."""
+"""Run a relay, two nodes and callers without a pause, and inject several faults at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _CONTINUE: Final = {"X-WAI-Continue": "1"}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of everything. `upgrades`: of the relay; `episodes`: both nodes gone for long."""
+    """The size of a run. `upgrades`: of the relay; `episodes`: both nodes stopped for long."""
 
     faults: int
     streams: int
@@ -50,7 +50,7 @@ class Plan:
 
 
 class Calm:
-    """Lets faults strike side by side, or one that must be alone."""
+    """A lock: ordinary faults may overlap, and some faults must be alone."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -59,7 +59,7 @@ class Calm:
 
     @contextmanager
     def one_of_many(self) -> Iterator[None]:
-        """For a fault that others may strike beside."""
+        """Hold during a fault that others may overlap."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._striking += 1
@@ -72,7 +72,7 @@ class Calm:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """For one that waits for the others to be over, and lets none begin."""
+        """Hold during a fault that waits for the others to end, and lets none begin."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._alone = True
@@ -86,7 +86,7 @@ class Calm:
 
 
 class Run:
-    """One run. `go` it once."""
+    """One run. Call `go` once."""
 
     def __init__(
         self, plan: Plan, running: Cluster, boxes: list[Box], upstream: CountingUpstream
@@ -105,7 +105,7 @@ class Run:
         self.relay_pid = running.relay.pid
 
     def go(self) -> Report:
-        """Warm up, let faults strike, let it settle, look for what was left."""
+        """Warm up, inject faults, wait for recovery, and look for leaks."""
         plan = self._plan
         self._together([self._caller_once] * plan.streams)
         before = self._footprint()
@@ -134,7 +134,7 @@ class Run:
         self._look_for_leaks(before)
         return self.report
 
-    # -- those who call
+    # -- callers
 
     def _caller(self) -> None:
         while not self._stop.is_set():
@@ -147,7 +147,7 @@ class Run:
         if stream.refusal:
             time.sleep(1.0)
 
-    # -- those who break
+    # -- faults
 
     def _lane(
         self, box: Box, faults: Mapping[str, tuple[int, Fault]], dice: random.Random
@@ -166,7 +166,7 @@ class Run:
         return strike
 
     def _rare(self) -> None:
-        """Upgrades and episodes, spread over the run."""
+        """Run upgrades and episodes, spread over the run."""
         plan = self._plan
         rare = [self._upgrade] * plan.upgrades + [self._all_gone] * plan.episodes
         random.Random(plan.seed).shuffle(rare)
@@ -178,8 +178,9 @@ class Run:
                 event()
 
     def _upgrade(self) -> None:
-        """SIGUSR2, and calm from before it until the old relay has ended its streams: a stream that
-        loses its connection meanwhile can't go on, since the next one leads to the new relay."""
+        """Send SIGUSR2, without other faults until the old relay has ended its streams: a stream
+        that loses its connection meanwhile can't resume, since the next connection leads to the new
+        relay."""
         time.sleep(2 * DEAD_S)  # what is half-open now is found
         old = self.relay_pid
         os.kill(old, signal.SIGUSR2)
@@ -213,7 +214,7 @@ class Run:
                 self._plan.say(f"{self._struck} faults, {len(self.report.streams)} streams over")
 
     def _together(self, works: list[Callable[[], None]]) -> None:
-        """Run all of them, each in a thread; what one raises is kept for `go`."""
+        """Run each in a thread; `go` raises their exceptions."""
 
         def guarded(work: Callable[[], None]) -> None:
             try:
@@ -227,10 +228,10 @@ class Run:
         for thread in threads:
             thread.join()
 
-    # -- what is left
+    # -- leaks
 
     def _footprint(self) -> dict[str, tuple[int, float]]:
-        """Open files and MiB of memory of each process."""
+        """Return the open files and the MiB of memory of each process."""
         pids = {"relay": self.relay_pid}
         pids |= {name: node.daemon.pid for name, node in self._cluster.nodes.items()}
         found = {}

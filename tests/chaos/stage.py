@@ -1,4 +1,4 @@
-"""Where a fault strikes: a relay, one node and an upstream in real processes, and callers.
+"""The processes for a kind of fault: a relay, one node, an upstream, and callers.
 
 The node dials through a `FaultProxy`, or, with `packet_stage`, across a `PacketLink` from a network
 namespace of its own.
@@ -27,9 +27,9 @@ NODE: Final = "box"
 EVERY_S: Final = 0.03  # between two numbers of a stream
 NUMBERS: Final = 200  # of a stream: six seconds, if nothing happens
 DEAD_S: Final = 2.5
-"""Keepalive deadline of both ends on a `LinkStage`, so that silent links are soon found dead. All
-else is as people have it, such as the 60 s that a session lives without a connection; so is all of
-a `PacketStage`, since a node tells narrow ways from dead ones by the usual times of keepalive."""
+"""Keepalive deadline of both ends on a `LinkStage`, so that dead links are noticed soon. All other
+settings are the defaults, such as the 60 s that a session lives without a connection. A
+`PacketStage` has defaults only, since the detection of black holes depends on them."""
 
 _KEEPALIVE: Final = f"ping_s = 1.0\ndead_s = {DEAD_S}\n"
 _EVERYWHERE: Final = "0.0.0.0"
@@ -45,7 +45,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a process holds."""
+    """The open files and the memory of a process."""
 
     open_files: int
     memory_mib: float
@@ -57,7 +57,7 @@ class Footprint:
 
 @dataclass(slots=True)
 class Stage:
-    """What a fault has at hand. `node_options` start another node with the same upstream."""
+    """What a fault can use. `node_options` start another node with the same upstream."""
 
     running: Cluster
     upstream: CountingUpstream
@@ -67,7 +67,7 @@ class Stage:
     node_options: tuple[str, ...]
 
     def left_over(self) -> list[str]:
-        """What is still held although nobody asks for anything any more."""
+        """Return what is still in use although no requests are open."""
         found = []
         if self.upstream.seen.running:
             found.append(f"the upstream still answers {self.upstream.seen.running} requests")
@@ -80,7 +80,7 @@ class Stage:
         return found
 
     def footprint(self) -> dict[str, Footprint]:
-        """Of the relay and the node."""
+        """Return the footprints of the relay and the node."""
         pids = {"relay": self.running.relay.pid, NODE: self.running.nodes[NODE].daemon.pid}
         return {name: Footprint.of(psutil.Process(pid)) for name, pid in pids.items()}
 

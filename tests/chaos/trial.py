@@ -1,4 +1,4 @@
-"""Faults of chosen kinds, one kind after the other, each on a stage of its own."""
+"""Inject the chosen kinds of faults one after the other, each on its own stage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALM_S: Final = 2.0  # between two strikes
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """How long each kind strikes (the last strike is never cut short), on how many callers."""
+    """How long each kind is injected (the last fault is not cut short), with how many callers."""
 
     kinds: Sequence[type[Kind[Any]]]
     seconds: float
@@ -38,7 +38,7 @@ class Trial:
 
 
 def run_trial(trial: Trial, folder: Path) -> list[Findings]:
-    """Strike with every kind; one that this machine can't do is left out, with the reason."""
+    """Run every kind; one that this machine can't run is left out, with the reason."""
     found = []
     for kind in trial.kinds:
         one = Findings(kind.name, kind.promise)
@@ -93,7 +93,7 @@ def _strike(kind: Kind[Any], trial: Trial, folder: Path, found: Findings) -> Non
 
 
 def _look_for_leaks(stage: Stage, before: dict[str, Footprint], found: Findings) -> None:
-    """Slots, requests and open files that outlived all callers."""
+    """Report slots, requests and open files that are still in use after all callers have ended."""
     with suppress(AssertionError):  # what is left is then said, below
         wait_until(lambda: not stage.left_over(), "", SETTLE_S)
     found.broken += stage.left_over()

@@ -13,7 +13,7 @@ from tests.harness.cluster import cluster
 from tests.harness.counted import count
 from tests.harness.counting_upstream import counting_upstream
 from tests.harness.fault_proxy import fault_proxy
-from tests.harness.narrow_way import NARROW, narrow_way
+from tests.harness.narrow_path import NARROW, narrow_path
 from tests.harness.network_namespace import BESIDE, network_namespace
 
 pytestmark = pytest.mark.e2e
@@ -30,7 +30,7 @@ def test_a_stream_goes_on_after_an_outage_in_which_even_dials_got_no_answer(
     settings.write_text("ping_s = 0.5\ndead_s = 1.5\n")
     with (
         network_namespace() as namespace,
-        narrow_way(namespace, USUAL_MTU) as way,
+        narrow_path(namespace, USUAL_MTU) as way,
         counting_upstream() as upstream,
         cluster(tmp_path, "--config", str(settings)) as running,
         fault_proxy(running.port, NARROW) as tunnel,

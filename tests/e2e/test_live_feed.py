@@ -28,9 +28,9 @@ class Watcher(threading.Thread):
         self.told: list[dict[str, Any]] = []
 
     def run(self) -> None:
-        for happening in read_feed(self._target):
-            if not isinstance(happening, FeedConnected) and happening.name == "deployments":
-                self.told.append(happening.value)
+        for update in read_feed(self._target):
+            if not isinstance(update, FeedConnected) and update.name == "deployments":
+                self.told.append(update.value)
 
     def states(self) -> list[str]:
         """Each state that a deployment was in, once in a row."""

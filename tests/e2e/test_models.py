@@ -139,7 +139,7 @@ def test_who_watches_a_deployment_sees_its_end_over_a_restart_of_the_relay(
         with Daemon(command, log=tmp_path / "deploy.log") as watching:
             watching.wait_for_output("downloading")
             running.relay.stop()
-            watching.wait_for_output("the relay is away; box goes on")
+            watching.wait_for_output("the relay is away; box continues")
             running.restart_relay()
             hub.faults.pause_s = 0
             assert watching.wait(60) == 0, watching.output()

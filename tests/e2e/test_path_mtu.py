@@ -12,7 +12,7 @@ from tests.harness.cluster import Cluster, cluster
 from tests.harness.counted import count
 from tests.harness.counting_upstream import counting_upstream
 from tests.harness.fault_proxy import fault_proxy
-from tests.harness.narrow_way import NARROW, NarrowWay, narrow_way
+from tests.harness.narrow_path import NARROW, NarrowPath, narrow_path
 from tests.harness.network_namespace import BESIDE, network_namespace
 
 pytestmark = pytest.mark.e2e
@@ -25,11 +25,11 @@ NUMBERS = 5_000
 
 
 @contextmanager
-def node_behind(widest_bytes: int, folder: Path) -> Iterator[tuple[Cluster, NarrowWay]]:
+def node_behind(widest_bytes: int, folder: Path) -> Iterator[tuple[Cluster, NarrowPath]]:
     """A node whose way to the relay carries packets of up to `widest_bytes`."""
     with (
         network_namespace() as namespace,
-        narrow_way(namespace, widest_bytes) as way,
+        narrow_path(namespace, widest_bytes) as way,
         counting_upstream(0.0) as upstream,
         cluster(folder) as running,
         fault_proxy(running.port, NARROW) as tunnel,

@@ -30,7 +30,7 @@ def request(
     *,
     timeout_s: float = TIMEOUT_S,
 ) -> Iterator[http.client.HTTPResponse]:
-    """Send one request; the connection is closed, whatever is still to come, at the block's end.
+    """Send one request and yield the response; the block's end closes the connection.
 
     An iterator as `body` is sent in chunks, each as soon as it is there.
     """
@@ -55,7 +55,7 @@ def request(
 
 
 def events(response: http.client.HTTPResponse) -> Iterator[str]:
-    """The `data:` of each SSE event, as it arrives. Raises what `http.client` does on a cut."""
+    """Yield the `data:` of each SSE event. Raises as `http.client` does if the response is cut."""
     while line := response.readline():
         if line.startswith(b"data: "):
             yield line[6:].strip().decode()

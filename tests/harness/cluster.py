@@ -1,7 +1,6 @@
-"""The whole path in real processes: one relay, any nodes, their upstreams, each in its own folder.
+"""The whole path in real processes: a relay, nodes and their upstreams, each in its own folder.
 
-Everything goes through the commands that people type (`wai relay`, `wai key create`, …): the rig
-knows no more of the product than its command line and its HTTP.
+Everything uses the public commands (`wai relay`, `wai key create`, …) and HTTP APIs.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _ANSWER_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What `wai key create` answered: the id is for revoking, the secret for callers."""
+    """The result of `wai key create`: the id is for revoking, the secret for callers."""
 
     id: str
     secret: str
@@ -52,7 +51,7 @@ class CommandError(Exception):
 
 
 def wai(*arguments: str | Path, env: Mapping[str, str] | None = None) -> str:
-    """Run a `wai` command to its end and return its stdout. Raises `CommandError`."""
+    """Run a `wai` command and return its stdout. Raises `CommandError` if it fails."""
     argv = [script("wai"), *map(str, arguments)]
     done = subprocess.run(
         argv,
@@ -87,7 +86,7 @@ class Cluster:
 
     @property
     def base_url(self) -> str:
-        """What an OpenAI SDK is given."""
+        """The base URL for an OpenAI SDK."""
         return f"{self.url}/v1"
 
     @property
@@ -167,12 +166,12 @@ class Cluster:
         return node
 
     def restart_relay(self) -> None:
-        """SIGTERM, and the same command again, on the same port."""
+        """Stop the relay with SIGTERM and start the same command again, on the same port."""
         self.relay.stop()
         self.start_relay_again()
 
     def start_relay_again(self) -> None:
-        """The same command again, once the relay has ended, until it answers."""
+        """Start the same command again after the relay has ended; wait until it answers."""
         self.relay = self._ending.enter_context(
             Daemon(self._command, log=self.relay.log, env=self._env)
         )
@@ -212,7 +211,7 @@ class Cluster:
 
 
 def _ready(node: dict[str, Any]) -> int:
-    """Models that it serves now: one that is expected back is listed, too."""
+    """Return how many models a node serves now; its list also has those that are away."""
     return sum(1 for model in node["serving"] if model["ready"])
 
 
@@ -224,7 +223,7 @@ def cluster(
     env: Mapping[str, str] | None = None,
     through: tuple[str, ...] = (),
 ) -> Iterator[Cluster]:
-    """A running relay without nodes, with its data in `folder`; `options` go to `wai relay`.
+    """Run a relay without nodes, with its data in `folder`; `options` are passed to `wai relay`.
 
     `host` is where it listens: 0.0.0.0 for peers in another network namespace. `through`: a command
     that starts it, as `start_node` has one.

@@ -1,7 +1,7 @@
-"""An HTTP proxy between two real processes: it answers CONNECT, and then moves bytes.
+"""An HTTP proxy between two real processes: it answers CONNECT, and then forwards bytes.
 
-It connects to this machine's loopback whatever name it is asked for, so that a name which only the
-proxy knows can stand for the relay. A thread per direction.
+It connects to loopback whatever name is requested, so that tests can use a name for the relay that
+only the proxy resolves. It uses a thread for each direction.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _CONNECTED: Final = b"HTTP/1.1 200 Connection established\r\nVia: 1.1 tests\r\n\
 
 
 class ConnectProxy:
-    """Listens on 127.0.0.1. `answer`: what it says instead of connecting, and then nothing more.
+    """Listens on 127.0.0.1. `answer`: sent instead of connecting.
 
-    `target_port`: where it connects to on this machine, None: to the port that was asked for.
-    `asked` has the first line of each request, `credentials` what each brought.
+    `target_port`: the port that it connects to; None: the requested one.
+    `asked` has the first line of each request, `credentials` the credentials of each.
     """
 
     def __init__(self, user: str | None, answer: bytes | None) -> None:
@@ -106,7 +106,7 @@ def _basic(user: str) -> str:
 def connect_proxy(
     *, user: str | None = None, answer: bytes | None = None
 ) -> Iterator[ConnectProxy]:
-    """A running proxy; `user` is the "NAME:PASSWORD" that it wants."""
+    """Run a proxy; `user` is the "NAME:PASSWORD" that it demands."""
     proxy = ConnectProxy(user, answer)
     thread = threading.Thread(target=proxy.serve)
     thread.start()

@@ -1,4 +1,4 @@
-"""Callers that read an answer of known content, and say exactly what was wrong with it."""
+"""Callers that read an answer of known content, and report every fault in it."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class Counted:
 
     @property
     def lost(self) -> int:
-        """Numbers that are missing among those that came; all that were due, if it finished."""
+        """How many numbers are missing below the last one, or below `wanted` if it finished."""
         due = self.wanted if self.finished else max(self.numbers, default=-1) + 1
         return due - len(set(self.numbers) & set(range(due)))
 
     @property
     def repeated(self) -> int:
-        """Numbers that came more than once, or beyond what was asked for."""
+        """How many numbers came more than once, or above `wanted`."""
         return len(self.numbers) - len(set(self.numbers) & set(range(self.wanted)))
 
     @property
     def reordered(self) -> int:
-        """Numbers that came after a higher one."""
+        """How many numbers came after a higher one."""
         return sum(b < a for a, b in zip(self.numbers, self.numbers[1:], strict=False))
 
     @property
@@ -67,7 +67,7 @@ def count(
     timeout_s: float = _TIMEOUT_S,
     **fields: Any,
 ) -> Counted:
-    """Have the counting upstream count to `wanted`; `on_number` hears of each as it comes."""
+    """Ask the counting upstream to count to `wanted`; `on_number` is called with each number."""
     counted = Counted(wanted)
     sent = {"Authorization": f"Bearer {secret}", **(headers or {})}
     body = chat(MODEL, stream=True, max_tokens=wanted, **fields)

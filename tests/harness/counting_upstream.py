@@ -1,8 +1,8 @@
-"""An upstream whose answers have known content: it counts, and goes on where another stopped.
+"""An upstream whose answers have known content: it counts, and can continue a count.
 
 It streams chat completions as llama-server does (role chunk, deltas, finish, usage, `[DONE]`), and
-continues a trailing assistant message the way that llama-server does with a prefill: what it sends
-is only what comes after. A thread per connection; all that it sees is kept in `Seen`.
+continues a trailing assistant message as llama-server does with a prefill: it sends only what
+follows. It uses a thread for each connection, and records all requests in `Seen`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class CountingUpstream:
-    """A running one, which counts to the request's `max_tokens`, a number every `every_s`; without
-    a limit until its caller goes away.
+    """A running upstream, which counts to the request's `max_tokens`, or until its caller goes
+    away, with one number every `every_s`.
 
     A request with `thinks_s` waits that long for its first byte, unless its caller leaves before.
     """

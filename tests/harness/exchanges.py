@@ -1,4 +1,4 @@
-"""An `Exchange` in memory: what a handler reads is given beforehand, what it sends is kept."""
+"""An `Exchange` in memory: the request's body is given beforehand, the response is recorded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_request(
     query: str = "",
     content_length: int | None = None,
 ) -> Request:
-    """A request's head, with the good test key unless `headers` are given whole."""
+    """Return a request's head; without `headers` it has a valid key."""
     if headers is None:
         headers = [(b"authorization", b"Bearer " + CALLER_KEY)]
     return Request(
@@ -39,7 +39,7 @@ def make_request(
 
 
 class FakeExchange(Exchange):
-    """Holds a handler to the contract: start once, then write, then one of end and abort.
+    """Checks that a handler keeps the contract: start once, then write, then end or abort.
 
     `pieces` is the body as it arrives; with `stays_open` its end does not come by itself.
     """

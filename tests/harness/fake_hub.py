@@ -1,8 +1,8 @@
-"""A small Hugging Face hub on loopback, for tests: it speaks what huggingface_hub 2.4.0 asks.
+"""A small Hugging Face hub on loopback with the API that huggingface_hub 2.4.0 uses.
 
-Two origins, as the real one has: the API with its redirects, and the storage that a redirect leads
-to. It serves real files, with real hashes unless a fault is asked for, and keeps every request that
-it saw. Threads, not asyncio: the tested code's loop is not its own.
+It has two origins, as the real one has: the API with its redirects, and the storage that they lead
+to. It serves real files with real hashes, unless a fault is set, and records every request. It uses
+threads, so that it does not share the event loop of the tested code.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _RESOLVE: Final = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong at the storage. Each count is used up request by request.
+    """Faults of the storage. The entries of a list are used up request by request.
 
     `cut_after`: close the connection after so many body bytes (one entry a request).
-    `statuses`: answer these statuses first. `wrong_hash`: the listing lies about the SHA-256.
+    `statuses`: answer with these statuses first. `wrong_hash`: list a false SHA-256.
     `ignore_range`: send the whole file always. `pause_s`: between pieces of 4 KiB.
     `longer_by`: send so many bytes more than the file has.
     """
@@ -61,9 +61,9 @@ class FakeRepo:
 
 
 class FakeHub:
-    """The hub. A context manager; `endpoint` is what HF_ENDPOINT is set to.
+    """The hub, a context manager; `endpoint` is the value for HF_ENDPOINT.
 
-    `token` is whom it lets read gated and private repositories.
+    With `token` gated and private repositories can be read.
     """
 
     def __init__(self, repos: dict[str, FakeRepo], *, token: str = "hf_good") -> None:

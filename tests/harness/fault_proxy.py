@@ -1,8 +1,8 @@
-"""A TCP proxy between two real processes that does to their connections what networks do to them.
+"""A TCP proxy between two real processes that injects faults of networks.
 
 It runs on an event loop in a thread of its own; every method may be called from any thread, and has
-taken effect when it returns. Bytes are never lost inside a connection, as TCP would not lose them
-either: what a stall holds back arrives once it is over, and never if it is not.
+taken effect when it returns. As with TCP, no bytes are lost within a connection: what a stall holds
+back arrives when the stall ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: close() se
 
 
 class Way(enum.Enum):
-    """A direction: towards the one that dialled, or towards the one that was dialled."""
+    """A direction: towards the end that dialled, or towards the target."""
 
     TO_DIALLER = enum.auto()
     TO_TARGET = enum.auto()
@@ -102,8 +102,8 @@ class FaultProxy:
         self._do(lambda: self._end_all(_Link.close))
 
     def abandon(self, ways: frozenset[Way] = BOTH_WAYS) -> None:
-        """Let nothing pass those ways any more on the connections there are, not even their end, as
-        a middlebox that forgot them: half-open. New connections are as good as ever."""
+        """Pass nothing more on the existing connections in those directions, not even their end, as
+        a middlebox that has forgotten them. New connections work."""
 
         def forget() -> None:
             for link in self._links:
@@ -130,19 +130,19 @@ class FaultProxy:
     # -- what makes them bad, old and new ones, until `clear`
 
     def stall(self, ways: frozenset[Way] = BOTH_WAYS) -> None:
-        """Let nothing pass those ways: packets vanish, connections stay."""
+        """Pass nothing in those directions, and keep the connections open."""
         self._set(stalled=ways)
 
     def delay(self, seconds: float) -> None:
-        """Make every byte this late, each way."""
+        """Delay every byte by so many seconds, in each direction."""
         self._set(delay_s=seconds)
 
     def limit_rate(self, bytes_per_s: float) -> None:
-        """Let no more than this pass, per connection and way."""
+        """Limit the rate of each connection and direction."""
         self._set(bytes_per_s=bytes_per_s)
 
     def split(self, piece_bytes: int) -> None:
-        """Hand everything on in pieces of this size, each in a packet of its own."""
+        """Forward everything in pieces of this size, each in its own packet."""
         self._set(piece_bytes=piece_bytes)
 
     def refuse(self) -> None:
@@ -151,7 +151,7 @@ class FaultProxy:
         self.reset()
 
     def clear(self) -> None:
-        """A good network again; abandoned connections stay so."""
+        """End all faults; abandoned connections stay abandoned."""
         self._set(
             stalled=frozenset(),
             delay_s=0.0,
@@ -163,12 +163,12 @@ class FaultProxy:
     # -- for the links, on the loop
 
     def count(self, size: int) -> int:
-        """How many of `size` bytes may pass before the reset that is due."""
+        """Return how many of `size` bytes may pass before a pending reset."""
         due, self.forwarded_bytes = self._reset_at, self.forwarded_bytes + size
         return size if due is None else max(0, min(size, due - self.forwarded_bytes + size))
 
     def reset_here(self) -> None:
-        """`reset`, for those on the loop."""
+        """Reset every connection; called on the loop."""
         self._reset_at = None
         self.resets += bool(self._links)
         self._end_all(_Link.reset)
@@ -179,7 +179,7 @@ class FaultProxy:
             end(link)
 
     def forget(self, link: _Link) -> None:
-        """A link is over by itself."""
+        """Forget a link that has ended by itself."""
         if link in self._links:
             self._links.remove(link)
 
@@ -372,7 +372,7 @@ class _Link:
                 writer.write_eof()
 
     async def _held(self, way: Way, came_at: float) -> None:
-        """Wait as long as the network makes what came at `came_at` wait."""
+        """Wait until data that arrived at `came_at` may be forwarded."""
         proxy, loop = self._proxy, asyncio.get_running_loop()
         while True:
             changed = proxy.changed

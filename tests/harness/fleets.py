@@ -1,4 +1,4 @@
-"""Nodes in memory whose answers a test scripts: no session, no socket."""
+"""Nodes in memory, without session or socket, whose answers a test scripts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Script = Callable[["FakeStream"], None]
 
 
 class FakeStream(UpstreamStream):
-    """A stream that keeps what the gateway does with it, and lets the test answer."""
+    """A stream that records what the gateway sends, and lets the test answer."""
 
     def __init__(
         self, node: FakeNode, target: str, headers: Headers, model: str, sink: Sink

@@ -1,4 +1,4 @@
-"""A folder of modules that must never be imported: each notes its name in a file when it is."""
+"""A folder of modules that must never be imported; an imported one writes its name to a file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NAMES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class HostileFolder:
-    """See the module; `path` is the folder to stand in."""
+    """The folder of modules; commands are run with `path` as their working directory."""
 
     path: Path
     _notes: Path
 
     @classmethod
     def plant(cls, path: Path, notes: Path) -> HostileFolder:
-        """Put the modules into `path`, which is made where it is not there."""
+        """Write the modules into `path`, which is made if it does not exist."""
         path.mkdir(exist_ok=True)
         for name in _NAMES:
             body = f"open({str(notes)!r}, 'a').write({name + ' '!r})\n"

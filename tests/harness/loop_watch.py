@@ -1,7 +1,7 @@
-"""How long the event loop was held by one callback at the most.
+"""Measure the longest callback of the event loop.
 
-Measured in CPU time of the thread, so that a busy machine makes nothing longer. It sees only
-asyncio's own loop, uvloop has no callbacks in Python: a test that uses it sets `use_uvloop` False.
+Measured in CPU time of the thread, so that other work on the machine does not count. It works with
+asyncio's own loop only, since uvloop's callbacks are not in Python: tests set `use_uvloop` False.
 """
 
 from __future__ import annotations

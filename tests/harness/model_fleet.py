@@ -1,4 +1,4 @@
-"""A relay and a node that takes its models from a fake hub, by the commands that people type."""
+"""A relay and a node that gets its models from a fake hub, run by the public commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model_fleet(
         pytest.MonkeyPatch.context() as p,
     ):
         p.setenv("HF_ENDPOINT", hub.endpoint)
-        # the usual ports of this machine are none of the test's business
+        # tests must not use servers on this machine's usual ports
         p.setenv("WAI_NODE_UPSTREAMS", '[{url = "http://127.0.0.1:9"}]')
         with cluster_with_box(folder, join) as running:
             yield running, hub

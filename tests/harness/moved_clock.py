@@ -1,10 +1,10 @@
-"""A wall clock that a test moves, in a Python process that it starts.
+"""Change the wall clock of a Python process that a test starts.
 
 A `sitecustomize` module, found by way of PYTHONPATH, adds an offset to `time.time` and
-`time.time_ns`. The offset lies in a small file that is mapped into memory, so that it can change at
-any moment. Monotonic time stays as it is, as on a machine whose clock is set. Not moved: what C
-code reads by itself (`datetime.now`, SQLite's `'now'`, the times of files). libfaketime moves these
-as well, but it makes `time.sleep` fail with EINVAL in Python 3.11.
+`time.time_ns`. The offset is in a small file that is mapped into memory, so that it can change at
+any moment. Monotonic time is not changed, as on a machine whose clock is set. Nor are times that C
+code reads (`datetime.now`, SQLite's `'now'`, the times of files). libfaketime
+would, but makes `time.sleep` fail with EINVAL in Python 3.11.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A host of its own, with an address that can change: a network namespace behind a pair of veths.
+"""A separate host whose address can change: a network namespace behind a pair of veths.
 
-Needs root and `ip`; `network_namespace` skips the test, with the reason, where it can't have them.
-The addresses are of the range that is kept for tests of networks (RFC 2544); where this machine has
-a use for some of them already, the test is skipped too: its network must stay as it is.
+Needs root and `ip`; without them `network_namespace` skips the test, with the reason.
+The addresses are from the range that is reserved for tests of networks (RFC 2544); if this machine
+uses some of them already, the test is skipped too, since its network must not change.
 """
 
 from __future__ import annotations

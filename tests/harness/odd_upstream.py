@@ -1,7 +1,7 @@
-"""An upstream that misbehaves as the asked-for model's name says, for end-to-end tests of faults.
+"""An upstream that misbehaves as the name of the requested model says, for end-to-end tests.
 
-A thread per connection and plain sockets: it is as slow and as rude as it is told to be, and no
-HTTP library corrects it on the way out.
+It uses a thread for each connection and plain sockets, so that no HTTP library prevents invalid
+responses.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class OddUpstream:
-    """A running one. Every model in `MODELS` is a way to misbehave; see `_Handler`."""
+    """A running upstream. Every model in `MODELS` is a fault; see `_Handler`."""
 
     url: str
     seen: Seen

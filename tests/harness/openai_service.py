@@ -1,8 +1,8 @@
 """A cloud provider on loopback: speaks HTTPS and OpenAI's chat API, errors and all.
 
-It knows one model and one key. What it answers is written down from the real service's documented
-answers: headers about its customer, usage in a last chunk if asked for, 401 and 429 with their
-bodies. A thread per connection; all that it sees is kept.
+It has one model and one key. Its answers follow the real service's documentation: headers about its
+customer, usage in a last chunk if asked for, 401 and 429 with their
+bodies. It uses a thread for each connection, and records all requests.
 """
 
 from __future__ import annotations

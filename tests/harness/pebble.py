@@ -1,6 +1,6 @@
-"""A real ACME authority on this machine: Debian's `pebble`, strict, and with a DNS of its own.
+"""A real ACME authority on this machine: Debian's `pebble`, in strict mode, with its own DNS.
 
-Every second nonce that it is shown is refused: an authority with many front ends may do that.
+It refuses every second nonce, as an authority with many front ends may do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ANSWER_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Pebble:
-    """A running authority. `ca` is whom to believe that `directory` is it."""
+    """A running authority. `ca` is the certificate that authenticates `directory`."""
 
     directory: str
     ca: Path

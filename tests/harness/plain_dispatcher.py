@@ -1,6 +1,6 @@
-"""A dispatcher whose choice is plain to see: the most free slots, the last by name among equals.
+"""A dispatcher with a simple rule: the most free slots, and the last name among equals.
 
-The gateway's tests say by a node's name which is tried first. It never waits and learns nothing.
+The gateway's tests choose by a node's name which is tried first. It never waits or learns.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Real processes in tests: started apart, read from their log, signalled, and never left behind.
+"""Real processes in tests: start them, read their log, signal them, and leave none behind.
 
-A `Daemon` runs in a session of its own and carries a mark in its environment, by which every
-process that it started is found, whatever session or parent that one has by now.
+A `Daemon` runs in its own session and has a mark in its environment, by which all
+processes that it started are found, whatever session or parent they have.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _SHOWN_LOG_CHARS: Final = 6000  # the end of a log, where the fault is
 class Daemon:
     """One started program. Its stdout and stderr go to the file `log`.
 
-    As a context manager it is stopped at the end, by force if need be, and it is a failure when one
-    of the processes that it started is still there afterwards.
+    As a context manager it is stopped at the end, with SIGKILL if needed. The test fails if one
+    of the processes that it started still runs afterwards.
     """
 
     def __init__(
@@ -152,12 +152,12 @@ class Daemon:
         return self.wait(timeout_s)
 
     def kill(self) -> None:
-        """SIGKILL, to the process alone: what it had started lives on until it is found out."""
+        """Send SIGKILL to the process alone, not to processes that it started."""
         self._process.kill()
         self._process.wait()
 
     def pause(self) -> None:
-        """SIGSTOP: alive for the kernel, which goes on acknowledging, dead for its peers."""
+        """Send SIGSTOP: the kernel keeps acknowledging, but the program does not answer."""
         self.send(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -169,7 +169,7 @@ class Daemon:
         return [process for process in psutil.process_iter() if _carries(process, self._mark)]
 
     def kill_leftovers(self) -> list[str]:
-        """Kill what outlived the process, and say what it was: its command lines."""
+        """Kill the processes that outlived it; return their command lines."""
         if self.exit_code is None:
             raise AssertionError("leftovers are looked for after the process has ended")
         left = []
@@ -198,7 +198,7 @@ def free_port() -> int:
 
 
 def wait_until(ready: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Wait for `ready()`, where no one process has to answer for it."""
+    """Wait for `ready()`, which does not depend on one process alone."""
     deadline = time.monotonic() + timeout_s
     while not ready():
         if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
-"""A fake upstream that does to a client, byte by byte, whatever a test says.
+"""A fake upstream whose bytes a test scripts.
 
-A script is an async function `(reader, writer)`; each connection that comes in runs the next one,
-the last one for ever after.
+A script is an async function `(reader, writer)`. Each connection runs the next one, and the last
+one is repeated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which real parts (programs, models) a test needs, and what happens where one is missing.
+"""Require real programs and models for a test.
 
-On a developer's machine a test that lacks its real part is skipped and says why. In CI (`CI=true`)
-that is a failure: a green run there means that everything was really run.
+If one is missing, the test is skipped on a developer's machine, with the reason. In CI (`CI=true`)
+it fails, so that a green run means that every test ran.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCRIPTS: Final = Path(sys.executable).parent  # where pip puts the commands of t
 
 
 def require_real(*names: str) -> None:
-    """Go on only where every named part is there; `names` are keys of the table below."""
+    """Skip or fail the test unless all named parts exist; `names` are keys of `_CHECKS`."""
     for name in names:
         reason = _CHECKS[name]()
         if reason is None:

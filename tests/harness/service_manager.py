@@ -1,8 +1,8 @@
-"""A small service manager: a `systemctl` for a PATH of its own, where no systemd runs.
+"""A small service manager: a `systemctl` to put into PATH on machines without systemd.
 
-It does what install.sh asks of systemd, for real as far as that goes: it reads the unit that was
-installed, runs its ExecStart with the environment that a service gets (not the caller's), knows
-whether it lives, and stops it. The unit's sandbox is systemd's affair (`systemd-analyze`).
+It does what install.sh asks of systemd: it reads the installed unit, runs its ExecStart with the
+environment of a service (not the caller's), reports whether it runs, and stops it. The unit's
+sandbox is not applied (`systemd-analyze` checks it).
 """
 
 from __future__ import annotations

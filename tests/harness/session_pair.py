@@ -1,7 +1,7 @@
-"""A node's and a relay's session, wired to each other without a socket, on a clock of their own.
+"""A node's and a relay's session, connected in memory, with a clock that the test controls.
 
-Bytes lie on the wire until a test delivers them, as many as it likes; a cut loses those on the way.
-Everything that arrives is held against what was sent, at once.
+Bytes are in transit until a test delivers them; a cut loses those in transit. Everything that
+arrives is compared at once with what was sent.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _BLOB: Final = random.Random(7).randbytes(1 << 16)
 
 
 def content(stream: int, role: Role, at: int, size: int) -> bytes:
-    """The bytes from `at` of what `role` sends on `stream`: no two streams' are alike."""
+    """Return the bytes from `at` of what `role` sends on `stream`; each stream's are different."""
     start = (stream * 7919 + at + (31337 if role is Role.NODE else 0)) % len(_BLOB)
     repeated = _BLOB * (2 + size // len(_BLOB))
     return repeated[start : start + size]
 
 
 class End:
-    """One end: its session, what it has sent and what came in."""
+    """One end: its session, what it has sent, and what it has received."""
 
     def __init__(self, role: Role, limits: Limits, peer: Limits) -> None:
         self.role = role
@@ -78,7 +78,7 @@ class End:
         self.session.consume(stream, size)
 
     def pump(self) -> int:
-        """Write once, as the shell does once a turn; how many bytes."""
+        """Write once, as the shell does once a turn; return how many bytes."""
         data = self.session.bytes_to_send()
         self.wire += data
         self.take(self.session.take_events())
@@ -138,20 +138,20 @@ class SessionPair:
         return self.relay.session.attached
 
     def connect(self) -> None:
-        """A handshake: both say how far they got, and go on from there."""
+        """Attach both ends to a new connection, which resumes from what each has received."""
         self.connections += 1
         node_received, relay_received = self.node.session.received, self.relay.session.received
         self.relay.session.attach(node_received, self.now)
         self.node.session.attach(relay_received, self.now)
 
     def cut(self) -> None:
-        """The connection dies, and what was on its way is lost."""
+        """Lose the connection, and the bytes in transit."""
         for end in self.ends:
             end.session.detach()
             end.wire.clear()
 
     def deliver(self, sender: End, size: int | None = None) -> int:
-        """Hand up to `size` bytes of what `sender` wrote to the other end."""
+        """Deliver up to `size` bytes of what `sender` wrote to the other end."""
         receiver = self.relay if sender is self.node else self.node
         data = bytes(sender.wire[:size])
         del sender.wire[: len(data)]
@@ -160,7 +160,7 @@ class SessionPair:
         return len(data)
 
     def settle(self, *, use: bool = True) -> None:
-        """Write and deliver all, using what came in, until nothing moves any more."""
+        """Write, deliver and consume everything until nothing is left to send."""
         for _ in range(100_000):
             moved = 0
             for end in self.ends:
@@ -185,7 +185,7 @@ class SessionPair:
 
 
 def refused(end: End, data: bytes, now: float = 100.0) -> RemoteProtocolError:
-    """How `end` refuses `data`; fails if it takes it."""
+    """Return the error with which `end` refuses `data`; fail if it accepts it."""
     try:
         end.session.receive_data(data, now)
     except RemoteProtocolError as error:

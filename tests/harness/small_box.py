@@ -1,6 +1,6 @@
-"""A node with room for as many servers as a test says, and what holds a deployment in a state.
+"""A node with memory for a chosen number of servers, and ways to hold a deployment in a state.
 
-One model is served all the time, beside the one that a test is about.
+Beside the model under test, another one is served all the time.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ psutil.virtual_memory = virtual_memory
 
 @dataclass(slots=True)
 class Box:
-    """The rig, and what holds a state."""
+    """The node, and methods that hold the model in a state."""
 
     running: Cluster
     hub: FakeHub
@@ -99,7 +99,7 @@ class Box:
         wait_until(lambda: self.view().get("in_flight") == 1, "the request never came", WAIT_S)
 
     def let_go(self) -> None:
-        """Nothing holds the state any more."""
+        """Release the state that is held."""
         self.hub.faults.pause_s = 0
         self.hold.unlink(missing_ok=True)
         self.fitting.write_text("2")  # a third must wait
@@ -125,7 +125,7 @@ class Box:
         wait_until(lambda: ask(self.running, self.secret, name) == 200, f"no {name}", WAIT_S)
 
     def gone(self) -> None:
-        """Wait until nothing of the model is left, and all is well."""
+        """Wait until nothing of the model is left, and the other model is served."""
         models = self.running.folder / "box" / "models" / REPO
         wait_until(lambda: self.view(STEADY) != {} and self.view() == {}, "it is listed", WAIT_S)
         # 503: a relay does not know that a run of the node that it never heard of removed it
@@ -134,7 +134,7 @@ class Box:
         wait_until(lambda: len(llama_servers(self.running)) == 1, "a server is left over", WAIT_S)
 
     def fresh(self) -> None:
-        """As a test wants it: the model beside is served, the model is not there."""
+        """Prepare for a test: the other model is served, the model under test is removed."""
         self.let_go()
         self.served(STEADY)
         if self.view():

@@ -1,4 +1,4 @@
-"""A `Supervisor` that runs, for tests: what it told, its real servers, scripts in their place."""
+"""A running `Supervisor` for tests, with its events and its real servers, or scripts as servers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WAIT_S: Final = 40.0
 
 
 class Node:
-    """A supervisor, and what it told."""
+    """A supervisor and the events that it reported."""
 
     def __init__(self, supervisor: Supervisor, events: list[DeploymentEvent]) -> None:
         self.supervisor, self.events = supervisor, events

@@ -1,7 +1,7 @@
-"""A TCP proxy between two real processes, which cuts connections when it is told to.
+"""A TCP proxy between two real processes, which resets connections on demand.
 
-A thread per direction. Cutting resets both sides at whatever byte they are, as a restarted router
-does. Both ends are expected to read: a thread that can't hand its bytes on delays the cut.
+It uses a thread for each direction. A cut resets both sides at any byte, as a restarted router
+does. Both ends must read, since a thread that can't write delays the cut.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class TcpProxy:
             _reset(*pair)
 
     def _count(self, size: int, pair: tuple[socket.socket, socket.socket]) -> int:
-        """How many of `size` bytes may pass before the cut that is due."""
+        """Return how many of `size` bytes may pass before a pending cut."""
         with self._lock:
             if pair not in self._pairs:
                 return 0  # cut already

@@ -1,4 +1,4 @@
-"""A command in a terminal of its own: what it draws, keys, the window's size, how it leaves it."""
+"""Run a command in a pseudo-terminal: read what it draws, press keys, resize, read settings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import psutil
 
 from .processes import START_TIMEOUT_S, STOP_TIMEOUT_S
 
-# A shell with one job: its terminal is where Ctrl-C, Ctrl-Z and the window's size come from, and
-# whoever is in a group without such a parent can't be stopped. It says the job's exit status.
+# A shell with one job: its terminal provides Ctrl-C, Ctrl-Z and the window's size. A process whose
+# group has no such parent can't be stopped by Ctrl-Z. It exits with the job's status.
 _SHELL: Final = """
 import fcntl, os, signal, subprocess, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)

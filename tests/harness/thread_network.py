@@ -1,7 +1,7 @@
-"""The network namespace of a thread: Linux has one for each thread, not one for a process.
+"""Move a thread into a network namespace: in Linux each thread has its own.
 
-A socket belongs for good to the namespace in which it was made, and a process that a thread starts
-begins in that of the thread.
+A socket stays in the namespace in which it was made, and a process that a thread starts begins in
+the thread's namespace.
 """
 
 from __future__ import annotations

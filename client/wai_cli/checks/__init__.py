@@ -1,1 +1,1 @@
-"""What `wai doctor` looks at, one module for each kind of check."""
+"""The checks of `wai doctor`, one module for each kind."""

@@ -1,4 +1,4 @@
-"""What one step of `wai doctor` found out."""
+"""The result of one step of `wai doctor`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`advice` says what to do about a problem."""
+    """The result of a check. `advice` says what to do about a problem."""
 
     check: str
     ok: bool
@@ -15,7 +15,7 @@ class Finding:
     advice: str = ""
 
     def show(self) -> None:
-        """Print it for people; what a relay or a server said is in `text`."""
+        """Print it for people, with `text` escaped, since a relay or a server may have sent it."""
         mark = "ok     " if self.ok else "problem"
         shown = "".join(c if c.isprintable() else "?" for c in self.text)
         print(f"{mark}  {self.check:<8}  {shown}", flush=True)

@@ -1,4 +1,4 @@
-"""Whether this machine's node does its work, for `wai doctor`, by what it wrote down of itself."""
+"""Check for `wai doctor` whether this machine's node runs and serves, from its `node.json`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .finding import Finding
 
 _CHECK: Final = "here"
 _START: Final = (
-    "start it: `systemctl start wai-node` (`systemctl --user …` without root), where it is a"
-    " service; else `wai node run`"
+    "start it: `systemctl start wai-node` (`systemctl --user …` without root) if it is a service;"
+    " else `wai node run`"
 )
 _SERVE: Final = "start an inference server here, or give the node --upstream URL"
 _JOIN: Final = "`wai invite create` on the relay, and `wai node join` here"
-_LOG: Final = "its log says more: `journalctl -u wai-node` (`--user` without root)"
+_LOG: Final = "see its log: `journalctl -u wai-node` (`--user` without root)"
 
 
 def own_node(data: Path) -> Finding | None:
-    """What is to be said of the node with this data folder; None where no node has joined."""
+    """Return the finding about the node with this data folder; None if no node has joined."""
     with as_owner(data):
         return _look_into(data)
 
@@ -41,17 +41,15 @@ def _look_into(data: Path) -> Finding | None:
     except (ForeignJsonError, ValueError, KeyError):
         return Finding(_CHECK, ok=False, text=f"{membership} is damaged", advice=_JOIN)
     except (StoreError, OSError) as error:
-        advice = "ask as the node's user, or as root"
-        return Finding(
-            _CHECK, ok=False, text=f"{data} can't be looked into: {error}", advice=advice
-        )
+        advice = "run this as the node's user, or as root"
+        return Finding(_CHECK, ok=False, text=f"{data} can't be read: {error}", advice=advice)
     if process is None:
         text = f"the node {name} does not run (data folder {data})"
         return Finding(_CHECK, ok=False, text=text, advice=_START)
     standing = read_standing(data)
     runs = f"the node {name} runs (process {process})"
     if standing is None:
-        return Finding(_CHECK, ok=True, text=f"{runs}; what it does is not known")
+        return Finding(_CHECK, ok=True, text=f"{runs}; its state is not known")
     if not standing.connected:
         why = standing.problem or "it dials"
         return Finding(_CHECK, ok=False, text=f"{runs}, without a connection: {why}", advice=_LOG)

@@ -1,4 +1,4 @@
-"""Which inference servers are on this machine, for `wai doctor`."""
+"""List for `wai doctor` the inference servers on this machine."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from wai_protocol.errors import WaiError
 
 from .finding import Finding
 
-_ANSWER: Final = "to use another user's server: `wai node upstream allow {port}`; not to: `deny`"
+_ANSWER: Final = "another user's server is used after `wai node upstream allow {port}`, or `deny`"
 
 
 def own_upstreams(data: Path, *, on_node: bool) -> Finding:
-    """What serves models at the usual ports, for the node with this data folder. That nothing does
-    is a problem of `own_node`'s."""
+    """Return the servers at the usual ports, as the node with this data folder judges them.
+
+    Finding none is not reported as a problem here; `own_node` does that.
+    """
     import asyncio
 
     from wai_node.upstreams import Consent, Verdict, installed_kinds, look_around

@@ -1,14 +1,14 @@
-"""Whether a relay is there at the address that its invites give, for `wai doctor` on its host.
+"""Check for `wai doctor`, on the relay's host, whether the address in its invites leads to it.
 
-By the way that nodes take: its name, its port, and the certificate that they trust. On the relay's
-host the commands go another way (loopback, and the pin), which works also where that does not.
+It connects as nodes do: by name and port, and with the certificate that they trust. Other commands
+on the relay's host use loopback and the pin, which may work although the public address does not.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from wai_cli.client.admin_client import AdminClient, call, opened
+from wai_cli.client.admin_client import AdminClient, call, open_connection
 from wai_cli.client.target import Target
 from wai_protocol.errors import AuthError, WaiError
 
@@ -17,26 +17,26 @@ from .finding import Finding
 TIMEOUT_S: Final = 5.0
 _CHECK: Final = "public"
 _WAY: Final = (
-    "does the name lead to this machine, and does a firewall let the port in? Behind a router that"
-    " does not lead back in, ask from elsewhere: wai doctor --relay URL"
+    "does the name resolve to this machine, and does the firewall let the port in? If the router"
+    " can't connect from inside to its own address, check from elsewhere: wai doctor --relay URL"
 )
 _CERTIFICATE: Final = (
-    "with ACME the relay's log (wai.acme) says why there is none: port 443 of the name has to lead"
+    "with ACME the relay's log (wai.acme) says why there is none: port 443 of the name must lead"
     " here, or port 80 for http-01"
 )
 _PROXY_KEY: Final = (
     "give the relay --proxy-pin with the SHA-256 of the proxy's public key, and let nodes join"
-    " anew: docs/operating-a-relay.md says how"
+    " again: docs/operating-a-relay.md says how"
 )
 _PROXY_CHANGED: Final = (
-    "has the proxy another key now? Give the relay --proxy-pin with both, and let nodes join anew;"
-    " if not, somebody is between"
+    "does the proxy have a new key? Then give the relay --proxy-pin with both, and let nodes join"
+    " again; if not, somebody intercepts the connection"
 )
-_OTHER: Final = "something else answers there: does the name lead to this machine?"
+_OTHER: Final = "something else answers there: does the name resolve to this machine?"
 
 
 def public_address(target: Target) -> Finding | None:
-    """What nodes find; None where that is the way which was checked already, or nobody knows."""
+    """Check the public address; None if it was checked already or is not known."""
     if target.start_hint is None:
         return None
     try:
@@ -49,7 +49,7 @@ def public_address(target: Target) -> Finding | None:
         return None
     public = Target(url, "", bytes.fromhex(pin) if pin else None)
     try:
-        with opened(public, TIMEOUT_S) as connection:
+        with open_connection(public, TIMEOUT_S) as connection:
             status, _, _ = call(connection, public, "GET", "/healthz")
     except AuthError as error:
         if pin:

@@ -1,1 +1,1 @@
-"""How commands reach a relay: which one, by which way, and its admin API."""
+"""The commands' connection to a relay: find it, connect to it, call its admin API."""

@@ -1,7 +1,7 @@
-"""Calls of the relay's admin API, with the standard library alone: a command should start at once.
+"""A client of the relay's admin API, with the standard library alone, so that commands start fast.
 
-The relay is known by its pin, its certificate or the system's trust, before the token is sent. A
-proxy that the environment names (`way_out`) is asked to connect us to it.
+The relay is authenticated by its pin, its certificate or the system's trust store before the token
+is sent. Connections go through a proxy that the environment names (`proxied`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from wai_protocol.invite import pins_in
 
 from .connecting import PlainConnection, SecureConnection
 from .pin import spki_sha256
+from .proxied import ProxiedConnection, proxy_to
 from .target import Target
-from .way_out import ProxiedConnection, proxy_to
 
 BASE: Final = "/admin/v1"
-TIMEOUT_S: Final = 15.0  # all but the hub answers in milliseconds; a hung relay should be said so
-HUB_TIMEOUT_S: Final = 60.0  # what a node asks the hub for: the relay waits 45 s for the node
+TIMEOUT_S: Final = 15.0  # without the hub, answers take milliseconds
+HUB_TIMEOUT_S: Final = (
+    60.0  # for calls that a node forwards to the hub: the relay waits 45 s for the node
+)
 MAX_ANSWER_BYTES: Final = 64 << 20  # 10,000 keys are 3 MB
 
 
 class AdminClient:
-    """One connection to a relay's admin API. A context manager."""
+    """One connection to a relay's admin API. Use it as a context manager."""
 
     def __init__(self, target: Target, timeout_s: float = TIMEOUT_S) -> None:
         self._target = target
@@ -45,19 +47,19 @@ class AdminClient:
         self._connection.close()
 
     def get(self, path: str) -> Any:
-        """The answer to `GET /admin/v1` + `path`, as JSON says it. Raises `WaiError`."""
+        """Send `GET /admin/v1` + `path`; return the decoded answer. Raises `WaiError`."""
         return self._call("GET", path, None)
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The answer to POST. Raises `WaiError`."""
+        """Send POST with a JSON body; return the decoded answer. Raises `WaiError`."""
         return self._call("POST", path, body or {})
 
     def patch(self, path: str, body: dict[str, Any]) -> Any:
-        """`PATCH path` with a JSON body; the decoded answer. Raises `WaiError`."""
+        """Send PATCH with a JSON body; return the decoded answer. Raises `WaiError`."""
         return self._call("PATCH", path, body)
 
     def delete(self, path: str) -> Any:
-        """The answer to DELETE. Raises `WaiError`."""
+        """Send DELETE; return the decoded answer. Raises `WaiError`."""
         return self._call("DELETE", path, None)
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
@@ -66,8 +68,8 @@ class AdminClient:
 
 
 @contextlib.contextmanager
-def opened(target: Target, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
-    """A connection to a relay that is known to be it. Raises `WaiError`."""
+def open_connection(target: Target, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
+    """Yield a connection to a relay that has been authenticated. Raises `WaiError`."""
     connection = _connection(target, timeout_s)
     try:
         _connect(connection, target)
@@ -83,7 +85,7 @@ def call(
     path: str,
     body: dict[str, Any] | None = None,
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """Status, headers and body of an answer; the target's token goes along. Raises `WaiError`."""
+    """Send a request with the target's token; return status, headers, body. Raises `WaiError`."""
     headers = {"Authorization": f"Bearer {target.token}"} if target.token else {}
     content = None
     if body is not None:
@@ -102,7 +104,7 @@ def call(
 def stream(
     connection: http.client.HTTPConnection, target: Target, path: str
 ) -> http.client.HTTPResponse:
-    """The answer to `GET /admin/v1` + `path`, to be read bit by bit. Raises `WaiError`."""
+    """Send `GET /admin/v1` + `path`; return the answer, to be read in pieces. Raises `WaiError`."""
     _connect(connection, target)
     try:
         connection.request("GET", BASE + path, headers={"Authorization": f"Bearer {target.token}"})
@@ -115,13 +117,13 @@ def stream(
 
 
 def _connect(connection: http.client.HTTPConnection, target: Target) -> None:
-    """Connect, and know the relay before anything is sent to it."""
+    """Connect, and authenticate the relay before anything is sent to it."""
     if connection.sock is not None:
         return
     try:
         connection.connect()
     except OSError as error:
-        connection.close()  # a socket whose TLS failed is left there, and would count as connected
+        connection.close()  # otherwise a socket whose TLS failed would count as connected
         raise _unreachable(target, error) from error
     if target.pin is None:
         return
@@ -160,16 +162,19 @@ def _connection(target: Target, timeout_s: float) -> http.client.HTTPConnection:
 
 
 def tls_context(target: Target) -> ssl.SSLContext:
-    """What trusts this relay: its `ca`, or the system's; with a pin the caller compares that."""
+    """Return a TLS context that trusts the relay's `ca`, or else the system's authorities.
+
+    With a pin it trusts everything, and the caller compares the pin.
+    """
     if target.pin is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False  # a pin says more than a name
+        context.check_hostname = False  # the pin identifies the relay better than its name
         context.verify_mode = ssl.CERT_NONE
         return context
     try:
         return ssl.create_default_context(cafile=str(target.ca) if target.ca else None)
     except ssl.SSLError as error:
-        raise RequestError(f"{target.ca} has no certificate in PEM; copy relay.crt anew") from error
+        raise RequestError(f"{target.ca} has no PEM certificate; copy relay.crt again") from error
     except OSError as error:
         raise RequestError(f"{target.ca} cannot be read: {error.strerror}") from error
 

@@ -1,7 +1,7 @@
-"""Connecting to a relay without an event loop: every address of it gets its chance.
+"""Connect to a relay without an event loop, trying all its addresses (RFC 8305).
 
-The rules are `wai_transport.address_race`'s; this opens the sockets and waits for them. A command
-starts at once this way: importing an event loop takes longer than most of them run.
+`wai_transport.address_race` has the rules; this module opens the sockets and waits for them.
+Importing an event loop would take longer than most commands run.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from wai_transport.address_race import Address, AddressRace, open_socket, ordere
 
 
 def connect(host: str, port: int, timeout_s: float) -> socket.socket:
-    """A blocking socket, with this timeout, that is connected to `host:port`.
+    """Return a blocking socket, with this timeout, that is connected to `host:port`.
 
-    Raises `socket.gaierror` for a name that is not known, `TimeoutError` after `timeout_s`, and
-    `OSError` with what each address met.
+    Raises `socket.gaierror` for an unknown name, `TimeoutError` after `timeout_s`, and `OSError`
+    with the error of each address.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     now = time.monotonic()
@@ -63,12 +63,12 @@ def _begin(
     try:
         sock = open_socket(address)
     except OSError as error:
-        race.failed(address, error, now)  # this machine does not have that family
+        race.failed(address, error, now)  # this machine lacks that address family
         return
     try:
         sock.connect(address.sockaddr)
     except BlockingIOError:
-        pass  # it is under way
+        pass  # the connection is in progress
     except OSError as error:
         sock.close()
         race.failed(address, error, now)
@@ -83,7 +83,7 @@ def _socket(key: selectors.SelectorKey) -> socket.socket:
 
 
 class PlainConnection(http.client.HTTPConnection):
-    """HTTP, connected by `connect`."""
+    """An HTTP connection whose socket comes from `connect`."""
 
     def __init__(self, host: str, port: int | None, timeout_s: float) -> None:
         super().__init__(host, port, timeout=timeout_s)
@@ -96,7 +96,7 @@ class PlainConnection(http.client.HTTPConnection):
 
 
 class SecureConnection(http.client.HTTPSConnection):
-    """HTTPS, connected by `connect`."""
+    """An HTTPS connection whose socket comes from `connect`."""
 
     def __init__(
         self, host: str, port: int | None, timeout_s: float, context: ssl.SSLContext
@@ -106,7 +106,7 @@ class SecureConnection(http.client.HTTPSConnection):
         self._tls = context
 
     def connect(self) -> None:
-        """Connect to the first address that answers, and begin TLS."""
+        """Connect to the first address that answers, and start TLS."""
         plain = connect(self.host, self.port, self._timeout_s)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,8 +1,8 @@
-"""Reads the relay's live feed in a thread of its own, and comes back when the relay does.
+"""Read the relay's live feed in a thread, and reconnect when it is lost.
 
-Each event is handed to a queue, and a byte to a pipe, so that who draws can wait for keys and
-events at once. A relay that restarts may have another port and certificate: it is found anew each
-time.
+Each event is put into a queue, and a byte into a pipe, so that the drawing thread can wait for keys
+and events at the same time. The relay is looked up before each connection, since it may have
+another port or certificate after a restart.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any, Final
 
 from wai_protocol.errors import AuthError, TransportError, WaiError
 
-from .admin_client import AdminClient, opened, stream
+from .admin_client import AdminClient, open_connection, stream
 from .live_state import parse
 from .target import Target
 
-SILENCE_S: Final = 40.0  # the relay says something every 15 s; two missed are a lost connection
+SILENCE_S: Final = 40.0  # the relay sends something every 15 s, so two were missed
 RETRY_FIRST_S: Final = 0.5
-RETRY_MAX_S: Final = 5.0  # somebody looks at the screen
+RETRY_MAX_S: Final = 5.0  # short, because somebody looks at the screen
 
 
 @dataclass(frozen=True, slots=True)
 class FeedConnected:
-    """The feed begins (anew). `clock_ahead_s`: how far the relay's clock is ahead of ours."""
+    """The feed has connected. `clock_ahead_s`: how far the relay's clock is ahead of ours."""
 
     target: Target
     version: str
@@ -40,72 +40,75 @@ class FeedConnected:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The feed ended; `fatal`: trying again is of no use."""
+    """The feed has ended. `fatal`: reconnecting is useless."""
 
     why: str
     fatal: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FeedEvent:
     """One event of the feed."""
 
     name: str
     value: Any
 
 
-Happening = FeedConnected | Lost | Told
+FeedUpdate = FeedConnected | Lost | FeedEvent
 
 
-def read_feed(target: Target) -> Iterator[FeedConnected | Told]:
-    """One connection's events, until it ends. Raises `WaiError`."""
+def read_feed(target: Target) -> Iterator[FeedConnected | FeedEvent]:
+    """Yield the events of one connection until it ends. Raises `WaiError`."""
     with AdminClient(target) as admin:
         who = admin.get("/whoami")
-    with opened(target, SILENCE_S) as connection:
+    with open_connection(target, SILENCE_S) as connection:
         answer = stream(connection, target, "/events")
         yield FeedConnected(target, str(who["version"]), float(who["time"]) - time.time())
         try:
             for name, value in parse(iter(answer.readline, b"")):
-                yield Told(name, value)
+                yield FeedEvent(name, value)
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise TransportError(f"the connection to {target.url} was lost: {error}") from error
 
 
 class FeedThread:
-    """Reads until the process ends. `fileno` becomes readable when `take` has something."""
+    """A thread that reads the feed until the process ends.
+
+    `fileno` becomes readable when `take` has something; `find` returns the relay to connect to.
+    """
 
     def __init__(self, find: Callable[[], Target]) -> None:
         self._find = find
-        self._come: queue.SimpleQueue[Happening] = queue.SimpleQueue()
+        self._come: queue.SimpleQueue[FeedUpdate] = queue.SimpleQueue()
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
         threading.Thread(target=self._run, name="feed", daemon=True).start()
 
     def fileno(self) -> int:
-        """What to wait for."""
+        """Return the file descriptor to wait for."""
         return self._reading
 
     def wake(self) -> None:
-        """Have whoever waits look."""
-        with contextlib.suppress(BlockingIOError):  # full: it is awake already
+        """Make `fileno` readable."""
+        with contextlib.suppress(BlockingIOError):  # the pipe is full, so it is readable already
             os.write(self._writing, b"!")
 
     @property
     def wakeup(self) -> int:
-        """Where a byte wakes whoever waits: for `signal.set_wakeup_fd`."""
+        """Return the writing end of the pipe, for `signal.set_wakeup_fd`."""
         return self._writing
 
-    def take(self) -> Iterator[Happening]:
-        """What has come since the last time."""
+    def take(self) -> Iterator[FeedUpdate]:
+        """Yield what has arrived since the last call."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._reading, 65536)
         with contextlib.suppress(queue.Empty):
             while True:
                 yield self._come.get_nowait()
 
-    def _put(self, happening: Happening) -> None:
-        self._come.put(happening)
+    def _put(self, update: FeedUpdate) -> None:
+        self._come.put(update)
         self.wake()
 
     def _run(self) -> None:
@@ -113,8 +116,8 @@ class FeedThread:
         while True:
             why = "the relay ended the feed"
             try:
-                for happening in read_feed(self._find()):
-                    self._put(happening)
+                for update in read_feed(self._find()):
+                    self._put(update)
                     wait_s = RETRY_FIRST_S
             except AuthError as error:
                 self._put(Lost(str(error), fatal=True))

@@ -1,6 +1,6 @@
-"""What a reader of the relay's live feed knows: events in, the state of this moment out. Pure.
+"""The relay's current state, built from the events of its live feed. Pure.
 
-The feed is `GET /admin/v1/events` (docs/http-api.md). It reads no socket and draws nothing.
+The feed is `GET /admin/v1/events` (docs/http-api.md). No socket is read and nothing is drawn here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ _KINDS: Final = ("nodes", "requests", "deployments")
 
 
 def parse(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
-    """The events in an SSE stream's lines: name and decoded data. Raises `WaiError` on data that
-    is not JSON; comments give ("", None), so that who reads sees life."""
+    """Yield the events in the lines of an SSE stream: name and decoded data.
+
+    A comment yields ("", None), as a sign of life. Raises `WaiError` on data that is not JSON.
+    """
     name = ""
     for line in lines:
         text = line.rstrip(b"\r\n")
@@ -31,8 +33,10 @@ def parse(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
 
 @dataclass(slots=True)
 class LiveState:
-    """Rows by id, the relay's figures, and its clock. `clock_ahead_s`: how far the relay's clock is
-    ahead of ours."""
+    """Rows by id, and the relay's figures.
+
+    `clock_ahead_s`: how far the relay's clock is ahead of ours.
+    """
 
     nodes: dict[str, Row] = field(default_factory=dict)
     requests: dict[str, Row] = field(default_factory=dict)
@@ -43,11 +47,11 @@ class LiveState:
 
     @property
     def whole(self) -> bool:
-        """Whether all that a feed begins with has come: its last is the pulse."""
+        """Whether the first events of the feed have all arrived; the pulse is the last of them."""
         return bool(self.pulse)
 
     def apply(self, name: str, told: Any) -> None:
-        """Take in one event; one of an unknown name is of a newer relay and passed over."""
+        """Apply one event. Unknown names, from a newer relay, are ignored."""
         if name in _KINDS:
             rows: dict[str, Row] = getattr(self, name)
             if told.get("full"):
@@ -65,7 +69,10 @@ class LiveState:
             self.pulse = told
 
     def tokens_per_s(self, request: Row, now: float) -> float | None:
-        """How fast an answer comes since its first token; None before its second. `now` is ours."""
+        """Return an answer's rate since its first token; None before the second token.
+
+        `now` is our clock's time.
+        """
         if request["ttft_ms"] is None:
             return None
         since = request["started_at"] + request["ttft_ms"] / 1000.0
@@ -73,7 +80,7 @@ class LiveState:
         return (count - 1) / took_s if count > 1 and took_s > 0.0 else None
 
     def as_json(self, now: float) -> Row:
-        """Everything, for scripts."""
+        """Return the whole state as one JSON object, for scripts."""
         return {
             "pulse": self.pulse,
             "nodes": list(self.nodes.values()),

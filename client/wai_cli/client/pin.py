@@ -1,8 +1,7 @@
-"""The pin of a certificate, the SHA-256 of its SubjectPublicKeyInfo, from its DER.
+"""Compute a certificate's pin, the SHA-256 of its SubjectPublicKeyInfo, from its DER encoding.
 
-`cryptography` does this too, but takes longer to import than a whole command takes to run. This
-walks the few DER fields that come before the key and checks nothing else: what it finds is only
-ever compared with a pin that we have.
+Importing `cryptography` for this would take longer than a whole command. This module skips the DER
+fields before the key and checks nothing else, since the result is only compared with a known pin.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _FIELDS_BEFORE_KEY: Final = 5  # serialNumber, signature, issuer, validity, subj
 
 
 def spki_sha256(certificate: bytes) -> bytes:
-    """The pin of a DER certificate, 32 bytes. Raises ValueError if it is not one."""
+    """Return the pin of a DER certificate, 32 bytes. Raises ValueError if it is not one."""
     start, _ = _inside(certificate, 0)  # Certificate
     at, _ = _inside(certificate, start)  # TBSCertificate
     if _tag(certificate, at) == _VERSION:
@@ -35,7 +34,7 @@ def _tag(der: bytes, at: int) -> int:
 
 
 def _inside(der: bytes, at: int) -> tuple[int, int]:
-    """Where the content of the element at `at` begins and ends."""
+    """Return the start and end of the content of the DER element at `at`."""
     if at + 2 > len(der):
         raise ValueError("the certificate is cut short")
     length, start = der[at + 1], at + 2

@@ -1,8 +1,8 @@
-"""Which relay a command speaks to, and how it knows it and proves itself to it.
+"""Determine which relay a command talks to, how to authenticate it, and with which token.
 
-On the relay's host its data folder says everything: `relay.json` (URL and pin, while it runs) and
-`admin.token`. Elsewhere `--relay URL --token-file FILE`, with `--pin` or `--ca` where the
-certificate is not one that the system trusts.
+On the relay's host its data folder has all of it: `relay.json` (URL and pin, while it runs) and
+`admin.token`. Elsewhere the options say it: `--relay URL --token-file FILE`, with `--pin` or `--ca`
+if the system does not trust the certificate.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ PIN_HEX_CHARS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A relay: `url`, an admin `token`; `pin` (32 bytes) or `ca` (a PEM file), or neither where the
-    system trusts its certificate. `start_hint`: how to start it, where it is on this machine."""
+    """A relay: its `url`, and an admin `token`.
+
+    `pin` (32 bytes) or `ca` (a PEM file) authenticate it; without either the system must trust its
+    certificate. `start_hint` says how to start it, if it is on this machine.
+    """
 
     url: str
     token: str = field(repr=False)
@@ -37,7 +40,7 @@ class Target:
 
 
 def add_target_options(parser: argparse.ArgumentParser) -> None:
-    """The options by which `find_target` finds the relay."""
+    """Add the options that `find_target` reads."""
     add_data_option(parser, relay_data(), "relay")
     parser.add_argument(
         "--relay", metavar="URL", help="a relay on another machine: its https:// URL"
@@ -55,13 +58,15 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
 
 
 def find_target(parsed: argparse.Namespace) -> Target:
-    """The relay that the options mean. Raises `WaiError` that says what is missing."""
+    """Return the relay that the options name. Raises `WaiError`, which says what is missing."""
     if parsed.relay is None:
         if parsed.token_file or parsed.pin or parsed.ca:
-            raise RequestError("--token-file, --pin and --ca go with --relay URL")
+            raise RequestError("--token-file, --pin and --ca need --relay URL")
         return local_target(parsed.data)
     if parsed.token_file is None:
-        raise RequestError("--relay needs --token-file FILE: a copy of admin.token from its data")
+        raise RequestError(
+            "--relay needs --token-file FILE: a copy of admin.token from the relay's data folder"
+        )
     if not _is_url(parsed.relay):
         raise RequestError("--relay is a URL: https://HOST[:PORT]")
     token = _read(parsed.token_file).strip()
@@ -71,7 +76,7 @@ def find_target(parsed: argparse.Namespace) -> Target:
 
 
 def local_target(data: Path) -> Target:
-    """The relay that runs with this data folder. Raises `StoreError` if none does."""
+    """Return the relay that runs with this data folder. Raises `StoreError` if none does."""
     hint = f"start it with `wai relay --data {data}`"
     file = data / "relay.json"
     with as_owner(data):
@@ -89,27 +94,27 @@ def local_target(data: Path) -> Target:
         raise StoreError(f"{file} is damaged; restart the relay") from error
     if not _is_url(url) or (pin is None and not is_own_address(host)):
         raise StoreError(
-            f"{file} names {url}, which is no address of this machine: no token is sent there."
-            " Restart the relay"
+            f"{file} names {url}, which is not an address of this machine, so the token is not sent"
+            " there. Restart the relay"
         )
     return Target(url, _text(data / "admin.token", token).strip(), pin, start_hint=hint)
 
 
 def is_own_address(host: str) -> bool:
-    """Whether `host`, an address or localhost, is this machine."""
+    """Return whether `host`, an address or localhost, is this machine."""
     if host == "localhost":
         return True
     try:
         family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((host, 0))  # what is not ours can't be bound to
+            probe.bind((host, 0))  # fails for other machines' addresses
     except (ValueError, OSError):
         return False
     return True
 
 
 def _read(path: Path) -> str:
-    """A small file, `StoreError` where there is none or it can't be read."""
+    """Return the text of a small file. Raises `StoreError` if it can't be read."""
     try:
         with path.open("rb") as file:
             return _text(path, file.read(MAX_FILE_BYTES))

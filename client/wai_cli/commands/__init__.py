@@ -1,1 +1,1 @@
-"""One module for each command group of `wai`."""
+"""The commands of `wai`, one module each."""

@@ -1,4 +1,4 @@
-"""`wai backup`: everything that a relay is, in one private file."""
+"""`wai backup`: write the relay's database and keys into one private file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from wai_cli.options.paths import add_data_option, relay_data
 
 _NOTE = """\
-The relay may run meanwhile. The file holds its keys: whoever has it can be this relay.
+The relay may keep running. The file holds its keys: whoever has it can pass for this relay.
 `wai restore` puts it back, here or on another machine."""
 
 

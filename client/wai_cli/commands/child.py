@@ -1,7 +1,7 @@
-"""A `wai` daemon as a child process of `wai up`: started, watched, stopped, its log kept.
+"""A `wai` daemon as a child process of `wai up`: start it, watch it, stop it, keep its log.
 
-It runs in a session of its own, so that Ctrl-C reaches us alone and we decide the order in which
-things end.
+It runs in its own session, so that Ctrl-C reaches `wai up` alone, which then stops its children in
+the right order.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import anyio.abc
 from wai_protocol.errors import TransportError
 from wai_transport.exit_status import describe_exit
 
-STOP_TIMEOUT_S: Final = 8.0  # what the children are given to let answers in flight end, and a bit
+STOP_TIMEOUT_S: Final = 8.0  # the children's drain time, and a bit
 LOG_TAIL_BYTES: Final = 2000
 
 
 class Child:
-    """One `wai` command. `name` is what people call it; `log` takes its output, anew each time."""
+    """A running `wai` command. `name` is for messages; `log` is truncated at each start."""
 
     def __init__(self, name: str, process: anyio.abc.Process, log: Path) -> None:
         self.name = name
@@ -34,7 +34,7 @@ class Child:
     async def start(
         cls, name: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path
     ) -> Child:
-        """Start `wai ARGUMENTS` with this Python."""
+        """Start `wai ARGUMENTS` with this Python interpreter."""
         with log.open("wb") as output:
             process = await anyio.open_process(
                 [sys.executable, "-P", "-m", "wai_cli", *arguments],
@@ -52,18 +52,18 @@ class Child:
         return self._process.pid
 
     def check(self) -> None:
-        """Raises `TransportError`, with the end of its log, if it has ended."""
+        """Raise `TransportError`, with the end of its log, if it has ended."""
         code = self._process.returncode
         if code is not None:
             raise TransportError(f"the {self.name} {describe_exit(code)}:\n{self._tail()}")
 
     async def wait(self) -> None:
-        """Until it ends, which it should not: then raises `TransportError`."""
+        """Wait until it ends, which is a fault: then raise `TransportError`."""
         await self._process.wait()
         self.check()
 
     async def stop(self) -> None:
-        """SIGTERM, and by force if that is not enough. Idempotent."""
+        """Send SIGTERM, and SIGKILL if it does not end. May be called twice."""
         with anyio.CancelScope(shield=True):
             if self._process.returncode is None:
                 self._process.terminate()

@@ -1,7 +1,7 @@
-"""`wai doctor`: check the way from here to an answer, step by step, and say what to do.
+"""`wai doctor`: check each step from this machine to a model's answer, and say what to do.
 
-On the relay's host it checks that relay; on a node's host the way to the relay and the inference
-servers here. A step that can't work because an earlier one failed is not tried.
+On the relay's host it checks that relay; on a node's host the connection to the relay, and the
+inference servers. Steps that depend on a failed one are skipped.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from wai_cli.checks.finding import Finding
 from wai_cli.checks.own_node import own_node
 from wai_cli.checks.own_upstreams import own_upstreams
 from wai_cli.checks.public_address import public_address
-from wai_cli.client.admin_client import AdminClient, call, opened
+from wai_cli.client.admin_client import AdminClient, call, open_connection
 from wai_cli.client.connecting import connect
+from wai_cli.client.proxied import proxy_to
 from wai_cli.client.target import Target, add_target_options, find_target
-from wai_cli.client.way_out import proxy_to
 from wai_cli.options.paths import node_data
 from wai_cli.output.tables import print_json
 from wai_node.tunnel.proxy import Proxy
@@ -34,8 +34,8 @@ from wai_transport.folder import MAX_FILE_BYTES
 from wai_transport.owner import as_owner, read_own
 
 CONNECT_TIMEOUT_S: Final = 5.0
-ANSWER_TIMEOUT_S: Final = 120.0  # a slow box may load its model first
-MAX_SKEW_S: Final = 60.0  # certificates and invites are dated; logs of two machines are compared
+ANSWER_TIMEOUT_S: Final = 120.0  # a slow machine may have to load its model first
+MAX_SKEW_S: Final = 60.0  # certificates and invites expire, and logs of two machines are compared
 
 
 Check = Callable[[Target], Finding]
@@ -87,9 +87,10 @@ def _findings(parsed: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _target(parsed: argparse.Namespace) -> Target | Finding:
-    """The relay to check: the one of the options, else the one that this machine's node joined."""
+    """Return the relay to check: that of the options, else the one that this machine's node joined,
+    or the finding that there is neither."""
     if parsed.relay is not None and parsed.token_file is None:
-        # Without a token: what needs one is left out.
+        # There is no token, so the steps that need one are skipped.
         parsed.token_file = Path("/dev/null")
     try:
         return find_target(parsed)
@@ -119,7 +120,7 @@ def _way_to_relay(target: Target) -> Iterator[Finding]:
         try:
             finding = check(target)
         except WaiError as error:
-            advice = _distrust(target, error) or _ADVICE[check]
+            advice = _certificate_advice(target, error) or _ADVICE[check]
             finding = Finding(_NAMES[check], ok=False, text=str(error), advice=advice)
         yield finding
         if not finding.ok and check is not _clock:
@@ -158,7 +159,7 @@ def _port(target: Target) -> Finding:
 
 
 def _port_of(proxy: Proxy) -> Finding:
-    """Whether the proxy answers; what it says to CONNECT is found out with the relay's TLS."""
+    """Check that the proxy accepts connections; `_tls_and_health` sends CONNECT."""
     start = time.monotonic()
     try:
         connect(proxy.host, proxy.port, CONNECT_TIMEOUT_S).close()
@@ -170,7 +171,7 @@ def _port_of(proxy: Proxy) -> Finding:
 
 
 def _tls_and_health(target: Target) -> Finding:
-    with opened(target, CONNECT_TIMEOUT_S) as connection:
+    with open_connection(target, CONNECT_TIMEOUT_S) as connection:
         sock = connection.sock
         version = sock.version() if isinstance(sock, ssl.SSLSocket) else None
         status, _, text = call(connection, target, "GET", "/healthz")
@@ -178,13 +179,13 @@ def _tls_and_health(target: Target) -> Finding:
         text_shown = f"/healthz answers {status}: {text[:200].decode(errors='replace')}"
         return Finding("tls", ok=False, text=text_shown, advice=_ADVICE[_tls_and_health])
     if not isinstance(sock, ssl.SSLSocket):
-        return Finding("tls", ok=True, text="no TLS on this way; the relay is healthy")
+        return Finding("tls", ok=True, text="no TLS on this connection; the relay is healthy")
     how = "by its pin" if target.pin else "by the file given" if target.ca else "by the system"
-    return Finding("tls", ok=True, text=f"{version}, the relay is known {how}, and healthy")
+    return Finding("tls", ok=True, text=f"{version}, the relay is known {how}, and is healthy")
 
 
-def _distrust(target: Target, error: WaiError) -> str:
-    """What to do where this error is of a certificate; "" where it isn't."""
+def _certificate_advice(target: Target, error: WaiError) -> str:
+    """Return what to do about an error of the certificate; "" for other errors."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _OUT_OF_DATE:
         return f"is this clock right ({time.strftime('%Y-%m-%d %H:%M %Z')})? {_NOT_RENEWED}"
@@ -192,7 +193,7 @@ def _distrust(target: Target, error: WaiError) -> str:
 
 
 def _clock(target: Target) -> Finding:
-    with opened(target, CONNECT_TIMEOUT_S) as connection:
+    with open_connection(target, CONNECT_TIMEOUT_S) as connection:
         _, headers, _ = call(connection, target, "GET", "/healthz")
     try:
         skew_s = time.time() - parsedate_to_datetime(headers.get("date", "")).timestamp()
@@ -204,7 +205,7 @@ def _clock(target: Target) -> Finding:
 
 
 def _whole_path(target: Target, key_file: Path | None) -> Iterator[Finding]:
-    """A node is ready, and a request through relay and node is answered."""
+    """Check that a node is ready, and that a request through relay and node is answered."""
     key, temporary = "", None
     try:
         if key_file is not None:
@@ -266,7 +267,7 @@ def _ready(nodes: list[dict[str, Any]]) -> Finding:
 
 def _request(target: Target, key: str) -> Finding:
     caller = replace(target, token=key)
-    with opened(caller, ANSWER_TIMEOUT_S) as connection:
+    with open_connection(caller, ANSWER_TIMEOUT_S) as connection:
         status, _, text = call(connection, caller, "GET", "/v1/models")
         try:
             listed = (
@@ -299,11 +300,11 @@ def _address(target: Target) -> tuple[str, int]:
 
 _PROXY: Final = "HTTPS_PROXY names it: is that right? NO_PROXY=NAME reaches a name without it"
 _PIN: Final = (
-    "something else answers there, or the relay was set up anew, with another key: then this needs"
-    " the new pin, and a node a new invite"
+    "something else answers there, or the relay was set up again and has another key: then this"
+    " command needs the new pin, and each node a new invite"
 )
 _OUT_OF_DATE: Final = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, …_HAS_EXPIRED
-_NOT_RENEWED: Final = "Else the relay has not renewed its certificate, and its log says why"
+_NOT_RENEWED: Final = "If so, the relay has not renewed its certificate; its log says why"
 _NAMES: Final[dict[Check, str]] = {
     _dns: "dns",
     _port: "port",

@@ -1,4 +1,4 @@
-"""`wai explain REQUEST_ID`: why a request went to the node that it went to."""
+"""`wai explain REQUEST_ID`: show why the relay chose a node for a request."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from wai_cli.client.target import add_target_options, find_target
 from wai_cli.output.tables import print_json, print_table, say, time_text
 
 _EPILOG = """\
-The id is in every answer's X-Request-Id header. The relay remembers the last requests, in memory:
-not those from before its restart."""
+The id is in every answer's X-Request-Id header. The relay remembers its last 4096 requests, until
+it restarts."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def _print_attempt(number: int, attempt: ExplainedAttempt) -> None:
     print_table(
         [name.upper() for name in columns],
         [[_figure(candidate.get(name)) for name in columns] for candidate in candidates],
-        empty="no other node was weighed",
+        empty="no other node was considered",
     )
 
 

@@ -1,4 +1,4 @@
-"""`wai node list|status|drain|undrain|remove|logs`: a relay's nodes, from anywhere."""
+"""`wai node list|status|drain|undrain|remove|logs`: the nodes of a relay."""
 
 from __future__ import annotations
 
@@ -67,26 +67,26 @@ def _read(answer: Any) -> NodeView:
 
 
 def _say_parts_down(node: NodeView) -> None:
-    """Which parts of it have failed; each is being started again."""
+    """Print which parts of a node have failed; each is being started again."""
     down = node.detail.get("parts_down")
     for name, why in down.items() if isinstance(down, dict) else ():
         say(f"its part {name!r} fails and is started again ({why}): the node's log says more")
 
 
 def _say_left_out(node: NodeView) -> None:
-    """That it serves more models than a node can tell the relay of."""
+    """Print how many models a node cannot report, because it serves too many."""
     left_out = node.detail.get("models_left_out")
     if left_out:
         print(f"{node.name}: {left_out} more models are not served: it can tell of 512 at most")
 
 
 def drain(parsed: argparse.Namespace) -> int:
-    """Have a node get no new requests."""
+    """Stop sending new requests to a node."""
     return _act(parsed, "POST", "/drain", "gets no new requests")
 
 
 def undrain(parsed: argparse.Namespace) -> int:
-    """Have a drained node get requests again."""
+    """Send requests to a drained node again."""
     return _act(parsed, "POST", "/undrain", "gets requests again")
 
 

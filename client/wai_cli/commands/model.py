@@ -1,4 +1,4 @@
-"""`wai model search|fit|deploy|list|context|remove|logs`: what nodes serve, from anywhere."""
+"""`wai model search|fit|deploy|list|context|remove|logs`: manage the models on nodes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=between(1, MAX_FOUND),
         default=20,
-        help="at most so many (default 20)",
+        help="show at most N (default 20)",
     )
     fit = _action(actions, "fit", "see which quantisations fit which node", _fit)
     fit.add_argument("repo", metavar="REPO", help="publisher/name, or publisher/name:QUANT")
@@ -54,12 +54,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--idle-unload",
         metavar="SECONDS",
         type=seconds(MIN_IDLE_S, MAX_IDLE_S),
-        help="unload it when idle for so long; the next request loads it again",
+        help="unload it after so many idle seconds; the next request loads it again",
     )
     _add_wait(deploy)
     listing = _action(actions, "list", "list the deployed models", _list)
     context = _action(actions, "context", "change a model's context while it serves", _context)
-    remove = _action(actions, "remove", "serve a model no more and delete its files", _remove)
+    remove = _action(actions, "remove", "stop serving a model and delete its files", _remove)
     logs = _action(actions, "logs", "read what a model's server printed", _logs)
     for action in (context, remove, logs):
         action.add_argument(
@@ -83,7 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     _add_wait(context)
     logs.add_argument(
-        "--lines", metavar="N", type=count, default=100, help="at most so many (default 100)"
+        "--lines", metavar="N", type=count, default=100, help="show at most N (default 100)"
     )
     for action in (search, fit, deploy, listing, context, remove, logs):
         add_target_options(action)
@@ -143,7 +143,7 @@ def _fit(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(found)
     if not any(row["quants"] for row in found):
-        raise _nobody_can_tell(found)
+        raise _no_answer_error(found)
     if parsed.json:
         return 0
     print(
@@ -155,11 +155,11 @@ def _fit(parsed: argparse.Namespace) -> int:
         [_fit_row(row["node"], quant) for row in found for quant in row["quants"]],
         empty="",
     )
-    print_lines([text for row in found for text in _why_not(row)])
+    print_lines([text for row in found for text in _refusal_lines(row)])
     return 0
 
 
-def _nobody_can_tell(found: list[dict[str, Any]]) -> WaiError:
+def _no_answer_error(found: list[dict[str, Any]]) -> WaiError:
     errors = {row["error"]: row["node"] for row in found if row["error"]}
     if not errors:
         return NodeUnavailable(
@@ -170,8 +170,8 @@ def _nobody_can_tell(found: list[dict[str, Any]]) -> WaiError:
     return RequestError("; ".join(f"{node}: {error}" for error, node in errors.items()))
 
 
-def _why_not(row: dict[str, Any]) -> list[str]:
-    """For what does not fit a node, or a node that can't tell: a line of its own."""
+def _refusal_lines(row: dict[str, Any]) -> list[str]:
+    """Return the line about a node that can't say, or on which a quantisation does not fit."""
     if row["error"] is not None:
         return [f"{row['node']}: {row['error']}"]
     refused = [quant for quant in row["quants"] if quant["verdict"] not in _VERDICTS]
@@ -218,12 +218,12 @@ def _report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
         log = "".join(f"\n  {line}" for line in view["log_tail"])
         raise WaiError(f"{view['model']} on {view['node']} failed: {view['reason']}{log}")
     if view["swap_error"]:
-        raise RequestError(f"the context is as it was: {view['swap_error']}")
+        raise RequestError(f"the context was not changed: {view['swap_error']}")
     if not parsed.json:
         served = view["context_served"] or view["context"]
         text = f"{view['slots']} slots of {served} tokens"
         if served < (parsed.context or 0):
-            text += "; it was trained for no more"
+            text += "; the model was trained for no more"
         say(f"{view['model']} is {view['state']} on {view['node']}: {text}")
     return 0
 
@@ -238,7 +238,7 @@ def _list(parsed: argparse.Namespace) -> int:
     away = [n["name"] for n in nodes if n["may_deploy"] and n["state"] not in CONNECTED]
     if away:
         names = plain(", ".join(away))
-        say(f"not connected, so that what they serve is not listed: {names}", file=sys.stderr)
+        say(f"models on nodes that are not connected are not listed: {names}", file=sys.stderr)
     print_table(
         ("NODE", "MODEL", "STATE", "SLOTS", "CONTEXT", "SIZE", ""),
         [
@@ -280,7 +280,7 @@ def _logs(parsed: argparse.Namespace) -> int:
 
 
 def read_log(relay: AdminClient, node: str, model: str, lines: int) -> list[str]:
-    """The last lines that the server of a deployed model printed. Raises `WaiError`."""
+    """Return the last lines that the server of a deployed model printed. Raises `WaiError`."""
     query = urlencode({"model": model, "lines": lines})
     found: list[str] = relay.get(f"/deployments/{quote(node, safe='')}/logs?{query}")["data"]
     return found

@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from wai_cli.client.proxied import proxy_settings
 from wai_cli.client.target import add_target_options
-from wai_cli.client.way_out import proxy_settings
 from wai_cli.options.paths import add_data_option, node_data
 from wai_cli.options.values import count, named
 from wai_cli.output.tables import print_json, say

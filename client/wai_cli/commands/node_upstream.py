@@ -1,4 +1,4 @@
-"""`wai node upstream list|allow|deny`: which inference servers that it finds a node may use."""
+"""`wai node upstream list|allow|deny`: decide which of the servers found here a node may use."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from wai_protocol.errors import RequestError
 
 _NOTE: Final = """\
 A node without --upstream serves what it finds on the usual ports. A server of its own user, of root
-or of a service user is used at once. Anybody else's is not sent a request before you allow it:
-whoever runs it reads every prompt. An answer is for that port and that user; the node follows it
-within ten seconds, without a restart. Run this as the node's user."""
+or of a service user is used at once. Any other user's server gets no request before you allow it,
+because that user could read every prompt. Your answer holds for that port and that user; the node
+applies it within ten seconds, without a restart. Run this as the node's user."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -31,19 +31,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tls", metavar="MODE", help="self-signed (default), acme, off, or CERT,KEY: two PEM files"
     )
-    parser.add_argument("--domain", metavar="NAME", help="what --tls acme gets a certificate for")
     parser.add_argument(
-        "--acme-directory", metavar="URL", help="the authority (default: Let's Encrypt)"
+        "--domain", metavar="NAME", help="the name that --tls acme gets a certificate for"
     )
-    parser.add_argument("--acme-email", metavar="ADDRESS", help="where the authority may write to")
     parser.add_argument(
-        "--public-url", metavar="URL", help="how nodes and callers reach it, if not by --listen"
+        "--acme-directory", metavar="URL", help="the ACME authority (default: Let's Encrypt)"
+    )
+    parser.add_argument(
+        "--acme-email", metavar="ADDRESS", help="address for messages of the ACME authority"
+    )
+    parser.add_argument(
+        "--public-url", metavar="URL", help="the URL for nodes and callers, if not --listen's"
     )
     parser.add_argument(
         "--proxy-pin",
         metavar="HEX[,HEX]",
         dest="proxy_key_sha256",
-        help="with --tls off: SHA-256 of the proxy's public key, for nodes to know it by",
+        help="with --tls off: SHA-256 of the proxy's public key, by which nodes authenticate it",
     )
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
     parser.add_argument("--log-format", metavar="FORMAT", help="text (default) or json")

@@ -1,4 +1,4 @@
-"""`wai restore`: a relay from its backup, in a folder that no relay runs in."""
+"""`wai restore`: restore a relay from its backup, into a folder that no relay uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _run(parsed: argparse.Namespace) -> int:
     from wai_transport.owner import as_owner
 
     try:
-        # As root: as the user whose folder it is, so that the service can read what is there.
+        # Root acts as the folder's owner, so that the service can read the files.
         with parsed.file.open("rb") as file, as_owner(parsed.data):
             names = restore(file, parsed.data, force=parsed.force)
     except OSError as error:

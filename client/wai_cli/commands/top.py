@@ -1,7 +1,7 @@
-"""`wai top`: what the relay does now, on a screen that refreshes itself.
+"""`wai top`: show the relay's nodes and requests on a screen that refreshes itself.
 
-The terminal is this file's: keys, size, colours, and that it is left as it was found. What is shown
-is `top_view`'s, what is known `live_state`'s, and where that comes from `live_feed`'s.
+This module handles the terminal: keys, size, colours, and restoring it. `top_view` renders the
+lines from the state in `live_state`, which `live_feed` keeps up to date.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from wai_protocol.errors import RequestError, TransportError, WaiError
 
 DEFAULT_INTERVAL_S: Final = 1.0
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 3600.0
-PLAIN_COLUMNS: Final = 160  # of a snapshot into a file or pipe
-FALLBACK_COLUMNS, FALLBACK_LINES = 80, 24  # a terminal that does not know its size says 0
+PLAIN_COLUMNS: Final = 160  # width of a snapshot into a file or pipe
+FALLBACK_COLUMNS, FALLBACK_LINES = 80, 24  # for terminals that report a size of 0
 _QUIT: Final = frozenset(b"qQ\x04")  # and Ctrl-D
 _ENTER: Final = "\x1b[?1049h\x1b[?25l"  # the alternate screen, without a cursor
 _LEAVE: Final = "\x1b[?25h\x1b[?1049l"
@@ -36,21 +36,21 @@ _EXAMPLES: Final = """\
 examples:
   wai top                                    q quits
   wai top --interval 5 --relay https://relay.example --token-file admin.token
-  wai top --json | jq .pulse.tokens_per_s    one look, for scripts
+  wai top --json | jq .pulse.tokens_per_s    one snapshot, for scripts
 
-Into a file or a pipe it prints one look and ends. NO_COLOR=1 switches colours off."""
+Into a file or a pipe it prints one snapshot and exits. NO_COLOR=1 switches colours off."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `wai top`."""
     parser.epilog = _EXAMPLES
-    parser.add_argument("--json", action="store_true", help="print one look as JSON, and end")
+    parser.add_argument("--json", action="store_true", help="print one snapshot as JSON and exit")
     parser.add_argument(
         "--interval",
         metavar="SECONDS",
         type=float,
         default=DEFAULT_INTERVAL_S,
-        help="draw so often (default: 1)",
+        help="seconds between two drawings (default: 1)",
     )
     add_target_options(parser)
     parser.set_defaults(run=_top)
@@ -60,8 +60,8 @@ def _top(parsed: argparse.Namespace) -> int:
     if not MIN_INTERVAL_S <= parsed.interval <= MAX_INTERVAL_S:
         raise RequestError(f"--interval is {MIN_INTERVAL_S:g} to {MAX_INTERVAL_S:g} seconds")
     if parsed.json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-        return _look_once(parsed)
-    find_target(parsed)  # what is wrong with the options is said without a screen
+        return _print_snapshot(parsed)
+    find_target(parsed)  # wrong options are reported before the screen is taken
     top = _Top(FeedThread(lambda: find_target(parsed)), parsed.interval)
     with _Terminal(top.feed):
         end = top.run()
@@ -70,20 +70,20 @@ def _top(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _look_once(parsed: argparse.Namespace) -> int:
+def _print_snapshot(parsed: argparse.Namespace) -> int:
     state, title = LiveState(), ""
     target = find_target(parsed)
-    for happening in read_feed(target):
-        if isinstance(happening, FeedConnected):
-            state.clock_ahead_s = happening.clock_ahead_s
-            title = _title(happening)
+    for update in read_feed(target):
+        if isinstance(update, FeedConnected):
+            state.clock_ahead_s = update.clock_ahead_s
+            title = _title(update)
         else:
-            state.apply(happening.name, happening.value)
+            state.apply(update.name, update.value)
         if state.whole:
             break
     else:
         raise TransportError("the relay ended its feed at once; it may be stopping: try again")
-    with AdminClient(target) as admin:  # a feed that has just begun may know of none yet
+    with AdminClient(target) as admin:  # a feed that has just begun may lack some
         deployed = admin.get("/deployments")["data"]
     state.apply("deployments", {"full": True, "set": deployed})
     if parsed.json:
@@ -105,7 +105,7 @@ class _Top:
         self._note = "connecting to the relay"
 
     def run(self) -> WaiError | None:
-        """Until somebody quits; the error that ended it, if one did."""
+        """Run until the user quits or an error ends it; return that error, else None."""
         keys = [sys.stdin] if sys.stdin.isatty() else []
         due = 0.0
         while True:
@@ -119,17 +119,17 @@ class _Top:
                     return None
             if self.feed in ready:
                 known = self._state.whole
-                for happening in self.feed.take():
-                    if isinstance(happening, Lost):
+                for update in self.feed.take():
+                    if isinstance(update, Lost):
                         due = 0.0
-                        if happening.fatal:
-                            return TransportError(happening.why)
-                        self._note = f"trying again, what is shown is old: {happening.why}"
-                    elif isinstance(happening, FeedConnected):
-                        self._state = LiveState(clock_ahead_s=happening.clock_ahead_s)
-                        self._title, self._note, known = _title(happening), "", False
+                        if update.fatal:
+                            return TransportError(update.why)
+                        self._note = f"trying again, what is shown is old: {update.why}"
+                    elif isinstance(update, FeedConnected):
+                        self._state = LiveState(clock_ahead_s=update.clock_ahead_s)
+                        self._title, self._note, known = _title(update), "", False
                     else:
-                        self._state.apply(happening.name, happening.value)
+                        self._state.apply(update.name, update.value)
                 if _Terminal.resized or (self._state.whole and not known):
                     due = 0.0
                     _Terminal.resized = False
@@ -145,8 +145,10 @@ class _Top:
 
 
 class _Terminal:
-    """The terminal while we have it: keys one by one, the alternate screen; all given back at the
-    end, whatever ends us, and while we are stopped by Ctrl-Z."""
+    """Context manager for the terminal: single keys and the alternate screen.
+
+    The terminal is restored at the end, whatever the reason, and while Ctrl-Z stops the process.
+    """
 
     resized = False
 
@@ -157,7 +159,7 @@ class _Terminal:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> _Terminal:
-        # A signal that comes just before `select` would only be handled after it: a byte ends it.
+        # A signal just before `select` would only be handled after it; this byte ends `select`.
         self._wakeup = signal.set_wakeup_fd(self._feed.wakeup, warn_on_full_buffer=False)
         for number, handler in (
             (signal.SIGWINCH, self._on_resize),
@@ -194,7 +196,7 @@ class _Terminal:
             if self._saved is not None:
                 termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._saved)
         except (OSError, termios.error):
-            return  # the terminal itself is gone
+            return  # the terminal was closed
 
     def _on_resize(self, number: int, frame: FrameType | None) -> None:
         _Terminal.resized = True
@@ -213,7 +215,7 @@ class _Terminal:
 
 
 def _size() -> tuple[int, int]:
-    """The window's columns and lines. COLUMNS and LINES are not asked: they don't follow it."""
+    """Return the window's columns and lines, without COLUMNS and LINES, which may be outdated."""
     size = os.get_terminal_size(sys.stdout.fileno())
     return size.columns or FALLBACK_COLUMNS, size.lines or FALLBACK_LINES
 

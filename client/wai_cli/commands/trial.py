@@ -1,7 +1,7 @@
-"""A trial of the whole on one machine (`wai up`): a relay, and this machine as its node.
+"""Run a relay, and this machine as its node, with an available model (`wai up`).
 
-Relay and node are child processes, started as a person would start them; what they need from each
-other (an invite, an API key) is made at the first start and kept.
+Relay and node are child processes, started by the usual commands. The invite and the API key are
+made at the first start and kept.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ from wai_transport.folder import DataFolder
 
 from .child import Child
 
-START_TIMEOUT_S: Final = 60.0  # a cold disk reads Python, cryptography and a model in this time
+START_TIMEOUT_S: Final = (
+    60.0  # long enough to read Python, cryptography and a model from a slow disk
+)
 POLL_S: Final = 0.05
-SLOW_AFTER_S: Final = 2.0  # then a person wants to know what is being waited for
-DRAIN_S: Final = 3.0  # who presses Ctrl-C wants it to end, but an answer's last words may come
+SLOW_AFTER_S: Final = 2.0  # then a message says what is being waited for
+DRAIN_S: Final = 3.0  # lets short answers finish after Ctrl-C
 KEY_FILE: Final = "up-key.json"
 
 
@@ -49,7 +51,7 @@ def run(data: Path, listen: str) -> None:
 
 
 async def _main(up: Up) -> None:
-    """Run `up` until a signal asks it to stop. Its failures come out as they were raised."""
+    """Run `up` until a signal asks it to stop. Raises its failures without an ExceptionGroup."""
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
 
@@ -67,7 +69,9 @@ async def _main(up: Up) -> None:
                 _say("\nstopping …")
                 tasks.cancel_scope.cancel()
                 break
-    while isinstance(failure, ExceptionGroup):  # one part's failure ends the others: it is alone
+    while isinstance(
+        failure, ExceptionGroup
+    ):  # the first failure cancels the others, so there is one
         failure = failure.exceptions[0]
     if failure is not None:
         raise failure
@@ -75,18 +79,18 @@ async def _main(up: Up) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """What `wai up` was told, and the run of it."""
+    """One run of `wai up`, with its options."""
 
     data: Path
     listen: str
 
     async def run(self) -> None:
-        """Start everything, print how to use it, stay until cancelled or until a part ends."""
+        """Start everything, print how to use it, and wait until cancelled or a part ends."""
         DataFolder.open(self.data)
         async with AsyncExitStack() as running:
-            demos: list[tuple[DemoModel, DemoUpstream]] = []  # none where the box has a model
+            demos: list[tuple[DemoModel, DemoUpstream]] = []  # empty if the machine has a model
             async with anyio.create_task_group() as starting:
-                # The relay needs half a second, and so does looking round or loading the model.
+                # Both take about half a second, so they run at the same time.
                 starting.start_soon(self._find_upstream, running, demos)
                 relay = await self._start_relay(running)
             target = self._target()
@@ -118,7 +122,7 @@ class Up:
         await anyio.to_thread.run_sync(self._join, target)
         environment = {**os.environ, "WAI_NODE_DRAIN_TIMEOUT_S": str(DRAIN_S)}
         for demo in demos:
-            # By environment: everybody on the machine can read a command line.
+            # In the environment, because all users of the machine can read command lines.
             environment["WAI_NODE_UPSTREAMS"] = (
                 f"[{{url = {json.dumps(demo.url)}, key = {json.dumps(demo.key)}}}]"
             )
@@ -135,7 +139,7 @@ class Up:
     async def _find_upstream(
         self, running: AsyncExitStack, demos: list[tuple[DemoModel, DemoUpstream]]
     ) -> None:
-        """Start the demo's model, unless there is something for the node to find by itself."""
+        """Start the demo's model, unless the machine has an inference server with a model."""
         if await _has_models(self._node_data):
             return
         _say("no inference server with a model found here: serving a small chat model")
@@ -145,22 +149,22 @@ class Up:
         running.push_async_callback(demo.stop)
         demos.append((demo, await demo.start()))
 
-    # -- what they need from each other
+    # -- invite, model and API key
     def _join(self, target: Target) -> None:
-        """Join, unless this node has joined this very relay before."""
+        """Let the node join, unless it has joined this relay before."""
         with AdminClient(target) as relay:
             known = {node["id"] for node in relay.get("/nodes")["data"]}
             try:
                 member: str | None = load_membership(DataFolder.open(self._node_data)).node_id
             except WaiError:
-                member = None  # not joined yet, or of no use any more: join anew
+                member = None  # not joined yet, or damaged: join again
             if member in known:
                 return
             invite = relay.post("/invites", {"ttl_s": 600.0})["invite"]
         join(JoinConfig(data=self._node_data, invite=invite, name=_machine_name()))
 
     async def _ready_model(self, target: Target, node: Child) -> str:
-        """Wait until the node serves something; the id of its first model."""
+        """Wait until the node serves a model; return the id of the first one."""
         models: list[str] = []
 
         def ready() -> bool:
@@ -174,7 +178,7 @@ class Up:
         return models[0]
 
     def _key(self, target: Target) -> str:
-        """The API key of the last start if it is still good, else a new one."""
+        """Return the API key of the last start if it is still valid, else a new one."""
         folder = DataFolder.open(self.data)
         with AdminClient(target) as relay:
             if (kept := folder.read(KEY_FILE)) is not None:
@@ -190,7 +194,7 @@ class Up:
         folder.write(KEY_FILE, json.dumps(kept_fields).encode() + b"\n")
         return str(created["key"])
 
-    # -- where and what
+    # -- folders and output
     @property
     def _relay_data(self) -> Path:
         return self.data / "relay"
@@ -232,12 +236,12 @@ Ctrl-C stops everything; keys and data stay in {self.data}
 
 
 async def _watch(model_server: DemoModel) -> None:
-    """Until the demo's model ends, which it should not: nobody else would start it again."""
+    """Wait until the demo's model ends, which is a fault: nothing would start it again."""
     raise TransportError(await model_server.wait())
 
 
 async def _has_models(node_data: Path) -> bool:
-    """Whether an inference server on one of the usual ports serves anything."""
+    """Return whether an inference server on one of the usual ports serves a model."""
     serving = False
     for upstream, judged in await look_around(Consent(node_data), kinds=installed_kinds()):
         if judged.verdict is not Verdict.ALLOWED:
@@ -256,7 +260,7 @@ async def _has_models(node_data: Path) -> bool:
 
 
 async def _until(done: Callable[[], bool], what: str, child: Child) -> None:
-    """Ask `done` again and again; say so when it takes long. Raises `TransportError`."""
+    """Poll `done`, and print a message if it takes long. Raises `TransportError`."""
     said = False
     start = anyio.current_time()
     while not await anyio.to_thread.run_sync(done):
@@ -271,7 +275,7 @@ async def _until(done: Callable[[], bool], what: str, child: Child) -> None:
 
 
 def _machine_name() -> str:
-    """This machine's name as a node's name."""
+    """Return this machine's name, as a valid node name."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname().partition(".")[0])
     return name.strip("._-")[:63] or "node"
 

@@ -1,7 +1,7 @@
-"""`wai node uninstall`: take a node that `install.sh` installed off this machine again.
+"""`wai node uninstall`: remove a node that `install.sh` installed on this machine.
 
-What was installed is removed by the script that did it, which came with this very software; the
-process becomes that script, since the folder that it runs from goes too.
+The copy of `install.sh` in this package does the removal. This process replaces itself with it
+(exec), because the folder that this program runs from is deleted too.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Final
 from wai_cli.options.paths import node_data
 
 SYSTEM_ENVIRONMENT: Final = Path("/opt/wai")
-MARK: Final = ".role-node"  # what install.sh leaves in the environment of a node
+MARK: Final = ".role-node"  # a file that install.sh makes in a node's environment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `wai node uninstall`."""
     parser.add_argument("--yes", action="store_true", help="don't ask")
-    parser.add_argument("--purge", action="store_true", help="the node's key and models too")
+    parser.add_argument("--purge", action="store_true", help="remove the node's key and models too")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
     parser.set_defaults(run=_run)
 
@@ -39,7 +39,7 @@ def _run(parsed: argparse.Namespace) -> int:
         )
     name, relay = _membership(node_data())
     if name:
-        print(f"At the relay ({relay}) the node stays known until an admin runs there:")
+        print(f"The relay ({relay}) keeps the node in its list until an admin runs there:")
         print(f"  wai node remove {name}", flush=True)
     script = files("wai_relay.installer") / "install.sh"
     command = ["sh", str(script), "node", "--uninstall"]
@@ -58,7 +58,7 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _membership(data: Path) -> tuple[str, str]:
-    """The node's name and its relay; "" where nothing tells."""
+    """Return the node's name and its relay's URL; "" for what is not known."""
     from wai_node.membership import load_membership
     from wai_protocol.errors import WaiError
     from wai_transport.folder import DataFolder

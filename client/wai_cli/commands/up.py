@@ -1,6 +1,6 @@
-"""`wai up`: try it. A relay and this machine as its node, with whatever model is at hand.
+"""`wai up`: run a relay, and this machine as its node, with an available model, to try wai out.
 
-This is its part of the command line; what it does is in `trial`, which is imported when it runs.
+This module parses its options. `trial`, which is imported when the command runs, does the work.
 """
 
 from __future__ import annotations

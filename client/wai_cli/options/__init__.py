@@ -1,1 +1,1 @@
-"""How commands are told what to do: values, settings, where data lies."""
+"""What commands read from arguments, environment and settings files."""

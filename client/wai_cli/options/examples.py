@@ -1,4 +1,4 @@
-"""An example for the help of each command and action that has none of its own."""
+"""Examples for the help of commands and actions that do not define their own."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ EXAMPLES: Final = {
 
 
 def add_examples(parser: argparse.ArgumentParser, name: str) -> None:
-    """To the help of `name` (a group, as "key") and of its actions."""
+    """Add examples to the help of a command (such as "key") and of its actions."""
     lines = EXAMPLES.get(name, ())
     if lines and "example" not in (parser.epilog or ""):
         text = "\n".join(("examples:", *(f"  {line}" for line in lines)))

@@ -1,4 +1,4 @@
-"""Where data lies unless `--data` says otherwise, by the platform's convention."""
+"""The default data folders, by the platform's convention; `--data` overrides them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def data_home() -> Path:
-    """The folder that has one folder each for the relay and the node of this user."""
+    """Return the folder that contains this user's folders for a relay and a node."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "wai"
     given = os.environ.get("XDG_DATA_HOME", "")
@@ -18,12 +18,12 @@ def data_home() -> Path:
 
 
 def relay_data() -> Path:
-    """The relay's data folder: $WAI_RELAY_DATA, the machine's for root, or the platform's."""
+    """Return the relay's data folder: $WAI_RELAY_DATA, the service's for root, or this user's."""
     return _from_environment("WAI_RELAY_DATA") or _of_service("relay") or data_home() / "relay"
 
 
 def node_data() -> Path:
-    """The node's data folder: $WAI_NODE_DATA, the machine's for root, or the platform's."""
+    """Return the node's data folder: $WAI_NODE_DATA, the service's for root, or this user's."""
     return _from_environment("WAI_NODE_DATA") or _of_service("node") or data_home() / "node"
 
 
@@ -39,7 +39,7 @@ def add_data_option(parser: argparse.ArgumentParser, default: Path, whose: str) 
 
 
 def _of_service(role: str) -> Path | None:
-    """Where the service that install.sh made has its data, for who may read it."""
+    """Return the data folder of the service that install.sh made, if this user may read it."""
     folder = Path(f"/var/lib/wai-{role}")
     return folder if os.geteuid() == 0 and folder.is_dir() else None
 

@@ -1,9 +1,9 @@
-"""Settings from a TOML file, the environment and flags, merged into a frozen dataclass.
+"""Merge settings from a TOML file, the environment and flags into a frozen dataclass.
 
-A later one wins: default, file, environment (`WAI_RELAY_LISTEN` for the relay's `listen`), flag. In
-the file an unknown key, or a value of the wrong type, is an error that names the file and the line.
-A variable that we don't know is not an error: Kubernetes sets `WAI_RELAY_PORT` and the like for
-every service called wai-relay.
+Precedence, lowest first: default, file, environment (`WAI_RELAY_LISTEN` for the relay's `listen`),
+flag. An unknown key in the file, or a value of the wrong type, is an error that names the line.
+Unknown variables are ignored, since Kubernetes sets `WAI_RELAY_PORT` and the like for every
+service called wai-relay.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ def load(
     prefix: str,
     flags: Mapping[str, Any],
 ) -> T:
-    """The settings as `kind`, a dataclass. `flags` that are None were not given.
+    """Return the settings as `kind`, a dataclass. A flag that was not given is None.
 
-    Raises `RequestError` with a message for the person who wrote the file, variable or flag.
+    `prefix` is that of the variables, such as `WAI_RELAY_`. Raises `RequestError`, which says which
+    file, variable or flag is wrong.
     """
     merged: dict[str, Any] = {}
     if file is not None:
@@ -55,7 +56,7 @@ def load(
     except msgspec.ValidationError as error:
         found = _PATH.search(str(error))
         hint = get_type_hints(_dataclass(kind)).get(found[1]) if found else None
-        raise RequestError(_said(error, found[1] if found else "", hint)) from error
+        raise RequestError(_describe(error, found[1] if found else "", hint)) from error
 
 
 def _read(file: Path) -> str:
@@ -77,7 +78,7 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
 
 
 def _check_keys(table: dict[str, Any], kind: Any, inside: str, text: str, file: Path) -> None:
-    """Every key must be a field, in nested tables and lists of tables too."""
+    """Raise `RequestError` for a key that is not a field, also in nested tables and lists."""
     hints = get_type_hints(_dataclass(kind))
     for key, value in table.items():
         if key not in hints:
@@ -104,11 +105,13 @@ def _check_types(table: dict[str, Any], kind: type[T], text: str, file: Path) ->
             field = re.sub(r"\[[^]]*\]\.?", "", inner[1]) if inner else ""
             line = _line_of(text, key, field) if field else _line_of(text, "", key)
             name = f"{key}.{field}" if field else key
-            raise RequestError(f"{file}, line {line}: {_said(error, name, hints[key])}") from error
+            raise RequestError(
+                f"{file}, line {line}: {_describe(error, name, hints[key])}"
+            ) from error
 
 
 def _line_of(text: str, inside: str, key: str) -> int:
-    """The 1-based line where `key` stands in the table `inside`; 1 if it hides in one line."""
+    """Return the 1-based line of `key` in the table `inside`; 1 if it is not on its own line."""
     table, header_line = "", 1
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _HEADER.match(line):
@@ -125,7 +128,7 @@ def _line_of(text: str, inside: str, key: str) -> int:
 
 
 def _from_text(kind: Any, name: str, text: str, variable: str) -> Any:
-    """A variable's value; for a table or a list it is written as TOML would be after `=`."""
+    """Parse a variable's value; a table or list is written as in TOML after `=`."""
     hint = get_type_hints(_dataclass(kind))[name]
     value: Any = text
     if _nested(hint) is not None or get_origin(hint) is dict:
@@ -136,12 +139,12 @@ def _from_text(kind: Any, name: str, text: str, variable: str) -> Any:
     try:
         msgspec.convert(value, hint, strict=False, dec_hook=_decode)
     except (msgspec.ValidationError, RequestError) as error:
-        raise RequestError(_said(error, f"{variable} in the environment", hint)) from error
+        raise RequestError(_describe(error, f"{variable} in the environment", hint)) from error
     return value
 
 
 def _nested(hint: Any) -> Any:
-    """The dataclass within `Table`, `Table | None` or `tuple[Table, ...]`."""
+    """Return the dataclass inside `Table`, `Table | None` or `tuple[Table, ...]`."""
     if dataclasses.is_dataclass(hint):
         return hint
     return next((arg for arg in get_args(hint) if dataclasses.is_dataclass(arg)), None)
@@ -163,8 +166,8 @@ def _dataclass(kind: Any) -> Any:
     return kind
 
 
-def _said(error: Exception, name: str, hint: Any) -> str:
-    """What is wrong with the value called `name`, which is to be a `hint`."""
+def _describe(error: Exception, name: str, hint: Any) -> str:
+    """Describe what is wrong with the value called `name`, whose type should be `hint`."""
     message = _PATH.sub("", str(error))
     if not isinstance(error, msgspec.ValidationError):
         return f"{name}: {message}"

@@ -1,4 +1,4 @@
-"""What arguments may be: each reads one, or says what would do (argparse shows that, status 2)."""
+"""Parsers for argument values. On a bad value argparse prints what is expected and exits with 2."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typing import Final
 from wai_api.bounds import MAX_COUNT
 
 NONE: Final = "none"
-"""How a limit is taken away."""
+"""The value that removes a limit."""
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parse a whole number of at least 1."""
     return _whole(text, 1, MAX_COUNT, "a whole number from 1 on")
 
 
 def whole_or_none(least: int, most: int) -> Callable[[str], int | str]:
-    """A whole number in these bounds, or `none`."""
+    """Return a parser of whole numbers from `least` to `most`, or `none`."""
     bounds = f"from {least} on" if most == MAX_COUNT else f"from {least} to {most}"
     what = f"a whole number {bounds}, or none"
     return lambda text: NONE if text == NONE else _whole(text, least, most, what)
 
 
 def between(least: int, most: int) -> Callable[[str], int]:
-    """A whole number in these bounds."""
+    """Return a parser of whole numbers from `least` to `most`."""
     return lambda text: _whole(text, least, most, f"a whole number from {least} to {most}")
 
 
 def future_or_none(text: str) -> float | str:
-    """A day or a time that is still to come, UTC where it does not say, in seconds since 1970."""
+    """Parse a future date or time (UTC unless it names a zone) to seconds since 1970, or `none`."""
     if text == NONE:
         return NONE
     try:
@@ -47,7 +47,7 @@ def future_or_none(text: str) -> float | str:
 
 
 def hours(most: float) -> Callable[[str], float]:
-    """Hours, more than 0."""
+    """Return a parser of hours, more than 0 and at most `most`."""
 
     def read(text: str) -> float:
         try:
@@ -62,14 +62,14 @@ def hours(most: float) -> Callable[[str], float]:
 
 
 def seconds(least: float, most: float) -> Callable[[str], float]:
-    """Seconds in these bounds."""
+    """Return a parser of seconds from `least` to `most`."""
 
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not least <= value <= most:  # nan is not
+        if not least <= value <= most:  # also refuses nan
             raise _wrong(text, f"a number of seconds from {least:g} to {most:g}")
         return value
 
@@ -77,7 +77,7 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
 
 
 def named(text: str) -> str:
-    """Something: an id or a name that is empty is a script's variable that was not set."""
+    """Parse a name or id that is not empty; an empty one is usually an unset variable."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; write a name or an id")
     return text

@@ -1,1 +1,1 @@
-"""How commands print: tables, JSON, progress, the log."""
+"""What commands print: tables, JSON, progress, logs."""

@@ -1,6 +1,6 @@
-"""A deployed model as commands show it: in a line, and watched until it is served or will not be.
+"""Show a deployment in one line, and follow it until it is served or has failed.
 
-What is shown is the node's word, by way of the relay; neither is asked to do anything here.
+Only reads: neither the relay nor the node is asked to change anything here.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from .progress import ProgressLine, bar, seconds_text, share_text, size_text
 from .tables import say
 
 LOOK_EVERY_S: Final = 0.25
-"""As often as a node tells of a download's progress."""
+"""The interval at which a node reports a download's progress."""
 RELAY_AWAY_S: Final = 300.0
-"""A restart of the relay's machine with updates: longer than that, and somebody should look."""
-GONE_LOOKS: Final = 12
-"""Looks at a connected node that does not list the model: one that is just back may be slow."""
+"""Longer than a restart of the relay's machine with updates; then this gives up."""
+MAX_MISSES: Final = 12
+"""How often a connected node may fail to list the model before it counts as removed, since a node
+that has just reconnected may be slow."""
 CONNECTED: Final = ("ready", "draining")
-"""A node's states in which it tells what it serves."""
+"""States of a node in which it reports what it serves."""
 _SETTLED: Final = ("ready", "asleep", "failed", "absent")
 
 
 def follow(
     relay: AdminClient, view: dict[str, Any], line: ProgressLine | None = None
 ) -> dict[str, Any]:
-    """Show how far a deployment is until it is served as wanted, or will not be; how it is then.
+    """Show a deployment's progress until it is settled; return its last state.
 
-    Node and relay may be away for a while: what is wanted is on the node's disk. Raises `WaiError`:
-    the relay stays away, or somebody removed the model.
+    Node and relay may be away for a while, since the node stores what to serve. Raises `WaiError`
+    if the relay stays away, or if somebody removed the model.
     """
     line = line or ProgressLine()
     lost_at: float | None = None
@@ -48,9 +49,9 @@ def follow(
             except TransportError as error:
                 lost_at = time.monotonic() if lost_at is None else lost_at
                 if time.monotonic() - lost_at > RELAY_AWAY_S:
-                    raise TransportError(f"{error}. {_goes_on(view)}") from error
+                    raise TransportError(f"{error}. {_continues_text(view)}") from error
                 line.show(
-                    f"the relay is away; {view['node']} goes on, waiting for the relay",
+                    f"the relay is away; {view['node']} continues; waiting for the relay",
                     "relay away",
                 )
                 continue
@@ -60,7 +61,7 @@ def follow(
                 line.show(state_text(view), view["state"])
             elif found in CONNECTED:
                 missing += 1
-                if missing >= GONE_LOOKS:
+                if missing >= MAX_MISSES:
                     raise RequestError(
                         f"{view['model']} is not deployed on {view['node']} any more"
                     )
@@ -69,7 +70,7 @@ def follow(
                 line.show(f"node {view['node']} is away; waiting for it to come back", "away")
     except KeyboardInterrupt:
         line.end()
-        say(_goes_on(view), sys.stderr)
+        say(_continues_text(view), sys.stderr)
         raise
     finally:
         line.end()
@@ -77,25 +78,25 @@ def follow(
 
 
 def _look(relay: AdminClient, view: dict[str, Any]) -> dict[str, Any] | str:
-    """The deployment as it is now; its node's state where that does not list it."""
+    """Return the deployment's present state, or the node's state if it does not list it."""
     for listed in relay.get("/deployments")["data"]:
         if listed["node"] == view["node"] and listed["model"] == view["model"]:
             return dict(listed)
     return str(relay.get(f"/nodes/{quote(view['node'], safe='')}")["state"])
 
 
-def _goes_on(view: dict[str, Any]) -> str:
-    """For who stops watching before the end."""
-    return f"{view['node']} goes on with {view['model']} by itself; `wai model list` shows how far"
+def _continues_text(view: dict[str, Any]) -> str:
+    """Return the message for when watching stops before the end."""
+    return f"{view['node']} continues with {view['model']}; `wai model list` shows its progress"
 
 
 def settled(view: dict[str, Any]) -> bool:
-    """Whether it stays as it is, unless something happens. Older nodes don't say `changing`."""
+    """Return whether no change is in progress. Older nodes do not report `changing`."""
     return view["state"] in _SETTLED and not view.get("changing")
 
 
 def state_text(view: dict[str, Any]) -> str:
-    """What it does now, in a line."""
+    """Return one line that says what the deployment does now."""
     if view["progress"] is not None:
         return f"{view['state']} {_progress_text(view['progress'], bar)}"
     text = f"{view['state']} {view['model']}"
@@ -103,7 +104,7 @@ def state_text(view: dict[str, Any]) -> str:
 
 
 def note(view: dict[str, Any]) -> str:
-    """What there is to say of it beside its state; mostly nothing."""
+    """Return a note beside the state, usually ""."""
     if view["state"] == "failed":
         return str(view["reason"])
     if view["progress"] is not None:
@@ -111,7 +112,7 @@ def note(view: dict[str, Any]) -> str:
     if view.get("changing"):
         return _change_text(view)
     if view["swap_error"]:
-        return f"the context is as it was: {view['swap_error']}"
+        return f"the context was not changed: {view['swap_error']}"
     return ""
 
 

@@ -1,6 +1,7 @@
-"""Where the daemons' log goes: stderr, one line an event; a service manager keeps it.
+"""Set up the daemons' logging to stderr, one line for each record; a service manager keeps it.
 
-Whatever a message holds of somebody else's, it stays one line, and steers no terminal.
+Messages may contain foreign text, so they are escaped: each stays one line without control
+characters.
 """
 
 from __future__ import annotations
@@ -18,44 +19,46 @@ TRACE_INDENT: Final = "    "
 
 
 def log_to_stderr(level: str, log_format: LogFormat = "text") -> None:
-    """Show everything from `level` on ("debug", "info", "warning", "error"); also once more, in
-    another way."""
+    """Log records of at least `level` ("debug", "info", "warning", "error") to stderr.
+
+    May be called again to change level or format.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(
         JsonFormatter()
         if log_format == "json"
         else TextFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     )
-    # No format here shows them, and finding them out takes 7 µs a line (logging, "Optimization").
+    # No format here shows these, and collecting them takes 7 µs a line (logging, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Each selector, refused header table and question to the hub are of no use to an operator.
+    # These log selectors, header tables and queries to the hub, which are of no use to operators.
     for talkative in ("asyncio", "hpack", "httpx2"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
 
 
 class TextFormatter(logging.Formatter):
-    """Writes a second's date once: the access log has a line for each request."""
+    """Formats lines of text. The date is formatted once a second, since each request is a line."""
 
     _second = 0
     _text = ""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """The message as one line; a traceback follows it, indented."""
+        """Return the message as one line; a traceback follows it, indented."""
         return one_line(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        """The lines of a traceback, none of which looks like a message."""
+        """Return an indented traceback, so that none of its lines looks like a message."""
         return lines(super().formatException(ei), TRACE_INDENT)
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802 - logging's name
-        """As a traceback."""
+        """Return an indented stack, as `formatException` does."""
         return lines(super().formatStack(stack_info), TRACE_INDENT)
 
     def formatTime(  # noqa: N802 - logging's name
         self, record: logging.LogRecord, datefmt: str | None = None
     ) -> str:
-        """As logging's own, with milliseconds."""
+        """Return the time in logging's own format, with milliseconds."""
         second = int(record.created)
         if second != self._second:
             self._text = time.strftime(self.default_time_format, self.converter(record.created))
@@ -64,11 +67,13 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """An object a line: time (RFC 3339), level, logger, message; or, for a record that has fields
-    (the access log), those in the message's place."""
+    """Formats each record as a JSON object: time (RFC 3339), level, logger, and message.
+
+    A record with `fields` (the access log) has those instead of the message.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; an exception's trace is in it as text."""
+        """Return one line; an exception's traceback is a string in it."""
         at = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line: dict[str, object] = {
             "time": at.isoformat(timespec="milliseconds"),

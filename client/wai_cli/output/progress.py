@@ -1,4 +1,4 @@
-"""A line that shows how far something is: redrawn on a terminal, printed now and then elsewhere."""
+"""A progress line: redrawn on a terminal, printed at intervals into a file or pipe."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ class ProgressLine:
         self._shown_at = clock()
 
     def show(self, text: str, step: str = "") -> None:
-        """Show `text` in place of what was there; `step` names what is going on. Off a terminal a
-        line comes with a new step, and every ten seconds within one: a log is read later."""
+        """Replace the line by `text`. `step` names what is in progress.
+
+        Without a terminal a line is printed for each new step, and every ten seconds within it.
+        """
         text = plain(text)
         if text == self._shown:
             return
         if self._terminal:
-            width = shutil.get_terminal_size().columns - 1  # a line that wraps can't be redrawn
+            width = shutil.get_terminal_size().columns - 1  # a wrapped line can't be redrawn
             text = text if len(text) <= width else text[: width - 1] + "…"
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
         else:
@@ -44,14 +46,14 @@ class ProgressLine:
         self._shown = text
 
     def end(self) -> None:
-        """Leave the last line as it is and go on below it."""
+        """Keep the last line, and continue below it."""
         if self._terminal and self._shown:
             print(file=sys.stderr)
         self._shown = ""
 
 
 def bar(done: int, total: int) -> str:
-    """`[#####     ]  42 %`."""
+    """Return a bar such as `[#####     ]  42%`."""
     filled = int(_share(done, total) * BAR_CHARS)
     return f"[{'#' * filled}{' ' * (BAR_CHARS - filled)}] {_share(done, total):4.0%}"
 
@@ -66,7 +68,7 @@ def _share(done: int, total: int) -> float:
 
 
 def size_text(size: float) -> str:
-    """Bytes as people say them: 1.5 GiB."""
+    """Return a size in bytes as text, such as 1.5 GiB."""
     for unit in _UNITS:
         if size < 1024 or unit == _UNITS[-1]:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -75,7 +77,7 @@ def size_text(size: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """A duration as people say it: 45 s, 12 min, 3 h."""
+    """Return a duration as text: 45 s, 12 min, 3.0 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

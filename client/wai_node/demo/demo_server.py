@@ -1,9 +1,9 @@
 """The child process that serves the demo's model: `python -P -m wai_node.demo.demo_server`.
 
-llama.cpp's own HTTP server, from the package xllamacpp. Its parent (`demo.py`) says what to serve,
-and at which unix socket, by environment, where no other user can read it, reads one line once the
-model is loaded, and holds stdin: when that ends this process
-does too, so that it does not outlive a parent that was killed. No part of `wai` imports it.
+It runs llama.cpp's HTTP server, from the package xllamacpp. Its parent (`demo.py`) names the model,
+the key and the unix socket in the environment, which other users can't read, and waits for one line
+on stdout, which says that the model is loaded. The process ends when its stdin does, so that it
+does not outlive a parent that was killed. No part of `wai` imports this module.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import sys
 from typing import Final
 
 CONTEXT_TOKENS_PER_SLOT: Final = 4096  # 92 MiB of KV cache; the model was trained on 8192
-SLOTS: Final = 2  # a chat, and one more so that a second caller does not look like a hang
+SLOTS: Final = 2  # a second slot, so that a second caller need not wait for the first
 PROMPT_CACHE_MIB: Final = 128  # llama.cpp's own default is 8 GiB of RAM, too much for a demo
 
 
 def main() -> None:
-    """Load the model, print `ready URL`, serve until stdin ends."""
+    """Load the model, print `ready`, and serve until stdin ends."""
     try:
         import xllamacpp  # an optional extra, linked against libraries that may be missing
     except ImportError as error:
@@ -40,12 +40,12 @@ def main() -> None:
     except RuntimeError as error:
         sys.exit(f"llama.cpp: {error}")
     print("ready", flush=True)
-    os.dup(1)  # our parent goes by the pipe's end
-    nowhere = os.open(os.devnull, os.O_WRONLY)  # from now on it would print parts of requests
+    os.dup(1)  # keep the pipe open: the parent takes its end for the end of this process
+    nowhere = os.open(os.devnull, os.O_WRONLY)  # llama.cpp would print parts of requests
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)
     sys.stdin.read()
-    # Freeing the model waits for answers in progress; whoever read them is gone.
+    # os._exit, because freeing the model would wait for open answers, whose readers are gone.
     os._exit(0)
 
 

@@ -1,7 +1,8 @@
-"""How models fit this node: by their headers, its hardware now, and what earlier starts taught.
+"""Estimate how models fit this node, from their headers, its hardware, and corrections from
+earlier starts.
 
-It decides nothing and keeps nothing; it downloads no more than a header. The `Supervisor` asks it
-before it takes a model or changes a context.
+The `Supervisor` calls this before it accepts a model or changes a context. This module keeps no
+state, and downloads only the headers of model files.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from .entry import QuantFit, load_for, read_shape
 from .wanted import Wanted, WantedModel
 
 DEFAULT_CONTEXT: Final = 8192  # what a chat needs
-LEAST_DEFAULT_CONTEXT: Final = 2048  # below that nobody is served who did not ask for it
+LEAST_DEFAULT_CONTEXT: Final = 2048  # a smaller context is used only if it is asked for
 DEFAULT_SLOTS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A new model that fits: `gpu_layers` (None on a box without a GPU), and the most it takes."""
+    """How to run a new model that fits: `gpu_layers` is None without a GPU; memory in bytes."""
 
     load: Load
     gpu_layers: int | None
@@ -40,7 +41,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of context that is possible. `beside`: while the old server still runs."""
+    """A possible change of context. `beside`: both servers fit in memory at the same time."""
 
     load: Load
     beside: bool
@@ -48,7 +49,7 @@ class Change:
 
 
 class Appraiser:
-    """Asks the hub and the hardware. `wanted` holds what was learnt of models seen before."""
+    """Combines hub, hardware and the corrections stored in `wanted` into estimates."""
 
     def __init__(self, hub: Hub, hardware: Callable[[], Hardware], wanted: Wanted) -> None:
         self._hub, self._hardware, self._wanted = hub, hardware, wanted
@@ -56,13 +57,13 @@ class Appraiser:
     async def quantisations(
         self, reference: str, context_tokens: int | None, slots: int | None
     ) -> list[QuantFit]:
-        """How each quantisation of `publisher/name[:QUANT]` fits. Raises `WaiError`."""
+        """Return how each quantisation of `publisher/name[:QUANT]` fits. Raises `WaiError`."""
         repo, wanted = parse_reference(reference)
         repository = await self._hub.repository(repo)
         quants = (repository.choose(wanted),) if wanted else repository.quantisations
         if not quants:
             repository.choose(None)  # raises, and says what to do
-        # one header tells for all: quantisations of a repository differ in weights alone
+        # One header is enough: the quantisations of a repository differ in their weights alone.
         shape = await self._shape(repository, quants[0])
         hardware = await anyio.to_thread.run_sync(self._hardware)
         load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
@@ -79,10 +80,11 @@ class Appraiser:
         slots: int | None,
         pending_bytes: int,
     ) -> Placed:
-        """How a new model is to be served; without a wish for its context, with one that fits.
-        Those that are deployed and not loaded yet will take `pending_bytes`.
+        """Return how to serve a new model.
 
-        Raises `WaiError`, also where it does not fit.
+        `context_tokens` None: choose the largest default that fits. `pending_bytes`: memory that
+        deployed models will take which are not loaded yet. Raises `WaiError`, also if the model
+        does not fit.
         """
         shape = await self._shape(repository, quant)
         load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
@@ -94,7 +96,7 @@ class Appraiser:
                 load = load_for(shape, largest, load.slots)
                 found = self._fit(repository.name, shape, quant, load, hardware)
         if found.verdict is FitVerdict.NO:
-            others = f" (beside {pending_bytes >> 20} MiB for those on their way)"
+            others = f" (with {pending_bytes >> 20} MiB kept for models that are not loaded yet)"
             raise RequestError(
                 f"{repository.name}:{quant.name} with {load.context_tokens} tokens in {load.slots} "
                 f"slots does not fit this node{others if pending_bytes else ''}: "
@@ -110,9 +112,9 @@ class Appraiser:
         slots: int,
         served: Wish | None,
     ) -> Change:
-        """Whether `model` can be served with another context; `served` is what runs now.
+        """Return how `model` can be served with another context; `served` is what runs now.
 
-        Raises `RequestError` where it can't, not even with the memory that `served` frees.
+        Raises `RequestError` if it can't, even after the running server has freed its memory.
         """
         shape = await anyio.to_thread.run_sync(read_shape, file)
         load = load_for(shape, context_tokens, slots)
@@ -150,6 +152,6 @@ class Appraiser:
 
 
 def _largest(found: Fit) -> str:
-    """What to ask for instead, where there is something."""
+    """Return a hint that names the largest context that fits, or ""."""
     largest = found.largest_context
     return f"; the largest context here is {largest}" if largest else ""

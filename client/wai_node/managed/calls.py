@@ -1,7 +1,7 @@
-"""What a relay may ask of this node's managed models, and in which words (SPEC section 6).
+"""Answer the relay's CALLs `model.*` (SPEC section 6).
 
-CALLs `model.*` are checked here and handed to the supervisor; what it answers becomes plain maps.
-Every refusal is a `WaiError` that a person at the relay reads.
+The parameters are validated here and given to the supervisor, whose results become plain maps for
+the REPLY. Every refusal is a `WaiError` whose text is shown to the admin.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .supervisor import Supervisor
 EVENT: Final = "deployment"
 
 MAX_REASON_CHARS: Final = 2000
-MAX_REPO_CHARS: Final = 200  # publisher/name; a longer one is none that could be deployed
+MAX_REPO_CHARS: Final = 200  # publisher/name; a longer name can't be deployed
 
 
 class Search(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,13 +49,13 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ListCall(msgspec.Struct, forbid_unknown_fields=True):
-    """`model.list`: what is deployed, or `model` alone."""
+    """`model.list`: all deployments, or that of `model` alone."""
 
     model: str | None = None
 
 
 class Remove(msgspec.Struct, forbid_unknown_fields=True):
-    """`model.remove`: serve `model` no more."""
+    """`model.remove`: stop serving `model` and delete its files."""
 
     model: str
 
@@ -95,10 +95,10 @@ class ModelCalls:
     async def answer(
         self, method: str, params: dict[str, Any], tell: Callable[[str, Any], None]
     ) -> Any:
-        """The value of the REPLY. Raises `WaiError`."""
+        """Carry out a CALL and return the value of its REPLY. Raises `WaiError`."""
         kind = CALLS.get(method)
         if kind is None:
-            raise WaiError(f"this node answers no `{method}`; update it", Fault.ROUTE_REFUSED)
+            raise WaiError(f"this node does not know `{method}`; update it", Fault.ROUTE_REFUSED)
         try:
             asked = msgspec.convert(params, kind)
         except msgspec.ValidationError as error:
@@ -128,7 +128,7 @@ class ModelCalls:
 
 
 def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
-    """A deployment as it goes over the wire."""
+    """Return a deployment as the map that is sent to the relay."""
     progress = status.progress
     return {
         "model": status.alias,

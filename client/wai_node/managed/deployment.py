@@ -1,11 +1,11 @@
-"""One deployed model's life, as a state machine: what to do next, from what happened.
+"""The life of one deployed model, as a sans-I/O state machine.
 
-Sans-I/O: events go in by method, actions come out, time is an argument. It starts no process,
-downloads nothing and writes nothing (`supervisor` does). A running server is known by a number, its
-generation, so that a new one may load while the old one still answers.
+Methods report events and return actions; time is an argument. The machine starts no process, and
+downloads and writes nothing (`keeper` carries out the actions). Each server that is started has a
+number, its generation, so that a new one can load while the old one still answers.
 
     absent → downloading → starting → ready → draining → stopping → absent
-    asleep: unloaded while nobody asks; failed: with a reason, and tried again where that may help
+    asleep: unloaded because it was idle; failed: has a `reason`, and is retried where that may help
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
-START_TRIES: Final = (
-    3  # a first start that fails thrice fails for good: the file or the box is wrong
-)
+START_TRIES: Final = 3  # then it is given up: the file or the machine is the cause
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
-STEADY_S: Final = 300.0  # after so long without a crash, the next one counts as the first
-DRAIN_LIMIT_S: Final = 120.0  # an answer still going on after this is cut: others wait for its end
-BESIDE_DRAIN_LIMIT_S: Final = 600.0  # nobody waits, it costs memory: as long as a node drains
+STEADY_S: Final = 300.0  # after so long without a crash, the count of failures starts again
+DRAIN_LIMIT_S: Final = (
+    120.0  # then answers are cut off, because other requests wait for the new server
+)
+BESIDE_DRAIN_LIMIT_S: Final = (
+    600.0  # nobody waits for the old server, but it takes memory; as long as a node drains
+)
 DOWNLOAD_RETRY_S: Final = 300.0  # after the hub could not be reached at all
-CONTEXT_ROUNDING: Final = 256  # llama-server rounds a slot's context to this, or to the trained one
+CONTEXT_ROUNDING: Final = (
+    256  # llama-server rounds a slot's context up to a multiple, or to the trained one
+)
 
 
 class State(enum.Enum):
-    """Where a deployment is; the value is what a person reads."""
+    """The state of a deployment; the value is what people read."""
 
     ABSENT = "absent"
     DOWNLOADING = "downloading"
@@ -42,10 +46,10 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How a model is to be served. `context_tokens` is per slot; `idle_unload_s` None: never.
+    """The desired way to serve a model.
 
-    `load_limit_s` is how long loading may take before it counts as hung. `gpu_layers` None: a box
-    without a GPU.
+    `context_tokens` is per slot. `idle_unload_s` None: never unload. `load_limit_s`: a server that
+    loads for longer counts as hung. `gpu_layers` None: the node has no GPU.
     """
 
     context_tokens: int
@@ -57,12 +61,12 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class StartDownload:
-    """Bring the files, then call `download_done` or `download_failed`."""
+    """Action: download the files, then call `download_done` or `download_failed`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a server; then `server_ready` or `server_ended`."""
+    """Action: start a server; then call `server_ready` or `server_ended`."""
 
     generation: int
     wish: Wish
@@ -70,21 +74,21 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Stop a server; then `server_ended`."""
+    """Action: stop a server; then call `server_ended`."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """Nothing of it runs any more and it was removed: delete its files."""
+class DeleteFiles:
+    """Action: the deployment was removed and its servers have ended; delete its files."""
 
 
-Action = StartDownload | Launch | Halt | Gone
+Action = StartDownload | Launch | Halt | DeleteFiles
 
 
 class _Goal(enum.Enum):
-    """What is to happen once the serving server has ended."""
+    """What to do once the serving server has ended."""
 
     NOTHING = enum.auto()
     RELAUNCH = enum.auto()
@@ -94,11 +98,11 @@ class _Goal(enum.Enum):
 
 @dataclass(slots=True)
 class Deployment:
-    """The machine. Read `state`, `reason` and `log_tail`; drive it by its methods.
+    """The state machine of one deployment. Every method that returns actions may change `state`.
 
-    `wish` is what is wanted now; `proven` what it was last served with, in an earlier run too: the
-    way back where `wish` does not come up. `swap_error` says why the last change of context was
-    taken back.
+    `wish` is the desired way to serve it. `proven` is the last one that worked, perhaps in an
+    earlier run; it is restored if a server with `wish` does not start. `swap_error` says why the
+    last change of context was reverted.
     """
 
     wish: Wish
@@ -111,7 +115,7 @@ class Deployment:
     context_served: int | None = None
     _generation: int = 0
     _loading: int | None = None
-    _draining: int | None = None  # the one that still answers, and takes nothing new
+    _draining: int | None = None  # the generation that finishes its answers
     _halting: set[int] = field(default_factory=set)
     _goal: _Goal = _Goal.NOTHING
     _in_flight: Counter[int] = field(default_factory=Counter)
@@ -126,7 +130,7 @@ class Deployment:
     # -- what people ask for
 
     def deploy(self) -> list[Action]:
-        """Begin, or begin again after a failure."""
+        """Begin to download and serve, or try again after a failure."""
         if self.state not in (State.ABSENT, State.FAILED):
             return []
         self._failures = 0
@@ -135,9 +139,10 @@ class Deployment:
         return [StartDownload()]
 
     def change(self, wish: Wish, now: float, *, beside: bool) -> list[Action]:
-        """Serve with `wish` from now on: `beside` the old server, or after it was drained.
+        """Change to `wish`, without dropping requests.
 
-        If the new one does not come up, the old wish is served again and `swap_error` says why.
+        `beside`: start the new server while the old one still answers; otherwise drain the old one
+        first. If the new server does not start, the old wish is restored and `swap_error` says why.
         """
         self.swap_error = ""
         served = self.state is State.READY and not self.changing
@@ -146,7 +151,7 @@ class Deployment:
         old, self.wish = self.wish, wish
         if self.serving is None:
             halted: list[Action] = []
-            if self._loading is not None:  # it loads what nobody wants any more
+            if self._loading is not None:  # it loads a wish that has been replaced
                 self._goal = _Goal.RELAUNCH
                 halted = self._halt(self._loading)
                 self._loading = None
@@ -158,16 +163,16 @@ class Deployment:
         return self._drain(_Goal.RELAUNCH, now)
 
     def set_times(self, now: float, *, idle_unload_s: float | None, load_limit_s: float) -> None:
-        """Other times for what is served, which goes on."""
+        """Change these times without a restart of the server."""
         change = functools.partial(replace, idle_unload_s=idle_unload_s, load_limit_s=load_limit_s)
         self.wish = change(self.wish)
         self.proven = change(self.proven) if self.proven is not None else None
         if self._idle_at is not None or self.state is State.READY:
             self._idle_at = None
-            self._rest(now)
+            self._start_idle_timer(now)
 
     def remove(self, now: float) -> list[Action]:
-        """Serve it no more: what is being answered is finished first."""
+        """Stop serving; requests in progress finish first."""
         self._retry_at = self._idle_at = None
         self._goal = _Goal.REMOVE
         actions: list[Action] = []
@@ -185,21 +190,21 @@ class Deployment:
     # -- what happened
 
     def download_done(self, now: float) -> list[Action]:
-        """The files are here, verified."""
+        """Report that the files are present and verified."""
         if self.state is not State.DOWNLOADING:
             return []
         self._downloaded = True
         return self._launch(now)
 
     def download_failed(self, reason: str, now: float, *, may_pass: bool) -> list[Action]:
-        """They can't be had. Unless that `may_pass`, trying again is up to whoever deployed."""
+        """Report a failed download. `may_pass`: try again later without being asked."""
         if self.state is State.DOWNLOADING:
             self._fail(reason, ())
             self._retry_at = now + DOWNLOAD_RETRY_S if may_pass else None
         return []
 
     def server_ready(self, generation: int, context_tokens: int, now: float) -> list[Action]:
-        """A server has loaded and says how much context a slot has."""
+        """Report that a server has loaded, with the context per slot that it provides."""
         if generation != self._loading:
             return []
         wanted = self.wish.context_tokens
@@ -213,7 +218,7 @@ class Deployment:
         self.proven = self.wish
         self._ready_since = now
         self._enter(State.READY)
-        self._rest(now)
+        self._start_idle_timer(now)
         if old is None:
             return []
         return self._begin_drain(old, now)
@@ -221,7 +226,7 @@ class Deployment:
     def server_ended(
         self, generation: int, reason: str, log_tail: tuple[str, ...], now: float
     ) -> list[Action]:
-        """A server's process is gone, whether it was told to or not."""
+        """Report that a server's process has ended, whether on request or by itself."""
         self._in_flight.pop(generation, None)
         asked = generation in self._halting
         self._halting.discard(generation)
@@ -239,7 +244,7 @@ class Deployment:
         return []
 
     def lease(self, now: float) -> tuple[int | None, list[Action]]:
-        """A request came: the generation that takes it, or None (wait, after the actions)."""
+        """Report a request. Return the generation that takes it, or None if it has to wait."""
         self._idle_at = None
         if self.state is State.ASLEEP:
             return None, self._launch(now)
@@ -249,37 +254,37 @@ class Deployment:
         return self.serving, []
 
     def release(self, generation: int, now: float) -> list[Action]:
-        """A leased request is over."""
+        """Report the end of a request that `lease` assigned to `generation`."""
         if self._in_flight[generation] > 0:
             self._in_flight[generation] -= 1
         if self._in_flight[generation]:
             return []
         if generation == self._draining:
             return self._end_drain()
-        self._rest(now)
+        self._start_idle_timer(now)
         return []
 
     @property
     def changing(self) -> bool:
-        """Whether it is on its way to `wish` from another that it served with."""
+        """Whether a change from another wish to `wish` is in progress."""
         return self._goal is _Goal.RELAUNCH or (
             self.serving is not None and self._loading is not None
         )
 
     @property
     def in_flight(self) -> int:
-        """Requests under way, on all generations."""
+        """The number of requests in progress, on all generations."""
         return self._in_flight.total()
 
     # -- time
 
     def next_deadline(self) -> float | None:
-        """When `handle_timeout` is due next, or None."""
+        """Return the time at which `handle_timeout` is due, or None."""
         times = (self._load_deadline, self._drain_deadline, self._retry_at, self._idle_at)
         return min((t for t in times if t is not None), default=None)
 
     def handle_timeout(self, now: float) -> list[Action]:
-        """Do what is due at `now`."""
+        """Handle every deadline that has passed at `now`."""
         actions: list[Action] = []
         if _due(self._load_deadline, now) and self._loading is not None:
             generation, self._loading, self._load_deadline = self._loading, None, None
@@ -297,7 +302,7 @@ class Deployment:
             if not self._downloaded:
                 self._enter(State.DOWNLOADING)
                 actions.append(StartDownload())
-            elif self._halting:  # the last one still holds its memory
+            elif self._halting:  # the last server still holds its memory
                 self._retry_at = now + BACKOFF_FIRST_S
             elif self._loading is None and self.serving is None:
                 actions += self._launch(now)
@@ -317,7 +322,7 @@ class Deployment:
             self.reason, self.log_tail = "", ()
 
     def _launch(self, now: float) -> list[Action]:
-        """Start the next generation; one that loads already is replaced."""
+        """Start the next generation; it replaces one that is still loading."""
         actions = self._halt(self._loading) if self._loading is not None else []
         self._generation += 1
         self._loading = self._generation
@@ -341,7 +346,7 @@ class Deployment:
         return self._begin_drain(self.serving, now)
 
     def _begin_drain(self, generation: int, now: float) -> list[Action]:
-        """`generation` takes nothing new; one that drained before it has had its time."""
+        """Give `generation` no new requests; stop an older one that is still draining."""
         actions: list[Action] = []
         if self._draining not in (None, generation):
             actions = self._end_drain()
@@ -350,7 +355,7 @@ class Deployment:
         return actions if self._in_flight[generation] else actions + self._end_drain()
 
     def _end_drain(self) -> list[Action]:
-        """The draining server has nothing left to answer, or took too long."""
+        """Stop the draining server: it has answered everything, or took too long."""
         self._drain_deadline = None
         if self._draining is None:
             return []
@@ -359,12 +364,12 @@ class Deployment:
         return self._halt(self._draining)
 
     def _finish(self, now: float) -> list[Action]:
-        """Nothing runs any more: go where it was to go."""
+        """Continue with the goal, now that no server runs."""
         goal, self._goal = self._goal, _Goal.NOTHING
         match goal:
             case _Goal.REMOVE:
                 self._enter(State.ABSENT)
-                return [Gone()]
+                return [DeleteFiles()]
             case _Goal.RELAUNCH:
                 return self._launch(now)
             case _Goal.SLEEP:
@@ -376,19 +381,19 @@ class Deployment:
                 assert_never(goal)
 
     def _start_failed(self, reason: str, log_tail: tuple[str, ...], now: float) -> list[Action]:
-        """A server did not come up: back to what was served before, or again, or not at all."""
+        """Handle a failed start: restore the proven wish, try again, or fail."""
         if self._goal is _Goal.REMOVE:
             return self._finish(now) if not self._halting and self.serving is None else []
         before = self.proven
         went_back = before is not None and before != self.wish
         if before is not None and went_back:
-            self.swap_error = f"{reason}; it is served as before"
+            self.swap_error = f"{reason}; the model is served as before"
             self.wish = before
         if self.serving is not None:
-            self.swap_error = self.swap_error or f"{reason}; it is served as before"
+            self.swap_error = self.swap_error or f"{reason}; the model is served as before"
             return []
         if went_back:
-            if self._halting:  # its memory is needed: wait for it to end
+            if self._halting:  # wait for the old server to end, because its memory is needed
                 self._goal = _Goal.RELAUNCH
                 return []
             return self._launch(now)
@@ -403,7 +408,7 @@ class Deployment:
             self._failures = 0
         self._failures += 1
         self._idle_at = None
-        if self._loading is not None:  # a new context is on its way already
+        if self._loading is not None:  # a server with the new context is loading already
             self._enter(State.STARTING)
             return []
         self._fail(reason, log_tail)
@@ -413,8 +418,8 @@ class Deployment:
     def _fail(self, reason: str, log_tail: tuple[str, ...]) -> None:
         self.state, self.reason, self.log_tail = State.FAILED, reason, log_tail
 
-    def _rest(self, now: float) -> None:
-        """With nothing in flight, count towards unloading."""
+    def _start_idle_timer(self, now: float) -> None:
+        """Start the time until unloading, if no request is in progress."""
         if self.wish.idle_unload_s is not None and self.serving and not self.in_flight:
             self._idle_at = now + self.wish.idle_unload_s
 

@@ -1,6 +1,6 @@
-"""All that is deployed on this node: the entries by alias, and what is written down of them.
+"""All deployments of this node: the entries by alias, and their records on the disk.
 
-What a relay asks and what the servers teach change both; `changing` keeps such changes apart.
+The relay's CALLs and the servers' logs change both; the lock `changing` serialises such changes.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ log = logging.getLogger("wai.node.managed")
 
 
 class Deployments:
-    """The entries, also of what is just being removed. `wanted` is their wish on the disk."""
+    """The entries, including those that are being removed. `wanted` stores them on the disk."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
-        self.changing = anyio.Lock()  # one change of the wanted state at a time
+        self.changing = anyio.Lock()  # held during a change of the wanted state
         self._entries: dict[str, DeploymentEntry] = {}
 
     def __iter__(self) -> Iterator[DeploymentEntry]:
         return iter(self._entries.values())
 
     def find(self, alias: str) -> DeploymentEntry | None:
-        """The entry, also one that is just being removed."""
+        """Return the entry, even if it is being removed; None if there is none."""
         return self._entries.get(alias)
 
     def get(self, alias: str) -> DeploymentEntry:
-        """The entry of what is deployed. Raises `RequestError` where nothing is."""
+        """Return the entry of a deployed model. Raises `RequestError` if it is not deployed."""
         entry = self._entries.get(alias)
         if entry is None or entry.removed:
             names = ", ".join(self._entries) or "nothing"
@@ -46,20 +46,20 @@ class Deployments:
         return entry
 
     def add(self, entry: DeploymentEntry) -> None:
-        """One more, or the same alias anew."""
+        """Add an entry, or replace that of the same alias."""
         self._entries[entry.model.alias] = entry
 
     def forget(self, entry: DeploymentEntry) -> None:
-        """Nothing of it runs or is on the disk any more."""
+        """Drop an entry whose servers have ended and whose files are deleted."""
         if self._entries.get(entry.model.alias) is entry:
             del self._entries[entry.model.alias]
 
     def pending_bytes(self) -> int:
-        """The memory that those on their way are about to take."""
+        """Return the memory that deployments will take which are not loaded yet."""
         return sum(map(pending_bytes, self._entries.values()))
 
     async def keep(self, entry: DeploymentEntry) -> None:
-        """Write down what is known of a model by now. A full disk costs the knowledge, no more."""
+        """Store what was learned about a model. An error of the disk is only logged."""
         async with self.changing:
             if entry.removed or entry.model.alias not in self.wanted.models:
                 return
@@ -69,7 +69,7 @@ class Deployments:
                 log.warning("%s", error)
 
     async def deleted(self, model: WantedModel) -> None:
-        """Write down that nothing is left of a model that was removed."""
+        """Store that the files of a removed model are deleted."""
         async with self.changing:
             try:
                 await anyio.to_thread.run_sync(self.wanted.deleted, model.alias)

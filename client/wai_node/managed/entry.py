@@ -1,4 +1,4 @@
-"""One deployed model while the node runs: its machine, its servers, and how others see it."""
+"""One deployed model while the node runs: its state machine, its servers, its public status."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .wanted import WantedModel
 log = logging.getLogger("wai.node.managed")
 
 LOAD_BASE_S: Final = 120.0
-LOAD_BYTES_PER_S: Final = 20 << 20  # a slow disk over USB; slower than that has hung
+LOAD_BYTES_PER_S: Final = 20 << 20  # a slow USB disk; a server that loads slower is taken to hang
 
 
 @dataclass(frozen=True, slots=True)
 class ServerAccess:
-    """Where a ready model answers, with which key, and which generation it is."""
+    """The URL of a server that is ready, its inference key, and its generation."""
 
     url: str
     key: str = field(repr=False)
@@ -37,7 +37,7 @@ class ServerAccess:
 
 @dataclass(frozen=True, slots=True)
 class QuantFit:
-    """One quantisation of a repository, held against this node."""
+    """One quantisation of a repository, and how it fits this node."""
 
     quant: str
     size_bytes: int
@@ -46,7 +46,7 @@ class QuantFit:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentStatus:
-    """One deployed model, as `list` shows it. `changing`: a change of its context goes on."""
+    """One deployed model, as `list` shows it. `changing`: a change of context is in progress."""
 
     alias: str
     state: State
@@ -64,7 +64,7 @@ class DeploymentStatus:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentEvent:
-    """Something to tell: `name` is "progress" or "state"."""
+    """A change of a deployment; `name` is "progress" or "state"."""
 
     name: str
     status: DeploymentStatus
@@ -72,7 +72,7 @@ class DeploymentEvent:
 
 @dataclass(slots=True)
 class DeploymentEntry:
-    """A deployed model with all that belongs to it while the node runs."""
+    """A deployed model with its state machine and its running servers."""
 
     model: WantedModel
     machine: Deployment
@@ -81,15 +81,15 @@ class DeploymentEntry:
     download: anyio.CancelScope | None = None
     changed: anyio.Event = field(default_factory=anyio.Event)
     needs_bytes: int = 0
-    """What it will take, as far as this run knows; `pending_bytes` counts it until it is loaded."""
+    """Estimated memory; 0 if not estimated in this run. `pending_bytes` counts it until loaded."""
     logged: tuple[object, ...] = ()
     logged_swap: str = ""
-    removed: bool = False  # asked for; `gone` once nothing of it runs
+    removed: bool = False  # removal was asked for; `gone` once its servers have ended
     gone: bool = False
 
 
 def read_shape(path: Path) -> ModelShape:
-    """The shape of a GGUF on the disk. Raises `RequestError` where it can't be read."""
+    """Read the shape of a GGUF file. Raises `RequestError` if it can't be read."""
     reader = HeaderReader()
     try:
         with path.open("rb") as file:
@@ -106,12 +106,12 @@ def read_shape(path: Path) -> ModelShape:
 
 
 def load_for(shape: ModelShape, context_tokens: int, slots: int) -> Load:
-    """A load within what the model was trained for."""
+    """Return a load with at most the context that the model was trained for."""
     return Load(min(context_tokens, shape.context_trained), slots)
 
 
 def wish_of(model: WantedModel, load_timeout_s: float | None = None) -> Wish:
-    """What is wanted of the machine; loading may take longer the larger the files are."""
+    """Return the wish of a stored model; the limit for loading grows with the files' size."""
     return Wish(
         context_tokens=model.context_tokens,
         slots=model.slots,
@@ -122,7 +122,7 @@ def wish_of(model: WantedModel, load_timeout_s: float | None = None) -> Wish:
 
 
 def machine_for(model: WantedModel, load_timeout_s: float | None = None) -> Deployment:
-    """The machine of a model that this or an earlier run began to serve."""
+    """Return the state machine of a model that this or an earlier run deployed."""
     proven = None
     if model.proven is not None:
         context_tokens, slots = model.proven
@@ -131,8 +131,8 @@ def machine_for(model: WantedModel, load_timeout_s: float | None = None) -> Depl
     return Deployment(wish_of(model, load_timeout_s), proven)
 
 
-def listed(repository: Repository, quant: Quantisation) -> dict[str, Any]:
-    """The fields of a `WantedModel` that are the hub's to say."""
+def hub_fields(repository: Repository, quant: Quantisation) -> dict[str, Any]:
+    """Return the fields of a `WantedModel` that come from the hub."""
     return {
         "commit": repository.commit,
         "paths": tuple(file.path for file in quant.files),
@@ -142,13 +142,13 @@ def listed(repository: Repository, quant: Quantisation) -> dict[str, Any]:
 
 
 def files_of(model: WantedModel) -> list[RemoteFile]:
-    """The model's files, as the hub listed them."""
+    """Return the model's files as the hub listed them."""
     rows = zip(model.paths, model.sizes, model.sha256, strict=True)
     return [RemoteFile(path, size, sha256) for path, size, sha256 in rows]
 
 
 def endpoint_of(entry: DeploymentEntry, generation: int | None) -> ServerAccess | None:
-    """Where a generation answers; None once it has ended."""
+    """Return the endpoint of a generation; None once it has ended."""
     runner = entry.runners.get(generation) if generation is not None else None
     if runner is None or runner.url is None or generation is None:
         return None
@@ -156,13 +156,13 @@ def endpoint_of(entry: DeploymentEntry, generation: int | None) -> ServerAccess 
 
 
 def pending_bytes(entry: DeploymentEntry) -> int:
-    """The memory that it is about to take."""
+    """Return the memory that the entry will take; 0 once it is loaded."""
     coming = entry.machine.state in (State.DOWNLOADING, State.STARTING)
     return entry.needs_bytes if coming and not entry.removed else 0
 
 
 def log_change(entry: DeploymentEntry) -> None:
-    """A line in the node's log where its owner would want to know: what is served, what failed."""
+    """Log changes of state that the node's owner wants to know: ready, failed, downloading, …"""
     machine, alias = entry.machine, entry.model.alias
     now = machine.state, machine.reason, machine.context_served, machine.wish.slots
     if now != entry.logged:
@@ -174,17 +174,17 @@ def log_change(entry: DeploymentEntry) -> None:
                 served = machine.wish.slots, machine.context_served
                 log.info("%s is ready: %d slots of %d tokens", alias, *served)
             case State.DOWNLOADING:
-                log.info("%s: what is missing of its files is downloaded", alias)
+                log.info("%s: downloading missing files", alias)
             case state:
                 log.info("%s is %s", alias, state.value)
     if machine.swap_error != entry.logged_swap:
         entry.logged_swap = machine.swap_error
         if machine.swap_error:
-            log.warning("%s: the context is as it was: %s", alias, machine.swap_error)
+            log.warning("%s: the context was not changed: %s", alias, machine.swap_error)
 
 
 def status_of(entry: DeploymentEntry) -> DeploymentStatus:
-    """The entry as others see it."""
+    """Return the public status of an entry."""
     machine = entry.machine
     return DeploymentStatus(
         alias=entry.model.alias,

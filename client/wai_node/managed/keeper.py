@@ -1,8 +1,7 @@
-"""Keeps each deployment going: the shell around the `Deployment` machines.
+"""The I/O around the `Deployment` state machines: carry out their actions and keep their time.
 
-It carries out their actions (download, launch, halt, delete) and times them. It owns every task and
-process, and decides nothing: what is to be served comes from the `Supervisor`, what is to be done
-from the machines.
+The actions are to download, start or stop a server, and delete files. The keeper owns every task
+and process. It decides nothing: the `Supervisor` says what to serve, the machines what to do.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from wai_node.models.hub import Hub
 from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 
-from .deployment import Action, Gone, Halt, Launch, StartDownload, Wish
+from .deployment import Action, DeleteFiles, Halt, Launch, StartDownload, Wish
 from .deployments import Deployments
 from .entry import (
     DeploymentEntry,
@@ -47,9 +46,9 @@ SHOWN_LOG_LINES: Final = 12
 
 
 class Keeper:
-    """Runs what the entries of `deployments` need; progress and changes go to `on_event`.
+    """Runs the servers and downloads of `deployments`; reports progress and changes to `on_event`.
 
-    `new_key` makes the key that one start of a server demands.
+    `new_key` returns a new inference key, one for each start of a server.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Keeper:
             await anyio.sleep_forever()
 
     def add(self, model: WantedModel, needs_bytes: int = 0) -> None:
-        """Begin to serve `model`, which is written down already."""
+        """Begin to serve `model`, which is stored already; `needs_bytes` is estimated."""
         machine = machine_for(model, self._settings.load_timeout_s)
         entry = DeploymentEntry(model, machine, needs_bytes=needs_bytes)
         self._deployments.add(entry)
@@ -98,7 +97,7 @@ class Keeper:
         self._group.start_soon(self._parts.keep, f"deployment {model.alias}", keep_time)
 
     def apply(self, entry: DeploymentEntry, actions: list[Action]) -> None:
-        """Do what the entry's machine asks, and tell that it may have changed."""
+        """Carry out the actions of the entry's machine, and report its possible change."""
         for action in actions:
             match action:
                 case StartDownload():
@@ -109,7 +108,7 @@ class Keeper:
                     self._start(entry, self._serve, entry, runner, generation, wish)
                 case Halt(generation):
                     entry.runners[generation].halt()
-                case Gone():
+                case DeleteFiles():
                     entry.gone = True
                     self._start(entry, self._delete, entry)
                 case _:
@@ -121,7 +120,7 @@ class Keeper:
             slots=wish.slots,
             gpu_layers=wish.gpu_layers,
         )
-        if served != entry.model:  # a swap was taken back: so is what is wanted
+        if served != entry.model:  # a swap was reverted: store what is served now
             entry.model = served
             self._start(entry, self._deployments.keep, entry)
         waiting, entry.changed = entry.changed, anyio.Event()
@@ -136,8 +135,10 @@ class Keeper:
         return self._tasks
 
     def check_running(self) -> None:
-        """Raise `NodeUnavailable` while the list of deployments could not be read: a change would
-        overwrite it."""
+        """Raise `NodeUnavailable` if the list of deployments could not be read.
+
+        A change would overwrite that list.
+        """
         if self._tasks is None:
             raise NodeUnavailable(
                 "this node could not bring its managed models back; its log says why", Fault.STORAGE
@@ -154,14 +155,14 @@ class Keeper:
         work: Callable[..., Awaitable[None]],
         arguments: tuple[Any, ...],
     ) -> None:
-        """Do one deployment's work. What it raises ends no other deployment's."""
+        """Run one deployment's work; log its exception, so that other deployments continue."""
         try:
             await work(*arguments)
         except Exception:
             log.exception("a task for the deployment %s failed", entry.model.alias)
 
     async def _keep_time(self, entry: DeploymentEntry) -> None:
-        """Call the machine when it asked to be called; one task for each deployment."""
+        """Call the machine at its deadlines; one task for each deployment."""
         while not entry.gone:
             changed, deadline = entry.changed, entry.machine.next_deadline()
             if deadline is None:
@@ -199,7 +200,7 @@ class Keeper:
                 actions = entry.machine.download_failed(str(error), self._now(), may_pass=may_pass)
             except Exception:
                 log.exception("the download of %s failed", model.alias)
-                reason = "the download ended by a fault of the node's; its log says which"
+                reason = "the download failed because of a fault in the node; see the node's log"
                 actions = entry.machine.download_failed(reason, self._now(), may_pass=False)
             else:
                 actions = entry.machine.download_done(self._now())
@@ -209,7 +210,7 @@ class Keeper:
     async def _serve(
         self, entry: DeploymentEntry, runner: Runner, generation: int, wish: Wish
     ) -> None:
-        """One server from start to end, told to the machine."""
+        """Run one server from start to end, and report both to the machine."""
 
         def on_ready(context_tokens: int) -> None:
             actions = entry.machine.server_ready(generation, context_tokens, self._now())
@@ -227,7 +228,7 @@ class Keeper:
         self.apply(entry, actions)
 
     async def _learn(self, entry: DeploymentEntry, runner: Runner, wish: Wish) -> None:
-        """Keep how far the estimate was from what the server took."""
+        """Store how far the estimate was from what the server took."""
         model = replace(entry.model, proven=(wish.context_tokens, wish.slots))
         try:
             shape = await anyio.to_thread.run_sync(read_shape, self._places.file(model))

@@ -1,4 +1,7 @@
-"""A lease: what a request holds of a deployed model. It counts for draining and idling."""
+"""Leases: a request holds one while it uses a deployed model.
+
+A model with leases is not idle, and a server that drains waits for their end.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,11 @@ async def leased(
     now: Callable[[], float],
     limit_s: float,
 ) -> AsyncIterator[ServerAccess]:
-    """Where to send a request; held until the answer is over. `apply` does what the machine asks.
+    """Hold a lease, and yield the endpoint to send the request to.
 
-    Waits while the model loads, wakes it when it was unloaded. Raises `NodeUnavailable` when it
-    failed, was removed, or is not ready within `limit_s`.
+    Waits while the model loads, and loads it if it was unloaded. `apply` carries out the machine's
+    actions. Raises `NodeUnavailable` if the model failed, was removed, or is not ready within
+    `limit_s` seconds.
     """
     generation = await _wait(entry, apply, now, limit_s)
     try:
@@ -41,7 +45,7 @@ async def _wait(
     now: Callable[[], float],
     limit_s: float,
 ) -> int:
-    """The generation that was leased, once there is one that takes requests."""
+    """Wait for a generation that takes requests; return it, leased."""
     alias = entry.model.alias
     try:
         with anyio.fail_after(limit_s):

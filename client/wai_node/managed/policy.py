@@ -1,4 +1,4 @@
-"""What this node lets others deploy on it, and where that may lie. Pure: it touches no disk."""
+"""What this node's owner lets admins deploy, and where files are stored. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .wanted import WantedModel
 
 @dataclass(frozen=True, slots=True)
 class ManagedSettings:
-    """How a node's owner set it up.
+    """The owner's settings for managed models.
 
-    `folder` holds the wanted state and logs, `models_folder` the files. `server` is a configured
-    llama-server; `extra_flags` are added to its own. `allowed_publishers` None: any.
-    `disk_quota_bytes` None: what the disk has, less `kept_free_bytes`. `load_timeout_s` None: by
-    the size of the model.
+    `folder` holds the wanted state and the logs, `models_folder` the model files. `server` is the
+    configured llama-server, and `extra_flags` are added to its arguments. `allowed_publishers`
+    None: any. `disk_quota_bytes` None: the whole disk except `kept_free_bytes`. `load_timeout_s`
+    None: computed from the model's size.
     """
 
     folder: Path
@@ -34,11 +34,11 @@ class ManagedSettings:
 
     @property
     def sockets_folder(self) -> Path:
-        """Where its servers listen; for this user alone."""
+        """The folder of the servers' unix sockets, private to this user."""
         return self.folder / "run"
 
     def check_allowed(self) -> None:
-        """Raise `AuthError` where this node is its owner's alone to change."""
+        """Raise `AuthError` if the owner allows no deployments."""
         if not self.allow_deploy:
             raise AuthError(
                 "this node takes no deployments (it was joined with --no-deploy); its owner can "
@@ -47,7 +47,7 @@ class ManagedSettings:
             )
 
     def check_publisher(self, repo: str) -> None:
-        """Raise `AuthError` where `repo` is not by an allowed publisher."""
+        """Raise `AuthError` if the publisher of `repo` is not allowed."""
         allowed = self.allowed_publishers
         publisher = repo.split("/", 1)[0]
         if allowed is not None and publisher.lower() not in {name.lower() for name in allowed}:
@@ -58,7 +58,7 @@ class ManagedSettings:
             )
 
     def check_quota(self, models: Iterable[WantedModel], size_bytes: int) -> None:
-        """Raise `StoreError` where `size_bytes` more exceed the quota."""
+        """Raise `StoreError` if `size_bytes` more would exceed the quota."""
         if self.disk_quota_bytes is None:
             return
         used = sum(model.size_bytes for model in models)

@@ -1,6 +1,6 @@
-"""Answers made to fit a REPLY: a frame holds 256 KiB, and a log does not stop there. Pure.
+"""Shorten answers until they fit a REPLY, since a frame holds at most 256 KiB. Pure.
 
-What is left out is the least wanted: the oldest lines, the last rows, the log lines in a list.
+What is least useful is left out: the oldest log lines, the last rows, the log lines of a list.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any, Final
 from wai_protocol.frames import pack
 from wai_protocol.limits import MAX_FRAME_BYTES
 
-REPLY_BYTES: Final = MAX_FRAME_BYTES - 1024  # the frame's own fields, and the array's head
-SHORT_CHARS: Final = 300  # of a reason in a list that is too long: 64 of them fit whatever they say
+REPLY_BYTES: Final = MAX_FRAME_BYTES - 1024  # room for the frame's other fields
+SHORT_CHARS: Final = 300  # for each reason in a list that is too long; 64 of them always fit
 
 
 def newest_lines(lines: Sequence[str], limit_bytes: int = REPLY_BYTES) -> list[str]:
-    """The last `lines` that fit. Where some do not, the first line says how many."""
+    """Return the last `lines` that fit; if some are left out, the first line says how many."""
     size = 0
     for kept, line in enumerate(reversed(lines)):
         size += _size(line)
-        if size > limit_bytes - 200:  # room for the line that says so
+        if size > limit_bytes - 200:  # room for the note
             left_out = len(lines) - kept
             note = f"({left_out} older lines are left out: an answer holds no more)"
             return [note, *lines[left_out:]]
@@ -28,7 +28,7 @@ def newest_lines(lines: Sequence[str], limit_bytes: int = REPLY_BYTES) -> list[s
 
 
 def first_rows(rows: Sequence[Any], limit_bytes: int = REPLY_BYTES) -> list[Any]:
-    """The first `rows` that fit: they come best first."""
+    """Return the first `rows` that fit; rows are ordered best first."""
     size = 0
     for count, row in enumerate(rows):
         size += _size(row)
@@ -40,7 +40,7 @@ def first_rows(rows: Sequence[Any], limit_bytes: int = REPLY_BYTES) -> list[Any]
 def shortened(
     deployments: Sequence[dict[str, Any]], limit_bytes: int = REPLY_BYTES
 ) -> list[dict[str, Any]]:
-    """All `deployments`; where they do not fit, without log lines and with short reasons."""
+    """Return all `deployments`; if they do not fit, without log lines and with short reasons."""
     if sum(map(_size, deployments)) <= limit_bytes:
         return list(deployments)
     return [

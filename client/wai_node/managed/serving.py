@@ -1,8 +1,8 @@
-"""Managed models among the node's upstreams: each deployed one is an upstream like any other.
+"""Present each deployed model to the node as an upstream like any other.
 
-Where it answers changes (a context swap, a restart, a wake-up), so a request asks for a lease, and
-waits with it for a server that is just coming up. What is deployed is the supervisor's business;
-this module follows its events.
+The server of a model changes (context swap, restart, loading after an idle time), so each request
+takes a lease, and waits with it for a server that is loading. This module follows the events of the
+supervisor, which decides what is deployed.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from .entry import DeploymentEvent, DeploymentStatus, ServerAccess
 from .supervisor import Supervisor
 
 _AWAKE_SOON: Final = frozenset({State.READY, State.ASLEEP})
-"""States in which a request is welcome: it is answered now, or as soon as the model is loaded."""
+"""States in which requests are accepted: answered now, or as soon as the model is loaded."""
 
 _SWAPPING: Final = frozenset({State.STARTING, State.DRAINING, State.STOPPING})
-"""The same, for one that has served before: its context is being swapped, or it crashed once."""
+"""Also accepted in these, if the model served before: its context is changed, or it restarts."""
 
 
 _log = logging.getLogger("wai.node.managed")
 
 
 class ManagedUpstream(Upstream):
-    """One deployed model. Each of its servers has a key of its own, which goes with the lease."""
+    """The upstream of one deployed model. A lease names the server and its key."""
 
     kind: ClassVar[str] = LlamaServerUpstream.kind
     apis = LlamaServerUpstream.apis
@@ -53,17 +53,17 @@ class ManagedUpstream(Upstream):
 
     @property
     def name(self) -> str:
-        """As STATUS shows it."""
+        """The upstream's name in STATUS."""
         return f"{self.kind}@managed/{self.alias}"[:256]
 
     async def probe(self) -> Probe:
-        """What its server says; without one, what is wanted of it."""
+        """Return what the server says of itself, or, while none runs, what is wanted of it."""
         endpoint = self._supervisor.serving().get(self.alias)
         if endpoint is not None:
             self._has_served = True
             told = await self._server(endpoint).probe()
             models = tuple(replace(m, id=self.alias, upstream=self.name) for m in told.models[:1])
-            await self._tidy()
+            await self._close_unused_servers()
             counters = told.counters
             if counters is not None:
                 counters = counters._replace(server=endpoint.url)
@@ -81,7 +81,7 @@ class ManagedUpstream(Upstream):
         )
 
     def lease(self, ready: Ready, failed: Callable[[WaiError], None]) -> Callable[[], None]:
-        """See `Upstream`. Wakes the model if it sleeps, and waits while it loads."""
+        """Take a lease, as `Upstream.lease` says; loads the model if it was unloaded."""
         over = asyncio.Event()
         task = asyncio.get_running_loop().create_task(self._hold(over, ready, failed))
         self._tasks.add(task)
@@ -116,8 +116,8 @@ class ManagedUpstream(Upstream):
             server = self._servers[endpoint.url] = LlamaServerUpstream(endpoint.url, endpoint.key)
         return server
 
-    async def _tidy(self) -> None:
-        """Let go of servers that are gone and that nobody uses."""
+    async def _close_unused_servers(self) -> None:
+        """Close the connections to servers that have ended and that no request uses."""
         serving = self._supervisor.serving().get(self.alias)
         for url in [url for url in self._servers if serving is None or url != serving.url]:
             if not self._leases.get(url):
@@ -125,7 +125,7 @@ class ManagedUpstream(Upstream):
                 await self._servers.pop(url).aclose()
 
     async def aclose(self) -> None:
-        """Give every lease back and close every connection."""
+        """Release every lease and close every connection."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -135,7 +135,7 @@ class ManagedUpstream(Upstream):
 
 
 class ManagedModels:
-    """Keeps the node's upstreams in step with what is deployed. `on_event` is the supervisor's."""
+    """Adds and removes upstreams as models are deployed and removed."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -143,7 +143,7 @@ class ManagedModels:
         self._removing: set[asyncio.Task[None]] = set()
 
     def on_event(self, supervisor: Supervisor, event: DeploymentEvent) -> None:
-        """A deployment changed."""
+        """Handle an event of the supervisor."""
         if event.name != "state":
             return
         alias = event.status.alias

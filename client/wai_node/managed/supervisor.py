@@ -1,8 +1,8 @@
-"""The managed models of a node, as others ask for them: deploy, change, remove, send a request.
+"""The interface to a node's managed models: deploy, change, remove, and lease for a request.
 
-The async methods are what a relay may ask for: what is wanted is checked, written down and given to
-the `Keeper`, which carries it out; progress and changes of state go to `on_event`. What a request
-needs is a `lease`. It knows nothing of sessions and frames.
+The async methods check what a relay asks for, store it, and give it to the `Keeper`, which carries
+it out; progress and changes of state are reported to `on_event`. A request uses `lease`. This
+module knows nothing of sessions and frames.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .entry import (
     QuantFit,
     ServerAccess,
     endpoint_of,
-    listed,
+    hub_fields,
     status_of,
     wish_of,
 )
@@ -46,16 +46,16 @@ from .server.model_paths import ModelPaths
 from .wanted import Wanted, WantedModel
 
 LEASE_LIMIT_S: Final = 600.0  # as long as the relay waits for a first byte
-MIN_IDLE_S, MAX_IDLE_S = 1.0, 1e9  # sooner, and it is unloaded before its first request comes
+MIN_IDLE_S, MAX_IDLE_S = 1.0, 1e9  # with less, a model could be unloaded before its first request
 MAX_LOG_LINES: Final = 1000
 _NAME: Final = re.compile(r"[\w.-]{1,96}")
 
 
 class Supervisor:
-    """All managed models of a node. `run` owns every task and process; the rest asks it.
+    """All managed models of a node. The other methods need a running `run`.
 
-    `new_key` makes the key that one start of a server demands; `hardware` and `now` are inputs for
-    tests. `parts` tells which deployments' timing has failed.
+    `new_key` returns a new inference key, one for each start of a server. Tests replace
+    `hardware` and `now`. `parts` reports the deployments whose timing has failed.
     """
 
     def __init__(
@@ -93,15 +93,17 @@ class Supervisor:
     # -- what may be asked for
 
     async def search(self, query: str, limit: int = 20) -> list[FoundModel]:
-        """GGUF models on the hub, asked with this node's token. Raises `WaiError`."""
+        """Search the hub for GGUF models, with this node's token. Raises `WaiError`."""
         self.settings.check_allowed()
         return await self.hub.search(query, limit)
 
     async def fit(
         self, reference: str, context_tokens: int | None = None, slots: int | None = None
     ) -> list[QuantFit]:
-        """How each quantisation of `publisher/name[:QUANT]` fits this node, which asks the hub with
-        its own token. Raises `WaiError`."""
+        """Return how each quantisation of `publisher/name[:QUANT]` fits this node.
+
+        The hub is asked with this node's token. Raises `WaiError`.
+        """
         self.settings.check_allowed()
         self.settings.check_publisher(parse_reference(reference)[0])
         return await self._appraiser.quantisations(reference, context_tokens, slots)
@@ -113,15 +115,17 @@ class Supervisor:
         slots: int | None = None,
         idle_unload_s: float | None = None,
     ) -> str:
-        """Serve `publisher/name[:QUANT]` from now on; returns its alias at once, while it is
-        being downloaded. One that is deployed already is changed, or begun again if it failed.
+        """Begin to serve `publisher/name[:QUANT]`; return its alias at once, before the download.
 
-        Raises `WaiError`: not allowed, unknown, gated, does not fit, no room in the quota.
+        A model that is deployed already is changed to the new settings, or tried again if it
+        failed. Raises `WaiError`: not allowed, unknown, gated, does not fit, over the quota.
         """
         self.settings.check_allowed()
         self._keeper.check_running()
         if idle_unload_s is not None and not MIN_IDLE_S <= idle_unload_s <= MAX_IDLE_S:
-            raise RequestError(f"a model can be unloaded after {MIN_IDLE_S:g} s or more, if asked")
+            raise RequestError(
+                f"a model is unloaded after {MIN_IDLE_S:g} s or more without requests"
+            )
         repo, wanted = parse_reference(reference)
         self.settings.check_publisher(repo)
         repository = await self.hub.repository(repo)
@@ -132,10 +136,10 @@ class Supervisor:
         entry = self._deployments.find(alias)
         if entry is not None:
             if entry.removed:
-                raise RequestError(f"{alias} is just being removed; deploy it again in a moment")
-            await self._again(entry, repository, quant, context_tokens, slots, idle_unload_s)
+                raise RequestError(f"{alias} is being removed; deploy it again in a moment")
+            await self._redeploy(entry, repository, quant, context_tokens, slots, idle_unload_s)
             return alias
-        async with self._placing:  # two at once would both be told that there is room
+        async with self._placing:  # two at once would both count the same free memory
             if self._deployments.find(alias) is not None:
                 return alias  # another call was quicker
             placed = await self._place(repository, quant, context_tokens, slots)
@@ -147,7 +151,7 @@ class Supervisor:
                 slots=placed.load.slots,
                 idle_unload_s=idle_unload_s,
                 gpu_layers=placed.gpu_layers,
-                **listed(repository, quant),
+                **hub_fields(repository, quant),
             )
             async with self._deployments.changing:
                 self.settings.check_quota(self._wanted.models.values(), model.size_bytes)
@@ -160,9 +164,9 @@ class Supervisor:
         return [status_of(entry) for entry in self._deployments]
 
     async def remove(self, alias: str) -> None:
-        """Serve it no more, and delete its files once nothing is being answered with it.
+        """Stop serving a model, and delete its files once its open requests have finished.
 
-        Raises `RequestError` for an unknown one, `AuthError` where not allowed.
+        Raises `RequestError` if it is not deployed, `AuthError` if the owner forbids changes.
         """
         self.settings.check_allowed()
         self._keeper.check_running()
@@ -177,8 +181,8 @@ class Supervisor:
     async def set_context(self, alias: str, context_tokens: int, slots: int | None = None) -> None:
         """Serve `alias` with another context without dropping a request; returns at once.
 
-        The new server is started beside the old one where memory allows, else after it. Where the
-        new one fails, the old context comes back, and `DeploymentStatus.swap_error` says why.
+        The new server starts while the old one runs if there is memory for both, else after it. If
+        the new one fails, the old context is restored and `DeploymentStatus.swap_error` says why.
         """
         self.settings.check_allowed()
         entry = self._deployments.get(alias)
@@ -206,7 +210,7 @@ class Supervisor:
             self._keeper.apply(entry, actions)
 
     async def logs(self, alias: str, lines: int = 100) -> list[str]:
-        """The last lines that the servers of `alias` printed, over restarts."""
+        """Return the last lines that the servers of `alias` printed, including earlier runs."""
         entry = self._deployments.get(alias)
         count = max(1, min(lines, MAX_LOG_LINES))
         return await anyio.to_thread.run_sync(read_tail, self._places.log(entry.model), count)
@@ -214,7 +218,7 @@ class Supervisor:
     # -- for requests
 
     def serving(self) -> dict[str, ServerAccess]:
-        """Where each model that is ready answers now."""
+        """Return the endpoint of each model that is ready."""
         found = {}
         for entry in self._deployments:
             endpoint = endpoint_of(entry, entry.machine.serving)
@@ -226,19 +230,19 @@ class Supervisor:
     async def lease(
         self, alias: str, limit_s: float = LEASE_LIMIT_S
     ) -> AsyncIterator[ServerAccess]:
-        """Where to send a request for `alias`; hold it until the answer is over.
+        """Hold a lease on `alias`, and yield the endpoint to send the request to.
 
-        Waits while the model loads, wakes it when it was unloaded. Raises `NodeUnavailable` when it
-        failed, was removed, or is not ready within `limit_s`.
+        Waits while the model loads, and loads it if it was unloaded. Raises `NodeUnavailable` if it
+        failed, was removed, or is not ready within `limit_s` seconds.
         """
         async with leased(
             self._deployments.get(alias), self._keeper.apply, self._now, limit_s
         ) as endpoint:
             yield endpoint
 
-    # -- deploying what is deployed
+    # -- a second `deploy` of the same model
 
-    async def _again(
+    async def _redeploy(
         self,
         entry: DeploymentEntry,
         repository: Repository,
@@ -247,11 +251,11 @@ class Supervisor:
         slots: int | None,
         idle_unload_s: float | None,
     ) -> None:
-        """A second `deploy` of what is deployed: other settings, or another try."""
+        """Change the settings of a deployed model, or try again if it failed."""
         wish = entry.machine.wish
         wanted = context_tokens or wish.context_tokens, slots or wish.slots
         if entry.machine.state is State.FAILED:
-            await self._begin_anew(entry, repository, quant, *wanted)
+            await self._retry_failed(entry, repository, quant, *wanted)
         elif wanted != (wish.context_tokens, wish.slots):
             await self.set_context(entry.model.alias, *wanted)
         if idle_unload_s is not None and idle_unload_s != entry.model.idle_unload_s:
@@ -260,7 +264,7 @@ class Supervisor:
                 await self._replace(entry, changed)
                 self._keeper.apply(entry, [])
 
-    async def _begin_anew(
+    async def _retry_failed(
         self,
         entry: DeploymentEntry,
         repository: Repository,
@@ -268,15 +272,15 @@ class Supervisor:
         context: int,
         slots: int,
     ) -> None:
-        """Try a failed one again, with the files that the hub lists now: they may have been what
-        was wrong."""
+        """Try a failed deployment again, with the files that the hub lists now, in case the old
+        ones were the cause."""
         placed = await self._place(repository, quant, context, slots)
         changed = replace(
             entry.model,
             context_tokens=placed.load.context_tokens,
             slots=placed.load.slots,
             gpu_layers=placed.gpu_layers,
-            **listed(repository, quant),
+            **hub_fields(repository, quant),
         )
         async with self._deployments.changing:
             if entry.machine.state is not State.FAILED:
@@ -291,12 +295,12 @@ class Supervisor:
     async def _place(
         self, repository: Repository, quant: Quantisation, context: int | None, slots: int | None
     ) -> Placed:
-        """See `Appraiser.new`: the memory of what is on its way is taken."""
+        """Call `Appraiser.new` with the memory that pending deployments will take."""
         pending = self._deployments.pending_bytes()
         return await self._appraiser.new(repository, quant, context, slots, pending)
 
     async def _replace(self, entry: DeploymentEntry, model: WantedModel) -> None:
-        """Want `model` in place of what the entry has; raises where it was removed meanwhile."""
+        """Store `model` in place of the entry's. Raises if it was removed meanwhile."""
         self._deployments.get(model.alias)
         await anyio.to_thread.run_sync(self._wanted.put, model)
         entry.model = model

@@ -1,7 +1,7 @@
-"""What this node is to serve, on its disk: read at start, so that everything comes back.
+"""Store on the disk which models this node is to serve, so that they come back after a restart.
 
-Written whole to a new file and renamed over the old one, so that a crash leaves one or the other.
-A file that can't be read is moved aside and said so: a node with nothing beats a node that is down.
+The file is replaced by a rename, so that a crash leaves the old or the new one. A broken file is
+moved aside and logged: a node without models is better than one that does not start.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ FILE_NAME: Final = "wanted.json"
 
 @dataclass(frozen=True, slots=True)
 class WantedModel:
-    """One deployed model. `alias` is its id for callers; `files` are file names in `folder`, which
-    is relative to the models' folder. `sizes` and `sha256` are the hub's, file by file. `proven` is
-    the context per slot and the slots with which it was last served: the way back."""
+    """One deployed model.
+
+    `alias` is its id for callers. `files` are file names in `folder`, which is relative to the
+    models' folder; `sizes` and `sha256` are the hub's, in the order of `files`. `proven` holds the
+    context per slot and the number of slots with which it was last served.
+    """
 
     alias: str
     repo: str
@@ -46,21 +49,21 @@ class WantedModel:
 
     @property
     def size_bytes(self) -> int:
-        """All its files together."""
+        """The size of all its files together."""
         return sum(self.sizes)
 
 
 class Wanted:
-    """The list, and its file in `folder`. Blocking, and small: a few KB at most."""
+    """The stored list, in a file in `folder`. Methods block for a few KB of disk I/O."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
         self.models: dict[str, WantedModel] = {}
         self.removing: dict[str, WantedModel] = {}
-        """No longer wanted, with files that may still be there: a crash must not keep them."""
+        """Removed models whose files may still exist; kept so that a crash does not leave them."""
 
     def load(self) -> None:
-        """Read what is there. A broken file is kept beside, under another name."""
+        """Read the file. One that can't be understood is kept under another name."""
         try:
             text = self._path.read_bytes()
         except FileNotFoundError:
@@ -74,7 +77,7 @@ class Wanted:
         except (ForeignJsonError, ValueError, KeyError, TypeError) as error:
             aside = self._path.with_name(f"{FILE_NAME}.broken-{int(time.time())}")
             self._path.replace(aside)
-            log.error("%s made no sense (%s) and is now %s", self._path, error, aside.name)
+            log.error("%s can't be understood (%s); moved to %s", self._path, error, aside.name)
             return
         self.models = {model.alias: model for model in models}
         self.removing = {model.alias: model for model in removing}
@@ -87,12 +90,12 @@ class Wanted:
         self._save({**self.models, model.alias: model}, removing)
 
     def drop(self, alias: str) -> None:
-        """Want a model no more, durably; its files are to be deleted. Raises `StoreError`."""
+        """Mark a model as removed, durably; its files are to be deleted. Raises `StoreError`."""
         models = dict(self.models)
         self._save(models, {**self.removing, alias: models.pop(alias)})
 
     def deleted(self, alias: str) -> None:
-        """Nothing of a dropped model is left, durably. Raises `StoreError`."""
+        """Forget a removed model whose files are deleted, durably. Raises `StoreError`."""
         self._save(self.models, {n: left for n, left in self.removing.items() if n != alias})
 
     def _save(self, models: dict[str, WantedModel], removing: dict[str, WantedModel]) -> None:

@@ -1,1 +1,1 @@
-"""Models: found on the hub, read by their headers, weighed against the hardware, downloaded."""
+"""Models: search the hub, read file headers, estimate memory, detect the hardware, download."""

@@ -1,10 +1,10 @@
-"""What llama-server says in its log about the buffers it took, and what that teaches.
+"""Read the sizes of llama-server's buffers from its log, and correct later estimates by them.
 
-A model file's metadata stands in that log too, so the figures may be forged: they are bounded here,
-and serve for nothing but estimates of the same repository's models.
+The log also contains the model file's metadata, so the figures may be forged. They are limited
+here, and used for estimates of the same repository's models only.
 
-Pure: lines in, figures out. `learn` turns figures into a `Correction` for the next estimate. It
-reads no file and keeps nothing; the supervisor stores what was learnt.
+Pure: `read_buffers` turns lines into figures, and `learn` turns figures into a `Correction`, which
+the supervisor stores.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ _LINE: Final = re.compile(
     r"(\S{1,64})\s+(model|KV|RS|output|compute)\s+buffer size\s*=\s*(\d{1,9}\.?\d{0,6}) MiB"
 )
 _MIB: Final = 1 << 20
-# Weights in an order that suits the processor (AMX, repacked blocks), copied from those mapped from
-# the file. Both are printed; the file's pages are nobody's once copied, and are given back.
+# Weights that were copied from the mapped file into an order for the processor (AMX, repacked
+# blocks). The log names both; the system can take back the file's pages after the copy.
 _COPIED: Final = re.compile(r"AMX|CPU_(?!Mapped)\w+")
 _MAPPED: Final = "CPU_Mapped"
-# A line that makes the server's own dry run apart from its real one: --fit builds the model twice.
+# This line ends the server's dry run: with --fit it builds the model twice.
 _FIT_DONE: Final = re.compile(r"fitting params to (?:free|device) memory took")
 MAX_DEVICES: Final = 64
-MIN_FACTOR, MAX_FACTOR = 0.5, 4.0  # a stranger ratio is a log that we misread; GPUStack saw 4
-# A tiny buffer's ratio says nothing: the log rounds to 0.01 MiB.
+MIN_FACTOR, MAX_FACTOR = 0.5, 4.0  # beyond these we misread the log; GPUStack saw 4
+# The ratio of smaller buffers is too coarse: the log rounds to 0.01 MiB.
 MIN_LEARNT_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class SeenBuffers:
-    """Bytes by kind, over all devices; `devices` names those that hold any of them. `copied`: so
-    many of the weights are copies of what is mapped from the file, and `weights` is a lower bound.
+    """Bytes by kind, summed over the devices, which `devices` names.
+
+    `copied`: how many bytes of the weights are copies of mapped ones; if there are any, `weights`
+    is a lower bound.
     """
 
     weights: int
@@ -47,14 +49,14 @@ class SeenBuffers:
 
     @property
     def total(self) -> int:
-        """All buffers together."""
+        """The sum of all buffers."""
         return self.weights + self.cache + self.compute
 
 
 def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
-    """Add up a log's buffers; None where it names no model's buffer (it was not loaded).
+    """Add up the buffers in a log; None if it names no model buffer (the model was not loaded).
 
-    What is mapped from the file may have been copied for the processor: the larger of both counts.
+    Of weights that are mapped from the file and copied for the processor the larger sum counts.
     """
     sums = {"model": 0.0, "KV": 0.0, "RS": 0.0, "output": 0.0, "compute": 0.0}
     mapped = copied = 0.0
@@ -85,7 +87,7 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
 
 
 def learn(seen: SeenBuffers, estimated: Estimate) -> Correction:
-    """How wrong an uncorrected estimate was, kind by kind, within sane bounds."""
+    """Return the ratio of seen to estimated bytes for each kind of buffer, within limits."""
     return Correction(
         weights=1.0 if seen.copied else _factor(seen.weights, estimated.weights),
         cache=_factor(seen.cache, estimated.cache),

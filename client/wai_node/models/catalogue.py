@@ -1,6 +1,6 @@
-"""Which files make a quantisation: names read, split files put together, one chosen.
+"""Group a repository's files into quantisations, and choose one.
 
-Pure. A repository's file names are a stranger's: what would leave the models' folder is dropped.
+Pure. File names are untrusted: those that would leave the models' folder are dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from wai_protocol.errors import Fault, RequestError
 
 MAX_FILES: Final = 10_000  # of one repository; the largest have a few hundred
 MAX_SPLITS: Final = 512
-MAX_FILE_BYTES: Final = 1 << 50  # a petabyte: more is a listing that lies, and sums stay in 64 bits
+MAX_FILE_BYTES: Final = 1 << 50  # a petabyte: a larger size is false, and sums stay below 64 bits
 # publisher/name, as the hub allows it; a leading dot or dash could become a path or an option
 _REPO: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _SPLIT: Final = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<all>\d{5})$")
@@ -29,7 +29,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file of a repository; `sha256` in hex is what the hub says its content hashes to."""
+    """One file of a repository; `sha256` is the hex digest that the hub states."""
 
     path: str
     size_bytes: int
@@ -38,21 +38,20 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """One way to get a model: its files in order (several when split). `name` like `Q4_K_M`."""
+    """One variant of a model, with its files in order (several if split); named like `Q4_K_M`."""
 
     name: str
     files: tuple[RemoteFile, ...]
 
     @property
     def size_bytes(self) -> int:
-        """All files together."""
+        """The size of all files together."""
         return sum(file.size_bytes for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository at one commit: files are fetched at that commit, so that a push in between
-    can't mix two versions."""
+    """A repository at one commit; files are fetched at it, so that two versions are never mixed."""
 
     name: str
     commit: str
@@ -60,8 +59,11 @@ class Repository:
     quantisations: tuple[Quantisation, ...]
 
     def choose(self, wanted: str | None) -> Quantisation:
-        """The quantisation called `wanted` in any case; without, Q4_K_M, Q4_0, Q8_0, or the
-        smallest. Raises `RequestError` that lists what there is."""
+        """Return the quantisation named `wanted` (case-insensitive).
+
+        None: Q4_K_M, Q4_0, Q8_0 or the smallest, in this order. Raises `RequestError`, which lists
+        what there is.
+        """
         by_name = {quant.name.upper(): quant for quant in self.quantisations}
         if wanted:
             found = by_name.get(wanted.upper())
@@ -85,14 +87,14 @@ class Repository:
 
 
 def is_repo(name: object) -> bool:
-    """Whether `name` can be a repository's."""
+    """Return whether `name` is a valid repository name."""
     if not isinstance(name, str) or _REPO.fullmatch(name) is None:
         return False
     return ".." not in name and "--" not in name
 
 
 def check_repo(name: str) -> str:
-    """`name`, if it can be a repository's. Raises `RequestError` otherwise."""
+    """Return `name` if it is a valid repository name. Raises `RequestError` otherwise."""
     if not is_repo(name):
         raise RequestError(
             f"{name[:100]!r} is not a repository; write publisher/name, as in "
@@ -102,15 +104,15 @@ def check_repo(name: str) -> str:
 
 
 def parse_reference(text: str) -> tuple[str, str | None]:
-    """`publisher/name[:QUANT]` as (repository, quantisation). Raises `RequestError`."""
+    """Split `publisher/name[:QUANT]` into repository and quantisation. Raises `RequestError`."""
     repo, _, quant = text.partition(":")
     return check_repo(repo), quant or None
 
 
 def group_files(files: Iterable[RemoteFile]) -> tuple[Quantisation, ...]:
-    """The quantisations that `files` make, smallest first; an incomplete split is left out.
+    """Return the quantisations that `files` form, smallest first, without incomplete splits.
 
-    Two sets of the same quantisation (in two folders, say) are told apart by their file's name.
+    Two sets of the same quantisation (for example in two folders) are named by their files.
     """
     sets: dict[str, dict[int, RemoteFile]] = {}
     totals: dict[str, int] = {}

@@ -1,9 +1,10 @@
-"""What control groups leave this process of a machine's memory and processors (Linux).
+"""Read the limits that control groups set for this process's memory and CPU time (Linux).
 
-A container, or a service with `MemoryMax=`, sees the whole machine in /proc and is killed beyond
-less. Version 2 (`memory.max`, `cpu.max`) and version 1 (`memory.limit_in_bytes`, `cpu.cfs_*`), as
-the kernel's admin-guide/cgroup-v2 and cgroup-v1/memory describe them. A limit of any ancestor
-counts, as far up as it can be seen. What is absent, says "max", or makes no sense is no limit.
+A container, or a service with `MemoryMax=`, sees the whole machine in /proc, but is killed when it
+exceeds its own limit. Both versions are read: 2 (`memory.max`, `cpu.max`) and 1
+(`memory.limit_in_bytes`, `cpu.cfs_*`), as the kernel's admin-guide/cgroup-v2 and cgroup-v1/memory
+describe them. The limits of all visible ancestors apply. A value that is absent, "max" or invalid
+is no limit.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path("/")  # tests have another one
+ROOT: Final = Path("/")  # tests use another folder
 _MEMBERSHIP: Final = "proc/self/cgroup"
 _MOUNT: Final = "sys/fs/cgroup"  # where systemd and every container runtime mount it
 _MAX_LIST_BYTES: Final = 1 << 16  # /proc/self/cgroup has some 15 lines, memory.stat some 60
-_MAX_VALUE_BYTES: Final = 64  # two numbers of 64 bits
+_MAX_VALUE_BYTES: Final = 64  # room for two 64-bit numbers
 _MAX_DEPTH: Final = 64  # of groups in groups: Kubernetes nests five
-_MAX_DIGITS: Final = 20  # of 64 bits
-_ABSURD_BYTES: Final = 1 << 60  # version 1 says "no limit" by nearly 2^63
+_MAX_DIGITS: Final = 20  # of a 64-bit number
+_ABSURD_BYTES: Final = 1 << 60  # version 1 reports "no limit" as nearly 2^63
 
 
 @dataclass(frozen=True, slots=True)
 class _MemoryFiles:
-    """What a version calls things; `cached` less `mapped` of its `memory.stat` can be taken back.
+    """The file names of a version, and its rows in `memory.stat`.
 
-    Version 1 counts a group's children in the `total_` rows alone.
+    `cached` minus `mapped` bytes are reclaimable. In version 1 only the `total_` rows include the
+    group's children.
     """
 
     limit: str
@@ -49,14 +51,14 @@ _V2: Final = _MemoryFiles(
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimit:
-    """One group's bound: `limit_bytes` for all its processes, `free_bytes` of them free now."""
+    """The limit of one group: for all its processes together, and how much of it is free now."""
 
     limit_bytes: int
     free_bytes: int
 
 
 def memory_limits(root: Path = ROOT) -> list[MemoryLimit]:
-    """The bounds of this process's group and of those above it; empty where there are none."""
+    """Return the limits of this process's group and of its ancestors."""
     found = []
     for files, controller in ((_V2, ""), (_V1, "memory")):
         for folder in _groups(root, controller):
@@ -68,7 +70,7 @@ def memory_limits(root: Path = ROOT) -> list[MemoryLimit]:
 
 
 def cpu_limit(root: Path = ROOT) -> float | None:
-    """How many processors' time this process may take; None: as many as there are."""
+    """Return how many CPUs' time this process may use; None without a limit."""
     found = [_quota(_read(group / "cpu.max", _MAX_VALUE_BYTES)) for group in _groups(root, "")]
     for folder in _groups(root, "cpu"):
         quota = _read(folder / "cpu.cfs_quota_us", _MAX_VALUE_BYTES)  # -1: none
@@ -77,10 +79,10 @@ def cpu_limit(root: Path = ROOT) -> float | None:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """This process's group in a hierarchy ("": version 2), then those above it.
+    """Yield the folders of this process's group in a hierarchy ("": version 2) and its ancestors.
 
-    In a container the list may name the group as the host sees it, while the container's own is
-    mounted as the top one: folders that are not there are harmless, since they have no files.
+    In a container the path may be the host's, while the container's own group is mounted as the
+    top. Folders that do not exist are harmless, since reading their files fails.
     """
     mount = root / _MOUNT / controller
     for line in _read(root / _MEMBERSHIP, _MAX_LIST_BYTES).splitlines():
@@ -90,7 +92,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         if not named or (number == "0") != (not controller):
             continue
         parts = [part for part in path.split("/") if part]
-        if ".." in parts:  # outside of this namespace: only its top can be seen
+        if ".." in parts:  # outside this namespace: only its top is visible
             parts = []
         for depth in range(min(len(parts), _MAX_DEPTH), -1, -1):
             yield mount.joinpath(*parts[:depth])
@@ -98,8 +100,11 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _used_bytes(folder: Path, files: _MemoryFiles) -> int:
-    """What can't be taken back: the cache of files that no process has mapped can. A model that
-    was just downloaded fills its group with such pages."""
+    """Return the bytes that the kernel can't reclaim.
+
+    The cache of files that no process has mapped is reclaimable; a model that was just downloaded
+    fills its group with such pages.
+    """
     used = _number(_read(folder / files.used, _MAX_VALUE_BYTES)) or 0
     rows = {}
     for line in _read(folder / "memory.stat", _MAX_LIST_BYTES).splitlines():
@@ -110,21 +115,21 @@ def _used_bytes(folder: Path, files: _MemoryFiles) -> int:
 
 
 def _quota(text: str) -> float | None:
-    """Of "QUOTA PERIOD", both in microseconds."""
+    """Parse "QUOTA PERIOD", both in microseconds; return their ratio."""
     quota, _, period = text.strip().partition(" ")
     time, every = _number(quota), _number(period)
     return time / every if time and every else None
 
 
 def _number(text: str) -> int | None:
-    """A whole number without a sign; None for all else."""
+    """Parse a whole number without a sign; None for anything else."""
     text = text.strip()
     plain = text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
     return int(text) if plain else None
 
 
 def _read(path: Path, limit_bytes: int) -> str:
-    """The start of a file; "" where there is none."""
+    """Return the start of a file; "" if it can't be read."""
     try:
         with path.open("rb") as file:
             return file.read(limit_bytes).decode("ascii", "replace")

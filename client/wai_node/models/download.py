@@ -1,8 +1,8 @@
-"""Downloads that survive anything: a cut at any byte, a kill -9, a full disk, a lying server.
+"""Download model files; resume after lost connections, a kill -9 or a full disk; verify them.
 
-A file grows as `<sha256>.partial` beside a sidecar that says what it is to become; a new process
-hashes what is there and asks for the rest. Only a file whose SHA-256 is the one that the hub names
-gets its real name. It decides nothing about whether a model may be downloaded (`supervisor`).
+A file grows as `<sha256>.partial`, beside a sidecar that names the final file. A new process hashes
+what is there and requests the rest. A file gets its final name only if its SHA-256 is the one that
+the hub states. Whether a model may be downloaded is the `supervisor`'s decision.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ from wai_protocol.errors import Fault, RequestError, StoreError, TransportError
 from .catalogue import RemoteFile
 from .transfer import Incoming, RetryLater, Transfer
 
-KEPT_FREE_BYTES: Final = 1 << 30  # a disk that is filled to the brim breaks everything else on it
+KEPT_FREE_BYTES: Final = 1 << 30  # a full disk would break everything else on it
 REHASH_BYTES: Final = 4 << 20
 PROGRESS_EVERY_S: Final = 0.25  # a progress bar needs no more, and each one crosses the tunnel
-RATE_WINDOW_S: Final = 10.0  # half-life of the rate shown: steady, yet it follows a change
-MAX_IDLE_TRIES: Final = (
-    10  # tries in a row that brought not one byte: at most 5 minutes of waiting between them
-)
+RATE_WINDOW_S: Final = 10.0  # half-life of the average rate
+MAX_IDLE_TRIES: Final = 10  # consecutive attempts without a byte; about 5 minutes of waits in all
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
 PARTIAL_SUFFIX: Final = ".partial"
 SIDECAR_SUFFIX: Final = ".partial.json"
@@ -39,7 +37,7 @@ SIDECAR_SUFFIX: Final = ".partial.json"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a download is, over all its files. `eta_s` is None while nothing comes."""
+    """The progress of a download over all its files. `eta_s` is None while nothing is received."""
 
     done_bytes: int
     total_bytes: int
@@ -49,7 +47,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time and chance as inputs, so that tests need not wait."""
+    """Time, sleep and randomness, replaced in tests."""
 
     now: Callable[[], float] = anyio.current_time
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
@@ -57,7 +55,7 @@ class Clock:
 
 
 class _Meter:
-    """Counts bytes, and calls back now and then."""
+    """Counts bytes and reports progress at limited intervals."""
 
     def __init__(self, total: int, clock: Clock, on_progress: Callable[[Progress], None]) -> None:
         self._total, self._clock, self._on_progress = total, clock, on_progress
@@ -67,7 +65,7 @@ class _Meter:
         self._told_bytes = 0
 
     def set_done(self, done: int, *, measured: bool = True) -> None:
-        """`measured` False: bytes that were here already say nothing about the rate."""
+        """Set the count. `measured` False: the bytes were present before, so the rate is kept."""
         if not measured:
             self._told_bytes += done - self.done
         self.done = done
@@ -86,9 +84,9 @@ class _Meter:
 
 
 class Download:
-    """Brings the `files` of one quantisation into `folder`. Run it once.
+    """Downloads the `files` of one quantisation into `folder`. Call `run` once.
 
-    `url_of` gives a file's address; `kept_free_bytes` is what must stay free on the disk.
+    `url_of` returns a file's URL; `kept_free_bytes` must stay free on the disk.
     """
 
     def __init__(
@@ -109,17 +107,17 @@ class Download:
         self._meter = _Meter(sum(f.size_bytes for f in files), self._clock, on_progress)
 
     async def run(self) -> list[Path]:
-        """Download what is missing; the files' paths, in order.
+        """Download what is missing and return the files' paths, in order.
 
-        Raises `WaiError`: no room on the disk, the hub does not answer or refuses, or what came is
-        not what was promised (then it is deleted).
+        Raises `WaiError`: no room on the disk, the hub does not answer or refuses, or a file's
+        hash is wrong (then it is deleted).
         """
         try:
             await anyio.to_thread.run_sync(self._prepare)
             paths = []
             before = 0
             for file in self._files:
-                paths.append(await self._bring(file, before))
+                paths.append(await self._download_file(file, before))
                 before += file.size_bytes
         except OSError as error:
             raise _disk_error(error, self._folder) from error
@@ -140,10 +138,10 @@ class Download:
                 "`wai model remove`, or choose a smaller quantisation"
             )
 
-    async def _bring(self, file: RemoteFile, before: int) -> Path:
-        """One file, from wherever it stands to its real name."""
+    async def _download_file(self, file: RemoteFile, before: int) -> Path:
+        """Complete one file from its present state; `before` counts the bytes of earlier files."""
         path = self._path(file)
-        if _size(path) == file.size_bytes and _said(path) == file.sha256:
+        if _size(path) == file.size_bytes and _recorded_sha256(path) == file.sha256:
             self._meter.set_done(before + file.size_bytes, measured=False)
             return path
         writer = await anyio.to_thread.run_sync(_Partial, self._partial(file), file)
@@ -156,7 +154,7 @@ class Download:
         return path
 
     async def _fetch_rest(self, file: RemoteFile, writer: _Partial, before: int) -> None:
-        """Ask for what is missing until it is all here; back off while nothing comes."""
+        """Request the missing bytes until all are received; back off while nothing comes."""
         idle_tries = 0
         self._meter.set_done(before + writer.size, measured=False)
         while writer.size < file.size_bytes:
@@ -164,7 +162,7 @@ class Download:
             wait_s: float | None = None
             try:
                 async with self._transfer.open(self._url_of(file), start) as body:
-                    await self._take(file, writer, body, before)
+                    await self._receive(file, writer, body, before)
                 reason = "the connection ended early"
             except RetryLater as error:
                 reason, wait_s = str(error), error.retry_after_s
@@ -173,21 +171,23 @@ class Download:
             idle_tries = 0 if writer.size > start else idle_tries + 1
             if idle_tries >= MAX_IDLE_TRIES:
                 raise TransportError(
-                    f"{file.path} can't be downloaded: {reason}; what has come is kept, deploy "
-                    "again to go on",
+                    f"{file.path} can't be downloaded: {reason}; the part that was received is "
+                    "kept, deploy again to go on",
                     Fault.UPSTREAM_UNREACHABLE,
                 )
             limit_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**idle_tries)
             await self._clock.sleep(min(BACKOFF_MAX_S, wait_s or self._clock.random() * limit_s))
 
-    async def _take(self, file: RemoteFile, writer: _Partial, body: Incoming, before: int) -> None:
+    async def _receive(
+        self, file: RemoteFile, writer: _Partial, body: Incoming, before: int
+    ) -> None:
         if body.total is not None and body.total != file.size_bytes:
             await anyio.to_thread.run_sync(writer.discard)
             raise RequestError(
-                f"{file.path} is {body.total} bytes on the hub, not {file.size_bytes} as it says; "
-                "search again, it may have been replaced"
+                f"{file.path} has {body.total} bytes on the hub, not {file.size_bytes} as its "
+                "listing says; deploy again, it may have been replaced"
             )
-        if body.offset != writer.size:  # the server ignored the range: it begins anew
+        if body.offset != writer.size:  # the server ignored the range and sends the whole file
             if body.offset != 0:
                 raise RetryLater("the storage sent another part than was asked for")
             await anyio.to_thread.run_sync(writer.restart)
@@ -206,7 +206,7 @@ class Download:
 
 
 class _Partial:
-    """A file under way, its size and its running hash. Blocking: used in worker threads only."""
+    """A partial file with its size and running hash. Blocking: used in worker threads only."""
 
     def __init__(self, path: Path, file: RemoteFile) -> None:
         self._path, self._file_info = path, file
@@ -229,19 +229,19 @@ class _Partial:
         self.size += len(data)
 
     def restart(self) -> None:
-        """Drop what is here, to begin at the first byte."""
+        """Truncate the file, to start again at the first byte."""
         self._file.truncate(0)
         self._hash = hashlib.sha256()
         self.size = 0
 
     def discard(self) -> None:
-        """Drop it for good: it can't become what it should."""
+        """Delete the file and its sidecar: its content is wrong."""
         self._file.close()
         self._path.unlink(missing_ok=True)
         self._sidecar.unlink(missing_ok=True)
 
     def finish(self, path: Path) -> None:
-        """Verify, make it durable, give it its name. Raises `StoreError` on another hash."""
+        """Verify the hash, sync, and rename to `path`. Raises `StoreError` on a wrong hash."""
         if self._hash.hexdigest() != self._file_info.sha256:
             self.discard()
             raise StoreError(
@@ -251,7 +251,7 @@ class _Partial:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        _sums(path).write_text(self._file_info.sha256 + "\n")
+        _checksum_path(path).write_text(self._file_info.sha256 + "\n")
         self._path.replace(path)
         self._sidecar.unlink(missing_ok=True)
 
@@ -259,14 +259,14 @@ class _Partial:
         self._file.close()
 
 
-def _sums(path: Path) -> Path:
+def _checksum_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _said(path: Path) -> str:
-    """What `path` was verified to hash to when it was downloaded; "" where we don't know."""
+def _recorded_sha256(path: Path) -> str:
+    """Return the SHA-256 that was verified when `path` was downloaded; "" if unknown."""
     try:
-        return _sums(path).read_text().strip()
+        return _checksum_path(path).read_text().strip()
     except OSError:
         return ""
 
@@ -281,7 +281,7 @@ def _size(path: Path) -> int:
 def _disk_error(error: OSError, folder: Path) -> StoreError:
     return StoreError(
         f"{folder} can't be written ({error.strerror or error}); free some space or fix its "
-        "rights, then deploy again: what has come is kept"
+        "permissions, then deploy again: the part that was received is kept"
     )
 
 

@@ -1,9 +1,9 @@
-"""Whether a model fits a box: what llama-server will take, as a range, held against the hardware.
+"""Estimate the memory that llama-server needs for a model, as a range, and compare it with a node.
 
-Pure. The formulas follow llama.cpp's own buffers and were fitted to what llama-server b10434 and
+Pure. The formulas follow llama.cpp's buffers, and were fitted to what llama-server b10434 and
 xllamacpp b11549 report for tiny models of every family in `tests/harness/tiny_families.py`
-(tests/client/models/test_fit_against_llama_server.py holds them to 10 %). What was seen on this
-very node corrects them further (`Correction`).
+(tests/client/models/test_fit_against_llama_server.py requires agreement within 10 %). What earlier
+starts on this node reported corrects them (`Correction`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from wai_protocol.errors import RequestError
 from .hardware import Hardware
 from .shape import ModelShape
 
-UBATCH_TOKENS: Final = 512  # llama-server's default physical batch: what its graph is sized for
+UBATCH_TOKENS: Final = (
+    512  # llama-server's default physical batch, which determines its graph's size
+)
 CELL_STEP: Final = 256  # llama.cpp rounds a cache up to this many cells per sequence
 MIN_CONTEXT: Final = 512
 MAX_SLOTS: Final = 256
 F16_BYTES, F32_BYTES = 2, 4
-# What a process takes beside its buffers: code, vocabulary, HTTP threads, the allocator's slack.
+# A process's memory beside its buffers: code, vocabulary, HTTP threads, the allocator's slack.
 PROCESS_LOW_BYTES: Final = (
     40 << 20
 )  # a tiny model's server was seen at 53 MB resident, buffers included
@@ -38,7 +40,7 @@ RAM_KEPT_FREE: Final = 0.08  # of all RAM, for the system: full use would swap
 
 
 class CacheType(enum.Enum):
-    """A K/V cache's number format; the value is llama-server's name for it."""
+    """The number format of a K/V cache; the value is llama-server's name for it."""
 
     F32 = "f32"
     F16 = "f16"
@@ -49,7 +51,7 @@ class CacheType(enum.Enum):
 
     @property
     def bytes_per_value(self) -> float:
-        """Bytes that one number takes, with its share of the block's scale."""
+        """The bytes of one number, including its share of the block's scale."""
         return _CACHE_BYTES[self]
 
 
@@ -64,7 +66,7 @@ _CACHE_BYTES: Final = {
 
 
 class FitVerdict(enum.Enum):
-    """Where a model would run. `PARTIAL`: some layers on the GPU, the rest in RAM, slower."""
+    """Where a model would run. `PARTIAL`: some layers on the GPU, the others, slower, in RAM."""
 
     GPU = "gpu"
     PARTIAL = "partial"
@@ -74,7 +76,7 @@ class FitVerdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How a model would be served: `context_tokens` is per slot."""
+    """The settings that determine memory; `context_tokens` is per slot."""
 
     context_tokens: int
     slots: int = 1
@@ -92,7 +94,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Seen over estimated, per kind of buffer, on this node; 1.0 where nothing was seen."""
+    """Ratio of seen to estimated bytes on this node by kind of buffer; 1.0 if nothing was seen."""
 
     weights: float = 1.0
     cache: float = 1.0
@@ -104,7 +106,7 @@ NO_CORRECTION: Final = Correction()
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Bytes that llama-server's buffers take, by kind; `compute_high` where its graph is larger."""
+    """Estimated bytes of llama-server's buffers; `compute_high`: in builds with larger graphs."""
 
     weights: int
     cache: int
@@ -113,26 +115,28 @@ class Estimate:
 
     @property
     def buffers(self) -> int:
-        """What its log would add up to."""
+        """The sum of the buffers that its log would name."""
         return self.weights + self.cache + self.compute
 
     @property
     def low(self) -> int:
-        """The least that the process takes beside the GPU's own overhead."""
+        """The least memory of the process, without the GPU's overhead."""
         return int(self.buffers * LOW_FACTOR) + PROCESS_LOW_BYTES
 
     @property
     def high(self) -> int:
-        """The most that the process takes beside the GPU's own overhead."""
+        """The most memory of the process, without the GPU's overhead."""
         total = self.weights + self.cache + self.compute_high
         return int(total * HIGH_FACTOR) + PROCESS_HIGH_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The answer. `largest_context` is the most tokens per slot that keep `verdict` as good as it
-    is, at most what the model was trained for; 0 where nothing fits. `gpu_layers` is what to give
-    to llama-server (`-ngl`)."""
+    """The result of `fit`.
+
+    `largest_context`: the most tokens per slot with the same or a better `verdict`, at most what
+    the model was trained for; 0 if nothing fits. `gpu_layers`: the value for llama-server's `-ngl`.
+    """
 
     verdict: FitVerdict
     estimate: Estimate
@@ -146,7 +150,7 @@ class Fit:
 def estimate(
     shape: ModelShape, weights_bytes: int, load: Load, correction: Correction = NO_CORRECTION
 ) -> Estimate:
-    """What llama-server takes for `load`, with `weights_bytes` of tensors in the files."""
+    """Return the memory that llama-server needs for `load`; the files hold `weights_bytes`."""
     cells = _round_up(min(load.context_tokens, shape.context_trained), CELL_STEP)
     window_cells = min(cells, _round_up(shape.window + UBATCH_TOKENS, CELL_STEP))
     low, high = _compute_bytes(shape, load, cells, window_cells)
@@ -166,7 +170,7 @@ def fit(
     hardware: Hardware,
     correction: Correction = NO_CORRECTION,
 ) -> Fit:
-    """Hold `load` against `hardware`, by the estimate's high end: what is said to fit, fits."""
+    """Return how `load` fits `hardware`, judged by the upper end of the estimate."""
     found = estimate(shape, weights_bytes, load, correction)
     verdict, layers = _place(shape, found, hardware)
     on_gpu = verdict in (FitVerdict.GPU, FitVerdict.PARTIAL)
@@ -186,7 +190,7 @@ def _round_up(count: int, step: int) -> int:
 
 
 def _cache_bytes(shape: ModelShape, load: Load, cells: int, window_cells: int) -> float:
-    """K/V of each attention layer for each slot, and the recurrent layers' state."""
+    """Return the bytes of all layers' K/V caches for all slots, and of the recurrent states."""
     per_head = shape.key_length * load.cache_k.bytes_per_value
     if shape.value_cached:
         per_head += shape.value_length * load.cache_v.bytes_per_value
@@ -202,11 +206,11 @@ def _cache_bytes(shape: ModelShape, load: Load, cells: int, window_cells: int) -
 def _compute_bytes(
     shape: ModelShape, load: Load, cells: int, window_cells: int
 ) -> tuple[float, float]:
-    """The graph's scratch: (as measured, the most that other builds were seen to take).
+    """Return the graph's scratch memory: as measured, and the most that other builds took.
 
     Its peak is the widest stage of one layer: feed-forward (gate, up, their product, and the
     stream), attention (q, k, v, its output, the stream), or a recurrent block. The mask
-    comes on top; llama.cpp keeps it in F16 under flash attention.
+    is added; llama.cpp keeps it in F16 under flash attention.
     """
     embedding, heads = shape.embedding, shape.heads
     feed_forward = _feed_forward_values(shape)
@@ -232,9 +236,12 @@ def _compute_bytes(
 
 
 def _feed_forward_values(shape: ModelShape) -> int:
-    """Values per token that live at once in a layer's feed-forward part, as llama.cpp's allocator
-    lays them out: where gate and up are one matrix, or a narrow gate fits into what the stream's
-    norm left, one copy of the stream less; with the norms of `_SECOND_NORM` two gates then fit."""
+    """Return how many values per token exist at once in a layer's feed-forward part.
+
+    This follows llama.cpp's allocator: one copy of the stream less if gate and up are one matrix,
+    or if a narrow gate fits into the space that the stream's norm left. With the second norms of
+    `_SECOND_NORM` two gates fit there.
+    """
     wide, embedding = shape.feed_forward, shape.embedding
     narrow = wide <= 2 * embedding
     if narrow and shape.architecture in _SECOND_NORM:
@@ -245,13 +252,13 @@ def _feed_forward_values(shape: ModelShape) -> int:
 
 
 def _place(shape: ModelShape, found: Estimate, hardware: Hardware) -> tuple[FitVerdict, int]:
-    """The best place for it, and how many layers go to the GPU."""
+    """Return the best place for a model, and how many layers go to the GPU."""
     all_layers = shape.blocks + 1  # llama.cpp counts the output as one more
     ram = hardware.ram_available_bytes - int(hardware.ram_total_bytes * RAM_KEPT_FREE)
     gpu = sum(max(0, card.free_bytes - GPU_HIGH_BYTES) for card in hardware.gpus)
     if hardware.gpus and found.high <= gpu:
         return FitVerdict.GPU, all_layers
-    if hardware.unified_memory:  # the same memory: what the GPU can't hold, the CPU can't either
+    if hardware.unified_memory:  # one memory: what the GPU can't hold, the CPU can't either
         gpu = 0
     if hardware.gpus and gpu > found.compute_high:
         per_layer = (found.weights + found.cache) * HIGH_FACTOR / all_layers
@@ -275,8 +282,8 @@ def _largest_context(
     correction: Correction,
     verdict: FitVerdict,
 ) -> int:
-    """The largest multiple of `CELL_STEP` that is placed as well as `load` is; where `load` does
-    not fit at all, the largest that is placed anywhere."""
+    """Return the largest multiple of `CELL_STEP` with at least `verdict`; if `load` does not fit
+    at all, the largest that fits anywhere."""
     wanted = _ORDER.index(FitVerdict.CPU if verdict is FitVerdict.NO else verdict)
 
     def fits(steps: int) -> bool:

@@ -1,9 +1,9 @@
-"""A GGUF file's header, read from its first bytes as they come (versions 2 and 3, little endian).
+"""Parse the header of a GGUF file from its first bytes (versions 2 and 3, little-endian).
 
-Sans-I/O: feed `HeaderReader` the file's bytes in order; it says how many more it needs at least. It
-keeps what an estimate needs (scalars, short arrays, every tensor's shape and type) and passes over
-the rest (a vocabulary) without storing it. A file is a stranger's: every count and length is held
-against a bound before anything is allocated. It reads no tensor data.
+Sans-I/O: `HeaderReader` takes the file's bytes in order, and says how many more it needs at least.
+It keeps what an estimate needs (scalars, short arrays, every tensor's shape and type), and skips
+the rest (such as a vocabulary). Files are untrusted: every count and length is checked against a
+limit before anything is allocated. Tensor data is not read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from wai_protocol.errors import Fault, RequestError
 
 MAGIC: Final = b"GGUF"
-VERSIONS: Final = (2, 3)  # 1 had 32-bit counts, and was gone within weeks of 2023
+VERSIONS: Final = (2, 3)  # 1 had 32-bit counts, and was used for a few weeks of 2023
 MAX_KEYS: Final = 4096  # real files have 20-60
 MAX_TENSORS: Final = 65536  # the largest mixtures of experts have some 2,000
 MAX_DIMENSIONS: Final = 4  # GGML_MAX_DIMS
@@ -27,7 +27,7 @@ MAX_ARRAY_ITEMS: Final = 8 << 20  # vocabularies reach 262,144, their merges twi
 MAX_KEPT_ITEMS: Final = 4096  # arrays by layer are kept; a vocabulary is only counted
 MAX_KEPT_STRING_BYTES: Final = 4096  # names and licences are kept; a chat template is cut to this
 MAX_HEADER_BYTES: Final = 256 << 20  # the largest vocabularies with merges take some 20 MiB
-MAX_NESTING: Final = 1  # arrays of arrays exist in no file; one level is passed over, two refused
+MAX_NESTING: Final = 1  # no known file has arrays of arrays; one level is skipped, two are refused
 DEFAULT_ALIGNMENT: Final = 32
 
 Scalar = int | float | bool | str
@@ -35,7 +35,7 @@ Scalar = int | float | bool | str
 
 @dataclass(frozen=True, slots=True)
 class LongArray:
-    """An array that was passed over: how many items it holds."""
+    """An array that was skipped; only its number of items is kept."""
 
     count: int
 
@@ -100,7 +100,7 @@ GGML_BLOCKS: Final[dict[int, tuple[int, int]]] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor: its dimensions in ggml's order (fastest first), its ggml type number."""
+    """One tensor: dimensions in ggml's order (fastest first), and the ggml type number."""
 
     name: str
     dimensions: tuple[int, ...]
@@ -108,7 +108,7 @@ class TensorInfo:
 
     @property
     def size_bytes(self) -> int | None:
-        """What its data takes, or None for a type that we don't know."""
+        """The size of its data; None for an unknown type."""
         block = GGML_BLOCKS.get(self.ggml_type)
         if block is None:
             return None
@@ -121,7 +121,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """A whole header. `header_bytes` is where the tensor data begins, before alignment."""
+    """A complete header. `header_bytes` is the offset of the tensor data, before alignment."""
 
     version: int
     metadata: Mapping[str, Value]
@@ -130,7 +130,7 @@ class GgufHeader:
 
     @property
     def tensor_bytes(self) -> int | None:
-        """What all tensors take together, or None where a type is not known."""
+        """The size of all tensors together; None if a type is unknown."""
         total = 0
         for tensor in self.tensors:
             size = tensor.size_bytes
@@ -140,7 +140,7 @@ class GgufHeader:
         return total
 
     def file_bytes(self) -> int | None:
-        """How long the whole file should be at least: header, padding, tensors each padded."""
+        """The least size of the file: header and tensors, each with padding; None if unknown."""
         alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
             return None
@@ -164,11 +164,11 @@ def _refuse(what: str) -> RequestError:
 
 @dataclass(slots=True)
 class HeaderReader:
-    """Reads one header. Raises `RequestError` on bytes that no sound GGUF begins with.
+    """Parses one header. Raises `RequestError` on invalid bytes.
 
-    `metadata` grows while bytes come, so that a reader may stop once it holds the keys it needs;
-    `header` is set when all of it has been read. `needed_bytes`: how many more bytes are needed at
-    least; 0 once `header` is there.
+    `metadata` grows while bytes are received, so that a caller may stop once it has the keys it
+    needs. `header` is set when the header is complete. `needed_bytes` is the least number of bytes
+    that are still needed; 0 once `header` is set.
     """
 
     metadata: dict[str, Value] = field(default_factory=dict)
@@ -185,17 +185,17 @@ class HeaderReader:
 
     @property
     def reached_tokenizer(self) -> bool:
-        """Whether the vocabulary has begun: every writer puts the architecture's keys before it."""
+        """Whether the vocabulary has begun; all writers put the architecture's keys before it."""
         return any(key.startswith("tokenizer.") for key in self.metadata)
 
     def receive_data(self, data: bytes) -> GgufHeader | None:
-        """Take the next bytes; the header, once it is whole. Bytes after it are left alone."""
+        """Take the next bytes; return the header once it is complete. Later bytes are ignored."""
         if self.header is not None or self._steps is None:
             return self.header
         self._buffer += data
         offset = 0
         while True:
-            if self._want < 0:  # pass over -want bytes without looking at them
+            if self._want < 0:  # skip -want bytes
                 passed = min(-self._want, len(self._buffer) - offset)
                 offset += passed
                 self._advance(passed)
@@ -223,8 +223,8 @@ class HeaderReader:
         if self._consumed > MAX_HEADER_BYTES:
             raise _refuse(f"its header is longer than {MAX_HEADER_BYTES >> 20} MiB")
 
-    # The parser is written as one story: each `yield n` is "give me n bytes", and each
-    # `yield -n` "pass over n bytes".
+    # The parser is a coroutine: `yield n` waits for n bytes and returns them, and `yield -n`
+    # skips n bytes.
 
     def _parse(self) -> Generator[int, bytes, None]:
         if (yield 4) != MAGIC:
@@ -276,7 +276,7 @@ class HeaderReader:
         return value
 
     def _array(self, key: str, depth: int) -> Generator[int, bytes, None]:
-        """One array; set in `metadata` only at the outermost level."""
+        """Parse one array; only an outermost one is stored in `metadata`."""
         kind = _U32.unpack((yield 4))[0]
         count = _U64.unpack((yield 8))[0]
         if count > MAX_ARRAY_ITEMS:
@@ -318,5 +318,5 @@ class HeaderReader:
                 raise _refuse(f"the tensor {name!r} claims a dimension of {size}")
             dimensions.append(size)
         kind = _U32.unpack((yield 4))[0]
-        yield 8  # its offset: the data is not ours to read
+        yield 8  # the offset of its data, which is not read
         return TensorInfo(name, tuple(dimensions), kind)

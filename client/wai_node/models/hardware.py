@@ -1,8 +1,8 @@
-"""What the box has: GPUs, RAM, CPU. Asked anew each time, since free memory changes.
+"""Detect the machine's GPUs, RAM and CPU. Detected at each call, since free memory changes.
 
-NVIDIA by its management library, AMD by the kernel's sysfs, Apple by what unified memory implies,
-the rest by psutil. In a container the box is what its control group allows (`cgroup`). It never
-raises: a box without a GPU, or with a broken driver, has none.
+NVIDIA GPUs by NVIDIA's management library, AMD's by the kernel's sysfs, Apple's by the unified
+memory, RAM and CPU by psutil, within what the control group allows (`cgroup`). Nothing is raised:
+if a driver is missing or broken, the machine has no such GPU.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ log = logging.getLogger("wai.node.models")
 
 DRM_FOLDER: Final = Path("/sys/class/drm")
 CPU_INFO: Final = Path("/proc/cpuinfo")
-_MAX_CPU_CHARS: Final = 80  # names have some 40; a line for people, whatever the kernel prints
+_MAX_CPU_CHARS: Final = 80  # names have some 40 characters; this limits what the kernel prints
 APPLE_GPU_SHARE: Final = 0.75  # macOS's default recommendedMaxWorkingSetSize of unified memory
 _AMD_VENDOR: Final = "0x1002"
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU. `free_bytes` is what is free now; `vendor` is nvidia, amd or apple."""
+    """One GPU, with its memory in bytes; `vendor` is nvidia, amd or apple."""
 
     name: str
     vendor: str
@@ -40,7 +40,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A box at one moment. With `unified_memory` the GPU's memory is part of the RAM."""
+    """A machine at one moment. With `unified_memory` the GPU's memory is part of the RAM."""
 
     gpus: tuple[Gpu, ...]
     ram_total_bytes: int
@@ -50,8 +50,8 @@ class Hardware:
     unified_memory: bool = False
 
     def with_freed(self, size_bytes: int) -> Hardware:
-        """This box once a process that takes `size_bytes` has ended: on the GPUs, as far as they
-        can hold it, else in RAM."""
+        """Return this machine after a process with `size_bytes` has ended; the bytes are freed on
+        the GPUs as far as possible, the rest in RAM."""
         gpus, left = [], size_bytes
         for card in self.gpus:
             share = min(left, card.total_bytes - card.free_bytes)
@@ -62,7 +62,7 @@ class Hardware:
         return replace(self, gpus=tuple(gpus), ram_available_bytes=ram)
 
     def with_taken(self, size_bytes: int) -> Hardware:
-        """This box once a process has come that takes `size_bytes`: of the GPUs first."""
+        """Return this machine after a process has taken `size_bytes`, from the GPUs first."""
         gpus, left = [], size_bytes
         for card in self.gpus:
             share = min(left, card.free_bytes)
@@ -74,9 +74,9 @@ class Hardware:
 
 
 def detect_hardware(drm: Path = DRM_FOLDER, root: Path = ROOT) -> Hardware:
-    """Look at this machine. Takes some milliseconds with a driver: call it in a thread.
+    """Detect this machine's hardware. Blocks for some milliseconds: call it in a thread.
 
-    `root` is where the control groups are looked up.
+    `drm` and `root` are the folders of graphics cards and of control groups; tests replace them.
     """
     ram_total, ram_available = _memory(root)
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
@@ -97,8 +97,10 @@ def detect_hardware(drm: Path = DRM_FOLDER, root: Path = ROOT) -> Hardware:
 
 
 def usable_cores(root: Path = ROOT) -> int:
-    """Physical cores that this process may keep busy: those it is not pinned away from, and no more
-    than its control group's time allows. At least 1."""
+    """Return how many physical cores this process may use, at least 1.
+
+    CPU affinity and the control group's CPU time are respected.
+    """
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     if sys.platform == "linux":
         cores = min(cores, len(os.sched_getaffinity(0)))
@@ -107,7 +109,7 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def describe(hardware: Hardware) -> dict[str, Any]:
-    """A box in plain values, for the node's STATUS: what it is, not how busy it is."""
+    """Return the machine as plain values for the node's STATUS, without how busy it is."""
     return {
         "cpu": hardware.cpu,
         "cpu_cores": hardware.cpu_cores,
@@ -117,7 +119,7 @@ def describe(hardware: Hardware) -> dict[str, Any]:
 
 
 def _memory(root: Path) -> tuple[int, int]:
-    """The RAM that this process may have at most, and what of it is free now."""
+    """Return the most RAM that this process may use, and how much of it is free now."""
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
     for group in memory_limits(root):
@@ -126,14 +128,14 @@ def _memory(root: Path) -> tuple[int, int]:
 
 
 def _cpu_name(info: Path = CPU_INFO) -> str:
-    """What the processor is called; on Linux `platform` knows no more than its architecture."""
+    """Return the processor's name; on Linux `platform` has only its architecture."""
     try:
         for line in info.read_text("utf-8", "replace").splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name" and value.strip():
                 return value.strip()[:_MAX_CPU_CHARS]
     except OSError:
-        pass  # no Linux
+        pass  # not Linux
     return platform.processor() or platform.machine()
 
 
@@ -156,7 +158,7 @@ def _nvidia() -> list[Gpu]:
 
 
 def _nvidia_card(nvml: Any, index: int) -> list[Gpu]:
-    """One card; none where it does not answer (fallen off the bus, say): the others may."""
+    """Return one card; an empty list if it does not answer (for example, fell off the bus)."""
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
@@ -169,7 +171,7 @@ def _nvidia_card(nvml: Any, index: int) -> list[Gpu]:
 
 
 def _amd(drm: Path) -> list[Gpu]:
-    """AMD cards as `amdgpu` shows them; amdsmi would print, and raise KeyError, without one."""
+    """Return AMD cards from sysfs; the library amdsmi prints and raises KeyError without a card."""
     found = []
     try:
         cards = sorted(drm.glob("card[0-9]*/device"))

@@ -1,8 +1,8 @@
-"""The Hugging Face hub, as far as we ask it: search, files of a repository, a file's header.
+"""Query the Hugging Face hub: search, a repository's files, a file's header.
 
-Metadata comes through the `huggingface_hub` library, in a worker thread; its errors become
-sentences that say what to do. It downloads no models (`download`), and never sends the token to
-anyone but the hub's own origin (`transfer`).
+Metadata is read with the library `huggingface_hub` in a worker thread; its errors become sentences
+that say what to do. Models are downloaded by `download`. The token is sent to the hub's own origin
+only (`transfer`).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ T = TypeVar("T")
 
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 MAX_RESULTS: Final = 100
-MAX_COUNT: Final = 1 << 53  # what JSON carries exactly; more downloads than that nobody has
-ASKED_AT_ONCE: Final = 4  # a hub that hangs must not hold the threads that write downloads
+MAX_COUNT: Final = 1 << 53  # the largest integer that JSON carries exactly
+ASKED_AT_ONCE: Final = 4  # a hub that hangs must not occupy the threads that write downloads
 _NO_LISTING: Final = (
     *(KeyError, TypeError, ValueError, AttributeError),
-    *(OverflowError, RecursionError),  # of numbers like 1e999, and of brackets a million deep
+    *(OverflowError, RecursionError),  # from numbers like 1e999, and from a million nested brackets
 )
 METADATA_TIMEOUT_S: Final = 30.0
 HEADER_STEP_BYTES: Final = 256 * 1024  # the architecture's keys sit in the first KBs of real files
-HEADER_LIMIT_BYTES: Final = 8 << 20  # an early giant array ends the search, not the node's link
+HEADER_LIMIT_BYTES: Final = 8 << 20  # a header with a giant array at its start is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class FoundModel:
 
 @dataclass(frozen=True, slots=True)
 class HubSettings:
-    """Where the hub is (`HF_ENDPOINT`) and who we are to it (`HF_TOKEN`, None for anonymous)."""
+    """The hub's URL (`HF_ENDPOINT`) and our token (`HF_TOKEN`; None: anonymous)."""
 
     endpoint: str = DEFAULT_ENDPOINT
     token: str | None = None
@@ -62,7 +62,7 @@ class HubSettings:
 
 
 class Hub:
-    """Questions to one hub. Safe to use from several tasks."""
+    """A client of one hub, which several tasks may use."""
 
     def __init__(self, settings: HubSettings | None = None) -> None:
         self.settings = settings or HubSettings()
@@ -71,13 +71,13 @@ class Hub:
         self._asking = anyio.CapacityLimiter(ASKED_AT_ONCE)
 
     async def search(self, query: str, limit: int = 20) -> list[FoundModel]:
-        """GGUF models that match `query`, most downloaded first. Raises `WaiError`."""
+        """Return GGUF models that match `query`, most downloaded first. Raises `WaiError`."""
         limit = max(1, min(limit, MAX_RESULTS))
         what = f"the search for {query[:60]!r}"
 
         def ask() -> list[FoundModel]:
             token = self.settings.token
-            # not `list_models`: where the hub is out of reach it tries for half a minute
+            # not `list_models`, which tries for half a minute if the hub can't be reached
             answer = hub_session().get(
                 f"{self.settings.endpoint.rstrip('/')}/api/models",
                 params={
@@ -99,13 +99,13 @@ class Hub:
                     bool(row.get("gated")),
                 )
                 for row in answer.json()[:limit]
-                if is_repo(row["id"])  # what could not be deployed is not shown
+                if is_repo(row["id"])  # names that can't be deployed are not shown
             ]
 
         return await self._ask(ask, what=what)
 
     async def repository(self, name: str) -> Repository:
-        """A repository's quantisations. Raises `WaiError`: unknown, gated, hub not reached."""
+        """Return a repository's quantisations. Raises `WaiError`: unknown, gated, unreachable."""
         check_repo(name)
 
         def ask() -> Repository:
@@ -121,21 +121,21 @@ class Hub:
         return await self._ask(ask, what=name)
 
     def file_url(self, repository: Repository, file: RemoteFile) -> str:
-        """Where `file` is to be had, at the repository's commit."""
+        """Return the URL of `file` at the repository's commit."""
         path = quote(file.path, safe="/")
         commit = quote(repository.commit, safe="")
         return f"{self.settings.endpoint.rstrip('/')}/{repository.name}/resolve/{commit}/{path}"
 
     async def metadata(self, repository: Repository, file: RemoteFile) -> dict[str, Value]:
-        """A GGUF's metadata up to its vocabulary, by Range requests for its first bytes.
+        """Return a GGUF's metadata up to its vocabulary, by Range requests for its first bytes.
 
-        Raises `WaiError`: not a GGUF, gated, hub not reached.
+        Raises `WaiError`: not a GGUF, gated, unreachable.
         """
         url, reader, offset = self.file_url(repository, file), HeaderReader(), 0
         while reader.header is None and not reader.reached_tokenizer:
             if offset >= min(file.size_bytes, HEADER_LIMIT_BYTES):
                 raise RequestError(
-                    f"{file.path} does not show what it is within its first {offset} bytes; "
+                    f"the first {offset} bytes of {file.path} do not contain its architecture; "
                     "choose another quantisation or repository"
                 )
             wanted = max(HEADER_STEP_BYTES, reader.needed_bytes)
@@ -157,7 +157,7 @@ class Hub:
             hub_session()
             from huggingface_hub import HfApi
 
-            # False: an anonymous node does not borrow the token of whoever logged in on this box
+            # False: without it the library would use the token of a user who logged in here
             self._api = HfApi(endpoint=self.settings.endpoint, token=self.settings.token or False)
         return self._api
 
@@ -167,7 +167,7 @@ def _count(value: Any) -> int:
 
 
 def _translated(ask: Callable[[], T], what: str, settings: HubSettings) -> T:
-    """Run `ask`, with the library's errors as ours."""
+    """Run `ask`, and turn the library's errors into ours."""
     import httpx2
     from huggingface_hub import errors
 
@@ -195,19 +195,19 @@ def _translated(ask: Callable[[], T], what: str, settings: HubSettings) -> T:
 
 def _no_listing(what: str, settings: HubSettings) -> WaiError:
     return TransportError(
-        f"the hub at {settings.endpoint} answered for {what} with what is no model listing",
+        f"the hub at {settings.endpoint} answered for {what}, but not with a model listing",
         Fault.UPSTREAM_BROKE,
     )
 
 
 def gated(what: str, token: str | None) -> WaiError:
-    """The error for a repository whose licence must be accepted first."""
+    """Return the error for a repository whose licence must be accepted first."""
     todo = "with the account of this node's HF_TOKEN" if token else "and give this node an HF_TOKEN"
     return AuthError(f"{what} is gated: accept its licence on the hub {todo}", Fault.FORBIDDEN)
 
 
 def unknown(what: str, token: str | None) -> WaiError:
-    """The error for what the hub does not have, or does not show to us."""
+    """Return the error for what the hub does not have, or does not show to this node."""
     hint = "" if token else "; if it is private, give this node an HF_TOKEN"
     return RequestError(
         f"the hub has no {what}: check the spelling with `wai model search`{hint}", Fault.NOT_FOUND
@@ -215,7 +215,7 @@ def unknown(what: str, token: str | None) -> WaiError:
 
 
 def refused(what: str, status: int) -> WaiError:
-    """The error for any other answer of the hub."""
+    """Return the error for any other status of the hub."""
     if status == 401:
         return AuthError(
             f"the hub refuses this node's HF_TOKEN for {what}: make a new one", Fault.FORBIDDEN

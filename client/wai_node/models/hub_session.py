@@ -1,7 +1,7 @@
-"""The HTTP client of the library `huggingface_hub`, with a bound on what an answer may hold.
+"""The HTTP client of the library `huggingface_hub`, with a limit for the size of an answer.
 
-The library reads whole answers into memory; one that does not end would take all of it. Its proxies
-and certificates hold for what we ask with it ourselves, too.
+The library reads whole answers into memory, so an endless one would exhaust it. Our own requests
+use the same client, and so the library's settings for proxies and certificates.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ _sessions: list[httpx2.Client] = []
 
 
 def hub_session() -> httpx2.Client:
-    """The client, for this process; blocking. An answer that is too long raises
-    `httpx2.DecodingError` while it is read."""
+    """Return the client of this process, which blocks.
+
+    Reading an answer that is too long raises `httpx2.DecodingError`.
+    """
     if not _sessions:
-        # read when the library is imported; without it it tells its makers what is asked
+        # read when the library is imported; otherwise it reports each query to its makers
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
         from huggingface_hub import get_session, set_client_factory
         from huggingface_hub.utils._http import default_client_factory
 
         def bounded_client() -> httpx2.Client:
             client = default_client_factory()
-            client.headers["accept-encoding"] = "identity"  # what is packed may be a thousandfold
+            client.headers["accept-encoding"] = (
+                "identity"  # compressed data may expand a thousandfold
+            )
             client.event_hooks = {**client.event_hooks, "response": [_bound]}
             return client
 
@@ -39,11 +43,11 @@ def hub_session() -> httpx2.Client:
 
 
 def _bound(response: httpx2.Response) -> None:
-    """Before its body is read: give up on one that is packed, or that becomes too long."""
+    """Make reading an answer's body fail if it is compressed or becomes too long."""
     import httpx2
 
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise httpx2.DecodingError("the answer is packed, which was not asked for")
+        raise httpx2.DecodingError("the answer is compressed, although that was not asked for")
     whole = response.stream
 
     class Bounded(httpx2.SyncByteStream):

@@ -1,7 +1,7 @@
-"""A model's shape: the numbers in its GGUF metadata that decide how much memory it takes.
+"""A model's shape: the numbers in its GGUF metadata that determine how much memory it takes.
 
-Pure. It knows where architecture families differ (sliding windows, experts, MLA, recurrent state);
-an unknown architecture is read as a plain transformer, which errs on the side of too much.
+Pure. Differences between architectures are known (sliding windows, experts, MLA, recurrent state).
+An unknown architecture is read as a plain transformer, which rather overestimates.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .gguf_header import LongArray, Value
 MAX_BLOCKS: Final = 1024  # the deepest models have some 130
 MAX_SIZE: Final = 1 << 24  # any width, head or token count of one model; keeps sums in 64 bits
 
-# architecture → every n-th layer attends to everything, the others to a window (llama.cpp's
-# set_swa_pattern). A pattern in the metadata wins over this.
+# architecture → n: every n-th layer attends to all tokens, the others to a window (llama.cpp's
+# set_swa_pattern). A pattern in the metadata takes precedence.
 _WINDOW_PATTERNS: Final = {
     "gemma2": 2,
     "gemma3": 6,
@@ -30,7 +30,7 @@ _WINDOW_PATTERNS: Final = {
     "olmo2": 4,
     "llama4": 4,
 }
-# Linear attention in all but every n-th layer, where the metadata does not say which.
+# All but every n-th layer use linear attention, if the metadata does not say which.
 _RECURRENT_INTERVAL: Final = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 _RECURRENT_ONLY: Final = frozenset({"mamba", "mamba2"})
 
@@ -46,16 +46,18 @@ class Recurrent:
 
     @property
     def values_per_sequence(self) -> int:
-        """How many F32 values one layer keeps for one sequence (llama.cpp: n_embd_r + n_embd_s)."""
+        """The F32 values that one layer keeps for one sequence (llama.cpp: n_embd_r + n_embd_s)."""
         conv = max(0, self.kernel - 1) * (self.inner + 2 * self.groups * self.state)
         return conv + self.state * self.inner
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """`kv_heads`, one per layer: 0 is a layer without a cache. `window_layers`: which layers look
-    back no further than `window` tokens. `value_cached` is False under MLA, where K holds both.
-    `feed_forward` is the widest activation per token that a layer's feed-forward part makes.
+    """The sizes of a model.
+
+    `kv_heads` has an item per layer; 0 is a layer without a cache. `window_layers` are the layers
+    that attend to the last `window` tokens only. `value_cached` is False with MLA, where K holds
+    both. `feed_forward` is the widest activation per token in a layer's feed-forward part.
     """
 
     architecture: str
@@ -76,12 +78,12 @@ class ModelShape:
 
     @property
     def blocks(self) -> int:
-        """How many layers there are."""
+        """The number of layers."""
         return len(self.kv_heads)
 
 
 class _Keys:
-    """Reads the architecture's keys, each checked: a header is a stranger's."""
+    """Reads and checks the architecture's keys, since headers are untrusted."""
 
     def __init__(self, metadata: Mapping[str, Value]) -> None:
         self.metadata = metadata
@@ -94,7 +96,7 @@ class _Keys:
         return self.metadata.get(f"{self.architecture}.{name}")
 
     def size(self, name: str, default: int = 0) -> int:
-        """A count; the largest where the file gives one per layer."""
+        """Return a count; the largest one if the file has a value per layer."""
         value = self.get(name)
         if value is None:
             return default
@@ -122,16 +124,16 @@ def _sizes(value: Value, name: str) -> tuple[int, ...]:
 
 def _unfit(what: str) -> RequestError:
     return RequestError(
-        f"how much memory the model needs can't be told: {what}; "
+        f"the memory that the model needs can't be estimated: {what}; "
         "choose a GGUF of a language model made by llama.cpp's own converter",
         Fault.BAD_REQUEST,
     )
 
 
 def shape_from_metadata(metadata: Mapping[str, Value]) -> ModelShape:
-    """Read a shape from a header's metadata, whole or up to its vocabulary.
+    """Return the shape in a header's metadata, complete or up to its vocabulary.
 
-    Raises `RequestError` when what an estimate rests on is not there or makes no sense.
+    Raises `RequestError` if a value that an estimate needs is missing or makes no sense.
     """
     keys = _Keys(metadata)
     blocks, embedding = keys.size("block_count"), keys.size("embedding_length")
@@ -175,7 +177,7 @@ def _kv_heads(keys: _Keys, blocks: int, heads: int) -> tuple[int, ...]:
 
 
 def _feed_forward(keys: _Keys) -> int:
-    """Dense layers and expert layers share one buffer: the wider of the two counts."""
+    """Return the wider of dense and expert layers, which share one buffer."""
     dense, used = keys.size("feed_forward_length"), keys.size("expert_used_count")
     if not used:
         return dense
@@ -195,7 +197,7 @@ def _window(keys: _Keys, blocks: int) -> tuple[int, frozenset[int]]:
     if isinstance(pattern, tuple):
         return window, frozenset(i for i, on in enumerate(pattern[:blocks]) if on is True)
     every = pattern if isinstance(pattern, int) else _WINDOW_PATTERNS.get(keys.architecture, 0)
-    if every <= 1:  # llama.cpp ignores the window of phi3 and mistral: all layers see everything
+    if every <= 1:  # llama.cpp ignores the window of phi3 and mistral
         return 0, frozenset()
     return window, frozenset(i for i in range(blocks) if i % every < every - 1)
 

@@ -1,7 +1,7 @@
-"""Bytes of a file on the hub: one GET from an offset, redirects followed, back-pressure kept.
+"""Read a file on the hub from an offset: one GET with redirects and back-pressure.
 
-The token goes to the hub's own origin alone; a redirect to storage elsewhere travels without it,
-and never from https to http. It does not retry (`download` does) and writes no files.
+The token is sent to the hub's own origin only, not to storage that it redirects to, and a redirect
+from https to http is refused. `download` retries and writes the files.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from wai_transport.http_request import ClientRequest, Timeouts
 from wai_transport.origin import Origin
 
 MAX_REDIRECTS: Final = 5
-BUFFER_BYTES: Final = 1 << 20  # read ahead of the disk: bounds what a slow disk costs in memory
-# A server that sends nothing for this long is gone: the retry dials anew.
+BUFFER_BYTES: Final = 1 << 20  # the most that is buffered for a slow disk
+# A server that sends nothing for so long is given up; the retry uses a new connection.
 TIMEOUTS: Final = Timeouts(connect_s=15.0, first_byte_s=60.0, between_s=30.0)
 USER_AGENT: Final = b"wai-node"
-# 18 digits: an exabyte; Python refuses to read numbers of thousands of digits
+# 18 digits are an exabyte; `int` raises for numbers of thousands of digits
 _CONTENT_RANGE: Final = re.compile(rb"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _NUMBER: Final = re.compile(rb"\d{1,18}")
 _URL_CHARS: Final = bytes(range(0x21, 0x7F)).decode()
@@ -33,12 +33,15 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 class RetryLater(TransportError):
-    """The hub or its storage failed in a way that may pass: another try makes sense."""
+    """The hub or its storage failed temporarily, so a retry makes sense."""
 
 
 class Incoming:
-    """The body of one answer, pulled piece by piece. `offset` is where in the file it begins;
-    `total` the whole file's size where the server told, else None."""
+    """The body of one answer, read in pieces.
+
+    `offset` is the position in the file of its first byte; `total` is the file's size if the server
+    says it, else None.
+    """
 
     def __init__(self) -> None:
         self.offset = 0
@@ -55,13 +58,13 @@ class Incoming:
     # -- ResponseSink
 
     def on_headers(self, status: int, headers: Headers) -> None:
-        """The answer's head."""
+        """Take the answer's head."""
         self.status = status
         self.headers = dict(headers)
         self._changed.set()
 
     def on_data(self, data: bytes) -> None:
-        """Keep a piece; stop reading the socket when a megabyte waits."""
+        """Buffer a piece; stop reading the socket when `BUFFER_BYTES` are buffered."""
         self._pieces.append(data)
         self._buffered += len(data)
         if self._buffered >= BUFFER_BYTES and self.request is not None:
@@ -69,12 +72,12 @@ class Incoming:
         self._changed.set()
 
     def on_end(self) -> None:
-        """The body is complete, as far as HTTP can tell."""
+        """Note that the body is complete."""
         self._ended = True
         self._changed.set()
 
     def on_error(self, error: WaiError) -> None:
-        """It broke off: told to the reader once it has read what came before."""
+        """Note an error, which `read` raises once it has returned what came before."""
         self._error = error
         self._changed.set()
 
@@ -86,7 +89,7 @@ class Incoming:
             await self._wait()
 
     async def read(self) -> bytes:
-        """What has come since the last call, b"" at the end. Raises `RetryLater` when cut."""
+        """Return the bytes since the last call, b"" at the end. Raises `RetryLater` if cut off."""
         while not self._pieces:
             if self._ended:
                 return b""
@@ -106,7 +109,7 @@ class Incoming:
 
 
 class Transfer:
-    """Reads files of one hub: `endpoint` is the hub's URL, `token` what we show to it alone."""
+    """Reads files of one hub. `token` is sent to the origin of `endpoint` only."""
 
     def __init__(self, endpoint: str, token: str | None, timeouts: Timeouts = TIMEOUTS) -> None:
         self._home, _ = Origin.parse(endpoint)
@@ -114,7 +117,7 @@ class Transfer:
         self._timeouts = timeouts
 
     async def read_range(self, url: str, offset: int, count: int) -> bytes:
-        """`count` bytes of the file from `offset` on, fewer at its end. Raises `WaiError`."""
+        """Return `count` bytes from `offset`, fewer at the file's end. Raises `WaiError`."""
         found = bytearray()
         async with self.open(url, offset, offset + count - 1) as body:
             if body.offset != offset:
@@ -134,11 +137,13 @@ class Transfer:
     async def open(
         self, url: str, offset: int = 0, last: int | None = None
     ) -> AsyncIterator[Incoming]:
-        """A GET of `url` from `offset` on (to `last`, inclusive). The server may ignore the range:
-        look at `Incoming.offset`. Raises `RetryLater`, or another `WaiError` where a second try
-        would be answered the same."""
+        """GET `url` from `offset` to `last` (inclusive; None: to the end).
+
+        The server may ignore the range: check `Incoming.offset`. Raises `RetryLater`, or another
+        `WaiError` if a retry would be answered the same.
+        """
         home = True
-        name = urlsplit(url).path.rsplit("/", 1)[-1][:100]  # the storage's own is a hash
+        name = urlsplit(url).path.rsplit("/", 1)[-1][:100]  # the storage's own name is a hash
         for _ in range(MAX_REDIRECTS + 1):
             origin, target = _split(url)
             home = home and origin == self._home
@@ -159,7 +164,7 @@ class Transfer:
                 if body.request is not None:
                     body.request.close()
                 await client.aclose()
-        raise TransportError("the hub redirects in a circle", Fault.UPSTREAM_BROKE)
+        raise TransportError("the hub redirects too many times", Fault.UPSTREAM_BROKE)
 
     def _headers(self, offset: int, last: int | None, *, with_token: bool) -> Headers:
         end = b"" if last is None else str(last).encode()
@@ -188,14 +193,14 @@ def _next_url(url: str, location: bytes) -> str:
     except ValueError:
         location = b""
     if not location:
-        raise TransportError("the hub redirects to nowhere", Fault.UPSTREAM_BROKE)
+        raise TransportError("the hub redirects to an invalid address", Fault.UPSTREAM_BROKE)
     if urlsplit(url).scheme == "https" and scheme != "https":
         raise TransportError("the hub redirects from https to http", Fault.UPSTREAM_BROKE)
     return following
 
 
 def _check_answer(body: Incoming, name: str) -> None:
-    """Set `offset` and `total` from a good answer; raise for the others."""
+    """Set `offset` and `total` from a good answer; raise for any other."""
     match body.status:
         case 200:
             length = body.headers.get(b"content-length", b"")
@@ -216,12 +221,12 @@ def _check_answer(body: Incoming, name: str) -> None:
                 )
             if body.headers.get(b"x-error-code") or b"www-authenticate" in body.headers:
                 raise AuthError(f"the hub does not let this node read {name}", Fault.FORBIDDEN)
-            # storage refuses a link that has run out: a new try gets a new link
+            # the storage refuses expired links; a retry gets a new one
             raise RetryLater(f"the hub's storage answered {body.status} for {name}")
         case 404:
             raise RequestError(f"the hub has no file {name} any more", Fault.NOT_FOUND)
         case 416:
-            raise RequestError(f"{name} is shorter than what is here of it already")
+            raise RequestError(f"{name} is shorter than the part that was downloaded already")
         case status if status == 429 or status >= 500:
             after = body.headers.get(b"retry-after", b"")
             wait_s = float(after) if _NUMBER.fullmatch(after) else None

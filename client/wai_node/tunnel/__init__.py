@@ -1,1 +1,1 @@
-"""The way to the relay: find it, dial it, prove who we are, and stay connected."""
+"""The connection to the relay: dial, handshake, keep the session alive, dial again after a loss."""

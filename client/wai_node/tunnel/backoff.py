@@ -1,9 +1,9 @@
-"""How long to wait before the next try to reach the relay, and how long to wait for its answer.
+"""Back-off: how long to wait before the next dial, and how long to wait for the relay's answer.
 
-After a loss the tries come quickly for as long as the relay keeps the session, since what is open
-in it can still be saved; later they grow rarer, and never stop. Full jitter (a random share of a
-bound), so that a fleet that lost its relay does not come back in one moment. A pure state machine:
-it is told the time and given its randomness.
+After a loss the waits stay short for as long as the relay keeps the session, because its open
+streams can still be resumed. Later they grow, and dialling never stops. Full jitter (each wait is a
+random share of a bound) spreads the nodes of a relay that comes back. A pure state machine: time
+and randomness are arguments.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from collections.abc import Callable
 from typing import Final
 
 FIRST_S: Final = 0.25
-"""Bound of the second wait; the first try after a loss goes out at once."""
+"""Upper bound of the second wait; the first dial after a loss starts at once."""
 
 QUICK_S: Final = 1.0
-"""Bound of the waits while the session can be resumed: half of the nodes try again within 0.3 s of
-their relay's return. A try that is refused costs a packet each way."""
+"""Upper bound of the waits while the session can be resumed: half of the nodes dial within 0.3 s of
+their relay's return. A refused dial costs one packet in each direction."""
 
 QUICK_FOR_S: Final = 60.0
-"""How long the tries stay quick where no relay has told how long it keeps a session (its default):
-at the start of a node, whose network may not be there yet."""
+"""How long the waits stay short while no relay has said how long it keeps a session (its default).
+This is the case when a node starts, perhaps before its network is up."""
 
 LONGEST_S: Final = 10.0
-"""Bound of the waits in the end: 1,000 nodes whose relay is away all night send 200 SYNs a second,
-and each is back within 10 s of its return."""
+"""Upper bound of all later waits: 1,000 nodes whose relay is away for a night send 200 SYNs a
+second, and each dials within 10 s of its return."""
 
 YOUNG_S: Final = 1.0
-"""A connection that was lost sooner than this is not replaced at once, but after a wait of up to
-`FIRST_S`: something that ends every connection would otherwise keep both ends busy."""
+"""After a connection that lasted less than this, the next dial waits up to `FIRST_S`. Otherwise
+something that ends every connection would keep both ends busy."""
 
 PATIENCE_S: Final = 2.5
-"""How long the relay's first answer in TLS or in the handshake may take at first: five round trips
-to the other side of the world. If packets vanish, TCP's own repetitions come ever later."""
+"""Initial limit for the relay's first answer in TLS or in the handshake: five round trips to the
+other side of the world. A new dial is better than waiting for TCP's ever later retransmissions."""
 
 LONGEST_PATIENCE_S: Final = 10.0
-"""The same in the end, for a slow way or a relay that is busy with the return of all its nodes."""
+"""Largest such limit, for a slow network or a relay that all nodes reconnect to at once."""
 
 
 class Backoff:
-    """Waits between tries. `random_share` gives numbers in [0, 1)."""
+    """Compute the waits between dials. `random_share` returns numbers in [0, 1)."""
 
     def __init__(self, random_share: Callable[[], float] = random.random) -> None:
         self._random_share = random_share
@@ -53,32 +53,33 @@ class Backoff:
 
     @property
     def patience_s(self) -> float:
-        """How long the relay may take to answer on a connection that stands."""
+        """How long the relay may take to answer on an established TCP connection."""
         return float(min(LONGEST_PATIENCE_S, PATIENCE_S * 2.0 ** min(self._stalls, 8)))
 
     def connected(self, now: float, quick_for_s: float = QUICK_FOR_S) -> None:
-        """A handshake succeeded. The relay keeps the session for `quick_for_s` after a loss."""
+        """Note a successful handshake. The relay keeps a lost session for `quick_for_s`."""
         self._connected_at = now
         self._quick_for_s = quick_for_s
         self.begin_anew()
 
     def lost(self, now: float) -> None:
-        """The connection died."""
+        """Note that the connection was lost."""
         if self._connected_at is not None and now - self._connected_at < YOUNG_S:
             self._failures = 1
         self._connected_at = None
 
     def stalled(self) -> None:
-        """A connection stood, and the relay did not answer on it."""
+        """Note that TCP connected, and the relay did not answer in time."""
         self._stalls += 1
 
     def begin_anew(self) -> None:
-        """What was tried before says nothing any more, since the network has changed."""
+        """Start over: the network has changed, so earlier failures say nothing."""
         self._failures = self._rare_failures = self._stalls = 0
         self._away_since = None
 
     def next_wait_s(self, now: float, at_least_s: float = 0.0) -> float:
-        """Seconds to wait before the next try. `at_least_s`: what the relay asked for."""
+        """Return the seconds to wait before the next dial, at least `at_least_s`, which the relay
+        may have asked for."""
         if self._away_since is None:
             self._away_since = now
         bound = 0.0

@@ -1,8 +1,8 @@
-"""Whether a tunnel's connection has met a path MTU black hole: only its small packets pass.
+"""Detect a path MTU black hole: a network path that silently drops a connection's large packets.
 
-Told from what the kernel knows of the connection (TCP_INFO, Linux) and from the silence of the
-session. `segments` keeps most ways from being one; this finds those that carry even less than they
-must. Elsewhere than on Linux nothing is found.
+The evidence is the kernel's state of the connection (TCP_INFO, Linux only) and how long nothing was
+received. The segment size that `segments` announces avoids most black holes; this module finds the
+paths that drop even smaller packets. On other systems than Linux nothing is detected.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ LOOK_EVERY_S: Final = 1.0
 """One system call per tunnel and second."""
 
 REPEATED: Final = 4
-"""Repetitions of one segment: at least 3 s have passed since it was sent first."""
+"""Retransmissions of one segment: at least 3 s have passed since it was sent first."""
 
 HEARD_S: Final = 2.0
-"""The peer spoke after that, so it is no network that was lost altogether."""
+"""The peer was heard this recently, so the network has not failed altogether."""
 
 UNHEARD_S: Final = 3.0
-"""So long after our PING a PONG is overdue."""
+"""A PONG that has not come so long after our PING is overdue."""
 
 _FIELDS: Final = struct.Struct("8B13I")  # the first of `struct tcp_info`, linux/tcp.h
 _RETRANSMITS, _UNACKED, _LAST_ACK_MS = 2, 12, 20
@@ -30,8 +30,11 @@ _RETRANSMITS, _UNACKED, _LAST_ACK_MS = 2, 12, 20
 
 @dataclass(frozen=True, slots=True)
 class PathState:
-    """What the kernel says. `retransmits`: of the segment at the head of what we send.
-    `unacknowledged`: segments under way. `ack_age_s`: since the peer's kernel answered last."""
+    """The kernel's state of a TCP connection.
+
+    `retransmits` counts those of the oldest unacknowledged segment; `unacknowledged` counts
+    segments; `ack_age_s` is the time since the peer's kernel last acknowledged anything.
+    """
 
     retransmits: int
     unacknowledged: int
@@ -39,7 +42,7 @@ class PathState:
 
 
 def path_state(sock: socket.socket) -> PathState | None:
-    """The state of a connected TCP socket; None where the system does not tell."""
+    """Return the state of a connected TCP socket; None if the system does not provide it."""
     option = getattr(socket, "TCP_INFO", None)
     if option is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return None
@@ -51,12 +54,13 @@ def path_state(sock: socket.socket) -> PathState | None:
 
 
 def is_black_hole(path: PathState, silent_s: float, ping_s: float) -> bool:
-    """Whether large segments seem to be lost on a connection whose small ones pass.
+    """Return whether the path seems to drop large segments and to pass small ones.
 
-    `silent_s`: since the last byte came; `ping_s`: the silence after which we ask for one.
+    `silent_s`: seconds since the last byte was received. `ping_s`: the silence after which we send
+    a PING.
     """
     if path.retransmits >= REPEATED:
-        return silent_s <= HEARD_S  # ours do not arrive, the peer's do
-    # Or the peer's do not arrive, though its kernel acknowledges our PINGs.
+        return silent_s <= HEARD_S  # our segments do not arrive, the peer's do
+    # Or the peer's segments do not arrive, though its kernel acknowledges our PINGs.
     overdue = silent_s >= ping_s + UNHEARD_S
     return overdue and path.unacknowledged == 0 and path.ack_age_s <= ping_s + UNHEARD_S

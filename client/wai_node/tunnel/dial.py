@@ -1,10 +1,10 @@
-"""One way out: connect to the relay, know it, and do the handshake.
+"""One dial: connect to the relay, authenticate it, and perform the `wai/1` handshake.
 
-TLS with ALPN `wai/1`; where a proxy at the relay ends TLS and speaks only HTTP, an HTTP/1.1
-`Upgrade` on the same port (SPEC section 2). A proxy on our side is asked to connect us first
-(`proxy`). The name is resolved anew at each dial, and each of its addresses gets its chance
-(`wai_transport.connecting`). It keeps nothing: trying again is `tunnel`'s, the session
-`wai_transport.live_session`'s.
+TLS with ALPN `wai/1`, or, if a proxy in front of the relay ends TLS and speaks only HTTP, an
+HTTP/1.1 `Upgrade` on the same port (SPEC section 2). If an HTTP proxy is configured for this
+machine, the connection goes through its CONNECT method (`proxy`). The relay's name is resolved at
+each dial, and all its addresses are tried (`wai_transport.connecting`). This module keeps no state:
+`tunnel` dials again, and `wai_transport.live_session` holds the session.
 """
 
 from __future__ import annotations
@@ -36,25 +36,28 @@ from .proxy import Proxy, ask_to_connect
 from .segments import USUAL_BYTES
 
 CONNECT_S: Final = 10.0
-"""DNS and TCP, and a proxy's answer; then the next try may find another address."""
+"""Limit for DNS, TCP and a proxy's answer; the next dial may use another address."""
 
 AGAIN_S: Final = 0.7
-"""An address that has not answered is sent another SYN after this, beside the first, whose
-repetitions by the kernel come after 1, 3 and 7 s: a network that came back is found within it."""
+"""After this a second connection to a silent address is started beside the first, because the
+kernel retransmits a SYN only after 1, 3 and 7 s: a network that is back is noticed sooner."""
 
 HANDSHAKE_S: Final = 15.0
-"""HELLO to WELCOME; the relay itself gives up after 10 s."""
+"""Limit from HELLO to WELCOME; the relay itself gives up after 10 s."""
 
 MAX_UPGRADE_BYTES: Final = 8 * 1024
-"""The head of a proxy's answer to Upgrade."""
+"""Limit for the response head of an Upgrade."""
 
 UPGRADE_PATH: Final = "/wai"
 
 
 @dataclass(frozen=True, slots=True)
 class RelayAddress:
-    """Where the relay is, and how to know it. `dial`: an address to use instead of the URL's.
-    `proxy`: whom to ask for the connection to an https URL, unless there is such an address."""
+    """Where the relay is, and how to authenticate it.
+
+    `dial` is an address to connect to instead of the URL's. `proxy` is the HTTP proxy for an https
+    URL; it is not used together with `dial`.
+    """
 
     url: str
     public: bytes
@@ -65,9 +68,12 @@ class RelayAddress:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a dial is made. `patience_s`: how long TLS, and then the handshake, may take.
-    `segment_bytes`: the maximum segment size to announce, except on this machine itself. `known`:
-    addresses that were good lately, for when the name can't be resolved."""
+    """Settings of one dial.
+
+    `patience_s`: limit for the TLS handshake, and again for ours. `segment_bytes`: the TCP maximum
+    segment size to announce, except to loopback. `known`: addresses that worked recently, used when
+    the name can't be resolved.
+    """
 
     patience_s: float = HANDSHAKE_S
     segment_bytes: int = USUAL_BYTES
@@ -75,12 +81,12 @@ class Terms:
 
 
 class Stalled(TransportError):
-    """A connection stood, but the relay's answer did not come: packets are lost, or it is busy."""
+    """TCP connected, but no answer followed in time: packets are lost, or the relay is busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A finished handshake. The transport belongs to the taker, who sets its protocol at once."""
+    """The result of a dial. The caller owns the transport and must set its protocol at once."""
 
     transport: asyncio.Transport
     welcome: Welcome
@@ -95,11 +101,11 @@ async def dial(
     *,
     terms: Terms | None = None,
 ) -> Connected:
-    """Connect and shake hands. `hello.endpoint_hash` is filled in here.
+    """Connect to the relay and perform the handshake; `hello.endpoint_hash` is filled in here.
 
-    Raises `TransportError` (can't connect; `Stalled` where it connected and nothing came),
-    `AuthError` (refused, or not the relay that it should be), `RemoteProtocolError` (it speaks
-    something else).
+    Raises `TransportError` if it can't connect (`Stalled` if it connected and nothing came),
+    `AuthError` if the relay refuses the node or is not the expected relay, and
+    `RemoteProtocolError` if the peer speaks another protocol.
     """
     terms = terms or Terms()
     origin, _ = Origin.parse(address.url)
@@ -125,7 +131,9 @@ async def dial(
                 known=terms.known,
             )
     except SilentPeer:
-        raise Stalled(f"{host}:{port}{way} took a connection, but no TLS began on it") from None
+        raise Stalled(
+            f"{host}:{port}{way} accepted a connection, but did not answer to TLS"
+        ) from None
     except TimeoutError as error:
         met = f": {error.strerror}" if error.strerror else ""
         raise TransportError(f"no connection to {host}:{port}{way}{met}") from None
@@ -147,7 +155,7 @@ async def dial(
 async def _connect_through(
     proxy: Proxy, origin: Origin, context: ssl.SSLContext, terms: Terms
 ) -> tuple[asyncio.Transport, _DialledConnection]:
-    """Connect to the proxy, have it connect us on, and begin TLS with the relay."""
+    """Connect to the proxy, send it CONNECT, and start TLS with the relay."""
     loop = asyncio.get_running_loop()
     plain, connection = await create_connection(
         _DialledConnection,
@@ -218,13 +226,13 @@ async def _shake_hands(
         if out := handshake.bytes_to_send():
             transport.write(out)
         welcome = handshake.receive_data(await connection.read())
-    transport.pause_reading()  # what follows is for the session, once it has the transport
+    transport.pause_reading()  # later bytes are for the session, which gets the transport next
     leftover = handshake.leftover() + connection.take()
     return Connected(transport, welcome, leftover)
 
 
 async def _upgrade(connection: _DialledConnection, authority: str) -> bytes:
-    """Turn an HTTP/1.1 connection into a tunnel; what the relay sent after its 101."""
+    """Turn an HTTP/1.1 connection into a tunnel; return what the relay sent after its 101."""
     connection.transport.write(
         f"GET {UPGRADE_PATH} HTTP/1.1\r\nHost: {authority}\r\n"
         f"Connection: Upgrade\r\nUpgrade: {ALPN}\r\n\r\n".encode()
@@ -233,7 +241,7 @@ async def _upgrade(connection: _DialledConnection, authority: str) -> bytes:
     while b"\r\n\r\n" not in head:
         head += await connection.read()
         if len(head) > MAX_UPGRADE_BYTES:
-            raise RemoteProtocolError("the answer to Upgrade is too long")
+            raise RemoteProtocolError("the head of the answer to Upgrade is too long")
     head, _, rest = head.partition(b"\r\n\r\n")
     status = head.split(b"\r\n", 1)[0].decode("latin-1")
     if not status.startswith("HTTP/1.1 101"):
@@ -244,7 +252,7 @@ async def _upgrade(connection: _DialledConnection, authority: str) -> bytes:
 
 
 class _DialledConnection(asyncio.Protocol):
-    """Collects what comes until somebody reads it."""
+    """Buffers received bytes until they are read."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport
@@ -253,7 +261,7 @@ class _DialledConnection(asyncio.Protocol):
         self._lost: WaiError | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's class is no subclass
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -272,7 +280,7 @@ class _DialledConnection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     async def read(self) -> bytes:
-        """The next bytes. Raises `TransportError` at the connection's end."""
+        """Wait for bytes and return them. Raises `TransportError` when the connection ends."""
         while not self._buffer:
             if self._lost is not None:
                 raise self._lost
@@ -281,13 +289,13 @@ class _DialledConnection(asyncio.Protocol):
         return self.take()
 
     def take(self) -> bytes:
-        """What has come and was not read."""
+        """Return the bytes that were received and not read yet."""
         data, self._buffer = self._buffer, b""
         return data
 
 
 def _reason(error: Exception) -> str:
-    """One line that a person can act on."""
+    """Return one line that tells a person what to do."""
     if isinstance(error, socket.gaierror):
         return f"the name can't be resolved ({error.strerror})"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -303,9 +311,9 @@ def _reason(error: Exception) -> str:
 
 
 def is_final(error: WaiError) -> bool:
-    """Whether trying again can't help before a person did something: the relay refused us.
+    """Return whether another dial is useless until a person acts: the relay refused the node.
 
-    Where it is not the relay that answers (PROOF_INVALID), a captive portal may be in the way, and
-    the next try can reach the relay.
+    PROOF_INVALID is not final: somebody else answered in the relay's place, perhaps a captive
+    portal, and a later dial can reach the relay.
     """
     return isinstance(error, AuthError) and error.fault is not Fault.PROOF_INVALID

@@ -1,6 +1,7 @@
-"""Leaving a relay on purpose: GOAWAY and the connection's end, so that no session waits for us.
+"""End a connection on purpose: send GOAWAY and close, so that the relay keeps no session for it.
 
-For who joins: it only wanted to be let in. A node at work drains and leaves by its sessions.
+Used by `wai node join`, which needs the handshake alone. A running node drains its sessions
+instead.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from wai_protocol.session import Role, Session
 from .dial import Connected
 
 GOODBYE_S: Final = 2.0
-"""A round trip, or a relay that hangs: then it finds out by itself that we are gone."""
+"""Limit for the relay's answer, one round trip. If it hangs, it will notice the loss by itself."""
 
 
 class _Leaving(asyncio.Protocol):
@@ -26,7 +27,7 @@ class _Leaving(asyncio.Protocol):
 
 
 async def say_goodbye(connected: Connected, reason: str) -> None:
-    """End a connection whose handshake is done and which carried nothing."""
+    """Send GOAWAY with `reason` on a connection that has no streams, and close it."""
     session = Session(Role.NODE, peer=connected.welcome.limits)
     session.attach(connected.welcome.received, asyncio.get_running_loop().time())
     session.go_away(Fault.DRAINING, reason)

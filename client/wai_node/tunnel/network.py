@@ -1,8 +1,8 @@
-"""Notices that the world moved: the machine slept, or the way to the relay leads elsewhere now.
+"""Detect that the machine slept or that its route to the relay changed, and call back.
 
-A connection from before is dead then, but says so only when its keepalive runs out; dialling again
-at once is cheap, since the session resumes. A node that waits for its next try, or whose dial gets
-no answer, is woken too. Tells of both by a callback; does nothing else.
+An older connection is dead then, but this is noticed only when its keepalive runs out. Dialling
+again at once is cheap, because the session resumes. A tunnel that waits for its next dial, or whose
+dial gets no answer, should dial at once too.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from dataclasses import dataclass
 from typing import Final
 
 LOOK_EVERY_S: Final = 1.0
-"""Two system calls a second, so that a laptop that wakes is back within one."""
+"""Two system calls a second, so that a laptop that wakes up reconnects within one."""
 
 JUMP_S: Final = 3.0
-"""More than this beyond what the loop slept is sleep, or a process that was stopped: no scheduler
-on a busy box is that late, and a redial that was not needed costs one round trip."""
+"""If the clock advanced this much more than the loop slept, the machine slept or the process was
+stopped: no scheduler of a busy box is that late. An unneeded redial costs one round trip."""
 
 
 class JumpDetector:
-    """Compares two clocks: one stops while the machine sleeps, the other does not."""
+    """Compares a clock that stops while the machine sleeps with one that does not."""
 
     def __init__(self, asleep_too_s: float) -> None:
         self._expected_s = asleep_too_s
 
     def observe(self, asleep_too_s: float, slept_for_s: float) -> bool:
-        """Whether the clock that runs during sleep went on by more than we waited."""
+        """Return whether the clock that runs during sleep advanced by more than we waited."""
         jumped = asleep_too_s - self._expected_s > slept_for_s + JUMP_S
         self._expected_s = asleep_too_s
         return jumped
 
 
 def boot_time_s() -> float:
-    """Seconds since boot, sleep included (Linux); elsewhere the wall clock is the nearest to it."""
+    """Return the seconds since boot, sleep included (Linux); on other systems the wall clock."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.time() if clock is None else time.clock_gettime(clock)
 
 
 def source_address(host: str, port: int) -> str | None:
-    """The address that this machine would use towards `host` now; None if there is no way.
+    """Return the source address that this machine would use towards `host`; None without a route.
 
     Asks the kernel's routing table by connecting a UDP socket: no packet is sent. `host` is an
     address, not a name.
@@ -59,7 +59,7 @@ def source_address(host: str, port: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRoute:
-    """The way to the relay. `ours` is our address on a connection, None while there is none."""
+    """A tunnel's route: the relay's `host` and `port`, and our address (None if not connected)."""
 
     ours: str | None
     relay: str
@@ -67,19 +67,21 @@ class NetworkRoute:
 
 
 ANY_ROUTE: Final = NetworkRoute(None, "192.0.2.1", 443)
-"""Before the relay's address is known: an address of the range that is kept for documentation
-(RFC 5737), to which the default route leads. Nothing is ever sent there."""
+"""Stands for the default route before the relay's address is known: an address of the range that
+is reserved for documentation (RFC 5737). Nothing is ever sent there."""
 
 
 class RouteWatch:
-    """Finds out, by looking again and again, whether the address towards a relay has changed."""
+    """Compares our address towards a relay with the one that was seen before."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int], str | None] = {}
 
     def observe(self, route: NetworkRoute, source: str | None) -> str | None:
-        """What happened, in words, if `source`, our address towards the relay, is not what it was.
-        None: nothing that a new dial could be better for."""
+        """Describe the change if `source`, our address towards the relay, is a new one.
+
+        Returns None if nothing happened that makes a new dial worthwhile.
+        """
         key = (route.relay, route.port)
         before = self._seen.get(key, source) if route.ours is None else route.ours
         self._seen[key] = source
@@ -90,7 +92,7 @@ class RouteWatch:
         return f"our address changed from {before} to {source}"
 
     def keep_only(self, routes: list[NetworkRoute]) -> None:
-        """Forget what is not looked at any more."""
+        """Forget all routes but these."""
         kept = {(route.relay, route.port) for route in routes}
         self._seen = {key: seen for key, seen in self._seen.items() if key in kept}
 
@@ -101,10 +103,9 @@ async def watch_network(
     *,
     every_s: float = LOOK_EVERY_S,
 ) -> None:
-    """Call `on_moved` with a reason whenever it is time to dial anew, for ever: a connection, or a
-    dial that is under way, can't be trusted any more, or there is a network again.
+    """Call `on_moved` with a reason whenever all tunnels should dial again; never returns.
 
-    `routes` gives the way of each tunnel.
+    `routes` returns the current route of each tunnel.
     """
     detector, watch = JumpDetector(boot_time_s()), RouteWatch()
     while True:

@@ -1,8 +1,8 @@
-"""The way out through an HTTP proxy: which one, for which relay, and how to ask it (CONNECT).
+"""HTTP proxies: choose one for a relay, and send it CONNECT.
 
-What `HTTPS_PROXY` and `NO_PROXY` say becomes values here, and the CONNECT exchange (RFC 9110
-section 9.3.6) is made on a connection that `dial` has opened. The proxy sees the relay's name and
-then TLS: it learns no more than the network does. Reading the environment is the CLI's.
+Parses the values of `HTTPS_PROXY` and `NO_PROXY` (the CLI reads them from the environment), and
+performs the CONNECT exchange (RFC 9110 section 9.3.6) on a connection that `dial` has opened. The
+proxy sees the relay's name and then TLS: it learns no more than any network on the path.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from wai_protocol.errors import RemoteProtocolError, RequestError, TransportErro
 from wai_transport.origin import Origin
 
 MAX_ANSWER_BYTES: Final = 16 * 1024
-"""The head of the answer to CONNECT: a 407 of a Windows domain's proxy is about 1 KiB."""
+"""Limit for the head of the answer to CONNECT; a 407 of a Windows domain's proxy has some 1 KiB."""
 
 _SHOWN_CHARS: Final = 120
-"""Of what the proxy said, in our message."""
+"""How much of the proxy's answer our message quotes."""
 
 _WRONG: Final = "HTTPS_PROXY is http://HOST:PORT or http://USER:PASSWORD@HOST:PORT"
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy. `credentials` is the value of Proxy-Authorization, None where it asks none."""
+    """An HTTP proxy. `credentials` is the value of Proxy-Authorization; None if it needs none."""
 
     host: str
     port: int
@@ -36,12 +36,12 @@ class Proxy:
 
     @classmethod
     def parse(cls, url: str) -> Proxy:
-        """Read what `HTTPS_PROXY` says; the scheme may be missing. Raises `RequestError`."""
+        """Parse a value of `HTTPS_PROXY`; its scheme may be missing. Raises `RequestError`."""
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             host, port = parts.hostname, parts.port
         except ValueError:
-            raise RequestError(_WRONG) from None  # it may hold a password: it is not shown
+            raise RequestError(_WRONG) from None  # not quoted: it may hold a password
         if parts.scheme != "http":
             raise RequestError(f"{_WRONG}; a proxy of another kind ({parts.scheme}) can't be used")
         if not host or not host.isascii() or any(c <= " " for c in host):
@@ -58,11 +58,11 @@ class Proxy:
 
 
 def proxy_for(origin: Origin, https_proxy: str | None, no_proxy: str) -> Proxy | None:
-    """The proxy to reach `origin` by; None: directly.
+    """Return the proxy to use for `origin`; None for a direct connection.
 
-    Only for https, and never for this machine itself: a proxy's loopback is not ours. `no_proxy`:
-    names (with all below them), addresses and networks, apart by commas; `*` is everything. Raises
-    `RequestError`.
+    A proxy is used for https only, and never for loopback, which would be the proxy's machine.
+    `no_proxy` is a comma-separated list of names (each includes its subdomains), addresses and
+    networks; `*` matches everything. Raises `RequestError`.
     """
     if not https_proxy or origin.scheme != "https" or _is_loopback(origin.host):
         return None
@@ -77,10 +77,11 @@ async def ask_to_connect(
     write: Callable[[bytes], object],
     read: Callable[[], Awaitable[bytes]],
 ) -> None:
-    """Have the proxy connect us to `origin`; from then on the connection is to that.
+    """Send CONNECT and wait for the answer; afterwards the connection leads to `origin`.
 
-    `read` gives what came next and raises `TransportError` at the end. Raises `TransportError` when
-    the proxy refuses, `RemoteProtocolError` when it is none. The time is the caller's to bound.
+    `read` returns the next bytes, and raises `TransportError` when the connection ends. Raises
+    `TransportError` if the proxy refuses, `RemoteProtocolError` if the peer is no HTTP proxy. The
+    caller limits the time.
     """
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     target = f"{host}:{origin.port}"
@@ -109,7 +110,7 @@ async def ask_to_connect(
             f"the proxy {proxy} refuses a connection to {target}: {_shown(status)};"
             " ask who runs it to allow that, or put the relay's name into NO_PROXY"
         )
-    if rest:  # TLS begins with us: nobody but the proxy can have sent this
+    if rest:  # in TLS the client speaks first, so only the proxy can have sent this
         raise _no_proxy(proxy, rest)
 
 
@@ -129,7 +130,7 @@ def _no_proxy(proxy: Proxy, said: bytes) -> RemoteProtocolError:
 
 
 def _shown(said: bytes) -> str:
-    """The first line of what somebody sent, fit for a log."""
+    """Return the first line of received bytes, shortened and escaped for a log."""
     return repr(said.split(b"\r\n", 1)[0].decode("latin-1")[:_SHOWN_CHARS])
 
 
@@ -143,7 +144,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _means(entry: str, origin: Origin) -> bool:
-    """Whether an entry of `NO_PROXY` is about `origin`."""
+    """Return whether an entry of `NO_PROXY` matches `origin`."""
     if entry == "*":
         return True
     name, colon, port = entry.rpartition(":")

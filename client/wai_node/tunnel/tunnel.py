@@ -1,9 +1,9 @@
-"""One tunnel: a session to the relay that is kept alive over as many connections as it takes.
+"""One tunnel: keep a session to the relay alive over a sequence of connections.
 
-It dials, hands the connection to the session, and dials again when it is lost: at once after a
-loss, a clock jump or a change of address, and then for ever, with the waits that `backoff` says.
-When the relay says that it goes away, the session finishes what is in flight, and a new one is
-begun beside it.
+The tunnel dials, attaches the connection to the session, and dials again when it is lost: at once
+after a loss, a clock jump or a change of address, then with the waits of `backoff`, without end.
+When the relay sends GOAWAY, the session finishes its streams, and a new session is started
+beside it.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from .network import ANY_ROUTE, NetworkRoute
 from .segments import HEADERS_BYTES, SMALLEST_BYTES, Segments
 
 REFUSED_WAIT_S: Final = 5.0
-"""After a refusal, at least: a person has to do something first, and we need not hammer."""
+"""Shortest wait after a refusal: a person has to act first, so quick dials are useless."""
 
 _log = logging.getLogger("wai.node")
 
 
 class TunnelOwner(Protocol):
-    """Who hears of a tunnel's sessions."""
+    """Receives the events of a tunnel's sessions."""
 
     def on_event(self, session: LiveSession, event: Event) -> None:
-        """Something came over `session`."""
+        """Handle an event of `session`."""
 
     def on_session(self, session: LiveSession, welcome: Welcome) -> None:
-        """A new session began; a resumed one does not come here."""
+        """Handle the start of a new session; not called when a session resumes."""
 
     def on_session_ended(self, session: LiveSession) -> None:
-        """A session is over for good; its streams were reset by events before."""
+        """Handle the final end of a session; events have reset its streams before."""
 
     def on_dialled(self, problem: str) -> None:
-        """There is a connection again (""), or another reason why there is none."""
+        """Handle the result of a dial: `problem` says why it failed, "" that it succeeded."""
 
 
 class Tunnel:
-    """Keeps one session to the relay. `run` it in a task; cancelling that ends the session."""
+    """Keeps one session to the relay. Call `run` in a task; cancelling it ends the session."""
 
     def __init__(
         self, address: RelayAddress, key: NodeKey, hello: Hello, owner: TunnelOwner
@@ -65,7 +65,7 @@ class Tunnel:
         self._backoff = Backoff()
         self._segments = Segments()
         self._wake = asyncio.Event()
-        self._moved = False  # since the last dial began
+        self._moved = False  # the network has changed since the last dial began
         self._dialling: asyncio.Timeout | None = None
         self._known: tuple[Address, ...] = ()
         self._route = ANY_ROUTE
@@ -74,11 +74,11 @@ class Tunnel:
         self._session_id: bytes | None = None
         self._retired: set[LiveSession] = set()
         self._last_problem = ""
-        self._asked_s = 0.0  # what the relay asked for before the next dial
+        self._asked_s = 0.0  # the wait that the relay asked for before the next dial
 
     @property
     def session(self) -> LiveSession | None:
-        """The session that new streams come over, if there is one."""
+        """The session that gets new streams, if there is one."""
         return self._session
 
     @property
@@ -88,7 +88,7 @@ class Tunnel:
 
     @property
     def route(self) -> NetworkRoute:
-        """The way to the relay: that of the current connection, or of the last one."""
+        """The route to the relay of the current connection, or of the last one."""
         addresses = None if self._session is None else self._session.addresses
         if addresses is not None:
             self._route = NetworkRoute(*addresses)
@@ -96,8 +96,7 @@ class Tunnel:
         return replace(self._route, ours=None)
 
     def redial(self) -> None:
-        """Dial at once, because the network has changed: the connection, or the dial that is under
-        way, can't be good any more, or may not be."""
+        """Dial at once, because the network has changed and the connection or dial may be dead."""
         self._backoff.begin_anew()
         self._segments.begin_anew()
         if self._session is not None:
@@ -109,7 +108,7 @@ class Tunnel:
         self._wake.set()
 
     def look_at_path(self) -> None:
-        """Dial anew with smaller segments if the connection's large ones are lost."""
+        """Dial again with smaller segments if the path drops the connection's large ones."""
         session = self._session
         if session is None or not session.attached or self._socket is None:
             return
@@ -127,9 +126,10 @@ class Tunnel:
             session.drop_connection()
 
     async def run(self) -> None:
-        """Dial, wait for the loss, dial again, until cancelled; then the session is closed.
+        """Dial, wait until the connection is lost, and dial again, until cancelled.
 
-        If it raises, the session stays as it is, so that another `run` goes on with it.
+        Cancelling closes the session. If an error is raised, the session stays open, so that
+        another `run` can continue it.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -153,7 +153,7 @@ class Tunnel:
                 session.close()
 
     async def _try(self) -> float | None:
-        """One dial. None: connected; else how long to wait."""
+        """Dial once. Return None if connected, else the seconds to wait before the next dial."""
         hello = self._hello
         session = self._session
         if session is not None and session.ended is None:
@@ -180,17 +180,17 @@ class Tunnel:
         return None
 
     async def _dial(self, hello: Hello) -> Connected:
-        """Dial, and give that up when the network changes: the packets would lead nowhere."""
+        """Dial, and abandon the dial when the network changes, since no answer could arrive."""
         self._moved = False
         limit = self._segments.limit_bytes(asyncio.get_running_loop().time())
-        # Once the session is lost there is time for the resolver: the relay may have moved.
+        # Once the session is lost, wait for the resolver: the relay may have a new address.
         known = self._known if hello.session is not None else ()
         terms = Terms(self._backoff.patience_s, limit, known)
         try:
             async with asyncio.timeout(None) as self._dialling:
                 return await dial(self._address, self._key, hello, terms=terms)
         except TimeoutError:
-            raise TransportError("the network changed in the middle of a dial") from None
+            raise TransportError("the network changed during a dial") from None
         finally:
             self._dialling = None
 
@@ -198,13 +198,13 @@ class Tunnel:
         self._backoff.stalled()
         if self._segments.stalled(now):
             _log.warning(
-                "connections to the relay stand, but its answers do not arrive: large packets may"
-                " not get through, and are of up to %d bytes from now on",
+                "TCP connects to the relay, but its answers do not arrive; the network may drop"
+                " large packets: from now on they have up to %d bytes",
                 SMALLEST_BYTES + HEADERS_BYTES,
             )
 
     def _take(self, connected: Connected) -> None:
-        """Go on with the session that the relay still has, or begin a new one."""
+        """Resume the session if the relay still has it, or start a new one."""
         welcome, session = connected.welcome, self._session
         resumed = session is not None and session.ended is None and welcome.resumed
         if not resumed:
@@ -234,7 +234,7 @@ class Tunnel:
         return session
 
     def _begin_anew(self) -> None:
-        """The relay has lost our session: what was open in it is lost."""
+        """Drop the session, which the relay no longer has, with its open streams."""
         session, self._session, self._session_id = self._session, None, None
         if session is not None:
             session.replace()
@@ -248,7 +248,7 @@ class Tunnel:
         self._owner.on_event(session, event)
 
     def _retire(self, session: LiveSession) -> None:
-        """Leave the session to its relay, until that closes it, and begin a new one beside it."""
+        """Let the session finish until its relay closes it, and start a new one beside it."""
         if session is self._session:
             self._session, self._session_id = None, None
             self._retired.add(session)
@@ -258,7 +258,7 @@ class Tunnel:
         if session is self._session:
             self._wake.set()
         elif session in self._retired:
-            session.close()  # the relay that had it is gone
+            session.close()  # its relay process has ended
 
     def _on_ended(self, session: LiveSession, why: Ended) -> None:
         _log.debug("session ended: %s", why.value)
@@ -269,7 +269,7 @@ class Tunnel:
         self._owner.on_session_ended(session)
 
     async def _pause(self, wait_s: float) -> None:
-        """Wait, but not on when something woke us."""
+        """Wait `wait_s`, or until something asks for a dial at once."""
         if self._moved or (self._wake.is_set() and self.connected):
             return
         self._wake.clear()
@@ -280,7 +280,7 @@ class Tunnel:
             return
 
     def _say_once(self, problem: str) -> None:
-        """The same trouble every few seconds is one line, not a thousand."""
+        """Log a problem once, not again with each failed dial."""
         if problem != self._last_problem:
             _log.warning("%s; trying again until it works", problem)
             self._last_problem = problem

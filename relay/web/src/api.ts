@@ -1,4 +1,4 @@
-// Calls of the admin API with the browser's sign-in. Its types are in generated/api.
+// A client of the admin API that uses the browser's sign-in. Its types are in generated/api.
 
 import type { SignInView } from "./generated/api";
 
@@ -14,7 +14,7 @@ export class ApiError extends Error {
 let csrf = "";
 let onSignedOut = () => {};
 
-/** Whom to tell that the sign-in is over. */
+/** Called when the sign-in has ended. */
 export function whenSignedOut(tell: () => void): void {
   onSignedOut = tell;
 }
@@ -56,14 +56,14 @@ export async function signIn(token: string): Promise<SignInView> {
   return session;
 }
 
-/** Who is signed in in this browser, null if nobody. Raises `ApiError`: the relay can't say. */
+/** The admin who is signed in with this browser, or null. Throws `ApiError` if the relay can't say. */
 export async function currentSession(): Promise<SignInView | null> {
   const session = await ask<SignInView | null>("GET", sessionPath);
   csrf = session?.csrf ?? "";
   return session;
 }
 
-/** Look whether the sign-in is still good, and tell if it is over. */
+/** Check whether the sign-in is still valid, and report if it has ended. */
 export async function checkSession(): Promise<void> {
   const known = csrf;
   const session = await currentSession().catch(() => undefined);

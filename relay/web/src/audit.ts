@@ -3,7 +3,7 @@
 import { date } from "./format";
 import type { AuditView } from "./generated/api";
 
-/** What else is known of a change: `rpm 60, models qwen, gemma`. */
+/** The details of a change, such as `rpm 60, models qwen, gemma`. */
 export function details(entry: Pick<AuditView, "detail">): string {
   const said = Object.entries(entry.detail).filter(([name]) => name !== "name");
   return said.map(([name, value]) => `${name} ${name.endsWith("_at") && typeof value === "number" ? date(value) : shown(value)}`).join(", ");

@@ -1,5 +1,5 @@
-// What a node says of itself, as text. It may be of another version, or hostile: any JSON may come,
-// and none of it may break the page that removes the node.
+// A node's description of itself, as text. The node may be of another version, or hostile: any JSON
+// may come, and must not break the page on which an admin removes the node.
 
 import type { NodeView } from "./generated/api";
 import { bytes } from "./format";
@@ -10,7 +10,7 @@ export interface UpstreamDetail {
   error: string;
 }
 
-/** The node's upstreams; of a node that is offline, none. */
+/** The node's upstreams; none if it is offline. */
 export function upstreams(node: Pick<NodeView, "state" | "detail">): UpstreamDetail[] {
   if (node.state === "offline") return [];
   return Object.entries(fields(node.detail["upstreams"])).map(([name, told]) => {
@@ -19,12 +19,12 @@ export function upstreams(node: Pick<NodeView, "state" | "detail">): UpstreamDet
   });
 }
 
-/** How many models the node serves beyond those that it can tell the relay of. */
+/** How many models the node serves beyond those that it can report to the relay. */
 export function modelsLeftOut(detail: Record<string, unknown>): number {
   return number(detail["models_left_out"]);
 }
 
-/** The node's GPUs, processor, memory and system in a line. */
+/** The node's GPUs, processor, memory and system in one line. */
 export function hardware(detail: Record<string, unknown>): string {
   const cards = (Array.isArray(detail["gpus"]) ? detail["gpus"] : []).map(fields);
   const cores = number(detail["cpu_cores"]);
@@ -38,7 +38,7 @@ export function hardware(detail: Record<string, unknown>): string {
   return said.filter(Boolean).join(" · ") || "–";
 }
 
-// String() and Number() call what an object has under `toString`: JSON may have anything there.
+// String() and Number() call an object's `toString`, which in JSON may be any value.
 const text = (value: unknown) => (typeof value === "string" ? value : "");
 const number = (value: unknown) => (typeof value === "number" ? value : 0);
 const fields = (value: unknown) => (typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {});

@@ -1,4 +1,4 @@
-// Numbers and times as people read them.
+// Format numbers and times for people.
 
 const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
@@ -29,7 +29,7 @@ export function span(seconds: number): string {
   return `${Math.floor(s / 86_400)} days`;
 }
 
-// Made once: making one takes as long as formatting a table with it.
+// Created once: creating one takes as long as formatting a table with it.
 const moment = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 export const date = (seconds: number) => moment.format(seconds * 1000);
 

@@ -9,7 +9,7 @@ export interface History {
   running: number[];
 }
 
-/** `history` with the newest beat at its end and the oldest gone; a beat that it has changes nothing. */
+/** `history` with a new beat at its end and without the oldest; unchanged if it has the beat already. */
 export function withPulse(history: History, told: PulseView): History {
   if (told.at <= history.until) return history;
   return {
@@ -20,7 +20,7 @@ export function withPulse(history: History, told: PulseView): History {
   };
 }
 
-/** `rates` without the time before anything happened, but at least `least` of them. */
+/** `rates` without leading zeros, but at least the last `least` of them. */
 export function sinceFirst(rates: readonly number[], least: number): readonly number[] {
   const first = rates.findIndex((rate) => rate > 0);
   const used = first < 0 ? 0 : rates.length - first;
@@ -33,7 +33,7 @@ export interface Step {
   completion: number;
 }
 
-/** A point for each `step` seconds from `since` to `until`, zero where nothing was used. */
+/** A point for each `step` seconds from `since` to `until`; zero where there is no usage. */
 export function everyStep(
   rows: readonly { group: string; prompt_tokens: number; completion_tokens: number }[],
   since: number,

@@ -1,4 +1,4 @@
-// A key's limits: as text, and from the form that changes them. What limits there are is generated.
+// A key's limits: format them as text, and read them from the form. The list of limits is generated.
 
 import { compact, date } from "./format";
 import { type KeyLimits, LIMITS } from "./generated/api";
@@ -11,14 +11,14 @@ export function ofKind<Wanted extends Kind>(kind: Wanted): LimitOf<Wanted>[] {
   return LIMITS.filter((limit): limit is LimitOf<Wanted> => limit.kind === kind);
 }
 
-/** What of `wanted` is not as in `known`: that alone is told, and stands in the audit log. */
+/** The fields of `wanted` that differ from `known`: only these are sent, and so logged in the audit log. */
 export function differing<Value extends object>(wanted: Value, known: Value): Partial<Value> {
   const names = Object.keys(wanted) as (keyof Value)[];
   const changed = names.filter((name) => JSON.stringify(wanted[name]) !== JSON.stringify(known[name]));
   return Object.fromEntries(changed.map((name) => [name, wanted[name]])) as Partial<Value>;
 }
 
-/** In a line, all of them: what is left out would pass for no limit. `now` in seconds. */
+/** All limits in one line, since an omitted one would look like no limit. `now` in seconds. */
 export function limitsText(limits: KeyLimits, now: number): string {
   const timesFirst = [...ofKind("time"), ...LIMITS.filter((limit) => limit.kind !== "time")];
   const texts = timesFirst.map((limit) => valueText(limit, limits[limit.name], now));
@@ -34,7 +34,7 @@ function valueText({ kind, unit }: Limit, value: KeyLimits[keyof KeyLimits], now
   return `${compact(value)} ${unit}`;
 }
 
-/** What the form says; the `known` limits have a time of day that its date does not. */
+/** Read the form. Its date has no time of day; an unchanged date keeps the time of `known`. */
 export function limitsOf(form: FormData, known: KeyLimits | null): KeyLimits {
   const values = LIMITS.map((limit) => [limit.name, valueOf(form, limit, known?.[limit.name] ?? null)]);
   return Object.fromEntries(values) as KeyLimits;
@@ -43,14 +43,14 @@ export function limitsOf(form: FormData, known: KeyLimits | null): KeyLimits {
 function valueOf(form: FormData, { name, kind }: Limit, known: KeyLimits[keyof KeyLimits] | null) {
   const text = String(form.get(name) ?? "").trim();
   if (kind === "switch") return form.has(name);
-  // A name may have spaces.
+  // Names may contain spaces.
   if (kind === "names") return text.split(",").map((one) => one.trim()).filter(Boolean);
   if (kind === "time" && text === day(known as number | null)) return known;
   if (!text) return kind === "rank" ? 0 : null;
   return kind === "time" ? Date.parse(text) / 1000 : Number(text);
 }
 
-/** The day in UTC, as an input has it; "" for none. */
+/** The day in UTC, as the value of a date input; "" for none. */
 export function day(seconds: number | null): string {
   return seconds === null ? "" : new Date(seconds * 1000).toISOString().slice(0, 10);
 }

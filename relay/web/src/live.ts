@@ -1,4 +1,4 @@
-// The live feed, kept as signals: whatever shows them is drawn again when they change.
+// The live feed as signals; components that use them are drawn again when they change.
 
 import { batch, signal } from "@preact/signals";
 import { checkSession } from "./api";
@@ -9,7 +9,7 @@ import { type Difference, applied, counted } from "./rows";
 export const nodes = signal<ReadonlyMap<string, NodeView>>(new Map());
 export const requests = signal<ReadonlyMap<string, RequestRow>>(new Map());
 export const tokens = signal<ReadonlyMap<string, number>>(new Map());
-/** null until the relay has told. */
+/** null until the relay has sent it. */
 export const deployments = signal<ReadonlyMap<string, DeploymentView> | null>(null);
 export const pulse = signal<PulseView | null>(null);
 export const history = signal<History>({ step: 2, until: 0, rates: [], running: [] });
@@ -19,7 +19,7 @@ export const connected = signal(true);
 export const clockAhead = signal(0);
 
 let source: EventSource | null = null;
-/** What came since the last frame: it is shown at once, however many events it were. */
+/** Events since the last frame; all are applied together in the next frame. */
 let waiting: (() => void)[] = [];
 
 export function relayNow(): number {
@@ -32,8 +32,8 @@ export function startFeed(): void {
   source.onopen = () => (connected.value = true);
   source.onerror = () => {
     connected.value = false;
-    void checkSession(); // it ends when the admin is revoked, too
-    // A refusal ends it for good, a relay that restarts does not: ask again ourselves.
+    void checkSession(); // the feed also ends when the admin is revoked
+    // After a refused request EventSource does not reconnect by itself, so do it here.
     if (source?.readyState === EventSource.CLOSED) setTimeout(() => source && startFeed(), 3000);
   };
   on<Difference<NodeView>>("nodes", (change) => (nodes.value = applied(nodes.value, change)));
@@ -63,7 +63,7 @@ export function stopFeed(): void {
 function on<T>(name: string, take: (value: T) => void): void {
   source?.addEventListener(name, (event) => {
     const value = JSON.parse((event as MessageEvent<string>).data) as T;
-    // A tab in the background has no frames, and must not gather an hour of events.
+    // A tab in the background has no frames, and must not collect events for an hour.
     if (document.hidden) return take(value);
     if (waiting.push(() => take(value)) === 1) requestAnimationFrame(show);
     return undefined;
@@ -76,5 +76,5 @@ function show(): void {
   batch(() => now.forEach((take) => take()));
 }
 
-// What waited when the tab went away comes before what comes next.
+// Apply waiting events when the tab is hidden, before later ones arrive.
 document.addEventListener("visibilitychange", () => document.hidden && show());

@@ -1,4 +1,4 @@
-// The dashboard: signs in, keeps the frame around the pages, shows the one that the path names.
+// The dashboard: sign-in, the frame around the pages, and the page that the path names.
 
 import { useSignal } from "@preact/signals";
 import { type ComponentType, render } from "preact";
@@ -51,7 +51,7 @@ function Navigation() {
   const counts: Record<string, number> = { nodes: nodes.value.size, requests: requests.value.size };
   const bar = useRef<HTMLElement>(null);
   useEffect(() => {
-    // On a phone the bar is wider than the screen.
+    // On a phone the navigation is wider than the screen.
     bar.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   }, [page.value]);
   return (
@@ -75,7 +75,7 @@ function Frame() {
   const problem = useSignal("");
   const leave = async () => {
     problem.value = await told(signOut);
-    if (!problem.value) begin(null); // else the cookie is still good: nobody shall think otherwise
+    if (!problem.value) begin(null); // on a problem the cookie is still valid, so don't show the sign-in
   };
   return (
     <div class="frame">

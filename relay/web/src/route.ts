@@ -1,4 +1,4 @@
-// Which page is shown: the path below /dashboard/.
+// The current page: the path below /dashboard/.
 
 import { signal } from "@preact/signals";
 
@@ -10,7 +10,7 @@ addEventListener("popstate", () => (page.value = read()));
 
 export const href = (name: string) => base + (name === "overview" ? "" : name);
 
-/** Whether a link was followed: then the new page takes the focus. */
+/** Whether the page was reached by a link; then it takes the focus. */
 export let moved = false;
 addEventListener("popstate", () => (moved = true));
 

@@ -1,4 +1,4 @@
-// Sets of rows that are told as differences, and pages of long lists: pure functions.
+// Rows that are updated by differences, and pages of long lists: pure functions.
 
 import type { Difference as AnyDifference } from "./generated/api";
 
@@ -26,7 +26,7 @@ export function counted(
   return next;
 }
 
-/** The page `at` of `rows`, or the last one there is. */
+/** The page number `at` of `rows`, or the last page. */
 export function pageOf<Row>(rows: readonly Row[], at: number, size: number): { at: number; shown: readonly Row[] } {
   const last = Math.max(0, Math.ceil(rows.length / size) - 1);
   const page = Math.min(at, last);

@@ -1,8 +1,8 @@
-// Who is signed in, and what the relay says that it is called.
+// The signed-in admin, and the relay's public URL.
 
 import { signal } from "@preact/signals";
 import type { SignInView } from "./generated/api";
 
 export const session = signal<SignInView | null>(null);
-/** What an OpenAI SDK is given: the address that this page came from works for sure. */
+/** The base URL for an OpenAI SDK; the address of this page certainly works. */
 export const baseUrl = `${location.origin}/v1`;

@@ -1,11 +1,11 @@
-// How an app calls this relay, ready to paste.
+// Code snippets that call this relay.
 
 const UNSEEN = /[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 
-/** By language. `model` may be any text: it is quoted for the shell and for each language. */
+/** Snippets by language. `model` may be any text: it is quoted for the shell and each language. */
 export function snippets(base: string, key: string, model: string): Record<string, string> {
-  // JSON's strings are Python's and JavaScript's too; what a terminal would act on is escaped, and
-  // what turns the direction of text, so that the line is what it looks like.
+  // JSON strings are valid in Python and JavaScript too. Control characters and those that change
+  // the direction of text are escaped, so that the line is what it looks like.
   const name = JSON.stringify(model).replace(UNSEEN, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
   return {
     curl: `curl -N ${base}/chat/completions \\

@@ -1,4 +1,4 @@
-// Light, dark, or as the system has it; kept in this browser.
+// The theme: light, dark, or the system's. Stored in this browser.
 
 import { effect, signal } from "@preact/signals";
 

@@ -1,4 +1,4 @@
-"""What the relay writes down is whole in the end, whatever its disk, database and clock do."""
+"""Faults of disk, database and clock, after which the relay's usage must be complete."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _DAY_S: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Requests and tokens of one key: in the raw rows, and in the sums by day."""
+    """The stored requests and tokens of one key: in the raw rows, and in the sums by day."""
 
     rows: int
     row_tokens: int
@@ -48,7 +48,7 @@ class Books:
 
     @classmethod
     def read(cls, data: Path, key_id: str) -> Books:
-        """What the relay's database says; it is read without a lock that the relay would notice."""
+        """Read the relay's database, without a lock that would disturb the relay."""
         with closing(sqlite3.connect(f"file:{data / 'relay.db'}?mode=ro", uri=True)) as database:
             rows = database.execute(
                 "SELECT count(*), coalesce(sum(prompt_tokens + completion_tokens), 0)"
@@ -65,8 +65,8 @@ class Books:
 
 
 class _BooksKind(Kind[LinkStage]):
-    """Short answers without end, counted by the callers; and a key whose month is used up while the
-    fault lasts, and stays so."""
+    """Callers count short answers all the time; the tokens of one key's month are used up during
+    the fault, and the key must stay refused."""
 
     def __init__(self, dice: random.Random) -> None:
         super().__init__(dice)
@@ -78,7 +78,7 @@ class _BooksKind(Kind[LinkStage]):
 
     @abstractmethod
     def strike(self, stage: LinkStage) -> Iterator[None]:
-        """Begin, yield once while it holds, and wait until it has lasted."""
+        """Begin the fault, yield once while it lasts, and wait until it has ended."""
 
     def apply(self, stage: LinkStage, found: Findings) -> None:
         secret = stage.running.create_key("quota", "--monthly-tokens", str(QUOTA_TOKENS)).secret
@@ -102,7 +102,7 @@ class _BooksKind(Kind[LinkStage]):
         self._ask_again(stage, found, "after a restart")
 
     def _compare(self, stage: Stage, found: Findings, when: str) -> None:
-        """Hold the books against what the callers counted."""
+        """Compare the stored usage with what the callers counted."""
         answers = [one for one in stage.callers.answers() if one.whole]
         due, tokens = len(answers), sum(PROMPT_TOKENS + one.wanted for one in answers)
         whole = Books(due, tokens, due, tokens)
@@ -126,7 +126,7 @@ class _BooksKind(Kind[LinkStage]):
 
 
 def _ask(stage: Stage, secret: str) -> int:
-    """The status of one small answer."""
+    """Send a small request and return the status."""
     headers = {"Authorization": f"Bearer {secret}"}
     body = chat(MODEL, max_tokens=NUMBERS)
     with request(stage.running, "/v1/chat/completions", body, headers) as answer:
@@ -135,7 +135,7 @@ def _ask(stage: Stage, secret: str) -> int:
 
 
 def _spend(stage: Stage, secret: str) -> bool:
-    """Ask until the month is used up; whether it ever was."""
+    """Send requests until the month's tokens are used up; return whether that happened."""
     return any(_ask(stage, secret) == 429 for _ in range(QUOTA_TRIES))
 
 
@@ -173,7 +173,7 @@ def _ballast(stage: Stage) -> Path:
 
 
 def _fill(path: Path) -> None:
-    """Write to `path` until the disk takes not one byte more."""
+    """Write to `path` until the disk is full."""
     with path.open("wb", buffering=0) as file:
         for size in (1 << 20, 4096, 1):
             try:
@@ -250,7 +250,7 @@ class ClockJumps(_BooksKind):
 
 
 def _to_next_month_s() -> float:
-    """From now to an hour into the next month."""
+    """Return the seconds from now to one hour after the next month's start."""
     now = datetime.now(UTC)
     begin = datetime(now.year + now.month // 12, now.month % 12 + 1, 1, 1, tzinfo=UTC)
     return (begin - now).total_seconds()

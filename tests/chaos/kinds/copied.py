@@ -1,4 +1,4 @@
-"""Two nodes with one identity: somebody copied a node's folder, or a whole machine."""
+"""Two nodes with one identity, after a copy of a node's folder or of a whole machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CopiedIdentity(Kind[LinkStage]):
         self.run_together(stage)
 
     def run_together(self, stage: LinkStage) -> None:
-        """Let both be for a while."""
+        """Let both nodes run for a while."""
         time.sleep(TOGETHER_S)
 
     def undo(self, stage: LinkStage) -> None:
@@ -65,7 +65,7 @@ class CopiedIdentity(Kind[LinkStage]):
 
 
 class CopiedIdentityOnABadLink(CopiedIdentity):
-    """Each cut is a chance for the copy to take the first one's place."""
+    """As `CopiedIdentity`, with cut connections: at each the copy may be accepted instead."""
 
     name = "copied-cuts"
     promise = (

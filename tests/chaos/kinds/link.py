@@ -1,4 +1,4 @@
-"""The node's way to the relay comes and goes."""
+"""Faults of the network between node and relay: lost connections and outages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST_FLAP_S: Final = 1.3
 
 
 class _LinkKind(Kind[LinkStage]):
-    """What the faults of the link have in common."""
+    """The base class of the link's faults."""
 
     may_refuse = True
     resumes_within_s = RESUMES_WITHIN_S
@@ -49,17 +49,17 @@ class Flapping(_LinkKind):
 
 
 def go_away(stage: LinkStage, dice: random.Random, gone_s: float) -> None:
-    """Take the link down in one of the ways in which links go down, and wait."""
+    """Refuse dials or drop all packets, at random, for `gone_s`."""
     dice.choice((stage.tunnel.stop_listening, stage.tunnel.stall))()
     time.sleep(gone_s)
 
 
 class _Gone(_LinkKind):
-    """An outage; dials fail at once, or get no answer."""
+    """The base class of outages, in which dials fail at once or get no answer."""
 
     @abstractmethod
     def gone_s(self) -> float:
-        """How long the next one lasts."""
+        """Return how long the next outage lasts."""
 
     def apply(self, stage: LinkStage, found: Findings) -> None:
         go_away(stage, self.dice, self.gone_s())
@@ -74,7 +74,7 @@ class Outage(_Gone):
 
 
 class _FixedOutage(_Gone):
-    """One length, so that figures can be compared; dials are refused."""
+    """An outage of fixed length, so that figures can be compared; dials are refused."""
 
     lasts_s: ClassVar[float]
 
@@ -99,7 +99,7 @@ class Outage50(_FixedOutage):
 
 
 class Mixed(_LinkKind):
-    """For long runs: any of the link's faults, for any time, in any order."""
+    """Any of the link's faults, for any time, in any order; for long runs."""
 
     name = "mixed"
     promise = (

@@ -1,4 +1,4 @@
-"""The node's link loses, delays, reorders or throttles packets."""
+"""Faults that lose, delay, reorder or throttle the packets of the node's link."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ NARROW_BYTES: Final = 1000
 
 
 class _PacketKind(Kind[PacketStage]):
-    """What the faults of packets have in common."""
+    """The base class of the faults of packets."""
 
     needs = (Need.NAMESPACES, Need.TUN)
 
     @abstractmethod
     def weather(self) -> Weather:
-        """The next one."""
+        """Return the next fault of packets."""
 
     def stage(self, folder: Path, callers: int) -> AbstractContextManager[PacketStage]:
         return packet_stage(folder, Size(callers, NUMBERS), self.dice, node_inside=True)
@@ -84,7 +84,7 @@ class LowRate(_PacketKind):
 
 
 class DelayGrows(_PacketKind):
-    """The session has measured a round trip of almost nothing; then the route changes."""
+    """The round trip becomes long after the session has measured a very short one."""
 
     name = "delay-grows"
     promise = (

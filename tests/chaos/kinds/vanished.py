@@ -88,7 +88,7 @@ def _all_wait(stage: PacketStage, callers: list[_Caller]) -> bool:
 
 
 class _Caller:
-    """One request over the link. `hears`: its answer has begun."""
+    """One request over the link. `hears`: whether its answer has begun."""
 
     def __init__(self, stage: PacketStage, **fields: float) -> None:
         self.hears = False
@@ -115,7 +115,7 @@ class _Caller:
             return
 
     def close(self) -> None:
-        """Let go of the socket without a word to the other end, if nothing passes the link."""
+        """Close the socket; the other end is not told, since the link passes nothing."""
         with suppress(OSError):  # it is not connected any more
             self._socket.shutdown(socket.SHUT_RDWR)
         self._reading.join()

@@ -80,7 +80,7 @@ def test_a_node_that_works_is_none(folder: DataFolder, process: str) -> None:
 
 
 def test_a_node_of_an_older_version_is_not_called_broken(folder: DataFolder, process: str) -> None:
-    assert _said(folder) == (True, f"{process}; what it does is not known")
+    assert _said(folder) == (True, f"{process}; its state is not known")
 
 
 def test_damaged_files_are_said_not_raised(folder: DataFolder, process: str) -> None:

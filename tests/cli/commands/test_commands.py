@@ -136,7 +136,7 @@ def test_an_argument_that_cannot_be_is_told_in_our_words(
     [
         (("key", "list", "--data", "/nowhere"), "start it with `wai relay --data /nowhere`"),
         (("key", "list", "--relay", "https://x"), "--relay needs --token-file"),
-        (("key", "list", "--pin", "00"), "go with --relay"),
+        (("key", "list", "--pin", "00"), "need --relay"),
         (("key", "list", "--relay", "x", "--token-file", "/dev/null"), "--relay is a URL"),
         ((*AT, "https://", "--token-file", "/dev/null"), "--relay is a URL"),
         ((*AT, "https://a:b", "--token-file", "/dev/null"), "--relay is a URL"),
@@ -144,7 +144,7 @@ def test_an_argument_that_cannot_be_is_told_in_our_words(
         ((*AT, "https://x", "--token-file", "/dev/null", "--ca", "/no"), "/no cannot be read"),
         (
             (*AT, "https://x", "--token-file", "/dev/null", "--ca", __file__),
-            f"{__file__} has no certificate in PEM",
+            f"{__file__} has no PEM certificate",
         ),
         (("restore", "/nowhere", "--data", "/tmp/nowhere"), "/nowhere: No such file"),
         (("node", "join", "wai_inv_x", "--data", "/nowhere"), "this invite cannot be used"),

@@ -58,11 +58,11 @@ def test_a_model_that_somebody_else_removes_is_not_waited_for() -> None:
 def test_a_node_that_is_away_or_only_just_back_is_waited_for(capsys: Captured) -> None:
     class Returning(Relay):
         def get(self, path: str) -> Any:
-            self.state = "offline" if len(self.lists) >= deployment.GONE_LOOKS else "ready"
+            self.state = "offline" if len(self.lists) >= deployment.MAX_MISSES else "ready"
             return super().get(path)
 
     ready = {**VIEW, "state": "ready"}
-    lists: list[list[dict[str, Any]]] = [[] for _ in range(2 * deployment.GONE_LOOKS)]
+    lists: list[list[dict[str, Any]]] = [[] for _ in range(2 * deployment.MAX_MISSES)]
     assert watch(Returning([*lists, [ready]])) == ready
     assert "node box is away" in capsys.readouterr().err
 
@@ -89,7 +89,7 @@ PROGRESS = {"done_bytes": 1 << 19, "total_bytes": 1 << 20, "rate_bps": 1024.0, "
         ({"progress": PROGRESS}, "50% of 1.0 MiB, 1.0 KiB/s, 9 min left"),
         ({"state": "failed", "reason": "it can't be had"}, "it can't be had"),
         ({"state": "ready", "changing": True}, "changing to 2 slots of 4096 tokens"),
-        ({"state": "ready", "swap_error": "no room"}, "the context is as it was: no room"),
+        ({"state": "ready", "swap_error": "no room"}, "the context was not changed: no room"),
     ],
 )
 def test_a_list_says_what_goes_on(change: dict[str, Any], text: str) -> None:

@@ -172,7 +172,7 @@ async def test_a_fault_of_our_own_in_a_download_ends_that_model_alone(
 
         monkeypatch.setattr(Download, "run", faulty)
         await n.supervisor.deploy(BAD_REPO, 1024, 1)
-        await failed_as(n, "a fault of the node's", "log")
+        await failed_as(n, "a fault in the node", "log")
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from wai_node.managed.deployment import (
     DRAIN_LIMIT_S,
     START_TRIES,
     Action,
+    DeleteFiles,
     Deployment,
-    Gone,
     Halt,
     Launch,
     StartDownload,
@@ -208,7 +208,7 @@ def test_removing_finishes_what_is_being_answered() -> None:
     assert machine.remove(3) == []
     assert machine.state is State.DRAINING
     assert machine.release(1, 4) == [Halt(1)]
-    assert machine.server_ended(1, "", (), 5) == [Gone()]
+    assert machine.server_ended(1, "", (), 5) == [DeleteFiles()]
     assert machine.in_flight == 0
 
 
@@ -240,7 +240,7 @@ class AnyOrder(RuleBasedStateMachine):
                     assert generation in self.running
                     assert generation not in self.halted
                     self.halted.add(generation)
-                case Gone():
+                case DeleteFiles():
                     assert not self.running
                     self.gone = True
 

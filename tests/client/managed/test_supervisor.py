@@ -296,7 +296,7 @@ async def test_a_server_that_is_not_installed_is_said_so(
     async with node(hub, replace(settings, server="/nonexistent/llama-server")) as n:
         await n.supervisor.deploy(REPO, 1024, 1)
         failed = await n.until_state(State.FAILED)
-        assert "not there or not executable" in failed.reason
+        assert "does not exist or is not executable" in failed.reason
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ async def test_a_time_that_is_none_is_refused(
     hub: FakeHub, settings: ManagedSettings, seconds: float
 ) -> None:
     async with node(hub, settings) as n:
-        with pytest.raises(RequestError, match="unloaded after 1 s or more"):
+        with pytest.raises(RequestError, match="unloaded after 1 s or more without requests"):
             await n.supervisor.deploy(REPO, 1024, 1, seconds)
 
 
@@ -430,7 +430,7 @@ async def test_memory_that_a_model_on_its_way_will_take_is_not_promised_to_a_sec
     async with node(hub, settings, hardware=lambda: room) as n:
         hub.faults.pause_s = 0.05
         await n.supervisor.deploy(REPO, 1024, 1)
-        with pytest.raises(RequestError, match=r"does not fit.*for those on their way"):
+        with pytest.raises(RequestError, match=r"does not fit.*for models that are not loaded yet"):
             await n.supervisor.deploy("tiny/second-GGUF", 1024, 1)
         hub.faults.pause_s = 0
         await n.until_state(State.READY)

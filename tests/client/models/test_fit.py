@@ -168,7 +168,7 @@ def test_layers_without_heads_are_recurrent_and_need_no_cache() -> None:
     ],
 )
 def test_a_header_that_makes_no_sense_is_refused(change: dict[str, Value]) -> None:
-    with pytest.raises(RequestError, match="can't be told"):
+    with pytest.raises(RequestError, match="can't be estimated"):
         shape_from_metadata({**LLAMA_8B, **change})
 
 

@@ -312,7 +312,7 @@ async def test_a_server_that_ignores_ranges_is_read_from_the_start(
 async def test_a_server_that_sends_too_much_is_refused(hub: FakeHub, tmp_path: Path) -> None:
     opened, repository, quant = await listed(hub)
     hub.faults.longer_by = 10
-    with pytest.raises(WaiError, match="as it says"):
+    with pytest.raises(WaiError, match="as its listing says"):
         await download(opened, repository, quant, tmp_path).run()
     assert names(tmp_path) == []
 

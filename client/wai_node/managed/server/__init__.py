@@ -1,1 +1,1 @@
-"""One managed inference server as a process: started, watched, logged, stopped."""
+"""The process of one managed inference server: start, watch, log, stop."""

@@ -1,6 +1,7 @@
-"""What of our environment a managed server gets: what programs and graphics drivers need, by name.
+"""Select the environment variables that a managed server gets.
 
-An allow-list: the node's own settings, proxies' passwords and tokens have names of any form.
+An allow-list of what programs and graphics drivers need, because secrets (proxy passwords, tokens,
+the node's own settings) may have any name.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ _PREFIXES: Final = (
     "OPENBLAS_",
     "MKL_",
 )
-# Whatever a name begins with: one that says that it holds a secret is not passed on.
+# A name that suggests a secret is not passed on, whatever prefix it has.
 _SECRET: Final = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE|_KEY|APIKEY|_URL\b", re.I)
 
 
 def server_environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """The part of `ours` that an inference server is started with."""
+    """Return the part of `ours` that an inference server is started with."""
     return {
         name: value
         for name, value in ours.items()

@@ -1,4 +1,4 @@
-"""Asks a managed server how it is: loading, ready, and with how much context."""
+"""Ask a managed server whether it has loaded, and with how much context."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWER_LIMIT_BYTES: Final = 1 << 20  # /props holds the chat template
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a ready server says of itself; `context_tokens` is per slot."""
+    """The figures of a ready server; `context_tokens` is per slot."""
 
     context_tokens: int
     slots: int
@@ -34,7 +34,7 @@ class _Props(msgspec.Struct):
 
 
 class Health:
-    """Questions to the server at `url`. `aclose` when it has ended."""
+    """A client of the server at `url`. Call `aclose` when the server has ended."""
 
     def __init__(self, url: str, key: str) -> None:
         origin, _ = Origin.parse(url)
@@ -42,12 +42,12 @@ class Health:
         self._headers = [(b"authorization", b"Bearer " + key.encode())]
 
     async def ready(self) -> bool:
-        """Whether it has loaded: False on 503. Raises `WaiError` when it does not answer."""
+        """Return whether it has loaded; False on 503. Raises `WaiError` if it does not answer."""
         status, _, _ = await self._get("/health", with_key=False)
         return status == 200
 
     async def served(self) -> Served:
-        """Its context and slots. Raises `WaiError` when it does not say."""
+        """Return its context and slots. Raises `WaiError` if the answer lacks them."""
         status, _, body = await self._get("/props", with_key=True)
         try:
             props = read_json(body, _Props, "the answer to /props")
@@ -70,7 +70,7 @@ class Health:
 
 
 async def answers(health: Health) -> bool:
-    """Whether it answers at all, as ready: for the watch on a running server."""
+    """Return whether a running server answers and is ready; errors count as no."""
     try:
         return await health.ready()
     except WaiError:

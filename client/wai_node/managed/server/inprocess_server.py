@@ -1,7 +1,7 @@
 """xllamacpp's HTTP server as a program: `python -P -m wai_node.managed.server.inprocess_server …`.
 
-Where no llama-server is installed. It takes the few flags that `process` gives to llama-server, and
-the key from LLAMA_API_KEY as that does.
+Used if no llama-server is installed. It accepts the flags that `process` gives to llama-server, and
+reads the key from LLAMA_API_KEY, as llama-server does.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def main() -> None:
     if options.threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     try:
-        _server = xllamacpp.Server(params)  # serves for as long as it is held
+        _server = xllamacpp.Server(params)  # serves for as long as it is referenced
     except RuntimeError as error:
         sys.exit(f"llama.cpp: {error}")
     stop.wait()
-    os._exit(0)  # freeing the model would wait for answers that nobody reads any more
+    os._exit(0)  # freeing the model would wait for answers whose readers are gone
 
 
 def _options() -> argparse.Namespace:

@@ -1,11 +1,11 @@
-"""Becomes an inference server that dies with the node: `python -I launch.py PID COMMAND …`.
+"""Execute an inference server that ends with the node: `python -I launch.py PID COMMAND …`.
 
-Run as a file and isolated (-I), so that no module is imported from the working directory or from
-what PYTHONPATH names: it imports the standard library alone.
-
-Asks the kernel for SIGKILL when the parent ends (Linux only; elsewhere `orphans` cleans up after a
-restart), looks that the parent PID is still the one that started us, and then is the server. A
+It asks the kernel for SIGKILL when the parent ends (Linux only; elsewhere `orphans` cleans up after
+a restart), checks that PID is still the parent, and then replaces itself with COMMAND. A
 `preexec_fn` would do the same in a forked copy of the running node, which is not safe with threads.
+
+It is run as a file and isolated (-I), and imports the standard library alone, so that no module
+comes from the working directory or from PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 
 
 def main() -> None:
-    """argv: the parent's PID, then the command to become."""
+    """Run. argv: the parent's PID, then the command to execute."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)

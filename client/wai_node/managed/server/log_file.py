@@ -1,4 +1,4 @@
-"""A server's log on disk, bounded: two files of equal size, the older dropped when one is full."""
+"""A server's log on the disk: two files of limited size; the older is replaced when one is full."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from .served_lines import ServedLines
 
 log = logging.getLogger("wai.node.managed")
 
-FILE_BYTES: Final = 4 << 20  # many starts of a model; a log that matters is read within days
-TAIL_LINES: Final = 1000  # kept in memory; loading a tiny model printed 172
+FILE_BYTES: Final = 4 << 20  # holds many starts of a model
+TAIL_LINES: Final = 1000  # kept in memory; loading a tiny model prints 172
 LINE_CHARS: Final = 2000
-LINE_BYTES: Final = 8000  # a longer one is cut in pieces
-# What llama-server says each time that it is asked how busy it is: every two seconds, for ever.
+LINE_BYTES: Final = 8000  # longer lines are split
+# llama-server prints this at each poll of its slots, that is, every two seconds.
 _NOISE: Final = b"update_slots: all slots are idle"
 _KEY_LINE: Final = b"api_keys:"  # it shows the last characters of the inference key
 
 
 class LogFile:
-    """Takes a server's output as it comes, but for what says nothing; from `serving` on, only what
-    holds no part of a request. Small blocking writes: to the page cache.
+    """Stores a server's output. After `serving` only lines without any part of a request are kept.
 
-    It never raises: a server does not end because its log has no room. What the disk does not take
-    is missing there, and is in `tail` all the same.
+    Writes are small and block for the page cache alone. Errors of the disk are logged once and
+    never raised, so that a full disk does not end the server; `tail` has the lines all the same.
     """
 
     def __init__(self, path: Path, *, file_bytes: int = FILE_BYTES) -> None:
@@ -42,11 +41,11 @@ class LogFile:
         self._served: ServedLines | None = None
 
     def serving(self) -> None:
-        """From now on the server has requests to answer."""
+        """Note that the server gets requests from now on."""
         self._served = ServedLines()
 
     def write(self, data: bytes) -> list[str]:
-        """Keep `data`; the whole lines that it completed."""
+        """Store `data`; return the whole lines that it completed."""
         *whole, self._rest = (self._rest + data).split(b"\n")
         while len(self._rest) > LINE_BYTES:
             whole.append(self._rest[:LINE_BYTES])
@@ -66,7 +65,7 @@ class LogFile:
         return None if shown is None else shown.encode()
 
     def _take_rest(self) -> None:
-        """The line that has no end gets none any more."""
+        """Store the last line, which has no newline."""
         rest = self._kept(self._rest) if self._rest else None
         self._rest = b""
         if rest is not None:
@@ -86,7 +85,7 @@ class LogFile:
             return
         if self._file is not None and self._size + len(data) > self._limit:
             self._close_file()
-            with contextlib.suppress(FileNotFoundError):  # a generation beside us did it
+            with contextlib.suppress(FileNotFoundError):  # another generation renamed it
                 self.path.replace(self._old)
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,13 +94,13 @@ class LogFile:
         self._size += self._file.write(data)
 
     def tail(self, count: int = TAIL_LINES) -> tuple[str, ...]:
-        """The last lines of this run."""
+        """Return the last lines of this run."""
         rest = [_text(self._rest)] if self._rest and self._served is None else []
         lines = [*self._tail, *rest]
         return tuple(lines[-count:]) if count > 0 else ()
 
     def close(self) -> None:
-        """No more is written."""
+        """Store the rest and close the file."""
         self._take_rest()
         self._close_file()
 
@@ -112,13 +111,13 @@ class LogFile:
 
 
 def delete_log(path: Path) -> None:
-    """Nothing of it is left on disk. Raises `OSError`."""
+    """Delete both files of a log. Raises `OSError`."""
     for part in _parts(path):
         part.unlink(missing_ok=True)
 
 
 def _parts(path: Path) -> tuple[Path, Path]:
-    """The files of a log, older first."""
+    """Return the two files of a log, older first."""
     return path.with_name(path.name + ".1"), path
 
 
@@ -127,7 +126,7 @@ def _text(line: bytes) -> str:
 
 
 def read_tail(path: Path, count: int) -> list[str]:
-    """The last `count` lines on disk, over both files; for a server that does not run now."""
+    """Return the last `count` lines on the disk, for a server that does not run now."""
     lines: deque[str] = deque(maxlen=max(1, count))
     for part in _parts(path):
         if part.exists():

@@ -1,4 +1,4 @@
-"""Where a deployed model's files and its log lie on this node; how they are deleted. Blocking."""
+"""The paths of a deployed model's files and log on this node, and their deletion. Blocking."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from .log_file import delete_log
 
 
 class ModelPaths:
-    """Paths by model, below the two folders of `settings`."""
+    """Computes a model's paths below the two folders of `settings`."""
 
     def __init__(self, settings: ManagedSettings) -> None:
         self._models, self._logs = settings.models_folder, settings.folder / "logs"
 
     def folder(self, model: WantedModel) -> Path:
-        """Where its files are; nothing else is there."""
+        """Return the folder of its files, which holds nothing else."""
         publisher, name = model.repo.split("/", 1)
         return self._models / publisher / name / model.quant
 
     def file(self, model: WantedModel) -> Path:
-        """What a server is given: the first part of a split model names the others."""
+        """Return the file to load; the first part of a split model names the others."""
         return self.folder(model) / Path(model.paths[0]).name
 
     def log(self, model: WantedModel) -> Path:
-        """What its servers print. No repository has two dashes in its name: none share a log."""
+        """Return the log of its servers, distinct because no repository's name contains `--`."""
         return self._logs / f"{model.alias.replace('/', '--').replace(':', '--')}.log"
 
     def delete(self, model: WantedModel) -> None:
-        """Leave nothing of it. Raises `OSError` where something can't be deleted."""
+        """Delete its files, its log, and folders that are then empty. Raises `OSError`."""
         folder = self.folder(model)
         if folder.exists():
             shutil.rmtree(folder)
@@ -41,5 +41,5 @@ class ModelPaths:
             try:
                 above.rmdir()
             except OSError:
-                break  # another model is there, or it was never made
+                break  # it holds another model, or was never made
         delete_log(self.log(model))

@@ -1,9 +1,9 @@
-"""Servers that outlived their node: ended before the next one starts its own.
+"""End servers that outlived an earlier run of the node, before this run starts its own.
 
-On Linux the kernel ends a server with its node (`launch`). This is for the rest: other systems, and
-what a configured wrapper started beside itself. Every server, and whatever it starts, carries its
-node's folder in the environment: a mark that outlives parents and groups, and that a stranger with
-a recycled PID does not have.
+On Linux the kernel ends a server together with its node (`launch`). This module handles other
+systems, and processes that a configured wrapper script started. Every server and its children have
+the node's folder in their environment. This mark outlives parents and process groups, and an
+unrelated process with a recycled PID does not have it.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ import psutil
 log = logging.getLogger("wai.node.managed")
 
 MARK: Final = "WAI_MANAGED_BY"
-ENDED_WITHIN_S: Final = 5.0  # a driver may take seconds to give a killed process's GPU memory back
+ENDED_WITHIN_S: Final = 5.0  # a driver may take seconds to free a killed process's GPU memory
 
 
 def mark(folder: Path) -> dict[str, str]:
-    """What a server of the node with this `folder` has in its environment."""
+    """Return the environment variable that marks the servers of the node with this `folder`."""
     return {MARK: str(folder.resolve())}
 
 
 def end_orphans(folder: Path) -> int:
-    """End what an earlier run left behind, and wait until it is gone; how many there were."""
+    """End the servers of an earlier run and wait until they have ended; return their number."""
     marked = mark(folder)[MARK]
     found = [process for process in psutil.process_iter() if _carries(process, marked)]
     for process in found:
         try:
             process.kill()
         except psutil.Error as error:
-            log.warning("a server of an earlier run can't be ended: %s", error)
+            log.warning("can't end a server of an earlier run: %s", error)
     _, left = psutil.wait_procs(found, timeout=ENDED_WITHIN_S)
     if left:
-        log.warning("servers of an earlier run are still there: %s", [p.pid for p in left])
+        log.warning("servers of an earlier run still run: PIDs %s", [p.pid for p in left])
     return len(found)
 
 
@@ -45,4 +45,4 @@ def _carries(process: psutil.Process, marked: str) -> bool:
     try:
         return process.pid != os.getpid() and process.environ().get(MARK) == marked
     except (psutil.Error, OSError):
-        return False  # it has just ended, or is another user's
+        return False  # it has just ended, or belongs to another user

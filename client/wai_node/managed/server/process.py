@@ -1,8 +1,8 @@
-"""One inference server as a process: found, started, its log read, stopped with its whole group.
+"""The process of one inference server: find the program, start it, read its output, stop its group.
 
-The key goes by environment, never by argv; it listens at a unix socket that we name, so that
-nothing is learned from its log, in which a model file's metadata stands too. It dies with the node.
-It knows nothing of health or of retries.
+The key is passed in the environment, never in argv. The server listens at a unix socket that we
+name, so that its address need not be read from its log, which a model file's metadata could forge.
+The process ends with the node. Health checks and retries are `runner`'s and `deployment`'s.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from .server_socket import ServerSocket
 
 NAMES: Final = ("llama-server", "llama-server-vulkan", "llama-server-cuda")
 STOP_GRACE_S: Final = 10.0  # llama-server ends within milliseconds of SIGTERM, unless it is loading
-# For what is still in the pipe. Whoever holds it for longer has left the group; see `orphans`.
+# Time to read what is still in the pipe. A process that holds it longer has left the group.
 LOG_REST_S: Final = 1.0
-READ_BYTES: Final = 65536  # what a pipe holds on Linux
-# 4 shows the sizes of buffers, from which fits learn; 5 and up would show prompts
+READ_BYTES: Final = 65536  # the capacity of a pipe on Linux
+# 4 prints the sizes of buffers, which correct our estimates; 5 and more would print prompts
 VERBOSITY: Final = 4
-# What is told apart from the log's last lines, in the words of llama.cpp, and what to do about it.
+# Known faults: a pattern of llama.cpp's messages, and a sentence that says what to do.
 _HINTS: Final = (
     (
         re.compile(r"unknown model architecture: *'?([\w-]+)"),
@@ -76,15 +76,18 @@ _HINTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ServerCommand:
-    """What is run: an argv that `ServerOptions` are added to."""
+    """The program to run: an argv to which the flags of `ServerOptions` are appended."""
 
     argv: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How a model is served. `context_tokens` is per slot; `gpu_layers` and `threads` None: the
-    server's own choice. `extra` are flags that this node's owner configured."""
+    """How a model is served.
+
+    `context_tokens` is per slot. `gpu_layers` and `threads` None: the server's default. `extra`
+    are flags that the node's owner configured.
+    """
 
     model: Path
     alias: str
@@ -95,15 +98,17 @@ class ServerOptions:
     extra: tuple[str, ...] = ()
 
     def to_argv(self, socket: Path) -> list[str]:
-        """llama-server's flags; the in-process server understands the same. It is to listen at
-        `socket`: every llama-server that knows the other flags can."""
+        """Return the flags for llama-server, or for `inprocess_server`, to listen at `socket`.
+
+        Every llama-server that knows the other flags can listen at a unix socket.
+        """
         argv = [
             *("--model", str(self.model), "--alias", self.alias),
             *("--host", str(socket)),
             *("--ctx-size", str(self.context_tokens * self.slots), "--parallel", str(self.slots)),
-            "--no-kv-unified",  # each slot has its own context: what one caller fills is its own
-            *("--fit", "off"),  # what does not fit must fail, not shrink unseen
-            *("--cache-ram", "0"),  # else it may take 8 GiB of RAM beside what was reckoned
+            "--no-kv-unified",  # callers do not take context from each other
+            *("--fit", "off"),  # what does not fit must fail, not silently use a smaller context
+            *("--cache-ram", "0"),  # else it may use up to 8 GiB of RAM more than we estimated
             *("--verbosity", str(VERBOSITY), "--metrics", "--slots", "--no-webui"),
         ]
         if self.gpu_layers is not None:
@@ -114,15 +119,15 @@ class ServerOptions:
 
 
 def find_command(configured: str | None = None) -> ServerCommand:
-    """The server to run: the configured one, llama-server on PATH, xllamacpp's in a child of ours.
+    """Return the configured server, else llama-server on PATH, else xllamacpp's in a child.
 
-    Raises `TransportError` that says what to install.
+    Raises `TransportError`, which says what to install.
     """
     if configured:
         found = shutil.which(configured)
         if found is None:
             raise TransportError(
-                f"the configured llama-server {configured!r} is not there or not executable",
+                f"the configured llama-server {configured!r} does not exist or is not executable",
                 Fault.NOT_FOUND,
             )
         return ServerCommand((found,))
@@ -142,10 +147,10 @@ def find_command(configured: str | None = None) -> ServerCommand:
 
 
 class ServerProcess:
-    """A started server. `start` once, `follow` in a task of its own until it ends, `stop` at will.
+    """A server's process. Call `start` once, then `follow` in its own task; `stop` at any time.
 
-    `socket` is where it is to listen, which takes it a moment; it is removed when the server has
-    ended. `marks` go into its environment.
+    The server will listen at `socket`, some time after `start`; the socket is removed when the
+    process has ended. `marks` are added to its environment.
     """
 
     def __init__(
@@ -167,14 +172,14 @@ class ServerProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id, also its group's; None before `start`."""
+        """The id of the process and of its group; None before `start`."""
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
         """Start the process. Raises `TransportError` where the system refuses."""
         argv = [*self._command.argv, *self.options.to_argv(self.socket.path)]
         launch = [sys.executable, "-I", launch_program.__file__, str(os.getpid())]
-        # Our own pipe: with asyncio's, a process has not ended while anybody still holds its end
+        # Our own pipe: asyncio's would not report the end while another process holds the pipe
         self._pipe, theirs = os.pipe()
         try:
             self._process = await anyio.open_process(
@@ -198,22 +203,26 @@ class ServerProcess:
         asyncio.get_running_loop().add_reader(self._pipe, self._take, self._pipe)
 
     async def follow(self) -> None:
-        """Wait until the process has ended, while its log is read; then its group is ended too. Not
-        cancelled but by `stop`: whoever runs this calls it."""
+        """Read the output until the process has ended, then end its group.
+
+        Ignores cancellation: whoever cancels the task must also call `stop`.
+        """
         assert self._process is not None
-        with anyio.CancelScope(shield=True):  # who cancels us stops the process, then we end
+        with anyio.CancelScope(shield=True):  # `stop` ends the process, and so this method
             await self._process.wait()
-            self._signal_group(signal.SIGKILL)  # what the server itself started
+            self._signal_group(signal.SIGKILL)  # processes that the server started
             with anyio.move_on_after(LOG_REST_S):
                 await self._log_ended.wait()
             if self._pipe is not None:
-                self._take(self._pipe)  # what is there by now; the loop may have stood still
+                self._take(
+                    self._pipe
+                )  # read what is there already; the event loop may have been blocked
             self._end_reading()
             self.socket.remove()
             self.ended.set()
 
     def _take(self, pipe: int) -> None:
-        """The pipe has something, or its end."""
+        """Read the pipe, which has data or has ended."""
         try:
             data = os.read(pipe, READ_BYTES)
         except BlockingIOError:
@@ -231,8 +240,10 @@ class ServerProcess:
             self._log_ended.set()
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
-        """SIGTERM, and after `grace_s` SIGKILL, to the whole group; returns when it has ended.
-        `follow` must run."""
+        """Send SIGTERM, and after `grace_s` SIGKILL, to the group; return when it has ended.
+
+        `follow` must be running.
+        """
         if self._process is None or self.ended.is_set():
             return
         self._signal_group(signal.SIGTERM)
@@ -243,7 +254,7 @@ class ServerProcess:
         await self.ended.wait()
 
     def explain(self) -> str:
-        """Why it ended, in one sentence with what to do; after `follow`."""
+        """Return a sentence that says why it ended and what to do. Call it after `follow`."""
         code = self._process.returncode if self._process else None
         text = "\n".join(self.log.tail())
         for pattern, hint in _HINTS:
@@ -259,4 +270,4 @@ class ServerProcess:
         try:
             os.killpg(self._process.pid, number)
         except (ProcessLookupError, PermissionError):
-            return  # all of it is gone; macOS says so by EPERM
+            return  # the group has ended; macOS reports that as EPERM

@@ -1,7 +1,7 @@
-"""One generation of a managed server: started, awaited, watched, stopped.
+"""Run one generation of a managed server: start it, wait until it loads, check its health, stop it.
 
-The task behind a `Launch`. It tells by `on_ready` when the server has loaded, and returns why it
-ended; whether that is a failure is for the `Deployment` machine to say.
+This is the task behind a `Launch` action. It calls `on_ready` when the server has loaded, and
+returns why it ended; the `Deployment` machine decides whether that is a failure.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from .server_socket import ServerSocket
 
 LOADING_POLL_S: Final = 0.1  # a tiny model is ready in 0.1 s, a large one in minutes
 HEALTH_EVERY_S: Final = 10.0
-HEALTH_MISSES: Final = 3  # half a minute without an answer to /health is a hung server
+HEALTH_MISSES: Final = 3  # a server that does not answer /health for half a minute hangs
 
 
 class Runner:
-    """Runs one server, which demands `key`. `url`, while it runs; `seen`, its buffers, once it has
-    loaded."""
+    """Runs one server, which demands `key`.
+
+    `url` is set while it runs; `seen`, the sizes of its buffers, once it has loaded.
+    """
 
     def __init__(self, key: str, settings: ManagedSettings, log_path: Path) -> None:
         self.url: str | None = None
@@ -44,13 +46,13 @@ class Runner:
         self._scope = anyio.CancelScope()
 
     def halt(self) -> None:
-        """Stop it: `run` then returns. Harmless at any time."""
+        """Stop the server, so that `run` returns. May be called at any time."""
         self._scope.cancel()
 
     async def run(
         self, model: WantedModel, path: Path, wish: Wish, on_ready: Callable[[int], None]
     ) -> str:
-        """Serve until it ends or is halted; a sentence that says why."""
+        """Run the server until it ends or is halted; return a sentence that says why."""
         options = ServerOptions(
             model=path,
             alias=model.alias,
@@ -83,14 +85,14 @@ class Runner:
             log.close()
 
     def correction(self, shape: ModelShape, weights_bytes: int, wish: Wish) -> Correction | None:
-        """What its log teaches about the estimate; None where it said nothing."""
+        """Return how far the estimate was off, by the log; None if the log has no figures."""
         if self.seen is None:
             return None
         load = Load(min(wish.context_tokens, shape.context_trained), wish.slots)
         return learn(self.seen, estimate(shape, weights_bytes, load))
 
     async def _watch(self, process: ServerProcess, on_ready: Callable[[int], None]) -> str:
-        """Follow the process with the watch beside it, and leave neither behind."""
+        """Follow the process and check its health; both have ended when this returns."""
         reason = ""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(process.follow)
@@ -111,7 +113,7 @@ class Runner:
                 process.log.serving()
                 on_ready(served.context_tokens)
                 if not await self._stays_healthy(process, health):
-                    return "the server no longer answered, and was stopped"
+                    return "the server no longer answered and was stopped"
         except WaiError as error:
             if not process.ended.is_set():
                 return str(error)
@@ -122,7 +124,7 @@ class Runner:
         return process.explain()
 
     async def _loaded(self, process: ServerProcess, health: Health) -> bool:
-        """Poll until it is ready; False when it ended first. The machine bounds how long."""
+        """Poll until it is ready; return False if it ended first. The machine limits the time."""
         while not process.ended.is_set():
             if await answers(health):
                 return True
@@ -131,7 +133,7 @@ class Runner:
         return False
 
     async def _stays_healthy(self, process: ServerProcess, health: Health) -> bool:
-        """Ask now and then; True when the process ended by itself, False when it hangs."""
+        """Check the health regularly; return True when the process ended, False if it hangs."""
         misses = 0
         while misses < HEALTH_MISSES:
             with anyio.move_on_after(HEALTH_EVERY_S):

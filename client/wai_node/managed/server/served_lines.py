@@ -1,8 +1,8 @@
-"""Which lines of an inference server's output may be kept once it has requests to answer.
+"""Decide which lines of an inference server's output may be kept once it gets requests.
 
-From then on llama-server prints parts of requests: grammars and schemas that it can't parse, bodies
-that are no JSON, names of roles. So a line is kept only where it is one of those that say nothing
-but figures. Until it is ready there is no request, and every line is kept.
+llama-server prints parts of requests: grammars and schemas that it can't parse, bodies that are no
+JSON, names of roles. So only known lines are kept that contain nothing but figures. Before the
+server is ready it has no requests, and every line is kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FIGURES: Final = re.compile(
     rf" available context size \({_NUMBER} tokens\), try increasing it"
     rf")\s*"
 )
-# What a server says before it crashes; of such a line these words are kept, and nothing else of it.
+# Signs of a crash: if the pattern matches a line, the words beside it are kept, not the line.
 _SIGNS: Final = (
     (
         re.compile(
@@ -45,13 +45,13 @@ LEFT_OUT: Final = "(lines are left out from here on: they may hold parts of requ
 
 
 class ServedLines:
-    """Decides on each line that a server with requests prints."""
+    """Filters the lines of a server that gets requests."""
 
     def __init__(self) -> None:
         self._told = False
 
     def kept(self, line: str) -> str | None:
-        """What is kept of `line`; None for nothing. The first that is left out is said to be."""
+        """Return what is kept of `line`, or None. The first omission returns a note instead."""
         if _FIGURES.fullmatch(line):
             return line
         for pattern, words in _SIGNS:

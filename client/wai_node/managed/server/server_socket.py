@@ -1,7 +1,7 @@
-"""Where a managed server listens: a new unix socket for each start, in a folder that is ours alone.
+"""The unix socket that a managed server listens at: a new path for each start, in a private folder.
 
-Nobody else can listen there, before or after the server, and nothing has to be read from the
-server's log to find it.
+No other user can listen there before or after the server, and the address need not be read from
+the server's log.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from wai_protocol.errors import StoreError
 from wai_transport.folder import DataFolder
 from wai_transport.origin import MAX_SOCKET_PATH_BYTES
 
-_NAME_BYTES: Final = 8  # of randomness; no path is used twice
-_SUFFIX: Final = ".sock"  # by which llama-server tells a path from a host's name
+_NAME_BYTES: Final = 8  # random, so that no path is used twice
+_SUFFIX: Final = ".sock"  # llama-server takes a host that ends so for a path
 
 
 class ServerSocket:
-    """A path to listen at, not there yet. `remove` it when the server has ended."""
+    """A path to listen at, where no file exists yet. Call `remove` when the server has ended."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is made, with mode 0700. Where its path is too long for a socket, a new folder
-        for temporary files takes its place. Raises `StoreError`."""
+        """Make `folder` with mode 0700; if its path is too long for a socket, use a new temporary
+        folder instead. Raises `StoreError`."""
         name = secrets.token_hex(_NAME_BYTES) + _SUFFIX
         self._temporary: Path | None = None
         self.path = folder.absolute() / name
@@ -41,11 +41,11 @@ class ServerSocket:
 
     @property
     def url(self) -> str:
-        """What `Origin.parse` reads."""
+        """The URL, in the form that `Origin.parse` reads."""
         return f"unix://{self.path}"
 
     def remove(self) -> None:
-        """Leave nothing of it. Harmless when it was never made."""
+        """Delete the socket and a temporary folder, if they exist."""
         with suppress(OSError):  # a path that stays is never used again
             self.path.unlink(missing_ok=True)
         if self._temporary is not None:
@@ -53,7 +53,7 @@ class ServerSocket:
 
 
 def remove_left_sockets(folder: Path) -> None:
-    """Remove what servers of an earlier run, which have ended, left in `folder`."""
+    """Remove the sockets in `folder` that servers of an earlier run, now ended, left there."""
     for path in folder.glob(f"*{_SUFFIX}"):
         with suppress(OSError):
             path.unlink()

@@ -1,4 +1,4 @@
-// Who changed what, the newest first.
+// The audit log, newest first.
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";

@@ -1,4 +1,4 @@
-// Invites: make one and see its node arrive; those that nobody used yet.
+// Invites: create one and see its node join; list the unused ones.
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
@@ -51,7 +51,7 @@ export function AddNode(props: { onClose: () => void }) {
   );
 }
 
-/** Those that a node may still join by. */
+/** The invites that are still valid. */
 export function OpenInvites() {
   const invites = useSignal<InviteView[]>([]);
   const problem = useSignal("");

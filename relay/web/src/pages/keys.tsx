@@ -1,4 +1,4 @@
-// API keys: make one, see it once, limit it, revoke it.
+// API keys: create one (shown once), limit it, revoke it.
 
 import { useComputed, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
@@ -11,9 +11,9 @@ import { Code, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/
 
 const SHOWN = 25; // rows a page
 const AT_ONCE = 1000; // keys, some 300 KB: read within a frame
-const FILTER_FROM = 10; // fewer are found by looking
+const FILTER_FROM = 10; // fewer need no filter
 
-/** All keys, in pieces: ten thousand at once would be read for longer than a few frames. */
+/** Fetch all keys in pieces: parsing ten thousand at once would block several frames. */
 async function allKeys(over: () => boolean): Promise<KeyView[]> {
   const all: KeyView[] = [];
   for (let last = ""; !over(); ) {
@@ -31,7 +31,7 @@ export function KeysPage() {
   const editing = useSignal<KeyView | "new" | null>(null);
   const problem = useSignal("");
   useEffect(() => {
-    let over = false; // something changed meanwhile: it is read again
+    let over = false; // something changed meanwhile, so it is fetched again
     void told(async () => {
       const all = await allKeys(() => over);
       if (!over) keys.value = all;

@@ -1,4 +1,4 @@
-// Models: search the hub, see what fits where, deploy; what is deployed, its context, its log.
+// Models: search the hub, see what fits which node, deploy; list deployments, their context and log.
 
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
@@ -8,7 +8,7 @@ import type { DeploymentView, FoundModelView, NodeFit } from "../generated/api";
 import { deployments, nodes } from "../live";
 import { Badge, Dialog, Empty, Page, Problem, Sure, told } from "../parts/basics";
 
-const LOG_MS = 2000; // a log that is being read goes on; the node is asked each time
+const LOG_MS = 2000; // how often an open log is fetched from the node
 const MIN_CONTEXT = 256;
 const CONTEXTS = [512, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
 const SLOTS = [1, 2, 4, 8, 16];
@@ -79,7 +79,7 @@ function Deployed() {
   );
 }
 
-/** What a model's server printed, to its newest line as long as nobody scrolls up. */
+/** A server's log, scrolled to its newest line unless the user has scrolled up. */
 function Log({ row, onClose }: { row: DeploymentView; onClose: () => void }) {
   const lines = useSignal<string[] | null>(null);
   const problem = useSignal("");
@@ -188,7 +188,7 @@ function Fits(props: { repo: string; onClose: () => void }) {
   const slots = useSignal(2);
   const busy = useSignal("");
   useEffect(() => {
-    let over = false; // something else was chosen meanwhile
+    let over = false; // another choice was made meanwhile
     void told(async () => {
       const asked = `repo=${encodeURIComponent(props.repo)}&context=${context.value}&slots=${slots.value}`;
       const { data } = await get<{ data: NodeFit[] }>(`/models/fit?${asked}`);

@@ -1,4 +1,4 @@
-// Nodes: how each one is; add, drain, remove.
+// Nodes: the state of each; add, drain, remove.
 
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
@@ -12,7 +12,7 @@ import { AddNode, OpenInvites } from "./invites";
 import { Slots } from "./overview";
 
 const SHOWN = 10; // cards a page
-const FILTER_FROM = 8; // fewer are found by looking
+const FILTER_FROM = 8; // fewer need no filter
 
 export function NodesPage() {
   const filter = useSignal("");
@@ -48,7 +48,7 @@ export function NodesPage() {
 
 type Act = (call: () => Promise<unknown>) => void;
 
-/** Drawn again only when its node changed: most of many did not since the last look. */
+/** Drawn again only when its node has changed, which most have not between two events. */
 function NodeCard({ node, act }: { node: NodeView; act: Act }) {
   return useMemo(() => card(node, act), [node]);
 }
@@ -114,7 +114,7 @@ function card(node: NodeView, act: Act) {
 }
 
 function Uptime(props: { since: number | null }) {
-  pulse.value; // time goes on, whether or not anything else changed
+  pulse.value; // draw again as time passes, even if nothing else changed
   if (props.since === null) return <>–</>;
   return <span title={`connected since ${date(props.since)}`}>{span(relayNow() - props.since)}</span>;
 }

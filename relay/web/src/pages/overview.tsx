@@ -1,4 +1,4 @@
-// The relay at a glance: what runs now, and the last hour.
+// The overview: what runs now, and the last hour.
 
 import { useComputed } from "@preact/signals";
 import { useMemo } from "preact/hooks";
@@ -10,15 +10,15 @@ import { sinceFirst } from "../history";
 import { history, nodes, pulse, requests } from "../live";
 import { go } from "../route";
 
-const LEAST_S = 120; // what the chart spans at least: seconds alone show no shape
-const SHOWN = 60; // nodes on this page; all of them are on theirs
+const LEAST_S = 120; // the chart's shortest span
+const SHOWN = 60; // nodes on this page; the Nodes page has all
 
 export function OverviewPage() {
   const now = pulse.value;
   const all = [...nodes.value.values()].sort(byName);
   const ready = all.filter((node) => node.state === "ready").length;
   const errors = now?.errors_hour ?? 0;
-  // Counted as the navigation counts them: the pulse is up to two seconds behind.
+  // Counted as in the navigation, since the pulse is up to two seconds old.
   const waiting = useComputed(() => [...requests.value.values()].filter((row) => row.state === "queued").length).value;
   const live = useComputed(() => requests.value.size).value;
   const chart = useComputed(() => {
@@ -61,7 +61,7 @@ export function OverviewPage() {
   );
 }
 
-/** Drawn again only when its node changed. */
+/** Drawn again only when its node has changed. */
 function NodeLine({ node }: { node: NodeView }) {
   return useMemo(
     () => (

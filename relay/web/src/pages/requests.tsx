@@ -1,4 +1,4 @@
-// What runs at this moment, why it runs where it does, and a way to end it.
+// The running requests, why each runs on its node, and a button to cancel it.
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
@@ -8,7 +8,7 @@ import type { Explanation, RequestRow } from "../generated/api";
 import { relayNow, requests, tokens } from "../live";
 import { Badge, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 
-const SHOWN = 25; // rows that a busy machine lays out twice a second between two frames
+const SHOWN = 25; // as many rows as a busy machine lays out within a frame, twice a second
 
 export function RequestsPage() {
   const problem = useSignal("");
@@ -73,7 +73,7 @@ function Row({ row, made, onWhy, onEnd }: { row: RequestRow; made: number; onWhy
   );
 }
 
-/** A node that was weighed: its expected time to first token by parts, or why it was out. */
+/** A considered node: the parts of its expected time to first token, or why it was excluded. */
 interface Candidate {
   node: string;
   free?: number;
@@ -84,10 +84,10 @@ interface Candidate {
   excluded?: string;
 }
 
-const UNTOLD = 100_000; // a node that tells no slots counts as if it had a million
+const UNTOLD = 100_000; // a node that reports no slots counts as if it had a million
 const seconds = (value: number | undefined) => ms(value === undefined ? null : value * 1000);
 
-/** The nodes that were weighed, with the figures that the choice was made by. */
+/** The considered nodes, with the figures that decided. */
 function Why(props: { id: string; onClose: () => void }) {
   const found = useSignal<Explanation | null>(null);
   const problem = useSignal("");

@@ -1,4 +1,4 @@
-// What can be set while the relay runs, who may administer it, and who changed what.
+// Settings that can be changed while the relay runs, admins, sign-ins, and the audit log.
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";

@@ -1,4 +1,4 @@
-// A small chat that streams, by an API key as an app would, and snippets to go on with.
+// A small streaming chat that uses an API key, as an app does, and snippets for apps.
 
 import { computed, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
@@ -12,9 +12,9 @@ import { snippets } from "../snippets";
 interface Message {
   role: "user" | "assistant";
   content: string;
-  /** What a model that reasons says to itself before it answers. */
+  /** The reasoning text before the answer. */
   thought: string;
-  /** Where the answer is from, and how fast it came. */
+  /** Which node answered, and how fast. */
   note: string;
 }
 
@@ -24,7 +24,7 @@ interface Piece {
   reasoning?: string | null;
 }
 
-// Kept while other pages are looked at, and an answer goes on: here, and not in the page.
+// State lives here, not in the page, so that an answer continues while other pages are shown.
 const key = signal("");
 const model = signal("");
 const text = signal("");
@@ -35,7 +35,7 @@ const language = signal("curl");
 const models = computed(() => [...new Set([...nodes.value.values()].flatMap((node) => node.models))].sort());
 let running: AbortController | null = null;
 
-/** Whoever signs in next starts anew. */
+/** Clear the chat for the next sign-in. */
 export function forgetTalk(): void {
   running?.abort();
   running = null;
@@ -75,7 +75,7 @@ async function send(event: Event): Promise<void> {
       if (!controller.signal.aborted) throw error;
     }
   });
-  // After a sign-out there is no talk: what ended late leaves nothing behind.
+  // After a sign-out the chat is cleared; a late answer must not reappear.
   if (running !== controller) return;
   const last = talk.value.at(-1);
   if (last && !last.content && !last.thought) talk.value = talk.value.slice(0, -1);
@@ -175,7 +175,7 @@ async function ask(key: string, model: string, talk: Message[], signal: AbortSig
   return response;
 }
 
-/** What is new of the answer, as it arrives. */
+/** Yield the new parts of the answer as they arrive. */
 async function* pieces(response: Response): AsyncGenerator<Piece> {
   let rest = "";
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();

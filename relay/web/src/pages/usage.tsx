@@ -1,4 +1,4 @@
-// What requests cost: by day as bars, and by key, model, node or day as a table.
+// Usage: by day as bars, and by key, model, node or day as a table.
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
@@ -11,8 +11,8 @@ import { Chart } from "../parts/chart";
 import { Empty, Page, Problem, paged, told } from "../parts/basics";
 
 const SPANS: [number, string][] = [[1, "24 hours"], [7, "7 days"], [30, "30 days"], [365, "A year"]];
-const SHOWN = 50; // rows a page; of keys, models and nodes the most used, and the others as one
-const LOOK_MS = 5000; // what was used a moment ago shows up while the page is open
+const SHOWN = 50; // rows a page: the most used keys, models or nodes, and the others as one row
+const LOOK_MS = 5000; // how often the figures are fetched again
 const GROUPS = ["day", "key", "model", "node"] as const;
 
 export function UsagePage() {
@@ -29,7 +29,7 @@ export function UsagePage() {
     return () => clearInterval(timer);
   }, []);
   useEffect(() => {
-    let over = false; // something else was chosen meanwhile: its answer may be there already
+    let over = false; // another choice was made meanwhile, and its answer may be here already
     void told(async () => {
       const found = await Promise.all([
         get<UsageList>(`/usage?by=${by.value}&since=${since}${by.value === "day" ? "" : `&limit=${SHOWN}`}`),

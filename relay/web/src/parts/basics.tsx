@@ -1,4 +1,4 @@
-// Small parts that every page is made of.
+// Small components that all pages use.
 
 import { type Signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
@@ -63,7 +63,7 @@ export function Problem(props: { text: string }) {
 export function Copy(props: { text: string; label?: string }) {
   const said = useSignal("");
   const copy = async () => {
-    // A browser may refuse it, and has no clipboard on a page that it does not trust.
+    // The browser may refuse, and offers no clipboard on an untrusted page.
     said.value = (await told(() => navigator.clipboard.writeText(props.text))) ? "Mark it and press Ctrl+C" : "Copied";
     setTimeout(() => (said.value = ""), 2000);
   };
@@ -83,7 +83,7 @@ export function Code(props: { text: string; label: string }) {
   );
 }
 
-/** A button that asks "Sure?" before it does what can't be undone. */
+/** A button that asks "Sure?" before an action that can't be undone. */
 export function Sure(props: { label: string; question: string; onSure: () => void; name: string }) {
   const asked = useSignal(false);
   useEffect(() => {
@@ -92,7 +92,7 @@ export function Sure(props: { label: string; question: string; onSure: () => voi
     return () => clearTimeout(timer);
   }, [asked.value]);
   const click = (event: MouseEvent) => {
-    if (event.detail > 1) return; // the second half of a double click has read no question
+    if (event.detail > 1) return; // the second click of a double click is no answer to the question
     if (asked.value) props.onSure();
     asked.value = !asked.value;
   };
@@ -108,7 +108,7 @@ export function Dialog(props: { title: string; onClose: () => void; children: Co
   useEffect(() => {
     const shown = element.current;
     shown?.showModal();
-    // Closed before it goes: the focus is given back to where it was.
+    // Close before unmounting, so that the focus returns to where it was.
     return () => shown?.close();
   }, []);
   return (
@@ -129,7 +129,7 @@ export interface Paged<Row> {
   turn: ComponentChildren;
 }
 
-/** A page of a long list, and what turns it; `at` is the page's number. */
+/** A page of a long list, with buttons to change it; `at` is the page's number. */
 export function paged<Row>(rows: readonly Row[], at: Signal<number>, size: number, noun: string): Paged<Row> {
   const page = pageOf(rows, at.value, size);
   if (rows.length <= size) return { shown: page.shown, turn: null };
@@ -148,7 +148,7 @@ export function paged<Row>(rows: readonly Row[], at: Signal<number>, size: numbe
   };
 }
 
-/** What went wrong in `act`, as a sentence for the page. */
+/** Run `act`; return the error as a sentence for the page, or "". */
 export async function told(act: () => Promise<unknown>): Promise<string> {
   try {
     await act();

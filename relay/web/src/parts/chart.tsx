@@ -1,4 +1,4 @@
-// A line chart over time: uPlot, in the page's colours, as wide as its place.
+// A line chart over time: uPlot in the page's colours, as wide as its container.
 
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
@@ -7,14 +7,14 @@ import { theme } from "../theme";
 
 export interface Line {
   label: string;
-  /** A CSS variable's name. */
+  /** The name of a CSS variable. */
   colour: string;
   values: (number | null)[];
   bars?: boolean;
 }
 
 const DAY_S = 86_400;
-const LEAST = 10; // what a chart without figures goes up to: in whole numbers
+const LEAST = 10; // upper end of the axis of an empty chart
 const DAY_STEPS = [DAY_S, 2 * DAY_S, 7 * DAY_S, 30 * DAY_S, 90 * DAY_S];
 const CLOCK_STEPS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400]; // labels have no seconds
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
@@ -24,7 +24,7 @@ export function Chart(props: { times: number[]; lines: Line[]; height?: number; 
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const data = [props.times, ...props.lines.map((line) => line.values)] as uPlot.AlignedData;
-  // A bar stands around its time, half of it on either side.
+  // A bar is centred on its time.
   const side = props.lines.some((line) => line.bars) ? ((props.times[1] ?? 0) - (props.times[0] ?? 0)) / 2 : 0;
   const shape = `${theme.value} ${side} ${props.lines.map((line) => line.label).join()}`;
 

@@ -1,4 +1,4 @@
-// Small pictures in the text's colour, drawn in a square of 24.
+// Icons in the text's colour, on a grid of 24 by 24.
 
 const LINES: Record<string, string> = {
   overview: "M4 4h6v9H4zM14 4h6v4h-6zM14 12h6v8h-6zM4 17h6v3H4z",
@@ -14,7 +14,7 @@ const LINES: Record<string, string> = {
   dark: "M19.5 14.5A8 8 0 0 1 9.5 4.5a8 8 0 1 0 10 10z",
 };
 
-/** What it shows is said by the text or the label beside it. */
+/** Hidden from screen readers: the text or label beside it says the same. */
 export function Icon(props: { name: string }) {
   return (
     <svg class="icon" viewBox="0 0 24 24" aria-hidden="true">

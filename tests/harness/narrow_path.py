@@ -1,9 +1,9 @@
-"""A way of IP packets between this machine and a namespace, which loses some of them silently.
+"""A path for IP packets between this machine and a namespace, which silently drops some of them.
 
-Two TUN devices, one at each end, and a thread between them that carries every packet, except those
-that are larger than the way is wide: no ICMP message tells of them (a path MTU black hole). Both
-devices have the usual MTU, so that neither end can know. Needs what `network_namespace` needs, and
-`/dev/net/tun`.
+Two TUN devices, one at each end, and a thread between them that forwards every packet, except those
+that are larger than the path allows, without an ICMP message (a path MTU black hole). Both
+devices have the usual MTU, so that neither end knows the limit. Needs what `network_namespace`
+needs, and `/dev/net/tun`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pytest
 from .network_namespace import Namespace, ip
 
 NARROW: Final = "198.18.9.1"
-"""Where those in the namespace reach this machine by the narrow way."""
+"""The address of this machine at the other end of the path."""
 
 _INSIDE: Final = "198.18.9.2"
 _TUN: Final = Path("/dev/net/tun")
@@ -33,8 +33,8 @@ _IFF_TUN_NO_PI: Final = 0x1001
 _LONGEST_PACKET: Final = 65_535
 
 
-class NarrowWay:
-    """A running one. `widest_bytes` and `lost_share` may be changed at any time."""
+class NarrowPath:
+    """A running path. `widest_bytes` and `lost_share` may be changed at any time."""
 
     def __init__(self, outer: int, inner: int, widest_bytes: int) -> None:
         self.widest_bytes = widest_bytes
@@ -73,14 +73,14 @@ class NarrowWay:
 
 
 @contextmanager
-def narrow_way(namespace: Namespace, widest_bytes: int) -> Iterator[NarrowWay]:
+def narrow_path(namespace: Namespace, widest_bytes: int) -> Iterator[NarrowPath]:
     """A way from `namespace` to `NARROW` that carries packets of up to `widest_bytes`."""
     if not _TUN.exists():
         pytest.skip(f"there is no {_TUN}")
     tag = namespace.device[2:-1]
     with ExitStack() as ending:
         outer, inner = _tun(f"wt{tag}o"), _tun(f"wt{tag}i")
-        way = NarrowWay(outer, inner, widest_bytes)
+        way = NarrowPath(outer, inner, widest_bytes)
         ending.callback(way.close)
         ip("addr", "add", f"{NARROW}/24", "dev", f"wt{tag}o")
         ip("link", "set", f"wt{tag}o", "up")

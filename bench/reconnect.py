@@ -1,9 +1,9 @@
-"""How long nodes take to come back once their way to the relay is good again: `bench.way_back`.
+"""Measure how long nodes take to reconnect once the network works again: `bench.reconnect`.
 
 A real relay, and the tunnels of many nodes in this process, which reach it through a proxy that
-refuses connections, lets nothing pass, or cuts them again and again; and the same for a relay that
+refuses connections, passes nothing, or resets them repeatedly; and the same for a relay that
 is killed, or stopped, and started after a while. Prints, for each outage, the seconds from the
-moment at which the way is good to each node's next finished handshake.
+moment at which the network works again to each node's next finished handshake.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _RESTART_S: Final = 15.0
 
 
 class BenchTunnel:
-    """A node that only keeps its tunnel, and notes when it has a connection again."""
+    """A node that only keeps its tunnel, and records when it is connected again."""
 
     def __init__(self, address: RelayAddress, key: NodeKey, name: str) -> None:
         hello = Hello(key.public, name, b"", agent="bench", instance=name, tunnel=0)
@@ -55,7 +55,7 @@ class BenchTunnel:
         self.problems: Counter[str] = Counter()
 
     def is_back(self, since: float) -> bool:
-        """Whether it has had a handshake since then, and has the connection still."""
+        """Return whether a handshake finished since then, and the connection still exists."""
         return self.connected_at >= since and self.tunnel.connected
 
     def on_event(self, session: LiveSession, event: Event) -> None:
@@ -77,7 +77,7 @@ class BenchTunnel:
 
 
 async def join(text: str, name: str, port: int) -> BenchTunnel:
-    """A node that has joined; its tunnel goes by `port`."""
+    """Return a node that has joined; its tunnel connects to `port`."""
     invite, key = invites.decode(text), NodeKey.generate()
     direct = RelayAddress(invite.url, invite.relay, invite.pin)
     hello = Hello(key.public, name, b"", agent="bench", instance="join")
@@ -114,7 +114,7 @@ async def outage(
     end: Callable[[], None],
     outage_s: float,
 ) -> None:
-    """One outage of the way."""
+    """Measure one outage of the network."""
     await asyncio.sleep(_SETTLE_S)
     await asyncio.to_thread(begin)
     await asyncio.sleep(outage_s)
@@ -190,12 +190,12 @@ async def measure(folder: Path, count: int, restarted: int) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.way_back", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.reconnect", description=__doc__)
     parser.add_argument("--nodes", type=int, default=50, help="behind the proxy")
     parser.add_argument("--restarted", type=int, default=200, help="at a relay that is restarted")
     given = parser.parse_args()
     allow_many_files()
-    logging.getLogger("wai").setLevel(logging.ERROR)  # that each node loses its relay is meant
+    logging.getLogger("wai").setLevel(logging.ERROR)  # lost relays are intended here
     with tempfile.TemporaryDirectory(prefix="wai-way-back-") as folder:
         uvloop.run(measure(Path(folder), given.nodes, max(given.restarted, given.nodes)))
 

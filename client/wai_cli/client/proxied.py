@@ -1,8 +1,7 @@
-"""The way out of this machine, as its environment says: directly, or through an HTTP proxy.
+"""Connect through the HTTP proxy that the environment names, if any.
 
-`HTTPS_PROXY` and `NO_PROXY` mean for every command what they mean for a node:
-`wai_node.tunnel.proxy` has the rules and the words of the exchange, this module reads the
-environment and moves the bytes.
+`HTTPS_PROXY` and `NO_PROXY` have the same meaning for commands as for nodes: the rules and the
+CONNECT exchange are in `wai_node.tunnel.proxy`. This module reads the environment and does the I/O.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from wai_transport.origin import Origin
 from .connecting import connect
 
 _READ_BYTES: Final = 4096
-"""More than a proxy's answer to CONNECT has; and before TLS begins nothing can follow it."""
+"""More than most answers to CONNECT have. Nothing follows the answer before TLS starts."""
 
 
 def proxy_settings() -> dict[str, str]:
-    """What the environment says of a proxy, as other programs read it: either case is usual."""
+    """Return the environment's proxy settings. Names may be in upper or lower case."""
     found = {}
     for name in ("https_proxy", "no_proxy"):
         if value := os.environ.get(name) or os.environ.get(name.upper()):
@@ -33,15 +32,21 @@ def proxy_settings() -> dict[str, str]:
 
 
 def proxy_to(url: str) -> Proxy | None:
-    """The proxy to reach the relay at `url` by; None: directly. Raises `RequestError`."""
+    """Return the proxy to use for the relay at `url`; None: connect directly.
+
+    Raises `RequestError` if the setting is invalid.
+    """
     origin, _ = Origin.parse(url)
     said = proxy_settings()
     return proxy_for(origin, said.get("https_proxy"), said.get("no_proxy", ""))
 
 
 class ProxiedConnection(http.client.HTTPSConnection):
-    """HTTPS on a connection that a proxy makes. `connect` raises `TransportError` where the proxy
-    refuses or can't be reached, `OSError` where TLS with the relay fails."""
+    """An HTTPS connection through a proxy.
+
+    `connect` raises `TransportError` if the proxy refuses or can't be reached, and `OSError` if TLS
+    with the relay fails.
+    """
 
     def __init__(
         self, proxy: Proxy, host: str, port: int | None, timeout_s: float, context: ssl.SSLContext
@@ -52,7 +57,7 @@ class ProxiedConnection(http.client.HTTPSConnection):
         self._tls = context
 
     def connect(self) -> None:
-        """Have the proxy connect us, and begin TLS with the relay."""
+        """Connect through the proxy, and start TLS with the relay."""
         try:
             plain = connect(self._proxy.host, self._proxy.port, self._timeout_s)
         except OSError as error:
@@ -68,7 +73,8 @@ class ProxiedConnection(http.client.HTTPSConnection):
             raise
 
     def _ask(self, plain: socket.socket) -> None:
-        """The exchange with the proxy. Its reads don't wait for a loop: one step is all of it."""
+        """Perform the CONNECT exchange. `ask_to_connect` is a coroutine, but its reads block here,
+        so that a single step completes it without an event loop."""
 
         async def read() -> bytes:
             data = plain.recv(_READ_BYTES)
