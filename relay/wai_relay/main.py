@@ -186,6 +186,7 @@ class Relay:
             upstreams,
             names=names,
             overflow_after_s=config.provider_after_s,
+            first_token_weight=config.routing.first_token_weight,
         )
         self._fleet.on_change = dispatcher.node_changed
         self._pulse = Pulse(self._recorder)
@@ -257,7 +258,8 @@ class Relay:
                 self._show_log(new)
                 self._fleet.limits = _limits(new)
                 gateway.configure(new.gateway, names)
-                dispatcher.configure(names, new.provider_after_s)
+                weight = new.routing.first_token_weight
+                dispatcher.configure(names, new.provider_after_s, weight)
                 page.token = new.metrics_token
                 context.address = self._address(new, relay_key)
 

@@ -31,7 +31,7 @@ from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S
 
 from .answer import Failure
-from .claims import largest_context, token_claim
+from .claims import FREE_PATHS, largest_context, prompt_to_read, token_claim
 from .continuation import continuation_for
 from .dialects import rules_for
 from .dispatch import Dispatcher, RequestInfo
@@ -179,7 +179,8 @@ class Gateway:
             if body.repeatable:
                 call.continuation = continuation_for(request, route, key, body.json)
             wait_until = self._clock() + MAX_WAIT_S
-            info = _info(request, route, key, body, prompt_tokens, wait_until)
+            to_read = prompt_to_read(route, facts, prompt_tokens)
+            info = _info(request, route, key, body, to_read, wait_until)
             failure = await self._forwarder.forward(call, info)
             if failure is not None:
                 self._fail(reply, route, live, failure)
@@ -327,6 +328,7 @@ def _info(
         model=body.facts.model,
         api=route.dialect.value,
         generates=route.generates,
+        takes_slot=route.path not in FREE_PATHS,
         stream=body.facts.stream,
         prompt_tokens=prompt_tokens,
         max_output_tokens=body.facts.max_output_tokens,
