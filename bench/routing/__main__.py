@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.routing.fleets import FLEETS, capacity
-from bench.routing.policies import POLICIES
+from bench.routing.rivals import POLICIES
 from bench.routing.report import Row, table, write
 from bench.routing.simulation import Simulation, median
 from bench.routing.traces import load, paced
