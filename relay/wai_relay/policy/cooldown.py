@@ -74,9 +74,13 @@ class Cooldown:
         return self._rests(now, placed) or now < self._probe_until
 
     def failure_rate(self, now: float) -> float:
-        """The share of its last requests that it failed; 0.0 where that is next to none."""
-        if not self._failure_rate:
+        """The share of its last requests that it failed; 0.0 where that is next to none, and for a
+        node that is to be probed: the probe tells more."""
+        if not self._failure_rate or self._until is not None:
             return 0.0
+        return self._faded(now)
+
+    def _faded(self, now: float) -> float:
         rate = self._failure_rate * 0.5 ** ((now - self._failed_at) / FORGET_HALF_S)
         if rate < LEAST_FAILURE_RATE:
             self._failure_rate = rate = 0.0
@@ -129,7 +133,7 @@ class Cooldown:
         failures = self._outcomes.count(False)
         mostly = len(self._outcomes) >= WINDOW_LEAST and failures * 2 > len(self._outcomes)
         resting = self._until is not None
-        rate = self.failure_rate(now)
+        rate = self._faded(now)
         self._failure_rate, self._failed_at = rate + FAILURE_STEP * (1.0 - rate), now
         probed = now < self._probe_until
         if resting and now < (self._until or 0.0) and not probed:

@@ -64,7 +64,7 @@ SHORT: Final = 0.45
 # the short ones are quick while the line is short, and who comes when it is long waits as he would
 # without that: those are the waits by which a line is judged. How this value was chosen is told in
 # docs/routing.md.
-PASS_S: Final = 11.0
+PASS_S: Final = 40.0
 PASS_SHARE_OF_WAITING: Final = 2.0
 # The best speeds of a model's nodes are computed anew after so many decisions, and when better ones
 # were measured.
