@@ -39,8 +39,6 @@ FAILURE_STEP: Final = 0.3
 SUCCESS_FACTOR: Final = 0.6
 FORGET_HALF_S: Final = 5.0
 LEAST_FAILURE_RATE: Final = 0.05  # below, it counts as none
-# What is left of the share after a probe that went well: the node is trusted again in a moment.
-PROBED_FAILURE_RATE: Final = 0.08
 # A probe whose end is never told (its caller went away) must not block the node for ever.
 PROBE_S: Final = 30.0
 
@@ -110,7 +108,7 @@ class Cooldown:
         if self._until is not None:
             self._until = None
             self._rest_s = 0.0
-            self._failure_rate = min(self._failure_rate, PROBED_FAILURE_RATE)
+            self._failure_rate = 0.0
             self._outcomes.clear()
 
     def failed(self, now: float, placed: int = 0) -> None:
