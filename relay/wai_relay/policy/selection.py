@@ -14,6 +14,7 @@ what is done while waiting (`scheduler`).
 from __future__ import annotations
 
 import enum
+import heapq
 import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -202,12 +203,25 @@ class Decision(NamedTuple):
     fault: Fault | None = None
     message: str = ""
 
+    def shortened(self, count: int) -> Decision:
+        """The same with the `count` best of the scores and the chosen one: they are kept for
+        `wai explain` as long as the request is remembered."""
+        if len(self.scores) <= count + 1:
+            return self
+        best = heapq.nsmallest(count, self.scores, key=_rank)
+        best += [s for s in self.scores if s.node == self.node and s not in best]
+        return self._replace(scores=tuple(best))
+
     def error(self) -> WaiError:
         """The refusal as an error for the caller. Only for a decision with a `fault`."""
         fault = self.fault or Fault.NO_NODE
         if fault is Fault.NO_NODE:
             return NodeUnavailable(self.message, retry_after_s=RETRY_AFTER_S)
         return RequestError(self.message, fault)
+
+
+def _rank(score: Score) -> tuple[bool, float]:
+    return bool(score.excluded), score.cost_s
 
 
 # When no node can serve: about what a node needs to come back after its connection was lost.
