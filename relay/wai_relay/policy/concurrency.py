@@ -29,8 +29,9 @@ MOST: Final = 1024  # vLLM's own largest default of sequences is a quarter of it
 # A prompt that takes this much longer than expected was waited with, unless it is a moment.
 LATE_RATIO: Final = 2.0
 LATE_S: Final = 0.05
-# It waited for the end before it if it waited this many times longer until then than after it.
-FOLLOWED_RATIO: Final = 3.0
+# It waited for the end before it if it came after that as soon as a prompt is read, or this much
+# later.
+FOLLOWED_RATIO: Final = 1.5
 # So many in a row must have waited: ends and beginnings coincide by chance too.
 IN_ROW: Final = 2
 # A step up that failed is tried again after this, then twice as long each time.
@@ -43,24 +44,31 @@ PEAK_FADE: Final = 1 / 64  # the most that advanced together is forgotten over s
 # Whole answers: with at least this share of the ideal gain the limit grows, with less it falls.
 GOOD_GAIN: Final = 0.6
 POOR_GAIN: Final = 0.35
-QUICKEST_FADE: Final = 1.02  # the quickest answer is believed a little less with each further one
+QUICKEST_FADE: Final = 1.001  # the quickest answer is believed a little less with each further one
 FIRST_FADE: Final = 1.002  # the same for the quickest first content
 
 
 class Beginning:
-    """An answer's first content. `advancing`: how many answers were in progress then, this one
-    included; `waited_s`: how long it took since the prompt's turn; `expected_s`: how long reading
+    """An answer's first content. `asked_at`: when its request was sent. `advancing`: how many
+    answers were in progress then, this one included, and `held` how many requests; `expected_s`: how long reading
     the prompt takes, 0.0 if that is not known; `since_end_s`: how long ago another answer had
     ended. `late`: it waited for that end."""
 
-    __slots__ = ("advancing", "at", "expected_s", "late", "since_end_s", "waited_s")
+    __slots__ = (*("advancing", "asked_at", "at", "expected_s", "held", "late", "since_end_s"),)
 
     def __init__(
-        self, at: float, advancing: int, waited_s: float, expected_s: float, since_end_s: float
+        self,
+        at: float,
+        asked_at: float,
+        advancing: int,
+        held: int,
+        expected_s: float,
+        since_end_s: float,
     ) -> None:
         self.at = at
+        self.asked_at = asked_at
         self.advancing = advancing
-        self.waited_s = waited_s
+        self.held = held
         self.expected_s = expected_s
         self.since_end_s = since_end_s
         self.late = False
@@ -71,7 +79,14 @@ class Concurrency:
 
     __slots__ = (
         *("_found", "_late", "_pause_s", "_peak", "_probing", "_quickest_s"),
-        *("_quickest_first_s", "_quickest_token_s", "_retry_at", "_unjudged", "limit"),
+        *(
+            "_quickest_first_s",
+            "_quickest_token_s",
+            "_raised_at",
+            "_retry_at",
+            "_unjudged",
+            "limit",
+        ),
     )
 
     def __init__(self) -> None:
@@ -83,6 +98,7 @@ class Concurrency:
         self._probing = False  # the last step up was not confirmed yet
         self._pause_s = 0.0
         self._retry_at = -math.inf
+        self._raised_at = -math.inf
         self._quickest_first_s = math.inf
         self._quickest_s = math.inf
         self._quickest_token_s = math.inf
@@ -94,20 +110,19 @@ class Concurrency:
     @property
     def may_grow(self) -> bool:
         """Whether a beginning waits to be judged that could raise the limit."""
-        return bool(self._unjudged) and self._unjudged[-1].advancing >= self.limit
+        return bool(self._unjudged) and self._unjudged[-1].held >= self.limit
 
     def ended(self, now: float, own: Beginning | None) -> None:
         """An answer ended, whose `own` beginning this was. Another one that began just before may
         have waited for this."""
+        marked = False
         for beginning in self._unjudged:
-            if (
-                beginning is not own
-                and beginning.since_end_s > 0.0
-                and now - beginning.at < SETTLE_S
-            ):
+            if beginning is own or now - beginning.at >= SETTLE_S:
+                continue
+            beginning.advancing = max(beginning.advancing - 1, 1)
+            if beginning.since_end_s > 0.0 and not marked:
                 beginning.since_end_s = 0.0
-                beginning.advancing -= 1
-                return
+                marked = True
 
     def judge(self, now: float, pace: Pace) -> None:
         """Learn from the beginnings that were a moment ago."""
@@ -131,13 +146,13 @@ class Concurrency:
             self._lower(max(1, min(self.limit, round(together)) - 1), now)
 
     def _judge(self, beginning: Beginning, now: float, pace: Pace) -> None:
-        waited_s, since_end_s = beginning.waited_s, beginning.since_end_s
+        waited_s = beginning.at - beginning.asked_at
         self._peak = max(float(beginning.advancing), self._peak * (1 - PEAK_FADE))
         self._quickest_first_s = min(self._quickest_first_s * FIRST_FADE, waited_s)
         expected_s = max(beginning.expected_s, self._quickest_first_s)
         beginning.late = (
             waited_s > LATE_RATIO * expected_s + LATE_S
-            and waited_s - since_end_s >= FOLLOWED_RATIO * since_end_s
+            and beginning.since_end_s <= FOLLOWED_RATIO * expected_s + SETTLE_S
         )
         if beginning.late:
             self._late += 1
@@ -145,8 +160,10 @@ class Concurrency:
                 self._lower(max(1, math.ceil(self._peak - 0.5)), now)
             return
         self._late = 0
-        if beginning.advancing >= self.limit:
+        if beginning.held >= self.limit and beginning.asked_at >= self._raised_at:
             self._raise(now, pace)
+        if self.limit > FIRST_LIMIT and pace.alone_s:
+            self.limit = min(self.limit, max(_useful(pace), FIRST_LIMIT))
 
     def _raise(self, now: float, pace: Pace | None) -> None:
         if self._probing:
@@ -159,9 +176,9 @@ class Concurrency:
         else:
             wanted = self.limit + max(1, self.limit // GROWTH)
             self._probing = True
+        self._raised_at = now
         if pace is not None and pace.alone_s:
-            ceiling = SATURATED * (pace.alone_s - pace.each_s) / (1 - SATURATED) / pace.each_s
-            wanted = min(wanted, max(self.limit, int(ceiling)))
+            wanted = min(wanted, max(self.limit, _useful(pace)))
         self.limit = min(wanted, MOST)
 
     def _lower(self, limit: int, now: float) -> None:
@@ -173,3 +190,8 @@ class Concurrency:
         self._found = True
         self._probing = False
         self._retry_at = now + self._pause_s
+
+
+def _useful(pace: Pace) -> int:
+    """With how many at once a server does `SATURATED` of all that it could ever do at once."""
+    return int(SATURATED * (pace.alone_s - pace.each_s) / ((1 - SATURATED) * pace.each_s))

@@ -109,10 +109,11 @@ class Lane:
         """Whether how much it does at once is to be learned."""
         return self.own and self.ledger.status.slots_total is None
 
-    def beginning(self, claim: Claim, took_s: float, since_end_s: float, now: float) -> Beginning:
-        """Note that the answer to `claim` began `took_s` after its prompt's turn."""
+    def beginning(self, claim: Claim, since_end_s: float, now: float) -> Beginning:
+        """Note that the answer to `claim` began, `since_end_s` after another one ended."""
         expected_s = claim.fresh_tokens * self.prefill.token_s + self.rtt_s
-        beginning = Beginning(now, self.ledger.advancing, took_s, expected_s, since_end_s)
+        ledger = self.ledger
+        beginning = Beginning(now, claim.at, ledger.advancing, ledger.busy, expected_s, since_end_s)
         self.concurrency.began(beginning)
         return beginning
 

@@ -260,7 +260,7 @@ class Scheduler:
         placement.first_at = now
         placement.read_s = took_s - lane.rtt_s
         if lane.learns_limit:
-            placement.beginning = lane.beginning(placement.claim, took_s, since_end_s, now)
+            placement.beginning = lane.beginning(placement.claim, since_end_s, now)
         self._plan(placement.demand.model, now, lane=lane)
 
     def finish(
