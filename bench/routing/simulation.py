@@ -149,6 +149,26 @@ class Simulation:
         self.policy.tick(self.now)
 
 
+def lower_bound(specs: list[NodeSpec], trace: list[TraceRequest]) -> Outcome:
+    """What no policy can beat: each request finds the node that is quickest for it idle, with all
+    blocks cached there that any request before it had."""
+    seen: set[int] = set()
+    jobs = []
+    for request in trace:
+        job = Job(request)
+        known = sum(1 for _ in itertools.takewhile(seen.__contains__, request.blocks))
+        job.cached = request.prompt_tokens * known // len(request.blocks) if known else 0
+        fresh = max(request.prompt_tokens - job.cached, 1)
+        need = request.prompt_tokens + request.output_tokens
+        able = [spec for spec in specs if spec.context_tokens >= need]
+        job.first = request.at + min(s.rtt_s + fresh / s.prefill_tps for s in able)
+        alone_s = 1 / max(spec.decode_tps for spec in able)
+        job.done = job.first + max(request.output_tokens - 1, 0) * alone_s
+        seen.update(request.blocks)
+        jobs.append(job)
+    return _outcome(jobs[int(len(jobs) * WARM_UP) :])
+
+
 def _outcome(jobs: list[Job]) -> Outcome:
     served = [job for job in jobs if not job.failed]
     waits = sorted(job.first - job.request.at for job in served)

@@ -105,7 +105,7 @@ async def _make_agent(
 ) -> Agent:
     address = _address(config, membership.url, membership.relay_public, membership.pin)
     given: list[Upstream] = [
-        await upstream_at(upstream.url, upstream.key or "") for upstream in config.upstreams
+        await upstream_at(one.url, one.key or "", one.slots) for one in config.upstreams
     ]
 
     consent = Consent(config.data)

@@ -72,7 +72,7 @@ function Row({ row, made, onWhy, onEnd }: { row: RequestRow; made: number; onWhy
   );
 }
 
-/** A node that was weighed: its expected time to first token by parts, or why it was out. */
+/** A node that was weighed: its expected times by parts, in seconds, or why it was out. */
 interface Candidate {
   node: string;
   free?: number;
@@ -80,6 +80,9 @@ interface Candidate {
   wait_s?: number;
   prefill_s?: number;
   rtt_s?: number;
+  generation_s?: number;
+  failure_s?: number;
+  cost_s?: number;
   excluded?: string;
 }
 
@@ -88,7 +91,7 @@ interface Explanation {
   attempts: { node: string; reason: string; queue_ms: number; fault: string; candidates: Candidate[] }[];
 }
 
-const UNTOLD = 100_000; // a node that tells no slots counts as if it had a million
+const UNCOUNTED = 100_000; // a provider's places are not counted: it has a million
 const seconds = (value: number | undefined) => ms(value === undefined ? null : value * 1000);
 
 /** The nodes that were weighed, with the figures that the choice was made by. */
@@ -113,19 +116,23 @@ function Why(props: { id: string; onClose: () => void }) {
               <thead>
                 <tr>
                   <th>Node</th><th class="num">Free slots</th><th class="num">Warm tokens</th>
-                  <th class="num">Wait</th><th class="num">Prompt</th><th class="num">Way</th><th class="num">Expected</th>
+                  <th class="num">Wait</th><th class="num">Read prompt</th><th class="num">Network</th><th class="num">First token</th>
+                  <th class="num">Generate</th><th class="num">Risk of failure</th><th class="num">Cost</th>
                 </tr>
               </thead>
               <tbody>
                 {attempt.candidates.map((one) => (
                   <tr key={one.node}>
                     <td class="long">{one.node === attempt.node ? <strong>{one.node}</strong> : one.node}</td>
-                    <td class="num">{count((one.free ?? UNTOLD) < UNTOLD ? one.free : null)}</td>
+                    <td class="num">{count((one.free ?? UNCOUNTED) < UNCOUNTED ? one.free : null)}</td>
                     <td class="num">{count(one.warm_tokens)}</td>
                     <td class="num">{seconds(one.wait_s)}</td>
                     <td class="num">{seconds(one.prefill_s)}</td>
                     <td class="num">{seconds(one.rtt_s)}</td>
                     <td class="num">{one.excluded || seconds((one.wait_s ?? 0) + (one.prefill_s ?? 0) + (one.rtt_s ?? 0))}</td>
+                    <td class="num">{seconds(one.generation_s)}</td>
+                    <td class="num">{seconds(one.failure_s)}</td>
+                    <td class="num">{one.excluded ? "–" : seconds(one.cost_s)}</td>
                   </tr>
                 ))}
               </tbody>
@@ -133,6 +140,7 @@ function Why(props: { id: string; onClose: () => void }) {
           )}
         </section>
       ))}
+      <p class="hint below">The lowest cost is chosen: the time to the first token, the time to generate by its weight, the risk of failure, and what others lose.</p>
       <p class="hint below">The same later: <code>wai explain {props.id}</code></p>
     </Dialog>
   );
