@@ -118,16 +118,14 @@ def test_a_slow_node_that_comments_early_gets_no_more_than_its_share(tmp_path: P
 
 
 def test_a_key_that_goes_first_is_quick_beside_a_flood(tmp_path: Path) -> None:
-    pace = Pace(places=4, first_s=0.05, token_s=0.05, tokens=20)
+    pace = Pace(places=4, first_s=0.05, token_s=0.05, tokens=20, spread=0.5)
     with fleet(tmp_path, pace, pace) as (running, _):
         flood, first = running.create_key("flood"), running.create_key("vip", "--priority", "3")
 
         async def both() -> list[Got]:
             burst = asyncio.create_task(ask_many(running, flood, 200, 200))
             await asyncio.sleep(3.0)
-            got = []
-            for _ in range(12):
-                got.append(await ask(running, first))
+            got = [await ask(running, first) for _ in range(12)]
             burst.cancel()
             return got
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,12 +23,14 @@ _STATUS: Final = {"500": "500 Oh", "429": "429 Too many", "404": "404 No"}
 
 @dataclass(slots=True)
 class Pace:
-    """How a server works; may be changed while it runs. `comment`: it sends one at once."""
+    """How a server works; may be changed while it runs. Answers are longer or shorter than `tokens`
+    by up to the share `spread`. `comment`: it sends one at once."""
 
     places: int = 1000
     first_s: float = 0.02
     token_s: float = 0.02
     tokens: int = 16
+    spread: float = 0.0
     comment: bool = False
     failure: Failure = ""
 
@@ -42,6 +45,7 @@ class PacedServer:
     running: int = 0
     most: int = 0
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    lengths: random.Random = field(default_factory=lambda: random.Random(1))
 
 
 @contextmanager
@@ -96,6 +100,7 @@ async def _connection(
 async def _answer(server: PacedServer, writer: asyncio.StreamWriter) -> None:
     pace = server.pace
     server.taken += 1
+    tokens = round(pace.tokens * server.lengths.uniform(1 - pace.spread, 1 + pace.spread))
     if pace.failure in _STATUS:
         _send(writer, _STATUS[pace.failure], json.dumps({"error": {"message": "broken"}}))
         return
@@ -111,13 +116,13 @@ async def _answer(server: PacedServer, writer: asyncio.StreamWriter) -> None:
         await _take_place(server)
         try:
             await asyncio.sleep(pace.first_s)
-            for _ in range(pace.tokens):
+            for _ in range(tokens):
                 _chunk(writer, 'data: {"choices": [{"delta": {"content": "word "}}]}\n\n')
                 await writer.drain()
                 await asyncio.sleep(pace.token_s)
         finally:
             _leave_place(server)
-        usage = {"prompt_tokens": 100, "completion_tokens": pace.tokens, "total_tokens": 116}
+        usage = {"prompt_tokens": 100, "completion_tokens": tokens}
         last = {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage}
         _chunk(writer, f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n")
     writer.write(b"0\r\n\r\n")

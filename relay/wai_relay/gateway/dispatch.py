@@ -33,9 +33,9 @@ from wai_relay.policy.selection import (
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
     """What a choice may depend on. `prompt_tokens` is an estimate; `pin` the node that the caller
-    insists on; `takes_slot`: a model works on it; `excluded` the upstreams that must not get it, since they failed it. `wait_until`:
-    the end of its patience for a slot, in seconds of `time.monotonic`; each time it waits for
-    `MAX_WAIT_S` at most."""
+    insists on; `takes_slot`: a model works on it; `excluded` the upstreams that must not get it,
+    since they failed it. `wait_until`: the end of its patience for a slot, in seconds of
+    `time.monotonic`; each time it waits for `MAX_WAIT_S` at most."""
 
     request_id: str
     key: ApiKey

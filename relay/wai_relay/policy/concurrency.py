@@ -3,10 +3,10 @@
 A server with N places that is given more lets the others wait until one ends: then a first content
 comes right after another answer's end, and long after the prompt should have been read. A server
 that batches answers all at once. So the limit grows while every answer begins without such a wait:
-twofold until it was found once, later by careful steps with pauses that get longer. It falls to the
-number that was seen to advance together. A beginning is judged a moment later, because the news of
-an end and of the beginning that it made room for may overtake each other. Answers that are not
-streamed show no beginning: there the work done at once, compared with that of one alone, tells the
+by one for each until it was found once (which doubles it in the time of one prompt), later by
+careful steps with pauses that get longer. It falls to the number that was seen to advance together.
+A late beginning is judged a moment later, because the news of an end and of the beginning that it
+made room for may overtake each other. Answers that are not streamed show no beginning: there the work done at once, compared with that of one alone, tells the
 same more roughly.
 
 Pure: it is told the figures and the time.
@@ -103,14 +103,17 @@ class Concurrency:
         self._quickest_s = math.inf
         self._quickest_token_s = math.inf
 
-    def began(self, beginning: Beginning) -> None:
-        """An answer's first content came; `judge` says later what it showed."""
-        self._unjudged.append(beginning)
-
-    @property
-    def may_grow(self) -> bool:
-        """Whether a beginning waits to be judged that could raise the limit."""
-        return bool(self._unjudged) and self._unjudged[-1].held >= self.limit
+    def began(self, beginning: Beginning, pace: Pace) -> None:
+        """An answer's first content came."""
+        waited_s = beginning.at - beginning.asked_at
+        self._quickest_first_s = min(self._quickest_first_s * FIRST_FADE, waited_s)
+        expected_s = max(beginning.expected_s, self._quickest_first_s)
+        beginning.late = waited_s > LATE_RATIO * expected_s + LATE_S
+        beginning.expected_s = expected_s
+        if beginning.late:
+            self._unjudged.append(beginning)
+        else:
+            self._judge(beginning, beginning.at, pace)
 
     def ended(self, now: float, own: Beginning | None) -> None:
         """An answer ended, whose `own` beginning this was. Another one that began just before may
@@ -146,21 +149,17 @@ class Concurrency:
             self._lower(max(1, min(self.limit, round(together)) - 1), now)
 
     def _judge(self, beginning: Beginning, now: float, pace: Pace) -> None:
-        waited_s = beginning.at - beginning.asked_at
         self._peak = max(float(beginning.advancing), self._peak * (1 - PEAK_FADE))
-        self._quickest_first_s = min(self._quickest_first_s * FIRST_FADE, waited_s)
-        expected_s = max(beginning.expected_s, self._quickest_first_s)
-        beginning.late = (
-            waited_s > LATE_RATIO * expected_s + LATE_S
-            and beginning.since_end_s <= FOLLOWED_RATIO * expected_s + SETTLE_S
-        )
+        followed = beginning.since_end_s <= FOLLOWED_RATIO * beginning.expected_s + SETTLE_S
+        beginning.late = beginning.late and followed
         if beginning.late:
             self._late += 1
             if self._probing or self._late >= IN_ROW:
                 self._lower(max(1, math.ceil(self._peak - 0.5)), now)
             return
         self._late = 0
-        if beginning.held >= self.limit and beginning.asked_at >= self._raised_at:
+        asked_since = not self._found or beginning.asked_at >= self._raised_at
+        if beginning.held >= self.limit and asked_since:
             self._raise(now, pace)
         if self.limit > FIRST_LIMIT and pace.alone_s:
             self.limit = min(self.limit, max(_useful(pace), FIRST_LIMIT))
@@ -170,7 +169,7 @@ class Concurrency:
             self._probing = False
             self._pause_s = 0.0
         if not self._found:
-            wanted = self.limit * 2
+            wanted = self.limit + 1
         elif now < self._retry_at:
             return
         else:

@@ -114,14 +114,12 @@ class Lane:
         expected_s = claim.fresh_tokens * self.prefill.token_s + self.rtt_s
         ledger = self.ledger
         beginning = Beginning(now, claim.at, ledger.advancing, ledger.busy, expected_s, since_end_s)
-        self.concurrency.began(beginning)
+        self.concurrency.began(beginning, self.pace)
         return beginning
 
-    def learn_limit(self, now: float) -> bool:
-        """Judge the beginnings of a moment ago. Whether it serves more at once than before."""
-        limit = self.concurrency.limit
+    def learn_limit(self, now: float) -> None:
+        """Judge the late beginnings of a moment ago."""
         self.concurrency.judge(now, self.pace)
-        return self.concurrency.limit > limit
 
     @property
     def context(self) -> int | None:

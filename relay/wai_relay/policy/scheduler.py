@@ -19,7 +19,7 @@ from wai_protocol.errors import Fault, NodeUnavailable
 from wai_protocol.status import NodeStatus
 
 from .candidates import NO_LINE, Lines, candidates
-from .concurrency import FIRST_LIMIT, SETTLE_S
+from .concurrency import FIRST_LIMIT
 from .fair_queue import MAX_WAITING, Entry, FairQueue, full
 from .lanes import MANY, BestKnown, Lane, Shortlist
 from .rates import OutputLengths
@@ -432,8 +432,6 @@ class Scheduler:
         self._tidy(model)
         if self._queues and self._tick_at is None:
             self._tick_at = now + TICK_S
-        if self._tick_at is not None and lane is not None and lane.concurrency.may_grow:
-            self._tick_at = min(self._tick_at, now + SETTLE_S)
 
     def _place_newcomer(
         self, queue: FairQueue[Ticket], newcomer: Ticket, able: list[Lane], now: float

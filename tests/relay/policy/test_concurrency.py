@@ -148,8 +148,7 @@ def test_the_limit_stops_where_more_at_once_gains_nothing() -> None:
     limits = Concurrency()
     for turn in range(100):
         began = Beginning(turn, turn - 0.05, 8, 1000, 0.05, math.inf)
-        limits.began(began)
-        limits.judge(turn + 0.5, pace)
+        limits.began(began, pace)
     assert limits.limit <= 16
 
 
