@@ -6,8 +6,8 @@ that batches answers all at once. So the limit grows while every answer begins w
 by one for each until it was found once (which doubles it in the time of one prompt), later by
 careful steps with pauses that get longer. It falls to the number that was seen to advance together.
 A late beginning is judged a moment later, because the news of an end and of the beginning that it
-made room for may overtake each other. Answers that are not streamed show no beginning: there the work done at once, compared with that of one alone, tells the
-same more roughly.
+made room for may overtake each other. Answers that are not streamed show no beginning: there the
+work done at once, compared with that of one alone, tells the same more roughly.
 
 Pure: it is told the figures and the time.
 """
@@ -50,9 +50,9 @@ FIRST_FADE: Final = 1.002  # the same for the quickest first content
 
 class Beginning:
     """An answer's first content. `asked_at`: when its request was sent. `advancing`: how many
-    answers were in progress then, this one included, and `held` how many requests; `expected_s`: how long reading
-    the prompt takes, 0.0 if that is not known; `since_end_s`: how long ago another answer had
-    ended. `late`: it waited for that end."""
+    answers were in progress then, this one included, and `held` how many requests; `expected_s`:
+    how long reading the prompt takes, 0.0 if that is not known; `since_end_s`: how long ago another
+    answer had ended. `late`: it waited for that end, or so it seems while it is not judged."""
 
     __slots__ = (*("advancing", "asked_at", "at", "expected_s", "held", "late", "since_end_s"),)
 
