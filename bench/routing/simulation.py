@@ -161,7 +161,7 @@ def lower_bound(specs: list[NodeSpec], trace: list[TraceRequest]) -> Outcome:
         fresh = max(request.prompt_tokens - job.cached, 1)
         need = request.prompt_tokens + request.output_tokens
         able = [spec for spec in specs if spec.context_tokens >= need]
-        job.first = request.at + min(s.rtt_s + fresh / s.prefill_tps for s in able)
+        job.first = request.at + min(s.rtt_s / 2 + fresh / s.prefill_tps for s in able)
         alone_s = 1 / max(spec.decode_tps for spec in able)
         job.done = job.first + max(request.output_tokens - 1, 0) * alone_s
         seen.update(request.blocks)

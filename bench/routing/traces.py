@@ -125,8 +125,8 @@ def mixed(count: int, seed: int = 11) -> list[TraceRequest]:
                 prompt, output = rng.randrange(200, 1500), int(rng.lognormvariate(7.6, 0.5))
                 requests.append(TraceRequest(at, prompt, output + 1, (), "reasoning"))
         else:
-            for _ in range(9):
-                requests.append(TraceRequest(at, rng.randrange(200, 2000), 0, (), "indexer"))
+            lengths = [rng.randrange(200, 2000) for _ in range(9)]
+            requests += [TraceRequest(at, length, 0, (), "indexer") for length in lengths]
     return requests[:count]
 
 

@@ -10,7 +10,7 @@ from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.output.tables import print_json, print_table, say, time_text
 
-# What a candidate's figures are called here, in the order in which they are shown; times in seconds.
+# What a candidate's figures are called, in the order in which they are shown; times in seconds.
 _COLUMNS = {
     "node": "NODE",
     "free": "FREE SLOTS",

@@ -40,6 +40,8 @@ LONGEST_PAUSE_S: Final = 60.0
 GROWTH: Final = 8  # a step up is an eighth of the limit, and one at least
 # The limit grows no further once the server does this share of all that it could ever do at once.
 SATURATED: Final = 0.9
+# ... and never below this for that reason: how answers slow each other is known only roughly.
+LEAST_USEFUL: Final = 16
 PEAK_FADE: Final = 1 / 64  # the most that advanced together is forgotten over some sixty answers
 # Whole answers: with at least this share of the ideal gain the limit grows, with less it falls.
 GOOD_GAIN: Final = 0.6
@@ -78,15 +80,8 @@ class Concurrency:
     """The limit of one model on one node."""
 
     __slots__ = (
-        *("_found", "_late", "_pause_s", "_peak", "_probing", "_quickest_s"),
-        *(
-            "_quickest_first_s",
-            "_quickest_token_s",
-            "_raised_at",
-            "_retry_at",
-            "_unjudged",
-            "limit",
-        ),
+        *("_found", "_late", "_pause_s", "_peak", "_probing", "_quickest_first_s"),
+        *("_quickest_s", "_quickest_token_s", "_raised_at", "_retry_at", "_unjudged", "limit"),
     )
 
     def __init__(self) -> None:
@@ -161,8 +156,8 @@ class Concurrency:
         asked_since = not self._found or beginning.asked_at >= self._raised_at
         if beginning.held >= self.limit and asked_since:
             self._raise(now, pace)
-        if self.limit > FIRST_LIMIT and pace.alone_s:
-            self.limit = min(self.limit, max(_useful(pace), FIRST_LIMIT))
+        if self.limit > LEAST_USEFUL and pace.alone_s:
+            self.limit = min(self.limit, _useful(pace))
 
     def _raise(self, now: float, pace: Pace | None) -> None:
         if self._probing:
@@ -193,4 +188,5 @@ class Concurrency:
 
 def _useful(pace: Pace) -> int:
     """With how many at once a server does `SATURATED` of all that it could ever do at once."""
-    return int(SATURATED * (pace.alone_s - pace.each_s) / ((1 - SATURATED) * pace.each_s))
+    useful = SATURATED * (pace.alone_s - pace.each_s) / ((1 - SATURATED) * pace.each_s)
+    return max(int(useful), LEAST_USEFUL)

@@ -79,7 +79,7 @@ class Cooldown:
         return self._faded(now)
 
     def _faded(self, now: float) -> float:
-        rate = self._failure_rate * 0.5 ** ((now - self._failed_at) / FORGET_HALF_S)
+        rate: float = self._failure_rate * 0.5 ** ((now - self._failed_at) / FORGET_HALF_S)
         if rate < LEAST_FAILURE_RATE:
             self._failure_rate = rate = 0.0
         return rate

@@ -17,6 +17,7 @@ from wai_relay.policy.scheduler import (
     PASS_S,
     PASS_SHARE_OF_WAITING,
     PLAN_DEPTH,
+    PLAN_LOOKS,
     RETURN_S,
     TICK_S,
     Result,
@@ -403,3 +404,68 @@ def test_what_a_long_line_declined_is_not_asked_of_it_again_at_every_event() -> 
     before = scheduler.decisions
     finish(scheduler, running[0], 0.2)
     assert scheduler.decisions - before == 1
+
+
+def test_forty_at_once_on_two_equal_nodes_are_split_evenly_though_pings_differ() -> None:
+    scheduler = Scheduler()
+    told = status(slots_total=64, prefill_tps=5000.0, decode_tps=50.0)
+    scheduler.update("near", told, 0.0, rtt_s=0.0005)
+    scheduler.update("far", told, 0.0, rtt_s=0.004)
+    placed: list[str | None] = []
+    for number in range(40):
+        now = 1.0 + number * 0.001
+        ticket = scheduler.submit(Demand("m", 20), "k", now)
+        assert ticket.placement is not None
+        scheduler.first_token(ticket.placement, now + 0.0005)
+        placed.append(node_of(ticket))
+    assert 16 <= placed.count("near") <= 24
+
+
+def test_streams_are_shared_out_where_each_slows_the_others() -> None:
+    scheduler = Scheduler()
+    for name, rtt_s in (("near", 0.01), ("far", 0.05)):
+        told = status(slots_total=64, prefill_tps=10_000.0, decode_tps=50.0)
+        scheduler.update(name, told, 0.0, rtt_s=rtt_s)
+    placed: list[str | None] = []
+    for number in range(60):
+        ticket = scheduler.submit(Demand("m", 50), "k", 1.0 + number * 0.02)
+        assert ticket.placement is not None
+        scheduler.first_token(ticket.placement, 1.01 + number * 0.02)
+        placed.append(node_of(ticket))
+    assert 18 <= placed.count("far") <= 30
+
+
+def test_an_embedding_takes_a_slot_waits_for_one_and_is_not_too_long_as_a_batch() -> None:
+    scheduler = fleet(a=1, b=1)
+    batch = Demand("m", 100_000, generates=False)
+    tickets = [scheduler.submit(batch, "k", 0.0) for _ in range(3)]
+    assert {node_of(t) for t in tickets[:2]} == {"a", "b"}
+    assert node_of(tickets[2]) is None
+    finish(scheduler, tickets[0], 1.0)
+    assert node_of(tickets[2]) == node_of(tickets[0])
+
+
+def test_a_node_that_failed_lately_is_second_choice_and_soon_an_equal_again() -> None:
+    scheduler = fleet(a=8, b=8)
+    failed = scheduler.submit(ASK._replace(pin="a"), "k", 0.0)
+    finish(scheduler, failed, 0.1, Result.FAILED)
+    assert {node_of(scheduler.submit(ASK, "k", 0.2)) for _ in range(4)} == {"b"}
+    assert "a" in {node_of(scheduler.submit(ASK, "k", 30.0)) for _ in range(6)}
+
+
+def test_a_tick_looks_at_a_bounded_number_of_nodes_and_the_next_goes_on() -> None:
+    scheduler = Scheduler()
+    for number in range(300):
+        tps = 1e6 if number % 2 else 1.0
+        told = status(slots_total=1, prefill_tps=tps, decode_tps=1000.0)
+        scheduler.update(f"n{number}", told, 0.0)
+    tickets = [scheduler.submit(ASK, "k", 0.1, max_wait_s=1e9) for _ in range(350)]
+    waiting = [t for t in tickets if t.placement is None]
+    assert waiting
+    looked_at = set()
+    for turn in range(60):
+        before = scheduler.decisions
+        scheduler.handle_timeout(0.2 + turn * TICK_S)
+        assert scheduler.decisions - before <= PLAN_LOOKS / MANY
+        looked_at |= {id(t) for t in waiting if t.round}
+    assert len(looked_at) >= min(PLAN_DEPTH, len(waiting))
