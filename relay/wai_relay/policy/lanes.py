@@ -186,15 +186,18 @@ class Shortlist:
         answer = generation_weight * demand.expected_output_tokens
         # The cost that each can't better: nothing to read before ours, all warm if anything is.
         bounds: list[float] = []
+        token_s = known.prefill_token_s
         for lane in listed:
-            alone_s, each_s = lane.pace.alone_s, lane.pace.each_s
+            pace = lane.pace
+            alone_s, each_s = pace.alone_s, pace.each_s
             if not alone_s:
                 alone_s = known.alone_s
-                each_s = lane.pace.assumed_each_s(alone_s)
+                each_s = pace.assumed_each_s(alone_s)
             fresh = 1 if first in lane.warm.blocks else prompt_tokens
-            reading_s = fresh * (lane.prefill.token_s or known.prefill_token_s)
-            generating_s = answer * (alone_s + 2 * each_s * min(lane.ledger.busy, lane.slots - 1))
-            bounds.append(reading_s + generating_s)
+            bounds.append(
+                fresh * (lane.prefill.token_s or token_s)
+                + answer * (alone_s + 2 * each_s * lane.ledger.busy)
+            )
         self._bounds = bounds
         last = sorted(bounds)[LISTED - 1]
         chosen = [lane for lane, bound in zip(listed, bounds, strict=True) if bound < last]

@@ -273,7 +273,8 @@ def score_all(
     prompt_tokens, api, least_context = demand.prompt_tokens, demand.api, demand.least_context
     anywhere = demand.pin is None and demand.nodes is None and not demand.avoid
     output_tokens = demand.expected_output_tokens
-    equal_until_s = min([c.rtt_s for c in candidates], default=0.0) + EQUAL_RTT_S
+    nearest_s = min([c.rtt_s for c in candidates], default=0.0)
+    equal_until_s = nearest_s + EQUAL_RTT_S
     scores: list[Score] = []
     for candidate in candidates:
         (
@@ -337,19 +338,23 @@ def score_all(
             wait_s
             + doubt_s
             + prefill_s * (1 + waiting + CROWDED * reading)
-            + (rtt_s if rtt_s >= equal_until_s else equal_until_s - EQUAL_RTT_S)
+            + (rtt_s if rtt_s >= equal_until_s else nearest_s)
             + generation_weight * (generation_s + output_tokens * each_s * others)
             + failure_s
         )
-        scores.append(
-            _new(
-                Score,
-                (
-                    *(node, wait_s, prefill_s, rtt_s, warm, free, excluded, cost_s),
-                    *(generation_s, failure_s),
-                ),
-            )
+        figures = (
+            node,
+            wait_s,
+            prefill_s,
+            rtt_s,
+            warm,
+            free,
+            excluded,
+            cost_s,
+            generation_s,
+            failure_s,
         )
+        scores.append(_new(Score, figures))
     return tuple(scores)
 
 
