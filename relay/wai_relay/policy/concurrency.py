@@ -81,7 +81,8 @@ class Concurrency:
 
     __slots__ = (
         *("_found", "_late", "_pause_s", "_peak", "_probing", "_quickest_first_s"),
-        *("_quickest_s", "_quickest_token_s", "_raised_at", "_retry_at", "_unjudged", "limit"),
+        *("_quickest_s", "_quickest_token_s", "_raised_at", "_retry_at", "_streams"),
+        *("_unjudged", "limit"),
     )
 
     def __init__(self) -> None:
@@ -89,6 +90,7 @@ class Concurrency:
         self._unjudged: deque[Beginning] = deque()
         self._found = False  # it was too high once
         self._late = 0  # answers in a row that waited for another's end
+        self._streams = False  # beginnings are seen
         self._peak = 0.0
         self._probing = False  # the last step up was not confirmed yet
         self._pause_s = 0.0
@@ -100,6 +102,7 @@ class Concurrency:
 
     def began(self, beginning: Beginning, pace: Pace) -> None:
         """An answer's first content came."""
+        self._streams = True
         waited_s = beginning.at - beginning.asked_at
         self._quickest_first_s = min(self._quickest_first_s * FIRST_FADE, waited_s)
         expected_s = max(beginning.expected_s, self._quickest_first_s)
@@ -130,7 +133,8 @@ class Concurrency:
 
     def ended_whole(self, now: float, *, together: float, took_s: float, tokens: float) -> None:
         """An answer that showed no beginning took `took_s` for `tokens` of work, beside others:
-        `together` requests were in progress on average."""
+        `together` requests were in progress on average. Where some answers show their beginning,
+        those tell better what is too much: embeddings only take turns at reading, for example."""
         if took_s <= 0.0 or tokens <= 0.0:
             return
         self._quickest_s = min(self._quickest_s * QUICKEST_FADE, took_s)
@@ -140,7 +144,7 @@ class Concurrency:
         if gain >= GOOD_GAIN * together:
             if together > self.limit - 0.5:
                 self._raise(now, None)
-        elif gain < POOR_GAIN * together:
+        elif gain < POOR_GAIN * together and not self._streams:
             self._lower(max(1, min(self.limit, round(together)) - 1), now)
 
     def _judge(self, beginning: Beginning, now: float, pace: Pace) -> None:

@@ -76,7 +76,7 @@ class Ledger:
         # The number of answers in progress, summed over time: for their mean over any time.
         self._work = 0.0
         self._worked_until = 0.0
-        self.ended_at = -math.inf  # when a claim ended last
+        self.ended_at = -math.inf  # when a claim with an answer to write ended last
 
     # -- our own requests
     def claim(self, fresh_tokens: float, output_tokens: float, now: float) -> Claim:
@@ -109,7 +109,8 @@ class Ledger:
         if claim in self._claims:
             self._drop(claim, now)
             self._freed.append(now)
-            self.ended_at = now
+            if claim.output_tokens:
+                self.ended_at = now
 
     # -- what the node says
     def report(self, status: ModelStatus, now: float) -> None:

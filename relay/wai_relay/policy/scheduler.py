@@ -272,7 +272,8 @@ class Scheduler:
             return
         placement.over = True
         if lane.learns_limit:
-            lane.concurrency.ended(now, placement.beginning)
+            if placement.demand.generates:
+                lane.concurrency.ended(now, placement.beginning)
             lane.learn_limit(now)
         if tokens is not None:
             self._learn(placement, now, result, tokens)
