@@ -75,6 +75,13 @@ class Beginning:
         self.since_end_s = since_end_s
         self.late = False
 
+    @property
+    def shows_reading(self) -> bool:
+        """Whether its wait was for its prompt to be read, surely: no other answer ended meanwhile,
+        or it was not longer than expected."""
+        waited_s = self.at - self.asked_at
+        return self.since_end_s > waited_s or waited_s <= self.expected_s
+
 
 class Concurrency:
     """The limit of one model on one node."""

@@ -104,6 +104,15 @@ class Lane:
             return True
         return not has_prefill_backlog(self.ledger.prefill_ahead(tps, now), tps, self.rtt_s)
 
+    def claim(self, fresh_tokens: float, output_tokens: float, now: float) -> Claim:
+        """Take a slot for a request: see `Ledger.claim`."""
+        ahead, tps = 0.0, self.prefill.tps
+        if tps is not None and self.learns_limit:
+            ahead = self.ledger.prefill_ahead(tps, now)
+        claim = self.ledger.claim(fresh_tokens, output_tokens, now)
+        claim.expected_s = (ahead + fresh_tokens) * self.prefill.token_s + self.rtt_s
+        return claim
+
     @property
     def learns_limit(self) -> bool:
         """Whether how much it does at once is to be learned."""
@@ -111,9 +120,10 @@ class Lane:
 
     def beginning(self, claim: Claim, since_end_s: float, now: float) -> Beginning:
         """Note that the answer to `claim` began, `since_end_s` after another one ended."""
-        expected_s = claim.fresh_tokens * self.prefill.token_s + self.rtt_s
         ledger = self.ledger
-        beginning = Beginning(now, claim.at, ledger.advancing, ledger.busy, expected_s, since_end_s)
+        beginning = Beginning(
+            now, claim.at, ledger.advancing, ledger.busy, claim.expected_s, since_end_s
+        )
         self.concurrency.began(beginning, self.pace)
         return beginning
 

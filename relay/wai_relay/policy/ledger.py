@@ -31,7 +31,7 @@ class Claim:
     """One request's hold on a slot. Made by `Ledger.claim`, ended by `Ledger.release`."""
 
     __slots__ = (
-        *("at", "dropped", "fresh_tokens", "output_tokens", "read_from", "started"),
+        *("at", "dropped", "expected_s", "fresh_tokens", "output_tokens", "read_from", "started"),
         *("work_since", "work_then"),
     )
 
@@ -42,6 +42,7 @@ class Claim:
         self.read_from = now  # when the node came to read this prompt, as far as we can tell
         self.started = False  # the first token was seen
         self.dropped = False
+        self.expected_s = 0.0  # until its first token, if a slot is free; 0.0: not known
         # Since when `Ledger.together` counts for it, and the ledger's sum at that time.
         self.work_since = now
         self.work_then = 0.0

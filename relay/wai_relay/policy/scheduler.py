@@ -383,7 +383,7 @@ class Scheduler:
         demand = ticket.demand
         lane = self._lanes[demand.model][decision.node or ""]
         warm = lane.warm.warm_tokens(demand.prefix, demand.prompt_tokens)
-        claim = lane.ledger.claim(demand.prompt_tokens - warm, demand.expected_output_tokens, now)
+        claim = lane.claim(demand.prompt_tokens - warm, demand.expected_output_tokens, now)
         lane.warm.remember(demand.prefix, demand.prompt_tokens)
         placed = self._placed.get(demand.model, 0)
         lane.cooldown.sent(now, placed)
@@ -518,7 +518,7 @@ class Scheduler:
                 self._learn_whole(placement, now, fresh, tokens)
             return
         beginning = placement.beginning
-        if fresh >= LEAST_SAMPLE_TOKENS and not (beginning is not None and beginning.late):
+        if fresh >= LEAST_SAMPLE_TOKENS and (beginning is None or beginning.shows_reading):
             lane.prefill.add(fresh, placement.read_s)
         if tokens.completion >= LEAST_SAMPLE_ANSWER:
             took_s = now - placement.first_at
