@@ -88,7 +88,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == asked:
-            importlib.import_module(f"wai_cli.{name.replace('-', '_')}").configure(group)
+            importlib.import_module(f"wai_cli.commands.{name.replace('-', '_')}").configure(group)
             importlib.import_module("wai_cli.options.examples").add_examples(group, name)
     return parser
 
