@@ -1,6 +1,7 @@
 """Fleets of unlike nodes, with the speeds of an 8B model on them (public llama.cpp and vLLM
 figures, rounded). `home` is what a few friends have; `attic` is many small boxes and one far
-away."""
+away. Those of `lab` tell no slots: two that batch, one that serves one request at a time, and one
+that fails three requests of ten."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ RTX_4090: Final = NodeSpec("4090", 8, 16_384, 7_000, 120, 0.05, 131_072, 0.020)
 RTX_3060: Final = NodeSpec("3060", 4, 8_192, 1_800, 50, 0.08, 32_768, 0.025)
 M2_MAX: Final = NodeSpec("M2", 2, 32_768, 600, 45, 0.25, 65_536, 0.015)
 
-FLEETS: Final[dict[str, list[NodeSpec]]] = {
+_TOLD: Final[dict[str, list[NodeSpec]]] = {
     "home": [RTX_4090, RTX_3060, M2_MAX, A100_PAIR],
     "attic": [
         *(replace(RTX_3060, name=f"3060-{i}") for i in range(4)),
@@ -23,6 +24,16 @@ FLEETS: Final[dict[str, list[NodeSpec]]] = {
         replace(RTX_4090, name="4090-near"),
         replace(RTX_4090, name="4090-far", rtt_s=0.18),
         replace(A100_PAIR, name="A100", slots=8, prefill_tps=9_000, cache_tokens=400_000),
+    ],
+}
+FLEETS: Final[dict[str, list[NodeSpec]]] = {
+    **_TOLD,
+    "home, untold": [replace(spec, tells=False) for spec in _TOLD["home"]],
+    "lab, untold": [
+        replace(A100_PAIR, name="vllm-near", slots=64, rtt_s=0.01, tells=False),
+        replace(A100_PAIR, name="vllm-far", slots=64, rtt_s=0.05, tells=False),
+        replace(RTX_4090, name="one-at-a-time", slots=1, context_tokens=131_072, tells=False),
+        replace(A100_PAIR, name="flaky", slots=16, rtt_s=0.01, tells=False, fails=0.3),
     ],
 }
 

@@ -22,7 +22,8 @@ CHUNK_TOKENS: Final = 512  # llama-server's default ubatch
 class NodeSpec:
     """A box. `prefill_tps` and `decode_tps` are those of one request alone on it; each further
     answer makes a step longer by `crowd`. `cache_tokens` is all its memory for prompts and
-    answers."""
+    answers. One that does not `tell` says nothing of its slots; it fails the share `fails` of its
+    requests, at once."""
 
     name: str
     slots: int
@@ -32,6 +33,8 @@ class NodeSpec:
     crowd: float
     cache_tokens: int
     rtt_s: float
+    tells: bool = True
+    fails: float = 0.0
 
     def capacity(self, prompt_tokens: float, output_tokens: float) -> float:
         """Requests per second of that size when all slots are in use and nothing is cached."""
@@ -52,6 +55,8 @@ class Job:
     first: float = 0.0
     done: float = 0.0
     node: int = -1
+    tries: int = 0
+    failed: bool = False
 
 
 class Node:
@@ -111,7 +116,7 @@ class Node:
             job.first = now
             began.append(job)
             self._serial += 1
-            left = job.request.output_tokens - 1
+            left = max(job.request.output_tokens - 1, 0)
             heapq.heappush(self.writing, (self._steps + left, self._serial, job))
             took = now - job.read_from
             self.prefill_tps = _follow(self.prefill_tps, self._fresh(job) / took if took else None)

@@ -49,6 +49,15 @@ class Policy(abc.ABC):
         """It is over."""
         self.in_flight[job.node] -= 1
 
+    def failed(self, job: Job, now: float) -> None:
+        """Its node failed it at once; `job.failed`: this was the last try. Another node is next, in
+        the order of the fleet."""
+        self.in_flight[job.node] -= 1
+        if not job.failed:
+            able = self.fits(job)
+            later = [i for i in able if i > job.node] or able
+            self.send(job, later[0])
+
     def status(self, index: int, node: Node, now: float) -> Callable[[float], None]:
         """A node says how it is; the report arrives when the returned function is called."""
         raise NotImplementedError
@@ -197,10 +206,14 @@ class Ours(Policy):
         self.scheduler = Scheduler(queue_limit=1_000_000)
         self.index = {spec.name: i for i, spec in enumerate(specs)}
         self.placed: dict[int, Placement] = {}
+        self.suspects: dict[int, list[Placement]] = {}  # those that failed a job
         for index, spec in enumerate(specs):
             self.status(index, Node(spec), 0.0)(0.0)
 
     def arrive(self, job: Job, now: float) -> None:
+        self._submit(job, now, frozenset())
+
+    def _submit(self, job: Job, now: float, avoid: frozenset[str]) -> None:
         request = job.request
         # Fit is decided by the truth for every policy: a misfit would be an error, not a wait. So
         # the guess never says that a prompt is too long for a node where it fits.
@@ -212,8 +225,10 @@ class Ours(Policy):
             max(1, min(round(guess), longest)),
             prefix=request.blocks,
             nodes=frozenset(spec.name for spec in able),
+            avoid=avoid,
+            generates=request.output_tokens > 0,
         )
-        ticket = self.scheduler.submit(demand, "key", now, max_wait_s=1e9)
+        ticket = self.scheduler.submit(demand, request.key, now, max_wait_s=1e9)
         if ticket.placement is not None:
             self._go(job, ticket)
         else:
@@ -225,12 +240,28 @@ class Ours(Policy):
         self.send(job, self.index[ticket.placement.node])
 
     def first(self, job: Job, now: float) -> None:
-        self.scheduler.first_token(self.placed[id(job)], now)
+        if job.request.output_tokens:
+            self.scheduler.first_token(self.placed[id(job)], now)
+            self._served(job, now)
 
     def done(self, job: Job, now: float) -> None:
         super().done(job, now)
+        self._served(job, now)
         tokens = Tokens(job.request.prompt_tokens, job.cached, job.request.output_tokens)
         self.scheduler.finish(self.placed.pop(id(job)), now, Result.SERVED, tokens)
+
+    def failed(self, job: Job, now: float) -> None:
+        self.in_flight[job.node] -= 1
+        placement = self.placed.pop(id(job))
+        self.scheduler.finish(placement, now, Result.SUSPECT)
+        tried = self.suspects.setdefault(id(job), [])
+        tried.append(placement)
+        if not job.failed:
+            self._submit(job, now, frozenset(one.node for one in tried))
+
+    def _served(self, job: Job, now: float) -> None:
+        for placement in self.suspects.pop(id(job), ()):
+            self.scheduler.blame(placement, now)
 
     def status(self, index: int, node: Node, now: float) -> Callable[[float], None]:
         spec = node.spec
@@ -238,9 +269,9 @@ class Ours(Policy):
             MODEL,
             "upstream",
             context_tokens=spec.context_tokens,
-            slots_total=spec.slots,
-            slots_busy=node.busy,
-            queued=len(node.waiting),
+            slots_total=spec.slots if spec.tells else None,
+            slots_busy=node.busy if spec.tells else node.busy + len(node.waiting),
+            queued=len(node.waiting) if spec.tells else 0,
             prefill_tps=node.prefill_tps,
             decode_tps=node.decode_tps,
         )
@@ -252,16 +283,3 @@ class Ours(Policy):
 
     def tick(self, now: float) -> None:
         self.scheduler.handle_timeout(now)
-
-
-POLICIES: Final[dict[str, type[Policy]]] = {
-    "random": Random,
-    "round robin": RoundRobin,
-    "least connections": LeastConnections,
-    "power of two": PowerOfTwo,
-    "most free slots": MostFreeSlots,
-    "free slots, relay queue": RelayQueue,
-    "prefix hash": PrefixHash,
-    "cache-aware": CacheAware,
-    "wai": Ours,
-}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ STATUS_DELAY_S: Final = 0.15
 STATUS_EVERY_S: Final = 0.25
 # The first of the requests find empty nodes and a policy that knows nothing: they run, uncounted.
 WARM_UP: Final = 0.1
+ATTEMPTS: Final = 3  # as many as the gateway makes
 # Good enough for a caller: two seconds, and one more for each thousand tokens of prompt.
 GOOD_S: Final = 2.0
 GOOD_S_PER_TOKEN: Final = 0.001
@@ -25,14 +27,18 @@ GOOD_S_PER_TOKEN: Final = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the callers saw. Times in seconds; `goodput` in requests a second that were good
-    enough."""
+    """What the callers saw. Times in seconds: to the first token, to the answer's end
+    (`end_mean_s`), and for each further token (`token_p50_s`, the median of requests); `goodput` in
+    requests a second that were good enough; `failed`: the share whose caller got an error."""
 
     p50_s: float
     p99_s: float
     mean_s: float
+    end_mean_s: float
+    token_p50_s: float
     goodput: float
     hit_rate: float
+    failed: float
 
 
 def median(outcomes: Sequence[Outcome]) -> Outcome:
@@ -52,6 +58,7 @@ class Simulation:
         seed: int,
     ) -> None:
         self.nodes = [Node(spec) for spec in specs]
+        self.rng = random.Random(seed)
         self.now = 0.0
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.serial = itertools.count()
@@ -78,7 +85,11 @@ class Simulation:
 
     def _send(self, job: Job, index: int) -> None:
         job.sent, job.node = self.now, index
+        job.tries += 1
         node = self.nodes[index]
+        if node.spec.fails and self.rng.random() < node.spec.fails:
+            self._at(self.now + node.spec.rtt_s, lambda: self._failed(job))
+            return
 
         def deliver() -> None:
             node.advance(self.now)
@@ -86,6 +97,10 @@ class Simulation:
             self._watch(index)
 
         self._at(self.now + node.spec.rtt_s / 2, deliver)
+
+    def _failed(self, job: Job) -> None:
+        job.failed = job.tries >= ATTEMPTS
+        self.policy.failed(job, self.now)
 
     def _watch(self, index: int) -> None:
         """Wake when something happens on the node next; a wake-up for an older state does
@@ -134,18 +149,47 @@ class Simulation:
         self.policy.tick(self.now)
 
 
+def lower_bound(specs: list[NodeSpec], trace: list[TraceRequest]) -> Outcome:
+    """What no policy can beat: each request finds the node that is quickest for it idle, with all
+    blocks cached there that any request before it had."""
+    seen: set[int] = set()
+    jobs = []
+    for request in trace:
+        job = Job(request)
+        known = sum(1 for _ in itertools.takewhile(seen.__contains__, request.blocks))
+        job.cached = request.prompt_tokens * known // len(request.blocks) if known else 0
+        fresh = max(request.prompt_tokens - job.cached, 1)
+        need = request.prompt_tokens + request.output_tokens
+        able = [spec for spec in specs if spec.context_tokens >= need]
+        job.first = request.at + min(s.rtt_s / 2 + fresh / s.prefill_tps for s in able)
+        alone_s = 1 / max(spec.decode_tps for spec in able)
+        job.done = job.first + max(request.output_tokens - 1, 0) * alone_s
+        seen.update(request.blocks)
+        jobs.append(job)
+    return _outcome(jobs[int(len(jobs) * WARM_UP) :])
+
+
 def _outcome(jobs: list[Job]) -> Outcome:
-    waits = sorted(job.first - job.request.at for job in jobs)
+    served = [job for job in jobs if not job.failed]
+    waits = sorted(job.first - job.request.at for job in served)
     good = sum(
         job.first - job.request.at <= GOOD_S + GOOD_S_PER_TOKEN * job.request.prompt_tokens
-        for job in jobs
+        for job in served
     )
-    span = max(job.done for job in jobs) - jobs[0].request.at
-    prompts = sum(job.request.prompt_tokens for job in jobs)
+    span = max(job.done for job in served) - jobs[0].request.at
+    prompts = sum(job.request.prompt_tokens for job in served)
+    paces = [
+        (job.done - job.first) / (job.request.output_tokens - 1)
+        for job in served
+        if job.request.output_tokens > 1
+    ]
     return Outcome(
         p50_s=waits[len(waits) // 2],
         p99_s=waits[int(len(waits) * 0.99)],
         mean_s=sum(waits) / len(waits),
+        end_mean_s=sum(job.done - job.request.at for job in served) / len(served),
+        token_p50_s=statistics.median(paces) if paces else 0.0,
         goodput=good / span,
-        hit_rate=sum(job.cached for job in jobs) / prompts,
+        hit_rate=sum(job.cached for job in served) / prompts,
+        failed=1 - len(served) / len(jobs),
     )

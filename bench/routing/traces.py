@@ -24,12 +24,14 @@ MOONCAKE_STEP_S: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class TraceRequest:
-    """One request: when, how long, and what its prompt begins with."""
+    """One request: when, how long, what its prompt begins with, and whose it is. One without an
+    answer (`output_tokens` 0) is an embedding."""
 
     at: float
     prompt_tokens: int
     output_tokens: int
     blocks: tuple[int, ...]
+    key: str = "key"
 
 
 def load(folder: Path, count: int, offset: float) -> dict[str, list[TraceRequest]]:
@@ -41,6 +43,7 @@ def load(folder: Path, count: int, offset: float) -> dict[str, list[TraceRequest
     if (path := folder / MOONCAKE_FILE).exists():
         traces["mooncake-conversation"] = window(mooncake(path), count, offset)
     traces["synthetic-agents"] = window(agents(count * 2), count, offset)
+    traces["synthetic-mixed"] = window(mixed(count * 2), count, offset)
     return traces
 
 
@@ -97,6 +100,34 @@ def agents(count: int, seed: int = 7) -> list[TraceRequest]:
             requests.append(TraceRequest(at, tokens, output, tuple(blocks)))
             at += rng.expovariate(1 / 6.0) + output / 60
     return sorted(requests, key=lambda r: r.at)[:count]
+
+
+def mixed(count: int, seed: int = 11) -> list[TraceRequest]:
+    """People, a reasoning batch and an indexer at one model: three keys.
+
+    Half are short chats, a quarter is reasoning with answers of some thousand tokens, in bursts,
+    and a quarter are embeddings of documents, in longer bursts.
+    """
+    rng = random.Random(seed)
+    requests: list[TraceRequest] = []
+    at = 0.0
+    while len(requests) < count:
+        at += rng.expovariate(1.0)
+        kind = rng.random()
+        if kind < 0.9:
+            prompt, output = (
+                int(rng.lognormvariate(5.5, 0.9)) + 8,
+                int(rng.lognormvariate(4.6, 0.8)),
+            )
+            requests.append(TraceRequest(at, prompt, output + 1, (), "people"))
+        elif kind < 0.95:
+            for _ in range(9):
+                prompt, output = rng.randrange(200, 1500), int(rng.lognormvariate(7.6, 0.5))
+                requests.append(TraceRequest(at, prompt, output + 1, (), "reasoning"))
+        else:
+            lengths = [rng.randrange(200, 2000) for _ in range(9)]
+            requests += [TraceRequest(at, length, 0, (), "indexer") for length in lengths]
+    return requests[:count]
 
 
 def window(requests: list[TraceRequest], count: int, offset: float) -> list[TraceRequest]:

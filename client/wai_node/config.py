@@ -15,16 +15,19 @@ from wai_protocol.errors import RequestError
 from wai_transport.origin import UNIX_PREFIX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+MAX_SLOTS: Final = 4096  # no server works on more requests at once
 MAX_TUNNELS: Final = 8  # more connections to one relay gain nothing
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamConfig:
-    """An inference server given by URL: `http://host:port` or `unix:///path`, and the key that it
-    asks for."""
+    """An inference server given by URL: `http://host:port` or `unix:///path`, the key that it asks
+    for, and how many requests it works on at once where it does not tell (None: the relay learns
+    it)."""
 
     url: str
     key: str | None = field(default=None, repr=False)
+    slots: int | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -35,6 +38,8 @@ class UpstreamConfig:
             good = False
         if not good:
             raise RequestError(f"the upstream {self.url!r} is not http://HOST:PORT or unix:///PATH")
+        if self.slots is not None and not 1 <= self.slots <= MAX_SLOTS:
+            raise RequestError(f"slots of the upstream {self.url!r} is 1 to {MAX_SLOTS}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,8 @@ async def _make_agent(
     address = _address(config, membership.url, membership.relay_public, membership.pin)
     kinds = installed_kinds()
     given: list[Upstream] = [
-        await upstream_at(upstream.url, upstream.key or "", kinds) for upstream in config.upstreams
+        await upstream_at(one.url, one.key or "", kinds, slots=one.slots)
+        for one in config.upstreams
     ]
 
     consent = Consent(config.data)

@@ -16,7 +16,7 @@ from wai_protocol.invite import MAX_PINS
 
 from .fleet.provider_config import ProviderConfig
 from .gateway.limits import GatewayLimits
-from .policy.selection import OVERFLOW_AFTER_S
+from .policy.selection import FIRST_TOKEN_WEIGHT, OVERFLOW_AFTER_S
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8443"  # a first try must not be open to the world
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
@@ -26,6 +26,19 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _DOMAIN: Final = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*")
 _PROXY_KEYS: Final = re.compile(rf"[0-9a-fA-F]{{64}}(, ?[0-9a-fA-F]{{64}}){{0,{MAX_PINS - 1}}}")
 _EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingConfig:
+    """How the relay chooses among nodes (`[routing]`)."""
+
+    first_token_weight: float = FIRST_TOKEN_WEIGHT
+    """What a second until the first token counts beside a second of generating the answer. 1: only
+    the time to the answer's end matters; the more, the more the first token matters."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first_token_weight <= 1e6:
+            raise RequestError("routing.first_token_weight is more than 0, up to 1000000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,7 @@ class RelayConfig:
     providers: tuple[ProviderConfig, ...] = ()
     provider_after_s: float = OVERFLOW_AFTER_S
     """How long a request may wait for a node's slot before it goes to a provider, if it may."""
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
 
     def __post_init__(self) -> None:
         split_address(self.listen)

@@ -12,6 +12,22 @@ from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.output.tables import print_json, print_table, say, time_text
 
+# What a candidate's figures are called, in the order in which they are shown; times in seconds.
+_COLUMNS = {
+    "node": "NODE",
+    "free": "FREE SLOTS",
+    "warm_tokens": "CACHED TOKENS",
+    "wait_s": "WAIT FOR A SLOT",
+    "prefill_s": "READ THE PROMPT",
+    "rtt_s": "NETWORK",
+    "generation_s": "GENERATE",
+    "failure_s": "RISK OF FAILURE",
+    "cost_s": "COST",
+    "excluded": "EXCLUDED",
+}
+_LEGEND = """\
+Times in seconds. COST decides: the time to the first token, the time to generate by its weight
+(first_token_weight in the relay's settings), the risk of failure, and what others lose by it."""
 _EPILOG = """\
 The id is in every answer's X-Request-Id header. The relay remembers its last 4096 requests, until
 it restarts."""
@@ -74,12 +90,16 @@ def _print_attempt(number: int, attempt: ExplainedAttempt) -> None:
         f" (waited {attempt.queue_ms:.0f} ms){failed}"
     )
     candidates = attempt.candidates
-    columns = list(candidates[0]) if candidates else []
+    known = list(candidates[0]) if candidates else []
+    columns = [name for name in _COLUMNS if name in known]
+    columns += [name for name in known if name not in _COLUMNS]  # a newer relay's
     print_table(
-        [name.upper() for name in columns],
+        [_COLUMNS.get(name, name.upper()) for name in columns],
         [[_figure(candidate.get(name)) for name in columns] for candidate in candidates],
         empty="no other node was considered",
     )
+    if "cost_s" in columns:
+        print(_LEGEND)
 
 
 def _figure(value: Any) -> Any:

@@ -198,10 +198,16 @@ class Board:
         else:
             work = entry.ours[model.id]
         work = min(max(0, work), MAX_COUNT)
-        busy = work if model.slots_total is None else min(work, model.slots_total)
+        slots = entry.upstream.slots if model.slots_total is None else model.slots_total
+        busy = work if slots is None else min(work, slots)
         prefill, decode = entry.speeds.get(model.id, (None, None))
         return replace(
-            model, slots_busy=busy, queued=work - busy, prefill_tps=prefill, decode_tps=decode
+            model,
+            slots_total=slots,
+            slots_busy=busy,
+            queued=work - busy,
+            prefill_tps=prefill,
+            decode_tps=decode,
         )
 
 

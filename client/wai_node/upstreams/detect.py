@@ -29,15 +29,23 @@ class UnidentifiedUpstream(OpenAIUpstream):
 
     async def identified(self) -> Upstream | None:
         """What answers there now; None while nothing that we know does."""
-        return await identify(self._url, self.key, self._kinds)
+        found = await identify(self._url, self.key, self._kinds)
+        if found is not None:
+            found.slots = self.slots
+        return found
 
 
-async def upstream_at(url: str, key: str = "", kinds: UpstreamKinds = KINDS) -> Upstream:
-    """The upstream that a person named: identified if it can be, else taken as generic OpenAI.
+async def upstream_at(
+    url: str, key: str = "", kinds: UpstreamKinds = KINDS, *, slots: int | None = None
+) -> Upstream:
+    """The upstream that a person named: identified if it can be, else taken as generic OpenAI. It
+    works on `slots` requests at once where it does not tell.
 
     It need not be up. Raises `RequestError` when `url` is not one.
     """
-    return await identify(url, key, kinds) or UnidentifiedUpstream(url, key, kinds)
+    upstream = await identify(url, key, kinds) or UnidentifiedUpstream(url, key, kinds)
+    upstream.slots = slots
+    return upstream
 
 
 class Found(NamedTuple):

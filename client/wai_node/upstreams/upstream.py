@@ -121,6 +121,8 @@ class Upstream(abc.ABC):
     """What else its requests may ask for (`wai_protocol.status`): the relay rewrites them so."""
     left_out: int = 0
     """How many of its models STATUS could not carry: too many, or with too long an id."""
+    slots: int | None = None
+    """How many requests it works on at once, as its owner says; counts where it does not tell."""
     _check: Callable[[int | None], None] | None = None
 
     def __init__(self, url: str, key: str = "", *, timeouts: Timeouts | None = None) -> None:

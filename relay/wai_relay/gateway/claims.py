@@ -50,6 +50,15 @@ def token_claim(
     return TokenClaim(prompt, None, most_prompt + facts.answers * max(context - prompt, 1))
 
 
+def prompt_to_read(route: Route, facts: BodyFacts, prompt_tokens: int) -> int:
+    """How long what a model must read is likely to be, in tokens, for the choice of a node."""
+    if route.generates:
+        return prompt_tokens
+    if route.task in FREE_TASKS:
+        return 0
+    return _prompt(route, facts, prompt_tokens, ASSUMED_CONTEXT_TOKENS)[0]
+
+
 def largest_context(nodes: Iterable[ServingNode], models: Collection[str]) -> int | None:
     """The largest context that any of `nodes` has for one of `models`; None if one does not tell,
     or none serves them."""

@@ -22,21 +22,27 @@ from wai_relay.contracts.upstream import Fleet, RelayUpstream, ServingNode
 from wai_relay.policy.fingerprints import Fingerprint
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S, Placement, Result, Scheduler, Ticket, Tokens
-from wai_relay.policy.selection import OVERFLOW_AFTER_S, Demand, Readiness
+from wai_relay.policy.selection import (
+    FIRST_TOKEN_WEIGHT,
+    OVERFLOW_AFTER_S,
+    Demand,
+    Readiness,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
     """What a choice may depend on. `prompt_tokens` is an estimate; `pin` the node that the caller
-    insists on; `excluded` the upstreams that must not get it, since they failed it. `wait_until`:
-    the end of its patience for a slot, in seconds of `time.monotonic`; each time it waits for
-    `MAX_WAIT_S` at most."""
+    insists on; `takes_slot`: a model works on it; `excluded` the upstreams that must not get it,
+    since they failed it. `wait_until`: the end of its patience for a slot, in seconds of
+    `time.monotonic`; each time it waits for `MAX_WAIT_S` at most."""
 
     request_id: str
     key: ApiKey
     model: str
     api: str = "openai"
     generates: bool = True
+    takes_slot: bool = True
     stream: bool = False
     prompt_tokens: int = 0
     max_output_tokens: int | None = None
@@ -109,15 +115,17 @@ class ScheduledDispatcher:
         *,
         names: ModelNames | None = None,
         overflow_after_s: float = OVERFLOW_AFTER_S,
+        first_token_weight: float = FIRST_TOKEN_WEIGHT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.names = names or ModelNames()
         self._fleet = fleet
         self._overflow_after_s = overflow_after_s
         self._clock = clock
-        self._scheduler = Scheduler()
+        self._scheduler = Scheduler(first_token_weight=first_token_weight)
         self._known: dict[str, tuple[ServingNode, NodeStatus, bool]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = 0.0
 
     async def acquire(self, info: RequestInfo) -> Lease:
         """See `Dispatcher`."""
@@ -145,10 +153,13 @@ class ScheduledDispatcher:
             self._look(self._clock())
         self._arm()
 
-    def configure(self, names: ModelNames, overflow_after_s: float) -> None:
+    def configure(
+        self, names: ModelNames, overflow_after_s: float, first_token_weight: float
+    ) -> None:
         """Other names, and perhaps other providers: those that wait may go there, or must not."""
         self.names = names
         self._overflow_after_s = overflow_after_s
+        self._scheduler.first_token_weight = first_token_weight
         self._look(self._clock())
         self._arm()
 
@@ -170,7 +181,7 @@ class ScheduledDispatcher:
                 now,
                 priority=info.key.limits.priority,
                 max_wait_s=max(until - now, 0.0),
-                may_wait=info.generates,
+                may_wait=info.takes_slot,
             )
             placement = ticket.placement or await self._wait(ticket)
             if (known := self._known.get(placement.node)) is not None:
@@ -222,9 +233,13 @@ class ScheduledDispatcher:
     def _arm(self) -> None:
         """See to it that the scheduler is woken when it wants to be."""
         when = self._scheduler.next_deadline()
-        if when is not None and self._timer is None:
-            delay_s = max(when - self._clock(), 0.0)
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+        if when is None or (self._timer is not None and self._armed_for <= when):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_for = when
+        delay_s = max(when - self._clock(), 0.0)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -236,6 +251,7 @@ class ScheduledDispatcher:
     def answering(self, placement: Placement) -> None:
         """A lease's answer began."""
         self._scheduler.first_token(placement, self._clock())
+        self._arm()
 
     def finished(self, placement: Placement, outcome: Outcome) -> None:
         """A lease is given back."""
@@ -304,4 +320,5 @@ def _demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
         local_only=limits.local_only,
         api=info.api,
         overflow_after_s=overflow_after_s,
+        generates=info.generates,
     )

@@ -29,7 +29,7 @@ from wai_relay.policy.scheduler import MAX_WAIT_S
 
 from .answer import Failure
 from .catalog import Catalog
-from .claims import largest_context, token_claim
+from .claims import FREE_TASKS, largest_context, prompt_to_read, token_claim
 from .continuation import continuation_for
 from .dialects.registry import DIALECTS, Dialects
 from .dispatch import Dispatcher, RequestInfo
@@ -182,7 +182,8 @@ class Gateway:
             if body.repeatable:
                 call.continuation = continuation_for(request, reply.dialect, route, key, body.json)
             wait_until = self._clock() + MAX_WAIT_S
-            info = _info(request, route, key, body, prompt_tokens, wait_until)
+            to_read = prompt_to_read(route, facts, prompt_tokens)
+            info = _info(request, route, key, body, to_read, wait_until)
             failure = await self._forwarder.forward(call, info)
             if failure is not None:
                 self._fail(reply, route, live, failure)
@@ -307,6 +308,7 @@ def _info(
         model=body.facts.model,
         api=route.api,
         generates=route.generates,
+        takes_slot=route.task not in FREE_TASKS,
         stream=body.facts.stream,
         prompt_tokens=prompt_tokens,
         max_output_tokens=body.facts.max_output_tokens,

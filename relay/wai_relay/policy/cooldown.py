@@ -2,12 +2,15 @@
 
 A node rests after a few failures in a row, or when most of its last requests failed: first for
 some seconds, then twice as long each time, up to a bound. After that one request is let through;
-if it succeeds the node is back, if not it rests again. Only failures that are the node's own count:
+if it succeeds the node is back, if not it rests again. Where many requests are served meanwhile,
+one of them is spent on it sooner. A node that fails now and then does not rest; the share of its
+requests that fail counts in its score. Only failures that are the node's own count:
 the caller of this decides. Pure: `now` is monotonic seconds.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
@@ -25,6 +28,17 @@ FIRST_REST_S: Final = 5.0
 # A probe that fails costs its caller one more attempt, and a healed node that is not probed costs
 # every caller its speed: so it is asked this often at least.
 LONGEST_REST_S: Final = 20.0
+# Or when so many requests for the model were placed since: then a probe costs few callers anything,
+# and a node that has recovered is back within seconds...
+PROBE_AFTER_PLACED: Final = 29
+# ... but not before it had a moment to recover.
+LEAST_REST_S: Final = 1.0
+# The share of failures moves by this much of the way with each one, and shrinks with each success
+# and by half in this time: with fewer requests it is known less, and must be tried again.
+FAILURE_STEP: Final = 0.3
+SUCCESS_FACTOR: Final = 0.6
+FORGET_HALF_S: Final = 5.0
+LEAST_FAILURE_RATE: Final = 0.05  # below, it counts as none
 # A probe whose end is never told (its caller went away) must not block the node for ever.
 PROBE_S: Final = 30.0
 
@@ -32,7 +46,10 @@ PROBE_S: Final = 30.0
 class Cooldown:
     """How one node does with one model."""
 
-    __slots__ = ("_in_row", "_outcomes", "_probe_until", "_proven", "_rest_s", "_until")
+    __slots__ = (
+        *("_early", "_early_placed", "_failed_at", "_failure_rate", "_in_row", "_outcomes"),
+        *("_probe_until", "_proven", "_rest_s", "_until"),
+    )
 
     def __init__(self) -> None:
         self._in_row = 0.0
@@ -41,52 +58,89 @@ class Cooldown:
         self._rest_s = 0.0  # the current or last rest; 0.0: none since it last did well
         self._until: float | None = None
         self._probe_until = 0.0
+        # From when, and how many placed requests, it may be probed before its rest is over.
+        self._early = 0.0
+        self._early_placed: float = math.inf
+        self._failure_rate = 0.0  # as of `_failed_at`
+        self._failed_at = 0.0
 
-    def cooling(self, now: float) -> bool:
-        """Whether it should get no work now: it rests, or its probe is still out."""
+    def cooling(self, now: float, placed: int = 0) -> bool:
+        """Whether it should get no work now: it rests, or its probe is still out. `placed`: how
+        many requests for the model were placed so far, anywhere."""
         if self._until is None:
             return False
-        return now < self._until or now < self._probe_until
+        return self._rests(now, placed) or now < self._probe_until
+
+    def failure_rate(self, now: float) -> float:
+        """The share of its last requests that it failed; 0.0 where that is next to none, and for a
+        node that is to be probed: the probe tells more."""
+        if not self._failure_rate or self._until is not None:
+            return 0.0
+        return self._faded(now)
+
+    def _faded(self, now: float) -> float:
+        rate: float = self._failure_rate * 0.5 ** ((now - self._failed_at) / FORGET_HALF_S)
+        if rate < LEAST_FAILURE_RATE:
+            self._failure_rate = rate = 0.0
+        return rate
 
     @property
     def well(self) -> bool:
         """Whether nothing stands against it; then `cooling` needs not be asked."""
         return self._until is None
 
-    def sent(self, now: float) -> None:
+    @property
+    def spotless(self) -> bool:
+        """Whether it neither rests nor failed lately."""
+        return self._until is None and not self._failure_rate
+
+    def sent(self, now: float, placed: int = 0) -> None:
         """It was given a request. After a rest that one is the probe."""
-        if self._until is not None and now >= self._until:
+        if self._until is not None and not self._rests(now, placed):
             self._probe_until = now + PROBE_S
 
     def succeeded(self) -> None:
         """A request went well."""
         self._in_row = 0.0
+        self._failure_rate *= SUCCESS_FACTOR
         self._proven = True
         self._outcomes.append(True)
         if self._until is not None:
             self._until = None
             self._rest_s = 0.0
+            self._failure_rate = 0.0
             self._outcomes.clear()
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, placed: int = 0) -> None:
         """A request failed, in a way that only the node can be at fault for."""
-        self._count(1.0, now)
+        self._count(1.0, now, placed)
 
-    def blamed(self, now: float) -> None:
+    def blamed(self, now: float, placed: int = 0) -> None:
         """A request failed here, and another node served it."""
-        self._count(BLAMED if self._proven else UNPROVEN, now)
+        self._count(BLAMED if self._proven else UNPROVEN, now, placed)
 
-    def _count(self, weight: float, now: float) -> None:
+    def _rests(self, now: float, placed: int) -> bool:
+        until = self._until
+        if until is None or now >= until:
+            return False
+        return now < self._early or placed < self._early_placed
+
+    def _count(self, weight: float, now: float, placed: int) -> None:
         self._in_row += weight
         self._outcomes.append(False)
         failures = self._outcomes.count(False)
         mostly = len(self._outcomes) >= WINDOW_LEAST and failures * 2 > len(self._outcomes)
         resting = self._until is not None
-        if resting and now < (self._until or 0.0):
+        rate = self._faded(now)
+        self._failure_rate, self._failed_at = rate + FAILURE_STEP * (1.0 - rate), now
+        probed = now < self._probe_until
+        if resting and now < (self._until or 0.0) and not probed:
             return  # one that was under way when the rest began says nothing new
         if resting or self._in_row >= FAILURES_IN_ROW or mostly:
             self._rest_s = min(max(self._rest_s * 2, FIRST_REST_S), LONGEST_REST_S)
             self._until = now + self._rest_s
+            self._early = now + LEAST_REST_S
+            self._early_placed = placed + PROBE_AFTER_PLACED
             self._probe_until = 0.0
             self._outcomes.clear()
 

@@ -3,10 +3,10 @@
 Start-time fair queueing: each entry gets the virtual time at which its key's turn comes, which
 moves on by the work that the key asks for, divided by the weight of the entry's class. A key's
 burst is served at the key's own pace beside everybody else's; a low class waits longer, but never
-for ever. Within a key an entry may let some of those pass that come after it; the key's turns stay
-where they are. When the queue is full, a newcomer takes the place of the last entry of the key that
-fills it, unless that is its own. Pure: it holds no clock; who waits too long is taken out by
-`scheduler`.
+for ever. Within a key an entry may let some of those pass that come after it, as long as serving
+them takes no longer than it allows; the key's turns stay where they are. When the queue is full, a
+newcomer takes the place of the last entry of the key that fills it, unless that is its own. Pure:
+it holds no clock; who waits too long is taken out by `scheduler`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from wai_protocol.errors import Fault, NodeUnavailable
 # hold; and with one minute's patience, more than a few nodes could serve in time.
 MAX_WAITING: Final = 256
 
+SLACK: Final = 1 + 1e-9
+
 T = TypeVar("T")
 
 
@@ -32,14 +34,22 @@ def weight(priority: int) -> float:
 
 
 class Entry(Generic[T]):
-    """One that waits: `key_id` whose turn it takes, `item` what waits, `turn` its place in order.
+    """One that waits: `key_id` whose turn it takes, `item` what waits, `turn` its place in order,
+    `takes` how long serving it keeps the others waiting.
     `due` orders those of a key: by arrival, but for those that let others pass."""
 
-    __slots__ = ("due", "item", "key_id", "step", "turn")
+    __slots__ = ("due", "item", "key_id", "step", "takes", "turn")
 
     def __init__(
-        self, key_id: str, item: T, step: float, turn: tuple[float, int], due: float
+        self,
+        key_id: str,
+        item: T,
+        step: float,
+        turn: tuple[float, int],
+        due: float,
+        takes: float,
     ) -> None:
+        self.takes = takes
         self.due = due
         self.key_id = key_id
         self.item = item
@@ -58,6 +68,7 @@ class FairQueue(Generic[T]):
         "_serial",
         "_virtual",
         "_waiting",
+        "_waiting_takes",
         "limit",
     )
 
@@ -66,9 +77,10 @@ class FairQueue(Generic[T]):
         self._entries: list[Entry[T]] = []  # sorted by turn
         self._next: dict[str, float] = {}  # when a waiting key's next turn is, in virtual time
         self._waiting: dict[str, int] = {}
-        # Of a waiting key: how many came since it began to wait, and what is due last of those that
-        # let others pass (they don't pass each other).
-        self._arrived: dict[str, int] = {}
+        self._waiting_takes: dict[str, float] = {}
+        # Of a waiting key: what serving those takes that came since it began to wait, and what is
+        # due last of those that let others pass (they don't pass each other).
+        self._arrived: dict[str, float] = {}
         self._patient: dict[str, float] = {}
         self._virtual = 0.0
         self._serial = 0
@@ -84,11 +96,23 @@ class FairQueue(Generic[T]):
         """How many entries of this key wait."""
         return self._waiting.get(key_id, 0)
 
+    def waiting_takes(self, key_id: str) -> float:
+        """How long it takes to serve all entries of this key that wait."""
+        return self._waiting_takes.get(key_id, 0.0)
+
     def push(
-        self, key_id: str, item: T, *, work: float, lets_pass: float = 0.0, priority: int = 0
+        self,
+        key_id: str,
+        item: T,
+        *,
+        work: float,
+        takes: float = 1.0,
+        lets_pass: float = 0.0,
+        priority: int = 0,
     ) -> tuple[Entry[T], Entry[T] | None]:
-        """Let `item` wait. `work` is what it will cost, in tokens. Of its own key's entries it
-        `lets_pass` so many that come after it, as long as they don't let others pass themselves.
+        """Let `item` wait. `work` is what it will cost, in tokens, and `takes` for how long it will
+        keep the others waiting. Of its own key's entries that come after it and don't let others
+        pass themselves, it `lets_pass` as many as take so long together.
 
         Returns its entry and the one that had to leave for it, if any. Raises `NodeUnavailable`
         (`QUEUE_FULL`) when there is no place.
@@ -97,16 +121,17 @@ class FairQueue(Generic[T]):
         step = max(work, 1.0) / weight(priority)
         start = max(self._virtual, self._next.get(key_id, 0.0))
         self._serial += 1
-        arrived = self._arrived[key_id] = self._arrived.get(key_id, 0) + 1
-        due = float(arrived)
-        if lets_pass:  # half: who is the last to pass is not a tie
-            due = max(arrived + lets_pass + 0.5, self._patient.get(key_id, 0.0))
+        arrived = self._arrived[key_id] = self._arrived.get(key_id, 0.0) + takes
+        due = arrived
+        if lets_pass:  # a trace more: who is the last to pass is not a tie
+            due = max(arrived + lets_pass * SLACK, self._patient.get(key_id, 0.0))
             self._patient[key_id] = due
-        entry = Entry(key_id, item, step, (start, self._serial), due)
+        entry = Entry(key_id, item, step, (start, self._serial), due, takes)
         bisect.insort(self._entries, entry, key=_turn)
         self._pass_later(entry)
         self._next[key_id] = start + step
         self._waiting[key_id] = self._waiting.get(key_id, 0) + 1
+        self._waiting_takes[key_id] = self._waiting_takes.get(key_id, 0.0) + takes
         return entry, displaced
 
     def take(self, entry: Entry[T]) -> None:
@@ -159,9 +184,11 @@ class FairQueue(Generic[T]):
         del self._entries[index]
         if self._waiting[entry.key_id] == 1:
             del self._waiting[entry.key_id], self._arrived[entry.key_id]
+            del self._waiting_takes[entry.key_id]
             self._patient.pop(entry.key_id, None)
         else:
             self._waiting[entry.key_id] -= 1
+            self._waiting_takes[entry.key_id] -= entry.takes
         return True
 
     def _make_room(self, key_id: str) -> Entry[T]:

@@ -7,16 +7,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Final
+from typing import Final, NamedTuple
 
 from wai_protocol.status import ModelStatus
 
+from .concurrency import Beginning, Concurrency
 from .cooldown import Cooldown
-from .ledger import Ledger
+from .ledger import Claim, Ledger
+from .pace import PRIOR_ALONE_S, Pace
 from .prefixes import WarmPrefixes
-from .rates import Rate
-from .selection import CONTENTION, TIE_S, UNTOLD_SLOTS, Decision, Demand, Readiness, Reason, fed
+from .rates import PRIOR_DECODE_TPS, PRIOR_PREFILL_TPS, Rate
+from .selection import (
+    CONTENTION,
+    TIE_S,
+    Decision,
+    Demand,
+    Readiness,
+    Reason,
+    has_prefill_backlog,
+)
 
+# A provider says by a 429 that it is given too much; its places are not counted here.
+PROVIDER_SLOTS: Final = 1 << 20
 # To look closely at a node costs about 2 µs. Up to so many for a model all are looked at...
 MANY: Final = 16
 # ... and of more these first: of six that are equal, one more to choose from makes no difference.
@@ -27,12 +39,14 @@ class Lane:
     """One model on one node: all that is known of it."""
 
     __slots__ = (
+        "concurrency",
         "cooldown",
         "decode",
         "ledger",
         "left_at",
         "node",
         "own",
+        "pace",
         "placed_at",
         "prefill",
         "readiness",
@@ -46,6 +60,8 @@ class Lane:
         self.ledger = Ledger(status)
         self.prefill = Rate()
         self.decode = Rate()
+        self.pace = Pace(status.slots_total)
+        self.concurrency = Concurrency()
         self.warm = WarmPrefixes()
         self.cooldown = Cooldown()
         self.readiness = Readiness.READY
@@ -54,26 +70,102 @@ class Lane:
         self.placed_at = -math.inf  # when it was given a request last
 
     @property
+    def slots(self) -> int:
+        """How many requests it serves at once: told, or learned. Where it is not known and others
+        use it too, one of ours always goes."""
+        total = self.ledger.status.slots_total
+        if total is not None:
+            return total
+        if not self.own:
+            return PROVIDER_SLOTS
+        limit, foreign = self.concurrency.limit, self.ledger.foreign
+        return limit if limit > foreign else foreign + 1
+
+    @property
     def free(self) -> int:
         """Slots that nobody holds, 0 where it gets no work."""
         if self.readiness is not Readiness.READY:
             return 0
-        total = self.ledger.status.slots_total
-        return max(0, (UNTOLD_SLOTS if total is None else total) - self.ledger.busy)
+        return max(0, self.slots - self.ledger.busy)
+
+    @property
+    def paces_prompts(self) -> bool:
+        """Whether prompts are held back while it has enough to read: not before its speed is
+        known, where its slots are not."""
+        told = self.ledger.status.slots_total is not None
+        return told or (self.own and self.prefill.tps is not None)
 
     def open(self, now: float) -> bool:
         """Whether it can be given a request now: a slot is free, and what it has is soon read."""
         if not self.free:
             return False
-        tps, ledger = self.prefill.tps, self.ledger
-        if tps is None or ledger.status.slots_total is None:
+        tps = self.prefill.tps
+        if tps is None or not self.paces_prompts:
             return True
-        return not fed(ledger.prefill_ahead(tps, now), tps, self.rtt_s)
+        return not has_prefill_backlog(self.ledger.prefill_ahead(tps, now), tps, self.rtt_s)
+
+    def claim(self, fresh_tokens: float, output_tokens: float, now: float) -> Claim:
+        """Take a slot for a request: see `Ledger.claim`."""
+        ahead, tps = 0.0, self.prefill.tps
+        if tps is not None and self.learns_limit:
+            ahead = self.ledger.prefill_ahead(tps, now)
+        claim = self.ledger.claim(fresh_tokens, output_tokens, now)
+        claim.expected_s = (ahead + fresh_tokens) * self.prefill.token_s + self.rtt_s
+        return claim
+
+    @property
+    def learns_limit(self) -> bool:
+        """Whether how much it does at once is to be learned."""
+        return self.own and self.ledger.status.slots_total is None
+
+    def beginning(self, claim: Claim, since_end_s: float, now: float) -> Beginning:
+        """Note that the answer to `claim` began, `since_end_s` after another one ended."""
+        ledger = self.ledger
+        beginning = Beginning(
+            now, claim.at, ledger.advancing, ledger.busy, claim.expected_s, since_end_s
+        )
+        self.concurrency.began(beginning, self.pace)
+        return beginning
+
+    def learn_limit(self, now: float) -> None:
+        """Judge the late beginnings of a moment ago."""
+        self.concurrency.judge(now, self.pace)
 
     @property
     def context(self) -> int | None:
         """Tokens of each slot; None: not told."""
         return self.ledger.status.context_tokens
+
+
+class BestKnown(NamedTuple):
+    """The best that was measured of any lane. What is not measured yet counts as this: so the node
+    is tried soon."""
+
+    prefill_tps: float
+    decode_tps: float
+    alone_s: float
+
+    @property
+    def prefill_token_s(self) -> float:
+        """Seconds for one token of a prompt."""
+        return 1.0 / self.prefill_tps
+
+    def is_worse_than(self, lane: Lane) -> bool:
+        """Whether something of `lane` is better than this."""
+        return (
+            (lane.prefill.tps or 0.0) > self.prefill_tps
+            or (lane.decode.tps or 0.0) > self.decode_tps
+            or 0.0 < lane.pace.alone_s < self.alone_s
+        )
+
+    @classmethod
+    def of(cls, lanes: Collection[Lane]) -> BestKnown:
+        """What is known of `lanes`, which serve one model."""
+        return cls(
+            max((lane.prefill.tps or 0.0 for lane in lanes), default=0.0) or PRIOR_PREFILL_TPS,
+            max((lane.decode.tps or 0.0 for lane in lanes), default=0.0) or PRIOR_DECODE_TPS,
+            min((lane.pace.alone_s for lane in lanes if lane.pace.alone_s), default=PRIOR_ALONE_S),
+        )
 
 
 class Shortlist:
@@ -82,22 +174,41 @@ class Shortlist:
     The first are those that could be fastest if they were idle. When one of them has a slot, only
     what could beat it even so is looked at besides; a node that is at most as much better as an
     idle one is than a full one (`CONTENTION`) may be passed over. When none has, all are looked at.
+    `known` says what a lane is taken for that was not measured yet.
     """
 
     __slots__ = ("_bounds", "_demand", "_lanes", "first")
 
-    def __init__(self, demand: Demand, lanes: Collection[Lane], turn: int) -> None:
+    def __init__(
+        self,
+        demand: Demand,
+        lanes: Collection[Lane],
+        turn: int,
+        known: BestKnown,
+        generation_weight: float,
+    ) -> None:
         self._demand = demand
         listed = list(lanes)
         start = turn * LISTED % len(listed)  # among equals each comes first in its turn
         self._lanes = listed = listed[start:] + listed[:start]
         prompt_tokens, prefix = demand.prompt_tokens, demand.prefix
         first = prefix[0] if prefix else None
-        # The time to first token that each can't better: idle, and all warm if anything is.
-        self._bounds = bounds = [
-            lane.rtt_s + (1 if first in lane.warm.blocks else prompt_tokens) * lane.prefill.token_s
-            for lane in listed
-        ]
+        answer = generation_weight * demand.expected_output_tokens
+        # The cost that each can't better: nothing to read before ours, all warm if anything is.
+        bounds: list[float] = []
+        token_s = known.prefill_token_s
+        for lane in listed:
+            pace = lane.pace
+            alone_s, each_s = pace.alone_s, pace.each_s
+            if not alone_s:
+                alone_s = known.alone_s
+                each_s = pace.assumed_each_s(alone_s)
+            fresh = 1 if first in lane.warm.blocks else prompt_tokens
+            bounds.append(
+                fresh * (lane.prefill.token_s or token_s)
+                + answer * (alone_s + 2 * each_s * lane.ledger.busy)
+            )
+        self._bounds = bounds
         last = sorted(bounds)[LISTED - 1]
         chosen = [lane for lane, bound in zip(listed, bounds, strict=True) if bound < last]
         for lane, bound in zip(listed, bounds, strict=True):

@@ -9,6 +9,7 @@ can't flood one node and starve another. Pure: `now` is monotonic seconds.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
@@ -29,7 +30,10 @@ OVERDUE: Final = 1.5
 class Claim:
     """One request's hold on a slot. Made by `Ledger.claim`, ended by `Ledger.release`."""
 
-    __slots__ = ("at", "dropped", "fresh_tokens", "output_tokens", "read_from", "started")
+    __slots__ = (
+        *("at", "dropped", "expected_s", "fresh_tokens", "output_tokens", "read_from", "started"),
+        *("work_since", "work_then"),
+    )
 
     def __init__(self, fresh_tokens: float, output_tokens: float, now: float) -> None:
         self.at = now
@@ -38,18 +42,26 @@ class Claim:
         self.read_from = now  # when the node came to read this prompt, as far as we can tell
         self.started = False  # the first token was seen
         self.dropped = False
+        self.expected_s = 0.0  # until its first token, if a slot is free; 0.0: not known
+        # Since when `Ledger.together` counts for it, and the ledger's sum at that time.
+        self.work_since = now
+        self.work_then = 0.0
 
 
 class Ledger:
     """The load of one model on one node."""
 
     __slots__ = (
+        "_advancing",
         "_claims",
         "_contradicted_at",
         "_foreign",
         "_freed",
         "_output",
         "_reading",
+        "_work",
+        "_worked_until",
+        "ended_at",
         "status",
     )
 
@@ -61,12 +73,19 @@ class Ledger:
         self._foreign = 0
         self._freed: deque[float] = deque(maxlen=64)  # more than any node frees within the lag
         self._contradicted_at: float | None = None
+        self._advancing = 0  # claims whose answer has begun
+        # The number of answers in progress, summed over time: for their mean over any time.
+        self._work = 0.0
+        self._worked_until = 0.0
+        self.ended_at = -math.inf  # when a claim with an answer to write ended last
 
     # -- our own requests
     def claim(self, fresh_tokens: float, output_tokens: float, now: float) -> Claim:
         """Take a slot for a request that must read `fresh_tokens` and is expected to write
         `output_tokens`."""
+        self._work_until(now)
         claim = Claim(fresh_tokens, output_tokens, now)
+        claim.work_then = self._work
         self._claims[claim] = None
         self._reading[claim] = None
         self._output += output_tokens
@@ -77,7 +96,11 @@ class Ledger:
         before. Prompts are taken to be read one after the other."""
         if claim.started:
             return None
+        self._work_until(now)
         claim.started = True
+        claim.work_since, claim.work_then = now, self._work
+        if not claim.dropped:
+            self._advancing += 1
         took_s = now - claim.read_from
         self._stop_reading(claim, now)
         return took_s
@@ -87,15 +110,21 @@ class Ledger:
         if claim in self._claims:
             self._drop(claim, now)
             self._freed.append(now)
+            if claim.output_tokens:
+                self.ended_at = now
 
     # -- what the node says
     def report(self, status: ModelStatus, now: float) -> None:
         """The node's figures arrived."""
         self.status = status
-        if status.slots_total is None:  # it doesn't know: only our own claims count
-            self._foreign = 0
-            return
+        self._work_until(now)
         freed = sum(1 for at in self._freed if now - at <= STATUS_LAG_S)
+        if status.slots_total is None:
+            # What waits there waits among our own. An upstream that tells nothing has its node's
+            # count of our own requests here, which contradicts nothing.
+            work = status.slots_busy + status.queued
+            self._foreign = max(0, work - len(self._claims) - freed)
+            return
         self._foreign = max(0, status.slots_busy - len(self._claims) - freed)
         settled = sum(1 for claim in self._claims if now - claim.at > LEAK_GRACE_S)
         if status.slots_busy + status.queued >= settled:
@@ -146,6 +175,28 @@ class Ledger:
         """Slots in use: our claims, and what others on that box hold."""
         return len(self._claims) + self._foreign
 
+    @property
+    def advancing(self) -> int:
+        """Answers in progress there, those of others included."""
+        return self._advancing + self._foreign
+
+    @property
+    def foreign(self) -> int:
+        """Requests of others on that box."""
+        return self._foreign
+
+    def together(self, claim: Claim, now: float) -> float:
+        """How many answers were in progress on average, from this claim's first content on (from
+        its start, where it showed none) until now, its own included."""
+        self._work_until(now)
+        took_s = now - claim.work_since
+        return max((self._work - claim.work_then) / took_s, 1.0) if took_s > 0.0 else 1.0
+
+    def _work_until(self, now: float) -> None:
+        in_progress = len(self._claims) - len(self._reading) + self._foreign
+        self._work += in_progress * (now - self._worked_until)
+        self._worked_until = now
+
     def prefill_ahead(self, prefill_tps: float, now: float) -> float:
         """Prompt tokens that are still to be read for our claims.
 
@@ -167,7 +218,9 @@ class Ledger:
         return total - min(first.fresh_tokens, (now - first.read_from) * prefill_tps)
 
     def _drop(self, claim: Claim, now: float) -> None:
+        self._work_until(now)
         del self._claims[claim]
+        self._advancing -= claim.started
         self._output -= claim.output_tokens
         self._stop_reading(claim, now)
 

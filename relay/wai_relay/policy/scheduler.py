@@ -12,19 +12,20 @@ Pure state machine: no I/O, `now` is monotonic seconds. `dispatch` is its shell.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Final, Literal, assert_never
+from collections.abc import Collection, Iterable
+from typing import Final, assert_never
 
 from wai_protocol.errors import Fault, NodeUnavailable
 from wai_protocol.status import NodeStatus
 
-from .fair_queue import MAX_WAITING, FairQueue, full
-from .lanes import MANY, Lane, Shortlist
-from .rates import PRIOR_DECODE_TPS, PRIOR_PREFILL_TPS, OutputLengths
+from .candidates import NO_LINE, Lines, candidates
+from .concurrency import FIRST_LIMIT
+from .fair_queue import MAX_WAITING, Entry, FairQueue, full
+from .lanes import MANY, BestKnown, Lane, Shortlist
+from .rates import OutputLengths
 from .selection import (
-    ASSUMED_SLOTS,
+    FIRST_TOKEN_WEIGHT,
     RETRY_AFTER_S,
-    Candidate,
     Decision,
     Demand,
     Readiness,
@@ -48,6 +49,11 @@ TICK_S: Final = 0.1
 # Those decided about in one go, in fair order. With more waiting than this, all that can change by
 # looking further is who of the last gets a slot that the first thirty-two declined.
 PLAN_DEPTH: Final = 32
+# Nodes looked at in one go: to look at one takes 4 to 6 µs, and nothing else runs meanwhile. What
+# is left is looked at in the next tick. One decision may look at all nodes beyond this.
+PLAN_LOOKS: Final = 250
+# To see whether a node could be given anything takes this share of a look.
+GLANCE: Final = 1 / 4
 # A reading shorter than this says more about the way there than about the node's speed.
 LEAST_SAMPLE_TOKENS: Final = 64
 # Fewer tokens than this arrive together, and seem to take no time.
@@ -56,31 +62,39 @@ LEAST_SAMPLE_ANSWER: Final = 8
 # this share of the usual one are short, and pass the others...
 SHORT: Final = 0.45
 # ... as long as those, first come, first served, would soon have their turn: one lets so many pass
-# that come after it, less two for each that waits before it. So the short ones are quick while the
-# line is short, and who comes when it is long waits as he would without that: those are the waits
-# by which a line is judged. Counted in requests, it is the same for short prompts and for long
-# ones, on fast fleets and on slow ones. At 95 % load of the traces of the results, 80 loses a
-# median to a policy that lets others starve, and 96 a p99 to first come, first served: see
+# that come after it as are served in this time, less what those need twice that wait before it. So
+# the short ones are quick while the line is short, and who comes when it is long waits as he would
+# without that: those are the waits by which a line is judged. How this value was chosen is told in
 # docs/routing.md.
-PASSERS: Final = 92
-PASSERS_PER_WAITING: Final = 2
+PASS_S: Final = 40.0
+PASS_SHARE_OF_WAITING: Final = 2.0
+# The best speeds of a model's nodes are computed anew after so many decisions, and when better ones
+# were measured.
+KNOWN_FOR_TURNS: Final = 256
 # The usual length of a prompt follows some fifty requests.
 USUAL_FADE: Final = 0.02
-_NO_LINE: Final = (0, 0.0)
-# A named tuple without the check of its arguments: half of what making one costs.
-_new: Final = tuple.__new__
 
 
 class Scheduler:
     """Places requests on the nodes it is told of. Belongs to one loop."""
 
-    def __init__(self, *, queue_limit: int = MAX_WAITING) -> None:
+    def __init__(
+        self,
+        *,
+        queue_limit: int = MAX_WAITING,
+        first_token_weight: float = FIRST_TOKEN_WEIGHT,
+    ) -> None:
+        self.first_token_weight = first_token_weight
         self._lanes: dict[str, dict[str, Lane]] = {}  # model -> node -> lane
         self._queues: dict[str, FairQueue[Ticket]] = {}  # model -> those that wait
         self._queue_limit = queue_limit
         self._lengths = OutputLengths()
         self._usual: dict[str, float] = {}  # model -> length of a prompt, a mean that fades
+        self._placed: dict[str, int] = {}  # model -> requests placed
+        self._rounds: dict[str, int] = {}  # model -> the round of ticks in which it is looked at
+        self._known: dict[str, BestKnown] = {}  # model -> the best speeds of any node
         self._turn = 0  # decisions made
+        self._looks = 0.0  # nodes looked at for them
         self._tick_at: float | None = None
 
     # -- the fleet
@@ -119,12 +133,16 @@ class Scheduler:
             lane.readiness = readiness
             lane.rtt_s = rtt_s
             lane.ledger.report(model, now)
+            if model.slots_total:
+                lane.pace.slots = model.slots_total
             if model.prefill_tps != old.prefill_tps or lane.prefill.tps is None:
                 lane.prefill.add_reported(model.prefill_tps)
             if model.decode_tps != old.decode_tps or lane.decode.tps is None:
                 lane.decode.add_reported(model.decode_tps)
+                lane.pace.add_reported(model.decode_tps)
+            self._note_speeds(model_id, lane)
             if model.context_tokens:
-                lane.warm.resize((model.slots_total or ASSUMED_SLOTS) * model.context_tokens)
+                lane.warm.resize((model.slots_total or FIRST_LIMIT) * model.context_tokens)
             if changed or lane.free > free:
                 self._plan(model_id, now)
 
@@ -167,7 +185,9 @@ class Scheduler:
 
         Raises `RequestError` when it can't be served by anyone, `NodeUnavailable` when not now.
         """
-        expected = self._lengths.expected(demand.model, key_id, demand.max_output_tokens)
+        expected = 0.0
+        if demand.generates:
+            expected = self._lengths.expected(demand.model, key_id, demand.max_output_tokens)
         ticket = Ticket(
             demand._replace(expected_output_tokens=expected), key_id, now, now + max_wait_s
         )
@@ -177,29 +197,49 @@ class Scheduler:
             raise decision.error()
         usual = self._usual.get(demand.model, float(demand.prompt_tokens))
         self._usual[demand.model] = usual + USUAL_FADE * (demand.prompt_tokens - usual)
-        queue = self._queues.get(demand.model)
         if decision.fault is not None:
             ticket.until = min(ticket.until, back_by)
-        elif not may_wait or (queue is None and not decision.wait):
+        elif not may_wait or (demand.model not in self._queues and not decision.wait):
             self._place(ticket, decision, now)
             return ticket
+        self._line_up(
+            ticket, decision, short=demand.prompt_tokens < SHORT * usual, priority=priority
+        )
+        self._plan(demand.model, now, newcomer=ticket)  # those before it keep what they wait for
+        return ticket
+
+    def _line_up(self, ticket: Ticket, decision: Decision, *, short: bool, priority: int) -> None:
+        """Let `ticket` wait for what `decision` found best. Raises `NodeUnavailable` if the line is
+        full."""
+        demand, key_id = ticket.demand, ticket.key_id
         ticket.waits_for = decision.node or ""
+        queue = self._queues.get(demand.model)
         if queue is None:
             queue = self._queues[demand.model] = FairQueue(self._queue_limit)
-        lets_pass = 0
-        if demand.prompt_tokens >= SHORT * usual:
-            lets_pass = max(0, PASSERS - PASSERS_PER_WAITING * queue.waiting(key_id))
+        takes_s = self._takes_s(demand.model, decision)
+        lets_pass_s = 0.0
+        if not short:
+            lets_pass_s = PASS_S - PASS_SHARE_OF_WAITING * queue.waiting_takes(key_id)
         ticket.entry, displaced = queue.push(
             key_id,
             ticket,
-            work=demand.prompt_tokens + expected,
-            lets_pass=lets_pass,
+            work=demand.prompt_tokens + demand.expected_output_tokens,
+            takes=takes_s,
+            lets_pass=max(0.0, lets_pass_s),
             priority=priority,
         )
         if displaced is not None:
             displaced.item.refuse(full())
-        self._plan(demand.model, now, newcomer=ticket)  # those before it keep what they wait for
-        return ticket
+
+    def _takes_s(self, model: str, decision: Decision) -> float:
+        """How long serving a request keeps the others waiting: its time on the node that looks
+        best, as a share of all slots."""
+        lanes = self._lanes.get(model, {}).values()
+        slots = sum(lane.slots for lane in lanes if lane.own and lane.readiness is Readiness.READY)
+        for score in decision.scores:
+            if score.node == decision.node:
+                return (score.prefill_s + score.generation_s) / max(slots, 1)
+        return 0.0
 
     def cancel(self, ticket: Ticket, now: float) -> None:
         """Nobody wants it any more. A slot that it had is free again. Idempotent."""
@@ -212,38 +252,48 @@ class Scheduler:
 
     def first_token(self, placement: Placement, now: float) -> None:
         """The answer's first content came: the prompt was read. Repeating it changes nothing."""
-        took_s = placement.lane.ledger.first_token(placement.claim, now)
-        if took_s is not None:
-            placement.first_at = now
-            placement.read_s = took_s - placement.lane.rtt_s
-            self._plan(placement.demand.model, now, lane=placement.lane)
+        lane = placement.lane
+        since_end_s = now - lane.ledger.ended_at
+        took_s = lane.ledger.first_token(placement.claim, now)
+        if took_s is None:
+            return
+        placement.first_at = now
+        placement.read_s = took_s - lane.rtt_s
+        if lane.learns_limit:
+            placement.beginning = lane.beginning(placement.claim, since_end_s, now)
+        self._plan(placement.demand.model, now, lane=lane)
 
     def finish(
         self, placement: Placement, now: float, result: Result, tokens: Tokens | None = None
     ) -> None:
         """The request is over: its slot is free, and what it showed is learned. Idempotent."""
-        lane = placement.lane
+        lane, model = placement.lane, placement.demand.model
         if placement.over:
             return
         placement.over = True
+        if lane.learns_limit:
+            if placement.demand.generates:
+                lane.concurrency.ended(now, placement.beginning)
+            lane.learn_limit(now)
+        if tokens is not None:
+            self._learn(placement, now, result, tokens)
         lane.ledger.release(placement.claim, now)
         match result:
             case Result.SERVED | Result.REFUSED:
                 lane.cooldown.succeeded()
             case Result.FAILED:
-                lane.cooldown.failed(now)
+                lane.cooldown.failed(now, self._placed.get(model, 0))
             case Result.CANCELLED | Result.SUSPECT:
                 pass
             case _:
                 assert_never(result)
-        if tokens is not None:
-            self._learn(placement, now, result, tokens)
-        self._plan(placement.demand.model, now, lane=lane)
+        self._plan(model, now, lane=lane)
 
     def blame(self, placement: Placement, now: float) -> None:
         """A placement that ended as `SUSPECT` failed by its node's fault: another node served the
         same request. Where it failed everywhere, the request is at fault and nobody is blamed."""
-        placement.lane.cooldown.blamed(now)
+        placed = self._placed.get(placement.demand.model, 0)
+        placement.lane.cooldown.blamed(now, placed)
 
     # -- time
     def next_deadline(self) -> float | None:
@@ -255,7 +305,11 @@ class Scheduler:
         if self._tick_at is None or now < self._tick_at:
             return
         self._tick_at = None
-        for model, queue in list(self._queues.items()):
+        stop_at = self._looks + PLAN_LOOKS
+        # Those whose turn did not come in the last tick are the first in this one.
+        for model, queue in sorted(
+            self._queues.items(), key=lambda pair: self._rounds.get(pair[0], 0)
+        ):
             for entry in queue:
                 ticket = entry.item
                 if now >= ticket.until:
@@ -264,87 +318,54 @@ class Scheduler:
                 elif now >= ticket.hurry_at:
                     ticket.hurry_at = math.inf
                     queue.hurry(entry)
-            self._plan(model, now)
+            if self._looks < stop_at:
+                self._plan(model, now, stop_at=stop_at)
+        if self._queues and self._tick_at is None:
+            self._tick_at = now + TICK_S
 
     # -- inside
-    def _decide(self, ticket: Ticket, now: float, lines: dict[str, tuple[int, float]]) -> Decision:
+    def _decide(self, ticket: Ticket, now: float, lines: Lines) -> Decision:
         """Ask selection. `lines`: how many, and how many prompt tokens, wait for each node
         before. Of many nodes only those are asked about that can matter."""
         self._turn += 1
         demand = ticket.demand
         lanes = self._lanes.get(demand.model, {})
+        every = lanes.values()
+        known, placed = self._best_known(demand.model), self._placed.get(demand.model, 0)
         shortlist: Shortlist | None = None
-        asked: Iterable[Lane] = lanes.values()
+        asked: Collection[Lane] = every
+        generation_weight = 1 / self.first_token_weight
         if len(lanes) > MANY:
-            shortlist = Shortlist(demand, lanes.values(), self._turn)
+            shortlist = Shortlist(demand, every, self._turn, known, generation_weight)
             asked = shortlist.first
         while True:
+            self._looks += len(asked)
             decision = select(
                 demand,
-                self._candidates(ticket, asked, lanes, now, lines),
+                candidates(ticket, asked, known, placed, now, lines),
                 waited_s=now - ticket.at,
                 turn=self._turn,
+                generation_weight=generation_weight,
             )
-            if shortlist is None:
-                return decision
-            more = shortlist.more(decision)
+            more = shortlist.more(decision) if shortlist is not None else None
             if more is None:
-                return decision
+                return decision.shortened(MANY)
             asked, shortlist = more, None
 
-    def _candidates(
-        self,
-        ticket: Ticket,
-        asked: Iterable[Lane],
-        lanes: dict[str, Lane],
-        now: float,
-        lines: dict[str, tuple[int, float]],
-    ) -> list[Candidate]:
-        candidates: list[Candidate] = []
-        demand, since = ticket.demand, ticket.at
-        prefix, prompt_tokens = demand.prefix, demand.prompt_tokens
-        expected_tokens = demand.expected_output_tokens
-        for lane in asked:
-            node, ledger, readiness = lane.node, lane.ledger, lane.readiness
-            if ledger.suspect:
-                ledger.heal(now)
-            prefill_tps = lane.prefill.tps or self._best_known(lanes, "prefill")
-            decode_tps = lane.decode.tps or self._best_known(lanes, "decode")
-            cooldown = lane.cooldown
-            if not cooldown.well and cooldown.cooling(now) and readiness is Readiness.READY:
-                readiness = Readiness.COOLING
-            waiting, waiting_tokens = lines.get(node, _NO_LINE) if lines else _NO_LINE
-            busy, reading, ahead, output_tokens = ledger.load(prefill_tps, now)
-            status = ledger.status
-            candidates.append(
-                _new(
-                    Candidate,
-                    (
-                        node,
-                        status,
-                        prefill_tps,
-                        busy,
-                        waiting + status.queued,
-                        waiting_tokens,
-                        reading,
-                        ahead,
-                        (output_tokens or expected_tokens) / decode_tps,
-                        now - (lane.placed_at if lane.placed_at > since else since),
-                        lane.warm.warm_tokens(prefix, prompt_tokens) if prefix else 0,
-                        lane.rtt_s,
-                        readiness,
-                        lane.own,
-                    ),
-                )
-            )
-        return candidates
+    def _best_known(self, model: str) -> BestKnown:
+        known = self._known.get(model)
+        if known is None or self._turn % KNOWN_FOR_TURNS == 0:
+            lanes = self._lanes.get(model, {}).values()
+            known = BestKnown.of(lanes)
+            if lanes:  # callers ask for models of any name
+                self._known[model] = known
+        return known
 
-    @staticmethod
-    def _best_known(lanes: dict[str, Lane], name: Literal["prefill", "decode"]) -> float:
-        """What is not measured yet counts as the best of what is: so the node is tried soon."""
-        if name == "prefill":
-            return max(x.prefill.tps or 0.0 for x in lanes.values()) or PRIOR_PREFILL_TPS
-        return max(x.decode.tps or 0.0 for x in lanes.values()) or PRIOR_DECODE_TPS
+    def _note_speeds(self, model: str, lane: Lane) -> None:
+        """A node's speeds were measured: they may be the best of all now."""
+        known = self._known.get(model)
+        if known is not None and known.is_worse_than(lane):
+            del self._known[model]
 
     def _back_by(self, demand: Demand) -> float:
         """Until when it makes sense to wait for a node that was there a moment ago."""
@@ -362,71 +383,129 @@ class Scheduler:
         demand = ticket.demand
         lane = self._lanes[demand.model][decision.node or ""]
         warm = lane.warm.warm_tokens(demand.prefix, demand.prompt_tokens)
-        claim = lane.ledger.claim(demand.prompt_tokens - warm, demand.expected_output_tokens, now)
+        claim = lane.claim(demand.prompt_tokens - warm, demand.expected_output_tokens, now)
         lane.warm.remember(demand.prefix, demand.prompt_tokens)
-        lane.cooldown.sent(now)
+        placed = self._placed.get(demand.model, 0)
+        lane.cooldown.sent(now, placed)
+        self._placed[demand.model] = placed + 1
         lane.placed_at = now
         ticket.entry = None
-        ticket.placement = Placement(ticket, lane, claim, decision, now - ticket.at, warm)
+        ticket.placement = Placement(ticket, lane, claim, decision, now, warm)
         ticket.on_change()
 
     def _plan(
-        self, model: str, now: float, *, lane: Lane | None = None, newcomer: Ticket | None = None
+        self,
+        model: str,
+        now: float,
+        *,
+        lane: Lane | None = None,
+        newcomer: Ticket | None = None,
+        stop_at: float | None = None,
     ) -> None:
         """Place those that wait for `model`, in fair order, as far as slots go. Where only one
         thing changed, only that is looked at: the `lane` that something came free on, or the
-        `newcomer`; what the others declined they decline until the next tick."""
+        `newcomer`; what the others declined they decline until the next tick. `stop_at`: the
+        number of looks after which the rest is left to the next tick."""
         queue = self._queues.get(model)
         if queue is None:
+            if lane is not None:
+                lane.learn_limit(now)
             return
-        looked_at = self._lanes.get(model, {}).values() if lane is None else (lane,)
+        looked_at: Collection[Lane] = (lane,) if lane else self._lanes.get(model, {}).values()
         able: list[Lane] = []
         for each in looked_at:
             if each.ledger.suspect:
                 each.ledger.heal(now)
+            if each.learns_limit:
+                each.learn_limit(now)
             if each.open(now):
                 able.append(each)
+        self._looks += GLANCE * len(looked_at)
+        if not able and stop_at is not None:
+            self._rounds[model] = self._rounds.get(model, 0) + 1
         if able:
-            self._place_waiting(queue, able, now, newcomer)
+            if newcomer is not None:
+                self._place_newcomer(queue, newcomer, able, now)
+            else:
+                ticked = stop_at is not None
+                stop_at = self._looks + PLAN_LOOKS if stop_at is None else stop_at
+                self._place_waiting(queue, able, now, stop_at, model if ticked else None)
         self._tidy(model)
         if self._queues and self._tick_at is None:
             self._tick_at = now + TICK_S
 
-    def _place_waiting(
-        self, queue: FairQueue[Ticket], able: list[Lane], now: float, newcomer: Ticket | None
+    def _place_newcomer(
+        self, queue: FairQueue[Ticket], newcomer: Ticket, able: list[Lane], now: float
     ) -> None:
-        lines: dict[str, tuple[int, float]] = {}
-        decisions = 0
+        if not any(serves(newcomer.demand, lane.ledger.status, lane.node) for lane in able):
+            return
+        lines: Lines = {}
+        for entry in queue:
+            if entry.item is newcomer:
+                self._offer(queue, entry, now, lines)
+                return
+            _stand_before(lines, entry.item)
+
+    def _place_waiting(
+        self,
+        queue: FairQueue[Ticket],
+        able: list[Lane],
+        now: float,
+        stop_at: float,
+        ticked: str | None,
+    ) -> None:
+        """Offer what is free to those that wait. `ticked`: the model, where all that wait are
+        looked at; those whose turn came in this round of ticks already are passed over."""
+        current = self._rounds.get(ticked or "", 0)
+        lines: Lines = {}
+        considered = 0
         for entry in queue:
             ticket = entry.item
-            if (newcomer is not None and ticket is not newcomer) or not any(
-                serves(ticket.demand, lane.ledger.status, lane.node) for lane in able
-            ):
-                _line_up(lines, ticket)
+            if not any(serves(ticket.demand, lane.ledger.status, lane.node) for lane in able):
+                _stand_before(lines, ticket)
                 continue
-            decisions += 1
-            decision = self._decide(ticket, now, lines)
-            if decision.fault is not None:
-                if decision.fault is not Fault.NO_NODE:  # that may end while there is time
-                    queue.discard(entry)
-                    ticket.refuse(decision.error())
-            elif decision.wait:
-                ticket.waits_for = decision.node or ""
-                _line_up(lines, ticket)
+            considered += 1
+            if ticked is not None and ticket.round > current:
+                _stand_before(lines, ticket)
+            elif self._looks >= stop_at:
+                return  # the round goes on in the next tick
             else:
-                queue.take(entry)
-                self._place(ticket, decision, now)
-                able = [lane for lane in able if lane.open(now)]
-            if not able or ticket is newcomer or decisions == PLAN_DEPTH:
-                return
+                ticket.round = current + 1
+                if self._offer(queue, entry, now, lines):
+                    able = [lane for lane in able if lane.open(now)]
+            if not able or considered == PLAN_DEPTH:
+                break
+        if ticked is not None:
+            self._rounds[ticked] = current + 1
+
+    def _offer(
+        self, queue: FairQueue[Ticket], entry: Entry[Ticket], now: float, lines: Lines
+    ) -> bool:
+        """Decide about one that waits. Whether it was placed."""
+        ticket = entry.item
+        decision = self._decide(ticket, now, lines)
+        if decision.fault is not None:
+            if decision.fault is not Fault.NO_NODE:  # that may end while there is time
+                queue.discard(entry)
+                ticket.refuse(decision.error())
+            return False
+        if decision.wait:
+            ticket.waits_for = decision.node or ""
+            _stand_before(lines, ticket)
+            return False
+        queue.take(entry)
+        self._place(ticket, decision, now)
+        return True
 
     def _tidy(self, model: str) -> None:
         if not self._queues.get(model):
             self._queues.pop(model, None)
+            self._rounds.pop(model, None)
         if not self._queues:
             self._tick_at = None
 
     def _learn(self, placement: Placement, now: float, result: Result, tokens: Tokens) -> None:
+        """What a request that ends now has shown. Its claim is still held."""
         lane, demand = placement.lane, placement.demand
         cached = tokens.cached if tokens.cached is not None else placement.warm_tokens
         fresh = tokens.prompt - cached
@@ -435,22 +514,45 @@ class Scheduler:
         if result is Result.SERVED and tokens.completion:
             self._lengths.add(demand.model, placement.key_id, tokens.completion)
         if placement.first_at is None:
+            if result is Result.SERVED:
+                self._learn_whole(placement, now, fresh, tokens)
             return
-        if fresh >= LEAST_SAMPLE_TOKENS:
+        beginning = placement.beginning
+        if fresh >= LEAST_SAMPLE_TOKENS and (beginning is None or beginning.shows_reading):
             lane.prefill.add(fresh, placement.read_s)
         if tokens.completion >= LEAST_SAMPLE_ANSWER:
-            lane.decode.add(tokens.completion - 1, now - placement.first_at)
+            took_s = now - placement.first_at
+            lane.decode.add(tokens.completion - 1, took_s)
+            others = lane.ledger.together(placement.claim, now) - 1.0
+            lane.pace.add(others, took_s / (tokens.completion - 1))
+        self._note_speeds(demand.model, lane)
+
+    def _learn_whole(self, placement: Placement, now: float, fresh: float, tokens: Tokens) -> None:
+        """The same for an answer that came in one piece: it shows no first token."""
+        lane = placement.lane
+        if not placement.demand.generates and fresh >= LEAST_SAMPLE_TOKENS:
+            took_s = lane.ledger.first_token(placement.claim, now)
+            if took_s is not None:
+                lane.prefill.add(fresh, took_s - lane.rtt_s)
+                self._note_speeds(placement.demand.model, lane)
+        if lane.learns_limit:
+            together = (placement.placed_beside + lane.ledger.busy) / 2
+            took_s = now - placement.placed_at
+            work = tokens.completion if placement.demand.generates else fresh
+            lane.concurrency.ended_whole(now, together=together, took_s=took_s, tokens=work)
 
     def _forget(self, model: str, node: str) -> None:
         del self._lanes[model][node]
         if not self._lanes[model]:
             del self._lanes[model]
             self._usual.pop(model, None)
+            self._placed.pop(model, None)
+            self._known.pop(model, None)
 
 
-def _line_up(lines: dict[str, tuple[int, float]], ticket: Ticket) -> None:
+def _stand_before(lines: Lines, ticket: Ticket) -> None:
     """Those behind `ticket` must see that it waits for its node before them."""
-    count, tokens = lines.get(ticket.waits_for, _NO_LINE)
+    count, tokens = lines.get(ticket.waits_for, NO_LINE)
     lines[ticket.waits_for] = (count + 1, tokens + ticket.demand.prompt_tokens)
 
 

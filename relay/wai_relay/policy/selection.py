@@ -1,10 +1,11 @@
-"""Which node serves a request: the one from which the first token is expected soonest.
+"""Which node serves a request: the one that costs its caller the least time.
 
-One score, in seconds, for every node that serves the model: waiting for a slot, the prompts that
-its GPU must read before ours, reading the part of ours that it hasn't warm, and the way there.
-Affinity and load need no weights that way: a warm prefix is worth the prefill it saves, a busy
-node costs the wait it causes. A busy node may be the best choice; then the request waits for it.
-A provider is chosen only when none of our own nodes can serve, or none in the time allowed.
+One score, in seconds, for every node that serves the model. The time to the first token: waiting
+for a slot, the prompts that its GPU must read before ours, reading the part of ours that it has not
+cached, and the network. To this are added, with a weight, the time to generate the answer beside
+those that are generated there already, and what a failure would cost where the node failed lately.
+A busy node may be the best choice; then the request waits for it. A provider is chosen only when
+none of our own nodes can serve, or none in the time allowed.
 
 Pure: values in, `Decision` out. It claims nothing (`ledger`), knows no clock, and does not say
 what is done while waiting (`scheduler`).
@@ -13,6 +14,7 @@ what is done while waiting (`scheduler`).
 from __future__ import annotations
 
 import enum
+import heapq
 import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -22,10 +24,14 @@ from wai_protocol.status import ModelStatus
 
 from .fingerprints import Fingerprint
 
-# An upstream that does not tell its slots (vLLM, a generic one) batches as it likes and has a queue
-# of its own: nothing waits here for it. So many at once are where it begins to count as crowded.
-ASSUMED_SLOTS: Final = 4
-UNTOLD_SLOTS: Final = 1 << 20
+# What a second until the first token counts beside a second of generating the answer. People notice
+# the first token most, and an answer is read while it grows: with 20, half a second until the first
+# token is given away only for ten seconds of a shorter answer.
+FIRST_TOKEN_WEIGHT: Final = 20.0
+# Ways to nodes that differ by less are equally long: a ping varies as much.
+EQUAL_RTT_S: Final = 0.01
+# What a failed try costs its caller: the time until it failed, and the start at another node.
+FAILED_TRY_S: Final = 1.0
 # A prompt must leave room for some answer, or the upstream takes the slot only to stop at once.
 MIN_ANSWER_TOKENS: Final = 16
 # A busy node's prefill is slowed by the decoding beside it; its learned rate is that of its mean
@@ -35,10 +41,10 @@ CONTENTION: Final = 0.1
 # Estimates closer than this are equal: a network's jitter, and how well rates are known.
 TIE_S: Final = 0.001
 TIE_RATIO: Final = 1.02
-# A node with prompts to read for this long is fed: one more is kept here until then, where it can
-# still go elsewhere and let others pass. Longer than the news of a read prompt takes, and the
-# next one's way.
-FED_S: Final = 0.3
+# A node with prompts to read for this long has a backlog: one more is kept here until then, where
+# it can still go elsewhere and let others pass. Longer than the news of a read prompt takes, and
+# the next one's way.
+BACKLOG_S: Final = 0.3
 # How much one whose prompt is still to be read on a node counts there beside one that waits for it:
 # less, because it is before ours. With nothing, a quick node fills up while others stand idle.
 CROWDED: Final = 0.6
@@ -79,10 +85,10 @@ class Demand(NamedTuple):
     """What one request asks of a node.
 
     `prompt_tokens` is an estimate, `max_output_tokens` the caller's own limit (None: none given)
-    and `expected_output_tokens` what such requests used to get. `nodes`: the names that the key
-    may use (None: all). `avoid`: nodes that were tried for it already. `pin`: the one node that
-    the caller insists on. `api`: the dialect it speaks. `overflow_after_s`: how long it may wait
-    for a slot of our own where a provider could serve it.
+    and `expected_output_tokens` what such requests used to get; `generates`: it gets any. `nodes`:
+    the names that the key may use (None: all). `avoid`: nodes that were tried for it already.
+    `pin`: the one node that the caller insists on. `api`: the dialect it speaks.
+    `overflow_after_s`: how long it may wait for a slot of our own where a provider could serve it.
     """
 
     model: str
@@ -96,17 +102,22 @@ class Demand(NamedTuple):
     local_only: bool = False
     api: str = "openai"
     overflow_after_s: float = OVERFLOW_AFTER_S
+    generates: bool = True
 
     @property
     def least_context(self) -> int:
         """The context below which it can't be served at all, in tokens."""
         limit = self.max_output_tokens
+        if not self.generates:  # each of a batch of texts has a context of its own
+            return 0
         answer = MIN_ANSWER_TOKENS if limit is None else min(limit, MIN_ANSWER_TOKENS)
         return self.prompt_tokens + answer
 
     @property
     def full_context(self) -> int:
         """The context with which the answer is not cut short, in tokens."""
+        if not self.generates:
+            return 0
         limit = self.max_output_tokens
         return self.prompt_tokens + (
             math.ceil(self.expected_output_tokens) if limit is None else limit
@@ -116,13 +127,16 @@ class Demand(NamedTuple):
 class Candidate(NamedTuple):
     """A node that serves the model, as the relay sees it at this moment.
 
-    `busy`: slots in use, our own claims that the node has not yet reported included. `waiting`:
+    `slots`: how many requests it serves at once, told or learned. `busy`: those in use, our own
+    claims that the node has not yet reported included. `waiting`:
     requests ahead of this one for its next free slot, with `waiting_tokens` of prompts to read.
     `reading`: how many that hold slots are not read yet, with `prefill_ahead` prompt tokens still
     to go. `slot_s`: how long a slot is expected to stay taken. `still_s`: how long nobody got one
     of its slots while ours waited. Rates in tokens per second; `warm_tokens` of the prompt need no
-    reading. (A named tuple and not a dataclass: one is made per node and request, and it costs a
-    third.)
+    reading. A token of an answer takes `alone_s`, and `each_s` more for each other answer.
+    `failure_rate`: the share of its last requests that it failed. `paces_prompts`: prompts are held
+    back here while it has many to read. (A named tuple and not a dataclass: one is made per node
+    and request, and it costs a third.)
     """
 
     node: str
@@ -139,12 +153,11 @@ class Candidate(NamedTuple):
     rtt_s: float = 0.0
     readiness: Readiness = Readiness.READY
     own: bool = True
-
-    @property
-    def slots(self) -> int:
-        """How many requests it serves at once, as far as it tells."""
-        total = self.model.slots_total
-        return UNTOLD_SLOTS if total is None else total
+    slots: int = 1
+    alone_s: float = 0.0
+    each_s: float = 0.0
+    failure_rate: float = 0.0
+    paces_prompts: bool = True
 
     @property
     def free(self) -> int:
@@ -153,12 +166,13 @@ class Candidate(NamedTuple):
 
 
 class Score(NamedTuple):
-    """One candidate's expected time to first token, in seconds, by parts; or why it is out.
+    """One candidate's expected times in seconds, by parts; or why it is out.
 
     `wait_s`: for a slot and the prompts before ours; `prefill_s`: for our own; `rtt_s`: the way
-    there. `excluded` is "" for a candidate that can serve. `cost_s` is what decides: the expected
-    time, how doubtful a wait is, and how much longer our prompt makes it for the others in that
-    line.
+    there. `generation_s`: from the first token to the end of the answer. `failure_s`: what its
+    failures of late are expected to cost. `excluded` is "" for a candidate that can serve. `cost_s`
+    is what decides: the expected time to first token, the generation by its weight, the failures,
+    how doubtful a wait is, and how much longer our request makes it for the others there.
     """
 
     node: str
@@ -169,6 +183,8 @@ class Score(NamedTuple):
     free: int = 0
     excluded: str = ""
     cost_s: float = 0.0
+    generation_s: float = 0.0
+    failure_s: float = 0.0
 
     @property
     def total_s(self) -> float:
@@ -187,6 +203,15 @@ class Decision(NamedTuple):
     fault: Fault | None = None
     message: str = ""
 
+    def shortened(self, count: int) -> Decision:
+        """The same with the `count` best of the scores and the chosen one: they are kept for
+        `wai explain` as long as the request is remembered."""
+        if len(self.scores) <= count + 1:
+            return self
+        best = heapq.nsmallest(count, self.scores, key=_rank)
+        best += [s for s in self.scores if s.node == self.node and s not in best]
+        return self._replace(scores=tuple(best))
+
     def error(self) -> WaiError:
         """The refusal as an error for the caller. Only for a decision with a `fault`."""
         fault = self.fault or Fault.NO_NODE
@@ -195,20 +220,29 @@ class Decision(NamedTuple):
         return RequestError(self.message, fault)
 
 
+def _rank(score: Score) -> tuple[bool, float]:
+    return bool(score.excluded), score.cost_s
+
+
 # When no node can serve: about what a node needs to come back after its connection was lost.
 RETRY_AFTER_S: Final = 2.0
 
 
 def select(
-    demand: Demand, candidates: Sequence[Candidate], *, waited_s: float = 0.0, turn: int = 0
+    demand: Demand,
+    candidates: Sequence[Candidate],
+    *,
+    waited_s: float = 0.0,
+    turn: int = 0,
+    generation_weight: float = 1 / FIRST_TOKEN_WEIGHT,
 ) -> Decision:
     """Choose among `candidates`, which are all the nodes that are known to serve the model.
 
     `waited_s`: how long the request waits already. `turn`: any number that changes from
     request to request; it decides between equals, so that the first in the list is not always
-    taken.
+    taken. `generation_weight`: what a second of generation counts beside one of waiting.
     """
-    scores = score_all(demand, candidates)
+    scores = score_all(demand, candidates, generation_weight)
     able = [i for i, s in enumerate(scores) if not s.excluded]
     reason: Reason | None = None
     if not able:  # rather a node that failed lately than a refusal
@@ -231,15 +265,16 @@ def select(
     return Decision(scores[best].node, wait, Reason.BUSY if wait else reason, scores)
 
 
-def score(demand: Demand, candidate: Candidate) -> Score:
-    """The expected time to first token on `candidate`, or why it can't serve `demand`."""
-    return score_all(demand, (candidate,))[0]
-
-
-def score_all(demand: Demand, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
-    """The same for each of `candidates`. One loop: it is most of what a decision costs."""
+def score_all(
+    demand: Demand, candidates: Sequence[Candidate], generation_weight: float
+) -> tuple[Score, ...]:
+    """The expected times on each of `candidates`, or why it can't serve `demand`. One loop: it is
+    most of what a decision costs."""
     prompt_tokens, api, least_context = demand.prompt_tokens, demand.api, demand.least_context
     anywhere = demand.pin is None and demand.nodes is None and not demand.avoid
+    output_tokens = demand.expected_output_tokens
+    nearest_s = min([c.rtt_s for c in candidates], default=0.0)
+    equal_until_s = nearest_s + EQUAL_RTT_S
     scores: list[Score] = []
     for candidate in candidates:
         (
@@ -257,6 +292,11 @@ def score_all(demand: Demand, candidates: Sequence[Candidate]) -> tuple[Score, .
             rtt_s,
             readiness,
             own,
+            slots,
+            alone_s,
+            each_s,
+            failure_rate,
+            paces_prompts,
         ) = candidate
         context = model.context_tokens
         able = (
@@ -268,8 +308,6 @@ def score_all(demand: Demand, candidates: Sequence[Candidate]) -> tuple[Score, .
             and (own or not demand.local_only)
         )
         excluded = "" if able else _exclusion(demand, candidate)
-        told = model.slots_total
-        slots = UNTOLD_SLOTS if told is None else told
         if not slots:
             scores.append(Score(node, excluded=excluded or "no slots"))
             continue
@@ -283,15 +321,40 @@ def score_all(demand: Demand, candidates: Sequence[Candidate]) -> tuple[Score, .
             # must not hold anyone for ever.
             wait_s = max(wait_s, (1 - free) * slot_s / slots)
             doubt_s = wait_s * (1 / WAIT_GAIN - 1) + still_s
-        elif told is not None and fed(ahead, prefill_tps, rtt_s):
+        elif paces_prompts and has_prefill_backlog(ahead, prefill_tps, rtt_s):
             free = 0
         fresh = prompt_tokens - warm
-        crowd = busy / ASSUMED_SLOTS if told is None else min(busy / slots, 1.0)
+        others = busy if busy < slots else slots - 1
+        crowd = busy / slots if busy < slots else 1.0
         prefill_s = (fresh if fresh > 1 else 1) / prefill_tps * (1.0 + CONTENTION * crowd)
-        # Where others are in line, ours makes as many wait as long as it takes to read: what is
-        # fastest for one must not be slowest for all.
-        cost_s = wait_s + doubt_s + prefill_s * (1 + waiting + CROWDED * reading) + rtt_s
-        scores.append(_new(Score, (node, wait_s, prefill_s, rtt_s, warm, free, excluded, cost_s)))
+        generation_s = output_tokens * (alone_s + each_s * others)
+        failure_s = 0.0
+        if failure_rate:
+            failure_s = failure_rate / (1.0 - failure_rate) * (FAILED_TRY_S + wait_s + prefill_s)
+        # Where others are in line, ours makes as many wait as long as it takes to read; and each
+        # answer in progress becomes slower by ours as ours does by it: what is fastest for one must
+        # not be slowest for all.
+        cost_s = (
+            wait_s
+            + doubt_s
+            + prefill_s * (1 + waiting + CROWDED * reading)
+            + (rtt_s if rtt_s >= equal_until_s else nearest_s)
+            + generation_weight * (generation_s + output_tokens * each_s * others)
+            + failure_s
+        )
+        figures = (
+            node,
+            wait_s,
+            prefill_s,
+            rtt_s,
+            warm,
+            free,
+            excluded,
+            cost_s,
+            generation_s,
+            failure_s,
+        )
+        scores.append(_new(Score, figures))
     return tuple(scores)
 
 
@@ -299,9 +362,9 @@ def score_all(demand: Demand, candidates: Sequence[Candidate]) -> tuple[Score, .
 _new: Final = tuple.__new__
 
 
-def fed(ahead_tokens: float, prefill_tps: float, rtt_s: float) -> bool:
+def has_prefill_backlog(ahead_tokens: float, prefill_tps: float, rtt_s: float) -> bool:
     """Whether a node has so much to read that one more is better kept here for now."""
-    return ahead_tokens > prefill_tps * max(FED_S, 2 * rtt_s)
+    return ahead_tokens > prefill_tps * max(BACKLOG_S, 2 * rtt_s)
 
 
 def serves(demand: Demand, model: ModelStatus, node: str) -> bool:

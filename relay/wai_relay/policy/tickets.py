@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from wai_protocol.errors import WaiError
 
+from .concurrency import Beginning
 from .fair_queue import Entry
 from .lanes import Lane
 from .ledger import Claim
@@ -36,8 +37,8 @@ class Placement:
     """A request's slot on a node. End it with `Scheduler.finish`, whatever happens."""
 
     __slots__ = (
-        *("claim", "decision", "demand", "first_at", "key_id", "lane", "over", "read_s"),
-        *("waited_s", "warm_tokens"),
+        *("beginning", "claim", "decision", "demand", "first_at", "key_id", "lane", "over"),
+        *("placed_at", "placed_beside", "read_s", "waited_s", "warm_tokens"),
     )
 
     def __init__(
@@ -46,7 +47,7 @@ class Placement:
         lane: Lane,
         claim: Claim,
         decision: Decision,
-        waited_s: float,
+        placed_at: float,
         warm_tokens: int,
     ) -> None:
         self.demand = ticket.demand
@@ -54,8 +55,11 @@ class Placement:
         self.lane = lane
         self.claim = claim
         self.decision = decision
-        self.waited_s = waited_s
+        self.placed_at = placed_at
+        self.placed_beside = lane.ledger.busy  # requests on that node then, this one included
+        self.waited_s = placed_at - ticket.at
         self.warm_tokens = warm_tokens
+        self.beginning: Beginning | None = None
         self.first_at: float | None = None
         self.read_s = 0.0
         self.over = False
@@ -79,6 +83,7 @@ class Ticket:
         "key_id",
         "on_change",
         "placement",
+        "round",
         "until",
         "waits_for",
     )
@@ -90,6 +95,7 @@ class Ticket:
         self.until = until
         self.hurry_at = (at + until) / 2  # then it lets nobody pass any more
         self.entry: Entry[Ticket] | None = None
+        self.round = 0  # the last round of ticks in which it was looked at
         self.waits_for = ""  # the node that looked best when it was last looked at
         self.placement: Placement | None = None
         self.error: WaiError | None = None

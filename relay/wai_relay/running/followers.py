@@ -36,7 +36,8 @@ def followers(
             show_log(new)
             parts.fleet.limits = session_limits(new)
             parts.gateway.configure(new.gateway, names)
-            parts.dispatcher.configure(names, new.provider_after_s)
+            weight = new.routing.first_token_weight
+            parts.dispatcher.configure(names, new.provider_after_s, weight)
             parts.metrics_page.token = new.metrics_token
             parts.context.address = relay_address(new, stored.relay_key, tls, port)
 

@@ -65,7 +65,10 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     upstreams = ProvidedFleet(fleet, providers_of(config.providers))
     names = ModelNames(config.aliases, config.fallbacks)
     dispatcher = ScheduledDispatcher(
-        upstreams, names=names, overflow_after_s=config.provider_after_s
+        upstreams,
+        names=names,
+        overflow_after_s=config.provider_after_s,
+        first_token_weight=config.routing.first_token_weight,
     )
     fleet.on_change = dispatcher.node_changed
     pulse = Pulse(stored.recorder)

@@ -11,6 +11,7 @@ from wai_cli.options.settings import load
 from wai_node.config import NodeConfig
 from wai_protocol.errors import RequestError
 from wai_relay.config import RelayConfig
+from wai_relay.policy.selection import FIRST_TOKEN_WEIGHT
 
 
 def _relay(tmp_path: Path, text: str, env: dict[str, str] | None = None, **flags: Any) -> Any:
@@ -146,3 +147,11 @@ def test_a_mistake_in_a_provider_or_an_alias_is_named(
     tmp_path: Path, text: str, expected: str
 ) -> None:
     assert expected in _error(tmp_path, text)
+
+
+def test_the_weight_of_the_first_token_is_a_setting_of_routing(tmp_path: Path) -> None:
+    text = "[routing]\nfirst_token_weight = 5\n"
+    assert _relay(tmp_path, text).routing.first_token_weight == 5.0
+    assert _relay(tmp_path, "").routing.first_token_weight == FIRST_TOKEN_WEIGHT
+    assert "first_token_weight" in _error(tmp_path, "[routing]\nfirst_token_weight = 0\n")
+    assert "unknown key 'weight' in [routing]" in _error(tmp_path, "[routing]\nweight = 1\n")

@@ -292,3 +292,16 @@ async def test_a_named_server_that_starts_after_the_node_is_known_for_what_it_is
                 await asyncio.sleep(0.02)
         assert board.upstreams[0].key == "its-key"
         running.cancel()
+
+
+async def test_how_many_at_once_counts_where_the_owner_says_it_and_the_server_does_not() -> None:
+    upstream = OpenAIUpstream("http://127.0.0.1:9")
+    upstream.slots = 2
+    board = Board()
+    board.add(upstream)
+    told = upstream.model("m")
+    board.probed(upstream, Probe((told,)))
+    assert board.status().models[0].slots_total == 2
+    board.probed(upstream, Probe((replace(told, slots_total=8),)))
+    assert board.status().models[0].slots_total == 8
+    await upstream.aclose()

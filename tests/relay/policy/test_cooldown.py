@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from wai_relay.policy.cooldown import FIRST_REST_S, LONGEST_REST_S, PROBE_S, Cooldown
+from wai_relay.policy.cooldown import (
+    FIRST_REST_S,
+    FORGET_HALF_S,
+    LEAST_REST_S,
+    LONGEST_REST_S,
+    PROBE_AFTER_PLACED,
+    PROBE_S,
+    Cooldown,
+)
 
 
 def failing(times: int, now: float = 0.0) -> Cooldown:
@@ -68,3 +76,27 @@ def test_a_node_that_served_rests_after_two_failures_that_others_bettered() -> N
     assert not cooldown.cooling(0.0)
     cooldown.blamed(0.0)
     assert cooldown.cooling(0.0)
+
+
+def test_a_resting_node_is_probed_sooner_where_many_requests_were_placed() -> None:
+    cooldown = Cooldown()
+    cooldown.blamed(0.0, 100)
+    assert cooldown.cooling(LEAST_REST_S, 100 + PROBE_AFTER_PLACED - 1)
+    assert cooldown.cooling(LEAST_REST_S / 2, 100 + PROBE_AFTER_PLACED)
+    assert not cooldown.cooling(LEAST_REST_S, 100 + PROBE_AFTER_PLACED)
+    cooldown.sent(LEAST_REST_S, 100 + PROBE_AFTER_PLACED)
+    cooldown.blamed(LEAST_REST_S, 100 + PROBE_AFTER_PLACED)  # the probe failed
+    assert cooldown.seconds_left(LEAST_REST_S) == 2 * FIRST_REST_S
+
+
+def test_the_share_of_failures_is_known_and_forgotten() -> None:
+    cooldown = Cooldown()
+    cooldown.succeeded()
+    cooldown.failed(1.0)
+    rate = cooldown.failure_rate(1.0)
+    assert rate > 0.2
+    assert cooldown.failure_rate(1.0 + FORGET_HALF_S) < 0.6 * rate
+    cooldown.failed(2.0)
+    assert cooldown.failure_rate(2.0) > rate
+    assert cooldown.failure_rate(60.0) == 0.0
+    assert cooldown.spotless

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from wai_protocol.errors import Fault
 from wai_protocol.status import ModelStatus
+from wai_relay.policy.concurrency import FIRST_LIMIT
 from wai_relay.policy.selection import Candidate, Demand, Readiness, Reason, select
 
 
@@ -20,6 +21,8 @@ def node(name: str, **fields: Any) -> Candidate:
         model[field] = fields.pop(field, model[field])
     fields.setdefault("slot_s", 5.0)
     tps = fields.pop("prefill_tps", 1000.0)
+    told = model["slots_total"]
+    fields.setdefault("slots", FIRST_LIMIT if told is None else told)
     return Candidate(name, ModelStatus("m", "u", **model), tps, **fields)  # type: ignore[arg-type]
 
 

@@ -73,7 +73,7 @@ function Row({ row, made, onWhy, onEnd }: { row: RequestRow; made: number; onWhy
   );
 }
 
-/** A considered node: the parts of its expected time to first token, or why it was excluded. */
+/** A considered node: its expected times by parts, in seconds, or why it was excluded. */
 interface Candidate {
   node: string;
   free?: number;
@@ -81,10 +81,13 @@ interface Candidate {
   wait_s?: number;
   prefill_s?: number;
   rtt_s?: number;
+  generation_s?: number;
+  failure_s?: number;
+  cost_s?: number;
   excluded?: string;
 }
 
-const UNTOLD = 100_000; // a node that reports no slots counts as if it had a million
+const UNCOUNTED = 100_000; // a provider's slots are not counted: it reports a million
 const seconds = (value: number | undefined) => ms(value === undefined ? null : value * 1000);
 
 /** The considered nodes, with the figures that decided. */
@@ -109,19 +112,23 @@ function Why(props: { id: string; onClose: () => void }) {
               <thead>
                 <tr>
                   <th>Node</th><th class="num">Free slots</th><th class="num">Warm tokens</th>
-                  <th class="num">Wait</th><th class="num">Prompt</th><th class="num">Way</th><th class="num">Expected</th>
+                  <th class="num">Wait</th><th class="num">Read prompt</th><th class="num">Network</th><th class="num">First token</th>
+                  <th class="num">Generate</th><th class="num">Risk of failure</th><th class="num">Cost</th>
                 </tr>
               </thead>
               <tbody>
                 {(attempt.candidates as unknown as Candidate[]).map((one) => (
                   <tr key={one.node}>
                     <td class="long">{one.node === attempt.node ? <strong>{one.node}</strong> : one.node}</td>
-                    <td class="num">{count((one.free ?? UNTOLD) < UNTOLD ? one.free : null)}</td>
+                    <td class="num">{count((one.free ?? UNCOUNTED) < UNCOUNTED ? one.free : null)}</td>
                     <td class="num">{count(one.warm_tokens)}</td>
                     <td class="num">{seconds(one.wait_s)}</td>
                     <td class="num">{seconds(one.prefill_s)}</td>
                     <td class="num">{seconds(one.rtt_s)}</td>
                     <td class="num">{one.excluded || seconds((one.wait_s ?? 0) + (one.prefill_s ?? 0) + (one.rtt_s ?? 0))}</td>
+                    <td class="num">{seconds(one.generation_s)}</td>
+                    <td class="num">{seconds(one.failure_s)}</td>
+                    <td class="num">{one.excluded ? "–" : seconds(one.cost_s)}</td>
                   </tr>
                 ))}
               </tbody>
@@ -129,6 +136,7 @@ function Why(props: { id: string; onClose: () => void }) {
           )}
         </section>
       ))}
+      <p class="hint below">The lowest cost is chosen: the time to the first token, the time to generate by its weight, the risk of failure, and what others lose.</p>
       <p class="hint below">The same later: <code>wai explain {props.id}</code></p>
     </Dialog>
   );

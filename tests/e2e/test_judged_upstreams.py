@@ -1,0 +1,144 @@
+"""Upstreams that tell nothing are judged by what callers get: failures, first tokens, waits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.harness.cluster import ApiKey, Cluster, cluster
+from tests.harness.paced_server import MODEL, Failure, Pace, PacedServer, paced_server
+
+pytestmark = pytest.mark.e2e
+PROMPT = "Tell me of it. " * 20
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """One answer: its status, whether it came to its end, and when its first content came."""
+
+    status: int
+    whole: bool
+    first_s: float
+
+
+@contextmanager
+def fleet(folder: Path, *paces: Pace) -> Iterator[tuple[Cluster, list[PacedServer]]]:
+    """A relay, and a node with one server for each of `paces`."""
+    with ExitStack() as ending:
+        servers = [ending.enter_context(paced_server(pace)) for pace in paces]
+        running = ending.enter_context(cluster(folder))
+        for number, server in enumerate(servers):
+            running.add_node(f"node{number}", server.url)
+        yield running, servers
+
+
+async def ask(running: Cluster, key: ApiKey, prompt: str = PROMPT) -> Got:
+    """One streamed chat."""
+    body = {
+        "model": MODEL,
+        "stream": True,
+        "max_tokens": 64,
+        "messages": [{"role": "user", "content": prompt}],
+    }
+    data = json.dumps(body).encode()
+    began = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port, ssl=running.tls())
+    try:
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n"
+            b"content-type: application/json\r\nauthorization: Bearer %b\r\n"
+            b"content-length: %d\r\n\r\n%b" % (key.secret.encode(), len(data), data)
+        )
+        first_s, status, whole = float("inf"), 0, False
+        while line := await reader.readline():
+            if line.startswith(b"HTTP/1.1"):
+                status = int(line.split()[1])
+            if b'"content"' in line:
+                first_s = min(first_s, time.monotonic() - began)
+            whole = whole or b"[DONE]" in line
+        return Got(status, whole, first_s)
+    finally:
+        writer.close()
+
+
+async def ask_many(running: Cluster, key: ApiKey, count: int, at_once: int) -> list[Got]:
+    """`count` requests with different prompts, `at_once` at a time."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(number: int) -> Got:
+        async with gate:
+            return await ask(running, key, f"{number}: {PROMPT}")
+
+    return await asyncio.gather(*(one(number) for number in range(count)))
+
+
+@pytest.mark.parametrize("failure", ["500", "429", "404", "error event"])
+def test_a_node_that_fails_fast_gets_three_of_sixty_requests_and_nobody_sees_it(
+    tmp_path: Path, failure: Failure
+) -> None:
+    with fleet(tmp_path, Pace(failure=failure), Pace(tokens=4)) as (running, (broken, good)):
+        got = asyncio.run(ask_many(running, running.create_key(), 60, 2))
+    assert all(one.status == 200 and one.whole for one in got)
+    assert good.taken == 60
+    assert broken.taken <= 3
+
+
+def test_a_node_that_has_recovered_soon_gets_its_share(tmp_path: Path) -> None:
+    with fleet(tmp_path, Pace(failure="500"), Pace()) as (running, (healing, good)):
+        key = running.create_key()
+        asyncio.run(ask_many(running, key, 20, 4))
+        healing.pace.failure = ""
+        asyncio.run(ask_many(running, key, 60, 4))  # some seconds
+        before, good_before = healing.taken, good.taken
+        asyncio.run(ask_many(running, key, 60, 4))
+    share = healing.taken - before
+    assert share >= 18, (share, good.taken - good_before)
+
+
+def test_forty_at_once_are_split_evenly_between_equal_nodes(tmp_path: Path) -> None:
+    with fleet(tmp_path, Pace(tokens=50), Pace(tokens=50)) as (running, servers):
+        got = asyncio.run(ask_many(running, running.create_key(), 40, 40))
+    assert all(one.whole for one in got)
+    assert min(server.taken for server in servers) >= 16
+
+
+def test_a_slow_node_that_comments_early_gets_no_more_than_its_share(tmp_path: Path) -> None:
+    slow = Pace(first_s=0.5, token_s=0.05, comment=True)
+    with fleet(tmp_path, slow, Pace(first_s=0.05, token_s=0.005)) as (running, servers):
+        asyncio.run(ask_many(running, running.create_key(), 30, 1))
+    assert servers[0].taken <= 6
+
+
+def test_a_key_that_goes_first_is_quick_beside_a_flood(tmp_path: Path) -> None:
+    pace = Pace(places=4, first_s=0.05, token_s=0.05, tokens=20, spread=0.5)
+    with fleet(tmp_path, pace, pace) as (running, _):
+        flood, first = running.create_key("flood"), running.create_key("vip", "--priority", "3")
+
+        async def both() -> list[Got]:
+            burst = asyncio.create_task(ask_many(running, flood, 200, 200))
+            await asyncio.sleep(3.0)
+            got = [await ask(running, first) for _ in range(12)]
+            burst.cancel()
+            return got
+
+        got = asyncio.run(both())
+    assert all(one.whole for one in got)
+    assert statistics.median(one.first_s for one in got) < 0.6
+
+
+def test_nobody_waits_while_a_server_for_one_at_a_time_is_idle(tmp_path: Path) -> None:
+    pace = Pace(places=1, first_s=0.05, token_s=0.05, tokens=16)
+    with fleet(tmp_path, pace, pace) as (running, servers):
+        key = running.create_key()
+        asyncio.run(ask_many(running, key, 8, 8))  # they are learned
+        got = asyncio.run(ask_many(running, key, 16, 2))
+    assert sum(one.first_s > 0.7 for one in got) <= 1
+    assert min(server.taken for server in servers) >= 8
