@@ -27,6 +27,7 @@ from wai_relay.policy.scheduler import (
 )
 from wai_relay.policy.selection import (
     CONTENTION,
+    EQUAL_RTT_S,
     TIE_RATIO,
     TIE_S,
     Demand,
@@ -280,7 +281,8 @@ def test_of_many_nodes_none_that_is_clearly_better_is_passed_over(data: st.DataO
         costs = {score.node: score.cost_s for score in best.scores}
         least = min(score.cost_s for score in best.scores)
         tie = max(least + TIE_S, least * TIE_RATIO)
-        assert costs[ticket.placement.node] <= (tie + TIE_S) * (1 + CONTENTION) + 1e-9
+        # Which pings count as equal depends on the nearest of those that were looked at.
+        assert costs[ticket.placement.node] <= (tie + TIE_S + EQUAL_RTT_S) * (1 + CONTENTION) + 1e-9
 
 
 def test_a_long_answer_finds_its_room_among_many_nodes() -> None:
