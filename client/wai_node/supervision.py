@@ -107,17 +107,11 @@ class Supervision:
                 policy.started(loop.time())
                 recovery = loop.call_later(RECOVERED_S, self._recovered, name)
                 try:
-                    await run()
-                except Exception as error:
-                    failure: BaseException = error
-                except asyncio.CancelledError as error:
-                    if _is_cancelled():
-                        raise
-                    failure = error  # of a task or future that the part itself waited for
-                else:
-                    return
+                    failure = await _outcome(loop.create_task(run(), name=name))
                 finally:
                     recovery.cancel()
+                if failure is None:
+                    return
                 wait_s = policy.failed(loop.time())
                 self._failed(name, failure, wait_s)
                 await asyncio.sleep(wait_s)
@@ -143,9 +137,22 @@ class Supervision:
             self._on_change(self.down)
 
 
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+async def _outcome(part: asyncio.Task[None]) -> BaseException | None:
+    """Wait until `part` ends; return its exception, None if it returned.
+
+    It has a task of its own, so that a cancellation of who waits here is told from one of a task or
+    future that the part itself waited for: task groups may take back the count by which
+    `Task.cancelling` tells them apart.
+    """
+    try:
+        await asyncio.wait((part,))
+    except asyncio.CancelledError:
+        part.cancel()
+        await asyncio.wait((part,))
+        if not part.cancelled() and (error := part.exception()) is not None:
+            _log.error("the part %r failed while it was stopped", part.get_name(), exc_info=error)
+        raise
+    return asyncio.CancelledError() if part.cancelled() else part.exception()
 
 
 def _reason(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 
+import anyio
 import pytest
 
 from wai_node import supervision
@@ -167,3 +168,32 @@ async def test_one_part_can_be_stopped_alone(parts: Supervision) -> None:
     task.cancel()
     await asyncio.wait((task,))
     assert (one.cancelled, other.cancelled) == (True, False)
+
+
+async def test_a_part_that_is_a_task_group_ends_when_all_are_cancelled(
+    parts: Supervision,
+) -> None:
+    """Such a group takes back the count of cancellations while its tasks clean up."""
+    starts = 0
+    running = asyncio.Event()
+
+    async def clean_up_slowly() -> None:
+        running.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                for _ in range(10):
+                    await asyncio.sleep(0)
+
+    async def group() -> None:
+        nonlocal starts
+        starts += 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(clean_up_slowly)
+
+    task = parts.start("group", group)
+    with anyio.fail_after(5):
+        await running.wait()
+        await parts.aclose()
+    assert (starts, task.cancelled(), parts.down) == (1, True, {})
