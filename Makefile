@@ -2,7 +2,8 @@
 # when pyproject.toml changes: needs Python 3.11 with its venv module, and nothing else.
 PYTHON ?= python3
 VENV   ?= .venv
-JOBS   ?= 2
+# Tests at once. More than there are cores, since many wait for timers and processes.
+JOBS   ?= 4
 # Extra arguments for `wai up`, pytest or the bench: make run ARGS="--listen 127.0.0.1:9443"
 ARGS   ?=
 
@@ -36,7 +37,7 @@ run: $(VENV)/.run $(DASHBOARD)
 	@$(BIN)/wai up $(ARGS)
 
 test: $(VENV)/.test $(DASHBOARD) .cache/npm/.done
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff format --check .

@@ -141,7 +141,7 @@ async def _cancel(page: Page, upstream: CountingUpstream) -> None:
     await row.get_by_text("streaming").wait_for()
     await row.get_by_role("cell", name="my-app", exact=True).wait_for()
     await row.get_by_role("button", name="Why box").click()
-    weighed = page.get_by_role("dialog").get_by_role("row", name=re.compile(r"^box .* ms$"))
+    weighed = page.get_by_role("dialog").get_by_role("row", name=re.compile(r"^box .*\d ms\b"))
     await weighed.wait_for()  # with the time to the first token that was expected of it
     await page.get_by_role("button", name="Close").click()
     await row.get_by_role("button", name="Cancel").click()

@@ -7,7 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,8 @@ async def ask(running: Cluster, key: ApiKey, prompt: str = PROMPT) -> Got:
         return Got(status, whole, first_s)
     finally:
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def ask_many(running: Cluster, key: ApiKey, count: int, at_once: int) -> list[Got]:
