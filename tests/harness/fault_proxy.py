@@ -201,12 +201,14 @@ class FaultProxy:
         await self._stop.wait()
         self._server.close()
         self.reset_here()
-        # Not only ours: asyncio has one for a connection that it is just accepting.
+        # Not only ours: asyncio has one for a connection that it is just accepting. It must have
+        # begun before it is cancelled, or nobody closes its socket.
+        await asyncio.sleep(0)
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # a closed transport lets go of its socket in the next turn
+            await asyncio.sleep(0)  # a closed transport lets go of its socket in the next turn
 
     async def _listen(self, listener: socket.socket) -> None:
         self._server = await asyncio.start_server(self._accept, sock=listener)

@@ -22,7 +22,7 @@ from wai_relay.http.listener import Listener
 
 from .fakes import FakeTransport, turns
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("network")]
 
 FREED_S = 30.0
 ANSWER_BYTES = 8 * 1024 * 1024
