@@ -199,7 +199,11 @@ class Scheduler:
         self._usual[demand.model] = usual + USUAL_FADE * (demand.prompt_tokens - usual)
         if decision.fault is not None:
             ticket.until = min(ticket.until, back_by)
-        elif not may_wait or (demand.model not in self._queues and not decision.wait):
+        elif (
+            not may_wait
+            or (demand.model not in self._queues and not decision.wait)
+            or (self._is_full(demand.model) and self._is_guess(demand.model, decision))
+        ):
             self._place(ticket, decision, now)
             return ticket
         self._line_up(
@@ -207,6 +211,18 @@ class Scheduler:
         )
         self._plan(demand.model, now, newcomer=ticket)  # those before it keep what they wait for
         return ticket
+
+    def _is_full(self, model: str) -> bool:
+        return len(self._queues.get(model, ())) >= self._queue_limit
+
+    def _is_guess(self, model: str, decision: Decision) -> bool:
+        """Return whether only our guess of its slots speaks against the chosen node.
+
+        Where an upstream does not tell its slots, nobody is refused for that guess: when our queue
+        is full or has no more patience, the request goes on to the upstream's own queue.
+        """
+        lane = self._lanes.get(model, {}).get(decision.node or "")
+        return decision.fault is None and lane is not None and lane.learns_limit
 
     def _line_up(self, ticket: Ticket, decision: Decision, *, short: bool, priority: int) -> None:
         """Let `ticket` wait for what `decision` found best. Raises `NodeUnavailable` if the line is
@@ -314,7 +330,11 @@ class Scheduler:
                 ticket = entry.item
                 if now >= ticket.until:
                     queue.discard(entry)
-                    ticket.refuse(_waited_too_long(ticket))
+                    decision = self._decide(ticket, now, {})
+                    if self._is_guess(model, decision):
+                        self._place(ticket, decision, now)
+                    else:
+                        ticket.refuse(_waited_too_long(ticket))
                 elif now >= ticket.hurry_at:
                     ticket.hurry_at = math.inf
                     queue.hurry(entry)

@@ -471,3 +471,20 @@ def test_a_tick_looks_at_a_bounded_number_of_nodes_and_the_next_goes_on() -> Non
         assert scheduler.decisions - before <= PLAN_LOOKS / MANY
         looked_at |= {id(t) for t in waiting if t.round}
     assert len(looked_at) >= min(PLAN_DEPTH, len(waiting))
+
+
+def burst(scheduler: Scheduler) -> list[Ticket]:
+    return [scheduler.submit(ASK, "k", 1.0) for _ in range(1000)]
+
+
+def test_a_burst_at_a_server_that_tells_no_slots_is_not_refused() -> None:
+    scheduler = Scheduler()
+    scheduler.update("a", status(slots_total=None), 0.0)
+    tickets = burst(scheduler)
+    scheduler.handle_timeout(1.0 + MAX_WAIT_S)
+    assert all(ticket.placement is not None for ticket in tickets)
+
+
+def test_a_burst_at_a_server_that_tells_its_slots_is_refused_once_the_line_is_full() -> None:
+    with pytest.raises(NodeUnavailable):
+        burst(fleet(a=1))
