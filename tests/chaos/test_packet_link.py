@@ -11,10 +11,14 @@ from typing import Final
 import pytest
 
 from tests.chaos.needs import Need, missing
-from tests.harness.network_namespace import Namespace, network_namespace
+from tests.harness.network_namespace import (
+    Namespace,
+    dial_from,
+    network_namespace,
+    own_network,
+)
 from tests.harness.packet_link import GOOD, HERE, NOTHING_PASSES, PacketLink, Weather, packet_link
 from tests.harness.processes import wait_until
-from tests.harness.thread_network import dial_from, own_network
 
 DATA: Final = random.Random(1).randbytes(200_000)
 

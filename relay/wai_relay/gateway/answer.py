@@ -312,16 +312,19 @@ class Answer:
             self._opening = None
             self._begin()
             assert self._reader is not None
-            if out := self._reader.feed(opening.held):
-                self._exchange.write(self._continuation.take(out) if self._continuation else out)
+            self._pass_on(self._reader.feed(opening.held))
         return verdict.begins
+
+    def _pass_on(self, out: bytes) -> None:
+        """Send the caller what the reader let through; `on_data` does the same for each token."""
+        if out:
+            self._exchange.write(self._continuation.take(out) if self._continuation else out)
 
     def _end(self) -> None:
         """The upstream's answer is over. One that lacks its own end mark broke off."""
         reader = self._reader
         assert reader is not None
-        if rest := reader.finish():
-            self._exchange.write(self._continuation.take(rest) if self._continuation else rest)
+        self._pass_on(reader.finish())
         if self._route.generates and self.status == 200:
             if reader.failed:  # the caller has the upstream's own error event
                 self.fault = Fault.UPSTREAM_BROKE

@@ -17,9 +17,9 @@ from tests.chaos.needs import Need
 from tests.chaos.stage import PacketStage, Size, packet_stage
 from tests.harness.caller import chat
 from tests.harness.counting_upstream import MODEL, UNLIMITED
+from tests.harness.network_namespace import dial_from
 from tests.harness.packet_link import GOOD, HERE, NOTHING_PASSES
 from tests.harness.processes import wait_until
-from tests.harness.thread_network import dial_from
 
 VANISHING: Final = 4
 FREE_WITHIN_S: Final = 30.0
