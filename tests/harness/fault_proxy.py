@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from .loop_end import end_connections
+
 _PIECE_BYTES: Final = 16 << 10
 _PIECES_UNDER_WAY: Final = 256  # per direction; what a slow network's queues would hold
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: close() sends RST
@@ -199,16 +201,8 @@ class FaultProxy:
         await self._listen(self._listener)
         self.started.set()
         await self._stop.wait()
-        self._server.close()
         self.reset_here()
-        # Not only ours: asyncio has one for a connection that it is just accepting. It must have
-        # begun before it is cancelled, or nobody closes its socket.
-        await asyncio.sleep(0)
-        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.sleep(0)  # a closed transport lets go of its socket in the next turn
+        await end_connections(self._server)
 
     async def _listen(self, listener: socket.socket) -> None:
         self._server = await asyncio.start_server(self._accept, sock=listener)

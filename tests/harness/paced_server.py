@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from .loop_end import end_connections
+
 Failure = Literal["", "500", "429", "404", "error event"]
 MODEL: Final = "paced"
 _STATUS: Final = {"500": "500 Oh", "429": "429 Too many", "404": "404 No"}
@@ -63,9 +65,7 @@ def paced_server(pace: Pace) -> Iterator[PacedServer]:
         server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         started.set()
         await stop.wait()
-        listening.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
+        await end_connections(listening)
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
@@ -82,19 +82,27 @@ async def _connection(
     server: PacedServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            lines = head.decode().lower().split("\r\n")
-            length = next((int(x[15:]) for x in lines if x.startswith("content-length:")), 0)
-            await reader.readexactly(length)
-            if lines[0].startswith("get"):
-                listed = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
-                found = lines[0].split()[1] == "/v1/models"
-                _send(writer, "200 OK" if found else "404 No", json.dumps(listed))
-            else:
-                await _answer(server, writer)
-            await writer.drain()
-    writer.close()
+        try:
+            while True:
+                await _exchange(server, reader, writer)
+        finally:
+            writer.transport.abort()
+
+
+async def _exchange(
+    server: PacedServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    lines = head.decode().lower().split("\r\n")
+    length = next((int(x[15:]) for x in lines if x.startswith("content-length:")), 0)
+    await reader.readexactly(length)
+    if lines[0].startswith("get"):
+        listed = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
+        found = lines[0].split()[1] == "/v1/models"
+        _send(writer, "200 OK" if found else "404 No", json.dumps(listed))
+    else:
+        await _answer(server, writer)
+    await writer.drain()
 
 
 async def _answer(server: PacedServer, writer: asyncio.StreamWriter) -> None:

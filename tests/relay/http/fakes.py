@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from wai_relay.http.connection import CallerConnection
 from wai_relay.http.exchange import Exchange
 
 
@@ -69,3 +70,14 @@ async def turns(count: int = 8) -> None:
     """Let the loop run what is due."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def decoded(connection: CallerConnection) -> None:
+    """Let the loop run what is due, and `connection` decode all bytes.
+
+    How many turns it needs for them depends on the speed of the machine.
+    """
+    await turns(20)
+    while connection._later is not None:
+        await asyncio.sleep(0.001)
+        await turns(20)

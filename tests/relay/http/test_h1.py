@@ -23,7 +23,7 @@ from wai_relay.http.exchange import Exchange
 from wai_relay.http.h1 import H1Connection
 from wai_relay.http.heads import MAX_HEAD_BYTES
 
-from .fakes import FakeTransport, echo, turns
+from .fakes import FakeTransport, decoded, echo, turns
 
 pytestmark = pytest.mark.anyio
 
@@ -75,7 +75,7 @@ async def test_pipelined_requests_wait_for_the_one_that_runs() -> None:
     connection.data_received(GET * (READ_AHEAD_BYTES // len(GET) + 1))
     assert not transport.reading
     gate.set()
-    await turns(20)
+    await decoded(connection)
     assert bodies(transport.written)[:2] == [b"/p:hello", b"/g:"]
     assert transport.reading
     connection.connection_lost(None)
@@ -100,11 +100,11 @@ async def test_a_caller_that_reads_no_answers_is_served_no_further_requests() ->
     await turns()
     connection.pause_writing()
     connection.data_received(GET * 3)
-    await turns(20)
+    await decoded(connection)
     assert edge.counters.requests == 2  # the one that came while the last was taken, and no other
     assert not transport.reading
     connection.resume_writing()
-    await turns(20)
+    await decoded(connection)
     assert edge.counters.requests == 4
     assert transport.reading
     connection.connection_lost(None)
@@ -177,7 +177,7 @@ async def test_a_chunked_body_of_two_readings_hides_no_request(fault: str, step:
     stream = head + BODY_FAULTS[fault] + GET
     for start in range(0, len(stream), step):
         connection.data_received(stream[start : start + step])
-    await turns(20)
+    await decoded(connection)
     assert transport.written.startswith(b"HTTP/1.1 400 ")
     assert b"chunked request body is invalid" in transport.written
     assert b"connection: close" in transport.written

@@ -18,7 +18,7 @@ from wai_relay.http.edge import Edge
 from wai_relay.http.exchange import Exchange
 from wai_relay.http.h2 import MAX_CONCURRENT_STREAMS, H2Connection
 
-from .fakes import FakeTransport, echo, turns
+from .fakes import FakeTransport, decoded, echo, turns
 
 pytestmark = pytest.mark.anyio
 
@@ -110,7 +110,7 @@ class Suite:
 
     async def say(self, raw: bytes) -> list[Frame]:
         self.connection.data_received(raw)
-        await turns(20)
+        await decoded(self.connection)
         return self.heard()
 
     def heard(self) -> list[Frame]:
@@ -208,7 +208,7 @@ async def test_what_the_protocol_allows_is_answered(case: str, step: int) -> Non
     raw = ANSWERED[case]
     for start in range(0, len(raw), step):
         suite.connection.data_received(raw[start : start + step])
-    await turns(20)
+    await decoded(suite.connection)
     stream = 7 if "unknown code" in case else 1
     frames = suite.heard()
     assert status(frames, stream) == "200"
@@ -298,7 +298,7 @@ async def test_what_breaks_the_connection_ends_it(case: str, step: int) -> None:
     raw, codes = CONNECTION[case]
     for start in range(0, len(raw), step):
         suite.connection.data_received(raw[start : start + step])
-    await turns(20)
+    await decoded(suite.connection)
     (goodbye,) = of(suite.heard(), GOAWAY, 0)
     assert goodbye.code in codes
     assert suite.transport.closed
@@ -307,7 +307,7 @@ async def test_what_breaks_the_connection_ends_it(case: str, step: int) -> None:
 
 async def test_an_invalid_preface_ends_the_connection() -> None:  # 3.5
     suite = Suite(preface=b"INVALID CONNECTION PREFACE\r\n\r\n")
-    await turns(20)
+    await decoded(suite.connection)
     assert suite.transport.closed
     await suite.leave()
 
@@ -452,7 +452,7 @@ async def test_what_breaks_a_stream_ends_it(case: str, step: int) -> None:
     raw, codes = STREAM[case]
     for start in range(0, len(raw), step):
         suite.connection.data_received(raw[start : start + step])
-    await turns(20)
+    await decoded(suite.connection)
     errors = [f for f in suite.heard() if f.kind in (RST_STREAM, GOAWAY) and f.code != NO_ERROR]
     assert errors
     assert {f.code for f in errors} <= set(codes)
