@@ -382,7 +382,7 @@ async def test_a_body_in_the_smallest_frames_is_a_flood_and_is_decoded_in_turns(
     await caller.talk()
     caller.connection.data_received(DataFrame(1, b"x").serialize() * 25_000)
     assert not caller.transport.reading  # the rest has to wait until the loop served others
-    assert not caller.edge.counters.floods
+    assert caller.edge.counters.floods < 1
     await decoded(caller.connection)
     assert caller.edge.counters.floods == 1
     await caller.talk()
