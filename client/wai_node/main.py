@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 import uvloop
 
-from wai_protocol.handshake import Hello
+from wai_protocol.handshake import MAX_TEXT_CHARS, Hello
 from wai_protocol.identity import NONCE_BYTES, NodeKey, inference_key
 from wai_protocol.invite import decode as decode_invite
 from wai_protocol.invite import secret_sha256
@@ -67,7 +67,12 @@ async def _join(config: JoinConfig) -> Membership:
         return kept
     key = load_key(folder)
     address = _address(config, invite.url, invite.relay, invite.pin)
-    hello = Hello(key.public, config.name or "", b"", agent=f"wai/{VERSION}", instance="join")
+    hello = Hello(
+        *(key.public, config.name or "", b""),
+        agent=f"wai/{VERSION}",
+        instance="join",
+        host=_host_name(),
+    )
     connected = await dial(address, key, hello, invite.secret)
     await say_goodbye(connected, "it has joined")
     welcome = connected.welcome
@@ -233,6 +238,11 @@ async def _drain(agent: Agent, bound_s: float, at_once: asyncio.Event) -> None:
         drain.cancel()
         hurry.cancel()
         await asyncio.wait((drain, hurry))
+
+
+def _host_name() -> str:
+    """The name of this machine, as far as HELLO can carry it."""
+    return "".join(filter(str.isprintable, platform.node()))[:MAX_TEXT_CHARS]
 
 
 def _address(

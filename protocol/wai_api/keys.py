@@ -11,7 +11,8 @@ from .limits import KeyLimits, LimitChanges
 
 
 class KeyView(Struct, frozen=True, kw_only=True):
-    """An API key; `prefix` is what of its secret may be shown."""
+    """An API key; `prefix` is what of its secret may be shown. `last_used_at` is the hour of its
+    latest request; null for a key that was not used, and in answers that are not a list."""
 
     id: str
     name: str
@@ -19,6 +20,7 @@ class KeyView(Struct, frozen=True, kw_only=True):
     limits: KeyLimits
     created_at: float
     revoked_at: float | None
+    last_used_at: float | None = None
 
 
 class KeyList(Struct, frozen=True):
@@ -35,9 +37,10 @@ class CreateKey(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChangeKey(Struct, frozen=True, forbid_unknown_fields=True):
-    """A key to change."""
+    """What to change of a key; null leaves it as it is."""
 
-    limits: LimitChanges
+    limits: LimitChanges | None = None
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_KEY_NAME_CHARS)] | None = None
 
 
 class CreatedKey(KeyView, frozen=True, kw_only=True):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from .patterns import one_of
+from .patterns import NODE_NAME, one_of
 
 NodeState: TypeAlias = Annotated[
     str, one_of("ready", "starting", "draining", "reconnecting", "offline")
@@ -53,6 +53,12 @@ class NodeView(Struct, frozen=True, kw_only=True):
     may_deploy: bool
     joined_at: float
     detail: dict[str, Any]
+
+
+class ChangeNode(Struct, frozen=True, forbid_unknown_fields=True):
+    """Another name for a node."""
+
+    name: Annotated[str, Meta(pattern=NODE_NAME)]
 
 
 class NodeList(Struct, frozen=True):

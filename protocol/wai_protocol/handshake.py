@@ -43,7 +43,8 @@ class Hello:
     the node has received. `endpoint_hash`: SHA-256 of the certificate that the node saw, b""
     without TLS. `instance`: a random id of this run of the node; the sessions of an earlier run are
     lost. `tunnel`: the number of the node's tunnel, from 0; each tunnel has one session. None: not
-    told.
+    told. `host`: the name of the node's machine, by which it is called if neither it nor its invite
+    asks for a name.
     """
 
     public: bytes
@@ -55,6 +56,7 @@ class Hello:
     agent: str = ""
     instance: str = ""
     tunnel: int | None = None
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +326,8 @@ def _hello_row(hello: Hello) -> tuple[object, ...]:
     }
     if hello.tunnel is not None:
         info["tunnel"] = hello.tunnel
+    if hello.host:
+        info["host"] = hello.host
     return (
         int(FrameType.HELLO),
         [VERSION],
@@ -357,6 +361,7 @@ def _read_hello(item: list[Any]) -> Hello:
         agent=_text(info, "agent"),
         instance=_text(info, "instance"),
         tunnel=_tunnel(info),
+        host=_text(info, "host"),
     )
 
 

@@ -1,4 +1,4 @@
-"""`wai node list|status|drain|undrain|remove|logs`: the nodes of a relay."""
+"""`wai node list|status|drain|undrain|rename|remove|logs`: the nodes of a relay."""
 
 from __future__ import annotations
 
@@ -88,6 +88,17 @@ def drain(parsed: argparse.Namespace) -> int:
 def undrain(parsed: argparse.Namespace) -> int:
     """Send requests to a drained node again."""
     return _act(parsed, "POST", "/undrain", "gets requests again")
+
+
+def rename(parsed: argparse.Namespace) -> int:
+    """Give a node another name."""
+    with AdminClient(find_target(parsed)) as relay:
+        answer = relay.patch(_path(parsed.name), {"name": parsed.new})
+    if parsed.json:
+        print_json(answer)
+    else:
+        say(f"{parsed.name} is called {_read(answer).name} from now on")
+    return 0
 
 
 def remove(parsed: argparse.Namespace) -> int:

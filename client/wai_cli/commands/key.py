@@ -1,4 +1,4 @@
-"""`wai key create|list|update|revoke`: API keys, by which apps call."""
+"""`wai key create|list|update|rename|revoke`: API keys, by which apps call."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.options.limit_flags import add_limit_flags, limits_given
 from wai_cli.options.values import named
+from wai_cli.output.limits import limits_text
 from wai_cli.output.tables import print_json, print_table, say, time_text
 from wai_protocol.errors import RequestError
 
 _EXAMPLES: Final = """\
 examples:
   wai key create my-app --rpm 60 --local-only
-  wai key update key_0123456789abcdef --monthly-tokens 2000000 --rpm none
-  wai key revoke key_0123456789abcdef"""
+  wai key update my-app --monthly-tokens 2000000 --rpm none
+  wai key rename my-app chat-on-phones
+  wai key revoke chat-on-phones"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,13 +39,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--revoked", action="store_true", help="also those that were revoked")
     listing.set_defaults(run=_list)
     revoke = actions.add_parser("revoke", help="refuse a key from its next request on")
-    revoke.add_argument("id", metavar="ID", type=named, help="its id, as `wai key list` shows it")
     revoke.set_defaults(run=_revoke)
     update = actions.add_parser("update", help="change a key's limits, from its next request on")
-    update.add_argument("id", metavar="ID", type=named, help="its id, as `wai key list` shows it")
     add_limit_flags(update)
     update.set_defaults(run=_update)
-    for action in (create, listing, update, revoke):
+    rename = actions.add_parser("rename", help="give a key another name")
+    rename.set_defaults(run=_rename)
+    for action in (update, rename, revoke):
+        action.add_argument("key", metavar="KEY", type=named, help="its name or id")
+    rename.add_argument("new", metavar="NEW", type=named, help="what it is called from now on")
+    for action in (create, listing, update, rename, revoke):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
@@ -65,7 +70,7 @@ def _update(parsed: argparse.Namespace) -> int:
     if not limits:
         raise RequestError("nothing to change: give a limit, such as --rpm 60")
     with AdminClient(find_target(parsed)) as relay:
-        changed = relay.patch(f"/keys/{quote(parsed.id, safe='')}", {"limits": limits})
+        changed = relay.patch(_path(parsed.key), {"limits": limits})
     if parsed.json:
         print_json(changed)
         return 0
@@ -79,6 +84,21 @@ def _update(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _rename(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        changed = relay.patch(_path(parsed.key), {"name": parsed.new})
+    if parsed.json:
+        print_json(changed)
+        return 0
+    key = read_as(KeyView, changed)
+    say(f"{parsed.key} ({key.id}) is called {key.name} from now on")
+    return 0
+
+
+def _path(name_or_id: str) -> str:
+    return f"/keys/{quote(name_or_id, safe='')}"
+
+
 def _shown(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
@@ -90,7 +110,7 @@ def _list(parsed: argparse.Namespace) -> int:
         print_json(answer["data"])
         return 0
     print_table(
-        ("ID", "NAME", "KEY", "CREATED", "REVOKED"),
+        ("ID", "NAME", "KEY", "CREATED", "LAST USED", "LIMITS", "REVOKED"),
         [_row(key) for key in read_as(KeyList, answer).data],
         empty="no API keys; create one with `wai key create NAME`",
     )
@@ -100,13 +120,14 @@ def _list(parsed: argparse.Namespace) -> int:
 def _row(key: KeyView) -> tuple[str, ...]:
     return (
         *(key.id, key.name, key.prefix + "…"),
-        *(time_text(key.created_at), time_text(key.revoked_at)),
+        *(time_text(key.created_at), time_text(key.last_used_at) or "never"),
+        *(limits_text(key.limits) or "none", time_text(key.revoked_at)),
     )
 
 
 def _revoke(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
-        revoked = relay.delete(f"/keys/{quote(parsed.id, safe='')}")
+        revoked = relay.delete(_path(parsed.key))
     if parsed.json:
         print_json(revoked)
         return 0

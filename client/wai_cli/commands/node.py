@@ -47,6 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     drain.set_defaults(run=partial(_on_fleet, "drain"))
     undrain = actions.add_parser("undrain", help="give a drained node requests again")
     undrain.set_defaults(run=partial(_on_fleet, "undrain"))
+    rename = actions.add_parser("rename", help="give a node another name")
+    rename.set_defaults(run=partial(_on_fleet, "rename"))
     remove = actions.add_parser("remove", help="disconnect a node and let it in no more")
     remove.set_defaults(run=partial(_on_fleet, "remove"))
     logs = actions.add_parser("logs", help="read what the servers of its deployed models printed")
@@ -55,9 +57,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--lines", metavar="N", type=count, default=100, help="at most so many of each"
     )
     logs.set_defaults(run=partial(_on_fleet, "logs"))
-    for action in (status, drain, undrain, remove, logs):
+    for action in (status, drain, undrain, rename, remove, logs):
         action.add_argument("name", metavar="NAME", type=named, help="the node's name or id")
-    for action in (listing, status, drain, undrain, remove, logs):
+    rename.add_argument("new", metavar="NEW", type=named, help="what it is called from now on")
+    for action in (listing, status, drain, undrain, rename, remove, logs):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
@@ -70,7 +73,11 @@ def _configure_join(parser: argparse.ArgumentParser) -> None:
         help="from `wai invite create` on the relay; - reads stdin. Others see an argument in the "
         "process list: without one, WAI_INVITE is read, or the invite is asked for",
     )
-    parser.add_argument("--name", metavar="NAME", help="what this node is called at the relay")
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="what this node is called at the relay (default: the invite's name, or the host's)",
+    )
     parser.add_argument(
         "--relay", metavar="HOST:PORT", help="dial this address instead, with the same pin"
     )

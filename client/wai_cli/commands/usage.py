@@ -43,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     when = "7d, 12h or 4w ago; or a day or time: 2026-11-23, 2026-11-23T12:00"
     parser.add_argument("--since", metavar="WHEN", default="7d", help=f"{when} (default: 7d)")
     parser.add_argument("--until", metavar="WHEN", help="up to then (default: now)")
-    for flag, what in (("--key", "key's id"), ("--model", "model"), ("--node", "node")):
-        parser.add_argument(flag, metavar="NAME", help=f"only this {what}")
+    for what in ("key", "model", "node"):
+        parser.add_argument(f"--{what}", metavar="NAME", help=f"only this {what}")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="print JSON, for scripts")
     shown.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")

@@ -13,7 +13,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -26,10 +26,13 @@ from wai_protocol.surface import Headers
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.storage import ConflictError, Row, Store, Write, undone_by_restart
 
+from .naming import unknown
+
 KEY_PREFIX: Final = "wai_sk_"
 KEY_SECRET_BYTES: Final = 32  # 256 random bits: no need for a slow hash
 SHOWN_CHARS: Final = len(KEY_PREFIX) + 4  # enough to recognise a key in a list, useless to guess it
 MAX_PRESENTED_BYTES: Final = 256  # what a caller may make us hash
+MAX_SHOWN_IDS: Final = 5  # of keys with one name, in an error
 
 
 _NAMES: Final = "SELECT id, name FROM api_keys"
@@ -88,6 +91,23 @@ class KeyRing:
         """The good key with this id."""
         return self._by_id.get(key_id)
 
+    def named(self, name_or_id: str) -> ApiKey:
+        """Return the good key that a person means.
+
+        Raises `RequestError`: NOT_FOUND if there is none (it offers the nearest name), BAD_REQUEST
+        if several keys have this name.
+        """
+        return _only_one(name_or_id, self._by_id)
+
+    async def named_of_all(self, name_or_id: str) -> ApiKey:
+        """Return the key that a person means, revoked or not; a good one before a revoked one.
+
+        Raises `RequestError` as `named` does.
+        """
+        if name_or_id in self._by_id or any(k.name == name_or_id for k in self._by_id.values()):
+            return self.named(name_or_id)
+        return _only_one(name_or_id, {key.id: key for key in await self.list(revoked=True)})
+
     def name_of(self, key_id: str) -> str:
         """Return the name of the key with this id, "" if there is none."""
         key = self._by_id.get(key_id)
@@ -95,8 +115,7 @@ class KeyRing:
 
     async def create(self, name: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
         """A new key and its secret, shown this once. Raises `RequestError` on a bad name."""
-        if not name.strip() or len(name) > MAX_KEY_NAME_CHARS or not name.isprintable():
-            raise RequestError(f"a key's name has 1 to {MAX_KEY_NAME_CHARS} printable characters")
+        check_key_name(name)
         random = secrets.token_bytes(KEY_SECRET_BYTES)
         secret = KEY_PREFIX + base64.urlsafe_b64encode(random).rstrip(b"=").decode()
         key = ApiKey(
@@ -127,16 +146,22 @@ class KeyRing:
         Raises `RequestError`: NOT_FOUND if there is no such key or it was revoked meanwhile,
         BAD_REQUEST if it was changed meanwhile.
         """
+        return await self._change(key_id, limits=limits)
+
+    async def _change(self, key_id: str, **changes: Any) -> ApiKey:
         key = self._by_id.get(key_id)
         if key is None:
             raise _no_such_key(key_id)
-        changed = replace(key, limits=limits, version=key.version + 1)
+        changed = replace(key, **changes, version=key.version + 1)
         try:
             await self._store.write(
                 Write(
-                    "UPDATE api_keys SET limits = $1, version = $2"
-                    " WHERE id = $3 AND version = $4 AND revoked_at IS NULL",
-                    (_to_stored(limits), changed.version, key_id, key.version),
+                    "UPDATE api_keys SET name = $1, limits = $2, version = $3"
+                    " WHERE id = $4 AND version = $5 AND revoked_at IS NULL",
+                    (
+                        *(changed.name, _to_stored(changed.limits), changed.version),
+                        *(key_id, key.version),
+                    ),
                     rows=1,
                 )
             )
@@ -149,6 +174,11 @@ class KeyRing:
             raise _no_such_key(key_id)
         self._keep(changed)
         return changed
+
+    async def rename(self, key_id: str, name: str) -> ApiKey:
+        """Give a key another name. Raises `RequestError` as `set_limits` does, or on a bad name."""
+        check_key_name(name)
+        return await self._change(key_id, name=name)
 
     async def revoke(self, key_id: str) -> None:
         """Revoke a key at once: its next request fails even if the write to disk is not finished.
@@ -203,6 +233,25 @@ class KeyRing:
 
     def _expired(self, key: ApiKey) -> bool:
         return key.limits.expires_at is not None and self._clock() >= key.limits.expires_at
+
+
+def check_key_name(name: str) -> None:
+    """Raise `RequestError` for what can't be a key's name."""
+    if not name.strip() or len(name) > MAX_KEY_NAME_CHARS or not name.isprintable():
+        raise RequestError(f"a key's name has 1 to {MAX_KEY_NAME_CHARS} printable characters")
+
+
+def _only_one(name_or_id: str, keys: Mapping[str, ApiKey]) -> ApiKey:
+    """The one of `keys` (by id) with this id, or else with this name."""
+    if (key := keys.get(name_or_id)) is not None:
+        return key
+    found = [key for key in keys.values() if key.name == name_or_id]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise unknown("API key", name_or_id, {key.name for key in keys.values()})
+    ids = ", ".join(key.id for key in found[:MAX_SHOWN_IDS])
+    raise RequestError(f"{len(found)} API keys are called {name_or_id!r}; give an id: {ids}")
 
 
 def _key_from_row(row: Row) -> ApiKey:

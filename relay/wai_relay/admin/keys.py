@@ -1,4 +1,4 @@
-"""API keys: create, list, change, revoke."""
+"""API keys: create, list, change, revoke. A key is named by its id or its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from wai_api.keys import ChangeKey, CreatedKey, CreateKey, KeyList, KeyView
 from wai_api.limits import KeyLimits
-from wai_protocol.errors import Fault, RequestError
+from wai_protocol.errors import RequestError
 from wai_relay.contracts.api_keys import ApiKey
 
 from .context import Context
@@ -27,9 +27,13 @@ async def list_keys(context: Context, call: Call) -> KeyList:
             raise RequestError(f"there is no API key {after[:80]!r} to go on after")
         keys = keys[place + 1 :]
     keys = keys[: call.query.get("limit")]
+    last_used = await context.usage.last_used()
     views: list[KeyView] = []
     for begin in range(0, len(keys), _VIEWS_AT_ONCE):
-        views += [_view(key) for key in keys[begin : begin + _VIEWS_AT_ONCE]]
+        views += [
+            KeyView(**_fields(key), last_used_at=last_used.get(key.id))
+            for key in keys[begin : begin + _VIEWS_AT_ONCE]
+        ]
         await asyncio.sleep(0)
     return KeyList(tuple(views))
 
@@ -44,24 +48,30 @@ async def create_key(context: Context, call: Call) -> CreatedKey:
 
 
 async def change_key(context: Context, call: Call) -> KeyView:
-    """Other limits, from the next request on."""
+    """Another name or other limits, from the next request on."""
     wanted: ChangeKey = call.body
-    key = context.keys.get(call.path["key"])
-    if key is None:
-        raise RequestError(f"there is no API key {call.path['key'][:80]!r}", Fault.NOT_FOUND)
-    changed = await context.keys.set_limits(key.id, wanted.limits.applied_to(key.limits))
-    limits = msgspec.to_builtins(wanted.limits)
-    await context.audit.record(call.actor, "key.change", key.id, name=key.name, **limits)
-    return KeyView(**_fields(changed))
+    key = context.keys.named(call.path["key"])
+    if wanted.name is not None:
+        renamed = await context.keys.rename(key.id, wanted.name)
+        await context.audit.record(
+            call.actor, "key.rename", key.id, name=renamed.name, before=key.name
+        )
+        key = renamed
+    if wanted.limits is not None:
+        limits = msgspec.to_builtins(wanted.limits)
+        key = await context.keys.set_limits(key.id, wanted.limits.applied_to(key.limits))
+        await context.audit.record(call.actor, "key.change", key.id, name=key.name, **limits)
+    return _view(key)
 
 
 async def revoke_key(context: Context, call: Call) -> KeyView:
     """Refused from now on."""
-    await context.keys.revoke(call.path["key"])
-    key = await context.keys.find(call.path["key"])
+    meant = await context.keys.named_of_all(call.path["key"])
+    await context.keys.revoke(meant.id)
+    key = await context.keys.find(meant.id)
     assert key is not None  # no key is ever deleted
     await context.audit.record(call.actor, "key.revoke", key.id, name=key.name)
-    return KeyView(**_fields(key))
+    return _view(key)
 
 
 def _view(key: ApiKey) -> KeyView:
@@ -91,6 +101,8 @@ ENDPOINTS: Final = (
     Endpoint(
         *("POST", "/keys", create_key, "Create an API key", CreatedKey, CreateKey), status=201
     ),
-    Endpoint("PATCH", "/keys/{key}", change_key, "Change a key's limits", KeyView, ChangeKey),
+    Endpoint(
+        "PATCH", "/keys/{key}", change_key, "Rename a key, change its limits", KeyView, ChangeKey
+    ),
     Endpoint("DELETE", "/keys/{key}", revoke_key, "Revoke a key", KeyView),
 )

@@ -68,8 +68,11 @@ class LiveFleet(Protocol):
     async def remove(self, name_or_id: str) -> NodeRecord:
         """Let it in no more and end its sessions. Raises `RequestError`."""
 
-    def drain(self, name_or_id: str, *, drained: bool = True) -> Any:
-        """Give it no new requests, or some again. Raises `RequestError`."""
+    async def drain(self, name_or_id: str, *, drained: bool = True) -> None:
+        """Give it no new requests, or some again. Raises `RequestError`, `StoreError`."""
+
+    async def rename(self, name_or_id: str, name: str) -> None:
+        """Give it another name. Raises `RequestError`, `StoreError`."""
 
 
 def node_view(node: LiveNode) -> NodeView:

@@ -1,10 +1,10 @@
-"""Nodes: list, look, drain, remove."""
+"""Nodes: list, look, rename, drain, remove."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from wai_api.nodes import NodeList, NodeView
+from wai_api.nodes import ChangeNode, NodeList, NodeView
 from wai_relay.fleet.registry import no_such_node
 
 from .context import Context
@@ -20,6 +20,17 @@ async def list_nodes(context: Context, call: Call) -> NodeList:
 async def get_node(context: Context, call: Call) -> NodeView:
     """One node, by name or id."""
     return node_view(_find(context, call))
+
+
+async def change_node(context: Context, call: Call) -> NodeView:
+    """Another name."""
+    wanted: ChangeNode = call.body
+    node = _find(context, call)
+    before = node.record.name
+    await context.fleet.rename(node.record.id, wanted.name)
+    changes = {"name": wanted.name, "before": before}
+    await context.audit.record(call.actor, "node.rename", node.record.id, **changes)
+    return node_view(node)
 
 
 async def drain_node(context: Context, call: Call) -> NodeView:
@@ -43,7 +54,7 @@ async def remove_node(context: Context, call: Call) -> NodeView:
 
 async def _set_drained(context: Context, call: Call, *, drained: bool) -> NodeView:
     node = _find(context, call)
-    context.fleet.drain(node.record.id, drained=drained)
+    await context.fleet.drain(node.record.id, drained=drained)
     action = "node.drain" if drained else "node.undrain"
     await context.audit.record(call.actor, action, node.record.id, name=node.record.name)
     return node_view(node)
@@ -59,6 +70,7 @@ def _find(context: Context, call: Call) -> LiveNode:
 ENDPOINTS: Final = (
     Endpoint("GET", "/nodes", list_nodes, "List the nodes", NodeList),
     Endpoint("GET", "/nodes/{node}", get_node, "Look at a node", NodeView),
+    Endpoint("PATCH", "/nodes/{node}", change_node, "Rename a node", NodeView, ChangeNode),
     Endpoint("POST", "/nodes/{node}/drain", drain_node, "Give a node no new requests", NodeView),
     Endpoint("POST", "/nodes/{node}/undrain", undrain_node, "Give it requests again", NodeView),
     Endpoint("DELETE", "/nodes/{node}", remove_node, "Remove a node", NodeView),

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from wai_api.usage import GROUPINGS, Grouping, UsageList, UsageRow
 from wai_protocol.errors import RequestError
+from wai_relay.access.naming import unknown
 from wai_relay.usage.csv_text import csv_text
 from wai_relay.usage.report import TIMES
 from wai_relay.usage.rollups import DAY_S
@@ -32,7 +33,7 @@ async def get_usage(context: Context, call: Call) -> UsageList | Response:
         raise RequestError("since must be before until")
     if by == "hour" and until - since > MAX_HOURS_ASKED_S:
         raise RequestError("by the hour, ask for at most 31 days")
-    only = {name: asked.get(name) for name in ("key", "model", "node")}
+    only = await _only(context, asked)
     others, other_groups = None, 0
     if most := asked.get("limit"):
         if by in TIMES or asked.get("format") == "csv":
@@ -52,6 +53,26 @@ async def get_usage(context: Context, call: Call) -> UsageList | Response:
     return UsageList(by, since, until, rows, shown, others, other_groups)
 
 
+async def _only(context: Context, asked: dict[str, Any]) -> dict[str, str | None]:
+    """Which key (its id), model and node is asked for. Raises `RequestError` for an unknown one."""
+    only: dict[str, str | None] = {name: asked.get(name) for name in ("model", "node")}
+    for kind, name in only.items():
+        if name is not None:
+            used = await context.usage.groups(cast(Grouping, kind))
+            known = used | _live_names(context, kind)
+            if name not in known:
+                raise unknown(kind, name, known)
+    key = asked.get("key")
+    only["key"] = (await context.keys.named_of_all(key)).id if key is not None else None
+    return only
+
+
+def _live_names(context: Context, kind: str) -> set[str]:
+    if kind == "node":
+        return {node.record.name for node in context.fleet.nodes()}
+    return {model.id for node in context.fleet.nodes() for model in node.status.models}
+
+
 ENDPOINTS: Final = (
     Endpoint(
         *("GET", "/usage", get_usage, "Add up what requests cost", UsageList),
@@ -60,7 +81,7 @@ ENDPOINTS: Final = (
             Query("by", str, "what the rows are for (day)", choices=GROUPINGS),
             Query("since", int, "seconds since 1970 (seven days before `until`)"),
             Query("until", int, "seconds since 1970 (now)"),
-            Query("key", str, "only this key's id"),
+            Query("key", str, "only this key: its id or name"),
             Query("model", str, "only this model"),
             Query("node", str, "only this node"),
             Query("limit", int, "the most used only, and the others as one row (all)", 1, MAX_TOP),

@@ -6,7 +6,9 @@ a node is once it is in, `registry`'s.
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -23,6 +25,8 @@ from .registry import NodeRecord, NodeRegistry, check_name, name_taken, node_fro
 
 DEFAULT_TTL_S: Final = 24 * 3600.0
 SECRET_BYTES: Final = 16
+MAX_HOST_CHARS: Final = 56  # of a host's name in a node's, which has 63 with a number behind it
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +131,14 @@ class Invites:
         rows = await self._store.read("SELECT * FROM invites WHERE id = $1", invite_id)
         return _invite_from_row(rows[0])
 
-    async def redeem(self, secret: bytes, public_key: bytes, name: str | None) -> NodeRecord:
+    async def redeem(
+        self, secret: bytes, public_key: bytes, name: str | None, host: str = ""
+    ) -> NodeRecord:
         """Let the node with `public_key` in, at the price of the invite with `secret`.
 
         Exactly one node gets in by an invite, however many try at once. The same node may ask
         again (its connection may have died before it heard the answer) and gets the same answer.
+        Its name is `name`, or else the invite's, or else one made from the name of its `host`.
         Raises `AuthError` (INVITE_INVALID) or `RequestError` (NAME_TAKEN, a bad name); then the
         invite is as good as before.
         """
@@ -147,18 +154,31 @@ class Invites:
             raise _refused(_WHY[invite.state(self._clock())])
         node = NodeRecord(
             id=joining,
-            name=name or invite.name or joining.replace("_", "-"),
+            name=name or invite.name or self._name_after(host) or joining.replace("_", "-"),
             public_key=public_key,
             created_at=self._clock(),
             may_deploy=invite.may_deploy,
         )
         check_name(node.name)
-        return await self._enrol(digest, node)
+        try:
+            return await self._enrol(digest, node)
+        except RequestError as error:
+            if error.fault is not Fault.NAME_TAKEN or name or invite.name:
+                raise
+        return await self.redeem(secret, public_key, name, host)  # another one took the host's name
+
+    def _name_after(self, host: str) -> str:
+        """A name that no other node has, made from a host's; "" where nothing of it can be used."""
+        base = _NOT_IN_NAMES.sub("-", host.partition(".")[0]).strip("-._")[:MAX_HOST_CHARS]
+        if not base:
+            return ""
+        taken = {node.name for node in self._registry.nodes()}
+        numbered = (f"{base}-{number}" for number in itertools.count(2))
+        return next(name for name in itertools.chain([base], numbered) if name not in taken)
 
     async def _enrol(self, digest: bytes, node: NodeRecord) -> NodeRecord:
         """Spend the invite and write the node, both or neither."""
         now = self._clock()
-        options = json.dumps({"may_deploy": node.may_deploy})
         try:
             await self._store.write(
                 Write(
@@ -172,7 +192,7 @@ class Invites:
                     "INSERT INTO nodes (id, name, public_key, tags, options, created_at)"
                     " VALUES ($1, $2, $3, '[]', $4, $5) ON CONFLICT (id) DO UPDATE SET"
                     " name = excluded.name, options = excluded.options, removed_at = NULL",
-                    (node.id, node.name, node.public_key, options, node.created_at),
+                    (node.id, node.name, node.public_key, node.options, node.created_at),
                 ),
             )
         except ConflictError:

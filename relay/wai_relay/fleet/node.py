@@ -58,8 +58,6 @@ class Node(ServingNode):
         self.agent = ""
         self.reconnects = 0
         self.instances = Instances()
-        self.drained = False
-        """Whether the owner said that it shall get no new requests."""
         self.sessions: list[NodeSession] = []
 
     @property
@@ -81,7 +79,7 @@ class Node(ServingNode):
     @property
     def ready(self) -> bool:
         """See `ServingNode`."""
-        if self.drained or self.status.draining or self.learning:
+        if self.record.drained or self.status.draining or self.learning:
             return False
         return any(session.takes_streams for session in self.sessions)
 

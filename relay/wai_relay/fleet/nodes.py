@@ -135,7 +135,7 @@ class ConnectedFleet:
         hello = claim.hello
         if claim.invite_secret is not None:
             name = hello.name or None
-            record = await self._invites.redeem(claim.invite_secret, hello.public, name)
+            record = await self._invites.redeem(claim.invite_secret, hello.public, name, hello.host)
         else:
             record = self._registry.by_public_key(hello.public)
         node = self._nodes.get(record.id)
@@ -227,12 +227,31 @@ class ConnectedFleet:
         self._nodes.pop(record.id, None)
         return record
 
-    def drain(self, name_or_id: str, *, drained: bool = True) -> Node:
-        """Give a node no new requests, or give it some again. Raises `RequestError`."""
+    async def drain(self, name_or_id: str, *, drained: bool = True) -> None:
+        """Give a node no new requests, or give it some again; after a restart too.
+
+        Raises `RequestError`, or `StoreError` if it could not be written.
+        """
         node = self._get(name_or_id)
-        node.drained = drained
-        node.changed()
-        return node
+        try:
+            await self._registry.set_drained(node.record.id, drained=drained)
+        finally:
+            self._take_over_record(node)
+
+    async def rename(self, name_or_id: str, name: str) -> None:
+        """Give a node another name, under which it is known from its next request on.
+
+        Raises `RequestError` (NODE_NOT_FOUND, NAME_TAKEN), or `StoreError`.
+        """
+        node = self._get(name_or_id)
+        await self._registry.rename(node.record.id, name)
+        self._take_over_record(node)
+
+    def _take_over_record(self, node: Node) -> None:
+        record = self._registry.get(node.record.id)
+        if record is not None:
+            node.record, node.name = record, record.name
+            node.changed()
 
     def go_away(self, reason: str, *, reconnect_in_s: float | None) -> None:
         """Tell every node that this relay is going; what is in flight goes on."""

@@ -23,7 +23,8 @@ _NODE_NAME: Final = re.compile(NODE_NAME)
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
     """A node that joined. `public_key` is its Ed25519 key, 32 bytes; `may_deploy`: whether the
-    relay may tell it to run models."""
+    relay may tell it to run models. `drained`: whether an admin said that it shall get no new
+    requests."""
 
     id: str
     name: str
@@ -31,7 +32,13 @@ class NodeRecord:
     created_at: float
     tags: tuple[str, ...] = ()
     may_deploy: bool = True
+    drained: bool = False
     removed_at: float | None = None
+
+    @property
+    def options(self) -> str:
+        """What the store keeps as JSON, in a column of its own."""
+        return json.dumps({"may_deploy": self.may_deploy, "drained": self.drained})
 
 
 class NodeRegistry:
@@ -116,6 +123,26 @@ class NodeRegistry:
         self._unwritten.pop(node_id, None)
         return removed
 
+    async def set_drained(self, node_id: str, *, drained: bool) -> NodeRecord:
+        """Keep whether a node shall get new requests, in memory first.
+
+        Raises `RequestError` (NODE_NOT_FOUND), or `StoreError` if it could not be written: then it
+        holds until the relay restarts.
+        """
+        node = self.get(node_id)
+        if node is None:
+            raise no_such_node(node_id)
+        changed = replace(node, drained=drained)
+        self.keep(changed)
+        try:
+            await self._store.write(
+                Write("UPDATE nodes SET options = $1 WHERE id = $2", (changed.options, node_id))
+            )
+        except StoreError as error:
+            does = "gets no new requests" if drained else "gets requests again"
+            raise undone_by_restart(f"the node {node.name} {does}", error) from error
+        return self._by_id[node_id]
+
     async def rename(self, node_id: str, name: str) -> NodeRecord:
         """Give a node another name. Raises `RequestError` (NODE_NOT_FOUND, NAME_TAKEN)."""
         node = self.get(node_id)
@@ -164,12 +191,14 @@ def no_such_node(name_or_id: str) -> RequestError:
 
 def node_from_row(row: Row) -> NodeRecord:
     """A row of `nodes`."""
+    options = json.loads(row["options"])
     return NodeRecord(
         id=row["id"],
         name=row["name"],
         public_key=row["public_key"],
         created_at=row["created_at"],
         tags=tuple(json.loads(row["tags"])),
-        may_deploy=json.loads(row["options"]).get("may_deploy", True),
+        may_deploy=options.get("may_deploy", True),
+        drained=options.get("drained", False),
         removed_at=row["removed_at"],
     )

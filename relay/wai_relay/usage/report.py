@@ -107,6 +107,20 @@ class UsageReport:
         bins = {row["bin"]: int(row["requests"]) for row in counts}
         return UsageTop(rows, _row(rest, "", bins), number)
 
+    async def last_used(self) -> dict[str, float]:
+        """Return the start of the hour in which each key (by id) was last used."""
+        # A daily row begins before its hours, which are kept for less time.
+        rows = await self._store.read(
+            "SELECT key_id, max(start) AS last FROM usage_rollups GROUP BY key_id"
+        )
+        return {row["key_id"]: float(row["last"]) for row in rows}
+
+    async def groups(self, by: Grouping) -> set[str]:
+        """Return all keys (ids), models or nodes that any stored request went to."""
+        column = _COLUMNS[by]
+        rows = await self._store.read(f"SELECT DISTINCT {column} AS grp FROM usage_rollups")  # noqa: S608
+        return {row["grp"] for row in rows if row["grp"]}
+
     async def _rows(
         self, by: Grouping, sums: list[Row], where: str, values: list[Value]
     ) -> list[UsageRow]:

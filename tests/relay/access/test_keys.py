@@ -162,3 +162,40 @@ async def test_limits_are_stored_as_an_older_relay_reads_them(store: SqliteStore
 async def test_damaged_limits_do_not_pass_for_no_limit(store: SqliteStore, text: str) -> None:
     with pytest.raises(StoreError, match="limits of the API key"):
         await _with_stored(store, text)
+
+
+async def test_a_key_is_meant_by_its_id_or_its_name(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    key, _ = await ring.create("chat app")
+    other, _ = await ring.create("notes")
+    assert (ring.named("chat app"), ring.named(other.id)) == (key, other)
+    with pytest.raises(RequestError, match="did you mean 'chat app'") as unknown:
+        ring.named("chatapp")
+    assert unknown.value.fault is Fault.NOT_FOUND
+    with pytest.raises(RequestError, match=r"there is no API key 'zzz'$"):
+        ring.named("zzz")
+
+
+async def test_a_name_that_two_keys_have_is_refused_with_their_ids(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    first, _ = await ring.create("app")
+    second, _ = await ring.create("app")
+    both = f"2 API keys are called 'app'; give an id: {first.id}, {second.id}"
+    with pytest.raises(RequestError, match=both):
+        ring.named("app")
+    await ring.revoke(first.id)
+    assert ring.named("app") == second
+    assert await ring.named_of_all("app") == second
+    await ring.revoke(second.id)
+    assert (await ring.named_of_all(first.id)).id == first.id
+
+
+async def test_a_renamed_key_stays_good_and_keeps_its_limits(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    key, secret = await ring.create("app", KeyLimits(rpm=3))
+    await ring.rename(key.id, "chat")
+    for known in (ring, await KeyRing.load(store)):
+        renamed = known.authenticate(_bearer(secret))
+        assert (renamed.id, renamed.name, renamed.limits.rpm) == (key.id, "chat", 3)
+    with pytest.raises(RequestError, match="printable"):
+        await ring.rename(key.id, "a\nb")

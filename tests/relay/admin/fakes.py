@@ -72,10 +72,15 @@ class FakeFleet:
         self.known.remove(node)
         return node.record
 
-    def drain(self, name_or_id: str, *, drained: bool = True) -> None:
+    async def drain(self, name_or_id: str, *, drained: bool = True) -> None:
         node = self.find(name_or_id)
         assert node is not None
         node.state = "draining" if drained else "ready"
+
+    async def rename(self, name_or_id: str, name: str) -> None:
+        node = self.find(name_or_id)
+        assert node is not None
+        node.record = replace(node.record, name=name)
 
 
 class Ticker:

@@ -177,6 +177,9 @@ async def test_a_node_is_listed_drained_and_removed_by_name_or_id(api: Api) -> N
     assert (await api.call("GET", f"/nodes/{node['id']}"))[1] == node
     assert (await api.call("POST", "/nodes/box/drain"))[1]["state"] == "draining"
     assert (await api.call("POST", "/nodes/box/undrain"))[1]["state"] == "ready"
+    assert (await api.call("PATCH", "/nodes/box", {"name": "desk"}))[1]["name"] == "desk"
+    assert (await api.call("PATCH", "/nodes/desk", {"name": "a b"}))[0] == 400
+    assert (await api.call("PATCH", "/nodes/desk", {"name": "box"}))[0] == 200
     assert (await api.call("DELETE", "/nodes/box"))[0] == 200
     status, answer = await api.call("DELETE", "/nodes/box")
     assert (status, answer["error"]["code"]) == (404, "node_not_found")
@@ -301,7 +304,13 @@ async def test_usage_is_told_as_json_and_as_csv_that_no_spreadsheet_runs(
     )
     assert headers[b"content-type"].startswith(b"text/csv")
     assert text.splitlines()[1].startswith(f"{key.id},'=cmd(),1,".encode())
-    assert (await api.call("GET", "/usage?by=node&node=other"))[1]["data"] == []
+    api.fleet.known = [make_node(status=NodeStatus((ModelStatus("new", "u"),)))]
+    for only, requests in (("node=box", 1), ("model=m", 1), ("model=new", 0), ("key=%3Dcmd()", 1)):
+        _, answer = await api.call("GET", f"/usage?{only}")
+        assert sum(row["requests"] for row in answer["data"]) == requests
+    for only, nearest in (("node=bix", "box"), ("model=mew", "new"), ("key=cmd", "=cmd()")):
+        status, answer = await api.call("GET", f"/usage?{only}")
+        assert (status, f"did you mean {nearest!r}" in answer["error"]["message"]) == (404, True)
 
 
 async def test_usage_of_ten_thousand_keys_is_asked_for_in_part(

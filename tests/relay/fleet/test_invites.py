@@ -145,3 +145,60 @@ async def test_renaming_to_a_taken_name_is_refused(store: SqliteStore, clock: Cl
     assert caught.value.fault is Fault.NAME_TAKEN
     assert (await registry.rename(first.id, "c")).name == "c"
     assert registry.find("c") is not None
+
+
+async def test_a_node_without_a_name_is_called_as_its_host_is(
+    store: SqliteStore, clock: Clock
+) -> None:
+    invites, _ = await _parts(store, clock)
+
+    async def name(host: str, **options: object) -> str:
+        secret = await _invite(invites, **options)
+        return (await invites.redeem(secret, NodeKey.generate().public, None, host)).name
+
+    assert await name("box.home.arpa") == "box"
+    assert await name("box") == "box-2"
+    assert await name("Anna\u2019s PC") == "Anna-s-PC"
+    assert await name("-" + "x" * 200) == "x" * 56
+    assert await name("box", name="told") == "told"
+    assert (await name("\u4e2d\u6587")).startswith("node-")
+    assert (await name("")).startswith("node-")
+
+
+async def test_two_hosts_of_one_name_that_join_at_once_both_get_in(
+    store: SqliteStore, clock: Clock
+) -> None:
+    invites, registry = await _parts(store, clock)
+    secrets = [await _invite(invites) for _ in range(4)]
+    joined = await asyncio.gather(
+        *(invites.redeem(s, NodeKey.generate().public, None, "box") for s in secrets)
+    )
+    assert {node.name for node in joined} == {"box", "box-2", "box-3", "box-4"}
+    assert len(registry.nodes()) == 4
+
+
+async def test_a_drained_node_is_drained_after_a_restart(store: SqliteStore, clock: Clock) -> None:
+    invites, registry = await _parts(store, clock)
+    node = await invites.redeem(await _invite(invites), NodeKey.generate().public, "box")
+    await registry.set_drained(node.id, drained=True)
+    again = (await NodeRegistry.load(store)).get(node.id)
+    assert again is not None
+    assert (again.drained, again.may_deploy) == (True, True)
+    await registry.set_drained(node.id, drained=False)
+    assert (await NodeRegistry.load(store)).find("box") == node
+
+
+async def test_a_renamed_node_is_found_by_its_new_name_only(
+    store: SqliteStore, clock: Clock
+) -> None:
+    invites, registry = await _parts(store, clock)
+    node = await invites.redeem(await _invite(invites), NodeKey.generate().public, "box")
+    await invites.redeem(await _invite(invites), NodeKey.generate().public, "other")
+    await registry.rename(node.id, "desk")
+    for known in (registry, await NodeRegistry.load(store)):
+        found = known.find("desk")
+        assert found is not None
+        assert (found.id, known.find("box")) == (node.id, None)
+    with pytest.raises(RequestError) as taken:
+        await registry.rename(node.id, "other")
+    assert taken.value.fault is Fault.NAME_TAKEN
