@@ -83,6 +83,18 @@ def test_keys_and_nodes_outlive_the_relay(own: Cluster, odd: OddUpstream) -> Non
     wait_until(lambda: status_of(own, key.secret) == 200, "the node serves no request")
 
 
+def test_a_drain_and_a_new_name_outlive_the_relay(own: Cluster, odd: OddUpstream) -> None:
+    key = own.create_key()
+    own.add_node("box", odd.url, models=len(MODELS))
+    wai("node", "rename", "box", "desk", "--data", own.data)
+    wai("node", "drain", "desk", "--data", own.data)
+    own.restart_relay()
+    own.wait_for_state("desk", "draining")
+    assert status_of(own, key.secret) == 503
+    wai("node", "undrain", "desk", "--data", own.data)
+    assert status_of(own, key.secret) == 200
+
+
 def test_no_secret_is_kept_where_it_is_not_needed(served: Served) -> None:
     """The relay's folder has no API key in clear and nothing of the node's; no log has either."""
     for path in served.cluster.data.rglob("*"):
