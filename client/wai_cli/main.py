@@ -24,7 +24,7 @@ GROUPS: Final = {
     "relay": "run a relay",
     "node": "join a relay as a node, run the node; list, drain and remove nodes",
     "invite": "let a node join: create, list and revoke invites",
-    "sign-in": "list the browsers that are signed in to the dashboard, and sign them out",
+    "sign-in": "sign a browser in to the dashboard by a link; list and end sign-ins",
     "key": "let an app call: create, list and revoke API keys",
     "model": "find models, see what fits, deploy them to nodes, change their context",
     "doctor": "check the whole path and say what to do",

@@ -28,8 +28,15 @@ class SignInList(Struct, frozen=True):
     data: tuple[SignInEntry, ...]
 
 
+class SignInLink(Struct, frozen=True):
+    """A link that signs a browser in, once, until `expires_at` (seconds since 1970)."""
+
+    url: str
+    expires_at: float
+
+
 class SignInRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """An admin token."""
+    """An admin token, or what follows `#sign-in=` in a link."""
 
     token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_BYTES)]
 

@@ -24,17 +24,23 @@ def run(
     config: RelayConfig,
     reread: Callable[[], RelayConfig],
     show_log: Callable[[RelayConfig], None],
+    show_link: Callable[[str], None] | None = None,
 ) -> None:
     """Run the relay until SIGTERM or SIGINT; then drain. Raises `WaiError` if it can't start.
 
     `reread` gives the configuration as it is now, for SIGHUP; `show_log` sets up the log as one
-    says.
+    says. `show_link` shows a link that signs a browser in to the dashboard; None where what we
+    print is kept, since the link is a secret.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(LiveConfig(config, reread), show_log))
+        runner.run(_run(LiveConfig(config, reread), show_log, show_link))
 
 
-async def _run(live: LiveConfig, show_log: Callable[[RelayConfig], None]) -> None:
+async def _run(
+    live: LiveConfig,
+    show_log: Callable[[RelayConfig], None],
+    show_link: Callable[[str], None] | None,
+) -> None:
     loop = asyncio.get_running_loop()
     asked, at_once = asyncio.Event(), asyncio.Event()
 
@@ -51,5 +57,7 @@ async def _run(live: LiveConfig, show_log: Callable[[RelayConfig], None]) -> Non
         loop.add_signal_handler(signal.SIGHUP, relay.reload)
         if not asked.is_set():  # else a predecessor or a service manager has given this one up
             relay.take_over(inherited)
+            if show_link is not None:
+                show_link(relay.sign_in_link())
         await asked.wait()
         await relay.drain(at_once)

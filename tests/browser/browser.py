@@ -48,8 +48,10 @@ async def page_of(
     *,
     size: tuple[int, int] = DESKTOP,
     scheme: Literal["light", "dark"] = "light",
+    allowed: str = _NOT_OURS,
 ) -> AsyncIterator[Page]:
-    """A fresh profile's page; when it ends without an error, its console must have been silent."""
+    """A fresh profile's page; when it ends without an error, its console must have been silent, but
+    for what has `allowed` in it."""
     complaints: list[str] = []
     context = await running.new_context(
         ignore_https_errors=True,
@@ -62,7 +64,7 @@ async def page_of(
     page.set_default_timeout(TIMEOUT_MS)
     page.on(
         "console",
-        lambda said: complaints.append(said.text) if _is_complaint(said) else None,
+        lambda said: complaints.append(said.text) if _is_complaint(said, allowed) else None,
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     yield page
@@ -70,8 +72,9 @@ async def page_of(
     assert not complaints, complaints
 
 
-def _is_complaint(said: ConsoleMessage) -> bool:
-    return said.type in ("error", "warning") and _NOT_OURS not in said.text
+def _is_complaint(said: ConsoleMessage, allowed: str) -> bool:
+    ignored = (_NOT_OURS, allowed)
+    return said.type in ("error", "warning") and not any(part in said.text for part in ignored)
 
 
 async def sign_in(page: Page, cluster: Cluster) -> None:

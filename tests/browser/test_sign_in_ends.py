@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness.cluster import Cluster, cluster
+from tests.harness.cluster import Cluster, cluster, wai
 from tests.harness.real import require_real
 
 if TYPE_CHECKING:
@@ -68,3 +68,21 @@ async def test_who_could_not_be_signed_out_is_told_so(tmp_path: Path) -> None:
         await page.get_by_role("button", name="Sign out").click()
         await page.get_by_text("You are still signed in.").wait_for()
         await page.get_by_role("heading", name="Overview").wait_for()
+
+
+async def test_a_link_opens_the_dashboard_once_and_leaves_the_address_bar(tmp_path: Path) -> None:
+    require_real("chromium", "dashboard")
+    from .browser import browser, page_of
+
+    with cluster(tmp_path) as running:
+        link = wai("sign-in", "link", "--data", running.data).splitlines()[0]
+        path = "/dashboard/" + link.partition("/dashboard/")[2]
+        async with browser() as chromium:
+            async with page_of(chromium, running) as page:
+                await page.goto(path)
+                await page.get_by_role("heading", name="Overview").wait_for()
+                assert "#" not in page.url
+            async with page_of(chromium, running, allowed="status of 401") as page:
+                await page.goto(path)
+                await page.get_by_text("used already or has expired").wait_for()
+                await page.get_by_label("Admin token").wait_for()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from wai_cli.options.paths import add_data_option, relay_data
@@ -82,5 +83,10 @@ def _run(parsed: argparse.Namespace) -> int:
     config = read()
     show_log(config)
     keep_memory_private()
-    run(config, read, show_log)
+    run(config, read, show_log, _show_link if sys.stderr.isatty() else None)
     return 0
+
+
+def _show_link(link: str) -> None:
+    print(f"dashboard: {link}", file=sys.stderr)
+    print("(that link signs one browser in, within ten minutes)", file=sys.stderr, flush=True)

@@ -1,11 +1,11 @@
-"""`wai sign-in list|end`: the browsers that are signed in to the dashboard."""
+"""`wai sign-in link|list|end`: sign a browser in to the dashboard, list and end sign-ins."""
 
 from __future__ import annotations
 
 import argparse
 from urllib.parse import quote
 
-from wai_api.sign_ins import SignInEntry, SignInList
+from wai_api.sign_ins import SignInEntry, SignInLink, SignInList
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
@@ -15,8 +15,10 @@ from wai_cli.output.tables import print_json, print_table, time_text
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `wai sign-in`."""
-    parser.epilog = "examples:\n  wai sign-in list\n  wai sign-in end --all"
+    parser.epilog = "examples:\n  wai sign-in link\n  wai sign-in list\n  wai sign-in end --all"
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    link = actions.add_parser("link", help="print a link that signs one browser in")
+    link.set_defaults(run=_link)
     listing = actions.add_parser("list", help="list the browsers that are signed in")
     listing.set_defaults(run=_list)
     end = actions.add_parser("end", help="sign a browser out, or all of them")
@@ -30,9 +32,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--all", action="store_true", help="every browser of every admin")
     end.set_defaults(run=_end)
-    for action in (listing, end):
+    for action in (link, listing, end):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def _link(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        made = relay.post("/sign-in-links")
+    if parsed.json:
+        print_json(made)
+        return 0
+    link = read_as(SignInLink, made)
+    print(link.url)
+    print(f"(good for one browser, until {time_text(link.expires_at)})")
+    return 0
 
 
 def _list(parsed: argparse.Namespace) -> int:

@@ -97,7 +97,8 @@ class Up:
             node = await self._start_node(running, target, [demo for _, demo in demos])
             model = await self._ready_model(target, node)
             key = await anyio.to_thread.run_sync(self._key, target)
-            self._explain(target, key, model)
+            link = await anyio.to_thread.run_sync(_sign_in_link, target)
+            self._explain(target, key, model, link)
             async with anyio.create_task_group() as watching:
                 watching.start_soon(relay.wait)
                 watching.start_soon(node.wait)
@@ -213,7 +214,7 @@ class Up:
     def _target(self) -> Target:
         return local_target(self._relay_data)
 
-    def _explain(self, target: Target, key: str, model: str) -> None:
+    def _explain(self, target: Target, key: str, model: str, link: str) -> None:
         certificate = self._relay_data / "relay.crt"
         body = json.dumps(
             {
@@ -227,6 +228,8 @@ base URL   {target.url}/v1
 API key    {key}
 model      {model}
 trust      {certificate}
+dashboard  {link}
+           (the link signs one browser in, within ten minutes)
 
 curl -sSN --cacert {shlex.quote(str(certificate))} {target.url}/v1/chat/completions \
 -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d {shlex.quote(body)}
@@ -272,6 +275,12 @@ async def _until(done: Callable[[], bool], what: str, child: Child) -> None:
             said = True
             _say(f"waiting for {what} …")
         await anyio.sleep(POLL_S)
+
+
+def _sign_in_link(target: Target) -> str:
+    """Return a link that opens the dashboard, signed in."""
+    with AdminClient(target) as relay:
+        return str(relay.post("/sign-in-links")["url"])
 
 
 def _machine_name() -> str:

@@ -35,6 +35,7 @@ EXAMPLES: Final = {
     "key update": ("wai key update my-app --rpm none --tpm 100000",),
     "key rename": ("wai key rename my-app chat-on-phones",),
     "key revoke": ("wai key revoke my-app", "wai key revoke key_0123456789abcdef"),
+    "sign-in link": ("wai sign-in link",),
     "sign-in list": ("wai sign-in list",),
     "sign-in end": ("wai sign-in end si_0123456789abcdef", "wai sign-in end --all"),
     "explain": ("wai explain req_0123456789abcdef",),

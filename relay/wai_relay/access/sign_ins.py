@@ -21,6 +21,7 @@ from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_relay.storage import Store, Write, undone_by_restart
 
 from .admins import Admins
+from .sign_in_links import LINK_PREFIX, SignInLinks
 
 COOKIE: Final = "__Host-wai"
 CSRF_HEADER: Final = "x-wai-csrf"
@@ -62,6 +63,7 @@ class SignIns:
         self._store = store
         self._admins = admins
         self._clock = clock
+        self.links = SignInLinks(admins, clock)
         self._by_hash: dict[bytes, SignIn] = {}
         self._unwritten: dict[str, SignIn] = {}
         """Sign-ins by id that have ended, but are still in the store: a restart would undo it."""
@@ -94,11 +96,15 @@ class SignIns:
     async def begin(
         self, token: bytes, *, address: str = "", user_agent: str = ""
     ) -> tuple[SignIn, str]:
-        """Sign in with an admin token; return the sign-in and the value of its cookie.
+        """Sign in with an admin token, or the secret of a link; return the sign-in and the value of
+        its cookie.
 
-        Raises `AuthError` for an unknown token, and `StoreError`.
+        Raises `AuthError` for an unknown token or a link that is no longer good, and `StoreError`.
         """
-        admin = self._admins.authenticate(token)
+        if token.startswith(LINK_PREFIX.encode()):
+            admin = self.links.redeem(token)
+        else:
+            admin = self._admins.authenticate(token)
         now = self._clock()
         cookie = secrets.token_urlsafe(_COOKIE_BYTES)
         sign_in = SignIn(

@@ -39,3 +39,8 @@ class Context:
     address: InviteAddress
     version: str
     clock: Callable[[], float] = time.time
+
+    @property
+    def public_url(self) -> str:
+        """The relay's URL for callers, nodes and browsers, without a slash at the end."""
+        return self.settings.now.public_url or self.address.url

@@ -1,10 +1,11 @@
-"""Sign-ins: the browsers that may administer this relay; list them, end one or all."""
+"""Sign-ins: the browsers that may administer this relay; list and end them, make a link for one."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from wai_api.sign_ins import SignInEntry, SignInList
+from wai_api.sign_ins import SignInEntry, SignInLink, SignInList
+from wai_relay.access.sign_in_links import sign_in_url
 from wai_relay.access.sign_ins import SignIn
 
 from .context import Context
@@ -14,6 +15,13 @@ from .endpoint import Call, Endpoint, Query
 async def list_sign_ins(context: Context, call: Call) -> SignInList:
     """Those of all admins."""
     return SignInList(tuple(_entry(one) for one in context.sign_ins.list()))
+
+
+async def make_link(context: Context, call: Call) -> SignInLink:
+    """A link that signs one browser in as the admin who asks, within ten minutes."""
+    secret, expires_at = context.sign_ins.links.make(call.actor)
+    await context.audit.record(call.actor, "admin.sign_in_link", call.actor)
+    return SignInLink(sign_in_url(context.public_url, secret), expires_at)
 
 
 async def end_sign_in(context: Context, call: Call) -> SignInEntry:
@@ -47,6 +55,10 @@ ENDPOINTS: Final = (
     Endpoint(
         *("DELETE", "/sign-ins", end_all, "Sign every browser out", SignInList),
         query=(Query("but", str, "the id of one that stays signed in"),),
+    ),
+    Endpoint(
+        *("POST", "/sign-in-links", make_link, "Make a link that signs a browser in", SignInLink),
+        status=201,
     ),
     Endpoint("DELETE", "/sign-ins/{sign_in}", end_sign_in, "Sign a browser out", SignInEntry),
 )

@@ -117,7 +117,7 @@ def _view(context: Context, found: SignIn, cookie: str) -> Response:
         csrf=csrf_token(cookie),
         expires_at=found.expires_at,
         version=context.version,
-        url=context.settings.now.public_url or context.address.url,
+        url=context.public_url,
         time=context.clock(),
     )
     return Response(msgspec.json.encode(view), 200, NO_STORE, JSON_TYPE)

@@ -769,7 +769,8 @@ finish_relay() {
     *--pinnedpubkey*) pinned="${line#curl -fsS}" pinned=" -${pinned%% http*}" ;;
     *) pinned='' ;;
   esac
-  say "Dashboard:  $relay/dashboard/  (sign in with the token in $state/admin.token)"
+  say "Dashboard:  $("$env/bin/wai" sign-in link --data "$state" --json | json_field url)"
+  say "            (that link signs one browser in, within ten minutes; later: $wai sign-in link)"
   if [ -n "$domain" ]; then say "Its certificate for $domain comes in a minute, if port 443 of that name leads here."; fi
   say ""
   say "1. On the GPU box (the line is good for one node, for a day):"

@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from wai_protocol.errors import StoreError, TransportError
+from wai_relay.access.admins import LOCAL_ADMIN
+from wai_relay.access.sign_in_links import sign_in_url
 from wai_relay.config import RelayConfig
 from wai_relay.database import open_database
 from wai_relay.http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S
@@ -191,6 +193,11 @@ class Relay:
         url = self._live.now.local_url(self.port)
         hosts = " and ".join(host for host, _ in self._listener.addresses)
         _log.info("relay ready on %s (listening on %s)", url, hosts)
+
+    def sign_in_link(self) -> str:
+        """Return a link that opens the dashboard on this machine, signed in as its local admin."""
+        secret, _ = self._parts.context.sign_ins.links.make(LOCAL_ADMIN)
+        return sign_in_url(self._live.now.local_url(self.port), secret)
 
     def announce(self) -> None:
         """Let commands on this machine find us, also by a certificate that is not for loopback."""

@@ -173,4 +173,4 @@ def _context(
 
 def _public_address(context: Context) -> InviteAddress:
     """The relay's address, with the URL that an admin has set, if any."""
-    return replace(context.address, url=context.settings.now.public_url or context.address.url)
+    return replace(context.address, url=context.public_url)

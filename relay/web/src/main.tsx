@@ -108,9 +108,11 @@ function Frame() {
   );
 }
 
+let linkProblem = ""; // why the link by which the page was opened did not sign in
+
 function SignInPage() {
   const token = useSignal("");
-  const problem = useSignal("");
+  const problem = useSignal(linkProblem);
   const submit = async (event: Event) => {
     event.preventDefault();
     problem.value = await told(async () => begin(await signIn(token.value.trim())));
@@ -127,7 +129,8 @@ function SignInPage() {
         <button type="submit" class="primary">Sign in</button>
         <Problem text={problem.value} />
         <p class="hint">
-          On the relay’s machine it is in the file <code>admin.token</code> of its data folder.
+          On the relay’s machine it is in the file <code>admin.token</code> of its data folder. Or run{" "}
+          <code>wai sign-in link</code> there and open the link that it prints.
         </p>
       </form>
     </main>
@@ -137,5 +140,8 @@ function SignInPage() {
 const Root = () => (session.value ? <Frame /> : <SignInPage />);
 
 whenSignedOut(() => begin(null));
+const link = new URLSearchParams(location.hash.slice(1)).get("sign-in");
+if (link) history.replaceState(null, "", location.pathname); // a secret must not stay in the address bar
 begin(await currentSession().catch(() => null));
+if (link && !session.value) linkProblem = await told(async () => begin(await signIn(link)));
 render(<Root />, document.getElementById("app")!);
