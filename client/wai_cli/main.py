@@ -29,6 +29,7 @@ GROUPS: Final = {
     "model": "find models, see what fits, deploy them to nodes, change their context",
     "doctor": "check the whole path and say what to do",
     "top": "watch requests, nodes and tokens per second as they are now",
+    "requests": "list the requests that are over, look at one",
     "usage": "see what requests cost: tokens, times, errors",
     "explain": "see why a request went to the node that it went to",
     "backup": "save all that a relay is to a file, while it runs",

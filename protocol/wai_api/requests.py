@@ -1,4 +1,4 @@
-"""Requests: those that run now, and why one went where it went."""
+"""Requests: those that run now, those that are over, and why one went where it went."""
 
 from __future__ import annotations
 
@@ -41,6 +41,50 @@ class RequestList(Struct, frozen=True):
     key_names: dict[str, str]
 
 
+class FinishedRequest(Struct, frozen=True, kw_only=True):
+    """A request that is over. `number` is its place in the store, by which the next page is asked
+    for. `status` is what the caller was sent, 499 where it went away first; `fault` the code of
+    what went wrong on our side, "" if nothing did. Times in ms since its arrival, null where that
+    point was not reached."""
+
+    number: int
+    id: str
+    started_at: float
+    path: str
+    key_id: str
+    model: str
+    served_model: str
+    node: str
+    status: int
+    fault: str
+    reason: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    tokens_exact: bool
+    queue_ms: float
+    ttft_ms: float | None
+    duration_ms: float
+    tokens_per_s: float | None
+    bytes_in: int
+    bytes_out: int
+    attempts: int
+    stream: bool
+    cancelled: bool
+    fallback: bool
+    continued: int
+    cost: float
+
+
+class FinishedList(Struct, frozen=True):
+    """Requests that are over, the latest first. `key_names`: what their keys are called. `next`:
+    what to give as `before` for the next page, null at the end."""
+
+    data: list[FinishedRequest]
+    key_names: dict[str, str]
+    next: int | None
+
+
 class ExplainedAttempt(Struct, frozen=True):
     """One upstream that was tried. `candidates`: all that were weighed, with the figures that the
     choice was made by. `fault`: the code of what went wrong with it, "" if it answered."""
@@ -55,7 +99,8 @@ class ExplainedAttempt(Struct, frozen=True):
 
 class Explanation(Struct, frozen=True):
     """A request's way. `running`: it is not over yet, so that its figures still grow. Times in ms
-    since its arrival, None where that point was not reached."""
+    since its arrival, None where that point was not reached. Of one that ended before the relay
+    was started, the attempts are not known."""
 
     id: str
     started_at: float

@@ -31,7 +31,7 @@ FOLDER: Final = Path(__file__).parents[2] / "docs" / "images"
 PAGES: Final = {
     "overview": "Overview",
     "nodes": "Nodes",
-    "requests": "Live requests",
+    "requests": "Requests",
     "models": "Models",
     "keys": "Keys",
     "usage": "Usage",

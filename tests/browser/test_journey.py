@@ -61,7 +61,7 @@ async def test_from_sign_in_to_a_revoked_key(tmp_path: Path, tiny_model: Path) -
                 await page.get_by_role("button", name="Send").wait_for()
 
                 await _chat(page, COUNTER)
-                await open_page(page, "Live requests")
+                await open_page(page, "Requests")
                 await _cancel(page, counter)
                 await open_page(page, "Try it")
                 await page.get_by_text("ended by the relay's admin").wait_for()

@@ -29,8 +29,8 @@ _LEGEND = """\
 Times in seconds. COST decides: the time to the first token, the time to generate by its weight
 (first_token_weight in the relay's settings), the risk of failure, and what others lose by it."""
 _EPILOG = """\
-The id is in every answer's X-Request-Id header. The relay remembers its last 4096 requests, until
-it restarts."""
+The id is in every answer's X-Request-Id header, and in `wai requests list`. Why a node was chosen
+is known of the last 4096 requests, until the relay restarts."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,14 +48,21 @@ def _explain(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(answer)
         return 0
-    found = read_as(Explanation, answer)
+    print_explanation(read_as(Explanation, answer))
+    return 0
+
+
+def print_explanation(found: Explanation) -> None:
+    """Print the way of one request: its outcome, its times, and each attempt."""
     say(f"{found.id}: {found.method} {found.path}, {time_text(found.started_at)}")
     say(f"model {found.model or '-'}, {_outcome(found)}")
     say(_times(found))
     for number, attempt in enumerate(found.attempts, start=1):
         print()
         _print_attempt(number, attempt)
-    return 0
+    if not found.attempts and found.node:
+        say(f"it went to {found.node} ({found.reason or 'no reason is kept'}); the attempts are")
+        say("known of the last 4096 requests only, until the relay restarts")
 
 
 def _outcome(found: Explanation) -> str:

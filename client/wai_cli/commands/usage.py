@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import re
 import time
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -13,11 +11,9 @@ from wai_api.usage import GROUPINGS, UsageList, UsageRow
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
+from wai_cli.options.times import WHEN, seconds_of
 from wai_cli.output.tables import plain, print_json, print_table
-from wai_protocol.errors import RequestError
 
-_UNITS_S: Final = {"h": 3600, "d": 86400, "w": 7 * 86400}
-_AGO: Final = re.compile(r"(\d{1,6})([hdw])")
 _COLUMNS: Final = (
     *("REQUESTS", "ERRORS", "PROMPT", "CACHED", "ANSWER"),
     *("FIRST p50", "p99", "TOKENS/S"),
@@ -40,8 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="day",
         help="what the rows are for (default: day)",
     )
-    when = "7d, 12h or 4w ago; or a day or time: 2026-11-23, 2026-11-23T12:00"
-    parser.add_argument("--since", metavar="WHEN", default="7d", help=f"{when} (default: 7d)")
+    parser.add_argument("--since", metavar="WHEN", default="7d", help=f"{WHEN} (default: 7d)")
     parser.add_argument("--until", metavar="WHEN", help="up to then (default: now)")
     for what in ("key", "model", "node"):
         parser.add_argument(f"--{what}", metavar="NAME", help=f"only this {what}")
@@ -76,20 +71,6 @@ def _usage(parsed: argparse.Namespace) -> int:
         empty="no requests in that time",
     )
     return 0
-
-
-def seconds_of(text: str, now: float) -> int:
-    """`7d` ago or a day or time in UTC, as seconds since 1970. Raises `RequestError`."""
-    if matched := _AGO.fullmatch(text):
-        return max(int(now) - int(matched[1]) * _UNITS_S[matched[2]], 0)
-    try:
-        at = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise RequestError(
-            f"{text!r} is no time: write 7d, 12h, 4w, 2026-11-23 or 2026-11-23T12:00"
-        ) from None
-    at = at if at.tzinfo is not None else at.replace(tzinfo=datetime.UTC)
-    return max(int(at.timestamp()), 0)
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:

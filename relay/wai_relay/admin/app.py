@@ -23,6 +23,7 @@ from wai_protocol.errors import Fault, RequestError, WaiError
 from . import (
     admins,
     deployments,
+    finished,
     invites,
     keys,
     nodes,
@@ -45,6 +46,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *keys.ENDPOINTS,
     *relay.ENDPOINTS,
     *usage.ENDPOINTS,
+    *finished.ENDPOINTS,
     *requests.ENDPOINTS,
     *deployments.ENDPOINTS,
     *admins.ENDPOINTS,

@@ -14,7 +14,7 @@ from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
 from wai_relay.settings import SettingsBook
-from wai_relay.usage import UsageReport
+from wai_relay.usage import RequestHistory, UsageReport
 
 from .events import Feed
 from .live_nodes import LiveFleet
@@ -32,6 +32,7 @@ class Context:
     audit: AuditLog
     settings: SettingsBook
     usage: UsageReport
+    history: RequestHistory
     live: LiveRequests
     sign_ins: SignIns
     feed: Feed

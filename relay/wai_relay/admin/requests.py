@@ -7,7 +7,7 @@ from typing import Final
 
 from wai_api.requests import Explanation, LiveView, RequestList
 from wai_protocol.errors import Fault, RequestError
-from wai_relay.observe.explain import explain
+from wai_relay.observe.explain import explain, explain_stored
 from wai_relay.observe.live import live_view
 
 from .context import Context
@@ -39,9 +39,12 @@ async def explain_request(context: Context, call: Call) -> Explanation:
     if live is not None:
         return explain(live.record, running=True)
     record = context.explanations.find(request_id)
-    if record is None:
-        raise _unknown(request_id, "is remembered; the last ones are, until the relay restarts")
-    return explain(record)
+    if record is not None:
+        return explain(record)
+    stored = await context.history.find(request_id)
+    if stored is None:
+        raise _unknown(request_id, "is kept: it is too old, or its key was not valid")
+    return explain_stored(stored)
 
 
 def _unknown(request_id: str, what: str) -> RequestError:

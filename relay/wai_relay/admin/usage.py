@@ -33,7 +33,7 @@ async def get_usage(context: Context, call: Call) -> UsageList | Response:
         raise RequestError("since must be before until")
     if by == "hour" and until - since > MAX_HOURS_ASKED_S:
         raise RequestError("by the hour, ask for at most 31 days")
-    only = await _only(context, asked)
+    only = await only_asked_for(context, asked)
     others, other_groups = None, 0
     if most := asked.get("limit"):
         if by in TIMES or asked.get("format") == "csv":
@@ -53,7 +53,7 @@ async def get_usage(context: Context, call: Call) -> UsageList | Response:
     return UsageList(by, since, until, rows, shown, others, other_groups)
 
 
-async def _only(context: Context, asked: dict[str, Any]) -> dict[str, str | None]:
+async def only_asked_for(context: Context, asked: dict[str, Any]) -> dict[str, str | None]:
     """Which key (its id), model and node is asked for. Raises `RequestError` for an unknown one."""
     only: dict[str, str | None] = {name: asked.get(name) for name in ("model", "node")}
     for kind, name in only.items():

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from wai_api.requests import ExplainedAttempt, Explanation
+from wai_api.requests import ExplainedAttempt, Explanation, FinishedRequest
 from wai_relay.contracts.records import Attempt, RequestRecord
 
 # About 2 KiB each with eight candidates: 8 MiB; at ten requests a second the last seven minutes.
@@ -63,6 +63,37 @@ def explain(record: RequestRecord, *, running: bool = False) -> Explanation:
         completion_tokens=record.tokens.completion,
         tokens_exact=record.tokens.exact,
         attempts=[_attempt(attempt) for attempt in record.tried],
+    )
+
+
+def explain_stored(request: FinishedRequest) -> Explanation:
+    """What is still known of a request whose attempts are forgotten."""
+    return Explanation(
+        id=request.id,
+        started_at=request.started_at,
+        running=False,
+        method="",
+        path=request.path,
+        key_id=request.key_id,
+        model=request.model,
+        served_model=request.served_model,
+        node=request.node,
+        status=request.status,
+        fault=request.fault,
+        reason=request.reason,
+        cancelled=request.cancelled,
+        fallback=request.fallback,
+        continued=request.continued,
+        queue_ms=request.queue_ms,
+        first_byte_ms=None,
+        ttft_ms=request.ttft_ms,
+        duration_ms=request.duration_ms,
+        tokens_per_s=request.tokens_per_s,
+        prompt_tokens=request.prompt_tokens,
+        cached_tokens=request.cached_tokens,
+        completion_tokens=request.completion_tokens,
+        tokens_exact=request.tokens_exact,
+        attempts=[],
     )
 
 

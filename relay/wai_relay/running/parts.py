@@ -162,6 +162,7 @@ def _context(
         audit=stored.audit,
         settings=stored.settings,
         usage=stored.report,
+        history=stored.history,
         live=gateway.live,
         sign_ins=stored.sign_ins,
         feed=feed,

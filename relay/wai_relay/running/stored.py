@@ -14,7 +14,7 @@ from wai_relay.fleet.registry import NodeRegistry
 from wai_relay.identity import load_admin_token, load_relay_key
 from wai_relay.settings import SettingsBook
 from wai_relay.storage import Store
-from wai_relay.usage import UsageRecorder, UsageReport
+from wai_relay.usage import RequestHistory, UsageRecorder, UsageReport
 from wai_transport.folder import DataFolder
 
 
@@ -31,6 +31,7 @@ class Stored:
     sign_ins: SignIns
     audit: AuditLog
     report: UsageReport
+    history: RequestHistory
     recorder: UsageRecorder
 
     @classmethod
@@ -59,5 +60,6 @@ class Stored:
             sign_ins=sign_ins,
             audit=AuditLog(store),
             report=UsageReport(store),
+            history=RequestHistory(store),
             recorder=recorder,
         )

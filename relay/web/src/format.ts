@@ -33,5 +33,16 @@ export function span(seconds: number): string {
 const moment = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 export const date = (seconds: number) => moment.format(seconds * 1000);
 
+const shortMoment = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+/** A time without its year, to the second. */
+export const briefly = (seconds: number) => shortMoment.format(seconds * 1000);
+
+/** `text` in at most `most` characters: its beginning and its end tell similar names apart. */
+export function cutInTheMiddle(text: string, most: number): string {
+  if (text.length <= most) return text;
+  const end = Math.floor((most - 1) / 2);
+  return `${text.slice(0, most - 1 - end)}…${text.slice(-end)}`;
+}
+
 const letters = new Intl.Collator("en");
 export const byName = (a: { name: string }, b: { name: string }) => letters.compare(a.name, b.name);

@@ -24,7 +24,7 @@ import "./style.css";
 const PAGES: Record<string, [string, ComponentType]> = {
   overview: ["Overview", OverviewPage],
   nodes: ["Nodes", NodesPage],
-  requests: ["Live requests", RequestsPage],
+  requests: ["Requests", RequestsPage],
   models: ["Models", ModelsPage],
   keys: ["Keys", KeysPage],
   usage: ["Usage", UsagePage],

@@ -20,3 +20,9 @@ export function go(name: string): void {
   page.value = name;
   scrollTo(0, 0);
 }
+
+/** Put what a page shows into its address, so that the address can be kept and sent. */
+export function remember(shown: Record<string, string>): void {
+  const query = new URLSearchParams(shown).toString();
+  history.replaceState(null, "", location.pathname + (query && `?${query}`));
+}

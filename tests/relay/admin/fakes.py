@@ -26,7 +26,7 @@ from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.pulse import Pulse
 from wai_relay.settings import SettingsBook
 from wai_relay.storage import SqliteStore
-from wai_relay.usage import UsageReport
+from wai_relay.usage import RequestHistory, UsageReport
 
 TOKEN = "wai_at_test"
 PUBLIC = NodeKey.generate().public
@@ -189,6 +189,7 @@ async def make_api(store: SqliteStore, clock: Clock) -> Api:
         audit=audit,
         settings=await SettingsBook.load(store, clock),
         usage=UsageReport(store),
+        history=RequestHistory(store),
         live=live,
         sign_ins=await SignIns.load(store, admins, clock),
         feed=feed,

@@ -313,6 +313,31 @@ async def test_usage_is_told_as_json_and_as_csv_that_no_spreadsheet_runs(
         assert (status, f"did you mean {nearest!r}" in answer["error"]["message"]) == (404, True)
 
 
+async def test_finished_requests_are_told_and_explained_after_a_restart(
+    api: Api, store: SqliteStore, clock: Clock
+) -> None:
+    key, _ = await api.context.keys.create("app")
+    for number, status in enumerate((200, 503, 200)):
+        over = RequestRecord(f"req_{number}", clock.now + number, "POST", "/v1/chat/completions")
+        over.key_id, over.model, over.status = key.id, "m", status
+        await store.write(*writes_for([(over, "m")]))
+    _, page = await api.call("GET", "/requests/finished?limit=2")
+    assert [one["id"] for one in page["data"]] == ["req_2", "req_1"]
+    assert page["key_names"] == {key.id: "app"}
+    _, page = await api.call("GET", f"/requests/finished?before={page['next']}&key=app")
+    assert ([one["id"] for one in page["data"]], page["next"]) == (["req_0"], None)
+    _, failed = await api.call("GET", "/requests/finished?failed=true")
+    assert [one["status"] for one in failed["data"]] == [503]
+    _, headers, text = await api.request(
+        "GET", "/requests/finished?format=csv", None, token=TOKEN, raw=None
+    )
+    assert (headers[b"content-type"][:8], len(text.splitlines())) == (b"text/csv", 4)
+    assert (await api.call("GET", "/requests/finished?key=nobody"))[0] == 404
+    _, explained = await api.call("GET", "/requests/req_1/explain")
+    assert (explained["status"], explained["attempts"]) == (503, [])
+    assert (await api.call("GET", "/requests/req_9/explain"))[0] == 404
+
+
 async def test_usage_of_ten_thousand_keys_is_asked_for_in_part(
     api: Api, store: SqliteStore, clock: Clock
 ) -> None:
@@ -365,7 +390,7 @@ async def test_running_requests_are_listed_ended_and_explained(api: Api) -> None
     assert (await api.call("GET", "/requests/req_1/explain"))[1]["running"] is False
     status, answer = await api.call("GET", "/requests/req_2/explain")
     assert status == 404
-    assert "is remembered" in answer["error"]["message"]
+    assert "is kept" in answer["error"]["message"]
 
 
 def test_the_oldest_explanations_are_forgotten_first() -> None:

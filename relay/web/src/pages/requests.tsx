@@ -1,18 +1,36 @@
-// The running requests, why each runs on its node, and a button to cancel it.
+// The requests: those that run, with a button to cancel each, and those that are over; why each went to its node.
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get, remove } from "../api";
-import { count, ms, rate } from "../format";
+import { count, date, ms, rate } from "../format";
 import type { Explanation, RequestRow } from "../generated/api";
 import { relayNow, requests, tokens } from "../live";
-import { Badge, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
+import { Badge, Choice, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
+import { remember } from "../route";
+import { OverRequests } from "./over";
 
 const SHOWN = 25; // as many rows as a busy machine lays out within a frame, twice a second
 
+const SHOWN_FIRST = [["running", "Running"], ["over", "Over"]];
+
 export function RequestsPage() {
+  const shown = useSignal(new URLSearchParams(location.search).has("over") ? "over" : "running");
+  const asked = useSignal(new URLSearchParams(location.search).get("id"));
+  const choose = (name: string) => {
+    shown.value = name;
+    remember(name === "over" ? { over: "" } : {});
+  };
+  return (
+    <Page title="Requests" hint={shown.value === "over" ? "The latest first" : "Oldest first, updated twice a second"} actions={<Choice label="Requests that are" options={SHOWN_FIRST} value={shown.value} onChoose={choose} />}>
+      {shown.value === "over" ? <OverRequests onWhy={(id) => (asked.value = id)} /> : <RunningRequests onWhy={(id) => (asked.value = id)} />}
+      {asked.value && <Why key={asked.value} id={asked.value} onClose={() => (asked.value = null)} />}
+    </Page>
+  );
+}
+
+function RunningRequests(props: { onWhy: (id: string) => void }) {
   const problem = useSignal("");
-  const asked = useSignal<string | null>(null);
   const at = useSignal(0);
   const second = useSignal(0);
   useEffect(() => {
@@ -23,7 +41,7 @@ export function RequestsPage() {
   const page = paged([...requests.value.values()], at, SHOWN, "requests");
   const end = async (id: string) => (problem.value = await told(() => remove(`/requests/${id}`)));
   return (
-    <Page title="Live requests" hint="Oldest first, updated twice a second">
+    <>
       <Problem text={problem.value} />
       {page.shown.length === 0 ? (
         <Empty title="Nothing runs now">Requests show up here the moment they arrive.</Empty>
@@ -39,15 +57,14 @@ export function RequestsPage() {
             </thead>
             <tbody>
               {page.shown.map((row) => (
-                <Row key={row.id} row={row} made={tokens.value.get(row.id) ?? 0} onWhy={() => (asked.value = row.id)} onEnd={() => end(row.id)} />
+                <Row key={row.id} row={row} made={tokens.value.get(row.id) ?? 0} onWhy={() => props.onWhy(row.id)} onEnd={() => end(row.id)} />
               ))}
             </tbody>
           </table>
           {page.turn}
         </div>
       )}
-      {asked.value && <Why id={asked.value} onClose={() => (asked.value = null)} />}
-    </Page>
+    </>
   );
 }
 
@@ -90,6 +107,28 @@ interface Candidate {
 const UNCOUNTED = 100_000; // a provider's slots are not counted: it reports a million
 const seconds = (value: number | undefined) => ms(value === undefined ? null : value * 1000);
 
+/** How a request went: its outcome, times and tokens, a line each. */
+function Story({ of }: { of: Explanation }) {
+  const status = of.running ? "runs now" : `${of.status}${of.cancelled ? ", cancelled" : ""}${of.fault ? `, ${of.fault}` : ""}`;
+  const about = of.tokens_exact ? "" : "about ";
+  const rows: [string, string][] = [
+    ["Began", date(of.started_at)],
+    ["Path", of.path],
+    ["Model", of.served_model && of.served_model !== of.model ? `${of.model}, served by ${of.served_model}` : of.model || "–"],
+    ["Node", of.node ? `${of.node} (${of.reason || "no reason kept"})` : "–"],
+    ["Status", status],
+    ["Times", `queue ${ms(of.queue_ms)}, first token ${ms(of.ttft_ms)}, in all ${ms(of.duration_ms)}, ${rate(of.tokens_per_s)} tokens/s`],
+    ["Tokens", `${about}${count(of.prompt_tokens)} of prompt (${count(of.cached_tokens)} cached), ${count(of.completion_tokens)} of answer`],
+  ];
+  return (
+    <dl class="story">
+      {rows.map(([name, text]) => (
+        <div key={name}><dt>{name}</dt><dd class={name === "Status" && (of.fault || of.status >= 400) ? "bad" : undefined}>{text}</dd></div>
+      ))}
+    </dl>
+  );
+}
+
 /** The considered nodes, with the figures that decided. */
 function Why(props: { id: string; onClose: () => void }) {
   const found = useSignal<Explanation | null>(null);
@@ -98,9 +137,10 @@ function Why(props: { id: string; onClose: () => void }) {
     void told(async () => (found.value = await get<Explanation>(`/requests/${props.id}/explain`))).then((said) => (problem.value = said));
   }, [props.id]);
   return (
-    <Dialog title="Why this node" onClose={props.onClose}>
+    <Dialog title={`Request ${props.id}`} onClose={props.onClose}>
       <Problem text={problem.value} />
-      {found.value?.attempts.length === 0 && <Empty title="It still waits for a node" />}
+      {found.value && <Story of={found.value} />}
+      {found.value?.running && found.value.attempts.length === 0 && <Empty title="It still waits for a node" />}
       {found.value?.attempts.map((attempt, index) => (
         <section key={index} class="scroll">
           <h3>
@@ -136,8 +176,10 @@ function Why(props: { id: string; onClose: () => void }) {
           )}
         </section>
       ))}
-      <p class="hint below">The lowest cost is chosen: the time to the first token, the time to generate by its weight, the risk of failure, and what others lose.</p>
-      <p class="hint below">The same later: <code>wai explain {props.id}</code></p>
+      {found.value?.attempts.some((attempt) => attempt.candidates.length > 0) && (
+        <p class="hint below">The lowest cost is chosen: the time to the first token, the time to generate by its weight, the risk of failure, and what others lose.</p>
+      )}
+      <p class="hint below">The same in a terminal: <code>wai explain {props.id}</code></p>
     </Dialog>
   );
 }

@@ -8,7 +8,7 @@ import type { UsageList, UsageRow } from "../generated/api";
 import { everyStep } from "../history";
 import { relayNow } from "../live";
 import { Chart } from "../parts/chart";
-import { Empty, Page, Problem, paged, told } from "../parts/basics";
+import { Choice, Empty, Page, Problem, paged, told } from "../parts/basics";
 
 const SPANS: [number, string][] = [[1, "24 hours"], [7, "7 days"], [30, "30 days"], [365, "A year"]];
 const SHOWN = 50; // rows a page: the most used keys, models or nodes, and the others as one row
@@ -108,15 +108,5 @@ function Row({ row, name }: { row: UsageRow; name: string }) {
       <td data-label="First token p99" class="num">{ms(row.ttft_p99_ms)}</td>
       <td data-label="Tokens/s" class="num">{rate(row.tokens_per_s)}</td>
     </tr>
-  );
-}
-
-function Choice(props: { label: string; options: string[][]; value: string; onChoose: (value: string) => void }) {
-  return (
-    <div class="segments" role="group" aria-label={props.label}>
-      {props.options.map(([value, text]) => (
-        <button key={value} type="button" aria-pressed={value === props.value} onClick={() => props.onChoose(value!)}>{text}</button>
-      ))}
-    </div>
   );
 }

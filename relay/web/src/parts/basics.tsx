@@ -124,6 +124,17 @@ export function Dialog(props: { title: string; onClose: () => void; children: Co
   );
 }
 
+/** Buttons of which one is pressed. */
+export function Choice(props: { label: string; options: string[][]; value: string; onChoose: (value: string) => void }) {
+  return (
+    <div class="segments" role="group" aria-label={props.label}>
+      {props.options.map(([value, text]) => (
+        <button key={value} type="button" aria-pressed={value === props.value} onClick={() => props.onChoose(value!)}>{text}</button>
+      ))}
+    </div>
+  );
+}
+
 export interface Paged<Row> {
   shown: readonly Row[];
   turn: ComponentChildren;
