@@ -8,6 +8,7 @@ run, so that `wai --help` stays fast.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -65,10 +66,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # `wai node list | head` closed the pipe; without this, Python warns again when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # `wai node list | head` closed the pipe.
+        _forget_output()
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise  # not one of stdout's: those of files and sockets are `WaiError`s
+        _forget_output()
+        return _complain(f"the output can't be written: {error.strerror}")
     return status
+
+
+def _forget_output() -> None:
+    """Send what waits for stdout nowhere, so that Python does not fail again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.llama_server import llama_server
 from tests.harness.processes import Daemon, free_port
 from tests.harness.real import require_real, script
 
@@ -16,10 +17,10 @@ pytestmark = pytest.mark.e2e
 CURL_LINE = r"^\s*(curl (?:.*\\\n)*.*)$"
 
 
-def up(home: Path, port: int, log: Path) -> Daemon:
+def up(home: Path, port: int, log: Path, *options: str) -> Daemon:
     folders = {"XDG_DATA_HOME": "data", "XDG_CONFIG_HOME": "config", "XDG_STATE_HOME": "state"}
     return Daemon(
-        [script("wai"), "up", "--listen", f"127.0.0.1:{port}"],
+        [script("wai"), "up", "--listen", f"127.0.0.1:{port}", *options],
         log=log,
         env={"HOME": str(home), **{name: str(home / path) for name, path in folders.items()}},
         cwd=home,
@@ -71,3 +72,15 @@ def test_a_model_server_that_dies_ends_it_all_with_a_sentence(tmp_path: Path) ->
         assert running.wait() == 1
         assert "The demo's model server was ended by SIGKILL" in running.output()
         assert running.kill_leftovers() == []
+
+
+def test_a_given_server_is_served_with_its_key(tmp_path: Path, tiny_model: Path) -> None:
+    require_real("llama-server", "curl")
+    secret = "key-of-the-server"
+    key_file = tmp_path / "server.key"
+    key_file.write_text(secret + "\n")
+    with llama_server(tiny_model, tmp_path, key=secret) as server:
+        given = ("--upstream", server.url, "--upstream-key-file", str(key_file))
+        with up(tmp_path, free_port(), tmp_path / "log", *given) as started:
+            assert "[DONE]" in streamed_by(started.wait_for_output(CURL_LINE)[1])
+            assert not [p for p in started.family() if secret in " ".join(p.cmdline())]

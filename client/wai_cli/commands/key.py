@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from wai_api.keys import CreatedKey, KeyList, KeyView
 from wai_api.limits import LIMITS
+from wai_api.relay import SettingsView, WhoAmI
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
@@ -56,12 +57,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _create(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
         created = relay.post("/keys", {"name": parsed.name, "limits": limits_given(parsed)})
+        url = read_as(SettingsView, relay.get("/settings")).public_url
+        url = url or read_as(WhoAmI, relay.get("/whoami")).url
     if parsed.json:
         print_json(created)
         return 0
     key = read_as(CreatedKey, created)
     print(key.key)
     print(f"(shown this once; to revoke it: wai key revoke {key.id})")
+    print(f"base URL for OpenAI's SDKs: {url}/v1")
     return 0
 
 

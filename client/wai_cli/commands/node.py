@@ -13,13 +13,12 @@ from typing import Any, Final
 from wai_cli.client.proxied import proxy_settings
 from wai_cli.client.target import add_target_options
 from wai_cli.options.paths import add_data_option, node_data
-from wai_cli.options.values import count, named
+from wai_cli.options.values import count, first_line, named
 from wai_cli.output.tables import print_json, say
 
 from . import node_upstream, uninstall
 
 MAX_INVITE_CHARS: Final = 4096  # a real one has about 220
-MAX_KEY_CHARS: Final = 4096  # those in use have up to some hundred
 INVITE_VARIABLE: Final = "WAI_INVITE"
 _EXAMPLES = """\
 examples:
@@ -89,15 +88,6 @@ def _configure_join(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=partial(_join, parser))
 
 
-def _first_line(path: str) -> str:
-    """The first line of a file, as the value of an option."""
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            return file.readline(MAX_KEY_CHARS).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"{path} can't be read: {error}") from None
-
-
 class _UpstreamKey(argparse.Action):
     """Keeps each key by the number of the `--upstream` that it came after."""
 
@@ -134,7 +124,7 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         dest="upstream_key",
         action=_UpstreamKey,
-        type=_first_line,
+        type=first_line,
         help="a file with that key in its first line",
     )
     parser.add_argument(

@@ -15,7 +15,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.target import Target, local_target
 from wai_cli.output.tables import plain
 from wai_node.config import JoinConfig
-from wai_node.demo.demo import DemoModel, DemoUpstream
+from wai_node.demo.demo import DemoModel
 from wai_node.main import join
 from wai_node.membership import load_key, load_membership
 from wai_node.upstreams import Consent, Verdict, installed_kinds, look_around
@@ -43,11 +43,23 @@ POLL_S: Final = 0.05
 SLOW_AFTER_S: Final = 2.0  # then a message says what is being waited for
 DRAIN_S: Final = 3.0  # lets short answers finish after Ctrl-C
 KEY_FILE: Final = "up-key.json"
+UPSTREAMS_VARIABLE: Final = "WAI_NODE_UPSTREAMS"
 
 
-def run(data: Path, listen: str) -> None:
-    """Run relay and node in `data` until a signal ends them. Raises `WaiError`."""
-    anyio.run(_main, Up(data, listen))
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An inference server that `wai up` is told to serve; `key` is "" where it asks for none."""
+
+    url: str
+    key: str = field(repr=False)
+
+
+def run(data: Path, listen: str, given: Server | None) -> None:
+    """Run relay and node in `data` until a signal ends them. Raises `WaiError`.
+
+    `given`: the server to serve; None: those of the node's settings or on the usual ports.
+    """
+    anyio.run(_main, Up(data, listen, given))
 
 
 async def _main(up: Up) -> None:
@@ -83,18 +95,21 @@ class Up:
 
     data: Path
     listen: str
+    given: Server | None = None
 
     async def run(self) -> None:
         """Start everything, print how to use it, and wait until cancelled or a part ends."""
         DataFolder.open(self.data)
         async with AsyncExitStack() as running:
-            demos: list[tuple[DemoModel, DemoUpstream]] = []  # empty if the machine has a model
+            demos: list[DemoModel] = []  # empty if there is a server to serve
+            servers: list[Server] = [self.given] if self.given is not None else []
             async with anyio.create_task_group() as starting:
                 # Both take about half a second, so they run at the same time.
-                starting.start_soon(self._find_upstream, running, demos)
+                if self.given is None and UPSTREAMS_VARIABLE not in os.environ:
+                    starting.start_soon(self._find_upstream, running, demos, servers)
                 relay = await self._start_relay(running)
             target = self._target()
-            node = await self._start_node(running, target, [demo for _, demo in demos])
+            node = await self._start_node(running, target, servers)
             model = await self._ready_model(target, node)
             key = await anyio.to_thread.run_sync(self._key, target)
             link = await anyio.to_thread.run_sync(_sign_in_link, target)
@@ -102,8 +117,8 @@ class Up:
             async with anyio.create_task_group() as watching:
                 watching.start_soon(relay.wait)
                 watching.start_soon(node.wait)
-                for model_server, _ in demos:
-                    watching.start_soon(_watch, model_server)
+                for demo in demos:
+                    watching.start_soon(_watch, demo)
 
     # -- the parts
     async def _start_relay(self, running: AsyncExitStack) -> Child:
@@ -118,15 +133,12 @@ class Up:
         return relay
 
     async def _start_node(
-        self, running: AsyncExitStack, target: Target, demos: list[DemoUpstream]
+        self, running: AsyncExitStack, target: Target, servers: list[Server]
     ) -> Child:
         await anyio.to_thread.run_sync(self._join, target)
         environment = {**os.environ, "WAI_NODE_DRAIN_TIMEOUT_S": str(DRAIN_S)}
-        for demo in demos:
-            # In the environment, because all users of the machine can read command lines.
-            environment["WAI_NODE_UPSTREAMS"] = (
-                f"[{{url = {json.dumps(demo.url)}, key = {json.dumps(demo.key)}}}]"
-            )
+        if servers:  # in the environment, because all users of the machine can read command lines
+            environment[UPSTREAMS_VARIABLE] = f"[{', '.join(map(_as_setting, servers))}]"
         address = target.url.partition("://")[2]
         node = await Child.start(
             "node",
@@ -138,7 +150,7 @@ class Up:
         return node
 
     async def _find_upstream(
-        self, running: AsyncExitStack, demos: list[tuple[DemoModel, DemoUpstream]]
+        self, running: AsyncExitStack, demos: list[DemoModel], servers: list[Server]
     ) -> None:
         """Start the demo's model, unless the machine has an inference server with a model."""
         if await _has_models(self._node_data):
@@ -148,7 +160,9 @@ class Up:
         key = inference_key(load_key(folder), secrets.token_bytes(NONCE_BYTES))
         demo = DemoModel(key, self.data / "demo.log")
         running.push_async_callback(demo.stop)
-        demos.append((demo, await demo.start()))
+        demos.append(demo)
+        serving = await demo.start()
+        servers.append(Server(serving.url, serving.key))
 
     # -- invite, model and API key
     def _join(self, target: Target) -> None:
@@ -236,6 +250,11 @@ curl -sSN --cacert {shlex.quote(str(certificate))} {target.url}/v1/chat/completi
 
 Ctrl-C stops everything; keys and data stay in {self.data}
 """)
+
+
+def _as_setting(server: Server) -> str:
+    key = f", key = {json.dumps(server.key)}" if server.key else ""
+    return f"{{url = {json.dumps(server.url)}{key}}}"
 
 
 async def _watch(model_server: DemoModel) -> None:

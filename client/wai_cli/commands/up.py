@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from wai_cli.options.paths import data_home
+from wai_cli.options.values import first_line
+from wai_protocol.errors import RequestError
 
 _EXAMPLES: Final = """\
 examples:
   wai up
-  wai up --listen 127.0.0.1:9443 --data ./try"""
+  wai up --listen 127.0.0.1:9443 --data ./try
+  wai up --upstream http://127.0.0.1:8080 --upstream-key-file llama.key"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +31,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"where relay and node keep their data (default: {data_home()})".replace("%", "%%"),
     )
     parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8443")
+    parser.add_argument(
+        "--upstream",
+        metavar="URL",
+        help="serve this inference server (default: those on the usual ports, else a small model)",
+    )
+    parser.add_argument(
+        *("--upstream-key-file",),
+        metavar="FILE",
+        dest="upstream_key",
+        type=first_line,
+        help="a file whose first line is the key that this server asks for",
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    from .trial import run
+    from .trial import Server, run
 
-    run(parsed.data, parsed.listen)
+    if parsed.upstream_key and parsed.upstream is None:
+        raise RequestError("--upstream-key-file goes with --upstream URL")
+    given = None if parsed.upstream is None else Server(parsed.upstream, parsed.upstream_key or "")
+    run(parsed.data, parsed.listen, given)
     return 0

@@ -7,10 +7,12 @@ import datetime
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from wai_api.bounds import MAX_COUNT
 
+MAX_KEY_CHARS: Final = 4096  # those in use have up to some hundred
 NONE: Final = "none"
 """The value that removes a limit."""
 
@@ -95,3 +97,12 @@ def _whole(text: str, least: int, most: int, what: str) -> int:
 
 def _wrong(text: str, what: str) -> argparse.ArgumentTypeError:
     return argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+
+def first_line(path: str) -> str:
+    """Read the first line of a file: a key that is an argument itself is no secret."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            return file.readline(MAX_KEY_CHARS).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path} can't be read: {error}") from None

@@ -13,6 +13,7 @@ export const tokens = signal<ReadonlyMap<string, number>>(new Map());
 export const deployments = signal<ReadonlyMap<string, DeploymentView> | null>(null);
 export const pulse = signal<PulseView | null>(null);
 export const history = signal<History>({ step: 2, until: 0, rates: [], running: [] });
+/** Grows whenever what pages have fetched may be out of date. */
 export const changes = signal(0);
 export const connected = signal(true);
 /** Seconds that the relay's clock is ahead of this one. */
@@ -29,7 +30,10 @@ export function relayNow(): number {
 export function startFeed(): void {
   stopFeed();
   source = new EventSource("/admin/v1/events");
-  source.onopen = () => (connected.value = true);
+  source.onopen = () => {
+    if (!connected.value) changes.value++; // the relay was away, and may have been another since
+    connected.value = true;
+  };
   source.onerror = () => {
     connected.value = false;
     void checkSession(); // the feed also ends when the admin is revoked
@@ -51,7 +55,7 @@ export function startFeed(): void {
     pulse.value = told;
     history.value = withPulse(history.value, told);
   });
-  on<Changed>("changed", (told) => (changes.value = told.count));
+  on<Changed>("changed", () => changes.value++);
 }
 
 export function stopFeed(): void {

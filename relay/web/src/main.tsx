@@ -97,11 +97,11 @@ function Frame() {
       </aside>
       <div>
         {!connected.value && (
-          <p class="problem offline" role="alert">
+          <p class="problem banner" role="alert">
             The relay does not answer: what you see may be out of date. Trying again …
           </p>
         )}
-        {problem.value && <div class="offline"><Problem text={`You are still signed in. ${problem.value}`} /></div>}
+        {problem.value && <div class="banner"><Problem text={`You are still signed in. ${problem.value}`} /></div>}
         <Shown />
       </div>
     </div>

@@ -330,3 +330,23 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     process.stdout.close()
     _, err = process.communicate(timeout=30)
     assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize("command", [["version"], ["key", "list", "--json"], ["top", "--json"]])
+def test_output_that_cannot_be_written_is_said_in_a_sentence(
+    command: list[str], running: Cluster
+) -> None:
+    at = [] if command == ["version"] else ["--data", str(running.data)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [script("wai"), *command, *at],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "wai: the output can't be written: No space left on device\n",
+    )
