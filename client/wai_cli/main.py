@@ -28,6 +28,7 @@ GROUPS: Final = {
     "sign-in": "sign a browser in to the dashboard by a link; list and end sign-ins",
     "key": "let an app call: create, list and revoke API keys",
     "model": "find models, see what fits, deploy them to nodes, change their context",
+    "status": "see on one screen what runs and what is wrong",
     "doctor": "check the whole path and say what to do",
     "top": "watch requests, nodes and tokens per second as they are now",
     "requests": "list the requests that are over, look at one",

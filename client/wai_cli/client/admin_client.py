@@ -191,6 +191,8 @@ def _checked(status: int, text: bytes, target: Target) -> Any:
         raise TransportError(f"what answers at {target.url} is not a wai relay (HTTP {status})")
     if status == 401:
         raise AuthError(detail["message"], Fault.KEY_INVALID)
+    if status == 404:
+        raise RequestError(detail["message"], Fault.NOT_FOUND)
     raise WaiError(detail["message"])
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wai_cli.checks.finding import Finding
+from wai_cli.checks.known_problems import known_problems
 from wai_cli.checks.own_node import own_node
 from wai_cli.checks.own_upstreams import own_upstreams
 from wai_cli.checks.public_address import public_address
@@ -212,7 +213,8 @@ def _whole_path(target: Target, key_file: Path | None) -> Iterator[Finding]:
             key = key_file.read_text(encoding="ascii").strip()
         elif target.token:
             with AdminClient(target) as relay:
-                yield from _nodes(relay)
+                yield _ready(relay.get("/nodes")["data"])
+                yield from known_problems(relay)
                 created = relay.post("/keys", {"name": "wai doctor"})
             key, temporary = created["key"], created["id"]
         else:
@@ -234,20 +236,6 @@ def _whole_path(target: Target, key_file: Path | None) -> Iterator[Finding]:
 
 _KEY_FILE: Final = "give --key-file a file that has an API key alone, from `wai key create NAME`"
 _SEE_LOGS: Final = "look at the relay's and the node's log"
-
-
-def _nodes(relay: AdminClient) -> Iterator[Finding]:
-    nodes = relay.get("/nodes")["data"]
-    yield _ready(nodes)
-    if copied := [node["name"] for node in nodes if node.get("copied")]:
-        text = f"a second machine uses the identity of {', '.join(copied)}, and is refused"
-        yield Finding("copies", ok=False, text=text, advice=_COPIED)
-
-
-_COPIED: Final = (
-    "its data folder was copied: there, `wai node join INVITE --data DIR` with a new invite"
-    " (`wai invite create`) and a fresh folder"
-)
 
 
 def _ready(nodes: list[dict[str, Any]]) -> Finding:

@@ -40,6 +40,7 @@ EXAMPLES: Final = {
     "sign-in end": ("wai sign-in end si_0123456789abcdef", "wai sign-in end --all"),
     "requests list": ("wai requests list --failed --since 1d",),
     "requests show": ("wai requests show req_0123456789abcdef",),
+    "status": ("wai status", "wai status || notify-me"),
     "explain": ("wai explain req_0123456789abcdef",),
     "backup": ("wai backup relay-backup.tar",),
     "restore": ("wai restore relay-backup.tar --data /var/lib/wai/relay",),

@@ -16,6 +16,7 @@ from wai_relay.observe.live import LiveRequests
 from wai_relay.settings import SettingsBook
 from wai_relay.usage import RequestHistory, UsageReport
 
+from .condition import RelayCondition
 from .events import Feed
 from .live_nodes import LiveFleet
 
@@ -39,6 +40,7 @@ class Context:
     explanations: Explanations
     address: InviteAddress
     version: str
+    condition: RelayCondition
     clock: Callable[[], float] = time.time
 
     @property

@@ -68,9 +68,14 @@ async def _fit_on(node: LiveNode, params: dict[str, Any]) -> NodeFit:
 
 async def list_deployments(context: Context, call: Call) -> DeploymentList:
     """What is deployed on all nodes that are connected."""
+    return DeploymentList(tuple(await all_deployed(context)))
+
+
+async def all_deployed(context: Context) -> list[DeploymentView]:
+    """What the nodes that are connected say is deployed on them."""
     nodes = _deployable(context)
     answers = await asyncio.gather(*(_deployed_on(context, node) for node in nodes))
-    return DeploymentList(tuple(view for answer in answers for view in answer))
+    return [view for answer in answers for view in answer]
 
 
 async def _deployed_on(context: Context, node: LiveNode) -> list[DeploymentView]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from wai_protocol.identity import RelayKey
 from wai_protocol.limits import Limits
+from wai_relay.admin.condition import RelayCondition
 from wai_relay.admin.context import Context
 from wai_relay.admin.events import Feed
 from wai_relay.app import App, Readiness
@@ -169,6 +170,11 @@ def _context(
         explanations=gateway.explanations,
         address=relay_address(config, stored.relay_key, tls),
         version=VERSION,
+        condition=RelayCondition(
+            certificate_ends=lambda: tls.ends if tls is not None else None,
+            usage=lambda: stored.recorder.state,
+            folder=config.data,
+        ),
     )
 
 

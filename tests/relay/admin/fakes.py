@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from tests.relay.conftest import Clock
@@ -16,8 +17,9 @@ from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.admin import BASE, Context
+from wai_relay.admin.condition import RelayCondition
 from wai_relay.admin.events import Feed
-from wai_relay.contracts.records import DiscardingRecorder
+from wai_relay.contracts.records import DiscardingRecorder, UsageState
 from wai_relay.dashboard.app import create_app
 from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.registry import NodeRecord, NodeRegistry, no_such_node
@@ -196,6 +198,7 @@ async def make_api(store: SqliteStore, clock: Clock) -> Api:
         explanations=Explanations(),
         address=InviteAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
         version="0.1.0",
+        condition=RelayCondition(lambda: 2e9, lambda: UsageState(0, 0, behind=False), Path("/")),
         clock=clock,
     )
     return Api(create_app(context), context, fleet, ticker)

@@ -1,16 +1,19 @@
 // The overview: what runs now, and the last hour.
 
-import { useComputed } from "@preact/signals";
-import { useMemo } from "preact/hooks";
+import { useComputed, useSignal } from "@preact/signals";
+import { useEffect, useMemo } from "preact/hooks";
+import { get } from "../api";
 import { Chart } from "../parts/chart";
-import { Badge, Empty, Figure, Page } from "../parts/basics";
+import { Badge, Empty, Figure, Page, told } from "../parts/basics";
 import { byName, compact, count, ms, rate } from "../format";
-import type { NodeView } from "../generated/api";
+import type { NodeView, ProblemList, ProblemView } from "../generated/api";
 import { sinceFirst } from "../history";
-import { history, nodes, pulse, requests } from "../live";
+import { changes, history, nodes, pulse, requests } from "../live";
 import { go } from "../route";
 
 const LEAST_S = 120; // the chart's shortest span
+const LOOK_MS = 5000; // how old the list of problems may be
+const SHOWN_PROBLEMS = 12;
 const SHOWN = 60; // nodes on this page; the Nodes page has all
 
 export function OverviewPage() {
@@ -43,6 +46,7 @@ export function OverviewPage() {
           {...(errors ? { tone: "bad" as const } : {})}
         />
       </section>
+      <Problems />
       <section class="card">
         <h2>Tokens per second</h2>
         <Chart {...chart.value} height={220} label="Tokens per second over the last hour" />
@@ -58,6 +62,32 @@ export function OverviewPage() {
         )}
       </section>
     </Page>
+  );
+}
+
+/** What is wrong now, each with what to do; nothing while nothing is wrong. */
+function Problems() {
+  const found = useSignal<readonly ProblemView[]>([]);
+  useEffect(() => {
+    const look = () => void told(async () => (found.value = (await get<ProblemList>("/problems")).data));
+    look();
+    const timer = setInterval(look, LOOK_MS);
+    return () => clearInterval(timer);
+  }, [changes.value]);
+  if (found.value.length === 0) return null;
+  return (
+    <section class="card" aria-label="Problems">
+      <h2>{found.value.length === 1 ? "A problem" : `${count(found.value.length)} problems`}</h2>
+      <ul class="problems">
+        {found.value.slice(0, SHOWN_PROBLEMS).map((one) => (
+          <li key={`${one.kind} ${one.subject} ${one.text}`}>
+            <strong>{one.subject === "relay" ? "This relay" : one.subject}</strong>: {one.text}
+            <p class="hint">{one.advice}</p>
+          </li>
+        ))}
+      </ul>
+      {found.value.length > SHOWN_PROBLEMS && <p class="hint">All of them: <code>wai status</code></p>}
+    </section>
   );
 }
 
