@@ -36,6 +36,7 @@ def followers(
             show_log(new)
             parts.fleet.limits = session_limits(new)
             parts.gateway.configure(new.gateway, names)
+            parts.cross_origin.configure(new.cors)
             weight = new.routing.first_token_weight
             parts.dispatcher.configure(names, new.provider_after_s, weight)
             parts.metrics_page.token = new.metrics_token

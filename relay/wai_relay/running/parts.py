@@ -24,6 +24,7 @@ from wai_relay.gateway.dispatch import ScheduledDispatcher
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.settling import SettlingDispatcher
 from wai_relay.http.asgi import asgi_handler
+from wai_relay.http.cors import CrossOrigin
 from wai_relay.http.edge import Edge
 from wai_relay.installer import InstallerPages
 from wai_relay.observe.access_log import AccessLog
@@ -49,6 +50,7 @@ class Parts:
     upstreams: ProvidedFleet
     dispatcher: ScheduledDispatcher
     gateway: Gateway
+    cross_origin: CrossOrigin
     pulse: Pulse
     spans: Spans | None
     feed: Feed
@@ -103,8 +105,9 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         config.metrics_token,
     )
     readiness = Readiness(fleet.nodes)
+    cross_origin = CrossOrigin(gateway.handle, config.cors)
     app = App(
-        gateway.handle,
+        cross_origin.handle,
         asgi_handler(create_app(context)),
         ready=readiness.state,
         usage=lambda: stored.recorder.state.word,
@@ -123,6 +126,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         upstreams=upstreams,
         dispatcher=dispatcher,
         gateway=gateway,
+        cross_origin=cross_origin,
         pulse=pulse,
         spans=spans,
         feed=feed,
