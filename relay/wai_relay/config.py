@@ -17,6 +17,7 @@ from wai_protocol.invite import MAX_PINS
 from .fleet.provider_config import ProviderConfig
 from .gateway.limits import GatewayLimits
 from .http.cors import CorsConfig
+from .http.trusted_proxies import ProxyConfig
 from .policy.selection import FIRST_TOKEN_WEIGHT, OVERFLOW_AFTER_S
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8443"  # a first try must not be open to the world
@@ -93,6 +94,7 @@ class RelayConfig:
     """How long a request may wait for a node's slot before it goes to a provider, if it may."""
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     cors: CorsConfig = field(default_factory=CorsConfig)
+    proxy: ProxyConfig = field(default_factory=ProxyConfig)
 
     def __post_init__(self) -> None:
         split_address(self.listen)

@@ -82,7 +82,7 @@ async def open_relay(
         parts = build(config, stored, tls)
         _close_at_the_end(parts, ending)
         listener = Listener(parts.edge)
-        ending.push_async_callback(listener.close)
+        ending.push_async_callback(listener.abandon)
         await _open_port(listener, parts, stored, tls, config, passed)
         succession = Succession(lambda: listener.descriptors, lock, stop)
         ending.push_async_callback(succession.end)

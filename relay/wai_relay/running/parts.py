@@ -26,6 +26,7 @@ from wai_relay.gateway.settling import SettlingDispatcher
 from wai_relay.http.asgi import asgi_handler
 from wai_relay.http.cors import CrossOrigin
 from wai_relay.http.edge import Edge
+from wai_relay.http.trusted_proxies import TrustedProxies
 from wai_relay.installer import InstallerPages
 from wai_relay.observe.access_log import AccessLog
 from wai_relay.observe.metrics import Metrics, MetricsPage
@@ -118,6 +119,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         stored.relay_key, fleet.admit, lambda: tls.served.hashes if tls is not None else None
     )
     edge = Edge(app.handle, tunnel_factory=tunnels.connection)
+    edge.proxies = TrustedProxies(config.proxy.trusted)
     return Parts(
         edge=edge,
         readiness=readiness,
