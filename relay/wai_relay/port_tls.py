@@ -172,7 +172,9 @@ class PortTls:
         proof: Proof = TlsAlpnProof(self.served, self._folder)
         if config.acme_challenge == "http-01":
             proof = HttpProof(*split_address(config.acme_http_listen))
-        authority = Authority(config.acme_directory, config.acme_email, config.acme_ca)
+        authority = Authority(
+            config.acme_directory, config.acme_email, config.acme_ca, config.proxies
+        )
         return Renewal(authority, config.domain, self._folder, proof, self._issued)
 
     def _issued(self, file: Path) -> None:
@@ -210,7 +212,7 @@ def _followed(config: RelayConfig) -> tuple[object, ...]:
     """What the task that follows the certificate is told."""
     return (
         *(config.tls, config.domain, config.acme_directory, config.acme_email, config.acme_ca),
-        *(config.acme_challenge, config.acme_http_listen),
+        *(config.acme_challenge, config.acme_http_listen, config.proxies),
     )
 
 

@@ -28,7 +28,7 @@ def followers(
     """Who takes over a changed configuration, in the order in which they are asked."""
 
     def prepare_providers(new: RelayConfig) -> Use:
-        return parts.upstreams.prepare(new.providers)
+        return parts.upstreams.prepare(new.providers, new.proxies)
 
     def prepare_settings(new: RelayConfig) -> Use:
         names = ModelNames(new.aliases, new.fallbacks)

@@ -65,7 +65,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     Raises `WaiError` for a provider or a collector of spans that can't be used as configured.
     """
     fleet = ConnectedFleet(stored.registry, stored.invites, limits=session_limits(config))
-    upstreams = ProvidedFleet(fleet, providers_of(config.providers))
+    upstreams = ProvidedFleet(fleet, providers_of(config.providers, config.proxies))
     names = ModelNames(config.aliases, config.fallbacks)
     dispatcher = ScheduledDispatcher(
         upstreams,
