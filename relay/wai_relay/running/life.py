@@ -191,6 +191,8 @@ class Relay:
         url = self._live.now.local_url(self.port)
         hosts = " and ".join(host for host, _ in self._listener.addresses)
         _log.info("relay ready on %s (listening on %s)", url, hosts)
+        if self._tls is not None and (trusted := self._tls.trusted_file) is not None:
+            _log.info("callers must trust the certificate in %s", trusted)
 
     def announce(self) -> None:
         """Let commands on this machine find us, also by a certificate that is not for loopback."""

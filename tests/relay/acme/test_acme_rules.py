@@ -37,9 +37,10 @@ NAME = "llm.example.com"
 
 
 def pair(folder: Path, name: str) -> Path:
-    """A self-signed certificate and its key in one file."""
-    key = certificates.generate_key()
-    issued = certificates.issue(key, [NAME], datetime.datetime.now(datetime.UTC))
+    """A certificate and its key in one file."""
+    key, now = certificates.generate_key(), datetime.datetime.now(datetime.UTC)
+    authority = certificates.issue_authority(key, [NAME], now)
+    issued = certificates.issue(key, [NAME], now, authority, key)
     file = folder / name
     file.write_bytes(certificates.key_to_pem(key) + issued.public_bytes(Encoding.PEM))
     return file
