@@ -999,8 +999,9 @@ async def test_the_caller_gets_the_upstreams_own_error_where_all_fail() -> None:
     assert (exchange.status, exchange.body) == (500, REFUSED)
 
 
-async def test_an_upstreams_401_is_the_relays_fault_and_not_a_bad_key() -> None:
-    exchange = await rig(FakeNode("a", MODEL, script=answers(401, JSON, REFUSED))).ask()
+@pytest.mark.parametrize("status", [401, 403])
+async def test_an_upstreams_401_is_the_relays_fault_and_not_a_bad_key(status: int) -> None:
+    exchange = await rig(FakeNode("a", MODEL, script=answers(status, JSON, REFUSED))).ask()
     assert (exchange.status, error_of(exchange)["code"]) == (502, "upstream_broke")
 
 
