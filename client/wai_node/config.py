@@ -88,7 +88,7 @@ class NodeConfig:
     hf_token: str | None = field(default=None, repr=False)
     """Who we are there (`HF_TOKEN`); None: anybody."""
     https_proxy: str | None = field(default=None, repr=False)
-    """The HTTP proxy to reach the relay by (`HTTPS_PROXY`): http://[USER:PASSWORD@]HOST:PORT."""
+    """The HTTP proxy for the relay and the hub (`HTTPS_PROXY`): http://[USER:PASSWORD@]HOST:PORT."""
     no_proxy: str = ""
     """What is reached without it (`NO_PROXY`)."""
     ping_s: float = 10.0

@@ -19,6 +19,7 @@ from wai_protocol.invite import decode as decode_invite
 from wai_protocol.invite import secret_sha256
 from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
+from wai_transport.http_proxy import ProxySettings
 from wai_transport.origin import Origin
 from wai_transport.version import VERSION
 
@@ -38,7 +39,6 @@ from .models.hub import Hub, HubSettings
 from .standing import keep_standing
 from .tunnel.dial import RelayAddress, dial
 from .tunnel.goodbye import say_goodbye
-from .tunnel.proxy import proxy_for
 from .upstreams.consent import Consent
 from .upstreams.detect import find_upstreams, upstream_at
 from .upstreams.kinds import installed_kinds
@@ -174,7 +174,7 @@ def _make_supervisor(
         managed.on_event(supervisor, event)
         news.update(event.status)
 
-    hub = Hub(HubSettings(config.hf_endpoint, config.hf_token))
+    hub = Hub(HubSettings(config.hf_endpoint, config.hf_token, _proxies(config)))
     supervisor = Supervisor(settings, hub, new_key, on_event, parts=agent.parts)
     agent.calls.handler = ModelCalls(supervisor).answer
     return supervisor
@@ -249,8 +249,12 @@ def _address(
     config: JoinConfig | NodeConfig, url: str, public: bytes, pin: bytes | None
 ) -> RelayAddress:
     """Where the relay is, and the way there. Raises `RequestError` for a proxy that is none."""
-    proxy = proxy_for(Origin.parse(url)[0], config.https_proxy, config.no_proxy)
+    proxy = _proxies(config).to(Origin.parse(url)[0])
     return RelayAddress(url, public, pin, _host_port(config.relay), proxy)
+
+
+def _proxies(config: JoinConfig | NodeConfig) -> ProxySettings:
+    return ProxySettings(config.https_proxy, config.no_proxy)
 
 
 def _host_port(address: str | None) -> tuple[str, int] | None:

@@ -20,8 +20,10 @@ from wai_protocol.surface import Headers
 
 from .connecting import create_connection
 from .http_connection import HttpConnection
+from .http_proxy import DIRECT, ProxySettings
 from .http_request import RESEND_BYTES, ClientRequest, ResponseSink, Timeouts
 from .origin import Origin
+from .proxied import create_connection_through
 from .tls import check_pin, client_context
 
 MAX_IDLE_CONNECTIONS: Final = 32
@@ -35,7 +37,8 @@ class HttpClient:
     """Sends requests to `origin`. Belongs to one running event loop; `aclose` ends it.
 
     `pin`: the SHA-256 of the server's public key (see `tls`), checked before a byte is sent.
-    Without it, `tls` or the system's certificate authorities verify the server. `check_peer`:
+    Without it, `tls` or the system's certificate authorities verify the server. `proxies`: the way
+    to it; raises `RequestError` for a proxy that can't be used. `check_peer`:
     called for each new connection before a byte is sent, with the connection's local port (None for
     a Unix socket); it raises `WaiError` if the connection must not be used.
     """
@@ -47,6 +50,7 @@ class HttpClient:
         tls: ssl.SSLContext | None = None,
         pin: bytes | None = None,
         timeouts: Timeouts | None = None,
+        proxies: ProxySettings = DIRECT,
         check_peer: Callable[[int | None], None] | None = None,
     ) -> None:
         self.origin = origin
@@ -54,6 +58,7 @@ class HttpClient:
         self.timeouts = timeouts or Timeouts()
         self._authority = origin.authority.encode("ascii")
         self._pin = pin
+        self._proxy = proxies.to(origin)
         self._tls = tls
         if origin.scheme == "https" and tls is None:
             self._tls = client_context(pin, ["http/1.1"])
@@ -181,17 +186,20 @@ class HttpClient:
 
     async def _dial(self) -> HttpConnection:
         limit_s = self.timeouts.connect_s
+        place = f"{self.origin}"
+        if self._proxy is not None:
+            place += f", through the proxy {self._proxy},"
         try:
             connection = await self._open(limit_s)
         except TimeoutError as error:
             met = f" ({error.strerror})" if error.strerror else ""
-            message = f"{self.origin} accepted no connection within {limit_s:g} s{met}"
+            message = f"{place} accepted no connection within {limit_s:g} s{met}"
             raise TransportError(message) from error
         except ssl.SSLCertVerificationError as error:
             message = f"{self.origin}'s certificate is not valid: {error.verify_message}"
             raise TransportError(message) from error
         except OSError as error:
-            raise TransportError(f"{self.origin} can't be reached: {error}") from error
+            raise TransportError(f"{place} can't be reached: {error}") from error
         if not connection.usable:
             raise TransportError(f"{self.origin} closed the connection at once")
         self._connections.add(connection)
@@ -216,6 +224,10 @@ class HttpClient:
             async with asyncio.timeout(limit_s):
                 loop = asyncio.get_running_loop()
                 _, connection = await loop.create_unix_connection(made, origin.host)
+        elif self._proxy is not None and self._tls is not None:
+            _, connection = await create_connection_through(
+                self._proxy, origin, made, self._tls, limit_s=limit_s, tls_limit_s=limit_s
+            )
         else:
             _, connection = await create_connection(
                 made, origin.host, origin.port, limit_s=limit_s, tls=self._tls

@@ -23,13 +23,21 @@ from wai_transport.owner import as_owner, check_own, read_own
 from .acme.renewal import ACCOUNT_FILE
 from .acme.renewal import CERTIFICATE_FILE as ACME_FILE
 from .database import DATABASE_FILE
-from .identity import ADMIN_TOKEN_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_KEY_FILE
+from .identity import (
+    ADMIN_TOKEN_FILE,
+    AUTHORITY_FILE,
+    AUTHORITY_KEY_FILE,
+    CERTIFICATE_FILE,
+    KEY_FILE,
+    TLS_KEY_FILE,
+)
 
 LOCK_OWNER: Final = "relay"
 KEPT_FILES: Final = (
     *(KEY_FILE, TLS_KEY_FILE, CERTIFICATE_FILE, ADMIN_TOKEN_FILE),
-    *(ACCOUNT_FILE, ACME_FILE),
+    *(AUTHORITY_KEY_FILE, AUTHORITY_FILE, ACCOUNT_FILE, ACME_FILE),
 )
+_PUBLIC_FILES: Final = (CERTIFICATE_FILE, AUTHORITY_FILE)
 MAX_DATABASE_BYTES: Final = 64 << 30  # a year of a busy relay's usage is 2 GB
 _COPIED_PAGES: Final = -1  # all in one step: a relay that writes meanwhile would restart the copy
 _BUSY_S: Final = 30.0
@@ -138,7 +146,7 @@ def _unpack(file: BinaryIO, into: Path) -> list[str]:
                     raise StoreError(
                         f"{file.name} is not a backup of a relay: it has {member.name!r}"
                     )
-                mode = PUBLIC_MODE if member.name == CERTIFICATE_FILE else SECRET_MODE
+                mode = PUBLIC_MODE if member.name in _PUBLIC_FILES else SECRET_MODE
                 descriptor = os.open(into / member.name, os.O_WRONLY | os.O_CREAT, mode)
                 with open(descriptor, "wb") as out:
                     while piece := content.read(1 << 20):

@@ -13,9 +13,12 @@ from typing import Final, Literal
 
 from wai_protocol.errors import RequestError
 from wai_protocol.invite import MAX_PINS
+from wai_transport.http_proxy import ProxySettings
 
 from .fleet.provider_config import ProviderConfig
 from .gateway.limits import GatewayLimits
+from .http.cors import CorsConfig
+from .http.trusted_proxies import ProxyConfig
 from .policy.selection import FIRST_TOKEN_WEIGHT, OVERFLOW_AFTER_S
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8443"  # a first try must not be open to the world
@@ -91,6 +94,13 @@ class RelayConfig:
     provider_after_s: float = OVERFLOW_AFTER_S
     """How long a request may wait for a node's slot before it goes to a provider, if it may."""
     routing: RoutingConfig = field(default_factory=RoutingConfig)
+    cors: CorsConfig = field(default_factory=CorsConfig)
+    proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    https_proxy: str | None = field(default=None, repr=False)
+    """The HTTP proxy by which the relay reaches providers and the ACME authority (`HTTPS_PROXY`):
+    http://[USER:PASSWORD@]HOST:PORT."""
+    no_proxy: str = ""
+    """What is reached without it (`NO_PROXY`)."""
 
     def __post_init__(self) -> None:
         split_address(self.listen)
@@ -130,6 +140,11 @@ class RelayConfig:
     def proxy_pin(self) -> bytes | None:
         """What invites say of the key of the proxy that ends TLS, None where nothing is known."""
         return bytes.fromhex(self.proxy_key_sha256.replace(",", " ")) or None
+
+    @property
+    def proxies(self) -> ProxySettings:
+        """The way to what the relay connects to."""
+        return ProxySettings(self.https_proxy, self.no_proxy)
 
     def _check_acme(self) -> None:
         if self.domain is None or _DOMAIN.fullmatch(self.domain) is None:

@@ -1,14 +1,16 @@
 """What a relay is known by, kept in its data folder across restarts.
 
-`relay.key` (Ed25519, named by invites), `relay-tls.key` and `relay.crt` (self-signed),
-`admin.token` (made at the first start, 0600), and, while a relay runs, `relay.json`: where the CLI
-finds it. What the files say is here; how they are written is `folder`'s.
+`relay.key` (Ed25519, named by invites); `relay-tls.key` and `relay.crt`, the key and certificate of
+the port, with `relay-ca.key` and `relay-ca.crt`, the private CA that issued it; `admin.token` (made
+at the first start, 0600); and, while a relay runs, `relay.json`: where the CLI finds it. What the
+files say is here; how they are written is `folder`'s.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import logging
 import os
 import secrets
 from collections.abc import Iterable
@@ -29,10 +31,16 @@ from wai_transport.identity_file import load_or_make
 KEY_FILE: Final = "relay.key"
 TLS_KEY_FILE: Final = "relay-tls.key"
 CERTIFICATE_FILE: Final = "relay.crt"
+"""The port's certificate, and the CA's after it."""
+AUTHORITY_KEY_FILE: Final = "relay-ca.key"
+AUTHORITY_FILE: Final = "relay-ca.crt"
+"""What callers trust."""
 ADMIN_TOKEN_FILE: Final = "admin.token"  # noqa: S105 - a file's name
 RUNNING_FILE: Final = "relay.json"
 ADMIN_TOKEN_PREFIX: Final = "wai_at_"  # noqa: S105 - a prefix
 ADMIN_TOKEN_BYTES: Final = 32
+
+_log = logging.getLogger("wai.tls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +68,63 @@ def load_self_signed(
     """The relay's own certificate, good for `hosts` besides this machine's loopback names.
 
     Made at the first start and kept. When `hosts` has a new one, or the end is near, it is issued
-    again with the same key: nodes' pins stay good, callers need the new `relay.crt`.
+    again with the same key, so that nodes' pins stay good. Callers that trust the relay's CA notice
+    nothing, unless a new host is not among those that the CA may vouch for. A self-signed
+    certificate of an earlier version, which callers trust by itself, stays until then.
+    Raises `StoreError`.
     """
     now = now or datetime.datetime.now(datetime.UTC)
-    kept_key, kept = folder.read(TLS_KEY_FILE), folder.read(CERTIFICATE_FILE)
-    if kept_key is None:
-        key = certificates.generate_key()
-        folder.write(TLS_KEY_FILE, certificates.key_to_pem(key))
-    else:
-        key = certificates.key_from_pem(kept_key)
+    key = _load_key(folder, TLS_KEY_FILE)
+    kept = folder.read(CERTIFICATE_FILE)
+    chain = certificates.certificates_from_pem(kept) if kept is not None else []
     wanted = dict.fromkeys((*certificates.ALWAYS_NAMED, *hosts))
-    certificate = certificates.certificate_from_pem(kept) if kept is not None else None
-    if certificate is None or not certificates.is_good(certificate, key, wanted, now):
-        already = sorted(certificates.hosts_of(certificate)) if certificate is not None else []
-        certificate = certificates.issue(key, (*wanted, *already), now)
-        pem = certificate.public_bytes(Encoding.PEM)
+    if chain and certificates.is_good(chain[0], key, wanted, now):
+        leaf = chain[0]
+    else:
+        already = sorted(certificates.hosts_of(chain[0])) if chain else []
+        names = (*wanted, *already)
+        authority_key = _load_key(folder, AUTHORITY_KEY_FILE)
+        authority = _load_authority(folder, authority_key, names, now)
+        leaf = certificates.issue(key, names, now, authority, authority_key)
+        pem = b"".join(each.public_bytes(Encoding.PEM) for each in (leaf, authority))
         folder.write(CERTIFICATE_FILE, pem, PUBLIC_MODE)
-    return _files(folder.path / CERTIFICATE_FILE, folder.path / TLS_KEY_FILE, certificate)
+    return _files(folder.path / CERTIFICATE_FILE, folder.path / TLS_KEY_FILE, leaf)
+
+
+def trusted_file(folder: DataFolder) -> Path:
+    """What callers trust: the CA, or a self-signed certificate of an earlier version."""
+    authority = folder.path / AUTHORITY_FILE
+    return authority if authority.exists() else folder.path / CERTIFICATE_FILE
+
+
+def _load_authority(
+    folder: DataFolder,
+    key: certificates.PrivateKey,
+    hosts: Iterable[str],
+    now: datetime.datetime,
+) -> x509.Certificate:
+    """The CA's certificate, issued again with the same key where it can't vouch for `hosts`."""
+    kept = folder.read(AUTHORITY_FILE)
+    authority = certificates.certificate_from_pem(kept) if kept is not None else None
+    if authority is None or not certificates.can_vouch(authority, key, hosts, now):
+        if authority is not None:
+            _log.warning(
+                "the relay has a new name or its CA is near its end: callers must trust the new %s",
+                folder.path / AUTHORITY_FILE,
+            )
+        authority = certificates.issue_authority(key, hosts, now)
+        folder.write(AUTHORITY_FILE, authority.public_bytes(Encoding.PEM), PUBLIC_MODE)
+    return authority
+
+
+def _load_key(folder: DataFolder, name: str) -> certificates.PrivateKey:
+    """The key in a file, made if there is none. Raises `StoreError`."""
+    kept = folder.read(name)
+    if kept is not None:
+        return certificates.key_from_pem(kept)
+    key = certificates.generate_key()
+    folder.write(name, certificates.key_to_pem(key))
+    return key
 
 
 def given_tls(certificate: Path, key: Path) -> TlsFiles:

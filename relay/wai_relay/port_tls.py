@@ -1,4 +1,4 @@
-"""The port's TLS by each of its modes: self-signed, the operator's files, or an ACME authority's.
+"""The port's TLS by each of its modes: its own CA's, the operator's files, or an ACME authority's.
 
 It decides which certificate is shown and follows its changes while the relay runs; it makes no
 handshake (`http.served_certificate`) and issues nothing (`certificate`, `acme`).
@@ -23,11 +23,14 @@ from .acme.proof import HttpProof, Proof, TlsAlpnProof
 from .acme.renewal import CERTIFICATE_FILE, Authority, Renewal, kept_certificate
 from .config import RelayConfig, split_address
 from .http.served_certificate import Pair, ServedCertificate, load_pair
-from .identity import TlsFiles, given_tls, load_self_signed
+from .identity import TlsFiles, given_tls, load_self_signed, trusted_file
 
 LOOK_S: Final = 60.0
 """How often the operator's files are looked at: certbot and its like replace them days before the
 old ones end."""
+
+LOOK_AT_OWN_S: Final = 3600.0
+"""How often it is looked whether the relay's own certificate nears its end."""
 
 Stamp: TypeAlias = tuple[tuple[int, int, int], ...] | None
 
@@ -85,6 +88,11 @@ class PortTls:
         return self._config.tls == "self-signed"
 
     @property
+    def trusted_file(self) -> Path | None:
+        """What callers must trust; None where an authority vouches that they know."""
+        return trusted_file(self._folder) if self.pinned else None
+
+    @property
     def context(self) -> ssl.SSLContext:
         """For the listener."""
         return self.served.context
@@ -104,6 +112,8 @@ class PortTls:
             await self._renewal().run()
         elif self._config.given_certificate is not None:
             await self._watch()
+        else:
+            await self._renew_own()
 
     async def close(self) -> None:
         """Follow them no more."""
@@ -166,13 +176,26 @@ class PortTls:
                 self._read_again()
                 failed = stamp  # said once; the next change is tried again
 
+    async def _renew_own(self) -> None:
+        """Show the relay's own certificate anew when it is issued again in time before its end."""
+        while True:
+            await asyncio.sleep(LOOK_AT_OWN_S)
+            try:
+                files = _first_files(self._config, self._folder)
+                if _stamp(files) != self._stamp:
+                    self._read(files)
+            except StoreError as error:
+                _log.error("the relay's certificate can't be renewed: %s", error)
+
     def _renewal(self) -> Renewal:
         config = self._config
         assert config.domain is not None
         proof: Proof = TlsAlpnProof(self.served, self._folder)
         if config.acme_challenge == "http-01":
             proof = HttpProof(*split_address(config.acme_http_listen))
-        authority = Authority(config.acme_directory, config.acme_email, config.acme_ca)
+        authority = Authority(
+            config.acme_directory, config.acme_email, config.acme_ca, config.proxies
+        )
         return Renewal(authority, config.domain, self._folder, proof, self._issued)
 
     def _issued(self, file: Path) -> None:
@@ -210,7 +233,7 @@ def _followed(config: RelayConfig) -> tuple[object, ...]:
     """What the task that follows the certificate is told."""
     return (
         *(config.tls, config.domain, config.acme_directory, config.acme_email, config.acme_ca),
-        *(config.acme_challenge, config.acme_http_listen),
+        *(config.acme_challenge, config.acme_http_listen, config.proxies),
     )
 
 

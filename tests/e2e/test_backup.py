@@ -24,7 +24,8 @@ def test_a_relay_comes_back_whole_from_a_backup_that_was_made_while_it_ran(tmp_p
         key = old.create_key("kept")
         revoked = old.create_key("revoked")
         old.revoke(revoked)
-        certificate = old.ca.read_bytes()
+        certificate, authority = old.ca.read_bytes(), (old.data / "relay-ca.crt").read_bytes()
+        authority_key = (old.data / "relay-ca.key").read_bytes()
         wai("backup", file, "--data", old.data)
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         with tarfile.open(file) as tar:
@@ -38,6 +39,8 @@ def test_a_relay_comes_back_whole_from_a_backup_that_was_made_while_it_ran(tmp_p
     wai("restore", file, "--data", tmp_path / "new" / "relay")
     with cluster(tmp_path / "new") as new:
         assert new.ca.read_bytes() == certificate
+        assert (new.data / "relay-ca.crt").read_bytes() == authority
+        assert (new.data / "relay-ca.key").read_bytes() == authority_key
         listed = json.loads(wai("key", "list", "--data", new.data, "--json"))
         assert {one["id"] for one in listed} >= {key.id}
     with pytest.raises(CommandError, match="--force replaces it"):

@@ -9,6 +9,7 @@ import pytest
 
 from tests.harness.caller import chat, request
 from tests.harness.cluster import cluster, wai
+from tests.harness.connect_proxy import connect_proxy
 from tests.harness.openai_service import KEY, MODEL, openai_service
 from tests.harness.processes import wait_until
 
@@ -52,3 +53,27 @@ output_price = 10.0
 
             wait_until(priced, "the cost does not arrive")
         assert KEY not in running.relay.output()
+
+
+def test_a_provider_is_reached_through_the_proxy_of_the_environment(tmp_path: Path) -> None:
+    with openai_service(tmp_path) as service, connect_proxy(user="ann:hush") as proxy:
+        (tmp_path / "cloud.key").write_text(KEY + "\n")
+        settings = tmp_path / "relay.toml"
+        settings.write_text(
+            f"""
+[[providers]]
+name = "cloud"
+base_url = "https://cloud.test:{service.port}/v1"
+key_file = "{tmp_path / "cloud.key"}"
+ca_file = "{service.ca_file}"
+models = [{{id = "chat", name = "{MODEL}"}}]
+"""
+        )
+        env = {"HTTPS_PROXY": proxy.url.replace("//", "//ann:hush@")}
+        with cluster(tmp_path, "--config", str(settings), env=env) as running:
+            headers = {"Authorization": f"Bearer {running.create_key().secret}"}
+            with request(running, "/v1/chat/completions", chat("chat"), headers) as answer:
+                assert answer.status == 200
+                answer.read()
+        assert "hush" not in running.relay.output()
+    assert proxy.asked == [f"CONNECT cloud.test:{service.port} HTTP/1.1"]

@@ -159,7 +159,7 @@ def test_a_relay_changes_from_its_own_certificate_to_a_given_one_and_back(tmp_pa
     with Daemon(command, log=tmp_path / "relay.log") as relay:
         relay.wait_for_output("relay ready on")
         own = shown()
-        assert own == (data / "relay.crt").read_text().strip()
+        assert (data / "relay.crt").read_text().startswith(own)
         settings.write_text(f'tls = "{chain},{key}"\n')
         relay.send(signal.SIGHUP)
         relay.wait_for_output("configuration reloaded: tls$")

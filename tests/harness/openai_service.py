@@ -62,7 +62,7 @@ def openai_service(folder: Path) -> Iterator[OpenAiService]:
     ca_file = folder / "provider-ca.pem"
     authority.cert_pem.write_to_path(str(ca_file))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
+    authority.issue_cert("localhost", "cloud.test").configure_cert(context)
     server = _Server(("127.0.0.1", 0), _Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.service = OpenAiService(server.server_address[1], ca_file)

@@ -17,7 +17,7 @@ from typing import Final
 
 import pytest
 
-from . import npm
+from . import front_proxy, npm
 
 SCRIPTS: Final = Path(sys.executable).parent  # where pip puts the commands of this environment
 
@@ -78,6 +78,14 @@ def _chromium() -> str | None:
     return None
 
 
+def _nginx() -> str | None:
+    return None if front_proxy.found("nginx") else "apt-get install nginx-light (Debian, Ubuntu)"
+
+
+def _haproxy() -> str | None:
+    return None if front_proxy.found("haproxy") else "apt-get install haproxy (Debian, Ubuntu)"
+
+
 def _dashboard() -> str | None:
     built = Path(__file__).parents[2] / "relay" / "wai_relay" / "static" / "index.html"
     return None if built.is_file() else "`pip install -e .` builds it; `make test` does that"
@@ -99,6 +107,8 @@ _CHECKS: Final[dict[str, Callable[[], str | None]]] = {
     "npm openai": _npm_openai,
     "pebble": _pebble,
     "chromium": _chromium,
+    "nginx": _nginx,
+    "haproxy": _haproxy,
     "dashboard": _dashboard,
     "root": _root,
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import logging
 from pathlib import Path
 
 import pytest
 
+from wai_relay import port_tls
 from wai_relay.config import RelayConfig
 from wai_relay.identity import load_self_signed
 from wai_relay.port_tls import PortTls
@@ -41,5 +43,24 @@ async def test_a_given_certificate_that_is_over_is_said(
         tls.start()
         await tls.close()
     assert [entry.getMessage() for entry in caplog.records] == [
-        f"the certificate {given.certificate} was good until 2019-12-30 00:00:00+00:00"
+        f"the certificate {given.certificate} was good until 2012-03-11 00:00:00+00:00"
     ]
+
+
+async def test_the_relays_own_certificate_is_renewed_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port_tls, "LOOK_AT_OWN_S", 0.001)
+    shown = asyncio.Event()
+    folder = DataFolder.open(tmp_path)
+    tls = PortTls.load(RelayConfig(tmp_path), folder, shown.set)
+    assert tls is not None
+    pin, before = tls.pin, tls.served.hashes
+    authority = (tmp_path / "relay-ca.crt").read_bytes()
+    tls.start()
+    (tmp_path / "relay.crt").unlink()  # as if it were near its end: it is to be issued again
+    await asyncio.wait_for(shown.wait(), 10)
+    await tls.close()
+    assert before < tls.served.hashes
+    assert tls.pin == pin
+    assert (tmp_path / "relay-ca.crt").read_bytes() == authority

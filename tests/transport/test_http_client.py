@@ -10,6 +10,7 @@ from contextlib import aclosing
 import pytest
 import trustme
 
+from tests.harness.connect_proxy import connect_proxy
 from tests.harness.raw_upstream import (
     RawUpstream,
     answering,
@@ -21,6 +22,7 @@ from tests.harness.raw_upstream import (
 from wai_protocol.errors import AuthError, Fault, LocalProtocolError, WaiError
 from wai_protocol.surface import Headers
 from wai_transport.http_client import HttpClient
+from wai_transport.http_proxy import ProxySettings
 from wai_transport.http_request import RESEND_BYTES, Timeouts
 from wai_transport.origin import Origin
 from wai_transport.tls import client_context, spki_sha256
@@ -487,3 +489,43 @@ async def test_a_fault_of_ours_while_connecting_fails_the_request_and_leaves_not
         await upstream.client_left.wait()
         await client.aclose()
         assert client.open_connections == 0
+
+
+async def test_a_server_behind_a_proxy_is_reached_by_its_name_and_with_its_own_tls() -> None:
+    authority = trustme.CA()
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("cloud.test").configure_cert(serving)
+    trusting = client_context(None, ["http/1.1"])
+    authority.configure_trust(trusting)
+    server, at = await tls_server(serving, [])
+    origin = Origin("https", "cloud.test", at.port)
+    with connect_proxy(user="ann:hush") as proxy:
+        proxies = ProxySettings(proxy.url.replace("//", "//ann:hush@"))
+        async with aclosing(HttpClient(origin, tls=trusting, proxies=proxies)) as client:
+            assert await get(client) == (200, b"secret")
+        async with aclosing(HttpClient(origin, proxies=proxies)) as unknown:
+            with pytest.raises(WaiError, match=r"cloud\.test.*certificate is not valid"):
+                await get(unknown)
+    assert proxy.asked == [f"CONNECT cloud.test:{at.port} HTTP/1.1"] * 2
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "refuses a connection to cloud.test:443"),
+        (b"SSH-2.0-OpenSSH\r\n", "which HTTPS_PROXY names, is no HTTP proxy"),
+    ],
+)
+async def test_a_proxy_that_fails_is_named_and_its_password_is_not(
+    answer: bytes, said: str
+) -> None:
+    with connect_proxy(answer=answer) as proxy:
+        proxies = ProxySettings(proxy.url.replace("//", "//ann:hush@"))
+        origin = Origin("https", "cloud.test", 443)
+        async with aclosing(HttpClient(origin, proxies=proxies)) as client:
+            with pytest.raises(WaiError, match=said) as caught:
+                await get(client)
+    assert "hush" not in str(caught.value)
+    assert "hush" not in repr(proxies)

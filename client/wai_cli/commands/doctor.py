@@ -28,10 +28,10 @@ from wai_cli.client.proxied import proxy_to
 from wai_cli.client.target import Target, add_target_options, find_target
 from wai_cli.options.paths import node_data
 from wai_cli.output.tables import print_json
-from wai_node.tunnel.proxy import Proxy
 from wai_protocol.errors import AuthError, StoreError, WaiError
 from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_transport.folder import MAX_FILE_BYTES
+from wai_transport.http_proxy import Proxy
 from wai_transport.owner import as_owner, read_own
 
 CONNECT_TIMEOUT_S: Final = 5.0

@@ -206,7 +206,7 @@ def _run(parsed: argparse.Namespace) -> int:
             "log_format": parsed.log_format,
             "hf_endpoint": os.environ.get("HF_ENDPOINT"),
             "hf_token": os.environ.get("HF_TOKEN"),
-            **proxy_settings(),
+            **proxy_settings("WAI_NODE_"),
         },
     )
     log_to_stderr(config.log_level, config.log_format)

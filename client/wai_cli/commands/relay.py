@@ -56,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    from wai_cli.client.proxied import proxy_settings
     from wai_cli.options.settings import load
     from wai_cli.output.logs import log_to_stderr
     from wai_relay.config import RelayConfig
@@ -66,7 +67,7 @@ def _run(parsed: argparse.Namespace) -> int:
         *("data", "listen", "tls", "public_url", "domain", "acme_directory", "acme_email"),
         *("proxy_key_sha256", "log_level", "log_format"),
     )
-    flags = {name: getattr(parsed, name) for name in names}
+    flags = {name: getattr(parsed, name) for name in names} | proxy_settings("WAI_RELAY_")
 
     def read() -> RelayConfig:
         return load(

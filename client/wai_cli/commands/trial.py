@@ -229,7 +229,9 @@ class Up:
         return local_target(self._relay_data)
 
     def _explain(self, target: Target, key: str, model: str, link: str) -> None:
-        certificate = self._relay_data / "relay.crt"
+        certificate = self._relay_data / "relay-ca.crt"
+        if not certificate.exists():  # a folder of an earlier version
+            certificate = self._relay_data / "relay.crt"
         body = json.dumps(
             {
                 "model": model,

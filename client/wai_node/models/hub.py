@@ -16,6 +16,8 @@ import anyio
 import anyio.to_thread
 
 from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, WaiError
+from wai_transport.http_proxy import DIRECT, ProxySettings
+from wai_transport.origin import Origin
 
 from .catalogue import RemoteFile, Repository, check_repo, group_files, is_repo
 from .gguf_header import HeaderReader, Value
@@ -52,10 +54,11 @@ class FoundModel:
 
 @dataclass(frozen=True, slots=True)
 class HubSettings:
-    """The hub's URL (`HF_ENDPOINT`) and our token (`HF_TOKEN`; None: anonymous)."""
+    """The hub's URL (`HF_ENDPOINT`), our token (`HF_TOKEN`; None: anonymous), and the way there."""
 
     endpoint: str = DEFAULT_ENDPOINT
     token: str | None = None
+    proxies: ProxySettings = DIRECT
 
     def __repr__(self) -> str:
         return f"HubSettings(endpoint={self.endpoint!r}, token={'set' if self.token else None})"
@@ -66,7 +69,10 @@ class Hub:
 
     def __init__(self, settings: HubSettings | None = None) -> None:
         self.settings = settings or HubSettings()
-        self.transfer = Transfer(self.settings.endpoint, self.settings.token)
+        self.transfer = Transfer(
+            self.settings.endpoint, self.settings.token, proxies=self.settings.proxies
+        )
+        self._proxy_url = self.settings.proxies.url_to(Origin.parse(self.settings.endpoint)[0])
         self._api: HfApi | None = None
         self._asking = anyio.CapacityLimiter(ASKED_AT_ONCE)
 
@@ -78,7 +84,7 @@ class Hub:
         def ask() -> list[FoundModel]:
             token = self.settings.token
             # not `list_models`, which tries for half a minute if the hub can't be reached
-            answer = hub_session().get(
+            answer = hub_session(self._proxy_url).get(
                 f"{self.settings.endpoint.rstrip('/')}/api/models",
                 params={
                     "filter": "gguf",
@@ -154,7 +160,7 @@ class Hub:
 
     def _library(self) -> HfApi:
         if self._api is None:
-            hub_session()
+            hub_session(self._proxy_url)
             from huggingface_hub import HfApi
 
             # False: without it the library would use the token of a user who logged in here

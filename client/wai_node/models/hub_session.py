@@ -1,7 +1,7 @@
 """The HTTP client of the library `huggingface_hub`, with a limit for the size of an answer.
 
 The library reads whole answers into memory, so an endless one would exhaust it. Our own requests
-use the same client, and so the library's settings for proxies and certificates.
+use the same client, and so the library's settings for certificates. Proxies are our own setting.
 """
 
 from __future__ import annotations
@@ -15,22 +15,29 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_BYTES: Final = 32 << 20  # repositories of thousands of files have listings of some 5 MB
 
-_sessions: list[httpx2.Client] = []
+_sessions: dict[str | None, httpx2.Client] = {}
 
 
-def hub_session() -> httpx2.Client:
-    """Return the client of this process, which blocks.
+def hub_session(proxy_url: str | None = None) -> httpx2.Client:
+    """Return the client of this process, which blocks. `proxy_url`: None for a direct connection.
 
     Reading an answer that is too long raises `httpx2.DecodingError`.
     """
-    if not _sessions:
+    if proxy_url not in _sessions:
         # read when the library is imported; otherwise it reports each query to its makers
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        import httpx2
         from huggingface_hub import get_session, set_client_factory
-        from huggingface_hub.utils._http import default_client_factory
+        from huggingface_hub.utils._http import hf_request_event_hook
 
         def bounded_client() -> httpx2.Client:
-            client = default_client_factory()
+            client = httpx2.Client(
+                # given, so that the client does not read the environment's proxies by itself
+                transport=httpx2.HTTPTransport(proxy=proxy_url),
+                event_hooks={"request": [hf_request_event_hook]},
+                follow_redirects=True,
+                timeout=None,
+            )
             client.headers["accept-encoding"] = (
                 "identity"  # compressed data may expand a thousandfold
             )
@@ -38,8 +45,8 @@ def hub_session() -> httpx2.Client:
             return client
 
         set_client_factory(bounded_client)
-        _sessions.append(get_session())
-    return _sessions[0]
+        _sessions[proxy_url] = get_session()
+    return _sessions[proxy_url]
 
 
 def _bound(response: httpx2.Response) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, WaiError
 from wai_protocol.surface import Headers
 from wai_transport.http_client import HttpClient
+from wai_transport.http_proxy import DIRECT, ProxySettings
 from wai_transport.http_request import ClientRequest, Timeouts
 from wai_transport.origin import Origin
 
@@ -111,10 +112,18 @@ class Incoming:
 class Transfer:
     """Reads files of one hub. `token` is sent to the origin of `endpoint` only."""
 
-    def __init__(self, endpoint: str, token: str | None, timeouts: Timeouts = TIMEOUTS) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        token: str | None,
+        timeouts: Timeouts = TIMEOUTS,
+        *,
+        proxies: ProxySettings = DIRECT,
+    ) -> None:
         self._home, _ = Origin.parse(endpoint)
         self._token = token
         self._timeouts = timeouts
+        self._proxies = proxies
 
     async def read_range(self, url: str, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset`, fewer at the file's end. Raises `WaiError`."""
@@ -147,7 +156,7 @@ class Transfer:
         for _ in range(MAX_REDIRECTS + 1):
             origin, target = _split(url)
             home = home and origin == self._home
-            client = HttpClient(origin, timeouts=self._timeouts)
+            client = HttpClient(origin, timeouts=self._timeouts, proxies=self._proxies)
             try:
                 body = Incoming()
                 headers = self._headers(offset, last, with_token=home)

@@ -2,7 +2,7 @@
 
 TLS with ALPN `wai/1`, or, if a proxy in front of the relay ends TLS and speaks only HTTP, an
 HTTP/1.1 `Upgrade` on the same port (SPEC section 2). If an HTTP proxy is configured for this
-machine, the connection goes through its CONNECT method (`proxy`). The relay's name is resolved at
+machine, the connection goes through it (`wai_transport.proxied`). The relay's name is resolved at
 each dial, and all its addresses are tried (`wai_transport.connecting`). This module keeps no state:
 `tunnel` dials again, and `wai_transport.live_session` holds the session.
 """
@@ -29,10 +29,11 @@ from wai_protocol.identity import NodeKey
 from wai_protocol.limits import ALPN
 from wai_transport.address_race import Address
 from wai_transport.connecting import SilentPeer, create_connection
+from wai_transport.http_proxy import Proxy
 from wai_transport.origin import Origin
+from wai_transport.proxied import create_connection_through
 from wai_transport.tls import check_pin, client_context, endpoint_hash
 
-from .proxy import Proxy, ask_to_connect
 from .segments import USUAL_BYTES
 
 CONNECT_S: Final = 10.0
@@ -116,7 +117,17 @@ async def dial(
     way = f" through the proxy {proxy}" if proxy is not None else ""
     try:
         if proxy is not None and context is not None:
-            transport, connection = await _connect_through(proxy, origin, context, terms)
+            transport, connection = await create_connection_through(
+                proxy,
+                origin,
+                _DialledConnection,
+                context,
+                limit_s=CONNECT_S,
+                tls_limit_s=terms.patience_s,
+                prepare=_preparation(terms),
+                redial_s=AGAIN_S,
+                known=terms.known,
+            )
         else:
             transport, connection = await create_connection(
                 _DialledConnection,
@@ -150,49 +161,6 @@ async def dial(
     except BaseException:
         transport.abort()
         raise
-
-
-async def _connect_through(
-    proxy: Proxy, origin: Origin, context: ssl.SSLContext, terms: Terms
-) -> tuple[asyncio.Transport, _DialledConnection]:
-    """Connect to the proxy, send it CONNECT, and start TLS with the relay."""
-    loop = asyncio.get_running_loop()
-    plain, connection = await create_connection(
-        _DialledConnection,
-        proxy.host,
-        proxy.port,
-        limit_s=CONNECT_S,
-        prepare=_preparation(terms),
-        redial_s=AGAIN_S,
-        known=terms.known,
-    )
-    try:
-        await _have_it_connect(proxy, origin, plain, connection)
-        async with asyncio.timeout(terms.patience_s):
-            secured = await loop.start_tls(plain, connection, context, server_hostname=origin.host)
-        if secured is None:
-            raise TransportError(f"the proxy {proxy} closed the connection")
-        connection.transport = secured
-        return secured, connection
-    except TimeoutError:
-        plain.abort()
-        raise SilentPeer from None
-    except BaseException:
-        plain.abort()
-        raise
-
-
-async def _have_it_connect(
-    proxy: Proxy, origin: Origin, plain: asyncio.Transport, connection: _DialledConnection
-) -> None:
-    try:
-        async with asyncio.timeout(CONNECT_S):
-            await ask_to_connect(proxy, origin, plain.write, connection.read)
-    except TimeoutError:
-        raise TransportError(
-            f"no connection to {origin.host}:{origin.port} through the proxy {proxy} within"
-            f" {CONNECT_S:g} s: it does not answer"
-        ) from None
 
 
 def _preparation(terms: Terms) -> Callable[[socket.socket, Address], None]:

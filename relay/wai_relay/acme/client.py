@@ -23,6 +23,7 @@ from wai_protocol.errors import Fault, TransportError, WaiError
 from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_protocol.surface import Headers
 from wai_transport.http_client import HttpClient
+from wai_transport.http_proxy import DIRECT, ProxySettings
 from wai_transport.origin import Origin
 
 from .jose import AccountKey, base64url
@@ -83,11 +84,17 @@ class AcmeClient:
     """One account at one authority. End it with `close`."""
 
     def __init__(
-        self, directory_url: str, key: AccountKey, *, tls: ssl.SSLContext | None = None
+        self,
+        directory_url: str,
+        key: AccountKey,
+        *,
+        tls: ssl.SSLContext | None = None,
+        proxies: ProxySettings = DIRECT,
     ) -> None:
         self._directory_url = directory_url
         self._key = key
         self._tls = tls
+        self._proxies = proxies
         self._clients: dict[Origin, HttpClient] = {}
         self._directory: dict[str, Any] = {}
         self._nonce: str | None = None
@@ -225,7 +232,9 @@ class AcmeClient:
         origin, _ = Origin.parse(f"https://{base}")
         client = self._clients.get(origin)
         if client is None:
-            client = self._clients[origin] = HttpClient(origin, tls=self._tls)
+            client = self._clients[origin] = HttpClient(
+                origin, tls=self._tls, proxies=self._proxies
+            )
         headers: Headers = [(b"user-agent", _USER_AGENT)]
         if body:
             headers.append((b"content-type", b"application/jose+json"))

@@ -22,6 +22,7 @@ from cryptography import x509
 from wai_protocol.errors import StoreError, WaiError
 from wai_relay import certificate as certificates
 from wai_transport.folder import DataFolder
+from wai_transport.http_proxy import DIRECT, ProxySettings
 
 from .client import AcmeClient, AcmeError
 from .jose import AccountKey
@@ -44,11 +45,13 @@ class Authority:
     """A certificate authority.
 
     `ca`: a file with certificates that verify the authority's server; None: those of the system.
+    `proxies`: the way to it.
     """
 
     directory_url: str
     email: str | None = None
     ca: Path | None = None
+    proxies: ProxySettings = DIRECT
 
 
 class Renewal:
@@ -162,7 +165,12 @@ class Renewal:
             tls = ssl.create_default_context(cafile=str(ca)) if ca is not None else None
         except (OSError, ssl.SSLError) as error:
             raise StoreError(f"{ca} is not a certificate: {error}") from error
-        return AcmeClient(self._authority.directory_url, self._account_key(), tls=tls)
+        return AcmeClient(
+            self._authority.directory_url,
+            self._account_key(),
+            tls=tls,
+            proxies=self._authority.proxies,
+        )
 
     def _account_key(self) -> AccountKey:
         kept = self._folder.read(ACCOUNT_FILE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -9,6 +11,8 @@ from wai_protocol.errors import Fault, WaiError
 
 from .context import Context
 from .endpoint import NO_STORE, refuse, sign_in
+
+_STREAMED: Final = {**NO_STORE, "x-accel-buffering": "no"}  # nginx would collect events
 
 
 async def respond(context: Context, request: Request) -> Response:
@@ -28,5 +32,5 @@ async def respond(context: Context, request: Request) -> Response:
         return True
 
     return StreamingResponse(
-        context.feed.listen(allowed), headers=NO_STORE, media_type="text/event-stream"
+        context.feed.listen(allowed), headers=_STREAMED, media_type="text/event-stream"
     )

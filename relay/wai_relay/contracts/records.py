@@ -90,6 +90,8 @@ class RequestRecord:
     """In the operator's currency, 0 where the upstream has no price."""
     handed_over: bool = False
     """Whether the recorder has it: from then on its `tokens` alone may be corrected."""
+    address: str = ""
+    """The caller's, for the access log only: it is not stored."""
 
     @property
     def failed(self) -> bool:

@@ -22,6 +22,7 @@ from wai_protocol.surface import Headers
 from wai_relay.contracts.records import TokenCounts
 from wai_relay.contracts.upstream import Fleet, ServingNode, Sink, UpstreamStream
 from wai_transport.http_client import HttpClient
+from wai_transport.http_proxy import DIRECT, ProxySettings
 from wai_transport.http_request import ClientRequest
 from wai_transport.origin import Origin
 from wai_transport.version import VERSION
@@ -52,10 +53,12 @@ class Provider(ServingNode):
         config: ProviderConfig,
         key: str,
         *,
+        proxies: ProxySettings = DIRECT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`key` is sent as a bearer token, "" for none. Raises `WaiError` for a bad CA file."""
-        self.given = (config, key)
+        """`key` is sent as a bearer token, "" for none. Raises `WaiError` for a bad CA file, or a
+        proxy that can't be used."""
+        self.given = (config, key, proxies)
         origin, self._base_path = Origin.parse(config.base_url)
         self.name = NAME_PREFIX + config.name
         self.status = NodeStatus(
@@ -70,7 +73,7 @@ class Provider(ServingNode):
         self._key = key
         self._clock = clock
         self._rests_until = 0.0
-        self._client = HttpClient(origin, tls=_tls(config, origin))
+        self._client = HttpClient(origin, tls=_tls(config, origin), proxies=proxies)
 
     @property
     def ready(self) -> bool:
@@ -242,7 +245,9 @@ class ProvidedFleet:
         self._providers = tuple(providers)
         self._retired: list[Provider] = []
 
-    def prepare(self, configs: Iterable[ProviderConfig]) -> Callable[[], None]:
+    def prepare(
+        self, configs: Iterable[ProviderConfig], proxies: ProxySettings = DIRECT
+    ) -> Callable[[], None]:
         """Make other providers; what is returned puts them in the place of those that are there.
 
         One that has not changed stays. Raises `WaiError`: a key or a certificate can't be used.
@@ -251,7 +256,8 @@ class ProvidedFleet:
         wanted = []
         for config in configs:
             key = config.read_key()
-            wanted.append(kept.get((config, key)) or Provider(config, key))
+            given = (config, key, proxies)
+            wanted.append(kept.get(given) or Provider(config, key, proxies=proxies))
 
         def use() -> None:
             gone = [provider for provider in self._providers if provider not in wanted]
@@ -273,9 +279,11 @@ class ProvidedFleet:
             await provider.aclose()
 
 
-def providers_of(configs: Iterable[ProviderConfig]) -> list[Provider]:
+def providers_of(
+    configs: Iterable[ProviderConfig], proxies: ProxySettings = DIRECT
+) -> list[Provider]:
     """The providers that are configured, with their keys. Raises `WaiError`."""
-    return [Provider(config, config.read_key()) for config in configs]
+    return [Provider(config, config.read_key(), proxies=proxies) for config in configs]
 
 
 def price_of(model: ProviderModel, tokens: TokenCounts) -> float:

@@ -17,6 +17,7 @@ from wai_protocol.errors import Fault, ProtocolError, WaiError
 from wai_protocol.handshake import NONCE_BYTES, ProvenHello, RelayHandshake, Welcome
 from wai_protocol.identity import RelayKey
 from wai_relay.http.connection import peer_name
+from wai_relay.http.edge import TunnelProtocol
 from wai_relay.http.listener import peer_key
 from wai_transport.live_session import LiveSession
 
@@ -121,7 +122,7 @@ class Tunnels:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-class _TunnelConnection(asyncio.Protocol):
+class _TunnelConnection(TunnelProtocol):
     """One connection until its handshake is over."""
 
     def __init__(self, tunnels: Tunnels) -> None:
@@ -132,7 +133,7 @@ class _TunnelConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
-        self._handshake = self._tunnels.begin(self, peer_key(peer_name(transport)))
+        self._handshake = self._tunnels.begin(self, peer_key(self.peer or peer_name(transport)))
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:

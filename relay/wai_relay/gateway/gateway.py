@@ -110,6 +110,7 @@ class Gateway:
         request = exchange.request
         path = self._dialects.upstream_path(request.path)
         record = RequestRecord(request.request_id, self._wall_clock(), request.method, path)
+        record.address = request.peer
         if self.traced:
             record.operation = self._dialects.operation_of(path)
             record.traceparent = request.header(b"traceparent").decode("latin-1")

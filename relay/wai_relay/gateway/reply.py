@@ -6,12 +6,18 @@ for an error inside a half-sent document would look like a clean end.
 
 from __future__ import annotations
 
+from typing import Final
+
 from wai_protocol.errors import Fault
 from wai_protocol.surface import Headers
 from wai_relay.http.exchange import Exchange
 
 from .dialects.dialect import EVENT_STREAM, Dialect
 from .dialects.usage import UsageReader
+
+JSON: Final = b"application/json"
+UNBUFFERED: Final = (b"x-accel-buffering", b"no")
+"""nginx, with a plain `proxy_pass`, would collect an answer and pass it on in large pieces."""
 
 
 class CallerReply:
@@ -30,9 +36,12 @@ class CallerReply:
         self._streamed = False
 
     def start(self, status: int, headers: Headers) -> None:
-        """Send the head."""
-        content_type = dict(headers).get(b"content-type", b"").strip().lower()
+        """Send the head. What comes piece by piece, also speech, is marked as `UNBUFFERED`."""
+        named = dict(headers)
+        content_type = named.get(b"content-type", b"").strip().lower()
         self._streamed = content_type.startswith((self.dialect.stream_type, EVENT_STREAM))
+        if b"content-length" not in named and not content_type.startswith(JSON):
+            headers = [*headers, UNBUFFERED]
         self.exchange.start(status, headers)
 
     def break_off(self, fault: Fault, message: str) -> None:

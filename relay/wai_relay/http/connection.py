@@ -412,7 +412,11 @@ def peer_name(transport: asyncio.BaseTransport) -> str:
     An IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) is returned as IPv4. A dual-stack socket
     from a service manager has such peers.
     """
-    name: Any = transport.get_extra_info("peername")
+    return peer_name_in(transport.get_extra_info("peername"))
+
+
+def peer_name_in(name: Any) -> str:
+    """Return the IP address in a peer's socket address, as `peer_name` does."""
     address = str(name[0]) if isinstance(name, tuple) and name else ""
     mapped = address.startswith("::ffff:") and "." in address
     return address.removeprefix("::ffff:") if mapped else address

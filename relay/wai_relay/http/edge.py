@@ -24,6 +24,7 @@ from wai_transport.heap import HeapTrimmer
 
 from .exchange import Exchange
 from .problems import openai_error
+from .trusted_proxies import TrustedProxies
 
 # Body bytes that may wait for the handler before an HTTP/1.1 connection is not read any more: four
 # DATA frames of the tunnel. HTTP/2 has a window of its own.
@@ -77,6 +78,14 @@ MAX_CONNECTIONS: Final = 20_000
 # Connections from one address, which may be an office or a carrier's NAT. Loopback is not counted:
 # a proxy on the same host, which terminates TLS for all callers, has that address.
 MAX_CONNECTIONS_PER_PEER: Final = 1_000
+
+
+class TunnelProtocol(asyncio.Protocol):
+    """What takes over the connection of a node. `peer`: its address, which is not the transport's
+    if it comes through a trusted proxy."""
+
+    peer = ""
+
 
 Handler = Callable[[Exchange], Awaitable[None]]
 TunnelFactory = Callable[[], asyncio.Protocol]
@@ -140,6 +149,8 @@ class Edge:
     def __init__(self, handler: Handler, *, tunnel_factory: TunnelFactory | None = None) -> None:
         self.handler = handler
         self.tunnel_factory = tunnel_factory
+        self.proxies = TrustedProxies()
+        """Whose word is taken for a caller's address."""
         self.connections: set[Connection] = set()
         self.counters = EdgeCounters()
         self.draining = False

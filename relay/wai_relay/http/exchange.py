@@ -13,7 +13,7 @@ it returns or raises without that, the edge logs an error and aborts the respons
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from wai_protocol.surface import Headers
@@ -53,6 +53,8 @@ class Exchange(abc.ABC):
     """A request and the methods that answer it. Not thread-safe; belongs to one event loop."""
 
     request: Request
+    added_headers: Sequence[tuple[bytes, bytes]] = ()
+    """Fields that the edge adds to the response, whoever makes it (`cors`)."""
 
     # -- the request's body
     @abc.abstractmethod

@@ -24,6 +24,7 @@ from .edge import (
     SLICE_BYTES,
     Edge,
     TunnelFactory,
+    TunnelProtocol,
     body_stalled,
     refusal,
 )
@@ -137,13 +138,13 @@ class H1Connection(CallerConnection):
             self._scanned = 0
             head = parse_head(raw)
         except RequestError as error:
-            self._refuse(error)
+            self.refuse(error)
             return
         tunnel_factory = self.edge.tunnel_factory
         if tunnel_factory is not None and not self._in_turns and _asks_for_tunnel(head, raw):
-            self._hand_over(tunnel_factory, self._take(len(buffer)))
+            self.hand_over(tunnel_factory, head, self._take(len(buffer)))
         else:
-            self._begin(head)
+            self.begin(head)
 
     def _take(self, size: int) -> bytes:
         """Remove the first `size` bytes from the buffer and return them. Cheap for a bytearray."""
@@ -163,7 +164,8 @@ class H1Connection(CallerConnection):
                 )
             self._take(len(_EMPTY_LINE))
 
-    def _begin(self, head: Head) -> None:
+    def begin(self, head: Head) -> None:
+        """Serve a request whose head has arrived."""
         self._fresh = False
         self._empty_lines = 0
         body = RequestBody()
@@ -194,7 +196,7 @@ class H1Connection(CallerConnection):
             http_version=head.http_version,
             scheme=head.scheme or self.scheme,
             authority=head.authority,
-            peer=self.peer,
+            peer=self.edge.proxies.caller(self.peer, head.headers),
             request_id=self.edge.new_request_id(),
             content_length=None if head.chunked else head.content_length or 0,
         )
@@ -339,7 +341,7 @@ class H1Connection(CallerConnection):
         self._waiting_since = self._loop.time()
         self.arm(self._waiting_since + LINGER_S)
 
-    def _refuse(self, error: RequestError) -> None:
+    def refuse(self, error: RequestError) -> None:
         """Answer an invalid head, and close: where the next request begins is not certain."""
         request_id = self.edge.new_request_id()
         self.edge.refused(request_id, error)
@@ -349,7 +351,7 @@ class H1Connection(CallerConnection):
         self.send(head + b"connection: close\r\n\r\n" + body)
         self.linger()
 
-    def _hand_over(self, tunnel_factory: TunnelFactory, rest: bytes) -> None:
+    def hand_over(self, tunnel_factory: TunnelFactory, head: Head, rest: bytes) -> None:
         """Answer the Upgrade of a node and hand the connection over to a tunnel.
 
         Nodes use it behind a proxy that terminates TLS.
@@ -359,6 +361,8 @@ class H1Connection(CallerConnection):
         self.resume_reading()
         self.leave()
         tunnel = tunnel_factory()
+        if isinstance(tunnel, TunnelProtocol):
+            tunnel.peer = self.edge.proxies.caller(self.peer, head.headers)
         self.transport.set_protocol(tunnel)
         tunnel.connection_made(self.transport)
         if rest:
@@ -389,7 +393,7 @@ class H1Connection(CallerConnection):
         """Refuse, fail or close: the current wait took too long."""
         if self.lingering or self._body is None:
             if self._head_begun and not self.lingering:
-                self._refuse(
+                self.refuse(
                     RequestError(
                         f"the request head was not complete after {HEAD_DEADLINE_S:g} s",
                         Fault.TIMED_OUT,

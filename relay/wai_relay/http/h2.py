@@ -248,7 +248,7 @@ class H2Connection(CallerConnection):
             http_version="2",
             scheme=self.scheme,
             authority=head.authority if head else "",
-            peer=self.peer,
+            peer=self.edge.proxies.caller(self.peer, head.headers) if head else self.peer,
             request_id=self.edge.new_request_id(),
             content_length=length,
         )

@@ -1,8 +1,8 @@
 """The relay's public port: accept and count connections, and recognize their protocol.
 
-With TLS, ALPN names the protocol: `wai/1` is a node's tunnel, `h2` and `http/1.1` are callers;
-without ALPN it is HTTP/1.1. Without TLS (a proxy in front terminates it) the first bytes
-distinguish HTTP/2 with prior knowledge from HTTP/1.1; nodes then use HTTP Upgrade.
+`door` accepts. With TLS, ALPN names the protocol: `wai/1` is a node's tunnel, `h2` and `http/1.1`
+are callers; without ALPN it is HTTP/1.1. Without TLS (a proxy in front terminates it) the first
+bytes distinguish HTTP/2 with prior knowledge from HTTP/1.1; nodes then use HTTP Upgrade.
 """
 
 from __future__ import annotations
@@ -13,21 +13,25 @@ import socket
 import ssl
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from .connection import CallerConnection, limit_unsent, peer_name
-from .edge import HEAD_DEADLINE_S, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Edge, TunnelFactory
+from .door import Door
+from .edge import (
+    HEAD_DEADLINE_S,
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_PER_PEER,
+    Edge,
+    TunnelFactory,
+    TunnelProtocol,
+)
 from .h1 import H1Connection
 from .h2 import H2Connection
+from .misdirected import MisdirectedConnection
 
 ALPN_TUNNEL: Final = "wai/1"
 ALPN_PROTOCOLS: Final = (ALPN_TUNNEL, "h2", "http/1.1")
 H2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-# Time for a TLS handshake: two round trips around the world and the key exchange of a slow phone.
-# It bounds how long a silent peer holds a connection.
-HANDSHAKE_TIMEOUT_S: Final = 10.0
-# How long a caller may take to answer a TLS close-notify.
-TLS_SHUTDOWN_TIMEOUT_S: Final = 5.0
 # Connections that may wait to be accepted while the event loop is busy: 1,000 nodes that reconnect.
 BACKLOG: Final = 1024
 
@@ -48,7 +52,8 @@ class Listener:
         self._max_per_peer = max_per_peer
         self._open = 0
         self._per_peer: dict[str, int] = {}
-        self._servers: list[asyncio.Server] = []
+        self._sockets: list[socket.socket] = []
+        self._door: Door | None = None
 
     async def open(
         self,
@@ -78,48 +83,47 @@ class Listener:
         """
         if tls is not None:
             tls.set_alpn_protocols(list(ALPN_PROTOCOLS))
-        create_server = partial(
-            asyncio.get_running_loop().create_server,
-            self._arrival,
-            backlog=BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
-            ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S if tls is not None else None,
-            start_serving=False,
-        )
-        if socks:
-            self._servers += [await create_server(sock=sock) for sock in socks]
-        else:
-            self._servers.append(await create_server(host=host, port=port))
-        for listening in self._sockets():
+        self._door = Door(self.edge, tls, partial(_Arrival, self))
+        self._sockets += socks or await _bound(host, port)
+        for listening in self._sockets:
+            listening.settimeout(0)
             limit_unsent(listening)
 
     async def start(self) -> None:
         """Accept connections. Raises `OSError` if another process has the address."""
-        for server in self._servers:
-            await server.start_serving()
+        assert self._door is not None, "bind comes first"
+        for listening in self._sockets:
+            listening.listen(BACKLOG)
+            self._door.watch(listening)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """The host and port of each listening socket."""
-        return [sock.getsockname()[:2] for sock in self._sockets()]
+        return [sock.getsockname()[:2] for sock in self._sockets]
 
     @property
     def descriptors(self) -> list[int]:
         """The file descriptors of the listening sockets, for a successor (`socks` of `open`)."""
-        return [sock.fileno() for sock in self._sockets()]
+        return [sock.fileno() for sock in self._sockets]
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the port speaks TLS."""
+        return self._door is not None and self._door.tls is not None
 
     async def close(self) -> None:
         """Stop accepting and free the port."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        if self._door is not None:
+            self._door.close()
+        for listening in self._sockets:
+            listening.close()
+        self._sockets.clear()
 
-    def _sockets(self) -> list[Any]:
-        return [sock for server in self._servers for sock in server.sockets]
-
-    def _arrival(self) -> asyncio.Protocol:
-        return _Arrival(self)
+    async def abandon(self) -> None:
+        """Close the port, and the connections on which nothing has arrived yet."""
+        await self.close()
+        if self._door is not None:
+            await self._door.abandon()
 
     # -- counting
     def admit(self, peer: str) -> bool:
@@ -146,14 +150,18 @@ class Listener:
 
 
 class _Arrival(asyncio.Protocol):
-    """A new connection whose protocol is not known yet."""
+    """A new connection whose protocol is not known yet.
 
-    def __init__(self, listener: Listener) -> None:
+    `address`: the caller's if a proxy has named it, else "". `first`: bytes that came already.
+    """
+
+    def __init__(self, listener: Listener, address: str, first: bytes) -> None:
         self._listener = listener
+        self._address = address
         self._peer = ""
         self._admitted = False
         self._transport: asyncio.Transport
-        self._first = b""
+        self._first = first
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -165,39 +173,46 @@ class _Arrival(asyncio.Protocol):
             # a node can connect however many callers there are.
             self._hand_over(edge.tunnel_factory)
             return
-        self._peer = peer_key(peer_name(transport))
+        address = self._address or peer_name(transport)
+        if not edge.proxies.trusts(address):  # a proxy has the connections of all its callers
+            self._peer = peer_key(address)
         if not self._listener.admit(self._peer):
             self._transport.abort()
             return
         self._admitted = True
-        if tls is None:
-            self._deadline = asyncio.get_running_loop().call_later(
-                HEAD_DEADLINE_S, self._transport.abort
-            )
+        if tls is not None:
+            match tls.selected_alpn_protocol():
+                case "acme-tls/1":  # the authority only needs the certificate (RFC 8737 section 3)
+                    self._transport.close()
+                case "h2":
+                    self._become(H2Connection(edge))
+                case _:
+                    self._become(H1Connection(edge))
             return
-        match tls.selected_alpn_protocol():
-            case "acme-tls/1":  # the authority only needs the certificate (RFC 8737 section 3)
-                self._transport.close()
-            case "h2":
-                self._become(H2Connection(edge))
-            case _:
-                self._become(H1Connection(edge))
+        if self._listener.has_tls:
+            self._become(MisdirectedConnection(edge))
+            return
+        self._deadline = asyncio.get_running_loop().call_later(
+            HEAD_DEADLINE_S, self._transport.abort
+        )
+        if self._first:
+            self._recognize()
 
     def data_received(self, data: bytes) -> None:
         """Without TLS, recognize the HTTP version by the first bytes."""
-        if not self._admitted:
-            return
-        self._first += data
-        first = self._first
-        if first.startswith(H2_PREFACE):
+        if self._admitted:
+            self._first += data
+            self._recognize()
+
+    def _recognize(self) -> None:
+        if self._first.startswith(H2_PREFACE):
             connection: CallerConnection = H2Connection(self._listener.edge)
-        elif H2_PREFACE.startswith(first):
+        elif H2_PREFACE.startswith(self._first):
             return
         else:
             connection = H1Connection(self._listener.edge)
         self._stop_deadline()
         self._become(connection)
-        connection.data_received(first)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
@@ -209,6 +224,8 @@ class _Arrival(asyncio.Protocol):
             self._transport.abort()
             return
         tunnel = tunnel_factory()
+        if isinstance(tunnel, TunnelProtocol):
+            tunnel.peer = self._address
         self._transport.set_protocol(tunnel)
         tunnel.connection_made(self._transport)
 
@@ -217,11 +234,26 @@ class _Arrival(asyncio.Protocol):
         connection.on_lost = lambda: listener.release(peer)
         self._transport.set_protocol(connection)
         connection.connection_made(self._transport)
+        if self._address:
+            connection.peer = self._address
+        if self._first:
+            connection.data_received(self._first)
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+async def _bound(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that are bound to `host:port`, "" for every address. Raises `OSError`."""
+    server = await asyncio.get_running_loop().create_server(
+        asyncio.Protocol, host=host, port=port, start_serving=False
+    )
+    try:
+        return [sock.dup() for sock in cast("Sequence[socket.socket]", server.sockets)]
+    finally:
+        server.close()
 
 
 def peer_key(peer: str) -> str:

@@ -40,6 +40,7 @@ class CountedExchange(ServedExchange):
         "_finished",
         "_left",
         "_started",
+        "added_headers",
         "body",
         "on_resume",
         "request",
@@ -48,6 +49,7 @@ class CountedExchange(ServedExchange):
     def __init__(self, request: Request, body: RequestBody) -> None:
         self.request = request
         self.body = body
+        self.added_headers = ()
         self.on_resume = None
         self._left: int | None = None  # bytes missing to the announced Content-Length
         self._bodiless = False
@@ -71,6 +73,7 @@ class CountedExchange(ServedExchange):
                 if status == 204:
                     continue
             fields.append((name, value))
+        fields += self.added_headers
         self._bodiless = self.request.method == "HEAD" or status in _BODILESS
         return fields
 

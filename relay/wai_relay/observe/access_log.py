@@ -29,6 +29,7 @@ class AccessLog:
             return
         fields = {
             "request_id": record.request_id,
+            "address": record.address,
             "method": record.method,
             "path": _shown(record.path),
             "status": record.status,

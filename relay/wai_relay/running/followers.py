@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wai_relay.config import RelayConfig
+from wai_relay.http.trusted_proxies import TrustedProxies
 from wai_relay.identity import load_admin_token
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.port_tls import PortTls
@@ -27,7 +28,7 @@ def followers(
     """Who takes over a changed configuration, in the order in which they are asked."""
 
     def prepare_providers(new: RelayConfig) -> Use:
-        return parts.upstreams.prepare(new.providers)
+        return parts.upstreams.prepare(new.providers, new.proxies)
 
     def prepare_settings(new: RelayConfig) -> Use:
         names = ModelNames(new.aliases, new.fallbacks)
@@ -36,6 +37,8 @@ def followers(
             show_log(new)
             parts.fleet.limits = session_limits(new)
             parts.gateway.configure(new.gateway, names)
+            parts.cross_origin.configure(new.cors)
+            parts.edge.proxies = TrustedProxies(new.proxy.trusted)
             weight = new.routing.first_token_weight
             parts.dispatcher.configure(names, new.provider_after_s, weight)
             parts.metrics_page.token = new.metrics_token

@@ -84,7 +84,7 @@ async def open_relay(
         parts = build(config, stored, tls)
         _close_at_the_end(parts, ending)
         listener = Listener(parts.edge)
-        ending.push_async_callback(listener.close)
+        ending.push_async_callback(listener.abandon)
         await _open_port(listener, parts, stored, tls, config, passed)
         succession = Succession(lambda: listener.descriptors, lock, stop)
         ending.push_async_callback(succession.end)
@@ -193,6 +193,8 @@ class Relay:
         url = self._live.now.local_url(self.port)
         hosts = " and ".join(host for host, _ in self._listener.addresses)
         _log.info("relay ready on %s (listening on %s)", url, hosts)
+        if self._tls is not None and (trusted := self._tls.trusted_file) is not None:
+            _log.info("callers must trust the certificate in %s", trusted)
 
     def sign_in_link(self) -> str:
         """Return a link that opens the dashboard on this machine, signed in as its local admin."""

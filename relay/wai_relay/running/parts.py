@@ -25,7 +25,9 @@ from wai_relay.gateway.dispatch import ScheduledDispatcher
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.settling import SettlingDispatcher
 from wai_relay.http.asgi import asgi_handler
+from wai_relay.http.cors import CrossOrigin
 from wai_relay.http.edge import Edge
+from wai_relay.http.trusted_proxies import TrustedProxies
 from wai_relay.installer import InstallerPages
 from wai_relay.observe.access_log import AccessLog
 from wai_relay.observe.metrics import Metrics, MetricsPage
@@ -50,6 +52,7 @@ class Parts:
     upstreams: ProvidedFleet
     dispatcher: ScheduledDispatcher
     gateway: Gateway
+    cross_origin: CrossOrigin
     pulse: Pulse
     spans: Spans | None
     feed: Feed
@@ -63,7 +66,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     Raises `WaiError` for a provider or a collector of spans that can't be used as configured.
     """
     fleet = ConnectedFleet(stored.registry, stored.invites, limits=session_limits(config))
-    upstreams = ProvidedFleet(fleet, providers_of(config.providers))
+    upstreams = ProvidedFleet(fleet, providers_of(config.providers, config.proxies))
     names = ModelNames(config.aliases, config.fallbacks)
     dispatcher = ScheduledDispatcher(
         upstreams,
@@ -104,8 +107,9 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         config.metrics_token,
     )
     readiness = Readiness(fleet.nodes)
+    cross_origin = CrossOrigin(gateway.handle, config.cors)
     app = App(
-        gateway.handle,
+        cross_origin.handle,
         asgi_handler(create_app(context)),
         ready=readiness.state,
         usage=lambda: stored.recorder.state.word,
@@ -116,6 +120,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         stored.relay_key, fleet.admit, lambda: tls.served.hashes if tls is not None else None
     )
     edge = Edge(app.handle, tunnel_factory=tunnels.connection)
+    edge.proxies = TrustedProxies(config.proxy.trusted)
     return Parts(
         edge=edge,
         readiness=readiness,
@@ -124,6 +129,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         upstreams=upstreams,
         dispatcher=dispatcher,
         gateway=gateway,
+        cross_origin=cross_origin,
         pulse=pulse,
         spans=spans,
         feed=feed,

@@ -22,9 +22,12 @@ from .rollups import correction, writes_for
 
 ID_BYTES: Final = 8  # 64 random bits: about ten thousand ids are kept at a time
 _ADD_ID: Final = "INSERT INTO usage_batches (id) VALUES ($1)"
-# The fields of a line. `tried` is left out, because it only explains the choice of a node.
+# The fields of a line. `tried` is left out, because it only explains the choice of a node, and the
+# caller's address, because it is not stored.
 _KEPT_FIELDS: Final = tuple(
-    field.name for field in fields(RequestRecord) if field.name not in ("tried", "tokens")
+    field.name
+    for field in fields(RequestRecord)
+    if field.name not in ("tried", "tokens", "address")
 )
 
 

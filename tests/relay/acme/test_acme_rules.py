@@ -13,6 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tests.harness.connect_proxy import connect_proxy
+from wai_protocol.errors import WaiError
 from wai_relay import certificate as certificates
 from wai_relay.acme.challenge import tls_alpn_certificate
 from wai_relay.acme.client import AcmeClient, AcmeError, certificate_id
@@ -27,6 +29,7 @@ from wai_relay.acme.schedule import (
 from wai_relay.http.edge import Edge
 from wai_relay.http.listener import Listener
 from wai_relay.http.served_certificate import OLD_GRACE_S, ServedCertificate, load_pair
+from wai_transport.http_proxy import ProxySettings
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 DAYS_90 = datetime.timedelta(days=90)
@@ -34,9 +37,10 @@ NAME = "llm.example.com"
 
 
 def pair(folder: Path, name: str) -> Path:
-    """A self-signed certificate and its key in one file."""
-    key = certificates.generate_key()
-    issued = certificates.issue(key, [NAME], datetime.datetime.now(datetime.UTC))
+    """A certificate and its key in one file."""
+    key, now = certificates.generate_key(), datetime.datetime.now(datetime.UTC)
+    authority = certificates.issue_authority(key, [NAME], now)
+    issued = certificates.issue(key, [NAME], now, authority, key)
     file = folder / name
     file.write_bytes(certificates.key_to_pem(key) + issued.public_bytes(Encoding.PEM))
     return file
@@ -151,3 +155,20 @@ def test_an_answer_of_a_hundred_thousand_brackets_is_the_authoritys_error(
     monkeypatch.setattr(client, "_send", send)
     with pytest.raises(AcmeError):
         asyncio.run(client.open_account(None))
+
+
+def test_the_authority_is_asked_through_the_proxy() -> None:
+    async def ask(proxies: ProxySettings) -> None:
+        key = AccountKey(certificates.generate_key())
+        client = AcmeClient("https://ca.example/directory", key, proxies=proxies)
+        try:
+            await client.open_account(None)
+        finally:
+            await client.close()
+
+    with (
+        connect_proxy(answer=b"HTTP/1.1 403 Forbidden\r\n\r\n") as proxy,
+        pytest.raises(WaiError, match=r"refuses a connection to ca\.example"),
+    ):
+        asyncio.run(ask(ProxySettings(proxy.url)))
+    assert proxy.asked == ["CONNECT ca.example:443 HTTP/1.1"]

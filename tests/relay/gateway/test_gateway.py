@@ -999,8 +999,9 @@ async def test_the_caller_gets_the_upstreams_own_error_where_all_fail() -> None:
     assert (exchange.status, exchange.body) == (500, REFUSED)
 
 
-async def test_an_upstreams_401_is_the_relays_fault_and_not_a_bad_key() -> None:
-    exchange = await rig(FakeNode("a", MODEL, script=answers(401, JSON, REFUSED))).ask()
+@pytest.mark.parametrize("status", [401, 403])
+async def test_an_upstreams_401_is_the_relays_fault_and_not_a_bad_key(status: int) -> None:
+    exchange = await rig(FakeNode("a", MODEL, script=answers(status, JSON, REFUSED))).ask()
     assert (exchange.status, error_of(exchange)["code"]) == (502, "upstream_broke")
 
 
@@ -1073,3 +1074,16 @@ async def test_no_speed_is_told_of_an_answer_that_came_as_one_document() -> None
     r = rig(FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY)))
     await r.ask()
     assert r.records[0].tokens_per_second is None
+
+
+@pytest.mark.parametrize(
+    ("content_type", "marked"),
+    [(b"text/event-stream", True), (b"audio/mpeg", True), (b"application/json", False)],
+)
+async def test_a_proxy_that_buffers_is_told_not_to_hold_a_stream(
+    content_type: bytes, marked: bool
+) -> None:
+    body = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\ndata: [DONE]\n\n'
+    node = FakeNode("gpu1", MODEL, script=answers(200, [(b"content-type", content_type)], body))
+    exchange = await rig(node).ask()
+    assert ((b"x-accel-buffering", b"no") in exchange.headers) is marked

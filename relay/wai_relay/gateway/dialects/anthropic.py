@@ -10,7 +10,7 @@ from wai_protocol.errors import Fault
 from wai_protocol.surface import ANTHROPIC_API, ANTHROPIC_ROUTES, Route
 from wai_relay.contracts.records import TokenCounts
 
-from .dialect import Dialect, Signal, SignalOf, is_error, is_stream
+from .dialect import EVENT_STREAM, NDJSON, Dialect, Signal, SignalOf, is_error
 from .usage import BodyReader, EventReader, UsageReader, count, last_object
 
 # Their documented error types, by status; anything else is an `api_error`.
@@ -52,7 +52,9 @@ class AnthropicDialect(Dialect):
     ) -> UsageReader:
         """See `Dialect`."""
         del route, strip_usage, strip_timings  # usage is always told
-        return AnthropicEvents() if is_stream(content_type) else AnthropicBody()
+        if content_type.startswith(EVENT_STREAM):
+            return AnthropicEvents()
+        return AnthropicBody(lines=content_type.startswith(NDJSON))
 
     def signal_of(self, route: Route) -> SignalOf:
         """See `Dialect`."""

@@ -18,7 +18,7 @@ from wai_relay.contracts.records import TokenCounts
 from wai_relay.gateway.catalog import Catalog, CatalogModel
 from wai_relay.http.problems import openai_error
 
-from .dialect import Dialect, Fields, Signal, SignalOf, is_error, is_stream
+from .dialect import EVENT_STREAM, NDJSON, Dialect, Fields, Signal, SignalOf, is_error
 from .usage import BodyReader, EventReader, UsageReader, count, decode, last_object
 
 MODELS_PATH: Final = "/v1/models"
@@ -66,8 +66,8 @@ class OpenAiDialect(Dialect):
         strip_timings: bool = False,
     ) -> UsageReader:
         """See `Dialect`."""
-        if not is_stream(content_type):
-            return OpenAiBody()
+        if not content_type.startswith(EVENT_STREAM):
+            return OpenAiBody(lines=content_type.startswith(NDJSON))
         events = OpenAiTextEvents if route.path == COMPLETIONS_PATH else OpenAiEvents
         return events(strip_usage=strip_usage, strip_timings=strip_timings)
 

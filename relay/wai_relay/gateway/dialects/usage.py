@@ -23,14 +23,17 @@ MAX_EVENTS_LOOKED_AT: Final = 2000  # in one read, at 3 µs each; honest ones ha
 MAX_LOOKS: Final = 8  # at what may be such an object: a hostile document may have thousands
 
 _BRACE: Final = re.compile(rb"[{}]")
-_EVENT_END: Final = re.compile(rb"(?:\r?\n){2,}+")  # a flood of empty lines is one end
-_EVENT_DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+# A flood of empty lines is one end. Some servers end lines by CR alone, as the standard allows.
+_EVENT_END: Final = re.compile(rb"(?:\r?\n){2,}+|\r{2,}+")
+_EVENT_DATA: Final = re.compile(rb"(?:^|\r)data: ?([^\r\n]*)", re.MULTILINE)
 # How the streams of our dialects say that they are complete, and that they failed.
 END_MARK: Final = re.compile(
     rb'data: ?\[DONE\]|"(?:finish|stop)_reason": ?"|"message_stop"|"done": ?true'
     rb'|"response\.(?:completed|incomplete|failed)"'
 )
-ERROR_MARK: Final = re.compile(rb'(?m)^event: ?error|^(?:data: ?)?\{"(?:error"|type": ?"error")')
+ERROR_MARK: Final = re.compile(
+    rb'(?m)(?:^|\r)(?:event: ?error|(?:data: ?)?\{"(?:error"|type": ?"error"))'
+)
 _MARK_BYTES: Final = 1024  # of an event's beginning that is kept to look for these
 _ANY: Final = msgspec.json.Decoder()
 
@@ -212,10 +215,14 @@ class EventReader(UsageReader):
 
 
 class BodyReader(UsageReader):
-    """A response that is one JSON document. Passes every byte at once and remembers both ends."""
+    """A response that is one JSON document. Passes every byte at once and remembers both ends.
 
-    def __init__(self) -> None:
+    `lines`: it has one for each piece of answer, in a dialect whose streams are events.
+    """
+
+    def __init__(self, *, lines: bool = False) -> None:
         super().__init__()
+        self._lines = lines
         self._head = b""
         self._tail = bytearray()
 
@@ -231,6 +238,8 @@ class BodyReader(UsageReader):
             self._tail += rest[-TAIL_BYTES:]
             if len(self._tail) > 2 * TAIL_BYTES:
                 del self._tail[:-TAIL_BYTES]
+        if self._lines:
+            self.chunks += data.count(b"\n")
         return data
 
     def finish(self) -> bytes:
@@ -258,8 +267,12 @@ def _find(data: bytes, name: bytes, start: int) -> int:
 
 def _last_event_end(data: bytes, start: int, stop: int) -> int:
     """Behind the last empty line in `data[start:stop]`; `start` if there is none."""
-    bare, carriage = data.rfind(b"\n\n", start, stop), data.rfind(b"\n\r\n", start, stop)
-    return max(bare + 2 if bare >= 0 else start, carriage + 3 if carriage >= 0 else start)
+    end = start
+    for empty in (b"\n\n", b"\n\r\n", b"\r\r"):
+        at = data.rfind(empty, start, stop)
+        if at >= 0:
+            end = max(end, at + len(empty))
+    return end
 
 
 def decode(text: bytes) -> Any:

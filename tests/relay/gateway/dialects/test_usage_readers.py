@@ -82,12 +82,12 @@ def ollama() -> UsageReader:
 cuts = st.lists(st.integers(0, 2000), max_size=40)
 
 
-@given(points=cuts, crlf=st.booleans())
+@given(points=cuts, line_end=st.sampled_from([b"\n", b"\r\n", b"\r"]))
 def test_injected_usage_chunk_is_stripped_wherever_the_stream_is_cut(
-    points: list[int], crlf: bool
+    points: list[int], line_end: bytes
 ) -> None:
     def framed(data: bytes) -> bytes:
-        return data.replace(b"\n\n", b"\r\n\r\n") if crlf else data
+        return data.replace(b"\n", line_end)
 
     reader = openai(strip=True)
     answer = ROLE + KEEPALIVE + HELLO + WORLD + STOP
@@ -253,3 +253,33 @@ def test_a_final_usage_wins_over_the_timings_before_it() -> None:
     assert reader.feed(TIMED % 7 + last + b"data: [DONE]\n\n") == BARE + b"data: [DONE]\n\n"
     counts = reader.counts(99)
     assert (counts.prompt, counts.completion, counts.exact) == (43, 8, True)
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("make", [openai, anthropic])
+def test_an_event_passes_when_it_is_whole_however_its_lines_end(
+    make: Callable[[], UsageReader], line_end: bytes
+) -> None:
+    events = (ROLE, HELLO, WORLD) if make is openai else ANTHROPIC[:3]
+    reader = make()
+    for event in events:
+        framed = event.replace(b"\n", line_end)
+        assert reader.feed(framed[:9]) == b""
+        assert reader.feed(framed[9:]) == framed
+    failing = make()
+    failing.feed(b'event: error\ndata: {"error":{}}\n\n'.replace(b"\n", line_end))
+    assert failing.failed
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_a_stream_of_lines_passes_at_once_on_a_path_whose_streams_are_events(path: str) -> None:
+    reader = reader_for(path, b"application/x-ndjson; charset=utf-8")
+    lines = [b'{"delta":"a"}\n', b'{"delta":"b"}\n', b'{"del']
+    for line in lines:
+        assert reader.feed(line) == line
+    assert reader.counts(5).completion == 2
+    last = b'ta":"c","usage":{"input_tokens":3,"output_tokens":4}}\n'
+    assert reader.feed(last) == last
+    assert reader.finish() == b""
+    counts = reader.counts(5)
+    assert (counts.prompt, counts.completion, counts.exact) == (3, 4, True)

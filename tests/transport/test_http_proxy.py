@@ -7,10 +7,10 @@ import pytest
 from tests.harness.connect_proxy import connect_proxy
 from wai_node.tunnel import dial as dialling
 from wai_node.tunnel.dial import RelayAddress, dial
-from wai_node.tunnel.proxy import MAX_ANSWER_BYTES, Proxy, ask_to_connect, proxy_for
 from wai_protocol.errors import RemoteProtocolError, RequestError, TransportError
 from wai_protocol.handshake import Hello
 from wai_protocol.identity import NodeKey
+from wai_transport.http_proxy import MAX_ANSWER_BYTES, Proxy, ask_to_connect, proxy_for
 from wai_transport.origin import Origin
 
 RELAY = Origin("https", "llm.example.com", 443)
@@ -53,7 +53,8 @@ def test_a_password_is_not_in_what_is_logged() -> None:
     "no_proxy",
     [
         *("*", "example.com", ".example.com", "llm.example.com", "LLM.example.com"),
-        *("other, llm.example.com:443", "x,example.com"),
+        *("other, llm.example.com:443", "x,example.com", "other llm.example.com"),
+        *("*.example.com", "*.example.com:443", "example.com."),
     ],
 )
 def test_no_proxy_names_what_is_reached_directly(no_proxy: str) -> None:
@@ -71,7 +72,9 @@ def test_a_network_in_no_proxy_means_the_addresses_in_it() -> None:
     inside, outside = Origin("https", "10.1.2.3", 443), Origin("https", "11.1.2.3", 443)
     assert proxy_for(inside, "http://proxy:1", "10.0.0.0/8") is None
     assert proxy_for(outside, "http://proxy:1", "10.0.0.0/8") is not None
-    assert proxy_for(Origin("https", "fd00::1", 443), "http://proxy:1", "fd00::/8") is None
+    for entry in ("fd00::/8", "fd00::1", "[fd00::1]", "[fd00::1]:443"):
+        assert proxy_for(Origin("https", "fd00::1", 443), "http://proxy:1", entry) is None
+    assert proxy_for(Origin("https", "fd00::1", 443), "http://proxy:1", "[fd00::1]:8443")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "a.localhost"])

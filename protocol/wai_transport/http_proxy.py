@@ -1,8 +1,9 @@
-"""HTTP proxies: choose one for a relay, and send it CONNECT.
+"""HTTP proxies for outgoing connections: choose one for a server, and send it CONNECT.
 
 Parses the values of `HTTPS_PROXY` and `NO_PROXY` (the CLI reads them from the environment), and
-performs the CONNECT exchange (RFC 9110 section 9.3.6) on a connection that `dial` has opened. The
-proxy sees the relay's name and then TLS: it learns no more than any network on the path.
+performs the CONNECT exchange (RFC 9110 section 9.3.6) on a connection that somebody else has opened
+(`proxied`). The proxy sees the server's name and then TLS: it learns no more than any network on
+the path.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from wai_protocol.errors import RemoteProtocolError, RequestError, TransportError
-from wai_transport.origin import Origin
+
+from .origin import Origin
 
 MAX_ANSWER_BYTES: Final = 16 * 1024
 """Limit for the head of the answer to CONNECT; a 407 of a Windows domain's proxy has some 1 KiB."""
@@ -57,16 +59,39 @@ class Proxy:
         return f"{host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """Which connections go through a proxy: the values of `HTTPS_PROXY` and `NO_PROXY`."""
+
+    https_proxy: str | None = field(default=None, repr=False)
+    no_proxy: str = ""
+
+    def to(self, origin: Origin) -> Proxy | None:
+        """Return the proxy to use for `origin`; see `proxy_for`. Raises `RequestError`."""
+        return proxy_for(origin, self.https_proxy, self.no_proxy)
+
+    def url_to(self, origin: Origin) -> str | None:
+        """Return the URL of that proxy, which may hold a password, for a foreign library."""
+        if self.to(origin) is None or self.https_proxy is None:
+            return None
+        return self.https_proxy if "://" in self.https_proxy else f"http://{self.https_proxy}"
+
+
+DIRECT: Final = ProxySettings()
+"""No proxy."""
+
+
 def proxy_for(origin: Origin, https_proxy: str | None, no_proxy: str) -> Proxy | None:
     """Return the proxy to use for `origin`; None for a direct connection.
 
     A proxy is used for https only, and never for loopback, which would be the proxy's machine.
-    `no_proxy` is a comma-separated list of names (each includes its subdomains), addresses and
-    networks; `*` matches everything. Raises `RequestError`.
+    `no_proxy` is a list, separated by commas or spaces, of names (each includes its subdomains; a
+    leading `.` or `*.` changes nothing), addresses and networks, each with a port if only that port
+    is meant; `*` matches everything. Raises `RequestError`.
     """
     if not https_proxy or origin.scheme != "https" or _is_loopback(origin.host):
         return None
-    if any(_means(entry.strip().lower(), origin) for entry in no_proxy.split(",")):
+    if any(_means(entry.lower(), origin) for entry in no_proxy.replace(",", " ").split()):
         return None
     return Proxy.parse(https_proxy)
 
@@ -108,7 +133,7 @@ async def ask_to_connect(
     if not code.startswith(b"2"):
         raise TransportError(
             f"the proxy {proxy} refuses a connection to {target}: {_shown(status)};"
-            " ask who runs it to allow that, or put the relay's name into NO_PROXY"
+            f" ask who runs it to allow that, or put {origin.host} into NO_PROXY"
         )
     if rest:  # in TLS the client speaks first, so only the proxy can have sent this
         raise _no_proxy(proxy, rest)
@@ -148,12 +173,13 @@ def _means(entry: str, origin: Origin) -> bool:
     if entry == "*":
         return True
     name, colon, port = entry.rpartition(":")
-    if colon and port.isdigit() and name.count(":") == 0:
+    if colon and port.isdigit() and (name.count(":") == 0 or name.endswith("]")):
         if int(port) != origin.port:
             return False
         entry = name
+    entry, host = entry.strip("[]"), origin.host.removesuffix(".")
     try:
-        return ipaddress.ip_address(origin.host) in ipaddress.ip_network(entry, strict=False)
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
     except ValueError:
-        name = entry.lstrip(".")
-        return bool(name) and (origin.host == name or origin.host.endswith(f".{name}"))
+        name = entry.removeprefix("*").lstrip(".").removesuffix(".")
+        return bool(name) and (host == name or host.endswith(f".{name}"))
