@@ -76,10 +76,11 @@ def certificates_from_pem(pem: bytes) -> list[x509.Certificate]:
 def issue_authority(
     key: PrivateKey, hosts: Iterable[str], now: datetime.datetime
 ) -> x509.Certificate:
-    """A CA's certificate. It can vouch for `hosts` and this machine, and for nobody else.
+    """A CA's certificate. Of host names it can vouch for those in `hosts`, and for localhost only.
 
     So a caller that trusts it believes no false certificate for other sites, even if the CA's key
-    is stolen (name constraints, RFC 5280 section 4.2.1.10).
+    is stolen (name constraints, RFC 5280 section 4.2.1.10). Addresses are not constrained, because
+    BoringSSL, and so Claude Code's runtime, refuses a CA with such a constraint.
     """
     key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     # A caller may trust several relays' CAs: some programs tell them apart by their names only.
@@ -89,9 +90,7 @@ def issue_authority(
         .not_valid_after(now + AUTHORITY_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(ca=True), critical=True)
-        .add_extension(
-            x509.NameConstraints([_subtree(host) for host in _all(hosts)], None), critical=True
-        )
+        .add_extension(x509.NameConstraints(_subtrees(hosts), None), critical=True)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id), critical=False
         )
@@ -135,10 +134,9 @@ def can_vouch(
         allowed = authority.extensions.get_extension_for_class(x509.NameConstraints).value
     except x509.ExtensionNotFound:
         return False
-    subtrees = set(allowed.permitted_subtrees or ())
     return (
         authority.public_key() == key.public_key()
-        and subtrees >= {_subtree(host) for host in _all(hosts)}
+        and set(allowed.permitted_subtrees or ()) >= set(_subtrees(hosts))
         and authority.not_valid_after_utc - RENEW_BEFORE > now
     )
 
@@ -213,12 +211,10 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
     )
 
 
-def _subtree(host: str) -> x509.GeneralName:
-    """What a CA is allowed to vouch for: one address, or a name with its subdomains."""
-    try:
-        return x509.IPAddress(ipaddress.ip_network(host))
-    except ValueError:
-        return x509.DNSName(_canonical(host))
+def _subtrees(hosts: Iterable[str]) -> list[x509.GeneralName]:
+    """The names that a CA is allowed to vouch for; each includes its subdomains."""
+    names = [_general_name(host) for host in _all(hosts)]
+    return [name for name in names if isinstance(name, x509.DNSName)]
 
 
 def _general_name(host: str) -> x509.GeneralName:

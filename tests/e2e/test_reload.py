@@ -76,6 +76,11 @@ def test_settings_change_under_an_open_stream(tmp_path: Path) -> None:
                 answer.read()
                 return answer.status
 
+        def allowed() -> str | None:
+            page = headers | {"Origin": "https://app.example", "X-Forwarded-For": "192.0.2.1"}
+            with request(running, "/v1/chat/completions", chat("cors"), page) as answer:
+                return answer.headers["access-control-allow-origin"]
+
         waiting = chat("waits", stream=True)
         with request(running, "/v1/chat/completions", waiting, headers) as stream:
             coming = events(stream)
@@ -83,6 +88,7 @@ def test_settings_change_under_an_open_stream(tmp_path: Path) -> None:
             assert [status("nickname"), status("cloudy"), status("answers", user="x" * 1000)] == [
                 *(404, 404, 413)
             ]
+            assert allowed() == "*"
             settings.write_text(
                 f"""
 log_format = "json"
@@ -95,6 +101,10 @@ base_url = "{service.base_url}"
 key_file = "{tmp_path / "cloud.key"}"
 ca_file = "{service.ca_file}"
 models = [{{ id = "cloudy", name = "{MODEL}" }}]
+[cors]
+origins = ["https://app.example"]
+[proxy]
+trusted = ["127.0.0.1"]
 """
             )
             said = hang_up(running)
@@ -104,6 +114,8 @@ models = [{{ id = "cloudy", name = "{MODEL}" }}]
             assert [status("nickname"), status("cloudy"), status("answers", user="x" * 1000)] == [
                 *(200, 200, 200)
             ]
+            assert allowed() == "https://app.example"
+            running.relay.wait_for_output('"address": "192.0.2.1", .*"model": "cors"')
             token = {"Authorization": "Bearer of-the-scraper"}
             with request(running, "/metrics", None, token) as page:
                 assert page.status == 200

@@ -199,6 +199,9 @@ def test_the_ca_is_private_and_vouches_for_nobody_else(folder: DataFolder, ca: P
     load_self_signed(folder, ["relay.example"])
     assert _mode(folder.path / "relay-ca.key") == 0o600
     authority = x509.load_pem_x509_certificate(ca.read_bytes())
+    allowed = authority.extensions.get_extension_for_class(x509.NameConstraints).value
+    names = [x509.DNSName("localhost"), x509.DNSName("relay.example")]
+    assert allowed.permitted_subtrees == names  # BoringSSL refuses constraints of addresses
     constraints = authority.extensions.get_extension_for_class(x509.BasicConstraints)
     assert constraints.critical
     assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
@@ -219,7 +222,9 @@ def test_a_new_name_outside_the_cas_needs_new_trust_and_that_is_logged(
     folder: DataFolder, ca: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     load_self_signed(folder, ["relay.example"])
-    key = (folder.path / "relay-ca.key").read_bytes()
+    key, authority = (folder.path / "relay-ca.key").read_bytes(), ca.read_bytes()
+    load_self_signed(folder, ["192.0.2.7"])
+    assert (ca.read_bytes(), caplog.text) == (authority, "")  # addresses are not constrained
     load_self_signed(folder, ["other.example"])
     assert "callers must trust the new" in caplog.text
     assert (folder.path / "relay-ca.key").read_bytes() == key

@@ -14,11 +14,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from wai_protocol.errors import RequestError
 from wai_protocol.surface import Headers
 
+Header: TypeAlias = Literal["either", "x-forwarded-for", "forwarded"]
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAX_TRUSTED: Final = 1000
@@ -40,6 +41,8 @@ class ProxyConfig:
     trusted: tuple[str, ...] = ()
     """Addresses and networks, such as `127.0.0.1` and `10.0.0.0/8`, whose word for a caller's
     address is taken."""
+    header: Header = "either"
+    """The field that the proxies set; with "either" the one that is there."""
 
     def __post_init__(self) -> None:
         if len(self.trusted) > MAX_TRUSTED:
@@ -61,8 +64,13 @@ def _network(entry: str) -> Network:
 class TrustedProxies:
     """Which peers are trusted proxies, and for whom they ask."""
 
-    def __init__(self, trusted: Iterable[str] = ()) -> None:
+    def __init__(self, trusted: Iterable[str] = (), header: Header = "either") -> None:
         self._networks = [_network(entry) for entry in trusted]
+        self._read = {
+            name: split
+            for name, split in _READERS.items()
+            if header in ("either", name.decode("ascii"))
+        }
         self._is_listed = lru_cache(REMEMBERED)(self._find)
 
     def trusts(self, peer: str) -> bool:
@@ -79,20 +87,16 @@ class TrustedProxies:
     def caller(self, peer: str, headers: Headers) -> str:
         """Return the address of the caller whose request with `headers` came from `peer`.
 
-        If both fields are there, they must name the same caller: a proxy that sets one of them may
-        pass on the other as its caller sent it.
+        If both fields are read and there, they must name the same caller: a proxy that sets one of
+        them may pass on the other as its caller sent it.
         """
         if not self.trusts(peer):
             return peer
-        fields = {
-            name: b",".join(value for field, value in headers if field == name).decode("latin-1")
-            for name in (b"x-forwarded-for", b"forwarded")
-        }
         found: set[str | None] = set()
-        if fields[b"x-forwarded-for"]:
-            found.add(_rightmost(_listed(fields[b"x-forwarded-for"]), self.trusts))
-        if fields[b"forwarded"]:
-            found.add(_rightmost(_forwarded(fields[b"forwarded"]), self.trusts))
+        for name, split in self._read.items():
+            values = [value.decode("latin-1") for field, value in headers if field == name]
+            if values:
+                found.add(_rightmost(split(",".join(values)), self.trusts))
         return (found.pop() if len(found) == 1 else None) or peer
 
 
@@ -167,3 +171,6 @@ def _forwarded(value: str) -> list[str]:
 
 def _unquoted(value: str) -> str:
     return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
+
+
+_READERS: Final = {b"x-forwarded-for": _listed, b"forwarded": _forwarded}

@@ -38,7 +38,7 @@ def followers(
             parts.fleet.limits = session_limits(new)
             parts.gateway.configure(new.gateway, names)
             parts.cross_origin.configure(new.cors)
-            parts.edge.proxies = TrustedProxies(new.proxy.trusted)
+            parts.edge.proxies = TrustedProxies(new.proxy.trusted, new.proxy.header)
             weight = new.routing.first_token_weight
             parts.dispatcher.configure(names, new.provider_after_s, weight)
             parts.metrics_page.token = new.metrics_token

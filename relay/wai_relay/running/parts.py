@@ -120,7 +120,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         stored.relay_key, fleet.admit, lambda: tls.served.hashes if tls is not None else None
     )
     edge = Edge(app.handle, tunnel_factory=tunnels.connection)
-    edge.proxies = TrustedProxies(config.proxy.trusted)
+    edge.proxies = TrustedProxies(config.proxy.trusted, config.proxy.header)
     return Parts(
         edge=edge,
         readiness=readiness,

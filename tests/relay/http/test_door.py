@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trustme
@@ -216,3 +218,31 @@ async def test_tokens_are_not_delayed_by_nagle() -> None:
         edge.handler = look
         await ask(port)
     assert seen == [1]
+
+
+class Exhausted(socket.socket):
+    """A listening socket of a process that has no file descriptor left, at first."""
+
+    failures = 1
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+async def test_connections_are_accepted_again_after_descriptors_ran_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(door, "RETRY_S", 0.001)
+    listening = Exhausted()
+    listening.bind(("127.0.0.1", 0))
+    listener = Listener(Edge(tell_peer))
+    await listener.open(tls=None, socks=[listening])
+    try:
+        answer = await ask(listener.addresses[0][1])
+        assert answer.endswith(b"127.0.0.1 http")
+        assert "no connection can be accepted" in caplog.text
+    finally:
+        await listener.abandon()

@@ -76,6 +76,13 @@ def test_the_last_address_that_no_trusted_proxy_has_is_the_callers(
     assert PROXIES.caller(PROXY, headers) == caller
 
 
+def test_a_proxy_that_is_known_to_set_one_field_is_believed_by_that_one() -> None:
+    headers = xff("192.0.2.1") + forwarded("for=203.0.113.7")
+    assert TrustedProxies([PROXY], "x-forwarded-for").caller(PROXY, headers) == "192.0.2.1"
+    assert TrustedProxies([PROXY], "forwarded").caller(PROXY, headers) == "203.0.113.7"
+    assert TrustedProxies([PROXY], "forwarded").caller(PROXY, xff("192.0.2.1")) == PROXY
+
+
 @given(st.text(alphabet='for=192.0."[]:;,\\ \t', max_size=60))
 def test_any_value_gives_some_address(value: str) -> None:
     for headers in (xff(value), forwarded(value)):
