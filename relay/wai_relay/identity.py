@@ -1,9 +1,9 @@
 """What a relay is known by, kept in its data folder across restarts.
 
-`relay.key` (Ed25519, named by invites); `relay-tls.key` and `relay.crt`, the key and certificate of
-the port, with `relay-ca.key` and `relay-ca.crt`, the private CA that issued it; `admin.token` (made
-at the first start, 0600); and, while a relay runs, `relay.json`: where the CLI finds it. What the
-files say is here; how they are written is `folder`'s.
+`relay.key` (Ed25519, named by invites); `relay-tls.key` and `relay-tls.crt`, the port's key and
+certificate; `relay-ca.key` and `relay-ca.crt`, the private CA that issued it; `relay.crt`, both
+certificates; `admin.token` (made at the first start, 0600); and, while a relay runs, `relay.json`:
+where the CLI finds it. What the files say is here; how they are written is `folder`'s.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from wai_transport.identity_file import load_or_make
 KEY_FILE: Final = "relay.key"
 TLS_KEY_FILE: Final = "relay-tls.key"
 CERTIFICATE_FILE: Final = "relay.crt"
-"""The port's certificate, and the CA's after it."""
+"""The port's certificate, and the CA's after it: callers may trust this file too."""
+SHOWN_FILE: Final = "relay-tls.crt"
+"""The port's certificate alone, as the port shows it: callers that trust the CA have the CA's, and
+with both, a handshake would not fit into one packet of a narrow path."""
 AUTHORITY_KEY_FILE: Final = "relay-ca.key"
 AUTHORITY_FILE: Final = "relay-ca.crt"
 """What callers trust."""
@@ -88,7 +91,10 @@ def load_self_signed(
         leaf = certificates.issue(key, names, now, authority, authority_key)
         pem = b"".join(each.public_bytes(Encoding.PEM) for each in (leaf, authority))
         folder.write(CERTIFICATE_FILE, pem, PUBLIC_MODE)
-    return _files(folder.path / CERTIFICATE_FILE, folder.path / TLS_KEY_FILE, leaf)
+    shown = leaf.public_bytes(Encoding.PEM)
+    if folder.read(SHOWN_FILE) != shown:
+        folder.write(SHOWN_FILE, shown, PUBLIC_MODE)
+    return _files(folder.path / SHOWN_FILE, folder.path / TLS_KEY_FILE, leaf)
 
 
 def trusted_file(folder: DataFolder) -> Path:

@@ -30,7 +30,7 @@ def test_the_first_machine_loses_no_stream_and_everybody_is_told(tmp_path: Path)
         assert (node["state"], node["copied"]) == ("ready", True)
         with pytest.raises(CommandError) as doctor:
             wai("doctor", "--data", running.data, "--node-data", tmp_path / "none")
-        assert "a second machine uses the identity of box" in doctor.value.output
+        assert "box: a second machine uses its identity" in doctor.value.output
         with pytest.raises(CommandError) as on_the_copy:
             wai("doctor", "--relay", running.url, "--ca", running.ca, "--node-data", copy.data)
         assert "its data folder was copied" in on_the_copy.value.output

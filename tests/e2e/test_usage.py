@@ -172,7 +172,7 @@ def test_usage_and_explain_are_told_by_the_commands(rig: Rig) -> None:
     assert (found["node"], found["status"], len(found["attempts"])) == ("box", 200, 1)
     assert found["attempts"][0]["candidates"][0]["node"] == "box"
     assert "attempt 1: box" in wai("explain", request_id, "--data", rig.cluster.data)
-    with pytest.raises(CommandError, match="is remembered"):
+    with pytest.raises(CommandError, match="is kept"):
         wai("explain", "req_unknown", "--data", rig.cluster.data)
 
 

@@ -166,7 +166,7 @@ def ca(folder: DataFolder) -> Path:
 def test_python_trusts_it_also_in_strict_mode(folder: DataFolder, ca: Path) -> None:
     files = load_self_signed(folder, [])
     with _serving(files) as port:
-        for file in (ca, files.certificate):
+        for file in (ca, folder.path / "relay.crt"):
             for flags in (0, ssl.VERIFY_X509_STRICT):
                 context = ssl.create_default_context(cafile=str(file))
                 context.verify_flags |= flags
