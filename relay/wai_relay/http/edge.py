@@ -25,17 +25,11 @@ from wai_transport.heap import HeapTrimmer
 from .exchange import Exchange
 from .problems import openai_error
 from .trusted_proxies import TrustedProxies
+from .turns import Turns
 
 # Body bytes that may wait for the handler before an HTTP/1.1 connection is not read any more: four
 # DATA frames of the tunnel. HTTP/2 has a window of its own.
 READ_AHEAD_BYTES: Final = 64 * 1024
-# Received bytes are decoded in slices. A connection whose bytes take longer than `TURN_S` continues
-# in the next turn of the event loop. After `BUSY_S` in such turns it pauses for as long as it was
-# busy. The smallest frames cost 20 µs for 9 bytes, so that one read of the socket (256 KiB) could
-# block the loop for half a second; a slice of a normal caller takes 3 µs. Both are processor times.
-SLICE_BYTES: Final = 2 * 1024
-TURN_S: Final = 0.002
-BUSY_S: Final = 0.1
 # Response bytes that may wait for a slow caller before `paused`: four DATA frames of the tunnel. A
 # fast caller always has data to receive, and 10,000 stalled ones cost no more than 640 MiB.
 WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
@@ -153,6 +147,7 @@ class Edge:
         """Whose word is taken for a caller's address."""
         self.connections: set[Connection] = set()
         self.counters = EdgeCounters()
+        self.turns = Turns()
         self.draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_closed = asyncio.Event()

@@ -130,7 +130,7 @@ class H2Connection(CallerConnection):
     def data_received(self, data: bytes) -> None:
         """Process bytes of frames."""
         if not self.closing and not self.lost:
-            if self._later is None:
+            if not self._queued:
                 self._arrived_at = self._loop.time()
             self.receive_in_turns(data)
 
