@@ -17,7 +17,6 @@ from typing import Any, Final, cast
 from wai_transport.read_buffer import READ_BUFFER, SharedBufferProtocol
 
 from .edge import (
-    ALIVE_CHECK_S,
     CLOSE_S,
     UNSENT_BYTES,
     WRITE_HIGH_WATER_BYTES,
@@ -26,7 +25,7 @@ from .edge import (
     Connection,
     Edge,
 )
-from .liveness import GONE_S, has_closed_window, set_user_timeout, watch
+from .liveness import ALIVE_CHECK_S, GONE_S, peer_state, set_user_timeout, watch
 from .turns import SLICE_BYTES, TURN_S, Recent, next_slice_bytes
 
 # SO_LINGER with 0 s makes `close` send a reset. So the caller notices an aborted response even
@@ -334,22 +333,29 @@ class CallerConnection(Connection, SharedBufferProtocol):
             self.arm(deadline)
 
     def _check_alive(self, now: float) -> None:
-        """Raise the kernel's timeout for a caller that is alive but reads nothing.
+        """Abort if the caller closed its window and vanished, keep it if it only reads nothing.
 
-        The kernel's timeout does not distinguish it from a caller that has vanished, and would end
-        the connection before `WRITE_STALL_S`.
+        The kernel does not distinguish the two, and would end the connection before
+        `WRITE_STALL_S` in both cases.
         """
         self._check_alive_at = now + ALIVE_CHECK_S
         sock = self.transport.get_extra_info("socket")
         if sock is None:
             return
         try:
-            alive = has_closed_window(sock)
+            state = peer_state(sock)
         except OSError:
             return  # closed already: `connection_lost` follows
-        if alive is not self._timeout_raised:
-            self._timeout_raised = alive
-            self._set_user_timeout(WRITE_STALL_S + ALIVE_CHECK_S if alive else GONE_S)
+        if state is None:
+            return
+        if state.has_vanished:
+            self.abort()
+        elif state.has_closed_window:
+            self._timeout_raised = True
+            self._set_user_timeout(state.user_timeout_s)
+        elif self._timeout_raised:
+            self._timeout_raised = False
+            self._set_user_timeout(GONE_S)
 
     def _set_user_timeout(self, limit_s: float) -> None:
         sock = self.transport.get_extra_info("socket")

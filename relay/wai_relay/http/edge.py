@@ -53,9 +53,6 @@ BODY_STALL_S: Final = 60.0
 # Time without a byte accepted by a caller whose response waits. The request occupies a slot at the
 # node for as long.
 WRITE_STALL_S: Final = 120.0
-# Interval of the checks whether a caller that accepts no byte is alive. Two fit into the time after
-# which the kernel ends a connection that does not answer (`liveness.GONE_S`).
-ALIVE_CHECK_S: Final = 6.0
 # After a refusal the caller may still be sending. Closing a socket with unread bytes makes the
 # kernel reset the connection, and the caller might not receive the answer. So the edge reads and
 # drops bytes for this long before it closes.
