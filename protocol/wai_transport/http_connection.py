@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, cast
 
 from wai_protocol.errors import Fault, RemoteProtocolError, TransportError, WaiError
 from wai_protocol.http1 import BodyFraming, ResponseHeadReader
 
 from .http_request import ClientRequest
+from .tls import decrypt
 
 WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
 """What may wait for the socket before `write` says stop: four of our largest frames."""
@@ -53,6 +56,9 @@ class HttpConnection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._flush_due = False
+        self._tls: ssl.SSLObject | None = None
+        self._left_fd = -1
+        """Under TLS: the socket once more, since uvloop closes its own before `connection_lost`."""
         self._early: bytes | None = b""  # what came before the first request; None after it
 
     # -- for the request
@@ -123,6 +129,11 @@ class HttpConnection(asyncio.Protocol):
         """The connection, with TLS where asked for, stands."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        tls = transport.get_extra_info("ssl_object")
+        if isinstance(tls, ssl.SSLObject):
+            with suppress(OSError):  # without a free descriptor, a refusal may get lost
+                self._left_fd = os.dup(transport.get_extra_info("socket").fileno())
+                self._tls = tls
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer. Between two requests they are a breach: the connection is closed."""
@@ -150,8 +161,13 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: the end of a body that needs no other, else an error."""
         self._on_lost(self)
-        if exc is not None and self._request is not None:
-            self._read_what_is_left()
+        try:
+            if exc is not None and self._request is not None:
+                self._read_what_is_left()
+        finally:
+            if self._tls is not None:
+                os.close(self._left_fd)
+                self._tls = None
         request, body = self._request, self._body
         if request is None:
             return
@@ -175,12 +191,13 @@ class HttpConnection(asyncio.Protocol):
         """Take what the peer sent before the connection broke.
 
         A server that refuses a body (413, 401) answers and closes without reading it, which resets
-        the connection: our next write fails, while its answer waits in the socket, unread. Under
-        TLS it cannot be had: the transport that would decrypt it is closed.
+        the connection: our next write fails, while its answer waits in the socket, unread.
         """
-        if self.transport.get_extra_info("ssl_object") is not None:
-            return
-        descriptor = self.transport.get_extra_info("socket").fileno()
+        tls = self._tls
+        if tls is not None:
+            descriptor = self._left_fd
+        else:
+            descriptor = self.transport.get_extra_info("socket").fileno()
         for _ in range(MAX_LAST_READS):
             try:
                 data = os.read(descriptor, LAST_READ_BYTES)
@@ -188,7 +205,10 @@ class HttpConnection(asyncio.Protocol):
                 return
             if not data or self._request is None:
                 return
-            self.data_received(data)
+            if tls is None:
+                self.data_received(data)
+            elif plain := decrypt(tls, data):
+                self.data_received(plain)
 
     def pause_writing(self) -> None:
         """The socket is slower than the body."""

@@ -2,18 +2,22 @@
 
 Parses the values of `HTTPS_PROXY` and `NO_PROXY` (the CLI reads them from the environment), and
 performs the CONNECT exchange (RFC 9110 section 9.3.6) on a connection that somebody else has opened
-(`proxied`). The proxy sees the server's name and then TLS: it learns no more than any network on
-the path.
+(`proxied`). Old proxies answer in odd ways (lines that end with LF, folded fields, 1xx before the
+answer), so h11 reads the answer. The proxy sees the server's name and then TLS: it learns no more
+than any network on the path.
 """
 
 from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urlsplit
+
+import h11
 
 from wai_protocol.errors import RemoteProtocolError, RequestError, TransportError
 
@@ -24,6 +28,9 @@ MAX_ANSWER_BYTES: Final = 16 * 1024
 
 _SHOWN_CHARS: Final = 120
 """How much of the proxy's answer our message quotes."""
+
+_WANTS_CREDENTIALS: Final = 407
+_REFUSED: Final = re.compile(rb"HTTP/1\.[01] (?P<said>(?P<status>[45]\d\d)(?: [^\r\n]*)?)\r?\n")
 
 _WRONG: Final = "HTTPS_PROXY is http://HOST:PORT or http://USER:PASSWORD@HOST:PORT"
 
@@ -110,33 +117,64 @@ async def ask_to_connect(
     """
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     target = f"{host}:{origin.port}"
-    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_ANSWER_BYTES)
+    headers = [("Host", target)]
     if proxy.credentials is not None:
-        lines.append(f"Proxy-Authorization: {proxy.credentials}")
-    write("\r\n".join([*lines, "", ""]).encode("ascii"))
-    head = b""
-    while b"\r\n\r\n" not in head:
-        try:
-            head += await read()
-        except TransportError as error:
-            said = f" after {_shown(head)}" if head else " without an answer"
-            raise TransportError(f"the proxy {proxy} closed the connection{said}") from error
-        if not b"HTTP/1.".startswith(head[:7]) or len(head) > MAX_ANSWER_BYTES:
-            raise _no_proxy(proxy, head)
-    head, _, rest = head.partition(b"\r\n\r\n")
-    version, _, status = head.split(b"\r\n", 1)[0].partition(b" ")
-    code = status[:3]
-    if version not in (b"HTTP/1.1", b"HTTP/1.0") or not code.isdigit() or len(code) != 3:
-        raise _no_proxy(proxy, head)
-    if code == b"407":
+        headers.append(("Proxy-Authorization", proxy.credentials))
+    request = h11.Request(method="CONNECT", target=target, headers=headers)
+    write((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+    status, said = await _read_status(proxy, connection, read)
+    if status == _WANTS_CREDENTIALS:
         raise TransportError(_wants_credentials(proxy))
-    if not code.startswith(b"2"):
+    if not 200 <= status < 300:
         raise TransportError(
-            f"the proxy {proxy} refuses a connection to {target}: {_shown(status)};"
+            f"the proxy {proxy} refuses a connection to {target}: {_shown(said)};"
             f" ask who runs it to allow that, or put {origin.host} into NO_PROXY"
         )
+    rest, _ = connection.trailing_data
     if rest:  # in TLS the client speaks first, so only the proxy can have sent this
         raise _no_proxy(proxy, rest)
+
+
+async def _read_status(
+    proxy: Proxy, connection: h11.Connection, read: Callable[[], Awaitable[bytes]]
+) -> tuple[int, bytes]:
+    """Return the status of the final answer, as a number and as the proxy wrote it.
+
+    Informational answers (1xx) before it are skipped. `MAX_ANSWER_BYTES` bounds all together.
+    """
+    received = b""
+    while True:
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError:
+            return _refusal_in(proxy, received)
+        match event:
+            case h11.Response():
+                return event.status_code, b"%d %b" % (event.status_code, event.reason)
+            case h11.InformationalResponse():
+                continue
+            case h11.NEED_DATA:
+                pass
+            case _:
+                raise _no_proxy(proxy, received)
+        try:
+            data = await read()
+        except TransportError as error:
+            after = f" after {_shown(received)}" if received else " without an answer"
+            raise TransportError(f"the proxy {proxy} closed the connection{after}") from error
+        received += data
+        if not b"HTTP/1.".startswith(received[:7]) or len(received) > MAX_ANSWER_BYTES:
+            raise _no_proxy(proxy, received)
+        connection.receive_data(data)
+
+
+def _refusal_in(proxy: Proxy, received: bytes) -> tuple[int, bytes]:
+    """Return the status of an answer that is malformed, if it is a refusal all the same."""
+    found = _REFUSED.match(received)
+    if found is None:
+        raise _no_proxy(proxy, received)
+    return int(found["status"]), found["said"]
 
 
 def _wants_credentials(proxy: Proxy) -> str:
@@ -156,7 +194,7 @@ def _no_proxy(proxy: Proxy, said: bytes) -> RemoteProtocolError:
 
 def _shown(said: bytes) -> str:
     """Return the first line of received bytes, shortened and escaped for a log."""
-    return repr(said.split(b"\r\n", 1)[0].decode("latin-1")[:_SHOWN_CHARS])
+    return repr(said.split(b"\n", 1)[0].rstrip(b"\r").decode("latin-1")[:_SHOWN_CHARS])
 
 
 def _is_loopback(host: str) -> bool:

@@ -18,6 +18,45 @@ from wai_protocol.invite import MAX_PINS, is_pin, pins_in
 
 TlsObject = ssl.SSLObject | ssl.SSLSocket
 
+_RECORD_BYTES = 16 * 1024
+"""The plaintext of one TLS record (RFC 8446 section 5.1)."""
+
+
+class ClientContext(ssl.SSLContext):
+    """A context whose TLS objects can decrypt what their transport has not read: see `decrypt`."""
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,  # noqa: FBT001, FBT002  # as in `ssl`
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Make a TLS object, and remember where its received bytes go."""
+        made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        made.incoming = incoming  # type: ignore[attr-defined]  # for `decrypt`
+        return made
+
+
+def decrypt(tls: ssl.SSLObject, received: bytes) -> bytes:
+    """Return the plaintext of bytes that a closed transport left in its socket.
+
+    `tls` was the transport's. Returns b"" if it is not of a `ClientContext`, or if the bytes are
+    not what follows those that the transport read.
+    """
+    incoming = getattr(tls, "incoming", None)
+    if not isinstance(incoming, ssl.MemoryBIO):
+        return b""
+    plain = b""
+    try:
+        incoming.write(received)
+        while data := tls.read(_RECORD_BYTES):
+            plain += data
+    except ssl.SSLError:  # more is wanted, or the peer ended TLS
+        pass
+    return plain
+
 
 def client_context(pin: bytes | None, alpn: list[str]) -> ssl.SSLContext:
     """Make a client's context: TLS 1.2 or newer, offering `alpn` in this order.
@@ -27,7 +66,7 @@ def client_context(pin: bytes | None, alpn: list[str]) -> ssl.SSLContext:
     certificate authority and the host name. Raises `ValueError` if `pin` is not 1 to 4 times 32
     bytes.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ClientContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if alpn:
         context.set_alpn_protocols(alpn)

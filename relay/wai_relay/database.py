@@ -3,11 +3,16 @@
 A relay makes its database before it makes its key, so a key without a database's tables means that
 the database was lost. Starting with an empty one would refuse every node and every API key, which
 looks like an attack to their owners; so the relay does not start, and says what to do.
+
+SQLite needs space even to open a database. A file beside it keeps that space: on a full disk it is
+removed, so that the relay can start.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import shutil
 import sqlite3
 from typing import Final
@@ -20,7 +25,11 @@ from .storage import SqliteStore
 
 DATABASE_FILE: Final = "relay.db"
 NEEDED_BYTES: Final = 128 * 1024  # for the log and the shared memory that SQLite makes beside it
+RESERVE_FILE: Final = "relay.reserve"
+RESERVE_BYTES: Final = 2 * NEEDED_BYTES  # with space to write that a key is revoked
 _BUSY_S: Final = 30.0
+
+_log = logging.getLogger("wai.relay")
 
 
 def open_database(folder: DataFolder) -> SqliteStore:
@@ -34,14 +43,52 @@ def open_database(folder: DataFolder) -> SqliteStore:
             f" start over without them, move {KEY_FILE} and {DATABASE_FILE} away"
         )
     try:
-        return SqliteStore.open(path)
-    except StoreError as error:
-        free = shutil.disk_usage(folder.path).free
-        if free >= NEEDED_BYTES:
+        store = SqliteStore.open(path)
+    except StoreError:
+        if not _release_reserve(folder):
             raise
+    else:
+        _keep_reserve(folder)
+        return store
+    try:
+        store = SqliteStore.open(path)
+    except StoreError as error:
         raise StoreError(
-            f"{error}; its disk is full ({free} bytes are free, SQLite needs {NEEDED_BYTES})"
+            f"{error}; the disk of {folder.path} is full: free {RESERVE_BYTES >> 10} KiB of it and"
+            " start the relay again. Nothing in the database is lost"
         ) from error
+    _log.warning(
+        "the disk of %s is full; the relay runs with the %d KiB that %s kept: free some space",
+        *(folder.path, RESERVE_BYTES >> 10, RESERVE_FILE),
+    )
+    return store
+
+
+def _free_bytes(folder: DataFolder) -> int:
+    return shutil.disk_usage(folder.path).free
+
+
+def _release_reserve(folder: DataFolder) -> bool:
+    """Return whether the disk is full; then the reserve is free, if there was one."""
+    if _free_bytes(folder) >= NEEDED_BYTES:
+        return False
+    with contextlib.suppress(OSError):  # the second try to open says what is wrong
+        (folder.path / RESERVE_FILE).unlink(missing_ok=True)
+    return True
+
+
+def _keep_reserve(folder: DataFolder) -> None:
+    """Make the reserve, if it does not exist and the disk has room for twice as much."""
+    path = folder.path / RESERVE_FILE
+    if path.exists() or _free_bytes(folder) < 2 * RESERVE_BYTES:
+        return
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(bytes(RESERVE_BYTES))  # not sparse: it takes the space now
+    except OSError as error:
+        _log.warning("%s was not made: %s", path, error.strerror)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _has_tables(folder: DataFolder) -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.harness.real import require_real
 from wai_protocol.errors import StoreError
-from wai_relay.database import DATABASE_FILE, open_database
+from wai_relay.database import DATABASE_FILE, RESERVE_FILE, open_database
 from wai_relay.identity import load_relay_key
+from wai_relay.storage import Write
 from wai_transport.folder import DataFolder
 
 pytestmark = pytest.mark.anyio
@@ -62,3 +68,52 @@ async def test_what_is_no_database_is_said_to_be_none(folder: DataFolder) -> Non
     (folder.path / DATABASE_FILE).write_bytes(b"no database at all" * 100)
     with pytest.raises(StoreError, match="not a database"):
         open_database(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    require_real("root")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave no free byte."""
+    with suppress(OSError), (disk / "filling").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert not shutil.disk_usage(disk).free
+
+
+async def test_a_relay_starts_on_a_full_disk_from_what_it_kept_in_reserve(small_disk: Path) -> None:
+    folder = DataFolder.open(small_disk / "relay")
+    await open_database(folder).close()
+    load_relay_key(folder)
+    assert (folder.path / RESERVE_FILE).stat().st_mode & 0o777 == 0o600
+    fill(small_disk)
+    store = open_database(folder)
+    await store.write(Write("CREATE TABLE more (id INTEGER)"))
+    await store.close()
+    assert not (folder.path / RESERVE_FILE).exists()
+    (small_disk / "filling").unlink()
+    await open_database(folder).close()
+    assert (folder.path / RESERVE_FILE).exists()
+
+
+async def test_a_relay_without_a_reserve_says_what_to_do_on_a_full_disk(small_disk: Path) -> None:
+    folder = DataFolder.open(small_disk / "relay")
+    await open_database(folder).close()
+    (folder.path / RESERVE_FILE).unlink()
+    fill(small_disk)
+    with pytest.raises(StoreError, match="free 256 KiB of it and start the relay again"):
+        open_database(folder)
+    (small_disk / "filling").unlink()
+    await open_database(folder).close()

@@ -359,22 +359,55 @@ async def test_an_early_answer_ends_the_upload_and_the_connection() -> None:
         await client.aclose()
 
 
-def refuse_unread(server: socket.socket, answer: bytes) -> None:
+def refuse_unread(server: socket.socket, answer: bytes, tls: ssl.SSLContext | None = None) -> None:
     """Answer after the head and close without reading the body: that resets the connection."""
     connection, _ = server.accept()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else close drops the answer
+    if tls is not None:
+        connection = tls.wrap_socket(connection, server_side=True)
     with connection:
         connection.recv(1024)
         connection.sendall(answer)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno",
-        b"HTTP/1.1 413 Too Large\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
-        b"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\n\r\nno",
-    ],
-)
+REFUSALS = [
+    b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno",
+    b"HTTP/1.1 413 Too Large\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+    b"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\n\r\nno",
+]
+
+
+@pytest.mark.parametrize("piece_bytes", [1_000, 20_000, 200_000])
+@pytest.mark.parametrize("answer", REFUSALS, ids=["sized", "chunked", "closed"])
+async def test_under_tls_an_answer_is_read_though_the_server_closed_without_reading_the_body(
+    answer: bytes, piece_bytes: int
+) -> None:
+    authority = trustme.CA()
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    ours = client_context(None, ["http/1.1"])
+    authority.configure_trust(ours)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        loop = asyncio.get_running_loop()
+        refusing = loop.run_in_executor(None, refuse_unread, server, answer, theirs)
+        origin, _ = Origin.parse(f"https://127.0.0.1:{server.getsockname()[1]}")
+        client = HttpClient(origin, tls=ours)
+        sink = Recorder()
+        request = client.request("POST", "/", [], sink, body_length=None)
+        while not sink.over.is_set():
+            if request.writable:
+                request.write(b"x" * piece_bytes)
+            await asyncio.sleep(0)
+        await refusing
+        assert (sink.status, b"".join(sink.pieces), sink.ended) == (
+            int(answer.split()[1]),
+            b"no",
+            True,
+        )
+        await client.aclose()
+
+
+@pytest.mark.parametrize("answer", REFUSALS, ids=["sized", "chunked", "closed"])
 async def test_an_answer_is_read_though_the_server_closed_without_reading_the_body(
     answer: bytes,
 ) -> None:

@@ -112,6 +112,39 @@ async def test_an_answer_in_pieces_of_any_size_is_one_answer(size: int) -> None:
     assert sent == b"CONNECT llm.example.com:443 HTTP/1.1\r\nHost: llm.example.com:443\r\n\r\n"
 
 
+ODD_BUT_CONNECTED = [
+    b"HTTP/1.1 200\r\n\r\n",
+    b"HTTP/1.1 200 \r\n\r\n",
+    b"HTTP/1.1 201 Created\r\n\r\n",
+    b"HTTP/1.0 200 OK\nVia: x\n\n",
+    b"HTTP/1.1 200 OK\r\nVia: x\r\n\n",
+    b"HTTP/1.1 200 OK\r\nX-Policy: a,\r\n  b\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.1 102 Processing\r\n\r\n" * 3 + b"HTTP/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * (MAX_ANSWER_BYTES // 2) + b"\r\n\r\n",
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("whole", ODD_BUT_CONNECTED, ids=range(len(ODD_BUT_CONNECTED)))
+async def test_an_odd_answer_that_connects_is_taken_in_pieces_of_any_size(whole: bytes) -> None:
+    for size in (1, 3, len(whole)):
+        await _ask([whole[i : i + size] for i in range(0, len(whole), size)])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("code", ["407 Proxy Authentication Required", "407"])
+@pytest.mark.parametrize("body", [b"<html>", b"6\r\n<html>\r\n0\r\n\r\n"])
+async def test_the_page_of_a_proxy_that_wants_credentials_is_not_read(
+    code: str, body: bytes
+) -> None:
+    head = f"HTTP/1.1 {code}\nProxy-Authenticate: NTLM\n\tx\n\n".encode()
+    with pytest.raises(TransportError, match="asks for a user name"):
+        await _ask([head + body])
+
+
 @pytest.mark.anyio
 async def test_credentials_go_to_the_proxy() -> None:
     sent = await _ask([b"HTTP/1.1 200 OK\r\n\r\n"], Proxy.parse("http://a:b@proxy"))
@@ -125,6 +158,12 @@ async def test_credentials_go_to_the_proxy() -> None:
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", TransportError, "refuses a connection to llm.example"),
         (b"HTTP/1.1 407 X\r\n\r\n", TransportError, "asks for a user name and a password"),
         (b"HTTP/1.1 502 \x1b[2J\r\n\r\n", TransportError, r"\\x1b"),
+        (b"HTTP/1.1 403 No\n\nhello", TransportError, "llm.example.com:443: '403 No';"),
+        (b"HTTP/1.1 302 Found\r\nLocation: x\r\n\r\n", TransportError, "'302 Found'"),
+        (b"HTTP/1.1 101 No\r\n\r\n", RemoteProtocolError, "is no HTTP proxy"),
+        (b"HTTP/1.1 200 O\x00K\r\n\r\n", RemoteProtocolError, "is no HTTP proxy"),
+        (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", RemoteProtocolError, "is no HTTP proxy"),
+        (b"HTTP/1.1 100 C\r\n\r\n" * 1000, RemoteProtocolError, "is no HTTP proxy"),
         (b"SSH-2.0-OpenSSH\r\n", RemoteProtocolError, "is no HTTP proxy"),
         (b"HTTP/1.1 abc\r\n\r\n", RemoteProtocolError, "is no HTTP proxy"),
         (b"HTTP/2 200\r\n\r\n", RemoteProtocolError, "is no HTTP proxy"),

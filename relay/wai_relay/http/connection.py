@@ -11,18 +11,13 @@ import asyncio
 import contextlib
 import socket
 import struct
-import time
 from collections.abc import Callable
 from typing import Any, Final, cast
 
 from wai_transport.read_buffer import READ_BUFFER, SharedBufferProtocol
 
 from .edge import (
-    ALIVE_CHECK_S,
-    BUSY_S,
     CLOSE_S,
-    SLICE_BYTES,
-    TURN_S,
     UNSENT_BYTES,
     WRITE_HIGH_WATER_BYTES,
     WRITE_LOW_WATER_BYTES,
@@ -30,7 +25,8 @@ from .edge import (
     Connection,
     Edge,
 )
-from .liveness import GONE_S, has_closed_window, set_user_timeout, watch
+from .liveness import ALIVE_CHECK_S, GONE_S, peer_state, set_user_timeout, watch
+from .turns import SLICE_BYTES, TURN_S, Recent, next_slice_bytes
 
 # SO_LINGER with 0 s makes `close` send a reset. So the caller notices an aborted response even
 # where a FIN could be taken for its end.
@@ -46,16 +42,17 @@ class CallerConnection(Connection, SharedBufferProtocol):
     """
 
     __slots__ = (
-        "_busy_s",
         "_check_alive_at",
         "_closing_since",
         "_flush_due",
         "_in_turns",
-        "_later",
         "_loop",
         "_out",
         "_out_bytes",
+        "_queued",
         "_reading_paused",
+        "_recent",
+        "_slice_bytes",
         "_stalled_since",
         "_taken_at_stall",
         "_timeout_raised",
@@ -91,10 +88,11 @@ class CallerConnection(Connection, SharedBufferProtocol):
         self._check_alive_at = 0.0  # when to check whether a stalled caller is alive
         self._timeout_raised = False  # whether the kernel's timeout is raised for a live caller
         self._reading_paused = False
-        self._in_turns = False  # whether `_take_slices` is decoding
+        self._in_turns = False  # whether bytes of one read are decoded in several turns
         self._undecoded = b""  # bytes to decode in a later turn of the event loop
-        self._later: asyncio.Handle | None = None
-        self._busy_s = 0.0  # processor time spent on these bytes in the turns so far
+        self._queued = False  # whether the edge's `turns` will call `take_turn`
+        self._recent = Recent()
+        self._slice_bytes = SLICE_BYTES  # smaller while slices take long
 
     # -- implemented by subclasses
     @abc.abstractmethod
@@ -184,52 +182,56 @@ class CallerConnection(Connection, SharedBufferProtocol):
 
     # -- reading
     @property
-    def slice_bytes(self) -> int:
-        """How many bytes to decode at a time."""
-        return SLICE_BYTES
+    def undivided_bytes(self) -> int:
+        """How many of the next bytes are quick to decode, so that they need not be divided."""
+        return 0
 
     def receive_in_turns(self, data: bytes) -> None:
         """Pass `data` to `take_slice` in pieces; if that takes long, continue in a later turn."""
-        if self._later is not None:
+        if self._queued:
             self._undecoded += data
-        elif len(data) <= SLICE_BYTES:
-            self.take_slice(data)
+        elif self._recent.is_modest(self._loop.time()):
+            self._take_slices(data, TURN_S)
+        elif self.edge.turns.crowded:
+            self._in_turns = True
+            self._queue(data)
         else:
-            self._take_slices(data)
+            self._take_slices(data, self.edge.turns.left_s)
 
-    def _take_slices(self, data: bytes) -> None:
-        self._in_turns = True
-        began = time.thread_time()  # not the loop's clock, which stands still within a turn
-        start, size = 0, len(data)
-        while start < size:
-            if self.lost or self.closing:
-                return
-            spent_s = time.thread_time() - began
-            if spent_s > TURN_S:
-                self._undecoded = data[start:]
-                self.pause_reading()
-                self._take_rest_later(spent_s)
-                return
-            end = start + self.slice_bytes
+    def _take_slices(self, data: bytes, limit_s: float) -> None:
+        """Decode at least one slice, and queue what is left after `limit_s`."""
+        turns = self.edge.turns
+        size = len(data)
+        self._in_turns = self._in_turns or size > SLICE_BYTES
+        began = turns.clock()  # not the loop's clock, which stands still within a turn
+        start, spent_s = 0, 0.0
+        while start < size and not self.lost and not self.closing:
+            if start and spent_s >= limit_s:
+                self._queue(data[start:])
+                break
+            end = start + max(self._slice_bytes, self.undivided_bytes)
             self.take_slice(data[start:end])
             start = end
-        self._in_turns = False
-        self._busy_s = 0.0
-
-    def _take_rest_later(self, spent_s: float) -> None:
-        self._busy_s += spent_s
-        if self._busy_s < BUSY_S:
-            self._later = self._loop.call_soon(self._take_rest)
+            before_s, spent_s = spent_s, turns.clock() - began
+            self._slice_bytes = next_slice_bytes(self._slice_bytes, spent_s - before_s)
         else:
-            self._later = self._loop.call_later(self._busy_s, self._take_rest)
-            self._busy_s = 0.0
+            self._in_turns = False
+        self._recent.spend(spent_s, self._loop.time())
+        turns.spend(spent_s)
 
-    def _take_rest(self) -> None:
-        self._later = None
+    def _queue(self, data: bytes) -> None:
+        self._undecoded = data
+        self._queued = True
+        self.pause_reading()
+        self.edge.turns.wait(self)
+
+    def take_turn(self) -> None:
+        """Decode more of the bytes that were left over by earlier turns."""
+        self._queued = False
         data, self._undecoded = self._undecoded, b""
         if not self.lost and not self.closing:
-            self._take_slices(data)
-            if self._later is None:
+            self._take_slices(data, self.edge.turns.left_s)
+            if not self._queued:
                 self.turns_over()
 
     def turns_over(self) -> None:
@@ -244,7 +246,7 @@ class CallerConnection(Connection, SharedBufferProtocol):
 
     def resume_reading(self) -> None:
         """Resume reading, unless there are bytes that are not decoded yet."""
-        if self._reading_paused and self._later is None and not self.lost:
+        if self._reading_paused and not self._queued and not self.lost:
             self._reading_paused = False
             self.transport.resume_reading()
 
@@ -331,22 +333,29 @@ class CallerConnection(Connection, SharedBufferProtocol):
             self.arm(deadline)
 
     def _check_alive(self, now: float) -> None:
-        """Raise the kernel's timeout for a caller that is alive but reads nothing.
+        """Abort if the caller closed its window and vanished, keep it if it only reads nothing.
 
-        The kernel's timeout does not distinguish it from a caller that has vanished, and would end
-        the connection before `WRITE_STALL_S`.
+        The kernel does not distinguish the two, and would end the connection before
+        `WRITE_STALL_S` in both cases.
         """
         self._check_alive_at = now + ALIVE_CHECK_S
         sock = self.transport.get_extra_info("socket")
         if sock is None:
             return
         try:
-            alive = has_closed_window(sock)
+            state = peer_state(sock)
         except OSError:
             return  # closed already: `connection_lost` follows
-        if alive is not self._timeout_raised:
-            self._timeout_raised = alive
-            self._set_user_timeout(WRITE_STALL_S + ALIVE_CHECK_S if alive else GONE_S)
+        if state is None:
+            return
+        if state.has_vanished:
+            self.abort()
+        elif state.has_closed_window:
+            self._timeout_raised = True
+            self._set_user_timeout(state.user_timeout_s)
+        elif self._timeout_raised:
+            self._timeout_raised = False
+            self._set_user_timeout(GONE_S)
 
     def _set_user_timeout(self, limit_s: float) -> None:
         sock = self.transport.get_extra_info("socket")

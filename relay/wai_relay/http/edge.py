@@ -25,17 +25,11 @@ from wai_transport.heap import HeapTrimmer
 from .exchange import Exchange
 from .problems import openai_error
 from .trusted_proxies import TrustedProxies
+from .turns import Turns
 
 # Body bytes that may wait for the handler before an HTTP/1.1 connection is not read any more: four
 # DATA frames of the tunnel. HTTP/2 has a window of its own.
 READ_AHEAD_BYTES: Final = 64 * 1024
-# Received bytes are decoded in slices. A connection whose bytes take longer than `TURN_S` continues
-# in the next turn of the event loop. After `BUSY_S` in such turns it pauses for as long as it was
-# busy. The smallest frames cost 20 µs for 9 bytes, so that one read of the socket (256 KiB) could
-# block the loop for half a second; a slice of a normal caller takes 3 µs. Both are processor times.
-SLICE_BYTES: Final = 2 * 1024
-TURN_S: Final = 0.002
-BUSY_S: Final = 0.1
 # Response bytes that may wait for a slow caller before `paused`: four DATA frames of the tunnel. A
 # fast caller always has data to receive, and 10,000 stalled ones cost no more than 640 MiB.
 WRITE_HIGH_WATER_BYTES: Final = 64 * 1024
@@ -59,9 +53,6 @@ BODY_STALL_S: Final = 60.0
 # Time without a byte accepted by a caller whose response waits. The request occupies a slot at the
 # node for as long.
 WRITE_STALL_S: Final = 120.0
-# Interval of the checks whether a caller that accepts no byte is alive. Two fit into the time after
-# which the kernel ends a connection that does not answer (`liveness.GONE_S`).
-ALIVE_CHECK_S: Final = 6.0
 # After a refusal the caller may still be sending. Closing a socket with unread bytes makes the
 # kernel reset the connection, and the caller might not receive the answer. So the edge reads and
 # drops bytes for this long before it closes.
@@ -153,6 +144,7 @@ class Edge:
         """Whose word is taken for a caller's address."""
         self.connections: set[Connection] = set()
         self.counters = EdgeCounters()
+        self.turns = Turns()
         self.draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_closed = asyncio.Event()

@@ -21,7 +21,6 @@ from .edge import (
     LINGER_S,
     MAX_BODY_BYTES,
     READ_AHEAD_BYTES,
-    SLICE_BYTES,
     Edge,
     TunnelFactory,
     TunnelProtocol,
@@ -95,7 +94,7 @@ class H1Connection(CallerConnection):
         """Process bytes of a head, of a body, or of a pipelined request."""
         if self.lingering or self.closing:
             return
-        if self._later is not None:
+        if self._queued:
             self._undecoded += data
             return
         body = self._body
@@ -220,10 +219,9 @@ class H1Connection(CallerConnection):
         self._body_received(body)
 
     @property
-    def slice_bytes(self) -> int:
-        """At least the rest of the current chunk: only many small chunks take long to decode."""
-        chunks = self._chunks
-        return SLICE_BYTES if chunks is None else max(SLICE_BYTES, chunks.left_bytes)
+    def undivided_bytes(self) -> int:
+        """The rest of the current chunk: only many small chunks take long to decode."""
+        return 0 if self._chunks is None else self._chunks.left_bytes
 
     def take_slice(self, data: bytes) -> None:
         """Decode a piece of a chunked body; bytes after its end belong to the next request."""

@@ -19,6 +19,7 @@ import h2.exceptions
 import h2.settings
 from h2.settings import SettingCodes
 from hpack import HPACKError
+from hyperframe.exceptions import InvalidDataError
 from hyperframe.frame import GoAwayFrame
 
 from wai_protocol.errors import Fault, RequestError
@@ -79,6 +80,17 @@ _COUNTED: Final[dict[type[h2.events.Event], Flood]] = {
 }
 
 
+def _code_for(cause: BaseException | None) -> h2.errors.ErrorCodes | None:
+    """Return the code that RFC 9113 demands where h2 says PROTOCOL_ERROR; None: h2 is right."""
+    match cause:
+        case HPACKError():  # section 4.3
+            return h2.errors.ErrorCodes.COMPRESSION_ERROR
+        case InvalidDataError(args=(str(text), *_)) if text.startswith("SETTINGS ack"):
+            return h2.errors.ErrorCodes.FRAME_SIZE_ERROR  # section 6.5
+        case _:
+            return None
+
+
 class H2Connection(CallerConnection):
     """One HTTP/2 connection and its streams."""
 
@@ -130,7 +142,7 @@ class H2Connection(CallerConnection):
     def data_received(self, data: bytes) -> None:
         """Process bytes of frames."""
         if not self.closing and not self.lost:
-            if self._later is None:
+            if not self._queued:
                 self._arrived_at = self._loop.time()
             self.receive_in_turns(data)
 
@@ -141,10 +153,10 @@ class H2Connection(CallerConnection):
             events = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError as error:
             # h2 has prepared a GOAWAY with the reason, which `close` sends.
-            if isinstance(error.__cause__, HPACKError):  # h2 reports it as a PROTOCOL_ERROR
+            code = _code_for(error.__cause__)
+            if code is not None:
                 self._h2.clear_outbound_data_buffer()
-                last = self._h2.highest_inbound_stream_id
-                self._say_goodbye(last, h2.errors.ErrorCodes.COMPRESSION_ERROR)
+                self._say_goodbye(self._h2.highest_inbound_stream_id, code)
             self.edge.counters.heads_refused += 1
             self.caller_gone()
             self.close()

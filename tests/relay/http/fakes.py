@@ -78,6 +78,6 @@ async def decoded(connection: CallerConnection) -> None:
     How many turns it needs for them depends on the speed of the machine.
     """
     await turns(20)
-    while connection._later is not None:
+    while connection._queued:
         await asyncio.sleep(0.001)
         await turns(20)

@@ -241,10 +241,9 @@ CONNECTION: Final[dict[str, tuple[bytes, Errors]]] = {
     "6.3 PRIORITY on stream 0": (priority(0), (PROTOCOL,)),
     "6.4 RST_STREAM on stream 0": (number(RST_STREAM, 8), (PROTOCOL,)),
     "6.4 RST_STREAM of another size": (OPEN + frame(RST_STREAM, 0, 1, b"abc"), (FRAME_SIZE,)),
-    "6.5 SETTINGS: an ACK with content": (
-        frame(SETTINGS, ACK, 0, bytes(6)),
-        (FRAME_SIZE, PROTOCOL),  # h2 says the second; a connection error it is
-    ),
+    "6.5 SETTINGS: an ACK with content": (frame(SETTINGS, ACK, 0, bytes(6)), (FRAME_SIZE,)),
+    "6.5 SETTINGS: an ACK with one byte": (frame(SETTINGS, ACK, 0, b"x"), (FRAME_SIZE,)),
+    "6.5 SETTINGS: an ACK on a stream": (frame(SETTINGS, ACK, 1), (PROTOCOL,)),
     "6.5 SETTINGS on a stream": (frame(SETTINGS, 0, 1), (PROTOCOL,)),
     "6.5 SETTINGS of another size": (frame(SETTINGS, 0, 0, bytes(7)), (FRAME_SIZE,)),
     "6.5.2 ENABLE_PUSH of 2": (setting(2, 2), (PROTOCOL,)),

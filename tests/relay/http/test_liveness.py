@@ -14,11 +14,13 @@ import pytest
 
 from tests.harness.network_namespace import OUTSIDE, network_namespace
 from wai_relay.gateway.limits import GatewayLimits
+from wai_relay.http import connection as connection_room
 from wai_relay.http import liveness
-from wai_relay.http.edge import ALIVE_CHECK_S, WRITE_STALL_S, Edge, Handler
+from wai_relay.http.edge import Edge, Handler
 from wai_relay.http.exchange import Exchange
 from wai_relay.http.h1 import H1Connection
 from wai_relay.http.listener import Listener
+from wai_relay.http.liveness import ALIVE_CHECK_S
 
 from .fakes import FakeTransport, turns
 
@@ -27,13 +29,21 @@ pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("network")]
 FREED_S = 30.0
 ANSWER_BYTES = 8 * 1024 * 1024
 
-# Opens a connection for each argument (bytes in hexadecimal), says them, and reads what comes.
+# Opens a connection for each argument (bytes in hexadecimal), says them, and reads what comes, but
+# nothing from those whose bytes end with a dot.
 CALLER = """
 import selectors, socket, sys
 ready = selectors.DefaultSelector()
+unread = []
 for said in sys.argv[3:]:
-    sock = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-    sock.sendall(bytes.fromhex(said))
+    sock = socket.socket()
+    if said.endswith("."):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect((sys.argv[1], int(sys.argv[2])))
+    sock.sendall(bytes.fromhex(said.rstrip(".")))
+    if said.endswith("."):
+        unread.append(sock)
+        continue
     ready.register(sock, selectors.EVENT_READ)
 while True:
     for key, _ in ready.select():
@@ -73,6 +83,8 @@ class Vanished:
 
     def __init__(self) -> None:
         self.gone: list[str] = []
+        self.stalled = 0
+        """How many answers wait for a caller that does not read."""
 
     async def __call__(self, exchange: Exchange) -> None:
         path = exchange.request.path
@@ -80,6 +92,9 @@ class Vanished:
             if path == "/waits":
                 await asyncio.Event().wait()
             exchange.start(200, [])
+            if path == "/unread":
+                exchange.write(b"x" * ANSWER_BYTES)
+                self.stalled += 1
             while True:
                 if not exchange.paused:
                     exchange.write(b"x" * (100 if path == "/tokens" else 10_000))
@@ -89,12 +104,17 @@ class Vanished:
 
 
 async def test_a_caller_that_vanishes_is_gone_in_30_s_whatever_it_waited_for() -> None:
-    paths = ("/waits", "/tokens", "/much")
+    paths = ("/waits", "/tokens", "/much", "/unread")
     said = [*map(h1, paths), *map(h2_bytes, paths)]
+    ends = ["", "", "", "."] * 2
     handler = Vanished()
     with network_namespace() as namespace:
         async with serving(handler, OUTSIDE) as (edge, port):
-            arguments = [OUTSIDE, str(port), *(s.hex() for s in said)]
+            arguments = [
+                OUTSIDE,
+                str(port),
+                *(s.hex() + e for s, e in zip(said, ends, strict=True)),
+            ]
             caller = subprocess.Popen(  # noqa: ASYNC220
                 [*namespace.command, sys.executable, "-c", CALLER, *arguments]
             )
@@ -103,6 +123,9 @@ async def test_a_caller_that_vanishes_is_gone_in_30_s_whatever_it_waited_for() -
                     while edge.serving < len(said):  # noqa: ASYNC110  # nobody tells
                         await asyncio.sleep(0.05)
                 await asyncio.sleep(0.5)
+                async with asyncio.timeout(20):
+                    while handler.stalled < 2:  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
                 assert not handler.gone
                 down = ("ip", "-n", namespace.name, "link", "set", namespace.device, "down")
                 subprocess.run(down, check=True)  # noqa: ASYNC221
@@ -164,7 +187,9 @@ class Stalled(FakeTransport):
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone has it")
-async def test_the_kernel_waits_longer_only_while_a_live_caller_has_closed_its_window() -> None:
+async def test_the_kernel_waits_longer_only_while_a_live_caller_has_closed_its_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def limit() -> int:
         return ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
@@ -190,11 +215,41 @@ async def test_the_kernel_waits_longer_only_while_a_live_caller_has_closed_its_w
         connection.data_received(h1("/"))
         await turns()
         assert limit() == liveness.GONE_S * 1000
+        state = liveness.peer_state(ours)
+        assert state is not None
+        assert state.has_closed_window
+        assert not state.has_vanished
         now = asyncio.get_running_loop().time()
         connection.pause_writing()
-        connection.handle_timeout(now + ALIVE_CHECK_S + 1)
-        assert limit() >= WRITE_STALL_S * 1000
+        with monkeypatch.context() as patched:
+            patched.setattr(connection_room, "peer_state", lambda _: closed(100.0))
+            connection.handle_timeout(now + ALIVE_CHECK_S + 1)
+        assert limit() == (100.0 + liveness.PROBE_S) * 1000
         connection.resume_writing()
         assert limit() == liveness.GONE_S * 1000
+        connection.pause_writing()
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                connection_room, "peer_state", lambda _: closed(100.0, probes=4, last_ack_s=26.0)
+            )
+            connection.handle_timeout(now + 2 * ALIVE_CHECK_S + 2)
+        assert transport.aborted
         connection.connection_lost(None)
         await turns()
+
+
+def closed(
+    last_data_s: float, *, probes: int = 1, last_ack_s: float = 1.0, unacked: int = 0
+) -> liveness.PeerState:
+    return liveness.PeerState(unacked, probes, last_data_s, last_ack_s)
+
+
+def test_a_closed_window_is_probed_often_and_one_lost_probe_is_no_sign() -> None:
+    for last_data_s in (0.0, 3.0, 20.0, 119.0):
+        left_s = closed(last_data_s).user_timeout_s - last_data_s
+        assert left_s >= liveness.PROBE_S > ALIVE_CHECK_S * 2
+    assert not closed(60.0, probes=1, last_ack_s=50.0).has_vanished
+    assert not closed(60.0, probes=3, last_ack_s=20.0).has_vanished
+    assert not closed(60.0, probes=3, last_ack_s=50.0, unacked=1).has_vanished
+    assert closed(60.0, probes=3, last_ack_s=liveness.UNANSWERED_S).has_vanished
+    assert liveness.UNANSWERED_S + ALIVE_CHECK_S < FREED_S
