@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 import msgspec
@@ -39,6 +41,10 @@ from .intake import Body, BodyBudget, Intake
 from .limits import GatewayLimits
 from .reply import CallerReply
 from .tokens import TokenEstimator
+from .translated_call import translate
+from .translation.table import is_translated, local_answer, translation_of
+from .translation.translated_reply import TRANSLATED
+from .translation.translation import Asked
 
 log = logging.getLogger("wai.gateway")
 
@@ -167,8 +173,13 @@ class Gateway:
         call: RoutedRequest | None = None
         try:
             body = await intake.take()
+            models = self._names.allowed(body.facts.model, key.limits)
+            translated = self._limits.translate and is_translated(
+                route, self._fleet.nodes(), key, models, _pin(request)
+            )
+            if translated:
+                body = await intake.whole(body)
             facts = body.facts
-            models = self._names.allowed(facts.model, key.limits)
             record.model = facts.model
             record.stream = facts.stream
             prompt_tokens = self._estimator.estimate(facts.model, facts.text_bytes, facts.images)
@@ -180,11 +191,21 @@ class Gateway:
             target = f"{route.path}?{request.query}" if request.query else route.path
             call = RoutedRequest(reply, route, target, intake, body, record, live, permit)
             call.heartbeat = self._heartbeat(reply, route, body)
-            if body.repeatable:
-                call.continuation = continuation_for(request, reply.dialect, route, key, body.json)
+            if translated:
+                asked = self._asked(facts.model, prompt_tokens)
+                record.translated = "relay"
+                if (answer := local_answer(route, body.held, asked)) is not None:
+                    record.status = 200
+                    _send(reply, 200, [(TRANSLATED, b"relay")], answer)
+                    return
+                translate(call, translation_of(route, body.held, asked), self._dialects)
+            if call.body.repeatable:
+                call.continuation = continuation_for(
+                    request, call.reply.dialect, call.route, key, call.body.json
+                )
             wait_until = self._clock() + MAX_WAIT_S
             to_read = prompt_to_read(route, facts, prompt_tokens)
-            info = _info(request, route, key, body, to_read, wait_until)
+            info = _info(request, call.route, key, body, to_read, wait_until)
             failure = await self._forwarder.forward(call, info)
             if failure is not None:
                 self._fail(reply, route, live, failure)
@@ -197,6 +218,9 @@ class Gateway:
                     text_bytes = call.body.facts.text_bytes
                     self._estimator.observe(record.model, text_bytes, call.prompt_tokens)
             intake.release()
+
+    def _asked(self, model: str, prompt_tokens: int) -> Asked:
+        return Asked(model, prompt_tokens, self._wall_clock, lambda: secrets.token_hex(12))
 
     def _heartbeat(self, reply: CallerReply, route: Route, body: Body) -> Heartbeat | None:
         wanted = reply.exchange.request.header(b"x-wai-heartbeat") != b"0"
@@ -231,6 +255,12 @@ class Gateway:
             message = "The node's inference server refuses the key that the node gives it."
             self._refuse(reply, route.path, live, WaiError(message, Fault.UPSTREAM_BROKE))
             return
+        if record.translated:  # its body is in the upstream's dialect
+            refusal = replace(
+                refusal,
+                headers=[pair for pair in refusal.headers if pair[0] != b"content-type"],
+                body=reply.dialect.error_body(failure.fault, failure.message),
+            )
         record.status = refusal.status
         mine = failure.fault is not Fault.BAD_REQUEST  # else the upstream found the caller wrong
         record.fault = failure.fault.row.openai_code if mine else ""

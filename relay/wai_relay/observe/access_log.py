@@ -37,6 +37,7 @@ class AccessLog:
             "model": _shown(record.model),
             "node": record.node,
             "fault": record.fault,
+            "translated": record.translated,
             "attempts": record.attempts,
             "first_byte_ms": (
                 None if record.first_byte_ms is None else round(record.first_byte_ms, 1)
