@@ -42,7 +42,8 @@ from .limits import GatewayLimits
 from .reply import CallerReply
 from .tokens import TokenEstimator
 from .translated_call import translate
-from .translation.table import is_translated, local_answer, translation_of
+from .translation.misses import MISSING_STATUSES, RouteMisses
+from .translation.table import is_translatable, is_translated, local_answer, translation_of
 from .translation.translated_reply import TRANSLATED
 from .translation.translation import Asked
 
@@ -103,6 +104,7 @@ class Gateway:
         )
         self._budget = BodyBudget(self._limits.held_total_bytes)
         self._estimator = TokenEstimator()
+        self._misses = RouteMisses(clock)
         self._created = int(wall_clock())
 
     def configure(self, limits: GatewayLimits, names: ModelNames) -> None:
@@ -175,7 +177,7 @@ class Gateway:
             body = await intake.take()
             models = self._names.allowed(body.facts.model, key.limits)
             translated = self._limits.translate and is_translated(
-                route, self._fleet.nodes(), key, models, _pin(request)
+                route, self._fleet.nodes(), key, models, _pin(request), self._misses
             )
             if translated:
                 body = await intake.whole(body)
@@ -207,6 +209,10 @@ class Gateway:
             to_read = prompt_to_read(route, facts, prompt_tokens)
             info = _info(request, call.route, key, body, to_read, wait_until)
             failure = await self._forwarder.forward(call, info)
+            if failure is not None and self._lacks_route(call, failure):
+                asked = self._asked(facts.model, prompt_tokens)
+                translate(call, translation_of(route, body.held, asked), self._dialects)
+                failure = await self._forwarder.forward(call, replace(info, api=call.route.api))
             if failure is not None:
                 self._fail(reply, route, live, failure)
             elif record.tokens.exact and not facts.images and route.generates:
@@ -218,6 +224,17 @@ class Gateway:
                     text_bytes = call.body.facts.text_bytes
                     self._estimator.observe(record.model, text_bytes, call.prompt_tokens)
             intake.release()
+
+    def _lacks_route(self, call: RoutedRequest, failure: Failure) -> bool:
+        """Whether the upstreams that were tried have no such route, and a translation may help."""
+        refusal, body = failure.refusal, call.body
+        if refusal is None or refusal.status not in MISSING_STATUSES or call.record.translated:
+            return False
+        if not (self._limits.translate and is_translatable(call.route) and body.json is not None):
+            return False
+        for attempt in call.record.tried:
+            self._misses.note(attempt.node, call.route)
+        return not call.reply.exchange.started
 
     def _asked(self, model: str, prompt_tokens: int) -> Asked:
         return Asked(model, prompt_tokens, self._wall_clock, lambda: secrets.token_hex(12))

@@ -18,10 +18,13 @@ from wai_relay.gateway.dialects.usage import decode
 
 from .local_answers import LOCAL_ANSWERS
 from .messages import MessagesTranslation
+from .misses import RouteMisses
+from .responses import ResponsesTranslation
 from .translation import Asked, Body, Translation
 
 _TRANSLATIONS: Final[dict[str, type[Translation]]] = {
     "/v1/messages": MessagesTranslation,
+    "/v1/responses": ResponsesTranslation,
 }
 
 
@@ -31,6 +34,7 @@ def is_translated(
     key: ApiKey,
     models: Collection[str],
     pin: str | None,
+    misses: RouteMisses,
 ) -> bool:
     """Whether a request for one of `models` must be translated: its `route` can be, no node that
     `key` may use has it, and one has chat completions."""
@@ -45,14 +49,19 @@ def is_translated(
             continue
         for model in node.status.models:
             if model.id in models:
-                if has_route(model, route):
+                if has_route(model, route) and not misses.knows(node.name, route):
                     return False
                 possible = possible or OPENAI_API in model.apis
     return possible
 
 
+def is_translatable(route: Route) -> bool:
+    """Whether a request of `route` can become a request of another route."""
+    return route.path in _TRANSLATIONS
+
+
 def has_route(model: ModelStatus, route: Route) -> bool:
-    """Whether the model's server has `route` itself."""
+    """Whether the model's server is said to have `route` itself."""
     return route.api in model.apis
 
 
