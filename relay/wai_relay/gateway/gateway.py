@@ -11,7 +11,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -194,7 +194,7 @@ class Gateway:
             call = RoutedRequest(reply, route, target, intake, body, record, live, permit)
             call.heartbeat = self._heartbeat(reply, route, body)
             if translated:
-                asked = self._asked(facts.model, prompt_tokens)
+                asked = self._asked(facts.model, prompt_tokens, models)
                 record.translated = "relay"
                 if (answer := local_answer(route, body.held, asked)) is not None:
                     record.status = 200
@@ -210,7 +210,7 @@ class Gateway:
             info = _info(request, call.route, key, body, to_read, wait_until)
             failure = await self._forwarder.forward(call, info)
             if failure is not None and self._lacks_route(call, failure):
-                asked = self._asked(facts.model, prompt_tokens)
+                asked = self._asked(facts.model, prompt_tokens, models)
                 translate(call, translation_of(route, body.held, asked), self._dialects)
                 failure = await self._forwarder.forward(call, replace(info, api=call.route.api))
             if failure is not None:
@@ -236,8 +236,9 @@ class Gateway:
             self._misses.note(attempt.node, call.route)
         return not call.reply.exchange.started
 
-    def _asked(self, model: str, prompt_tokens: int) -> Asked:
-        return Asked(model, prompt_tokens, self._wall_clock, lambda: secrets.token_hex(12))
+    def _asked(self, model: str, prompt_tokens: int, models: Collection[str]) -> Asked:
+        context = largest_context(self._fleet.nodes(), models)
+        return Asked(model, prompt_tokens, self._wall_clock, _new_id, context)
 
     def _heartbeat(self, reply: CallerReply, route: Route, body: Body) -> Heartbeat | None:
         wanted = reply.exchange.request.header(b"x-wai-heartbeat") != b"0"
@@ -250,7 +251,10 @@ class Gateway:
         self, reply: CallerReply, path: str, key: ApiKey, record: RequestRecord
     ) -> None:
         nodes, pin = list(self._fleet.nodes()), _pin(reply.exchange.request)
-        catalog = Catalog(nodes, key, self._names.aliases, pin, self._created)
+        catalog = Catalog(
+            *(nodes, key, self._names.aliases, pin, self._created),
+            translated=self._limits.translate,
+        )
         answer = reply.dialect.list_answer(path, catalog)
         record.status = 200
         _send(reply, 200, [], msgspec.json.encode(answer))
@@ -323,6 +327,10 @@ class Gateway:
 
 def _call_later(delay_s: float, call: Callable[[], None]) -> Timer:
     return asyncio.get_running_loop().call_later(delay_s, call)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(12)
 
 
 def _retry_headers(error: WaiError) -> Headers:

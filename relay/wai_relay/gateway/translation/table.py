@@ -19,12 +19,20 @@ from wai_relay.gateway.dialects.usage import decode
 from .local_answers import LOCAL_ANSWERS
 from .messages import MessagesTranslation
 from .misses import RouteMisses
+from .ollama import (
+    OllamaChatTranslation,
+    OllamaEmbedTranslation,
+    OllamaGenerateTranslation,
+)
 from .responses import ResponsesTranslation
 from .translation import Asked, Body, Translation
 
 _TRANSLATIONS: Final[dict[str, type[Translation]]] = {
     "/v1/messages": MessagesTranslation,
     "/v1/responses": ResponsesTranslation,
+    "/api/chat": OllamaChatTranslation,
+    "/api/generate": OllamaGenerateTranslation,
+    "/api/embed": OllamaEmbedTranslation,
 }
 
 

@@ -21,8 +21,8 @@ from wai_relay.http.exchange import Exchange
 from .chat_stream import ChatStream
 from .translation import Translation
 
-MAX_DOCUMENT_BYTES: Final = 32 * 1024 * 1024
-"""Of a whole answer, which is held until it is complete: 2,048 embeddings of 1,024 numbers."""
+MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
+"""Of a whole answer, which is held until it is complete: some 700 embeddings of 1,024 numbers."""
 
 TRANSLATED: Final = b"x-wai-translated"
 """The response header that names the upstream's route."""

@@ -29,12 +29,14 @@ Body = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a translation is told of its request. `prompt_tokens` is an estimate; `now` tells the
-    time in seconds since 1970; `new_id` makes the random part of an identifier."""
+    time in seconds since 1970; `new_id` makes the random part of an identifier; `context_tokens`
+    is the model's largest context, if it is known."""
 
     model: str
     prompt_tokens: int
     now: Callable[[], float]
     new_id: Callable[[], str]
+    context_tokens: int | None = None
 
 
 class Translation(abc.ABC):
