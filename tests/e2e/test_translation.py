@@ -56,7 +56,7 @@ def test_anthropic_over_a_llama_server_whose_messages_are_hidden(served: Served)
         with client.messages.stream(
             model="tiny",
             max_tokens=12,
-            temperature=0,
+            extra_body={"temperature": 0},
             system=[{"type": "text", "text": "Be brief."}],
             messages=[{"role": "user", "content": [{"type": "text", "text": "hello"}]}],
             extra_headers={"X-WAI-Node": node},
@@ -72,7 +72,7 @@ def test_anthropic_over_a_llama_server_whose_messages_are_hidden(served: Served)
             base_url=served.cluster.url, api_key=served.key.secret, http_client=http, max_retries=0
         ) as client:
             native, translated = said(client, "box"), said(client, "plain")
-        node.stop()
+        node.daemon.stop()
     assert translated.content == native.content
     assert translated.stop_reason == native.stop_reason == "max_tokens"
     assert translated.usage.output_tokens == native.usage.output_tokens == 12
