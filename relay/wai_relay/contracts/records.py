@@ -76,6 +76,8 @@ class RequestRecord:
     bytes_in: int = 0
     bytes_out: int = 0
     attempts: int = 0
+    translated: str = ""
+    """The upstream's route to which it was translated; "relay" where no upstream was asked."""
     continued: int = 0
     """How many times another node went on with an answer whose node was lost."""
     cancelled: bool = False

@@ -31,16 +31,13 @@ from .continuation import Continuation
 from .dialects.dialect import EVENT_STREAM
 from .dialects.usage import BodyReader, UsageReader, decode
 from .limits import GatewayLimits
-from .opening import Opening, OpeningVerdict, opening_for
-from .reply import CallerReply
+from .opening import Opening, OpeningVerdict
+from .reply import CallerReply, is_failure
 
 # Credit is given back for so many bytes at a time, not for each token: the session passes it on by
 # half a window, which is 32 KiB or more.
 CREDIT_EVERY_BYTES: Final = 4 * 1024
 REFUSAL_BYTES: Final = 64 * 1024  # of a refusal's body that is kept; the real ones are under 1 kB
-# Statuses below 500 with which an upstream fails a request that it should serve: it refuses the
-# key that its own node gave it, does not know a model that it listed, or takes no more requests.
-_FAILED_STATUSES: Final = frozenset({401, 403, 404, 408, 429})
 # How llama.cpp and OpenAI say that a prompt is longer than the context.
 _TOO_LONG: Final = frozenset({"exceed_context_size_error", "context_length_exceeded"})
 # Faults that lie with one upstream or the way there, as long as nothing was answered.
@@ -230,13 +227,11 @@ class Answer:
         self._content_type = dict(headers).get(b"content-type", b"").strip().lower()
         begun = self._exchange.started  # by a heartbeat, as an event stream
         unfit = begun and not (status == 200 and self._content_type.startswith(EVENT_STREAM))
-        if unfit or status == 400 or is_failure(status):
+        if unfit or not self._reply.passes(status):
             self._phase = Phase.REFUSED
         else:
             self._phase = Phase.HEADED
-            self._opening = opening_for(
-                self._reply.dialect, self._route, status, self._content_type
-            )
+            self._opening = self._reply.opening(self._route, status, self._content_type)
 
     def on_end(self) -> None:
         """See `Sink`."""
@@ -417,11 +412,6 @@ class Answer:
     def _finish(self) -> None:
         self._phase = Phase.OVER
         self.over.set()
-
-
-def is_failure(status: int) -> bool:
-    """Whether an upstream's status says that it failed a request which another may well serve."""
-    return status >= 500 or status in _FAILED_STATUSES
 
 
 def refusal_message(body: bytes) -> str:

@@ -37,16 +37,18 @@ class CatalogModel:
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """What one caller may know of: `nodes` by `key`, with `pin` that node only. `created` is a time
-    for entries that need one, in seconds since 1970."""
+    for entries that need one, in seconds since 1970. `translated`: every API reaches all models."""
 
     nodes: Iterable[ServingNode]
     key: ApiKey
     aliases: Mapping[str, str]
     pin: str | None
     created: int
+    translated: bool = False
 
     def models(self, api: str | None = None) -> list[CatalogModel]:
-        """The models, by name; with `api` only those that speak it."""
+        """The models, by name; with `api` only those that can be asked by it."""
+        api = None if self.translated else api
         return listed_models(self.nodes, self.key, self.aliases, pin=self.pin, api=api)
 
 

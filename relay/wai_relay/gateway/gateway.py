@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Final, Protocol
 
 import msgspec
@@ -39,6 +41,11 @@ from .intake import Body, BodyBudget, Intake
 from .limits import GatewayLimits
 from .reply import CallerReply
 from .tokens import TokenEstimator
+from .translated_call import translate
+from .translation.misses import MISSING_STATUSES, RouteMisses
+from .translation.table import is_translatable, is_translated, local_answer, translation_of
+from .translation.translated_reply import TRANSLATED
+from .translation.translation import Asked
 
 log = logging.getLogger("wai.gateway")
 
@@ -97,6 +104,7 @@ class Gateway:
         )
         self._budget = BodyBudget(self._limits.held_total_bytes)
         self._estimator = TokenEstimator()
+        self._misses = RouteMisses(clock)
         self._created = int(wall_clock())
 
     def configure(self, limits: GatewayLimits, names: ModelNames) -> None:
@@ -167,8 +175,13 @@ class Gateway:
         call: RoutedRequest | None = None
         try:
             body = await intake.take()
+            models = self._names.allowed(body.facts.model, key.limits)
+            translated = self._limits.translate and is_translated(
+                route, self._fleet.nodes(), key, models, _pin(request), self._misses
+            )
+            if translated:
+                body = await intake.whole(body)
             facts = body.facts
-            models = self._names.allowed(facts.model, key.limits)
             record.model = facts.model
             record.stream = facts.stream
             prompt_tokens = self._estimator.estimate(facts.model, facts.text_bytes, facts.images)
@@ -180,12 +193,26 @@ class Gateway:
             target = f"{route.path}?{request.query}" if request.query else route.path
             call = RoutedRequest(reply, route, target, intake, body, record, live, permit)
             call.heartbeat = self._heartbeat(reply, route, body)
-            if body.repeatable:
-                call.continuation = continuation_for(request, reply.dialect, route, key, body.json)
+            if translated:
+                asked = self._asked(facts.model, prompt_tokens, models)
+                record.translated = "relay"
+                if (answer := local_answer(route, body.held, asked)) is not None:
+                    record.status = 200
+                    _send(reply, 200, [(TRANSLATED, b"relay")], answer)
+                    return
+                translate(call, translation_of(route, body.held, asked), self._dialects)
+            if call.body.repeatable:
+                call.continuation = continuation_for(
+                    request, call.reply.dialect, call.route, key, call.body.json
+                )
             wait_until = self._clock() + MAX_WAIT_S
             to_read = prompt_to_read(route, facts, prompt_tokens)
-            info = _info(request, route, key, body, to_read, wait_until)
+            info = _info(request, call.route, key, body, to_read, wait_until)
             failure = await self._forwarder.forward(call, info)
+            if failure is not None and self._lacks_route(call, failure):
+                asked = self._asked(facts.model, prompt_tokens, models)
+                translate(call, translation_of(route, body.held, asked), self._dialects)
+                failure = await self._forwarder.forward(call, replace(info, api=call.route.api))
             if failure is not None:
                 self._fail(reply, route, live, failure)
             elif record.tokens.exact and not facts.images and route.generates:
@@ -198,6 +225,21 @@ class Gateway:
                     self._estimator.observe(record.model, text_bytes, call.prompt_tokens)
             intake.release()
 
+    def _lacks_route(self, call: RoutedRequest, failure: Failure) -> bool:
+        """Whether the upstreams that were tried have no such route, and a translation may help."""
+        refusal, body = failure.refusal, call.body
+        if refusal is None or refusal.status not in MISSING_STATUSES or call.record.translated:
+            return False
+        if not (self._limits.translate and is_translatable(call.route) and body.json is not None):
+            return False
+        for attempt in call.record.tried:
+            self._misses.note(attempt.node, call.route)
+        return not call.reply.exchange.started
+
+    def _asked(self, model: str, prompt_tokens: int, models: Collection[str]) -> Asked:
+        context = largest_context(self._fleet.nodes(), models)
+        return Asked(model, prompt_tokens, self._wall_clock, _new_id, context)
+
     def _heartbeat(self, reply: CallerReply, route: Route, body: Body) -> Heartbeat | None:
         wanted = reply.exchange.request.header(b"x-wai-heartbeat") != b"0"
         if not (wanted and body.facts.stream and route.generates and reply.dialect.heartbeat):
@@ -209,7 +251,10 @@ class Gateway:
         self, reply: CallerReply, path: str, key: ApiKey, record: RequestRecord
     ) -> None:
         nodes, pin = list(self._fleet.nodes()), _pin(reply.exchange.request)
-        catalog = Catalog(nodes, key, self._names.aliases, pin, self._created)
+        catalog = Catalog(
+            *(nodes, key, self._names.aliases, pin, self._created),
+            translated=self._limits.translate,
+        )
         answer = reply.dialect.list_answer(path, catalog)
         record.status = 200
         _send(reply, 200, [], msgspec.json.encode(answer))
@@ -231,6 +276,12 @@ class Gateway:
             message = "The node's inference server refuses the key that the node gives it."
             self._refuse(reply, route.path, live, WaiError(message, Fault.UPSTREAM_BROKE))
             return
+        if record.translated:  # its body is in the upstream's dialect
+            refusal = replace(
+                refusal,
+                headers=[pair for pair in refusal.headers if pair[0] != b"content-type"],
+                body=reply.dialect.error_body(failure.fault, failure.message),
+            )
         record.status = refusal.status
         mine = failure.fault is not Fault.BAD_REQUEST  # else the upstream found the caller wrong
         record.fault = failure.fault.row.openai_code if mine else ""
@@ -276,6 +327,10 @@ class Gateway:
 
 def _call_later(delay_s: float, call: Callable[[], None]) -> Timer:
     return asyncio.get_running_loop().call_later(delay_s, call)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(12)
 
 
 def _retry_headers(error: WaiError) -> Headers:

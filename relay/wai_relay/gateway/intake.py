@@ -144,6 +144,17 @@ class Intake:
         read = read_json(whole, self._dialect, self._route)
         return Body(read.facts, whole, complete=True, repeatable=not self._is_long, json=read)
 
+    async def whole(self, body: Body) -> Body:
+        """`body`, read to its end, so that every field of it is known. Raises `WaiError`."""
+        if body.json is not None or isinstance(self._scanner, FormModelScanner):
+            return body
+        pieces = [body.held]
+        while data := await self._read(hold=True):
+            pieces.append(data)
+        data = b"".join(pieces)
+        read = read_json(data, self._dialect, self._route)
+        return Body(read.facts, data, complete=True, repeatable=not self._is_long, json=read)
+
     async def rest(self) -> bytes:
         """The next piece of what `take` has left, b"" at the end."""
         data = await self._read(hold=False)

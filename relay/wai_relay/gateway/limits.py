@@ -35,3 +35,6 @@ class GatewayLimits:
     proxies on the way cut a silent response after 60 s or more."""
     attempts: int = 3
     """Upstreams tried for one request. More would only spread one bad request over the fleet."""
+    translate: bool = True
+    """Whether a request in a dialect that the model's server lacks is translated to chat
+    completions; else it is refused."""

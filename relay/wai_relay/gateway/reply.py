@@ -9,15 +9,25 @@ from __future__ import annotations
 from typing import Final
 
 from wai_protocol.errors import Fault
-from wai_protocol.surface import Headers
+from wai_protocol.surface import Headers, Route
 from wai_relay.http.exchange import Exchange
 
 from .dialects.dialect import EVENT_STREAM, Dialect
 from .dialects.usage import UsageReader
+from .opening import Opening, opening_for
 
 JSON: Final = b"application/json"
 UNBUFFERED: Final = (b"x-accel-buffering", b"no")
 """nginx, with a plain `proxy_pass`, would collect an answer and pass it on in large pieces."""
+
+# Statuses below 500 with which an upstream fails a request that it should serve: it refuses the
+# key that its own node gave it, does not know a model that it listed, or takes no more requests.
+_FAILED_STATUSES: Final = frozenset({401, 403, 404, 408, 429})
+
+
+def is_failure(status: int) -> bool:
+    """Whether an upstream's status says that it failed a request which another may well serve."""
+    return status >= 500 or status in _FAILED_STATUSES
 
 
 class CallerReply:
@@ -34,6 +44,14 @@ class CallerReply:
         self.dialect = dialect
         self.reader: UsageReader | None = None
         self._streamed = False
+
+    def passes(self, status: int) -> bool:
+        """Whether an upstream's answer with this status may go to the caller as it is."""
+        return status != 400 and not is_failure(status)
+
+    def opening(self, route: Route, status: int, content_type: bytes) -> Opening:
+        """Who holds the opening of an upstream's answer to `route`."""
+        return opening_for(self.dialect, route, status, content_type)
 
     def start(self, status: int, headers: Headers) -> None:
         """Send the head. What comes piece by piece, also speech, is marked as `UNBUFFERED`."""

@@ -48,7 +48,7 @@ class RequestLine:
             f"{f' model={shown(r.model)}' if r.model else ''}"
             f"{f' node={r.node}' if r.node else ''}"
             f"{f' fault={r.fault}' if r.fault else ''}"
-            f" attempts={r.attempts}"
+            f"{f' translated={r.translated}' if r.translated else ''} attempts={r.attempts}"
             f"{'' if r.first_byte_ms is None else f' first_byte_ms={r.first_byte_ms:.1f}'}"
             f"{'' if r.ttft_ms is None else f' ttft_ms={r.ttft_ms:.1f}'}"
             f" duration_ms={r.duration_ms:.1f} prompt_tokens={r.tokens.prompt}"
@@ -68,6 +68,7 @@ class RequestLine:
             "model": shown(r.model),
             "node": r.node,
             "fault": r.fault,
+            "translated": r.translated,
             "attempts": r.attempts,
             "first_byte_ms": None if r.first_byte_ms is None else round(r.first_byte_ms, 1),
             "ttft_ms": None if r.ttft_ms is None else round(r.ttft_ms, 1),

@@ -155,3 +155,8 @@ def test_the_weight_of_the_first_token_is_a_setting_of_routing(tmp_path: Path) -
     assert _relay(tmp_path, "").routing.first_token_weight == FIRST_TOKEN_WEIGHT
     assert "first_token_weight" in _error(tmp_path, "[routing]\nfirst_token_weight = 0\n")
     assert "unknown key 'weight' in [routing]" in _error(tmp_path, "[routing]\nweight = 1\n")
+
+
+def test_translation_can_be_turned_off(tmp_path: Path) -> None:
+    assert _relay(tmp_path, "").gateway.translate
+    assert not _relay(tmp_path, "[gateway]\ntranslate = false\n").gateway.translate

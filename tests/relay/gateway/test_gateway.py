@@ -691,9 +691,9 @@ async def test_models_are_merged_over_nodes() -> None:
     assert json.loads(single.body)["wai"]["nodes"] == ["gpu1", "gpu2"]
     assert json.loads(single.body)["wai"]["context_tokens"] == 4096
     tags = json.loads((await r.ask(b"", method="GET", path="/api/tags")).body)
-    assert [model["name"] for model in tags["models"]] == ["m"]
+    assert [model["name"] for model in tags["models"]] == ["m", "org/x:Q4"]
     running = json.loads((await r.ask(b"", method="GET", path="/api/ps")).body)
-    assert [model["name"] for model in running["models"]] == ["m"]
+    assert [model["name"] for model in running["models"]] == ["m", "org/x:Q4"]
 
 
 async def test_bug_in_the_relay_is_a_500_without_its_details(

@@ -22,6 +22,9 @@ from .usage import MAX_EVENT_BYTES, BodyReader, UsageReader, count
 
 TAGS_PATH: Final = "/api/tags"
 PS_PATH: Final = "/api/ps"
+VERSION_PATH: Final = "/api/version"
+VERSION: Final = "0.14.0"
+"""The version of Ollama whose API is forwarded and translated. Clients refuse older ones."""
 MAX_OPTION: Final = 1 << 31  # of a number in `options`; only keeps the numbers small
 
 _FIGURE: Final = re.compile(rb'(?<!\\)"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,12})')
@@ -76,10 +79,12 @@ class OllamaDialect(Dialect):
 
     def is_list(self, path: str) -> bool:
         """See `Dialect`."""
-        return path in (TAGS_PATH, PS_PATH)
+        return path in (TAGS_PATH, PS_PATH, VERSION_PATH)
 
     def list_answer(self, path: str, catalog: Catalog) -> object:
         """See `Dialect`. `/api/ps` has the models that are loaded."""
+        if path == VERSION_PATH:
+            return {"version": VERSION}
         models = catalog.models(OLLAMA_API)
         if path == TAGS_PATH:
             return {"models": [_model_entry(model) for model in models]}

@@ -1,0 +1,35 @@
+"""A routed request that becomes another one, in a dialect which the model's server has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .bodies import JsonBody, read_json
+from .dialects.registry import Dialects
+from .forwarding import RoutedRequest
+from .intake import Body
+from .translation.translated_reply import TranslatedReply
+from .translation.translation import ENCODER, Translation
+
+
+def translate(call: RoutedRequest, translation: Translation, dialects: Dialects) -> None:
+    """Have `call` forwarded as its translation. Its caller is answered in the caller's dialect."""
+    route = translation.upstream
+    upstream = dialects.of(route.path)
+    facts = call.body.facts
+    streams = facts.stream and route.generates
+    fields = {"model": facts.model, **translation.request}
+    if streams:
+        fields |= {"stream": True, "stream_options": {"include_usage": True}}
+    else:
+        fields.pop("stream", None)
+    data = ENCODER.encode(fields)
+    read = read_json(data, upstream, route)
+    # The prompt was measured, and the node that has its beginning is found, by the caller's words.
+    facts = replace(facts, stream=streams, wants_usage=True)
+    json = JsonBody(data, read.fields, facts)
+    call.body = Body(facts, data, complete=True, repeatable=call.body.repeatable, json=json)
+    call.reply = TranslatedReply(call.reply, upstream, translation, streams=streams)
+    call.route = route
+    call.target = route.path
+    call.record.translated = route.path

@@ -1,0 +1,315 @@
+"""A stream of OpenAI's chat completions, read event by event and written in another dialect. Pure.
+
+An upstream's bytes go in, the caller's bytes come out. The base class decides which part of an
+answer is open (reasoning, text or a tool call) and in which order parts are written; a subclass
+writes them in its dialect. Nothing that an upstream sends raises: what cannot be read is skipped.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from wai_protocol.errors import Fault
+from wai_relay.gateway.dialects.dialect import Dialect, error_in
+from wai_relay.gateway.dialects.usage import count, decode
+
+MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
+"""Of one event that is held until it is whole. Tool calls that come in one event are shorter."""
+
+MAX_CALLS: Final = 512
+"""Tool calls in one answer; a hostile upstream could open one with every event."""
+
+MAX_HELD_CHARS: Final = 8 * 1024 * 1024
+"""Of an answer's later tool calls, which are held until the first is complete."""
+
+ENCODER: Final = msgspec.json.Encoder()
+_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_REASONING_FIELDS: Final = ("reasoning_content", "reasoning", "thinking")
+
+
+class Part(enum.Enum):
+    """What an answer consists of."""
+
+    REASONING = enum.auto()
+    TEXT = enum.auto()
+    CALL = enum.auto()
+
+
+@dataclass(slots=True)
+class Call:
+    """One tool call. `arguments` are the pieces of its JSON that were not written yet."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Usage:
+    """The tokens of an answer. `told`: by the upstream; else `completion` counts the pieces."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    told: bool = False
+
+
+def usage_of(document: dict[str, Any]) -> Usage | None:
+    """The usage in a chunk or a whole chat completion, None if it has none."""
+    usage = document.get("usage")
+    if not isinstance(usage, dict) or not usage:
+        return None
+    details = usage.get("prompt_tokens_details")
+    prompt = count(usage.get("prompt_tokens"))
+    cached = count(details.get("cached_tokens")) if isinstance(details, dict) else 0
+    completion = count(usage.get("completion_tokens"))
+    return Usage(prompt, min(cached, prompt), completion, told=prompt > 0)
+
+
+class ChatStream(abc.ABC):
+    """Writes one streamed answer in the caller's dialect. `feed` and `finish` give bytes to send.
+
+    The first tool call is passed on as it comes. What follows it is held until the answer's end,
+    for an upstream may send pieces of several calls in turn, and no other dialect can.
+    """
+
+    passes_comments = True
+    """Whether the caller's stream is one of events, in which comments may stand."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.usage = Usage()
+        self.finish_reason = ""
+        self.timings: dict[str, Any] = {}
+        self._dialect = dialect
+        self._held = b""
+        self._search_from = 0
+        self._out: list[bytes] = []
+        self._part: Part | None = None
+        self._calls: dict[int, Call] = {}
+        self._current: Call | None = None
+        self._later_text: list[str] = []
+        self._held_chars = 0
+        self._begun = False
+        self._over = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the upstream's bytes, in any pieces."""
+        self._held += data
+        start = 0
+        while found := _EVENT_END.search(self._held, self._search_from):
+            self._event(self._held[start : found.start()])
+            start = self._search_from = found.end()
+        self._held = self._held[start:]
+        self._search_from = max(len(self._held) - 3, 0)
+        if len(self._held) > MAX_EVENT_BYTES:
+            self._fail("The upstream sent an event that is too long to be translated.")
+        return self._taken()
+
+    def finish(self) -> bytes:
+        """The upstream's stream ended cleanly: the rest of the caller's."""
+        held, self._held = self._held, b""
+        if held.strip():
+            self._event(held)
+        self._complete()
+        return self._taken()
+
+    def whole(self, document: dict[str, Any]) -> bytes:
+        """The upstream sent no stream but a whole completion: the caller's stream of it."""
+        self._chunk(document)
+        self._complete()
+        return self._taken()
+
+    # -- what a dialect writes, by `_send`
+
+    @abc.abstractmethod
+    def _begin(self) -> None:
+        """The answer begins."""
+
+    @abc.abstractmethod
+    def _open(self, part: Part, call: Call | None) -> None:
+        """A part begins; `call` is given for a tool call."""
+
+    @abc.abstractmethod
+    def _piece(self, part: Part, text: str) -> None:
+        """A piece of the open part."""
+
+    @abc.abstractmethod
+    def _close(self, part: Part, call: Call | None) -> None:
+        """The open part is complete."""
+
+    @abc.abstractmethod
+    def _end(self) -> None:
+        """The answer is complete: `finish_reason` and `usage` are known."""
+
+    def _send(self, data: bytes) -> None:
+        self._out.append(data)
+
+    @property
+    def called(self) -> bool:
+        """Whether the answer has a tool call."""
+        return bool(self._calls)
+
+    # -- inside
+
+    def _taken(self) -> bytes:
+        if not self._out:
+            return b""
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    def _event(self, event: bytes) -> None:
+        if event.startswith(b"data:") and b"\n" not in event and b"\r" not in event:
+            data = event[5:]
+        else:
+            lines = _LINE_END.split(event)
+            data = b"\n".join(line[5:] for line in lines if line.startswith(b"data:"))
+            if not data:
+                if self.passes_comments and event.startswith(b":"):
+                    self._send(event + b"\n\n")
+                return
+        if data.strip() == b"[DONE]":
+            self._complete()
+            return
+        chunk = decode(data)
+        if isinstance(chunk, dict):
+            self._chunk(chunk)
+
+    def _chunk(self, chunk: dict[str, Any]) -> None:
+        if self._over:
+            return
+        if (message := error_in(chunk)) is not None:
+            self._fail(message or "The upstream reported an error.")
+            return
+        self._begin_once()
+        if (usage := usage_of(chunk)) is not None:
+            self.usage = usage
+        if isinstance(timings := chunk.get("timings"), dict):
+            self.timings = timings
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict) or choice.get("index") not in (0, None):
+                continue
+            delta = choice.get("delta") or choice.get("message")
+            if isinstance(delta, dict):
+                self._delta(delta)
+            reason = choice.get("finish_reason")
+            if isinstance(reason, str) and reason and not self.finish_reason:
+                self.finish_reason = reason
+
+    def _delta(self, delta: dict[str, Any]) -> None:
+        for name in _REASONING_FIELDS:
+            if isinstance(text := delta.get(name), str) and text:
+                self._say(Part.REASONING, text)
+                break
+        if isinstance(text := delta.get("content") or delta.get("refusal"), str) and text:
+            self._say(Part.TEXT, text)
+        calls = delta.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict):
+                self._call(call, call.get("index"))
+        if isinstance(function := delta.get("function_call"), dict):  # the older form, one call
+            self._call({"function": function}, 0)
+
+    def _say(self, part: Part, text: str) -> None:
+        self._count()
+        if self._calls:
+            if part is Part.TEXT and self._may_hold(text):
+                self._later_text.append(text)
+            return
+        if self._part is not part:
+            self._close_part()
+            self._open_part(part, None)
+        self._piece(part, text)
+
+    def _call(self, told: dict[str, Any], index: object) -> None:
+        self._count()
+        call_id = told.get("id")
+        if type(index) is not int:  # some servers leave it out: an id that is new opens a call
+            known = [call.index for call in self._calls.values() if call.id == call_id]
+            last = max(self._calls, default=0)
+            fresh = isinstance(call_id, str) and call_id and not known and self._calls
+            index = known[0] if known and call_id else last + 1 if fresh else last
+        call = self._calls.get(index)
+        if call is None:
+            if len(self._calls) >= MAX_CALLS:
+                return
+            call = self._calls[index] = Call(index)
+        if isinstance(call_id, str) and call_id and not call.id:
+            call.id = call_id
+        function = told.get("function")
+        function = function if isinstance(function, dict) else {}
+        name, arguments = function.get("name"), function.get("arguments")
+        if isinstance(name, str) and name and not call.name:
+            call.name = name
+        if isinstance(arguments, dict):  # some servers send the object itself
+            arguments = encode_text(arguments)
+        if self._current is None and call.name and len(self._calls) == 1:
+            self._close_part()
+            self._current = call
+            self._open_part(Part.CALL, call)
+        if isinstance(arguments, str) and arguments:
+            if call is self._current:
+                self._piece(Part.CALL, arguments)
+            elif self._may_hold(arguments):
+                call.arguments.append(arguments)
+
+    def _may_hold(self, text: str) -> bool:
+        self._held_chars += len(text)
+        return self._held_chars <= MAX_HELD_CHARS
+
+    def _count(self) -> None:
+        if not self.usage.told:
+            self.usage.completion += 1
+
+    def _begin_once(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._begin()
+
+    def _open_part(self, part: Part, call: Call | None) -> None:
+        self._part = part
+        self._open(part, call)
+
+    def _close_part(self) -> None:
+        if self._part is not None:
+            part, self._part = self._part, None
+            self._close(part, self._current)
+
+    def _complete(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._begin_once()
+        self._close_part()
+        for call in self._calls.values():
+            if call is not self._current and call.name:
+                self._current = call
+                self._open_part(Part.CALL, call)
+                if call.arguments:
+                    self._piece(Part.CALL, "".join(call.arguments))
+                self._close_part()
+        if self._later_text:
+            self._open_part(Part.TEXT, None)
+            self._piece(Part.TEXT, "".join(self._later_text))
+            self._close_part()
+        self._end()
+
+    def _fail(self, message: str) -> None:
+        if not self._over:
+            self._over = True
+            self._send(self._dialect.error_event(Fault.UPSTREAM_BROKE, message))
+        self._held = b""
+
+
+def encode_text(value: object) -> str:
+    """`value` as JSON text."""
+    return ENCODER.encode(value).decode()

@@ -1,0 +1,91 @@
+"""Which routes can be translated, and when they are. Pure.
+
+A request is translated only where none of the nodes that may serve it has its route. So what an
+upstream has is always passed through as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from wai_protocol.errors import RequestError
+from wai_protocol.status import ModelStatus
+from wai_protocol.surface import OPENAI_API, Route
+from wai_relay.contracts.api_keys import ApiKey
+from wai_relay.contracts.upstream import ServingNode
+from wai_relay.gateway.dialects.usage import decode
+
+from .local_answers import LOCAL_ANSWERS
+from .messages import MessagesTranslation
+from .misses import RouteMisses
+from .ollama import (
+    OllamaChatTranslation,
+    OllamaEmbedTranslation,
+    OllamaGenerateTranslation,
+)
+from .responses import ResponsesTranslation
+from .translation import Asked, Body, Translation
+
+_TRANSLATIONS: Final[dict[str, type[Translation]]] = {
+    "/v1/messages": MessagesTranslation,
+    "/v1/responses": ResponsesTranslation,
+    "/api/chat": OllamaChatTranslation,
+    "/api/generate": OllamaGenerateTranslation,
+    "/api/embed": OllamaEmbedTranslation,
+}
+
+
+def is_translated(
+    route: Route,
+    nodes: Iterable[ServingNode],
+    key: ApiKey,
+    models: Collection[str],
+    pin: str | None,
+    misses: RouteMisses,
+) -> bool:
+    """Whether a request for one of `models` must be translated: its `route` can be, no node that
+    `key` may use has it, and one has chat completions."""
+    if route.path not in _TRANSLATIONS and route.path not in LOCAL_ANSWERS:
+        return False
+    limits = key.limits
+    possible = False
+    for node in nodes:
+        if pin not in (None, node.name) or (limits.nodes and node.name not in limits.nodes):
+            continue
+        if limits.local_only and node.kind != "node":
+            continue
+        for model in node.status.models:
+            if model.id in models:
+                if has_route(model, route) and not misses.knows(node.name, route):
+                    return False
+                possible = possible or OPENAI_API in model.apis
+    return possible
+
+
+def is_translatable(route: Route) -> bool:
+    """Whether a request of `route` can become a request of another route."""
+    return route.path in _TRANSLATIONS
+
+
+def has_route(model: ModelStatus, route: Route) -> bool:
+    """Whether the model's server is said to have `route` itself."""
+    return route.api in model.apis
+
+
+def local_answer(route: Route, data: bytes, asked: Asked) -> bytes | None:
+    """The relay's own answer to a request of a translated route, None where a model answers it."""
+    make = LOCAL_ANSWERS.get(route.path)
+    return None if make is None else make(_object(data), asked)
+
+
+def translation_of(route: Route, data: bytes, asked: Asked) -> Translation:
+    """The translation of the request `data`. Raises `RequestError` where there is none."""
+    return _TRANSLATIONS[route.path](_object(data), asked)
+
+
+def _object(data: bytes) -> Body:
+    found = decode(data)
+    if not isinstance(found, dict):
+        raise RequestError("The request body must be a JSON object.")
+    return found

@@ -1,0 +1,178 @@
+"""The caller's response to a translated request, as the forwarding of its translation sees it.
+
+The forwarding handles a translated request as the chat completion that it becomes: it holds the
+opening, counts tokens and continues cut streams in the upstream's dialect. What it writes is
+translated here, last, on its way to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from wai_protocol.errors import Fault
+from wai_protocol.surface import Headers, Route
+from wai_relay.gateway.dialects.dialect import EVENT_STREAM, Dialect, error_in
+from wai_relay.gateway.dialects.usage import decode
+from wai_relay.gateway.opening import BEGIN, HOLD, Opening, OpeningVerdict, opening_for
+from wai_relay.gateway.reply import JSON, CallerReply
+from wai_relay.http.exchange import Exchange
+
+from .chat_stream import ChatStream
+from .translation import Translation
+
+MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
+"""Of a whole answer, which is held until it is complete: some 700 embeddings of 1,024 numbers."""
+
+TRANSLATED: Final = b"x-wai-translated"
+"""The response header that names the upstream's route."""
+
+_FRAMING: Final = frozenset({b"content-type", b"content-length"})
+_BROKEN: Final = "The upstream's answer is not what its content type says."
+
+
+class TranslatedReply(CallerReply):
+    """See the module. `reply` is the caller's own; `upstream` the dialect that the answer is in."""
+
+    __slots__ = ("_document", "_stream", "_translation", "caller")
+
+    def __init__(
+        self, reply: CallerReply, upstream: Dialect, translation: Translation, *, streams: bool
+    ) -> None:
+        self._translation = translation
+        self._stream: ChatStream | None = translation.stream() if streams else None
+        self._document = b""
+        self.caller = reply
+        super().__init__(_TranslatedExchange(reply.exchange, self), upstream)
+
+    def passes(self, status: int) -> bool:
+        """See `CallerReply`. Only what is an answer can be translated."""
+        return status == 200
+
+    def opening(self, route: Route, status: int, content_type: bytes) -> Opening:
+        """See `CallerReply`. A whole answer is held until it is complete."""
+        if content_type.startswith(EVENT_STREAM) and self._stream is not None:
+            return opening_for(self.dialect, route, status, content_type)
+        return _WholeAnswer(self)
+
+    def start(self, status: int, headers: Headers) -> None:
+        """See `CallerReply`."""
+        headers = [pair for pair in headers if pair[0] not in _FRAMING]
+        if self._stream is not None:
+            kind = self.caller.dialect.stream_type
+            headers.append((b"content-type", kind))
+        else:
+            headers.append((b"content-type", JSON))
+            headers.append((b"content-length", b"%d" % len(self._document)))
+        headers.append((TRANSLATED, self._translation.upstream.path.encode()))
+        self.caller.start(status, headers)
+
+    def break_off(self, fault: Fault, message: str) -> None:
+        """See `CallerReply`. What is held of an event is not for the caller."""
+        self.caller.break_off(fault, message)
+
+    def take_whole(self, document: dict[str, Any]) -> None:
+        """The upstream's answer is this document."""
+        if self._stream is not None:  # it does not stream, or not this
+            self._document = self._stream.whole(document)
+        else:
+            self._document = self._translation.answer(document)
+
+    def translated(self, data: bytes) -> bytes:
+        """What the caller gets of the upstream's `data`."""
+        return b"" if self._document or self._stream is None else self._stream.feed(data)
+
+    def rest(self) -> bytes:
+        """What the caller gets at the end."""
+        return self._document or (b"" if self._stream is None else self._stream.finish())
+
+
+class _WholeAnswer(Opening):
+    """A whole answer, held until it is complete."""
+
+    def __init__(self, reply: TranslatedReply) -> None:
+        super().__init__()
+        self._reply = reply
+
+    def feed(self, data: bytes) -> OpeningVerdict:
+        """See `Opening`."""
+        self._held += data
+        if len(self._held) > MAX_DOCUMENT_BYTES:
+            return _unusable("The upstream's answer is too long to be translated.")
+        return HOLD
+
+    def finish(self) -> OpeningVerdict:
+        """See `Opening`."""
+        found = decode(self.held)
+        if not isinstance(found, dict):
+            return _unusable(_BROKEN)
+        message = error_in(found)
+        if message is not None:
+            return _unusable(message or "The upstream reported an error.")
+        self._reply.take_whole(found)
+        return BEGIN
+
+
+def _unusable(message: str) -> OpeningVerdict:
+    return OpeningVerdict(fault=Fault.UPSTREAM_BROKE, message=message)
+
+
+class _TranslatedExchange(Exchange):
+    """An exchange whose response's bytes are translated before they are written."""
+
+    def __init__(self, exchange: Exchange, reply: TranslatedReply) -> None:
+        self.request = exchange.request
+        self._exchange = exchange
+        self._reply = reply
+
+    async def read(self) -> bytes:
+        """See `Exchange`."""
+        return await self._exchange.read()
+
+    def start(self, status: int, headers: Headers) -> None:
+        """See `Exchange`."""
+        self._exchange.start(status, headers)
+
+    def write(self, data: bytes) -> None:
+        """See `Exchange`."""
+        if out := self._reply.translated(data):
+            self._exchange.write(out)
+
+    def end(self) -> None:
+        """See `Exchange`."""
+        if out := self._reply.rest():
+            self._exchange.write(out)
+        self._exchange.end()
+
+    def abort(self) -> None:
+        """See `Exchange`."""
+        self._exchange.abort()
+
+    @property
+    def started(self) -> bool:
+        """See `Exchange`."""
+        return self._exchange.started
+
+    @property
+    def paused(self) -> bool:
+        """See `Exchange`."""
+        return self._exchange.paused
+
+    @property
+    def on_resume(self) -> Callable[[], None] | None:
+        """See `Exchange`."""
+        return self._exchange.on_resume
+
+    @on_resume.setter
+    def on_resume(self, call: Callable[[], None] | None) -> None:
+        self._exchange.on_resume = call
+
+    @property
+    def bytes_in(self) -> int:
+        """See `Exchange`."""
+        return self._exchange.bytes_in
+
+    @property
+    def bytes_out(self) -> int:
+        """See `Exchange`."""
+        return self._exchange.bytes_out
