@@ -24,6 +24,7 @@ from wai_protocol.status import ModelStatus
 from wai_relay.gateway.limits import GatewayLimits
 from wai_relay.gateway.translation.messages import MessagesTranslation
 from wai_relay.gateway.translation.translation import Asked
+from wai_relay.observe.explain import explain
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +78,7 @@ async def test_a_stream_is_what_their_sdk_reads() -> None:
     assert (record.tokens.prompt, record.tokens.cached, record.tokens.completion) == (30, 10, 5)
     assert record.tokens.exact
     assert (record.path, record.translated) == ("/v1/messages", "/v1/chat/completions")
+    assert explain(record).translated == "/v1/chat/completions"
     indices = [e["index"] for e in events_of(exchange.body) if e["type"] == "content_block_start"]
     assert indices == [0, 1, 2, 3]
 
