@@ -118,6 +118,14 @@ async def test_whoever_has_the_dialect_is_never_translated() -> None:
     assert not plain.streams
 
 
+async def test_whoever_is_away_is_replaced_by_a_translation_and_else_waited_for() -> None:
+    away = FakeNode("b", NATIVE, ready=False)
+    plain = FakeNode("a", PLAIN, script=answers(200, SSE, *TOOLS))
+    assert (await ask(rig(plain, away), stream=True)).status == 200
+    assert (await ask(rig(away), stream=True)).status == 503
+    assert (await ask(rig(away), stream=True)).header(b"x-wai-translated") is None
+
+
 async def test_translation_can_be_turned_off() -> None:
     exchange = await ask(rig(FakeNode("a", PLAIN), limits=GatewayLimits(translate=False)))
     assert exchange.status == 404
