@@ -20,7 +20,7 @@ WEB       := $(shell find relay/web protocol/wai_api -type f -not -path '*/node_
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick chaos kills fuzz screenshots dist node-pyz lock clean
+.PHONY: help run test lint bench bench-quick bench-instructions chaos kills fuzz screenshots dist node-pyz lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +48,9 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@$(BIN)/python -m bench.run $(ARGS)
+
+bench-instructions: $(VENV)/.test
+	@$(BIN)/python -m bench.instructions $(ARGS)
 
 bench-quick: $(VENV)/.test
 	@$(BIN)/python -m bench.run --quick $(ARGS)

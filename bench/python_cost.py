@@ -17,9 +17,9 @@ import pstats
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 import uvloop
 
@@ -118,7 +118,17 @@ class FakeTransport:
         pass
 
 
-class Meter:
+class Meter(Protocol):
+    """Measures what happens between `run` and `stop`, batch by batch."""
+
+    def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def end_batch(self, size: int) -> None: ...
+
+
+class CpuMeter:
     """Adds up the CPU time of this thread between `run` and `stop`, batch by batch."""
 
     def __init__(self, profile: cProfile.Profile | None) -> None:
@@ -230,7 +240,7 @@ class RelayRig:
         head %= (_CALLER_HEADERS, self.secret.encode())
         return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
-    async def requests(self, meter: Meter, batches: int) -> None:
+    async def requests(self, meter: Meter, batches: int, size: int = BATCH) -> None:
         """Small requests, one after another."""
         wanted = self.request(stream=False)
         headers = [
@@ -238,7 +248,7 @@ class RelayRig:
             (b"content-length", b"%d" % len(_ANSWER)),
         ]
         for _ in range(batches):
-            for _ in range(BATCH):
+            for _ in range(size):
                 meter.run()
                 self.connection.data_received(wanted)
                 await turns()
@@ -255,9 +265,9 @@ class RelayRig:
                 self.hear()
                 (answer,) = self.caller.take()
                 assert _ANSWER in answer, answer
-            meter.end_batch(BATCH)
+            meter.end_batch(size)
 
-    async def events(self, meter: Meter, batches: int) -> None:
+    async def events(self, meter: Meter, batches: int, size: int = BATCH) -> None:
         """The events of one stream, each in a turn of its own."""
         self.connection.data_received(self.request(stream=True))
         await turns()
@@ -265,7 +275,7 @@ class RelayRig:
         self.node.send_headers(stream, 200, [(b"content-type", b"text/event-stream")])
         event = _payload(event_chunk(1))
         for _ in range(batches):
-            for _ in range(BATCH):
+            for _ in range(size):
                 self.node.send_data(stream, event)
                 data = self.node.bytes_to_send()
                 meter.run()
@@ -274,7 +284,7 @@ class RelayRig:
                 meter.stop()
                 self.hear()
                 self.caller.take()
-            meter.end_batch(BATCH)
+            meter.end_batch(size)
 
 
 class _FakeClient(HttpClient):
@@ -375,14 +385,14 @@ class NodeRig:
         self.relay.end_stream(number)
         return self.relay.bytes_to_send()
 
-    async def requests(self, meter: Meter, batches: int) -> None:
+    async def requests(self, meter: Meter, batches: int, size: int = BATCH) -> None:
         """Small requests, one after another."""
         answer = (
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
         )
         answer %= (len(_ANSWER), _ANSWER)
         for _ in range(batches):
-            for _ in range(BATCH):
+            for _ in range(size):
                 data = self.open(stream=False)
                 meter.run()
                 feed(self.tunnel, data)
@@ -392,9 +402,9 @@ class NodeRig:
                 meter.stop()
                 self.hear()
                 self.upstream.client.transport.take()
-            meter.end_batch(BATCH)
+            meter.end_batch(size)
 
-    async def events(self, meter: Meter, batches: int) -> None:
+    async def events(self, meter: Meter, batches: int, size: int = BATCH) -> None:
         """The events of one stream, each in a turn of its own."""
         feed(self.tunnel, self.open(stream=True))
         await turns()
@@ -405,7 +415,7 @@ class NodeRig:
         )
         chunk = event_chunk(1)
         for _ in range(batches):
-            for _ in range(BATCH):
+            for _ in range(size):
                 meter.run()
                 connection.data_received(chunk)
                 await asyncio.sleep(0)
@@ -413,35 +423,47 @@ class NodeRig:
                 self.hear()
                 while data := self.relay.bytes_to_send():  # its credit
                     feed(self.tunnel, data)
-            meter.end_batch(BATCH)
+            meter.end_batch(size)
 
 
 def _payload(chunk: bytes) -> bytes:
     return chunk.partition(b"\r\n")[2][:-2]
 
 
-async def measure(batches: int, profiled: str | None) -> None:
+class Part(Protocol):
+    """Something that is measured; `size` items make a batch."""
+
+    async def __call__(self, meter: Meter, batches: int, size: int = BATCH, /) -> None: ...
+
+
+@contextlib.asynccontextmanager
+async def parts() -> AsyncIterator[dict[str, Part]]:
+    """Yield what can be measured, by name."""
     logging.basicConfig(level=logging.INFO, filename="/dev/null")
     with tempfile.TemporaryDirectory() as folder:
         async with contextlib.AsyncExitStack() as stack:
             relay = await RelayRig.make(Path(folder), stack)
             node = await NodeRig.make()
-            parts: dict[str, Callable[[Meter, int], Awaitable[None]]] = {
+            yield {
                 "relay-request": relay.requests,
                 "relay-event": relay.events,
                 "node-request": node.requests,
                 "node-event": node.events,
             }
-            for name, part in parts.items():
-                if profiled is not None and name != profiled:
-                    continue
-                profile = cProfile.Profile() if profiled else None
-                meter = Meter(profile)
-                await part(meter, batches)
-                middle = statistics.median(meter.batches)
-                print(f"{name:14} {meter.least_us:7.1f} µs, median {middle:7.1f}")
-                if profile is not None:
-                    pstats.Stats(profile).sort_stats("tottime").print_stats(80)
+
+
+async def measure(batches: int, profiled: str | None) -> None:
+    async with parts() as all_parts:
+        for name, part in all_parts.items():
+            if profiled is not None and name != profiled:
+                continue
+            profile = cProfile.Profile() if profiled else None
+            meter = CpuMeter(profile)
+            await part(meter, batches)
+            middle = statistics.median(meter.batches)
+            print(f"{name:14} {meter.least_us:7.1f} µs, median {middle:7.1f}")
+            if profile is not None:
+                pstats.Stats(profile).sort_stats("tottime").print_stats(80)
 
 
 def main() -> None:

@@ -119,6 +119,7 @@ class Agent:
             for tunnel in self._tunnels:
                 tunnel.close()
             self.calls.cancel()
+            self.forwarder.close()
 
     async def drain(self, bound_s: float) -> int:
         """Take no new streams; return once those in flight are over, or after `bound_s` seconds,

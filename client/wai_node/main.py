@@ -19,6 +19,7 @@ from wai_protocol.invite import decode as decode_invite
 from wai_protocol.invite import secret_sha256
 from wai_protocol.limits import Limits
 from wai_transport.folder import DataFolder, FolderLock
+from wai_transport.heap import settle_heap
 from wai_transport.http_proxy import ProxySettings
 from wai_transport.origin import Origin
 from wai_transport.version import VERSION
@@ -186,6 +187,7 @@ async def _work(agent: Agent, supervisor: Supervisor) -> None:
     try:
         agent.parts.start("managed models", partial(_keep_models, supervisor, brought_back))
         await brought_back.wait()
+        settle_heap()
         await agent.run()
     finally:
         await agent.parts.aclose()

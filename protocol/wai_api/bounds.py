@@ -19,6 +19,7 @@ MAX_TOKEN_BYTES: Final = 256  # what a stranger may make the relay hash
 MAX_TTL_S: Final = 30 * 24 * 3600.0  # an invite that nobody uses for a month is a leak in waiting
 
 MAX_CONTEXT_TOKENS: Final = 1 << 24  # a slot's, more than any model has
+MAX_UPSTREAM_SLOTS: Final = 4096  # no server works on more requests at once
 MAX_SLOTS: Final = 256
 MIN_IDLE_S: Final = 1.0  # sooner, and a model is unloaded before its first request comes
 MAX_IDLE_S: Final = 1e9

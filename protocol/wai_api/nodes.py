@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta, Struct
 
+from .bounds import MAX_UPSTREAM_SLOTS
 from .patterns import NODE_NAME, one_of
 
 NodeState: TypeAlias = Annotated[
@@ -34,7 +35,8 @@ class NodeView(Struct, frozen=True, kw_only=True):
     The slots are those of models that are ready; `slots_total` is null where none tells.
     `connected_at` is since when its session lives, null where it has none; `reconnects` counts how
     often it came back into one. `copied`: a second machine with its identity was found lately, and
-    is refused. `detail` is its own word of its hardware and system."""
+    is refused. `slots_set`: by upstream, the slots that an admin has set. `detail` is its own word
+    of its hardware and system."""
 
     id: str
     name: str
@@ -51,14 +53,26 @@ class NodeView(Struct, frozen=True, kw_only=True):
     agent: str = ""
     tags: tuple[str, ...]
     may_deploy: bool
+    slots_set: dict[str, int] = {}
     joined_at: float
     detail: dict[str, Any]
 
 
 class ChangeNode(Struct, frozen=True, forbid_unknown_fields=True):
-    """Another name for a node."""
+    """What to change of a node; null leaves it as it is. `slots`: by upstream, how many requests it
+    works on at once, for those that do not tell; null there: it is learned."""
 
-    name: Annotated[str, Meta(pattern=NODE_NAME)]
+    name: Annotated[str, Meta(pattern=NODE_NAME)] | None = None
+    slots: (
+        Annotated[
+            dict[
+                Annotated[str, Meta(min_length=1, max_length=128)],
+                Annotated[int, Meta(ge=1, le=MAX_UPSTREAM_SLOTS)] | None,
+            ],
+            Meta(max_length=64),
+        ]
+        | None
+    ) = None
 
 
 class NodeList(Struct, frozen=True):

@@ -8,8 +8,9 @@ are the upstream's; the relay maps its own `/api/v1/...` to `/v1/...` before it 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from .errors import RequestError
@@ -194,6 +195,7 @@ of a model server would have effects: `Location` sends the caller's API key to a
 and the framing are set by each hop. The last eleven names are those of TGI and TEI."""
 
 MAX_LENGTH_DIGITS: Final = 15  # below 2**53, which servers and JSON readers represent exactly
+NO_OPTIONS: Final = frozenset[bytes]()
 _STREAM_TYPES: Final = (b"text/event-stream", b"application/x-ndjson")
 
 Headers = list[tuple[bytes, bytes]]
@@ -217,20 +219,21 @@ REDIRECTED: Final = (
 
 def headers_for_upstream(headers: Headers) -> Headers:
     """Return those of `headers` (lower-case names) that may be forwarded to an upstream."""
+    passed = [field for field in headers if _is_for_upstream(field[0])]
     named = _connection_options(headers)
-    return [
-        (n, v)
-        for n, v in headers
-        if n not in NOT_FOR_UPSTREAM
-        and n not in named
-        and (n[:2] != b"x-" or not n.startswith(_NOT_FOR_UPSTREAM_PREFIXES))
-    ]
+    return [field for field in passed if field[0] not in named] if named else passed
+
+
+@lru_cache(maxsize=512)  # of names, which repeat; never of values
+def _is_for_upstream(name: bytes) -> bool:
+    return name not in NOT_FOR_UPSTREAM and not name.startswith(_NOT_FOR_UPSTREAM_PREFIXES)
 
 
 def headers_for_caller(headers: Headers) -> Headers:
     """Return those of `headers` (lower-case names) that may be forwarded to the caller."""
+    passed = [field for field in headers if field[0] in FOR_CALLER]
     named = _connection_options(headers)
-    return [(n, v) for n, v in headers if n in FOR_CALLER and n not in named]
+    return [field for field in passed if field[0] not in named] if named else passed
 
 
 def length_of_answer(headers: Headers) -> Headers:
@@ -240,21 +243,19 @@ def length_of_answer(headers: Headers) -> Headers:
     again (SPEC section 5). It is left out for event streams and NDJSON, which may be changed on
     their way, and for an answer without Content-Type, which may be such a stream.
     """
-    named = dict(headers)
-    length, content_type = named.get(b"content-length"), named.get(b"content-type")
-    if length is None or content_type is None or content_type.lower().startswith(_STREAM_TYPES):
+    lengths = [field for field in headers if field[0] == b"content-length"]
+    if len(lengths) != 1:
         return []
-    repeated = sum(name == b"content-length" for name, _ in headers) > 1
-    if repeated or not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
+    length = lengths[0][1]
+    content_type = dict(headers).get(b"content-type")
+    if content_type is None or content_type.lower().startswith(_STREAM_TYPES):
         return []
-    return [(b"content-length", length)]
+    return lengths if length.isdigit() and len(length) <= MAX_LENGTH_DIGITS else []
 
 
-def _connection_options(headers: Headers) -> set[bytes]:
+def _connection_options(headers: Headers) -> Set[bytes]:
     """Return the field names listed in `Connection`: those fields are for one hop only."""
-    return {
-        token.strip().lower()
-        for name, value in headers
-        if name == b"connection"
-        for token in value.split(b",")
-    }
+    listed = [value for name, value in headers if name == b"connection"]
+    if not listed:  # as in nearly every request
+        return NO_OPTIONS
+    return {token.strip().lower() for value in listed for token in value.split(b",")}

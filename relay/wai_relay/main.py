@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import uvloop
 
+from wai_transport.heap import settle_heap
+
 from .config import RelayConfig
 from .running.life import open_relay
 from .running.reload import LiveConfig
@@ -57,6 +59,7 @@ async def _run(
         loop.add_signal_handler(signal.SIGHUP, relay.reload)
         if not asked.is_set():  # else a predecessor or a service manager has given this one up
             relay.take_over(inherited)
+            settle_heap()
             if show_link is not None:
                 show_link(relay.sign_in_link())
         await asked.wait()

@@ -6,10 +6,12 @@ import json
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.harness.cluster import Cluster, cluster
+from tests.harness.processes import wait_until
 from wai_protocol.surface import headers_for_upstream
 
 pytestmark = pytest.mark.e2e
@@ -39,8 +41,13 @@ def test_metrics_are_for_who_has_a_token_and_each_request_is_a_line(
             text = scrape(running, token)
             assert 'wai_faults_total{error_type="missing_api_key"} 1\n' in text
             assert key.secret not in text
-        lines = [json.loads(line) for line in running.relay.output().splitlines()]
-        (access,) = (line for line in lines if line["logger"] == "wai.access")
+
+        def access_lines() -> list[dict[str, Any]]:
+            lines = [json.loads(line) for line in running.relay.output().splitlines()]
+            return [line for line in lines if line["logger"] == "wai.access"]
+
+        wait_until(lambda: bool(access_lines()), "no line in the access log")
+        (access,) = access_lines()
         assert access["request_id"].startswith("req_")
         assert access["status"] == 401
 

@@ -164,7 +164,10 @@ def test_a_wanted_model_is_served_again(box: Box, bring: Bring, kill: Kill) -> N
     kill(box)
     box.let_go()
     box.served(MODEL)
-    assert box.view()["context_served"] == SERVED[bring]
+    # The server of before may answer until the new one is ready.
+    wait_until(
+        lambda: box.view().get("context_served") == SERVED[bring], "the wrong context", WAIT_S
+    )
     assert box.view()["swap_error"] == ""
     box.served(STEADY)
     wait_until(lambda: len(llama_servers(box.running)) <= 2, "a server is left over", WAIT_S)

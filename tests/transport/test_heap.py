@@ -1,7 +1,9 @@
-"""The heap is trimmed after a large drop of the count, and not after each small one."""
+"""The heap is trimmed after a large drop of the count, and collections leave old objects alone."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 from wai_transport.heap import TRIM_AFTER_DROP, TRIM_DELAY_S, HeapTrimmer, trim_heap
@@ -36,3 +38,14 @@ def test_small_changes_of_the_count_cause_no_trim() -> None:
 
 def test_a_trim_is_harmless() -> None:
     trim_heap()
+
+
+def test_what_lives_as_long_as_the_process_is_not_collected_again() -> None:
+    code = (
+        "import gc, wai_relay.running.life\n"
+        "from wai_transport.heap import settle_heap\n"
+        "settle_heap()\n"
+        "print(len(gc.get_objects()) < 2000, gc.get_freeze_count() > 40_000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True True\n"

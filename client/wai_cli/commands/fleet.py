@@ -1,4 +1,4 @@
-"""`wai node list|status|drain|undrain|rename|remove|logs`: the nodes of a relay."""
+"""`wai node list|status|drain|undrain|slots|rename|remove|logs`: the nodes of a relay."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from wai_api.nodes import ModelView, NodeList, NodeView
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import find_target
+from wai_cli.options.values import NONE
 from wai_cli.output.tables import print_json, print_lines, print_table, say, time_text
 
 from .model import read_log
@@ -88,6 +89,20 @@ def drain(parsed: argparse.Namespace) -> int:
 def undrain(parsed: argparse.Namespace) -> int:
     """Send requests to a drained node again."""
     return _act(parsed, "POST", "/undrain", "gets requests again")
+
+
+def slots(parsed: argparse.Namespace) -> int:
+    """Say how many requests a server that does not tell works on at once."""
+    wanted = None if parsed.slots == NONE else parsed.slots
+    with AdminClient(find_target(parsed)) as relay:
+        answer = relay.patch(_path(parsed.name), {"slots": {parsed.upstream: wanted}})
+    if parsed.json:
+        print_json(answer)
+    elif wanted is None:
+        say(f"how much {parsed.upstream} works on at once is learned from now on")
+    else:
+        say(f"{parsed.upstream} works on {wanted} requests at once")
+    return 0
 
 
 def rename(parsed: argparse.Namespace) -> int:

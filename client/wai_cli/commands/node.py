@@ -10,10 +10,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from wai_api.bounds import MAX_UPSTREAM_SLOTS
 from wai_cli.client.proxied import proxy_settings
 from wai_cli.client.target import add_target_options
 from wai_cli.options.paths import add_data_option, node_data
-from wai_cli.options.values import count, first_line, named
+from wai_cli.options.values import count, first_line, named, whole_or_none
 from wai_cli.output.tables import print_json, say
 
 from . import node_upstream, uninstall
@@ -46,6 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     drain.set_defaults(run=partial(_on_fleet, "drain"))
     undrain = actions.add_parser("undrain", help="give a drained node requests again")
     undrain.set_defaults(run=partial(_on_fleet, "undrain"))
+    slots = actions.add_parser("slots", help="say how many requests a server works on at once")
+    slots.set_defaults(run=partial(_on_fleet, "slots"))
     rename = actions.add_parser("rename", help="give a node another name")
     rename.set_defaults(run=partial(_on_fleet, "rename"))
     remove = actions.add_parser("remove", help="disconnect a node and let it in no more")
@@ -56,10 +59,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--lines", metavar="N", type=count, default=100, help="at most so many of each"
     )
     logs.set_defaults(run=partial(_on_fleet, "logs"))
-    for action in (status, drain, undrain, rename, remove, logs):
+    for action in (status, drain, undrain, slots, rename, remove, logs):
         action.add_argument("name", metavar="NAME", type=named, help="the node's name or id")
+    slots.add_argument(
+        "upstream", metavar="SERVER", type=named, help="as `wai node status NAME` shows it"
+    )
+    slots.add_argument(
+        "slots",
+        metavar="N",
+        type=whole_or_none(1, MAX_UPSTREAM_SLOTS),
+        help="for a server that does not tell; none: the relay learns it",
+    )
     rename.add_argument("new", metavar="NEW", type=named, help="what it is called from now on")
-    for action in (listing, status, drain, undrain, rename, remove, logs):
+    for action in (listing, status, drain, undrain, slots, rename, remove, logs):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
 

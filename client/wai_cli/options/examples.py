@@ -20,6 +20,7 @@ EXAMPLES: Final = {
     "node list": ("wai node list", "wai node list --json"),
     "node status": ("wai node status box",),
     "node drain": ("wai node drain box",),
+    "node slots": ("wai node slots box vllm@127.0.0.1:8000 16",),
     "node rename": ("wai node rename box desk",),
     "node undrain": ("wai node undrain box",),
     "node remove": ("wai node remove box",),

@@ -12,6 +12,7 @@ import logging
 import time
 from typing import Any, Final, Literal
 
+from wai_transport.access_lines import Entry
 from wai_transport.plain_text import lines, one_line
 
 LogFormat = Literal["text", "json"]
@@ -43,6 +44,16 @@ class TextFormatter(logging.Formatter):
     _second = 0
     _text = ""
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a line, or one for each of the record's `entries` (the access log)."""
+        entries: list[tuple[float, Entry]] | None = getattr(record, "entries", None)
+        if entries is None:
+            return super().format(record)
+        name = f"{record.levelname:<7} {record.name}: "
+        return "\n".join(
+            f"{self._time_text(at)} {name}{one_line(entry.text())}" for at, entry in entries
+        )
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the message as one line; a traceback follows it, indented."""
         return one_line(super().formatMessage(record))
@@ -59,29 +70,43 @@ class TextFormatter(logging.Formatter):
         self, record: logging.LogRecord, datefmt: str | None = None
     ) -> str:
         """Return the time in logging's own format, with milliseconds."""
-        second = int(record.created)
+        return self._time_text(record.created)
+
+    def _time_text(self, at: float) -> str:
+        second = int(at)
         if second != self._second:
-            self._text = time.strftime(self.default_time_format, self.converter(record.created))
+            self._text = time.strftime(self.default_time_format, self.converter(at))
             self._second = second
-        return f"{self._text},{record.msecs:03.0f}"
+        return f"{self._text},{int((at - second) * 1000):03d}"
 
 
 class JsonFormatter(logging.Formatter):
     """Formats each record as a JSON object: time (RFC 3339), level, logger, and message.
 
-    A record with `fields` (the access log) has those instead of the message.
+    A record with `fields` has those instead of the message; one with `entries` (the access log) is
+    a line for each of them, with its fields.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line; an exception's traceback is a string in it."""
-        at = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
-        line: dict[str, object] = {
-            "time": at.isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-        }
+        entries: list[tuple[float, Entry]] | None = getattr(record, "entries", None)
+        if entries is not None:
+            return "\n".join(
+                json.dumps({**_head(record, at), **entry.fields()}) for at, entry in entries
+            )
+        line = _head(record, record.created)
         fields = getattr(record, "fields", None)
         line.update(fields if isinstance(fields, dict) else {"message": record.getMessage()})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+def _head(record: logging.LogRecord, created: float) -> dict[str, Any]:
+    """Return what each line of JSON begins with. `created`: seconds since 1970."""
+    at = datetime.datetime.fromtimestamp(created, datetime.UTC)
+    return {
+        "time": at.isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+    }

@@ -29,6 +29,7 @@ from wai_protocol.surface import (
     is_redirect,
     length_of_answer,
 )
+from wai_transport.access_lines import AccessLines
 from wai_transport.heap import HeapTrimmer
 from wai_transport.http_client import HttpClient
 from wai_transport.http_request import ClientRequest
@@ -121,6 +122,7 @@ class Forwarder:
         self._streams: dict[SessionPort, dict[int, _Forwarded]] = {}
         # those that ended last, oldest first
         self._whole: dict[tuple[SessionPort, int], TokensSpent] = {}
+        self._lines = AccessLines()
         self.active_streams = 0
         """Streams open now: for STATUS and leak checks."""
         self._heap_trimmer = HeapTrimmer(
@@ -147,7 +149,7 @@ class Forwarder:
             session.flush()
             return
         streams = self._streams.setdefault(session, {})
-        line = StreamLine(method, target, headers, model, upstream.name)
+        line = StreamLine(self._lines, method, target, headers, model, upstream.name)
         stream = _Forwarded(
             *(session, stream_id, route, upstream, model, line, self._over, self._accounts)
         )
@@ -198,6 +200,10 @@ class Forwarder:
             stream.drop()
         for key in [key for key in self._whole if key[0] is session]:
             del self._whole[key]
+
+    def close(self) -> None:
+        """Write the lines of the access log that wait."""
+        self._lines.close()
 
     def _find(self, session: SessionPort, stream_id: int) -> _Forwarded | None:
         streams = self._streams.get(session)

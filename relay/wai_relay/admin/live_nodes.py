@@ -71,6 +71,9 @@ class LiveFleet(Protocol):
     async def drain(self, name_or_id: str, *, drained: bool = True) -> None:
         """Give it no new requests, or some again. Raises `RequestError`, `StoreError`."""
 
+    async def set_slots(self, name_or_id: str, upstream: str, slots: int | None) -> None:
+        """Say how many requests an upstream works on. Raises `RequestError`, `StoreError`."""
+
     async def rename(self, name_or_id: str, name: str) -> None:
         """Give it another name. Raises `RequestError`, `StoreError`."""
 
@@ -101,6 +104,7 @@ def node_view(node: LiveNode) -> NodeView:
         agent=node.agent,
         tags=node.record.tags,
         may_deploy=node.record.may_deploy,
+        slots_set=dict(node.record.slots),
         joined_at=node.record.created_at,
         detail=node.status.detail,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from wai_api.nodes import ChangeNode, NodeList, NodeView
+from wai_relay.access.naming import unknown
 from wai_relay.fleet.registry import no_such_node
 
 from .context import Context
@@ -23,13 +24,21 @@ async def get_node(context: Context, call: Call) -> NodeView:
 
 
 async def change_node(context: Context, call: Call) -> NodeView:
-    """Another name."""
+    """Another name, or slots of upstreams that do not tell them."""
     wanted: ChangeNode = call.body
     node = _find(context, call)
-    before = node.record.name
-    await context.fleet.rename(node.record.id, wanted.name)
-    changes = {"name": wanted.name, "before": before}
-    await context.audit.record(call.actor, "node.rename", node.record.id, **changes)
+    if wanted.name is not None:
+        before = node.record.name
+        await context.fleet.rename(node.record.id, wanted.name)
+        changes = {"name": wanted.name, "before": before}
+        await context.audit.record(call.actor, "node.rename", node.record.id, **changes)
+    for upstream, slots in (wanted.slots or {}).items():
+        known = {model.upstream for model in node.status.models} | set(node.record.slots)
+        if upstream not in known:
+            raise unknown("upstream of this node", upstream, known)
+        await context.fleet.set_slots(node.record.id, upstream, slots)
+        changes = {"name": node.record.name, "upstream": upstream, "slots": str(slots)}
+        await context.audit.record(call.actor, "node.slots", node.record.id, **changes)
     return node_view(node)
 
 
@@ -70,7 +79,9 @@ def _find(context: Context, call: Call) -> LiveNode:
 ENDPOINTS: Final = (
     Endpoint("GET", "/nodes", list_nodes, "List the nodes", NodeList),
     Endpoint("GET", "/nodes/{node}", get_node, "Look at a node", NodeView),
-    Endpoint("PATCH", "/nodes/{node}", change_node, "Rename a node", NodeView, ChangeNode),
+    Endpoint(
+        "PATCH", "/nodes/{node}", change_node, "Rename a node, set its slots", NodeView, ChangeNode
+    ),
     Endpoint("POST", "/nodes/{node}/drain", drain_node, "Give a node no new requests", NodeView),
     Endpoint("POST", "/nodes/{node}/undrain", undrain_node, "Give it requests again", NodeView),
     Endpoint("DELETE", "/nodes/{node}", remove_node, "Remove a node", NodeView),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from wai_protocol.errors import Fault, NodeUnavailable
@@ -128,10 +129,30 @@ class Node(ServingNode):
         self.told_by = instance
         self._note_left_out(status)
         self._told = status
-        self.status = self._kept.merged(status, now)
+        self.status = self._merged(now)
         if self._kept.until is not None:
             asyncio.get_running_loop().call_at(self._kept.until, self._let_go)
         self.changed()
+
+    def take_record(self, record: NodeRecord) -> None:
+        """Be what an admin has made of it: another name, drained, other slots."""
+        self.record, self.name = record, record.name
+        self.status = self._merged(asyncio.get_running_loop().time())
+        self.changed()
+
+    def _merged(self, now: float) -> NodeStatus:
+        """What the node serves: as it tells, with what is kept of its last run and what an admin
+        says of upstreams that do not tell their slots."""
+        status, slots = self._kept.merged(self._told, now), self.record.slots
+        if not slots:
+            return status
+        models = tuple(
+            replace(model, slots_total=slots[model.upstream])
+            if model.slots_total is None and model.upstream in slots
+            else model
+            for model in status.models
+        )
+        return replace(status, models=models)
 
     def _note_left_out(self, status: NodeStatus) -> None:
         """Say in the log that the node serves more models than it can tell of."""
@@ -144,7 +165,7 @@ class Node(ServingNode):
 
     def _let_go(self) -> None:
         """What an earlier run served and this one never had is not expected any more."""
-        status = self._kept.merged(self._told, asyncio.get_running_loop().time())
+        status = self._merged(asyncio.get_running_loop().time())
         if status != self.status:
             self.status = status
             self.changed()

@@ -238,6 +238,17 @@ class ConnectedFleet:
         finally:
             self._take_over_record(node)
 
+    async def set_slots(self, name_or_id: str, upstream: str, slots: int | None) -> None:
+        """Say how many requests an upstream that does not tell works on at once; None: learn it.
+
+        Raises `RequestError`, or `StoreError` if it could not be written.
+        """
+        node = self._get(name_or_id)
+        try:
+            await self._registry.set_slots(node.record.id, upstream, slots)
+        finally:
+            self._take_over_record(node)
+
     async def rename(self, name_or_id: str, name: str) -> None:
         """Give a node another name, under which it is known from its next request on.
 
@@ -250,8 +261,7 @@ class ConnectedFleet:
     def _take_over_record(self, node: Node) -> None:
         record = self._registry.get(node.record.id)
         if record is not None:
-            node.record, node.name = record, record.name
-            node.changed()
+            node.take_record(record)
 
     def go_away(self, reason: str, *, reconnect_in_s: float | None) -> None:
         """Tell every node that this relay is going; what is in flight goes on."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from wai_api.patterns import NODE_NAME
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_relay.storage import ConflictError, Row, Store, Write, undone_by_restart
 
+MAX_SET_SLOTS: Final = 64  # upstreams of a node; a box has one to a few
 _NODE_NAME: Final = re.compile(NODE_NAME)
 
 
@@ -24,7 +25,8 @@ _NODE_NAME: Final = re.compile(NODE_NAME)
 class NodeRecord:
     """A node that joined. `public_key` is its Ed25519 key, 32 bytes; `may_deploy`: whether the
     relay may tell it to run models. `drained`: whether an admin said that it shall get no new
-    requests."""
+    requests. `slots`: by upstream, how many requests it works on at once, where an admin has set
+    it."""
 
     id: str
     name: str
@@ -33,12 +35,14 @@ class NodeRecord:
     tags: tuple[str, ...] = ()
     may_deploy: bool = True
     drained: bool = False
+    slots: Mapping[str, int] = field(default_factory=dict)
     removed_at: float | None = None
 
     @property
     def options(self) -> str:
         """What the store keeps as JSON, in a column of its own."""
-        return json.dumps({"may_deploy": self.may_deploy, "drained": self.drained})
+        kept = {"may_deploy": self.may_deploy, "drained": self.drained, "slots": dict(self.slots)}
+        return json.dumps(kept)
 
 
 class NodeRegistry:
@@ -129,18 +133,33 @@ class NodeRegistry:
         Raises `RequestError` (NODE_NOT_FOUND), or `StoreError` if it could not be written: then it
         holds until the relay restarts.
         """
+        return await self._set(node_id, drained=drained)
+
+    async def set_slots(self, node_id: str, upstream: str, slots: int | None) -> NodeRecord:
+        """Keep how many requests an upstream works on at once; None: it is learned.
+
+        Raises as `set_drained` does, and `RequestError` if too many are set.
+        """
+        node = self.get(node_id)
+        kept = {name: n for name, n in (node.slots if node else {}).items() if name != upstream}
+        if slots is not None:
+            kept[upstream] = slots
+        if len(kept) > MAX_SET_SLOTS:
+            raise RequestError(f"slots can be set for {MAX_SET_SLOTS} upstreams of a node")
+        return await self._set(node_id, slots=kept)
+
+    async def _set(self, node_id: str, **changes: Any) -> NodeRecord:
         node = self.get(node_id)
         if node is None:
             raise no_such_node(node_id)
-        changed = replace(node, drained=drained)
+        changed = replace(node, **changes)
         self.keep(changed)
         try:
             await self._store.write(
                 Write("UPDATE nodes SET options = $1 WHERE id = $2", (changed.options, node_id))
             )
         except StoreError as error:
-            does = "gets no new requests" if drained else "gets requests again"
-            raise undone_by_restart(f"the node {node.name} {does}", error) from error
+            raise undone_by_restart(f"the node {node.name} is changed", error) from error
         return self._by_id[node_id]
 
     async def rename(self, node_id: str, name: str) -> NodeRecord:
@@ -200,5 +219,6 @@ def node_from_row(row: Row) -> NodeRecord:
         tags=tuple(json.loads(row["tags"])),
         may_deploy=options.get("may_deploy", True),
         drained=options.get("drained", False),
+        slots=options.get("slots", {}),
         removed_at=row["removed_at"],
     )

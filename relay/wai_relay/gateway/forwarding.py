@@ -254,11 +254,8 @@ class RequestForwarder:
     ) -> None:
         """Send the request, of which `first` is in hand, and see its answer through. Leaves no
         stream behind."""
-        headers = [
-            (name, value)
-            for name, value in headers_for_upstream(call.reply.exchange.request.headers)
-            if name not in _OURS
-        ]
+        passed = headers_for_upstream(call.reply.exchange.request.headers)
+        headers = [field for field in passed if field[0] not in _OURS]
         headers.append((b"x-request-id", call.record.request_id.encode()))
         try:
             stream = lease.upstream.open(

@@ -196,6 +196,8 @@ class Intake:
     async def _read(self, *, hold: bool) -> bytes:
         asked_at = self._clock()
         data = await self._exchange.read()
+        if not data:
+            return data
         self._size += len(data)
         self._check_pace(len(data), self._clock() - asked_at)
         if self._size > self._limits.body_bytes:
@@ -208,7 +210,7 @@ class Intake:
     def _check_pace(self, n: int, waited_s: float) -> None:
         """`n` bytes came after a wait for the caller. What the upstream takes does not count."""
         self._behind_s = max(self._behind_s + waited_s - n / LEAST_BYTES_PER_S, 0.0)
-        if n and self._behind_s > MOST_BEHIND_S:
+        if self._behind_s > MOST_BEHIND_S:
             raise RequestError(
                 "The request body comes too slowly: send at least"
                 f" {LEAST_BYTES_PER_S} bytes a second.",

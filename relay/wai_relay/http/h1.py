@@ -30,7 +30,7 @@ from .edge import (
 )
 from .exchange import Request
 from .h1_response import H1Exchange, response_head
-from .heads import MAX_HEAD_BYTES, Head, check_partial, parse_head
+from .heads import MAX_HEAD_BYTES, Head, KnownLines, check_partial, parse_head
 
 TUNNEL_PATH: Final = "/wai"
 TUNNEL_PROTOCOL: Final = b"wai/1"
@@ -60,6 +60,7 @@ class H1Connection(CallerConnection):
         "_empty_lines",
         "_exchange",
         "_fresh",
+        "_known_lines",
         "_scanned",
         "_task",
         "_waiting_since",
@@ -73,6 +74,7 @@ class H1Connection(CallerConnection):
         self.lingering = False  # the last response is sent; further bytes are dropped
         self._buffer = bytearray()  # an incomplete head, and pipelined requests
         self._empty_lines = 0  # number of empty lines before the next request
+        self._known_lines = KnownLines()
         self._fresh = True  # whether no request has arrived yet
         self._scanned = 0  # bytes of `_buffer` that were searched for the end of a head
         self._exchange: H1Exchange | None = None
@@ -136,7 +138,7 @@ class H1Connection(CallerConnection):
             raw = bytes(buffer[:end])
             del buffer[: end + len(_HEAD_END)]
             self._scanned = 0
-            head = parse_head(raw)
+            head = parse_head(raw, self._known_lines)
         except RequestError as error:
             self.refuse(error)
             return

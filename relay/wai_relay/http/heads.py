@@ -27,6 +27,9 @@ MAX_HEADERS: Final = 100
 MAX_NAME_BYTES: Final = 128
 # Numbers of 18 digits fit into an int64; longer ones are attacks on integer parsers.
 MAX_LENGTH_DIGITS: Final = 18
+# Lines that a connection remembers: about 20 of an SDK, some of which change. 8 KiB at most.
+MAX_KNOWN: Final = 32
+MAX_KNOWN_BYTES: Final = 256
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"[!\"$-~]+")  # visible ASCII without `#`: a fragment is never sent
@@ -64,13 +67,50 @@ class Head(NamedTuple):
     upgrade: bytes
 
 
-def parse_head(raw: bytes) -> Head:
+class KnownLines:
+    """The lines of a connection's earlier heads, checked and parsed: SDKs repeat nearly all.
+
+    They are kept as long as the connection, and for no other, because some of them are secrets.
+    """
+
+    __slots__ = ("_field_of", "_request_line", "_request_line_parts")
+
+    def __init__(self) -> None:
+        self._field_of: dict[bytes, tuple[bytes, bytes]] = {}
+        self._request_line: bytes | None = None
+        self._request_line_parts = ("", "", "", "", "", "")
+
+    def fields(self, lines: list[bytes]) -> Headers:
+        """Return name and value of each field's line. Raises `RequestError`."""
+        known = list(map(self._field_of.get, lines))
+        return [field or self._parsed(line) for field, line in zip(known, lines, strict=True)]
+
+    def _parsed(self, line: bytes) -> tuple[bytes, bytes]:
+        raw_name, colon, value = line.partition(b":")
+        if not colon:
+            _refuse_line(line)
+        field = (_field_name(raw_name), value.strip(b" \t"))
+        varies = field[0] == b"content-length"
+        if not varies and len(self._field_of) < MAX_KNOWN and len(line) <= MAX_KNOWN_BYTES:
+            self._field_of[line] = field
+        return field
+
+    def request_line(self, line: bytes) -> tuple[str, str, str, str, str, str]:
+        """Return the parts of a request line. Raises `RequestError`."""
+        if line != self._request_line:
+            self._request_line_parts = _parse_request_line(line)
+            self._request_line = line if len(line) <= MAX_KNOWN_BYTES else None
+        return self._request_line_parts
+
+
+def parse_head(raw: bytes, known: KnownLines | None = None) -> Head:
     """Parse and check an HTTP/1.x request head (RFC 9112).
 
-    `raw`: the bytes before the empty line, without the last CRLF. Raises `RequestError` with a
-    sentence that names what is wrong: HEAD_TOO_LARGE for a limit, EXPECTATION_FAILED for an unknown
-    `Expect`, BAD_REQUEST for everything else.
+    `raw`: the bytes before the empty line, without the last CRLF. `known`: the connection's earlier
+    lines. Raises `RequestError` with a sentence that names what is wrong: HEAD_TOO_LARGE for a
+    limit, EXPECTATION_FAILED for an unknown `Expect`, BAD_REQUEST for everything else.
     """
+    known = known or KnownLines()
     lines = raw.split(b"\r\n")
     if len(lines) > MAX_HEADERS + 1:
         raise RequestError(
@@ -78,22 +118,17 @@ def parse_head(raw: bytes) -> Head:
         )
     if not is_clean(raw, len(lines) - 1):
         _refuse_bytes(raw)
-    method, path, query, scheme, target_authority, version = _parse_request_line(lines[0])
-    headers: Headers = []
+    method, path, query, scheme, target_authority, version = known.request_line(lines[0])
+    del lines[0]
+    headers = known.fields(lines)
     seen: dict[bytes, bytes] = {}
-    for line in lines[1:]:
-        raw_name, colon, value = line.partition(b":")
-        if not colon:
-            _refuse_line(line)
-        name = _field_name(raw_name)
-        value = value.strip(b" \t")
-        headers.append((name, value))
-        if name in _READ_HERE:
-            if name in seen:
-                if name in _ONCE:
-                    _refuse(f"the request has more than one {name.decode()} field")
-                value = seen[name] + b"," + value
+    for name, value in [field for field in headers if field[0] in _READ_HERE]:
+        if name not in seen:
             seen[name] = value
+        elif name in _ONCE:
+            _refuse(f"the request has more than one {name.decode()} field")
+        else:
+            seen[name] += b"," + value
     old = version == "1.0"
     host = _host(seen, old=old)  # required and checked even if the target is in absolute form
     options = {o.strip() for o in seen.get(b"connection", b"").lower().split(b",")}

@@ -64,15 +64,13 @@ class CountedExchange(ServedExchange):
         """
         if self._started or not 200 <= status <= 599:
             raise LocalProtocolError(f"a response can't start with status {status} now")
-        fields: Headers = []
-        for name, value in headers:
-            if name in _NOT_PASSED_ON:
-                continue
-            if name == b"content-length":
-                self._left = int(value)
+        fields = [field for field in headers if field[0] not in _NOT_PASSED_ON]
+        for field in fields:
+            if field[0] == b"content-length":
+                self._left = int(field[1])
                 if status == 204:
-                    continue
-            fields.append((name, value))
+                    fields.remove(field)
+                break
         fields += self.added_headers
         self._bodiless = self.request.method == "HEAD" or status in _BODILESS
         return fields

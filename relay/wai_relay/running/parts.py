@@ -58,6 +58,7 @@ class Parts:
     feed: Feed
     context: Context
     metrics_page: MetricsPage
+    access_log: AccessLog
 
 
 def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
@@ -80,11 +81,12 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     spans: Spans | None = None
     if config.otlp_endpoint is not None:
         recorder = spans = spans_to(config.otlp_endpoint, metrics)
+    access_log = AccessLog(recorder)
     gateway = Gateway(
         stored.keys,
         upstreams,
         SettlingDispatcher(dispatcher, fleet),
-        AccessLog(recorder),
+        access_log,
         config.gateway,
         dialects=installed_dialects(),
         names=names,
@@ -135,6 +137,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         feed=feed,
         context=context,
         metrics_page=page,
+        access_log=access_log,
     )
 
 

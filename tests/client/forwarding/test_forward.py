@@ -372,7 +372,9 @@ async def test_each_stream_is_a_line_that_names_the_relays_request(
                 session = FakeSession()
                 forwarder.opened(session, stream, "POST", CHAT, headers, "m", ended=True)
                 await session.over.wait()
-    lines: list[dict[str, object]] = [record.__dict__["fields"] for record in caplog.records]
+            forwarder.close()
+    (record,) = caplog.records
+    lines: list[dict[str, object]] = [entry.fields() for _, entry in record.__dict__["entries"]]
     assert [(line["status"], line["fault"]) for line in lines] == [
         (200, ""),
         (200, "upstream_broke"),

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from tests.harness.raw_upstream import Script, ok, raw_upstream, read_request
-from wai_node.upstreams import Board, Probe, Watch, identify, upstream_at
+from wai_node.upstreams import Board, Probe, Watch, identify, ollama, upstream_at
 from wai_node.upstreams.board import TIMEOUTS_BEFORE_DOWN
 from wai_node.upstreams.openai import OpenAIUpstream
 from wai_node.upstreams.tally import NOTHING, UNKNOWN, TokensSpent
@@ -107,6 +107,22 @@ async def test_ollama_tells_the_context_of_what_is_loaded() -> None:
         models = (await upstream.probe()).models
         assert upstream.kind == "ollama"
         assert [(m.id, m.context_tokens) for m in models] == [("a:1b", None), ("b:2b", 4096)]
+
+
+@pytest.mark.parametrize(
+    ("told", "slots"), [("4", 4), ("", None), ("0", None), ("-1", None), ("4; rm", None)]
+)
+async def test_ollamas_parallelism_is_read_where_its_environment_can_be(
+    told: str, slots: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {"OLLAMA_NUM_PARALLEL": told}
+    monkeypatch.setattr(ollama, "environment_of_listener", lambda port: environment)
+    async with found(OLLAMA) as upstream:
+        assert {m.slots_total for m in (await upstream.probe()).models} == {slots}
+        environment["OLLAMA_NUM_PARALLEL"] = "9"  # not read again while it answers
+        assert {m.slots_total for m in (await upstream.probe()).models} == {slots}
+        upstream.slots = 2  # its owner's word
+        assert {m.slots_total for m in (await upstream.probe()).models} == {2}
 
 
 async def test_lm_studio_and_vllm_are_told_apart_from_a_plain_list() -> None:

@@ -79,6 +79,12 @@ class FakeFleet:
         assert node is not None
         node.state = "draining" if drained else "ready"
 
+    async def set_slots(self, name_or_id: str, upstream: str, slots: int | None) -> None:
+        node = self.find(name_or_id)
+        assert node is not None
+        kept = {**node.record.slots, upstream: slots}
+        node.record = replace(node.record, slots={n: s for n, s in kept.items() if s is not None})
+
     async def rename(self, name_or_id: str, name: str) -> None:
         node = self.find(name_or_id)
         assert node is not None

@@ -180,6 +180,13 @@ async def test_a_node_is_listed_drained_and_removed_by_name_or_id(api: Api) -> N
     assert (await api.call("PATCH", "/nodes/box", {"name": "desk"}))[1]["name"] == "desk"
     assert (await api.call("PATCH", "/nodes/desk", {"name": "a b"}))[0] == 400
     assert (await api.call("PATCH", "/nodes/desk", {"name": "box"}))[0] == 200
+    _, changed = await api.call("PATCH", "/nodes/box", {"slots": {"llama": 7}})
+    assert changed["slots_set"] == {"llama": 7}
+    _, changed = await api.call("PATCH", "/nodes/box", {"slots": {"llama": None}})
+    assert changed["slots_set"] == {}
+    assert (await api.call("PATCH", "/nodes/box", {"slots": {"llama": 0}}))[0] == 400
+    status, answer = await api.call("PATCH", "/nodes/box", {"slots": {"lama": 7}})
+    assert (status, "did you mean 'llama'" in answer["error"]["message"]) == (404, True)
     assert (await api.call("DELETE", "/nodes/box"))[0] == 200
     status, answer = await api.call("DELETE", "/nodes/box")
     assert (status, answer["error"]["code"]) == (404, "node_not_found")

@@ -2,12 +2,12 @@
 
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
-import { post, remove } from "../api";
+import { patch, post, remove } from "../api";
 import { hardware, modelsLeftOut, upstreams } from "../detail";
 import { byName, count, date, rate, span } from "../format";
-import type { NodeView } from "../generated/api";
+import type { ModelView, NodeView } from "../generated/api";
 import { nodes, pulse, relayNow } from "../live";
-import { Badge, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
+import { Badge, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 import { AddNode, OpenInvites } from "./invites";
 import { Slots } from "./overview";
 
@@ -101,7 +101,7 @@ function card(node: NodeView, act: Act) {
                   <td data-label="Model" class="long">{model.id} {!model.ready && <Badge state="not ready" />}</td>
                   <td data-label="Upstream" class="muted long">{model.upstream}</td>
                   <td data-label="Context" class="num">{count(model.context_tokens)}</td>
-                  <td data-label="Slots" class="num">{model.ready ? `${model.slots_busy}/${model.slots_total ?? "?"}` : "–"}</td>
+                  <td data-label="Slots" class="num"><ModelSlots node={node} model={model} act={act} /></td>
                   <td data-label="Tokens/s" class="num">{rate(model.decode_tps)}</td>
                 </tr>
               ))}
@@ -110,6 +110,37 @@ function card(node: NodeView, act: Act) {
         </div>
       )}
     </article>
+  );
+}
+
+/** How busy it is; where the server does not tell its slots, they can be set. */
+function ModelSlots({ node, model, act }: { node: NodeView; model: ModelView; act: Act }) {
+  const asking = useSignal(false);
+  const text = model.ready ? `${model.slots_busy}/${model.slots_total ?? "?"}` : "–";
+  const set = node.slots_set?.[model.upstream];
+  if (model.slots_total !== null && set === undefined) return <>{text}</>;
+  const save = (event: Event) => {
+    event.preventDefault();
+    const given = String(new FormData(event.currentTarget as HTMLFormElement).get("slots"));
+    asking.value = false;
+    act(() => patch(`/nodes/${node.id}`, { slots: { [model.upstream]: given ? Number(given) : null } }));
+  };
+  return (
+    <>
+      <button type="button" class="why" onClick={() => (asking.value = true)} aria-label={`Slots of ${model.upstream}: ${text}`}>{text}</button>
+      {asking.value && (
+        <Dialog title={`Slots of ${model.upstream}`} onClose={() => (asking.value = false)}>
+          <form onSubmit={save}>
+            <label>
+              Requests that it works on at once
+              <input name="slots" type="number" min="1" max="4096" defaultValue={set === undefined ? "" : String(set)} placeholder="learned" />
+            </label>
+            <p class="hint">This server does not tell it. Leave it empty, and the relay learns it from how its answers advance.</p>
+            <button type="submit" class="primary">Save</button>
+          </form>
+        </Dialog>
+      )}
+    </>
   );
 }
 
