@@ -149,6 +149,14 @@ async def test_a_refusal_is_told_in_the_callers_dialect(status: int) -> None:
     assert (found["type"], found["error"]["message"]) == ("error", "no such thing")
 
 
+async def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_look_for() -> None:
+    refusal = b'{"error":{"message":"over 512 tokens","code":"context_length_exceeded"}}'
+    exchange = await ask(rig(FakeNode("a", PLAIN, script=answers(400, JSON, refusal))))
+    error = json.loads(exchange.body)["error"]
+    assert (exchange.status, error["type"]) == (400, "invalid_request_error")
+    assert error["message"] == "prompt is too long: over 512 tokens"
+
+
 async def test_what_is_no_chat_completion_is_the_upstreams_fault() -> None:
     for answer in (b"[]", b"{", b'{"error":"x"}'):
         exchange = await ask(rig(FakeNode("a", PLAIN, script=answers(200, JSON, answer))))
