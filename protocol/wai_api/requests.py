@@ -127,3 +127,6 @@ class Explanation(Struct, frozen=True):
     completion_tokens: int
     tokens_exact: bool
     attempts: list[ExplainedAttempt]
+    translated: str = ""
+    """The upstream's route to which it was translated; "relay" where no upstream was asked; "" if
+    it was not, or that is forgotten."""

@@ -56,6 +56,10 @@ def print_explanation(found: Explanation) -> None:
     """Print the way of one request: its outcome, its times, and each attempt."""
     say(f"{found.id}: {found.method} {found.path}, {time_text(found.started_at)}")
     say(f"model {found.model or '-'}, {_outcome(found)}")
+    if found.translated == "relay":
+        say("answered by the relay, since the model's server has no such route")
+    elif found.translated:
+        say(f"translated to {found.translated}, since the model's server has no such route")
     say(_times(found))
     for number, attempt in enumerate(found.attempts, start=1):
         print()

@@ -232,8 +232,7 @@ class Gateway:
             return False
         if not (self._limits.translate and is_translatable(call.route) and body.json is not None):
             return False
-        for attempt in call.record.tried:
-            self._misses.note(attempt.node, call.route)
+        self._misses.note(call.record.node, call.route)
         return not call.reply.exchange.started
 
     def _asked(self, model: str, prompt_tokens: int, models: Collection[str]) -> Asked:

@@ -24,11 +24,14 @@ def translate(call: RoutedRequest, translation: Translation, dialects: Dialects)
     else:
         fields.pop("stream", None)
     data = ENCODER.encode(fields)
+    repeatable = call.body.repeatable
+    call.body.forget()  # the prompt is held once
+    translation.forget_prompt()
     read = read_json(data, upstream, route)
     # The prompt was measured, and the node that has its beginning is found, by the caller's words.
     facts = replace(facts, stream=streams, wants_usage=True)
     json = JsonBody(data, read.fields, facts)
-    call.body = Body(facts, data, complete=True, repeatable=call.body.repeatable, json=json)
+    call.body = Body(facts, data, complete=True, repeatable=repeatable, json=json)
     call.reply = TranslatedReply(call.reply, upstream, translation, streams=streams)
     call.route = route
     call.target = route.path

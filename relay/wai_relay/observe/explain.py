@@ -63,6 +63,7 @@ def explain(record: RequestRecord, *, running: bool = False) -> Explanation:
         completion_tokens=record.tokens.completion,
         tokens_exact=record.tokens.exact,
         attempts=[_attempt(attempt) for attempt in record.tried],
+        translated=record.translated,
     )
 
 

@@ -13,6 +13,9 @@ from wai_relay.contracts.records import TokenCounts
 from .dialect import EVENT_STREAM, NDJSON, Dialect, Signal, SignalOf, is_error
 from .usage import BodyReader, EventReader, UsageReader, count, last_object
 
+TOO_LONG: Final = "prompt is too long"
+"""Claude Code looks for these words, and then shortens its conversation."""
+
 # Their documented error types, by status; anything else is an `api_error`.
 _TYPES: Final = {
     400: "invalid_request_error",
@@ -36,6 +39,8 @@ class AnthropicDialect(Dialect):
     def error_body(self, fault: Fault, message: str) -> bytes:
         """`{"type": "error", "error": {"type", "message"}}`."""
         kind = _TYPES.get(fault.row.http_status, "api_error")
+        if fault is Fault.CONTEXT_EXCEEDED and TOO_LONG not in message.lower():
+            message = f"{TOO_LONG}: {message}"
         return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
 
     def error_event(self, fault: Fault, message: str) -> bytes:

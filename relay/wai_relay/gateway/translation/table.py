@@ -45,22 +45,28 @@ def is_translated(
     misses: RouteMisses,
 ) -> bool:
     """Whether a request for one of `models` must be translated: its `route` can be, no node that
-    `key` may use has it, and one has chat completions."""
+    `key` may use has it, and one has chat completions. Nodes that have it and are not ready now
+    are waited for, unless another one is ready."""
     if route.path not in _TRANSLATIONS and route.path not in LOCAL_ANSWERS:
         return False
     limits = key.limits
-    possible = False
+    possible = ready = away = False
     for node in nodes:
         if pin not in (None, node.name) or (limits.nodes and node.name not in limits.nodes):
             continue
         if limits.local_only and node.kind != "node":
             continue
         for model in node.status.models:
-            if model.id in models:
-                if has_route(model, route) and not misses.knows(node.name, route):
+            if model.id not in models:
+                continue
+            is_ready = node.ready and model.ready
+            if has_route(model, route) and not misses.knows(node.name, route):
+                if is_ready:
                     return False
-                possible = possible or OPENAI_API in model.apis
-    return possible
+                away = True
+            elif OPENAI_API in model.apis:
+                possible, ready = True, ready or is_ready
+    return ready if away else possible
 
 
 def is_translatable(route: Route) -> bool:

@@ -22,6 +22,9 @@ CHAT_ROUTE: Final = next(one for one in OPENAI_ROUTES if one.path == "/v1/chat/c
 EMBEDDINGS_ROUTE: Final = next(one for one in OPENAI_ROUTES if one.path == "/v1/embeddings")
 ENCODER: Final = msgspec.json.Encoder()
 
+_PROMPTS: Final = frozenset({"messages", "system", "input", "prompt", "images"})
+"""Fields that may be long, and that no answer repeats."""
+
 Body = dict[str, Any]
 """A decoded JSON object."""
 
@@ -50,6 +53,11 @@ class Translation(abc.ABC):
         self.asked = asked
         self.request = self._request()
         """The upstream's body, without `model`."""
+
+    def forget_prompt(self) -> None:
+        """The request was sent: keep of it only what the answer needs."""
+        self.request = {}
+        self.body = {name: self.body[name] for name in self.body if name not in _PROMPTS}
 
     @abc.abstractmethod
     def _request(self) -> Body:

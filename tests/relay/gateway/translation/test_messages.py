@@ -24,6 +24,7 @@ from wai_protocol.status import ModelStatus
 from wai_relay.gateway.limits import GatewayLimits
 from wai_relay.gateway.translation.messages import MessagesTranslation
 from wai_relay.gateway.translation.translation import Asked
+from wai_relay.observe.explain import explain
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +78,7 @@ async def test_a_stream_is_what_their_sdk_reads() -> None:
     assert (record.tokens.prompt, record.tokens.cached, record.tokens.completion) == (30, 10, 5)
     assert record.tokens.exact
     assert (record.path, record.translated) == ("/v1/messages", "/v1/chat/completions")
+    assert explain(record).translated == "/v1/chat/completions"
     indices = [e["index"] for e in events_of(exchange.body) if e["type"] == "content_block_start"]
     assert indices == [0, 1, 2, 3]
 
@@ -116,6 +118,14 @@ async def test_whoever_has_the_dialect_is_never_translated() -> None:
     assert not plain.streams
 
 
+async def test_whoever_is_away_is_replaced_by_a_translation_and_else_waited_for() -> None:
+    away = FakeNode("b", NATIVE, ready=False)
+    plain = FakeNode("a", PLAIN, script=answers(200, SSE, *TOOLS))
+    assert (await ask(rig(plain, away), stream=True)).status == 200
+    assert (await ask(rig(away), stream=True)).status == 503
+    assert (await ask(rig(away), stream=True)).header(b"x-wai-translated") is None
+
+
 async def test_translation_can_be_turned_off() -> None:
     exchange = await ask(rig(FakeNode("a", PLAIN), limits=GatewayLimits(translate=False)))
     assert exchange.status == 404
@@ -137,6 +147,14 @@ async def test_a_refusal_is_told_in_the_callers_dialect(status: int) -> None:
     assert exchange.status == status
     found = json.loads(exchange.body)
     assert (found["type"], found["error"]["message"]) == ("error", "no such thing")
+
+
+async def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_look_for() -> None:
+    refusal = b'{"error":{"message":"over 512 tokens","code":"context_length_exceeded"}}'
+    exchange = await ask(rig(FakeNode("a", PLAIN, script=answers(400, JSON, refusal))))
+    error = json.loads(exchange.body)["error"]
+    assert (exchange.status, error["type"]) == (400, "invalid_request_error")
+    assert error["message"] == "prompt is too long: over 512 tokens"
 
 
 async def test_what_is_no_chat_completion_is_the_upstreams_fault() -> None:
