@@ -17,6 +17,8 @@ from .http.exchange import Exchange
 from .installer import InstallerPages
 
 ADMIN_PREFIXES: Final = ("/admin/", "/dashboard")
+DASHBOARD: Final = b"/dashboard/"
+RUNNING: Final = b"Ollama is running"  # what its clients look for, before they have a key
 
 
 class ReadyNode(Protocol):
@@ -78,6 +80,8 @@ class App:
             await self._metrics(exchange)
         elif self._installer is not None and self._installer.answers(path):
             await self._installer.handle(exchange)
+        elif path == "/" and exchange.request.method in ("GET", "HEAD"):
+            _answer_front_page(exchange)
         elif path == "/healthz":
             _answer(exchange, 200, {"status": "ok"})
         elif path == "/readyz":
@@ -87,6 +91,19 @@ class App:
             _answer(exchange, status, said)
         else:
             await self._gateway(exchange)
+
+
+def _answer_front_page(exchange: Exchange) -> None:
+    """Lead a browser to the dashboard, and tell others what Ollama's clients look for."""
+    if b"text/html" in exchange.request.header(b"accept"):
+        exchange.start(303, [(b"location", DASHBOARD), (b"content-length", b"0")])
+    else:
+        exchange.start(
+            200, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(RUNNING))]
+        )
+        if exchange.request.method != "HEAD":
+            exchange.write(RUNNING)
+    exchange.end()
 
 
 def _answer(exchange: Exchange, status: int, value: dict[str, object]) -> None:

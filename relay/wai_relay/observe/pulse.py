@@ -76,7 +76,8 @@ class Pulse:
     def finish(self, record: RequestRecord) -> None:
         """See `Recorder`."""
         minute = self._minutes[-1]
-        if record.attempts:  # lists and refusals are not what people mean by a request
+        # Lists and refusals are not what people mean by a request; one that no node could take is.
+        if record.attempts or (record.status >= 500 and not record.cancelled):
             minute.requests += 1
             minute.errors += record.failed
             if record.ttft_ms is not None:

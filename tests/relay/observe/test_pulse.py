@@ -154,3 +154,14 @@ def test_ending_a_request_tells_its_caller_or_takes_it_out_of_the_queue() -> Non
     running.answer = answer = Answer()
     running.end()
     assert (answer.given_up, cancelled) == ([ENDED_BY_ADMIN], ["a"])
+
+
+def test_an_outage_shows_although_no_node_was_tried() -> None:
+    rig = Rig()
+    for status in (503, 503, 401, 404, 429):
+        rig.pulse.finish(record(attempts=0, status=status))
+    gone = record(attempts=0, status=503)
+    gone.cancelled = True
+    rig.pulse.finish(gone)
+    rig.step()
+    assert (rig.pulse.now.requests_hour, rig.pulse.now.errors_hour) == (2, 2)
