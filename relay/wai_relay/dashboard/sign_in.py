@@ -25,7 +25,7 @@ from wai_relay.access.sign_ins import COOKIE, SIGN_IN_S, SignIn, csrf_token
 from wai_relay.admin.context import Context
 from wai_relay.admin.endpoint import JSON_TYPE, NO_STORE, refuse, signed_in
 from wai_relay.admin.openapi import Described
-from wai_relay.http.listener import peer_key
+from wai_relay.http.connection import peer_key
 
 from .throttle import SignInThrottle
 

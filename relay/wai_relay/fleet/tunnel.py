@@ -16,9 +16,8 @@ from typing import Final, cast
 from wai_protocol.errors import Fault, ProtocolError, WaiError
 from wai_protocol.handshake import NONCE_BYTES, ProvenHello, RelayHandshake, Welcome
 from wai_protocol.identity import RelayKey
-from wai_relay.http.connection import peer_name
+from wai_relay.http.connection import peer_key, peer_name
 from wai_relay.http.edge import TunnelProtocol
-from wai_relay.http.listener import peer_key
 from wai_transport.live_session import LiveSession
 
 from .places import Places

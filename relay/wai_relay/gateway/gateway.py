@@ -188,7 +188,8 @@ class Gateway:
             live.prompt_tokens = prompt_tokens
             if key.limits.tpm is not None or key.limits.monthly_tokens is not None:
                 context = largest_context(self._fleet.nodes(), models)
-                claim = token_claim(route, facts, prompt_tokens, context)
+                template = self._estimator.template(facts.model, facts.text_bytes)
+                claim = token_claim(route, facts, prompt_tokens + template, context)
                 self._admission.reserve(permit, key, claim, self._clock(), self._wall_clock())
             target = f"{route.path}?{request.query}" if request.query else route.path
             call = RoutedRequest(reply, route, target, intake, body, record, live, permit)

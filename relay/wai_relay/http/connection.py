@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import struct
 from collections.abc import Callable
@@ -429,6 +430,24 @@ def peer_name_in(name: Any) -> str:
     address = str(name[0]) if isinstance(name, tuple) and name else ""
     mapped = address.startswith("::ffff:") and "." in address
     return address.removeprefix("::ffff:") if mapped else address
+
+
+def peer_key(peer: str) -> str:
+    """Return the key for counting connections: an IPv4 address, an IPv6 /64 network, or "".
+
+    "" means not counted. That holds for loopback, because a proxy on this host has that address for
+    all its callers.
+    """
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        elif not address.is_loopback:
+            return str(ipaddress.IPv6Network((address, 64), strict=False))
+    return "" if address.is_loopback else str(address)
 
 
 def limit_unsent(sock: socket.socket) -> None:

@@ -9,6 +9,7 @@ then becomes a transport, with TLS if the port has it, whose protocol the `Liste
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -17,7 +18,7 @@ from typing import Final
 
 from wai_protocol.errors import RemoteProtocolError
 
-from .connection import peer_name_in
+from .connection import peer_key, peer_name_in
 from .edge import Edge
 from .proxy_header import SIGNATURE, TEXT, ProxyHeaderReader
 
@@ -32,6 +33,12 @@ ACCEPTED_AT_ONCE: Final = 100
 RETRY_S: Final = 1.0
 # Connections whose first byte is awaited. Then the oldest makes room: silent ones lock nobody out.
 MAX_SILENT: Final = 4096
+
+# TLS handshakes in progress: 1,000 nodes and as many callers that come back at once. Beyond it the
+# oldest makes room. Nothing else counts a connection before its handshake is complete.
+MAX_HANDSHAKES: Final = 2048
+# The same from one address, which may be an office; see `peer_key` for which are not counted.
+MAX_HANDSHAKES_PER_PEER: Final = 256
 
 _TLS_RECORD: Final = b"\x16"  # the content type of a handshake (RFC 8446 section 5.1)
 
@@ -53,6 +60,8 @@ class Door:
         self._listening: set[socket.socket] = set()
         self._silent: dict[_Visitor, None] = {}  # in the order of their arrival
         self._tasks: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[socket.socket, str] = {}  # `peer_key`, in the order of arrival
+        self._handshakes_of: dict[str, dict[socket.socket, None]] = {}
 
     def watch(self, listening: socket.socket) -> None:
         """Accept connections from a socket that listens and does not block."""
@@ -111,9 +120,46 @@ class Door:
         taken: bytes = b"",
     ) -> None:
         """Make a transport of `sock`; `address` and `taken` as for `MakeProtocol`."""
-        task = self._loop.create_task(self._connect(sock, tls, self._make(address, taken)))
+        protocol = self._make(address, taken)
+        if tls is None:
+            connecting = self._connect(sock, None, protocol)
+        else:
+            connecting = self._shake_hands(sock, tls, protocol, address)
+        task = self._loop.create_task(connecting)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _shake_hands(
+        self, sock: socket.socket, tls: ssl.SSLContext, protocol: asyncio.Protocol, address: str
+    ) -> None:
+        """Make a transport with TLS; meanwhile the connection may have to make room for others."""
+        peer = peer_key(address or _address_of(sock))
+        of_peer = self._handshakes_of.get(peer, {})
+        if peer and len(of_peer) >= MAX_HANDSHAKES_PER_PEER:
+            self._interrupt(next(iter(of_peer)))
+        if len(self._handshakes) >= MAX_HANDSHAKES:
+            self._interrupt(next(iter(self._handshakes)))
+        self._handshakes[sock] = peer
+        self._handshakes_of.setdefault(peer, {})[sock] = None
+        try:
+            await self._connect(sock, tls, protocol)
+        finally:
+            self._forget_handshake(sock)
+
+    def _interrupt(self, sock: socket.socket) -> None:
+        """End the oldest handshake: its transport reads an end and closes."""
+        self._edge.counters.connections_refused += 1
+        self._forget_handshake(sock)
+        with contextlib.suppress(OSError):  # closed by its peer
+            sock.shutdown(socket.SHUT_RDWR)
+
+    def _forget_handshake(self, sock: socket.socket) -> None:
+        peer = self._handshakes.pop(sock, None)
+        if peer is not None:
+            of_peer = self._handshakes_of[peer]
+            del of_peer[sock]
+            if not of_peer:
+                del self._handshakes_of[peer]
 
     async def _connect(
         self, sock: socket.socket, tls: ssl.SSLContext | None, protocol: asyncio.Protocol
@@ -128,6 +174,13 @@ class Door:
             )
         except (OSError, RuntimeError) as error:  # uvloop's RuntimeError: closed already
             _log.debug("a connection ended before its first request: %s", error)
+
+
+def _address_of(sock: socket.socket) -> str:
+    try:
+        return peer_name_in(sock.getpeername())
+    except OSError:
+        return ""  # closed by its peer
 
 
 class _Visitor:

@@ -8,14 +8,13 @@ bytes distinguish HTTP/2 with prior knowledge from HTTP/1.1; nodes then use HTTP
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from collections.abc import Sequence
 from functools import partial
 from typing import Final, cast
 
-from .connection import CallerConnection, limit_unsent, peer_name
+from .connection import CallerConnection, limit_unsent, peer_key, peer_name
 from .door import Door
 from .edge import (
     HEAD_DEADLINE_S,
@@ -254,21 +253,3 @@ async def _bound(host: str, port: int) -> list[socket.socket]:
         return [sock.dup() for sock in cast("Sequence[socket.socket]", server.sockets)]
     finally:
         server.close()
-
-
-def peer_key(peer: str) -> str:
-    """Return the key for counting connections: an IPv4 address, an IPv6 /64 network, or "".
-
-    "" means not counted. That holds for loopback, because a proxy on this host has that address for
-    all its callers.
-    """
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        elif not address.is_loopback:
-            return str(ipaddress.IPv6Network((address, 64), strict=False))
-    return "" if address.is_loopback else str(address)

@@ -204,3 +204,15 @@ async def test_a_body_that_pauses_once_or_comes_at_the_least_rate_is_taken() -> 
     assert (await intake(steady, clock).take()).facts.model == "m"
     paused = SlowExchange(clock, 55.0, body)
     assert (await intake(paused, clock).take()).facts.model == "m"
+
+
+@pytest.mark.parametrize(
+    "limits", [KeyLimits(tpm=195), KeyLimits(monthly_tokens=195)], ids=["minute", "month"]
+)
+async def test_the_last_request_of_a_key_reserves_the_chat_template_too(limits: KeyLimits) -> None:
+    rig = Rig(a=limits)
+    first = await rig.ask(max_tokens=91)  # 9 of prompt, most of which are the template's
+    assert first.status == 200
+    second = await rig.ask(max_tokens=91)  # 95 are left
+    assert second.status == 429
+    assert (await rig.ask(max_tokens=86)).status == 200

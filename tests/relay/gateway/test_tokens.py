@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from wai_relay.gateway.tokens import MAX_MODELS, MOST_BYTES_PER_TOKEN, TokenEstimator
+from wai_relay.gateway.tokens import (
+    LEAST_TEXT_BYTES,
+    MAX_MODELS,
+    MOST_BYTES_PER_TOKEN,
+    MOST_TEMPLATE_TOKENS,
+    TokenEstimator,
+)
 
 
 def test_estimate_moves_towards_what_was_reported() -> None:
@@ -27,4 +33,19 @@ def test_models_remembered_are_bounded() -> None:
     estimator = TokenEstimator()
     for number in range(2 * MAX_MODELS):
         estimator.observe(f"m{number}", 4000, 2000)
+        estimator.observe(f"m{number}", 40, 30)
     assert len(estimator._bytes_per_token) == MAX_MODELS
+    assert len(estimator._template_tokens) == MAX_MODELS
+
+
+def test_the_template_is_learned_from_short_prompts_and_added_to_them_alone() -> None:
+    estimator = TokenEstimator()
+    assert estimator.template("m", 40) == 0
+    estimator.observe("m", 40, 40)
+    assert estimator.template("m", 40) == 30
+    estimator.observe("m", 40, 20)
+    assert 20 < estimator.template("m", 40) < 30
+    estimator.observe("m", 40, 10_000)
+    assert estimator.template("m", 40) == MOST_TEMPLATE_TOKENS
+    assert estimator.template("m", LEAST_TEXT_BYTES) == 0
+    assert estimator.estimate("m", 40) == 10

@@ -246,3 +246,75 @@ async def test_connections_are_accepted_again_after_descriptors_ran_out(
         assert "no connection can be accepted" in caplog.text
     finally:
         await listener.abandon()
+
+
+HALF = b"\x16\x03\x01\x02\x00\x01"  # the beginning of a ClientHello
+
+
+@asynccontextmanager
+async def half_handshakes(
+    port: int, count: int, before: bytes = b""
+) -> AsyncIterator[list[socket.socket]]:
+    """Begin TLS `count` times, one after the other, and say no more."""
+    begun = []
+    try:
+        for _ in range(count):
+            sock = socket.create_connection(("127.0.0.1", port))
+            sock.setblocking(False)
+            begun.append(sock)
+            sock.send(before + HALF)
+            await asyncio.sleep(0.02)
+        yield begun
+    finally:
+        for sock in begun:
+            sock.close()
+
+
+async def is_ended(sock: socket.socket) -> bool:
+    """Wait until the relay has ended the connection."""
+    async with asyncio.timeout(5):
+        try:
+            while await asyncio.get_running_loop().sock_recv(sock, 1024):
+                pass
+        except ConnectionError:
+            pass
+    return True
+
+
+def is_open(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1))
+    except BlockingIOError:
+        return True
+
+
+async def test_handshakes_that_never_end_lock_nobody_out(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client = contexts
+    monkeypatch.setattr(door, "MAX_HANDSHAKES", 3)
+    async with serving(server) as (edge, port), half_handshakes(port, 5) as begun:
+        assert await is_ended(begun[0])
+        assert await is_ended(begun[1])
+        assert (await ask(port, tls=client)).startswith(b"HTTP/1.1 200 ")
+        assert await is_ended(begun[2])  # it made room for that one
+        assert is_open(begun[4])
+        assert edge.counters.connections_refused == 3
+
+
+async def test_handshakes_of_one_address_make_room_for_its_own(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client = contexts
+    monkeypatch.setattr(door, "MAX_HANDSHAKES_PER_PEER", 2)
+    header, other_header = text("TCP4 192.0.2.1 1.1.1.1 1 2"), text("TCP4 192.0.2.2 1.1.1.1 1 2")
+    async with (
+        serving(server) as (edge, port),
+        half_handshakes(port, 1, other_header) as other,
+        half_handshakes(port, 3, header) as begun,
+    ):
+        assert await is_ended(begun[0])
+        assert (await ask(port, tls=client)).startswith(b"HTTP/1.1 200 ")
+        assert is_open(other[0])
+        assert is_open(begun[1])
+        assert edge.counters.connections_refused == 1

@@ -14,10 +14,10 @@ import pytest
 import trustme
 
 from wai_relay.http.asgi import Message, asgi_handler
-from wai_relay.http.connection import peer_name
+from wai_relay.http.connection import peer_key, peer_name
 from wai_relay.http.edge import Edge, Handler
 from wai_relay.http.exchange import Exchange
-from wai_relay.http.listener import Listener, peer_key
+from wai_relay.http.listener import Listener
 from wai_relay.http.served_certificate import ServedCertificate, load_pair
 
 from .fakes import echo
