@@ -137,7 +137,7 @@ function Why(props: { id: string; onClose: () => void }) {
     void told(async () => (found.value = await get<Explanation>(`/requests/${props.id}/explain`))).then((said) => (problem.value = said));
   }, [props.id]);
   return (
-    <Dialog title={`Request ${props.id}`} onClose={props.onClose}>
+    <Dialog title={`Request ${props.id}`} wide onClose={props.onClose}>
       <Problem text={problem.value} />
       {found.value && <Story of={found.value} />}
       {found.value?.running && found.value.attempts.length === 0 && <Empty title="It still waits for a node" />}

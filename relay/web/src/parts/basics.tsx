@@ -103,7 +103,7 @@ export function Sure(props: { label: string; question: string; onSure: () => voi
   );
 }
 
-export function Dialog(props: { title: string; onClose: () => void; children: ComponentChildren }) {
+export function Dialog(props: { title: string; wide?: boolean; onClose: () => void; children: ComponentChildren }) {
   const element = useRef<HTMLDialogElement>(null);
   useEffect(() => {
     const shown = element.current;
@@ -112,7 +112,7 @@ export function Dialog(props: { title: string; onClose: () => void; children: Co
     return () => shown?.close();
   }, []);
   return (
-    <dialog ref={element} onClose={props.onClose} aria-label={props.title}>
+    <dialog ref={element} class={props.wide ? "wide" : undefined} onClose={props.onClose} aria-label={props.title}>
       <header>
         <h2>{props.title}</h2>
         <button type="button" class="plain" onClick={() => element.current?.close()} aria-label="Close">
