@@ -87,6 +87,7 @@ class Watch:
         self._running = False
         self._looked = asyncio.Event()
         self._polls: dict[Upstream, _Polling] = {}
+        self._said_down: dict[Upstream, str] = {}  # why, as the log has it
         for upstream in given or []:
             board.add(upstream)
 
@@ -226,9 +227,13 @@ class Watch:
         except WaiError as error:
             timed_out = error.fault is Fault.UPSTREAM_TIMEOUT
             down = self.board.failed(upstream, str(error), timed_out=timed_out)
-            _log.debug("%s: %s", upstream.name, error)
+            if down and self._said_down.get(upstream) != str(error):
+                self._said_down[upstream] = str(error)
+                _log.warning("%s is not used: %s", upstream.name, error)
         else:
             self.board.probed(upstream, probe)
+            if self._said_down.pop(upstream, None) is not None:
+                _log.info("%s is used again", upstream.name)
             self._dirty.set()
             if look is not None and probe.counters is not None:
                 await self._count(upstream, look, probe.counters)
@@ -253,6 +258,7 @@ class Watch:
         _log.info("%s is gone", upstream.name)
         self.board.remove(upstream)
         self._polls.pop(upstream, None)
+        self._said_down.pop(upstream, None)
         self._dirty.set()
         await upstream.aclose()
 

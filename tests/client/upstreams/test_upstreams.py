@@ -321,3 +321,17 @@ async def test_how_many_at_once_counts_where_the_owner_says_it_and_the_server_do
     board.probed(upstream, Probe((replace(told, slots_total=8),)))
     assert board.status().models[0].slots_total == 8
     await upstream.aclose()
+
+
+async def test_why_a_server_is_not_used_is_in_the_log_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    upstream = OpenAIUpstream("http://127.0.0.1:9")
+    board = Board()
+    watch = Watch(board, lambda status: None, given=[upstream])
+    with caplog.at_level("INFO", "wai.node"):
+        for _ in range(3):
+            await watch._poll(upstream)
+    (line,) = caplog.messages
+    assert line.startswith("openai@127.0.0.1:9 is not used: ")
+    await upstream.aclose()
