@@ -26,7 +26,7 @@ from .edge import (
     Connection,
     Edge,
 )
-from .liveness import ALIVE_CHECK_S, GONE_S, peer_state, set_user_timeout, watch
+from .liveness import ALIVE_CHECK_S, GONE_S, WATCH_S, peer_state, set_user_timeout, watch
 from .turns import SLICE_BYTES, TURN_S, Recent, next_slice_bytes
 
 # SO_LINGER with 0 s makes `close` send a reset. So the caller notices an aborted response even
@@ -107,6 +107,11 @@ class CallerConnection(Connection, SharedBufferProtocol):
     @abc.abstractmethod
     def overdue(self, now: float) -> None:
         """Handle a deadline that has passed, so that `next_deadline` is later than `now` again."""
+
+    @property
+    @abc.abstractmethod
+    def answering(self) -> bool:
+        """Whether a request is being served."""
 
     @abc.abstractmethod
     def writable_again(self) -> None:
@@ -325,13 +330,20 @@ class CallerConnection(Connection, SharedBufferProtocol):
             if deadline is not None and now >= deadline:
                 self.overdue(now)
                 deadline = self.next_deadline()
-            if self._stalled_since is not None and not self.lost:
+            if not self.lost and (self._stalled_since is not None or self.answering):
                 if now >= self._check_alive_at:
                     self._check_alive(now)
-                stall_deadline = min(self._stalled_since + WRITE_STALL_S, self._check_alive_at)
-                deadline = stall_deadline if deadline is None else min(deadline, stall_deadline)
+                watch_deadline = self._check_alive_at
+                if self._stalled_since is not None:
+                    watch_deadline = min(self._stalled_since + WRITE_STALL_S, watch_deadline)
+                deadline = watch_deadline if deadline is None else min(deadline, watch_deadline)
         if deadline is not None and not self.lost:
             self.arm(deadline)
+
+    def watch_answer(self) -> None:
+        """Check from time to time, from now until the end of the answer, that the caller lives."""
+        self._check_alive_at = self._loop.time() + WATCH_S
+        self.arm(self._check_alive_at)
 
     def _check_alive(self, now: float) -> None:
         """Abort if the caller closed its window and vanished, keep it if it only reads nothing.
@@ -339,7 +351,7 @@ class CallerConnection(Connection, SharedBufferProtocol):
         The kernel does not distinguish the two, and would end the connection before
         `WRITE_STALL_S` in both cases.
         """
-        self._check_alive_at = now + ALIVE_CHECK_S
+        self._check_alive_at = now + (WATCH_S if self._stalled_since is None else ALIVE_CHECK_S)
         sock = self.transport.get_extra_info("socket")
         if sock is None:
             return

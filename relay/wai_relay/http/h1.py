@@ -187,6 +187,7 @@ class H1Connection(CallerConnection):
             self._waiting_since = self._loop.time()
             self.arm(self._waiting_since + BODY_STALL_S)
         self._task = self.edge.serve(exchange)
+        self.watch_answer()
 
     def _request(self, head: Head) -> Request:
         return Request(
@@ -378,6 +379,11 @@ class H1Connection(CallerConnection):
                 self.arm(self._waiting_since + BODY_STALL_S)
 
     # -- time
+    @property
+    def answering(self) -> bool:
+        """See `CallerConnection`."""
+        return self._exchange is not None
+
     def next_deadline(self) -> float | None:
         """Return the deadline of the current wait: for an end, a head, a request or a body."""
         if self.lingering:

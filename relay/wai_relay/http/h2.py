@@ -232,6 +232,8 @@ class H2Connection(CallerConnection):
         else:
             self.arm(now + BODY_STALL_S)
         exchange.task = self.edge.serve(exchange)
+        if len(self._streams) == 1:
+            self.watch_answer()
 
     def _check_trailers(self, stream_id: int, trailers: list[tuple[bytes, bytes]]) -> None:
         """Reset a stream whose trailers are malformed; valid ones are dropped, as in HTTP/1.1."""
@@ -432,6 +434,11 @@ class H2Connection(CallerConnection):
                 self._ready[stream_id] = exchange
 
     # -- time
+    @property
+    def answering(self) -> bool:
+        """See `CallerConnection`."""
+        return bool(self._streams)
+
     def next_deadline(self) -> float | None:
         """Return the earliest deadline of a stream, or of the idle connection."""
         if not self._streams:

@@ -31,6 +31,10 @@ UNANSWERED_S: Final = PROBE_S * UNANSWERED_PROBES + 1.0
 ALIVE_CHECK_S: Final = 2.0
 """Interval of the checks whether a caller that accepts no byte is alive."""
 
+WATCH_S: Final = 5.0
+"""The same while the kernel still has room for a slow answer: its window may be closed already. In
+less than `GONE_S` twice, so that a caller that pauses is not taken for one that has vanished."""
+
 # On macOS the idle time is TCP_KEEPALIVE. The user timeout is TCP_RXT_CONNDROPTIME there, for which
 # Python has no constant.
 _IDLE: Final[int | None] = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
@@ -40,19 +44,21 @@ _USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)  # 
 _INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
 # Linux's struct tcp_info begins with eight bytes, of which the fourth is `tcpi_probes`. Numbers of
 # 32 bits follow: `tcpi_unacked` is the fifth, `tcpi_last_data_sent` the tenth, and
-# `tcpi_last_ack_recv` the thirteenth. Both times are in ms.
-_INFO_LAYOUT: Final = struct.Struct("=3xB4x 16xI 16xI 8xI")
+# `tcpi_last_ack_recv` the thirteenth. Both times are in ms. `tcpi_notsent_bytes` is at byte 144.
+_INFO_LAYOUT: Final = struct.Struct("=3xB4x 16xI 16xI 8xI 84xI")
 
 
 @dataclass(frozen=True, slots=True)
 class PeerState:
-    """What the kernel knows of a peer, while more is to be sent than was sent.
+    """What the kernel knows of a peer.
 
-    `unacked`: sent segments that wait for their acknowledgement. `probes`: probes of a closed
+    `unsent`: bytes that the kernel has, and has not sent. `unacked`: sent segments that wait for
+    their acknowledgement. `probes`: probes of a closed
     window that were not answered. The times are since the last data was sent, and since anything
     was acknowledged.
     """
 
+    unsent: int
     unacked: int
     probes: int
     last_data_s: float
@@ -60,8 +66,8 @@ class PeerState:
 
     @property
     def has_closed_window(self) -> bool:
-        """Whether all sent bytes are acknowledged: the application of the peer does not read."""
-        return not self.unacked
+        """Whether bytes wait although all sent ones are acknowledged: the peer does not read."""
+        return bool(self.unsent) and not self.unacked
 
     @property
     def has_vanished(self) -> bool:
@@ -111,5 +117,5 @@ def peer_state(sock: Any) -> PeerState | None:
     info = sock.getsockopt(socket.IPPROTO_TCP, _INFO, _INFO_LAYOUT.size)
     if len(info) < _INFO_LAYOUT.size:
         return None
-    probes, unacked, last_data_ms, last_ack_ms = _INFO_LAYOUT.unpack(info)
-    return PeerState(unacked, probes, last_data_ms / 1000, last_ack_ms / 1000)
+    probes, unacked, last_data_ms, last_ack_ms, unsent = _INFO_LAYOUT.unpack(info)
+    return PeerState(unsent, unacked, probes, last_data_ms / 1000, last_ack_ms / 1000)

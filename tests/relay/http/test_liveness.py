@@ -239,9 +239,47 @@ async def test_the_kernel_waits_longer_only_while_a_live_caller_has_closed_its_w
 
 
 def closed(
-    last_data_s: float, *, probes: int = 1, last_ack_s: float = 1.0, unacked: int = 0
+    last_data_s: float,
+    *,
+    probes: int = 1,
+    last_ack_s: float = 1.0,
+    unacked: int = 0,
+    unsent: int = 500,
 ) -> liveness.PeerState:
-    return liveness.PeerState(unacked, probes, last_data_s, last_ack_s)
+    return liveness.PeerState(unsent, unacked, probes, last_data_s, last_ack_s)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone has it")
+async def test_a_caller_of_a_slow_answer_that_pauses_is_not_taken_for_vanished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel has room for a slow answer long after the caller's window is closed."""
+
+    async def handler(exchange: Exchange) -> None:
+        exchange.start(200, [])
+        await asyncio.Event().wait()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        caller = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    with caller, ours:
+        connection = H1Connection(Edge(handler))
+        connection.connection_made(Stalled(ours).as_transport())
+        connection.data_received(h1("/"))
+        await turns()
+        now = asyncio.get_running_loop().time()
+        for state, limit_s in (
+            (closed(100.0), 100.0 + liveness.PROBE_S),
+            (closed(100.0, unacked=1), liveness.GONE_S),
+            (closed(100.0, unsent=0), liveness.GONE_S),  # it waits for the first token
+        ):
+            now += liveness.WATCH_S + 1
+            monkeypatch.setattr(connection_room, "peer_state", lambda _, state=state: state)
+            connection.handle_timeout(now)
+            limit = ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert limit == limit_s * 1000
+        connection.connection_lost(None)
+        await turns()
 
 
 def test_a_closed_window_is_probed_often_and_one_lost_probe_is_no_sign() -> None:

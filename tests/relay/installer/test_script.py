@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import plistlib
+import secrets
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -191,7 +192,12 @@ case "$*" in
   *) exec REAL "$@" ;;
 esac
 """
-INVITE = f"wai_inv_{'s' * 40}"
+
+
+@pytest.fixture
+def invite() -> str:
+    """One of this test's own: tests that run beside it have theirs in arguments for a moment."""
+    return f"wai_inv_{secrets.token_hex(20)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,20 +264,22 @@ class Site:
     ],
 )
 def test_no_process_has_the_invite_as_an_argument_while_pip_installs(
-    tmp_path: Path, line: str, warned: bool
+    tmp_path: Path, invite: str, line: str, warned: bool
 ) -> None:
     require_real("curl")
     site = Site.make(tmp_path)
-    printed = one_line(site.address, INVITE)
+    printed = one_line(site.address, invite)
     for_sudo = printed.replace("| sh", "| sudo sh")
     names = {"printed": printed, "printed_for_sudo": for_sudo, "url": site.address.url}
-    said = site.type(line.format(invite=INVITE, **names))
+    said = site.type(line.format(invite=invite, **names))
     assert "-m pip" in site.notes
-    assert INVITE not in site.notes
+    assert invite not in site.notes
     assert ("better use the line" in said) == warned
 
 
-def test_at_a_terminal_the_invite_is_asked_for_before_anything_is_installed(tmp_path: Path) -> None:
+def test_at_a_terminal_the_invite_is_asked_for_before_anything_is_installed(
+    tmp_path: Path, invite: str
+) -> None:
     site = Site.make(tmp_path)
     command = ["/bin/sh", str(tmp_path / "install.sh"), "node", "--user", "--no-service"]
     environment = {
@@ -282,11 +290,11 @@ def test_at_a_terminal_the_invite_is_asked_for_before_anything_is_installed(tmp_
     with Terminal(command, size=(100, 24), env=environment) as terminal:
         terminal.wait_for(lambda: b"not shown" in terminal.drawn, "it does not ask")
         assert not (tmp_path / "notes").exists()
-        terminal.press(f"{INVITE}\n".encode())
+        terminal.press(f"{invite}\n".encode())
         assert terminal.end() == 0
         assert terminal.settings() == terminal.found
     assert b"joined" in terminal.drawn
-    assert INVITE not in terminal.drawn.decode() + site.notes
+    assert invite not in terminal.drawn.decode() + site.notes
 
 
 def test_a_node_without_an_invite_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
