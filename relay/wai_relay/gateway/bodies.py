@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
 from wai_protocol.errors import RequestError
 from wai_protocol.status import MAX_NAME_CHARS
-from wai_protocol.surface import Route
+from wai_protocol.surface import Route, Task
 from wai_relay.policy.fingerprints import Fingerprint, fingerprint
 
 from .answer_limits import answers_asked, output_limit
@@ -117,14 +117,26 @@ class JsonBody:
         return b"{" + b",".join(pairs) + b"}"
 
 
-def read_json(data: bytes, dialect: Dialect, route: Route) -> JsonBody:
-    """Read a whole request body for `route` of `dialect`. Raises `RequestError` with a sentence
-    for the caller."""
+def read_json(
+    data: bytes,
+    dialect: Dialect,
+    route: Route,
+    default_model: Callable[[], str | None] = lambda: None,
+) -> JsonBody:
+    """Read a whole request body for `route` of `dialect`. `default_model` tells the model where the
+    body names none and need not. Raises `RequestError` with a sentence for the caller."""
     if not data.strip():
         raise RequestError("The request has no body; send a JSON object.")
     fields = _top_level(data, dialect)
-    model_field, model = read_model(fields, dialect)
-    parts: tuple[bytes, ...] = tuple(_prompt_parts(fields, dialect)) if route.generates else ()
+    default = None
+    if not route.names_model and not any(name in fields for name in dialect.model_fields):
+        default = default_model()
+    if default is None:
+        model_field, model = read_model(fields, dialect)
+    else:
+        model_field, model = dialect.model_fields[0], default
+    has_prompt = route.generates or route.task is Task.COUNT
+    parts: tuple[bytes, ...] = tuple(_prompt_parts(fields, dialect)) if has_prompt else ()
     text_bytes, images = _measure(parts)
     return JsonBody(
         data,
@@ -182,13 +194,18 @@ def read_model(fields: Fields, dialect: Dialect) -> tuple[str, str]:
             raise RequestError(f"Unknown field `{name}`; the model's name goes into `{first}`.")
     raw = fields.get(field)
     if raw is None:
-        raise RequestError(f"The request names no model; set `{first}`.")
+        no_model(first)
     data = bytes(raw)
     if data[:1] != b'"':
         raise RequestError(f"`{field}` must be a string.")
     if len(data) > MAX_MODEL_BYTES:
         raise RequestError(f"`{field}` must have between 1 and {MAX_NAME_CHARS} characters.")
     return field, check_model(value_of(raw), field)
+
+
+def no_model(field: str = "model") -> NoReturn:
+    """Raise the `RequestError` for a request that names no model."""
+    raise RequestError(f"The request names no model; set `{field}`.")
 
 
 def _top_level(data: bytes, dialect: Dialect) -> Fields:

@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 
 from wai_protocol.errors import Fault, WaiError
-from wai_protocol.status import PER_TOKEN_TIMINGS
+from wai_protocol.status import PER_TOKEN_TIMINGS, ModelStatus
 from wai_protocol.surface import Headers, Route, headers_for_upstream
 from wai_relay.contracts.records import Attempt, Corrector, RequestRecord, TokenCounts
 from wai_relay.contracts.upstream import ServingNode, Spent, UpstreamStream
@@ -186,7 +186,8 @@ class RequestForwarder:
         """Try one upstream. The `suspects` failed the same request before: once this one begins to
         serve it, the failures were theirs and not the request's."""
         given_at = self._clock()
-        dialect, capabilities = call.reply.dialect, _capabilities(lease)
+        dialect, told = call.reply.dialect, _told(lease)
+        capabilities = _capabilities(told)
         ask_usage = asks_usage(dialect, call.route, call.body.facts)
         ask_timings = PER_TOKEN_TIMINGS in capabilities and asks_timings(
             dialect, call.route, call.body.json
@@ -211,7 +212,10 @@ class RequestForwarder:
             strip_timings=ask_timings,
             continuation=call.continuation,
         )
-        first = call.body.outgoing(lease.model, ask_usage=ask_usage, ask_timings=ask_timings)
+        model = lease.model
+        if call.body.facts.model != model and all(call.body.facts.model in m.aliases for m in told):
+            model = call.body.facts.model if told else model  # the server's own name for it stays
+        first = call.body.outgoing(model, ask_usage=ask_usage, ask_timings=ask_timings)
         if call.continuation is not None:
             first = call.continuation.request(first, capabilities)
         cancelled = True
@@ -348,13 +352,17 @@ class RequestForwarder:
         )
 
 
-def _capabilities(lease: Lease) -> frozenset[str]:
-    """What the request may ask for: the capabilities that all of the node's upstreams with the
-    model have, for the node chooses among them."""
+def _told(lease: Lease) -> list[ModelStatus]:
+    """What the node's upstreams with the model tell of it; the node chooses among them."""
     upstream = lease.upstream
     models = upstream.status.models if isinstance(upstream, ServingNode) else ()
-    told = [frozenset(model.capabilities) for model in models if model.id == lease.model]
-    return frozenset.intersection(*told) if told else frozenset()
+    return [model for model in models if model.id == lease.model]
+
+
+def _capabilities(told: list[ModelStatus]) -> frozenset[str]:
+    """What the request may ask for: the capabilities that all of the upstreams have."""
+    words = [frozenset(model.capabilities) for model in told]
+    return frozenset.intersection(*words) if words else frozenset()
 
 
 async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:

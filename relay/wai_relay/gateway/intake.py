@@ -15,7 +15,7 @@ from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Route
 from wai_relay.http.exchange import Exchange, Request
 
-from .bodies import BodyFacts, JsonBody, read_json
+from .bodies import BodyFacts, JsonBody, no_model, read_json
 from .body_scan import FormModelScanner, JsonModelScanner, ModelScanner
 from .dialects.dialect import Dialect
 from .limits import MIB, GatewayLimits
@@ -106,7 +106,10 @@ class Intake:
         limits: GatewayLimits,
         budget: BodyBudget,
         clock: Callable[[], float],
+        default_model: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """`default_model` tells what is asked for where the body names no model and need not."""
+        self._default_model = default_model
         self._exchange = exchange
         self._key_id = key_id
         self._clock = clock
@@ -121,6 +124,9 @@ class Intake:
 
     async def take(self) -> Body:
         """The body, as far as it is needed. Raises `WaiError` with what the caller can do."""
+        if not self._route.has_body:
+            facts = BodyFacts(self._default_model() or no_model(), whole=True)
+            return Body(facts, b"", complete=True, repeatable=True)
         self._check_head(self._exchange.request)
         pieces: list[bytes] = []
         while data := await self._read(hold=True):
@@ -141,7 +147,7 @@ class Intake:
         whole = b"".join(pieces)
         if isinstance(self._scanner, FormModelScanner):
             return self._scanned(whole, complete=True)
-        read = read_json(whole, self._dialect, self._route)
+        read = read_json(whole, self._dialect, self._route, self._default_model)
         return Body(read.facts, whole, complete=True, repeatable=not self._is_long, json=read)
 
     async def whole(self, body: Body) -> Body:
@@ -220,7 +226,7 @@ class Intake:
     def _scanned(self, held: bytes, *, complete: bool) -> Body:
         scanner = self._scanner
         if scanner is None or scanner.model is None:
-            raise RequestError("The request names no model; set `model`.")
+            no_model()
         # Nobody knows what stands further on, so the caller's stream is taken for what it wants.
         size = max(self._size, self._exchange.request.content_length or 0)
         facts = BodyFacts(scanner.model, wants_usage=True, text_bytes=0, size_bytes=size)

@@ -87,7 +87,8 @@ class Demand(NamedTuple):
     `prompt_tokens` is an estimate, `max_output_tokens` the caller's own limit (None: none given)
     and `expected_output_tokens` what such requests used to get; `generates`: it gets any. `nodes`:
     the names that the key may use (None: all). `avoid`: nodes that were tried for it already.
-    `pin`: the one node that the caller insists on. `api`: the dialect it speaks.
+    `pin`: the one node that the caller insists on. `api`: the dialect it speaks; `route`: the path
+    of its route ("": any of that dialect).
     `overflow_after_s`: how long it may wait for a slot of our own where a provider could serve it.
     """
 
@@ -103,6 +104,7 @@ class Demand(NamedTuple):
     api: str = "openai"
     overflow_after_s: float = OVERFLOW_AFTER_S
     generates: bool = True
+    route: str = ""
 
     @property
     def least_context(self) -> int:
@@ -271,6 +273,7 @@ def score_all(
     """The expected times on each of `candidates`, or why it can't serve `demand`. One loop: it is
     most of what a decision costs."""
     prompt_tokens, api, least_context = demand.prompt_tokens, demand.api, demand.least_context
+    route = demand.route
     anywhere = demand.pin is None and demand.nodes is None and not demand.avoid
     output_tokens = demand.expected_output_tokens
     nearest_s = min([c.rtt_s for c in candidates], default=0.0)
@@ -305,6 +308,7 @@ def score_all(
             and (context is None or context >= least_context)
             and model.ready
             and api in model.apis
+            and (model.routes is None or route in model.routes)
             and (own or not demand.local_only)
         )
         excluded = "" if able else _exclusion(demand, candidate)
@@ -375,7 +379,7 @@ def serves(demand: Demand, model: ModelStatus, node: str) -> bool:
         and (demand.nodes is None or node in demand.nodes)
         and node not in demand.avoid
         and (context is None or context >= demand.least_context)
-        and demand.api in model.apis
+        and model.has_route(demand.api, demand.route)
         and model.ready
     )
 
@@ -391,7 +395,7 @@ def _exclusion(demand: Demand, candidate: Candidate) -> str:
         return "tried"
     if demand.local_only and not candidate.own:
         return "not local"
-    if demand.api not in model.apis:
+    if not model.has_route(demand.api, demand.route):
         return "other API"
     if context is not None and context < demand.least_context:
         return "context"
