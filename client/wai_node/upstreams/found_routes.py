@@ -1,20 +1,22 @@
 """Which routes an inference server has: it is asked, cheaply and with no effect on a model.
 
 A server that describes itself (`/openapi.json`, as vLLM and others do) is believed. Any other one
-gets a request to each route whose body is no JSON: whoever has the route answers that the body is
-wrong, whoever has not that there is no such route. No model sees such a request.
+is asked by a method that its routes don't have: most web frameworks answer 405 where there is such
+a path, and 404 where there is none. Of the kinds that answer both alike it is known what they do
+with a body that is no JSON: whoever has the route finds the body wrong, before any model sees it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import msgspec
 
 from wai_protocol.errors import WaiError
-from wai_protocol.surface import ANY_PART, LLAMA_CPP_API, Route, Task, is_pattern
+from wai_protocol.surface import ANY_PART, LLAMA_CPP_API, OPENAI_API, Route, Task, is_pattern
 
 Ask = Callable[[str, str, bytes], Awaitable[tuple[int, bytes]]]
 """Sends (method, path, body) and returns (status, body). Raises `WaiError`."""
@@ -23,7 +25,7 @@ ASKING_S: Final = 10.0
 """For all questions to one server: forty, of which each takes a round trip."""
 DESCRIPTION_PATH: Final = "/openapi.json"
 NO_ROUTE: Final = "/v1/no-such-route-is-known"
-"""What nobody has. A server that answers it like any other path can't be asked in this way."""
+"""What nobody has. A server that answers it like any other path can't be asked."""
 NO_JSON: Final = b"{"
 """Refused before any model sees it."""
 EMPTY: Final = b"{}"
@@ -33,10 +35,19 @@ _MISSING: Final = frozenset({404, 405, 501})
 _UNEXPECTED: Final = b"Unexpected endpoint"
 # Older llama-servers write an answer to an empty prompt where none is given.
 _NEEDS_NO_FIELD: Final = frozenset({LLAMA_CPP_API})
+# Whatever serves a model has these, if its kind does; asking would only fill its log.
+_TAKEN_FOR_GRANTED: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+
+
+class Way(enum.Enum):
+    """How a kind of server is asked which routes it has, if it does not describe itself."""
+
+    BY_METHOD = enum.auto()
+    BY_BODY = enum.auto()
 
 
 async def find_routes(
-    ask: Ask, routes: Iterable[Route], apis: Iterable[str]
+    ask: Ask, routes: Iterable[Route], apis: Iterable[str], way: Way = Way.BY_METHOD
 ) -> frozenset[str] | None:
     """The paths of those of `routes` that the server has; None where it does not let us know.
 
@@ -45,15 +56,15 @@ async def find_routes(
     routes, apis = list(routes), frozenset(apis)
     try:
         async with asyncio.timeout(ASKING_S):
-            described = await _described(ask, routes)
-            if described is not None:
-                return described
-            for body in (NO_JSON, EMPTY):
-                if await _is_missing(ask, "POST", NO_ROUTE, body):
-                    return await _asked_one_by_one(ask, routes, apis, body)
+            found = await _described(ask, routes)
+            if found is None:
+                by = _by_body if way is Way.BY_BODY else _by_method
+                found = await by(ask, [r for r in routes if not is_pattern(r.path)], apis)
     except TimeoutError:
-        pass
-    return None
+        return None
+    # A server that lists models and has no route for them says "not found" of something else.
+    works = (Task.GENERATE, Task.READ, Task.TRANSCRIBE)
+    return found if any(r.path in (found or ()) and r.task in works for r in routes) else None
 
 
 async def _described(ask: Ask, routes: list[Route]) -> frozenset[str] | None:
@@ -72,34 +83,48 @@ async def _described(ask: Ask, routes: list[Route]) -> frozenset[str] | None:
         if isinstance(operations, dict)
         for method in operations
     }
-    return _plausible(frozenset(r.path for r in routes if (r.method, r.path) in told), routes)
+    return frozenset(r.path for r in routes if (r.method, r.path) in told) or None
 
 
-async def _asked_one_by_one(
-    ask: Ask, routes: list[Route], apis: frozenset[str], body: bytes
-) -> frozenset[str] | None:
+async def _by_method(ask: Ask, routes: list[Route], apis: frozenset[str]) -> frozenset[str] | None:
+    """What is there by the answers to GET; None where no path is told from another."""
+    status, _ = await ask("GET", NO_ROUTE, b"")
+    if status != 404:
+        return None
+    found: set[str] = set()
+    tells = False
+    for route in routes:
+        try:
+            status, _ = await ask("GET", route.path, b"")
+        except WaiError:
+            status = 0
+        there = status in (200, 405) if route.method == "GET" else status == 405
+        tells = tells or (there and route.method != "GET")
+        if there or (status not in _MISSING and route.api in apis):
+            found.add(route.path)
+    return frozenset(found) if tells else None
+
+
+async def _by_body(ask: Ask, routes: list[Route], apis: frozenset[str]) -> frozenset[str] | None:
+    """What is there by the answers to a body that is wrong."""
+    for body in (NO_JSON, EMPTY):
+        if await _is_missing(ask, "POST", NO_ROUTE, body):
+            break
+    else:
+        return None
     found: set[str] = set()
     for route in routes:
-        if is_pattern(route.path):
-            continue  # there is nothing behind a made-up identifier, whoever is asked
-        if body == EMPTY and route.api in _NEEDS_NO_FIELD:
-            if route.api in apis:
-                found.add(route.path)
-            continue
-        try:
-            missing = await _is_missing(ask, route.method, route.path, body)
-        except WaiError:  # it has hung up, as some servers do with a body that they can't read
+        known = route.path in _TAKEN_FOR_GRANTED and OPENAI_API in apis
+        if known or (body == EMPTY and route.api in _NEEDS_NO_FIELD):
             missing = route.api not in apis
+        else:
+            try:
+                missing = await _is_missing(ask, route.method, route.path, body)
+            except WaiError:  # it has hung up
+                missing = route.api not in apis
         if not missing:
             found.add(route.path)
-    return _plausible(frozenset(found), routes)
-
-
-def _plausible(found: frozenset[str], routes: list[Route]) -> frozenset[str] | None:
-    """`found`, or None where a model could not be asked for anything: a server that lists models
-    and has no route for them says "not found" of something else."""
-    works = (Task.GENERATE, Task.READ, Task.TRANSCRIBE)
-    return found if any(r.path in found and r.task in works for r in routes) else None
+    return frozenset(found)
 
 
 async def _is_missing(ask: Ask, method: str, path: str, body: bytes) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 from wai_protocol.errors import Fault, TransportError
 from wai_protocol.status import CONTINUE_FINAL_MESSAGE, PER_TOKEN_TIMINGS, ModelStatus
 
+from .found_routes import Way
 from .tally import Counters
 from .upstream import Asker, ModelList, Probe, Upstream, metric
 
@@ -47,6 +48,7 @@ class LlamaServerUpstream(Upstream):
     kind: ClassVar[str] = "llama-server"
     usual_ports = (8080,)
     apis = ("openai", "anthropic", "llama.cpp")
+    way = Way.BY_BODY
     capabilities = (PER_TOKEN_TIMINGS, CONTINUE_FINAL_MESSAGE)
 
     def __init__(self, url: str, key: str = "") -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from wai_protocol.status import COMPLETION, EMBEDDING, TOOLS, VISION
 
+from .found_routes import Way
 from .upstream import Asker, Probe, Upstream
 
 
@@ -45,6 +46,7 @@ class LmStudioUpstream(Upstream):
     kind: ClassVar[str] = "lm-studio"
     usual_ports = (1234,)
     apis = ("openai", "lm-studio")
+    way = Way.BY_BODY
 
     @classmethod
     async def detect(cls, asker: Asker) -> bool:

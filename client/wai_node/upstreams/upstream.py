@@ -22,7 +22,7 @@ from wai_transport.http_client import HttpClient
 from wai_transport.http_request import Timeouts
 from wai_transport.origin import Origin
 
-from .found_routes import find_routes
+from .found_routes import Way, find_routes
 from .tally import Counters
 
 PROBE_TIMEOUT_S: Final = 5.0
@@ -123,6 +123,8 @@ class Upstream(abc.ABC):
     apis: tuple[str, ...] = ("openai",)
     """The dialects that servers of this kind speak (`Route.api`), where it is not known of this one
     which routes it has."""
+    way: ClassVar[Way] = Way.BY_METHOD
+    """How it is asked which routes it has."""
     capabilities: tuple[str, ...] = ()
     """What else its requests may ask for (`wai_protocol.status`): the relay rewrites them so."""
     left_out: int = 0
@@ -189,7 +191,7 @@ class Upstream(abc.ABC):
             )
             return status, answer
 
-        return await find_routes(ask, routes, self.apis)
+        return await find_routes(ask, routes, self.apis, self.way)
 
     async def get(self, path: str) -> tuple[int, Headers, bytes]:
         """`GET path` with our key: (status, headers, body)."""

@@ -10,7 +10,7 @@ import pytest
 from wai_node.config import UpstreamConfig
 from wai_node.upstreams import Board, Probe, Watch
 from wai_node.upstreams import found_routes as found_routes_module
-from wai_node.upstreams.found_routes import DESCRIPTION_PATH, EMPTY, NO_JSON, find_routes
+from wai_node.upstreams.found_routes import DESCRIPTION_PATH, EMPTY, NO_JSON, Way, find_routes
 from wai_node.upstreams.openai import OpenAIUpstream
 from wai_node.upstreams.watch import _Polling
 from wai_protocol.errors import Fault, RequestError, TransportError
@@ -20,7 +20,7 @@ from wai_protocol.surface import ROUTES, RouteTable, extra_route
 pytestmark = pytest.mark.anyio
 
 Answer = Callable[[str, str, bytes], tuple[int, bytes]]
-CHAT = "/v1/chat/completions"
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 
 def asked_by(
@@ -46,21 +46,22 @@ def having(*paths: str, missing: tuple[int, bytes] = (404, b"{}")) -> Answer:
     return answer
 
 
-async def found(answer: Answer, *apis: str) -> set[str] | None:
-    routes = await find_routes(asked_by(answer), ROUTES, apis or ("openai",))
+async def found(answer: Answer, *apis: str, way: Way = Way.BY_BODY) -> set[str] | None:
+    routes = await find_routes(asked_by(answer), ROUTES, apis or ("openai",), way)
     return None if routes is None else set(routes)
 
 
 async def test_a_route_is_there_if_a_body_that_is_no_json_is_what_is_wrong() -> None:
     log: list[tuple[str, str, bytes]] = []
     answer = having(CHAT, "/v1/messages", "/infill", "/props")
-    routes = await find_routes(asked_by(answer, log), ROUTES, ("openai",))
+    routes = await find_routes(asked_by(answer, log), ROUTES, ("openai",), Way.BY_BODY)
     assert set(routes or ()) == {
-        *(CHAT, "/v1/messages", "/infill", "/props"),
+        *(CHAT, TEXT, "/v1/messages", "/infill", "/props"),
     }
     assert all(body in (NO_JSON, b"") for _, _, body in log), "no model may see a request"
     assert {method for method, _, _ in log} <= {"GET", "POST"}, "nothing that deletes"
     assert not any("{id}" in path for _, path, _ in log)
+    assert CHAT not in {path for _, path, _ in log}, "whatever serves a model has it"
 
 
 async def test_a_route_that_is_there_and_not_for_this_model_is_missing() -> None:
@@ -71,7 +72,7 @@ async def test_a_route_that_is_there_and_not_for_this_model_is_missing() -> None
             return 501, b'{"error":{"code":501,"message":"not supported"}}'
         return having(CHAT)(method, path, body)
 
-    assert await found(answer) == {CHAT}
+    assert await found(answer) == {CHAT, TEXT}
 
 
 async def test_a_server_that_describes_itself_is_believed_and_not_bothered() -> None:
@@ -91,7 +92,7 @@ async def test_a_server_that_describes_itself_is_believed_and_not_bothered() -> 
             (200, json.dumps({"paths": paths}).encode()) if path == DESCRIPTION_PATH else (404, b"")
         )
 
-    routes = await find_routes(asked_by(answer, log), ROUTES, ("openai",))
+    routes = await find_routes(asked_by(answer, log), ROUTES, ("openai",), Way.BY_BODY)
     assert set(routes or ()) == {
         *(CHAT, "/v1/responses", "/v1/responses/{id}", "/v1/messages"),
     }
@@ -103,7 +104,7 @@ async def test_a_description_of_something_else_is_not_believed(page: bytes) -> N
     def answer(method: str, path: str, body: bytes) -> tuple[int, bytes]:
         return (200, page) if path == DESCRIPTION_PATH else having(CHAT)(method, path, body)
 
-    assert await found(answer) == {CHAT}
+    assert await found(answer) == {CHAT, TEXT}
 
 
 async def test_a_server_that_reads_the_body_before_the_path_is_asked_with_an_empty_object() -> None:
@@ -115,26 +116,58 @@ async def test_a_server_that_reads_the_body_before_the_path_is_asked_with_an_emp
             return 400, b"invalid json"
         return having(CHAT, "/v1/messages", "/completion", missing=unknown)(method, path, body)
 
-    assert await found(answer) == {CHAT, "/v1/messages"}, "an empty object may be a whole request"
+    assert await found(answer) == {CHAT, TEXT, "/v1/messages"}, (
+        "an empty object may be a whole request"
+    )
 
 
-@pytest.mark.parametrize("status", [200, 400, 401, 403, 500])
-async def test_a_server_that_answers_everything_alike_does_not_let_us_know(status: int) -> None:
-    assert await found(lambda method, path, body: (status, b"{}")) is None
+@pytest.mark.parametrize("way", Way)
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 405, 500])
+async def test_a_server_that_answers_everything_alike_does_not_let_us_know(
+    status: int, way: Way
+) -> None:
+    def answer(method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        del method, path, body
+        return status, b"{}"
+
+    assert await found(answer, "ollama", way=way) is None
+
+
+def by_framework(*paths: str) -> Answer:
+    """What FastAPI, gin and aiohttp answer to GET: 405 to paths that are there by POST only."""
+    return lambda method, path, body: (405 if path in paths else 404, b"")
+
+
+async def test_most_servers_are_asked_by_get_alone() -> None:
+    log: list[tuple[str, str, bytes]] = []
+    answer = by_framework(CHAT, "/v1/messages", "/api/chat")
+    routes = await find_routes(asked_by(answer, log), ROUTES, ("openai", "ollama"))
+    assert set(routes or ()) == {CHAT, "/v1/messages", "/api/chat"}
+    assert {(method, body) for method, _, body in log} == {("GET", b"")}
+
+
+async def test_an_answer_to_get_that_says_nothing_leaves_what_the_kind_has() -> None:
+    def answer(method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        if path in ("/v1/messages", "/v1/rerank"):
+            return 500, b""
+        return by_framework(CHAT)(method, path, body)
+
+    assert await found(answer, "openai", way=Way.BY_METHOD) == {CHAT, "/v1/rerank"}
 
 
 async def test_a_server_without_any_route_for_a_model_means_something_else() -> None:
     """A gateway that answers 404 for "no such model", for example."""
-    assert await found(lambda method, path, body: (404, b"no such model")) is None
+    page = by_framework("/props")
+    assert await found(page, "ollama", way=Way.BY_METHOD) is None
 
 
 async def test_a_server_that_hangs_up_on_a_bad_body_has_what_its_kind_has() -> None:
     def answer(method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        if path in (CHAT, "/v1/messages"):
+        if path in ("/v1/responses", "/v1/messages"):
             raise TransportError("it closed the connection", Fault.UPSTREAM_BROKE)
         return 404, b""
 
-    assert await found(answer, "openai") == {CHAT}
+    assert await found(answer, "openai") == {CHAT, TEXT, "/v1/responses"}
 
 
 class Server(OpenAIUpstream):
