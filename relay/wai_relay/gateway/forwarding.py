@@ -23,7 +23,7 @@ from wai_relay.policy.admission import Admission, Permit
 from wai_relay.policy.scheduler import MAX_WAIT_S
 
 from .answer import RETRY_FAULTS, Answer, Failure
-from .bodies import asks_timings, asks_usage
+from .bodies import Change, Outgoing, asks_timings, asks_usage
 from .continuation import Continuation
 from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
 from .heartbeat import CallLater, Heartbeat, Timer
@@ -52,10 +52,15 @@ class RoutedRequest:
     """What an upstream counted that had no context for it."""
     stream: UpstreamStream | None = None
     """The last that was opened for it."""
+    begun: bool = False
+    """Whether the caller gets an answer."""
+    uploading: bool = False
+    """Whether the body is on its way to an upstream."""
 
     def settle(self) -> None:
-        """An answer begins: nothing will be sent a second time, unless it may be continued."""
-        if self.body.complete and self.continuation is None:
+        """An answer has begun: nothing will be sent a second time, unless it may be continued. What
+        is still being sent is held until it was."""
+        if self.begun and not self.uploading and self.continuation is None:
             self.body.forget()
             self.intake.release()
 
@@ -193,6 +198,7 @@ class RequestForwarder:
         )
 
         def begin() -> None:
+            call.begun = True
             call.settle()
             if call.heartbeat is not None:
                 call.heartbeat.answer = answer
@@ -211,13 +217,13 @@ class RequestForwarder:
             strip_timings=ask_timings,
             continuation=call.continuation,
         )
-        first = call.body.outgoing(lease.model, ask_usage=ask_usage, ask_timings=ask_timings)
+        change = Change(lease.model, ask_usage=ask_usage, ask_timings=ask_timings)
         if call.continuation is not None:
-            first = call.continuation.request(first, capabilities)
+            change = call.continuation.changed(change, capabilities)
         cancelled = True
         call.live.answer = answer
         try:
-            await self._exchange_with(call, lease, answer, first)
+            await self._exchange_with(call, lease, answer, call.body.outgoing(change))
             cancelled = False
         finally:
             call.live.answer = None
@@ -250,13 +256,17 @@ class RequestForwarder:
         self._admission.correct(call.permit, more, self._clock())
 
     async def _exchange_with(
-        self, call: RoutedRequest, lease: Lease, answer: Answer, first: bytes
+        self, call: RoutedRequest, lease: Lease, answer: Answer, outgoing: Outgoing
     ) -> None:
-        """Send the request, of which `first` is in hand, and see its answer through. Leaves no
-        stream behind."""
+        """Send the request and see its answer through. Leaves no stream behind."""
         passed = headers_for_upstream(call.reply.exchange.request.headers)
         headers = [field for field in passed if field[0] not in _OURS]
         headers.append((b"x-request-id", call.record.request_id.encode()))
+        size = _size_of(call, outgoing)
+        short = size is not None and size <= UPLOAD_BYTES
+        at_once = short and call.body.complete and call.body.held is None
+        if size is not None and not at_once:  # else the node finds out by itself
+            headers.append((b"content-length", b"%d" % size))
         try:
             stream = lease.upstream.open(
                 call.route.method, call.target, headers, lease.model, answer, end=False
@@ -266,17 +276,17 @@ class RequestForwarder:
             return
         answer.attach(stream)
         call.stream = stream
-        sent = call.body.complete and len(first) <= UPLOAD_BYTES
         call.reply.exchange.on_resume = answer.resume
         try:
-            if sent:
-                stream.write(first)
+            if at_once:
+                stream.write(call.body.in_hand(outgoing))
                 stream.end()
                 await self._watch(answer)
             else:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._upload, call, stream, answer, first)
-                    del first  # the upload's alone, which drops it as it goes
+                    call.uploading = True
+                    tasks.start_soon(self._upload, call, stream, answer, outgoing)
+                    del outgoing  # the upload's alone, which drops it as it goes
                     await self._watch(answer)
                     tasks.cancel_scope.cancel()
                 # An answer may come before all of the request was sent: the rest is not wanted.
@@ -298,20 +308,23 @@ class RequestForwarder:
             watchdog.stop()
 
     async def _upload(
-        self, call: RoutedRequest, stream: UpstreamStream, answer: Answer, first: bytes
+        self, call: RoutedRequest, stream: UpstreamStream, answer: Answer, outgoing: Outgoing
     ) -> None:
+        """Send the body: what was taken in, and then what still comes of it."""
         try:
-            for start in range(0, len(first), UPLOAD_BYTES):
-                await _send(stream, first[start : start + UPLOAD_BYTES], answer)
+            async for piece in call.body.pieces(outgoing):
+                for start in range(0, len(piece), UPLOAD_BYTES):
+                    await _send(stream, piece[start : start + UPLOAD_BYTES], answer)
             if not call.body.complete:
-                del first
-                call.body.forget()
-                call.intake.release()
                 while data := await call.intake.rest():
                     await _send(stream, data, answer)
             stream.end()
         except WaiError as error:
             answer.give_up(error.fault, str(error))
+        finally:
+            call.uploading = False
+            call.body.repeatable = call.body.repeatable and call.intake.holds_all
+            call.settle()
 
     def _account(
         self,
@@ -355,6 +368,17 @@ def _capabilities(lease: Lease) -> frozenset[str]:
     models = upstream.status.models if isinstance(upstream, ServingNode) else ()
     told = [frozenset(model.capabilities) for model in models if model.id == lease.model]
     return frozenset.intersection(*told) if told else frozenset()
+
+
+def _size_of(call: RoutedRequest, outgoing: Outgoing) -> int | None:
+    """How long the body is that goes out; None where that is not known yet."""
+    if call.body.complete:
+        return outgoing.size
+    whole = call.reply.exchange.request.content_length
+    held = call.body.held
+    if whole is None or held is None:
+        return None
+    return whole - held.size + outgoing.size
 
 
 async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:

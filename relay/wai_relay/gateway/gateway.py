@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
@@ -30,6 +31,7 @@ from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S
 
 from .answer import Failure
+from .body_budget import BodyBudget
 from .catalog import Catalog
 from .claims import FREE_TASKS, largest_context, prompt_to_read, token_claim
 from .continuation import continuation_for
@@ -37,7 +39,8 @@ from .dialects.registry import DIALECTS, Dialects
 from .dispatch import Dispatcher, RequestInfo
 from .forwarding import RequestForwarder, RoutedRequest, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
-from .intake import Body, BodyBudget, Intake
+from .held_body import Spool
+from .intake import Body, Intake
 from .limits import GatewayLimits
 from .reply import CallerReply
 from .tokens import TokenEstimator
@@ -83,6 +86,7 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         call_later: CallLater | None = None,
+        spool_folder: Path | None = None,
     ) -> None:
         self.live = LiveRequests()
         self.explanations = Explanations()
@@ -103,6 +107,7 @@ class Gateway:
             dispatcher, self._limits, clock, call_later, self._admission, correct
         )
         self._budget = BodyBudget(self._limits.held_total_bytes)
+        self._spool = Spool(spool_folder, self._limits.spooled_total_bytes)
         self._estimator = TokenEstimator()
         self._misses = RouteMisses(clock)
         self._created = int(wall_clock())
@@ -112,6 +117,7 @@ class Gateway:
         self._limits, self._names = limits, names
         self._forwarder.limits = limits
         self._budget.limit_bytes = limits.held_total_bytes
+        self._spool.budget.limit_bytes = limits.spooled_total_bytes
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request. Cancelling it closes what it has open and records it all the same."""
@@ -170,7 +176,7 @@ class Gateway:
         request, record = reply.exchange.request, live.record
         intake = Intake(
             *(reply.exchange, reply.dialect, route, key.id),
-            *(self._limits, self._budget, self._clock),
+            *(self._limits, self._budget, self._clock, self._spool),
         )
         call: RoutedRequest | None = None
         try:
@@ -184,11 +190,11 @@ class Gateway:
             facts = body.facts
             record.model = facts.model
             record.stream = facts.stream
-            prompt_tokens = self._estimator.estimate(facts.model, facts.text_bytes, facts.images)
+            prompt_tokens = self._estimator.estimate(facts.model, facts.prompt)
             live.prompt_tokens = prompt_tokens
             if key.limits.tpm is not None or key.limits.monthly_tokens is not None:
                 context = largest_context(self._fleet.nodes(), models)
-                template = self._estimator.template(facts.model, facts.text_bytes)
+                template = self._estimator.template(facts.model, facts.prompt)
                 claim = token_claim(route, facts, prompt_tokens + template, context)
                 self._admission.reserve(permit, key, claim, self._clock(), self._wall_clock())
             target = f"{route.path}?{request.query}" if request.query else route.path
@@ -197,11 +203,11 @@ class Gateway:
             if translated:
                 asked = self._asked(facts.model, prompt_tokens, models)
                 record.translated = "relay"
-                if (answer := local_answer(route, body.held, asked)) is not None:
+                if (answer := local_answer(route, body.data, asked)) is not None:
                     record.status = 200
                     _send(reply, 200, [(TRANSLATED, b"relay")], answer)
                     return
-                translate(call, translation_of(route, body.held, asked), self._dialects)
+                translate(call, translation_of(route, body.data, asked), self._dialects)
             if call.body.repeatable:
                 call.continuation = continuation_for(
                     request, call.reply.dialect, call.route, key, call.body.json
@@ -212,18 +218,20 @@ class Gateway:
             failure = await self._forwarder.forward(call, info)
             if failure is not None and self._lacks_route(call, failure):
                 asked = self._asked(facts.model, prompt_tokens, models)
-                translate(call, translation_of(route, body.held, asked), self._dialects)
+                call.body = body = await intake.whole(body)
+                translate(call, translation_of(route, body.data, asked), self._dialects)
                 failure = await self._forwarder.forward(call, replace(info, api=call.route.api))
             if failure is not None:
                 self._fail(reply, route, live, failure)
-            elif record.tokens.exact and not facts.images and route.generates:
-                self._estimator.observe(facts.model, facts.text_bytes, record.tokens.prompt)
+            elif record.tokens.exact and route.generates:
+                self._estimator.observe(facts.model, facts.prompt, record.tokens.prompt)
         finally:
             if call is not None:
                 call.stop_heartbeat()
-                if call.prompt_tokens is not None and not call.body.facts.images:
-                    text_bytes = call.body.facts.text_bytes
-                    self._estimator.observe(record.model, text_bytes, call.prompt_tokens)
+                if call.prompt_tokens is not None:
+                    self._estimator.observe(
+                        record.model, call.body.facts.prompt, call.prompt_tokens
+                    )
             intake.release()
 
     def _lacks_route(self, call: RoutedRequest, failure: Failure) -> bool:

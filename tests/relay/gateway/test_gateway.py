@@ -451,10 +451,22 @@ async def test_cut_answer_is_recorded_with_its_fault_and_its_estimate() -> None:
     assert record.tokens.prompt > 0
 
 
+FORM_HEADERS = [
+    (b"authorization", b"Bearer " + CALLER_KEY),
+    (b"content-type", b"multipart/form-data; boundary=B"),
+]
+FORM_HEAD = (
+    b'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n'
+    b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+)
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+
+
 async def test_answer_before_the_whole_upload_ends_the_upload() -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node, limits=GatewayLimits(routing_body_bytes=100))
-    exchange = FakeExchange(make_request(), [b'{"model":"m","x":"' + b"x" * 200], stays_open=True)
+    request = make_request(path=TRANSCRIPTIONS, headers=FORM_HEADERS)
+    exchange = FakeExchange(request, [FORM_HEAD + b"x" * 200], stays_open=True)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(r.gateway.handle, exchange)
         await until(lambda: bool(node.streams and node.streams[0].written))
@@ -603,17 +615,74 @@ async def test_no_heartbeat_for_who_declines_or_does_not_stream() -> None:
             tasks.cancel_scope.cancel()
 
 
-async def test_long_body_streams_and_is_not_sent_twice() -> None:
-    limits = GatewayLimits(routing_body_bytes=1000)
-    node = FakeNode("z-gpu", MODEL, script=breaks())
-    spare = FakeNode("a-spare", MODEL)
-    r = rig(node, spare, limits=limits)
-    pieces = [b'{"model":"m","messages":["', *[b"x" * 900] * 50, b'"]}']
-    exchange = FakeExchange(make_request(), pieces)
+LONG = [b'{"messages":["', *[b"x" * 900] * 80, b'"],"stream":true,', b'"model":"m"}']
+
+
+@pytest.mark.parametrize("memory", [256 << 20, 10])
+async def test_a_long_body_is_sent_again_to_another_node(memory: int) -> None:
+    limits = GatewayLimits(routing_body_bytes=1000, held_total_bytes=memory)
+    busy = [*JSON, (b"retry-after", b"1")]
+    nodes = [
+        FakeNode("z-gpu", MODEL, script=answers(503, busy, b'{"error":{"message":"busy"}}')),
+        FakeNode("a-spare", MODEL, script=answers(200, SSE, TOKEN, USAGE, DONE)),
+    ]
+    r = rig(*nodes, limits=limits, tpm=1_000_000)
+    exchange = FakeExchange(make_request(), LONG)
     await r.gateway.handle(exchange)
-    assert node.streams[0].body == b"".join(pieces)
-    assert exchange.status == 502
-    assert spare.streams == []
+    assert exchange.body == TOKEN + DONE
+    bodies = [node.streams[0].body for node in nodes]
+    assert bodies[0] == bodies[1]
+    expected = {**json.loads(b"".join(LONG)), "stream_options": {"include_usage": True}}
+    assert json.loads(bodies[1]) == expected
+    headers = dict(nodes[1].streams[0].headers)
+    assert headers[b"content-length"] == b"%d" % len(bodies[1])
+    (record,) = r.records
+    assert (record.attempts, record.stream) == (2, True)
+    assert (record.tokens.prompt, record.tokens.exact) == (9, True)
+    assert r.gateway._budget.held_bytes == r.gateway._spool.budget.held_bytes == 0
+
+
+async def test_a_long_body_that_waits_gets_heartbeats() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node, limits=GatewayLimits(routing_body_bytes=1000))
+    exchange = FakeExchange(make_request(), LONG)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams and node.streams[0].ended))
+        r.clock.advance(20)
+        assert exchange.body == b": waiting\n\n"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_long_body_counts_against_the_keys_tokens() -> None:
+    node = FakeNode("gpu1", MODEL, script=answers(200, SSE, TOKEN, USAGE, DONE))
+    r = rig(node, limits=GatewayLimits(routing_body_bytes=1000), tpm=1000)
+    exchange = FakeExchange(make_request(), LONG)
+    await r.gateway.handle(exchange)
+    assert exchange.status == 429
+    assert error_of(exchange)["code"] == "rate_limit_exceeded"
+    assert node.streams == []
+
+
+async def test_a_long_form_is_sent_again_with_what_came_meanwhile() -> None:
+    limits = GatewayLimits(routing_body_bytes=1000)
+
+    def fail(stream: FakeStream) -> None:
+        stream.sink.on_reset(Fault.SESSION_LOST, "the node is gone")
+
+    nodes = [
+        FakeNode("z-gpu", MODEL, script=fail),
+        FakeNode("a-spare", MODEL, script=answers(200, JSON, b'{"text":"hi"}')),
+    ]
+    r = rig(*nodes, limits=limits)
+    pieces = [FORM_HEAD, *[b"x" * 900] * 80, b"\r\n--B--\r\n"]
+    length = sum(map(len, pieces))
+    request = make_request(path=TRANSCRIPTIONS, headers=FORM_HEADERS, content_length=length)
+    exchange = FakeExchange(request, list(pieces))
+    await r.gateway.handle(exchange)
+    assert exchange.status == 200
+    assert [node.streams[0].body for node in nodes] == [b"".join(pieces)] * 2
+    assert dict(nodes[1].streams[0].headers)[b"content-length"] == b"%d" % length
     assert r.gateway._budget.held_bytes == 0
 
 
@@ -634,36 +703,34 @@ async def test_upload_waits_for_the_upstream() -> None:
     assert exchange.body == REPLY
 
 
-async def test_model_behind_long_content_is_found_or_refused() -> None:
-    limits = GatewayLimits(routing_body_bytes=1000, late_model_bytes=5000)
-    node = FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY))
-    r = rig(node, limits=limits)
-    late = [b'{"messages":["' + b"x" * 3000 + b'"]', b',"model":"m"}']
-    exchange = FakeExchange(make_request(), late)
-    await r.gateway.handle(exchange)
-    assert exchange.status == 200
-    assert node.streams[0].body == b"".join(late)
-    late.insert(0, b'{"messages":["' + b"x" * 6000)
-    exchange = FakeExchange(make_request(), late)
-    await r.gateway.handle(exchange)
-    assert exchange.status == 413
-
-
-async def test_body_over_its_bound_ends_the_upload_with_413() -> None:
+async def test_body_over_its_bound_is_413_and_goes_nowhere() -> None:
     limits = GatewayLimits(routing_body_bytes=100, body_bytes=5000)
     node = FakeNode("gpu1", MODEL)
     r = rig(node, limits=limits)
     exchange = FakeExchange(make_request(), [b'{"model":"m","x":"', *[b"x" * 1000] * 9])
     await r.gateway.handle(exchange)
     assert exchange.status == 413
+    assert node.streams == []
+
+
+async def test_form_over_its_bound_ends_the_upload_with_413() -> None:
+    limits = GatewayLimits(routing_body_bytes=100, body_bytes=5000)
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node, limits=limits)
+    request = make_request(path=TRANSCRIPTIONS, headers=FORM_HEADERS)
+    exchange = FakeExchange(request, [FORM_HEAD, *[b"x" * 1000] * 9])
+    await r.gateway.handle(exchange)
+    assert exchange.status == 413
     assert node.streams[0].reset_with is Fault.BODY_TOO_LARGE
 
 
 async def test_bodies_held_together_have_a_bound() -> None:
-    r = rig(FakeNode("gpu1", MODEL), limits=GatewayLimits(held_total_bytes=10))
+    limits = GatewayLimits(held_total_bytes=10, spooled_total_bytes=20)
+    r = rig(FakeNode("gpu1", MODEL), limits=limits)
     exchange = await r.ask()
     assert (exchange.status, exchange.header(b"retry-after")) == (503, b"1")
-    assert r.gateway._budget.held_bytes == 0
+    assert b"on its disk" in exchange.body
+    assert r.gateway._budget.held_bytes == r.gateway._spool.budget.held_bytes == 0
 
 
 async def test_audio_upload_is_routed_by_its_form() -> None:
