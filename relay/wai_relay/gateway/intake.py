@@ -118,6 +118,8 @@ class Intake:
         self._check_head(self._exchange.request)
         if self._form is not None:
             return await self._take_form(self._form)
+        if (self._exchange.request.content_length or 0) > self._limits.routing_body_bytes:
+            return await self._take_long(await self._read())
         pieces: list[bytes] = []
         while data := await self._read():
             if self._is_long or not self._has_room(len(data)):
