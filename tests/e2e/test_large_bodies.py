@@ -26,8 +26,8 @@ MIB = 1 << 20
 PICTURES = 100
 PICTURE_BYTES = 5_000_000
 # As docs/operating-a-relay.md says: half of `held_total_bytes` is for long bodies, of which one key
-# gets half; and 1 MiB for each request whose body lies on disk.
-GROWS_BY = 64 * MIB + PICTURES * MIB
+# gets half; and 1.5 MiB for each request whose body lies on disk, its connection included.
+GROWS_BY = 64 * MIB + PICTURES * 3 * MIB // 2
 CHAT = "/v1/chat/completions"
 
 
@@ -48,7 +48,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         for name, server in zip("ab", servers, strict=True):
             running.add_node(name, server.url)
         key = running.create_key()
-        yield Rig(running, *servers, {"Authorization": f"Bearer {key.secret}"})
+        yield Rig(running, servers[0], servers[1], {"Authorization": f"Bearer {key.secret}"})
 
 
 def photo(size: int, *, stream: bool = True) -> bytes:
@@ -102,3 +102,17 @@ def test_a_server_that_needs_a_length_gets_one(rig: Rig, size: int) -> None:
     with request(rig.cluster, CHAT, iter([body]), rig.headers) as answer:
         assert answer.status == 200
     assert rig.busy.body_bytes + rig.other.body_bytes == 2 * len(body)
+
+
+def test_a_server_that_refuses_unknown_fields_streams(tmp_path: Path) -> None:
+    with strict_server() as server, cluster(tmp_path) as running:
+        running.add_node("a", server.url)
+        headers = {"Authorization": f"Bearer {running.create_key().secret}"}
+        for body in (photo(100), photo(2_000_000), photo(100)):
+            with request(running, CHAT, body, headers) as answer:
+                assert answer.status == 200
+                assert list(events(answer))[-1] == "[DONE]"
+        assert ["stream_options" in fields for fields in server.fields] == [
+            *(True, False),  # the first request, twice
+            *(False, False),
+        ]

@@ -227,7 +227,8 @@ class Answer:
         self._content_type = dict(headers).get(b"content-type", b"").strip().lower()
         begun = self._exchange.started  # by a heartbeat, as an event stream
         unfit = begun and not (status == 200 and self._content_type.startswith(EVENT_STREAM))
-        if unfit or not self._reply.passes(status):
+        ours = status == 422 and (self._strip_usage or self._strip_timings)
+        if unfit or ours or not self._reply.passes(status):
             self._phase = Phase.REFUSED
         else:
             self._phase = Phase.HEADED
@@ -355,7 +356,7 @@ class Answer:
         body = bytes(self._collected)
         message = refusal_message(body) or "The upstream refused the request."
         refusal = Refusal(self.status, self._headers + self._labels, body)
-        if self.status == 400:
+        if self.status in (400, 422):
             too_long, tokens = _context_refusal(body)
             fault = Fault.CONTEXT_EXCEEDED if too_long else Fault.BAD_REQUEST
             self._fail(Failure(fault, message, too_long, refusal, prompt_tokens=tokens))
@@ -365,6 +366,8 @@ class Answer:
 
     def _cut(self, fault: Fault, message: str) -> None:
         """The answer broke off: go on with another upstream, else break too."""
+        if self._reader is not None:
+            self._pass_on(self._reader.held_back())
         if self._continued(fault, message):
             return
         self.fault = fault

@@ -30,6 +30,7 @@ from .heartbeat import CallLater, Heartbeat, Timer
 from .intake import Body, Intake
 from .limits import GatewayLimits
 from .reply import CallerReply
+from .strict_servers import StrictServers, refuses_a_field
 
 UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
 
@@ -105,7 +106,8 @@ _OURS: Final = frozenset({b"accept-encoding", b"x-request-id"})
 
 
 class RequestForwarder:
-    """Runs calls. One for the whole gateway; it keeps nothing between two calls."""
+    """Runs calls. One for the whole gateway; between two calls it keeps only which servers are
+    strict."""
 
     def __init__(
         self,
@@ -122,6 +124,7 @@ class RequestForwarder:
         self.limits = limits
         self._clock = clock
         self._call_later = call_later
+        self._strict = StrictServers(clock)
 
     async def forward(self, call: RoutedRequest, info: RequestInfo) -> Failure | None:
         """Get the caller an answer. None: it has one, whole or cut. Else what the last attempt that
@@ -192,10 +195,45 @@ class RequestForwarder:
         serve it, the failures were theirs and not the request's."""
         given_at = self._clock()
         dialect, capabilities = call.reply.dialect, _capabilities(lease)
-        ask_usage = asks_usage(dialect, call.route, call.body.facts)
-        ask_timings = PER_TOKEN_TIMINGS in capabilities and asks_timings(
-            dialect, call.route, call.body.json
+        takes_ours = not self._strict.knows(lease.upstream.name, lease.model)
+        ask_usage = takes_ours and asks_usage(dialect, call.route, call.body.facts)
+        ask_timings = (
+            takes_ours
+            and PER_TOKEN_TIMINGS in capabilities
+            and asks_timings(dialect, call.route, call.body.json)
         )
+        change = Change(lease.model, ask_usage=ask_usage, ask_timings=ask_timings)
+        answer = self._answer(call, lease, info, suspects, given_at, change)
+        cancelled = True
+        try:
+            await self._exchange_with(call, lease, answer, capabilities, change)
+            if (ask_usage or ask_timings) and call.body.repeatable and _may_be_ours(answer.failure):
+                change = Change(lease.model)
+                answer = self._answer(call, lease, info, suspects, given_at, change)
+                await self._exchange_with(call, lease, answer, capabilities, change)
+                if not _may_be_ours(answer.failure):
+                    self._strict.note(lease.upstream.name, lease.model)
+            cancelled = False
+        finally:
+            call.live.answer = None
+            counts = answer.counts(info.prompt_tokens)
+            call.record.tokens = call.continuation.whole(counts) if call.continuation else counts
+            self._account(call, lease, answer, counts, given_at, cancelled=cancelled)
+            if call.stream is not None and not counts.exact:
+                call.stream.on_spent = partial(self._found_out, call, counts)
+            call.stream = None
+        return answer.failure
+
+    def _answer(
+        self,
+        call: RoutedRequest,
+        lease: Lease,
+        info: RequestInfo,
+        suspects: list[Lease],
+        given_at: float,
+        change: Change,
+    ) -> Answer:
+        """The answer to the request with `change`, which is yet to be sent."""
 
         def begin() -> None:
             call.begun = True
@@ -213,27 +251,12 @@ class RequestForwarder:
             self.limits,
             self._clock,
             begin,
-            strip_usage=ask_usage,
-            strip_timings=ask_timings,
+            strip_usage=change.ask_usage,
+            strip_timings=change.ask_timings,
             continuation=call.continuation,
         )
-        change = Change(lease.model, ask_usage=ask_usage, ask_timings=ask_timings)
-        if call.continuation is not None:
-            change = call.continuation.changed(change, capabilities)
-        cancelled = True
         call.live.answer = answer
-        try:
-            await self._exchange_with(call, lease, answer, call.body.outgoing(change))
-            cancelled = False
-        finally:
-            call.live.answer = None
-            counts = answer.counts(info.prompt_tokens)
-            call.record.tokens = call.continuation.whole(counts) if call.continuation else counts
-            self._account(call, lease, answer, counts, given_at, cancelled=cancelled)
-            if call.stream is not None and not counts.exact:
-                call.stream.on_spent = partial(self._found_out, call, counts)
-            call.stream = None
-        return answer.failure
+        return answer
 
     def _found_out(self, call: RoutedRequest, counts: TokenCounts, spent: Spent) -> None:
         """An attempt that was given up with `counts` has taken `spent`: set the books right."""
@@ -256,9 +279,17 @@ class RequestForwarder:
         self._admission.correct(call.permit, more, self._clock())
 
     async def _exchange_with(
-        self, call: RoutedRequest, lease: Lease, answer: Answer, outgoing: Outgoing
+        self,
+        call: RoutedRequest,
+        lease: Lease,
+        answer: Answer,
+        capabilities: frozenset[str],
+        change: Change,
     ) -> None:
-        """Send the request and see its answer through. Leaves no stream behind."""
+        """Send the request with `change` and see its answer through. Leaves no stream behind."""
+        if call.continuation is not None:
+            change = call.continuation.changed(change, capabilities)
+        outgoing = call.body.outgoing(change)
         passed = headers_for_upstream(call.reply.exchange.request.headers)
         headers = [field for field in passed if field[0] not in _OURS]
         headers.append((b"x-request-id", call.record.request_id.encode()))
@@ -359,6 +390,16 @@ class RequestForwarder:
                 begun=answer.first_content_at is not None,
             )
         )
+
+
+def _may_be_ours(failure: Failure | None) -> bool:
+    """Whether a server may have refused the fields that we added, for all that is known."""
+    return (
+        failure is not None
+        and failure.refusal is not None
+        and failure.fault is Fault.BAD_REQUEST
+        and refuses_a_field(failure.refusal.status, failure.refusal.body)
+    )
 
 
 def _capabilities(lease: Lease) -> frozenset[str]:

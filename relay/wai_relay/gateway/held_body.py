@@ -25,7 +25,7 @@ from .body_budget import BodyBudget, overloaded
 MEMORY_SHARE: Final = 0.5
 """Of the memory for bodies that long ones may take. The other half is for short ones, which need
 no disk."""
-FILE_PIECE_BYTES: Final = 256 * 1024  # written or read at once: a thread's turn costs 0.1 ms
+FILE_PIECE_BYTES: Final = 128 * 1024  # written or read at once: a thread's turn costs 0.1 ms
 LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 """What is left free on the disk: the relay's database may be on the same one."""
 MAX_THREADS: Final = 4

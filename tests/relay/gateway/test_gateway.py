@@ -802,6 +802,48 @@ async def test_llama_cpp_is_asked_to_count_in_every_chunk_and_nobody_else_is() -
     assert "timings_per_token" not in json.loads(other.streams[0].body)
 
 
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_server_that_refuses_our_fields_is_asked_without_them(status: int) -> None:
+    refusal = b'{"detail":[{"type":"extra_forbidden","loc":["body","stream_options"]}]}'
+
+    def strict(stream: FakeStream) -> None:
+        if b"stream_options" in stream.body:
+            stream.answer(status, JSON, refusal)
+        else:
+            stream.answer(200, SSE, TOKEN, TOKEN, DONE)
+
+    node = FakeNode("gpu1", MODEL, script=strict)
+    r = rig(node)
+    exchange = await r.ask(STREAM)
+    assert exchange.body == TOKEN + TOKEN + DONE
+    assert [b"stream_options" in stream.body for stream in node.streams] == [True, False]
+    (record,) = r.records
+    assert (record.attempts, record.tokens.exact) == (1, False)
+    assert record.tokens.prompt > 0
+    await r.ask(STREAM)  # it is remembered
+    assert len(node.streams) == 3
+    r.clock.advance(2 * 3600)
+    await r.ask(STREAM)  # but not for ever
+    assert len(node.streams) == 5
+    # A caller's own field is his own mistake, and passes.
+    asked = STREAM[:-1] + b',"stream_options":{"include_usage":true}}'
+    exchange = await r.ask(asked)
+    assert (exchange.status, exchange.body) == (status, refusal)
+    assert len(node.streams) == 6
+
+
+async def test_a_server_that_refuses_the_request_anyway_is_not_taken_for_strict() -> None:
+    refusal = b'{"error":{"message":"unknown role"}}'
+    node = FakeNode("gpu1", MODEL, script=answers(400, JSON, refusal))
+    r = rig(node)
+    exchange = await r.ask(STREAM)
+    assert (exchange.status, exchange.body) == (400, refusal)
+    assert len(node.streams) == 2
+    node.script = answers(200, SSE, TOKEN, USAGE, DONE)
+    await r.ask(STREAM)
+    assert r.records[-1].tokens.exact
+
+
 async def test_what_only_one_upstream_of_a_node_understands_is_not_asked() -> None:
     able = ModelStatus(id="m", upstream="a@127.0.0.1:1", capabilities=(PER_TOKEN_TIMINGS,))
     node = FakeNode("gpu1", able, MODEL, script=answers(200, SSE, TOKEN, USAGE, DONE))
