@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
@@ -40,6 +41,11 @@ CREDIT_EVERY_BYTES: Final = 4 * 1024
 REFUSAL_BYTES: Final = 64 * 1024  # of a refusal's body that is kept; the real ones are under 1 kB
 # How llama.cpp and OpenAI say that a prompt is longer than the context.
 _TOO_LONG: Final = frozenset({"exceed_context_size_error", "context_length_exceeded"})
+# ... and others, which have no code for it: vLLM, older servers, Anthropic.
+_TOO_LONG_WORDS: Final = re.compile(
+    r"maximum context length|exceeds? the (?:available |model's )?context|prompt is too long", re.I
+)
+_MESSAGE_CHARS: Final = 1000  # of a message that are searched for them
 # Faults that lie with one upstream or the way there, as long as nothing was answered.
 RETRY_FAULTS: Final = frozenset(
     {
@@ -429,9 +435,10 @@ def _context_refusal(body: bytes) -> tuple[bool, int | None]:
     """Whether an upstream's 400 says that the prompt is too long for it, and how long it is."""
     found: Any = decode(body)
     error = found.get("error") if isinstance(found, dict) else None
-    if not isinstance(error, dict) or not (
-        {str(error.get("type")), str(error.get("code"))} & _TOO_LONG
-    ):
+    if not isinstance(error, dict):
+        error = found if isinstance(found, dict) else {}
+    named = {str(error.get("type")), str(error.get("code"))} & _TOO_LONG
+    if not named and not _TOO_LONG_WORDS.search(str(error.get("message"))[:_MESSAGE_CHARS]):
         return False, None
     tokens = error.get("n_prompt_tokens")
     return True, tokens if isinstance(tokens, int) and 0 < tokens <= MAX_COUNT else None

@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
@@ -32,7 +32,9 @@ from wai_relay.policy.selection import (
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """What a choice may depend on. `prompt_tokens` is an estimate; `pin` the node that the caller
+    """What a choice may depend on. `prompt_tokens` is an estimate, and `certain_tokens` what the
+    prompt surely has (None: the estimate is exact); `context_tokens` the context that the caller
+    asks for, if it does; `pin` the node that the caller
     insists on; `takes_slot`: a model works on it; `excluded` the upstreams that must not get it,
     since they failed it. `wait_until`: the end of its patience for a slot, in seconds of
     `time.monotonic`; each time it waits for `MAX_WAIT_S` at most."""
@@ -45,6 +47,8 @@ class RequestInfo:
     takes_slot: bool = True
     stream: bool = False
     prompt_tokens: int = 0
+    certain_tokens: int | None = None
+    context_tokens: int | None = None
     max_output_tokens: int | None = None
     prefix: Fingerprint = ()
     pin: str | None = None
@@ -135,13 +139,20 @@ class ScheduledDispatcher:
         refusal: WaiError | None = None
         # Whoever stands in has what is left of the time, not as much again.
         until = min(info.wait_until, self._clock() + MAX_WAIT_S)
-        for model in self.names.allowed(info.model, info.key.limits):
-            try:
-                placement, node = await self._claim(info, model, until)
-            except (NodeUnavailable, RequestError) as error:
-                refusal = refusal or error  # of the model that was asked for
-                continue
-            return _PlacedLease(self, placement, node, info, model)
+        models = self.names.allowed(info.model, info.key.limits)
+        # Where it is likely to be too long, rather one that stands in than the hope that it is not.
+        strict = replace(info, certain_tokens=None) if len(models) > 1 else info
+        for asked in (strict, info):
+            for model in models:
+                try:
+                    placement, node = await self._claim(asked, model, until)
+                except (NodeUnavailable, RequestError) as error:
+                    refusal = refusal or error  # of the model that was asked for
+                    continue
+                return _PlacedLease(self, placement, node, info, model)
+            too_long = refusal is not None and refusal.fault is Fault.CONTEXT_EXCEEDED
+            if not too_long or strict is info:
+                break
         assert refusal is not None
         raise refusal
 
@@ -321,4 +332,6 @@ def _demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
         api=info.api,
         overflow_after_s=overflow_after_s,
         generates=info.generates,
+        certain_tokens=info.certain_tokens,
+        asked_context=info.context_tokens or 0,
     )

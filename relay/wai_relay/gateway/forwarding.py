@@ -138,7 +138,8 @@ class RequestForwarder:
             try:
                 lease = await self._acquire(call, info)
             except WaiError as error:
-                if failure is None or error.fault is Fault.CONTEXT_EXCEEDED:
+                too_long = error.fault is Fault.CONTEXT_EXCEEDED
+                if failure is None or (too_long and failure.fault is not error.fault):
                     raise
                 break  # nobody else: what the last one said is the better answer
             given_at = self._clock()
@@ -157,9 +158,12 @@ class RequestForwarder:
                 # A node that was lost is gone, or what is there under its name is a new process.
                 lost = failure.fault is Fault.SESSION_LOST
                 excluded = frozenset() if lost else frozenset({lease.upstream.name})
-            call.prompt_tokens = failure.prompt_tokens or call.prompt_tokens
-            tokens = call.prompt_tokens or info.prompt_tokens
-            info = replace(info, excluded=excluded, prompt_tokens=tokens, wait_until=wait_until)
+            if failure.fault is Fault.CONTEXT_EXCEEDED:
+                call.prompt_tokens = failure.prompt_tokens or call.prompt_tokens
+                least = call.prompt_tokens or (_context_of(lease) or 0) + 1
+                tokens = call.prompt_tokens or max(info.prompt_tokens, least)
+                info = replace(info, prompt_tokens=tokens, certain_tokens=least)
+            info = replace(info, excluded=excluded, wait_until=wait_until)
         return failure
 
     def _continue(self, call: RoutedRequest) -> None:
@@ -420,6 +424,14 @@ def _size_of(call: RoutedRequest, outgoing: Outgoing) -> int | None:
     if whole is None or held is None:
         return None
     return whole - held.size + outgoing.size
+
+
+def _context_of(lease: Lease) -> int | None:
+    """The context that an upstream has for its model; None where that is not known."""
+    upstream = lease.upstream
+    models = upstream.status.models if isinstance(upstream, ServingNode) else ()
+    told = [m.context_tokens for m in models if m.id == lease.model and m.context_tokens]
+    return min(told, default=None)
 
 
 async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:

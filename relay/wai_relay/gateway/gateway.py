@@ -43,7 +43,7 @@ from .held_body import Spool
 from .intake import Body, Intake
 from .limits import GatewayLimits
 from .reply import CallerReply
-from .tokens import TokenEstimator
+from .tokens import TokenEstimator, least_tokens
 from .translated_call import translate
 from .translation.misses import MISSING_STATUSES, RouteMisses
 from .translation.table import is_translatable, is_translated, local_answer, translation_of
@@ -214,7 +214,8 @@ class Gateway:
                 )
             wait_until = self._clock() + MAX_WAIT_S
             to_read = prompt_to_read(route, facts, prompt_tokens)
-            info = _info(request, call.route, key, body, to_read, wait_until)
+            certain = least_tokens(facts.prompt) if route.generates else None
+            info = _info(request, call.route, key, body, to_read, certain, wait_until)
             failure = await self._forwarder.forward(call, info)
             if failure is not None and self._lacks_route(call, failure):
                 asked = self._asked(facts.model, prompt_tokens, models)
@@ -284,7 +285,9 @@ class Gateway:
             message = "The node's inference server refuses the key that the node gives it."
             self._refuse(reply, route.path, live, WaiError(message, Fault.UPSTREAM_BROKE))
             return
-        if record.translated:  # its body is in the upstream's dialect
+        words = reply.dialect.too_long_words
+        unsaid = failure.fault is Fault.CONTEXT_EXCEEDED and words not in refusal.body.lower()
+        if record.translated or unsaid:  # its body is in the upstream's dialect
             refusal = replace(
                 refusal,
                 headers=[pair for pair in refusal.headers if pair[0] != b"content-type"],
@@ -364,6 +367,7 @@ def _info(
     key: ApiKey,
     body: Body,
     prompt_tokens: int,
+    certain_tokens: int | None,
     wait_until: float,
 ) -> RequestInfo:
     return RequestInfo(
@@ -375,6 +379,8 @@ def _info(
         takes_slot=route.task not in FREE_TASKS,
         stream=body.facts.stream,
         prompt_tokens=prompt_tokens,
+        certain_tokens=certain_tokens,
+        context_tokens=body.facts.context_tokens,
         max_output_tokens=body.facts.max_output_tokens,
         prefix=body.facts.prefix,
         pin=_pin(request),

@@ -957,6 +957,31 @@ async def test_a_prompt_that_was_longer_than_estimated_goes_where_it_fits() -> N
     assert exchange.header(b"x-wai-attempts") == b"2"
 
 
+def also_too_long(stream: FakeStream) -> None:
+    """As vLLM refuses a prompt."""
+    message = "This model's maximum context length is 2048 tokens. However, you requested 3000"
+    document = {"object": "error", "message": message, "type": "BadRequestError", "code": 400}
+    stream.answer(400, JSON, json.dumps(document).encode())
+
+
+async def test_a_refusal_for_length_without_a_code_is_understood_too() -> None:
+    r = rig(
+        FakeNode("a", MODEL, script=answers(200, JSON, REPLY)),
+        FakeNode("b", MODEL, script=also_too_long),
+    )
+    assert (await r.ask()).status == 200
+    r = rig(FakeNode("b", MODEL, script=also_too_long))
+    assert b"maximum context length is 2048 tokens" in (await r.ask()).body
+
+
+async def test_anthropics_clients_find_the_words_that_they_look_for() -> None:
+    r = rig(FakeNode("b", MODEL, script=too_long))
+    exchange = await r.ask(path="/v1/messages")
+    assert exchange.status == 400
+    message = error_of(exchange)["message"]
+    assert message.startswith("prompt is too long: request (2822 tokens)")
+
+
 async def test_a_prompt_that_fits_nowhere_is_the_upstreams_400() -> None:
     r = rig(FakeNode("b", MODEL, script=too_long))
     exchange = await r.ask()
