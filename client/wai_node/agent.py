@@ -78,7 +78,7 @@ class Agent:
             agent=f"wai/{version}",
             instance=secrets.token_hex(8),
         )
-        self.board = Board()
+        self.board = Board(routes)
         self.parts = Supervision(self._parts_changed)
         self.watch = Watch(
             self.board,

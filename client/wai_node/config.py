@@ -12,10 +12,12 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from wai_protocol.errors import RequestError
+from wai_protocol.surface import extra_route
 from wai_transport.origin import UNIX_PREFIX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 MAX_SLOTS: Final = 4096  # no server works on more requests at once
+MAX_EXTRA_ROUTES: Final = 32  # of one upstream
 MAX_TUNNELS: Final = 8  # more connections to one relay gain nothing
 
 
@@ -23,11 +25,13 @@ MAX_TUNNELS: Final = 8  # more connections to one relay gain nothing
 class UpstreamConfig:
     """An inference server given by URL: `http://host:port` or `unix:///path`, the key that it asks
     for, and how many requests it works on at once where it does not tell (None: the relay learns
-    it)."""
+    it). `extra`: routes that it has beside those of wai, as `POST /custom/*`; callers may ask for
+    them."""
 
     url: str
     key: str | None = field(default=None, repr=False)
     slots: int | None = None
+    extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -40,6 +44,10 @@ class UpstreamConfig:
             raise RequestError(f"the upstream {self.url!r} is not http://HOST:PORT or unix:///PATH")
         if self.slots is not None and not 1 <= self.slots <= MAX_SLOTS:
             raise RequestError(f"slots of the upstream {self.url!r} is 1 to {MAX_SLOTS}")
+        if len(self.extra) > MAX_EXTRA_ROUTES:
+            raise RequestError(f"extra of the upstream {self.url!r} has up to {MAX_EXTRA_ROUTES}")
+        for text in self.extra:
+            extra_route(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from wai_protocol.identity import NONCE_BYTES, NodeKey, inference_key
 from wai_protocol.invite import decode as decode_invite
 from wai_protocol.invite import secret_sha256
 from wai_protocol.limits import Limits
+from wai_protocol.surface import RouteTable, extra_route
 from wai_transport.folder import DataFolder, FolderLock
 from wai_transport.heap import settle_heap
 from wai_transport.http_proxy import ProxySettings
@@ -115,7 +116,11 @@ async def _make_agent(
     address = _address(config, membership.url, membership.relay_public, membership.pin)
     kinds = installed_kinds()
     given: list[Upstream] = [
-        await upstream_at(one.url, one.key or "", kinds, slots=one.slots)
+        await upstream_at(
+            *(one.url, one.key or "", kinds),
+            slots=one.slots,
+            extra=tuple(map(extra_route, one.extra)),
+        )
         for one in config.upstreams
     ]
 
@@ -141,10 +146,17 @@ async def _make_agent(
             **describe(await asyncio.to_thread(detect_hardware)),
         },
         limits=Limits(ping_s=config.ping_s, dead_s=config.dead_s),
-        routes=installed_routes(),
+        routes=_routes(given),
         on_standing=partial(keep_standing, folder),
     )
     return agent
+
+
+def _routes(given: list[Upstream]) -> RouteTable:
+    """What this node forwards: to whichever server, and what its owner adds for some. A server gets
+    no route that was added for another one. Raises `RequestError` for a route that all have."""
+    extra = {(route.method, route.path): route for one in given for route in one.extra}
+    return installed_routes().extended(extra.values())
 
 
 def _make_supervisor(

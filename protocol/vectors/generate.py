@@ -37,7 +37,17 @@ SESSION: Final = bytes(range(144, 160))
 def frames() -> list[dict[str, Any]]:
     """Each session frame, and each link frame, with its fields as JSON."""
     status = NodeStatus(
-        (ModelStatus("m", "u", slots_total=4, capabilities=(CONTINUE_FINAL_MESSAGE,)),), version="1"
+        (
+            ModelStatus(
+                *("m", "u"),
+                slots_total=4,
+                capabilities=(CONTINUE_FINAL_MESSAGE,),
+                aliases=("m:latest",),
+                loaded=True,
+                routes=frozenset({"/v1/chat/completions", "/v1/messages"}),
+            ),
+        ),
+        version="1",
     )
     some: list[f.SessionFrame] = [
         f.Open(1, "POST", "/v1/chat/completions", [(b"accept", b"*/*")], "m", end=False),

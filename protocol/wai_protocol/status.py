@@ -20,14 +20,25 @@ MAX_MODELS: Final = 512  # a llama-server in router mode lists every GGUF file o
 MAX_NAME_CHARS: Final = 256  # model ids look like `publisher/repo-GGUF:Q4_K_M`
 MAX_APIS: Final = 8  # there are three
 MAX_API_CHARS: Final = 32  # "anthropic" is the longest
-MAX_CAPABILITIES: Final = 16  # there are two
+MAX_CAPABILITIES: Final = 16  # there are seven
 MAX_CAPABILITY_CHARS: Final = 32  # "continue_final_message" is the longest
+MAX_ALIASES: Final = 16  # of one model: Ollama's have one
+MAX_ROUTES: Final = 256  # of one upstream: there are 40, and those that its owner adds
+MAX_ROUTE_CHARS: Final = 256
 MAX_COUNT: Final = 1 << 40  # more than any real count of tokens or slots; sums still fit into int64
 
 PER_TOKEN_TIMINGS: Final = "per_token_timings"  # noqa: S105 - no password
 """Capability: `timings_per_token` puts llama.cpp's token counts into each chunk of a stream."""
 CONTINUE_FINAL_MESSAGE: Final = "continue_final_message"
 """Capability: `continue_final_message` continues the last message; without it a new turn begins."""
+COMPLETION: Final = "completion"
+"""Capability: the model writes text. This word and the next ones are Ollama's."""
+EMBEDDING: Final = "embedding"
+VISION: Final = "vision"
+TOOLS: Final = "tools"
+THINKING: Final = "thinking"
+OLLAMA_WORDS: Final = frozenset({COMPLETION, EMBEDDING, VISION, TOOLS, THINKING})
+"""What a model can do, in the words of Ollama's `/api/show`."""
 
 # For older nodes, which do not tell capabilities, but put the kind before the `@` of `upstream`.
 # Nothing else may read the kind out of that name.
@@ -42,7 +53,11 @@ class ModelStatus:
     """One model as served by one upstream of a node.
 
     `context_tokens` is per slot. `slots_total` is None if the upstream does not report it.
-    `apis`: which of "openai", "anthropic", "ollama" the upstream supports for this model.
+    `apis`: the dialects that the upstream speaks, by the names that routes use. `routes`: the paths
+    of the routes that it has, as they stand in the table of routes; None if that is not known: then
+    it may have all those of its dialects. `aliases`: other names by which it can be asked for.
+    `loaded`: whether it is in memory now; None if that is not told. `largest_context_tokens`: what
+    `context_tokens` could be if a request asks for it.
     `prefill_tps` and `decode_tps` are measured in tokens per second, None before the first
     measurement.
     """
@@ -58,6 +73,23 @@ class ModelStatus:
     prefill_tps: float | None = None
     decode_tps: float | None = None
     capabilities: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    loaded: bool | None = None
+    size_bytes: int | None = None
+    largest_context_tokens: int | None = None
+    routes: frozenset[str] | None = None
+
+    def has_route(self, api: str, path: str) -> bool:
+        """Whether the upstream has the route of the dialect `api` with this path, as far as is
+        known."""
+        return api in self.apis and (self.routes is None or path in self.routes)
+
+
+# `routes` are told once for each upstream, these only where there is something to tell.
+_OPTIONAL: Final = ("aliases", "loaded", "size_bytes", "largest_context_tokens")
+_OF_A_MODEL: Final = tuple(
+    name for name in ModelStatus.__slots__ if name not in ("routes", *_OPTIONAL)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +109,10 @@ class NodeStatus:
 
     def to_wire(self) -> dict[str, Any]:
         """Return the map that STATUS carries."""
+        told = {m.upstream: m.routes for m in self.models if m.routes is not None}
         return {
-            "models": [
-                {name: getattr(model, name) for name in ModelStatus.__slots__}
-                for model in self.models
-            ],
+            "models": [_model_to_wire(model) for model in self.models],
+            "routes": {upstream: sorted(routes) for upstream, routes in told.items()},
             "draining": self.draining,
             "version": self.version,
             "detail": self.detail,
@@ -95,20 +126,39 @@ class NodeStatus:
         models = value.get("models", [])
         if not isinstance(models, list) or len(models) > MAX_MODELS:
             raise RemoteProtocolError(f"STATUS.models is not a list of at most {MAX_MODELS}")
+        routes = _routes(value.get("routes", {}))
         detail = value.get("detail", {})
         if not isinstance(detail, dict):
             raise RemoteProtocolError("STATUS.detail is not a map")
         if not fits(detail, MAX_DETAIL_BYTES):
             detail = {}  # no request depends on it, so it is no reason to end the session
         return cls(
-            models=tuple(_model_from_wire(model) for model in models),
+            models=tuple(_model_from_wire(model, routes) for model in models),
             draining=value.get("draining", False) is True,
             version=_text(value, "version"),
             detail=detail,
         )
 
 
-def _model_from_wire(value: object) -> ModelStatus:
+def _model_to_wire(model: ModelStatus) -> dict[str, Any]:
+    told = {name: getattr(model, name) for name in _OF_A_MODEL}
+    for name in _OPTIONAL:
+        if (value := getattr(model, name)) not in (None, ()):
+            told[name] = value
+    return told
+
+
+def _routes(value: object) -> dict[str, frozenset[str]]:
+    """The routes of each upstream. All models of one share a set."""
+    if not isinstance(value, dict) or len(value) > MAX_MODELS:
+        raise RemoteProtocolError(f"STATUS.routes is not a map of at most {MAX_MODELS} upstreams")
+    return {
+        str(upstream): frozenset(_words(value, upstream, MAX_ROUTES, MAX_ROUTE_CHARS) or ())
+        for upstream in value
+    }
+
+
+def _model_from_wire(value: object, routes: dict[str, frozenset[str]]) -> ModelStatus:
     if not isinstance(value, dict):
         raise RemoteProtocolError("a model in STATUS is not a map")
     model_id = _text(value, "id")
@@ -131,6 +181,11 @@ def _model_from_wire(value: object) -> ModelStatus:
         queued=_count(value, "queued") or 0,
         prefill_tps=_rate(value, "prefill_tps"),
         decode_tps=_rate(value, "decode_tps"),
+        aliases=_words(value, "aliases", MAX_ALIASES, MAX_NAME_CHARS) or (),
+        loaded=loaded if isinstance(loaded := value.get("loaded"), bool) else None,
+        size_bytes=_count(value, "size_bytes"),
+        largest_context_tokens=_count(value, "largest_context_tokens"),
+        routes=routes.get(upstream),
     )
 
 

@@ -16,7 +16,11 @@ from typing import Final
 from .errors import RequestError
 from .status import MAX_API_CHARS
 
-MAX_PATH_CHARS: Final = 256  # of a route; the longest of ours has 32
+MAX_PATH_CHARS: Final = 256  # of a route; the longest of ours has 35
+ANY_PART: Final = "{id}"
+"""The part of a route's path that stands for any one part, such as an identifier."""
+ANY_REST: Final = "*"
+"""The last part of a route's path that stands for one or more parts."""
 _PATH_CHARS: Final = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/:@"
 )
@@ -35,24 +39,33 @@ class Task(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Route:
     """One forwarded endpoint. `api`: the dialect it belongs to, by the name that STATUS uses.
-    `operation`: what OpenTelemetry's conventions call it (`gen_ai.operation.name`), if they do."""
+    `operation`: what OpenTelemetry's conventions call it (`gen_ai.operation.name`), if they do.
+    `names_model`: its body must name a model; else it may, and so may the query.
+    `stored`: it is about an answer that one node keeps, whose id is the `{id}` of its path."""
 
     method: str
     path: str
     api: str
     task: Task
     operation: str = ""
+    names_model: bool = True
+    stored: bool = False
 
     @property
     def generates(self) -> bool:
         """Whether it takes a slot and answers in tokens."""
         return self.task is Task.GENERATE
 
+    @property
+    def has_body(self) -> bool:
+        """Whether its request has a body that is read."""
+        return self.method not in ("GET", "DELETE", "HEAD")
+
 
 class RouteTable:
     """An allow-list of routes. It is never changed; `extended` makes a longer one."""
 
-    __slots__ = ("_by_key",)
+    __slots__ = ("_by_key", "_patterns")
 
     def __init__(self, routes: Iterable[Route] = ()) -> None:
         """Raises `RequestError` on a route that is not well-formed or is there twice."""
@@ -63,31 +76,79 @@ class RouteTable:
             if key in self._by_key:
                 raise RequestError(f"The route {route.method} {route.path} is there already.")
             self._by_key[key] = route
+        self._patterns = [route for route in self if is_pattern(route.path)]
 
     def __iter__(self) -> Iterator[Route]:
         return iter(self._by_key.values())
 
     def find(self, method: str, path: str) -> Route | None:
         """The route for `method` and `path` (no query), or None: then it is refused."""
-        return self._by_key.get((method, path))
+        route = self._by_key.get((method, path))
+        if route is not None and not is_pattern(path):
+            return route
+        return next(
+            (one for one in self._patterns if one.method == method and matches(one.path, path)),
+            None,
+        )
 
     def methods(self, path: str) -> list[str]:
         """The methods of the routes with this path, sorted."""
-        return sorted(route.method for route in self if route.path == path)
+        return sorted({route.method for route in self if matches(route.path, path)})
 
     def extended(self, routes: Iterable[Route]) -> RouteTable:
         """These routes and `routes`. Raises `RequestError` as the constructor does."""
         return RouteTable((*self, *routes))
 
 
+def extra_route(text: str) -> Route:
+    """The route that a node's owner writes as `POST /custom/*`. Raises `RequestError`."""
+    method, _, path = text.partition(" ")
+    route = Route(method, path.strip(), EXTRA_API, Task.READ, names_model=False)
+    _check(route)
+    return route
+
+
+def is_pattern(path: str) -> bool:
+    """Whether the path of a route stands for more than itself."""
+    return ANY_PART in path or path.endswith("/" + ANY_REST)
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether the path of a route, `pattern`, stands for `path`. What a pattern leaves open may
+    have the plain characters of a path only: nothing escaped, and no part of dots."""
+    if not is_pattern(pattern):
+        return pattern == path
+    if len(path) > MAX_PATH_CHARS or not _PATH_CHARS.issuperset(path):
+        return False
+    wanted, parts = pattern.split("/"), path.split("/")
+    if any(part in ("", ".", "..") for part in parts[1:]):
+        return False
+    if wanted[-1] == ANY_REST:
+        wanted.pop()
+        if len(parts) <= len(wanted):
+            return False
+        parts = parts[: len(wanted)]
+    return len(parts) == len(wanted) and all(
+        want in (ANY_PART, part) for want, part in zip(wanted, parts, strict=True)
+    )
+
+
 def _check(route: Route) -> None:
-    """Raise `RequestError` unless `route` names one endpoint, literally."""
+    """Raise `RequestError` unless `route` names one endpoint, or a well-formed pattern."""
     path, where = route.path, f"The route {route.method} {route.path}"
     if not (route.method.isascii() and route.method.isalpha() and route.method.isupper()):
         raise RequestError(f"{where}: the method is not a word of capital letters.")
-    if not path.startswith("/") or len(path) > MAX_PATH_CHARS or not _PATH_CHARS.issuperset(path):
+    parts = path[1:].split("/")
+    plain = [part for part in parts if part != ANY_PART]
+    if plain and plain[-1] == ANY_REST and parts[-1] == ANY_REST:
+        plain.pop()
+    if (
+        not path.startswith("/")
+        or len(path) > MAX_PATH_CHARS
+        or not all(_PATH_CHARS.issuperset(part) for part in plain)
+    ):
         raise RequestError(f"{where}: the path is not a plain absolute path.")
-    if any(part in ("", ".", "..") for part in path[1:].split("/")):
+    if not plain or any(part in ("", ".", "..") for part in plain):
         raise RequestError(f"{where}: the path has an empty part or a part of dots.")
     if not 0 < len(route.api) <= MAX_API_CHARS:
         raise RequestError(f"{where}: its api needs a name of 1 to {MAX_API_CHARS} characters.")
@@ -96,17 +157,42 @@ def _check(route: Route) -> None:
 OPENAI_API: Final = "openai"
 ANTHROPIC_API: Final = "anthropic"
 OLLAMA_API: Final = "ollama"
+LLAMA_CPP_API: Final = "llama.cpp"
+LM_STUDIO_API: Final = "lm-studio"
+EXTRA_API: Final = "extra"
+"""Of routes that a node's owner adds for one server; they are in no table but the node's own."""
 
 OPENAI_ROUTES: Final = (
     Route("POST", "/v1/chat/completions", OPENAI_API, Task.GENERATE, "chat"),
     Route("POST", "/v1/completions", OPENAI_API, Task.GENERATE, "text_completion"),
     Route("POST", "/v1/responses", OPENAI_API, Task.GENERATE, "chat"),
     Route("POST", "/v1/embeddings", OPENAI_API, Task.READ, "embeddings"),
-    Route("POST", "/v1/rerank", OPENAI_API, Task.READ),
+    Route("POST", "/v1/moderations", OPENAI_API, Task.READ),
+    Route("POST", "/v1/images/generations", OPENAI_API, Task.READ),
+    Route("POST", "/v1/images/edits", OPENAI_API, Task.READ),
+    Route("POST", "/v1/images/variations", OPENAI_API, Task.READ),
     Route("POST", "/v1/audio/speech", OPENAI_API, Task.READ),
     Route("POST", "/v1/audio/transcriptions", OPENAI_API, Task.TRANSCRIBE),
     Route("POST", "/v1/audio/translations", OPENAI_API, Task.TRANSCRIBE),
     Route("POST", "/v1/chat/completions/input_tokens", OPENAI_API, Task.COUNT),
+    Route("POST", "/v1/responses/input_tokens", OPENAI_API, Task.COUNT),
+    # an answer that the server keeps
+    Route("GET", "/v1/responses/{id}", OPENAI_API, Task.DESCRIBE, stored=True),
+    Route("DELETE", "/v1/responses/{id}", OPENAI_API, Task.DESCRIBE, stored=True),
+    Route("GET", "/v1/responses/{id}/input_items", OPENAI_API, Task.DESCRIBE, stored=True),
+    Route("POST", "/v1/responses/{id}/cancel", OPENAI_API, Task.DESCRIBE, stored=True),
+    # what vLLM, llama-server, Jina, Cohere and others have beside OpenAI's
+    Route("POST", "/v1/rerank", OPENAI_API, Task.READ),
+    Route("POST", "/v2/rerank", OPENAI_API, Task.READ),
+    Route("POST", "/rerank", OPENAI_API, Task.READ),
+    Route("POST", "/v1/reranking", OPENAI_API, Task.READ),
+    Route("POST", "/reranking", OPENAI_API, Task.READ),
+    Route("POST", "/v1/score", OPENAI_API, Task.READ),
+    Route("POST", "/score", OPENAI_API, Task.READ),
+    Route("POST", "/pooling", OPENAI_API, Task.READ),
+    Route("POST", "/classify", OPENAI_API, Task.READ),
+    Route("POST", "/tokenize", OPENAI_API, Task.COUNT, names_model=False),
+    Route("POST", "/detokenize", OPENAI_API, Task.COUNT, names_model=False),
 )
 ANTHROPIC_ROUTES: Final = (
     Route("POST", "/v1/messages", ANTHROPIC_API, Task.GENERATE, "chat"),
@@ -116,11 +202,38 @@ OLLAMA_ROUTES: Final = (
     Route("POST", "/api/chat", OLLAMA_API, Task.GENERATE, "chat"),
     Route("POST", "/api/generate", OLLAMA_API, Task.GENERATE, "text_completion"),
     Route("POST", "/api/embed", OLLAMA_API, Task.READ, "embeddings"),
+    Route("POST", "/api/embeddings", OLLAMA_API, Task.READ, "embeddings"),
     Route("POST", "/api/show", OLLAMA_API, Task.DESCRIBE),
     Route("GET", "/api/tags", OLLAMA_API, Task.DESCRIBE),
     Route("GET", "/api/ps", OLLAMA_API, Task.DESCRIBE),
 )
-ROUTES: Final = RouteTable((*OPENAI_ROUTES, *ANTHROPIC_ROUTES, *OLLAMA_ROUTES))
+LLAMA_CPP_ROUTES: Final = (
+    Route(
+        *("POST", "/completion", LLAMA_CPP_API, Task.GENERATE, "text_completion"),
+        names_model=False,
+    ),
+    Route(
+        *("POST", "/infill", LLAMA_CPP_API, Task.GENERATE, "text_completion"),
+        names_model=False,
+    ),
+    Route("POST", "/apply-template", LLAMA_CPP_API, Task.COUNT, names_model=False),
+    Route("GET", "/props", LLAMA_CPP_API, Task.DESCRIBE, names_model=False),
+)
+LM_STUDIO_ROUTES: Final = (
+    Route("POST", "/api/v1/chat", LM_STUDIO_API, Task.GENERATE, "chat"),
+    Route("POST", "/api/v0/chat/completions", LM_STUDIO_API, Task.GENERATE, "chat"),
+    Route("POST", "/api/v0/completions", LM_STUDIO_API, Task.GENERATE, "text_completion"),
+    Route("POST", "/api/v0/embeddings", LM_STUDIO_API, Task.READ, "embeddings"),
+)
+ROUTES: Final = RouteTable(
+    (
+        *OPENAI_ROUTES,
+        *ANTHROPIC_ROUTES,
+        *OLLAMA_ROUTES,
+        *LLAMA_CPP_ROUTES,
+        *LM_STUDIO_ROUTES,
+    )
+)
 """The routes of SPEC section 7. Both ends begin with these; each adds only what is installed on
 its own machine (docs/extending.md), so that neither can widen the other's list."""
 
@@ -148,6 +261,7 @@ HOP_BY_HOP: Final = frozenset(
 NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     b"authorization",
     b"x-api-key",
+    b"api-key",
     b"cookie",
     b"origin",
     b"referer",

@@ -84,6 +84,8 @@ class App:
             _answer_front_page(exchange)
         elif path == "/healthz":
             _answer(exchange, 200, {"status": "ok"})
+        elif path in ("/health", "/v1/health"):  # what llama-server's clients ask for
+            _answer_as_model_server(exchange, self._ready()[0])
         elif path == "/readyz":
             problem, nodes = self._ready()
             status = 200 if problem is None else 503
@@ -104,6 +106,15 @@ def _answer_front_page(exchange: Exchange) -> None:
         if exchange.request.method != "HEAD":
             exchange.write(RUNNING)
     exchange.end()
+
+
+def _answer_as_model_server(exchange: Exchange, problem: str | None) -> None:
+    """Say in llama-server's words whether requests can be served."""
+    if problem is None:
+        _answer(exchange, 200, {"status": "ok"})
+    else:
+        error = {"code": 503, "message": problem, "type": "unavailable_error"}
+        _answer(exchange, 503, {"error": error})
 
 
 def _answer(exchange: Exchange, status: int, value: dict[str, object]) -> None:

@@ -20,9 +20,10 @@ class FakeStream(UpstreamStream):
     """A stream that records what the gateway sends, and lets the test answer."""
 
     def __init__(
-        self, node: FakeNode, target: str, headers: Headers, model: str, sink: Sink
+        self, node: FakeNode, method: str, target: str, headers: Headers, model: str, sink: Sink
     ) -> None:
         self.node = node
+        self.method = method
         self.target = target
         self.headers = headers
         self.model = model
@@ -93,7 +94,7 @@ class FakeNode(ServingNode):
     ) -> FakeStream:
         if self.refuses is not None:
             raise self.refuses
-        stream = FakeStream(self, target, headers, model, sink)
+        stream = FakeStream(self, method, target, headers, model, sink)
         self.streams.append(stream)
         return stream
 

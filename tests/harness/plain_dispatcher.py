@@ -81,7 +81,7 @@ class _CountedLease(Lease):
 
 def _model_of(node: ServingNode, info: RequestInfo) -> ModelStatus | None:
     for model in node.status.models:
-        if model.id == info.model and info.api in model.apis:
+        if model.id == info.model and model.has_route(info.api, info.route):
             return model
     return None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wai_protocol.errors import RequestError
 from wai_protocol.surface import ROUTES, Route, Task
@@ -45,3 +47,55 @@ def test_a_route_that_is_not_one_plain_endpoint_is_refused(
 ) -> None:
     with pytest.raises(RequestError):
         ROUTES.extended([Route(method, path, api, Task.GENERATE)])
+
+
+PLAIN = st.text("ABCxyz019-._~:@", min_size=1, max_size=20).filter(lambda p: p not in (".", ".."))
+
+
+@given(PLAIN)
+def test_an_identifier_in_a_path_may_be_any_plain_part(part: str) -> None:
+    route = ROUTES.find("GET", f"/v1/responses/{part}")
+    assert route is not None
+    assert route.path == "/v1/responses/{id}"
+    assert ROUTES.methods(f"/v1/responses/{part}") == ["DELETE", "GET"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/responses/",
+        "/v1/responses/.",
+        "/v1/responses/..",
+        "/v1/responses/../models",
+        "/v1/responses/%2e%2e",
+        "/v1/responses/a%2Fb",
+        "/v1/responses/a/b",
+        "/v1/responses/a?b",
+        "/v1/responses/a b",
+        "/v1/responses/\r\nx",
+        "/v1/responses/" + "x" * 300,
+        "/v1/responses/{id}/other",
+        "//v1/responses/a",
+    ],
+)
+def test_what_is_more_than_one_plain_part_is_refused(path: str) -> None:
+    assert ROUTES.find("GET", path) is None
+
+
+def test_the_rest_of_a_path_may_be_left_open() -> None:
+    table = ROUTES.extended([Route("POST", "/custom/*", "extra", Task.READ)])
+    found = table.find("POST", "/custom/a/b")
+    assert found is not None
+    assert found.path == "/custom/*"
+    for path in (
+        "/custom",
+        "/custom/",
+        "/custom//a",
+        "/custom/../v1/x",
+        "/custom/a/..",
+        "/customs/a",
+    ):
+        assert table.find("POST", path) is None, path
+    for path in ("/*", "/a/*/b", "/{id}", "/a*", "/{x}/a"):
+        with pytest.raises(RequestError):
+            ROUTES.extended([Route("POST", path, "extra", Task.READ)])

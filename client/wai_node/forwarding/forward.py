@@ -217,11 +217,11 @@ class Forwarder:
             raise WaiError(f"{method} {path[:100]} is not forwarded", Fault.ROUTE_REFUSED)
         if self.active_streams >= self._max_streams:
             raise WaiError(f"the node has {self._max_streams} streams open", Fault.OVERLOADED)
-        upstream = self._board.choose(model, route.api)
+        upstream = self._board.choose(model, route)
         if upstream is not None:
             return route, upstream
         if self._board.serves(model):
-            message = f"{model} is not served over {route.api}'s API here"
+            message = f"the server of {model} has no {route.path}"
             raise WaiError(message, Fault.ROUTE_REFUSED)
         raise WaiError(f"no upstream of this node serves {model!r}", Fault.MODEL_NOT_FOUND)
 

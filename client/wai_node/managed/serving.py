@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import ClassVar, Final
 
@@ -18,6 +18,7 @@ from wai_node.upstreams.upstream import Probe, Ready, Upstream
 from wai_node.upstreams.watch import Watch
 from wai_protocol.errors import WaiError
 from wai_protocol.status import ModelStatus
+from wai_protocol.surface import Route
 from wai_transport.origin import Origin
 
 from .deployment import State
@@ -67,9 +68,14 @@ class ManagedUpstream(Upstream):
             counters = told.counters
             if counters is not None:
                 counters = counters._replace(server=endpoint.url)
-            return Probe(models, counted=told.counted, counters=counters)
+            return replace(told, models=models, counters=counters, process=endpoint.url)
         status = next((s for s in self._supervisor.deployed() if s.alias == self.alias), None)
         return Probe(() if status is None else (self._wanted(status),))
+
+    async def find_routes(self, routes: Iterable[Route]) -> frozenset[str] | None:
+        """Ask the server that runs now."""
+        endpoint = self._supervisor.serving().get(self.alias)
+        return None if endpoint is None else await self._server(endpoint).find_routes(routes)
 
     def _wanted(self, status: DeploymentStatus) -> ModelStatus:
         welcome = status.state in _AWAKE_SOON or (self._has_served and status.state in _SWAPPING)

@@ -10,7 +10,15 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from wai_protocol.status import MAX_COUNT, MAX_MODELS, ModelStatus, NodeStatus
+from wai_protocol.status import (
+    MAX_ALIASES,
+    MAX_COUNT,
+    MAX_MODELS,
+    MAX_NAME_CHARS,
+    ModelStatus,
+    NodeStatus,
+)
+from wai_protocol.surface import ROUTES, Route, RouteTable
 
 from .tally import Counters, Look, OpenStream, Report, Tally, TokensSpent
 from .upstream import Probe, Upstream
@@ -21,9 +29,12 @@ TIMEOUTS_BEFORE_DOWN: Final = 3  # a poll waits behind a long prefill; three in 
 
 @dataclass(slots=True)
 class _Entry:
-    """One upstream. `ours`: our open streams by model; `ours_then`: as they were at the poll."""
+    """One upstream. `ours`: our open streams by model; `ours_then`: as they were at the poll.
+    `routes`: those that it has, as in `ModelStatus`; `apis`: of which dialects these are."""
 
     upstream: Upstream
+    apis: tuple[str, ...] = ()
+    routes: frozenset[str] | None = None
     probe: Probe = field(default_factory=lambda: Probe(()))
     ours: Counter[str] = field(default_factory=Counter)
     ours_then: int = 0
@@ -34,9 +45,10 @@ class _Entry:
 
 
 class Board:
-    """The upstreams of one node."""
+    """The upstreams of one node. `routes` are those that it forwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, routes: RouteTable = ROUTES) -> None:
+        self.routes = routes
         self._entries: dict[Upstream, _Entry] = {}
 
     @property
@@ -58,9 +70,24 @@ class Board:
         """The upstream answered."""
         entry = self._entries.get(upstream)
         if entry is not None:
-            models = tuple(map(_bounded, probe.models))
+            models = tuple(_bounded(model, entry) for model in probe.models)
             entry.probe, entry.timeouts, entry.error = replace(probe, models=models), 0, ""
             entry.ours_then = entry.ours.total()
+
+    def found(self, upstream: Upstream, routes: frozenset[str] | None) -> None:
+        """The upstream has these routes; None: it does not tell."""
+        entry = self._entries.get(upstream)
+        if entry is not None:
+            if routes is None and upstream.extra:
+                routes = frozenset(r.path for r in self.routes if r.api in upstream.apis)
+            if routes is not None:
+                routes |= {route.path for route in upstream.extra}
+            entry.routes = routes
+            if routes is not None:
+                apis = (route.api for route in self.routes if route.path in routes)
+                entry.apis = tuple(dict.fromkeys(apis))
+            models = tuple(_bounded(model, entry) for model in entry.probe.models)
+            entry.probe = replace(entry.probe, models=models)
 
     def failed(self, upstream: Upstream, reason: str, *, timed_out: bool) -> bool:
         """The upstream did not answer well; returns whether it now counts as down."""
@@ -137,15 +164,16 @@ class Board:
 
     # -- what follows
 
-    def choose(self, model: str, api: str) -> Upstream | None:
-        """The upstream for a request: of those that serve `model` over `api`, a ready one with the
-        least work per slot. Without a model (lists), the first that speaks `api`."""
+    def choose(self, model: str, route: Route) -> Upstream | None:
+        """The upstream for a request: of those that serve `model` by `route`, a ready one with the
+        least work per slot. Without a model (lists), the first that has `route`."""
         best: tuple[bool, float] | None = None
         chosen = None
         for entry in self._entries.values():
-            for status in self._statuses(entry):
-                if api not in status.apis or (model and status.id != model):
+            for polled in entry.probe.models:
+                if (model and polled.id != model) or not polled.has_route(route.api, route.path):
                     continue
+                status = self._now(entry, polled)
                 load = (status.slots_busy + status.queued) / (status.slots_total or 1)
                 rank = (not status.ready, load if model else 0.0)
                 if best is None or rank < best:
@@ -211,10 +239,18 @@ class Board:
         )
 
 
-def _bounded(model: ModelStatus) -> ModelStatus:
-    """`model` without counts that STATUS can't carry: a relay ends the session for one."""
+def _bounded(model: ModelStatus, entry: _Entry) -> ModelStatus:
+    """`model` with what is known of its upstream's routes, and without counts and names that STATUS
+    can't carry: a relay ends the session for one."""
     return replace(
         model,
+        apis=model.apis if entry.routes is None else entry.apis,
+        routes=entry.routes,
+        aliases=tuple(name for name in model.aliases if 0 < len(name) <= MAX_NAME_CHARS)[
+            :MAX_ALIASES
+        ],
+        size_bytes=_count(model.size_bytes),
+        largest_context_tokens=_count(model.largest_context_tokens),
         context_tokens=_count(model.context_tokens),
         slots_total=_count(model.slots_total),
         slots_busy=_count(model.slots_busy) or 0,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
+from wai_protocol.surface import Route
+
 from .consent import Consent, Judged, Verdict
 from .kinds import KINDS, UpstreamKinds
 from .openai import OpenAIUpstream
@@ -31,20 +33,25 @@ class UnidentifiedUpstream(OpenAIUpstream):
         """What answers there now; None while nothing that we know does."""
         found = await identify(self._url, self.key, self._kinds)
         if found is not None:
-            found.slots = self.slots
+            found.slots, found.extra = self.slots, self.extra
         return found
 
 
 async def upstream_at(
-    url: str, key: str = "", kinds: UpstreamKinds = KINDS, *, slots: int | None = None
+    url: str,
+    key: str = "",
+    kinds: UpstreamKinds = KINDS,
+    *,
+    slots: int | None = None,
+    extra: tuple[Route, ...] = (),
 ) -> Upstream:
     """The upstream that a person named: identified if it can be, else taken as generic OpenAI. It
-    works on `slots` requests at once where it does not tell.
+    works on `slots` requests at once where it does not tell, and has `extra` routes.
 
     It need not be up. Raises `RequestError` when `url` is not one.
     """
     upstream = await identify(url, key, kinds) or UnidentifiedUpstream(url, key, kinds)
-    upstream.slots = slots
+    upstream.slots, upstream.extra = slots, extra
     return upstream
 
 

@@ -15,6 +15,7 @@ import msgspec
 from wai_protocol.errors import Fault, TransportError
 from wai_protocol.status import CONTINUE_FINAL_MESSAGE, PER_TOKEN_TIMINGS, ModelStatus
 
+from .found_routes import Way
 from .tally import Counters
 from .upstream import Asker, ModelList, Probe, Upstream, metric
 
@@ -46,7 +47,8 @@ class LlamaServerUpstream(Upstream):
 
     kind: ClassVar[str] = "llama-server"
     usual_ports = (8080,)
-    apis = ("openai", "anthropic")
+    apis = ("openai", "anthropic", "llama.cpp")
+    way = Way.BY_BODY
     capabilities = (PER_TOKEN_TIMINGS, CONTINUE_FINAL_MESSAGE)
 
     def __init__(self, url: str, key: str = "") -> None:
@@ -100,10 +102,16 @@ class LlamaServerUpstream(Upstream):
                 slots_total=props.total_slots if props.total_slots > 0 else None,
                 slots_busy=busy,
                 queued=queued,
+                aliases=tuple(name for name in entry.aliases if name != entry.id),
             )
             for entry in listed.data
         ]
-        return Probe(self.models(models), counted=counts is not None, counters=counters)
+        return Probe(
+            self.models(models),
+            counted=counts is not None,
+            counters=counters,
+            asleep=props.is_sleeping,
+        )
 
     async def _counts(self, props: _Props) -> _Counts | None:
         """What it has to do, None where the server does not tell."""

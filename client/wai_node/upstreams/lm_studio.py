@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
+from wai_protocol.status import COMPLETION, EMBEDDING, TOOLS, VISION
+
+from .found_routes import Way
 from .upstream import Asker, Probe, Upstream
 
 
@@ -24,6 +27,9 @@ class LmStudioModel(msgspec.Struct):
     """One model of LM Studio's list."""
 
     key: str
+    type: str = "llm"
+    size_bytes: int | None = None
+    capabilities: dict[str, Any] | None = None
     loaded_instances: list[_Instance] = []
     max_context_length: int | None = None
 
@@ -39,6 +45,8 @@ class LmStudioUpstream(Upstream):
 
     kind: ClassVar[str] = "lm-studio"
     usual_ports = (1234,)
+    apis = ("openai", "lm-studio")
+    way = Way.BY_BODY
 
     @classmethod
     async def detect(cls, asker: Asker) -> bool:
@@ -57,6 +65,21 @@ class LmStudioUpstream(Upstream):
                     self.model(entry.key),
                     context_tokens=config.context_length,
                     slots_total=config.parallel,
+                    largest_context_tokens=entry.max_context_length,
+                    capabilities=_words(entry),
+                    loaded=bool(entry.loaded_instances),
+                    size_bytes=entry.size_bytes,
                 )
             )
         return Probe(self.models(models))
+
+
+def _words(model: LmStudioModel) -> tuple[str, ...]:
+    """What the model can do, in the words of STATUS."""
+    if model.type == "embedding":
+        return (EMBEDDING,)
+    told = model.capabilities or {}
+    words = [COMPLETION]
+    words += [VISION] if told.get("vision") is True else []
+    words += [TOOLS] if told.get("trained_for_tool_use") is True else []
+    return tuple(words)

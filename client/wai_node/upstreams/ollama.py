@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from dataclasses import replace
 from typing import Any, ClassVar, Final
@@ -10,21 +11,43 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from wai_protocol.errors import WaiError
+from wai_protocol.foreign_json import ForeignJsonError, read_json
+from wai_protocol.status import OLLAMA_WORDS, ModelStatus
+from wai_transport.http_request import Timeouts
 
 from .listener_process import environment_of_listener
-from .upstream import Asker, Probe, Upstream
+from .upstream import PROBE_LIMIT_BYTES, PROBE_TIMEOUT_S, Asker, Probe, Upstream
 
 _THIS_MACHINE: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_LATEST: Final = ":latest"
+_SHOWN_AT_A_TIME: Final = 8
 _PARALLEL: Final = re.compile(r"[1-9][0-9]{0,3}")
 
 
 class _Model(msgspec.Struct):
     name: str
+    digest: str = ""
+    size: int = 0
     context_length: int = 0
 
 
 class _Models(msgspec.Struct):
     models: list[_Model] = []
+
+
+class _Shown(msgspec.Struct):
+    """The answer to `/api/show`."""
+
+    capabilities: list[str] = []
+    model_info: dict[str, Any] = {}
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest context that the model was made for."""
+        for name, value in self.model_info.items():
+            if name.endswith(".context_length") and type(value) is int and value > 0:
+                return value
+        return None
 
 
 class OllamaUpstream(Upstream):
@@ -39,6 +62,10 @@ class OllamaUpstream(Upstream):
     apis = ("openai", "ollama")
     _was_up = False
     _parallel: int | None = None
+
+    def __init__(self, url: str, key: str = "", *, timeouts: Timeouts | None = None) -> None:
+        super().__init__(url, key, timeouts=timeouts)
+        self._shown: dict[str, _Shown] = {}
 
     @classmethod
     async def detect(cls, asker: Asker) -> bool:
@@ -59,19 +86,49 @@ class OllamaUpstream(Upstream):
         if not self._was_up:
             self._parallel = await self._read_parallel()
             self._was_up = True
-        context = {m.name: m.context_length for m in loaded.models if m.context_length > 0}
-        return Probe(
-            self.models(
-                [
-                    replace(
-                        self.model(m.name),
-                        context_tokens=context.get(m.name),
-                        slots_total=self.slots or self._parallel,
-                    )
-                    for m in on_disk.models
-                ]
-            )
+        await self._show_new(on_disk.models)
+        context = {m.name: m.context_length for m in loaded.models}
+        return Probe(self.models([self._told(model, context) for model in on_disk.models]))
+
+    def _told(self, model: _Model, loaded: dict[str, int]) -> ModelStatus:
+        shown = self._shown.get(model.digest or model.name) or _Shown()
+        name = model.name
+        return replace(
+            self.model(name),
+            context_tokens=loaded.get(name) or None,
+            largest_context_tokens=shown.context_tokens,
+            slots_total=self.slots or self._parallel,
+            capabilities=tuple(word for word in shown.capabilities if word in OLLAMA_WORDS),
+            aliases=(name.removesuffix(_LATEST),) if name.endswith(_LATEST) else (),
+            loaded=name in loaded,
+            size_bytes=model.size,
         )
+
+    async def _show_new(self, models: list[_Model]) -> None:
+        """Ask what the models can do that were not asked for yet; a few at a time, as each has its
+        file read."""
+        known = {model.digest or model.name for model in models}
+        self._shown = {name: shown for name, shown in self._shown.items() if name in known}
+        new = [model for model in models if (model.digest or model.name) not in self._shown]
+        for model in new[:_SHOWN_AT_A_TIME]:
+            body = msgspec.json.encode({"model": model.name})
+            try:
+                status, _, answer = await self.client.fetch(
+                    *("POST", self.base_path + "/api/show"),
+                    [*self.authorization, (b"content-type", b"application/json")],
+                    body,
+                    limit_bytes=PROBE_LIMIT_BYTES,
+                    timeout_s=PROBE_TIMEOUT_S,
+                )
+            except WaiError:
+                return  # it serves all the same; the next poll asks again
+            shown = _Shown()
+            if status == 200:
+                with contextlib.suppress(ForeignJsonError):
+                    shown = read_json(
+                        *(answer, _Shown, "the answer to /api/show"), limit_bytes=PROBE_LIMIT_BYTES
+                    )
+            self._shown[model.digest or model.name] = shown
 
     async def _read_parallel(self) -> int | None:
         """`OLLAMA_NUM_PARALLEL` of the server on this machine; None where it is not to be known."""

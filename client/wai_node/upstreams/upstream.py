@@ -8,7 +8,7 @@ holds no state of the node's own streams: that is the board's.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -17,11 +17,12 @@ import msgspec
 from wai_protocol.errors import Fault, TransportError, WaiError
 from wai_protocol.foreign_json import ForeignJsonError, read_json
 from wai_protocol.status import MAX_MODELS, MAX_NAME_CHARS, ModelStatus
-from wai_protocol.surface import Headers
+from wai_protocol.surface import Headers, Route
 from wai_transport.http_client import HttpClient
 from wai_transport.http_request import Timeouts
 from wai_transport.origin import Origin
 
+from .found_routes import Way, find_routes
 from .tally import Counters
 
 PROBE_TIMEOUT_S: Final = 5.0
@@ -42,12 +43,15 @@ class Probe:
 
     `counted`: `slots_busy` and `queued` are the upstream's own figures, which hold other people's
     requests too. Otherwise they are 0, and only our own streams can be counted. `counters`: the
-    tokens that it has counted, where it tells.
+    tokens that it has counted, where it tells. `asleep`: any request for a model would wake it.
+    `process`: changes when another process answers.
     """
 
     models: tuple[ModelStatus, ...]
     counted: bool = False
     counters: Counters | None = None
+    asleep: bool = False
+    process: str = ""
 
 
 class Listed(msgspec.Struct):
@@ -55,6 +59,7 @@ class Listed(msgspec.Struct):
 
     id: str
     owned_by: str = ""
+    aliases: list[str] = []
     max_model_len: int | None = None
     meta: dict[str, Any] | None = None
     status: dict[str, Any] | None = None
@@ -116,13 +121,18 @@ class Upstream(abc.ABC):
     usual_ports: ClassVar[tuple[int, ...]] = ()
     """Where it is looked for on this machine."""
     apis: tuple[str, ...] = ("openai",)
-    """The dialects that it speaks (`Route.api`)."""
+    """The dialects that servers of this kind speak (`Route.api`), where it is not known of this one
+    which routes it has."""
+    way: ClassVar[Way] = Way.BY_METHOD
+    """How it is asked which routes it has."""
     capabilities: tuple[str, ...] = ()
     """What else its requests may ask for (`wai_protocol.status`): the relay rewrites them so."""
     left_out: int = 0
     """How many of its models STATUS could not carry: too many, or with too long an id."""
     slots: int | None = None
     """How many requests it works on at once, as its owner says; counts where it does not tell."""
+    extra: tuple[Route, ...] = ()
+    """The routes that its owner says it has beside those that all nodes forward."""
     _check: Callable[[int | None], None] | None = None
 
     def __init__(self, url: str, key: str = "", *, timeouts: Timeouts | None = None) -> None:
@@ -168,6 +178,20 @@ class Upstream(abc.ABC):
         `failed`. What is returned ends the lease; call it once the answer is over."""
         ready(self.client, self.base_path, self.authorization)
         return _nothing
+
+    async def find_routes(self, routes: Iterable[Route]) -> frozenset[str] | None:
+        """The paths of those of `routes` that it has; None where that is not to be known."""
+
+        async def ask(method: str, path: str, body: bytes) -> tuple[int, bytes]:
+            headers = [*self.authorization, (b"content-type", b"application/json")]
+            status, _, answer = await self.client.fetch(
+                *(method, self.base_path + path, headers, body),
+                limit_bytes=PROBE_LIMIT_BYTES,
+                timeout_s=PROBE_TIMEOUT_S,
+            )
+            return status, answer
+
+        return await find_routes(ask, routes, self.apis, self.way)
 
     async def get(self, path: str) -> tuple[int, Headers, bytes]:
         """`GET path` with our key: (status, headers, body)."""

@@ -20,11 +20,12 @@ from typing import Any, Final
 from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import NodeStatus
+from wai_protocol.surface import EXTRA_API
 
 from .board import Board
 from .detect import UnidentifiedUpstream
 from .tally import Counters, Look, OpenStream, Report, TokensSpent
-from .upstream import Upstream
+from .upstream import Probe, Upstream
 
 POLL_S: Final = 2.0  # how old the counts of other people's requests may be
 HURRIED_POLL_S: Final = 0.25  # the least between two polls, however many streams start and end
@@ -36,6 +37,7 @@ FORGET_S: Final = 600.0  # a server that is started anew may load a large model 
 PUBLISH_S: Final = 0.1  # the least between two statuses: 200 streams a second make 10, not 400
 
 FIRST_LOOK_S: Final = 5.0  # what one slow server may delay the first status of the others by
+ROUTES_S: Final = 3600.0  # how long an upgrade that no poll has noticed may go unnoticed
 PARTS_DOWN: Final = "parts_down"  # the entry of STATUS' detail that tells of failed parts
 
 _log = logging.getLogger("wai.node")
@@ -45,11 +47,14 @@ Discover = Callable[[frozenset[int]], Awaitable[list[Upstream]]]
 
 @dataclass(slots=True)
 class _Polling:
-    """One upstream's watcher. `hurry`: it is to ask soon. `asked`: it has, once, or has failed."""
+    """One upstream's watcher. `hurry`: it is to ask soon. `asked`: it has, once, or has failed.
+    `routes_at`: when it was asked for its routes, None if it must be; `process`: who answered."""
 
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    routes_at: float | None = None
+    process: str = ""
 
 
 class Watch:
@@ -227,11 +232,14 @@ class Watch:
         except WaiError as error:
             timed_out = error.fault is Fault.UPSTREAM_TIMEOUT
             down = self.board.failed(upstream, str(error), timed_out=timed_out)
+            if down and upstream in self._polls:  # it may come back as a newer one
+                self._polls[upstream].routes_at = None
             if down and self._said_down.get(upstream) != str(error):
                 self._said_down[upstream] = str(error)
                 _log.warning("%s is not used: %s", upstream.name, error)
         else:
             self.board.probed(upstream, probe)
+            await self._find_routes(upstream, probe)
             if self._said_down.pop(upstream, None) is not None:
                 _log.info("%s is used again", upstream.name)
             self._dirty.set()
@@ -239,6 +247,24 @@ class Watch:
                 await self._count(upstream, look, probe.counters)
         self._dirty.set()
         return not down
+
+    async def _find_routes(self, upstream: Upstream, probe: Probe) -> None:
+        """Ask for its routes where they may have changed: a newer version has others."""
+        polling = self._polls.get(upstream)
+        if polling is None or probe.asleep or not any(model.ready for model in probe.models):
+            return
+        now = self._clock()
+        known = polling.routes_at is not None and now - polling.routes_at < ROUTES_S
+        if known and polling.process == probe.process:
+            return
+        polling.routes_at, polling.process = now, probe.process
+        try:
+            asked = [route for route in self.board.routes if route.api != EXTRA_API]
+            routes = await upstream.find_routes(asked)
+        except WaiError as error:
+            _log.debug("%s does not tell its routes: %s", upstream.name, error)
+            routes = None
+        self.board.found(upstream, routes)
 
     async def _count(self, upstream: Upstream, look: Look, counters: Counters) -> None:
         """Hold what it counted against our streams; ask again soon while that does not add up."""

@@ -58,7 +58,8 @@ class KeyRing:
         return ring
 
     def authenticate(self, headers: Headers) -> ApiKey:
-        """Return the key of a request, from `Authorization: Bearer` or `x-api-key`.
+        """Return the key of a request, from `Authorization: Bearer`, `x-api-key` or
+        Azure's `api-key`.
 
         Raises `AuthError`: KEY_MISSING if there is none, KEY_INVALID if it is unknown, revoked or
         expired.
@@ -69,7 +70,7 @@ class KeyRing:
                 scheme, _, secret = value.partition(b" ")
                 if scheme.lower() != b"bearer":
                     continue
-            elif name == b"x-api-key":
+            elif name in (b"x-api-key", b"api-key"):
                 secret = value
             else:
                 continue

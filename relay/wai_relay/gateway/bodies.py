@@ -12,15 +12,15 @@ short. tests/relay/gateway/test_hostile_bodies.py measures that.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
 from wai_protocol.errors import RequestError
 from wai_protocol.status import MAX_NAME_CHARS
-from wai_protocol.surface import Route
+from wai_protocol.surface import Route, Task
 from wai_relay.policy.fingerprints import Fingerprint, fingerprint
 
 from .answer_limits import answers_asked, output_limit
@@ -176,18 +176,40 @@ class JsonBody:
         return b"{" + b",".join(pairs) + b"}"
 
 
-def read_json(data: bytes, dialect: Dialect, route: Route) -> JsonBody:
-    """Read a whole request body for `route` of `dialect`. Raises `RequestError` with a sentence
-    for the caller."""
+def read_json(
+    data: bytes,
+    dialect: Dialect,
+    route: Route,
+    default_model: Callable[[], str | None] = lambda: None,
+) -> JsonBody:
+    """Read a whole request body for `route` of `dialect`. `default_model` tells the model where the
+    body names none and need not. Raises `RequestError` with a sentence for the caller."""
     if not data.strip():
         raise RequestError("The request has no body; send a JSON object.")
     if data.startswith(_BOM):
         data = data[len(_BOM) :]
     fields = _top_level(data, dialect)
-    model_field, model = read_model(fields, dialect)
-    prompt, prefix = _measure(fields, dialect) if route.generates else (NO_PROMPT, ())
+    model_field, model = model_of(fields, dialect, route, default_model)
+    prompt, prefix = _measure(fields, dialect) if has_prompt(route) else (NO_PROMPT, ())
     facts = read_facts(fields, dialect, route, model, prompt, prefix, len(data))
     return JsonBody(data, fields, facts, model_field)
+
+
+def has_prompt(route: Route) -> bool:
+    """Whether the body holds a prompt, of which it matters how long it is."""
+    return route.generates or route.task is Task.COUNT
+
+
+def model_of(
+    fields: Fields, dialect: Dialect, route: Route, default_model: Callable[[], str | None]
+) -> tuple[str, str]:
+    """The field that names the model, and the name; see `read_json`."""
+    default = None
+    if not route.names_model and not any(name in fields for name in dialect.model_fields):
+        default = default_model()
+    if default is None:
+        return read_model(fields, dialect)
+    return dialect.model_fields[0], default
 
 
 def read_facts(
@@ -262,13 +284,18 @@ def read_model(fields: Fields, dialect: Dialect) -> tuple[str, str]:
             raise RequestError(f"Unknown field `{name}`; the model's name goes into `{first}`.")
     raw = fields.get(field)
     if raw is None:
-        raise RequestError(f"The request names no model; set `{first}`.")
+        no_model(first)
     data = bytes(raw)
     if data[:1] != b'"':
         raise RequestError(f"`{field}` must be a string.")
     if len(data) > MAX_MODEL_BYTES:
         raise RequestError(f"`{field}` must have between 1 and {MAX_NAME_CHARS} characters.")
     return field, check_model(value_of(raw), field)
+
+
+def no_model(field: str = "model") -> NoReturn:
+    """Raise the `RequestError` for a request that names no model."""
+    raise RequestError(f"The request names no model; set `{field}`.")
 
 
 def _top_level(data: bytes, dialect: Dialect) -> Fields:

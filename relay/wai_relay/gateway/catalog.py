@@ -6,23 +6,34 @@ hold it up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from wai_protocol.status import ModelStatus
+from wai_protocol.status import COMPLETION, EMBEDDING, ModelStatus
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.upstream import ServingNode
 
 
 @dataclass(slots=True)
 class CatalogModel:
-    """One model name, wherever it is served. `context_tokens` is the most that any node offers."""
+    """One model name, wherever it is served. `context_tokens` is the most that any node offers,
+    `loaded` whether it is in memory anywhere, None if no node tells."""
 
     id: str
     ready: bool = False
     nodes: list[str] = field(default_factory=list)
     apis: set[str] = field(default_factory=set)
     context_tokens: int | None = None
+    capabilities: set[str] = field(default_factory=set)
+    aliases: set[str] = field(default_factory=set)
+    loaded: bool | None = None
+    size_bytes: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it is for: "embedding", or "chat" where nothing else is known."""
+        embeds = EMBEDDING in self.capabilities and COMPLETION not in self.capabilities
+        return "embedding" if embeds else "chat"
 
     def add(self, node: ServingNode, model: ModelStatus) -> None:
         """`node` has it too."""
@@ -32,6 +43,11 @@ class CatalogModel:
         self.apis.update(model.apis)
         if model.context_tokens is not None:
             self.context_tokens = max(self.context_tokens or 0, model.context_tokens)
+        self.capabilities.update(model.capabilities)
+        self.aliases.update(model.aliases)
+        if model.loaded is not None:
+            self.loaded = self.loaded or model.loaded
+        self.size_bytes = self.size_bytes or model.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +61,18 @@ class Catalog:
     pin: str | None
     created: int
     translated: bool = False
+    resolve: Callable[[str], str] = str
+    """The model that another name stands for."""
 
     def models(self, api: str | None = None) -> list[CatalogModel]:
         """The models, by name; with `api` only those that can be asked by it."""
         api = None if self.translated else api
         return listed_models(self.nodes, self.key, self.aliases, pin=self.pin, api=api)
+
+    def find(self, name: str) -> CatalogModel | None:
+        """The model that a request may call `name`."""
+        models = {model.id: model for model in self.models()}
+        return models.get(name) or models.get(self.resolve(name))
 
 
 def listed_models(

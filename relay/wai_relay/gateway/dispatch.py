@@ -28,21 +28,23 @@ from wai_relay.policy.selection import (
     Demand,
     Readiness,
 )
+from wai_relay.policy.served_names import ServedNames
 
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """What a choice may depend on. `prompt_tokens` is an estimate, and `certain_tokens` what the
-    prompt surely has (None: the estimate is exact); `context_tokens` the context that the caller
-    asks for, if it does; `pin` the node that the caller
-    insists on; `takes_slot`: a model works on it; `excluded` the upstreams that must not get it,
-    since they failed it. `wait_until`: the end of its patience for a slot, in seconds of
-    `time.monotonic`; each time it waits for `MAX_WAIT_S` at most."""
+    """What a choice may depend on. `route`: the path of its route, whose dialect is `api`.
+    `prompt_tokens` is an estimate, and `certain_tokens` what the prompt surely has (None: the
+    estimate is exact); `context_tokens` the context that the caller asks for, if it does; `pin` the
+    node that the caller insists on; `takes_slot`: a model works on it; `excluded` the upstreams
+    that must not get it, since they failed it. `wait_until`: the end of its patience for a slot, in
+    seconds of `time.monotonic`; each time it waits for `MAX_WAIT_S` at most."""
 
     request_id: str
     key: ApiKey
     model: str
     api: str = "openai"
+    route: str = ""
     generates: bool = True
     takes_slot: bool = True
     stream: bool = False
@@ -123,6 +125,7 @@ class ScheduledDispatcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.names = names or ModelNames()
+        self._served = ServedNames()
         self._fleet = fleet
         self._overflow_after_s = overflow_after_s
         self._clock = clock
@@ -139,7 +142,8 @@ class ScheduledDispatcher:
         refusal: WaiError | None = None
         # Whoever stands in has what is left of the time, not as much again.
         until = min(info.wait_until, self._clock() + MAX_WAIT_S)
-        models = self.names.allowed(info.model, info.key.limits)
+        self._served.look(self._fleet.nodes())
+        models = self.names.allowed(info.model, info.key.limits, self._served)
         # Where it is likely to be too long, rather one that stands in than the hope that it is not.
         strict = replace(info, certain_tokens=None) if len(models) > 1 else info
         for asked in (strict, info):
@@ -149,7 +153,8 @@ class ScheduledDispatcher:
                 except (NodeUnavailable, RequestError) as error:
                     refusal = refusal or error  # of the model that was asked for
                     continue
-                return _PlacedLease(self, placement, node, info, model)
+                stands_in = node.kind != "node" or model != models[0]
+                return _PlacedLease(self, placement, node, model, info.stream, stands_in)
             too_long = refusal is not None and refusal.fault is Fault.CONTEXT_EXCEEDED
             if not too_long or strict is info:
                 break
@@ -289,18 +294,19 @@ class _PlacedLease(Lease):
         dispatcher: ScheduledDispatcher,
         placement: Placement,
         node: ServingNode,
-        info: RequestInfo,
         model: str,
+        streams: bool,  # noqa: FBT001 - private
+        stands_in: bool,  # noqa: FBT001 - private
     ) -> None:
         self.upstream = node
         self.model = node.name_of(model)
         self.reason = str(placement.decision.reason)
         self.queue_ms = placement.waited_s * 1000.0
         self.candidates = placement.decision.scores
-        self.fallback = node.kind != "node" or model != dispatcher.names.served_by(info.model)[0]
+        self.fallback = stands_in
         self._asked = model
         self._node = node
-        self._streams = info.stream
+        self._streams = streams
         self._dispatcher = dispatcher
         self._placement = placement
 
@@ -330,6 +336,7 @@ def _demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
         avoid=info.excluded,
         local_only=limits.local_only,
         api=info.api,
+        route=info.route,
         overflow_after_s=overflow_after_s,
         generates=info.generates,
         certain_tokens=info.certain_tokens,

@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 
 from wai_protocol.errors import Fault, WaiError
-from wai_protocol.status import PER_TOKEN_TIMINGS
+from wai_protocol.status import PER_TOKEN_TIMINGS, ModelStatus
 from wai_protocol.surface import Headers, Route, headers_for_upstream
 from wai_relay.contracts.records import Attempt, Corrector, RequestRecord, TokenCounts
 from wai_relay.contracts.upstream import ServingNode, Spent, UpstreamStream
@@ -198,7 +198,8 @@ class RequestForwarder:
         """Try one upstream. The `suspects` failed the same request before: once this one begins to
         serve it, the failures were theirs and not the request's."""
         given_at = self._clock()
-        dialect, capabilities = call.reply.dialect, _capabilities(lease)
+        dialect, told = call.reply.dialect, _told(lease)
+        capabilities = _capabilities(told)
         takes_ours = not self._strict.knows(lease.upstream.name, lease.model)
         ask_usage = takes_ours and asks_usage(dialect, call.route, call.body.facts)
         ask_timings = (
@@ -206,13 +207,16 @@ class RequestForwarder:
             and PER_TOKEN_TIMINGS in capabilities
             and asks_timings(dialect, call.route, call.body.json)
         )
-        change = Change(lease.model, ask_usage=ask_usage, ask_timings=ask_timings)
+        model, asked = lease.model, call.body.facts.model
+        if asked != model and told and all(asked in one.aliases for one in told):
+            model = asked  # the server's own name for it stays
+        change = Change(model, ask_usage=ask_usage, ask_timings=ask_timings)
         answer = self._answer(call, lease, info, suspects, given_at, change)
         cancelled = True
         try:
             await self._exchange_with(call, lease, answer, capabilities, change)
             if (ask_usage or ask_timings) and call.body.repeatable and _may_be_ours(answer.failure):
-                change = Change(lease.model)
+                change = Change(model)
                 answer = self._answer(call, lease, info, suspects, given_at, change)
                 await self._exchange_with(call, lease, answer, capabilities, change)
                 if not _may_be_ours(answer.failure):
@@ -406,13 +410,17 @@ def _may_be_ours(failure: Failure | None) -> bool:
     )
 
 
-def _capabilities(lease: Lease) -> frozenset[str]:
-    """What the request may ask for: the capabilities that all of the node's upstreams with the
-    model have, for the node chooses among them."""
+def _told(lease: Lease) -> list[ModelStatus]:
+    """What the node's upstreams with the model tell of it; the node chooses among them."""
     upstream = lease.upstream
     models = upstream.status.models if isinstance(upstream, ServingNode) else ()
-    told = [frozenset(model.capabilities) for model in models if model.id == lease.model]
-    return frozenset.intersection(*told) if told else frozenset()
+    return [model for model in models if model.id == lease.model]
+
+
+def _capabilities(told: list[ModelStatus]) -> frozenset[str]:
+    """What the request may ask for: the capabilities that all of the upstreams have."""
+    words = [frozenset(model.capabilities) for model in told]
+    return frozenset.intersection(*words) if words else frozenset()
 
 
 def _size_of(call: RoutedRequest, outgoing: Outgoing) -> int | None:
@@ -428,10 +436,7 @@ def _size_of(call: RoutedRequest, outgoing: Outgoing) -> int | None:
 
 def _context_of(lease: Lease) -> int | None:
     """The context that an upstream has for its model; None where that is not known."""
-    upstream = lease.upstream
-    models = upstream.status.models if isinstance(upstream, ServingNode) else ()
-    told = [m.context_tokens for m in models if m.id == lease.model and m.context_tokens]
-    return min(told, default=None)
+    return min((m.context_tokens for m in _told(lease) if m.context_tokens), default=None)
 
 
 async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:

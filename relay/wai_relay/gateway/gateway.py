@@ -15,10 +15,12 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
+from urllib.parse import parse_qs
 
 import msgspec
 
 from wai_protocol.errors import Fault, RequestError, WaiError
+from wai_protocol.status import OLLAMA_WORDS
 from wai_protocol.surface import Headers, Route
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import Corrector, Recorder, RequestRecord, leave_uncorrected
@@ -29,29 +31,36 @@ from wai_relay.observe.live import ENDED_BY_ADMIN, LiveRequest, LiveRequests
 from wai_relay.policy.admission import Admission, Permit
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S
+from wai_relay.policy.served_names import ServedNames
 
 from .answer import Failure
+from .bodies import check_model
 from .body_budget import BodyBudget
-from .catalog import Catalog
+from .catalog import Catalog, listed_models
 from .claims import FREE_TASKS, largest_context, prompt_to_read, token_claim
 from .continuation import continuation_for
+from .dialects.extra import EXTRA
 from .dialects.registry import DIALECTS, Dialects
 from .dispatch import Dispatcher, RequestInfo
+from .extra_routes import extra_route_of
 from .forwarding import RequestForwarder, RoutedRequest, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
 from .held_body import Spool
 from .intake import Body, Intake
 from .limits import GatewayLimits
 from .reply import CallerReply
+from .stored_answers import StoredAnswers, StoredAt, referred_to, stored_id
 from .tokens import TokenEstimator, least_tokens
 from .translated_call import translate
 from .translation.misses import MISSING_STATUSES, RouteMisses
+from .translation.same_body import route_that_is_there
 from .translation.table import is_translatable, is_translated, local_answer, translation_of
 from .translation.translated_reply import TRANSLATED
 from .translation.translation import Asked
 
 log = logging.getLogger("wai.gateway")
 
+MAX_QUERY_FIELDS: Final = 32
 RETRY_AFTER_S: Final = 1.0  # where an error that will pass does not say when
 _RETRIED_STATUSES: Final = frozenset({429, 503})
 
@@ -110,6 +119,8 @@ class Gateway:
         self._spool = Spool(spool_folder, self._limits.spooled_total_bytes)
         self._estimator = TokenEstimator()
         self._misses = RouteMisses(clock)
+        self._served = ServedNames()
+        self._stored = StoredAnswers()
         self._created = int(wall_clock())
 
     def configure(self, limits: GatewayLimits, names: ModelNames) -> None:
@@ -157,33 +168,57 @@ class Gateway:
         request, record = reply.exchange.request, live.record
         key = self._keys.authenticate(request.headers)
         live.key, record.key_id = key, key.id
-        if request.method == "GET" and reply.dialect.is_list(path):
+        if request.method in ("GET", "HEAD") and reply.dialect.is_list(path):
             self._answer_list(reply, path, key, record)
             return
         route = self._dialects.find_route(request.method, path)
         if route is None:
-            raise self._no_route(request.method, path)
+            route = extra_route_of(self._fleet.nodes(), request.method, path)
+            if route is None:
+                raise self._no_route(request.method, path)
+            reply.dialect = EXTRA
         permit = self._admission.enter(key, self._clock(), self._wall_clock())
         try:
-            await self._forward(reply, route, key, live, permit)
+            await self._forward(reply, path, route, key, live, permit)
         finally:
             self._admission.settle(permit, record.tokens.total, self._clock())
 
     # -- requests that go to a model
     async def _forward(
-        self, reply: CallerReply, route: Route, key: ApiKey, live: LiveRequest, permit: Permit
+        self,
+        reply: CallerReply,
+        path: str,
+        route: Route,
+        key: ApiKey,
+        live: LiveRequest,
+        permit: Permit,
     ) -> None:
         request, record = reply.exchange.request, live.record
+        pin, stored = _pin(request), None
+        if route.stored:
+            stored = self._stored.find(key.id, stored_id(path, route))
+            if stored is None:
+                raise RequestError("No such answer is known here.", Fault.NOT_FOUND)
+            pin = pin or stored.node
         intake = Intake(
             *(reply.exchange, reply.dialect, route, key.id),
-            *(self._limits, self._budget, self._clock, self._spool),
+            *(self._limits, self._budget, self._clock),
+            lambda: stored.model if stored else self._default_model(request, key, pin),
+            spool=self._spool,
         )
         call: RoutedRequest | None = None
         try:
             body = await intake.take()
-            models = self._names.allowed(body.facts.model, key.limits)
+            self._served.look(self._fleet.nodes())
+            models = self._names.allowed(body.facts.model, key.limits, self._served)
+            if body.json is not None and (answer_id := referred_to(route, body.json.fields)):
+                found = self._stored.find(key.id, answer_id)
+                pin = pin or (found.node if found is not None else None)
+            there = route_that_is_there(route, self._fleet.nodes(), models)
+            if there is not route:
+                path, route = there.path, there
             translated = self._limits.translate and is_translated(
-                route, self._fleet.nodes(), key, models, _pin(request), self._misses
+                route, self._fleet.nodes(), key, models, pin, self._misses
             )
             if translated:
                 body = await intake.whole(body)
@@ -197,7 +232,7 @@ class Gateway:
                 template = self._estimator.template(facts.model, facts.prompt)
                 claim = token_claim(route, facts, prompt_tokens + template, context)
                 self._admission.reserve(permit, key, claim, self._clock(), self._wall_clock())
-            target = f"{route.path}?{request.query}" if request.query else route.path
+            target = f"{path}?{request.query}" if request.query else path
             call = RoutedRequest(reply, route, target, intake, body, record, live, permit)
             call.heartbeat = self._heartbeat(reply, route, body)
             if translated:
@@ -215,16 +250,19 @@ class Gateway:
             wait_until = self._clock() + MAX_WAIT_S
             to_read = prompt_to_read(route, facts, prompt_tokens)
             certain = least_tokens(facts.prompt) if route.generates else None
-            info = _info(request, call.route, key, body, to_read, certain, wait_until)
+            info = _info(request, call.route, key, body, to_read, certain, wait_until, pin)
             failure = await self._forwarder.forward(call, info)
             if failure is not None and self._lacks_route(call, failure):
                 asked = self._asked(facts.model, prompt_tokens, models)
                 call.body = body = await intake.whole(body)
                 translate(call, translation_of(route, body.data, asked), self._dialects)
-                failure = await self._forwarder.forward(call, replace(info, api=call.route.api))
+                info = replace(info, api=call.route.api, route=call.route.path)
+                failure = await self._forwarder.forward(call, info)
             if failure is not None:
                 self._fail(reply, route, live, failure)
-            elif record.tokens.exact and route.generates:
+            else:
+                self._remember_answer(call, key)
+            if failure is None and record.tokens.exact and route.generates:
                 self._estimator.observe(facts.model, facts.prompt, record.tokens.prompt)
         finally:
             if call is not None:
@@ -234,6 +272,22 @@ class Gateway:
                         record.model, call.body.facts.prompt, call.prompt_tokens
                     )
             intake.release()
+
+    def _remember_answer(self, call: RoutedRequest, key: ApiKey) -> None:
+        """A later request may refer to the answer, which is on the node that gave it."""
+        reader = call.reply.reader
+        if reader is not None and reader.answer_id:
+            place = StoredAt(call.record.node, call.record.model)
+            self._stored.note(key.id, reader.answer_id, place)
+
+    def _default_model(self, request: Request, key: ApiKey, pin: str | None) -> str | None:
+        """What is asked for where a request need not name a model: the query may, and where the key
+        can use one model only, there is no choice."""
+        named = parse_qs(request.query, max_num_fields=MAX_QUERY_FIELDS).get("model")
+        if named:
+            return check_model(named[0])
+        models = listed_models(self._fleet.nodes(), key, pin=pin)
+        return models[0].id if len(models) == 1 else None
 
     def _lacks_route(self, call: RoutedRequest, failure: Failure) -> bool:
         """Whether the upstreams that were tried have no such route, and a translation may help."""
@@ -247,7 +301,15 @@ class Gateway:
 
     def _asked(self, model: str, prompt_tokens: int, models: Collection[str]) -> Asked:
         context = largest_context(self._fleet.nodes(), models)
-        return Asked(model, prompt_tokens, self._wall_clock, _new_id, context)
+        told = {
+            word
+            for node in self._fleet.nodes()
+            for one in node.status.models
+            if one.id in models
+            for word in one.capabilities
+        }
+        capabilities = told & OLLAMA_WORDS
+        return Asked(model, prompt_tokens, self._wall_clock, _new_id, context, capabilities)
 
     def _heartbeat(self, reply: CallerReply, route: Route, body: Body) -> Heartbeat | None:
         wanted = reply.exchange.request.header(b"x-wai-heartbeat") != b"0"
@@ -263,10 +325,16 @@ class Gateway:
         catalog = Catalog(
             *(nodes, key, self._names.aliases, pin, self._created),
             translated=self._limits.translate,
+            resolve=self._model_called,
         )
         answer = reply.dialect.list_answer(path, catalog)
         record.status = 200
         _send(reply, 200, [], msgspec.json.encode(answer))
+
+    def _model_called(self, name: str) -> str:
+        """The model that `name` stands for."""
+        self._served.look(self._fleet.nodes())
+        return self._names.served_by(name, self._served)[0]
 
     # -- what went wrong
     def _no_route(self, method: str, path: str) -> RequestError:
@@ -369,12 +437,14 @@ def _info(
     prompt_tokens: int,
     certain_tokens: int | None,
     wait_until: float,
+    pin: str | None,
 ) -> RequestInfo:
     return RequestInfo(
         request_id=request.request_id,
         key=key,
         model=body.facts.model,
         api=route.api,
+        route=route.path,
         generates=route.generates,
         takes_slot=route.task not in FREE_TASKS,
         stream=body.facts.stream,
@@ -383,7 +453,7 @@ def _info(
         context_tokens=body.facts.context_tokens,
         max_output_tokens=body.facts.max_output_tokens,
         prefix=body.facts.prefix,
-        pin=_pin(request),
+        pin=pin,
         wait_until=wait_until,
     )
 
@@ -398,5 +468,6 @@ def _send(reply: CallerReply, status: int, headers: Headers, body: bytes) -> Non
     if all(name != b"content-type" for name, _ in headers):
         framed.append((b"content-type", b"application/json"))
     reply.start(status, framed)
-    reply.exchange.write(body)
+    if reply.exchange.request.method != "HEAD":
+        reply.exchange.write(body)
     reply.exchange.end()

@@ -15,7 +15,7 @@ from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Route
 from wai_relay.http.exchange import Exchange, Request
 
-from .bodies import BodyFacts, Change, Outgoing, Piece, RequestBody, read_json
+from .bodies import BodyFacts, Change, Outgoing, Piece, RequestBody, no_model, read_json
 from .body_budget import BodyBudget
 from .dialects.dialect import Dialect
 from .form_scan import TURN_BYTES, FormModelScanner
@@ -95,8 +95,12 @@ class Intake:
         limits: GatewayLimits,
         budget: BodyBudget,
         clock: Callable[[], float],
+        default_model: Callable[[], str | None] = lambda: None,
+        *,
         spool: Spool | None = None,
     ) -> None:
+        """`default_model` tells what is asked for where the body names no model and need not."""
+        self._default_model = default_model
         self._exchange = exchange
         self._key_id = key_id
         self._clock = clock
@@ -115,6 +119,9 @@ class Intake:
 
     async def take(self) -> Body:
         """The body, as far as it is needed. Raises `WaiError` with what the caller can do."""
+        if not self._route.has_body:
+            facts = BodyFacts(self._default_model() or no_model(), whole=True)
+            return Body(facts, b"", complete=True, repeatable=True)
         self._check_head(self._exchange.request)
         if self._form is not None:
             return await self._take_form(self._form)
@@ -126,7 +133,7 @@ class Intake:
                 return await self._take_long(b"".join((*pieces, data)))
             pieces.append(data)
         whole = b"".join(pieces)
-        read = read_json(whole, self._dialect, self._route)
+        read = read_json(whole, self._dialect, self._route, self._default_model)
         return Body(read.facts, read.data, json=read)
 
     async def _take_long(self, data: bytes) -> Body:
@@ -138,10 +145,10 @@ class Intake:
             await held.add(data)
             at = scanner.feed(data)
             while at < len(data):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # every other caller has a turn in between
                 at = scanner.feed(data, at)
             data = await self._read()
-        read = read_long(scanner, held.size, self._dialect, self._route)
+        read = read_long(scanner, held.size, self._dialect, self._route, self._default_model)
         return Body(read.facts, b"", json=read, held=held)
 
     async def _take_form(self, scanner: FormModelScanner) -> Body:
@@ -165,7 +172,7 @@ class Intake:
             else:
                 pieces.append(data)
         if scanner.model is None:
-            raise RequestError("The request names no model; set `model`.")
+            no_model()
         # Nobody knows what stands further on, so the caller's stream is taken for what it wants.
         size = max(self._size, self._exchange.request.content_length or 0)
         facts = BodyFacts(scanner.model, wants_usage=True, size_bytes=size)

@@ -6,6 +6,7 @@ and the places of the others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,8 +23,9 @@ from .bodies import (
     Outgoing,
     Piece,
     changes_in,
+    has_prompt,
+    model_of,
     read_facts,
-    read_model,
 )
 from .dialects.dialect import Dialect
 from .json_scan import JsonScanner, Span
@@ -70,18 +72,24 @@ class LongBody:
         return Outgoing(tuple(parts))
 
 
-def read_long(scanner: JsonScanner, size: int, dialect: Dialect, route: Route) -> LongBody:
-    """What a body of `size` bytes says that `scanner` has seen to its end. Raises `RequestError`
-    with a sentence for the caller."""
+def read_long(
+    scanner: JsonScanner,
+    size: int,
+    dialect: Dialect,
+    route: Route,
+    default_model: Callable[[], str | None] = lambda: None,
+) -> LongBody:
+    """What a body of `size` bytes says that `scanner` has seen to its end. `default_model`: see
+    `bodies.read_json`. Raises `RequestError` with a sentence for the caller."""
     scanner.finish()
     fields = scanner.fields
-    model_field, model = read_model(fields, dialect)
-    if route.generates and "messages" in dialect.prompt_fields:
+    model_field, model = model_of(fields, dialect, route, default_model)
+    if has_prompt(route) and "messages" in dialect.prompt_fields:
         messages = fields.get("messages")
         if messages is not None and bytes(messages)[:1] != b"[":
             raise RequestError("`messages` must be a list.")
-    prompt = scanner.parts.size() if route.generates else NO_PROMPT
-    prefix = scanner.parts.prefix() if route.generates else ()
+    prompt = scanner.parts.size() if has_prompt(route) else NO_PROMPT
+    prefix = scanner.parts.prefix() if has_prompt(route) else ()
     counted: Fields = fields
     if count := scanner.parts.items.get("prompt"):  # a list of prompts was cut: say how many
         stand_in = b"[" + b",".join([b'""'] * min(count, MAX_ANSWERS)) + b"]"

@@ -15,7 +15,7 @@ import re
 from typing import Final, NamedTuple, assert_never
 
 from wai_protocol.errors import Fault
-from wai_protocol.surface import Route
+from wai_protocol.surface import EXTRA_API, Route
 
 from .dialects.dialect import EVENT_STREAM, NDJSON, Dialect, Signal, SignalOf, error_in
 from .dialects.usage import decode
@@ -190,7 +190,7 @@ class Lines(Opening):
 def opening_for(dialect: Dialect, route: Route, status: int, content_type: bytes) -> Opening:
     """Who holds the opening of an answer with this status and (lower-case) content type."""
     media_type = content_type.partition(b";")[0].strip()
-    if status != 200:
+    if status != 200 or route.api == EXTRA_API:
         return AnyBytes()
     if media_type == EVENT_STREAM:
         return EventStream(dialect.signal_of(route))

@@ -31,7 +31,7 @@ MAX_ASKED_BYTES: Final = 2048
 """Of the field names in a preflight. The SDKs send about 15 names, some 250 bytes."""
 
 _METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE"
-_USUAL_FIELDS: Final = b"authorization, content-type, x-api-key, *"
+_USUAL_FIELDS: Final = b"authorization, content-type, x-api-key, api-key, *"
 _EXPOSED: Final = b", ".join(
     (
         b"x-request-id",

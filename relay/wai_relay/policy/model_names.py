@@ -4,31 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
 
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, RequestError
 
+from .served_names import ServedNames
 
-@dataclass(frozen=True, slots=True)
+ANY: Final = "*"
+"""In an alias it stands for any characters: `gpt-*`."""
+MAX_WILDCARDS: Final = 4
+"""In one alias. Each costs a search in the name."""
+
+
+@dataclass(frozen=True)
 class ModelNames:
-    """`aliases`: name to model. `fallbacks`: model to those that may stand in for it, best first.
-    Replace the whole of it to change it while the relay runs."""
+    """`aliases`: name to model; a name may contain `*`. `fallbacks`: model to those that may stand
+    in for it, best first. Replace the whole of it to change it while the relay runs.
+
+    Raises `RequestError` for an alias with too many `*`."""
 
     aliases: Mapping[str, str] = field(default_factory=dict)
     fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def served_by(self, name: str) -> tuple[str, ...]:
-        """The models to try for `name`, in order."""
-        model = self.aliases.get(name, name)
-        return (model, *self.fallbacks.get(model, ()))
+    def __post_init__(self) -> None:
+        for name in self.aliases:
+            if name.count(ANY) > MAX_WILDCARDS:
+                raise RequestError(f"the alias {name!r} has more than {MAX_WILDCARDS} `*`")
 
-    def allowed(self, name: str, limits: KeyLimits) -> tuple[str, ...]:
+    def served_by(self, name: str, served: ServedNames | None = None) -> tuple[str, ...]:
+        """The models to try for `name`, in order. An alias without `*` comes first, then what nodes
+        serve by that name (`served`), then the alias with `*` that has the most characters."""
+        model = self.aliases.get(name) if ANY not in name else None
+        if model is None:
+            model = (served.find(name) if served else None) or self._by_pattern(name) or name
+        others = self.fallbacks.get(model) or self.fallbacks.get(name, ())
+        if served is not None:
+            model = served.find(model) or model
+            others = tuple(served.find(other) or other for other in others)
+        return (model, *others)
+
+    def allowed(
+        self, name: str, limits: KeyLimits, served: ServedNames | None = None
+    ) -> tuple[str, ...]:
         """Those of `served_by(name)` that a key may use. A key that may use an alias may use what
         it stands for; what stands in must be allowed by itself. Raises `RequestError` (FORBIDDEN).
         """
-        model, *others = self.served_by(name)
+        model, *others = self.served_by(name, served)
         if not limits.models:
             return (model, *others)
         if name not in limits.models and model not in limits.models:
             raise RequestError(f"This API key may not use the model `{name}`.", Fault.FORBIDDEN)
         return (model, *(other for other in others if other in limits.models))
+
+    def _by_pattern(self, name: str) -> str | None:
+        for pattern in self._patterns:
+            if _fits(pattern, name):
+                return self.aliases[pattern]
+        return None
+
+    @cached_property
+    def _patterns(self) -> list[str]:
+        """The aliases with `*`, those that say most first."""
+        return sorted((alias for alias in self.aliases if ANY in alias), key=lambda a: (-len(a), a))
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """Whether `name` is `pattern` with some characters in place of each `*`."""
+    first, *middle, last = pattern.split(ANY)
+    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for part in middle:
+        at = name.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True

@@ -89,7 +89,8 @@ class Demand(NamedTuple):
     `expected_output_tokens` what such requests used to get; `generates`: it gets any.
     `asked_context`: the context that the caller wants, 0 for any. `nodes`:
     the names that the key may use (None: all). `avoid`: nodes that were tried for it already.
-    `pin`: the one node that the caller insists on. `api`: the dialect it speaks.
+    `pin`: the one node that the caller insists on. `api`: the dialect it speaks; `route`: the path
+    of its route ("": any of that dialect).
     `overflow_after_s`: how long it may wait for a slot of our own where a provider could serve it.
     """
 
@@ -105,6 +106,7 @@ class Demand(NamedTuple):
     api: str = "openai"
     overflow_after_s: float = OVERFLOW_AFTER_S
     generates: bool = True
+    route: str = ""
     certain_tokens: int | None = None
     asked_context: int = 0
     hopeful: bool = False
@@ -302,6 +304,7 @@ def score_all(
     """The expected times on each of `candidates`, or why it can't serve `demand`. One loop: it is
     most of what a decision costs."""
     prompt_tokens, api, least_context = demand.prompt_tokens, demand.api, demand.least_context
+    route = demand.route
     anywhere = demand.pin is None and demand.nodes is None and not demand.avoid
     output_tokens = demand.expected_output_tokens
     nearest_s = min([c.rtt_s for c in candidates], default=0.0)
@@ -336,6 +339,7 @@ def score_all(
             and (context is None or context >= least_context)
             and model.ready
             and api in model.apis
+            and (model.routes is None or route in model.routes)
             and (own or not demand.local_only)
         )
         excluded = "" if able else _exclusion(demand, candidate)
@@ -400,15 +404,20 @@ def has_prefill_backlog(ahead_tokens: float, prefill_tps: float, rtt_s: float) -
 
 def serves(demand: Demand, model: ModelStatus, node: str) -> bool:
     """Whether `node` could take `demand` if it had a free slot and were well. Cheap."""
-    context = model.context_tokens
+    context = _most_context(model)
     return (
         (demand.pin is None or demand.pin == node)
         and (demand.nodes is None or node in demand.nodes)
         and node not in demand.avoid
         and (context is None or context >= demand.certain_context)
-        and demand.api in model.apis
+        and model.has_route(demand.api, demand.route)
         and model.ready
     )
+
+
+def _most_context(model: ModelStatus) -> int | None:
+    """The context that the model can have: what an Ollama has loaded it with is no bound."""
+    return model.largest_context_tokens or model.context_tokens
 
 
 def _largest(
@@ -418,10 +427,10 @@ def _largest(
     is not surely too long for them."""
     least = demand.certain_context
     hopeful = [
-        (candidate.model.context_tokens or 0, candidate)
+        (_most_context(candidate.model) or 0, candidate)
         for candidate, score in zip(candidates, scores, strict=True)
         if score.excluded == "context"
-        and (candidate.model.context_tokens or 0) >= least
+        and (_most_context(candidate.model) or 0) >= least
         and not _exclusion(demand._replace(hopeful=True), candidate)
     ]
     most = max((context for context, _ in hopeful), default=0)
@@ -430,7 +439,7 @@ def _largest(
 
 def _exclusion(demand: Demand, candidate: Candidate) -> str:
     model = candidate.model
-    context = model.context_tokens
+    context = _most_context(model)
     if demand.pin is not None and candidate.node != demand.pin:
         return "not pinned"
     if demand.nodes is not None and candidate.node not in demand.nodes:
@@ -439,7 +448,7 @@ def _exclusion(demand: Demand, candidate: Candidate) -> str:
         return "tried"
     if demand.local_only and not candidate.own:
         return "not local"
-    if demand.api not in model.apis:
+    if not model.has_route(demand.api, demand.route):
         return "other API"
     if context is not None and context < demand.least_context:
         return "context"
@@ -459,6 +468,8 @@ def _roomy(
         return able
     full = demand.full_context
     roomy = [i for i in able if (candidates[i].model.context_tokens or full) >= full]
+    if not roomy:
+        roomy = [i for i in able if (_most_context(candidates[i].model) or full) >= full]
     limited = demand.max_output_tokens is not None or demand.asked_context
     if not roomy or len(roomy) == len(able) or limited:
         return roomy or able
@@ -523,7 +534,7 @@ def _refusal(
     passing = {"loading", "no slots", *(r.value for r in Readiness)}
     if "context" in excluded and not excluded & passing:
         largest = max(
-            c.model.context_tokens or 0
+            _most_context(c.model) or 0
             for c, s in zip(candidates, scores, strict=True)
             if s.excluded == "context"
         )

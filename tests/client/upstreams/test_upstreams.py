@@ -18,9 +18,11 @@ from wai_node.upstreams.tally import NOTHING, UNKNOWN, TokensSpent
 from wai_node.upstreams.upstream import Upstream, metric
 from wai_protocol.errors import WaiError
 from wai_protocol.status import NodeStatus
+from wai_protocol.surface import OLLAMA_ROUTES, OPENAI_ROUTES
 
 pytestmark = pytest.mark.anyio
 
+CHAT, OLLAMA_CHAT = OPENAI_ROUTES[0], OLLAMA_ROUTES[0]
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 LISTED = {"data": [{"id": "m"}]}
 LLAMA = {
@@ -83,7 +85,7 @@ async def test_llama_server_tells_slots_context_and_queue() -> None:
         (model,) = probe.models
         assert (upstream.kind, probe.counted, model.context_tokens) == ("llama-server", True, 512)
         assert (model.slots_total, model.slots_busy, model.queued) == (2, 1, 3)
-        assert model.apis == ("openai", "anthropic")
+        assert model.apis == ("openai", "anthropic", "llama.cpp")
 
 
 async def test_a_router_lists_its_models_and_which_one_failed() -> None:
@@ -107,6 +109,41 @@ async def test_ollama_tells_the_context_of_what_is_loaded() -> None:
         models = (await upstream.probe()).models
         assert upstream.kind == "ollama"
         assert [(m.id, m.context_tokens) for m in models] == [("a:1b", None), ("b:2b", 4096)]
+
+
+async def test_ollamas_models_are_asked_once_what_they_can_do() -> None:
+    asked: list[str] = []
+    tags = [{"name": "llama3:latest", "digest": "d1", "size": 7}, {"name": "embed:1b"}]
+    shown = {
+        "capabilities": ["completion", "tools", "something new"],
+        "model_info": {"llama.context_length": 131072, "llama.embedding_length": 4},
+    }
+
+    async def script(r: asyncio.StreamReader, w: asyncio.StreamWriter) -> None:
+        while True:
+            head, body = await read_request(r)
+            path = head.split(b" ")[1].decode()
+            if path == "/api/show":
+                asked.append(json.loads(body)["model"])
+                page: object = shown if len(asked) == 1 else "not json"
+            elif path in OLLAMA:
+                page = OLLAMA[path] if path != "/api/tags" else {"models": tags}
+            else:
+                w.write(NOT_FOUND)
+                continue
+            w.write(ok((page if isinstance(page, str) else json.dumps(page)).encode()))
+
+    async with raw_upstream(script) as raw:
+        upstream = await identify(raw.url)
+        assert upstream is not None
+        for _ in range(2):
+            first, second = (await upstream.probe()).models
+        assert asked == ["llama3:latest", "embed:1b"]
+        assert (first.largest_context_tokens, first.context_tokens) == (131072, None)
+        assert first.capabilities == ("completion", "tools")
+        assert (first.aliases, first.loaded, first.size_bytes) == (("llama3",), False, 7)
+        assert (second.aliases, second.capabilities) == ((), ())
+        await upstream.aclose()
 
 
 @pytest.mark.parametrize(
@@ -206,11 +243,11 @@ async def test_the_less_loaded_of_two_upstreams_is_chosen_and_a_loading_one_last
         board.add(upstream)
         board.probed(upstream, Probe((upstream.model("m"),)))
     board.started(one, "m", Stream())
-    assert board.choose("m", "openai") is two
+    assert board.choose("m", CHAT) is two
     board.probed(two, Probe((replace(two.model("m"), ready=False),)))
-    assert board.choose("m", "openai") is one
-    assert board.choose("m", "ollama") is None
-    assert board.choose("x", "openai") is None
+    assert board.choose("m", CHAT) is one
+    assert board.choose("m", OLLAMA_CHAT) is None
+    assert board.choose("x", CHAT) is None
 
 
 async def test_the_watch_tells_a_change_once_and_closes_what_it_polled() -> None:
@@ -244,9 +281,9 @@ async def test_the_same_model_on_two_upstreams_is_served_while_one_is_down() -> 
         board.add(upstream)
         board.probed(upstream, Probe((upstream.model("m"),)))
     board.failed(one, "refused", timed_out=False)
-    assert board.choose("m", "openai") is two
+    assert board.choose("m", CHAT) is two
     board.started(two, "m", Stream())
-    assert board.choose("m", "openai") is two, "busy is better than away"
+    assert board.choose("m", CHAT) is two, "busy is better than away"
     assert sorted(m.ready for m in board.status().models) == [False, True]
 
 

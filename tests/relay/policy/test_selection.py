@@ -17,6 +17,7 @@ from wai_relay.policy.selection import Candidate, Demand, Readiness, Reason, sel
 
 def node(name: str, **fields: Any) -> Candidate:
     model = {"slots_total": 4, "context_tokens": 8192, "apis": ("openai",), "ready": True}
+    model |= {"largest_context_tokens": None}
     for field in list(model):
         model[field] = fields.pop(field, model[field])
     fields.setdefault("slot_s", 5.0)
@@ -122,6 +123,16 @@ def test_a_key_or_a_pin_narrows_the_hope_too() -> None:
 def test_a_refusal_has_the_words_that_programs_look_for() -> None:
     text = str(select(Demand("m", 20_000), [node("a")]).error())
     assert "maximum context length is 8192 tokens" in text  # LiteLLM
+
+
+def test_what_an_ollama_has_loaded_is_no_bound() -> None:
+    ollama = node("ollama", context_tokens=4096, largest_context_tokens=131_072)
+    assert select(Demand("m", 20_000), [ollama]).node == "ollama"
+    assert select(Demand("m", 100, asked_context=65_536), [ollama, node("a")]).node == "ollama"
+    # Where it need not be loaded again, it is better.
+    roomy = node("roomy", context_tokens=32_768, prefill_tps=10.0)
+    assert select(Demand("m", 20_000, max_output_tokens=9), [ollama, roomy]).node == "roomy"
+    assert "131072" in str(select(Demand("m", 200_000), [ollama]).error())
 
 
 def test_a_context_that_the_caller_asks_for_is_found() -> None:

@@ -56,7 +56,8 @@ class Dialect(abc.ABC):
     """Beginnings of paths for which errors are said in this dialect, whether or not there is such a
     route. The longest that fits decides; of two dialects with the same, the first one."""
     aliases: ClassVar[Mapping[str, str]] = {}
-    """Other beginnings of paths, and what stands for each of them: `{"/api/v1/": "/v1/"}`."""
+    """Other beginnings of paths, and what stands for each of them: `{"/api/v1/": "/v1/"}`. In one,
+    `{id}` is any part. A name without a closing `/` stands for one path. Routes come first."""
     stream_type: ClassVar[bytes] = EVENT_STREAM
     """The content type of its streams: `EVENT_STREAM` or `NDJSON`."""
     heartbeat: ClassVar[bytes] = b": waiting\n\n"

@@ -6,12 +6,15 @@ not counted by Ollama at all (`prompt_eval_count` is missing); then the estimate
 
 from __future__ import annotations
 
+import hashlib
 import re
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from wai_protocol.errors import Fault
+from wai_protocol.status import OLLAMA_WORDS
 from wai_protocol.surface import OLLAMA_API, OLLAMA_ROUTES, Route
 from wai_relay.contracts.records import TokenCounts
 from wai_relay.gateway.catalog import Catalog, CatalogModel
@@ -25,6 +28,7 @@ PS_PATH: Final = "/api/ps"
 VERSION_PATH: Final = "/api/version"
 VERSION: Final = "0.14.0"
 """The version of Ollama whose API is forwarded and translated. Clients refuse older ones."""
+_KEPT_S: Final = 300  # how long Ollama keeps a model in memory, if it is not told otherwise
 MAX_OPTION: Final = 1 << 31  # of a number in `options`; only keeps the numbers small
 
 _FIGURE: Final = re.compile(rb'(?<!\\)"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,12})')
@@ -87,12 +91,17 @@ class OllamaDialect(Dialect):
             return {"version": VERSION}
         models = catalog.models(OLLAMA_API)
         if path == TAGS_PATH:
-            return {"models": [_model_entry(model) for model in models]}
+            return {"models": [_model_entry(model, catalog.created) for model in models]}
         return {
             "models": [
-                _model_entry(model) | {"size_vram": 0, "context_length": model.context_tokens or 0}
+                _model_entry(model, catalog.created)
+                | {
+                    "expires_at": _stamp(catalog.created + _KEPT_S),
+                    "size_vram": model.size_bytes or 0,
+                    "context_length": model.context_tokens or 0,
+                }
                 for model in models
-                if model.ready
+                if model.ready and model.loaded is not False
             ]
         }
 
@@ -208,6 +217,28 @@ def _options(fields: Fields, name: str) -> list[int]:
     return found
 
 
-def _model_entry(model: CatalogModel) -> dict[str, Any]:
-    # Size and digest are the box's business; their clients want the fields.
-    return {"name": model.id, "model": model.id, "size": 0, "digest": "", "details": {}}
+def _model_entry(model: CatalogModel, created: int) -> dict[str, Any]:
+    """What their clients read of an entry. The digest is made of the name: the files are the
+    boxes' business, and may differ among them."""
+    family = model.id.partition(":")[0].rpartition("/")[2].rstrip("0123456789.-_").lower()
+    return {
+        "name": model.id,
+        "model": model.id,
+        "modified_at": _stamp(created),
+        "size": model.size_bytes or 0,
+        "digest": hashlib.sha256(model.id.encode()).hexdigest(),
+        "details": {
+            "parent_model": "",
+            "format": "gguf",
+            "family": family,
+            "families": [family],
+            "parameter_size": "",
+            "quantization_level": "",
+        },
+        "capabilities": sorted(model.capabilities & OLLAMA_WORDS),
+    }
+
+
+def _stamp(seconds: int) -> str:
+    """RFC 3339."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import msgspec
 
 from wai_protocol.errors import Fault, RequestError
-from wai_protocol.surface import OPENAI_API, OPENAI_ROUTES, Route
+from wai_protocol.surface import OPENAI_API, OPENAI_ROUTES, Route, is_pattern
 from wai_relay.contracts.records import TokenCounts
 from wai_relay.gateway.catalog import Catalog, CatalogModel
 from wai_relay.http.problems import openai_error
@@ -24,8 +24,11 @@ from .usage import BodyReader, EventReader, UsageReader, count, decode, last_obj
 MODELS_PATH: Final = "/v1/models"
 CHAT_PATH: Final = "/v1/chat/completions"
 COMPLETIONS_PATH: Final = "/v1/completions"
+RESPONSES_PATH: Final = "/v1/responses"
 # Only these two know `stream_options`; /v1/responses always says its usage.
 STREAM_OPTIONS_PATHS: Final = frozenset({CHAT_PATH, COMPLETIONS_PATH})
+# These take a list of prompts in place of one; the last two are llama.cpp's and LM Studio's.
+_PROMPT_LIST_PATHS: Final = frozenset({COMPLETIONS_PATH, "/completion", "/api/v0/completions"})
 # A list of prompts with more commas than this is not decoded; each comma then counts as a prompt.
 # Decoding it costs 0.1 µs for each, which no stream should wait behind.
 MAX_LISTED: Final = 10_000
@@ -37,6 +40,7 @@ _CHAT_CONTENT: Final = (
 )
 
 # Inside a JSON string its quotes would be escaped, so no answer can pretend to be one.
+_RESPONSE_ID: Final = re.compile(rb'"id": ?"(resp_[A-Za-z0-9_.-]{1,120})"')
 _TIMINGS_KEY: Final = b',"timings":{'
 _TIMINGS: Final = re.compile(rb',"timings":\{[^{}]*\}')
 _FINISHED: Final = b'"finish_reason":"'
@@ -48,7 +52,22 @@ class OpenAiDialect(Dialect):
     name = OPENAI_API
     routes: ClassVar[tuple[Route, ...]] = OPENAI_ROUTES
     error_prefixes: ClassVar[tuple[str, ...]] = ("/v1/", MODELS_PATH)
-    aliases: ClassVar[Mapping[str, str]] = {"/api/v1/": "/v1/"}  # as OpenRouter has it
+    aliases: ClassVar[Mapping[str, str]] = {
+        "/api/v1/": "/v1/",  # as OpenRouter has it
+        "/openai/v1/": "/v1/",  # Azure, and the next one
+        "/openai/deployments/{id}/": "/v1/",
+        # for clients that were given a base URL without `/v1`
+        "/models": MODELS_PATH,
+        "/models/": MODELS_PATH + "/",
+        "/responses/": "/v1/responses/",
+        **{
+            route.path.removeprefix("/v1"): route.path
+            for route in OPENAI_ROUTES
+            if route.path.startswith("/v1/")
+            and not is_pattern(route.path)
+            and all(other.path != route.path.removeprefix("/v1") for other in OPENAI_ROUTES)
+        },
+    }
 
     def error_body(self, fault: Fault, message: str) -> bytes:
         """`{"error": {"message", "type", "code", "param"}}`."""
@@ -68,8 +87,9 @@ class OpenAiDialect(Dialect):
     ) -> UsageReader:
         """See `Dialect`."""
         if not content_type.startswith(EVENT_STREAM):
-            return OpenAiBody(lines=content_type.startswith(NDJSON))
-        events = OpenAiTextEvents if route.path == COMPLETIONS_PATH else OpenAiEvents
+            body = ResponsesBody if route.path == RESPONSES_PATH else OpenAiBody
+            return body(lines=content_type.startswith(NDJSON))
+        events = _EVENTS.get(route.path, OpenAiEvents)
         return events(strip_usage=strip_usage, strip_timings=strip_timings)
 
     def signal_of(self, route: Route) -> SignalOf:
@@ -86,7 +106,7 @@ class OpenAiDialect(Dialect):
 
     def prompts_asked(self, route: Route, fields: Fields) -> int:
         """See `Dialect`. A completion's `prompt` may be a list of prompts."""
-        raw = fields.get("prompt") if route.path == COMPLETIONS_PATH else None
+        raw = fields.get("prompt") if route.path in _PROMPT_LIST_PATHS else None
         return 1 if raw is None else _prompts_in(bytes(raw))
 
     def is_list(self, path: str) -> bool:
@@ -95,13 +115,13 @@ class OpenAiDialect(Dialect):
 
     def list_answer(self, path: str, catalog: Catalog) -> object:
         """See `Dialect`."""
-        if path == MODELS_PATH:
+        if path.rstrip("/") == MODELS_PATH:
             return _model_list(catalog.models(), catalog.created)
         name = unquote(path[len(MODELS_PATH) + 1 :])
-        found = [model for model in catalog.models() if model.id == name]
-        if not found:
+        found = catalog.find(name)
+        if found is None:
             raise RequestError(f"There is no model `{name[:256]}`.", Fault.MODEL_NOT_FOUND)
-        return _model_entry(found[0], catalog.created)
+        return _model_entry(found, catalog.created)
 
 
 OPENAI: Final = OpenAiDialect()
@@ -225,12 +245,38 @@ class OpenAiTextEvents(OpenAiEvents):
     piece = b'"text"'
 
 
+class ResponsesEvents(OpenAiEvents):
+    """A streamed answer of /v1/responses; its first event names it."""
+
+    def feed(self, data: bytes) -> bytes:
+        """See `EventReader`."""
+        if not self.answer_id and (found := _RESPONSE_ID.search(data)) is not None:
+            self.answer_id = found[1].decode()
+        return super().feed(data)
+
+
 class OpenAiBody(BodyReader):
     """A whole answer as one document."""
 
     def figures(self, text: bytes) -> TokenCounts | None:
         """See `BodyReader`."""
         return counts_of(last_object(text, b"usage"), last_object(text, b"timings"))
+
+
+class ResponsesBody(OpenAiBody):
+    """An answer of /v1/responses."""
+
+    def feed(self, data: bytes) -> bytes:
+        """See `BodyReader`."""
+        if not self.answer_id and (found := _RESPONSE_ID.search(data)) is not None:
+            self.answer_id = found[1].decode()
+        return super().feed(data)
+
+
+_EVENTS: Final[dict[str, type[OpenAiEvents]]] = {
+    COMPLETIONS_PATH: OpenAiTextEvents,
+    RESPONSES_PATH: ResponsesEvents,
+}
 
 
 def counts_of(usage: object, timings: object) -> TokenCounts | None:
@@ -316,6 +362,7 @@ def _prompts_in(prompt: bytes) -> int:
 
 def _model_entry(model: CatalogModel, created: int) -> dict[str, Any]:
     """An entry of OpenAI's list, with what Anthropic's has besides, and ours under `wai`."""
+    context = model.context_tokens
     return {
         "id": model.id,
         "object": "model",
@@ -328,7 +375,13 @@ def _model_entry(model: CatalogModel, created: int) -> dict[str, Any]:
             "nodes": model.nodes,
             "context_tokens": model.context_tokens,
             "apis": sorted(model.apis),
+            "kind": model.kind,
+            "capabilities": sorted(model.capabilities),
+            "aliases": sorted(model.aliases),
+            "loaded": model.loaded,
         },
+        # as vLLM and OpenRouter call it; programs shorten their prompts by it
+        **({} if context is None else {"max_model_len": context, "context_length": context}),
     }
 
 

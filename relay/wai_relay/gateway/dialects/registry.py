@@ -6,15 +6,19 @@ Ours are in the table below. Other packages add theirs by the entry-point group 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
 from wai_protocol.errors import RequestError
-from wai_protocol.surface import Route, RouteTable
+from wai_protocol.surface import ANY_PART, Route, RouteTable, matches
 from wai_transport.plugins import load_plugins
 
 from .anthropic import ANTHROPIC
 from .dialect import EVENT_STREAM, NDJSON, Dialect
+from .extra import EXTRA
+from .llama_cpp import LLAMA_CPP
+from .lm_studio import LM_STUDIO
 from .ollama import OLLAMA
 from .openai import OPENAI
 
@@ -46,20 +50,28 @@ class Dialects:
             ((prefix, one) for one in self._dialects for prefix in one.error_prefixes),
             key=lambda entry: -len(entry[0]),
         )
-        self._aliases = [pair for one in self._dialects for pair in one.aliases.items()]
-        for alias, _ in self._aliases:
-            if any(route.path.startswith(alias) for route in self._routes):
-                raise RequestError(f"The alias {alias} would hide a route.")
+        aliases = [pair for one in self._dialects for pair in one.aliases.items()]
+        self._exact_aliases = {name: path for name, path in aliases if not name.endswith("/")}
+        self._aliases = [
+            (re.compile(re.escape(name).replace(re.escape(ANY_PART), "[^/]+")), prefix)
+            for name, prefix in aliases
+            if name.endswith("/")
+        ]
 
     def extended(self, dialect: Dialect) -> Dialects:
         """These and `dialect`. Raises `RequestError` as the constructor does."""
         return Dialects((*self._dialects, dialect))
 
     def upstream_path(self, path: str) -> str:
-        """The path that an upstream knows, where `path` may be another name for it."""
+        """The path that an upstream knows, where `path` may be another name for it. What is a route
+        or a list itself is no other name."""
+        if path in self._by_path or self.of(path).is_list(path):
+            return path
+        if (exact := self._exact_aliases.get(path)) is not None:
+            return exact
         for alias, prefix in self._aliases:
-            if path.startswith(alias):
-                return prefix + path[len(alias) :]
+            if (found := alias.match(path)) is not None:
+                return prefix + path[found.end() :]
         return path
 
     def of(self, path: str) -> Dialect:
@@ -78,11 +90,13 @@ class Dialects:
 
     def operation_of(self, path: str) -> str:
         """What OpenTelemetry's conventions call a request to `path`; "" if they have no name."""
-        return next((route.operation for route in self._routes if route.path == path), "")
+        return next((route.operation for route in self._routes if matches(route.path, path)), "")
 
     def methods(self, path: str) -> list[str]:
         """The methods by which `path` may be asked; [] where it is unknown."""
-        return self._routes.methods(path) or (["GET"] if self.of(path).is_list(path) else [])
+        return self._routes.methods(path) or (
+            ["GET", "HEAD"] if self.of(path).is_list(path) else []
+        )
 
 
 def _check(dialect: Dialect) -> None:
@@ -98,7 +112,7 @@ def _check(dialect: Dialect) -> None:
         raise RequestError(f"{where} names no field for the model.")
 
 
-DIALECTS: Final = Dialects((OPENAI, ANTHROPIC, OLLAMA))
+DIALECTS: Final = Dialects((OPENAI, ANTHROPIC, OLLAMA, LLAMA_CPP, LM_STUDIO, EXTRA))
 """Those that the relay comes with."""
 
 

@@ -47,6 +47,8 @@ class UsageReader(abc.ABC):
     def __init__(self) -> None:
         self.chunks = 0  # pieces of answer seen, the estimate of `counts.completion`
         self.said: TokenCounts | None = None
+        self.answer_id = ""
+        """By what a later request may refer to the answer, if its server keeps it."""
 
     @property
     def ended(self) -> bool:

@@ -15,6 +15,13 @@ def count_tokens(body: Body, asked: Asked) -> bytes:
     return ENCODER.encode({"input_tokens": max(asked.prompt_tokens, 1)})
 
 
+def input_tokens(body: Body, asked: Asked) -> bytes:
+    """OpenAI's `/v1/responses/input_tokens` and llama.cpp's of chat completions, by estimate."""
+    del body
+    count = max(asked.prompt_tokens, 1)
+    return ENCODER.encode({"object": "response.input_tokens", "input_tokens": count})
+
+
 def show(body: Body, asked: Asked) -> bytes:
     """Ollama's `/api/show`: what the relay knows of a model. Its clients look for the fields."""
     del body
@@ -29,7 +36,7 @@ def show(body: Body, asked: Asked) -> bytes:
             "template": "",
             "details": details | {"parameter_size": "", "quantization_level": ""},
             "model_info": info,
-            "capabilities": ["completion", "tools"],
+            "capabilities": sorted(asked.capabilities) or ["completion", "tools"],
             "modified_at": stamp(asked.now()),
         }
     )
@@ -57,6 +64,8 @@ def _loaded(body: Body, asked: Asked, said: Body) -> bytes:
 
 LOCAL_ANSWERS: Final[dict[str, Callable[[Body, Asked], bytes | None]]] = {
     "/v1/messages/count_tokens": count_tokens,
+    "/v1/responses/input_tokens": input_tokens,
+    "/v1/chat/completions/input_tokens": input_tokens,
     "/api/show": show,
     "/api/chat": load_chat,
     "/api/generate": load_generate,

@@ -11,7 +11,7 @@ from wai_relay.gateway.dialects.usage import decode
 from .chat import read_answer
 from .chat_stream import ENCODER, Call, ChatStream, Part, Usage, usage_of
 from .ollama_request import chat_request, embed_request, generate_request
-from .translation import EMBEDDINGS_ROUTE, Asked, Body, Translation
+from .translation import EMBEDDINGS_ROUTE, Asked, Body, Translation, text_of
 
 _NS_PER_S: Final = 1_000_000_000
 _NS_PER_MS: Final = 1_000_000
@@ -130,6 +130,21 @@ class OllamaEmbedTranslation(Translation):
     def stream(self) -> ChatStream:
         """See `Translation`. Embeddings are never streamed."""
         raise NotImplementedError
+
+
+class OllamaEmbeddingsTranslation(OllamaEmbedTranslation):
+    """The older `/api/embeddings`: one text, one vector. See `Translation`."""
+
+    def _request(self) -> Body:
+        prompt = text_of(self.body.get("prompt"), "prompt")
+        return embed_request({**self.body, "input": prompt})
+
+    def answer(self, document: Body) -> bytes:
+        """See `Translation`."""
+        data = document.get("data")
+        first = data[0] if isinstance(data, list) and data else None
+        vector = first.get("embedding") if isinstance(first, dict) else None
+        return ENCODER.encode({"embedding": vector or []})
 
 
 class Figures:

@@ -21,11 +21,12 @@ from .messages import MessagesTranslation
 from .misses import RouteMisses
 from .ollama import (
     OllamaChatTranslation,
+    OllamaEmbeddingsTranslation,
     OllamaEmbedTranslation,
     OllamaGenerateTranslation,
 )
 from .responses import ResponsesTranslation
-from .translation import Asked, Body, Translation
+from .translation import CHAT_ROUTE, Asked, Body, Translation
 
 _TRANSLATIONS: Final[dict[str, type[Translation]]] = {
     "/v1/messages": MessagesTranslation,
@@ -33,6 +34,7 @@ _TRANSLATIONS: Final[dict[str, type[Translation]]] = {
     "/api/chat": OllamaChatTranslation,
     "/api/generate": OllamaGenerateTranslation,
     "/api/embed": OllamaEmbedTranslation,
+    "/api/embeddings": OllamaEmbeddingsTranslation,
 }
 
 
@@ -64,9 +66,15 @@ def is_translated(
                 if is_ready:
                     return False
                 away = True
-            elif OPENAI_API in model.apis:
+            elif model.has_route(OPENAI_API, _upstream_path(route)):
                 possible, ready = True, ready or is_ready
     return ready if away else possible
+
+
+def _upstream_path(route: Route) -> str:
+    """By what the model's server is asked in place of `route`."""
+    translation = _TRANSLATIONS.get(route.path)
+    return (translation.upstream if translation is not None else CHAT_ROUTE).path
 
 
 def is_translatable(route: Route) -> bool:
@@ -75,8 +83,8 @@ def is_translatable(route: Route) -> bool:
 
 
 def has_route(model: ModelStatus, route: Route) -> bool:
-    """Whether the model's server is said to have `route` itself."""
-    return route.api in model.apis
+    """Whether the model's server has `route` itself, as far as is known."""
+    return model.has_route(route.api, route.path)
 
 
 def local_answer(route: Route, data: bytes, asked: Asked) -> bytes | None:

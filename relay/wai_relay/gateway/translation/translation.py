@@ -7,7 +7,7 @@ upstream gets, and makes the objects that translate the answer. Pure.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,13 +33,14 @@ Body = dict[str, Any]
 class Asked:
     """What a translation is told of its request. `prompt_tokens` is an estimate; `now` tells the
     time in seconds since 1970; `new_id` makes the random part of an identifier; `context_tokens`
-    is the model's largest context, if it is known."""
+    is the model's largest context, if it is known; `capabilities` are what its nodes tell of it."""
 
     model: str
     prompt_tokens: int
     now: Callable[[], float]
     new_id: Callable[[], str]
     context_tokens: int | None = None
+    capabilities: Collection[str] = ()
 
 
 class Translation(abc.ABC):

@@ -79,13 +79,39 @@ def test_an_added_dialect_does_not_take_over_the_paths_of_ours() -> None:
     for path in ("/v1/models", "/v1/models/m", "/v1/chat/completions", "/v1/nothing"):
         assert dialects.of(path) is OPENAI
     assert dialects.of("/api/tags") is OLLAMA
-    assert dialects.methods("/v1/models") == ["GET"]
+    assert dialects.methods("/v1/models") == ["GET", "HEAD"]
     assert dialects.of("/v2/x") is greedy
 
 
-def test_openrouters_paths_are_those_of_openai_and_ollamas_stay() -> None:
-    assert DIALECTS.upstream_path("/api/v1/chat/completions") == "/v1/chat/completions"
-    assert DIALECTS.upstream_path("/api/chat") == "/api/chat"
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("/api/v1/chat/completions", "/v1/chat/completions"),  # OpenRouter
+        ("/openai/v1/responses", "/v1/responses"),  # Azure
+        ("/openai/deployments/m/chat/completions", "/v1/chat/completions"),
+        ("/chat/completions", "/v1/chat/completions"),  # a base URL without /v1
+        ("/embeddings", "/v1/embeddings"),
+        ("/models", "/v1/models"),
+        ("/models/a/b", "/v1/models/a/b"),
+        ("/responses/resp_1", "/v1/responses/resp_1"),
+        ("/api/chat", "/api/chat"),  # routes and lists of their own
+        ("/api/v1/chat", "/api/v1/chat"),
+        ("/api/v1/models", "/api/v1/models"),
+        ("/api/v0/models/m", "/api/v0/models/m"),
+        ("/rerank", "/rerank"),
+        ("/infill", "/infill"),
+    ],
+)
+def test_other_names_of_paths_are_known_and_none_hides_a_route(path: str, known: str) -> None:
+    assert DIALECTS.upstream_path(path) == known
+
+
+def test_an_alias_of_another_package_can_not_hide_a_route_of_ours() -> None:
+    odd = type("Odd", (Tiny,), {"aliases": {"/v1/": "/v2/"}})()
+    dialects = DIALECTS.extended(odd)
+    assert dialects.upstream_path("/v1/chat/completions") == "/v1/chat/completions"
+    assert dialects.upstream_path("/v1/models/m") == "/v1/models/m"
+    assert dialects.upstream_path("/v1/nothing") == "/v2/nothing"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +126,6 @@ def test_openrouters_paths_are_those_of_openai_and_ollamas_stay() -> None:
         {"stream_type": b"text/plain"},
         {"stream_type": b"application/x-ndjson"},  # with the heartbeat of an event stream
         {"model_fields": ()},
-        {"aliases": {"/v1/": "/v2/"}},
     ],
 )
 def test_a_dialect_that_does_not_fit_is_refused(changes: dict[str, Any]) -> None:
