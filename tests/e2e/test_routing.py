@@ -178,10 +178,16 @@ def test_a_prompt_goes_where_it_fits_and_nowhere_else(fleet: Fleet) -> None:
         answer = fleet.ask(key, messages=text, max_tokens=4)
         assert (answer.status, answer.node) == (200, "one"), answer.body
     assert answer.headers["x-wai-attempts"] == "1"  # by now it knows
+    # Only the estimate says that it is too long, so the largest is asked, and answers.
     refused = fleet.ask(key, messages=[{"role": "user", "content": "word " * 3000}], max_tokens=4)
+    assert (refused.status, refused.node) == (400, "one")
+    assert refused.error["type"] == "exceed_context_size_error"
+    # What is surely too long is sent nowhere.
+    long = [{"role": "user", "content": "word " * 30_000}]
+    refused = fleet.ask(key, messages=long, max_tokens=4)
     assert (refused.status, refused.error["code"]) == (400, "context_length_exceeded")
     assert "the largest for 'tiny' has 4096" in refused.error["message"]
-    assert "needs a context of about" in refused.error["message"]
+    assert "maximum context length is 4096 tokens" in refused.error["message"]
 
 
 def test_one_keys_burst_does_not_starve_another(fleet: Fleet) -> None:

@@ -87,7 +87,8 @@ class RelayUpstream(abc.ABC):
         self, method: str, target: str, headers: Headers, model: str, sink: Sink, *, end: bool
     ) -> UpstreamStream:
         """Start a request. `target` is path and query, `headers` are already fit for an upstream
-        (`surface.headers_for_upstream`), `end` says that there is no body.
+        (`surface.headers_for_upstream`), `end` says that there is no body. A `content-length` among
+        them is the body's, in one plain number: not all servers take a body without it.
 
         Raises `WaiError` when it can't even be queued (session gone, draining, too many streams);
         every later failure comes by `sink.on_reset`, never from inside this call.

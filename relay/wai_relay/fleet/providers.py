@@ -103,7 +103,8 @@ class Provider(ServingNode):
         def begin(answer: ProviderStream, body_length: int | None) -> ClientRequest:
             return self._client.request(method, path, sent, answer, body_length=body_length)
 
-        stream = ProviderStream(self, begin, sink)
+        told = dict(headers).get(b"content-length")
+        stream = ProviderStream(self, begin, sink, None if told is None else int(told))
         if end:
             stream.end()
         return stream
@@ -131,15 +132,20 @@ class Provider(ServingNode):
 class ProviderStream(UpstreamStream):
     """One request to a provider; also the sink of its answer."""
 
-    __slots__ = ("_begin", "_held", "_over", "_provider", "_request", "_sink", "_waiting")
+    __slots__ = (
+        *("_begin", "_held", "_length", "_over", "_provider", "_request", "_sink", "_waiting"),
+    )
 
     def __init__(
         self,
         provider: Provider,
         begin: Callable[[ProviderStream, int | None], ClientRequest],
         sink: Sink,
+        length: int | None,
     ) -> None:
+        """`length`: of the request's body, if that is known already."""
         self._provider = provider
+        self._length = length
         self._begin = begin
         self._sink = sink
         self._request: ClientRequest | None = None
@@ -153,11 +159,12 @@ class ProviderStream(UpstreamStream):
         if self._over:
             return True
         if self._request is None:
-            if self._held is None:
+            if self._length is None and self._held is None:
                 self._held = data
                 return True
-            self._request = self._begin(self, None)
-            self._request.write(self._held)
+            self._request = self._begin(self, self._length)
+            if self._held is not None:
+                self._request.write(self._held)
         return self._request.write(data)
 
     async def drain(self) -> None:

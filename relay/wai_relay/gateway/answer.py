@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
@@ -40,6 +41,11 @@ CREDIT_EVERY_BYTES: Final = 4 * 1024
 REFUSAL_BYTES: Final = 64 * 1024  # of a refusal's body that is kept; the real ones are under 1 kB
 # How llama.cpp and OpenAI say that a prompt is longer than the context.
 _TOO_LONG: Final = frozenset({"exceed_context_size_error", "context_length_exceeded"})
+# ... and others, which have no code for it: vLLM, older servers, Anthropic.
+_TOO_LONG_WORDS: Final = re.compile(
+    r"maximum context length|exceeds? the (?:available |model's )?context|prompt is too long", re.I
+)
+_MESSAGE_CHARS: Final = 1000  # of a message that are searched for them
 # Faults that lie with one upstream or the way there, as long as nothing was answered.
 RETRY_FAULTS: Final = frozenset(
     {
@@ -227,7 +233,8 @@ class Answer:
         self._content_type = dict(headers).get(b"content-type", b"").strip().lower()
         begun = self._exchange.started  # by a heartbeat, as an event stream
         unfit = begun and not (status == 200 and self._content_type.startswith(EVENT_STREAM))
-        if unfit or not self._reply.passes(status):
+        ours = status == 422 and (self._strip_usage or self._strip_timings)
+        if unfit or ours or not self._reply.passes(status):
             self._phase = Phase.REFUSED
         else:
             self._phase = Phase.HEADED
@@ -355,7 +362,7 @@ class Answer:
         body = bytes(self._collected)
         message = refusal_message(body) or "The upstream refused the request."
         refusal = Refusal(self.status, self._headers + self._labels, body)
-        if self.status == 400:
+        if self.status in (400, 422):
             too_long, tokens = _context_refusal(body)
             fault = Fault.CONTEXT_EXCEEDED if too_long else Fault.BAD_REQUEST
             self._fail(Failure(fault, message, too_long, refusal, prompt_tokens=tokens))
@@ -365,6 +372,8 @@ class Answer:
 
     def _cut(self, fault: Fault, message: str) -> None:
         """The answer broke off: go on with another upstream, else break too."""
+        if self._reader is not None:
+            self._pass_on(self._reader.held_back())
         if self._continued(fault, message):
             return
         self.fault = fault
@@ -426,9 +435,10 @@ def _context_refusal(body: bytes) -> tuple[bool, int | None]:
     """Whether an upstream's 400 says that the prompt is too long for it, and how long it is."""
     found: Any = decode(body)
     error = found.get("error") if isinstance(found, dict) else None
-    if not isinstance(error, dict) or not (
-        {str(error.get("type")), str(error.get("code"))} & _TOO_LONG
-    ):
+    if not isinstance(error, dict):
+        error = found if isinstance(found, dict) else {}
+    named = {str(error.get("type")), str(error.get("code"))} & _TOO_LONG
+    if not named and not _TOO_LONG_WORDS.search(str(error.get("message"))[:_MESSAGE_CHARS]):
         return False, None
     tokens = error.get("n_prompt_tokens")
     return True, tokens if isinstance(tokens, int) and 0 < tokens <= MAX_COUNT else None

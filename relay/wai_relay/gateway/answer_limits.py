@@ -58,6 +58,8 @@ def _whole_number(name: str, raw: msgspec.Raw) -> int | None:
             return None
         case int() as value if not isinstance(value, bool):
             return value
+        case float() as value if value.is_integer():  # JavaScript and Go write numbers so
+            return int(value)
         case _:
             raise RequestError(f"`{name}` must be a whole number.")
 

@@ -1,7 +1,8 @@
 """What a JSON request body asks for, read and changed without building it. Pure.
 
 Only the top level is decoded; messages, tools and all else stay the bytes that the caller sent, and
-so does every value that we don't have to change. Bodies too long to read whole are `body_scan`'s.
+so does every value that we don't have to change. Bodies too long to be read in one go are
+`long_bodies`'s.
 
 All of it runs in one turn of the event loop, so no body may make it long: what costs time for each
 element (keys, messages) is bounded in number before it is built, and a field that is decoded is
@@ -11,10 +12,9 @@ short. tests/relay/gateway/test_hostile_bodies.py measures that.
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
@@ -24,10 +24,14 @@ from wai_protocol.surface import Route, Task
 from wai_relay.policy.fingerprints import Fingerprint, fingerprint
 
 from .answer_limits import answers_asked, output_limit
+from .blobs import LEAST_BLOB_BYTES, blobs_in
 from .dialects.dialect import Dialect
+from .pictures import MAX_HEAD_CHARS
+from .prompt_parts import FRAMING_BYTES
+from .prompt_size import NO_PROMPT, PromptMeter, PromptSize
 from .raw_json import in_words, scalar_of, value_of
 
-FRAMING_BYTES: Final = len(b'{"role":"user","content":""},')  # of a message that is no prompt text
+_BOM: Final = b"\xef\xbb\xbf"
 
 # A top-level key costs 0.15 µs to build and 0.2 µs to write again: these are some 7 ms.
 MAX_FIELDS: Final = 20_000
@@ -49,37 +53,82 @@ _LONG_FIELDS: Final = (
     *("documents", "json_schema", "guided_json", "grammar", "images", "options"),
 )
 _ENCODER: Final = msgspec.json.Encoder()
-# A picture or a recording is one long base64 string, whichever dialect it stands in. Shorter ones
-# cost no more tokens as text than as a picture, so short messages need not be searched.
-LEAST_BLOB_BYTES: Final = 3072
-# Possessive, so that nothing is searched twice: a search costs at most 10 ms for 1 MiB.
-_BLOB: Final = re.compile(rb'"(?:data:[^"]{0,80};base64,)?+[A-Za-z0-9+/=\\_-]{3000,}+"')
-_BEFORE_BLOB: Final = re.compile(
-    rb'(?:"(?:url|image_url|data|file_data|images)"\s*+:\s*+(?:\[\s*+)?+|,\s*+)$'
-)
-MAX_BEFORE_BLOB_BYTES: Final = 64  # a name and the white space around its colon
 
 
 @dataclass(frozen=True, slots=True)
 class BodyFacts:
-    """What routing needs to know of a request. `text_bytes` and `images` measure the prompt;
-    `prefix` is empty where the body was not read whole. `wants_usage`: the caller asked for the
-    usage chunk itself, or may have. `answers`: how many it asks for at once. `context_tokens`: the
-    context that it asks for, if it does. `size_bytes`: the body's, as far as it is known; `whole`:
-    it was read to its end, so that the other figures are right."""
+    """What routing needs to know of a request. `prompt` is how long it is, `prefix` the marks of
+    its beginning. `wants_usage`: the caller asked for the usage chunk itself, or may have.
+    `answers`: how many it asks for at once. `context_tokens`: the context that it asks for, if it
+    does. `size_bytes`: the body's, as far as it is known; `whole`: it was read to its end, so that
+    the other figures are right."""
 
     model: str
     stream: bool = False
     wants_usage: bool = False
     max_output_tokens: int | None = None
     has_tools: bool = False
-    text_bytes: int = 0
-    images: int = 0
+    prompt: PromptSize = NO_PROMPT
     prefix: Fingerprint = ()
     answers: int = 1
     context_tokens: int | None = None
     size_bytes: int = 0
     whole: bool = False
+
+
+class Change(NamedTuple):
+    """How a body goes out: for which `model`; with `ask_usage`, `stream_options.include_usage` is
+    set, with `ask_timings`, llama.cpp's `timings_per_token`. `fields`: further fields, with their
+    values in JSON; `message` is one more at the messages' end."""
+
+    model: str
+    ask_usage: bool = False
+    ask_timings: bool = False
+    fields: Mapping[str, bytes] = {}
+    message: bytes = b""
+
+
+class Piece(NamedTuple):
+    """A part of a body that goes out as it came, in bytes from its first."""
+
+    start: int
+    end: int
+
+
+class Outgoing(NamedTuple):
+    """A body as it goes out: what is said anew, and pieces of what came."""
+
+    parts: tuple[bytes | Piece, ...]
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return sum(
+            len(part) if isinstance(part, bytes) else part.end - part.start for part in self.parts
+        )
+
+
+class RequestBody(Protocol):
+    """A JSON body that was read: its top-level fields, undecoded, and what they mean."""
+
+    @property
+    def facts(self) -> BodyFacts:
+        """What it asks for."""
+
+    @property
+    def fields(self) -> Fields:
+        """Its fields; the long ones of a long body are cut."""
+
+    @property
+    def model_field(self) -> str:
+        """The field that names the model."""
+
+    @property
+    def last_role(self) -> str | None:
+        """The role of the last message; None where there is none, or it has none."""
+
+    def outgoing(self, change: Change) -> Outgoing:
+        """The body with a change. Values that need not change keep their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +141,29 @@ class JsonBody:
     facts: BodyFacts
     model_field: str = "model"
 
-    def rewritten(self, model: str, *, ask_usage: bool, ask_timings: bool = False) -> bytes:
-        """The bytes to send for `model`; with `ask_usage`, `stream_options.include_usage` is set,
-        with `ask_timings`, llama.cpp's `timings_per_token`.
+    @property
+    def messages(self) -> bytes:
+        """The list of messages, b"" where there is none."""
+        found = bytes(self.fields.get("messages", b""))
+        return found if found[:1] == b"[" else b""
 
-        Values that need not change keep their bytes; a repeated key keeps its last value only.
-        """
-        changes: dict[str, bytes] = {}
-        if model != self.facts.model:
-            changes[self.model_field] = _ENCODER.encode(model)
-        if ask_usage:
-            changes["stream_options"] = _with_include_usage(self.fields)
-        if ask_timings:
-            changes["timings_per_token"] = b"true"
+    @property
+    def last_role(self) -> str | None:
+        """The role of the last message; None where there is none, or it has none."""
+        items = list_items(self.messages) if self.messages else None
+        return _role(bytes(items[-1])) if items else None
+
+    def outgoing(self, change: Change) -> Outgoing:
+        """See `RequestBody`."""
+        return Outgoing((self.changed(change),))
+
+    def changed(self, change: Change) -> bytes:
+        """The body with a change. Values that need not change keep their bytes; a repeated key
+        keeps its last value only."""
+        changes = changes_in(self, change)
+        if change.message:
+            messages = self.messages
+            changes["messages"] = messages[: messages.rindex(b"]")] + b"," + change.message + b"]"
         if not changes:
             return self.data
         if changes.keys().isdisjoint(self.fields):  # so the fields are put before the others
@@ -127,36 +186,67 @@ def read_json(
     body names none and need not. Raises `RequestError` with a sentence for the caller."""
     if not data.strip():
         raise RequestError("The request has no body; send a JSON object.")
+    if data.startswith(_BOM):
+        data = data[len(_BOM) :]
     fields = _top_level(data, dialect)
+    model_field, model = model_of(fields, dialect, route, default_model)
+    prompt, prefix = _measure(fields, dialect) if has_prompt(route) else (NO_PROMPT, ())
+    facts = read_facts(fields, dialect, route, model, prompt, prefix, len(data))
+    return JsonBody(data, fields, facts, model_field)
+
+
+def has_prompt(route: Route) -> bool:
+    """Whether the body holds a prompt, of which it matters how long it is."""
+    return route.generates or route.task is Task.COUNT
+
+
+def model_of(
+    fields: Fields, dialect: Dialect, route: Route, default_model: Callable[[], str | None]
+) -> tuple[str, str]:
+    """The field that names the model, and the name; see `read_json`."""
     default = None
     if not route.names_model and not any(name in fields for name in dialect.model_fields):
         default = default_model()
     if default is None:
-        model_field, model = read_model(fields, dialect)
-    else:
-        model_field, model = dialect.model_fields[0], default
-    has_prompt = route.generates or route.task is Task.COUNT
-    parts: tuple[bytes, ...] = tuple(_prompt_parts(fields, dialect)) if has_prompt else ()
-    text_bytes, images = _measure(parts)
-    return JsonBody(
-        data,
-        fields,
-        BodyFacts(
-            model=model,
-            stream=_flag(fields, "stream", dialect.streams_unasked and route.generates),
-            wants_usage=_include_usage(fields),
-            max_output_tokens=output_limit(fields, dialect),
-            has_tools=bytes(fields.get("tools", b"null")) not in (b"null", b"[]"),
-            text_bytes=text_bytes,
-            images=images,
-            prefix=fingerprint(parts),
-            answers=answers_asked(fields, dialect, route),
-            context_tokens=dialect.context_asked(fields),
-            size_bytes=len(data),
-            whole=True,
-        ),
-        model_field,
+        return read_model(fields, dialect)
+    return dialect.model_fields[0], default
+
+
+def read_facts(
+    fields: Fields,
+    dialect: Dialect,
+    route: Route,
+    model: str,
+    prompt: PromptSize,
+    prefix: Fingerprint,
+    size_bytes: int,
+) -> BodyFacts:
+    """What a whole body with these top-level fields asks for. Raises `RequestError`."""
+    return BodyFacts(
+        model=model,
+        stream=_flag(fields, "stream", dialect.streams_unasked and route.generates),
+        wants_usage=_include_usage(fields),
+        max_output_tokens=output_limit(fields, dialect),
+        has_tools=bytes(fields.get("tools", b"null")) not in (b"null", b"[]"),
+        prompt=prompt,
+        prefix=prefix,
+        answers=answers_asked(fields, dialect, route),
+        context_tokens=dialect.context_asked(fields),
+        size_bytes=size_bytes,
+        whole=True,
     )
+
+
+def changes_in(body: RequestBody, change: Change) -> dict[str, bytes]:
+    """The top-level fields that `change` sets, the messages aside."""
+    changes: dict[str, bytes] = {**change.fields}
+    if change.model != body.facts.model:
+        changes[body.model_field] = _ENCODER.encode(change.model)
+    if change.ask_usage:
+        changes["stream_options"] = _with_include_usage(body.fields)
+    if change.ask_timings:
+        changes["timings_per_token"] = b"true"
+    return changes
 
 
 def asks_usage(dialect: Dialect, route: Route, facts: BodyFacts) -> bool:
@@ -164,7 +254,7 @@ def asks_usage(dialect: Dialect, route: Route, facts: BodyFacts) -> bool:
     return facts.stream and not facts.wants_usage and dialect.takes_stream_options(route)
 
 
-def asks_timings(dialect: Dialect, route: Route, body: JsonBody | None) -> bool:
+def asks_timings(dialect: Dialect, route: Route, body: RequestBody | None) -> bool:
     """Whether a llama.cpp can be asked to count tokens in every chunk: then an answer that is cut
     has its exact counts too, as far as it came. A caller that has its own opinion is left alone."""
     return (
@@ -285,8 +375,11 @@ def _with_include_usage(fields: Fields) -> bytes:
     return _ENCODER.encode({**_stream_options(fields), "include_usage": True})
 
 
-def _prompt_parts(fields: Fields, dialect: Dialect) -> Iterator[bytes]:
-    """The prompt in its parts, as the caller wrote them: each message alone, all else whole."""
+def _measure(fields: Fields, dialect: Dialect) -> tuple[PromptSize, Fingerprint]:
+    """How long the prompt is, and the marks of its beginning. Its parts are as the caller wrote
+    them: each message alone, all else whole."""
+    meter = PromptMeter()
+    parts: list[bytes] = []
     for name in dialect.prompt_fields:
         raw = fields.get(name)
         if raw is None:
@@ -295,9 +388,19 @@ def _prompt_parts(fields: Fields, dialect: Dialect) -> Iterator[bytes]:
         if name == "messages" or (name == "input" and data[:1] == b"["):
             if data[:1] != b"[":
                 raise RequestError(f"`{name}` must be a list.")
-            yield from _messages(data)
+            parts += _messages(data)
         elif data != b"null":
-            yield data
+            parts.append(data)
+        else:
+            continue
+        meter.sample(data, 0, len(data))
+    for part in parts:
+        meter.text += max(len(part) - FRAMING_BYTES, 1)
+        if len(part) > LEAST_BLOB_BYTES:
+            for start, end in blobs_in(part):
+                meter.add_image(part[start + 1 : min(end - 1, start + 1 + MAX_HEAD_CHARS)])
+                meter.text -= end - start
+    return meter.size(), fingerprint(parts)
 
 
 def _messages(data: bytes) -> Iterator[bytes]:
@@ -318,15 +421,18 @@ def list_items(data: bytes) -> list[msgspec.Raw] | None:
     return _ITEMS.decode(data)
 
 
-def _measure(parts: tuple[bytes, ...]) -> tuple[int, int]:
-    """Bytes of text in `parts`, and how many pictures or recordings stand between them."""
-    text_bytes = images = 0
-    for part in parts:
-        text_bytes += max(len(part) - FRAMING_BYTES, 1)
-        if len(part) > LEAST_BLOB_BYTES:
-            for blob in _BLOB.finditer(part):
-                start = blob.start()
-                if _BEFORE_BLOB.search(part, max(start - MAX_BEFORE_BLOB_BYTES, 0), start):
-                    images += 1
-                    text_bytes -= blob.end() - start
-    return max(text_bytes, 0), images
+class _Message(msgspec.Struct):
+    role: str = ""
+
+
+_MESSAGE: Final = msgspec.json.Decoder(_Message)
+
+
+def _role(message: bytes) -> str | None:
+    """Who says a message; None where that is no text."""
+    if message[:1] != b"{":
+        return None
+    try:
+        return _MESSAGE.decode(message).role or None
+    except msgspec.DecodeError:
+        return None

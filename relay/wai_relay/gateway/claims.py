@@ -76,8 +76,8 @@ def _prompt(route: Route, facts: BodyFacts, prompt_tokens: int, context: int) ->
         return 0, size // RECORDING_BYTES_PER_TOKEN
     if not route.generates:  # each of a batch of texts has a context of its own
         return int(size / BYTES_PER_TOKEN), size
-    if facts.images:
+    if facts.prompt.images:
         return prompt_tokens, max(context, prompt_tokens)
     template = TOOLS_TEMPLATE_TOKENS if facts.has_tools else TEMPLATE_TOKENS
-    most = min(facts.text_bytes + template, context)
+    most = min(facts.prompt.text_bytes + template, context)
     return prompt_tokens, max(most, prompt_tokens)

@@ -21,7 +21,7 @@ from wai_relay.contracts.records import TokenCounts
 from wai_relay.http.exchange import Request
 
 from .answer_limits import OUTPUT_LIMIT_FIELDS
-from .bodies import JsonBody, list_items
+from .bodies import Change, RequestBody
 from .dialects.dialect import Dialect
 from .dialects.usage import count, decode
 
@@ -46,11 +46,10 @@ _GO_ON_FIELDS: Final = {"continue_final_message": b"true", "add_generation_promp
 _EVENT: Final = re.compile(rb"(.*?)\r?\n\r?\n", re.DOTALL)
 _DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
 DONE: Final = b"[DONE]"
-_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def continuation_for(
-    request: Request, dialect: Dialect, route: Route, key: ApiKey, body: JsonBody | None
+    request: Request, dialect: Dialect, route: Route, key: ApiKey, body: RequestBody | None
 ) -> Continuation | None:
     """A continuation for an answer that may be continued, if its caller wants that."""
     asked = request.header(b"x-wai-continue")
@@ -63,39 +62,18 @@ def continuation_for(
         return None
     if bytes(given.get("n", b"1")) not in (b"1", b"null"):
         return None
-    messages = bytes(given.get("messages", b"null"))
-    items = list_items(messages) if messages[:1] == b"[" else None
-    if not items or bytes(items[-1])[:1] != b"{":
+    if body.last_role in (None, "assistant"):  # how much of that is said again differs too much
         return None
-    last = bytes(items[-1])
-    if _role(last) in (None, "assistant"):  # how much of that is said again differs too much
-        return None
-    return Continuation(body, messages)
-
-
-class _Message(msgspec.Struct):
-    role: str = ""
-
-
-_MESSAGE: Final = msgspec.json.Decoder(_Message)
-
-
-def _role(message: bytes) -> str | None:
-    """Who says a message; None where that is no text."""
-    try:
-        return _MESSAGE.decode(message).role
-    except msgspec.DecodeError:
-        return None
+    return Continuation(body)
 
 
 class Continuation:
     """One answer's text so far. Feed it what the caller is sent, by `take`."""
 
-    def __init__(self, body: JsonBody, messages: bytes) -> None:
+    def __init__(self, body: RequestBody) -> None:
         self.count = 0
         """How many times another node took the answer on."""
         self._body = body
-        self._messages = messages
         self._text: list[str] = []
         self._chars = 0
         self._pieces = 0  # of text; a piece is a token, or a little more
@@ -210,24 +188,17 @@ class Continuation:
         chunk = {**self._frame, "object": "chat.completion.chunk", "choices": [last]}
         return b"data: " + msgspec.json.encode(chunk) + b"\n\ndata: " + DONE + b"\n\n"
 
-    def request(self, rest: bytes, capabilities: Collection[str]) -> bytes:
-        """`rest`, the request as it goes to an upstream with these `capabilities`, made to go on
-        from the text so far."""
+    def changed(self, change: Change, capabilities: Collection[str]) -> Change:
+        """`change`, by which the request goes to an upstream with these `capabilities`, so that it
+        goes on from the text so far."""
         if not self._text:
-            return rest
-        fields: dict[str, msgspec.Raw] = _FIELDS.decode(rest)
-        changed = {name: bytes(raw) for name, raw in fields.items()}
-        changed["messages"] = self._messages_so_far()
+            return change
+        fields: dict[str, bytes] = {}
         for name in OUTPUT_LIMIT_FIELDS:
-            limit = decode(changed.get(name, b"null"))
-            if type(limit) is int and limit > 0:
-                changed[name] = b"%d" % max(limit - self._pieces, 1)
+            limit = decode(bytes(self._body.fields.get(name, b"null")))
+            if isinstance(limit, int | float) and limit > 0:
+                fields[name] = b"%d" % max(limit - self._pieces, 1)
         if CONTINUE_FINAL_MESSAGE in capabilities:
-            changed |= _GO_ON_FIELDS
-        pairs = (msgspec.json.encode(name) + b":" + value for name, value in changed.items())
-        return b"{" + b",".join(pairs) + b"}"
-
-    def _messages_so_far(self) -> bytes:
-        """The caller's messages as they were sent, and one more at their end."""
+            fields |= _GO_ON_FIELDS
         said = msgspec.json.encode({"role": "assistant", "content": "".join(self._text)})
-        return self._messages[: self._messages.rindex(b"]")] + b"," + said + b"]"
+        return change._replace(fields={**change.fields, **fields}, message=said)

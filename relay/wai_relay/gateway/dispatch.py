@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
@@ -34,10 +34,11 @@ from wai_relay.policy.served_names import ServedNames
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
     """What a choice may depend on. `route`: the path of its route, whose dialect is `api`.
-    `prompt_tokens` is an estimate; `pin` the node that the caller insists on; `takes_slot`: a model
-    works on it; `excluded` the upstreams that must not get it, since they failed it. `wait_until`:
-    the end of its patience for a slot, in seconds of `time.monotonic`; each time it waits for
-    `MAX_WAIT_S` at most."""
+    `prompt_tokens` is an estimate, and `certain_tokens` what the prompt surely has (None: the
+    estimate is exact); `context_tokens` the context that the caller asks for, if it does; `pin` the
+    node that the caller insists on; `takes_slot`: a model works on it; `excluded` the upstreams
+    that must not get it, since they failed it. `wait_until`: the end of its patience for a slot, in
+    seconds of `time.monotonic`; each time it waits for `MAX_WAIT_S` at most."""
 
     request_id: str
     key: ApiKey
@@ -48,6 +49,8 @@ class RequestInfo:
     takes_slot: bool = True
     stream: bool = False
     prompt_tokens: int = 0
+    certain_tokens: int | None = None
+    context_tokens: int | None = None
     max_output_tokens: int | None = None
     prefix: Fingerprint = ()
     pin: str | None = None
@@ -141,14 +144,20 @@ class ScheduledDispatcher:
         until = min(info.wait_until, self._clock() + MAX_WAIT_S)
         self._served.look(self._fleet.nodes())
         models = self.names.allowed(info.model, info.key.limits, self._served)
-        for model in models:
-            try:
-                placement, node = await self._claim(info, model, until)
-            except (NodeUnavailable, RequestError) as error:
-                refusal = refusal or error  # of the model that was asked for
-                continue
-            stands_in = node.kind != "node" or model != models[0]
-            return _PlacedLease(self, placement, node, model, info.stream, stands_in)
+        # Where it is likely to be too long, rather one that stands in than the hope that it is not.
+        strict = replace(info, certain_tokens=None) if len(models) > 1 else info
+        for asked in (strict, info):
+            for model in models:
+                try:
+                    placement, node = await self._claim(asked, model, until)
+                except (NodeUnavailable, RequestError) as error:
+                    refusal = refusal or error  # of the model that was asked for
+                    continue
+                stands_in = node.kind != "node" or model != models[0]
+                return _PlacedLease(self, placement, node, model, info.stream, stands_in)
+            too_long = refusal is not None and refusal.fault is Fault.CONTEXT_EXCEEDED
+            if not too_long or strict is info:
+                break
         assert refusal is not None
         raise refusal
 
@@ -330,4 +339,6 @@ def _demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
         route=info.route,
         overflow_after_s=overflow_after_s,
         generates=info.generates,
+        certain_tokens=info.certain_tokens,
+        asked_context=info.context_tokens or 0,
     )

@@ -23,13 +23,14 @@ from wai_relay.policy.admission import Admission, Permit
 from wai_relay.policy.scheduler import MAX_WAIT_S
 
 from .answer import RETRY_FAULTS, Answer, Failure
-from .bodies import asks_timings, asks_usage
+from .bodies import Change, Outgoing, asks_timings, asks_usage
 from .continuation import Continuation
 from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
 from .heartbeat import CallLater, Heartbeat, Timer
 from .intake import Body, Intake
 from .limits import GatewayLimits
 from .reply import CallerReply
+from .strict_servers import StrictServers, refuses_a_field
 
 UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
 
@@ -52,10 +53,15 @@ class RoutedRequest:
     """What an upstream counted that had no context for it."""
     stream: UpstreamStream | None = None
     """The last that was opened for it."""
+    begun: bool = False
+    """Whether the caller gets an answer."""
+    uploading: bool = False
+    """Whether the body is on its way to an upstream."""
 
     def settle(self) -> None:
-        """An answer begins: nothing will be sent a second time, unless it may be continued."""
-        if self.body.complete and self.continuation is None:
+        """An answer has begun: nothing will be sent a second time, unless it may be continued. What
+        is still being sent is held until it was."""
+        if self.begun and not self.uploading and self.continuation is None:
             self.body.forget()
             self.intake.release()
 
@@ -100,7 +106,8 @@ _OURS: Final = frozenset({b"accept-encoding", b"x-request-id"})
 
 
 class RequestForwarder:
-    """Runs calls. One for the whole gateway; it keeps nothing between two calls."""
+    """Runs calls. One for the whole gateway; between two calls it keeps only which servers are
+    strict."""
 
     def __init__(
         self,
@@ -117,6 +124,7 @@ class RequestForwarder:
         self.limits = limits
         self._clock = clock
         self._call_later = call_later
+        self._strict = StrictServers(clock)
 
     async def forward(self, call: RoutedRequest, info: RequestInfo) -> Failure | None:
         """Get the caller an answer. None: it has one, whole or cut. Else what the last attempt that
@@ -130,7 +138,8 @@ class RequestForwarder:
             try:
                 lease = await self._acquire(call, info)
             except WaiError as error:
-                if failure is None or error.fault is Fault.CONTEXT_EXCEEDED:
+                too_long = error.fault is Fault.CONTEXT_EXCEEDED
+                if failure is None or (too_long and failure.fault is not error.fault):
                     raise
                 break  # nobody else: what the last one said is the better answer
             given_at = self._clock()
@@ -149,9 +158,12 @@ class RequestForwarder:
                 # A node that was lost is gone, or what is there under its name is a new process.
                 lost = failure.fault is Fault.SESSION_LOST
                 excluded = frozenset() if lost else frozenset({lease.upstream.name})
-            call.prompt_tokens = failure.prompt_tokens or call.prompt_tokens
-            tokens = call.prompt_tokens or info.prompt_tokens
-            info = replace(info, excluded=excluded, prompt_tokens=tokens, wait_until=wait_until)
+            if failure.fault is Fault.CONTEXT_EXCEEDED:
+                call.prompt_tokens = failure.prompt_tokens or call.prompt_tokens
+                least = call.prompt_tokens or (_context_of(lease) or 0) + 1
+                tokens = call.prompt_tokens or max(info.prompt_tokens, least)
+                info = replace(info, prompt_tokens=tokens, certain_tokens=least)
+            info = replace(info, excluded=excluded, wait_until=wait_until)
         return failure
 
     def _continue(self, call: RoutedRequest) -> None:
@@ -188,12 +200,51 @@ class RequestForwarder:
         given_at = self._clock()
         dialect, told = call.reply.dialect, _told(lease)
         capabilities = _capabilities(told)
-        ask_usage = asks_usage(dialect, call.route, call.body.facts)
-        ask_timings = PER_TOKEN_TIMINGS in capabilities and asks_timings(
-            dialect, call.route, call.body.json
+        takes_ours = not self._strict.knows(lease.upstream.name, lease.model)
+        ask_usage = takes_ours and asks_usage(dialect, call.route, call.body.facts)
+        ask_timings = (
+            takes_ours
+            and PER_TOKEN_TIMINGS in capabilities
+            and asks_timings(dialect, call.route, call.body.json)
         )
+        model, asked = lease.model, call.body.facts.model
+        if asked != model and told and all(asked in one.aliases for one in told):
+            model = asked  # the server's own name for it stays
+        change = Change(model, ask_usage=ask_usage, ask_timings=ask_timings)
+        answer = self._answer(call, lease, info, suspects, given_at, change)
+        cancelled = True
+        try:
+            await self._exchange_with(call, lease, answer, capabilities, change)
+            if (ask_usage or ask_timings) and call.body.repeatable and _may_be_ours(answer.failure):
+                change = Change(model)
+                answer = self._answer(call, lease, info, suspects, given_at, change)
+                await self._exchange_with(call, lease, answer, capabilities, change)
+                if not _may_be_ours(answer.failure):
+                    self._strict.note(lease.upstream.name, lease.model)
+            cancelled = False
+        finally:
+            call.live.answer = None
+            counts = answer.counts(info.prompt_tokens)
+            call.record.tokens = call.continuation.whole(counts) if call.continuation else counts
+            self._account(call, lease, answer, counts, given_at, cancelled=cancelled)
+            if call.stream is not None and not counts.exact:
+                call.stream.on_spent = partial(self._found_out, call, counts)
+            call.stream = None
+        return answer.failure
+
+    def _answer(
+        self,
+        call: RoutedRequest,
+        lease: Lease,
+        info: RequestInfo,
+        suspects: list[Lease],
+        given_at: float,
+        change: Change,
+    ) -> Answer:
+        """The answer to the request with `change`, which is yet to be sent."""
 
         def begin() -> None:
+            call.begun = True
             call.settle()
             if call.heartbeat is not None:
                 call.heartbeat.answer = answer
@@ -208,30 +259,12 @@ class RequestForwarder:
             self.limits,
             self._clock,
             begin,
-            strip_usage=ask_usage,
-            strip_timings=ask_timings,
+            strip_usage=change.ask_usage,
+            strip_timings=change.ask_timings,
             continuation=call.continuation,
         )
-        model = lease.model
-        if call.body.facts.model != model and all(call.body.facts.model in m.aliases for m in told):
-            model = call.body.facts.model if told else model  # the server's own name for it stays
-        first = call.body.outgoing(model, ask_usage=ask_usage, ask_timings=ask_timings)
-        if call.continuation is not None:
-            first = call.continuation.request(first, capabilities)
-        cancelled = True
         call.live.answer = answer
-        try:
-            await self._exchange_with(call, lease, answer, first)
-            cancelled = False
-        finally:
-            call.live.answer = None
-            counts = answer.counts(info.prompt_tokens)
-            call.record.tokens = call.continuation.whole(counts) if call.continuation else counts
-            self._account(call, lease, answer, counts, given_at, cancelled=cancelled)
-            if call.stream is not None and not counts.exact:
-                call.stream.on_spent = partial(self._found_out, call, counts)
-            call.stream = None
-        return answer.failure
+        return answer
 
     def _found_out(self, call: RoutedRequest, counts: TokenCounts, spent: Spent) -> None:
         """An attempt that was given up with `counts` has taken `spent`: set the books right."""
@@ -254,13 +287,25 @@ class RequestForwarder:
         self._admission.correct(call.permit, more, self._clock())
 
     async def _exchange_with(
-        self, call: RoutedRequest, lease: Lease, answer: Answer, first: bytes
+        self,
+        call: RoutedRequest,
+        lease: Lease,
+        answer: Answer,
+        capabilities: frozenset[str],
+        change: Change,
     ) -> None:
-        """Send the request, of which `first` is in hand, and see its answer through. Leaves no
-        stream behind."""
+        """Send the request with `change` and see its answer through. Leaves no stream behind."""
+        if call.continuation is not None:
+            change = call.continuation.changed(change, capabilities)
+        outgoing = call.body.outgoing(change)
         passed = headers_for_upstream(call.reply.exchange.request.headers)
         headers = [field for field in passed if field[0] not in _OURS]
         headers.append((b"x-request-id", call.record.request_id.encode()))
+        size = _size_of(call, outgoing)
+        short = size is not None and size <= UPLOAD_BYTES
+        at_once = short and call.body.complete and call.body.held is None
+        if size is not None and not at_once:  # else the node finds out by itself
+            headers.append((b"content-length", b"%d" % size))
         try:
             stream = lease.upstream.open(
                 call.route.method, call.target, headers, lease.model, answer, end=False
@@ -270,17 +315,17 @@ class RequestForwarder:
             return
         answer.attach(stream)
         call.stream = stream
-        sent = call.body.complete and len(first) <= UPLOAD_BYTES
         call.reply.exchange.on_resume = answer.resume
         try:
-            if sent:
-                stream.write(first)
+            if at_once:
+                stream.write(call.body.in_hand(outgoing))
                 stream.end()
                 await self._watch(answer)
             else:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._upload, call, stream, answer, first)
-                    del first  # the upload's alone, which drops it as it goes
+                    call.uploading = True
+                    tasks.start_soon(self._upload, call, stream, answer, outgoing)
+                    del outgoing  # the upload's alone, which drops it as it goes
                     await self._watch(answer)
                     tasks.cancel_scope.cancel()
                 # An answer may come before all of the request was sent: the rest is not wanted.
@@ -302,20 +347,23 @@ class RequestForwarder:
             watchdog.stop()
 
     async def _upload(
-        self, call: RoutedRequest, stream: UpstreamStream, answer: Answer, first: bytes
+        self, call: RoutedRequest, stream: UpstreamStream, answer: Answer, outgoing: Outgoing
     ) -> None:
+        """Send the body: what was taken in, and then what still comes of it."""
         try:
-            for start in range(0, len(first), UPLOAD_BYTES):
-                await _send(stream, first[start : start + UPLOAD_BYTES], answer)
+            async for piece in call.body.pieces(outgoing):
+                for start in range(0, len(piece), UPLOAD_BYTES):
+                    await _send(stream, piece[start : start + UPLOAD_BYTES], answer)
             if not call.body.complete:
-                del first
-                call.body.forget()
-                call.intake.release()
                 while data := await call.intake.rest():
                     await _send(stream, data, answer)
             stream.end()
         except WaiError as error:
             answer.give_up(error.fault, str(error))
+        finally:
+            call.uploading = False
+            call.body.repeatable = call.body.repeatable and call.intake.holds_all
+            call.settle()
 
     def _account(
         self,
@@ -352,6 +400,16 @@ class RequestForwarder:
         )
 
 
+def _may_be_ours(failure: Failure | None) -> bool:
+    """Whether a server may have refused the fields that we added, for all that is known."""
+    return (
+        failure is not None
+        and failure.refusal is not None
+        and failure.fault is Fault.BAD_REQUEST
+        and refuses_a_field(failure.refusal.status, failure.refusal.body)
+    )
+
+
 def _told(lease: Lease) -> list[ModelStatus]:
     """What the node's upstreams with the model tell of it; the node chooses among them."""
     upstream = lease.upstream
@@ -363,6 +421,22 @@ def _capabilities(told: list[ModelStatus]) -> frozenset[str]:
     """What the request may ask for: the capabilities that all of the upstreams have."""
     words = [frozenset(model.capabilities) for model in told]
     return frozenset.intersection(*words) if words else frozenset()
+
+
+def _size_of(call: RoutedRequest, outgoing: Outgoing) -> int | None:
+    """How long the body is that goes out; None where that is not known yet."""
+    if call.body.complete:
+        return outgoing.size
+    whole = call.reply.exchange.request.content_length
+    held = call.body.held
+    if whole is None or held is None:
+        return None
+    return whole - held.size + outgoing.size
+
+
+def _context_of(lease: Lease) -> int | None:
+    """The context that an upstream has for its model; None where that is not known."""
+    return min((m.context_tokens for m in _told(lease) if m.context_tokens), default=None)
 
 
 async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import parse_qs
 
@@ -34,6 +35,7 @@ from wai_relay.policy.served_names import ServedNames
 
 from .answer import Failure
 from .bodies import check_model
+from .body_budget import BodyBudget
 from .catalog import Catalog, listed_models
 from .claims import FREE_TASKS, largest_context, prompt_to_read, token_claim
 from .continuation import continuation_for
@@ -43,11 +45,12 @@ from .dispatch import Dispatcher, RequestInfo
 from .extra_routes import extra_route_of
 from .forwarding import RequestForwarder, RoutedRequest, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
-from .intake import Body, BodyBudget, Intake
+from .held_body import Spool
+from .intake import Body, Intake
 from .limits import GatewayLimits
 from .reply import CallerReply
 from .stored_answers import StoredAnswers, StoredAt, referred_to, stored_id
-from .tokens import TokenEstimator
+from .tokens import TokenEstimator, least_tokens
 from .translated_call import translate
 from .translation.misses import MISSING_STATUSES, RouteMisses
 from .translation.same_body import route_that_is_there
@@ -92,6 +95,7 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         call_later: CallLater | None = None,
+        spool_folder: Path | None = None,
     ) -> None:
         self.live = LiveRequests()
         self.explanations = Explanations()
@@ -112,6 +116,7 @@ class Gateway:
             dispatcher, self._limits, clock, call_later, self._admission, correct
         )
         self._budget = BodyBudget(self._limits.held_total_bytes)
+        self._spool = Spool(spool_folder, self._limits.spooled_total_bytes)
         self._estimator = TokenEstimator()
         self._misses = RouteMisses(clock)
         self._served = ServedNames()
@@ -123,6 +128,7 @@ class Gateway:
         self._limits, self._names = limits, names
         self._forwarder.limits = limits
         self._budget.limit_bytes = limits.held_total_bytes
+        self._spool.budget.limit_bytes = limits.spooled_total_bytes
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request. Cancelling it closes what it has open and records it all the same."""
@@ -198,6 +204,7 @@ class Gateway:
             *(reply.exchange, reply.dialect, route, key.id),
             *(self._limits, self._budget, self._clock),
             lambda: stored.model if stored else self._default_model(request, key, pin),
+            spool=self._spool,
         )
         call: RoutedRequest | None = None
         try:
@@ -218,11 +225,11 @@ class Gateway:
             facts = body.facts
             record.model = facts.model
             record.stream = facts.stream
-            prompt_tokens = self._estimator.estimate(facts.model, facts.text_bytes, facts.images)
+            prompt_tokens = self._estimator.estimate(facts.model, facts.prompt)
             live.prompt_tokens = prompt_tokens
             if key.limits.tpm is not None or key.limits.monthly_tokens is not None:
                 context = largest_context(self._fleet.nodes(), models)
-                template = self._estimator.template(facts.model, facts.text_bytes)
+                template = self._estimator.template(facts.model, facts.prompt)
                 claim = token_claim(route, facts, prompt_tokens + template, context)
                 self._admission.reserve(permit, key, claim, self._clock(), self._wall_clock())
             target = f"{path}?{request.query}" if request.query else path
@@ -231,36 +238,39 @@ class Gateway:
             if translated:
                 asked = self._asked(facts.model, prompt_tokens, models)
                 record.translated = "relay"
-                if (answer := local_answer(route, body.held, asked)) is not None:
+                if (answer := local_answer(route, body.data, asked)) is not None:
                     record.status = 200
                     _send(reply, 200, [(TRANSLATED, b"relay")], answer)
                     return
-                translate(call, translation_of(route, body.held, asked), self._dialects)
+                translate(call, translation_of(route, body.data, asked), self._dialects)
             if call.body.repeatable:
                 call.continuation = continuation_for(
                     request, call.reply.dialect, call.route, key, call.body.json
                 )
             wait_until = self._clock() + MAX_WAIT_S
             to_read = prompt_to_read(route, facts, prompt_tokens)
-            info = _info(request, call.route, key, body, to_read, wait_until, pin)
+            certain = least_tokens(facts.prompt) if route.generates else None
+            info = _info(request, call.route, key, body, to_read, certain, wait_until, pin)
             failure = await self._forwarder.forward(call, info)
             if failure is not None and self._lacks_route(call, failure):
                 asked = self._asked(facts.model, prompt_tokens, models)
-                translate(call, translation_of(route, body.held, asked), self._dialects)
+                call.body = body = await intake.whole(body)
+                translate(call, translation_of(route, body.data, asked), self._dialects)
                 info = replace(info, api=call.route.api, route=call.route.path)
                 failure = await self._forwarder.forward(call, info)
             if failure is not None:
                 self._fail(reply, route, live, failure)
             else:
                 self._remember_answer(call, key)
-            if failure is None and record.tokens.exact and not facts.images and route.generates:
-                self._estimator.observe(facts.model, facts.text_bytes, record.tokens.prompt)
+            if failure is None and record.tokens.exact and route.generates:
+                self._estimator.observe(facts.model, facts.prompt, record.tokens.prompt)
         finally:
             if call is not None:
                 call.stop_heartbeat()
-                if call.prompt_tokens is not None and not call.body.facts.images:
-                    text_bytes = call.body.facts.text_bytes
-                    self._estimator.observe(record.model, text_bytes, call.prompt_tokens)
+                if call.prompt_tokens is not None:
+                    self._estimator.observe(
+                        record.model, call.body.facts.prompt, call.prompt_tokens
+                    )
             intake.release()
 
     def _remember_answer(self, call: RoutedRequest, key: ApiKey) -> None:
@@ -343,7 +353,9 @@ class Gateway:
             message = "The node's inference server refuses the key that the node gives it."
             self._refuse(reply, route.path, live, WaiError(message, Fault.UPSTREAM_BROKE))
             return
-        if record.translated:  # its body is in the upstream's dialect
+        words = reply.dialect.too_long_words
+        unsaid = failure.fault is Fault.CONTEXT_EXCEEDED and words not in refusal.body.lower()
+        if record.translated or unsaid:  # its body is in the upstream's dialect
             refusal = replace(
                 refusal,
                 headers=[pair for pair in refusal.headers if pair[0] != b"content-type"],
@@ -423,6 +435,7 @@ def _info(
     key: ApiKey,
     body: Body,
     prompt_tokens: int,
+    certain_tokens: int | None,
     wait_until: float,
     pin: str | None,
 ) -> RequestInfo:
@@ -436,6 +449,8 @@ def _info(
         takes_slot=route.task not in FREE_TASKS,
         stream=body.facts.stream,
         prompt_tokens=prompt_tokens,
+        certain_tokens=certain_tokens,
+        context_tokens=body.facts.context_tokens,
         max_output_tokens=body.facts.max_output_tokens,
         prefix=body.facts.prefix,
         pin=pin,

@@ -1,13 +1,13 @@
-"""Takes in a request's body as far as routing needs it: whole up to a bound, else up to `model`.
+"""Takes in a request's body: a JSON body to its end, a form as far as its model's name.
 
-The rest stays with the caller until the upstream takes it.
+A short body is read in one go. A long one is read as it comes and held (`held_body`), so that it
+can be sent again; a form is sent on while the rest of it still comes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,10 +15,14 @@ from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Route
 from wai_relay.http.exchange import Exchange, Request
 
-from .bodies import BodyFacts, JsonBody, no_model, read_json
-from .body_scan import FormModelScanner, JsonModelScanner, ModelScanner
+from .bodies import BodyFacts, Change, Outgoing, Piece, RequestBody, no_model, read_json
+from .body_budget import BodyBudget
 from .dialects.dialect import Dialect
+from .form_scan import TURN_BYTES, FormModelScanner
+from .held_body import HeldBody, Spool
+from .json_scan import JsonScanner
 from .limits import MIB, GatewayLimits
+from .long_bodies import read_long
 
 # The slowest that a body may come, below the first mobile networks' 4 KiB/s...
 LEAST_BYTES_PER_S: Final = 1024
@@ -27,75 +31,60 @@ LEAST_BYTES_PER_S: Final = 1024
 # up for silence before them, not for silence to come.
 MOST_BEHIND_S: Final = 60.0
 
-SCAN_BYTES: Final = 16 * 1024
-"""Of a long body that are scanned in one turn of the event loop: 5 ms if each is a bracket."""
-
-
-class BodyBudget:
-    """Bounds what all requests together hold of their bodies, and how much of that is one key's.
-
-    A key may hold as much as it leaves free: half of the budget if nobody else holds anything, a
-    third each if two keys press, and so on. So there is always room for one that holds nothing.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.held_bytes = 0
-        self._held: Counter[str] = Counter()
-
-    def take(self, key_id: str, n: int) -> None:
-        """Hold `n` bytes more for `key_id`, or raise `WaiError` (OVERLOADED)."""
-        held_after = self.held_bytes + n
-        if held_after > self.limit_bytes:
-            raise _overloaded("The relay holds as many request bodies as it may")
-        own_after = self._held[key_id] + n
-        if own_after > self.limit_bytes - held_after:
-            raise _overloaded("The relay holds as many request bodies of this API key as it may")
-        self.held_bytes = held_after
-        self._held[key_id] = own_after
-
-    def give(self, key_id: str, n: int) -> None:
-        """`n` bytes are held no more."""
-        self.held_bytes -= n
-        self._held[key_id] -= n
-        if not self._held[key_id]:
-            del self._held[key_id]
-
-
-def _overloaded(what: str) -> WaiError:
-    return WaiError(f"{what}; try again soon.", Fault.OVERLOADED, retry_after_s=1.0)
-
 
 @dataclass(slots=True)
 class Body:
-    """What was taken in. `complete`: it is all of it. `repeatable`: it may be sent again."""
+    """What was taken in. `data` is all of a short body; a long one is in `held`. `complete`: no
+    more comes. `repeatable`: it may be sent again. `json` is None for a form."""
 
     facts: BodyFacts
-    held: bytes
-    complete: bool
-    repeatable: bool
-    json: JsonBody | None = None
-    scanner: ModelScanner | None = None
+    data: bytes
+    complete: bool = True
+    repeatable: bool = True
+    json: RequestBody | None = None
+    form: FormModelScanner | None = None
+    held: HeldBody | None = None
 
-    def outgoing(self, model: str, *, ask_usage: bool, ask_timings: bool = False) -> bytes:
-        """The bytes in hand, as they go to an upstream that is asked for `model`."""
+    def outgoing(self, change: Change) -> Outgoing:
+        """What was taken in, as it goes to an upstream."""
         if self.json is not None:
-            return self.json.rewritten(model, ask_usage=ask_usage, ask_timings=ask_timings)
-        scanner = self.scanner
-        if scanner is None or model == self.facts.model:
-            return self.held
-        held = memoryview(self.held)  # copied once: it may have 32 MiB
-        return b"".join((held[: scanner.start], scanner.encode(model), held[scanner.end :]))
+            return self.json.outgoing(change)
+        form, size = self.form, len(self.data) if self.held is None else self.held.size
+        if form is None or change.model == self.facts.model:
+            return Outgoing((Piece(0, size),))
+        model = change.model.encode()
+        return Outgoing((Piece(0, form.start), model, Piece(form.end, size)))
+
+    async def pieces(self, outgoing: Outgoing) -> AsyncIterator[bytes]:
+        """The bytes of `outgoing`, in order. Raises `WaiError`."""
+        for part in outgoing.parts:
+            if isinstance(part, bytes):
+                yield part
+            elif self.held is None:
+                yield self.data[part.start : part.end]
+            else:
+                async for piece in self.held.pieces(part.start, part.end):
+                    yield piece
+
+    def in_hand(self, outgoing: Outgoing) -> bytes:
+        """The same at once, for a short body."""
+        return b"".join(
+            part if isinstance(part, bytes) else self.data[part.start : part.end]
+            for part in outgoing.parts
+        )
 
     def forget(self) -> None:
         """It will not be sent again."""
-        self.held = b""
+        self.data = b""
         self.json = None
         self.repeatable = False
 
 
 class Intake:
-    """Reads a request's body. `release` gives back what it holds of the budget: always call it."""
+    """Reads a request's body. `release` gives back what it holds of the budgets: always call it.
+
+    Without a `spool` nothing is held on disk.
+    """
 
     def __init__(
         self,
@@ -107,6 +96,8 @@ class Intake:
         budget: BodyBudget,
         clock: Callable[[], float],
         default_model: Callable[[], str | None] = lambda: None,
+        *,
+        spool: Spool | None = None,
     ) -> None:
         """`default_model` tells what is asked for where the body names no model and need not."""
         self._default_model = default_model
@@ -118,9 +109,13 @@ class Intake:
         self._dialect = dialect
         self._limits = limits
         self._budget = budget
+        self._spool = spool or Spool(None, 0)
         self._taken = 0
         self._size = 0
-        self._scanner: ModelScanner | None = None
+        self._form: FormModelScanner | None = None
+        self._held: HeldBody | None = None
+        self.holds_all = True
+        """Whether all that was read is still held."""
 
     async def take(self) -> Body:
         """The body, as far as it is needed. Raises `WaiError` with what the caller can do."""
@@ -128,55 +123,115 @@ class Intake:
             facts = BodyFacts(self._default_model() or no_model(), whole=True)
             return Body(facts, b"", complete=True, repeatable=True)
         self._check_head(self._exchange.request)
+        if self._form is not None:
+            return await self._take_form(self._form)
+        if (self._exchange.request.content_length or 0) > self._limits.routing_body_bytes:
+            return await self._take_long(await self._read())
         pieces: list[bytes] = []
-        while data := await self._read(hold=True):
+        while data := await self._read():
+            if self._is_long or not self._has_room(len(data)):
+                return await self._take_long(b"".join((*pieces, data)))
             pieces.append(data)
-            if self._scanner is None and self._size > self._limits.routing_body_bytes:
-                self._scanner = JsonModelScanner(self._dialect.model_fields[0])
-                data = b"".join(pieces)
-            if self._scanner is not None:
-                await self._scan(data)
-                if self._scanner.model is not None and self._is_long:
-                    return self._scanned(b"".join(pieces), complete=False)
-                if self._size > self._limits.late_model_bytes:
-                    raise RequestError(
-                        f"`model` must come within the first {self._limits.late_model_bytes // MIB}"
-                        " MiB of the body; put it before the long fields.",
-                        Fault.BODY_TOO_LARGE,
-                    )
         whole = b"".join(pieces)
-        if isinstance(self._scanner, FormModelScanner):
-            return self._scanned(whole, complete=True)
         read = read_json(whole, self._dialect, self._route, self._default_model)
-        return Body(read.facts, whole, complete=True, repeatable=not self._is_long, json=read)
+        return Body(read.facts, read.data, json=read)
+
+    async def _take_long(self, data: bytes) -> Body:
+        """A JSON body that begins with `data`, and is too long to be read in one go."""
+        self._give_back()
+        held = self._held = HeldBody(self._key_id, self._budget, self._spool)
+        scanner = JsonScanner(self._dialect)
+        while data:
+            await held.add(data)
+            at = scanner.feed(data)
+            while at < len(data):
+                await asyncio.sleep(0)  # every other caller has a turn in between
+                at = scanner.feed(data, at)
+            data = await self._read()
+        read = read_long(scanner, held.size, self._dialect, self._route, self._default_model)
+        return Body(read.facts, b"", json=read, held=held)
+
+    async def _take_form(self, scanner: FormModelScanner) -> Body:
+        """A form up to its model, and to its end if that is near."""
+        held: HeldBody | None = None
+        pieces: list[bytes] = []
+        complete = False
+        while not (self._is_long and scanner.model is not None):
+            data = await self._read()
+            if not data:
+                complete = True
+                break
+            await self._scan_form(data)
+            if held is None and (self._is_long or not self._has_room(len(data))):
+                self._give_back()
+                held = self._held = HeldBody(self._key_id, self._budget, self._spool)
+                await held.add(b"".join((*pieces, data)))
+                pieces.clear()
+            elif held is not None:
+                await held.add(data)
+            else:
+                pieces.append(data)
+        if scanner.model is None:
+            no_model()
+        # Nobody knows what stands further on, so the caller's stream is taken for what it wants.
+        size = max(self._size, self._exchange.request.content_length or 0)
+        facts = BodyFacts(scanner.model, wants_usage=True, size_bytes=size)
+        return Body(facts, b"".join(pieces), complete=complete, form=scanner, held=held)
 
     async def whole(self, body: Body) -> Body:
-        """`body`, read to its end, so that every field of it is known. Raises `WaiError`."""
-        if body.json is not None or isinstance(self._scanner, FormModelScanner):
+        """`body` with all of it in memory, so that every field of it can be read."""
+        if body.held is None or body.json is None:
             return body
-        pieces = [body.held]
-        while data := await self._read(hold=True):
-            pieces.append(data)
-        data = b"".join(pieces)
-        read = read_json(data, self._dialect, self._route)
-        return Body(read.facts, data, complete=True, repeatable=not self._is_long, json=read)
+        held = body.held
+        self._budget.take(self._key_id, held.size)
+        self._taken += held.size
+        data = await held.whole()
+        held.close()
+        return Body(body.facts, data, json=body.json)
 
     async def rest(self) -> bytes:
-        """The next piece of what `take` has left, b"" at the end."""
-        data = await self._read(hold=False)
-        await self._scan(data)
+        """The next piece of what `take` has left, b"" at the end. It is held too, while there is
+        room; see `holds_all`."""
+        data = await self._read()
+        held, self.holds_all = self._held, False  # until it was seen: this may be cancelled
+        if data and held is not None:
+            try:
+                await held.add(data)
+            except WaiError:
+                held.close()
+                self._held = held = None
+        if data:
+            await self._scan_form(data)
+        self.holds_all = held is not None
         return data
 
-    async def _scan(self, data: bytes) -> None:
+    async def _scan_form(self, data: bytes) -> None:
         """Let the scanner see `data`, and every other caller have a turn in between."""
-        if self._scanner is None:
+        if self._form is None:
             return
-        for start in range(0, len(data), SCAN_BYTES):
-            self._scanner.feed(data[start : start + SCAN_BYTES])
-            await asyncio.sleep(0)
+        for start in range(0, len(data), TURN_BYTES):
+            if start:
+                await asyncio.sleep(0)
+            self._form.feed(data[start : start + TURN_BYTES])
 
     def release(self) -> None:
         """What was held is held no more. Idempotent."""
+        self._give_back()
+        if self._held is not None:
+            self._held.close()
+
+    def _has_room(self, n: int) -> bool:
+        """Hold `n` bytes more in memory, if there is room."""
+        try:
+            self._budget.take(self._key_id, n)
+        except WaiError:
+            if not self._spool.budget.limit_bytes:
+                raise
+            return False
+        self._taken += n
+        return True
+
+    def _give_back(self) -> None:
         if self._taken:
             self._budget.give(self._key_id, self._taken)
         self._taken = 0
@@ -197,9 +252,9 @@ class Intake:
             )
         content_type = request.header(b"content-type")
         if content_type[:19].lower() == b"multipart/form-data":
-            self._scanner = FormModelScanner(content_type, self._dialect.model_fields[0])
+            self._form = FormModelScanner(content_type, self._dialect.model_fields[0])
 
-    async def _read(self, *, hold: bool) -> bytes:
+    async def _read(self) -> bytes:
         asked_at = self._clock()
         data = await self._exchange.read()
         if not data:
@@ -208,9 +263,6 @@ class Intake:
         self._check_pace(len(data), self._clock() - asked_at)
         if self._size > self._limits.body_bytes:
             raise self._too_large()
-        if hold:
-            self._budget.take(self._key_id, len(data))
-            self._taken += len(data)
         return data
 
     def _check_pace(self, n: int, waited_s: float) -> None:
@@ -222,16 +274,6 @@ class Intake:
                 f" {LEAST_BYTES_PER_S} bytes a second.",
                 Fault.TIMED_OUT,
             )
-
-    def _scanned(self, held: bytes, *, complete: bool) -> Body:
-        scanner = self._scanner
-        if scanner is None or scanner.model is None:
-            no_model()
-        # Nobody knows what stands further on, so the caller's stream is taken for what it wants.
-        size = max(self._size, self._exchange.request.content_length or 0)
-        facts = BodyFacts(scanner.model, wants_usage=True, text_bytes=0, size_bytes=size)
-        repeatable = complete and not self._is_long
-        return Body(facts, held, complete=complete, repeatable=repeatable, scanner=scanner)
 
     def _too_large(self) -> RequestError:
         limit = self._limits.body_bytes // MIB

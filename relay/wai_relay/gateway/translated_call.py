@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .bodies import JsonBody, read_json
+import msgspec
+
+from .bodies import JsonBody
 from .dialects.registry import Dialects
 from .forwarding import RoutedRequest
 from .intake import Body
@@ -23,15 +25,14 @@ def translate(call: RoutedRequest, translation: Translation, dialects: Dialects)
         fields |= {"stream": True, "stream_options": {"include_usage": True}}
     else:
         fields.pop("stream", None)
-    data = ENCODER.encode(fields)
-    repeatable = call.body.repeatable
+    encoded = {name: ENCODER.encode(value) for name, value in fields.items()}
+    data = b"{" + b",".join(b'"%s":%s' % (k.encode(), v) for k, v in encoded.items()) + b"}"
     call.body.forget()  # the prompt is held once
     translation.forget_prompt()
-    read = read_json(data, upstream, route)
     # The prompt was measured, and the node that has its beginning is found, by the caller's words.
     facts = replace(facts, stream=streams, wants_usage=True)
-    json = JsonBody(data, read.fields, facts)
-    call.body = Body(facts, data, complete=True, repeatable=repeatable, json=json)
+    json = JsonBody(data, {name: msgspec.Raw(value) for name, value in encoded.items()}, facts)
+    call.body = Body(facts, data, json=json)
     call.reply = TranslatedReply(call.reply, upstream, translation, streams=streams)
     call.route = route
     call.target = route.path

@@ -26,14 +26,22 @@ def fingerprint(parts: Iterable[bytes]) -> Fingerprint:
     prompts that share their first k blocks share their first k hashes, and with near certainty no
     more than these.
     """
+    return chained(
+        hash(part[start : start + BLOCK_BYTES])
+        for part in parts
+        for start in range(0, len(part), BLOCK_BYTES)
+    )
+
+
+def chained(marks: Iterable[int]) -> Fingerprint:
+    """The fingerprint of a prompt whose blocks have the hashes `marks`, in order."""
     chain: list[int] = []
     last = 0
-    for part in parts:
-        for start in range(0, len(part), BLOCK_BYTES):
-            if len(chain) == MAX_BLOCKS:
-                return tuple(chain)
-            last = hash((last, part[start : start + BLOCK_BYTES]))
-            chain.append(last)
+    for mark in marks:
+        last = hash((last, mark))
+        chain.append(last)
+        if len(chain) == MAX_BLOCKS:
+            break
     return tuple(chain)
 
 

@@ -84,8 +84,10 @@ class Reason(enum.StrEnum):
 class Demand(NamedTuple):
     """What one request asks of a node.
 
-    `prompt_tokens` is an estimate, `max_output_tokens` the caller's own limit (None: none given)
-    and `expected_output_tokens` what such requests used to get; `generates`: it gets any. `nodes`:
+    `prompt_tokens` is an estimate and `certain_tokens` a number that the prompt surely has (None:
+    the estimate is no estimate); `max_output_tokens` is the caller's own limit (None: none given),
+    `expected_output_tokens` what such requests used to get; `generates`: it gets any.
+    `asked_context`: the context that the caller wants, 0 for any. `nodes`:
     the names that the key may use (None: all). `avoid`: nodes that were tried for it already.
     `pin`: the one node that the caller insists on. `api`: the dialect it speaks; `route`: the path
     of its route ("": any of that dialect).
@@ -105,15 +107,32 @@ class Demand(NamedTuple):
     overflow_after_s: float = OVERFLOW_AFTER_S
     generates: bool = True
     route: str = ""
+    certain_tokens: int | None = None
+    asked_context: int = 0
+    hopeful: bool = False
+    """Whether it may go where only the estimate says that it is too long."""
 
     @property
     def least_context(self) -> int:
-        """The context below which it can't be served at all, in tokens."""
-        limit = self.max_output_tokens
+        """The context below which it is likely not to be served at all, in tokens."""
+        if self.hopeful:
+            return self.certain_context
         if not self.generates:  # each of a batch of texts has a context of its own
             return 0
-        answer = MIN_ANSWER_TOKENS if limit is None else min(limit, MIN_ANSWER_TOKENS)
-        return self.prompt_tokens + answer
+        return self.prompt_tokens + self._least_answer
+
+    @property
+    def certain_context(self) -> int:
+        """The context below which it surely can't be served, in tokens."""
+        if not self.generates:
+            return 0
+        certain = self.prompt_tokens if self.certain_tokens is None else self.certain_tokens
+        return min(certain, self.prompt_tokens) + self._least_answer
+
+    @property
+    def _least_answer(self) -> int:
+        limit = self.max_output_tokens
+        return MIN_ANSWER_TOKENS if limit is None else min(limit, MIN_ANSWER_TOKENS)
 
     @property
     def full_context(self) -> int:
@@ -121,9 +140,8 @@ class Demand(NamedTuple):
         if not self.generates:
             return 0
         limit = self.max_output_tokens
-        return self.prompt_tokens + (
-            math.ceil(self.expected_output_tokens) if limit is None else limit
-        )
+        answer = math.ceil(self.expected_output_tokens) if limit is None else limit
+        return max(self.prompt_tokens + answer, self.asked_context)
 
 
 class Candidate(NamedTuple):
@@ -251,7 +269,20 @@ def select(
         able = [i for i, s in enumerate(scores) if s.excluded == Readiness.COOLING.value]
         reason = Reason.LAST_RESORT
         if not able:
-            return _refusal(demand, candidates, scores)
+            refusal = _refusal(demand, candidates, scores)
+            largest = _largest(demand, candidates, scores)
+            if refusal.fault is not Fault.CONTEXT_EXCEEDED or not largest:
+                return refusal
+            # An estimate is no reason to refuse: who has the most room is asked.
+            hopeful = select(
+                demand._replace(hopeful=True),
+                largest,
+                waited_s=waited_s,
+                turn=turn,
+                generation_weight=generation_weight,
+            )
+            others = tuple(s for s in scores if all(s.node != one.node for one in largest))
+            return hopeful._replace(scores=hopeful.scores + others)
     own = [i for i in able if candidates[i].own]
     weighed = _roomy(demand, candidates, scores, own or able)
     best = _best(candidates, scores, weighed, turn)
@@ -373,20 +404,42 @@ def has_prefill_backlog(ahead_tokens: float, prefill_tps: float, rtt_s: float) -
 
 def serves(demand: Demand, model: ModelStatus, node: str) -> bool:
     """Whether `node` could take `demand` if it had a free slot and were well. Cheap."""
-    context = model.context_tokens
+    context = _most_context(model)
     return (
         (demand.pin is None or demand.pin == node)
         and (demand.nodes is None or node in demand.nodes)
         and node not in demand.avoid
-        and (context is None or context >= demand.least_context)
+        and (context is None or context >= demand.certain_context)
         and model.has_route(demand.api, demand.route)
         and model.ready
     )
 
 
+def _most_context(model: ModelStatus) -> int | None:
+    """The context that the model can have: what an Ollama has loaded it with is no bound."""
+    return model.largest_context_tokens or model.context_tokens
+
+
+def _largest(
+    demand: Demand, candidates: Sequence[Candidate], scores: Sequence[Score]
+) -> list[Candidate]:
+    """Those with the largest context of the candidates that lack nothing but context, if the prompt
+    is not surely too long for them."""
+    least = demand.certain_context
+    hopeful = [
+        (_most_context(candidate.model) or 0, candidate)
+        for candidate, score in zip(candidates, scores, strict=True)
+        if score.excluded == "context"
+        and (_most_context(candidate.model) or 0) >= least
+        and not _exclusion(demand._replace(hopeful=True), candidate)
+    ]
+    most = max((context for context, _ in hopeful), default=0)
+    return [candidate for context, candidate in hopeful if context == most]
+
+
 def _exclusion(demand: Demand, candidate: Candidate) -> str:
     model = candidate.model
-    context = model.context_tokens
+    context = _most_context(model)
     if demand.pin is not None and candidate.node != demand.pin:
         return "not pinned"
     if demand.nodes is not None and candidate.node not in demand.nodes:
@@ -415,7 +468,10 @@ def _roomy(
         return able
     full = demand.full_context
     roomy = [i for i in able if (candidates[i].model.context_tokens or full) >= full]
-    if not roomy or len(roomy) == len(able) or demand.max_output_tokens is not None:
+    if not roomy:
+        roomy = [i for i in able if (_most_context(candidates[i].model) or full) >= full]
+    limited = demand.max_output_tokens is not None or demand.asked_context
+    if not roomy or len(roomy) == len(able) or limited:
         return roomy or able
     soonest_s = min(scores[i].cost_s for i in able)
     return roomy if min(scores[i].cost_s for i in roomy) <= soonest_s + ROOM_S else able
@@ -478,13 +534,14 @@ def _refusal(
     passing = {"loading", "no slots", *(r.value for r in Readiness)}
     if "context" in excluded and not excluded & passing:
         largest = max(
-            c.model.context_tokens or 0
+            _most_context(c.model) or 0
             for c, s in zip(candidates, scores, strict=True)
             if s.excluded == "context"
         )
         text = (
             f"This request needs a context of about {demand.least_context} tokens; the largest for"
-            f" '{demand.model}' has {largest}. Shorten the prompt or give a node more context."
+            f" '{demand.model}' has {largest}: this model's maximum context length is {largest}"
+            " tokens. Shorten the prompt or give a node more context."
         )
         return refuse(Fault.CONTEXT_EXCEEDED, text)
     if excluded <= {"other API", "not allowed", "not local", "not pinned"}:

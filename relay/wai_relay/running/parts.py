@@ -92,6 +92,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         names=names,
         admission=Admission(stored.recorder.months),
         correct=stored.recorder.correct,
+        spool_folder=config.data,
     )
     gateway.traced = spans is not None
     feed = Feed(fleet, gateway.live, pulse, stored.audit, stored.keys.name_of)

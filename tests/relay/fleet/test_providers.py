@@ -135,6 +135,16 @@ async def test_the_provider_learns_nothing_of_the_caller_nor_the_caller_of_our_a
     assert not names & {b"set-cookie", b"server"}
 
 
+@pytest.mark.parametrize("size", [100_000, 2_000_000])
+async def test_a_long_body_goes_with_its_length(service: OpenAiService, size: int) -> None:
+    async with rig(service) as r:
+        exchange = await r.ask(messages=[{"role": "user", "content": "x" * size}])
+    assert exchange.status == 200
+    (_, headers, body) = service.seen[0]
+    assert int(headers["content-length"]) > size
+    assert len(body["messages"][0]["content"]) == size
+
+
 async def test_local_only_never_leaves(service: OpenAiService) -> None:
     async with rig(service, FakeNode("box", OURS, ready=False), local_only=True) as r:
         exchange = await r.ask()

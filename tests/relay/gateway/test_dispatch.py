@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -173,3 +174,25 @@ async def dispatcher_looks(dispatcher: ScheduledDispatcher) -> None:
     """Another request makes it see who is there."""
     with pytest.raises((NodeUnavailable, RequestError)):
         await dispatcher.acquire(info("other"))
+
+
+async def test_one_that_stands_in_and_has_room_comes_before_the_hope_that_a_prompt_fits() -> None:
+    def box(name: str, model: str, context: int) -> Box:
+        made = Box(name, model)
+        made.status = NodeStatus((ModelStatus(model, "u", context_tokens=context),))
+        return made
+
+    names = ModelNames({}, {"m": ("large",)})
+    boxes = Boxes(box("a", "m", 4096), box("b", "large", 65_536))
+    dispatcher = ScheduledDispatcher(boxes, names=names)
+    asked = replace(info(), prompt_tokens=9000, certain_tokens=1000)
+    lease = await dispatcher.acquire(asked)
+    assert (lease.model, lease.fallback) == ("large", True)
+    lease.release(DONE)
+    boxes.boxes.pop()
+    lease = await dispatcher.acquire(asked)
+    assert (lease.model, lease.fallback) == ("m", False)
+    lease.release(DONE)
+    with pytest.raises(RequestError, match="maximum context length is 4096 tokens"):
+        await dispatcher.acquire(replace(asked, certain_tokens=5000))
+    assert dispatcher.in_flight == 0

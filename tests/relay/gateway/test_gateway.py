@@ -451,10 +451,22 @@ async def test_cut_answer_is_recorded_with_its_fault_and_its_estimate() -> None:
     assert record.tokens.prompt > 0
 
 
+FORM_HEADERS = [
+    (b"authorization", b"Bearer " + CALLER_KEY),
+    (b"content-type", b"multipart/form-data; boundary=B"),
+]
+FORM_HEAD = (
+    b'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n'
+    b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+)
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+
+
 async def test_answer_before_the_whole_upload_ends_the_upload() -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node, limits=GatewayLimits(routing_body_bytes=100))
-    exchange = FakeExchange(make_request(), [b'{"model":"m","x":"' + b"x" * 200], stays_open=True)
+    request = make_request(path=TRANSCRIPTIONS, headers=FORM_HEADERS)
+    exchange = FakeExchange(request, [FORM_HEAD + b"x" * 200], stays_open=True)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(r.gateway.handle, exchange)
         await until(lambda: bool(node.streams and node.streams[0].written))
@@ -603,17 +615,74 @@ async def test_no_heartbeat_for_who_declines_or_does_not_stream() -> None:
             tasks.cancel_scope.cancel()
 
 
-async def test_long_body_streams_and_is_not_sent_twice() -> None:
-    limits = GatewayLimits(routing_body_bytes=1000)
-    node = FakeNode("z-gpu", MODEL, script=breaks())
-    spare = FakeNode("a-spare", MODEL)
-    r = rig(node, spare, limits=limits)
-    pieces = [b'{"model":"m","messages":["', *[b"x" * 900] * 50, b'"]}']
-    exchange = FakeExchange(make_request(), pieces)
+LONG = [b'{"messages":["', *[b"x" * 900] * 80, b'"],"stream":true,', b'"model":"m"}']
+
+
+@pytest.mark.parametrize("memory", [256 << 20, 10])
+async def test_a_long_body_is_sent_again_to_another_node(memory: int) -> None:
+    limits = GatewayLimits(routing_body_bytes=1000, held_total_bytes=memory)
+    busy = [*JSON, (b"retry-after", b"1")]
+    nodes = [
+        FakeNode("z-gpu", MODEL, script=answers(503, busy, b'{"error":{"message":"busy"}}')),
+        FakeNode("a-spare", MODEL, script=answers(200, SSE, TOKEN, USAGE, DONE)),
+    ]
+    r = rig(*nodes, limits=limits, tpm=1_000_000)
+    exchange = FakeExchange(make_request(), LONG)
     await r.gateway.handle(exchange)
-    assert node.streams[0].body == b"".join(pieces)
-    assert exchange.status == 502
-    assert spare.streams == []
+    assert exchange.body == TOKEN + DONE
+    bodies = [node.streams[0].body for node in nodes]
+    assert bodies[0] == bodies[1]
+    expected = {**json.loads(b"".join(LONG)), "stream_options": {"include_usage": True}}
+    assert json.loads(bodies[1]) == expected
+    headers = dict(nodes[1].streams[0].headers)
+    assert headers[b"content-length"] == b"%d" % len(bodies[1])
+    (record,) = r.records
+    assert (record.attempts, record.stream) == (2, True)
+    assert (record.tokens.prompt, record.tokens.exact) == (9, True)
+    assert r.gateway._budget.held_bytes == r.gateway._spool.budget.held_bytes == 0
+
+
+async def test_a_long_body_that_waits_gets_heartbeats() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node, limits=GatewayLimits(routing_body_bytes=1000))
+    exchange = FakeExchange(make_request(), LONG)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams and node.streams[0].ended))
+        r.clock.advance(20)
+        assert exchange.body == b": waiting\n\n"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_long_body_counts_against_the_keys_tokens() -> None:
+    node = FakeNode("gpu1", MODEL, script=answers(200, SSE, TOKEN, USAGE, DONE))
+    r = rig(node, limits=GatewayLimits(routing_body_bytes=1000), tpm=1000)
+    exchange = FakeExchange(make_request(), LONG)
+    await r.gateway.handle(exchange)
+    assert exchange.status == 429
+    assert error_of(exchange)["code"] == "rate_limit_exceeded"
+    assert node.streams == []
+
+
+async def test_a_long_form_is_sent_again_with_what_came_meanwhile() -> None:
+    limits = GatewayLimits(routing_body_bytes=1000)
+
+    def fail(stream: FakeStream) -> None:
+        stream.sink.on_reset(Fault.SESSION_LOST, "the node is gone")
+
+    nodes = [
+        FakeNode("z-gpu", MODEL, script=fail),
+        FakeNode("a-spare", MODEL, script=answers(200, JSON, b'{"text":"hi"}')),
+    ]
+    r = rig(*nodes, limits=limits)
+    pieces = [FORM_HEAD, *[b"x" * 900] * 80, b"\r\n--B--\r\n"]
+    length = sum(map(len, pieces))
+    request = make_request(path=TRANSCRIPTIONS, headers=FORM_HEADERS, content_length=length)
+    exchange = FakeExchange(request, list(pieces))
+    await r.gateway.handle(exchange)
+    assert exchange.status == 200
+    assert [node.streams[0].body for node in nodes] == [b"".join(pieces)] * 2
+    assert dict(nodes[1].streams[0].headers)[b"content-length"] == b"%d" % length
     assert r.gateway._budget.held_bytes == 0
 
 
@@ -634,36 +703,34 @@ async def test_upload_waits_for_the_upstream() -> None:
     assert exchange.body == REPLY
 
 
-async def test_model_behind_long_content_is_found_or_refused() -> None:
-    limits = GatewayLimits(routing_body_bytes=1000, late_model_bytes=5000)
-    node = FakeNode("gpu1", MODEL, script=answers(200, JSON, REPLY))
-    r = rig(node, limits=limits)
-    late = [b'{"messages":["' + b"x" * 3000 + b'"]', b',"model":"m"}']
-    exchange = FakeExchange(make_request(), late)
-    await r.gateway.handle(exchange)
-    assert exchange.status == 200
-    assert node.streams[0].body == b"".join(late)
-    late.insert(0, b'{"messages":["' + b"x" * 6000)
-    exchange = FakeExchange(make_request(), late)
-    await r.gateway.handle(exchange)
-    assert exchange.status == 413
-
-
-async def test_body_over_its_bound_ends_the_upload_with_413() -> None:
+async def test_body_over_its_bound_is_413_and_goes_nowhere() -> None:
     limits = GatewayLimits(routing_body_bytes=100, body_bytes=5000)
     node = FakeNode("gpu1", MODEL)
     r = rig(node, limits=limits)
     exchange = FakeExchange(make_request(), [b'{"model":"m","x":"', *[b"x" * 1000] * 9])
     await r.gateway.handle(exchange)
     assert exchange.status == 413
+    assert node.streams == []
+
+
+async def test_form_over_its_bound_ends_the_upload_with_413() -> None:
+    limits = GatewayLimits(routing_body_bytes=100, body_bytes=5000)
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node, limits=limits)
+    request = make_request(path=TRANSCRIPTIONS, headers=FORM_HEADERS)
+    exchange = FakeExchange(request, [FORM_HEAD, *[b"x" * 1000] * 9])
+    await r.gateway.handle(exchange)
+    assert exchange.status == 413
     assert node.streams[0].reset_with is Fault.BODY_TOO_LARGE
 
 
 async def test_bodies_held_together_have_a_bound() -> None:
-    r = rig(FakeNode("gpu1", MODEL), limits=GatewayLimits(held_total_bytes=10))
+    limits = GatewayLimits(held_total_bytes=10, spooled_total_bytes=20)
+    r = rig(FakeNode("gpu1", MODEL), limits=limits)
     exchange = await r.ask()
     assert (exchange.status, exchange.header(b"retry-after")) == (503, b"1")
-    assert r.gateway._budget.held_bytes == 0
+    assert b"on its disk" in exchange.body
+    assert r.gateway._budget.held_bytes == r.gateway._spool.budget.held_bytes == 0
 
 
 async def test_audio_upload_is_routed_by_its_form() -> None:
@@ -733,6 +800,48 @@ async def test_llama_cpp_is_asked_to_count_in_every_chunk_and_nobody_else_is() -
     other = FakeNode("gpu1", MODEL, script=answers(200, SSE, TOKEN, USAGE, DONE))
     await rig(other).ask(STREAM)
     assert "timings_per_token" not in json.loads(other.streams[0].body)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_server_that_refuses_our_fields_is_asked_without_them(status: int) -> None:
+    refusal = b'{"detail":[{"type":"extra_forbidden","loc":["body","stream_options"]}]}'
+
+    def strict(stream: FakeStream) -> None:
+        if b"stream_options" in stream.body:
+            stream.answer(status, JSON, refusal)
+        else:
+            stream.answer(200, SSE, TOKEN, TOKEN, DONE)
+
+    node = FakeNode("gpu1", MODEL, script=strict)
+    r = rig(node)
+    exchange = await r.ask(STREAM)
+    assert exchange.body == TOKEN + TOKEN + DONE
+    assert [b"stream_options" in stream.body for stream in node.streams] == [True, False]
+    (record,) = r.records
+    assert (record.attempts, record.tokens.exact) == (1, False)
+    assert record.tokens.prompt > 0
+    await r.ask(STREAM)  # it is remembered
+    assert len(node.streams) == 3
+    r.clock.advance(2 * 3600)
+    await r.ask(STREAM)  # but not for ever
+    assert len(node.streams) == 5
+    # A caller's own field is his own mistake, and passes.
+    asked = STREAM[:-1] + b',"stream_options":{"include_usage":true}}'
+    exchange = await r.ask(asked)
+    assert (exchange.status, exchange.body) == (status, refusal)
+    assert len(node.streams) == 6
+
+
+async def test_a_server_that_refuses_the_request_anyway_is_not_taken_for_strict() -> None:
+    refusal = b'{"error":{"message":"unknown role"}}'
+    node = FakeNode("gpu1", MODEL, script=answers(400, JSON, refusal))
+    r = rig(node)
+    exchange = await r.ask(STREAM)
+    assert (exchange.status, exchange.body) == (400, refusal)
+    assert len(node.streams) == 2
+    node.script = answers(200, SSE, TOKEN, USAGE, DONE)
+    await r.ask(STREAM)
+    assert r.records[-1].tokens.exact
 
 
 async def test_what_only_one_upstream_of_a_node_understands_is_not_asked() -> None:
@@ -846,6 +955,31 @@ async def test_a_prompt_that_was_longer_than_estimated_goes_where_it_fits() -> N
     exchange = await r.ask()
     assert (exchange.status, exchange.header(b"x-wai-node")) == (200, b"a")
     assert exchange.header(b"x-wai-attempts") == b"2"
+
+
+def also_too_long(stream: FakeStream) -> None:
+    """As vLLM refuses a prompt."""
+    message = "This model's maximum context length is 2048 tokens. However, you requested 3000"
+    document = {"object": "error", "message": message, "type": "BadRequestError", "code": 400}
+    stream.answer(400, JSON, json.dumps(document).encode())
+
+
+async def test_a_refusal_for_length_without_a_code_is_understood_too() -> None:
+    r = rig(
+        FakeNode("a", MODEL, script=answers(200, JSON, REPLY)),
+        FakeNode("b", MODEL, script=also_too_long),
+    )
+    assert (await r.ask()).status == 200
+    r = rig(FakeNode("b", MODEL, script=also_too_long))
+    assert b"maximum context length is 2048 tokens" in (await r.ask()).body
+
+
+async def test_anthropics_clients_find_the_words_that_they_look_for() -> None:
+    r = rig(FakeNode("b", MODEL, script=too_long))
+    exchange = await r.ask(path="/v1/messages")
+    assert exchange.status == 400
+    message = error_of(exchange)["message"]
+    assert message.startswith("prompt is too long: request (2822 tokens)")
 
 
 async def test_a_prompt_that_fits_nowhere_is_the_upstreams_400() -> None:

@@ -16,13 +16,15 @@ from tests.harness.loop_watch import watched_loop
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import WaiError
 from wai_relay.contracts.api_keys import ApiKey
+from wai_relay.gateway.bodies import Change
+from wai_relay.gateway.body_budget import BodyBudget
 from wai_relay.gateway.continuation import continuation_for
 from wai_relay.gateway.dialects.anthropic import AnthropicEvents
 from wai_relay.gateway.dialects.ollama import OllamaLines
 from wai_relay.gateway.dialects.openai import OpenAiBody, OpenAiEvents
 from wai_relay.gateway.dialects.registry import DIALECTS
 from wai_relay.gateway.dialects.usage import UsageReader
-from wai_relay.gateway.intake import BodyBudget, Intake
+from wai_relay.gateway.intake import Intake
 from wai_relay.gateway.limits import MIB, GatewayLimits
 
 MOST_S = 0.020
@@ -123,7 +125,7 @@ async def take(pieces: list[bytes], content_type: str = "application/json") -> N
     intake = Intake(exchange, dialect, route, KEY.id, GatewayLimits(), budget, time.monotonic)
     taken = await intake.take()
     await asyncio.sleep(0)
-    taken.outgoing("another", ask_usage=True, ask_timings=True)
+    taken.outgoing(Change("another", ask_usage=True, ask_timings=True))
     await asyncio.sleep(0)
     continuation_for(request, dialect, route, KEY, taken.json)
     while not taken.complete and await intake.rest():

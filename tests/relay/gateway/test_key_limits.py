@@ -17,9 +17,10 @@ from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
 from wai_protocol.surface import Headers
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import RequestRecord
+from wai_relay.gateway.body_budget import BodyBudget
 from wai_relay.gateway.dialects.registry import DIALECTS
 from wai_relay.gateway.gateway import Gateway
-from wai_relay.gateway.intake import LEAST_BYTES_PER_S, MOST_BEHIND_S, BodyBudget, Intake
+from wai_relay.gateway.intake import LEAST_BYTES_PER_S, MOST_BEHIND_S, Intake
 from wai_relay.gateway.limits import KIB, MIB, GatewayLimits
 from wai_relay.policy.admission import Admission
 from wai_relay.policy.months import MonthTokens, month_of

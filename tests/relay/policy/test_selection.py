@@ -17,6 +17,7 @@ from wai_relay.policy.selection import Candidate, Demand, Readiness, Reason, sel
 
 def node(name: str, **fields: Any) -> Candidate:
     model = {"slots_total": 4, "context_tokens": 8192, "apis": ("openai",), "ready": True}
+    model |= {"largest_context_tokens": None}
     for field in list(model):
         model[field] = fields.pop(field, model[field])
     fields.setdefault("slot_s", 5.0)
@@ -85,6 +86,60 @@ def test_a_prompt_that_fits_nowhere_is_told_which_context_it_needs() -> None:
     assert error.fault is Fault.CONTEXT_EXCEEDED
     assert "20016" in str(error)
     assert "16384" in str(error)
+
+
+def test_an_estimate_alone_is_no_reason_to_refuse() -> None:
+    nodes = [node("a"), node("b", context_tokens=16_384, prefill_tps=10.0)]
+    demand = Demand("m", 20_000, certain_tokens=3000)
+    decision = select(demand, nodes)
+    assert (decision.node, decision.wait) == ("b", False)
+    assert {score.node for score in decision.scores} == {"a", "b"}
+    assert select(demand._replace(certain_tokens=17_000), nodes).error().fault is (
+        Fault.CONTEXT_EXCEEDED
+    )
+    # Of those with the most room the best, and it is waited for.
+    more = [*nodes, node("c", context_tokens=16_384)]
+    assert select(demand, more).node == "c"
+    assert select(demand, [nodes[0], node("b", context_tokens=16_384, busy=4)]).wait
+
+
+@pytest.mark.parametrize("change", [{"ready": False}, {"readiness": Readiness.AWAY}])
+def test_a_node_that_is_likely_to_be_too_small_is_not_tried_while_a_larger_one_comes_back(
+    change: dict[str, Any],
+) -> None:
+    nodes = [node("a"), node("large", context_tokens=65_536, **change)]
+    decision = select(Demand("m", 20_000, certain_tokens=3000), nodes)
+    assert decision.error().fault is Fault.NO_NODE
+
+
+def test_a_key_or_a_pin_narrows_the_hope_too() -> None:
+    nodes = [node("a"), node("b", context_tokens=16_384)]
+    demand = Demand("m", 20_000, certain_tokens=3000)
+    assert select(demand._replace(pin="a"), nodes).node == "a"
+    assert select(demand._replace(nodes=frozenset({"a"})), nodes).node == "a"
+    assert select(demand._replace(avoid=frozenset({"b"})), nodes).node == "a"
+
+
+def test_a_refusal_has_the_words_that_programs_look_for() -> None:
+    text = str(select(Demand("m", 20_000), [node("a")]).error())
+    assert "maximum context length is 8192 tokens" in text  # LiteLLM
+
+
+def test_what_an_ollama_has_loaded_is_no_bound() -> None:
+    ollama = node("ollama", context_tokens=4096, largest_context_tokens=131_072)
+    assert select(Demand("m", 20_000), [ollama]).node == "ollama"
+    assert select(Demand("m", 100, asked_context=65_536), [ollama, node("a")]).node == "ollama"
+    # Where it need not be loaded again, it is better.
+    roomy = node("roomy", context_tokens=32_768, prefill_tps=10.0)
+    assert select(Demand("m", 20_000, max_output_tokens=9), [ollama, roomy]).node == "roomy"
+    assert "131072" in str(select(Demand("m", 200_000), [ollama]).error())
+
+
+def test_a_context_that_the_caller_asks_for_is_found() -> None:
+    demand = Demand("m", 100, asked_context=20_000)
+    nodes = [node("fast"), node("roomy", context_tokens=32_768, prefill_tps=10.0)]
+    assert select(demand, nodes).node == "roomy"
+    assert select(demand, nodes[:1]).node == "fast"
 
 
 def test_an_answer_that_would_be_cut_short_goes_where_it_is_not() -> None:

@@ -35,6 +35,7 @@ class AnthropicDialect(Dialect):
     name = ANTHROPIC_API
     routes = ANTHROPIC_ROUTES
     error_prefixes = ("/v1/messages",)
+    too_long_words = TOO_LONG.encode()
 
     def error_body(self, fault: Fault, message: str) -> bytes:
         """`{"type": "error", "error": {"type", "message"}}`."""

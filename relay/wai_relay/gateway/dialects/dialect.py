@@ -69,6 +69,9 @@ class Dialect(abc.ABC):
     prompt_fields: ClassVar[tuple[str, ...]] = PROMPT_FIELDS
     """The body's fields that hold the prompt, in the order in which the model reads them: by these
     a prompt is measured, and a node found that has its beginning in its cache."""
+    too_long_words: ClassVar[bytes] = b""
+    """What its clients look for in the refusal of a prompt that is too long, in lower case. An
+    upstream's refusal without them is said again in our words."""
     streams_unasked: ClassVar[bool] = False
     """Whether an answer is streamed where the request does not say `stream`."""
 

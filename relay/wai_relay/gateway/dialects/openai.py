@@ -43,6 +43,7 @@ _CHAT_CONTENT: Final = (
 _RESPONSE_ID: Final = re.compile(rb'"id": ?"(resp_[A-Za-z0-9_.-]{1,120})"')
 _TIMINGS_KEY: Final = b',"timings":{'
 _TIMINGS: Final = re.compile(rb',"timings":\{[^{}]*\}')
+_FINISHED: Final = b'"finish_reason":"'
 
 
 class OpenAiDialect(Dialect):
@@ -138,16 +139,66 @@ class OpenAiEvents(EventReader):
         self._strip_usage = strip_usage
         self._strip_timings = strip_timings
         self._timings = b""
+        # Whether the last that came was no end: nothing else, or one token's event with timings.
+        self._plain = True
+        self._finish = b""  # the event with the finish reason, until the usage chunk has come
+        self._usage_came = False
+        self._last_timings = b""  # from the usage chunk that the relay asked for
 
     def feed(self, data: bytes) -> bytes:
         """See `EventReader`."""
+        if not self._strip_timings:
+            out = super().feed(data)
+            return out if self._plain else self._finishing(out)
         # Whole events only: what may be cut in two takes the longer way.
-        if self._strip_timings and not self._held and data.endswith(b"\n\n"):
-            data = self.outgoing(data)
-        return super().feed(data)
+        if self._held or not data.endswith(b"\n\n"):
+            return self._finishing(super().feed(data))
+        data = self.outgoing(data)
+        plain = self._plain
+        out = super().feed(data)
+        return out if plain else self._finishing(out)
+
+    def finish(self) -> bytes:
+        """See `UsageReader`."""
+        return self.held_back() + super().finish()
+
+    def held_back(self) -> bytes:
+        """See `UsageReader`."""
+        held, self._finish = self._finish, b""
+        return held
+
+    def _finishing(self, events: bytes) -> bytes:
+        """llama.cpp tells its last timings in the usage chunk, if that was asked for, else in the
+        event with the finish reason: hold that until the next read, and give it what it would have
+        had."""
+        held, self._finish = self._finish, b""
+        events = held + events
+        at = events.rfind(_FINISHED) if self._strip_usage else -1
+        if at < 0:
+            return events
+        if self._usage_came:
+            end = events.find(b"}\n\n", at)
+            if end < 0 or not self._last_timings:
+                return events
+            timings, self._last_timings = self._last_timings, b""
+            return events[:end] + timings + events[end:]
+        if held or not (self._timings or not self._plain) or b"[DONE]" in events[at:]:
+            return events
+        start = events.rfind(b"\n\n", 0, at) + 2
+        start = 0 if start == 1 else start
+        self._finish = events[start:]
+        return events[:start]
+
+    def _keep(self, event: bytes) -> bool:
+        kept = super()._keep(event)
+        if not kept:
+            found = _TIMINGS.search(event)
+            self._usage_came, self._last_timings = True, found[0] if found else b""
+        return kept
 
     def outgoing(self, event: bytes) -> bytes:
         """See `EventReader`. Timings beside a usage belong to it."""
+        self._plain = False
         if not self._strip_timings or b'"usage"' in event:
             return event
         at = event.find(_TIMINGS_KEY)  # faster than to search by expression
@@ -157,6 +208,7 @@ class OpenAiEvents(EventReader):
         end = found.end()
         if event.find(_TIMINGS_KEY, end) < 0:  # the everyday case: one token, one slice
             self._timings = found[0]
+            self._plain = len(event) - end == len(b"}\n\n")
             return event[:at] + event[end:]
         self._timings = _TIMINGS.findall(event)[-1]
         return _TIMINGS.sub(b"", event)

@@ -73,6 +73,10 @@ class UsageReader(abc.ABC):
     def finish(self) -> bytes:
         """The response ended cleanly: the rest to send."""
 
+    def held_back(self) -> bytes:
+        """The response was cut: whole events that waited for what comes after them."""
+        return b""
+
     def broken(self) -> bytes:
         """The response was cut: what must be sent so that an error event stands by itself."""
         return b""

@@ -9,7 +9,7 @@ import pytest
 
 from wai_protocol.errors import RequestError
 from wai_protocol.surface import Route, Task
-from wai_relay.gateway.bodies import read_json
+from wai_relay.gateway.bodies import Change, read_json
 from wai_relay.gateway.dialects.anthropic import ANTHROPIC
 from wai_relay.gateway.dialects.ollama import OLLAMA
 from wai_relay.gateway.dialects.openai import OPENAI, OpenAiDialect
@@ -137,9 +137,9 @@ def test_a_dialect_that_does_not_fit_is_refused(changes: dict[str, Any]) -> None
 def test_a_prompt_is_measured_where_its_dialect_has_it() -> None:
     words = b'{"engine":"m","contents":"%s","messages":"not a list"}' % (b"word " * 100)
     read = read_json(words, Tiny(), ROUTE)
-    assert 450 < read.facts.text_bytes < 550
+    assert 450 < read.facts.prompt.text_bytes < 550
     many = b'{"engine":"m","contents":[%s0]}' % (b'{"a":1},' * 30_000)
-    assert read_json(many, Tiny(), ROUTE).facts.text_bytes > 100_000
+    assert read_json(many, Tiny(), ROUTE).facts.prompt.text_bytes > 100_000
     with pytest.raises(RequestError, match="too many fields"):
         read_json(many.replace(b"contents", b"messages"), Tiny(), ROUTE)
 
@@ -148,7 +148,7 @@ def test_a_dialects_own_field_names_the_model() -> None:
     tiny = Tiny()
     read = read_json(b'{"model":"a","engine":"b"}', tiny, ROUTE)
     assert read.facts.model == "b"
-    assert json.loads(read.rewritten("c", ask_usage=False)) == {"model": "a", "engine": "c"}
+    assert json.loads(read.changed(Change("c"))) == {"model": "a", "engine": "c"}
     with pytest.raises(RequestError, match="set `engine`"):
         read_json(b'{"model":"a"}', tiny, ROUTE)
     with pytest.raises(RequestError, match="Unknown field `Engine`"):

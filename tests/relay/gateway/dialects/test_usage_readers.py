@@ -255,6 +255,47 @@ def test_a_final_usage_wins_over_the_timings_before_it() -> None:
     assert (counts.prompt, counts.completion, counts.exact) == (43, 8, True)
 
 
+FINISH = b'data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],"object":"chunk"}\n\n'
+LAST_TIMINGS = b',"timings":{"cache_n":40,"prompt_n":3,"predicted_n":8}'
+LAST_USAGE = (
+    b'data: {"choices":[],"usage":{"prompt_tokens":43,"completion_tokens":8}%b}\n\n' % LAST_TIMINGS
+)
+DONE = b"data: [DONE]\n\n"
+
+
+def test_the_last_timings_reach_the_caller_as_without_our_asking_for_usage() -> None:
+    """llama-server moves them from the finish event into the usage chunk, which we take out."""
+    stream = TIMED % 7 + TIMED % 8 + FINISH + LAST_USAGE + DONE
+    wanted = BARE + BARE + FINISH[:-3] + LAST_TIMINGS + b"}\n\n" + DONE
+    for cut in range(len(stream)):
+        reader = timed_reader()
+        passed = reader.feed(stream[:cut]) + reader.feed(stream[cut:]) + reader.finish()
+        assert passed == wanted
+    events = [TIMED % 7, TIMED % 8, FINISH, LAST_USAGE, DONE]
+    assert run(timed_reader(), events) == wanted
+
+
+def test_a_caller_who_asked_for_timings_keeps_the_last_ones_too() -> None:
+    events = [TIMED % 7, FINISH, LAST_USAGE, DONE]
+    passed = run(openai(strip=True), events)
+    assert passed == TIMED % 7 + FINISH[:-3] + LAST_TIMINGS + b"}\n\n" + DONE
+
+
+@pytest.mark.parametrize(
+    "after", [[], [DONE], [BARE, DONE], [LAST_USAGE.replace(LAST_TIMINGS, b"")]]
+)
+def test_an_end_without_last_timings_passes_as_it_is(after: list[bytes]) -> None:
+    passed = run(timed_reader(), [TIMED % 7, FINISH, *after])
+    assert passed == BARE + FINISH + b"".join(e for e in after if b"usage" not in e)
+
+
+def test_an_end_that_waited_for_its_timings_is_not_lost_by_a_cut() -> None:
+    reader = timed_reader()
+    assert reader.feed(TIMED % 7) + reader.feed(FINISH) == BARE
+    assert reader.held_back() == FINISH
+    assert reader.held_back() == b""
+
+
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("make", [openai, anthropic])
 def test_an_event_passes_when_it_is_whole_however_its_lines_end(
