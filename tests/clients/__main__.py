@@ -37,13 +37,17 @@ def main() -> int:
         folder = Path(name)
         with fleet(folder, _model(folder)) as there:
             print(_row("client", *SERVERS))
+            limits: dict[str, int] = {}
             for client in chosen:
                 got = run(client, there, python=str(PYTHON / "bin" / "python"), packages=NPM)
-                print(_row(client.name, *(_cell(client, s, got[s]) for s in SERVERS)), flush=True)
+                cells = [_cell(client, server, got[server], limits) for server in SERVERS]
+                print(_row(client.name, *cells), flush=True)
                 for server, result in got.items():
                     if result.error and server not in client.limits:
                         failed += 1
                         print(f"    {server}: {result.error[:600]}", flush=True)
+    for why, number in limits.items():
+        print(f"({number}) {why}")
     print(f"{failed} failed" if failed else "all work")
     return 1 if failed and not options.keep_going else 0
 
@@ -54,10 +58,14 @@ def _model(folder: Path) -> Path:
     return found[0] if found else tiny_gguf(folder, TinyModel())
 
 
-def _cell(client: Client, server: str, result: Result) -> str:
-    if server in client.limits:
-        return f"limit: {client.limits[server]}"
-    return "FAILS" if result.error else "works"
+def _cell(client: Client, server: str, result: Result, limits: dict[str, int]) -> str:
+    """One cell; a limit is numbered, and listed below the table."""
+    if not result.error:
+        return "works"
+    if server not in client.limits:
+        return "FAILS"
+    why = f"{server} {client.limits[server]}"
+    return f"limit ({limits.setdefault(why, len(limits) + 1)})"
 
 
 def _row(*cells: str) -> str:

@@ -286,7 +286,13 @@ class _Handler(BaseHTTPRequestHandler):
             stop = {"stop_reason": "end_turn", "stop_sequence": None}
             self._json(200, {**head, "content": content, **stop, "usage": usage})
             return
-        begun: Json = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+        begun: Json = {
+            **head,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage,
+        }
         block = {"type": "text", "text": ""}
         end = {"stop_reason": "end_turn", "stop_sequence": None}
         events: list[Json] = [

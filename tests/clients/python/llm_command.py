@@ -15,6 +15,7 @@ from shared import BASE_URL, HELLO, KEY, MAX_TOKENS, tell
 def ask(model: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         entry = {"model_id": "wai", "model_name": model, "api_base": BASE_URL}
+        entry["api_key_name"] = "wai"
         Path(folder, "extra-openai-models.yaml").write_text(json.dumps([entry]))
         done = subprocess.run(
             [

@@ -13,9 +13,7 @@ def ask(model: str) -> str:
     assert whole.output_text
     # Not `responses.stream`: the SDK's helper can't read llama-server's own `response.created`.
     events = list(
-        client.responses.create(
-            model=model, input=HELLO, max_output_tokens=MAX_TOKENS, stream=True
-        )
+        client.responses.create(model=model, input=HELLO, max_output_tokens=MAX_TOKENS, stream=True)
     )
     assert events[-1].type in ("response.completed", "response.incomplete")
     assert events[-1].response.usage.output_tokens > 0
