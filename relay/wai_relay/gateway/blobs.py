@@ -22,7 +22,7 @@ _BEFORE: Final = re.compile(
 MAX_BEFORE_BYTES: Final = 64  # a name and the white space around its colon
 _URL: Final = re.compile(rb'data:[^"]{0,80};base64,')
 _HEAD: Final = re.compile(rb"[A-Za-z0-9+/=\\_-]*+")
-_NEVER: Final = (b" ", b"(", b"{", b"<", b".")  # in no base64, and soon in any other text
+_NEVER: Final = (b" ", b".")  # in no base64, and soon in any other text
 
 
 def blobs_in(part: bytes) -> Iterator[tuple[int, int]]:

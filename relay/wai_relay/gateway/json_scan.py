@@ -152,10 +152,11 @@ class JsonScanner:
         stop = len(data)
         if self._kept is not None:
             self._keep(data, stop)
-        if self._prompt:
-            self.parts.take(data, self._prompt_from, stop)
+        inside = self._string_start < self._size and self._in_string and self._may_hold_blob
         if self._in_string and self._may_hold_blob:
             self._watch_string(data)
+        if self._prompt:
+            self.parts.take(data, self._prompt_from, stop, blob=inside and self._blob is not None)
         self._tail = (self._tail + data[-MAX_BEFORE_BYTES:])[-MAX_BEFORE_BYTES:]
         self._size += stop
 

@@ -67,11 +67,13 @@ class PartsMeter:
             self._meter.text += max(self._rest_bytes - len(b"[]"), 0)
         self.is_list = False
 
-    def take(self, data: bytes, start: int, stop: int) -> None:
-        """The next bytes of the field, `data[start:stop]`."""
+    def take(self, data: bytes, start: int, stop: int, *, blob: bool = False) -> None:
+        """The next bytes of the field, `data[start:stop]`. `blob`: they are of a picture, as far as
+        can be seen."""
         if start >= stop:
             return
-        self._meter.sample(data, start, stop)
+        if not blob:
+            self._meter.sample(data, start, stop)
         if not self._in_part:
             self._rest_bytes += stop - start
             return
