@@ -43,10 +43,12 @@ def may_be_blob(data: bytes, start: int, stop: int) -> bool:
     return all(data.find(char, start, stop) < 0 for char in _NEVER)
 
 
-def is_blob(head: bytes, size: int) -> bool:
-    """Whether a string of `size` bytes that begins with `head` is one, if all of it may be."""
+def begin_of_blob(head: bytes, size: int) -> int | None:
+    """Where the base64 begins in a string of `size` bytes that begins with `head`, if all of it may
+    be a picture; None if it is none."""
     url = _URL.match(head)
     start = url.end() if url is not None else 0
     if size - start < LEAST_BLOB_CHARS:
-        return False
-    return _HEAD.fullmatch(head, start, min(len(head), start + HEAD_CHARS)) is not None
+        return None
+    whole = _HEAD.fullmatch(head, start, min(len(head), start + HEAD_CHARS))
+    return None if whole is None else start

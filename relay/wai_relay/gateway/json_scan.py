@@ -18,7 +18,14 @@ import msgspec
 
 from wai_protocol.errors import RequestError
 
-from .blobs import LEAST_BLOB_CHARS, MAX_BEFORE_BYTES, may_be_blob, may_follow
+from .blobs import (
+    LEAST_BLOB_CHARS,
+    MAX_BEFORE_BYTES,
+    begin_of_blob,
+    may_be_blob,
+    may_follow,
+)
+from .bodies import Piece
 from .dialects.dialect import Dialect
 from .pictures import MAX_HEAD_CHARS
 from .prompt_parts import PartsMeter
@@ -42,6 +49,8 @@ _TOP: Final = re.compile(rb'["{}\[\],:]')
 _DEEP: Final = re.compile(rb'["{}\[\]]')
 _SPACE: Final = b" \t\r\n"
 _BOM: Final = b"\xef\xbb\xbf"
+MAX_BLOBS: Final = 4096  # whose places are kept
+_TYPE_CHARS: Final = 64  # of a picture's base64
 _ROLE: Final = b"role"
 _MAX_ROLE_BYTES: Final = 32
 
@@ -68,6 +77,9 @@ class JsonScanner:
         self.last_role: str | None = None
         """The role of the last message, None where it is no object with one."""
         self.parts = PartsMeter(dialect.prompt_fields)
+        self.blobs: list[Piece] = []
+        """Where the prompt's pictures and recordings stand, the first of them, each behind the
+        characters that tell its type."""
         self._prompt_fields = frozenset(dialect.prompt_fields)
         self._size = 0
         self._depth = 0
@@ -435,7 +447,18 @@ class JsonScanner:
         start = max(start, 0)
         if blob is not None and may_be_blob(data, start, close):
             blob += data[start : min(close, start + MAX_HEAD_CHARS - len(blob))]
-            self.parts.found_blob(bytes(blob), size)
+            self._found_blob(bytes(blob), size)
+
+    def _found_blob(self, head: bytes, size: int) -> None:
+        begin = begin_of_blob(head, size)
+        if begin is None:
+            return
+        self.parts.found_blob(head, size)
+        if len(self.blobs) < MAX_BLOBS:
+            cut = begin + _TYPE_CHARS
+            cut += head[cut - 1] == ord("\\")  # an escaped slash is not cut in two
+            start = self._string_start + 1
+            self.blobs.append(Piece(start + cut, start + size))
 
 
 def _odd_backslashes(data: bytes, start: int, end: int) -> bool:
