@@ -21,7 +21,7 @@ from .cut_out import CutOut
 from .dialects.dialect import Dialect
 from .form_scan import TURN_BYTES, FormModelScanner
 from .held_body import HeldBody, Spool
-from .json_scan import JsonScanner
+from .json_scan import TURN_WORK, JsonScanner
 from .limits import MIB, GatewayLimits
 from .long_bodies import LongBody, read_long
 
@@ -146,10 +146,12 @@ class Intake:
         scanner = JsonScanner(self._dialect)
         while data:
             await held.add(data)
-            at = scanner.feed(data)
+            at = 0
             while at < len(data):
-                await asyncio.sleep(0)  # every other caller has a turn in between
                 at = scanner.feed(data, at)
+                if scanner.work >= TURN_WORK:  # every other caller has a turn in between
+                    scanner.work = 0
+                    await asyncio.sleep(0)
             data = await self._read()
         read = read_long(scanner, held.size, self._dialect, self._route, self._default_model)
         return Body(read.facts, b"", json=read, held=held)

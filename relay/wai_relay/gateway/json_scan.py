@@ -33,8 +33,11 @@ from .prompt_parts import PartsMeter
 MAX_DEPTH: Final = 512  # deeper JSON is an attack on somebody's parser
 # Brackets, strings and pairs: each costs 0.3 µs here, so this bounds what a hostile body costs.
 MAX_TOKENS: Final = 2_000_000
-TURN_WORK: Final = 8_000  # tokens in one turn of the event loop: 3 to 4 ms
-_ITEM_WORK: Final = 8  # more, for a message
+TURN_WORK: Final = 5_000  # tokens in one turn of the event loop: 2 to 3 ms
+_BYTES_PER_WORK: Final = 64  # that are only looked at
+_ITEM_WORK: Final = 16  # more, for a message
+_FIELD_WORK: Final = 24  # for a field of the top level
+_BLOB_WORK: Final = 200  # for a picture
 MAX_FIELDS: Final = 20_000
 MAX_KEY_BYTES: Final = 1536  # of a field's name that may matter, with every character escaped
 MAX_KEPT_BYTES: Final = 64 * 1024  # of one value; what is longer is kept up to here, and one more
@@ -84,7 +87,9 @@ class JsonScanner:
         self._size = 0
         self._depth = 0
         self._tokens = 0
-        self._work = 0  # in this turn
+        self.work = 0
+        """What was done in this turn of the event loop; who lets others have theirs sets it to 0
+        when it is `TURN_WORK` or more."""
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._in_utf8 = False  # a character is cut in two
         self._ended = False
@@ -113,8 +118,8 @@ class JsonScanner:
     # -- in
 
     def feed(self, data: bytes, start: int = 0) -> int:
-        """Take the next piece, `data` from `start` on. Returns how far it came: call it again with
-        that, in a later turn, if it is not the end. Raises `RequestError`."""
+        """Take the next piece, `data` from `start` on, as far as `work` allows. Returns how far it
+        came: call it again with that if it is not the end. Raises `RequestError`."""
         if start == 0:
             self._begin_piece(data)
         base = self._size
@@ -130,13 +135,12 @@ class JsonScanner:
                     break
                 pos = token.end()
                 self._tokens += 1
-                self._work += 1
+                self.work += 1
                 if self._depth == 1:
                     self._top_token(token[0], data, pos - 1, base)
                 else:
                     self._deep_token(token[0], data, pos - 1, base)
-            if self._work >= TURN_WORK and pos < stop:
-                self._work = 0
+            if self.work >= TURN_WORK and pos < stop:
                 if self._tokens > MAX_TOKENS:
                     raise RequestError("The request body has too many values.")
                 return pos
@@ -169,6 +173,7 @@ class JsonScanner:
             self._watch_string(data)
         if self._prompt:
             self.parts.take(data, self._prompt_from, stop, blob=inside and self._blob is not None)
+        self.work += stop // _BYTES_PER_WORK
         self._tail = (self._tail + data[-MAX_BEFORE_BYTES:])[-MAX_BEFORE_BYTES:]
         self._size += stop
 
@@ -232,6 +237,7 @@ class JsonScanner:
                 raise _invalid("a bracket too many")
 
     def _take_key(self, name: bytes) -> None:
+        self.work += _FIELD_WORK
         if len(self.spans) >= MAX_FIELDS:
             raise RequestError("The request body has too many fields.")
         try:
@@ -325,7 +331,7 @@ class JsonScanner:
             self.parts.take(data, self._prompt_from, at)
             self._prompt_from = at
             self.last_role = None
-            self._work += _ITEM_WORK
+            self.work += _ITEM_WORK
         self.parts.begin_item()
 
     def _end_item(self, data: bytes, end: int) -> None:
@@ -372,7 +378,7 @@ class JsonScanner:
             if quote == pos or not _odd_backslashes(data, pos, quote):
                 return quote, True
             at = quote + 1
-        self._work += _DEAR_WORK
+        self.work += _DEAR_WORK
         limit = min(at + _DEAR_BYTES, len(data))
         found = _STRING_REST.match(data, at, limit)
         stop = found.end() if found else at
@@ -450,6 +456,7 @@ class JsonScanner:
             self._found_blob(bytes(blob), size)
 
     def _found_blob(self, head: bytes, size: int) -> None:
+        self.work += _BLOB_WORK
         begin = begin_of_blob(head, size)
         if begin is None:
             return
