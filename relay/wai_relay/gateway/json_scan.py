@@ -18,16 +18,10 @@ import msgspec
 
 from wai_protocol.errors import RequestError
 
-from .blobs import (
-    LEAST_BLOB_CHARS,
-    MAX_BEFORE_BYTES,
-    begin_of_blob,
-    may_be_blob,
-    may_follow,
-)
+from .blobs import LEAST_BLOB_CHARS, MAX_BEFORE_BYTES, BlobWatch
 from .bodies import Piece
 from .dialects.dialect import Dialect
-from .pictures import MAX_HEAD_CHARS
+from .json_string import DEAR_WORK, find_end
 from .prompt_parts import PartsMeter
 
 MAX_DEPTH: Final = 512  # deeper JSON is an attack on somebody's parser
@@ -43,17 +37,11 @@ MAX_KEY_BYTES: Final = 1536  # of a field's name that may matter, with every cha
 MAX_KEPT_BYTES: Final = 64 * 1024  # of one value; what is longer is kept up to here, and one more
 MAX_KEPT_TOGETHER_BYTES: Final = 1024 * 1024
 FEW_KEPT_BYTES: Final = 128  # of one value after that: any number or flag
-_ESCAPED_QUOTES: Final = 16  # stepped over one by one in one go; then by expression, which is dear
-_DEAR_BYTES: Final = 32 * 1024  # of a string are taken so, for as much as so many tokens cost
-_DEAR_WORK: Final = 1_000
-
-_STRING_REST: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _TOP: Final = re.compile(rb'["{}\[\],:]')
 _DEEP: Final = re.compile(rb'["{}\[\]]')
 _SPACE: Final = b" \t\r\n"
 _BOM: Final = b"\xef\xbb\xbf"
 MAX_BLOBS: Final = 4096  # whose places are kept
-_TYPE_CHARS: Final = 64  # of a picture's base64
 _ROLE: Final = b"role"
 _MAX_ROLE_BYTES: Final = 32
 
@@ -108,7 +96,7 @@ class JsonScanner:
         self._string_start = 0
         self._string_from = 0  # in the current piece
         self._name: bytearray | None = None  # a key of the top level
-        self._blob: bytearray | None = None  # what may be a picture, its first bytes
+        self._blob = BlobWatch()
         self._short = b""  # the last short string below the top level, which may be a key
         self._tail = b""  # the last bytes of the piece before
         # The prompt
@@ -170,9 +158,9 @@ class JsonScanner:
             self._keep(data, stop)
         inside = self._string_start < self._size and self._in_string and self._may_hold_blob
         if self._in_string and self._may_hold_blob:
-            self._watch_string(data)
+            self._watch_string(data, stop, self._size)
         if self._prompt:
-            self.parts.take(data, self._prompt_from, stop, blob=inside and self._blob is not None)
+            self.parts.take(data, self._prompt_from, stop, blob=inside and self._blob.likely)
         self.work += stop // _BYTES_PER_WORK
         self._tail = (self._tail + data[-MAX_BEFORE_BYTES:])[-MAX_BEFORE_BYTES:]
         self._size += stop
@@ -344,10 +332,10 @@ class JsonScanner:
 
     def _string(self, data: bytes, pos: int, base: int) -> int:
         """Go on inside a string. Returns the position behind what was taken."""
-        if self._escaped:  # the piece before ended with a backslash that stands for the next byte
-            self._escaped = False
-            pos += 1
-        end, closed = self._find_close(data, pos)
+        pos += self._escaped  # the piece before ended with a backslash that stands for this byte
+        end, closed, self._escaped, dear = find_end(data, pos)
+        if dear:
+            self.work += DEAR_WORK
         if self._name is not None:
             begun = self._string_from
             self._name += data[begun : min(end, begun + MAX_KEY_BYTES + 1)]
@@ -366,28 +354,6 @@ class JsonScanner:
         else:
             self._end_value(data, end + 1, base)
         return end + 1
-
-    def _find_close(self, data: bytes, pos: int) -> tuple[int, bool]:
-        """Where the quote is that closes a string, and True; else how far it was looked for."""
-        at = pos
-        for _ in range(_ESCAPED_QUOTES):
-            quote = data.find(b'"', at)
-            if quote < 0:
-                self._escaped = _odd_backslashes(data, pos, len(data))
-                return len(data), False
-            if quote == pos or not _odd_backslashes(data, pos, quote):
-                return quote, True
-            at = quote + 1
-        self.work += _DEAR_WORK
-        limit = min(at + _DEAR_BYTES, len(data))
-        found = _STRING_REST.match(data, at, limit)
-        stop = found.end() if found else at
-        if stop < limit and data[stop] == ord('"'):
-            return stop, True
-        if stop < limit == len(data):  # what stopped the match is a last, lone backslash
-            self._escaped = True
-            return limit, False
-        return stop, False
 
     def _deep_string_closed(self, data: bytes, close: int, base: int) -> None:
         if base + close - self._string_start > _MAX_ROLE_BYTES:
@@ -427,57 +393,24 @@ class JsonScanner:
         """Whether the string is inside a part of the prompt, and not all of it."""
         return self._prompt and self._depth > (2 if self.parts.is_list else 1)
 
-    def _watch_string(self, data: bytes) -> None:
-        """A string goes on in the next piece: it may be a picture."""
-        base = self._size
+    def _watch_string(self, data: bytes, stop: int, base: int) -> None:
+        """Look whether the string may be a picture."""
         start = self._string_start - base + 1
-        if start > 0:  # it began in this piece
-            self._blob = bytearray() if may_follow(self._before(data, base)) else None
-        if self._blob is not None:
-            start = max(start, 0)
-            if may_be_blob(data, start, len(data)):
-                room = MAX_HEAD_CHARS - len(self._blob)
-                self._blob += data[start : start + room]
-            else:
-                self._blob = None
+        before = self._before(data, base) if start > 0 else None
+        self._blob.take(data, max(start, 0), stop, before)
 
     def _blob_closed(self, data: bytes, close: int, base: int) -> None:
         """A string of the prompt is over: it may have been a picture."""
-        size = base + close - self._string_start - 1
-        blob, self._blob = self._blob, None
-        if size < LEAST_BLOB_CHARS or not self._may_hold_blob:
+        start, end = self._string_start + 1, base + close
+        if end - start < LEAST_BLOB_CHARS or not self._may_hold_blob:
             return
-        start = self._string_start - base + 1
-        if start > 0:
-            blob = bytearray() if may_follow(self._before(data, base)) else None
-        start = max(start, 0)
-        if blob is not None and may_be_blob(data, start, close):
-            blob += data[start : min(close, start + MAX_HEAD_CHARS - len(blob))]
-            self._found_blob(bytes(blob), size)
-
-    def _found_blob(self, head: bytes, size: int) -> None:
+        self._watch_string(data, close, base)
+        blob = self._blob.end(end - start)
         self.work += _BLOB_WORK
-        begin = begin_of_blob(head, size)
-        if begin is None:
-            return
-        self.parts.found_blob(head, size)
-        if len(self.blobs) < MAX_BLOBS:
-            cut = begin + _TYPE_CHARS
-            cut += head[cut - 1] == ord("\\")  # an escaped slash is not cut in two
-            start = self._string_start + 1
-            self.blobs.append(Piece(start + cut, start + size))
-
-
-def _odd_backslashes(data: bytes, start: int, end: int) -> bool:
-    """Whether an odd number of backslashes stands before `data[end]`, back to `start`."""
-    if end == start or data[end - 1] != ord("\\"):
-        return False
-    near = data[max(start, end - 64) : end]
-    run = len(near) - len(near.rstrip(b"\\"))
-    if run == len(near):
-        far = data[start:end]
-        run = len(far) - len(far.rstrip(b"\\"))
-    return run % 2 == 1
+        if blob is not None:
+            self.parts.found_blob(blob.head, end - start)
+            if len(self.blobs) < MAX_BLOBS:
+                self.blobs.append(Piece(start + blob.rest, end))
 
 
 def _invalid(what: str) -> RequestError:
