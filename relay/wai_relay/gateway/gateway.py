@@ -221,7 +221,7 @@ class Gateway:
                 route, self._fleet.nodes(), key, models, pin, self._misses
             )
             if translated:
-                body = await intake.whole(body)
+                body = await intake.decodable(body)
             facts = body.facts
             record.model = facts.model
             record.stream = facts.stream
@@ -254,7 +254,7 @@ class Gateway:
             failure = await self._forwarder.forward(call, info)
             if failure is not None and self._lacks_route(call, failure):
                 asked = self._asked(facts.model, prompt_tokens, models)
-                call.body = body = await intake.whole(body)
+                call.body = body = await intake.decodable(body)
                 translate(call, translation_of(route, body.data, asked), self._dialects)
                 info = replace(info, api=call.route.api, route=call.route.path)
                 failure = await self._forwarder.forward(call, info)

@@ -17,12 +17,13 @@ from wai_relay.http.exchange import Exchange, Request
 
 from .bodies import BodyFacts, Change, Outgoing, Piece, RequestBody, no_model, read_json
 from .body_budget import BodyBudget
+from .cut_out import CutOut
 from .dialects.dialect import Dialect
 from .form_scan import TURN_BYTES, FormModelScanner
 from .held_body import HeldBody, Spool
-from .json_scan import JsonScanner
+from .json_scan import TURN_WORK, JsonScanner
 from .limits import MIB, GatewayLimits
-from .long_bodies import read_long
+from .long_bodies import LongBody, read_long
 
 # The slowest that a body may come, below the first mobile networks' 4 KiB/s...
 LEAST_BYTES_PER_S: Final = 1024
@@ -35,7 +36,8 @@ MOST_BEHIND_S: Final = 60.0
 @dataclass(slots=True)
 class Body:
     """What was taken in. `data` is all of a short body; a long one is in `held`. `complete`: no
-    more comes. `repeatable`: it may be sent again. `json` is None for a form."""
+    more comes. `repeatable`: it may be sent again. `json` is None for a form. `cut`: `data` is a
+    long body without its pictures."""
 
     facts: BodyFacts
     data: bytes
@@ -44,6 +46,7 @@ class Body:
     json: RequestBody | None = None
     form: FormModelScanner | None = None
     held: HeldBody | None = None
+    cut: CutOut | None = None
 
     def outgoing(self, change: Change) -> Outgoing:
         """What was taken in, as it goes to an upstream."""
@@ -143,10 +146,12 @@ class Intake:
         scanner = JsonScanner(self._dialect)
         while data:
             await held.add(data)
-            at = scanner.feed(data)
+            at = 0
             while at < len(data):
-                await asyncio.sleep(0)  # every other caller has a turn in between
                 at = scanner.feed(data, at)
+                if scanner.work >= TURN_WORK:  # every other caller has a turn in between
+                    scanner.work = 0
+                    await asyncio.sleep(0)
             data = await self._read()
         read = read_long(scanner, held.size, self._dialect, self._route, self._default_model)
         return Body(read.facts, b"", json=read, held=held)
@@ -178,16 +183,22 @@ class Intake:
         facts = BodyFacts(scanner.model, wants_usage=True, size_bytes=size)
         return Body(facts, b"".join(pieces), complete=complete, form=scanner, held=held)
 
-    async def whole(self, body: Body) -> Body:
-        """`body` with all of it in memory, so that every field of it can be read."""
-        if body.held is None or body.json is None:
-            return body
+    async def decodable(self, body: Body) -> Body:
+        """`body` with all of it in `data`, so that every field can be read; a long one without its
+        pictures, which stay where they are held (`cut`)."""
         held = body.held
-        self._budget.take(self._key_id, held.size)
-        self._taken += held.size
+        if held is None or not isinstance(body.json, LongBody):
+            return body
+        start = body.json.start
+        cut = CutOut(body.json.blobs, start, held.size)
+        if cut.rest.size <= self._limits.routing_body_bytes:
+            self._hold(cut.rest.size)
+            data = b"".join([piece async for piece in body.pieces(cut.rest)])
+            return Body(body.facts, data, json=body.json, held=held, cut=cut)
+        self._hold(held.size)
         data = await held.whole()
         held.close()
-        return Body(body.facts, data, json=body.json)
+        return Body(body.facts, data[start:], json=body.json)
 
     async def rest(self) -> bytes:
         """The next piece of what `take` has left, b"" at the end. It is held too, while there is
@@ -223,13 +234,16 @@ class Intake:
     def _has_room(self, n: int) -> bool:
         """Hold `n` bytes more in memory, if there is room."""
         try:
-            self._budget.take(self._key_id, n)
+            self._hold(n)
         except WaiError:
             if not self._spool.budget.limit_bytes:
                 raise
             return False
-        self._taken += n
         return True
+
+    def _hold(self, n: int) -> None:
+        self._budget.take(self._key_id, n)
+        self._taken += n
 
     def _give_back(self) -> None:
         if self._taken:

@@ -18,30 +18,30 @@ import msgspec
 
 from wai_protocol.errors import RequestError
 
-from .blobs import LEAST_BLOB_CHARS, MAX_BEFORE_BYTES, may_be_blob, may_follow
+from .blobs import LEAST_BLOB_CHARS, MAX_BEFORE_BYTES, BlobWatch
+from .bodies import Piece
 from .dialects.dialect import Dialect
-from .pictures import MAX_HEAD_CHARS
+from .json_string import DEAR_WORK, find_end
 from .prompt_parts import PartsMeter
 
 MAX_DEPTH: Final = 512  # deeper JSON is an attack on somebody's parser
 # Brackets, strings and pairs: each costs 0.3 µs here, so this bounds what a hostile body costs.
 MAX_TOKENS: Final = 2_000_000
-TURN_WORK: Final = 8_000  # tokens in one turn of the event loop: 3 to 4 ms
-_ITEM_WORK: Final = 8  # more, for a message
+TURN_WORK: Final = 5_000  # tokens in one turn of the event loop: 2 to 3 ms
+_BYTES_PER_WORK: Final = 64  # that are only looked at
+_ITEM_WORK: Final = 16  # more, for a message
+_FIELD_WORK: Final = 24  # for a field of the top level
+_BLOB_WORK: Final = 200  # for a picture
 MAX_FIELDS: Final = 20_000
 MAX_KEY_BYTES: Final = 1536  # of a field's name that may matter, with every character escaped
 MAX_KEPT_BYTES: Final = 64 * 1024  # of one value; what is longer is kept up to here, and one more
 MAX_KEPT_TOGETHER_BYTES: Final = 1024 * 1024
 FEW_KEPT_BYTES: Final = 128  # of one value after that: any number or flag
-_ESCAPED_QUOTES: Final = 16  # stepped over one by one in one go; then by expression, which is dear
-_DEAR_BYTES: Final = 32 * 1024  # of a string are taken so, for as much as so many tokens cost
-_DEAR_WORK: Final = 1_000
-
-_STRING_REST: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _TOP: Final = re.compile(rb'["{}\[\],:]')
 _DEEP: Final = re.compile(rb'["{}\[\]]')
 _SPACE: Final = b" \t\r\n"
 _BOM: Final = b"\xef\xbb\xbf"
+MAX_BLOBS: Final = 4096  # whose places are kept
 _ROLE: Final = b"role"
 _MAX_ROLE_BYTES: Final = 32
 
@@ -68,11 +68,16 @@ class JsonScanner:
         self.last_role: str | None = None
         """The role of the last message, None where it is no object with one."""
         self.parts = PartsMeter(dialect.prompt_fields)
+        self.blobs: list[Piece] = []
+        """Where the prompt's pictures and recordings stand, the first of them, each behind the
+        characters that tell its type."""
         self._prompt_fields = frozenset(dialect.prompt_fields)
         self._size = 0
         self._depth = 0
         self._tokens = 0
-        self._work = 0  # in this turn
+        self.work = 0
+        """What was done in this turn of the event loop; who lets others have theirs sets it to 0
+        when it is `TURN_WORK` or more."""
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._in_utf8 = False  # a character is cut in two
         self._ended = False
@@ -91,7 +96,7 @@ class JsonScanner:
         self._string_start = 0
         self._string_from = 0  # in the current piece
         self._name: bytearray | None = None  # a key of the top level
-        self._blob: bytearray | None = None  # what may be a picture, its first bytes
+        self._blob = BlobWatch()
         self._short = b""  # the last short string below the top level, which may be a key
         self._tail = b""  # the last bytes of the piece before
         # The prompt
@@ -101,8 +106,8 @@ class JsonScanner:
     # -- in
 
     def feed(self, data: bytes, start: int = 0) -> int:
-        """Take the next piece, `data` from `start` on. Returns how far it came: call it again with
-        that, in a later turn, if it is not the end. Raises `RequestError`."""
+        """Take the next piece, `data` from `start` on, as far as `work` allows. Returns how far it
+        came: call it again with that if it is not the end. Raises `RequestError`."""
         if start == 0:
             self._begin_piece(data)
         base = self._size
@@ -118,13 +123,12 @@ class JsonScanner:
                     break
                 pos = token.end()
                 self._tokens += 1
-                self._work += 1
+                self.work += 1
                 if self._depth == 1:
                     self._top_token(token[0], data, pos - 1, base)
                 else:
                     self._deep_token(token[0], data, pos - 1, base)
-            if self._work >= TURN_WORK and pos < stop:
-                self._work = 0
+            if self.work >= TURN_WORK and pos < stop:
                 if self._tokens > MAX_TOKENS:
                     raise RequestError("The request body has too many values.")
                 return pos
@@ -152,10 +156,12 @@ class JsonScanner:
         stop = len(data)
         if self._kept is not None:
             self._keep(data, stop)
-        if self._prompt:
-            self.parts.take(data, self._prompt_from, stop)
+        inside = self._string_start < self._size and self._in_string and self._may_hold_blob
         if self._in_string and self._may_hold_blob:
-            self._watch_string(data)
+            self._watch_string(data, stop, self._size)
+        if self._prompt:
+            self.parts.take(data, self._prompt_from, stop, blob=inside and self._blob.likely)
+        self.work += stop // _BYTES_PER_WORK
         self._tail = (self._tail + data[-MAX_BEFORE_BYTES:])[-MAX_BEFORE_BYTES:]
         self._size += stop
 
@@ -219,6 +225,7 @@ class JsonScanner:
                 raise _invalid("a bracket too many")
 
     def _take_key(self, name: bytes) -> None:
+        self.work += _FIELD_WORK
         if len(self.spans) >= MAX_FIELDS:
             raise RequestError("The request body has too many fields.")
         try:
@@ -312,7 +319,7 @@ class JsonScanner:
             self.parts.take(data, self._prompt_from, at)
             self._prompt_from = at
             self.last_role = None
-            self._work += _ITEM_WORK
+            self.work += _ITEM_WORK
         self.parts.begin_item()
 
     def _end_item(self, data: bytes, end: int) -> None:
@@ -325,10 +332,10 @@ class JsonScanner:
 
     def _string(self, data: bytes, pos: int, base: int) -> int:
         """Go on inside a string. Returns the position behind what was taken."""
-        if self._escaped:  # the piece before ended with a backslash that stands for the next byte
-            self._escaped = False
-            pos += 1
-        end, closed = self._find_close(data, pos)
+        pos += self._escaped  # the piece before ended with a backslash that stands for this byte
+        end, closed, self._escaped, dear = find_end(data, pos)
+        if dear:
+            self.work += DEAR_WORK
         if self._name is not None:
             begun = self._string_from
             self._name += data[begun : min(end, begun + MAX_KEY_BYTES + 1)]
@@ -347,28 +354,6 @@ class JsonScanner:
         else:
             self._end_value(data, end + 1, base)
         return end + 1
-
-    def _find_close(self, data: bytes, pos: int) -> tuple[int, bool]:
-        """Where the quote is that closes a string, and True; else how far it was looked for."""
-        at = pos
-        for _ in range(_ESCAPED_QUOTES):
-            quote = data.find(b'"', at)
-            if quote < 0:
-                self._escaped = _odd_backslashes(data, pos, len(data))
-                return len(data), False
-            if quote == pos or not _odd_backslashes(data, pos, quote):
-                return quote, True
-            at = quote + 1
-        self._work += _DEAR_WORK
-        limit = min(at + _DEAR_BYTES, len(data))
-        found = _STRING_REST.match(data, at, limit)
-        stop = found.end() if found else at
-        if stop < limit and data[stop] == ord('"'):
-            return stop, True
-        if stop < limit == len(data):  # what stopped the match is a last, lone backslash
-            self._escaped = True
-            return limit, False
-        return stop, False
 
     def _deep_string_closed(self, data: bytes, close: int, base: int) -> None:
         if base + close - self._string_start > _MAX_ROLE_BYTES:
@@ -408,45 +393,24 @@ class JsonScanner:
         """Whether the string is inside a part of the prompt, and not all of it."""
         return self._prompt and self._depth > (2 if self.parts.is_list else 1)
 
-    def _watch_string(self, data: bytes) -> None:
-        """A string goes on in the next piece: it may be a picture."""
-        base = self._size
+    def _watch_string(self, data: bytes, stop: int, base: int) -> None:
+        """Look whether the string may be a picture."""
         start = self._string_start - base + 1
-        if start > 0:  # it began in this piece
-            self._blob = bytearray() if may_follow(self._before(data, base)) else None
-        if self._blob is not None:
-            start = max(start, 0)
-            if may_be_blob(data, start, len(data)):
-                room = MAX_HEAD_CHARS - len(self._blob)
-                self._blob += data[start : start + room]
-            else:
-                self._blob = None
+        before = self._before(data, base) if start > 0 else None
+        self._blob.take(data, max(start, 0), stop, before)
 
     def _blob_closed(self, data: bytes, close: int, base: int) -> None:
         """A string of the prompt is over: it may have been a picture."""
-        size = base + close - self._string_start - 1
-        blob, self._blob = self._blob, None
-        if size < LEAST_BLOB_CHARS or not self._may_hold_blob:
+        start, end = self._string_start + 1, base + close
+        if end - start < LEAST_BLOB_CHARS or not self._may_hold_blob:
             return
-        start = self._string_start - base + 1
-        if start > 0:
-            blob = bytearray() if may_follow(self._before(data, base)) else None
-        start = max(start, 0)
-        if blob is not None and may_be_blob(data, start, close):
-            blob += data[start : min(close, start + MAX_HEAD_CHARS - len(blob))]
-            self.parts.found_blob(bytes(blob), size)
-
-
-def _odd_backslashes(data: bytes, start: int, end: int) -> bool:
-    """Whether an odd number of backslashes stands before `data[end]`, back to `start`."""
-    if end == start or data[end - 1] != ord("\\"):
-        return False
-    near = data[max(start, end - 64) : end]
-    run = len(near) - len(near.rstrip(b"\\"))
-    if run == len(near):
-        far = data[start:end]
-        run = len(far) - len(far.rstrip(b"\\"))
-    return run % 2 == 1
+        self._watch_string(data, close, base)
+        blob = self._blob.end(end - start)
+        self.work += _BLOB_WORK
+        if blob is not None:
+            self.parts.found_blob(blob.head, end - start)
+            if len(self.blobs) < MAX_BLOBS:
+                self.blobs.append(Piece(start + blob.rest, end))
 
 
 def _invalid(what: str) -> RequestError:

@@ -37,7 +37,8 @@ _ENCODER: Final = msgspec.json.Encoder()
 @dataclass(frozen=True, slots=True)
 class LongBody:
     """See `RequestBody`. `spans` are the places of all fields in the body, `start` its own (behind
-    a byte order mark), `opening` the one behind its first brace."""
+    a byte order mark), `opening` the one behind its first brace,
+    `blobs` those of pictures."""
 
     facts: BodyFacts
     fields: Fields
@@ -47,6 +48,7 @@ class LongBody:
     start: int
     opening: int
     size: int
+    blobs: tuple[Piece, ...]
 
     def outgoing(self, change: Change) -> Outgoing:
         """See `RequestBody`. New fields are put before the others."""
@@ -97,5 +99,5 @@ def read_long(
     facts = read_facts(counted, dialect, route, model, prompt, prefix, size)
     return LongBody(
         *(facts, fields, model_field, scanner.last_role, scanner.spans),
-        *(scanner.start, scanner.opening, size),
+        *(scanner.start, scanner.opening, size, tuple(scanner.blobs)),
     )

@@ -9,7 +9,6 @@ from typing import Final
 
 from wai_relay.policy.fingerprints import BLOCK_BYTES, MAX_BLOCKS, Fingerprint, chained
 
-from .blobs import is_blob
 from .prompt_size import PromptMeter, PromptSize
 
 FRAMING_BYTES: Final = len(b'{"role":"user","content":""},')  # of a message that is no prompt text
@@ -67,11 +66,13 @@ class PartsMeter:
             self._meter.text += max(self._rest_bytes - len(b"[]"), 0)
         self.is_list = False
 
-    def take(self, data: bytes, start: int, stop: int) -> None:
-        """The next bytes of the field, `data[start:stop]`."""
+    def take(self, data: bytes, start: int, stop: int, *, blob: bool = False) -> None:
+        """The next bytes of the field, `data[start:stop]`. `blob`: they are of a picture, as far as
+        can be seen."""
         if start >= stop:
             return
-        self._meter.sample(data, start, stop)
+        if not blob:
+            self._meter.sample(data, start, stop)
         if not self._in_part:
             self._rest_bytes += stop - start
             return
@@ -85,10 +86,9 @@ class PartsMeter:
                 self._end_block()
 
     def found_blob(self, head: bytes, size: int) -> None:
-        """A string of the prompt with `size` bytes, which begins with `head`, may be a picture."""
-        if is_blob(head, size):
-            self._meter.add_image(head)
-            self._meter.text -= size + 2
+        """A string of the prompt with `size` bytes, which begins with `head`, is a picture."""
+        self._meter.add_image(head)
+        self._meter.text -= size + len(b'""')
 
     def size(self) -> PromptSize:
         """The whole prompt's."""

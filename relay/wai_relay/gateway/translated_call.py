@@ -7,6 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from .bodies import JsonBody
+from .cut_out import CutBody
 from .dialects.registry import Dialects
 from .forwarding import RoutedRequest
 from .intake import Body
@@ -26,13 +27,18 @@ def translate(call: RoutedRequest, translation: Translation, dialects: Dialects)
     else:
         fields.pop("stream", None)
     encoded = {name: ENCODER.encode(value) for name, value in fields.items()}
-    data = b"{" + b",".join(b'"%s":%s' % (k.encode(), v) for k, v in encoded.items()) + b"}"
+    pairs = (ENCODER.encode(name) + b":" + value for name, value in encoded.items())
+    data = b"{" + b",".join(pairs) + b"}"
+    cut, held = call.body.cut, call.body.held
     call.body.forget()  # the prompt is held once
     translation.forget_prompt()
     # The prompt was measured, and the node that has its beginning is found, by the caller's words.
     facts = replace(facts, stream=streams, wants_usage=False)
     json = JsonBody(data, {name: msgspec.Raw(value) for name, value in encoded.items()}, facts)
-    call.body = Body(facts, data, json=json)
+    if cut is None:
+        call.body = Body(facts, data, json=json)
+    else:
+        call.body = Body(facts, b"", json=CutBody(json, cut), held=held)
     call.reply = TranslatedReply(call.reply, upstream, translation, streams=streams)
     call.route = route
     call.target = route.path

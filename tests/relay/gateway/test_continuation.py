@@ -17,6 +17,7 @@ from wai_relay.contracts.records import TokenCounts
 from wai_relay.gateway.bodies import read_json
 from wai_relay.gateway.continuation import MAX_CONTINUATIONS, MAX_TEXT_CHARS, Continuation
 from wai_relay.gateway.dialects.registry import DIALECTS
+from wai_relay.gateway.limits import GatewayLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -63,10 +64,11 @@ def said(exchange: FakeExchange) -> str:
 ROLE = chunk(role="assistant")
 
 
-async def test_the_next_node_goes_on_from_the_text_so_far() -> None:
+@pytest.mark.parametrize("limits", [GatewayLimits(), GatewayLimits(routing_body_bytes=20)])
+async def test_the_next_node_goes_on_from_the_text_so_far(limits: GatewayLimits) -> None:
     first = FakeNode("z", MODEL, script=dies_after(ROLE, chunk("one "), chunk("two ")))
     second = FakeNode("a", MODEL, script=answers(ROLE, chunk("three"), chunk(finish="stop"), DONE))
-    r = rig(first, second)
+    r = rig(first, second, limits=limits)
     exchange = await r.ask(body(max_tokens=10), headers=ASKED)
     assert exchange.ended
     assert said(exchange) == "one two three"

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import string
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -95,6 +96,32 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a long body of brackets": lambda: filled(HEAD + b'"messages":[', b"[],", b"]}", 3 * MIB),
     "a long body of fields": lambda: filled(b"{", b'"a":1,', b',"model":"m"}', 3 * MIB),
     "a long body of escapes": lambda: filled(b'{"a":"', b"\\n", b'","model":"m"}', 3 * MIB),
+    "a long body of names": lambda: HEAD + keys(200_000) + b"}",
+    "a long body of small messages": lambda: filled(
+        HEAD + b'"messages":[', b'{"role":"a"},', b"]}", 3 * MIB
+    ),
+    "a long body of empty strings": lambda: filled(HEAD + b'"input":[', b'"",', b"]}", 3 * MIB),
+    "a long body of escaped quotes": lambda: filled(
+        HEAD + b'"messages":[{"content":"', b'\\"', b'"}]}', 3 * MIB
+    ),
+    "a long body of backslashes": lambda: filled(
+        HEAD + b'"messages":[{"content":"', b"\\\\", b'"}]}', 3 * MIB
+    ),
+    "a long body of characters of three bytes": lambda: filled(
+        HEAD + b'"messages":[{"content":"', "你".encode(), b'"}]}', 3 * MIB
+    ),
+    "a long body of spaces": lambda: filled(
+        HEAD + b'"messages":[{"content":"', b"  ", b'"}]}', 3 * MIB
+    ),
+    "a long body of pictures": lambda: filled(
+        HEAD + b'"messages":[{"content":[', b'{"url":"' + b"A" * 3100 + b'"},', b"]}]}", 3 * MIB
+    ),
+    "a long body of JPEGs without an end": lambda: filled(
+        HEAD + b'"messages":[{"content":[',
+        b'{"url":"' + b64encode(b"\xff\xd8" + b"\xff\xe0\0\2" * 900) + b'"},',
+        b"]}]}",
+        3 * MIB,
+    ),
     "a long name": lambda: b'{"' + b"a" * 3 * MIB + b'":1,"model":"m"}',
     "a picture of 8 MiB": lambda: b'{"url":"' + b"A" * 8 * MIB + b'","model":"m"}',
 }

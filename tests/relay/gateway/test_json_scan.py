@@ -43,6 +43,7 @@ def scanned(body: bytes, points: list[int], dialect: Dialect) -> JsonScanner:
         piece, at = body[a:b], 0
         while at < len(piece):
             at = scanner.feed(piece, at)
+            scanner.work = 0
     return scanner
 
 

@@ -91,17 +91,56 @@ async def test_a_waiting_caller_hears_heartbeats_and_then_the_answer() -> None:
     assert text_of(exchange) == "Hi."
 
 
-async def test_a_long_body_is_read_to_its_end() -> None:
-    reply = b'{"choices":[{"message":{"content":"Hi."},"finish_reason":"stop"}]}'
-    node = FakeNode("a", PLAIN, script=answers(200, JSON, reply))
-    source = {"type": "base64", "media_type": "image/png", "data": "A" * 5000}
-    content = [{"type": "image", "source": source}]
-    body = HELLO | {"stream": False, "messages": [{"role": "user", "content": content}]}
-    limits = GatewayLimits(routing_body_bytes=4096)
-    exchange = await rig(node, limits=limits).ask(json.dumps(body).encode(), path=PATH)
+REPLY = b'{"choices":[{"message":{"content":"Hi."},"finish_reason":"stop"}]}'
+
+
+def with_pictures(count: int, *, text: str = "What?") -> dict[str, Any]:
+    pictures = [
+        {"type": "base64", "media_type": "image/png", "data": f"{n:04}" + "A/" * 20_000}
+        for n in range(count)
+    ]
+    content = [{"type": "image", "source": picture} for picture in pictures]
+    content.append({"type": "text", "text": text})
+    return HELLO | {"stream": False, "messages": [{"role": "user", "content": content}]}
+
+
+@pytest.mark.parametrize("memory", [256 << 20, 20_000], ids=["memory", "disk"])
+@pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf"])
+async def test_a_long_body_is_translated_as_a_short_one(memory: int, begin: bytes) -> None:
+    body = json.dumps(with_pictures(3)).encode()
+    short = FakeNode("a", PLAIN, script=answers(200, JSON, REPLY))
+    await rig(short).ask(body, path=PATH)
+    nodes = [
+        FakeNode("z", PLAIN, script=answers(503, JSON, b"{}")),
+        FakeNode("a", PLAIN, script=answers(200, JSON, REPLY)),
+    ]
+    limits = GatewayLimits(routing_body_bytes=4096, held_total_bytes=memory)
+    r = rig(*nodes, limits=limits)
+    escaped = begin + body.replace(b"/", b"\\/")
+    exchange = await r.ask(escaped, path=PATH)
     assert exchange.status == 200
-    (part,) = json.loads(node.streams[0].body)["messages"][0]["content"]
-    assert part["image_url"]["url"].endswith("AAAA")
+    for node in nodes:
+        (stream,) = node.streams
+        assert json.loads(stream.body) == json.loads(short.streams[0].body)
+        assert dict(stream.headers)[b"content-length"] == b"%d" % len(stream.body)
+    assert r.gateway._budget.held_bytes == r.gateway._spool.budget.held_bytes == 0
+
+
+async def test_a_long_body_of_text_is_translated_too() -> None:
+    node = FakeNode("a", PLAIN, script=answers(200, JSON, REPLY))
+    r = rig(node, limits=GatewayLimits(routing_body_bytes=4096))
+    body = with_pictures(1, text="word " * 5000)
+    assert (await r.ask(json.dumps(body).encode(), path=PATH)).status == 200
+    assert node.streams[0].body.count(b"word ") == 5000
+    assert r.gateway._budget.held_bytes == 0
+
+
+async def test_tokens_of_a_long_body_are_counted_here() -> None:
+    r = rig(FakeNode("a", PLAIN), limits=GatewayLimits(routing_body_bytes=4096))
+    body = json.dumps(with_pictures(2)).encode()
+    exchange = await r.ask(body, path=PATH + "/count_tokens")
+    assert json.loads(exchange.body)["input_tokens"] > 1000
+    assert r.gateway._budget.held_bytes == 0
 
 
 async def test_a_slow_caller_holds_the_upstream_back() -> None:
