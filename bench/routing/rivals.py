@@ -10,11 +10,11 @@ from bench.routing.baselines import (
     Preble,
     WeightedLeastConnections,
 )
+from bench.routing.ours import Ours
 from bench.routing.policies import (
     CacheAware,
     LeastConnections,
     MostFreeSlots,
-    Ours,
     Policy,
     PowerOfTwo,
     PrefixHash,

@@ -176,7 +176,7 @@ class ScheduledDispatcher:
         while True:
             now = self._clock()
             ticket = self._scheduler.submit(
-                _demand(info, model, self._overflow_after_s),
+                demand(info, model, self._overflow_after_s),
                 info.key.id,
                 now,
                 priority=info.key.limits.priority,
@@ -307,7 +307,8 @@ class _PlacedLease(Lease):
         self._dispatcher.finished(self._placement, outcome)
 
 
-def _demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
+def demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
+    """What the scheduler is asked for."""
     limits = info.key.limits
     return Demand(
         model,

@@ -83,8 +83,10 @@ class Scheduler:
         *,
         queue_limit: int = MAX_WAITING,
         first_token_weight: float = FIRST_TOKEN_WEIGHT,
+        pass_s: float = PASS_S,
     ) -> None:
         self.first_token_weight = first_token_weight
+        self._pass_s = pass_s
         self._lanes: dict[str, dict[str, Lane]] = {}  # model -> node -> lane
         self._queues: dict[str, FairQueue[Ticket]] = {}  # model -> those that wait
         self._queue_limit = queue_limit
@@ -235,7 +237,7 @@ class Scheduler:
         takes_s = self._takes_s(demand.model, decision)
         lets_pass_s = 0.0
         if not short:
-            lets_pass_s = PASS_S - PASS_SHARE_OF_WAITING * queue.waiting_takes(key_id)
+            lets_pass_s = self._pass_s - PASS_SHARE_OF_WAITING * queue.waiting_takes(key_id)
         ticket.entry, displaced = queue.push(
             key_id,
             ticket,
