@@ -14,6 +14,7 @@ from bench.routing.report import BOUND, Row, table, write
 from bench.routing.rivals import POLICIES
 from bench.routing.simulation import Simulation, lower_bound, median
 from bench.routing.traces import load, paced
+from bench.routing.tuning import tune
 
 LOADS: Final = (0.3, 0.5, 0.7, 0.85, 0.95)
 RESULTS: Final = Path(__file__).parents[1] / "results"
@@ -50,8 +51,13 @@ def main() -> None:
     parser.add_argument("--offset", type=float, default=0.6, help="where in the trace, 0 to 1")
     parser.add_argument("--seeds", type=int, default=2, help="runs of each, of which the median")
     parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="shares, 0 to 1")
+    parser.add_argument("--tune", action="store_true", help="search for the rivals' constants")
+    parser.add_argument("--only", nargs="+", default=[], help="policies to tune")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     args = parser.parse_args()
+    if args.tune:
+        tune(args.traces, args.out, args.only)
+        return
     started = time.monotonic()
     rows: list[Row] = []
     for fleet, specs in FLEETS.items():

@@ -322,4 +322,5 @@ def demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
         api=info.api,
         overflow_after_s=overflow_after_s,
         generates=info.generates,
+        streams=info.stream and info.generates,
     )

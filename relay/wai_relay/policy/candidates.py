@@ -30,9 +30,9 @@ def candidates(
         if ledger.suspect:
             ledger.heal(now)
         prefill_tps = lane.prefill.tps or known.prefill_tps
-        cooldown, failure_rate = lane.cooldown, 0.0
+        cooldown, failure_rate, failed_try_s = lane.cooldown, 0.0, 0.0
         if not cooldown.spotless:
-            failure_rate = cooldown.failure_rate(now)
+            failure_rate, failed_try_s = cooldown.failure_rate(now), cooldown.took_s
             if readiness is Readiness.READY and cooldown.cooling(now, placed):
                 readiness = Readiness.COOLING
         waiting, waiting_tokens = lines.get(node, NO_LINE) if lines else NO_LINE
@@ -67,6 +67,8 @@ def candidates(
                     alone_s,
                     each_s,
                     failure_rate,
+                    failed_try_s,
+                    ledger.silence_s(now) if ledger.silent else 0.0,
                     lane.paces_prompts,
                 ),
             )

@@ -104,12 +104,14 @@ class Lane:
             return True
         return not has_prefill_backlog(self.ledger.prefill_ahead(tps, now), tps, self.rtt_s)
 
-    def claim(self, fresh_tokens: float, output_tokens: float, now: float) -> Claim:
+    def claim(
+        self, fresh_tokens: float, output_tokens: float, now: float, *, streams: bool
+    ) -> Claim:
         """Take a slot for a request: see `Ledger.claim`."""
         ahead, tps = 0.0, self.prefill.tps
         if tps is not None and self.learns_limit:
             ahead = self.ledger.prefill_ahead(tps, now)
-        claim = self.ledger.claim(fresh_tokens, output_tokens, now)
+        claim = self.ledger.claim(fresh_tokens, output_tokens, now, streams=streams)
         claim.expected_s = (ahead + fresh_tokens) * self.prefill.token_s + self.rtt_s
         return claim
 

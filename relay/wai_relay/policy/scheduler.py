@@ -289,6 +289,7 @@ class Scheduler:
         if placement.over:
             return
         placement.over = True
+        placement.took_s = now - placement.placed_at
         if lane.learns_limit:
             if placement.demand.generates:
                 lane.concurrency.ended(now, placement.beginning)
@@ -311,7 +312,7 @@ class Scheduler:
         """A placement that ended as `SUSPECT` failed by its node's fault: another node served the
         same request. Where it failed everywhere, the request is at fault and nobody is blamed."""
         placed = self._placed.get(placement.demand.model, 0)
-        placement.lane.cooldown.blamed(now, placed)
+        placement.lane.cooldown.blamed(now, placed, placement.took_s)
 
     # -- time
     def next_deadline(self) -> float | None:
@@ -405,7 +406,9 @@ class Scheduler:
         demand = ticket.demand
         lane = self._lanes[demand.model][decision.node or ""]
         warm = lane.warm.warm_tokens(demand.prefix, demand.prompt_tokens)
-        claim = lane.claim(demand.prompt_tokens - warm, demand.expected_output_tokens, now)
+        claim = lane.claim(
+            demand.prompt_tokens - warm, demand.expected_output_tokens, now, streams=demand.streams
+        )
         lane.warm.remember(demand.prefix, demand.prompt_tokens)
         placed = self._placed.get(demand.model, 0)
         lane.cooldown.sent(now, placed)

@@ -30,7 +30,7 @@ from .fingerprints import Fingerprint
 FIRST_TOKEN_WEIGHT: Final = 20.0
 # Ways to nodes that differ by less are equally long: a ping varies as much.
 EQUAL_RTT_S: Final = 0.01
-# What a failed try costs its caller: the time until it failed, and the start at another node.
+# What a failed try costs its caller at least: the time until it failed, and the start elsewhere.
 FAILED_TRY_S: Final = 1.0
 # A prompt must leave room for some answer, or the upstream takes the slot only to stop at once.
 MIN_ANSWER_TOKENS: Final = 16
@@ -89,6 +89,7 @@ class Demand(NamedTuple):
     the names that the key may use (None: all). `avoid`: nodes that were tried for it already.
     `pin`: the one node that the caller insists on. `api`: the dialect it speaks.
     `overflow_after_s`: how long it may wait for a slot of our own where a provider could serve it.
+    `streams`: the answer's beginning is seen.
     """
 
     model: str
@@ -103,6 +104,7 @@ class Demand(NamedTuple):
     api: str = "openai"
     overflow_after_s: float = OVERFLOW_AFTER_S
     generates: bool = True
+    streams: bool = False
 
     @property
     def least_context(self) -> int:
@@ -134,9 +136,10 @@ class Candidate(NamedTuple):
     to go. `slot_s`: how long a slot is expected to stay taken. `still_s`: how long nobody got one
     of its slots while ours waited. Rates in tokens per second; `warm_tokens` of the prompt need no
     reading. A token of an answer takes `alone_s`, and `each_s` more for each other answer.
-    `failure_rate`: the share of its last requests that it failed. `paces_prompts`: prompts are held
-    back here while it has many to read. (A named tuple and not a dataclass: one is made per node
-    and request, and it costs a third.)
+    `failure_rate`: the share of its last requests that it failed, each after `failed_try_s`.
+    `silent_s`: how long the answer is overdue that should have begun first there. `paces_prompts`:
+    prompts are held back here while it has many to read. (A named tuple and not a dataclass: one is
+    made per node and request, and it costs a third.)
     """
 
     node: str
@@ -157,6 +160,8 @@ class Candidate(NamedTuple):
     alone_s: float = 0.0
     each_s: float = 0.0
     failure_rate: float = 0.0
+    failed_try_s: float = 0.0
+    silent_s: float = 0.0
     paces_prompts: bool = True
 
     @property
@@ -170,9 +175,10 @@ class Score(NamedTuple):
 
     `wait_s`: for a slot and the prompts before ours; `prefill_s`: for our own; `rtt_s`: the way
     there. `generation_s`: from the first token to the end of the answer. `failure_s`: what its
-    failures of late are expected to cost. `excluded` is "" for a candidate that can serve. `cost_s`
-    is what decides: the expected time to first token, the generation by its weight, the failures,
-    how doubtful a wait is, and how much longer our request makes it for the others there.
+    failures of late, and an answer that is overdue there, are expected to cost. `excluded` is ""
+    for a candidate that can serve. `cost_s` is what decides: the expected time to first token, the
+    generation by its weight, the failures, how doubtful a wait is, and how much longer our request
+    makes it for the others there.
     """
 
     node: str
@@ -296,6 +302,8 @@ def score_all(
             alone_s,
             each_s,
             failure_rate,
+            failed_try_s,
+            silent_s,
             paces_prompts,
         ) = candidate
         context = model.context_tokens
@@ -328,9 +336,13 @@ def score_all(
         crowd = busy / slots if busy < slots else 1.0
         prefill_s = (fresh if fresh > 1 else 1) / prefill_tps * (1.0 + CONTENTION * crowd)
         generation_s = output_tokens * (alone_s + each_s * others)
-        failure_s = 0.0
+        # Who has long been silent is expected to be so for as long again: it hangs, or has more to
+        # do than we know. Else it would be given all it has slots for before its first failure.
+        failure_s = silent_s
         if failure_rate:
-            failure_s = failure_rate / (1.0 - failure_rate) * (FAILED_TRY_S + wait_s + prefill_s)
+            if failed_try_s < FAILED_TRY_S:
+                failed_try_s = FAILED_TRY_S
+            failure_s += failure_rate / (1.0 - failure_rate) * (failed_try_s + wait_s + prefill_s)
         # Where others are in line, ours makes as many wait as long as it takes to read; and each
         # answer in progress becomes slower by ours as ours does by it: what is fastest for one must
         # not be slowest for all.

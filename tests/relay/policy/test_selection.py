@@ -135,6 +135,18 @@ def test_a_prompt_too_long_for_the_nodes_that_are_up_is_no_400_while_a_larger_on
     assert select(Demand("m", 20_000), nodes).fault is Fault.NO_NODE
 
 
+def test_a_node_whose_failures_take_long_costs_more_than_one_that_fails_at_once() -> None:
+    slow = node("slow-to-fail", failure_rate=0.2, failed_try_s=12.0)
+    decision = select(ASK, [slow, node("fails-at-once", failure_rate=0.4, failed_try_s=0.1)])
+    assert decision.node == "fails-at-once"
+
+
+def test_a_node_that_is_silent_though_it_should_answer_is_second_choice() -> None:
+    nodes = [node("silent", silent_s=3.0), node("slower", prefill_tps=500.0)]
+    assert select(ASK, nodes).node == "slower"
+    assert select(ASK, [node("silent", silent_s=0.1), nodes[1]]).node == "silent"
+
+
 def test_a_node_that_failed_lately_is_taken_only_when_nobody_else_can() -> None:
     cooling = node("cooling", readiness=Readiness.COOLING)
     assert select(ASK, [cooling, node("slow", prefill_tps=5.0)]).node == "slow"
