@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.routing.fleets import FLEETS, capacity
-from bench.routing.report import BOUND, Row, table, write
+from bench.routing.losses import BOUND, Row
+from bench.routing.report import table, write
 from bench.routing.rivals import POLICIES
 from bench.routing.simulation import Simulation, lower_bound, median
 from bench.routing.traces import load, paced

@@ -1,9 +1,9 @@
-"""The stronger baselines: what other routers do. Their constants are attributes, chosen by
-`tuning`."""
+"""The stronger baselines: what other routers do.
+
+Their constants are attributes, found by the search of `tuning` (bench/results/routing-tuning.md).
+"""
 
 from __future__ import annotations
-
-import math
 
 from bench.routing.node import Job, NodeSpec
 from bench.routing.policies import Choosing, Send
@@ -14,7 +14,7 @@ class WeightedLeastConnections(Choosing):
     """Requests in flight by a node's weight, which its operator sets: its slots, times its speed
     with all of them in use to the power of `speed` (so with 0 no speed is known)."""
 
-    speed: float = 0.0
+    speed: float = 1.0
 
     def __init__(self, specs: list[NodeSpec], send: Send, seed: int) -> None:
         super().__init__(specs, send, seed)
@@ -57,7 +57,7 @@ class CacheAwarePerSlot(Remembering):
     of the prompt, unless its node has more than `apart` more requests per slot than the least busy
     one."""
 
-    least_match: float = 0.3
+    least_match: float = 0.1  # authors: 0.3
     apart: float = 0.5
 
     def choose(self, job: Job, able: list[int]) -> int:
@@ -72,8 +72,9 @@ class Preble(Remembering):
     explores by the tokens in flight per slot. One that holds more than `apart` times as many
     tokens per slot as the least busy node is not exploited further."""
 
-    exploit: float = 0.5
-    apart: float = math.inf
+    rest_s = 1.0
+    exploit: float = 0.3  # authors: 0.5
+    apart: float = 4.0
 
     def choose(self, job: Job, able: list[int]) -> int:
         def cost(index: int) -> float:
@@ -93,9 +94,10 @@ class InferenceExtension(Remembering):
     """The Gateway API inference extension's endpoint picker: a sum of scores for a short queue, for
     free cache and for a known prefix, each by its weight."""
 
+    rest_s = 1.0
     queue: float = 2.0
     cache: float = 2.0
-    prefix: float = 3.0
+    prefix: float = 1.0  # authors: 3
 
     def choose(self, job: Job, able: list[int]) -> int:
         queued = {i: max(0, self.in_flight[i] - self.specs[i].slots) for i in able}

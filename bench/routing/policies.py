@@ -70,9 +70,12 @@ class Policy(abc.ABC):
 
 
 class Resting(Policy):
-    """One whose nodes rest after each failure."""
+    """One whose nodes rest for `rest_s` after each failure.
 
-    rest_s: float = 10.0
+    This and all constants of the policies here were found by the search of `tuning`
+    (bench/results/routing-tuning.md)."""
+
+    rest_s: float = 0.0  # nginx: 10
 
     def __init__(self, specs: list[NodeSpec], send: Send, seed: int) -> None:
         super().__init__(specs, send, seed)
@@ -115,6 +118,7 @@ class Random(Choosing):
 
 
 class RoundRobin(Choosing):
+    rest_s = 1.0
     turn = 0
 
     def choose(self, job: Job, able: list[int]) -> int:
@@ -127,10 +131,10 @@ class LeastConnections(Choosing):
         return self.least(able, lambda i: self.in_flight[i])
 
 
-class PowerOfTwo(Choosing):
+class PowerOfChoices(Choosing):
     """The least busy of `drawn` nodes."""
 
-    drawn: int = 2
+    drawn: int = 6  # authors: 2
 
     def choose(self, job: Job, able: list[int]) -> int:
         some = self.rng.sample(able, min(self.drawn, len(able)))
@@ -152,8 +156,8 @@ class PrefixHash(Choosing):
     """A prompt's first `head` blocks always go to the same node (rendezvous hashing by slots),
     unless that has more than `bound` times its share of what is in flight: then to the next."""
 
-    head: int = 4
-    bound: float = 1.25
+    head: int = 1
+    bound: float = 1.1  # authors: 1.25
 
     def choose(self, job: Job, able: list[int]) -> int:
         head = job.request.blocks[: self.head] or (job.request.at,)
@@ -175,9 +179,9 @@ class CacheAware(Choosing):
     prompt, unless the load is out of balance, by more than `apart` requests and `times` the least
     busy node's."""
 
-    match: float = 0.3
-    apart: int = 64
-    times: float = 1.5
+    match: float = 0.5  # authors: 0.3
+    apart: int = 4  # authors: 64
+    times: float = 2.0  # authors: 1.5
 
     def __init__(self, specs: list[NodeSpec], send: Send, seed: int) -> None:
         super().__init__(specs, send, seed)

@@ -36,7 +36,7 @@ GRIDS: Final[dict[str, dict[str, Sequence[float]]]] = {
     "random": {"rest_s": RESTS},
     "round robin": {"rest_s": RESTS},
     "least connections": {"rest_s": RESTS},
-    "power of two": {"drawn": (2, 3, 4, 6), "rest_s": RESTS},
+    "power of choices": {"drawn": (2, 3, 4, 6), "rest_s": RESTS},
     "most free slots": {"rest_s": RESTS},
     "free slots, relay queue": {"rest_s": RESTS},
     "prefix hash": {
@@ -116,7 +116,7 @@ class Search:
 
 
 def tune(traces: Path, out: Path, only: Sequence[str]) -> None:
-    """Search for `only` these policies' constants (all, if empty); `routing-tuning.md` in `out`."""
+    """Search for `only` these policies' constants (all, if empty), and write them into `out`."""
     search = Search(load(traces, REQUESTS, WINDOW))
     started = time.monotonic()
     found: dict[str, list[tuple[Values, float]]] = {}
@@ -124,12 +124,18 @@ def tune(traces: Path, out: Path, only: Sequence[str]) -> None:
         if not only or name in only:
             found[name] = search.best(POLICIES[name], grid)
             print(f"{time.monotonic() - started:.0f} s", *_row(name, found[name]), file=sys.stderr)
-    if not only:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "routing-tuning.md").write_text(_report(found, len(search.runs)))
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "routing-tuning.md"
+    rows = {name: f"| {' | '.join(_row(name, tried))} |" for name, tried in found.items()}
+    if file.exists():  # the other policies' rows stay
+        lines = file.read_text().splitlines()
+        rows = {
+            name: row for row in lines for name in GRIDS if row.startswith(f"| {name} |")
+        } | rows
+    file.write_text(_report([rows[name] for name in GRIDS if name in rows], len(search.runs)))
 
 
-def _report(found: Mapping[str, list[tuple[Values, float]]], runs: int) -> str:
+def _report(rows: Sequence[str], runs: int) -> str:
     levels = ", ".join(f"{level:.0%}" for level in LOADS)
     lines = [
         "# Routing: the search for each policy's constants",
@@ -142,7 +148,7 @@ def _report(found: Mapping[str, list[tuple[Values, float]]], runs: int) -> str:
         "",
         "| policy | authors' | objective | best | objective | tried |",
         "|---|---|---|---|---|---|",
-        *("| " + " | ".join(_row(name, tried)) + " |" for name, tried in found.items()),
+        *rows,
         "",
     ]
     return "\n".join(lines)

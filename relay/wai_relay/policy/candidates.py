@@ -64,6 +64,7 @@ def candidates(
                     readiness,
                     lane.own,
                     lane.slots,
+                    lane.unsure,
                     alone_s,
                     each_s,
                     failure_rate,

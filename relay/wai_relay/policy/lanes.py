@@ -82,6 +82,14 @@ class Lane:
         return limit if limit > foreign else foreign + 1
 
     @property
+    def unsure(self) -> int:
+        """How many of its slots are only a try: it may let a request wait that is given one."""
+        concurrency = self.concurrency
+        if not concurrency.unsure or not self.learns_limit:
+            return 0
+        return concurrency.unsure if concurrency.limit > self.ledger.foreign else 0
+
+    @property
     def free(self) -> int:
         """Slots that nobody holds, 0 where it gets no work."""
         if self.readiness is not Readiness.READY:

@@ -129,8 +129,8 @@ class Demand(NamedTuple):
 class Candidate(NamedTuple):
     """A node that serves the model, as the relay sees it at this moment.
 
-    `slots`: how many requests it serves at once, told or learned. `busy`: those in use, our own
-    claims that the node has not yet reported included. `waiting`:
+    `slots`: how many requests it serves at once, told or learned, of which `unsure` are a try.
+    `busy`: those in use, our own claims that the node has not yet reported included. `waiting`:
     requests ahead of this one for its next free slot, with `waiting_tokens` of prompts to read.
     `reading`: how many that hold slots are not read yet, with `prefill_ahead` prompt tokens still
     to go. `slot_s`: how long a slot is expected to stay taken. `still_s`: how long nobody got one
@@ -157,6 +157,7 @@ class Candidate(NamedTuple):
     readiness: Readiness = Readiness.READY
     own: bool = True
     slots: int = 1
+    unsure: int = 0
     alone_s: float = 0.0
     each_s: float = 0.0
     failure_rate: float = 0.0
@@ -299,6 +300,7 @@ def score_all(
             readiness,
             own,
             slots,
+            unsure,
             alone_s,
             each_s,
             failure_rate,
@@ -322,12 +324,13 @@ def score_all(
         free = slots - busy - waiting
         wait_s = (ahead + waiting_tokens) / prefill_tps
         doubt_s = 0.0
-        if free <= 0:
+        if free <= unsure:
             # Answers' lengths are so skewed that a slot long held is not nearer its end: with n
             # held for `slot_s` each on average, one comes free every slot_s / n. Prompts are read
             # meanwhile. That nothing came free counts against it: an estimate that proved wrong
-            # must not hold anyone for ever.
-            wait_s = max(wait_s, (1 - free) * slot_s / slots)
+            # must not hold anyone for ever. One that is only a try is no free slot: it is for who
+            # would wait here.
+            wait_s = max(wait_s, (1 + unsure - free) * slot_s / (slots - unsure))
             doubt_s = wait_s * (1 / WAIT_GAIN - 1) + still_s
         elif paces_prompts and has_prefill_backlog(ahead, prefill_tps, rtt_s):
             free = 0
