@@ -14,7 +14,6 @@ from bench.routing.simulation import Outcome
 OURS: Final = "wai"
 BOUND: Final = "lower bound"
 NEAR: Final = 1.03  # what is within 3 % of the best counts as good
-CLEARLY: Final = 1.1  # a figure that is worse by a tenth is a price
 UNSEEN_S: Final = 0.01  # nobody notices a hundredth of a second, and pings vary as much
 DIGITS: Final = 4  # of seconds: what differs by less is equal
 FIGURES: Final = {
@@ -46,10 +45,10 @@ class Row:
 class Reason(enum.Enum):
     """Why a figure is lost, as the report's heading."""
 
-    PLAIN = "Nothing is given for it: the winner is not clearly worse in another figure"
-    WAITS = "Others wait longer there: the winner's p99 is over a tenth above ours"
-    MEDIAN = "The median waits longer there: the winner's p50 is over a tenth above ours"
-    ENDS = "Answers end later there: the winner's mean time to the end is over a tenth above ours"
+    PLAIN = "Nothing is given for it: no other figure of the winner is more than 3 % above ours"
+    WAITS = "The slowest pay for it: the winner's p99 is more than 3 % above ours"
+    MEDIAN = "The median pays for it: the winner's p50 is more than 3 % above ours"
+    ENDS = "The answers pay for it: the winner's mean time to the end is more than 3 % above ours"
     UNSEEN = "The difference is under 10 ms"
 
 
@@ -69,7 +68,7 @@ class Loss:
             return Reason.UNSEEN
         prices = (("p99_s", Reason.WAITS), ("p50_s", Reason.MEDIAN), ("end_mean_s", Reason.ENDS))
         for name, reason in prices:
-            if getattr(theirs, name) > getattr(mine, name) * CLEARLY:
+            if getattr(theirs, name) > getattr(mine, name) * NEAR:
                 return reason
         return Reason.PLAIN
 

@@ -18,7 +18,7 @@ def row(policy: str, p50: float, p99: float, end: float, load: float = 0.5) -> R
     [
         ((0.8, 12.0, 5.0), Reason.WAITS),
         ((0.8, 10.0, 6.0), Reason.ENDS),
-        ((0.8, 10.5, 5.2), Reason.PLAIN),
+        ((0.8, 10.2, 5.1), Reason.PLAIN),
         ((0.991, 10.5, 5.2), None),
     ],
 )

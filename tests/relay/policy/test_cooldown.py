@@ -114,3 +114,16 @@ def test_a_failure_that_took_long_is_remembered_for_longer_but_not_for_ever() ->
     assert after(20.0, 30.0) > 0.1
     assert after(3600.0, 30.0) == after(MOST_TOOK_S, 30.0)
     assert after(3600.0, 600.0) == 0.0
+
+
+def test_a_node_that_fails_one_in_ten_is_not_forgiven_by_a_few_good_answers() -> None:
+    cooldown, rates = Cooldown(), []
+    for step in range(100):
+        now = step * 0.1
+        rates.append(cooldown.failure_rate(now))
+        if step % 10 == 5:
+            cooldown.blamed(now, took_s=12.0)
+        else:
+            cooldown.succeeded()
+    assert all(0.05 <= rate <= 0.2 for rate in rates[20:])
+    assert not cooldown.cooling(10.0)

@@ -135,6 +135,15 @@ def test_a_prompt_too_long_for_the_nodes_that_are_up_is_no_400_while_a_larger_on
     assert select(Demand("m", 20_000), nodes).fault is Fault.NO_NODE
 
 
+def test_a_slot_that_is_only_a_try_is_for_who_would_wait_for_that_node() -> None:
+    tried = node("tried", slots_total=None, slots=2, unsure=1, busy=1, slot_s=20.0)
+    assert select(ASK, [tried, node("slower", prefill_tps=200.0)]).node == "slower"
+    decision = select(ASK, [tried, node("slower", prefill_tps=200.0, busy=4, slot_s=200.0)])
+    assert (decision.node, decision.wait) == ("tried", False)
+    sure = tried._replace(unsure=0)
+    assert select(ASK, [sure, node("slower", prefill_tps=200.0)]).node == "tried"
+
+
 def test_a_node_whose_failures_take_long_costs_more_than_one_that_fails_at_once() -> None:
     slow = node("slow-to-fail", failure_rate=0.2, failed_try_s=12.0)
     decision = select(ASK, [slow, node("fails-at-once", failure_rate=0.4, failed_try_s=0.1)])
