@@ -63,7 +63,7 @@ def main() -> None:
     """Run it all."""
     parser = argparse.ArgumentParser(prog="python -m bench.routing", description=__doc__)
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder")
-    parser.add_argument("--requests", type=int, default=2000, help="of each trace")
+    parser.add_argument("--requests", type=int, default=1500, help="of each trace")
     parser.add_argument("--offset", type=float, default=0.6, help="where in the trace, 0 to 1")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each, of which the median")
     parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="shares, 0 to 1")

@@ -15,8 +15,9 @@ from wai_api.limits import KeyLimits
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.gateway.dispatch import RequestInfo, demand
+from wai_relay.policy.demands import MIN_ANSWER_TOKENS, OVERFLOW_AFTER_S
 from wai_relay.policy.scheduler import PASS_S, Placement, Result, Scheduler, Ticket, Tokens
-from wai_relay.policy.selection import FIRST_TOKEN_WEIGHT, MIN_ANSWER_TOKENS, OVERFLOW_AFTER_S
+from wai_relay.policy.scoring import FIRST_TOKEN_WEIGHT
 
 MODEL: Final = "model"
 # A relay guesses a prompt's tokens from its bytes: off by up to this much either way.

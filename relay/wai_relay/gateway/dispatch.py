@@ -19,15 +19,11 @@ from wai_protocol.status import NodeStatus
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import TokenCounts
 from wai_relay.contracts.upstream import Fleet, RelayUpstream, ServingNode
+from wai_relay.policy.demands import OVERFLOW_AFTER_S, Demand, Readiness
 from wai_relay.policy.fingerprints import Fingerprint
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S, Placement, Result, Scheduler, Ticket, Tokens
-from wai_relay.policy.selection import (
-    FIRST_TOKEN_WEIGHT,
-    OVERFLOW_AFTER_S,
-    Demand,
-    Readiness,
-)
+from wai_relay.policy.scoring import FIRST_TOKEN_WEIGHT
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from .demands import Readiness
 from .lanes import BestKnown, Lane
-from .selection import Candidate, Readiness
+from .scoring import Candidate
 from .tickets import Ticket
 
 Lines = dict[str, tuple[int, float]]

@@ -13,19 +13,13 @@ from wai_protocol.status import ModelStatus
 
 from .concurrency import Beginning, Concurrency
 from .cooldown import Cooldown
+from .demands import Demand, Readiness
 from .ledger import Claim, Ledger
 from .pace import PRIOR_ALONE_S, Pace
 from .prefixes import WarmPrefixes
 from .rates import PRIOR_DECODE_TPS, PRIOR_PREFILL_TPS, Rate
-from .selection import (
-    CONTENTION,
-    TIE_S,
-    Decision,
-    Demand,
-    Readiness,
-    Reason,
-    has_prefill_backlog,
-)
+from .scoring import CONTENTION, has_prefill_backlog
+from .selection import TIE_S, Decision, Reason
 
 # A provider says by a 429 that it is given too much; its places are not counted here.
 PROVIDER_SLOTS: Final = 1 << 20

@@ -20,18 +20,12 @@ from wai_protocol.status import NodeStatus
 
 from .candidates import NO_LINE, Lines, candidates
 from .concurrency import FIRST_LIMIT
+from .demands import Demand, Readiness, serves
 from .fair_queue import MAX_WAITING, Entry, FairQueue, full
 from .lanes import MANY, BestKnown, Lane, Shortlist
 from .rates import OutputLengths
-from .selection import (
-    FIRST_TOKEN_WEIGHT,
-    RETRY_AFTER_S,
-    Decision,
-    Demand,
-    Readiness,
-    select,
-    serves,
-)
+from .scoring import FIRST_TOKEN_WEIGHT
+from .selection import RETRY_AFTER_S, Decision, select
 from .tickets import Placement, Result, Ticket, Tokens
 
 __all__ = ["Placement", "Result", "Scheduler", "Ticket", "Tokens"]

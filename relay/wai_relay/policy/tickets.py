@@ -9,10 +9,11 @@ from typing import NamedTuple
 from wai_protocol.errors import WaiError
 
 from .concurrency import Beginning
+from .demands import Demand
 from .fair_queue import Entry
 from .lanes import Lane
 from .ledger import Claim
-from .selection import Decision, Demand
+from .selection import Decision
 
 
 class Result(enum.Enum):

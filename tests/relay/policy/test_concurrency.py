@@ -12,9 +12,9 @@ import pytest
 
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.policy.concurrency import FIRST_LIMIT, Beginning, Concurrency
+from wai_relay.policy.demands import Demand
 from wai_relay.policy.pace import Pace
 from wai_relay.policy.scheduler import Result, Scheduler, Ticket, Tokens
-from wai_relay.policy.selection import Demand
 
 TOKENS = 20
 FIRST_S = 0.05

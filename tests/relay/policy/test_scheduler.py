@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.policy.candidates import candidates
+from wai_relay.policy.demands import Demand, Readiness
 from wai_relay.policy.lanes import MANY
 from wai_relay.policy.scheduler import (
     MAX_WAIT_S,
@@ -25,15 +26,8 @@ from wai_relay.policy.scheduler import (
     Ticket,
     Tokens,
 )
-from wai_relay.policy.selection import (
-    CONTENTION,
-    EQUAL_RTT_S,
-    TIE_RATIO,
-    TIE_S,
-    Demand,
-    Readiness,
-    select,
-)
+from wai_relay.policy.scoring import CONTENTION, EQUAL_RTT_S
+from wai_relay.policy.selection import TIE_RATIO, TIE_S, select
 
 ASK = Demand("m", 100)
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from wai_protocol.errors import Fault
 from wai_protocol.status import ModelStatus
 from wai_relay.policy.concurrency import FIRST_LIMIT
-from wai_relay.policy.selection import Candidate, Demand, Readiness, Reason, select
+from wai_relay.policy.demands import Demand, Readiness
+from wai_relay.policy.scoring import Candidate
+from wai_relay.policy.selection import Reason, select
 
 
 def node(name: str, **fields: Any) -> Candidate:
