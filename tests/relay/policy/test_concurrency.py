@@ -111,7 +111,7 @@ class Fleet:
                 self.scheduler.handle_timeout(self.now)
 
     def limit(self, node: int = 0) -> int:
-        return self.scheduler._lanes["m"][f"n{node}"].concurrency.limit
+        return self.scheduler._pools["m"].lanes[f"n{node}"].concurrency.limit
 
 
 @pytest.mark.parametrize("reordered", [False, True])

@@ -13,14 +13,12 @@ from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.policy.candidates import candidates
 from wai_relay.policy.demands import Demand, Readiness
 from wai_relay.policy.lanes import MANY
+from wai_relay.policy.planning import PLAN_DEPTH, PLAN_LOOKS, TICK_S
+from wai_relay.policy.pool import RETURN_S
 from wai_relay.policy.scheduler import (
     MAX_WAIT_S,
     PASS_S,
     PASS_SHARE_OF_WAITING,
-    PLAN_DEPTH,
-    PLAN_LOOKS,
-    RETURN_S,
-    TICK_S,
     Result,
     Scheduler,
     Ticket,
@@ -262,9 +260,9 @@ def test_of_many_nodes_none_that_is_clearly_better_is_passed_over(data: st.DataO
     for _ in range(data.draw(st.integers(1, 40))):
         prefix = chat if data.draw(st.booleans()) else ()
         demand = Demand("m", data.draw(st.integers(1, 6000)), prefix=prefix)
-        lanes = scheduler._lanes["m"]
+        lanes = scheduler._pools["m"].lanes
         asks = Ticket(demand, "k", 1.0, 31.0)
-        known = scheduler._best_known("m")
+        known = scheduler._pools["m"].best_known(1)
         every = candidates(asks, lanes.values(), known, 0, 1.0, {})
         best = select(demand, every)
         ticket = scheduler.submit(demand, "k", 1.0)
