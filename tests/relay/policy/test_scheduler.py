@@ -536,3 +536,18 @@ def test_a_failure_is_remembered_by_the_time_that_it_cost() -> None:
         ticket = scheduler.submit(ASK, "k", 17.0 + step)
         assert node_of(ticket) != node
         finish(scheduler, ticket, 17.5 + step)
+
+
+def test_one_answer_that_got_lost_is_not_taken_for_a_node_that_hangs() -> None:
+    """The node begins others that were asked later: it is only that one that is silent."""
+    scheduler = Scheduler()
+    for name, tps in (("quick", 2e4), ("slow", 1e3)):
+        scheduler.update(name, status(slots_total=16, prefill_tps=tps, decode_tps=50.0), 0.0)
+    ask = ASK._replace(streams=True)
+    lost = scheduler.submit(ask, "k", 1.0)
+    later = scheduler.submit(ask, "k", 1.01)
+    assert node_of(lost) == node_of(later) == "quick"
+    assert node_of(scheduler.submit(ask, "k", 3.0)) == "slow"
+    assert later.placement is not None
+    scheduler.first_token(later.placement, 3.0)
+    assert node_of(scheduler.submit(ask, "k", 3.0)) == "quick"
