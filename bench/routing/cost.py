@@ -20,8 +20,8 @@ from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import Attempt, RequestRecord, TokenCounts
 from wai_relay.observe.explain import Explanations
 from wai_relay.policy.admission import Admission, TokenClaim
+from wai_relay.policy.demands import Demand
 from wai_relay.policy.scheduler import Result, Scheduler, Tokens
-from wai_relay.policy.selection import Demand
 from wai_relay.storage import SqliteStore
 from wai_relay.usage import UsageRecorder
 

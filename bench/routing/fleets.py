@@ -1,13 +1,15 @@
 """Fleets of unlike nodes, with the speeds of an 8B model on them (public llama.cpp and vLLM
 figures, rounded). `home` is what a few friends have; `attic` is many small boxes and one far
 away. Those of `lab` tell no slots: two that batch, one that serves one request at a time, and one
-that fails three requests of ten."""
+that fails three requests of ten at once. Of `shaky` two nodes fail slowly: one a tenth of its
+requests, the other all that come within 15 s of each minute."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Final
 
+from bench.routing.faults import Faults
 from bench.routing.node import NodeSpec
 from bench.routing.traces import TraceRequest, mean_tokens
 
@@ -33,7 +35,16 @@ FLEETS: Final[dict[str, list[NodeSpec]]] = {
         replace(A100_PAIR, name="vllm-near", slots=64, rtt_s=0.01, tells=False),
         replace(A100_PAIR, name="vllm-far", slots=64, rtt_s=0.05, tells=False),
         replace(RTX_4090, name="one-at-a-time", slots=1, context_tokens=131_072, tells=False),
-        replace(A100_PAIR, name="flaky", slots=16, rtt_s=0.01, tells=False, fails=0.3),
+        replace(
+            A100_PAIR, name="flaky", slots=16, rtt_s=0.01, tells=False, faults=Faults(at_once=0.3)
+        ),
+    ],
+    "shaky": [
+        replace(RTX_4090, name="4090-stalls", faults=Faults(late=0.1)),
+        replace(RTX_4090, name="4090-hangs", faults=Faults(every_s=60.0, down_s=15.0)),
+        replace(RTX_4090, name="4090-well"),
+        RTX_3060,
+        A100_PAIR,
     ],
 }
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
+from bench.routing.faults import NO_FAULTS, Faults
 from bench.routing.traces import TraceRequest
 
 CHUNK_TOKENS: Final = 512  # llama-server's default ubatch
@@ -22,8 +23,7 @@ CHUNK_TOKENS: Final = 512  # llama-server's default ubatch
 class NodeSpec:
     """A box. `prefill_tps` and `decode_tps` are those of one request alone on it; each further
     answer makes a step longer by `crowd`. `cache_tokens` is all its memory for prompts and
-    answers. One that does not `tell` says nothing of its slots; it fails the share `fails` of its
-    requests, at once."""
+    answers. One that does not `tell` says nothing of its slots."""
 
     name: str
     slots: int
@@ -34,20 +34,31 @@ class NodeSpec:
     cache_tokens: int
     rtt_s: float
     tells: bool = True
-    fails: float = 0.0
+    faults: Faults = NO_FAULTS
 
     def capacity(self, prompt_tokens: float, output_tokens: float) -> float:
         """Requests per second of that size when all slots are in use and nothing is cached."""
         step_s = (1 + self.crowd * (self.slots - 1)) / self.decode_tps
-        return 1 / (prompt_tokens / self.prefill_tps + output_tokens * step_s / self.slots)
+        takes_s = prompt_tokens / self.prefill_tps + output_tokens * step_s / self.slots
+        return self.faults.up / takes_s
+
+
+def fits(spec: NodeSpec, request: TraceRequest) -> bool:
+    """Whether the node's context is large enough for prompt and answer."""
+    return spec.context_tokens >= request.prompt_tokens + request.output_tokens
 
 
 @dataclass(slots=True)
 class Job:
-    """A request on a node. Times are the node's."""
+    """A request on its way. `arrived`: when its caller sent it, `bound` the one node that may take
+    it, if there is one, and `tried` those that failed it. `silence_s`: how long the node will be
+    silent before it fails it. `first` and `done` are the node's times."""
 
     request: TraceRequest
     arrived: float = 0.0
+    bound: int | None = None
+    tried: tuple[int, ...] = ()
+    silence_s: float | None = None
     sent: float = 0.0
     fresh: float = 0.0
     cached: int = 0
@@ -55,8 +66,16 @@ class Job:
     first: float = 0.0
     done: float = 0.0
     node: int = -1
-    tries: int = 0
     failed: bool = False
+
+
+class Happened(NamedTuple):
+    """What just happened on a node: those that got their first token, those that are done, and
+    those that it failed."""
+
+    began: list[Job]
+    ended: list[Job]
+    failed: list[Job]
 
 
 class Node:
@@ -68,6 +87,7 @@ class Node:
         self.waiting: deque[Job] = deque()
         self.reading: deque[Job] = deque()
         self.writing: list[tuple[float, int, Job]] = []  # by the step count at which they end
+        self.silent: list[tuple[float, int, Job]] = []  # those that it will fail, by the time
         self.version = 0
         self.prefill_tps: float | None = None  # as it measures itself
         self.decode_tps: float | None = None
@@ -80,7 +100,7 @@ class Node:
     @property
     def busy(self) -> int:
         """Slots in use."""
-        return len(self.reading) + len(self.writing)
+        return len(self.reading) + len(self.writing) + len(self.silent)
 
     def add(self, job: Job, now: float) -> None:
         """A request arrives."""
@@ -88,9 +108,10 @@ class Node:
         self._fill(now)
 
     def next_event(self) -> float | None:
-        """When the first prompt in line is read or the first answer ends; None when idle."""
+        """When the first prompt in line is read, or the first answer or silence ends; None when
+        idle."""
         read_rate, write_rate = self._rates()
-        times: list[float] = []
+        times: list[float] = [self.silent[0][0]] if self.silent else []
         if self.reading:
             times.append(self._now + self.reading[0].fresh / read_rate)
         if self.writing:
@@ -107,10 +128,12 @@ class Node:
             self._steps += write_rate * elapsed
         self._now = now
 
-    def settle(self, now: float) -> tuple[list[Job], list[Job]]:
-        """What just happened: those that got their first token, and those that are done."""
-        began: list[Job] = []
-        ended: list[Job] = []
+    def settle(self, now: float) -> Happened:
+        """Note what just happened, and go on."""
+        happened = Happened([], [], [])
+        began, ended, failed = happened
+        while self.silent and self.silent[0][0] <= now:
+            failed.append(heapq.heappop(self.silent)[2])
         if self.reading and self.reading[0].fresh <= 1e-6:
             job = self.reading.popleft()
             job.first = now
@@ -130,9 +153,9 @@ class Node:
             tokens = job.request.output_tokens
             if took > 0 and tokens > 1:
                 self.decode_tps = _follow(self.decode_tps, (tokens - 1) / took)
-        if ended:
+        if ended or failed:
             self._fill(now)
-        return began, ended
+        return happened
 
     def _rates(self) -> tuple[float, float]:
         """Prompt tokens per second, and steps (tokens of each answer) per second."""
@@ -145,7 +168,12 @@ class Node:
 
     def _fill(self, now: float) -> None:
         while self.waiting and self.busy < self.spec.slots:
-            self.reading.append(self.waiting.popleft())
+            job = self.waiting.popleft()
+            if job.silence_s is not None:
+                self._serial += 1
+                heapq.heappush(self.silent, (now + job.silence_s, self._serial, job))
+                continue
+            self.reading.append(job)
             if len(self.reading) == 1:
                 self._start_reading(now)
 

@@ -1,9 +1,9 @@
-"""The policies compared. All know which nodes a request fits on, and none is given a node's speed.
+"""What all policies have in common, and the plain ones.
 
-The plain ones count what they have in flight on each node, exactly and without delay, and send
-each request on at once; the node queues what it has no slot for. Ours is the relay's own
-`Scheduler`, fed with what a relay would have: estimated prompt lengths, delayed reports, measured
-rates.
+All know which nodes a request fits on. The plain ones count what they have in flight on each node,
+exactly and without delay, and send each request on at once; the node queues what it has no slot
+for. A node that failed a request rests, as behind nginx (`max_fails=1`), and the request is tried
+elsewhere. Their constants are attributes of their classes, chosen by `tuning`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,10 @@ import hashlib
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
-from bench.routing.node import Job, Node, NodeSpec
-from wai_protocol.status import ModelStatus, NodeStatus
+from bench.routing.node import Job, Node, NodeSpec, fits
 from wai_relay.policy.prefixes import WarmPrefixes
-from wai_relay.policy.scheduler import Placement, Result, Scheduler, Ticket, Tokens
-from wai_relay.policy.selection import MIN_ANSWER_TOKENS, Demand
 
-MODEL: Final = "model"
-# A relay guesses a prompt's tokens from its bytes: off by up to this much either way.
-ESTIMATE_ERROR: Final = 0.2
 Send = Callable[[Job, int], None]
 
 
@@ -49,14 +42,9 @@ class Policy(abc.ABC):
         """It is over."""
         self.in_flight[job.node] -= 1
 
+    @abc.abstractmethod
     def failed(self, job: Job, now: float) -> None:
-        """Its node failed it at once; `job.failed`: this was the last try. Another node is next, in
-        the order of the fleet."""
-        self.in_flight[job.node] -= 1
-        if not job.failed:
-            able = self.fits(job)
-            later = [i for i in able if i > job.node] or able
-            self.send(job, later[0])
+        """Its node failed it; `job.failed`: this was the last try."""
 
     def status(self, index: int, node: Node, now: float) -> Callable[[float], None]:
         """A node says how it is; the report arrives when the returned function is called."""
@@ -69,22 +57,50 @@ class Policy(abc.ABC):
     def tick(self, now: float) -> None:  # noqa: B027 - most don't care
         """Time passed."""
 
-    def fits(self, job: Job) -> list[int]:
-        """The nodes whose context is large enough."""
-        need = job.request.prompt_tokens + job.request.output_tokens
-        return [i for i, spec in enumerate(self.specs) if spec.context_tokens >= need]
+    def able(self, job: Job) -> list[int]:
+        """The nodes that may serve it at all: with a context that is large enough, or the one that
+        it is bound to."""
+        if job.bound is not None:
+            return [job.bound]
+        return [i for i, spec in enumerate(self.specs) if fits(spec, job.request)]
 
     def send(self, job: Job, index: int) -> None:
         self.in_flight[index] += 1
         self.send_to(job, index)
 
 
-class Choosing(Policy):
+class Resting(Policy):
+    """One whose nodes rest for `rest_s` after each failure.
+
+    This and all constants of the policies here were found by the search of `tuning`
+    (bench/results/routing-tuning.md)."""
+
+    rest_s: float = 0.0  # nginx: 10
+
+    def __init__(self, specs: list[NodeSpec], send: Send, seed: int) -> None:
+        super().__init__(specs, send, seed)
+        self.rests_until = [0.0] * len(specs)
+
+    def failed(self, job: Job, now: float) -> None:
+        self.in_flight[job.node] -= 1
+        self.rests_until[job.node] = now + self.rest_s
+        if not job.failed:
+            self.arrive(job, now)
+
+    def well(self, job: Job, now: float) -> list[int]:
+        """The able nodes that neither failed it nor rest; else those that did not fail it; else
+        all."""
+        able = self.able(job)
+        if job.tried:
+            able = [i for i in able if i not in job.tried] or able
+        return [i for i in able if self.rests_until[i] <= now] or able
+
+
+class Choosing(Resting):
     """One that decides at once."""
 
     def arrive(self, job: Job, now: float) -> None:
-        del now
-        self.send(job, self.choose(job, self.fits(job)))
+        self.send(job, self.choose(job, self.well(job, now)))
 
     @abc.abstractmethod
     def choose(self, job: Job, able: list[int]) -> int:
@@ -102,6 +118,7 @@ class Random(Choosing):
 
 
 class RoundRobin(Choosing):
+    rest_s = 1.0
     turn = 0
 
     def choose(self, job: Job, able: list[int]) -> int:
@@ -114,10 +131,14 @@ class LeastConnections(Choosing):
         return self.least(able, lambda i: self.in_flight[i])
 
 
-class PowerOfTwo(Choosing):
+class PowerOfChoices(Choosing):
+    """The least busy of `drawn` nodes."""
+
+    drawn: int = 6  # authors: 2
+
     def choose(self, job: Job, able: list[int]) -> int:
-        pair = self.rng.sample(able, min(2, len(able)))
-        return self.least(pair, lambda i: self.in_flight[i])
+        some = self.rng.sample(able, min(self.drawn, len(able)))
+        return self.least(some, lambda i: self.in_flight[i])
 
 
 class MostFreeSlots(Choosing):
@@ -132,21 +153,35 @@ class MostFreeSlots(Choosing):
 
 
 class PrefixHash(Choosing):
-    """A prompt's first blocks always go to the same node (rendezvous hashing by slots)."""
+    """A prompt's first `head` blocks always go to the same node (rendezvous hashing by slots),
+    unless that has more than `bound` times its share of what is in flight: then to the next."""
+
+    head: int = 1
+    bound: float = 1.1  # authors: 1.25
 
     def choose(self, job: Job, able: list[int]) -> int:
-        head = job.request.blocks[:4] or (job.request.at,)
+        head = job.request.blocks[: self.head] or (job.request.at,)
 
         def weight(i: int) -> float:
             text = f"{self.specs[i].name}/{head}".encode()
             drawn = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / 2**64
             return float(drawn ** (1 / self.specs[i].slots))
 
-        return max(able, key=weight)
+        slots = sum(self.specs[i].slots for i in able)
+        most = self.bound * (sum(self.in_flight[i] for i in able) + 1) / slots
+        ranked = sorted(able, key=weight, reverse=True)
+        within = (i for i in ranked if self.in_flight[i] < most * self.specs[i].slots)
+        return next(within, ranked[0])
 
 
 class CacheAware(Choosing):
-    """SGLang's router's rule: by longest known prefix, unless the load is far out of balance."""
+    """SGLang's router's rule: by longest known prefix, if it is more than the share `match` of the
+    prompt, unless the load is out of balance, by more than `apart` requests and `times` the least
+    busy node's."""
+
+    match: float = 0.5  # authors: 0.3
+    apart: int = 4  # authors: 64
+    times: float = 2.0  # authors: 1.5
 
     def __init__(self, specs: list[NodeSpec], send: Send, seed: int) -> None:
         super().__init__(specs, send, seed)
@@ -156,17 +191,17 @@ class CacheAware(Choosing):
         request = job.request
         load = [self.in_flight[i] for i in able]
         chosen = self.least(able, lambda i: self.in_flight[i])
-        if not (max(load) - min(load) > 64 and max(load) > 1.5 * min(load)):
+        if not (max(load) - min(load) > self.apart and max(load) > self.times * min(load)):
             tokens = request.prompt_tokens
             matches = {i: self.warm[i].warm_tokens(request.blocks, tokens) for i in able}
             best = max(able, key=lambda i: matches[i])
-            if matches[best] > 0.3 * tokens:
+            if matches[best] > self.match * tokens:
                 chosen = best
         self.warm[chosen].remember(request.blocks, request.prompt_tokens)
         return chosen
 
 
-class RelayQueue(Policy):
+class RelayQueue(Resting):
     """Most free slots, and one queue at the relay for what finds none (first come, first
     served)."""
 
@@ -175,111 +210,25 @@ class RelayQueue(Policy):
         self.queue: deque[Job] = deque()
 
     def arrive(self, job: Job, now: float) -> None:
-        self.queue.append(job)
-        self._drain()
+        if job.tried:  # it was the first in line when it was tried
+            self.queue.appendleft(job)
+        else:
+            self.queue.append(job)
+        self._drain(now)
 
     def done(self, job: Job, now: float) -> None:
         super().done(job, now)
-        self._drain()
+        self._drain(now)
 
-    def _drain(self) -> None:
+    def _drain(self, now: float) -> None:
         left: deque[Job] = deque()
         free = [spec.slots - used for spec, used in zip(self.specs, self.in_flight, strict=True)]
         while self.queue and max(free) > 0:
             job = self.queue.popleft()
-            index = max(self.fits(job), key=lambda i: free[i])
+            index = max(self.well(job, now), key=lambda i: free[i])
             if free[index] > 0:
                 free[index] -= 1
                 self.send(job, index)
             else:
                 left.append(job)
         self.queue.extendleft(reversed(left))
-
-
-class Ours(Policy):
-    """The relay's scheduler."""
-
-    wants_status = True
-
-    def __init__(self, specs: list[NodeSpec], send: Send, seed: int) -> None:
-        super().__init__(specs, send, seed)
-        self.scheduler = Scheduler(queue_limit=1_000_000)
-        self.index = {spec.name: i for i, spec in enumerate(specs)}
-        self.placed: dict[int, Placement] = {}
-        self.suspects: dict[int, list[Placement]] = {}  # those that failed a job
-        for index, spec in enumerate(specs):
-            self.status(index, Node(spec), 0.0)(0.0)
-
-    def arrive(self, job: Job, now: float) -> None:
-        self._submit(job, now, frozenset())
-
-    def _submit(self, job: Job, now: float, avoid: frozenset[str]) -> None:
-        request = job.request
-        # Fit is decided by the truth for every policy: a misfit would be an error, not a wait. So
-        # the guess never says that a prompt is too long for a node where it fits.
-        able = [self.specs[i] for i in self.fits(job)]
-        longest = min(spec.context_tokens for spec in able) - MIN_ANSWER_TOKENS
-        guess = self.rng.uniform(1 - ESTIMATE_ERROR, 1 + ESTIMATE_ERROR) * request.prompt_tokens
-        demand = Demand(
-            MODEL,
-            max(1, min(round(guess), longest)),
-            prefix=request.blocks,
-            nodes=frozenset(spec.name for spec in able),
-            avoid=avoid,
-            generates=request.output_tokens > 0,
-        )
-        ticket = self.scheduler.submit(demand, request.key, now, max_wait_s=1e9)
-        if ticket.placement is not None:
-            self._go(job, ticket)
-        else:
-            ticket.on_change = lambda: self._go(job, ticket)
-
-    def _go(self, job: Job, ticket: Ticket) -> None:
-        assert ticket.placement is not None
-        self.placed[id(job)] = ticket.placement
-        self.send(job, self.index[ticket.placement.node])
-
-    def first(self, job: Job, now: float) -> None:
-        if job.request.output_tokens:
-            self.scheduler.first_token(self.placed[id(job)], now)
-            self._served(job, now)
-
-    def done(self, job: Job, now: float) -> None:
-        super().done(job, now)
-        self._served(job, now)
-        tokens = Tokens(job.request.prompt_tokens, job.cached, job.request.output_tokens)
-        self.scheduler.finish(self.placed.pop(id(job)), now, Result.SERVED, tokens)
-
-    def failed(self, job: Job, now: float) -> None:
-        self.in_flight[job.node] -= 1
-        placement = self.placed.pop(id(job))
-        self.scheduler.finish(placement, now, Result.SUSPECT)
-        tried = self.suspects.setdefault(id(job), [])
-        tried.append(placement)
-        if not job.failed:
-            self._submit(job, now, frozenset(one.node for one in tried))
-
-    def _served(self, job: Job, now: float) -> None:
-        for placement in self.suspects.pop(id(job), ()):
-            self.scheduler.blame(placement, now)
-
-    def status(self, index: int, node: Node, now: float) -> Callable[[float], None]:
-        spec = node.spec
-        model = ModelStatus(
-            MODEL,
-            "upstream",
-            context_tokens=spec.context_tokens,
-            slots_total=spec.slots if spec.tells else None,
-            slots_busy=node.busy if spec.tells else node.busy + len(node.waiting),
-            queued=len(node.waiting) if spec.tells else 0,
-            prefill_tps=node.prefill_tps,
-            decode_tps=node.decode_tps,
-        )
-        report = NodeStatus((model,))
-        return lambda at: self.scheduler.update(spec.name, report, at, rtt_s=spec.rtt_s)
-
-    def deadline(self) -> float | None:
-        return self.scheduler.next_deadline()
-
-    def tick(self, now: float) -> None:
-        self.scheduler.handle_timeout(now)

@@ -4,45 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from bench.routing.simulation import Outcome
+from bench.routing.losses import BOUND, DIGITS, OURS, Row, verdict
 
-OURS: Final = "wai"
-BOUND: Final = "lower bound"
-NEAR: Final = 1.03  # what is within 3 % of the best counts as good
-# A policy that leaves quick nodes idle has the best time per token: the count says enough.
-UNLISTED: Final = "token_p50_s"
-FIGURES: Final = {
-    "p50_s": "p50 of the time to the first token",
-    "p99_s": "p99 of the time to the first token",
-    "end_mean_s": "mean time to the answer's end",
-    "token_p50_s": "median time per token",
-}
 COLOURS: Final = (
     *("#999999", "#c49c94", "#8c564b", "#e377c2", "#1f77b4"),
     *("#17becf", "#bcbd22", "#9467bd", "#2ca02c", "#98df8a", "#ff9896", "#ff7f0e"),
     *("#d62728", "#000000"),
 )
-DIGITS: Final = 4  # of seconds: what differs by less is equal
 PANEL_W: Final = 300
 PANEL_H: Final = 190
 MARGIN: Final = 46
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One run. `speed_up`: by how much the trace's time was divided to get `per_second`."""
-
-    fleet: str
-    trace: str
-    load: float
-    per_second: float
-    speed_up: float
-    policy: str
-    outcome: Outcome
 
 
 def write(rows: list[Row], folder: Path, note: str) -> None:
@@ -55,8 +30,8 @@ def write(rows: list[Row], folder: Path, note: str) -> None:
 
 
 def table(rows: list[Row], note: str) -> str:
-    """All runs, a table for each fleet and trace, after the count of where ours was best."""
-    lines = ["# Routing: what callers get by policy", "", note, "", *_verdict(rows), ""]
+    """All runs, a table for each fleet and trace, after where ours was best and where not."""
+    lines = ["# Routing: what callers get by policy", "", note, "", *verdict(rows), ""]
     lines += ["![p50 and p99 by load](routing.svg)", ""]
     for (fleet, trace), part in _groups(rows).items():
         loads = sorted({row.load for row in part})
@@ -78,43 +53,6 @@ def table(rows: list[Row], note: str) -> str:
             lines.append(f"| {policy} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
-
-
-def _verdict(rows: list[Row]) -> list[str]:
-    lines: list[str] = []
-    groups = sorted({(r.fleet, r.trace, r.load) for r in rows})
-    for name, words in FIGURES.items():
-        lowest = 0
-        lost = []
-        for fleet, trace, load in groups:
-            part = [r for r in rows if (r.fleet, r.trace, r.load) == (fleet, trace, load)]
-            rivals = [r for r in part if r.policy not in (OURS, BOUND)]
-            best = min(rivals, key=lambda r: getattr(r.outcome, name))
-            ours = next(r for r in part if r.policy == OURS)
-            mine = round(getattr(ours.outcome, name), DIGITS)
-            theirs = round(getattr(best.outcome, name), DIGITS)
-            lowest += mine <= theirs
-            if mine > theirs * NEAR:
-                lost.append(
-                    f"{fleet}, {trace} at {load:.0%}: {mine:.4g} s; {best.policy} {theirs:.4g} s,"
-                    f" with {_others(name, best.outcome)} against {_others(name, ours.outcome)}"
-                )
-        near = len(groups) - len(lost)
-        lines.append(
-            f"- {words}: wai is lowest in {lowest} of {len(groups)} runs, and at most 3 % above"
-            f" the lowest in {near}."
-        )
-        if name != UNLISTED:
-            lines += [f"  - Not in {case}." for case in lost]
-    return lines
-
-
-def _others(name: str, outcome: Outcome) -> str:
-    """What a policy has of the other figures where it is good at one."""
-    figures = {"p50": outcome.p50_s, "p99": outcome.p99_s, "end": outcome.end_mean_s}
-    return " / ".join(
-        f"{short} {value:.4g}" for short, value in figures.items() if not name.startswith(short)
-    )
 
 
 def _cell(row: Row, part: list[Row]) -> str:

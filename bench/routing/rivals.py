@@ -10,13 +10,13 @@ from bench.routing.baselines import (
     Preble,
     WeightedLeastConnections,
 )
+from bench.routing.ours import Ours
 from bench.routing.policies import (
     CacheAware,
     LeastConnections,
     MostFreeSlots,
-    Ours,
     Policy,
-    PowerOfTwo,
+    PowerOfChoices,
     PrefixHash,
     Random,
     RelayQueue,
@@ -27,7 +27,7 @@ POLICIES: Final[dict[str, type[Policy]]] = {
     "random": Random,
     "round robin": RoundRobin,
     "least connections": LeastConnections,
-    "power of two": PowerOfTwo,
+    "power of choices": PowerOfChoices,
     "most free slots": MostFreeSlots,
     "free slots, relay queue": RelayQueue,
     "prefix hash": PrefixHash,

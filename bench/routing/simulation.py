@@ -6,11 +6,13 @@ import heapq
 import itertools
 import random
 import statistics
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Final
 
-from bench.routing.node import Job, Node, NodeSpec
+from bench.routing.node import Job, Node, NodeSpec, fits
 from bench.routing.policies import Policy, Send
 from bench.routing.traces import TraceRequest
 
@@ -65,12 +67,15 @@ class Simulation:
         self.reported = [False] * len(specs)
         self.policy = make_policy(specs, self._send, seed)
         self.tick_at: float | None = None
+        self.bound_to: dict[int, int] = {}  # conversation -> the node that served it last
+        # Of conversations with a turn under way: those that come after it.
+        self.next_turns: dict[int, deque[Job]] = {}
 
     def run(self, trace: list[TraceRequest]) -> Outcome:
         """Replay `trace` to its end."""
         jobs = [Job(request) for request in trace]
         for job in jobs:
-            self._at(job.request.at, self._arrival(job))
+            self._at(job.request.at, partial(self._arrive, job))
         while self.events:
             self.now, _, action = heapq.heappop(self.events)
             action()
@@ -80,15 +85,37 @@ class Simulation:
     def _at(self, when: float, action: Callable[[], None]) -> None:
         heapq.heappush(self.events, (when, next(self.serial), action))
 
-    def _arrival(self, job: Job) -> Callable[[], None]:
-        return lambda: self.policy.arrive(job, self.now)
+    def _arrive(self, job: Job) -> None:
+        """A caller's request. One of a conversation waits for the turn before it to be over."""
+        conversation = job.request.conversation
+        if conversation is not None:
+            if conversation in self.next_turns:
+                self.next_turns[conversation].append(job)
+                return
+            self.next_turns[conversation] = deque()
+            bound = self.bound_to.get(conversation)
+            if bound is not None and fits(self.nodes[bound].spec, job.request):
+                job.bound = bound
+        job.arrived = self.now
+        self.policy.arrive(job, self.now)
+
+    def _over(self, job: Job) -> None:
+        conversation = job.request.conversation
+        if conversation is None:
+            return
+        if not job.failed:
+            self.bound_to[conversation] = job.node
+        turns = self.next_turns.pop(conversation)
+        if turns:
+            self._arrive(turns.popleft())
+            self.next_turns[conversation] = turns
 
     def _send(self, job: Job, index: int) -> None:
         job.sent, job.node = self.now, index
-        job.tries += 1
         node = self.nodes[index]
-        if node.spec.fails and self.rng.random() < node.spec.fails:
-            self._at(self.now + node.spec.rtt_s, lambda: self._failed(job))
+        job.silence_s = node.spec.faults.silence(self.now, self.rng)
+        if job.silence_s == 0.0:
+            self._at(self.now + node.spec.rtt_s, partial(self._failed, job))
             return
 
         def deliver() -> None:
@@ -99,8 +126,15 @@ class Simulation:
         self._at(self.now + node.spec.rtt_s / 2, deliver)
 
     def _failed(self, job: Job) -> None:
-        job.failed = job.tries >= ATTEMPTS
+        job.tried += (job.node,)
+        job.failed = len(job.tried) >= ATTEMPTS
         self.policy.failed(job, self.now)
+        if job.failed:
+            self._over(job)
+
+    def _done(self, job: Job) -> None:
+        self.policy.done(job, self.now)
+        self._over(job)
 
     def _watch(self, index: int) -> None:
         """Wake when something happens on the node next; a wake-up for an older state does
@@ -120,16 +154,18 @@ class Simulation:
         if node.version != version:
             return
         node.advance(self.now)
-        began, ended = node.settle(self.now)
-        way = node.spec.rtt_s / 2
-        for job in began:
-            self._at(self.now + way, self._told(self.policy.first, job))
-        for job in ended:
-            self._at(self.now + way, self._told(self.policy.done, job))
+        happened = node.settle(self.now)
+        told = self.now + node.spec.rtt_s / 2
+        for job in happened.began:
+            self._at(told, partial(self._began, job))
+        for job in happened.ended:
+            self._at(told, partial(self._done, job))
+        for job in happened.failed:
+            self._at(told, partial(self._failed, job))
         self._watch(index)
 
-    def _told(self, tell: Callable[[Job, float], None], job: Job) -> Callable[[], None]:
-        return lambda: tell(job, self.now)
+    def _began(self, job: Job) -> None:
+        self.policy.first(job, self.now)
 
     def _report(self, index: int) -> None:
         self.reported[index] = False
@@ -155,12 +191,11 @@ def lower_bound(specs: list[NodeSpec], trace: list[TraceRequest]) -> Outcome:
     seen: set[int] = set()
     jobs = []
     for request in trace:
-        job = Job(request)
+        job = Job(request, arrived=request.at)
         known = sum(1 for _ in itertools.takewhile(seen.__contains__, request.blocks))
         job.cached = request.prompt_tokens * known // len(request.blocks) if known else 0
         fresh = max(request.prompt_tokens - job.cached, 1)
-        need = request.prompt_tokens + request.output_tokens
-        able = [spec for spec in specs if spec.context_tokens >= need]
+        able = [spec for spec in specs if fits(spec, request)]
         job.first = request.at + min(s.rtt_s / 2 + fresh / s.prefill_tps for s in able)
         alone_s = 1 / max(spec.decode_tps for spec in able)
         job.done = job.first + max(request.output_tokens - 1, 0) * alone_s
@@ -171,12 +206,12 @@ def lower_bound(specs: list[NodeSpec], trace: list[TraceRequest]) -> Outcome:
 
 def _outcome(jobs: list[Job]) -> Outcome:
     served = [job for job in jobs if not job.failed]
-    waits = sorted(job.first - job.request.at for job in served)
+    waits = sorted(job.first - job.arrived for job in served)
     good = sum(
-        job.first - job.request.at <= GOOD_S + GOOD_S_PER_TOKEN * job.request.prompt_tokens
+        job.first - job.arrived <= GOOD_S + GOOD_S_PER_TOKEN * job.request.prompt_tokens
         for job in served
     )
-    span = max(job.done for job in served) - jobs[0].request.at
+    span = max(job.done for job in served) - jobs[0].arrived
     prompts = sum(job.request.prompt_tokens for job in served)
     paces = [
         (job.done - job.first) / (job.request.output_tokens - 1)
@@ -187,7 +222,7 @@ def _outcome(jobs: list[Job]) -> Outcome:
         p50_s=waits[len(waits) // 2],
         p99_s=waits[int(len(waits) * 0.99)],
         mean_s=sum(waits) / len(waits),
-        end_mean_s=sum(job.done - job.request.at for job in served) / len(served),
+        end_mean_s=sum(job.done - job.arrived for job in served) / len(served),
         token_p50_s=statistics.median(paces) if paces else 0.0,
         goodput=good / span,
         hit_rate=sum(job.cached for job in served) / prompts,

@@ -1,4 +1,4 @@
-"""Requests to replay: two public traces, and one made here whose shape is unlike both.
+"""Requests to replay: two public traces, and three made here that are unlike both.
 
 A request's `blocks` name its prompt's blocks; equal names mean equal prompts up to there. Azure's
 trace has none, so no prompt there shares anything. Mooncake's arrivals are recorded in steps of
@@ -20,29 +20,34 @@ from typing import Final
 AZURE_FILE: Final = "azure_conv_2023.csv"
 MOONCAKE_FILE: Final = "mooncake_conversation.jsonl"
 MOONCAKE_STEP_S: Final = 3.0
+BOUND_SHARE: Final = 0.4  # of the sessions in the trace of bound ones
 
 
 @dataclass(frozen=True, slots=True)
 class TraceRequest:
     """One request: when, how long, what its prompt begins with, and whose it is. One without an
-    answer (`output_tokens` 0) is an embedding."""
+    answer (`output_tokens` 0) is an embedding. One of a `conversation` comes after the turn before
+    it is over, and must go to the node that served that, if it fits there."""
 
     at: float
     prompt_tokens: int
     output_tokens: int
     blocks: tuple[int, ...]
     key: str = "key"
+    conversation: int | None = None
 
 
 def load(folder: Path, count: int, offset: float) -> dict[str, list[TraceRequest]]:
     """The traces that are there, `count` requests in a row of each from `offset` (a share of it)
-    on, and the synthetic one."""
+    on, and the synthetic ones."""
     traces: dict[str, list[TraceRequest]] = {}
     if (path := folder / AZURE_FILE).exists():
         traces["azure-conversation"] = window(azure(path), count, offset)
     if (path := folder / MOONCAKE_FILE).exists():
         traces["mooncake-conversation"] = window(mooncake(path), count, offset)
     traces["synthetic-agents"] = window(agents(count * 2), count, offset)
+    bound = agents(count * 2, bound=BOUND_SHARE)
+    traces["synthetic-agents, bound"] = window(bound, count, offset)
     traces["synthetic-mixed"] = window(mixed(count * 2), count, offset)
     return traces
 
@@ -71,17 +76,21 @@ def mooncake(path: Path) -> list[TraceRequest]:
     return sorted(requests, key=lambda r: r.at)
 
 
-def agents(count: int, seed: int = 7) -> list[TraceRequest]:
+def agents(count: int, seed: int = 7, *, bound: float = 0.0) -> list[TraceRequest]:
     """Agents at work: sessions of many quick turns over a growing prompt, that start in waves.
 
     Eight kinds of agent with a long system prompt each; a turn adds some hundred tokens and mostly
     answers shortly, sometimes at length. Nothing like a chat: bursts, long prompts, much to reuse.
+    Of the sessions a share is `bound` to the node that served their first turn.
     """
-    rng = random.Random(seed)
+    rng, drawn = random.Random(seed), random.Random(seed + 1)
     requests: list[TraceRequest] = []
     next_block = 1000
     start = 0.0
+    session = 0
     while len(requests) < count:
+        session += 1
+        conversation = session if drawn.random() < bound else None
         wave = (
             4.0 if int(start / 120) % 3 == 0 else 0.7
         )  # sessions come thick for a third of the time
@@ -97,7 +106,8 @@ def agents(count: int, seed: int = 7) -> list[TraceRequest]:
             blocks = blocks[:30]
             output = min(int(rng.lognormvariate(4.3, 1.1)) + 4, 3000)
             tokens = len(blocks) * 256 - rng.randrange(200)
-            requests.append(TraceRequest(at, tokens, output, tuple(blocks)))
+            request = TraceRequest(at, tokens, output, tuple(blocks), conversation=conversation)
+            requests.append(request)
             at += rng.expovariate(1 / 6.0) + output / 60
     return sorted(requests, key=lambda r: r.at)[:count]
 

@@ -19,7 +19,8 @@ from .fleet.provider_config import ProviderConfig
 from .gateway.limits import GatewayLimits
 from .http.cors import CorsConfig
 from .http.trusted_proxies import ProxyConfig
-from .policy.selection import FIRST_TOKEN_WEIGHT, OVERFLOW_AFTER_S
+from .policy.demands import OVERFLOW_AFTER_S
+from .policy.scoring import FIRST_TOKEN_WEIGHT
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8443"  # a first try must not be open to the world
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"

@@ -19,15 +19,11 @@ from wai_protocol.status import NodeStatus
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import TokenCounts
 from wai_relay.contracts.upstream import Fleet, RelayUpstream, ServingNode
+from wai_relay.policy.demands import OVERFLOW_AFTER_S, Demand, Readiness
 from wai_relay.policy.fingerprints import Fingerprint
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S, Placement, Result, Scheduler, Ticket, Tokens
-from wai_relay.policy.selection import (
-    FIRST_TOKEN_WEIGHT,
-    OVERFLOW_AFTER_S,
-    Demand,
-    Readiness,
-)
+from wai_relay.policy.scoring import FIRST_TOKEN_WEIGHT
 from wai_relay.policy.served_names import ServedNames
 
 
@@ -192,7 +188,7 @@ class ScheduledDispatcher:
         while True:
             now = self._clock()
             ticket = self._scheduler.submit(
-                _demand(info, model, self._overflow_after_s),
+                demand(info, model, self._overflow_after_s),
                 info.key.id,
                 now,
                 priority=info.key.limits.priority,
@@ -324,7 +320,8 @@ class _PlacedLease(Lease):
         self._dispatcher.finished(self._placement, outcome)
 
 
-def _demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
+def demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
+    """What the scheduler is asked for."""
     limits = info.key.limits
     return Demand(
         model,
@@ -339,6 +336,7 @@ def _demand(info: RequestInfo, model: str, overflow_after_s: float) -> Demand:
         route=info.route,
         overflow_after_s=overflow_after_s,
         generates=info.generates,
+        streams=info.stream and info.generates,
         certain_tokens=info.certain_tokens,
         asked_context=info.context_tokens or 0,
     )

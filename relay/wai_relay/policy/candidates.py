@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from .demands import Readiness
 from .lanes import BestKnown, Lane
-from .selection import Candidate, Readiness
+from .scoring import Candidate
 from .tickets import Ticket
 
 Lines = dict[str, tuple[int, float]]
@@ -30,9 +31,9 @@ def candidates(
         if ledger.suspect:
             ledger.heal(now)
         prefill_tps = lane.prefill.tps or known.prefill_tps
-        cooldown, failure_rate = lane.cooldown, 0.0
+        cooldown, failure_rate, failed_try_s = lane.cooldown, 0.0, 0.0
         if not cooldown.spotless:
-            failure_rate = cooldown.failure_rate(now)
+            failure_rate, failed_try_s = cooldown.failure_rate(now), cooldown.took_s
             if readiness is Readiness.READY and cooldown.cooling(now, placed):
                 readiness = Readiness.COOLING
         waiting, waiting_tokens = lines.get(node, NO_LINE) if lines else NO_LINE
@@ -64,9 +65,12 @@ def candidates(
                     readiness,
                     lane.own,
                     lane.slots,
+                    lane.unsure,
                     alone_s,
                     each_s,
                     failure_rate,
+                    failed_try_s,
+                    ledger.silence_s(now) if ledger.silent else 0.0,
                     lane.paces_prompts,
                 ),
             )

@@ -89,11 +89,12 @@ class Concurrency:
     __slots__ = (
         *("_found", "_late", "_pause_s", "_peak", "_probing", "_quickest_first_s"),
         *("_quickest_s", "_quickest_token_s", "_raised_at", "_retry_at", "_streams"),
-        *("_unjudged", "limit"),
+        *("_unjudged", "limit", "unsure"),
     )
 
     def __init__(self) -> None:
         self.limit = FIRST_LIMIT
+        self.unsure = 0  # how many of these are only a try
         self._unjudged: deque[Beginning] = deque()
         self._found = False  # it was too high once
         self._late = 0  # answers in a row that waited for another's end
@@ -168,12 +169,15 @@ class Concurrency:
         if beginning.held >= self.limit and asked_since:
             self._raise(now, pace)
         if self.limit > LEAST_USEFUL and pace.alone_s:
-            self.limit = min(self.limit, _useful(pace))
+            useful = _useful(pace)
+            if useful < self.limit:
+                self.limit, self.unsure = useful, 0
 
     def _raise(self, now: float, pace: Pace | None) -> None:
         if self._probing:
             self._probing = False
             self._pause_s = 0.0
+            self.unsure = 0
         if not self._found:
             wanted = self.limit + 1
         elif now < self._retry_at:
@@ -184,13 +188,17 @@ class Concurrency:
         self._raised_at = now
         if pace is not None and pace.alone_s:
             wanted = min(wanted, max(self.limit, _useful(pace)))
-        self.limit = min(wanted, MOST)
+        wanted = min(wanted, MOST)
+        if self._probing:
+            self.unsure = wanted - self.limit
+        self.limit = wanted
 
     def _lower(self, limit: int, now: float) -> None:
         self._late = 0
         if limit >= self.limit:
             return
         self.limit = limit
+        self.unsure = 0
         self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
         self._found = True
         self._probing = False

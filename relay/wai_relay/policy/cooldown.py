@@ -33,11 +33,16 @@ LONGEST_REST_S: Final = 20.0
 PROBE_AFTER_PLACED: Final = 29
 # ... but not before it had a moment to recover.
 LEAST_REST_S: Final = 1.0
-# The share of failures moves by this much of the way with each one, and shrinks with each success
-# and by half in this time: with fewer requests it is known less, and must be tried again.
-FAILURE_STEP: Final = 0.3
-SUCCESS_FACTOR: Final = 0.6
+# The share of failures is that of what is remembered, beside so many tries that went well: one
+# failure of one is not all. Half of it is forgotten in this time: it is known less then, and must
+# be tried again.
+PRIOR_TRIES: Final = 3.0
 FORGET_HALF_S: Final = 5.0
+# ... or in as many times as long as its failed tries took: one that fails after a long silence is
+# dear to try again. (In the simulation 4 to 16 did alike, 2 and less did worse.)
+FORGET_PER_TOOK: Final = 4.0
+TOOK_STEP: Final = 0.5  # how much the last failure says of how long the next one takes
+MOST_TOOK_S: Final = 30.0  # what it says at most: a node that healed must not be avoided for hours
 LEAST_FAILURE_RATE: Final = 0.05  # below, it counts as none
 # A probe whose end is never told (its caller went away) must not block the node for ever.
 PROBE_S: Final = 30.0
@@ -47,8 +52,8 @@ class Cooldown:
     """How one node does with one model."""
 
     __slots__ = (
-        *("_early", "_early_placed", "_failed_at", "_failure_rate", "_in_row", "_outcomes"),
-        *("_probe_until", "_proven", "_rest_s", "_until"),
+        *("_early", "_early_placed", "_faded_at", "_failures", "_in_row", "_outcomes"),
+        *("_probe_until", "_proven", "_rest_s", "_tries", "_until", "took_s"),
     )
 
     def __init__(self) -> None:
@@ -61,8 +66,11 @@ class Cooldown:
         # From when, and how many placed requests, it may be probed before its rest is over.
         self._early = 0.0
         self._early_placed: float = math.inf
-        self._failure_rate = 0.0  # as of `_failed_at`
-        self._failed_at = 0.0
+        # What is remembered of its tries, as of `_faded_at`; nothing while none failed.
+        self._failures = 0.0
+        self._tries = 0.0
+        self._faded_at = 0.0
+        self.took_s = 0.0  # how long its failed tries took of late
 
     def cooling(self, now: float, placed: int = 0) -> bool:
         """Whether it should get no work now: it rests, or its probe is still out. `placed`: how
@@ -74,15 +82,20 @@ class Cooldown:
     def failure_rate(self, now: float) -> float:
         """The share of its last requests that it failed; 0.0 where that is next to none, and for a
         node that is to be probed: the probe tells more."""
-        if not self._failure_rate or self._until is not None:
+        if not self._failures or self._until is not None:
             return 0.0
-        return self._faded(now)
-
-    def _faded(self, now: float) -> float:
-        rate: float = self._failure_rate * 0.5 ** ((now - self._failed_at) / FORGET_HALF_S)
+        self._fade(now)
+        rate = self._failures / (self._tries + PRIOR_TRIES)
         if rate < LEAST_FAILURE_RATE:
-            self._failure_rate = rate = 0.0
+            self._failures = self._tries = rate = 0.0
         return rate
+
+    def _fade(self, now: float) -> None:
+        half_s = max(FORGET_HALF_S, FORGET_PER_TOOK * self.took_s)
+        left: float = 0.5 ** ((now - self._faded_at) / half_s)
+        self._failures *= left
+        self._tries *= left
+        self._faded_at = now
 
     @property
     def well(self) -> bool:
@@ -92,7 +105,7 @@ class Cooldown:
     @property
     def spotless(self) -> bool:
         """Whether it neither rests nor failed lately."""
-        return self._until is None and not self._failure_rate
+        return self._until is None and not self._failures
 
     def sent(self, now: float, placed: int = 0) -> None:
         """It was given a request. After a rest that one is the probe."""
@@ -102,21 +115,23 @@ class Cooldown:
     def succeeded(self) -> None:
         """A request went well."""
         self._in_row = 0.0
-        self._failure_rate *= SUCCESS_FACTOR
+        if self._failures:
+            self._tries += 1.0
         self._proven = True
         self._outcomes.append(True)
         if self._until is not None:
             self._until = None
             self._rest_s = 0.0
-            self._failure_rate = 0.0
+            self._failures = self._tries = 0.0
             self._outcomes.clear()
 
     def failed(self, now: float, placed: int = 0) -> None:
         """A request failed, in a way that only the node can be at fault for."""
         self._count(1.0, now, placed)
 
-    def blamed(self, now: float, placed: int = 0) -> None:
-        """A request failed here, and another node served it."""
+    def blamed(self, now: float, placed: int = 0, took_s: float = 0.0) -> None:
+        """A request failed here after `took_s`, and another node served it."""
+        self.took_s += TOOK_STEP * (min(took_s, MOST_TOOK_S) - self.took_s)
         self._count(BLAMED if self._proven else UNPROVEN, now, placed)
 
     def _rests(self, now: float, placed: int) -> bool:
@@ -131,8 +146,9 @@ class Cooldown:
         failures = self._outcomes.count(False)
         mostly = len(self._outcomes) >= WINDOW_LEAST and failures * 2 > len(self._outcomes)
         resting = self._until is not None
-        rate = self._faded(now)
-        self._failure_rate, self._failed_at = rate + FAILURE_STEP * (1.0 - rate), now
+        self._fade(now)
+        self._failures += 1.0
+        self._tries += 1.0
         probed = now < self._probe_until
         if resting and now < (self._until or 0.0) and not probed:
             return  # one that was under way when the rest began says nothing new

@@ -13,19 +13,13 @@ from wai_protocol.status import ModelStatus
 
 from .concurrency import Beginning, Concurrency
 from .cooldown import Cooldown
+from .demands import Demand, Readiness
 from .ledger import Claim, Ledger
 from .pace import PRIOR_ALONE_S, Pace
 from .prefixes import WarmPrefixes
 from .rates import PRIOR_DECODE_TPS, PRIOR_PREFILL_TPS, Rate
-from .selection import (
-    CONTENTION,
-    TIE_S,
-    Decision,
-    Demand,
-    Readiness,
-    Reason,
-    has_prefill_backlog,
-)
+from .scoring import CONTENTION, has_prefill_backlog
+from .selection import TIE_S, Decision, Reason
 
 # A provider says by a 429 that it is given too much; its places are not counted here.
 PROVIDER_SLOTS: Final = 1 << 20
@@ -82,6 +76,14 @@ class Lane:
         return limit if limit > foreign else foreign + 1
 
     @property
+    def unsure(self) -> int:
+        """How many of its slots are only a try: it may let a request wait that is given one."""
+        concurrency = self.concurrency
+        if not concurrency.unsure or not self.learns_limit:
+            return 0
+        return concurrency.unsure if concurrency.limit > self.ledger.foreign else 0
+
+    @property
     def free(self) -> int:
         """Slots that nobody holds, 0 where it gets no work."""
         if self.readiness is not Readiness.READY:
@@ -104,12 +106,14 @@ class Lane:
             return True
         return not has_prefill_backlog(self.ledger.prefill_ahead(tps, now), tps, self.rtt_s)
 
-    def claim(self, fresh_tokens: float, output_tokens: float, now: float) -> Claim:
+    def claim(
+        self, fresh_tokens: float, output_tokens: float, now: float, *, streams: bool
+    ) -> Claim:
         """Take a slot for a request: see `Ledger.claim`."""
         ahead, tps = 0.0, self.prefill.tps
         if tps is not None and self.learns_limit:
             ahead = self.ledger.prefill_ahead(tps, now)
-        claim = self.ledger.claim(fresh_tokens, output_tokens, now)
+        claim = self.ledger.claim(fresh_tokens, output_tokens, now, streams=streams)
         claim.expected_s = (ahead + fresh_tokens) * self.prefill.token_s + self.rtt_s
         return claim
 

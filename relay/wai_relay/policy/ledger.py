@@ -31,15 +31,27 @@ class Claim:
     """One request's hold on a slot. Made by `Ledger.claim`, ended by `Ledger.release`."""
 
     __slots__ = (
-        *("at", "dropped", "expected_s", "fresh_tokens", "output_tokens", "read_from", "started"),
-        *("work_since", "work_then"),
+        *(
+            "at",
+            "dropped",
+            "expected_s",
+            "fresh_tokens",
+            "output_tokens",
+            "overdue_at",
+            "read_from",
+        ),
+        *("started", "streams", "work_since", "work_then"),
     )
 
-    def __init__(self, fresh_tokens: float, output_tokens: float, now: float) -> None:
+    def __init__(
+        self, fresh_tokens: float, output_tokens: float, now: float, *, streams: bool
+    ) -> None:
         self.at = now
         self.fresh_tokens = fresh_tokens
         self.output_tokens = output_tokens
         self.read_from = now  # when the node came to read this prompt, as far as we can tell
+        self.overdue_at = 0.0  # when its first token should have come at the latest
+        self.streams = streams  # its first token is told
         self.started = False  # the first token was seen
         self.dropped = False
         self.expected_s = 0.0  # until its first token, if a slot is free; 0.0: not known
@@ -62,6 +74,7 @@ class Ledger:
         "_work",
         "_worked_until",
         "ended_at",
+        "silent",
         "status",
     )
 
@@ -69,6 +82,7 @@ class Ledger:
         self.status = status
         self._claims: dict[Claim, None] = {}  # in the order in which they were made
         self._reading: dict[Claim, None] = {}  # those without a first token yet, likewise
+        self.silent: dict[Claim, None] = {}  # those whose first token is overdue, in that order
         self._output = 0.0  # expected answer tokens of all claims together
         self._foreign = 0
         self._freed: deque[float] = deque(maxlen=64)  # more than any node frees within the lag
@@ -80,11 +94,13 @@ class Ledger:
         self.ended_at = -math.inf  # when a claim with an answer to write ended last
 
     # -- our own requests
-    def claim(self, fresh_tokens: float, output_tokens: float, now: float) -> Claim:
+    def claim(
+        self, fresh_tokens: float, output_tokens: float, now: float, *, streams: bool = False
+    ) -> Claim:
         """Take a slot for a request that must read `fresh_tokens` and is expected to write
-        `output_tokens`."""
+        `output_tokens`. `streams`: its first token will be told."""
         self._work_until(now)
-        claim = Claim(fresh_tokens, output_tokens, now)
+        claim = Claim(fresh_tokens, output_tokens, now, streams=streams)
         claim.work_then = self._work
         self._claims[claim] = None
         self._reading[claim] = None
@@ -102,6 +118,9 @@ class Ledger:
         if not claim.dropped:
             self._advancing += 1
         took_s = now - claim.read_from
+        if self.silent:  # one that was asked later shows that the node itself does not hang
+            for other in [c for c in self.silent if c.at <= claim.at]:
+                del self.silent[other]
         self._stop_reading(claim, now)
         return took_s
 
@@ -197,6 +216,12 @@ class Ledger:
         self._work += in_progress * (now - self._worked_until)
         self._worked_until = now
 
+    def silence_s(self, now: float) -> float:
+        """For how long an answer is overdue that should be seen to begin; 0.0 if none is."""
+        for claim in self.silent:
+            return now - claim.overdue_at
+        return 0.0
+
     def prefill_ahead(self, prefill_tps: float, now: float) -> float:
         """Prompt tokens that are still to be read for our claims.
 
@@ -208,6 +233,9 @@ class Ledger:
             read_at = first.read_from + first.fresh_tokens / prefill_tps * OVERDUE
             if now <= read_at:
                 break
+            if first.streams:
+                first.overdue_at = read_at
+                self.silent[first] = None
             self._stop_reading(first, read_at)
             first = next(iter(self._reading), None)
         if first is None:
@@ -222,6 +250,7 @@ class Ledger:
         del self._claims[claim]
         self._advancing -= claim.started
         self._output -= claim.output_tokens
+        self.silent.pop(claim, None)
         self._stop_reading(claim, now)
 
     def _stop_reading(self, claim: Claim, now: float) -> None:

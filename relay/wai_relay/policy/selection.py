@@ -1,11 +1,8 @@
 """Which node serves a request: the one that costs its caller the least time.
 
-One score, in seconds, for every node that serves the model. The time to the first token: waiting
-for a slot, the prompts that its GPU must read before ours, reading the part of ours that it has not
-cached, and the network. To this are added, with a weight, the time to generate the answer beside
-those that are generated there already, and what a failure would cost where the node failed lately.
-A busy node may be the best choice; then the request waits for it. A provider is chosen only when
-none of our own nodes can serve, or none in the time allowed.
+One score, in seconds, for every node that serves the model (`scoring`). A busy node may be the best
+choice; then the request waits for it. A provider is chosen only when none of our own nodes can
+serve, or none in the time allowed.
 
 Pure: values in, `Decision` out. It claims nothing (`ledger`), knows no clock, and does not say
 what is done while waiting (`scheduler`).
@@ -15,56 +12,23 @@ from __future__ import annotations
 
 import enum
 import heapq
-import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
-from wai_protocol.status import ModelStatus
 
-from .fingerprints import Fingerprint
+from .demands import Demand, Readiness, most_context
+from .refusals import refusal
+from .scoring import FIRST_TOKEN_WEIGHT, Candidate, Score, exclusion, score_all
 
-# What a second until the first token counts beside a second of generating the answer. People notice
-# the first token most, and an answer is read while it grows: with 20, half a second until the first
-# token is given away only for ten seconds of a shorter answer.
-FIRST_TOKEN_WEIGHT: Final = 20.0
-# Ways to nodes that differ by less are equally long: a ping varies as much.
-EQUAL_RTT_S: Final = 0.01
-# What a failed try costs its caller: the time until it failed, and the start at another node.
-FAILED_TRY_S: Final = 1.0
-# A prompt must leave room for some answer, or the upstream takes the slot only to stop at once.
-MIN_ANSWER_TOKENS: Final = 16
-# A busy node's prefill is slowed by the decoding beside it; its learned rate is that of its mean
-# load, so this only says that a full node is a little slower than that and an idle one a little
-# faster.
-CONTENTION: Final = 0.1
 # Estimates closer than this are equal: a network's jitter, and how well rates are known.
 TIE_S: Final = 0.001
 TIE_RATIO: Final = 1.02
-# A node with prompts to read for this long has a backlog: one more is kept here until then, where
-# it can still go elsewhere and let others pass. Longer than the news of a read prompt takes, and
-# the next one's way.
-BACKLOG_S: Final = 0.3
-# How much one whose prompt is still to be read on a node counts there beside one that waits for it:
-# less, because it is before ours. With nothing, a quick node fills up while others stand idle.
-CROWDED: Final = 0.6
-# Waiting for a busy node must promise this much less than the best free slot: the slot is certain.
-WAIT_GAIN: Final = 0.8
 # What it may take longer where an answer of the usual length has room, if the caller named none:
 # most answers are shorter than the mean, which is no reason to stand in a long line.
 ROOM_S: Final = 10.0
-# How long a request may wait for a slot of ours, where a provider could take it at once. Money and
-# privacy are worth more than seconds; callers' patience, and the limits of proxies, are not longer.
-OVERFLOW_AFTER_S: Final = 10.0
-
-
-class Readiness(enum.Enum):
-    """Whether a node can be given work."""
-
-    READY = "ready"
-    DRAINING = "draining"
-    COOLING = "cooling"  # failed lately; taken only where nobody else can serve
-    AWAY = "away"  # not connected now, or kept out of service by its owner
+# When no node can serve: about what a node needs to come back after its connection was lost.
+RETRY_AFTER_S: Final = 2.0
 
 
 class Reason(enum.StrEnum):
@@ -79,137 +43,6 @@ class Reason(enum.StrEnum):
     FAILOVER = "failover"  # a provider: none of our nodes can serve it
     OVERFLOW = "overflow"  # a provider: none of our nodes can serve it in time
     BUSY = "busy"
-
-
-class Demand(NamedTuple):
-    """What one request asks of a node.
-
-    `prompt_tokens` is an estimate and `certain_tokens` a number that the prompt surely has (None:
-    the estimate is no estimate); `max_output_tokens` is the caller's own limit (None: none given),
-    `expected_output_tokens` what such requests used to get; `generates`: it gets any.
-    `asked_context`: the context that the caller wants, 0 for any. `nodes`:
-    the names that the key may use (None: all). `avoid`: nodes that were tried for it already.
-    `pin`: the one node that the caller insists on. `api`: the dialect it speaks; `route`: the path
-    of its route ("": any of that dialect).
-    `overflow_after_s`: how long it may wait for a slot of our own where a provider could serve it.
-    """
-
-    model: str
-    prompt_tokens: int
-    max_output_tokens: int | None = None
-    expected_output_tokens: float = 256.0
-    prefix: Fingerprint = ()
-    pin: str | None = None
-    nodes: frozenset[str] | None = None
-    avoid: frozenset[str] = frozenset()
-    local_only: bool = False
-    api: str = "openai"
-    overflow_after_s: float = OVERFLOW_AFTER_S
-    generates: bool = True
-    route: str = ""
-    certain_tokens: int | None = None
-    asked_context: int = 0
-    hopeful: bool = False
-    """Whether it may go where only the estimate says that it is too long."""
-
-    @property
-    def least_context(self) -> int:
-        """The context below which it is likely not to be served at all, in tokens."""
-        if self.hopeful:
-            return self.certain_context
-        if not self.generates:  # each of a batch of texts has a context of its own
-            return 0
-        return self.prompt_tokens + self._least_answer
-
-    @property
-    def certain_context(self) -> int:
-        """The context below which it surely can't be served, in tokens."""
-        if not self.generates:
-            return 0
-        certain = self.prompt_tokens if self.certain_tokens is None else self.certain_tokens
-        return min(certain, self.prompt_tokens) + self._least_answer
-
-    @property
-    def _least_answer(self) -> int:
-        limit = self.max_output_tokens
-        return MIN_ANSWER_TOKENS if limit is None else min(limit, MIN_ANSWER_TOKENS)
-
-    @property
-    def full_context(self) -> int:
-        """The context with which the answer is not cut short, in tokens."""
-        if not self.generates:
-            return 0
-        limit = self.max_output_tokens
-        answer = math.ceil(self.expected_output_tokens) if limit is None else limit
-        return max(self.prompt_tokens + answer, self.asked_context)
-
-
-class Candidate(NamedTuple):
-    """A node that serves the model, as the relay sees it at this moment.
-
-    `slots`: how many requests it serves at once, told or learned. `busy`: those in use, our own
-    claims that the node has not yet reported included. `waiting`:
-    requests ahead of this one for its next free slot, with `waiting_tokens` of prompts to read.
-    `reading`: how many that hold slots are not read yet, with `prefill_ahead` prompt tokens still
-    to go. `slot_s`: how long a slot is expected to stay taken. `still_s`: how long nobody got one
-    of its slots while ours waited. Rates in tokens per second; `warm_tokens` of the prompt need no
-    reading. A token of an answer takes `alone_s`, and `each_s` more for each other answer.
-    `failure_rate`: the share of its last requests that it failed. `paces_prompts`: prompts are held
-    back here while it has many to read. (A named tuple and not a dataclass: one is made per node
-    and request, and it costs a third.)
-    """
-
-    node: str
-    model: ModelStatus
-    prefill_tps: float
-    busy: int = 0
-    waiting: int = 0
-    waiting_tokens: float = 0.0
-    reading: int = 0
-    prefill_ahead: float = 0.0
-    slot_s: float = 0.0
-    still_s: float = 0.0
-    warm_tokens: int = 0
-    rtt_s: float = 0.0
-    readiness: Readiness = Readiness.READY
-    own: bool = True
-    slots: int = 1
-    alone_s: float = 0.0
-    each_s: float = 0.0
-    failure_rate: float = 0.0
-    paces_prompts: bool = True
-
-    @property
-    def free(self) -> int:
-        """Slots that nobody holds and nobody ahead of us waits for."""
-        return self.slots - self.busy - self.waiting
-
-
-class Score(NamedTuple):
-    """One candidate's expected times in seconds, by parts; or why it is out.
-
-    `wait_s`: for a slot and the prompts before ours; `prefill_s`: for our own; `rtt_s`: the way
-    there. `generation_s`: from the first token to the end of the answer. `failure_s`: what its
-    failures of late are expected to cost. `excluded` is "" for a candidate that can serve. `cost_s`
-    is what decides: the expected time to first token, the generation by its weight, the failures,
-    how doubtful a wait is, and how much longer our request makes it for the others there.
-    """
-
-    node: str
-    wait_s: float = 0.0
-    prefill_s: float = 0.0
-    rtt_s: float = 0.0
-    warm_tokens: int = 0
-    free: int = 0
-    excluded: str = ""
-    cost_s: float = 0.0
-    generation_s: float = 0.0
-    failure_s: float = 0.0
-
-    @property
-    def total_s(self) -> float:
-        """Expected time to first token."""
-        return self.wait_s + self.prefill_s + self.rtt_s
 
 
 class Decision(NamedTuple):
@@ -244,10 +77,6 @@ def _rank(score: Score) -> tuple[bool, float]:
     return bool(score.excluded), score.cost_s
 
 
-# When no node can serve: about what a node needs to come back after its connection was lost.
-RETRY_AFTER_S: Final = 2.0
-
-
 def select(
     demand: Demand,
     candidates: Sequence[Candidate],
@@ -269,10 +98,12 @@ def select(
         able = [i for i, s in enumerate(scores) if s.excluded == Readiness.COOLING.value]
         reason = Reason.LAST_RESORT
         if not able:
-            refusal = _refusal(demand, candidates, scores)
+            fault, message = refusal(demand, candidates, scores)
             largest = _largest(demand, candidates, scores)
-            if refusal.fault is not Fault.CONTEXT_EXCEEDED or not largest:
-                return refusal
+            if fault is not Fault.CONTEXT_EXCEEDED or not largest:
+                return Decision(
+                    None, wait=False, reason=None, scores=scores, fault=fault, message=message
+                )
             # An estimate is no reason to refuse: who has the most room is asked.
             hopeful = select(
                 demand._replace(hopeful=True),
@@ -298,128 +129,6 @@ def select(
     return Decision(scores[best].node, wait, Reason.BUSY if wait else reason, scores)
 
 
-def score_all(
-    demand: Demand, candidates: Sequence[Candidate], generation_weight: float
-) -> tuple[Score, ...]:
-    """The expected times on each of `candidates`, or why it can't serve `demand`. One loop: it is
-    most of what a decision costs."""
-    prompt_tokens, api, least_context = demand.prompt_tokens, demand.api, demand.least_context
-    route = demand.route
-    anywhere = demand.pin is None and demand.nodes is None and not demand.avoid
-    output_tokens = demand.expected_output_tokens
-    nearest_s = min([c.rtt_s for c in candidates], default=0.0)
-    equal_until_s = nearest_s + EQUAL_RTT_S
-    scores: list[Score] = []
-    for candidate in candidates:
-        (
-            node,
-            model,
-            prefill_tps,
-            busy,
-            waiting,
-            waiting_tokens,
-            reading,
-            ahead,
-            slot_s,
-            still_s,
-            warm,
-            rtt_s,
-            readiness,
-            own,
-            slots,
-            alone_s,
-            each_s,
-            failure_rate,
-            paces_prompts,
-        ) = candidate
-        context = model.context_tokens
-        able = (
-            anywhere
-            and readiness is Readiness.READY
-            and (context is None or context >= least_context)
-            and model.ready
-            and api in model.apis
-            and (model.routes is None or route in model.routes)
-            and (own or not demand.local_only)
-        )
-        excluded = "" if able else _exclusion(demand, candidate)
-        if not slots:
-            scores.append(Score(node, excluded=excluded or "no slots"))
-            continue
-        free = slots - busy - waiting
-        wait_s = (ahead + waiting_tokens) / prefill_tps
-        doubt_s = 0.0
-        if free <= 0:
-            # Answers' lengths are so skewed that a slot long held is not nearer its end: with n
-            # held for `slot_s` each on average, one comes free every slot_s / n. Prompts are read
-            # meanwhile. That nothing came free counts against it: an estimate that proved wrong
-            # must not hold anyone for ever.
-            wait_s = max(wait_s, (1 - free) * slot_s / slots)
-            doubt_s = wait_s * (1 / WAIT_GAIN - 1) + still_s
-        elif paces_prompts and has_prefill_backlog(ahead, prefill_tps, rtt_s):
-            free = 0
-        fresh = prompt_tokens - warm
-        others = busy if busy < slots else slots - 1
-        crowd = busy / slots if busy < slots else 1.0
-        prefill_s = (fresh if fresh > 1 else 1) / prefill_tps * (1.0 + CONTENTION * crowd)
-        generation_s = output_tokens * (alone_s + each_s * others)
-        failure_s = 0.0
-        if failure_rate:
-            failure_s = failure_rate / (1.0 - failure_rate) * (FAILED_TRY_S + wait_s + prefill_s)
-        # Where others are in line, ours makes as many wait as long as it takes to read; and each
-        # answer in progress becomes slower by ours as ours does by it: what is fastest for one must
-        # not be slowest for all.
-        cost_s = (
-            wait_s
-            + doubt_s
-            + prefill_s * (1 + waiting + CROWDED * reading)
-            + (rtt_s if rtt_s >= equal_until_s else nearest_s)
-            + generation_weight * (generation_s + output_tokens * each_s * others)
-            + failure_s
-        )
-        figures = (
-            node,
-            wait_s,
-            prefill_s,
-            rtt_s,
-            warm,
-            free,
-            excluded,
-            cost_s,
-            generation_s,
-            failure_s,
-        )
-        scores.append(_new(Score, figures))
-    return tuple(scores)
-
-
-# A named tuple without the check of its arguments: half of what making one costs.
-_new: Final = tuple.__new__
-
-
-def has_prefill_backlog(ahead_tokens: float, prefill_tps: float, rtt_s: float) -> bool:
-    """Whether a node has so much to read that one more is better kept here for now."""
-    return ahead_tokens > prefill_tps * max(BACKLOG_S, 2 * rtt_s)
-
-
-def serves(demand: Demand, model: ModelStatus, node: str) -> bool:
-    """Whether `node` could take `demand` if it had a free slot and were well. Cheap."""
-    context = _most_context(model)
-    return (
-        (demand.pin is None or demand.pin == node)
-        and (demand.nodes is None or node in demand.nodes)
-        and node not in demand.avoid
-        and (context is None or context >= demand.certain_context)
-        and model.has_route(demand.api, demand.route)
-        and model.ready
-    )
-
-
-def _most_context(model: ModelStatus) -> int | None:
-    """The context that the model can have: what an Ollama has loaded it with is no bound."""
-    return model.largest_context_tokens or model.context_tokens
-
-
 def _largest(
     demand: Demand, candidates: Sequence[Candidate], scores: Sequence[Score]
 ) -> list[Candidate]:
@@ -427,36 +136,14 @@ def _largest(
     is not surely too long for them."""
     least = demand.certain_context
     hopeful = [
-        (_most_context(candidate.model) or 0, candidate)
+        (most_context(candidate.model) or 0, candidate)
         for candidate, score in zip(candidates, scores, strict=True)
         if score.excluded == "context"
-        and (_most_context(candidate.model) or 0) >= least
-        and not _exclusion(demand._replace(hopeful=True), candidate)
+        and (most_context(candidate.model) or 0) >= least
+        and not exclusion(demand._replace(hopeful=True), candidate)
     ]
     most = max((context for context, _ in hopeful), default=0)
     return [candidate for context, candidate in hopeful if context == most]
-
-
-def _exclusion(demand: Demand, candidate: Candidate) -> str:
-    model = candidate.model
-    context = _most_context(model)
-    if demand.pin is not None and candidate.node != demand.pin:
-        return "not pinned"
-    if demand.nodes is not None and candidate.node not in demand.nodes:
-        return "not allowed"
-    if candidate.node in demand.avoid:
-        return "tried"
-    if demand.local_only and not candidate.own:
-        return "not local"
-    if not model.has_route(demand.api, demand.route):
-        return "other API"
-    if context is not None and context < demand.least_context:
-        return "context"
-    if not model.ready:
-        return "loading"
-    if candidate.readiness is not Readiness.READY:
-        return str(candidate.readiness.value)
-    return ""
 
 
 def _roomy(
@@ -469,7 +156,7 @@ def _roomy(
     full = demand.full_context
     roomy = [i for i in able if (candidates[i].model.context_tokens or full) >= full]
     if not roomy:
-        roomy = [i for i in able if (_most_context(candidates[i].model) or full) >= full]
+        roomy = [i for i in able if (most_context(candidates[i].model) or full) >= full]
     limited = demand.max_output_tokens is not None or demand.asked_context
     if not roomy or len(roomy) == len(able) or limited:
         return roomy or able
@@ -510,43 +197,3 @@ def _reason(demand: Demand, scores: Sequence[Score], able: Sequence[int], best: 
         if scores[i].cost_s <= bound and i != best:
             return Reason.LEAST_BUSY
     return Reason.FASTEST
-
-
-def _refusal(
-    demand: Demand, candidates: Sequence[Candidate], scores: tuple[Score, ...]
-) -> Decision:
-    """Nobody can serve it: say the one thing that would have to change."""
-
-    def refuse(fault: Fault, message: str) -> Decision:
-        return Decision(None, wait=False, reason=None, scores=scores, fault=fault, message=message)
-
-    excluded = {s.excluded for s in scores}
-    if demand.pin is not None:
-        mine = [s.excluded for s in scores if s.node == demand.pin]
-        if not mine:
-            text = f"No node named '{demand.pin}' serves the model '{demand.model}'."
-            return refuse(Fault.NODE_NOT_FOUND, text)
-        excluded = set(mine)
-    if not excluded - {"not allowed", "not local", "not pinned"} and excluded:
-        return refuse(Fault.FORBIDDEN, "This API key may not use the nodes that serve this model.")
-    if not excluded:
-        return refuse(Fault.MODEL_NOT_FOUND, f"No node serves the model '{demand.model}'.")
-    passing = {"loading", "no slots", *(r.value for r in Readiness)}
-    if "context" in excluded and not excluded & passing:
-        largest = max(
-            _most_context(c.model) or 0
-            for c, s in zip(candidates, scores, strict=True)
-            if s.excluded == "context"
-        )
-        text = (
-            f"This request needs a context of about {demand.least_context} tokens; the largest for"
-            f" '{demand.model}' has {largest}: this model's maximum context length is {largest}"
-            " tokens. Shorten the prompt or give a node more context."
-        )
-        return refuse(Fault.CONTEXT_EXCEEDED, text)
-    if excluded <= {"other API", "not allowed", "not local", "not pinned"}:
-        text = f"No node serves '{demand.model}' through this API; try another of the relay's APIs."
-        return refuse(Fault.MODEL_NOT_FOUND, text)
-    where = f"The node '{demand.pin}'" if demand.pin else f"Every node for '{demand.model}'"
-    why = ", ".join(sorted(excluded & passing))
-    return refuse(Fault.NO_NODE, f"{where} is out of service now ({why}).")

@@ -9,10 +9,11 @@ from typing import NamedTuple
 from wai_protocol.errors import WaiError
 
 from .concurrency import Beginning
+from .demands import Demand
 from .fair_queue import Entry
 from .lanes import Lane
 from .ledger import Claim
-from .selection import Decision, Demand
+from .selection import Decision
 
 
 class Result(enum.Enum):
@@ -38,7 +39,7 @@ class Placement:
 
     __slots__ = (
         *("beginning", "claim", "decision", "demand", "first_at", "key_id", "lane", "over"),
-        *("placed_at", "placed_beside", "read_s", "waited_s", "warm_tokens"),
+        *("placed_at", "placed_beside", "read_s", "took_s", "waited_s", "warm_tokens"),
     )
 
     def __init__(
@@ -62,6 +63,7 @@ class Placement:
         self.beginning: Beginning | None = None
         self.first_at: float | None = None
         self.read_s = 0.0
+        self.took_s = 0.0  # from its placing to its end
         self.over = False
 
     @property

@@ -11,7 +11,7 @@ from wai_cli.options.settings import load
 from wai_node.config import NodeConfig
 from wai_protocol.errors import RequestError
 from wai_relay.config import RelayConfig
-from wai_relay.policy.selection import FIRST_TOKEN_WEIGHT
+from wai_relay.policy.scoring import FIRST_TOKEN_WEIGHT
 
 
 def _relay(tmp_path: Path, text: str, env: dict[str, str] | None = None, **flags: Any) -> Any:

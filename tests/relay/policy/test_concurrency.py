@@ -12,9 +12,9 @@ import pytest
 
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.policy.concurrency import FIRST_LIMIT, Beginning, Concurrency
+from wai_relay.policy.demands import Demand
 from wai_relay.policy.pace import Pace
 from wai_relay.policy.scheduler import Result, Scheduler, Ticket, Tokens
-from wai_relay.policy.selection import Demand
 
 TOKENS = 20
 FIRST_S = 0.05
@@ -111,7 +111,7 @@ class Fleet:
                 self.scheduler.handle_timeout(self.now)
 
     def limit(self, node: int = 0) -> int:
-        return self.scheduler._lanes["m"][f"n{node}"].concurrency.limit
+        return self.scheduler._pools["m"].lanes[f"n{node}"].concurrency.limit
 
 
 @pytest.mark.parametrize("reordered", [False, True])
@@ -216,3 +216,20 @@ def test_what_others_do_on_the_box_counts_and_one_of_ours_always_goes() -> None:
 
 def test_the_limit_of_nothing_known_is_the_usual_default() -> None:
     assert Concurrency().limit == FIRST_LIMIT
+
+
+def test_one_more_than_is_known_is_unsure_until_it_went_well() -> None:
+    concurrency, pace = Concurrency(), Pace()
+
+    def answer(at: float, waited_s: float, advancing: int, since_end_s: float) -> tuple[int, int]:
+        beginning = Beginning(at, at - waited_s, advancing, 9, 0.1, since_end_s)
+        concurrency.began(beginning, pace)
+        concurrency.judge(at + 1.0, pace)
+        return concurrency.limit, concurrency.unsure
+
+    assert answer(1.0, 0.1, 4, 5.0) == (5, 0)  # while it grows for the first time
+    answer(10.0, 2.0, 4, 0.0)
+    assert answer(12.0, 2.0, 4, 0.0) == (4, 0)  # two waited for another's end
+    assert answer(20.0, 0.1, 4, 5.0) == (5, 1)  # one more is tried
+    assert answer(21.0, 0.1, 5, 5.0) == (6, 1)  # it went well: the next is
+    assert answer(30.0, 2.0, 5, 0.0) == (5, 0)  # that had to wait

@@ -7,6 +7,7 @@ from wai_relay.policy.cooldown import (
     FORGET_HALF_S,
     LEAST_REST_S,
     LONGEST_REST_S,
+    MOST_TOOK_S,
     PROBE_AFTER_PLACED,
     PROBE_S,
     Cooldown,
@@ -100,3 +101,29 @@ def test_the_share_of_failures_is_known_and_forgotten() -> None:
     assert cooldown.failure_rate(2.0) > rate
     assert cooldown.failure_rate(60.0) == 0.0
     assert cooldown.spotless
+
+
+def test_a_failure_that_took_long_is_remembered_for_longer_but_not_for_ever() -> None:
+    def after(took_s: float, later_s: float) -> float:
+        cooldown = Cooldown()
+        cooldown.succeeded()
+        cooldown.blamed(0.0, took_s=took_s)
+        return cooldown.failure_rate(later_s)
+
+    assert after(0.1, 30.0) == 0.0
+    assert after(20.0, 30.0) > 0.1
+    assert after(3600.0, 30.0) == after(MOST_TOOK_S, 30.0)
+    assert after(3600.0, 600.0) == 0.0
+
+
+def test_a_node_that_fails_one_in_ten_is_not_forgiven_by_a_few_good_answers() -> None:
+    cooldown, rates = Cooldown(), []
+    for step in range(100):
+        now = step * 0.1
+        rates.append(cooldown.failure_rate(now))
+        if step % 10 == 5:
+            cooldown.blamed(now, took_s=12.0)
+        else:
+            cooldown.succeeded()
+    assert all(0.05 <= rate <= 0.2 for rate in rates[20:])
+    assert not cooldown.cooling(10.0)

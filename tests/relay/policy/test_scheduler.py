@@ -11,29 +11,21 @@ from hypothesis import strategies as st
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.policy.candidates import candidates
+from wai_relay.policy.demands import Demand, Readiness
 from wai_relay.policy.lanes import MANY
+from wai_relay.policy.planning import PLAN_DEPTH, PLAN_LOOKS, TICK_S
+from wai_relay.policy.pool import RETURN_S
 from wai_relay.policy.scheduler import (
     MAX_WAIT_S,
     PASS_S,
     PASS_SHARE_OF_WAITING,
-    PLAN_DEPTH,
-    PLAN_LOOKS,
-    RETURN_S,
-    TICK_S,
     Result,
     Scheduler,
     Ticket,
     Tokens,
 )
-from wai_relay.policy.selection import (
-    CONTENTION,
-    EQUAL_RTT_S,
-    TIE_RATIO,
-    TIE_S,
-    Demand,
-    Readiness,
-    select,
-)
+from wai_relay.policy.scoring import CONTENTION, EQUAL_RTT_S
+from wai_relay.policy.selection import TIE_RATIO, TIE_S, select
 
 ASK = Demand("m", 100)
 
@@ -268,9 +260,9 @@ def test_of_many_nodes_none_that_is_clearly_better_is_passed_over(data: st.DataO
     for _ in range(data.draw(st.integers(1, 40))):
         prefix = chat if data.draw(st.booleans()) else ()
         demand = Demand("m", data.draw(st.integers(1, 6000)), prefix=prefix)
-        lanes = scheduler._lanes["m"]
+        lanes = scheduler._pools["m"].lanes
         asks = Ticket(demand, "k", 1.0, 31.0)
-        known = scheduler._best_known("m")
+        known = scheduler._pools["m"].best_known(1)
         every = candidates(asks, lanes.values(), known, 0, 1.0, {})
         best = select(demand, every)
         ticket = scheduler.submit(demand, "k", 1.0)
@@ -488,3 +480,74 @@ def test_a_burst_at_a_server_that_tells_no_slots_is_not_refused() -> None:
 def test_a_burst_at_a_server_that_tells_its_slots_is_refused_once_the_line_is_full() -> None:
     with pytest.raises(NodeUnavailable):
         burst(fleet(a=1))
+
+
+def test_a_node_that_hangs_is_not_given_all_that_it_has_slots_for() -> None:
+    """It is told nowhere that its requests fail: for twenty seconds they are only silent."""
+    scheduler = Scheduler()
+    for name, tps in (("hangs", 2e4), ("well", 1e4)):
+        scheduler.update(name, status(slots_total=16, prefill_tps=tps, decode_tps=50.0), 0.0)
+    ask, placed = ASK._replace(streams=True), []
+    for step in range(40):
+        now = 1.0 + step * 0.5
+        ticket = scheduler.submit(ask, "k", now)
+        assert ticket.placement is not None
+        placed.append(node_of(ticket))
+        if placed[-1] == "well":
+            scheduler.first_token(ticket.placement, now + 0.01)
+            finish(scheduler, ticket, now + 0.4)
+    assert 0 < placed.count("hangs") <= 2
+
+
+def test_an_answer_that_is_not_streamed_is_not_taken_for_silence() -> None:
+    scheduler = Scheduler()
+    for name, tps in (("quick", 2e4), ("slow", 1e3)):
+        scheduler.update(name, status(slots_total=16, prefill_tps=tps, decode_tps=50.0), 0.0)
+    placed = [node_of(scheduler.submit(ASK, "k", now)) for now in (1.0, 4.0, 9.0)]
+    assert placed == ["quick"] * 3
+
+
+def test_silence_is_over_with_the_first_token_or_the_end() -> None:
+    for ends in (True, False):
+        scheduler = Scheduler()
+        for name, tps in (("quick", 2e4), ("slow", 1e3)):
+            scheduler.update(name, status(slots_total=16, prefill_tps=tps, decode_tps=50.0), 0.0)
+        ask = ASK._replace(streams=True)
+        first = scheduler.submit(ask, "k", 1.0)
+        assert node_of(first) == "quick"
+        assert node_of(scheduler.submit(ask, "k", 4.0)) == "slow"
+        assert first.placement is not None
+        if ends:
+            finish(scheduler, first, 5.0, Result.CANCELLED)
+        else:
+            scheduler.first_token(first.placement, 5.0)
+        assert node_of(scheduler.submit(ask, "k", 5.0)) == "quick"
+
+
+def test_a_failure_is_remembered_by_the_time_that_it_cost() -> None:
+    scheduler = fleet(a=2, b=2)
+    ticket = scheduler.submit(ASK, "k", 1.0)
+    assert ticket.placement is not None
+    node = ticket.placement.node
+    ticket.placement.lane.cooldown.succeeded()
+    finish(scheduler, ticket, 16.0, Result.SUSPECT)
+    scheduler.blame(ticket.placement, 16.0)
+    for step in range(10):
+        ticket = scheduler.submit(ASK, "k", 17.0 + step)
+        assert node_of(ticket) != node
+        finish(scheduler, ticket, 17.5 + step)
+
+
+def test_one_answer_that_got_lost_is_not_taken_for_a_node_that_hangs() -> None:
+    """The node begins others that were asked later: it is only that one that is silent."""
+    scheduler = Scheduler()
+    for name, tps in (("quick", 2e4), ("slow", 1e3)):
+        scheduler.update(name, status(slots_total=16, prefill_tps=tps, decode_tps=50.0), 0.0)
+    ask = ASK._replace(streams=True)
+    lost = scheduler.submit(ask, "k", 1.0)
+    later = scheduler.submit(ask, "k", 1.01)
+    assert node_of(lost) == node_of(later) == "quick"
+    assert node_of(scheduler.submit(ask, "k", 3.0)) == "slow"
+    assert later.placement is not None
+    scheduler.first_token(later.placement, 3.0)
+    assert node_of(scheduler.submit(ask, "k", 3.0)) == "quick"

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from wai_protocol.errors import Fault
 from wai_protocol.status import ModelStatus
 from wai_relay.policy.concurrency import FIRST_LIMIT
-from wai_relay.policy.selection import Candidate, Demand, Readiness, Reason, select
+from wai_relay.policy.demands import Demand, Readiness
+from wai_relay.policy.scoring import Candidate
+from wai_relay.policy.selection import Reason, select
 
 
 def node(name: str, **fields: Any) -> Candidate:
@@ -188,6 +190,27 @@ def test_refusals_name_their_cause(demand: Demand, nodes: list[Candidate], fault
 def test_a_prompt_too_long_for_the_nodes_that_are_up_is_no_400_while_a_larger_one_is_away() -> None:
     nodes = [node("a"), node("large", context_tokens=65_536, readiness=Readiness.AWAY)]
     assert select(Demand("m", 20_000), nodes).fault is Fault.NO_NODE
+
+
+def test_a_slot_that_is_only_a_try_is_for_who_would_wait_for_that_node() -> None:
+    tried = node("tried", slots_total=None, slots=2, unsure=1, busy=1, slot_s=20.0)
+    assert select(ASK, [tried, node("slower", prefill_tps=200.0)]).node == "slower"
+    decision = select(ASK, [tried, node("slower", prefill_tps=200.0, busy=4, slot_s=200.0)])
+    assert (decision.node, decision.wait) == ("tried", False)
+    sure = tried._replace(unsure=0)
+    assert select(ASK, [sure, node("slower", prefill_tps=200.0)]).node == "tried"
+
+
+def test_a_node_whose_failures_take_long_costs_more_than_one_that_fails_at_once() -> None:
+    slow = node("slow-to-fail", failure_rate=0.2, failed_try_s=12.0)
+    decision = select(ASK, [slow, node("fails-at-once", failure_rate=0.4, failed_try_s=0.1)])
+    assert decision.node == "fails-at-once"
+
+
+def test_a_node_that_is_silent_though_it_should_answer_is_second_choice() -> None:
+    nodes = [node("silent", silent_s=3.0), node("slower", prefill_tps=500.0)]
+    assert select(ASK, nodes).node == "slower"
+    assert select(ASK, [node("silent", silent_s=0.1), nodes[1]]).node == "silent"
 
 
 def test_a_node_that_failed_lately_is_taken_only_when_nobody_else_can() -> None:
