@@ -20,7 +20,7 @@ SAME: dict[str, Any] = {"model": "tiny", "temperature": 0, "seed": 1, "cache_pro
 # What differs from answer to answer: names, times and speeds, and which slot was free.
 _VARIABLE = re.compile(
     r'"(?:id|item_id|created|created_at|completed_at|id_slot|[a-z_]*_ms|[a-z_]*_per_second)":\s*'
-    r'(?:"[^"]*"|-?[0-9.e+-]+)|,"timings":\{[^{}]*\}'
+    r'(?:"[^"]*"|-?[0-9.e+-]+)'
 )
 
 
@@ -73,7 +73,10 @@ def test_an_answer_is_the_servers_own(
         body.pop("stream_options", None)
     expected_status, expected = direct(served, "POST", path, body)
     status, text = through_relay(served, path, body)
-    assert (status, _VARIABLE.sub("", text)) == (expected_status, _VARIABLE.sub("", expected))
+    told, wanted = (_VARIABLE.sub("", one).split("\n\n") for one in (text, expected))
+    if body.get("n"):  # the server writes two answers at once, in whichever order they come
+        told, wanted = sorted(told), sorted(wanted)
+    assert (status, told) == (expected_status, wanted)
 
 
 @pytest.mark.parametrize(
