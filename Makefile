@@ -20,7 +20,7 @@ WEB       := $(shell find relay/web protocol/wai_api -type f -not -path '*/node_
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-quick bench-instructions chaos kills fuzz screenshots dist node-pyz lock clean
+.PHONY: help run test lint bench bench-quick bench-instructions chaos clients kills fuzz screenshots dist node-pyz lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo 'make lint   formatting, lint, types, layers, shell, pages, images, units'
 	@echo 'make bench  figures, beside other tunnels  make dist   wheel and sdist (node-pyz: the node in a file)'
 	@echo 'make fuzz   long property tests            make chaos  faults under streams (ARGS=--help)'
+	@echo 'make clients  SDKs, agents and editors against each kind of server: prints a table'
 	@echo 'make kills  each process killed in each state of a model'
 	@echo 'make lock   the versions and hashes that install.sh installs (all to the newest: ARGS=--upgrade)'
 	@echo 'make clean  remove what was installed and built'
@@ -60,6 +61,9 @@ chaos: $(VENV)/.test
 
 kills: $(VENV)/.test
 	@WAI_EVERY_KILL=1 $(BIN)/python -m pytest -n $(JOBS) tests/e2e/test_models_killed.py $(ARGS)
+
+clients: $(VENV)/.test
+	@$(BIN)/python -m tests.clients $(ARGS)
 
 fuzz: $(VENV)/.test
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n $(JOBS) tests/protocol --timeout 1800 $(ARGS)

@@ -35,6 +35,18 @@ class _Models(msgspec.Struct):
     models: list[_Model] = []
 
 
+class _Tags(msgspec.Struct):
+    """The answer to `/api/tags` of an Ollama, and of nothing else."""
+
+    models: list[_Model] | None
+
+
+class _Version(msgspec.Struct):
+    """The answer to `/api/version`."""
+
+    version: str
+
+
 class _Shown(msgspec.Struct):
     """The answer to `/api/show`."""
 
@@ -69,11 +81,9 @@ class OllamaUpstream(Upstream):
 
     @classmethod
     async def detect(cls, asker: Asker) -> bool:
-        """See `Upstream`."""
-        tags = await asker.read("/api/tags", dict[str, Any])
-        return bool(
-            tags is not None and await asker.read("/api/version", dict[str, Any]) is not None
-        )
+        """See `Upstream`. LM Studio answers 200 to any path, with an error."""
+        tags = await asker.read("/api/tags", _Tags)
+        return tags is not None and await asker.read("/api/version", _Version) is not None
 
     async def probe(self) -> Probe:
         """All models on disk; the context is known of those that are loaded."""

@@ -29,7 +29,7 @@ from wai_relay.contracts.records import TokenCounts
 from wai_relay.contracts.upstream import UpstreamStream
 
 from .continuation import Continuation
-from .dialects.dialect import EVENT_STREAM
+from .dialects.dialect import EVENT_STREAM, sentence_in
 from .dialects.usage import BodyReader, UsageReader, decode
 from .limits import GatewayLimits
 from .opening import Opening, OpeningVerdict
@@ -425,10 +425,7 @@ class Answer:
 
 def refusal_message(body: bytes) -> str:
     """The sentence in an upstream's error body, whichever dialect it is in; "" if there is none."""
-    found: Any = decode(body)
-    error = found.get("error") if isinstance(found, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
-    return message if isinstance(message, str) else ""
+    return sentence_in(decode(body))
 
 
 def _context_refusal(body: bytes) -> tuple[bool, int | None]:

@@ -259,7 +259,7 @@ class RequestForwarder:
             self.limits,
             self._clock,
             begin,
-            strip_usage=change.ask_usage,
+            strip_usage=change.ask_usage and not call.reply.reads_usage,
             strip_timings=change.ask_timings,
             continuation=call.continuation,
         )

@@ -39,6 +39,9 @@ class CallerReply:
 
     __slots__ = ("_streamed", "dialect", "exchange", "reader")
 
+    reads_usage = False
+    """Whether the usage of a stream is wanted here, even if the caller did not ask for it."""
+
     def __init__(self, exchange: Exchange, dialect: Dialect) -> None:
         self.exchange = exchange
         self.dialect = dialect

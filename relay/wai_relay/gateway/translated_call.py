@@ -23,7 +23,7 @@ def translate(call: RoutedRequest, translation: Translation, dialects: Dialects)
     streams = facts.stream and route.generates
     fields = {"model": facts.model, **translation.request}
     if streams:
-        fields |= {"stream": True, "stream_options": {"include_usage": True}}
+        fields["stream"] = True  # its usage is asked for as of any stream
     else:
         fields.pop("stream", None)
     encoded = {name: ENCODER.encode(value) for name, value in fields.items()}
@@ -33,7 +33,7 @@ def translate(call: RoutedRequest, translation: Translation, dialects: Dialects)
     call.body.forget()  # the prompt is held once
     translation.forget_prompt()
     # The prompt was measured, and the node that has its beginning is found, by the caller's words.
-    facts = replace(facts, stream=streams, wants_usage=True)
+    facts = replace(facts, stream=streams, wants_usage=False)
     json = JsonBody(data, {name: msgspec.Raw(value) for name, value in encoded.items()}, facts)
     if cut is None:
         call.body = Body(facts, data, json=json)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.harness.model_servers import model_server
 from tests.harness.raw_upstream import Script, ok, raw_upstream, read_request
 from wai_node.upstreams import Board, Probe, Watch, identify, ollama, upstream_at
 from wai_node.upstreams.board import TIMEOUTS_BEFORE_DOWN
@@ -18,7 +19,7 @@ from wai_node.upstreams.tally import NOTHING, UNKNOWN, TokensSpent
 from wai_node.upstreams.upstream import Upstream, metric
 from wai_protocol.errors import WaiError
 from wai_protocol.status import NodeStatus
-from wai_protocol.surface import OLLAMA_ROUTES, OPENAI_ROUTES
+from wai_protocol.surface import OLLAMA_ROUTES, OPENAI_ROUTES, ROUTES
 
 pytestmark = pytest.mark.anyio
 
@@ -160,6 +161,37 @@ async def test_ollamas_parallelism_is_read_where_its_environment_can_be(
         assert {m.slots_total for m in (await upstream.probe()).models} == {slots}
         upstream.slots = 2  # its owner's word
         assert {m.slots_total for m in (await upstream.probe()).models} == {2}
+
+
+async def test_lm_studio_is_no_ollama_though_it_answers_200_to_any_path() -> None:
+    with model_server("lm-studio") as server:
+        upstream = await identify(server.url)
+        assert upstream is not None
+        assert upstream.kind == "lm-studio"
+        (model,) = (await upstream.probe()).models
+        assert (model.id, model.slots_total, model.loaded) == ("studio-model", 4, True)
+        await upstream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("kind", "has", "lacks"),
+    [
+        ("vllm", "/v1/messages", "/api/chat"),
+        ("ollama", "/v1/messages", "/v1/rerank"),
+        ("lm-studio", "/v1/messages", "/v1/rerank"),
+        ("strict", "/v1/chat/completions", "/v1/messages"),
+    ],
+)
+async def test_what_a_server_has_is_found_of_each_kind(kind: str, has: str, lacks: str) -> None:
+    with model_server(kind) as server:
+        upstream = await identify(server.url, server.key)
+        assert upstream is not None
+        routes = await upstream.find_routes(ROUTES)
+        assert routes is not None
+        assert has in routes
+        assert lacks not in routes
+        assert server.seen == [] or all(not seen.body for seen in server.seen)
+        await upstream.aclose()
 
 
 async def test_lm_studio_and_vllm_are_told_apart_from_a_plain_list() -> None:

@@ -23,6 +23,9 @@ from .usage import UsageReader
 EVENT_STREAM: Final = b"text/event-stream"
 NDJSON: Final = b"application/x-ndjson"
 
+MAX_DETAILS: Final = 5
+"""Of what is wrong with a request; a server may list a hundred fields."""
+
 PROMPT_FIELDS: Final = ("tools", "system", "instructions", "messages", "prompt", "input")
 """Of our dialects, in the order in which chat templates put them in front of the model."""
 
@@ -172,6 +175,25 @@ def error_in(document: object) -> str | None:
         return None
     message = error.get("message") if isinstance(error, dict) else error
     return message if isinstance(message, str) else ""
+
+
+def sentence_in(document: object) -> str:
+    """What a refusal says, "" if nothing is found. As `error_in`, and as FastAPI's servers say it:
+    `{"detail": "…"}` or `{"detail": [{"loc", "msg"}]}`."""
+    found = error_in(document)
+    detail = document.get("detail") if isinstance(document, dict) else None
+    if found or not detail:
+        return found or ""
+    if isinstance(detail, str):
+        return detail
+    items = detail if isinstance(detail, list) else [detail]
+    said = []
+    for item in items[:MAX_DETAILS]:
+        if isinstance(item, dict) and isinstance(item.get("msg"), str):
+            place = item.get("loc")
+            where = ".".join(map(str, place)) if isinstance(place, list) else ""
+            said.append(f"{where}: {item['msg']}" if where else item["msg"])
+    return "; ".join(said)
 
 
 def is_error(name: str, payload: dict[str, Any]) -> bool:

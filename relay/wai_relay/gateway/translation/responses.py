@@ -8,7 +8,7 @@ from wai_relay.gateway.dialects.openai import OPENAI
 
 from .chat import read_answer
 from .chat_stream import ENCODER, Call, ChatStream, Part, Usage
-from .responses_request import chat_request
+from .responses_request import chat_request, names_in_namespaces
 from .translation import Body, Translation
 
 _ECHOED: Final[dict[str, Any]] = {
@@ -33,6 +33,7 @@ class ResponsesTranslation(Translation):
     """`/v1/responses`. See `Translation`."""
 
     def _request(self) -> Body:
+        self._namespaces = names_in_namespaces(self.body)
         return chat_request(self.body)
 
     def response(self) -> Body:
@@ -110,12 +111,14 @@ class ResponsesTranslation(Translation):
 
     def call_item(self, call_id: str, name: str) -> Body:
         """An item of the output that calls a function, without its arguments."""
+        namespace, name = self._namespaces.get(name, ("", name))
         return {
             "id": "fc_" + self.asked.new_id(),
             "type": "function_call",
             "status": "in_progress",
             "call_id": call_id or "call_" + self.asked.new_id(),
             "name": name,
+            **({"namespace": namespace} if namespace else {}),
             "arguments": "",
         }
 

@@ -8,6 +8,9 @@ from .chat import content_of, function_tool, image_part, text_part, tool_call
 from .chat_stream import encode_text
 from .translation import Body, dicts, kept, refusal, text_of
 
+MAX_FUNCTION_NAME_CHARS: Final = 64
+# What clients offer to every model, and a model may do without. Nothing is offered in their place.
+_LEFT_OUT: Final = frozenset({"web_search", "web_search_preview", "tool_search"})
 _KEPT: Final = {
     "max_output_tokens": "max_tokens",
     "temperature": "temperature",
@@ -41,8 +44,10 @@ def chat_request(body: Body) -> Body:
         raise refusal("input", "must not be empty")
     request = {"messages": messages, **kept(body, _KEPT)}
     if tools := dicts(body.get("tools"), "tools"):
-        request["tools"] = [_tool(tool, f"tools.{i}") for i, tool in enumerate(tools)]
-        if body.get("tool_choice") is not None:
+        made = [one for i, tool in enumerate(tools) for one in _tools(tool, f"tools.{i}")]
+        if made:
+            request["tools"] = made
+        if made and body.get("tool_choice") is not None:
             request["tool_choice"] = _tool_choice(body["tool_choice"])
     reasoning = body.get("reasoning")
     if isinstance(reasoning, dict) and isinstance(reasoning.get("effort"), str):
@@ -50,6 +55,23 @@ def chat_request(body: Body) -> Body:
     if (answer_format := _response_format(body.get("text"))) is not None:
         request["response_format"] = answer_format
     return request
+
+
+def names_in_namespaces(body: Body) -> dict[str, tuple[str, str]]:
+    """By the name that the chat completion has for it: the namespace and the name of each function
+    that is in a namespace. Codex groups its tools so."""
+    return {
+        _joined(namespace, name): (namespace, name)
+        for tool in dicts(body.get("tools"), "tools")
+        if tool.get("type") == "namespace" and isinstance(namespace := tool.get("name"), str)
+        for function in dicts(tool.get("tools"), "tools")
+        if isinstance(name := function.get("name"), str)
+    }
+
+
+def _joined(namespace: str, name: str) -> str:
+    """A function's name may have 64 characters; the last ones tell it from others."""
+    return f"{namespace}__{name}"[-MAX_FUNCTION_NAME_CHARS:]
 
 
 def _add_item(item: Body, where: str, messages: list[Body]) -> None:
@@ -75,9 +97,12 @@ def _add_item(item: Body, where: str, messages: list[Body]) -> None:
 
 def _add_call(item: Body, where: str, messages: list[Body]) -> None:
     """Calls that were made at once are one message, together with the text before them."""
+    name = text_of(item.get("name"), f"{where}.name")
+    if namespace := text_of(item.get("namespace"), f"{where}.namespace"):
+        name = _joined(namespace, name)
     call = tool_call(
         text_of(item.get("call_id"), f"{where}.call_id"),
-        text_of(item.get("name"), f"{where}.name"),
+        name,
         text_of(item.get("arguments"), f"{where}.arguments") or "{}",
     )
     if not messages or messages[-1]["role"] != "assistant":
@@ -116,6 +141,21 @@ def _parts(content: object, where: str) -> list[Body]:
             why = f"`{str(kind)[:64]}` is not available for this model"
             raise refusal(f"{where}.{i}.type", why)
     return parts
+
+
+def _tools(tool: Body, where: str) -> list[Body]:
+    """The functions of a tool: a namespace has some, a search of its vendor's none."""
+    if tool.get("type") in _LEFT_OUT:
+        return []
+    if tool.get("type") != "namespace":
+        return [_tool(tool, where)]
+    namespace = text_of(tool.get("name"), f"{where}.name")
+    made = []
+    for i, function in enumerate(dicts(tool.get("tools"), f"{where}.tools")):
+        one = _tool(function, f"{where}.tools.{i}")
+        one["function"]["name"] = _joined(namespace, one["function"]["name"])
+        made.append(one)
+    return made
 
 
 def _tool(tool: Body, where: str) -> Body:

@@ -36,6 +36,8 @@ class TranslatedReply(CallerReply):
 
     __slots__ = ("_document", "_stream", "_translation", "caller")
 
+    reads_usage = True
+
     def __init__(
         self, reply: CallerReply, upstream: Dialect, translation: Translation, *, streams: bool
     ) -> None:

@@ -197,7 +197,7 @@ def test_a_request_keeps_all_that_has_a_counterpart() -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"conversation": "c"}, "conversation"),
         ({"background": True}, "background"),
-        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tools": [{"type": "file_search"}]}, "tools.0.type"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0.type"),
         ({"input": []}, "input"),
         ({"input": 7}, "input"),
@@ -212,6 +212,36 @@ def test_a_request_keeps_all_that_has_a_counterpart() -> None:
 def test_what_has_no_counterpart_is_refused_by_name(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(RequestError, match=f"`{named}`"):
         translated(**fields)
+
+
+def test_functions_in_a_namespace_are_called_by_both_names() -> None:
+    function = {"type": "function", "name": "open", "parameters": {"type": "object"}}
+    tools = [
+        {"type": "namespace", "name": "files", "tools": [function]},
+        {"type": "namespace", "name": "n" * 63, "tools": [function]},
+        {"type": "web_search"},
+        function,
+    ]
+    called = {"type": "function_call", "call_id": "c1", "name": "open", "namespace": "files"}
+    given = [{"role": "user", "content": "hi"}, called | {"arguments": "{}"}]
+    translation = ResponsesTranslation({"model": "m", "input": given, "tools": tools}, ASKED)
+    names = [tool["function"]["name"] for tool in translation.request["tools"]]
+    assert names == ["files__open", "n" * 58 + "__open", "open"]
+    assert translation.request["messages"][1]["tool_calls"][0]["function"]["name"] == "files__open"
+    calls = [
+        {"id": f"c{n}", "function": {"name": x, "arguments": "{}"}} for n, x in enumerate(names)
+    ]
+    choices = [{"finish_reason": "tool_calls", "message": {"tool_calls": calls}}]
+    output = json.loads(translation.answer({"choices": choices}))["output"]
+    assert [(item.get("namespace"), item["name"]) for item in output] == [
+        ("files", "open"),
+        ("n" * 63, "open"),
+        (None, "open"),
+    ]
+
+
+def test_a_search_that_only_the_vendor_has_is_not_offered() -> None:
+    assert "tools" not in translated(tools=[{"type": "web_search"}], tool_choice="auto")
 
 
 def said(pieces: list[bytes]) -> bytes:

@@ -1,0 +1,1 @@
+"""Clients that people have, as they are installed from their indexes, against the relay."""
