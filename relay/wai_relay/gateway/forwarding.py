@@ -301,10 +301,13 @@ class RequestForwarder:
         passed = headers_for_upstream(call.reply.exchange.request.headers)
         headers = [field for field in passed if field[0] not in _OURS]
         headers.append((b"x-request-id", call.record.request_id.encode()))
-        size = _size_of(call, outgoing)
-        short = size is not None and size <= UPLOAD_BYTES
-        at_once = short and call.body.complete and call.body.held is None
-        if size is not None and not at_once:  # else the node finds out by itself
+        body, whole = call.body, None
+        if body.complete and body.held is None:
+            whole = body.in_hand(outgoing)
+        size = _size_of(call, outgoing) if whole is None else len(whole)
+        if whole is not None and len(whole) > UPLOAD_BYTES:
+            whole = None
+        if size is not None and whole is None:  # else the node finds out by itself
             headers.append((b"content-length", b"%d" % size))
         try:
             stream = lease.upstream.open(
@@ -317,8 +320,8 @@ class RequestForwarder:
         call.stream = stream
         call.reply.exchange.on_resume = answer.resume
         try:
-            if at_once:
-                stream.write(call.body.in_hand(outgoing))
+            if whole is not None:
+                stream.write(whole)
                 stream.end()
                 await self._watch(answer)
             else:

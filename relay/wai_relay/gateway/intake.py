@@ -71,6 +71,9 @@ class Body:
 
     def in_hand(self, outgoing: Outgoing) -> bytes:
         """The same at once, for a short body."""
+        first = outgoing.parts[0]
+        if len(outgoing.parts) == 1 and isinstance(first, bytes):
+            return first
         return b"".join(
             part if isinstance(part, bytes) else self.data[part.start : part.end]
             for part in outgoing.parts

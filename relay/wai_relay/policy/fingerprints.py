@@ -26,11 +26,17 @@ def fingerprint(parts: Iterable[bytes]) -> Fingerprint:
     prompts that share their first k blocks share their first k hashes, and with near certainty no
     more than these.
     """
-    return chained(
-        hash(part[start : start + BLOCK_BYTES])
-        for part in parts
-        for start in range(0, len(part), BLOCK_BYTES)
-    )
+    marks: list[int] = []
+    for part in parts:
+        if len(part) <= BLOCK_BYTES:  # as most messages are
+            if part:
+                marks.append(hash(part))
+        else:
+            blocks = range(0, len(part), BLOCK_BYTES)
+            marks += [hash(part[start : start + BLOCK_BYTES]) for start in blocks[:MAX_BLOCKS]]
+        if len(marks) >= MAX_BLOCKS:
+            break
+    return chained(marks)
 
 
 def chained(marks: Iterable[int]) -> Fingerprint:
