@@ -109,6 +109,11 @@ class RelayConfig:
             raise RequestError("tls is self-signed, off, acme, or CERT,KEY (two files)")
         if self.tls == "acme":
             self._check_acme()
+        elif self.domain is not None:
+            raise RequestError(
+                "a domain is for tls = acme, which gets a certificate for it; add --tls acme,"
+                " or leave the domain out"
+            )
         self._check_proxy_key()
         if self.public_url is not None and not self.public_url.startswith(("https://", "http://")):
             raise RequestError("public_url begins with https://")

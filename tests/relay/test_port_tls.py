@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wai_protocol.errors import RequestError
 from wai_relay import port_tls
 from wai_relay.config import RelayConfig
 from wai_relay.identity import load_self_signed
@@ -64,3 +65,11 @@ async def test_the_relays_own_certificate_is_renewed_while_it_runs(
     assert before < tls.served.hashes
     assert tls.pin == pin
     assert (tmp_path / "relay-ca.crt").read_bytes() == authority
+
+
+@pytest.mark.parametrize("tls", ["self-signed", "off", "/a.pem,/b.pem"])
+def test_a_domain_that_nothing_would_get_a_certificate_for_is_refused(
+    tmp_path: Path, tls: str
+) -> None:
+    with pytest.raises(RequestError, match="add --tls acme"):
+        RelayConfig(tmp_path, tls=tls, domain="llm.example.com")

@@ -28,3 +28,11 @@ test("nor does it end a string in an app's code", () => {
     }
   }
 });
+
+test("a relay with its own authority is called with the file that says whom to trust", () => {
+  const lines = snippets("https://llm.example/v1", "wai_sk_1", "m", true);
+  deepEqual(/^curl -N --cacert relay-ca\.crt https:/.test(lines["curl"] ?? ""), true);
+  deepEqual(/^# run it as: SSL_CERT_FILE=relay-ca\.crt python/.test(lines["Python"] ?? ""), true);
+  deepEqual(/^\/\/ run it as: NODE_EXTRA_CA_CERTS=relay-ca\.crt node/.test(lines["JavaScript"] ?? ""), true);
+  for (const text of Object.values(shown("m"))) deepEqual(text.includes("relay-ca.crt"), false);
+});

@@ -2,8 +2,9 @@
 
 import { computed, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { post } from "../api";
+import { get, post } from "../api";
 import { ms } from "../format";
+import type { WhoAmI } from "../generated/api";
 import { nodes } from "../live";
 import { Copy, Page, Problem, told } from "../parts/basics";
 import { baseUrl } from "../session";
@@ -26,6 +27,8 @@ interface Piece {
 
 // State lives here, not in the page, so that an answer continues while other pages are shown.
 const key = signal("");
+/** Whether the relay's certificate is from its own authority, which callers must be told to trust. */
+const privateCa = signal(false);
 const model = signal("");
 const text = signal("");
 const talk = signal<Message[]>([]);
@@ -93,9 +96,12 @@ export function TryPage() {
   };
   const end = useRef<HTMLDivElement>(null);
   useEffect(() => {
+    void told(async () => (privateCa.value = (await get<WhoAmI>("/whoami")).pin !== null));
+  }, []);
+  useEffect(() => {
     if (end.current) end.current.scrollTop = end.current.scrollHeight;
   }, [talk.value]);
-  const shown = snippets(baseUrl, key.value || "wai_sk_…", chosen() || "MODEL");
+  const shown = snippets(baseUrl, key.value || "wai_sk_…", chosen() || "MODEL", privateCa.value);
   const snippet = shown[language.value] ?? "";
   return (
     <Page title="Try it" hint="As an app would: with an API key, over the public address">
