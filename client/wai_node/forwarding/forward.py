@@ -42,7 +42,8 @@ MAX_STREAMS: Final = 16_384
 the process's descriptors. A GPU box answers dozens at once; the rest is idle or queued streams."""
 HOLD_BYTES: Final = 64 * 1024
 """A request body that ends within this leaves with its Content-Length, which servers that cannot
-read chunks (mlx_lm) need; a larger one streams. The same bound as for sending a request again."""
+read chunks (mlx_lm) need; a larger one streams, with the length that the relay announced, if any.
+The same bound as for sending a request again."""
 MAX_WHOLE: Final = 256
 """Answers whose cost is kept after their end: a RESET that crossed it asks what it was. More than
 end within a way to the relay and back."""

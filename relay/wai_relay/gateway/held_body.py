@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from wai_protocol.errors import WaiError
+from wai_protocol.errors import Fault, WaiError
 
 from .body_budget import BodyBudget, overloaded
 
@@ -101,7 +101,9 @@ class HeldBody:
         """The bytes from `start` to `end`, in order. Raises `WaiError`."""
         if self._file is not None or self._work is not None:
             await self._write()
-        while start < end and not self._closed:
+        while start < end:
+            if self._closed:
+                raise WaiError("The request's body is not held any more.", Fault.INTERNAL)
             if self._file is None:
                 index = bisect_right(self._ends, start)
                 piece = self._pieces[index]

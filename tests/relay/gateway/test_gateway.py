@@ -642,6 +642,28 @@ async def test_a_long_body_is_sent_again_to_another_node(memory: int) -> None:
     assert r.gateway._budget.held_bytes == r.gateway._spool.budget.held_bytes == 0
 
 
+async def test_an_answer_that_begins_early_does_not_cut_its_request_short() -> None:
+    node = FakeNode("gpu1", MODEL)
+    node.congested = True
+    r = rig(node, limits=GatewayLimits(routing_body_bytes=1000))
+    exchange = FakeExchange(make_request(), LONG)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams and node.streams[0].written))
+        stream = node.streams[0]
+        stream.sink.on_headers(200, SSE)
+        stream.sink.on_data(TOKEN)
+        assert exchange.body == TOKEN
+        node.congested = False
+        stream.room.set()
+        await until(lambda: stream.ended)
+        assert r.gateway._budget.held_bytes == 0  # no sooner, and no later
+        stream.sink.on_data(DONE)
+        stream.sink.on_end()
+    assert json.loads(stream.body)["messages"] == ["x" * 900 * 80]
+    assert exchange.body == TOKEN + DONE
+
+
 async def test_a_long_body_that_waits_gets_heartbeats() -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node, limits=GatewayLimits(routing_body_bytes=1000))

@@ -67,8 +67,8 @@ class Dialect(abc.ABC):
     """An event that its clients skip, sent to a caller who waits for long; b"" if there is none, as
     in a stream of lines."""
     model_fields: ClassVar[tuple[str, ...]] = ("model", "name")
-    """The body's fields that may name the model; the first that is there does. In a body too long
-    to be read whole it must be the first of these. `name` is of older Ollama clients."""
+    """The body's fields that may name the model; the first that is there does. In a form it must be
+    the first of these. `name` is of older Ollama clients."""
     prompt_fields: ClassVar[tuple[str, ...]] = PROMPT_FIELDS
     """The body's fields that hold the prompt, in the order in which the model reads them: by these
     a prompt is measured, and a node found that has its beginning in its cache."""
