@@ -73,7 +73,7 @@ def test_an_unknown_model_in_anthropics_format(served: Served) -> None:
 def test_a_path_that_is_not_forwarded(served: Served, path: str) -> None:
     seen = len(served.odd.seen.heads)
     status, _ = refusal(served, path, chat("answers"))
-    assert status == 404
+    assert status in (404, 405)  # of some paths there is a GET
     assert len(served.odd.seen.heads) == seen
 
 
