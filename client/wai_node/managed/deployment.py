@@ -272,6 +272,15 @@ class Deployment:
         )
 
     @property
+    def given_up(self) -> bool:
+        """Whether it has failed, and will not soon be tried again: nobody should wait for it.
+
+        A server that crashed comes back within seconds, unless it does so time after time.
+        """
+        retried_soon = self._retry_at is not None and self._downloaded
+        return self.state is State.FAILED and not (retried_soon and self._failures < START_TRIES)
+
+    @property
     def in_flight(self) -> int:
         """The number of requests in progress, on all generations."""
         return self._in_flight.total()

@@ -46,7 +46,8 @@ class QuantFit:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentStatus:
-    """One deployed model, as `list` shows it. `changing`: a change of context is in progress."""
+    """One deployed model, as `list` shows it. `changing`: a change of context is in progress.
+    `given_up`: it has failed, and will not soon be tried again."""
 
     alias: str
     state: State
@@ -57,6 +58,7 @@ class DeploymentStatus:
     context_served: int | None
     slots: int
     changing: bool
+    given_up: bool
     size_bytes: int
     in_flight: int
     progress: Progress | None
@@ -196,6 +198,7 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         context_served=machine.context_served,
         slots=machine.wish.slots,
         changing=machine.changing,
+        given_up=machine.given_up,
         size_bytes=entry.model.size_bytes,
         in_flight=machine.in_flight,
         progress=entry.progress if machine.state is State.DOWNLOADING else None,

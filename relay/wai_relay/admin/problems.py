@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from wai_api.health import ProblemList, ProblemView
 from wai_api.models import DeploymentView
+from wai_relay.gateway.failed_models import FAILED_MODELS
 
 from .condition import RelayCondition
 from .context import Context
@@ -126,7 +127,8 @@ def _told_by(node: LiveNode, name: str) -> Iterator[ProblemView]:
             *("node", name, f"{node.status.models_left_out} of its models are not served"),
             "a node can tell of 512 models at most; put the others on another node",
         )
-    if not node.status.models and not down and node.state == "ready":
+    failed = any(_entries(node.status.detail, FAILED_MODELS))  # told as deployments' problems
+    if not node.status.models and not down and not failed and node.state == "ready":
         yield ProblemView(
             *("node", name, "it serves no model"),
             "start an inference server there, give the node --upstream URL, or deploy a model",

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_protocol.status import NodeStatus
@@ -28,6 +28,10 @@ from wai_relay.policy.selection import (
     Demand,
     Readiness,
 )
+
+from .failed_models import failure_of
+
+_NOBODY: Final = (Fault.MODEL_NOT_FOUND, Fault.NODE_NOT_FOUND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,10 @@ class ScheduledDispatcher:
                 continue
             return _PlacedLease(self, placement, node, info, model)
         assert refusal is not None
+        if refusal.fault in _NOBODY:
+            asked = self.names.served_by(info.model)[0]
+            failed = failure_of(asked, info.key, info.pin, self._fleet.nodes())
+            raise failed or refusal
         raise refusal
 
     def node_changed(self, node: ServingNode) -> None:

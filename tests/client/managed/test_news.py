@@ -19,6 +19,7 @@ READY = DeploymentStatus(
     512,
     2,
     changing=False,
+    given_up=False,
     size_bytes=1,
     in_flight=0,
     progress=None,

@@ -36,6 +36,12 @@ def _with(detail: dict[str, Any]) -> FakeNode:
     return _node(status=replace(SERVING, detail=detail))
 
 
+async def test_a_node_whose_only_model_failed_is_not_told_to_deploy_one(api: Api) -> None:
+    failed = NodeStatus(detail={"failed_models": {"m": "out of memory"}})
+    api.fleet.known = [_node(status=failed)]
+    assert await _problems(api) == []
+
+
 async def test_a_fleet_that_serves_has_none(api: Api) -> None:
     api.fleet.known = [_node(status=SERVING)]
     assert await _problems(api) == []
