@@ -94,13 +94,15 @@ class DeploymentList(Struct, frozen=True):
 
 
 class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
-    """A model to serve: `model` is publisher/name[:QUANT]; `context` is tokens per slot."""
+    """A model to serve: `model` is publisher/name[:QUANT]; `context` is tokens per slot.
+    `install_engine`: a node without a llama-server installs one first."""
 
     node: Annotated[str, Meta(min_length=1, max_length=128)]
     model: Reference
     context: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
     slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] | None = None
     idle_unload_s: Annotated[float, Meta(ge=MIN_IDLE_S, le=MAX_IDLE_S)] | None = None
+    install_engine: bool = False
 
 
 class ChangeContext(Struct, frozen=True, forbid_unknown_fields=True):

@@ -56,6 +56,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=seconds(MIN_IDLE_S, MAX_IDLE_S),
         help="unload it after so many idle seconds; the next request loads it again",
     )
+    deploy.add_argument(
+        "--install-engine",
+        action="store_true",
+        help="if the node has no llama-server, have it install one first",
+    )
     _add_wait(deploy)
     listing = _action(actions, "list", "list the deployed models", _list)
     context = _action(actions, "context", "change a model's context while it serves", _context)
@@ -196,6 +201,8 @@ def _deploy(parsed: argparse.Namespace) -> int:
         "slots": parsed.slots,
         "idle_unload_s": parsed.idle_unload,
     }
+    if parsed.install_engine:  # which older relays don't know
+        wanted["install_engine"] = True
     with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
         view = relay.post("/deployments", wanted)
         if not parsed.no_wait:

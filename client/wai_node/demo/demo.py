@@ -19,7 +19,7 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from wai_node.managed.server.environment import server_environment
+from wai_node.engines.environment import server_environment
 from wai_node.managed.server.server_socket import ServerSocket
 from wai_node.models.hardware import usable_cores
 from wai_protocol.errors import TransportError

@@ -46,6 +46,7 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     context: int | None = None
     slots: int | None = None
     idle_unload_s: float | None = None
+    install_engine: bool = False
 
 
 class ListCall(msgspec.Struct, forbid_unknown_fields=True):
@@ -114,8 +115,11 @@ class ModelCalls:
             case FitCall(model, context, slots):
                 fits = await supervisor.fit(model, context, slots)
                 return first_rows([_fit(quant) for quant in fits])
-            case Deploy(model, context, slots, idle_unload_s):
-                return {"model": await supervisor.deploy(model, context, slots, idle_unload_s)}
+            case Deploy(model, context, slots, idle_unload_s, install):
+                alias = await supervisor.deploy(
+                    model, context, slots, idle_unload_s, install_engine=install
+                )
+                return {"model": alias}
             case Remove(model):
                 await supervisor.remove(model)
             case SetContext(model, context, slots):

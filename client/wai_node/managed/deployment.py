@@ -49,12 +49,14 @@ class Wish:
     """The desired way to serve a model.
 
     `context_tokens` is per slot. `idle_unload_s` None: never unload. `load_limit_s`: a server that
-    loads for longer counts as hung. `gpu_layers` None: the node has no GPU.
+    loads for longer counts as hung. `gpu_layers` None: the node has no GPU. `engine`: the program
+    that serves it; empty: none was found.
     """
 
     context_tokens: int
     slots: int
     gpu_layers: int | None = None
+    engine: tuple[str, ...] = ()
     idle_unload_s: float | None = None
     load_limit_s: float = 300.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -112,9 +113,12 @@ def load_for(shape: ModelShape, context_tokens: int, slots: int) -> Load:
     return Load(min(context_tokens, shape.context_trained), slots)
 
 
-def wish_of(model: WantedModel, load_timeout_s: float | None = None) -> Wish:
+def wish_of(
+    model: WantedModel, load_timeout_s: float | None = None, engine: tuple[str, ...] = ()
+) -> Wish:
     """Return the wish of a stored model; the limit for loading grows with the files' size."""
     return Wish(
+        engine=engine,
         context_tokens=model.context_tokens,
         slots=model.slots,
         gpu_layers=model.gpu_layers,
@@ -123,14 +127,18 @@ def wish_of(model: WantedModel, load_timeout_s: float | None = None) -> Wish:
     )
 
 
-def machine_for(model: WantedModel, load_timeout_s: float | None = None) -> Deployment:
-    """Return the state machine of a model that this or an earlier run deployed."""
+def machine_for(
+    model: WantedModel, load_timeout_s: float | None = None, engine: tuple[str, ...] = ()
+) -> Deployment:
+    """Return the state machine of a model that this or an earlier run deployed, to be served by
+    `engine`, and if that does not start, by the one that served it last."""
     proven = None
     if model.proven is not None:
         context_tokens, slots = model.proven
         before = replace(model, context_tokens=context_tokens, slots=slots)
-        proven = wish_of(before, load_timeout_s)
-    return Deployment(wish_of(model, load_timeout_s), proven)
+        there = bool(model.engine) and os.access(model.engine[0], os.X_OK)
+        proven = wish_of(before, load_timeout_s, model.engine if there else engine)
+    return Deployment(wish_of(model, load_timeout_s, engine), proven)
 
 
 def hub_fields(repository: Repository, quant: Quantisation) -> dict[str, Any]:
@@ -182,7 +190,7 @@ def log_change(entry: DeploymentEntry) -> None:
     if machine.swap_error != entry.logged_swap:
         entry.logged_swap = machine.swap_error
         if machine.swap_error:
-            log.warning("%s: the context was not changed: %s", alias, machine.swap_error)
+            log.warning("%s: the change was taken back: %s", alias, machine.swap_error)
 
 
 def status_of(entry: DeploymentEntry) -> DeploymentStatus:

@@ -24,6 +24,7 @@ from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 
 from .deployment import Action, DeleteFiles, Halt, Launch, StartDownload, Wish
 from .deployments import Deployments
+from .engine import NodeEngine
 from .entry import (
     DeploymentEntry,
     DeploymentEvent,
@@ -48,7 +49,8 @@ SHOWN_LOG_LINES: Final = 12
 class Keeper:
     """Runs the servers and downloads of `deployments`; reports progress and changes to `on_event`.
 
-    `new_key` returns a new inference key, one for each start of a server.
+    `new_key` returns a new inference key, one for each start of a server. `observe` is called for
+    each machine that may have changed.
     """
 
     def __init__(
@@ -62,7 +64,10 @@ class Keeper:
         now: Callable[[], float],
         clock: Clock | None,
         parts: Supervision,
+        engine: NodeEngine,
     ) -> None:
+        self.observe: Callable[[DeploymentEntry], None] = lambda entry: None
+        self._engine = engine
         self._settings, self._hub, self._new_key = settings, hub, new_key
         self._deployments, self._on_event = deployments, on_event
         self._now, self._clock = now, clock
@@ -78,6 +83,7 @@ class Keeper:
         await anyio.to_thread.run_sync(end_orphans, self._settings.folder)
         await anyio.to_thread.run_sync(remove_left_sockets, self._settings.sockets_folder)
         await anyio.to_thread.run_sync(wanted.load)
+        await self._engine.look()
         for model in list(wanted.removing.values()):  # a crash came between
             await self._delete_files(model)
         async with anyio.create_task_group() as tasks:
@@ -89,7 +95,7 @@ class Keeper:
 
     def add(self, model: WantedModel, needs_bytes: int = 0) -> None:
         """Begin to serve `model`, which is stored already; `needs_bytes` is estimated."""
-        machine = machine_for(model, self._settings.load_timeout_s)
+        machine = machine_for(model, self._settings.load_timeout_s, self._engine.argv)
         entry = DeploymentEntry(model, machine, needs_bytes=needs_bytes)
         self._deployments.add(entry)
         self.apply(entry, entry.machine.deploy())
@@ -126,6 +132,7 @@ class Keeper:
         waiting, entry.changed = entry.changed, anyio.Event()
         waiting.set()
         log_change(entry)
+        self.observe(entry)
         self._on_event(DeploymentEvent("state", status_of(entry)))
 
     @property
@@ -194,6 +201,9 @@ class Keeper:
         with anyio.CancelScope() as scope:
             entry.download = scope
             try:
+                await self._engine.ensure(tell)
+                if not entry.machine.wish.engine:  # it was installed just now
+                    entry.machine.wish = replace(entry.machine.wish, engine=self._engine.argv)
                 await download.run()
             except WaiError as error:
                 may_pass = error.fault in (Fault.UPSTREAM_UNREACHABLE, Fault.UPSTREAM_TIMEOUT)
@@ -229,7 +239,8 @@ class Keeper:
 
     async def _learn(self, entry: DeploymentEntry, runner: Runner, wish: Wish) -> None:
         """Store how far the estimate was from what the server took."""
-        model = replace(entry.model, proven=(wish.context_tokens, wish.slots))
+        proven = wish.context_tokens, wish.slots
+        model = replace(entry.model, proven=proven, engine=wish.engine)
         try:
             shape = await anyio.to_thread.run_sync(read_shape, self._places.file(model))
         except WaiError:
@@ -238,7 +249,9 @@ class Keeper:
         if correction is not None:
             factors = (correction.weights, correction.cache, correction.compute)
             model = replace(model, correction=factors)
-        entry.model = replace(entry.model, proven=model.proven, correction=model.correction)
+        entry.model = replace(
+            entry.model, proven=model.proven, correction=model.correction, engine=model.engine
+        )
         await self._deployments.keep(entry)
 
     async def _delete(self, entry: DeploymentEntry) -> None:

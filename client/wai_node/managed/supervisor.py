@@ -27,6 +27,8 @@ from wai_protocol.errors import RequestError
 from .appraisal import Appraiser, Placed
 from .deployment import State, Wish
 from .deployments import Deployments
+from .engine import EngineState, NodeEngine
+from .engine_swap import EngineSwaps
 from .entry import (
     DeploymentEntry,
     DeploymentEvent,
@@ -55,7 +57,8 @@ class Supervisor:
     """All managed models of a node. The other methods need a running `run`.
 
     `new_key` returns a new inference key, one for each start of a server. Tests replace
-    `hardware` and `now`. `parts` reports the deployments whose timing has failed.
+    `hardware`, `engine` and `now`. `parts` reports the deployments whose timing has failed, and
+    `on_engine` gets what is known of the engine that serves the models.
     """
 
     def __init__(
@@ -69,26 +72,40 @@ class Supervisor:
         now: Callable[[], float] = anyio.current_time,
         clock: Clock | None = None,
         parts: Supervision | None = None,
+        on_engine: Callable[[EngineState], None] = lambda state: None,
+        engine: NodeEngine | None = None,
     ) -> None:
         self.settings, self.hub = settings, hub
         self._now = now
+        self._parts = parts or Supervision()
         self._wanted = Wanted(settings.folder)
         self._deployments = Deployments(self._wanted)
         self._places = ModelPaths(settings)
-        self._appraiser = Appraiser(hub, hardware, self._wanted)
+        self._engine = engine or NodeEngine(settings, on_engine, clock=clock)
+        usable = self._engine.usable
+        self._appraiser = Appraiser(hub, lambda: usable(hardware()), self._wanted)
         self._keeper = Keeper(
             *(settings, hub, new_key, self._deployments, on_event),
             now=now,
             clock=clock,
-            parts=parts or Supervision(),
+            parts=self._parts,
+            engine=self._engine,
         )
+        self._swaps = EngineSwaps(
+            *(self._engine, self._deployments, self._appraiser, self._places),
+            *(self._keeper.apply, now),
+        )
+        self._keeper.observe = self._swaps.observe
         self._placing = anyio.Lock()
 
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         """Bring back what is wanted, and keep it until cancelled; then every server is stopped."""
-        await self._keeper.run(task_status=task_status)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._keeper.run)
+            tasks.start_soon(self._parts.keep, "engine", self._swaps.run)
+            task_status.started()
 
     # -- what may be asked for
 
@@ -114,11 +131,14 @@ class Supervisor:
         context_tokens: int | None = None,
         slots: int | None = None,
         idle_unload_s: float | None = None,
+        *,
+        install_engine: bool = False,
     ) -> str:
         """Begin to serve `publisher/name[:QUANT]`; return its alias at once, before the download.
 
         A model that is deployed already is changed to the new settings, or tried again if it
-        failed. Raises `WaiError`: not allowed, unknown, gated, does not fit, over the quota.
+        failed. `install_engine`: if there is no engine, install one before the download. Raises
+        `WaiError`: not allowed, unknown, gated, does not fit, over the quota, no engine.
         """
         self.settings.check_allowed()
         self._keeper.check_running()
@@ -133,6 +153,7 @@ class Supervisor:
         alias = f"{repo}:{quant.name}"
         if not _NAME.fullmatch(quant.name):
             raise RequestError(f"the file name of {alias[:120]!r} can't be used as a model's id")
+        await self._engine.check(install=install_engine)
         entry = self._deployments.find(alias)
         if entry is not None:
             if entry.removed:
@@ -310,4 +331,4 @@ class Supervisor:
         )
 
     def _wish(self, model: WantedModel) -> Wish:
-        return wish_of(model, self.settings.load_timeout_s)
+        return wish_of(model, self.settings.load_timeout_s, self._engine.argv)

@@ -30,7 +30,7 @@ class WantedModel:
 
     `alias` is its id for callers. `files` are file names in `folder`, which is relative to the
     models' folder; `sizes` and `sha256` are the hub's, in the order of `files`. `proven` holds the
-    context per slot and the number of slots with which it was last served.
+    context per slot and the number of slots with which it was last served, `engine` the program.
     """
 
     alias: str
@@ -46,6 +46,7 @@ class WantedModel:
     gpu_layers: int | None = None
     proven: tuple[int, int] | None = None
     correction: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    engine: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -131,6 +132,7 @@ def _parse(content: Any, part: str) -> list[WantedModel]:
             entry[name] = tuple(entry[name])
         if entry.get("proven") is not None:
             entry["proven"] = (int(entry["proven"][0]), int(entry["proven"][1]))
+        entry["engine"] = tuple(map(str, entry.get("engine", ())))
         model = WantedModel(**entry)
         if not len(model.paths) == len(model.sizes) == len(model.sha256) > 0:
             raise ValueError(f"{model.alias!r} has no files")

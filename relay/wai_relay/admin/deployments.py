@@ -94,12 +94,14 @@ async def deploy(context: Context, call: Call) -> DeploymentView:
             f"node {node.record.name} joined with an invite that allows no deployments",
             Fault.FORBIDDEN,
         )
-    params = {
+    params: dict[str, Any] = {
         "model": wanted.model,
         "context": wanted.context,
         "slots": wanted.slots,
         "idle_unload_s": wanted.idle_unload_s,
     }
+    if wanted.install_engine:  # which older nodes don't know
+        params["install_engine"] = True
     answer = await node.call("model.deploy", params, timeout_s=HUB_TIMEOUT_S)
     alias = answer.get("model") if isinstance(answer, dict) else None
     await context.audit.record(

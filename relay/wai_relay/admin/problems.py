@@ -122,6 +122,12 @@ def _told_by(node: LiveNode, name: str) -> Iterator[ProblemView]:
             *("node", name, _short(f"its part {part!r} fails and is started again: {why}")),
             "the node's log says more: `journalctl -u wai-node` on its machine",
         )
+    engine = dict(_entries(node.status.detail, "engine")).get("problem")
+    if isinstance(engine, str) and engine:
+        yield ProblemView(
+            *("node", name, _short(engine)),
+            "`wai node engine list` on its machine shows what there is",
+        )
     if node.status.models_left_out:
         yield ProblemView(
             *("node", name, f"{node.status.models_left_out} of its models are not served"),

@@ -294,9 +294,9 @@ async def test_a_server_that_is_not_installed_is_said_so(
     hub: FakeHub, settings: ManagedSettings
 ) -> None:
     async with node(hub, replace(settings, server="/nonexistent/llama-server")) as n:
-        await n.supervisor.deploy(REPO, 1024, 1)
-        failed = await n.until_state(State.FAILED)
-        assert "does not exist or is not executable" in failed.reason
+        with pytest.raises(RequestError, match="does not exist or is not executable"):
+            await n.supervisor.deploy(REPO, 1024, 1)
+        assert n.supervisor.deployed() == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The process of one inference server: find the program, start it, read its output, stop its group.
+"""The process of one inference server: start it, read its output, stop its group.
 
 The key is passed in the environment, never in argv. The server listens at a unix socket that we
 name, so that its address need not be read from its log, which a model file's metadata could forge.
@@ -8,10 +8,8 @@ The process ends with the node. Health checks and retries are `runner`'s and `de
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,15 +21,14 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from wai_protocol.errors import Fault, TransportError
+from wai_node.engines.environment import server_environment
+from wai_protocol.errors import TransportError
 from wai_transport.exit_status import describe_exit
 
 from . import launch as launch_program
-from .environment import server_environment
 from .log_file import LogFile
 from .server_socket import ServerSocket
 
-NAMES: Final = ("llama-server", "llama-server-vulkan", "llama-server-cuda")
 STOP_GRACE_S: Final = 10.0  # llama-server ends within milliseconds of SIGTERM, unless it is loading
 # Time to read what is still in the pipe. A process that holds it longer has left the group.
 LOG_REST_S: Final = 1.0
@@ -75,13 +72,6 @@ _HINTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class ServerCommand:
-    """The program to run: an argv to which the flags of `ServerOptions` are appended."""
-
-    argv: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """How a model is served.
 
@@ -118,44 +108,17 @@ class ServerOptions:
         return [*argv, *self.extra]
 
 
-def find_command(configured: str | None = None) -> ServerCommand:
-    """Return the configured server, else llama-server on PATH, else xllamacpp's in a child.
-
-    Raises `TransportError`, which says what to install.
-    """
-    if configured:
-        found = shutil.which(configured)
-        if found is None:
-            raise TransportError(
-                f"the configured llama-server {configured!r} does not exist or is not executable",
-                Fault.NOT_FOUND,
-            )
-        return ServerCommand((found,))
-    for name in NAMES:
-        found = shutil.which(name)
-        if found is not None:
-            return ServerCommand((found,))
-    if importlib.util.find_spec("xllamacpp") is not None:
-        # -P: no module is imported from the working directory.
-        return ServerCommand(
-            (sys.executable, "-P", "-m", "wai_node.managed.server.inprocess_server")
-        )
-    raise TransportError(
-        "no llama-server is on this node's PATH; install llama.cpp, or `pip install 'wai[demo]'`",
-        Fault.NOT_FOUND,
-    )
-
-
 class ServerProcess:
     """A server's process. Call `start` once, then `follow` in its own task; `stop` at any time.
 
-    The server will listen at `socket`, some time after `start`; the socket is removed when the
-    process has ended. `marks` are added to its environment.
+    `command` is the program, to which the flags of `options` are appended. The server will listen
+    at `socket`, some time after `start`; the socket is removed when the process has ended. `marks`
+    are added to its environment.
     """
 
     def __init__(
         self,
-        command: ServerCommand,
+        command: tuple[str, ...],
         options: ServerOptions,
         key: str,
         log: LogFile,
@@ -177,7 +140,7 @@ class ServerProcess:
 
     async def start(self) -> None:
         """Start the process. Raises `TransportError` where the system refuses."""
-        argv = [*self._command.argv, *self.options.to_argv(self.socket.path)]
+        argv = [*self._command, *self.options.to_argv(self.socket.path)]
         launch = [sys.executable, "-I", launch_program.__file__, str(os.getpid())]
         # Our own pipe: asyncio's would not report the end while another process holds the pipe
         self._pipe, theirs = os.pipe()

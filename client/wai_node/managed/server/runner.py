@@ -12,18 +12,19 @@ from typing import Final
 
 import anyio
 
+from wai_node.engines.find import NONE_HERE
 from wai_node.managed.deployment import Wish
 from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.wanted import WantedModel
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
 from wai_node.models.fit import Correction, Load, estimate
 from wai_node.models.shape import ModelShape
-from wai_protocol.errors import WaiError
+from wai_protocol.errors import Fault, TransportError, WaiError
 
 from .health import Health, answers
 from .log_file import LogFile
 from .orphans import mark
-from .process import ServerOptions, ServerProcess, find_command
+from .process import ServerOptions, ServerProcess
 from .server_socket import ServerSocket
 
 LOADING_POLL_S: Final = 0.1  # a tiny model is ready in 0.1 s, a large one in minutes
@@ -64,10 +65,11 @@ class Runner:
         )
         log = LogFile(self._log_path)
         try:
-            command = find_command(self._settings.server)
+            if not wish.engine:
+                raise TransportError(NONE_HERE, Fault.NOT_FOUND)
             marks = mark(self._settings.folder)
             socket = ServerSocket(self._settings.sockets_folder)
-            process = ServerProcess(command, options, self.key, log, socket, marks)
+            process = ServerProcess(wish.engine, options, self.key, log, socket, marks)
             try:
                 await process.start()
             except WaiError:

@@ -3,6 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { get, patch, post, remove } from "../api";
+import { engine } from "../detail";
 import { bytes, compact, count, span } from "../format";
 import type { DeploymentView, FoundModelView, NodeFit } from "../generated/api";
 import { deployments, nodes } from "../live";
@@ -179,6 +180,16 @@ function Search(props: { onChoose: (repo: string) => void }) {
   );
 }
 
+/** Says that a node has no llama-server, and what a deployment on it does about that. */
+function NoEngine({ offer }: { offer: string }) {
+  return (
+    <p class="hint">
+      This node has no llama-server. {offer ? `Deploying installs one first: ${offer}.` : "Its owner installs one there: "}
+      {!offer && <code>wai node engine install</code>}
+    </p>
+  );
+}
+
 const VERDICTS: Record<string, string> = { gpu: "fits the GPU", partial: "partly in RAM", cpu: "on the CPU", no: "does not fit" };
 
 function Fits(props: { repo: string; onClose: () => void }) {
@@ -198,9 +209,11 @@ function Fits(props: { repo: string; onClose: () => void }) {
       over = true;
     };
   }, [context.value, slots.value]);
+  const engineOf = (name: string) => engine([...nodes.value.values()].find((node) => node.name === name)?.detail ?? {});
   const deploy = async (node: string, quant: string) => {
     busy.value = `${node} ${quant}`;
-    problem.value = await told(() => post("/deployments", { node, model: `${props.repo}:${quant}`, context: context.value, slots: slots.value }));
+    const wanted = { node, model: `${props.repo}:${quant}`, context: context.value, slots: slots.value };
+    problem.value = await told(() => post("/deployments", engineOf(node).missing ? { ...wanted, install_engine: true } : wanted));
     busy.value = "";
     if (!problem.value) props.onClose();
   };
@@ -226,6 +239,7 @@ function Fits(props: { repo: string; onClose: () => void }) {
         <section key={fit.node}>
           <h3>{fit.node}</h3>
           <Problem text={fit.error ?? ""} />
+          {engineOf(fit.node).missing && <NoEngine offer={engineOf(fit.node).offer} />}
           {fit.quants.length > 0 && (
             <div class="scroll">
               <table>
@@ -238,7 +252,7 @@ function Fits(props: { repo: string; onClose: () => void }) {
                       <td class="num">{bytes(quant.high_bytes)}</td>
                       <td class="num">{count(quant.largest_context || null)}</td>
                       <td><span class={`fit ${quant.verdict}`} title={quant.reason}>{VERDICTS[quant.verdict] ?? quant.verdict}</span></td>
-                      <td class="row-actions"><button type="button" class="small" disabled={quant.verdict === "no" || busy.value !== ""} onClick={() => deploy(fit.node, quant.quant)} aria-label={`Deploy ${quant.quant} on ${fit.node}`}>{busy.value === `${fit.node} ${quant.quant}` ? "Deploying …" : "Deploy"}</button></td>
+                      <td class="row-actions"><button type="button" class="small" disabled={quant.verdict === "no" || busy.value !== "" || (engineOf(fit.node).missing && !engineOf(fit.node).offer)} onClick={() => deploy(fit.node, quant.quant)} aria-label={`Deploy ${quant.quant} on ${fit.node}`}>{busy.value === `${fit.node} ${quant.quant}` ? "Deploying …" : "Deploy"}</button></td>
                     </tr>
                   ))}
                 </tbody>
