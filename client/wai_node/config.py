@@ -54,7 +54,8 @@ class DeployConfig:
     to llama-server. `load_timeout_s`: when a server that still loads counts as hung, None: 120 s
     and more for large files. `engine`: on a node without an engine a deployment installs one if it
     asks for that, by itself ("auto"), or never. `engine_manifest`: the file that lists what may be
-    installed, None: the shipped one.
+    installed, None: the shipped one. `allow_engine_flags`: a deployment may add flags to its
+    server's, with all that llama-server can do by them.
     """
 
     allow: bool = True
@@ -67,6 +68,7 @@ class DeployConfig:
     load_timeout_s: float | None = None
     engine: EngineInstalls = "ask"
     engine_manifest: Path | None = None
+    allow_engine_flags: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,7 @@ def _make_supervisor(
         engine_mirror=config.engine_mirror,
         engine_manifest=deploy.engine_manifest,
         proxies=_proxies(config),
+        allow_engine_flags=deploy.allow_engine_flags,
         allow_deploy=deploy.allow and membership.allow_deploy,
         allowed_publishers=frozenset(deploy.publishers) or None,
         disk_quota_bytes=None

@@ -23,4 +23,7 @@ MAX_UPSTREAM_SLOTS: Final = 4096  # no server works on more requests at once
 MAX_SLOTS: Final = 256
 MIN_IDLE_S: Final = 1.0  # sooner, and a model is unloaded before its first request comes
 MAX_IDLE_S: Final = 1e9
+MAX_GPU_LAYERS: Final = 1024  # the deepest models have some 130
+MAX_ENGINE_FLAGS: Final = 32
+MAX_FLAG_CHARS: Final = 256
 MAX_FOUND: Final = 50  # repositories that one search of the hub may return

@@ -68,6 +68,16 @@ def test_search_fit_deploy_chat_swap_remove(tmp_path: Path, gguf: bytes) -> None
             for line in model(running, "logs", MODEL, "--node", "box")
         )
         assert MODEL in wai("node", "logs", "box", "--data", running.data)
+        edited = model(
+            running, "edit", MODEL, "--node", "box", "--slots", "1", "--flash-attention", "on"
+        )
+        assert (edited["slots"], edited["flash_attention"]) == (1, "on")
+        [listed] = model(running, "list")
+        assert (listed["context_served"], listed["purpose"]) == (512, "chat")
+        with pytest.raises(CommandError, match="allow_engine_flags"):
+            model(running, "edit", MODEL, "--node", "box", "--engine-flag=--no-warmup")
+        with pytest.raises(CommandError, match="nothing to change"):
+            model(running, "edit", MODEL, "--node", "box")
         model(running, "remove", MODEL, "--node", "box")
         wait_until(lambda: model(running, "list") == [], "the model is still there")
         assert ask(running, secret) == 404

@@ -60,6 +60,10 @@ EXAMPLES: Final = {
     ),
     "model list": ("wai model list",),
     "model context": ("wai model context unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 32768",),
+    "model edit": (
+        "wai model edit unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --cache-type q8_0",
+        "wai model edit unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --gpu-layers auto --slots 4",
+    ),
     "model remove": ("wai model remove unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",),
     "model logs": ("wai model logs unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",),
     "version": ("wai version",),

@@ -16,13 +16,15 @@ import anyio.to_thread
 
 from wai_node.models.catalogue import Quantisation, Repository, parse_reference
 from wai_node.models.fit import Correction, Fit, FitVerdict, Load, estimate, fit
+from wai_node.models.gguf_file import read_shape
 from wai_node.models.hardware import Hardware
 from wai_node.models.hub import Hub
 from wai_node.models.shape import ModelShape, shape_from_metadata
 from wai_protocol.errors import RequestError
 
 from .deployment import Wish
-from .entry import QuantFit, load_for, read_shape
+from .entry import QuantFit
+from .options import DEFAULT, ServeOptions
 from .wanted import Wanted, WantedModel
 
 DEFAULT_CONTEXT: Final = 8192  # what a chat needs
@@ -32,11 +34,13 @@ DEFAULT_SLOTS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """How to run a new model that fits: `gpu_layers` is None without a GPU; memory in bytes."""
+    """How to run a new model that fits: `gpu_layers` is None without a GPU; memory in bytes.
+    `purpose`: what the model is for."""
 
     load: Load
     gpu_layers: int | None
     high_bytes: int
+    purpose: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,11 @@ class Appraiser:
         self._hub, self._hardware, self._wanted = hub, hardware, wanted
 
     async def quantisations(
-        self, reference: str, context_tokens: int | None, slots: int | None
+        self,
+        reference: str,
+        context_tokens: int | None,
+        slots: int | None,
+        options: ServeOptions = DEFAULT,
     ) -> list[QuantFit]:
         """Return how each quantisation of `publisher/name[:QUANT]` fits. Raises `WaiError`."""
         repo, wanted = parse_reference(reference)
@@ -66,9 +74,13 @@ class Appraiser:
         # One header is enough: the quantisations of a repository differ in their weights alone.
         shape = await self._shape(repository, quants[0])
         hardware = await anyio.to_thread.run_sync(self._hardware)
-        load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+        load = options.load(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
         return [
-            QuantFit(quant.name, quant.size_bytes, self._fit(repo, shape, quant, load, hardware))
+            QuantFit(
+                quant.name,
+                quant.size_bytes,
+                self._fit(repo, shape, quant, load, hardware, options.gpu_layers),
+            )
             for quant in quants
         ]
 
@@ -78,6 +90,7 @@ class Appraiser:
         quant: Quantisation,
         context_tokens: int | None,
         slots: int | None,
+        options: ServeOptions,
         pending_bytes: int,
     ) -> Placed:
         """Return how to serve a new model.
@@ -87,14 +100,16 @@ class Appraiser:
         does not fit.
         """
         shape = await self._shape(repository, quant)
-        load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+        load = options.load(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
         hardware = (await anyio.to_thread.run_sync(self._hardware)).with_taken(pending_bytes)
-        found = self._fit(repository.name, shape, quant, load, hardware)
+        _check_layers(options, hardware)
+        layers = options.gpu_layers
+        found = self._fit(repository.name, shape, quant, load, hardware, layers)
         if found.verdict is FitVerdict.NO and not context_tokens:
             largest = found.largest_context
             if largest >= min(LEAST_DEFAULT_CONTEXT, shape.context_trained):
-                load = load_for(shape, largest, load.slots)
-                found = self._fit(repository.name, shape, quant, load, hardware)
+                load = options.load(shape, largest, load.slots)
+                found = self._fit(repository.name, shape, quant, load, hardware, layers)
         if found.verdict is FitVerdict.NO:
             others = f" (with {pending_bytes >> 20} MiB kept for models that are not loaded yet)"
             raise RequestError(
@@ -102,7 +117,12 @@ class Appraiser:
                 f"slots does not fit this node{others if pending_bytes else ''}: "
                 f"{found.reason}{_largest(found)}"
             )
-        return Placed(load, found.gpu_layers if hardware.gpus else None, found.high_bytes)
+        return Placed(
+            load,
+            found.gpu_layers if hardware.gpus else None,
+            found.high_bytes,
+            shape.purpose.value,
+        )
 
     async def change(
         self,
@@ -110,33 +130,38 @@ class Appraiser:
         file: Path,
         context_tokens: int,
         slots: int,
+        options: ServeOptions,
         served: Wish | None,
     ) -> Change:
-        """Return how `model` can be served with another context; `served` is what runs now.
+        """Return how `model` can be served otherwise; `served` is what runs now.
 
         Raises `RequestError` if it can't, even after the running server has freed its memory.
         """
         shape = await anyio.to_thread.run_sync(read_shape, file)
-        load = load_for(shape, context_tokens, slots)
+        load = options.load(shape, context_tokens, slots)
         if load.context_tokens < context_tokens:
             raise RequestError(
                 f"{model.alias} was trained for {shape.context_trained} tokens of context; ask for "
                 "that or less"
             )
         hardware = await anyio.to_thread.run_sync(self._hardware)
+        _check_layers(options, hardware)
+        forced = options.gpu_layers
         correction = Correction(*model.correction)
-        found = fit(shape, model.size_bytes, load, hardware, correction)
+        found = fit(shape, model.size_bytes, load, hardware, correction, forced)
         after = hardware
         if served is not None:
-            freed = load_for(shape, served.context_tokens, served.slots)
+            freed = served.options.load(shape, served.context_tokens, served.slots)
             after = hardware.with_freed(estimate(shape, model.size_bytes, freed, correction).high)
-        alone = fit(shape, model.size_bytes, load, after, correction)
+        alone = fit(shape, model.size_bytes, load, after, correction, forced)
         if alone.verdict is FitVerdict.NO:
             raise RequestError(
                 f"{model.alias} with {load.context_tokens} tokens in {load.slots} slots does not "
                 f"fit this node: {alone.reason}{_largest(alone)}"
             )
         beside = found.verdict is (FitVerdict.GPU if hardware.gpus else FitVerdict.CPU)
+        if forced is not None and hardware.gpus:  # it fits just as it is wanted, or not at all
+            beside = found.verdict is not FitVerdict.NO
         layers = (found if beside else alone).gpu_layers if hardware.gpus else None
         return Change(load, beside, layers)
 
@@ -144,11 +169,23 @@ class Appraiser:
         return shape_from_metadata(await self._hub.metadata(repository, quant.files[0]))
 
     def _fit(
-        self, repo: str, shape: ModelShape, quant: Quantisation, load: Load, hardware: Hardware
+        self,
+        repo: str,
+        shape: ModelShape,
+        quant: Quantisation,
+        load: Load,
+        hardware: Hardware,
+        gpu_layers: int | None,
     ) -> Fit:
         known = [m.correction for m in self._wanted.models.values() if m.repo == repo]
         correction = Correction(*known[-1]) if known else Correction()
-        return fit(shape, quant.size_bytes, load, hardware, correction)
+        return fit(shape, quant.size_bytes, load, hardware, correction, gpu_layers)
+
+
+def _check_layers(options: ServeOptions, hardware: Hardware) -> None:
+    """Raise `RequestError` for layers on a GPU that is not there."""
+    if options.gpu_layers and not hardware.gpus:
+        raise RequestError("this node has no GPU that its engine can use: leave the layers at auto")
 
 
 def _largest(found: Fit) -> str:

@@ -115,7 +115,7 @@ class EngineSwaps:
             file = self._places.file(model)
             try:
                 change = await self._appraiser.change(
-                    model, file, wish.context_tokens, wish.slots, served
+                    model, file, wish.context_tokens, wish.slots, wish.options, served
                 )
             except WaiError as error:
                 log.warning("%s is not moved to the new engine: %s", model.alias, error)

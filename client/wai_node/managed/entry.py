@@ -5,19 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final
 
 import anyio
 
 from wai_node.models.catalogue import Quantisation, RemoteFile, Repository
 from wai_node.models.download import Progress
-from wai_node.models.fit import Fit, Load
-from wai_node.models.gguf_header import HeaderReader
-from wai_node.models.shape import ModelShape, shape_from_metadata
-from wai_protocol.errors import RequestError
+from wai_node.models.fit import Fit
 
 from .deployment import Deployment, State, Wish
+from .options import ServeOptions
 from .server.runner import Runner
 from .wanted import WantedModel
 
@@ -47,7 +44,7 @@ class QuantFit:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentStatus:
-    """One deployed model, as `list` shows it. `changing`: a change of context is in progress.
+    """One deployed model, as `list` shows it. `changing`: a change of it is in progress.
     `given_up`: it has failed, and will not soon be tried again."""
 
     alias: str
@@ -58,6 +55,9 @@ class DeploymentStatus:
     context_tokens: int
     context_served: int | None
     slots: int
+    options: ServeOptions
+    purpose: str
+    idle_unload_s: float | None
     changing: bool
     given_up: bool
     size_bytes: int
@@ -91,34 +91,13 @@ class DeploymentEntry:
     gone: bool = False
 
 
-def read_shape(path: Path) -> ModelShape:
-    """Read the shape of a GGUF file. Raises `RequestError` if it can't be read."""
-    reader = HeaderReader()
-    try:
-        with path.open("rb") as file:
-            while reader.header is None and not reader.reached_tokenizer:
-                data = file.read(max(1 << 16, reader.needed_bytes))
-                if not data:
-                    break
-                reader.receive_data(data)
-    except OSError as error:
-        raise RequestError(
-            f"{path.name} can't be read on this node ({error.strerror}); deploy the model again"
-        ) from error
-    return shape_from_metadata(reader.metadata)
-
-
-def load_for(shape: ModelShape, context_tokens: int, slots: int) -> Load:
-    """Return a load with at most the context that the model was trained for."""
-    return Load(min(context_tokens, shape.context_trained), slots)
-
-
 def wish_of(
     model: WantedModel, load_timeout_s: float | None = None, engine: tuple[str, ...] = ()
 ) -> Wish:
     """Return the wish of a stored model; the limit for loading grows with the files' size."""
     return Wish(
         engine=engine,
+        options=model.options,
         context_tokens=model.context_tokens,
         slots=model.slots,
         gpu_layers=model.gpu_layers,
@@ -135,7 +114,12 @@ def machine_for(
     proven = None
     if model.proven is not None:
         context_tokens, slots = model.proven
-        before = replace(model, context_tokens=context_tokens, slots=slots)
+        before = replace(
+            model,
+            context_tokens=context_tokens,
+            slots=slots,
+            options=model.proven_options,
+        )
         there = bool(model.engine) and os.access(model.engine[0], os.X_OK)
         proven = wish_of(before, load_timeout_s, model.engine if there else engine)
     return Deployment(wish_of(model, load_timeout_s, engine), proven)
@@ -205,6 +189,9 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         context_tokens=machine.wish.context_tokens,
         context_served=machine.context_served,
         slots=machine.wish.slots,
+        options=machine.wish.options,
+        purpose=entry.model.purpose,
+        idle_unload_s=entry.model.idle_unload_s,
         changing=machine.changing,
         given_up=machine.given_up,
         size_bytes=entry.model.size_bytes,

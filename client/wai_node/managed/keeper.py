@@ -18,6 +18,7 @@ import anyio.to_thread
 
 from wai_node.models.catalogue import Repository
 from wai_node.models.download import Clock, Download, Progress
+from wai_node.models.gguf_file import read_shape
 from wai_node.models.hub import Hub
 from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
@@ -31,7 +32,6 @@ from .entry import (
     files_of,
     log_change,
     machine_for,
-    read_shape,
     status_of,
 )
 from .policy import ManagedSettings
@@ -125,6 +125,7 @@ class Keeper:
             context_tokens=wish.context_tokens,
             slots=wish.slots,
             gpu_layers=wish.gpu_layers,
+            options=wish.options,
         )
         if served != entry.model:  # a swap was reverted: store what is served now
             entry.model = served
@@ -240,7 +241,7 @@ class Keeper:
     async def _learn(self, entry: DeploymentEntry, runner: Runner, wish: Wish) -> None:
         """Store how far the estimate was from what the server took."""
         proven = wish.context_tokens, wish.slots
-        model = replace(entry.model, proven=proven, engine=wish.engine)
+        model = replace(entry.model, proven=proven, engine=wish.engine, proven_options=wish.options)
         try:
             shape = await anyio.to_thread.run_sync(read_shape, self._places.file(model))
         except WaiError:
@@ -250,7 +251,11 @@ class Keeper:
             factors = (correction.weights, correction.cache, correction.compute)
             model = replace(model, correction=factors)
         entry.model = replace(
-            entry.model, proven=model.proven, correction=model.correction, engine=model.engine
+            entry.model,
+            proven=model.proven,
+            correction=model.correction,
+            engine=model.engine,
+            proven_options=model.proven_options,
         )
         await self._deployments.keep(entry)
 

@@ -21,7 +21,8 @@ class ManagedSettings:
     configured llama-server, and `extra_flags` are added to its arguments. `allowed_publishers`
     None: any. `disk_quota_bytes` None: the whole disk except `kept_free_bytes`. `load_timeout_s`
     None: computed from the model's size. `engine`: whether a deployment may install one;
-    `engine_mirror` and `engine_manifest` say from where, None: as shipped.
+    `engine_mirror` and `engine_manifest` say from where, None: as shipped. `allow_engine_flags`:
+    admins may add flags to a model's server.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class ManagedSettings:
     engine_mirror: str | None = None
     engine_manifest: Path | None = None
     proxies: ProxySettings = DIRECT
+    allow_engine_flags: bool = False
 
     @property
     def sockets_folder(self) -> Path:

@@ -42,6 +42,7 @@ from .entry import (
 )
 from .keeper import Keeper
 from .lease import leased
+from .options import DEFAULT, ServeOptions
 from .policy import ManagedSettings
 from .server.log_file import read_tail
 from .server.model_paths import ModelPaths
@@ -115,7 +116,11 @@ class Supervisor:
         return await self.hub.search(query, limit)
 
     async def fit(
-        self, reference: str, context_tokens: int | None = None, slots: int | None = None
+        self,
+        reference: str,
+        context_tokens: int | None = None,
+        slots: int | None = None,
+        options: ServeOptions = DEFAULT,
     ) -> list[QuantFit]:
         """Return how each quantisation of `publisher/name[:QUANT]` fits this node.
 
@@ -123,7 +128,7 @@ class Supervisor:
         """
         self.settings.check_allowed()
         self.settings.check_publisher(parse_reference(reference)[0])
-        return await self._appraiser.quantisations(reference, context_tokens, slots)
+        return await self._appraiser.quantisations(reference, context_tokens, slots, options)
 
     async def deploy(
         self,
@@ -132,6 +137,7 @@ class Supervisor:
         slots: int | None = None,
         idle_unload_s: float | None = None,
         *,
+        options: ServeOptions | None = None,
         install_engine: bool = False,
     ) -> str:
         """Begin to serve `publisher/name[:QUANT]`; return its alias at once, before the download.
@@ -142,10 +148,8 @@ class Supervisor:
         """
         self.settings.check_allowed()
         self._keeper.check_running()
-        if idle_unload_s is not None and not MIN_IDLE_S <= idle_unload_s <= MAX_IDLE_S:
-            raise RequestError(
-                f"a model is unloaded after {MIN_IDLE_S:g} s or more without requests"
-            )
+        _check_idle(idle_unload_s)
+        (options or DEFAULT).check(flags_allowed=self.settings.allow_engine_flags)
         repo, wanted = parse_reference(reference)
         self.settings.check_publisher(repo)
         repository = await self.hub.repository(repo)
@@ -158,13 +162,18 @@ class Supervisor:
         if entry is not None:
             if entry.removed:
                 raise RequestError(f"{alias} is being removed; deploy it again in a moment")
-            await self._redeploy(entry, repository, quant, context_tokens, slots, idle_unload_s)
+            await self._redeploy(
+                *(entry, repository, quant, context_tokens, slots, idle_unload_s, options)
+            )
             return alias
         async with self._placing:  # two at once would both count the same free memory
             if self._deployments.find(alias) is not None:
                 return alias  # another call was quicker
-            placed = await self._place(repository, quant, context_tokens, slots)
+            chosen = options or DEFAULT
+            placed = await self._place(repository, quant, context_tokens, slots, chosen)
             model = WantedModel(
+                options=chosen,
+                purpose=placed.purpose,
                 alias=alias,
                 repo=repo,
                 quant=quant.name,
@@ -199,21 +208,30 @@ class Supervisor:
                 entry.download.cancel()
             self._keeper.apply(entry, entry.machine.remove(self._now()))
 
-    async def set_context(self, alias: str, context_tokens: int, slots: int | None = None) -> None:
-        """Serve `alias` with another context without dropping a request; returns at once.
+    async def edit(
+        self,
+        alias: str,
+        context_tokens: int | None = None,
+        slots: int | None = None,
+        options: ServeOptions | None = None,
+    ) -> None:
+        """Serve `alias` otherwise, without dropping a request; returns at once. None: as now.
 
         The new server starts while the old one runs if there is memory for both, else after it. If
-        the new one fails, the old context is restored and `DeploymentStatus.swap_error` says why.
+        the new one fails, the old way is restored and `DeploymentStatus.swap_error` says why.
         """
         self.settings.check_allowed()
         entry = self._deployments.get(alias)
         if entry.machine.state is State.DOWNLOADING:
-            raise RequestError(f"{alias} is still being downloaded; change its context after that")
+            raise RequestError(f"{alias} is still being downloaded; change it after that")
         wish = entry.machine.wish
         model = entry.model
+        chosen = options or wish.options
+        chosen.check(flags_allowed=self.settings.allow_engine_flags)
         served = wish if entry.machine.serving is not None else None
+        context_tokens, slots = context_tokens or wish.context_tokens, slots or wish.slots
         change = await self._appraiser.change(
-            model, self._places.file(model), context_tokens, slots or wish.slots, served
+            model, self._places.file(model), context_tokens, slots, chosen, served
         )
         load = change.load
         changed = replace(
@@ -221,6 +239,7 @@ class Supervisor:
             context_tokens=load.context_tokens,
             slots=load.slots,
             gpu_layers=change.gpu_layers,
+            options=chosen,
         )
         async with self._deployments.changing:
             await anyio.to_thread.run_sync(self._wanted.put, changed)
@@ -229,6 +248,20 @@ class Supervisor:
             if entry.machine.state is State.FAILED:
                 actions = [*actions, *entry.machine.deploy()]
             self._keeper.apply(entry, actions)
+
+    def options_of(self, alias: str) -> ServeOptions:
+        """Return the options that a model is served with, or is to be. Raises `RequestError`."""
+        return self._deployments.get(alias).machine.wish.options
+
+    async def set_idle_unload(self, alias: str, idle_unload_s: float | None) -> None:
+        """Unload `alias` after so long without requests, None: never. Raises `WaiError`."""
+        self.settings.check_allowed()
+        _check_idle(idle_unload_s)
+        entry = self._deployments.get(alias)
+        if idle_unload_s != entry.model.idle_unload_s:
+            async with self._deployments.changing:
+                await self._replace(entry, replace(entry.model, idle_unload_s=idle_unload_s))
+                self._keeper.apply(entry, [])
 
     async def logs(self, alias: str, lines: int = 100) -> list[str]:
         """Return the last lines that the servers of `alias` printed, including earlier runs."""
@@ -271,19 +304,18 @@ class Supervisor:
         context_tokens: int | None,
         slots: int | None,
         idle_unload_s: float | None,
+        options: ServeOptions | None,
     ) -> None:
         """Change the settings of a deployed model, or try again if it failed."""
         wish = entry.machine.wish
-        wanted = context_tokens or wish.context_tokens, slots or wish.slots
+        chosen = options or wish.options
+        wanted = context_tokens or wish.context_tokens, slots or wish.slots, chosen
         if entry.machine.state is State.FAILED:
             await self._retry_failed(entry, repository, quant, *wanted)
-        elif wanted != (wish.context_tokens, wish.slots):
-            await self.set_context(entry.model.alias, *wanted)
-        if idle_unload_s is not None and idle_unload_s != entry.model.idle_unload_s:
-            async with self._deployments.changing:
-                changed = replace(entry.model, idle_unload_s=idle_unload_s)
-                await self._replace(entry, changed)
-                self._keeper.apply(entry, [])
+        elif wanted != (wish.context_tokens, wish.slots, wish.options):
+            await self.edit(entry.model.alias, *wanted)
+        if idle_unload_s is not None:
+            await self.set_idle_unload(entry.model.alias, idle_unload_s)
 
     async def _retry_failed(
         self,
@@ -292,12 +324,15 @@ class Supervisor:
         quant: Quantisation,
         context: int,
         slots: int,
+        options: ServeOptions,
     ) -> None:
         """Try a failed deployment again, with the files that the hub lists now, in case the old
         ones were the cause."""
-        placed = await self._place(repository, quant, context, slots)
+        placed = await self._place(repository, quant, context, slots, options)
         changed = replace(
             entry.model,
+            options=options,
+            purpose=placed.purpose,
             context_tokens=placed.load.context_tokens,
             slots=placed.load.slots,
             gpu_layers=placed.gpu_layers,
@@ -314,11 +349,16 @@ class Supervisor:
             self._keeper.apply(entry, [*actions, *entry.machine.deploy()])
 
     async def _place(
-        self, repository: Repository, quant: Quantisation, context: int | None, slots: int | None
+        self,
+        repository: Repository,
+        quant: Quantisation,
+        context: int | None,
+        slots: int | None,
+        options: ServeOptions,
     ) -> Placed:
         """Call `Appraiser.new` with the memory that pending deployments will take."""
         pending = self._deployments.pending_bytes()
-        return await self._appraiser.new(repository, quant, context, slots, pending)
+        return await self._appraiser.new(repository, quant, context, slots, options, pending)
 
     async def _replace(self, entry: DeploymentEntry, model: WantedModel) -> None:
         """Store `model` in place of the entry's. Raises if it was removed meanwhile."""
@@ -332,3 +372,8 @@ class Supervisor:
 
     def _wish(self, model: WantedModel) -> Wish:
         return wish_of(model, self.settings.load_timeout_s, self._engine.argv)
+
+
+def _check_idle(idle_unload_s: float | None) -> None:
+    if idle_unload_s is not None and not MIN_IDLE_S <= idle_unload_s <= MAX_IDLE_S:
+        raise RequestError(f"a model is unloaded after {MIN_IDLE_S:g} s or more without requests")

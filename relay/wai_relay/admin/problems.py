@@ -153,10 +153,10 @@ def _of_deployments(deployed: Iterable[DeploymentView]) -> Iterator[ProblemView]
                 "the Models page has its log, and deploys it again; so does `wai model logs`",
             )
         elif view.swap_error:
-            text = f"its last change of context was taken back: {view.swap_error}"
+            text = f"its last change was taken back: {view.swap_error}"
             yield ProblemView(
                 *("deployment", f"{view.model} on {view.node}", _short(text)),
-                "it serves with the context that it had; ask for a smaller one",
+                "it serves as it did before; ask for less context, or for other options",
             )
 
 

@@ -13,9 +13,10 @@ from typing import Final, TextIO
 import pytest
 
 from tests.harness.real import require_real, script
+from tests.harness.tiny_encoder import RANK, Encoder, write_encoder
 from tests.harness.tiny_families import FAMILIES, Shape, write_family
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
-from wai_node.models.fit import CacheType, Load, estimate
+from wai_node.models.fit import CacheType, Load, estimate, load_for
 from wai_node.models.gguf_header import GgufHeader, HeaderReader
 from wai_node.models.shape import shape_from_metadata
 
@@ -34,12 +35,13 @@ def header_of(path: Path) -> GgufHeader:
     return reader.header
 
 
-def buffers_of(path: Path, load: Load) -> SeenBuffers:
+def buffers_of(path: Path, load: Load, *more: str) -> SeenBuffers:
     """Start a real server on `path`, read its log until it listens, end it."""
     argv = [
         *(script("llama-server-vulkan"), "-m", str(path), "-t", "1", "--port", "0", "-lv", "4"),
         *("--no-kv-unified", "-np", str(load.slots), "-c", str(load.context_tokens * load.slots)),
         *("-ctk", load.cache_k.value, "-ctv", load.cache_v.value, "-fit", "off", "--no-warmup"),
+        *more,
         "--no-repack",  # else what is counted twice depends on this machine's processor
     ]
     for _ in range(TRIES):
@@ -98,6 +100,36 @@ def test_the_cache_type_counts(cache: CacheType, tmp_path: Path) -> None:
     seen = buffers_of(path, load)
     found = estimate(shape_from_metadata(header.metadata), header.tensor_bytes or 0, load)
     assert found.cache == pytest.approx(seen.cache, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        Encoder(embedding=384, blocks=4, heads=6, feed_forward=1536, context=2048),
+        Encoder(embedding=256, blocks=3, heads=8, feed_forward=1024, context=512, pooling=RANK),
+        Encoder(embedding=768, blocks=2, heads=12, feed_forward=3072, context=1024),
+    ],
+)
+def test_a_model_without_a_cache_that_reads_a_text_at_once(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    require_real("llama-server")
+    path = write_encoder(tmp_path / "encoder.gguf", encoder)
+    header = header_of(path)
+    shape = shape_from_metadata(header.metadata)
+    assert shape.reads_whole
+    for context, slots in ((encoder.context, 1), (encoder.context // 2, 4)):
+        load = load_for(shape, context, slots)
+        batch = str(load.batch_tokens)
+        seen = buffers_of(path, load, "--embeddings", "-b", batch, "-ub", batch)
+        found = estimate(shape, header.tensor_bytes or 0, load)
+        for real, said in (
+            (seen.total, found.buffers),
+            (seen.cache, found.cache),
+            (seen.compute, found.compute),
+        ):
+            assert said == pytest.approx(real, rel=TOLERANCE, abs=64 << 10), load
+        assert seen.total <= found.high
 
 
 def test_a_real_chat_model_on_another_build_of_llama_cpp(tmp_path: Path) -> None:

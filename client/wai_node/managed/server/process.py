@@ -22,6 +22,8 @@ import anyio
 import anyio.abc
 
 from wai_node.engines.environment import server_environment
+from wai_node.managed.options import DEFAULT, ServeOptions
+from wai_node.models.shape import Purpose
 from wai_protocol.errors import TransportError
 from wai_transport.exit_status import describe_exit
 
@@ -38,6 +40,14 @@ VERBOSITY: Final = 4
 # Known faults: a pattern of llama.cpp's messages, and a sentence that says what to do.
 _HINTS: Final = (
     (
+        re.compile(r"error: (?:invalid|unknown) argument: (\S{1,100})"),
+        "this llama-server does not know the option {0}; leave it out, or use another engine",
+    ),
+    (
+        re.compile(r"^(error while handling argument .{1,200})", re.MULTILINE),
+        "llama-server refuses an option: {0}",
+    ),
+    (
         re.compile(r"unknown model architecture: *'?([\w-]+)"),
         "its llama.cpp is too old for this model; install a newer llama-server",
     ),
@@ -48,6 +58,10 @@ _HINTS: Final = (
             re.I,
         ),
         "there is not enough memory; deploy it with a smaller context or quantisation",
+    ),
+    (
+        re.compile(r"cache type (\S{1,16}) with block size \d+ does not divide"),
+        "this model's heads are too narrow for a cache of type {0}; use f16",
     ),
     (
         re.compile(r"couldn't bind|Address already in use", re.I),
@@ -75,8 +89,9 @@ _HINTS: Final = (
 class ServerOptions:
     """How a model is served.
 
-    `context_tokens` is per slot. `gpu_layers` and `threads` None: the server's default. `extra`
-    are flags that the node's owner configured.
+    `context_tokens` is per slot. `gpu_layers` and `threads` None: the server's default. `purpose`:
+    what the model is for. `batch_tokens`: what is computed at once, None: the server's default.
+    `serve`: how it computes. `extra` are flags that the node's owner configured.
     """
 
     model: Path
@@ -85,6 +100,9 @@ class ServerOptions:
     slots: int
     gpu_layers: int | None = None
     threads: int | None = None
+    purpose: Purpose = Purpose.CHAT
+    batch_tokens: int | None = None
+    serve: ServeOptions = DEFAULT
     extra: tuple[str, ...] = ()
 
     def to_argv(self, socket: Path) -> list[str]:
@@ -101,11 +119,21 @@ class ServerOptions:
             *("--cache-ram", "0"),  # else it may use up to 8 GiB of RAM more than we estimated
             *("--verbosity", str(VERBOSITY), "--metrics", "--slots", "--no-webui"),
         ]
+        match self.purpose:
+            case Purpose.EMBEDDING:
+                argv.append("--embeddings")
+            case Purpose.RERANK:
+                argv.append("--reranking")
+            case Purpose.CHAT:
+                pass
+        if self.batch_tokens is not None:
+            batch = str(self.batch_tokens)
+            argv += ["--batch-size", batch, "--ubatch-size", batch]
         if self.gpu_layers is not None:
             argv += ["--gpu-layers", str(self.gpu_layers)]
         if self.threads is not None:
             argv += ["--threads", str(self.threads)]
-        return [*argv, *self.extra]
+        return [*argv, *self.serve.to_argv(), *self.extra]
 
 
 class ServerProcess:
@@ -221,8 +249,8 @@ class ServerProcess:
         code = self._process.returncode if self._process else None
         text = "\n".join(self.log.tail())
         for pattern, hint in _HINTS:
-            if pattern.search(text):
-                return f"the server ended: {hint}"
+            if found := pattern.search(text):
+                return f"the server ended: {hint.format(*found.groups())}"
         how = "ended" if code is None else describe_exit(code)
         hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
         return f"the server {how}{hint}; see its log with `wai node logs`"

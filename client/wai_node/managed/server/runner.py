@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import anyio.to_thread
 
 from wai_node.engines.find import NONE_HERE
 from wai_node.managed.deployment import Wish
 from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.wanted import WantedModel
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
-from wai_node.models.fit import Correction, Load, estimate
+from wai_node.models.fit import Correction, estimate
+from wai_node.models.gguf_file import read_shape
 from wai_node.models.shape import ModelShape
 from wai_protocol.errors import Fault, TransportError, WaiError
 
@@ -54,7 +56,15 @@ class Runner:
         self, model: WantedModel, path: Path, wish: Wish, on_ready: Callable[[int], None]
     ) -> str:
         """Run the server until it ends or is halted; return a sentence that says why."""
+        try:
+            shape = await anyio.to_thread.run_sync(read_shape, path)
+        except WaiError as error:
+            return str(error)
+        load = wish.options.load(shape, wish.context_tokens, wish.slots)
         options = ServerOptions(
+            serve=wish.options,
+            purpose=shape.purpose,
+            batch_tokens=load.batch_tokens if shape.reads_whole else None,
             model=path,
             alias=model.alias,
             context_tokens=wish.context_tokens,
@@ -90,7 +100,7 @@ class Runner:
         """Return how far the estimate was off, by the log; None if the log has no figures."""
         if self.seen is None:
             return None
-        load = Load(min(wish.context_tokens, shape.context_trained), wish.slots)
+        load = wish.options.load(shape, wish.context_tokens, wish.slots)
         return learn(self.seen, estimate(shape, weights_bytes, load))
 
     async def _watch(self, process: ServerProcess, on_ready: Callable[[int], None]) -> str:

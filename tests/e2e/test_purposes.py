@@ -1,0 +1,59 @@
+"""Models that are not for chat: what they are for is read from their files, not typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.caller import request
+from tests.harness.cluster import Cluster
+from tests.harness.fake_hub import FakeRepo
+from tests.harness.model_fleet import model, model_fleet
+from tests.harness.processes import wait_until
+from tests.harness.tiny_encoder import RANK, Encoder, write_encoder
+from tests.harness.tiny_gguf import tiny_gguf
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+
+def post(running: Cluster, secret: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    headers = {"Authorization": f"Bearer {secret}"}
+    with request(running, path, json.dumps(body).encode(), headers) as answer:
+        return answer.status, json.loads(answer.read())
+
+
+def test_an_embedding_model_and_a_reranker_answer(tmp_path: Path) -> None:
+    embed = write_encoder(tmp_path / "embed-F16.gguf").read_bytes()
+    rank = write_encoder(tmp_path / "rank-F16.gguf", Encoder(pooling=RANK)).read_bytes()
+    chat = tiny_gguf(tmp_path / "gguf").read_bytes()
+    with model_fleet(tmp_path, chat) as (running, hub):
+        hub.repos["tiny/embed-GGUF"] = FakeRepo({"embed-F16.gguf": embed})
+        hub.repos["tiny/rank-GGUF"] = FakeRepo({"rank-F16.gguf": rank})
+        secret = running.create_key().secret
+        for name in ("embed", "rank"):
+            view = model(running, "deploy", f"tiny/{name}-GGUF", "--node", "box")
+            assert (view["state"], view["context_served"]) == ("ready", 512)
+        embedding = {"model": "tiny/embed-GGUF:F16", "input": ["good day", "x " * 400]}
+        wait_until(
+            lambda: post(running, secret, "/v1/embeddings", embedding)[0] == 200,
+            "the embedding model does not answer",
+        )
+        _, told = post(running, secret, "/v1/embeddings", embedding)
+        assert [len(one["embedding"]) for one in told["data"]] == [64, 64]
+        assert told["usage"]["prompt_tokens"] > 400, "a text was cut"
+        ranking = {
+            "model": "tiny/rank-GGUF:F16",
+            "query": "which day",
+            "documents": ["a good day", "0123456789"],
+        }
+        wait_until(
+            lambda: post(running, secret, "/v1/rerank", ranking)[0] == 200,
+            "the reranker does not answer",
+        )
+        _, told = post(running, secret, "/v1/rerank", ranking)
+        assert sorted(one["index"] for one in told["results"]) == [0, 1]
+        kinds = {view["model"]: view["purpose"] for view in model(running, "list")}
+        assert kinds == {"tiny/embed-GGUF:F16": "embedding", "tiny/rank-GGUF:F16": "rerank"}
