@@ -81,7 +81,7 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     or absent. `context` is what is wanted per slot, `context_served` what is served now.
     `changing`: it is on its way from one to the other. `swap_error` says why the last change
     was taken back. `id` names it among all nodes'. `purpose`: chat, embedding or rerank; "" on
-    older nodes. `gpu_layers` null: as many as fit.
+    older nodes. `mmproj`: the projector by which it sees images. `gpu_layers` null: as many as fit.
     """
 
     id: str
@@ -100,6 +100,7 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     progress: ProgressView | None
     changing: bool = False  # older nodes do not say, nor what follows
     purpose: str = ""
+    mmproj: str = ""
     idle_unload_s: float | None = None
     cache_type: str = "f16"
     gpu_layers: int | None = None
@@ -116,7 +117,8 @@ class DeploymentList(Struct, frozen=True):
 class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     """A model to serve: `model` is publisher/name[:QUANT]; `context` is tokens per slot.
     `install_engine`: a node without a llama-server installs one first. `gpu_layers` null: as many
-    as fit. `engine_flags` are added to llama-server's own, if the node's owner allows that."""
+    as fit. `engine_flags` are added to llama-server's own, if the node's owner allows that.
+    `mmproj`: a projector's file name or precision, "none", or null: the repository's best one."""
 
     node: Annotated[str, Meta(min_length=1, max_length=128)]
     model: Reference
@@ -128,6 +130,7 @@ class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     gpu_layers: GpuLayers | None = None
     flash_attention: FlashAttention | None = None
     engine_flags: EngineFlags | None = None
+    mmproj: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
 
 
 class EditDeployment(Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import pytest
 
 from tests.harness.caller import request
-from tests.harness.cluster import Cluster
+from tests.harness.cluster import Cluster, CommandError
 from tests.harness.fake_hub import FakeRepo
-from tests.harness.model_fleet import model, model_fleet
+from tests.harness.model_fleet import MODEL, REPO, model, model_fleet
 from tests.harness.processes import wait_until
 from tests.harness.tiny_encoder import RANK, Encoder, write_encoder
 from tests.harness.tiny_gguf import tiny_gguf
+from tests.harness.tiny_vision import png, write_projector
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -57,3 +59,53 @@ def test_an_embedding_model_and_a_reranker_answer(tmp_path: Path) -> None:
         assert sorted(one["index"] for one in told["results"]) == [0, 1]
         kinds = {view["model"]: view["purpose"] for view in model(running, "list")}
         assert kinds == {"tiny/embed-GGUF:F16": "embedding", "tiny/rank-GGUF:F16": "rerank"}
+
+
+def test_a_vision_model_brings_its_projector_and_answers_an_image(tmp_path: Path) -> None:
+    chat = tiny_gguf(tmp_path / "gguf").read_bytes()
+    seeing = write_projector(tmp_path / "mmproj.gguf").read_bytes()
+    with model_fleet(tmp_path, chat) as (running, hub):
+        files = {f"mmproj-{kind}.gguf": seeing for kind in ("F32", "BF16", "F16", "Q8_0")}
+        hub.repos[REPO] = FakeRepo({"tiny-F16.gguf": chat, **files})
+        secret = running.create_key().secret
+        with pytest.raises(CommandError, match="no projector 'Q2_K'; the repository has: mmproj"):
+            model(running, "deploy", REPO, "--node", "box", "--mmproj", "Q2_K")
+        view = model(running, "deploy", REPO, "--node", "box", "--context", "1024")
+        assert (view["state"], view["mmproj"]) == ("ready", "mmproj-F16.gguf")
+        picture = base64.b64encode(png()).decode()
+        asked = {
+            "model": MODEL,
+            "max_tokens": 4,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "What is this?"},
+                        {
+                            "type": "image_url",
+                            "image_url": {"url": f"data:image/png;base64,{picture}"},
+                        },
+                    ],
+                }
+            ],
+        }
+        wait_until(
+            lambda: post(running, secret, "/v1/chat/completions", asked)[0] == 200,
+            "the image is not answered",
+        )
+        _, told = post(running, secret, "/v1/chat/completions", asked)
+        assert told["usage"]["completion_tokens"] == 4
+        folder = tmp_path / "box" / "models"
+        assert sorted(p.name for p in folder.rglob("*.gguf")) == [
+            *("mmproj-F16.gguf", "tiny-F16.gguf")
+        ]
+        changed = model(running, "edit", MODEL, "--node", "box", "--slots", "1")
+        assert (changed["mmproj"], changed["slots"]) == ("mmproj-F16.gguf", 1)
+        wait_until(
+            lambda: post(running, secret, "/v1/chat/completions", asked)[0] == 200,
+            "the image is not answered after an edit",
+        )
+        model(running, "remove", MODEL, "--node", "box")
+        wait_until(lambda: list(folder.rglob("*.gguf")) == [], "a file is left")
+        view = model(running, "deploy", REPO, "--node", "box", "--mmproj", "none")
+        assert view["mmproj"] == ""

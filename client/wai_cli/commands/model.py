@@ -77,6 +77,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="unload it after so many idle seconds; the next request loads it again",
     )
     deploy.add_argument(
+        "--mmproj",
+        metavar="NAME",
+        type=named,
+        help="the projector by which it sees images, by its file's name or precision, or none"
+        " (default: the best one of the repository)",
+    )
+    deploy.add_argument(
         "--install-engine",
         action="store_true",
         help="if the node has no llama-server, have it install one first",
@@ -278,7 +285,10 @@ def _deploy(parsed: argparse.Namespace) -> int:
         "idle_unload_s": parsed.idle_unload,
         **_options(parsed),
     }
-    if parsed.install_engine:  # which older relays don't know
+    # which older relays don't know
+    if parsed.mmproj is not None:
+        wanted["mmproj"] = parsed.mmproj
+    if parsed.install_engine:
         wanted["install_engine"] = True
     with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
         view = relay.post("/deployments", wanted)

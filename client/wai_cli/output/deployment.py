@@ -126,6 +126,7 @@ def options_text(view: dict[str, Any]) -> str:
     """Return the options that are not the defaults, as `, cache q8_0`; "" for none."""
     layers, flags = view.get("gpu_layers"), view.get("engine_flags")
     said = (
+        f"sees images by {view['mmproj']}" if view.get("mmproj") else "",
         f"cache {view['cache_type']}" if view.get("cache_type", "f16") != "f16" else "",
         f"{layers} layers on the GPU" if layers is not None else "",
         f"flash attention {view['flash_attention']}"

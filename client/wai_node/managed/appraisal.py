@@ -14,12 +14,13 @@ from typing import Final
 
 import anyio.to_thread
 
-from wai_node.models.catalogue import Quantisation, Repository, parse_reference
+from wai_node.models.catalogue import Quantisation, RemoteFile, Repository, parse_reference
 from wai_node.models.fit import Correction, Fit, FitVerdict, Load, estimate, fit
-from wai_node.models.gguf_file import read_shape
+from wai_node.models.gguf_file import read_projector, read_shape
 from wai_node.models.hardware import Hardware
 from wai_node.models.hub import Hub
-from wai_node.models.shape import ModelShape, shape_from_metadata
+from wai_node.models.projector import Projector, choose_projector, projector_of
+from wai_node.models.shape import ModelShape, Purpose, shape_from_metadata
 from wai_protocol.errors import RequestError
 
 from .deployment import Wish
@@ -35,12 +36,13 @@ DEFAULT_SLOTS: Final = 2
 @dataclass(frozen=True, slots=True)
 class Placed:
     """How to run a new model that fits: `gpu_layers` is None without a GPU; memory in bytes.
-    `purpose`: what the model is for."""
+    `purpose`: what the model is for. `mmproj`: its projector's path, size and SHA-256."""
 
     load: Load
     gpu_layers: int | None
     high_bytes: int
     purpose: str
+    mmproj: tuple[str, int, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,12 @@ class Appraiser:
             repository.choose(None)  # raises, and says what to do
         # One header is enough: the quantisations of a repository differ in their weights alone.
         shape = await self._shape(repository, quants[0])
+        seeing = seen_by(shape, repository, quants[0], None)
+        projector = await self._projector(repository, seeing)
         hardware = await anyio.to_thread.run_sync(self._hardware)
-        load = options.load(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+        load = options.load(
+            shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS, projector
+        )
         return [
             QuantFit(
                 quant.name,
@@ -92,6 +98,7 @@ class Appraiser:
         slots: int | None,
         options: ServeOptions,
         pending_bytes: int,
+        mmproj: str | None = None,
     ) -> Placed:
         """Return how to serve a new model.
 
@@ -100,7 +107,11 @@ class Appraiser:
         does not fit.
         """
         shape = await self._shape(repository, quant)
-        load = options.load(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+        seeing = seen_by(shape, repository, quant, mmproj)
+        projector = await self._projector(repository, seeing)
+        load = options.load(
+            shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS, projector
+        )
         hardware = (await anyio.to_thread.run_sync(self._hardware)).with_taken(pending_bytes)
         _check_layers(options, hardware)
         layers = options.gpu_layers
@@ -108,7 +119,7 @@ class Appraiser:
         if found.verdict is FitVerdict.NO and not context_tokens:
             largest = found.largest_context
             if largest >= min(LEAST_DEFAULT_CONTEXT, shape.context_trained):
-                load = options.load(shape, largest, load.slots)
+                load = options.load(shape, largest, load.slots, projector)
                 found = self._fit(repository.name, shape, quant, load, hardware, layers)
         if found.verdict is FitVerdict.NO:
             others = f" (with {pending_bytes >> 20} MiB kept for models that are not loaded yet)"
@@ -122,12 +133,14 @@ class Appraiser:
             found.gpu_layers if hardware.gpus else None,
             found.high_bytes,
             shape.purpose.value,
+            None if seeing is None else (seeing.path, seeing.size_bytes, seeing.sha256),
         )
 
     async def change(
         self,
         model: WantedModel,
         file: Path,
+        mmproj: Path | None,
         context_tokens: int,
         slots: int,
         options: ServeOptions,
@@ -138,7 +151,8 @@ class Appraiser:
         Raises `RequestError` if it can't, even after the running server has freed its memory.
         """
         shape = await anyio.to_thread.run_sync(read_shape, file)
-        load = options.load(shape, context_tokens, slots)
+        projector = await anyio.to_thread.run_sync(read_projector, mmproj)
+        load = options.load(shape, context_tokens, slots, projector)
         if load.context_tokens < context_tokens:
             raise RequestError(
                 f"{model.alias} was trained for {shape.context_trained} tokens of context; ask for "
@@ -148,12 +162,13 @@ class Appraiser:
         _check_layers(options, hardware)
         forced = options.gpu_layers
         correction = Correction(*model.correction)
-        found = fit(shape, model.size_bytes, load, hardware, correction, forced)
+        weights = model.weights_bytes
+        found = fit(shape, weights, load, hardware, correction, forced)
         after = hardware
         if served is not None:
-            freed = served.options.load(shape, served.context_tokens, served.slots)
-            after = hardware.with_freed(estimate(shape, model.size_bytes, freed, correction).high)
-        alone = fit(shape, model.size_bytes, load, after, correction, forced)
+            freed = served.options.load(shape, served.context_tokens, served.slots, projector)
+            after = hardware.with_freed(estimate(shape, weights, freed, correction).high)
+        alone = fit(shape, weights, load, after, correction, forced)
         if alone.verdict is FitVerdict.NO:
             raise RequestError(
                 f"{model.alias} with {load.context_tokens} tokens in {load.slots} slots does not "
@@ -168,6 +183,11 @@ class Appraiser:
     async def _shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
         return shape_from_metadata(await self._hub.metadata(repository, quant.files[0]))
 
+    async def _projector(self, repository: Repository, file: RemoteFile | None) -> Projector | None:
+        if file is None:
+            return None
+        return projector_of(await self._hub.metadata(repository, file), file.size_bytes)
+
     def _fit(
         self,
         repo: str,
@@ -180,6 +200,15 @@ class Appraiser:
         known = [m.correction for m in self._wanted.models.values() if m.repo == repo]
         correction = Correction(*known[-1]) if known else Correction()
         return fit(shape, quant.size_bytes, load, hardware, correction, gpu_layers)
+
+
+def seen_by(
+    shape: ModelShape, repository: Repository, quant: Quantisation, mmproj: str | None
+) -> RemoteFile | None:
+    """Return the projector by which a model sees images. Raises `RequestError`."""
+    if shape.purpose is not Purpose.CHAT and mmproj is None:
+        return None
+    return choose_projector(repository.projectors, mmproj, quant.files[0])
 
 
 def _check_layers(options: ServeOptions, hardware: Hardware) -> None:

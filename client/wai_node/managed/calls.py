@@ -54,6 +54,7 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     gpu_layers: int | msgspec.UnsetType | None = msgspec.UNSET
     flash_attention: str | None = None
     engine_flags: tuple[str, ...] | None = None
+    mmproj: str | None = None
 
 
 class ListCall(msgspec.Struct, forbid_unknown_fields=True):
@@ -142,6 +143,7 @@ class ModelCalls:
                 alias = await supervisor.deploy(
                     *(model, context, slots, idle_unload_s),
                     options=ServeOptions().changed(**given) if given else None,
+                    mmproj=asked.mmproj,
                     install_engine=install,
                 )
                 return {"model": alias}
@@ -194,6 +196,7 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
         "slots": status.slots,
         "changing": status.changing,
         "purpose": status.purpose,
+        "mmproj": status.mmproj,
         "idle_unload_s": status.idle_unload_s,
         "cache_type": status.options.cache_type,
         "gpu_layers": status.options.gpu_layers,

@@ -112,10 +112,10 @@ class EngineSwaps:
         wish, beside = replace(machine.wish, engine=argv), False
         if machine.state is not State.DOWNLOADING:
             served = machine.wish if machine.serving is not None else None
-            file = self._places.file(model)
+            files = self._places.file(model), self._places.projector(model)
             try:
                 change = await self._appraiser.change(
-                    model, file, wish.context_tokens, wish.slots, wish.options, served
+                    model, *files, wish.context_tokens, wish.slots, wish.options, served
                 )
             except WaiError as error:
                 log.warning("%s is not moved to the new engine: %s", model.alias, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import anyio
@@ -57,6 +58,7 @@ class DeploymentStatus:
     slots: int
     options: ServeOptions
     purpose: str
+    mmproj: str
     idle_unload_s: float | None
     changing: bool
     given_up: bool
@@ -137,7 +139,9 @@ def hub_fields(repository: Repository, quant: Quantisation) -> dict[str, Any]:
 
 def files_of(model: WantedModel) -> list[RemoteFile]:
     """Return the model's files as the hub listed them."""
-    rows = zip(model.paths, model.sizes, model.sha256, strict=True)
+    rows = [*zip(model.paths, model.sizes, model.sha256, strict=True)]
+    if model.mmproj is not None:
+        rows.append(model.mmproj)
     return [RemoteFile(path, size, sha256) for path, size, sha256 in rows]
 
 
@@ -191,6 +195,7 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         slots=machine.wish.slots,
         options=machine.wish.options,
         purpose=entry.model.purpose,
+        mmproj=PurePosixPath(entry.model.mmproj[0]).name if entry.model.mmproj else "",
         idle_unload_s=entry.model.idle_unload_s,
         changing=machine.changing,
         given_up=machine.given_up,

@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from wai_node.models.catalogue import Repository
 from wai_node.models.download import Clock, Download, Progress
-from wai_node.models.gguf_file import read_shape
+from wai_node.models.gguf_file import read_projector, read_shape
 from wai_node.models.hub import Hub
 from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
@@ -229,7 +229,8 @@ class Keeper:
             self._start(entry, self._learn, entry, runner, wish)
 
         try:
-            reason = await runner.run(entry.model, self._places.file(entry.model), wish, on_ready)
+            files = self._places.file(entry.model), self._places.projector(entry.model)
+            reason = await runner.run(entry.model, *files, wish, on_ready)
         except Exception:
             log.exception("a server of %s could not be run", entry.model.alias)
             reason = "the server was ended by a fault of the node's; its log says which"
@@ -244,9 +245,11 @@ class Keeper:
         model = replace(entry.model, proven=proven, engine=wish.engine, proven_options=wish.options)
         try:
             shape = await anyio.to_thread.run_sync(read_shape, self._places.file(model))
-        except WaiError:
+            seeing = self._places.projector(model)
+            projector = await anyio.to_thread.run_sync(read_projector, seeing)
+        except (WaiError, OSError):
             return  # its file is gone: nothing to learn for
-        correction = runner.correction(shape, model.size_bytes, wish)
+        correction = runner.correction(shape, projector, model.weights_bytes, wish)
         if correction is not None:
             factors = (correction.weights, correction.cache, correction.compute)
             model = replace(model, correction=factors)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from wai_node.models.fit import CacheType, Load, load_for
+from wai_node.models.projector import Projector
 from wai_node.models.shape import ModelShape
 from wai_protocol.errors import AuthError, Fault, RequestError
 
@@ -76,7 +77,13 @@ class ServeOptions:
                 Fault.FORBIDDEN,
             )
 
-    def load(self, shape: ModelShape, context_tokens: int, slots: int) -> Load:
+    def load(
+        self,
+        shape: ModelShape,
+        context_tokens: int,
+        slots: int,
+        projector: Projector | None = None,
+    ) -> Load:
         """Return what determines the memory, as `load_for` does."""
         cache = CacheType(self.cache_type)
         return replace(
@@ -84,6 +91,7 @@ class ServeOptions:
             cache_k=cache,
             cache_v=cache,
             flash_attention=self.flash_attention != "off",
+            projector=projector,
         )
 
     def to_argv(self) -> list[str]:

@@ -21,6 +21,7 @@ from wai_node.models.catalogue import Quantisation, Repository, parse_reference
 from wai_node.models.download import Clock
 from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
+from wai_node.models.projector import NO_PROJECTOR
 from wai_node.supervision import Supervision
 from wai_protocol.errors import RequestError
 
@@ -138,12 +139,14 @@ class Supervisor:
         idle_unload_s: float | None = None,
         *,
         options: ServeOptions | None = None,
+        mmproj: str | None = None,
         install_engine: bool = False,
     ) -> str:
         """Begin to serve `publisher/name[:QUANT]`; return its alias at once, before the download.
 
         A model that is deployed already is changed to the new settings, or tried again if it
-        failed. `install_engine`: if there is no engine, install one before the download. Raises
+        failed. `mmproj`: the projector by which it sees images, None: the best one, "none": none.
+        `install_engine`: if there is no engine, install one before the download. Raises
         `WaiError`: not allowed, unknown, gated, does not fit, over the quota, no engine.
         """
         self.settings.check_allowed()
@@ -163,17 +166,18 @@ class Supervisor:
             if entry.removed:
                 raise RequestError(f"{alias} is being removed; deploy it again in a moment")
             await self._redeploy(
-                *(entry, repository, quant, context_tokens, slots, idle_unload_s, options)
+                *(entry, repository, quant, context_tokens, slots, idle_unload_s, options, mmproj)
             )
             return alias
         async with self._placing:  # two at once would both count the same free memory
             if self._deployments.find(alias) is not None:
                 return alias  # another call was quicker
             chosen = options or DEFAULT
-            placed = await self._place(repository, quant, context_tokens, slots, chosen)
+            placed = await self._place(repository, quant, context_tokens, slots, chosen, mmproj)
             model = WantedModel(
                 options=chosen,
                 purpose=placed.purpose,
+                mmproj=placed.mmproj,
                 alias=alias,
                 repo=repo,
                 quant=quant.name,
@@ -230,9 +234,8 @@ class Supervisor:
         chosen.check(flags_allowed=self.settings.allow_engine_flags)
         served = wish if entry.machine.serving is not None else None
         context_tokens, slots = context_tokens or wish.context_tokens, slots or wish.slots
-        change = await self._appraiser.change(
-            model, self._places.file(model), context_tokens, slots, chosen, served
-        )
+        files = self._places.file(model), self._places.projector(model)
+        change = await self._appraiser.change(model, *files, context_tokens, slots, chosen, served)
         load = change.load
         changed = replace(
             model,
@@ -305,15 +308,18 @@ class Supervisor:
         slots: int | None,
         idle_unload_s: float | None,
         options: ServeOptions | None,
+        mmproj: str | None,
     ) -> None:
         """Change the settings of a deployed model, or try again if it failed."""
         wish = entry.machine.wish
         chosen = options or wish.options
         wanted = context_tokens or wish.context_tokens, slots or wish.slots, chosen
         if entry.machine.state is State.FAILED:
-            await self._retry_failed(entry, repository, quant, *wanted)
-        elif wanted != (wish.context_tokens, wish.slots, wish.options):
-            await self.edit(entry.model.alias, *wanted)
+            await self._retry_failed(entry, repository, quant, *wanted, mmproj)
+        else:
+            _check_projector(entry.model, mmproj)
+            if wanted != (wish.context_tokens, wish.slots, wish.options):
+                await self.edit(entry.model.alias, *wanted)
         if idle_unload_s is not None:
             await self.set_idle_unload(entry.model.alias, idle_unload_s)
 
@@ -325,14 +331,18 @@ class Supervisor:
         context: int,
         slots: int,
         options: ServeOptions,
+        mmproj: str | None,
     ) -> None:
         """Try a failed deployment again, with the files that the hub lists now, in case the old
         ones were the cause."""
-        placed = await self._place(repository, quant, context, slots, options)
+        kept = None if entry.model.mmproj is None else entry.model.mmproj[0]
+        mmproj = mmproj or kept or NO_PROJECTOR
+        placed = await self._place(repository, quant, context, slots, options, mmproj)
         changed = replace(
             entry.model,
             options=options,
             purpose=placed.purpose,
+            mmproj=placed.mmproj,
             context_tokens=placed.load.context_tokens,
             slots=placed.load.slots,
             gpu_layers=placed.gpu_layers,
@@ -355,10 +365,13 @@ class Supervisor:
         context: int | None,
         slots: int | None,
         options: ServeOptions,
+        mmproj: str | None,
     ) -> Placed:
         """Call `Appraiser.new` with the memory that pending deployments will take."""
         pending = self._deployments.pending_bytes()
-        return await self._appraiser.new(repository, quant, context, slots, options, pending)
+        return await self._appraiser.new(
+            repository, quant, context, slots, options, pending, mmproj
+        )
 
     async def _replace(self, entry: DeploymentEntry, model: WantedModel) -> None:
         """Store `model` in place of the entry's. Raises if it was removed meanwhile."""
@@ -377,3 +390,13 @@ class Supervisor:
 def _check_idle(idle_unload_s: float | None) -> None:
     if idle_unload_s is not None and not MIN_IDLE_S <= idle_unload_s <= MAX_IDLE_S:
         raise RequestError(f"a model is unloaded after {MIN_IDLE_S:g} s or more without requests")
+
+
+def _check_projector(model: WantedModel, wanted: str | None) -> None:
+    """Raise `RequestError` if a served model is to get another projector."""
+    now = model.mmproj[0].rsplit("/", 1)[-1] if model.mmproj else NO_PROJECTOR
+    if wanted is not None and wanted.lower() != now.lower():
+        raise RequestError(
+            f"{model.alias} is served with the projector {now}; remove it, and deploy it again with"
+            " another one"
+        )

@@ -34,6 +34,7 @@ class WantedModel:
     models' folder; `sizes` and `sha256` are the hub's, in the order of `files`. `proven` holds the
     context per slot and the number of slots with which it was last served, `engine` the program
     and `proven_options` the options. `purpose`: chat, embedding or rerank.
+    `mmproj`: path, size and SHA-256 of its projector.
     """
 
     alias: str
@@ -53,11 +54,17 @@ class WantedModel:
     purpose: str = "chat"
     options: ServeOptions = DEFAULT
     proven_options: ServeOptions = DEFAULT
+    mmproj: tuple[str, int, str] | None = None
+
+    @property
+    def weights_bytes(self) -> int:
+        """The size of the model's own files."""
+        return sum(self.sizes)
 
     @property
     def size_bytes(self) -> int:
         """The size of all its files together."""
-        return sum(self.sizes)
+        return self.weights_bytes + (self.mmproj[1] if self.mmproj else 0)
 
 
 class Wanted:
@@ -145,6 +152,9 @@ def _parse(content: Any, part: str) -> list[WantedModel]:
             entry["proven"] = (int(entry["proven"][0]), int(entry["proven"][1]))
         for name in ("options", "proven_options"):
             entry[name] = _options(entry.get(name, {}))
+        if entry.get("mmproj") is not None:
+            path, size, sha256 = entry["mmproj"]
+            entry["mmproj"] = str(path), int(size), str(sha256)
         entry["engine"] = tuple(map(str, entry.get("engine", ())))
         model = WantedModel(**entry)
         if not len(model.paths) == len(model.sizes) == len(model.sha256) > 0:

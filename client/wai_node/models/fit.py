@@ -16,6 +16,7 @@ from typing import Final
 from wai_protocol.errors import RequestError
 
 from .hardware import Hardware
+from .projector import Projector
 from .shape import ModelShape, Purpose
 
 UBATCH_TOKENS: Final = (
@@ -77,7 +78,7 @@ class FitVerdict(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Load:
     """The settings that determine memory; `context_tokens` is per slot. `batch_tokens`: how many
-    are computed at once."""
+    are computed at once. `projector`: what lets the model see images."""
 
     context_tokens: int
     slots: int = 1
@@ -85,6 +86,7 @@ class Load:
     cache_v: CacheType = CacheType.F16
     flash_attention: bool = True
     batch_tokens: int = UBATCH_TOKENS
+    projector: Projector | None = None
 
     def __post_init__(self) -> None:
         if self.context_tokens < 1 or not 1 <= self.slots <= MAX_SLOTS:
@@ -164,11 +166,12 @@ def estimate(
     low, high = _compute_bytes(shape, load, cells, window_cells)
     width = shape.vocabulary if shape.purpose is Purpose.CHAT else shape.embedding
     outputs = width * load.slots * F32_BYTES
+    seeing = load.projector or Projector(0, 0, 0)
     return Estimate(
-        weights=int(weights_bytes * correction.weights),
+        weights=int((weights_bytes + seeing.weights) * correction.weights),
         cache=int(_cache_bytes(shape, load, cells, window_cells) * correction.cache),
-        compute=int((low + outputs) * correction.compute),
-        compute_high=int((high + outputs) * max(1.0, correction.compute)),
+        compute=int((low + outputs + seeing.compute) * correction.compute),
+        compute_high=int((high + outputs + seeing.compute_high) * max(1.0, correction.compute)),
     )
 
 

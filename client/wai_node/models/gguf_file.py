@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from wai_protocol.errors import RequestError
 
-from .gguf_header import HeaderReader
+from .gguf_header import HeaderReader, Value
+from .projector import Projector, projector_of
 from .shape import ModelShape, shape_from_metadata
 
 
 def read_shape(path: Path) -> ModelShape:
     """Read the shape of a GGUF file. Raises `RequestError` if it can't be read."""
+    return shape_from_metadata(_metadata(path))
+
+
+def read_projector(path: Path | None) -> Projector | None:
+    """Read what a projector takes, if there is one. Raises `RequestError` if it can't be read."""
+    if path is None:
+        return None
+    metadata = _metadata(path)
+    return projector_of(metadata, path.stat().st_size)
+
+
+def _metadata(path: Path) -> Mapping[str, Value]:
     reader = HeaderReader()
     try:
         with path.open("rb") as file:
@@ -24,4 +38,4 @@ def read_shape(path: Path) -> ModelShape:
         raise RequestError(
             f"{path.name} can't be read on this node ({error.strerror}); deploy the model again"
         ) from error
-    return shape_from_metadata(reader.metadata)
+    return reader.metadata

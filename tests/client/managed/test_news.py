@@ -21,6 +21,7 @@ READY = DeploymentStatus(
     2,
     options=ServeOptions(),
     purpose="chat",
+    mmproj="",
     idle_unload_s=None,
     changing=False,
     given_up=False,

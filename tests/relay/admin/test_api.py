@@ -422,6 +422,7 @@ DEPLOYED: Final = {
     "in_flight": 0,
     "progress": None,
     "purpose": "chat",
+    "mmproj": "",
     "idle_unload_s": None,
     "cache_type": "f16",
     "gpu_layers": None,

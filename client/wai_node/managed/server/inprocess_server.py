@@ -44,6 +44,9 @@ def main() -> None:
     params.n_gpu_layers = options.gpu_layers
     if options.batch_size:
         params.n_batch, params.n_ubatch = options.batch_size, options.ubatch_size
+    if options.mmproj:
+        params.mmproj.path = options.mmproj
+        params.mmproj_use_gpu = not options.no_mmproj_offload
     if options.embeddings or options.reranking:
         params.embedding = True
     if options.reranking:
@@ -74,6 +77,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--flash-attn", choices=_FLASH, default="auto")
     parser.add_argument("--batch-size", type=int, default=0)
     parser.add_argument("--ubatch-size", type=int, default=0)
+    parser.add_argument("--mmproj", default="")
+    parser.add_argument("--no-mmproj-offload", action="store_true")
     parser.add_argument("--embeddings", action="store_true")
     parser.add_argument("--reranking", action="store_true")
     parser.add_argument("--threads", type=int, default=0)

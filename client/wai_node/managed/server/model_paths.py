@@ -26,6 +26,10 @@ class ModelPaths:
         """Return the file to load; the first part of a split model names the others."""
         return self.folder(model) / Path(model.paths[0]).name
 
+    def projector(self, model: WantedModel) -> Path | None:
+        """Return the projector to load, if the model has one."""
+        return None if model.mmproj is None else self.folder(model) / Path(model.mmproj[0]).name
+
     def log(self, model: WantedModel) -> Path:
         """Return the log of its servers, distinct because no repository's name contains `--`."""
         return self._logs / f"{model.alias.replace('/', '--').replace(':', '--')}.log"

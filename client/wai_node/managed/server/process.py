@@ -91,7 +91,8 @@ class ServerOptions:
 
     `context_tokens` is per slot. `gpu_layers` and `threads` None: the server's default. `purpose`:
     what the model is for. `batch_tokens`: what is computed at once, None: the server's default.
-    `serve`: how it computes. `extra` are flags that the node's owner configured.
+    `projector`: what lets it see images. `serve`: how it computes. `extra` are flags that the
+    node's owner configured.
     """
 
     model: Path
@@ -103,6 +104,7 @@ class ServerOptions:
     purpose: Purpose = Purpose.CHAT
     batch_tokens: int | None = None
     serve: ServeOptions = DEFAULT
+    projector: Path | None = None
     extra: tuple[str, ...] = ()
 
     def to_argv(self, socket: Path) -> list[str]:
@@ -129,6 +131,10 @@ class ServerOptions:
         if self.batch_tokens is not None:
             batch = str(self.batch_tokens)
             argv += ["--batch-size", batch, "--ubatch-size", batch]
+        if self.projector is not None:
+            argv += ["--mmproj", str(self.projector)]
+            if self.gpu_layers == 0:
+                argv.append("--no-mmproj-offload")
         if self.gpu_layers is not None:
             argv += ["--gpu-layers", str(self.gpu_layers)]
         if self.threads is not None:

@@ -20,6 +20,7 @@ from wai_node.managed.wanted import WantedModel
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
 from wai_node.models.fit import Correction, estimate
 from wai_node.models.gguf_file import read_shape
+from wai_node.models.projector import Projector
 from wai_node.models.shape import ModelShape
 from wai_protocol.errors import Fault, TransportError, WaiError
 
@@ -53,7 +54,12 @@ class Runner:
         self._scope.cancel()
 
     async def run(
-        self, model: WantedModel, path: Path, wish: Wish, on_ready: Callable[[int], None]
+        self,
+        model: WantedModel,
+        path: Path,
+        projector: Path | None,
+        wish: Wish,
+        on_ready: Callable[[int], None],
     ) -> str:
         """Run the server until it ends or is halted; return a sentence that says why."""
         try:
@@ -63,6 +69,7 @@ class Runner:
         load = wish.options.load(shape, wish.context_tokens, wish.slots)
         options = ServerOptions(
             serve=wish.options,
+            projector=projector,
             purpose=shape.purpose,
             batch_tokens=load.batch_tokens if shape.reads_whole else None,
             model=path,
@@ -96,11 +103,13 @@ class Runner:
             self.url = None
             log.close()
 
-    def correction(self, shape: ModelShape, weights_bytes: int, wish: Wish) -> Correction | None:
+    def correction(
+        self, shape: ModelShape, projector: Projector | None, weights_bytes: int, wish: Wish
+    ) -> Correction | None:
         """Return how far the estimate was off, by the log; None if the log has no figures."""
         if self.seen is None:
             return None
-        load = wish.options.load(shape, wish.context_tokens, wish.slots)
+        load = wish.options.load(shape, wish.context_tokens, wish.slots, projector)
         return learn(self.seen, estimate(shape, weights_bytes, load))
 
     async def _watch(self, process: ServerProcess, on_ready: Callable[[int], None]) -> str:

@@ -90,6 +90,7 @@ function Deployed() {
 function optionsText(row: DeploymentView): string {
   return [
     row.purpose && row.purpose !== "chat" && row.purpose,
+    row.mmproj && `sees images by ${row.mmproj}`,
     row.cache_type !== "f16" && `cache ${row.cache_type}`,
     row.gpu_layers !== null && `${row.gpu_layers} layers on the GPU`,
     row.flash_attention !== "auto" && `flash attention ${row.flash_attention}`,
