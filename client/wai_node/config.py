@@ -55,7 +55,8 @@ class DeployConfig:
     and more for large files. `engine`: on a node without an engine a deployment installs one if it
     asks for that, by itself ("auto"), or never. `engine_manifest`: the file that lists what may be
     installed, None: the shipped one. `allow_engine_flags`: a deployment may add flags to its
-    server's, with all that llama-server can do by them.
+    server's, with all that llama-server can do by them. `folders`: GGUF files below them may be
+    deployed by their paths.
     """
 
     allow: bool = True
@@ -69,6 +70,7 @@ class DeployConfig:
     engine: EngineInstalls = "ask"
     engine_manifest: Path | None = None
     allow_engine_flags: bool = False
+    folders: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

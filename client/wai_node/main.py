@@ -164,6 +164,7 @@ def _make_supervisor(
         engine_manifest=deploy.engine_manifest,
         proxies=_proxies(config),
         allow_engine_flags=deploy.allow_engine_flags,
+        file_folders=deploy.folders,
         allow_deploy=deploy.allow and membership.allow_deploy,
         allowed_publishers=frozenset(deploy.publishers) or None,
         disk_quota_bytes=None

@@ -12,7 +12,7 @@ import pytest
 from tests.harness.caller import request
 from tests.harness.cluster import Cluster, CommandError
 from tests.harness.fake_hub import FakeRepo
-from tests.harness.model_fleet import MODEL, REPO, model, model_fleet
+from tests.harness.model_fleet import MODEL, REPO, ask, model, model_fleet, run_box
 from tests.harness.processes import wait_until
 from tests.harness.tiny_encoder import RANK, Encoder, write_encoder
 from tests.harness.tiny_gguf import tiny_gguf
@@ -109,3 +109,23 @@ def test_a_vision_model_brings_its_projector_and_answers_an_image(tmp_path: Path
         wait_until(lambda: list(folder.rglob("*.gguf")) == [], "a file is left")
         view = model(running, "deploy", REPO, "--node", "box", "--mmproj", "none")
         assert view["mmproj"] == ""
+
+
+def test_a_file_of_the_owners_is_deployed_by_its_path(tmp_path: Path) -> None:
+    chat = tiny_gguf(tmp_path / "gguf").read_bytes()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine-F16.gguf").write_bytes(chat)
+    with model_fleet(tmp_path, chat) as (running, _):
+        with pytest.raises(CommandError, match="serves no files of its own"):
+            model(running, "deploy", "./mine-F16.gguf", "--node", "box")
+        settings = tmp_path / "node.toml"
+        settings.write_text(f'{settings.read_text()}folders = ["{tmp_path / "own"}"]\n')
+        running.nodes["box"].daemon.stop()
+        run_box(running, models=0)
+        view = model(running, "deploy", "./mine-F16.gguf", "--node", "box", "--context", "512")
+        assert (view["state"], view["model"]) == ("ready", "local/mine-F16")
+        secret = running.create_key().secret
+        wait_until(lambda: ask(running, secret, "local/mine-F16") == 200, "it does not answer")
+        model(running, "remove", "local/mine-F16", "--node", "box")
+        wait_until(lambda: model(running, "list") == [], "the model is still there")
+        assert (tmp_path / "own" / "mine-F16.gguf").read_bytes() == chat

@@ -64,7 +64,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_load(fit)
     fit.add_argument("--cache-type", choices=CACHE_TYPES, help="the numbers of the K/V cache")
     deploy = _action(actions, "deploy", "have a node download and serve a model", _deploy)
-    deploy.add_argument("model", metavar="REPO[:QUANT]", help="publisher/name[:QUANT]")
+    deploy.add_argument(
+        "model",
+        metavar="REPO[:QUANT]",
+        type=named,
+        help="publisher/name[:QUANT]; or ./FILE.gguf: a file on the node, in a folder that its"
+        " owner lists in its settings",
+    )
     deploy.add_argument(
         "--node", metavar="NAME", type=named, required=True, help="the node to serve it"
     )

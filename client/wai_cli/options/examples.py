@@ -57,6 +57,7 @@ EXAMPLES: Final = {
     "model deploy": (
         "wai model deploy unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",
         "wai model deploy unsloth/Qwen3-4B-GGUF --node box --install-engine",
+        "wai model deploy ./my-model-Q8_0.gguf --node box",
     ),
     "model list": ("wai model list",),
     "model context": ("wai model context unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 32768",),

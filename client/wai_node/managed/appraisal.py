@@ -19,6 +19,7 @@ from wai_node.models.fit import Correction, Fit, FitVerdict, Load, estimate, fit
 from wai_node.models.gguf_file import read_projector, read_shape
 from wai_node.models.hardware import Hardware
 from wai_node.models.hub import Hub
+from wai_node.models.local_files import find_local, is_file_reference
 from wai_node.models.projector import Projector, choose_projector, projector_of
 from wai_node.models.shape import ModelShape, Purpose, shape_from_metadata
 from wai_protocol.errors import RequestError
@@ -26,6 +27,7 @@ from wai_protocol.errors import RequestError
 from .deployment import Wish
 from .entry import QuantFit
 from .options import DEFAULT, ServeOptions
+from .policy import ManagedSettings
 from .wanted import Wanted, WantedModel
 
 DEFAULT_CONTEXT: Final = 8192  # what a chat needs
@@ -57,8 +59,15 @@ class Change:
 class Appraiser:
     """Combines hub, hardware and the corrections stored in `wanted` into estimates."""
 
-    def __init__(self, hub: Hub, hardware: Callable[[], Hardware], wanted: Wanted) -> None:
-        self._hub, self._hardware, self._wanted = hub, hardware, wanted
+    def __init__(
+        self,
+        hub: Hub,
+        settings: ManagedSettings,
+        hardware: Callable[[], Hardware],
+        wanted: Wanted,
+    ) -> None:
+        self._hub, self._settings = hub, settings
+        self._hardware, self._wanted = hardware, wanted
 
     async def quantisations(
         self,
@@ -68,8 +77,8 @@ class Appraiser:
         options: ServeOptions = DEFAULT,
     ) -> list[QuantFit]:
         """Return how each quantisation of `publisher/name[:QUANT]` fits. Raises `WaiError`."""
-        repo, wanted = parse_reference(reference)
-        repository = await self._hub.repository(repo)
+        repository, wanted = await self.repository(reference)
+        repo = repository.name
         quants = (repository.choose(wanted),) if wanted else repository.quantisations
         if not quants:
             repository.choose(None)  # raises, and says what to do
@@ -89,6 +98,16 @@ class Appraiser:
             )
             for quant in quants
         ]
+
+    async def repository(self, reference: str) -> tuple[Repository, str | None]:
+        """Return the repository that is meant, on the hub or on this machine, and its quantisation
+        if it names one. Raises `WaiError`."""
+        if is_file_reference(reference):
+            folders = self._settings.file_folders
+            return await anyio.to_thread.run_sync(find_local, folders, reference), None
+        repo, wanted = parse_reference(reference)
+        self._settings.check_publisher(repo)
+        return await self._hub.repository(repo), wanted
 
     async def new(
         self,
@@ -181,6 +200,9 @@ class Appraiser:
         return Change(load, beside, layers)
 
     async def _shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
+        if repository.folder is not None:
+            file = repository.folder / quant.files[0].path
+            return await anyio.to_thread.run_sync(read_shape, file)
         return shape_from_metadata(await self._hub.metadata(repository, quant.files[0]))
 
     async def _projector(self, repository: Repository, file: RemoteFile | None) -> Projector | None:

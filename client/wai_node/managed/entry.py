@@ -128,12 +128,13 @@ def machine_for(
 
 
 def hub_fields(repository: Repository, quant: Quantisation) -> dict[str, Any]:
-    """Return the fields of a `WantedModel` that come from the hub."""
+    """Return the fields of a `WantedModel` that come from its repository."""
     return {
         "commit": repository.commit,
         "paths": tuple(file.path for file in quant.files),
         "sizes": tuple(file.size_bytes for file in quant.files),
         "sha256": tuple(file.sha256 for file in quant.files),
+        "local": None if repository.folder is None else str(repository.folder),
     }
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, assert_never
 
 import anyio
@@ -20,6 +21,7 @@ from wai_node.models.catalogue import Repository
 from wai_node.models.download import Clock, Download, Progress
 from wai_node.models.gguf_file import read_projector, read_shape
 from wai_node.models.hub import Hub
+from wai_node.models.local_files import check_local
 from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 
@@ -205,7 +207,11 @@ class Keeper:
                 await self._engine.ensure(tell)
                 if not entry.machine.wish.engine:  # it was installed just now
                     entry.machine.wish = replace(entry.machine.wish, engine=self._engine.argv)
-                await download.run()
+                if model.local is None:
+                    await download.run()
+                else:
+                    folders, local = self._settings.file_folders, Path(model.local)
+                    await anyio.to_thread.run_sync(check_local, folders, local, files)
             except WaiError as error:
                 may_pass = error.fault in (Fault.UPSTREAM_UNREACHABLE, Fault.UPSTREAM_TIMEOUT)
                 actions = entry.machine.download_failed(str(error), self._now(), may_pass=may_pass)

@@ -22,7 +22,7 @@ class ManagedSettings:
     None: any. `disk_quota_bytes` None: the whole disk except `kept_free_bytes`. `load_timeout_s`
     None: computed from the model's size. `engine`: whether a deployment may install one;
     `engine_mirror` and `engine_manifest` say from where, None: as shipped. `allow_engine_flags`:
-    admins may add flags to a model's server.
+    admins may add flags to a model's server. `file_folders`: whose files may be deployed.
     """
 
     folder: Path
@@ -40,6 +40,7 @@ class ManagedSettings:
     engine_manifest: Path | None = None
     proxies: ProxySettings = DIRECT
     allow_engine_flags: bool = False
+    file_folders: tuple[Path, ...] = ()
 
     @property
     def sockets_folder(self) -> Path:

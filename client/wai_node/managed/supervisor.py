@@ -17,7 +17,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from wai_node.models.catalogue import Quantisation, Repository, parse_reference
+from wai_node.models.catalogue import Quantisation, Repository
 from wai_node.models.download import Clock
 from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
@@ -85,7 +85,7 @@ class Supervisor:
         self._places = ModelPaths(settings)
         self._engine = engine or NodeEngine(settings, on_engine, clock=clock)
         usable = self._engine.usable
-        self._appraiser = Appraiser(hub, lambda: usable(hardware()), self._wanted)
+        self._appraiser = Appraiser(hub, settings, lambda: usable(hardware()), self._wanted)
         self._keeper = Keeper(
             *(settings, hub, new_key, self._deployments, on_event),
             now=now,
@@ -128,7 +128,6 @@ class Supervisor:
         The hub is asked with this node's token. Raises `WaiError`.
         """
         self.settings.check_allowed()
-        self.settings.check_publisher(parse_reference(reference)[0])
         return await self._appraiser.quantisations(reference, context_tokens, slots, options)
 
     async def deploy(
@@ -142,7 +141,8 @@ class Supervisor:
         mmproj: str | None = None,
         install_engine: bool = False,
     ) -> str:
-        """Begin to serve `publisher/name[:QUANT]`; return its alias at once, before the download.
+        """Begin to serve `publisher/name[:QUANT]`, or a file of this node's such as `./NAME.gguf`;
+        return its alias at once, before the download.
 
         A model that is deployed already is changed to the new settings, or tried again if it
         failed. `mmproj`: the projector by which it sees images, None: the best one, "none": none.
@@ -153,11 +153,9 @@ class Supervisor:
         self._keeper.check_running()
         _check_idle(idle_unload_s)
         (options or DEFAULT).check(flags_allowed=self.settings.allow_engine_flags)
-        repo, wanted = parse_reference(reference)
-        self.settings.check_publisher(repo)
-        repository = await self.hub.repository(repo)
-        quant = repository.choose(wanted)
-        alias = f"{repo}:{quant.name}"
+        repository, wanted = await self._appraiser.repository(reference)
+        repo, quant = repository.name, repository.choose(wanted)
+        alias = f"{repo}:{quant.name}" if repository.folder is None else repo
         if not _NAME.fullmatch(quant.name):
             raise RequestError(f"the file name of {alias[:120]!r} can't be used as a model's id")
         await self._engine.check(install=install_engine)

@@ -34,7 +34,8 @@ class WantedModel:
     models' folder; `sizes` and `sha256` are the hub's, in the order of `files`. `proven` holds the
     context per slot and the number of slots with which it was last served, `engine` the program
     and `proven_options` the options. `purpose`: chat, embedding or rerank.
-    `mmproj`: path, size and SHA-256 of its projector.
+    `mmproj`: path, size and SHA-256 of its projector. `local`: the folder of the owner that its
+    files lie in, None: they are the hub's, and this node's to delete.
     """
 
     alias: str
@@ -55,6 +56,7 @@ class WantedModel:
     options: ServeOptions = DEFAULT
     proven_options: ServeOptions = DEFAULT
     mmproj: tuple[str, int, str] | None = None
+    local: str | None = None
 
     @property
     def weights_bytes(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from wai_protocol.errors import Fault, RequestError
@@ -54,13 +54,15 @@ class Quantisation:
 @dataclass(frozen=True, slots=True)
 class Repository:
     """A repository at one commit; files are fetched at it, so that two versions are never mixed.
-    `projectors`: those that let its models see images."""
+    `projectors`: those that let its models see images. `folder`: where its files lie on this
+    machine, None: on the hub."""
 
     name: str
     commit: str
     gated: bool
     quantisations: tuple[Quantisation, ...]
     projectors: tuple[RemoteFile, ...] = ()
+    folder: Path | None = None
 
     def choose(self, wanted: str | None) -> Quantisation:
         """Return the quantisation named `wanted` (case-insensitive).
