@@ -133,7 +133,7 @@ class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     mmproj: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
 
 
-class EditDeployment(Struct, frozen=True, forbid_unknown_fields=True):
+class ChangeDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be otherwise; what is left out stays as it is. `context` is tokens per slot;
     `gpu_layers` null: as many as fit; `idle_unload_s` null: never."""
 

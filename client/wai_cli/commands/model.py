@@ -8,6 +8,8 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from wai_api.bounds import (
+    CACHE_TYPES,
+    FLASH_ATTENTION,
     MAX_CONTEXT_TOKENS,
     MAX_FOUND,
     MAX_GPU_LAYERS,
@@ -33,8 +35,6 @@ from wai_cli.output.tables import plain, print_json, print_lines, print_table, s
 from wai_protocol.errors import NodeUnavailable, RequestError, WaiError
 
 DEFAULT_CONTEXT, DEFAULT_SLOTS = 8192, 2  # the node's own
-CACHE_TYPES: Final = ("f16", "q8_0", "q4_0")
-FLASH_ATTENTION: Final = ("auto", "on", "off")
 
 _EXAMPLES: Final = """\
 examples:

@@ -213,7 +213,7 @@ class NodeEngine:
         if hardware.gpus:
             devices = devices_of(engine.argv) if engine.probed else ()
         problem = ""
-        if machine is not None and devices == ():
+        if machine is not None and devices == () and self._settings.allow_deploy:
             problem = self._unused(engine, hardware, machine)
         return EngineState(engine, version, devices, problem, on_trial=on_trial)
 

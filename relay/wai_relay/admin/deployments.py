@@ -13,10 +13,10 @@ from msgspec import UNSET
 
 from wai_api.bounds import MAX_CONTEXT_TOKENS, MAX_FOUND, MAX_GPU_LAYERS, MAX_SLOTS
 from wai_api.models import (
+    ChangeDeployment,
     CreateDeployment,
     DeploymentList,
     DeploymentView,
-    EditDeployment,
     FitList,
     FoundModels,
     FoundModelView,
@@ -120,7 +120,7 @@ async def deploy(context: Context, call: Call) -> DeploymentView:
 
 async def edit(context: Context, call: Call) -> DeploymentView:
     """Serve a model otherwise, without dropping a request."""
-    wanted: EditDeployment = call.body
+    wanted: ChangeDeployment = call.body
     node, alias = _connected(context, call.path["node"]), call.query["model"]
     changes = {
         name: value
@@ -218,7 +218,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         *("PATCH", "/deployments/{node}", edit, "Change a deployment", DeploymentView),
-        body=EditDeployment,
+        body=ChangeDeployment,
         query=(_MODEL,),
     ),
     Endpoint(

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import psutil
 import pytest
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
@@ -102,7 +103,13 @@ def store_of(settings: ManagedSettings) -> EngineStore:
 
 def programs() -> list[str]:
     """The programs of the servers that run."""
-    return [process.exe() for process in servers()]
+    found = []
+    for process in servers():
+        try:
+            found.append(process.exe())
+        except psutil.Error:
+            continue  # it has just ended
+    return found
 
 
 async def engine_in_use(n: Node, name: str) -> None:
@@ -294,6 +301,10 @@ async def test_an_engine_that_leaves_the_gpu_idle_is_told_loudly_and_fits_in_ram
     assert "mine can't use this machine's GPU (RTX 4090): models run on the CPU" in told[-1].problem
     assert told[-1].problem in caplog.text
     assert engine.usable(CARD).gpus == ()
+    told.clear()
+    alone = replace(settings, allow_deploy=False)  # it runs no models, so nothing lies idle
+    await engine_of(alone, told, CARD, NVIDIA).look()
+    assert told[-1].problem == ""
     gpu_engine(settings, releases, "CUDA0: RTX 4090 (24111 MiB, 23700 MiB free)")
     await engine.look()
     assert (told[-1].problem, told[-1].detail()["devices"]) == ("", ["RTX 4090"])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import anyio
 import pytest
@@ -15,6 +15,8 @@ from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.real import require_real, script
 from tests.harness.supervised import ALIAS, REPO, Node, node, servers
 from tests.harness.tiny_gguf import TinyModel, tiny_gguf
+from wai_api import bounds, models
+from wai_node.managed import options
 from wai_node.managed.calls import ModelCalls
 from wai_node.managed.deployment import State
 from wai_node.managed.options import DEFAULT, ServeOptions
@@ -90,6 +92,7 @@ async def test_each_option_is_changed_under_load_without_a_failed_request(
 
         async def settled(flag: str, value: str | None) -> None:
             await n.until(lambda: not n.status().changing and len(servers()) == 1)
+            await n.until_state(State.READY)
             assert (value_of(flag), n.status().swap_error) == (value, "")
             seen = len(answered)
             await n.until(lambda: len(answered) > seen)
@@ -185,6 +188,14 @@ async def test_flags_are_the_owners_to_allow(hub: FakeHub, settings: ManagedSett
 def test_what_the_node_sets_itself_or_is_no_word_is_refused(flag: str) -> None:
     with pytest.raises(RequestError):
         ServeOptions(engine_flags=(flag,))
+
+
+def test_node_api_and_command_line_have_the_same_words() -> None:
+    assert get_args(models.CacheType) == bounds.CACHE_TYPES == options.CACHE_TYPES
+    assert get_args(models.FlashAttention) == bounds.FLASH_ATTENTION == options.FLASH_ATTENTION
+    assert bounds.MAX_GPU_LAYERS == options.MAX_GPU_LAYERS
+    assert bounds.MAX_ENGINE_FLAGS == options.MAX_FLAGS
+    assert bounds.MAX_FLAG_CHARS == options.MAX_FLAG_CHARS
 
 
 def test_a_quantised_cache_goes_with_flash_attention() -> None:

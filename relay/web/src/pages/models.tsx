@@ -5,7 +5,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { get, patch, post, remove } from "../api";
 import { engine } from "../detail";
 import { bytes, compact, count, span } from "../format";
-import type { DeploymentView, EditDeployment, FoundModelView, NodeFit } from "../generated/api";
+import type { DeploymentView, ChangeDeployment, FoundModelView, NodeFit } from "../generated/api";
 import { deployments, nodes } from "../live";
 import { Badge, Dialog, Empty, Page, Problem, Sure, told } from "../parts/basics";
 
@@ -105,7 +105,7 @@ function Options({ row, onClose }: { row: DeploymentView; onClose: () => void })
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
     const given = (name: string) => String(form.get(name) ?? "").trim();
-    const wanted: EditDeployment = {
+    const wanted: ChangeDeployment = {
       cache_type: CACHE_TYPES.find((type) => type === given("cache_type")) ?? null,
       gpu_layers: given("gpu_layers") ? Number(given("gpu_layers")) : null,
       flash_attention: FLASH_ATTENTION.find((way) => way === given("flash_attention")) ?? null,
