@@ -201,6 +201,11 @@ class Agent:
         self.watch.tell(PARTS_DOWN, down)
         self._stand(replace(self._standing, parts_down=down))
 
+    def tell_engine(self, detail: dict[str, Any], problem: str) -> None:
+        """Show the engine of the node's own models, in STATUS and to `wai doctor`."""
+        self.watch.tell("engine", detail)
+        self._stand(replace(self._standing, engine_problem=problem))
+
     def tell(self, name: str, value: Any) -> None:
         """Tell the relay that something happened, over whichever session is there."""
         session = next((s for s in self._sessions if s.attached), None)

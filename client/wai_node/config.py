@@ -16,6 +16,7 @@ from wai_protocol.surface import extra_route
 from wai_transport.origin import UNIX_PREFIX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+EngineInstalls = Literal["ask", "auto", "never"]
 MAX_SLOTS: Final = 4096  # no server works on more requests at once
 MAX_EXTRA_ROUTES: Final = 32  # of one upstream
 MAX_TUNNELS: Final = 8  # more connections to one relay gain nothing
@@ -56,10 +57,14 @@ class DeployConfig:
 
     `allow`: models at all. `publishers`: the only ones on the hub whose models are taken; empty:
     any. `disk_quota_gib`: what all of them may take, None: what the disk has. `models_folder`:
-    where they lie, None: in the data folder. `server`: the llama-server to run, None: the one on
-    PATH, or xllamacpp's; `server_flags` are added to its own. `threads`: None leaves it to
-    llama-server. `load_timeout_s`: when a server that still loads counts as hung, None: 120 s and
-    more for large files.
+    where they lie, None: in the data folder. `server`: the llama-server to run, None: the one that
+    `wai node engine` chose or finds; `server_flags` are added to its own. `threads`: None leaves it
+    to llama-server. `load_timeout_s`: when a server that still loads counts as hung, None: 120 s
+    and more for large files. `engine`: on a node without an engine a deployment installs one if it
+    asks for that, by itself ("auto"), or never. `engine_manifest`: the file that lists what may be
+    installed, None: the shipped one. `allow_engine_flags`: a deployment may add flags to its
+    server's, with all that llama-server can do by them. `folders`: GGUF files below them may be
+    deployed by their paths.
     """
 
     allow: bool = True
@@ -70,6 +75,10 @@ class DeployConfig:
     server_flags: tuple[str, ...] = ()
     threads: int | None = None
     load_timeout_s: float | None = None
+    engine: EngineInstalls = "ask"
+    engine_manifest: Path | None = None
+    allow_engine_flags: bool = False
+    folders: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,9 @@ class NodeConfig:
     """Where models come from (`HF_ENDPOINT`)."""
     hf_token: str | None = field(default=None, repr=False)
     """Who we are there (`HF_TOKEN`); None: anybody."""
+    engine_mirror: str | None = None
+    """Where engines come from (`WAI_ENGINE_MIRROR`): a URL below which the files of each release
+    lie in a folder with the release's name; None: from where the manifest says."""
     https_proxy: str | None = field(default=None, repr=False)
     """The HTTP proxy for the relay and the hub (`HTTPS_PROXY`): http://[USER:PASSWORD@]HOST:PORT."""
     no_proxy: str = ""

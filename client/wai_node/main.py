@@ -171,6 +171,12 @@ def _make_supervisor(
         extra_flags=deploy.server_flags,
         threads=deploy.threads,
         load_timeout_s=deploy.load_timeout_s,
+        engine=deploy.engine,
+        engine_mirror=config.engine_mirror,
+        engine_manifest=deploy.engine_manifest,
+        proxies=_proxies(config),
+        allow_engine_flags=deploy.allow_engine_flags,
+        file_folders=deploy.folders,
         allow_deploy=deploy.allow and membership.allow_deploy,
         allowed_publishers=frozenset(deploy.publishers) or None,
         disk_quota_bytes=None
@@ -188,7 +194,11 @@ def _make_supervisor(
         news.update(event.status)
 
     hub = Hub(HubSettings(config.hf_endpoint, config.hf_token, _proxies(config)))
-    supervisor = Supervisor(settings, hub, new_key, on_event, parts=agent.parts)
+    supervisor = Supervisor(
+        *(settings, hub, new_key, on_event),
+        parts=agent.parts,
+        on_engine=lambda state: agent.tell_engine(state.detail(), state.problem),
+    )
     agent.calls.handler = ModelCalls(supervisor).answer
     return supervisor
 

@@ -24,12 +24,14 @@ _log = logging.getLogger("wai.node")
 @dataclass(frozen=True, slots=True)
 class Standing:
     """`connected`: to the relay. `problem`: why not, "" while nothing was found out. `models`: what
-    it serves, by name. `parts_down`: the parts of the node that failed, with the reasons."""
+    it serves, by name. `parts_down`: the parts of the node that failed, with the reasons.
+    `engine_problem`: what is wrong with the engine of its own models."""
 
     connected: bool = False
     problem: str = ""
     models: tuple[str, ...] = ()
     parts_down: dict[str, str] = field(default_factory=dict)
+    engine_problem: str = ""
 
 
 def keep_standing(folder: DataFolder, standing: Standing) -> None:
@@ -49,6 +51,7 @@ def read_standing(data: Path) -> Standing | None:
             str(fields["problem"]),
             tuple(map(str, fields["models"])),
             {name: str(why) for name, why in fields.get("parts_down", {}).items()},
+            str(fields.get("engine_problem", "")),
         )
     except (OSError, ForeignJsonError, KeyError, TypeError, AttributeError):
         return None

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from .bounds import MAX_CONTEXT_TOKENS, MAX_IDLE_S, MAX_SLOTS, MIN_IDLE_S
+from .bounds import (
+    MAX_CONTEXT_TOKENS,
+    MAX_ENGINE_FLAGS,
+    MAX_FLAG_CHARS,
+    MAX_GPU_LAYERS,
+    MAX_IDLE_S,
+    MAX_SLOTS,
+    MIN_IDLE_S,
+)
 
 Reference = Annotated[str, Meta(min_length=3, max_length=300)]
+CacheType = Literal["f16", "q8_0", "q4_0"]
+FlashAttention = Literal["auto", "on", "off"]
+GpuLayers = Annotated[int, Meta(ge=0, le=MAX_GPU_LAYERS)]
+EngineFlag = Annotated[str, Meta(min_length=1, max_length=MAX_FLAG_CHARS)]
+EngineFlags = Annotated[tuple[EngineFlag, ...], Meta(max_length=MAX_ENGINE_FLAGS)]
 
 
 class FoundModelView(Struct, frozen=True, kw_only=True):
@@ -66,8 +79,9 @@ class ProgressView(Struct, frozen=True, kw_only=True):
 class DeploymentView(Struct, frozen=True, kw_only=True):
     """A deployed model. `state`: downloading, starting, ready, draining, stopping, asleep, failed
     or absent. `context` is what is wanted per slot, `context_served` what is served now.
-    `changing`: it is on its way from one to the other. `swap_error` says why the last change of
-    context was taken back. `id` names it among all nodes'.
+    `changing`: it is on its way from one to the other. `swap_error` says why the last change
+    was taken back. `id` names it among all nodes'. `purpose`: chat, embedding or rerank; "" on
+    older nodes. `mmproj`: the projector by which it sees images. `gpu_layers` null: as many as fit.
     """
 
     id: str
@@ -84,7 +98,14 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     size_bytes: int
     in_flight: int
     progress: ProgressView | None
-    changing: bool = False  # older nodes do not say
+    changing: bool = False  # older nodes do not say, nor what follows
+    purpose: str = ""
+    mmproj: str = ""
+    idle_unload_s: float | None = None
+    cache_type: str = "f16"
+    gpu_layers: int | None = None
+    flash_attention: str = "auto"
+    engine_flags: tuple[str, ...] = ()
 
 
 class DeploymentList(Struct, frozen=True):
@@ -94,20 +115,35 @@ class DeploymentList(Struct, frozen=True):
 
 
 class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
-    """A model to serve: `model` is publisher/name[:QUANT]; `context` is tokens per slot."""
+    """A model to serve: `model` is publisher/name[:QUANT]; `context` is tokens per slot.
+    `install_engine`: a node without a llama-server installs one first. `gpu_layers` null: as many
+    as fit. `engine_flags` are added to llama-server's own, if the node's owner allows that.
+    `mmproj`: a projector's file name or precision, "none", or null: the repository's best one."""
 
     node: Annotated[str, Meta(min_length=1, max_length=128)]
     model: Reference
     context: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
     slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] | None = None
     idle_unload_s: Annotated[float, Meta(ge=MIN_IDLE_S, le=MAX_IDLE_S)] | None = None
+    install_engine: bool = False
+    cache_type: CacheType | None = None
+    gpu_layers: GpuLayers | None = None
+    flash_attention: FlashAttention | None = None
+    engine_flags: EngineFlags | None = None
+    mmproj: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
 
 
-class ChangeContext(Struct, frozen=True, forbid_unknown_fields=True):
-    """Another context, in tokens per slot, and another number of slots if given."""
+class ChangeDeployment(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to be otherwise; what is left out stays as it is. `context` is tokens per slot;
+    `gpu_layers` null: as many as fit; `idle_unload_s` null: never."""
 
-    context: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_TOKENS)]
+    context: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
     slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] | None = None
+    idle_unload_s: Annotated[float, Meta(ge=MIN_IDLE_S, le=MAX_IDLE_S)] | UnsetType | None = UNSET
+    cache_type: CacheType | None = None
+    gpu_layers: GpuLayers | UnsetType | None = UNSET
+    flash_attention: FlashAttention | None = None
+    engine_flags: EngineFlags | None = None
 
 
 class LogLines(Struct, frozen=True):

@@ -17,12 +17,12 @@ from tests.harness.processes import STOP_TIMEOUT_S, Daemon, free_port, wait_unti
 from tests.harness.real import require_real
 from wai_cli.commands.child import Child
 from wai_node.demo.demo import DemoModel
+from wai_node.engines.find import find_engine
+from wai_node.engines.store import EngineStore
 from wai_node.managed.server.log_file import LogFile
 from wai_node.managed.server.process import (
-    ServerCommand,
     ServerOptions,
     ServerProcess,
-    find_command,
 )
 from wai_node.managed.server.server_socket import ServerSocket
 
@@ -58,7 +58,7 @@ async def test_the_start_of_a_managed_server_imports_nothing_from_it(
     monkeypatch.setenv("PYTHONPATH", str(folder.path))
     options = ServerOptions(tmp_path / "m.gguf", "m", context_tokens=512, slots=1)
     log = LogFile(tmp_path / "server.log")
-    command, socket = ServerCommand(("/bin/echo",)), ServerSocket(tmp_path / "run")
+    command, socket = ("/bin/echo",), ServerSocket(tmp_path / "run")
     server = ServerProcess(command, options, "key", log, socket)
     await server.start()
     await server.follow()
@@ -67,11 +67,11 @@ async def test_the_start_of_a_managed_server_imports_nothing_from_it(
 
 
 def test_the_inprocess_server_imports_nothing_from_it(
-    folder: HostileFolder, monkeypatch: pytest.MonkeyPatch
+    folder: HostileFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_real("smollm2")
     monkeypatch.setenv("PATH", "")  # no llama-server
-    command = find_command().argv
+    command = find_engine(EngineStore(tmp_path)).argv
     done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
     assert (folder.imported, done.returncode) == ("", 0), done.stderr
 

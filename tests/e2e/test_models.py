@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 from pathlib import Path
@@ -21,7 +22,10 @@ from tests.harness.model_fleet import (
 )
 from tests.harness.processes import Daemon, wait_until
 from tests.harness.real import script
+from tests.harness.supervised import write_script
 from tests.harness.tiny_gguf import tiny_gguf
+from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.target import local_target
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -64,6 +68,16 @@ def test_search_fit_deploy_chat_swap_remove(tmp_path: Path, gguf: bytes) -> None
             for line in model(running, "logs", MODEL, "--node", "box")
         )
         assert MODEL in wai("node", "logs", "box", "--data", running.data)
+        edited = model(
+            running, "edit", MODEL, "--node", "box", "--slots", "1", "--flash-attention", "on"
+        )
+        assert (edited["slots"], edited["flash_attention"]) == (1, "on")
+        [listed] = model(running, "list")
+        assert (listed["context_served"], listed["purpose"]) == (512, "chat")
+        with pytest.raises(CommandError, match="allow_engine_flags"):
+            model(running, "edit", MODEL, "--node", "box", "--engine-flag=--no-warmup")
+        with pytest.raises(CommandError, match="nothing to change"):
+            model(running, "edit", MODEL, "--node", "box")
         model(running, "remove", MODEL, "--node", "box")
         wait_until(lambda: model(running, "list") == [], "the model is still there")
         assert ask(running, secret) == 404
@@ -160,3 +174,33 @@ def test_unknown_repository_is_one_clear_sentence(tmp_path: Path, gguf: bytes) -
         pytest.raises(CommandError, match="nobody/nothing"),
     ):
         model(running, "deploy", "nobody/nothing", "--node", "box")
+
+
+def test_a_deployment_that_failed_is_not_offered_and_a_call_says_why(
+    tmp_path: Path, gguf: bytes
+) -> None:
+    crashing = tmp_path / "llama-server"
+    write_script(crashing, "echo 'ggml: out of memory'\nexit 1\n")
+    with model_fleet(tmp_path, gguf, server=str(crashing)) as (running, _):
+        secret = running.create_key().secret
+        headers = {"Authorization": f"Bearer {secret}"}
+        with pytest.raises(CommandError, match="not enough memory"):
+            deploy(running)
+
+        def said() -> dict[str, Any]:
+            body = chat(MODEL, max_tokens=8)
+            with request(running, "/v1/chat/completions", body, headers) as answer:
+                told = json.loads(answer.read())
+                return {"status": answer.status, **told["error"]}
+
+        wait_until(lambda: "failed there" in said()["message"], "the caller is not told")
+        assert said()["status"] == 503
+        assert "not enough memory" in said()["message"]
+        with request(running, "/v1/models", None, headers) as answer:
+            assert json.loads(answer.read())["data"] == []
+        assert running.list_nodes()[0]["models"] == []
+        with AdminClient(local_target(running.data)) as relay:
+            problems = {
+                problem["kind"]: problem["text"] for problem in relay.get("/problems")["data"]
+            }
+        assert "not enough memory" in problems["deployment"]

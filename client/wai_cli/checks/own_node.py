@@ -21,6 +21,7 @@ _START: Final = (
 )
 _SERVE: Final = "start an inference server here, or give the node --upstream URL"
 _JOIN: Final = "`wai invite create` on the relay, and `wai node join` here"
+_ENGINE: Final = "`wai node engine list` on this machine shows what there is"
 _LOG: Final = "see its log: `journalctl -u wai-node` (`--user` without root)"
 
 
@@ -57,6 +58,9 @@ def _look_into(data: Path) -> Finding | None:
         down = "; ".join(f"{name} ({why})" for name, why in sorted(standing.parts_down.items()))
         text = f"{runs}, but parts of it fail and are started again: {down}"
         return Finding(_CHECK, ok=False, text=text, advice=_LOG)
+    if standing.engine_problem:
+        text = f"{runs}, but {standing.engine_problem}"
+        return Finding(_CHECK, ok=False, text=text, advice=_ENGINE)
     if not standing.models:
         text = f"{runs} and is connected, but serves no model"
         return Finding(_CHECK, ok=False, text=text, advice=_SERVE)

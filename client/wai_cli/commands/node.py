@@ -17,7 +17,7 @@ from wai_cli.options.paths import add_data_option, node_data
 from wai_cli.options.values import count, first_line, named, whole_or_none
 from wai_cli.output.tables import print_json, say
 
-from . import node_upstream, uninstall
+from . import node_engine, node_upstream, uninstall
 
 MAX_INVITE_CHARS: Final = 4096  # a real one has about 220
 INVITE_VARIABLE: Final = "WAI_INVITE"
@@ -37,6 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_run(actions.add_parser("run", help="connect to the relay and serve"))
     node_upstream.configure(
         actions.add_parser("upstream", help="say which found inference servers are used here")
+    )
+    node_engine.configure(
+        actions.add_parser("engine", help="get, choose and remove the llama.cpp that runs models")
     )
     uninstall.configure(actions.add_parser("uninstall", help="undo what install.sh did here"))
     listing = actions.add_parser("list", help="list the relay's nodes")
@@ -218,6 +221,7 @@ def _run(parsed: argparse.Namespace) -> int:
             "log_format": parsed.log_format,
             "hf_endpoint": os.environ.get("HF_ENDPOINT"),
             "hf_token": os.environ.get("HF_TOKEN"),
+            "engine_mirror": os.environ.get("WAI_ENGINE_MIRROR"),
             **proxy_settings("WAI_NODE_"),
         },
     )

@@ -15,6 +15,8 @@ from wai_api.bounds import MAX_COUNT
 MAX_KEY_CHARS: Final = 4096  # those in use have up to some hundred
 NONE: Final = "none"
 """The value that removes a limit."""
+AUTO: Final = "auto"
+"""The value that leaves a choice to the node."""
 
 
 def count(text: str) -> int:
@@ -27,6 +29,17 @@ def whole_or_none(least: int, most: int) -> Callable[[str], int | str]:
     bounds = f"from {least} on" if most == MAX_COUNT else f"from {least} to {most}"
     what = f"a whole number {bounds}, or none"
     return lambda text: NONE if text == NONE else _whole(text, least, most, what)
+
+
+def auto_or_whole(least: int, most: int) -> Callable[[str], int | str]:
+    """Return a parser of whole numbers from `least` to `most`, or `auto`."""
+    what = f"a whole number from {least} to {most}, or auto"
+    return lambda text: AUTO if text == AUTO else _whole(text, least, most, what)
+
+
+def none_or(read: Callable[[str], float]) -> Callable[[str], float | str]:
+    """Return a parser of what `read` parses, or `none`."""
+    return lambda text: NONE if text == NONE else read(text)
 
 
 def between(least: int, most: int) -> Callable[[str], int]:

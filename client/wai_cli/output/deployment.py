@@ -112,12 +112,33 @@ def note(view: dict[str, Any]) -> str:
     if view.get("changing"):
         return _change_text(view)
     if view["swap_error"]:
-        return f"the context was not changed: {view['swap_error']}"
-    return ""
+        return f"it was not changed: {view['swap_error']}"
+    return ", ".join(filter(None, (_purpose_text(view), options_text(view).removeprefix(", "))))
+
+
+def _purpose_text(view: dict[str, Any]) -> str:
+    """Return what it is for, if that is not chat. Older nodes do not say."""
+    purpose = str(view.get("purpose", ""))
+    return "" if purpose == "chat" else purpose
+
+
+def options_text(view: dict[str, Any]) -> str:
+    """Return the options that are not the defaults, as `, cache q8_0`; "" for none."""
+    layers, flags = view.get("gpu_layers"), view.get("engine_flags")
+    said = (
+        f"sees images by {view['mmproj']}" if view.get("mmproj") else "",
+        f"cache {view['cache_type']}" if view.get("cache_type", "f16") != "f16" else "",
+        f"{layers} layers on the GPU" if layers is not None else "",
+        f"flash attention {view['flash_attention']}"
+        if view.get("flash_attention", "auto") != "auto"
+        else "",
+        " ".join(flags) if flags else "",
+    )
+    return "".join(f", {one}" for one in said if one)
 
 
 def _change_text(view: dict[str, Any]) -> str:
-    return f"changing to {view['slots']} slots of {view['context']} tokens"
+    return f"changing to {view['slots']} slots of {view['context']} tokens{options_text(view)}"
 
 
 def _progress_text(progress: dict[str, Any], how_far: Callable[[int, int], str]) -> str:

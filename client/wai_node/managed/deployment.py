@@ -16,6 +16,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
+from .options import DEFAULT, ServeOptions
+
 START_TRIES: Final = 3  # then it is given up: the file or the machine is the cause
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
 STEADY_S: Final = 300.0  # after so long without a crash, the count of failures starts again
@@ -49,12 +51,15 @@ class Wish:
     """The desired way to serve a model.
 
     `context_tokens` is per slot. `idle_unload_s` None: never unload. `load_limit_s`: a server that
-    loads for longer counts as hung. `gpu_layers` None: the node has no GPU.
+    loads for longer counts as hung. `gpu_layers` None: the node has no GPU. `engine`: the program
+    that serves it; empty: none was found. `options`: how it computes.
     """
 
     context_tokens: int
     slots: int
     gpu_layers: int | None = None
+    engine: tuple[str, ...] = ()
+    options: ServeOptions = DEFAULT
     idle_unload_s: float | None = None
     load_limit_s: float = 300.0
 
@@ -270,6 +275,15 @@ class Deployment:
         return self._goal is _Goal.RELAUNCH or (
             self.serving is not None and self._loading is not None
         )
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it has failed, and will not soon be tried again: nobody should wait for it.
+
+        A server that crashed comes back within seconds, unless it does so time after time.
+        """
+        retried_soon = self._retry_at is not None and self._downloaded
+        return self.state is State.FAILED and not (retried_soon and self._failures < START_TRIES)
 
     @property
     def in_flight(self) -> int:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import anyio
 
 from wai_node.models.catalogue import Quantisation, RemoteFile, Repository
 from wai_node.models.download import Progress
-from wai_node.models.fit import Fit, Load
-from wai_node.models.gguf_header import HeaderReader
-from wai_node.models.shape import ModelShape, shape_from_metadata
-from wai_protocol.errors import RequestError
+from wai_node.models.fit import Fit
 
 from .deployment import Deployment, State, Wish
+from .options import ServeOptions
 from .server.runner import Runner
 from .wanted import WantedModel
 
@@ -46,7 +45,8 @@ class QuantFit:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentStatus:
-    """One deployed model, as `list` shows it. `changing`: a change of context is in progress."""
+    """One deployed model, as `list` shows it. `changing`: a change of it is in progress.
+    `given_up`: it has failed, and will not soon be tried again."""
 
     alias: str
     state: State
@@ -56,7 +56,12 @@ class DeploymentStatus:
     context_tokens: int
     context_served: int | None
     slots: int
+    options: ServeOptions
+    purpose: str
+    mmproj: str
+    idle_unload_s: float | None
     changing: bool
+    given_up: bool
     size_bytes: int
     in_flight: int
     progress: Progress | None
@@ -88,31 +93,13 @@ class DeploymentEntry:
     gone: bool = False
 
 
-def read_shape(path: Path) -> ModelShape:
-    """Read the shape of a GGUF file. Raises `RequestError` if it can't be read."""
-    reader = HeaderReader()
-    try:
-        with path.open("rb") as file:
-            while reader.header is None and not reader.reached_tokenizer:
-                data = file.read(max(1 << 16, reader.needed_bytes))
-                if not data:
-                    break
-                reader.receive_data(data)
-    except OSError as error:
-        raise RequestError(
-            f"{path.name} can't be read on this node ({error.strerror}); deploy the model again"
-        ) from error
-    return shape_from_metadata(reader.metadata)
-
-
-def load_for(shape: ModelShape, context_tokens: int, slots: int) -> Load:
-    """Return a load with at most the context that the model was trained for."""
-    return Load(min(context_tokens, shape.context_trained), slots)
-
-
-def wish_of(model: WantedModel, load_timeout_s: float | None = None) -> Wish:
+def wish_of(
+    model: WantedModel, load_timeout_s: float | None = None, engine: tuple[str, ...] = ()
+) -> Wish:
     """Return the wish of a stored model; the limit for loading grows with the files' size."""
     return Wish(
+        engine=engine,
+        options=model.options,
         context_tokens=model.context_tokens,
         slots=model.slots,
         gpu_layers=model.gpu_layers,
@@ -121,29 +108,41 @@ def wish_of(model: WantedModel, load_timeout_s: float | None = None) -> Wish:
     )
 
 
-def machine_for(model: WantedModel, load_timeout_s: float | None = None) -> Deployment:
-    """Return the state machine of a model that this or an earlier run deployed."""
+def machine_for(
+    model: WantedModel, load_timeout_s: float | None = None, engine: tuple[str, ...] = ()
+) -> Deployment:
+    """Return the state machine of a model that this or an earlier run deployed, to be served by
+    `engine`, and if that does not start, by the one that served it last."""
     proven = None
     if model.proven is not None:
         context_tokens, slots = model.proven
-        before = replace(model, context_tokens=context_tokens, slots=slots)
-        proven = wish_of(before, load_timeout_s)
-    return Deployment(wish_of(model, load_timeout_s), proven)
+        before = replace(
+            model,
+            context_tokens=context_tokens,
+            slots=slots,
+            options=model.proven_options,
+        )
+        there = bool(model.engine) and os.access(model.engine[0], os.X_OK)
+        proven = wish_of(before, load_timeout_s, model.engine if there else engine)
+    return Deployment(wish_of(model, load_timeout_s, engine), proven)
 
 
 def hub_fields(repository: Repository, quant: Quantisation) -> dict[str, Any]:
-    """Return the fields of a `WantedModel` that come from the hub."""
+    """Return the fields of a `WantedModel` that come from its repository."""
     return {
         "commit": repository.commit,
         "paths": tuple(file.path for file in quant.files),
         "sizes": tuple(file.size_bytes for file in quant.files),
         "sha256": tuple(file.sha256 for file in quant.files),
+        "local": None if repository.folder is None else str(repository.folder),
     }
 
 
 def files_of(model: WantedModel) -> list[RemoteFile]:
     """Return the model's files as the hub listed them."""
-    rows = zip(model.paths, model.sizes, model.sha256, strict=True)
+    rows = [*zip(model.paths, model.sizes, model.sha256, strict=True)]
+    if model.mmproj is not None:
+        rows.append(model.mmproj)
     return [RemoteFile(path, size, sha256) for path, size, sha256 in rows]
 
 
@@ -180,7 +179,7 @@ def log_change(entry: DeploymentEntry) -> None:
     if machine.swap_error != entry.logged_swap:
         entry.logged_swap = machine.swap_error
         if machine.swap_error:
-            log.warning("%s: the context was not changed: %s", alias, machine.swap_error)
+            log.warning("%s: the change was taken back: %s", alias, machine.swap_error)
 
 
 def status_of(entry: DeploymentEntry) -> DeploymentStatus:
@@ -195,7 +194,12 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         context_tokens=machine.wish.context_tokens,
         context_served=machine.context_served,
         slots=machine.wish.slots,
+        options=machine.wish.options,
+        purpose=entry.model.purpose,
+        mmproj=PurePosixPath(entry.model.mmproj[0]).name if entry.model.mmproj else "",
+        idle_unload_s=entry.model.idle_unload_s,
         changing=machine.changing,
+        given_up=machine.given_up,
         size_bytes=entry.model.size_bytes,
         in_flight=machine.in_flight,
         progress=entry.progress if machine.state is State.DOWNLOADING else None,

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, assert_never
 
 import anyio
@@ -18,19 +19,21 @@ import anyio.to_thread
 
 from wai_node.models.catalogue import Repository
 from wai_node.models.download import Clock, Download, Progress
+from wai_node.models.gguf_file import read_projector, read_shape
 from wai_node.models.hub import Hub
+from wai_node.models.local_files import check_local
 from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 
 from .deployment import Action, DeleteFiles, Halt, Launch, StartDownload, Wish
 from .deployments import Deployments
+from .engine import NodeEngine
 from .entry import (
     DeploymentEntry,
     DeploymentEvent,
     files_of,
     log_change,
     machine_for,
-    read_shape,
     status_of,
 )
 from .policy import ManagedSettings
@@ -48,7 +51,8 @@ SHOWN_LOG_LINES: Final = 12
 class Keeper:
     """Runs the servers and downloads of `deployments`; reports progress and changes to `on_event`.
 
-    `new_key` returns a new inference key, one for each start of a server.
+    `new_key` returns a new inference key, one for each start of a server. `observe` is called for
+    each machine that may have changed.
     """
 
     def __init__(
@@ -62,7 +66,10 @@ class Keeper:
         now: Callable[[], float],
         clock: Clock | None,
         parts: Supervision,
+        engine: NodeEngine,
     ) -> None:
+        self.observe: Callable[[DeploymentEntry], None] = lambda entry: None
+        self._engine = engine
         self._settings, self._hub, self._new_key = settings, hub, new_key
         self._deployments, self._on_event = deployments, on_event
         self._now, self._clock = now, clock
@@ -78,6 +85,7 @@ class Keeper:
         await anyio.to_thread.run_sync(end_orphans, self._settings.folder)
         await anyio.to_thread.run_sync(remove_left_sockets, self._settings.sockets_folder)
         await anyio.to_thread.run_sync(wanted.load)
+        await self._engine.look()
         for model in list(wanted.removing.values()):  # a crash came between
             await self._delete_files(model)
         async with anyio.create_task_group() as tasks:
@@ -89,7 +97,7 @@ class Keeper:
 
     def add(self, model: WantedModel, needs_bytes: int = 0) -> None:
         """Begin to serve `model`, which is stored already; `needs_bytes` is estimated."""
-        machine = machine_for(model, self._settings.load_timeout_s)
+        machine = machine_for(model, self._settings.load_timeout_s, self._engine.argv)
         entry = DeploymentEntry(model, machine, needs_bytes=needs_bytes)
         self._deployments.add(entry)
         self.apply(entry, entry.machine.deploy())
@@ -119,6 +127,7 @@ class Keeper:
             context_tokens=wish.context_tokens,
             slots=wish.slots,
             gpu_layers=wish.gpu_layers,
+            options=wish.options,
         )
         if served != entry.model:  # a swap was reverted: store what is served now
             entry.model = served
@@ -126,6 +135,7 @@ class Keeper:
         waiting, entry.changed = entry.changed, anyio.Event()
         waiting.set()
         log_change(entry)
+        self.observe(entry)
         self._on_event(DeploymentEvent("state", status_of(entry)))
 
     @property
@@ -194,7 +204,14 @@ class Keeper:
         with anyio.CancelScope() as scope:
             entry.download = scope
             try:
-                await download.run()
+                await self._engine.ensure(tell)
+                if not entry.machine.wish.engine:  # it was installed just now
+                    entry.machine.wish = replace(entry.machine.wish, engine=self._engine.argv)
+                if model.local is None:
+                    await download.run()
+                else:
+                    folders, local = self._settings.file_folders, Path(model.local)
+                    await anyio.to_thread.run_sync(check_local, folders, local, files)
             except WaiError as error:
                 may_pass = error.fault in (Fault.UPSTREAM_UNREACHABLE, Fault.UPSTREAM_TIMEOUT)
                 actions = entry.machine.download_failed(str(error), self._now(), may_pass=may_pass)
@@ -218,7 +235,8 @@ class Keeper:
             self._start(entry, self._learn, entry, runner, wish)
 
         try:
-            reason = await runner.run(entry.model, self._places.file(entry.model), wish, on_ready)
+            files = self._places.file(entry.model), self._places.projector(entry.model)
+            reason = await runner.run(entry.model, *files, wish, on_ready)
         except Exception:
             log.exception("a server of %s could not be run", entry.model.alias)
             reason = "the server was ended by a fault of the node's; its log says which"
@@ -229,16 +247,25 @@ class Keeper:
 
     async def _learn(self, entry: DeploymentEntry, runner: Runner, wish: Wish) -> None:
         """Store how far the estimate was from what the server took."""
-        model = replace(entry.model, proven=(wish.context_tokens, wish.slots))
+        proven = wish.context_tokens, wish.slots
+        model = replace(entry.model, proven=proven, engine=wish.engine, proven_options=wish.options)
         try:
             shape = await anyio.to_thread.run_sync(read_shape, self._places.file(model))
-        except WaiError:
+            seeing = self._places.projector(model)
+            projector = await anyio.to_thread.run_sync(read_projector, seeing)
+        except (WaiError, OSError):
             return  # its file is gone: nothing to learn for
-        correction = runner.correction(shape, model.size_bytes, wish)
+        correction = runner.correction(shape, projector, model.weights_bytes, wish)
         if correction is not None:
             factors = (correction.weights, correction.cache, correction.compute)
             model = replace(model, correction=factors)
-        entry.model = replace(entry.model, proven=model.proven, correction=model.correction)
+        entry.model = replace(
+            entry.model,
+            proven=model.proven,
+            correction=model.correction,
+            engine=model.engine,
+            proven_options=model.proven_options,
+        )
         await self._deployments.keep(entry)
 
     async def _delete(self, entry: DeploymentEntry) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wai_node.config import EngineInstalls
 from wai_protocol.errors import AuthError, Fault, StoreError
+from wai_transport.http_proxy import DIRECT, ProxySettings
 
 from .wanted import WantedModel
 
@@ -18,7 +20,9 @@ class ManagedSettings:
     `folder` holds the wanted state and the logs, `models_folder` the model files. `server` is the
     configured llama-server, and `extra_flags` are added to its arguments. `allowed_publishers`
     None: any. `disk_quota_bytes` None: the whole disk except `kept_free_bytes`. `load_timeout_s`
-    None: computed from the model's size.
+    None: computed from the model's size. `engine`: whether a deployment may install one;
+    `engine_mirror` and `engine_manifest` say from where, None: as shipped. `allow_engine_flags`:
+    admins may add flags to a model's server. `file_folders`: whose files may be deployed.
     """
 
     folder: Path
@@ -31,6 +35,12 @@ class ManagedSettings:
     disk_quota_bytes: int | None = None
     kept_free_bytes: int = 1 << 30
     load_timeout_s: float | None = None
+    engine: EngineInstalls = "ask"
+    engine_mirror: str | None = None
+    engine_manifest: Path | None = None
+    proxies: ProxySettings = DIRECT
+    allow_engine_flags: bool = False
+    file_folders: tuple[Path, ...] = ()
 
     @property
     def sockets_folder(self) -> Path:

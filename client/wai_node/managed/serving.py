@@ -32,6 +32,10 @@ _SWAPPING: Final = frozenset({State.STARTING, State.DRAINING, State.STOPPING})
 """Also accepted in these, if the model served before: its context is changed, or it restarts."""
 
 
+FAILED_MODELS: Final = "failed_models"  # the entry of STATUS' detail (SPEC section 5)
+MAX_TOLD_FAILURES: Final = 32  # with their reasons at most 20 KiB of the 64 that a detail may have
+MAX_REASON_CHARS: Final = 300
+
 _log = logging.getLogger("wai.node.managed")
 
 
@@ -70,7 +74,9 @@ class ManagedUpstream(Upstream):
                 counters = counters._replace(server=endpoint.url)
             return replace(told, models=models, counters=counters, process=endpoint.url)
         status = next((s for s in self._supervisor.deployed() if s.alias == self.alias), None)
-        return Probe(() if status is None else (self._wanted(status),))
+        if status is None or status.given_up:  # `ManagedModels` tells why it failed
+            return Probe(())
+        return Probe((self._wanted(status),))
 
     async def find_routes(self, routes: Iterable[Route]) -> frozenset[str] | None:
         """Ask the server that runs now."""
@@ -146,6 +152,7 @@ class ManagedModels:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._upstreams: dict[str, ManagedUpstream] = {}
+        self._failed: dict[str, str] = {}
         self._removing: set[asyncio.Task[None]] = set()
 
     def on_event(self, supervisor: Supervisor, event: DeploymentEvent) -> None:
@@ -153,6 +160,7 @@ class ManagedModels:
         if event.name != "state":
             return
         alias = event.status.alias
+        self._tell_failure(event.status)
         upstream = self._upstreams.get(alias)
         if event.status.state is State.ABSENT:
             if upstream is not None:
@@ -165,3 +173,14 @@ class ManagedModels:
             self._watch.add(upstream)
         else:
             self._watch.touch(upstream)
+
+    def _tell_failure(self, status: DeploymentStatus) -> None:
+        """Have STATUS say which models have failed and why, for those who ask for them."""
+        reason = status.reason[:MAX_REASON_CHARS] if status.given_up else None
+        if reason == self._failed.get(status.alias):
+            return
+        self._failed.pop(status.alias, None)
+        if reason is not None:
+            self._failed[status.alias] = reason
+        newest = list(self._failed.items())[-MAX_TOLD_FAILURES:]
+        self._watch.tell(FAILED_MODELS, dict(newest))

@@ -17,16 +17,19 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from wai_node.models.catalogue import Quantisation, Repository, parse_reference
+from wai_node.models.catalogue import Quantisation, Repository
 from wai_node.models.download import Clock
 from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
+from wai_node.models.projector import NO_PROJECTOR
 from wai_node.supervision import Supervision
 from wai_protocol.errors import RequestError
 
 from .appraisal import Appraiser, Placed
 from .deployment import State, Wish
 from .deployments import Deployments
+from .engine import EngineState, NodeEngine
+from .engine_swap import EngineSwaps
 from .entry import (
     DeploymentEntry,
     DeploymentEvent,
@@ -40,6 +43,7 @@ from .entry import (
 )
 from .keeper import Keeper
 from .lease import leased
+from .options import DEFAULT, ServeOptions
 from .policy import ManagedSettings
 from .server.log_file import read_tail
 from .server.model_paths import ModelPaths
@@ -55,7 +59,8 @@ class Supervisor:
     """All managed models of a node. The other methods need a running `run`.
 
     `new_key` returns a new inference key, one for each start of a server. Tests replace
-    `hardware` and `now`. `parts` reports the deployments whose timing has failed.
+    `hardware`, `engine` and `now`. `parts` reports the deployments whose timing has failed, and
+    `on_engine` gets what is known of the engine that serves the models.
     """
 
     def __init__(
@@ -69,26 +74,40 @@ class Supervisor:
         now: Callable[[], float] = anyio.current_time,
         clock: Clock | None = None,
         parts: Supervision | None = None,
+        on_engine: Callable[[EngineState], None] = lambda state: None,
+        engine: NodeEngine | None = None,
     ) -> None:
         self.settings, self.hub = settings, hub
         self._now = now
+        self._parts = parts or Supervision()
         self._wanted = Wanted(settings.folder)
         self._deployments = Deployments(self._wanted)
         self._places = ModelPaths(settings)
-        self._appraiser = Appraiser(hub, hardware, self._wanted)
+        self._engine = engine or NodeEngine(settings, on_engine, clock=clock)
+        usable = self._engine.usable
+        self._appraiser = Appraiser(hub, settings, lambda: usable(hardware()), self._wanted)
         self._keeper = Keeper(
             *(settings, hub, new_key, self._deployments, on_event),
             now=now,
             clock=clock,
-            parts=parts or Supervision(),
+            parts=self._parts,
+            engine=self._engine,
         )
+        self._swaps = EngineSwaps(
+            *(self._engine, self._deployments, self._appraiser, self._places),
+            *(self._keeper.apply, now),
+        )
+        self._keeper.observe = self._swaps.observe
         self._placing = anyio.Lock()
 
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         """Bring back what is wanted, and keep it until cancelled; then every server is stopped."""
-        await self._keeper.run(task_status=task_status)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._keeper.run)
+            tasks.start_soon(self._parts.keep, "engine", self._swaps.run)
+            task_status.started()
 
     # -- what may be asked for
 
@@ -98,15 +117,18 @@ class Supervisor:
         return await self.hub.search(query, limit)
 
     async def fit(
-        self, reference: str, context_tokens: int | None = None, slots: int | None = None
+        self,
+        reference: str,
+        context_tokens: int | None = None,
+        slots: int | None = None,
+        options: ServeOptions = DEFAULT,
     ) -> list[QuantFit]:
         """Return how each quantisation of `publisher/name[:QUANT]` fits this node.
 
         The hub is asked with this node's token. Raises `WaiError`.
         """
         self.settings.check_allowed()
-        self.settings.check_publisher(parse_reference(reference)[0])
-        return await self._appraiser.quantisations(reference, context_tokens, slots)
+        return await self._appraiser.quantisations(reference, context_tokens, slots, options)
 
     async def deploy(
         self,
@@ -114,36 +136,46 @@ class Supervisor:
         context_tokens: int | None = None,
         slots: int | None = None,
         idle_unload_s: float | None = None,
+        *,
+        options: ServeOptions | None = None,
+        mmproj: str | None = None,
+        install_engine: bool = False,
     ) -> str:
-        """Begin to serve `publisher/name[:QUANT]`; return its alias at once, before the download.
+        """Begin to serve `publisher/name[:QUANT]`, or a file of this node's such as `./NAME.gguf`;
+        return its alias at once, before the download.
 
         A model that is deployed already is changed to the new settings, or tried again if it
-        failed. Raises `WaiError`: not allowed, unknown, gated, does not fit, over the quota.
+        failed. `mmproj`: the projector by which it sees images, None: the best one, "none": none.
+        `install_engine`: if there is no engine, install one before the download. Raises
+        `WaiError`: not allowed, unknown, gated, does not fit, over the quota, no engine.
         """
         self.settings.check_allowed()
         self._keeper.check_running()
-        if idle_unload_s is not None and not MIN_IDLE_S <= idle_unload_s <= MAX_IDLE_S:
-            raise RequestError(
-                f"a model is unloaded after {MIN_IDLE_S:g} s or more without requests"
-            )
-        repo, wanted = parse_reference(reference)
-        self.settings.check_publisher(repo)
-        repository = await self.hub.repository(repo)
-        quant = repository.choose(wanted)
-        alias = f"{repo}:{quant.name}"
+        _check_idle(idle_unload_s)
+        (options or DEFAULT).check(flags_allowed=self.settings.allow_engine_flags)
+        repository, wanted = await self._appraiser.repository(reference)
+        repo, quant = repository.name, repository.choose(wanted)
+        alias = f"{repo}:{quant.name}" if repository.folder is None else repo
         if not _NAME.fullmatch(quant.name):
             raise RequestError(f"the file name of {alias[:120]!r} can't be used as a model's id")
+        await self._engine.check(install=install_engine)
         entry = self._deployments.find(alias)
         if entry is not None:
             if entry.removed:
                 raise RequestError(f"{alias} is being removed; deploy it again in a moment")
-            await self._redeploy(entry, repository, quant, context_tokens, slots, idle_unload_s)
+            await self._redeploy(
+                *(entry, repository, quant, context_tokens, slots, idle_unload_s, options, mmproj)
+            )
             return alias
         async with self._placing:  # two at once would both count the same free memory
             if self._deployments.find(alias) is not None:
                 return alias  # another call was quicker
-            placed = await self._place(repository, quant, context_tokens, slots)
+            chosen = options or DEFAULT
+            placed = await self._place(repository, quant, context_tokens, slots, chosen, mmproj)
             model = WantedModel(
+                options=chosen,
+                purpose=placed.purpose,
+                mmproj=placed.mmproj,
                 alias=alias,
                 repo=repo,
                 quant=quant.name,
@@ -178,28 +210,37 @@ class Supervisor:
                 entry.download.cancel()
             self._keeper.apply(entry, entry.machine.remove(self._now()))
 
-    async def set_context(self, alias: str, context_tokens: int, slots: int | None = None) -> None:
-        """Serve `alias` with another context without dropping a request; returns at once.
+    async def edit(
+        self,
+        alias: str,
+        context_tokens: int | None = None,
+        slots: int | None = None,
+        options: ServeOptions | None = None,
+    ) -> None:
+        """Serve `alias` otherwise, without dropping a request; returns at once. None: as now.
 
         The new server starts while the old one runs if there is memory for both, else after it. If
-        the new one fails, the old context is restored and `DeploymentStatus.swap_error` says why.
+        the new one fails, the old way is restored and `DeploymentStatus.swap_error` says why.
         """
         self.settings.check_allowed()
         entry = self._deployments.get(alias)
         if entry.machine.state is State.DOWNLOADING:
-            raise RequestError(f"{alias} is still being downloaded; change its context after that")
+            raise RequestError(f"{alias} is still being downloaded; change it after that")
         wish = entry.machine.wish
         model = entry.model
+        chosen = options or wish.options
+        chosen.check(flags_allowed=self.settings.allow_engine_flags)
         served = wish if entry.machine.serving is not None else None
-        change = await self._appraiser.change(
-            model, self._places.file(model), context_tokens, slots or wish.slots, served
-        )
+        context_tokens, slots = context_tokens or wish.context_tokens, slots or wish.slots
+        files = self._places.file(model), self._places.projector(model)
+        change = await self._appraiser.change(model, *files, context_tokens, slots, chosen, served)
         load = change.load
         changed = replace(
             model,
             context_tokens=load.context_tokens,
             slots=load.slots,
             gpu_layers=change.gpu_layers,
+            options=chosen,
         )
         async with self._deployments.changing:
             await anyio.to_thread.run_sync(self._wanted.put, changed)
@@ -208,6 +249,20 @@ class Supervisor:
             if entry.machine.state is State.FAILED:
                 actions = [*actions, *entry.machine.deploy()]
             self._keeper.apply(entry, actions)
+
+    def options_of(self, alias: str) -> ServeOptions:
+        """Return the options that a model is served with, or is to be. Raises `RequestError`."""
+        return self._deployments.get(alias).machine.wish.options
+
+    async def set_idle_unload(self, alias: str, idle_unload_s: float | None) -> None:
+        """Unload `alias` after so long without requests, None: never. Raises `WaiError`."""
+        self.settings.check_allowed()
+        _check_idle(idle_unload_s)
+        entry = self._deployments.get(alias)
+        if idle_unload_s != entry.model.idle_unload_s:
+            async with self._deployments.changing:
+                await self._replace(entry, replace(entry.model, idle_unload_s=idle_unload_s))
+                self._keeper.apply(entry, [])
 
     async def logs(self, alias: str, lines: int = 100) -> list[str]:
         """Return the last lines that the servers of `alias` printed, including earlier runs."""
@@ -250,19 +305,21 @@ class Supervisor:
         context_tokens: int | None,
         slots: int | None,
         idle_unload_s: float | None,
+        options: ServeOptions | None,
+        mmproj: str | None,
     ) -> None:
         """Change the settings of a deployed model, or try again if it failed."""
         wish = entry.machine.wish
-        wanted = context_tokens or wish.context_tokens, slots or wish.slots
+        chosen = options or wish.options
+        wanted = context_tokens or wish.context_tokens, slots or wish.slots, chosen
         if entry.machine.state is State.FAILED:
-            await self._retry_failed(entry, repository, quant, *wanted)
-        elif wanted != (wish.context_tokens, wish.slots):
-            await self.set_context(entry.model.alias, *wanted)
-        if idle_unload_s is not None and idle_unload_s != entry.model.idle_unload_s:
-            async with self._deployments.changing:
-                changed = replace(entry.model, idle_unload_s=idle_unload_s)
-                await self._replace(entry, changed)
-                self._keeper.apply(entry, [])
+            await self._retry_failed(entry, repository, quant, *wanted, mmproj)
+        else:
+            _check_projector(entry.model, mmproj)
+            if wanted != (wish.context_tokens, wish.slots, wish.options):
+                await self.edit(entry.model.alias, *wanted)
+        if idle_unload_s is not None:
+            await self.set_idle_unload(entry.model.alias, idle_unload_s)
 
     async def _retry_failed(
         self,
@@ -271,12 +328,19 @@ class Supervisor:
         quant: Quantisation,
         context: int,
         slots: int,
+        options: ServeOptions,
+        mmproj: str | None,
     ) -> None:
         """Try a failed deployment again, with the files that the hub lists now, in case the old
         ones were the cause."""
-        placed = await self._place(repository, quant, context, slots)
+        kept = None if entry.model.mmproj is None else entry.model.mmproj[0]
+        mmproj = mmproj or kept or NO_PROJECTOR
+        placed = await self._place(repository, quant, context, slots, options, mmproj)
         changed = replace(
             entry.model,
+            options=options,
+            purpose=placed.purpose,
+            mmproj=placed.mmproj,
             context_tokens=placed.load.context_tokens,
             slots=placed.load.slots,
             gpu_layers=placed.gpu_layers,
@@ -293,11 +357,19 @@ class Supervisor:
             self._keeper.apply(entry, [*actions, *entry.machine.deploy()])
 
     async def _place(
-        self, repository: Repository, quant: Quantisation, context: int | None, slots: int | None
+        self,
+        repository: Repository,
+        quant: Quantisation,
+        context: int | None,
+        slots: int | None,
+        options: ServeOptions,
+        mmproj: str | None,
     ) -> Placed:
         """Call `Appraiser.new` with the memory that pending deployments will take."""
         pending = self._deployments.pending_bytes()
-        return await self._appraiser.new(repository, quant, context, slots, pending)
+        return await self._appraiser.new(
+            repository, quant, context, slots, options, pending, mmproj
+        )
 
     async def _replace(self, entry: DeploymentEntry, model: WantedModel) -> None:
         """Store `model` in place of the entry's. Raises if it was removed meanwhile."""
@@ -310,4 +382,19 @@ class Supervisor:
         )
 
     def _wish(self, model: WantedModel) -> Wish:
-        return wish_of(model, self.settings.load_timeout_s)
+        return wish_of(model, self.settings.load_timeout_s, self._engine.argv)
+
+
+def _check_idle(idle_unload_s: float | None) -> None:
+    if idle_unload_s is not None and not MIN_IDLE_S <= idle_unload_s <= MAX_IDLE_S:
+        raise RequestError(f"a model is unloaded after {MIN_IDLE_S:g} s or more without requests")
+
+
+def _check_projector(model: WantedModel, wanted: str | None) -> None:
+    """Raise `RequestError` if a served model is to get another projector."""
+    now = model.mmproj[0].rsplit("/", 1)[-1] if model.mmproj else NO_PROJECTOR
+    if wanted is not None and wanted.lower() != now.lower():
+        raise RequestError(
+            f"{model.alias} is served with the projector {now}; remove it, and deploy it again with"
+            " another one"
+        )

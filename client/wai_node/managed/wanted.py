@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from wai_protocol.errors import StoreError
-from wai_protocol.foreign_json import ForeignJsonError, read_json
+from wai_protocol.errors import StoreError, WaiError
+from wai_protocol.foreign_json import read_json
+
+from .options import DEFAULT, ServeOptions
 
 log = logging.getLogger("wai.node.managed")
 
@@ -30,7 +32,10 @@ class WantedModel:
 
     `alias` is its id for callers. `files` are file names in `folder`, which is relative to the
     models' folder; `sizes` and `sha256` are the hub's, in the order of `files`. `proven` holds the
-    context per slot and the number of slots with which it was last served.
+    context per slot and the number of slots with which it was last served, `engine` the program
+    and `proven_options` the options. `purpose`: chat, embedding or rerank.
+    `mmproj`: path, size and SHA-256 of its projector. `local`: the folder of the owner that its
+    files lie in, None: they are the hub's, and this node's to delete.
     """
 
     alias: str
@@ -46,11 +51,22 @@ class WantedModel:
     gpu_layers: int | None = None
     proven: tuple[int, int] | None = None
     correction: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    engine: tuple[str, ...] = ()
+    purpose: str = "chat"
+    options: ServeOptions = DEFAULT
+    proven_options: ServeOptions = DEFAULT
+    mmproj: tuple[str, int, str] | None = None
+    local: str | None = None
+
+    @property
+    def weights_bytes(self) -> int:
+        """The size of the model's own files."""
+        return sum(self.sizes)
 
     @property
     def size_bytes(self) -> int:
         """The size of all its files together."""
-        return sum(self.sizes)
+        return self.weights_bytes + (self.mmproj[1] if self.mmproj else 0)
 
 
 class Wanted:
@@ -74,7 +90,7 @@ class Wanted:
             content = read_json(text, dict[str, Any], FILE_NAME)
             models = _parse(content, "models")
             removing = _parse(content, "removing") if "removing" in content else []
-        except (ForeignJsonError, ValueError, KeyError, TypeError) as error:
+        except (WaiError, ValueError, KeyError, TypeError, AttributeError) as error:
             aside = self._path.with_name(f"{FILE_NAME}.broken-{int(time.time())}")
             self._path.replace(aside)
             log.error("%s can't be understood (%s); moved to %s", self._path, error, aside.name)
@@ -122,6 +138,11 @@ class Wanted:
         self.models, self.removing = models, removing
 
 
+def _options(stored: dict[str, Any]) -> ServeOptions:
+    flags = tuple(map(str, stored.pop("engine_flags", ())))
+    return ServeOptions(**stored, engine_flags=flags)
+
+
 def _parse(content: Any, part: str) -> list[WantedModel]:
     if content["format"] != FORMAT:
         raise ValueError(f"its format is {content['format']!r}")
@@ -131,6 +152,12 @@ def _parse(content: Any, part: str) -> list[WantedModel]:
             entry[name] = tuple(entry[name])
         if entry.get("proven") is not None:
             entry["proven"] = (int(entry["proven"][0]), int(entry["proven"][1]))
+        for name in ("options", "proven_options"):
+            entry[name] = _options(entry.get(name, {}))
+        if entry.get("mmproj") is not None:
+            path, size, sha256 = entry["mmproj"]
+            entry["mmproj"] = str(path), int(size), str(sha256)
+        entry["engine"] = tuple(map(str, entry.get("engine", ())))
         model = WantedModel(**entry)
         if not len(model.paths) == len(model.sizes) == len(model.sha256) > 0:
             raise ValueError(f"{model.alias!r} has no files")

@@ -20,6 +20,8 @@ from .fit import Correction, Estimate
 _LINE: Final = re.compile(
     r"(\S{1,64})\s+(model|KV|RS|output|compute)\s+buffer size\s*=\s*(\d{1,9}\.?\d{0,6}) MiB"
 )
+# `load_hparams: model size:         6.63 MiB`: a projector's weights
+_PROJECTOR: Final = re.compile(r"\bmodel size:\s+(\d{1,9}\.?\d{0,6}) MiB")
 _MIB: Final = 1 << 20
 # Weights that were copied from the mapped file into an order for the processor (AMX, repacked
 # blocks). The log names both; the system can take back the file's pages after the copy.
@@ -60,6 +62,7 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
     """
     sums = {"model": 0.0, "KV": 0.0, "RS": 0.0, "output": 0.0, "compute": 0.0}
     mapped = copied = 0.0
+    projector = 0.0
     devices: dict[str, None] = {}
     for line in lines:
         if _FIT_DONE.search(line):
@@ -68,6 +71,8 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
             devices.clear()
         match = _LINE.search(line)
         if match is None:
+            if found := _PROJECTOR.search(line):
+                projector = float(found[1])
             continue
         sums[match[2]] += float(match[3])
         if match[2] == "model":
@@ -78,7 +83,7 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
     if not sums["model"]:
         return None
     return SeenBuffers(
-        weights=int((sums["model"] - min(mapped, copied)) * _MIB),
+        weights=int((sums["model"] - min(mapped, copied) + projector) * _MIB),
         cache=int((sums["KV"] + sums["RS"]) * _MIB),
         compute=int((sums["compute"] + sums["output"]) * _MIB),
         devices=tuple(devices),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from wai_protocol.errors import Fault, RequestError
@@ -23,7 +23,9 @@ _QUANT: Final = re.compile(
     r"(?:^|[-._])(?P<quant>(?:UD-)?(?:IQ\d\w*|Q\d\w*|TQ\d\w*|MXFP4\w*|NVFP4|BF16|F16|FP16|F32|FP32))$",
     re.IGNORECASE,
 )
-_NO_MODEL: Final = ("mmproj", "imatrix")  # projectors and calibration data, not language models
+_PROJECTOR: Final = "mmproj"
+_NO_MODEL: Final = (_PROJECTOR, "imatrix")  # projectors and calibration data, no language models
+MAX_PROJECTORS: Final = 64  # of one repository; some have ten
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -51,12 +53,16 @@ class Quantisation:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository at one commit; files are fetched at it, so that two versions are never mixed."""
+    """A repository at one commit; files are fetched at it, so that two versions are never mixed.
+    `projectors`: those that let its models see images. `folder`: where its files lie on this
+    machine, None: on the hub."""
 
     name: str
     commit: str
     gated: bool
     quantisations: tuple[Quantisation, ...]
+    projectors: tuple[RemoteFile, ...] = ()
+    folder: Path | None = None
 
     def choose(self, wanted: str | None) -> Quantisation:
         """Return the quantisation named `wanted` (case-insensitive).
@@ -118,7 +124,7 @@ def group_files(files: Iterable[RemoteFile]) -> tuple[Quantisation, ...]:
     totals: dict[str, int] = {}
     for file in list(files)[:MAX_FILES]:
         path = PurePosixPath(file.path)
-        if not _safe(file) or path.name.lower().startswith(_NO_MODEL):
+        if not _safe(file) or any(word in path.name.lower() for word in _NO_MODEL):
             continue
         stem, part, total = str(path.with_suffix("")), 1, 1
         split = _SPLIT.match(stem)
@@ -142,6 +148,16 @@ def group_files(files: Iterable[RemoteFile]) -> tuple[Quantisation, ...]:
         taken.add(name)
         found.append(Quantisation(name, parts))
     return tuple(sorted(found, key=lambda quant: (quant.size_bytes, quant.name)))
+
+
+def find_projectors(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """Return the vision projectors among `files`."""
+    found = [
+        file
+        for file in list(files)[:MAX_FILES]
+        if _PROJECTOR in PurePosixPath(file.path).name.lower() and _safe(file)
+    ]
+    return tuple(found[:MAX_PROJECTORS])
 
 
 def _safe(file: RemoteFile) -> bool:

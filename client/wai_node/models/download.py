@@ -54,6 +54,17 @@ class Clock:
     random: Callable[[], float] = random.random
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What errors call the server, and what they say to do: about room on the disk, `again`, and
+    where that does not help."""
+
+    server: str = "the hub"
+    room: str = "remove a model with `wai model remove`, or choose a smaller quantisation"
+    again: str = "deploy it again"
+    otherwise: str = "choose another repository"
+
+
 class _Meter:
     """Counts bytes and reports progress at limited intervals."""
 
@@ -86,7 +97,8 @@ class _Meter:
 class Download:
     """Downloads the `files` of one quantisation into `folder`. Call `run` once.
 
-    `url_of` returns a file's URL; `kept_free_bytes` must stay free on the disk.
+    `url_of` returns a file's URL; `kept_free_bytes` must stay free on the disk. `on_wait` is told
+    why a try failed, and the seconds until the next.
     """
 
     def __init__(
@@ -99,7 +111,11 @@ class Download:
         *,
         clock: Clock | None = None,
         kept_free_bytes: int = KEPT_FREE_BYTES,
+        words: Words | None = None,
+        on_wait: Callable[[str, float], None] = lambda reason, wait_s: None,
     ) -> None:
+        self._words = words or Words()
+        self._on_wait = on_wait
         self._transfer, self._url_of = transfer, url_of
         self._files, self._folder = files, folder
         self._clock = clock or Clock()
@@ -120,7 +136,7 @@ class Download:
                 paths.append(await self._download_file(file, before))
                 before += file.size_bytes
         except OSError as error:
-            raise _disk_error(error, self._folder) from error
+            raise _disk_error(error, self._folder, self._words) from error
         return paths
 
     def _prepare(self) -> None:
@@ -134,8 +150,8 @@ class Download:
         if missing and missing + self._kept_free > free:
             raise StoreError(
                 f"the download needs {_gib(missing)} GiB more and {_gib(self._kept_free)} GiB must "
-                f"stay free, but {self._folder} has {_gib(free)} GiB free; remove a model with "
-                "`wai model remove`, or choose a smaller quantisation"
+                f"stay free, but {self._folder} has {_gib(free)} GiB free; "
+                f"{self._words.room}"
             )
 
     async def _download_file(self, file: RemoteFile, before: int) -> Path:
@@ -147,7 +163,7 @@ class Download:
         writer = await anyio.to_thread.run_sync(_Partial, self._partial(file), file)
         try:
             await self._fetch_rest(file, writer, before)
-            await anyio.to_thread.run_sync(writer.finish, path)
+            await anyio.to_thread.run_sync(writer.finish, path, self._words)
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(writer.close)
@@ -172,20 +188,23 @@ class Download:
             if idle_tries >= MAX_IDLE_TRIES:
                 raise TransportError(
                     f"{file.path} can't be downloaded: {reason}; the part that was received is "
-                    "kept, deploy again to go on",
+                    f"kept, {self._words.again} to go on",
                     Fault.UPSTREAM_UNREACHABLE,
                 )
             limit_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**idle_tries)
-            await self._clock.sleep(min(BACKOFF_MAX_S, wait_s or self._clock.random() * limit_s))
+            wait_s = min(BACKOFF_MAX_S, wait_s or self._clock.random() * limit_s)
+            self._on_wait(reason, wait_s)
+            await self._clock.sleep(wait_s)
 
     async def _receive(
         self, file: RemoteFile, writer: _Partial, body: Incoming, before: int
     ) -> None:
         if body.total is not None and body.total != file.size_bytes:
             await anyio.to_thread.run_sync(writer.discard)
+            words = self._words
             raise RequestError(
-                f"{file.path} has {body.total} bytes on the hub, not {file.size_bytes} as its "
-                "listing says; deploy again, it may have been replaced"
+                f"{file.path} has {body.total} bytes at {words.server}, not {file.size_bytes} as "
+                f"its listing says; {words.again}, it may have been replaced"
             )
         if body.offset != writer.size:  # the server ignored the range and sends the whole file
             if body.offset != 0:
@@ -194,7 +213,9 @@ class Download:
         while data := await body.read():
             if writer.size + len(data) > file.size_bytes:
                 await anyio.to_thread.run_sync(writer.discard)
-                raise RequestError(f"the hub sends more of {file.path} than it says there is")
+                raise RequestError(
+                    f"{self._words.server} sends more of {file.path} than it says there is"
+                )
             await anyio.to_thread.run_sync(writer.write, data)
             self._meter.set_done(before + writer.size)
 
@@ -240,13 +261,14 @@ class _Partial:
         self._path.unlink(missing_ok=True)
         self._sidecar.unlink(missing_ok=True)
 
-    def finish(self, path: Path) -> None:
+    def finish(self, path: Path, words: Words) -> None:
         """Verify the hash, sync, and rename to `path`. Raises `StoreError` on a wrong hash."""
         if self._hash.hexdigest() != self._file_info.sha256:
             self.discard()
             raise StoreError(
-                f"{self._file_info.path} arrived damaged (its SHA-256 is not the hub's) and was "
-                "deleted; deploy it again, and if that fails too, choose another repository"
+                f"{self._file_info.path} arrived damaged (its SHA-256 is not the one that "
+                f"{words.server} states) and was deleted; {words.again}, and if that fails too, "
+                f"{words.otherwise}"
             )
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -278,10 +300,10 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _disk_error(error: OSError, folder: Path) -> StoreError:
+def _disk_error(error: OSError, folder: Path, words: Words) -> StoreError:
     return StoreError(
         f"{folder} can't be written ({error.strerror or error}); free some space or fix its "
-        "permissions, then deploy again: the part that was received is kept"
+        f"permissions, then {words.again}: the part that was received is kept"
     )
 
 

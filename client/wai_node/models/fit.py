@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from wai_protocol.errors import RequestError
 
 from .hardware import Hardware
-from .shape import ModelShape
+from .projector import Projector
+from .shape import ModelShape, Purpose
 
 UBATCH_TOKENS: Final = (
     512  # llama-server's default physical batch, which determines its graph's size
@@ -76,13 +77,16 @@ class FitVerdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The settings that determine memory; `context_tokens` is per slot."""
+    """The settings that determine memory; `context_tokens` is per slot. `batch_tokens`: how many
+    are computed at once. `projector`: what lets the model see images."""
 
     context_tokens: int
     slots: int = 1
     cache_k: CacheType = CacheType.F16
     cache_v: CacheType = CacheType.F16
     flash_attention: bool = True
+    batch_tokens: int = UBATCH_TOKENS
+    projector: Projector | None = None
 
     def __post_init__(self) -> None:
         if self.context_tokens < 1 or not 1 <= self.slots <= MAX_SLOTS:
@@ -90,6 +94,12 @@ class Load:
                 f"a context of {self.context_tokens} tokens in {self.slots} slots can't be served; "
                 f"ask for at least {MIN_CONTEXT} tokens and 1-{MAX_SLOTS} slots"
             )
+
+
+def load_for(shape: ModelShape, context_tokens: int, slots: int) -> Load:
+    """Return a load with at most the context that the model was trained for."""
+    context = min(context_tokens, shape.context_trained)
+    return Load(context, slots, batch_tokens=batch_for(shape, context))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +162,16 @@ def estimate(
 ) -> Estimate:
     """Return the memory that llama-server needs for `load`; the files hold `weights_bytes`."""
     cells = _round_up(min(load.context_tokens, shape.context_trained), CELL_STEP)
-    window_cells = min(cells, _round_up(shape.window + UBATCH_TOKENS, CELL_STEP))
+    window_cells = min(cells, _round_up(shape.window + load.batch_tokens, CELL_STEP))
     low, high = _compute_bytes(shape, load, cells, window_cells)
-    outputs = shape.vocabulary * load.slots * F32_BYTES
+    width = shape.vocabulary if shape.purpose is Purpose.CHAT else shape.embedding
+    outputs = width * load.slots * F32_BYTES
+    seeing = load.projector or Projector(0, 0, 0)
     return Estimate(
-        weights=int(weights_bytes * correction.weights),
+        weights=int((weights_bytes + seeing.weights) * correction.weights),
         cache=int(_cache_bytes(shape, load, cells, window_cells) * correction.cache),
-        compute=int((low + outputs) * correction.compute),
-        compute_high=int((high + outputs) * max(1.0, correction.compute)),
+        compute=int((low + outputs + seeing.compute) * correction.compute),
+        compute_high=int((high + outputs + seeing.compute_high) * max(1.0, correction.compute)),
     )
 
 
@@ -169,15 +181,21 @@ def fit(
     load: Load,
     hardware: Hardware,
     correction: Correction = NO_CORRECTION,
+    gpu_layers: int | None = None,
 ) -> Fit:
-    """Return how `load` fits `hardware`, judged by the upper end of the estimate."""
+    """Return how `load` fits `hardware`, judged by the upper end of the estimate.
+
+    `gpu_layers`: so many go to the GPU, whatever would be best.
+    """
     found = estimate(shape, weights_bytes, load, correction)
-    verdict, layers = _place(shape, found, hardware)
+    verdict, layers = _place(shape, found, hardware, gpu_layers)
     on_gpu = verdict in (FitVerdict.GPU, FitVerdict.PARTIAL)
     return Fit(
         verdict=verdict,
         estimate=found,
-        largest_context=_largest_context(shape, weights_bytes, load, hardware, correction, verdict),
+        largest_context=_largest_context(
+            *(shape, weights_bytes, load, hardware, correction, verdict, gpu_layers)
+        ),
         gpu_layers=layers,
         low_bytes=found.low + (GPU_LOW_BYTES if on_gpu else 0),
         high_bytes=found.high + (GPU_HIGH_BYTES * len(hardware.gpus) if on_gpu else 0),
@@ -212,6 +230,8 @@ def _compute_bytes(
     stream), attention (q, k, v, its output, the stream), or a recurrent block. The mask
     is added; llama.cpp keeps it in F16 under flash attention.
     """
+    if shape.encoder:
+        return _encoder_bytes(shape, load)
     embedding, heads = shape.embedding, shape.heads
     feed_forward = _feed_forward_values(shape)
     keys = max(shape.kv_heads, default=0) * (shape.key_length + shape.value_length)
@@ -228,11 +248,23 @@ def _compute_bytes(
         masks = element * (cells * everywhere + window_cells * bool(shape.window_layers))
         scores = 0.0 if load.flash_attention else cells * heads * F32_BYTES
         widest = widest if load.flash_attention else attention
-    low = UBATCH_TOKENS * (widest * F32_BYTES + masks + scores)
+    low = load.batch_tokens * (widest * F32_BYTES + masks + scores)
     # some builds reserve logits for every token of a batch, or keep one more copy of the stream
     other = max(widest + embedding, shape.vocabulary + 2 * embedding)
-    high = UBATCH_TOKENS * (other * F32_BYTES + masks + scores)
+    high = load.batch_tokens * (other * F32_BYTES + masks + scores)
     return low, max(low, high)
+
+
+def _encoder_bytes(shape: ModelShape, load: Load) -> tuple[float, float]:
+    """Return the scratch memory of a model without a cache, whose tokens attend to one batch.
+
+    Its feed-forward part has no gate, or, in builds of newer families, one.
+    """
+    batch, embedding, wide = load.batch_tokens, shape.embedding, shape.feed_forward
+    mask = batch * (F16_BYTES if load.flash_attention else F32_BYTES * (1 + shape.heads))
+    low = batch * (max(wide + 3 * embedding, 5 * embedding) * F32_BYTES + mask)
+    high = batch * ((3 * wide + 5 * embedding) * F32_BYTES + mask)
+    return low, high
 
 
 def _feed_forward_values(shape: ModelShape) -> int:
@@ -251,11 +283,15 @@ def _feed_forward_values(shape: ModelShape) -> int:
     return 3 * wide + 4 * embedding
 
 
-def _place(shape: ModelShape, found: Estimate, hardware: Hardware) -> tuple[FitVerdict, int]:
-    """Return the best place for a model, and how many layers go to the GPU."""
+def _place(
+    shape: ModelShape, found: Estimate, hardware: Hardware, wanted: int | None = None
+) -> tuple[FitVerdict, int]:
+    """Return the best place for a model, and how many layers go to the GPU: `wanted`, if given."""
     all_layers = shape.blocks + 1  # llama.cpp counts the output as one more
     ram = hardware.ram_available_bytes - int(hardware.ram_total_bytes * RAM_KEPT_FREE)
     gpu = sum(max(0, card.free_bytes - GPU_HIGH_BYTES) for card in hardware.gpus)
+    if wanted is not None and hardware.gpus:
+        return _place_layers(found, min(wanted, all_layers), all_layers, gpu, ram)
     if hardware.gpus and found.high <= gpu:
         return FitVerdict.GPU, all_layers
     if hardware.unified_memory:  # one memory: what the GPU can't hold, the CPU can't either
@@ -271,6 +307,33 @@ def _place(shape: ModelShape, found: Estimate, hardware: Hardware) -> tuple[FitV
     return FitVerdict.NO, 0
 
 
+def _with_context(shape: ModelShape, load: Load, context_tokens: int) -> Load:
+    """Return `load` with another context, and the batch that goes with it."""
+    batch = batch_for(shape, context_tokens)
+    return replace(load, context_tokens=context_tokens, batch_tokens=batch)
+
+
+def batch_for(shape: ModelShape, context_tokens: int) -> int:
+    """Return how many tokens the server has to compute at once."""
+    if not shape.reads_whole:
+        return UBATCH_TOKENS
+    return max(UBATCH_TOKENS, min(context_tokens, shape.context_trained))
+
+
+def _place_layers(
+    found: Estimate, layers: int, all_layers: int, gpu: int, ram: int
+) -> tuple[FitVerdict, int]:
+    """Return whether a model fits with just so many layers on the GPU."""
+    per_layer = (found.weights + found.cache) * HIGH_FACTOR / all_layers
+    on_gpu = layers * per_layer + found.compute_high if layers else 0.0
+    in_ram = found.high if layers < all_layers else 0.0
+    if on_gpu > gpu or in_ram - layers * per_layer > ram:
+        return FitVerdict.NO, layers
+    if layers == all_layers:
+        return FitVerdict.GPU, layers
+    return (FitVerdict.PARTIAL if layers else FitVerdict.CPU), layers
+
+
 _ORDER: Final = (FitVerdict.GPU, FitVerdict.PARTIAL, FitVerdict.CPU, FitVerdict.NO)
 
 
@@ -281,17 +344,16 @@ def _largest_context(
     hardware: Hardware,
     correction: Correction,
     verdict: FitVerdict,
+    gpu_layers: int | None,
 ) -> int:
     """Return the largest multiple of `CELL_STEP` with at least `verdict`; if `load` does not fit
     at all, the largest that fits anywhere."""
     wanted = _ORDER.index(FitVerdict.CPU if verdict is FitVerdict.NO else verdict)
 
     def fits(steps: int) -> bool:
-        tried = Load(
-            steps * CELL_STEP, load.slots, load.cache_k, load.cache_v, load.flash_attention
-        )
+        tried = _with_context(shape, load, steps * CELL_STEP)
         found = estimate(shape, weights_bytes, tried, correction)
-        return _ORDER.index(_place(shape, found, hardware)[0]) <= wanted
+        return _ORDER.index(_place(shape, found, hardware, gpu_layers)[0]) <= wanted
 
     low, high = 0, math.ceil(shape.context_trained / CELL_STEP)
     while low < high:
@@ -319,9 +381,14 @@ def _reason(
             return f"needs {need}; runs in RAM, of which {available} GiB are free"
         case FitVerdict.NO:
             return (
-                f"needs {need}, and only {available} GiB of RAM are free; "
+                f"needs {need}, and only {available} GiB of RAM are free{_gpu_part(hardware)}; "
                 "choose a smaller quantisation or context"
             )
+
+
+def _gpu_part(hardware: Hardware) -> str:
+    free = sum(card.free_bytes for card in hardware.gpus)
+    return f", and {_gib(free)} GiB on the GPU" if hardware.gpus else ""
 
 
 def _gib(size: int) -> str:

@@ -19,7 +19,7 @@ from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, 
 from wai_transport.http_proxy import DIRECT, ProxySettings
 from wai_transport.origin import Origin
 
-from .catalogue import RemoteFile, Repository, check_repo, group_files, is_repo
+from .catalogue import RemoteFile, Repository, check_repo, find_projectors, group_files, is_repo
 from .gguf_header import HeaderReader, Value
 from .hub_session import hub_session
 from .transfer import Transfer
@@ -122,7 +122,9 @@ class Hub:
                 if sibling.lfs is not None
             ]
             commit = info.sha or "main"
-            return Repository(name, commit, bool(info.gated), group_files(files))
+            return Repository(
+                name, commit, bool(info.gated), group_files(files), find_projectors(files)
+            )
 
         return await self._ask(ask, what=name)
 

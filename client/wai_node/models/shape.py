@@ -6,6 +6,7 @@ An unknown architecture is read as a plain transformer, which rather overestimat
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -33,6 +34,31 @@ _WINDOW_PATTERNS: Final = {
 # All but every n-th layer use linear attention, if the metadata does not say which.
 _RECURRENT_INTERVAL: Final = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 _RECURRENT_ONLY: Final = frozenset({"mamba", "mamba2"})
+# These read a whole text at once and keep no cache (llama.cpp's llama_model::create_memory).
+_ENCODERS: Final = frozenset(
+    {
+        *("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3"),
+        *("neo-bert", "modern-bert", "gemma-embedding", "eurobert"),
+    }
+)
+
+
+class Purpose(enum.Enum):
+    """What a model is for; the value is what people read."""
+
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+
+
+class Pooling(enum.IntEnum):
+    """How the tokens' states become one answer (`enum llama_pooling_type`)."""
+
+    NONE = 0
+    MEAN = 1
+    CLS = 2
+    LAST = 3
+    RANK = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +84,7 @@ class ModelShape:
     `kv_heads` has an item per layer; 0 is a layer without a cache. `window_layers` are the layers
     that attend to the last `window` tokens only. `value_cached` is False with MLA, where K holds
     both. `feed_forward` is the widest activation per token in a layer's feed-forward part.
+    `encoder`: it has no cache.
     """
 
     architecture: str
@@ -75,11 +102,29 @@ class ModelShape:
     recurrent: Recurrent | None
     recurrent_layers: frozenset[int]
     experts: bool = False
+    encoder: bool = False
+    pooling: Pooling = Pooling.NONE
+
+    @property
+    def purpose(self) -> Purpose:
+        """What it is for, by how it pools."""
+        if self.pooling is Pooling.RANK:
+            return Purpose.RERANK
+        pools = self.encoder or self.pooling is not Pooling.NONE
+        return Purpose.EMBEDDING if pools else Purpose.CHAT
+
+    @property
+    def reads_whole(self) -> bool:
+        """Whether a text must be read in one batch: all but the last token's state count."""
+        return self.purpose is not Purpose.CHAT and self.pooling is not Pooling.LAST
 
     @property
     def blocks(self) -> int:
         """The number of layers."""
         return len(self.kv_heads)
+
+
+_POOLINGS: Final = frozenset(Pooling)
 
 
 class _Keys:
@@ -162,11 +207,20 @@ def shape_from_metadata(metadata: Mapping[str, Value]) -> ModelShape:
         recurrent=recurrent,
         recurrent_layers=recurrent_layers if recurrent else frozenset(),
         experts=keys.size("expert_used_count") > 0,
+        encoder=keys.architecture in _ENCODERS,
+        pooling=_pooling(keys),
     )
 
 
+def _pooling(keys: _Keys) -> Pooling:
+    value = keys.get("pooling_type")
+    if isinstance(value, bool) or not isinstance(value, int) or value not in _POOLINGS:
+        return Pooling.NONE
+    return Pooling(value)
+
+
 def _kv_heads(keys: _Keys, blocks: int, heads: int) -> tuple[int, ...]:
-    if keys.architecture in _RECURRENT_ONLY:
+    if keys.architecture in _RECURRENT_ONLY | _ENCODERS:
         return (0,) * blocks
     per_layer = keys.by_layer("attention.head_count_kv", blocks, heads)
     default = _RECURRENT_INTERVAL.get(keys.architecture, 0)

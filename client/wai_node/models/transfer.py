@@ -1,4 +1,4 @@
-"""Read a file on the hub from an offset: one GET with redirects and back-pressure.
+"""Read a file on the hub, or a release server, from an offset: one GET, with back-pressure.
 
 The token is sent to the hub's own origin only, not to storage that it redirects to, and a redirect
 from https to http is refused. `download` retries and writes the files.
@@ -110,7 +110,8 @@ class Incoming:
 
 
 class Transfer:
-    """Reads files of one hub. `token` is sent to the origin of `endpoint` only."""
+    """Reads files of one hub. `token` is sent to the origin of `endpoint` only. `server`: what
+    errors call it."""
 
     def __init__(
         self,
@@ -119,7 +120,9 @@ class Transfer:
         timeouts: Timeouts = TIMEOUTS,
         *,
         proxies: ProxySettings = DIRECT,
+        server: str = "the hub",
     ) -> None:
+        self._server = server
         self._home, _ = Origin.parse(endpoint)
         self._token = token
         self._timeouts = timeouts
@@ -131,7 +134,7 @@ class Transfer:
         async with self.open(url, offset, offset + count - 1) as body:
             if body.offset != offset:
                 raise TransportError(
-                    "the hub's storage does not serve parts of files", Fault.UPSTREAM_BROKE
+                    f"{self._server}'s storage does not serve parts of files", Fault.UPSTREAM_BROKE
                 )
             while len(found) < count:
                 data = await body.read()
@@ -139,7 +142,7 @@ class Transfer:
                     break
                 found += data
         if not found:
-            raise RetryLater("the hub's storage sent an empty answer", Fault.UPSTREAM_BROKE)
+            raise RetryLater(f"{self._server}'s storage sent an empty answer", Fault.UPSTREAM_BROKE)
         return bytes(found[:count])
 
     @asynccontextmanager
@@ -164,16 +167,16 @@ class Transfer:
                 body.request.end()
                 await body.head()
                 if body.status in _REDIRECTS:
-                    url = _next_url(url, body.headers.get(b"location", b""))
+                    url = _next_url(url, body.headers.get(b"location", b""), self._server)
                     continue
-                _check_answer(body, name)
+                _check_answer(body, name, self._server)
                 yield body
                 return
             finally:
                 if body.request is not None:
                     body.request.close()
                 await client.aclose()
-        raise TransportError("the hub redirects too many times", Fault.UPSTREAM_BROKE)
+        raise TransportError(f"{self._server} redirects too many times", Fault.UPSTREAM_BROKE)
 
     def _headers(self, offset: int, last: int | None, *, with_token: bool) -> Headers:
         end = b"" if last is None else str(last).encode()
@@ -195,20 +198,20 @@ def _split(url: str) -> tuple[Origin, str]:
     return origin, f"{target}?{parts.query}" if parts.query else target
 
 
-def _next_url(url: str, location: bytes) -> str:
+def _next_url(url: str, location: bytes, server: str) -> str:
     try:
         following = urljoin(url, quote(location, safe=_URL_CHARS))
         scheme = urlsplit(following).scheme
     except ValueError:
         location = b""
     if not location:
-        raise TransportError("the hub redirects to an invalid address", Fault.UPSTREAM_BROKE)
+        raise TransportError(f"{server} redirects to an invalid address", Fault.UPSTREAM_BROKE)
     if urlsplit(url).scheme == "https" and scheme != "https":
-        raise TransportError("the hub redirects from https to http", Fault.UPSTREAM_BROKE)
+        raise TransportError(f"{server} redirects from https to http", Fault.UPSTREAM_BROKE)
     return following
 
 
-def _check_answer(body: Incoming, name: str) -> None:
+def _check_answer(body: Incoming, name: str, server: str) -> None:
     """Set `offset` and `total` from a good answer; raise for any other."""
     match body.status:
         case 200:
@@ -229,16 +232,16 @@ def _check_answer(body: Incoming, name: str) -> None:
                     Fault.FORBIDDEN,
                 )
             if body.headers.get(b"x-error-code") or b"www-authenticate" in body.headers:
-                raise AuthError(f"the hub does not let this node read {name}", Fault.FORBIDDEN)
+                raise AuthError(f"{server} does not let this node read {name}", Fault.FORBIDDEN)
             # the storage refuses expired links; a retry gets a new one
-            raise RetryLater(f"the hub's storage answered {body.status} for {name}")
+            raise RetryLater(f"{server}'s storage answered {body.status} for {name}")
         case 404:
-            raise RequestError(f"the hub has no file {name} any more", Fault.NOT_FOUND)
+            raise RequestError(f"{server} has no file {name} any more", Fault.NOT_FOUND)
         case 416:
             raise RequestError(f"{name} is shorter than the part that was downloaded already")
         case status if status == 429 or status >= 500:
             after = body.headers.get(b"retry-after", b"")
             wait_s = float(after) if _NUMBER.fullmatch(after) else None
-            raise RetryLater(f"the hub answered {status} for {name}", retry_after_s=wait_s)
+            raise RetryLater(f"{server} answered {status} for {name}", retry_after_s=wait_s)
         case status:
-            raise TransportError(f"the hub answered {status} for {name}", Fault.UPSTREAM_BROKE)
+            raise TransportError(f"{server} answered {status} for {name}", Fault.UPSTREAM_BROKE)

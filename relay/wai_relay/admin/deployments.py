@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from wai_api.bounds import MAX_CONTEXT_TOKENS, MAX_FOUND, MAX_SLOTS
+from msgspec import UNSET
+
+from wai_api.bounds import MAX_CONTEXT_TOKENS, MAX_FOUND, MAX_GPU_LAYERS, MAX_SLOTS
 from wai_api.models import (
-    ChangeContext,
+    ChangeDeployment,
     CreateDeployment,
     DeploymentList,
     DeploymentView,
@@ -30,6 +32,7 @@ from .deployed import checked, views_of
 from .endpoint import Call, Endpoint, Query
 from .live_nodes import LiveNode
 
+_OPTIONS: Final = ("cache_type", "gpu_layers", "flash_attention", "engine_flags")
 HUB_TIMEOUT_S: Final = 45.0
 """For what makes the node ask the hub, which may take 30 s to say that it is down."""
 
@@ -46,10 +49,11 @@ async def fit(context: Context, call: Call) -> FitList:
     """How each quantisation fits each node, or the one that is named."""
     name = call.query.get("node")
     nodes = [_connected(context, name)] if name else _deployable(context)
-    params = {
+    params: dict[str, Any] = {
         "model": call.query["repo"],
         "context": call.query.get("context"),
         "slots": call.query.get("slots"),
+        **{name: call.query[name] for name in ("cache_type", "gpu_layers") if name in call.query},
     }
     rows = await asyncio.gather(*(_fit_on(node, params) for node in nodes))
     if name and rows[0].error is not None:
@@ -94,12 +98,18 @@ async def deploy(context: Context, call: Call) -> DeploymentView:
             f"node {node.record.name} joined with an invite that allows no deployments",
             Fault.FORBIDDEN,
         )
-    params = {
+    params: dict[str, Any] = {
         "model": wanted.model,
         "context": wanted.context,
         "slots": wanted.slots,
         "idle_unload_s": wanted.idle_unload_s,
     }
+    # what older nodes don't know is sent only if it is asked for
+    if wanted.install_engine:
+        params["install_engine"] = True
+    for name in (*_OPTIONS, "mmproj"):
+        if (value := getattr(wanted, name)) is not None:
+            params[name] = value
     answer = await node.call("model.deploy", params, timeout_s=HUB_TIMEOUT_S)
     alias = answer.get("model") if isinstance(answer, dict) else None
     await context.audit.record(
@@ -108,17 +118,25 @@ async def deploy(context: Context, call: Call) -> DeploymentView:
     return await _one(node, str(alias))
 
 
-async def change_context(context: Context, call: Call) -> DeploymentView:
-    """Serve a model with another context, without dropping a request."""
-    wanted: ChangeContext = call.body
+async def edit(context: Context, call: Call) -> DeploymentView:
+    """Serve a model otherwise, without dropping a request."""
+    wanted: ChangeDeployment = call.body
     node, alias = _connected(context, call.path["node"]), call.query["model"]
-    params = {"model": alias, "context": wanted.context, "slots": wanted.slots}
-    listed = await node.call("model.context", params)
+    changes = {
+        name: value
+        for name in ("context", "slots", *_OPTIONS)
+        if (value := getattr(wanted, name)) is not None and value is not UNSET
+    }
+    for name in ("gpu_layers", "idle_unload_s"):
+        if (value := getattr(wanted, name)) is not UNSET:
+            changes[name] = value
+    if not changes:
+        raise RequestError("nothing is to be changed: name what shall be otherwise")
+    plain = wanted.context is not None and not changes.keys() - {"context", "slots"}
+    method = "model.context" if plain else "model.edit"  # older nodes know the first only
+    listed = await node.call(method, {"model": alias, **changes})
     await context.audit.record(
-        *(call.actor, "model.context", node.record.id),
-        name=node.record.name,
-        model=alias,
-        context=wanted.context,
+        call.actor, method, node.record.id, name=node.record.name, model=alias, **changes
     )
     return _pick(views_of(node, listed), alias)
 
@@ -190,6 +208,8 @@ ENDPOINTS: Final = (
             Query("node", str, "only on this node"),
             Query("context", int, "tokens per slot", 1, MAX_CONTEXT_TOKENS),
             Query("slots", int, "requests at once", 1, MAX_SLOTS),
+            Query("cache_type", str, "f16, q8_0 or q4_0: the numbers of the K/V cache"),
+            Query("gpu_layers", int, "so many layers on the GPU", 0, MAX_GPU_LAYERS),
         ),
     ),
     Endpoint("GET", "/deployments", list_deployments, "List deployed models", DeploymentList),
@@ -197,8 +217,8 @@ ENDPOINTS: Final = (
         *("POST", "/deployments", deploy, "Deploy a model", DeploymentView, CreateDeployment, 202)
     ),
     Endpoint(
-        *("PATCH", "/deployments/{node}", change_context, "Swap a context", DeploymentView),
-        body=ChangeContext,
+        *("PATCH", "/deployments/{node}", edit, "Change a deployment", DeploymentView),
+        body=ChangeDeployment,
         query=(_MODEL,),
     ),
     Endpoint(

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from wai_api.health import ProblemList, ProblemView
 from wai_api.models import DeploymentView
+from wai_relay.gateway.failed_models import FAILED_MODELS
 
 from .condition import RelayCondition
 from .context import Context
@@ -121,12 +122,19 @@ def _told_by(node: LiveNode, name: str) -> Iterator[ProblemView]:
             *("node", name, _short(f"its part {part!r} fails and is started again: {why}")),
             "the node's log says more: `journalctl -u wai-node` on its machine",
         )
+    engine = dict(_entries(node.status.detail, "engine")).get("problem")
+    if isinstance(engine, str) and engine:
+        yield ProblemView(
+            *("node", name, _short(engine)),
+            "`wai node engine list` on its machine shows what there is",
+        )
     if node.status.models_left_out:
         yield ProblemView(
             *("node", name, f"{node.status.models_left_out} of its models are not served"),
             "a node can tell of 512 models at most; put the others on another node",
         )
-    if not node.status.models and not down and node.state == "ready":
+    failed = any(_entries(node.status.detail, FAILED_MODELS))  # told as deployments' problems
+    if not node.status.models and not down and not failed and node.state == "ready":
         yield ProblemView(
             *("node", name, "it serves no model"),
             "start an inference server there, give the node --upstream URL, or deploy a model",
@@ -145,10 +153,10 @@ def _of_deployments(deployed: Iterable[DeploymentView]) -> Iterator[ProblemView]
                 "the Models page has its log, and deploys it again; so does `wai model logs`",
             )
         elif view.swap_error:
-            text = f"its last change of context was taken back: {view.swap_error}"
+            text = f"its last change was taken back: {view.swap_error}"
             yield ProblemView(
                 *("deployment", f"{view.model} on {view.node}", _short(text)),
-                "it serves with the context that it had; ask for a smaller one",
+                "it serves as it did before; ask for less context, or for other options",
             )
 
 

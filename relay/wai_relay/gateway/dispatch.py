@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_protocol.status import NodeStatus
@@ -25,6 +25,10 @@ from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.scheduler import MAX_WAIT_S, Placement, Result, Scheduler, Ticket, Tokens
 from wai_relay.policy.scoring import FIRST_TOKEN_WEIGHT
 from wai_relay.policy.served_names import ServedNames
+
+from .failed_models import failure_of
+
+_NOBODY: Final = (Fault.MODEL_NOT_FOUND, Fault.NODE_NOT_FOUND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,9 @@ class ScheduledDispatcher:
             if not too_long or strict is info:
                 break
         assert refusal is not None
+        if refusal.fault in _NOBODY:
+            failed = failure_of(models[0], info.key, info.pin, self._fleet.nodes())
+            raise failed or refusal
         raise refusal
 
     def node_changed(self, node: ServingNode) -> None:

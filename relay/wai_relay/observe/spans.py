@@ -1,6 +1,6 @@
 """A span for each request, sent to an OpenTelemetry collector: for who has one, and asks for it.
 
-Needs the extra `wai[otel]`, which is imported only where `otlp_endpoint` is set. A span is made
+Needs the extra `otel`, which is imported only where `otlp_endpoint` is set. A span is made
 when its request is over, with the attributes of OpenTelemetry's conventions for generative AI,
 below the caller's span if it sent a `traceparent`; that one goes on to the inference server as it
 came, whose span is then beside ours. No prompt, no answer and no key is in it.
@@ -70,7 +70,8 @@ def spans_to(endpoint: str, following: Recorder) -> Spans:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise RequestError(
-            "otlp_endpoint needs OpenTelemetry: pip install 'wai[otel]', or leave it out"
+            "otlp_endpoint needs OpenTelemetry: pip install opentelemetry-sdk"
+            " opentelemetry-exporter-otlp-proto-http beside this relay, or leave it out"
         ) from error
     resource = Resource.create({"service.name": "wai-relay", "service.version": VERSION})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -24,6 +24,20 @@ export function modelsLeftOut(detail: Record<string, unknown>): number {
   return number(detail["models_left_out"]);
 }
 
+export interface EngineDetail {
+  /** The node has said that it has no llama-server. */
+  missing: boolean;
+  problem: string;
+  /** What it would install. */
+  offer: string;
+}
+
+/** What the node says of the engine that runs deployed models. Older nodes say nothing. */
+export function engine(detail: Record<string, unknown>): EngineDetail {
+  const told = fields(detail["engine"]);
+  return { missing: told["name"] === null, problem: text(told["problem"]), offer: text(told["offer"]) };
+}
+
 /** The node's GPUs, processor, memory and system in one line. */
 export function hardware(detail: Record<string, unknown>): string {
   const cards = (Array.isArray(detail["gpus"]) ? detail["gpus"] : []).map(fields);

@@ -64,6 +64,14 @@ def test_a_node_whose_parts_fail_is_a_problem(folder: DataFolder, process: str) 
     )
 
 
+def test_a_node_whose_engine_leaves_the_gpu_idle_is_a_problem(
+    folder: DataFolder, process: str
+) -> None:
+    idle = "the engine path can't use this machine's GPU (RTX 4090)"
+    keep_standing(folder, Standing(connected=True, models=("tiny",), engine_problem=idle))
+    assert _said(folder) == (False, f"{process}, but {idle}")
+
+
 def test_what_an_older_node_wrote_down_is_read(folder: DataFolder, process: str) -> None:
     folder.write("node.json", b'{"connected": true, "problem": "", "models": ["tiny"]}')
     assert _said(folder) == (True, f"{process}, is connected, and serves: tiny")

@@ -89,7 +89,7 @@ PROGRESS = {"done_bytes": 1 << 19, "total_bytes": 1 << 20, "rate_bps": 1024.0, "
         ({"progress": PROGRESS}, "50% of 1.0 MiB, 1.0 KiB/s, 9 min left"),
         ({"state": "failed", "reason": "it can't be had"}, "it can't be had"),
         ({"state": "ready", "changing": True}, "changing to 2 slots of 4096 tokens"),
-        ({"state": "ready", "swap_error": "no room"}, "the context was not changed: no room"),
+        ({"state": "ready", "swap_error": "no room"}, "it was not changed: no room"),
     ],
 )
 def test_a_list_says_what_goes_on(change: dict[str, Any], text: str) -> None:

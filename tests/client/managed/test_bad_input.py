@@ -159,7 +159,7 @@ async def test_a_hub_that_breaks_off_and_stays_broken(hub: FakeHub, tmp_path: Pa
         hub.faults.cut_after = [1_000_000, 10_000]  # the header's request, then the download's
         hub.faults.statuses = [0, 0, *[503] * 30]
         await n.supervisor.deploy(BAD_REPO, 1024, 1)
-        await failed_as(n, "answered 503", "deploy again to go on")
+        await failed_as(n, "answered 503", "deploy it again to go on")
 
 
 async def test_a_fault_of_our_own_in_a_download_ends_that_model_alone(

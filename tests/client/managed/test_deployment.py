@@ -164,6 +164,27 @@ def test_a_server_that_hangs_while_loading_is_stopped() -> None:
     assert machine.handle_timeout(later) == [Launch(2, WISH)]
 
 
+def test_callers_wait_for_a_server_that_crashed_once_and_not_for_one_that_always_crashes() -> None:
+    machine = ready()
+    for crash in range(1, START_TRIES + 1):
+        machine.server_ended(crash, "it crashed", (), 2 * crash)
+        assert machine.given_up is (crash == START_TRIES)
+        retry_at = machine.next_deadline()
+        assert retry_at is not None
+        machine.handle_timeout(retry_at)
+        assert not machine.given_up
+        machine.server_ready(crash + 1, 4096, retry_at)
+
+
+def test_callers_do_not_wait_for_a_download_that_is_tried_again_in_minutes() -> None:
+    machine = Deployment(WISH)
+    machine.deploy()
+    machine.download_failed("the hub is away", 1, may_pass=True)
+    assert machine.given_up
+    machine.handle_timeout(1 + DOWNLOAD_RETRY_S)
+    assert not machine.given_up
+
+
 def test_a_server_that_crashes_always_comes_back_ever_more_slowly() -> None:
     machine, waits = ready(), []
     now, generation = 2.0, 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from wai_node.managed.deployment import State
 from wai_node.managed.entry import DeploymentStatus
 from wai_node.managed.news import PROGRESS_EVERY_S, DeploymentNews
+from wai_node.managed.options import ServeOptions
 
 READY = DeploymentStatus(
     "m",
@@ -18,7 +19,12 @@ READY = DeploymentStatus(
     512,
     512,
     2,
+    options=ServeOptions(),
+    purpose="chat",
+    mmproj="",
+    idle_unload_s=None,
     changing=False,
+    given_up=False,
     size_bytes=1,
     in_flight=0,
     progress=None,

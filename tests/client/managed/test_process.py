@@ -16,18 +16,17 @@ import pytest
 
 from tests.harness.real import require_real
 from tests.harness.tiny_gguf import tiny_gguf
+from wai_node.engines.find import find_engine
+from wai_node.engines.store import EngineStore
 from wai_node.managed.server import launch
 from wai_node.managed.server.health import Health, answers
 from wai_node.managed.server.log_file import LINE_BYTES, LogFile, delete_log, read_tail
 from wai_node.managed.server.orphans import end_orphans, mark
 from wai_node.managed.server.process import (
-    ServerCommand,
     ServerOptions,
     ServerProcess,
-    find_command,
 )
 from wai_node.managed.server.server_socket import ServerSocket
-from wai_protocol.errors import TransportError
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +105,7 @@ async def test_a_stop_ends_the_whole_group_even_one_that_ignores_sigterm(tmp_pat
     script.chmod(0o755)
     log = LogFile(tmp_path / "log")
     process = ServerProcess(
-        ServerCommand((str(script),)), options(tmp_path), "key", log, ServerSocket(tmp_path / "run")
+        (str(script),), options(tmp_path), "key", log, ServerSocket(tmp_path / "run")
     )
     await process.start()
     async with anyio.create_task_group() as tasks:
@@ -130,7 +129,7 @@ async def test_a_helper_that_left_the_group_and_holds_the_log_keeps_no_server_fr
     script.chmod(0o755)
     log = LogFile(tmp_path / "log")
     process = ServerProcess(
-        ServerCommand((str(script),)), options(tmp_path), "key", log, ServerSocket(tmp_path / "run")
+        (str(script),), options(tmp_path), "key", log, ServerSocket(tmp_path / "run")
     )
     await process.start()
     async with anyio.create_task_group() as tasks:
@@ -158,7 +157,7 @@ async def test_the_environment_carries_the_key_and_no_other_secret(
     script.chmod(0o755)
     log = LogFile(tmp_path / "log")
     process = ServerProcess(
-        ServerCommand((str(script),)),
+        (str(script),),
         options(tmp_path),
         "the-key",
         log,
@@ -178,8 +177,8 @@ async def test_xllamacpp_serves_in_a_child_of_ours_where_there_is_no_llama_serve
 ) -> None:
     require_real("smollm2")
     monkeypatch.setenv("PATH", "/nonexistent")
-    command = find_command()
-    assert command.argv[1:] == ("-P", "-m", "wai_node.managed.server.inprocess_server")
+    command = find_engine(EngineStore(tmp_path)).argv
+    assert command[1:] == ("-P", "-m", "wai_node.managed.server.inprocess_server")
     log = LogFile(tmp_path / "log")
     socket = ServerSocket(tmp_path / "run")
     process = ServerProcess(command, options(tiny_gguf(tmp_path)), "the-key", log, socket)
@@ -197,11 +196,6 @@ async def test_xllamacpp_serves_in_a_child_of_ours_where_there_is_no_llama_serve
             await process.stop()
             log.close()
     assert (served.context_tokens, served.slots) == (512, 1)
-
-
-def test_a_configured_server_that_is_missing_is_said_so() -> None:
-    with pytest.raises(TransportError, match="configured"):
-        find_command("/nonexistent/llama-server")
 
 
 def test_a_log_stays_bounded_and_its_end_readable(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ async def _swap_under_load(
             for _ in range(3):
                 tasks.start_soon(caller)
             await n.until(lambda: len(answered) > 5)
-            await n.supervisor.set_context(ALIAS, 2048)
+            await n.supervisor.edit(ALIAS, 2048)
             await n.until(lambda: n.status().context_served == 2048)
             seen = len(answered)
             await n.until(lambda: len(answered) > seen + 5)
@@ -199,7 +199,7 @@ async def test_a_swap_that_fails_goes_back_to_the_old_context(
         async with node(hub, own, hardware=free) as n:
             await n.supervisor.deploy(REPO, 1024, 1)
             await n.until_state(State.READY)
-            await n.supervisor.set_context(ALIAS, 2048)
+            await n.supervisor.edit(ALIAS, 2048)
             await n.until(lambda: bool(n.status().swap_error))
             await n.until_state(State.READY)
             assert "not enough memory" in n.status().swap_error
@@ -221,7 +221,7 @@ async def test_a_context_that_cannot_fit_is_refused_and_nothing_changes(
         await n.supervisor.deploy(REPO, 1024, 1)
         await n.until_state(State.READY)
         with pytest.raises(RequestError, match="does not fit"):
-            await n.supervisor.set_context(ALIAS, 4096, 64)
+            await n.supervisor.edit(ALIAS, 4096, 64)
         assert (n.status().state, n.status().context_served) == (State.READY, 1024)
 
 
@@ -294,9 +294,9 @@ async def test_a_server_that_is_not_installed_is_said_so(
     hub: FakeHub, settings: ManagedSettings
 ) -> None:
     async with node(hub, replace(settings, server="/nonexistent/llama-server")) as n:
-        await n.supervisor.deploy(REPO, 1024, 1)
-        failed = await n.until_state(State.FAILED)
-        assert "does not exist or is not executable" in failed.reason
+        with pytest.raises(RequestError, match="does not exist or is not executable"):
+            await n.supervisor.deploy(REPO, 1024, 1)
+        assert n.supervisor.deployed() == []
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ async def test_the_context_of_a_model_that_is_still_on_its_way_is_not_changed(
         hub.faults.pause_s = 0.05
         await n.supervisor.deploy(REPO, 1024, 1)
         with pytest.raises(RequestError, match="still being downloaded"):
-            await n.supervisor.set_context(ALIAS, 2048)
+            await n.supervisor.edit(ALIAS, 2048)
         hub.faults.pause_s = 0
         await n.until_state(State.READY)
 
@@ -451,7 +451,7 @@ async def test_the_layers_on_the_gpu_follow_the_context(
         await n.until_state(State.READY)
         assert _layers() == [3]
         free.append(700 << 20)  # of which 650 are set aside: all of it does not even fit alone
-        await n.supervisor.set_context(ALIAS, 4096, 64)
+        await n.supervisor.edit(ALIAS, 4096, 64)
         await n.until(lambda: n.status().context_served == 4096)
         assert _layers() != [3]
 
@@ -507,7 +507,7 @@ async def test_a_swap_that_was_taken_back_is_taken_back_on_the_disk_too(
     async with node(hub, own) as n:
         await n.supervisor.deploy(REPO, 1024, 1)
         await n.until_state(State.READY)
-        await n.supervisor.set_context(ALIAS, 2048)
+        await n.supervisor.edit(ALIAS, 2048)
         await n.until(lambda: bool(n.status().swap_error))
         kept = settings.folder / "wanted.json"
         await n.until(lambda: json.loads(kept.read_text())["models"][0]["context_tokens"] == 1024)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -421,6 +421,13 @@ DEPLOYED: Final = {
     "size_bytes": 640_000,
     "in_flight": 0,
     "progress": None,
+    "purpose": "chat",
+    "mmproj": "",
+    "idle_unload_s": None,
+    "cache_type": "f16",
+    "gpu_layers": None,
+    "flash_attention": "auto",
+    "engine_flags": [],
 }
 
 
@@ -523,3 +530,41 @@ async def test_keys_are_listed_in_pages(api: Api, clock: Clock) -> None:
     assert (await api.call("GET", f"/keys?after={made[-1]}"))[1]["data"] == []
     assert (await api.call("GET", "/keys?after=key_nobody"))[0] == 400
     assert (await api.call("GET", "/keys?limit=0"))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "call"),
+    [
+        ({"context": 1024}, ("model.context", {"context": 1024})),
+        ({"context": 1024, "slots": 2}, ("model.context", {"context": 1024, "slots": 2})),
+        ({"slots": 2}, ("model.edit", {"slots": 2})),
+        ({"cache_type": "q8_0"}, ("model.edit", {"cache_type": "q8_0"})),
+        ({"gpu_layers": None}, ("model.edit", {"gpu_layers": None})),
+        ({"idle_unload_s": None}, ("model.edit", {"idle_unload_s": None})),
+        ({"engine_flags": []}, ("model.edit", {"engine_flags": []})),
+    ],
+)
+async def test_an_edit_sends_what_was_named_and_what_older_nodes_know(
+    api: Api, body: dict[str, Any], call: tuple[str, dict[str, Any]]
+) -> None:
+    node = make_node(answers={"model.context": [DEPLOYED], "model.edit": [DEPLOYED]})
+    api.fleet.known = [node]
+    model = DEPLOYED["model"]
+    status, _ = await api.call("PATCH", f"/deployments/box?model={model}", body)
+    method, params = node.calls[0]
+    told = {name: list(v) if isinstance(v, tuple) else v for name, v in params.items()}
+    assert (status, method, told) == (200, call[0], {"model": model, **call[1]})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *({}, {"cache_type": "q2"}, {"gpu_layers": -1}, {"flash_attention": 1}),
+        {"engine_flags": [""]},
+    ],
+)
+async def test_an_edit_that_makes_no_sense_reaches_no_node(api: Api, body: dict[str, Any]) -> None:
+    node = make_node(answers={})
+    api.fleet.known = [node]
+    status, _ = await api.call("PATCH", f"/deployments/box?model={DEPLOYED['model']}", body)
+    assert (status, node.calls) == (400, [])

@@ -36,6 +36,18 @@ def _with(detail: dict[str, Any]) -> FakeNode:
     return _node(status=replace(SERVING, detail=detail))
 
 
+async def test_a_node_whose_only_model_failed_is_not_told_to_deploy_one(api: Api) -> None:
+    failed = NodeStatus(detail={"failed_models": {"m": "out of memory"}})
+    api.fleet.known = [_node(status=failed)]
+    assert await _problems(api) == []
+
+
+@pytest.mark.parametrize("engine", [None, "x", [], {"problem": ""}, {"problem": 5}, {}])
+async def test_what_an_engine_tells_oddly_is_no_problem(api: Api, engine: Any) -> None:
+    api.fleet.known = [_with({"engine": engine})]
+    assert await _problems(api) == []
+
+
 async def test_a_fleet_that_serves_has_none(api: Api) -> None:
     api.fleet.known = [_node(status=SERVING)]
     assert await _problems(api) == []
@@ -54,6 +66,7 @@ async def test_a_fleet_that_serves_has_none(api: Api) -> None:
         ),
         (_with({"parts_down": {"discovery": "OSError"}}), "node", "its part 'discovery' fails"),
         (_with({"models_left_out": 3}), "node", "3 of its models"),
+        (_with({"engine": {"problem": "it can't use its GPU"}}), "node", "it can't use its GPU"),
     ],
 )
 async def test_what_is_wrong_with_a_node(api: Api, node: FakeNode, kind: str, text: str) -> None:

@@ -196,3 +196,42 @@ async def test_one_that_stands_in_and_has_room_comes_before_the_hope_that_a_prom
     with pytest.raises(RequestError, match="maximum context length is 4096 tokens"):
         await dispatcher.acquire(replace(asked, certain_tokens=5000))
     assert dispatcher.in_flight == 0
+
+
+def failed_box(name: str, told: object) -> Box:
+    box = Box(name, "other")
+    box.status = replace(box.status, detail={"failed_models": told})
+    return box
+
+
+async def test_a_call_for_a_model_that_failed_is_told_that_and_why() -> None:
+    names = ModelNames({"chat": "m"})
+    dispatcher = ScheduledDispatcher(Boxes(failed_box("a", {"m": "out of memory"})), names=names)
+    for asked in (info("m"), info("chat"), info("m", pin="a")):
+        with pytest.raises(
+            NodeUnavailable, match=r"'m' .* 'a', but it failed there: out of memory"
+        ):
+            await dispatcher.acquire(asked)
+
+
+async def test_a_failure_on_a_node_that_a_key_may_not_use_is_not_told() -> None:
+    boxes = Boxes(failed_box("a", {"m": "out of memory"}), Box("b", "other"))
+    dispatcher = ScheduledDispatcher(boxes)
+    with pytest.raises(RequestError) as caught:
+        await dispatcher.acquire(info("m", limits={"nodes": ("b",)}))
+    assert caught.value.fault is Fault.MODEL_NOT_FOUND
+
+
+@pytest.mark.parametrize("told", [["m"], {"m": 1}, "m", {"x": "y"}])
+async def test_a_node_that_tells_nonsense_of_failures_is_ignored(told: object) -> None:
+    dispatcher = ScheduledDispatcher(Boxes(failed_box("a", told)))
+    with pytest.raises(RequestError) as caught:
+        await dispatcher.acquire(info("m"))
+    assert caught.value.fault is Fault.MODEL_NOT_FOUND
+
+
+async def test_another_node_that_has_the_model_serves_it_although_one_failed() -> None:
+    dispatcher = ScheduledDispatcher(Boxes(failed_box("a", {"m": "crashed"}), Box("b", "m")))
+    lease = await dispatcher.acquire(info("m"))
+    assert lease.upstream.name == "b"
+    lease.release(DONE)

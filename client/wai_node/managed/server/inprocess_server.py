@@ -12,6 +12,10 @@ import signal
 import sys
 import threading
 
+_RANK = 4  # enum llama_pooling_type
+_CACHE_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 8}  # enum ggml_type
+_FLASH = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
+
 
 def main() -> None:
     """Load the model and serve until SIGTERM."""
@@ -38,6 +42,18 @@ def main() -> None:
     params.fit_params = False
     params.cache_ram_mib = options.cache_ram
     params.n_gpu_layers = options.gpu_layers
+    if options.batch_size:
+        params.n_batch, params.n_ubatch = options.batch_size, options.ubatch_size
+    if options.mmproj:
+        params.mmproj.path = options.mmproj
+        params.mmproj_use_gpu = not options.no_mmproj_offload
+    if options.embeddings or options.reranking:
+        params.embedding = True
+    if options.reranking:
+        params.pooling_type = _RANK
+    params.cache_type_k = _CACHE_TYPES[options.cache_type_k]
+    params.cache_type_v = _CACHE_TYPES[options.cache_type_v]
+    params.flash_attn_type = _FLASH[options.flash_attn]
     if options.threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     try:
@@ -56,6 +72,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ctx-size", type=int, required=True)
     parser.add_argument("--parallel", type=int, required=True)
     parser.add_argument("--gpu-layers", type=int, default=-1)
+    parser.add_argument("--cache-type-k", choices=_CACHE_TYPES, default="f16")
+    parser.add_argument("--cache-type-v", choices=_CACHE_TYPES, default="f16")
+    parser.add_argument("--flash-attn", choices=_FLASH, default="auto")
+    parser.add_argument("--batch-size", type=int, default=0)
+    parser.add_argument("--ubatch-size", type=int, default=0)
+    parser.add_argument("--mmproj", default="")
+    parser.add_argument("--no-mmproj-offload", action="store_true")
+    parser.add_argument("--embeddings", action="store_true")
+    parser.add_argument("--reranking", action="store_true")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--cache-ram", type=int, default=0)
     parser.add_argument("--verbosity", type=int, default=4)

@@ -1,4 +1,4 @@
-"""The process of one inference server: find the program, start it, read its output, stop its group.
+"""The process of one inference server: start it, read its output, stop its group.
 
 The key is passed in the environment, never in argv. The server listens at a unix socket that we
 name, so that its address need not be read from its log, which a model file's metadata could forge.
@@ -8,10 +8,8 @@ The process ends with the node. Health checks and retries are `runner`'s and `de
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,15 +21,16 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from wai_protocol.errors import Fault, TransportError
+from wai_node.engines.environment import server_environment
+from wai_node.managed.options import DEFAULT, ServeOptions
+from wai_node.models.shape import Purpose
+from wai_protocol.errors import TransportError
 from wai_transport.exit_status import describe_exit
 
 from . import launch as launch_program
-from .environment import server_environment
 from .log_file import LogFile
 from .server_socket import ServerSocket
 
-NAMES: Final = ("llama-server", "llama-server-vulkan", "llama-server-cuda")
 STOP_GRACE_S: Final = 10.0  # llama-server ends within milliseconds of SIGTERM, unless it is loading
 # Time to read what is still in the pipe. A process that holds it longer has left the group.
 LOG_REST_S: Final = 1.0
@@ -40,6 +39,14 @@ READ_BYTES: Final = 65536  # the capacity of a pipe on Linux
 VERBOSITY: Final = 4
 # Known faults: a pattern of llama.cpp's messages, and a sentence that says what to do.
 _HINTS: Final = (
+    (
+        re.compile(r"error: (?:invalid|unknown) argument: (\S{1,100})"),
+        "this llama-server does not know the option {0}; leave it out, or use another engine",
+    ),
+    (
+        re.compile(r"^(error while handling argument .{1,200})", re.MULTILINE),
+        "llama-server refuses an option: {0}",
+    ),
     (
         re.compile(r"unknown model architecture: *'?([\w-]+)"),
         "its llama.cpp is too old for this model; install a newer llama-server",
@@ -51,6 +58,10 @@ _HINTS: Final = (
             re.I,
         ),
         "there is not enough memory; deploy it with a smaller context or quantisation",
+    ),
+    (
+        re.compile(r"cache type (\S{1,16}) with block size \d+ does not divide"),
+        "this model's heads are too narrow for a cache of type {0}; use f16",
     ),
     (
         re.compile(r"couldn't bind|Address already in use", re.I),
@@ -75,18 +86,13 @@ _HINTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class ServerCommand:
-    """The program to run: an argv to which the flags of `ServerOptions` are appended."""
-
-    argv: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """How a model is served.
 
-    `context_tokens` is per slot. `gpu_layers` and `threads` None: the server's default. `extra`
-    are flags that the node's owner configured.
+    `context_tokens` is per slot. `gpu_layers` and `threads` None: the server's default. `purpose`:
+    what the model is for. `batch_tokens`: what is computed at once, None: the server's default.
+    `projector`: what lets it see images. `serve`: how it computes. `extra` are flags that the
+    node's owner configured.
     """
 
     model: Path
@@ -95,6 +101,10 @@ class ServerOptions:
     slots: int
     gpu_layers: int | None = None
     threads: int | None = None
+    purpose: Purpose = Purpose.CHAT
+    batch_tokens: int | None = None
+    serve: ServeOptions = DEFAULT
+    projector: Path | None = None
     extra: tuple[str, ...] = ()
 
     def to_argv(self, socket: Path) -> list[str]:
@@ -111,51 +121,38 @@ class ServerOptions:
             *("--cache-ram", "0"),  # else it may use up to 8 GiB of RAM more than we estimated
             *("--verbosity", str(VERBOSITY), "--metrics", "--slots", "--no-webui"),
         ]
+        match self.purpose:
+            case Purpose.EMBEDDING:
+                argv.append("--embeddings")
+            case Purpose.RERANK:
+                argv.append("--reranking")
+            case Purpose.CHAT:
+                pass
+        if self.batch_tokens is not None:
+            batch = str(self.batch_tokens)
+            argv += ["--batch-size", batch, "--ubatch-size", batch]
+        if self.projector is not None:
+            argv += ["--mmproj", str(self.projector)]
+            if self.gpu_layers == 0:
+                argv.append("--no-mmproj-offload")
         if self.gpu_layers is not None:
             argv += ["--gpu-layers", str(self.gpu_layers)]
         if self.threads is not None:
             argv += ["--threads", str(self.threads)]
-        return [*argv, *self.extra]
-
-
-def find_command(configured: str | None = None) -> ServerCommand:
-    """Return the configured server, else llama-server on PATH, else xllamacpp's in a child.
-
-    Raises `TransportError`, which says what to install.
-    """
-    if configured:
-        found = shutil.which(configured)
-        if found is None:
-            raise TransportError(
-                f"the configured llama-server {configured!r} does not exist or is not executable",
-                Fault.NOT_FOUND,
-            )
-        return ServerCommand((found,))
-    for name in NAMES:
-        found = shutil.which(name)
-        if found is not None:
-            return ServerCommand((found,))
-    if importlib.util.find_spec("xllamacpp") is not None:
-        # -P: no module is imported from the working directory.
-        return ServerCommand(
-            (sys.executable, "-P", "-m", "wai_node.managed.server.inprocess_server")
-        )
-    raise TransportError(
-        "no llama-server is on this node's PATH; install llama.cpp, or `pip install 'wai[demo]'`",
-        Fault.NOT_FOUND,
-    )
+        return [*argv, *self.serve.to_argv(), *self.extra]
 
 
 class ServerProcess:
     """A server's process. Call `start` once, then `follow` in its own task; `stop` at any time.
 
-    The server will listen at `socket`, some time after `start`; the socket is removed when the
-    process has ended. `marks` are added to its environment.
+    `command` is the program, to which the flags of `options` are appended. The server will listen
+    at `socket`, some time after `start`; the socket is removed when the process has ended. `marks`
+    are added to its environment.
     """
 
     def __init__(
         self,
-        command: ServerCommand,
+        command: tuple[str, ...],
         options: ServerOptions,
         key: str,
         log: LogFile,
@@ -177,7 +174,7 @@ class ServerProcess:
 
     async def start(self) -> None:
         """Start the process. Raises `TransportError` where the system refuses."""
-        argv = [*self._command.argv, *self.options.to_argv(self.socket.path)]
+        argv = [*self._command, *self.options.to_argv(self.socket.path)]
         launch = [sys.executable, "-I", launch_program.__file__, str(os.getpid())]
         # Our own pipe: asyncio's would not report the end while another process holds the pipe
         self._pipe, theirs = os.pipe()
@@ -258,8 +255,8 @@ class ServerProcess:
         code = self._process.returncode if self._process else None
         text = "\n".join(self.log.tail())
         for pattern, hint in _HINTS:
-            if pattern.search(text):
-                return f"the server ended: {hint}"
+            if found := pattern.search(text):
+                return f"the server ended: {hint.format(*found.groups())}"
         how = "ended" if code is None else describe_exit(code)
         hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
         return f"the server {how}{hint}; see its log with `wai node logs`"

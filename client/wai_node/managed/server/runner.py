@@ -11,19 +11,23 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import anyio.to_thread
 
+from wai_node.engines.find import NONE_HERE
 from wai_node.managed.deployment import Wish
 from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.wanted import WantedModel
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
-from wai_node.models.fit import Correction, Load, estimate
+from wai_node.models.fit import Correction, estimate
+from wai_node.models.gguf_file import read_shape
+from wai_node.models.projector import Projector
 from wai_node.models.shape import ModelShape
-from wai_protocol.errors import WaiError
+from wai_protocol.errors import Fault, TransportError, WaiError
 
 from .health import Health, answers
 from .log_file import LogFile
 from .orphans import mark
-from .process import ServerOptions, ServerProcess, find_command
+from .process import ServerOptions, ServerProcess
 from .server_socket import ServerSocket
 
 LOADING_POLL_S: Final = 0.1  # a tiny model is ready in 0.1 s, a large one in minutes
@@ -50,10 +54,24 @@ class Runner:
         self._scope.cancel()
 
     async def run(
-        self, model: WantedModel, path: Path, wish: Wish, on_ready: Callable[[int], None]
+        self,
+        model: WantedModel,
+        path: Path,
+        projector: Path | None,
+        wish: Wish,
+        on_ready: Callable[[int], None],
     ) -> str:
         """Run the server until it ends or is halted; return a sentence that says why."""
+        try:
+            shape = await anyio.to_thread.run_sync(read_shape, path)
+        except WaiError as error:
+            return str(error)
+        load = wish.options.load(shape, wish.context_tokens, wish.slots)
         options = ServerOptions(
+            serve=wish.options,
+            projector=projector,
+            purpose=shape.purpose,
+            batch_tokens=load.batch_tokens if shape.reads_whole else None,
             model=path,
             alias=model.alias,
             context_tokens=wish.context_tokens,
@@ -64,10 +82,11 @@ class Runner:
         )
         log = LogFile(self._log_path)
         try:
-            command = find_command(self._settings.server)
+            if not wish.engine:
+                raise TransportError(NONE_HERE, Fault.NOT_FOUND)
             marks = mark(self._settings.folder)
             socket = ServerSocket(self._settings.sockets_folder)
-            process = ServerProcess(command, options, self.key, log, socket, marks)
+            process = ServerProcess(wish.engine, options, self.key, log, socket, marks)
             try:
                 await process.start()
             except WaiError:
@@ -84,11 +103,13 @@ class Runner:
             self.url = None
             log.close()
 
-    def correction(self, shape: ModelShape, weights_bytes: int, wish: Wish) -> Correction | None:
+    def correction(
+        self, shape: ModelShape, projector: Projector | None, weights_bytes: int, wish: Wish
+    ) -> Correction | None:
         """Return how far the estimate was off, by the log; None if the log has no figures."""
         if self.seen is None:
             return None
-        load = Load(min(wish.context_tokens, shape.context_trained), wish.slots)
+        load = wish.options.load(shape, wish.context_tokens, wish.slots, projector)
         return learn(self.seen, estimate(shape, weights_bytes, load))
 
     async def _watch(self, process: ServerProcess, on_ready: Callable[[int], None]) -> str:

@@ -3,8 +3,9 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { get, patch, post, remove } from "../api";
+import { engine } from "../detail";
 import { bytes, compact, count, span } from "../format";
-import type { DeploymentView, FoundModelView, NodeFit } from "../generated/api";
+import type { DeploymentView, ChangeDeployment, FoundModelView, NodeFit } from "../generated/api";
 import { deployments, nodes } from "../live";
 import { Badge, Dialog, Empty, Page, Problem, Sure, told } from "../parts/basics";
 
@@ -12,6 +13,8 @@ const LOG_MS = 2000; // how often an open log is fetched from the node
 const MIN_CONTEXT = 256;
 const CONTEXTS = [512, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
 const SLOTS = [1, 2, 4, 8, 16];
+const CACHE_TYPES = ["f16", "q8_0", "q4_0"] as const;
+const FLASH_ATTENTION = ["auto", "on", "off"] as const;
 
 export function ModelsPage() {
   const able = [...nodes.value.values()].some((node) => node.state === "ready" && node.may_deploy);
@@ -39,6 +42,7 @@ function pathOf(row: DeploymentView, rest = ""): string {
 function Deployed() {
   const problem = useSignal("");
   const log = useSignal<DeploymentView | null>(null);
+  const options = useSignal<DeploymentView | null>(null);
   const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
   const rows = [...(deployments.value?.values() ?? [])].sort((a, b) => `${a.model} ${a.node}`.localeCompare(`${b.model} ${b.node}`));
   return (
@@ -59,6 +63,7 @@ function Deployed() {
               <tr key={row.id} aria-label={`${row.model} on ${row.node}`}>
                 <td data-label="Model" class="long">
                   <strong>{row.model}</strong>
+                  {optionsText(row) && <div class="muted small-text">{optionsText(row)}</div>}
                   {(row.reason || row.swap_error) && <div class="bad small-text">{row.reason || row.swap_error}</div>}
                 </td>
                 <td data-label="Node" class="nowrap">{row.node}</td>
@@ -66,6 +71,7 @@ function Deployed() {
                 <td data-label="Size" class="num">{bytes(row.size_bytes)}</td>
                 <td data-label="Context × slots"><Context row={row} onChange={(wanted) => act(() => patch(pathOf(row), wanted))} /></td>
                 <td class="row-actions">
+                  <button type="button" class="small" onClick={() => (options.value = row)} aria-label={`Options of ${row.model}`}>Options</button>
                   <button type="button" class="small" onClick={() => (log.value = row)} aria-label={`Log of ${row.model}`}>Log</button>
                   <Sure label="Remove" question="Delete its files?" name={row.model} onSure={() => act(() => remove(pathOf(row)))} />
                 </td>
@@ -75,7 +81,72 @@ function Deployed() {
         </table>
       )}
       {log.value && <Log row={log.value} onClose={() => (log.value = null)} />}
+      {options.value && <Options row={options.value} onClose={() => (options.value = null)} />}
     </section>
+  );
+}
+
+/** What a deployment is for, and its options that are not the defaults. */
+function optionsText(row: DeploymentView): string {
+  return [
+    row.purpose && row.purpose !== "chat" && row.purpose,
+    row.mmproj && `sees images by ${row.mmproj}`,
+    row.cache_type !== "f16" && `cache ${row.cache_type}`,
+    row.gpu_layers !== null && `${row.gpu_layers} layers on the GPU`,
+    row.flash_attention !== "auto" && `flash attention ${row.flash_attention}`,
+    row.engine_flags?.join(" "),
+  ].filter(Boolean).join(" · ");
+}
+
+/** How a model is computed; a change is a swap, so no request is dropped. */
+function Options({ row, onClose }: { row: DeploymentView; onClose: () => void }) {
+  const problem = useSignal("");
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    const form = new FormData(event.currentTarget as HTMLFormElement);
+    const given = (name: string) => String(form.get(name) ?? "").trim();
+    const wanted: ChangeDeployment = {
+      cache_type: CACHE_TYPES.find((type) => type === given("cache_type")) ?? null,
+      gpu_layers: given("gpu_layers") ? Number(given("gpu_layers")) : null,
+      flash_attention: FLASH_ATTENTION.find((way) => way === given("flash_attention")) ?? null,
+      engine_flags: given("engine_flags").split(/\s+/).filter(Boolean),
+      idle_unload_s: given("idle_unload_s") ? Number(given("idle_unload_s")) : null,
+    };
+    problem.value = await told(() => patch(pathOf(row), wanted));
+    if (!problem.value) onClose();
+  };
+  return (
+    <Dialog title={`Options of ${row.model}`} onClose={onClose}>
+      <Problem text={problem.value} />
+      <form onSubmit={submit}>
+        <label>
+          Cache type
+          <select name="cache_type">
+            {CACHE_TYPES.map((type) => <option key={type} value={type} selected={type === row.cache_type}>{type}</option>)}
+          </select>
+        </label>
+        <label>
+          GPU layers
+          <input name="gpu_layers" type="number" min={0} max={1024} placeholder="as many as fit" defaultValue={row.gpu_layers === null ? "" : String(row.gpu_layers)} />
+        </label>
+        <label>
+          Flash attention
+          <select name="flash_attention">
+            {FLASH_ATTENTION.map((way) => <option key={way} value={way} selected={way === row.flash_attention}>{way}</option>)}
+          </select>
+        </label>
+        <label>
+          Unload after idle seconds
+          <input name="idle_unload_s" type="number" min={1} placeholder="never" defaultValue={row.idle_unload_s === null ? "" : String(row.idle_unload_s)} />
+        </label>
+        <label>
+          Engine flags
+          <input name="engine_flags" placeholder="only if the node’s owner allows them" defaultValue={row.engine_flags?.join(" ") ?? ""} />
+        </label>
+        <p class="hint">The model is swapped as for another context: no request is dropped. What does not start is taken back.</p>
+        <button type="submit" class="primary">Change</button>
+      </form>
+    </Dialog>
   );
 }
 
@@ -179,6 +250,16 @@ function Search(props: { onChoose: (repo: string) => void }) {
   );
 }
 
+/** Says that a node has no llama-server, and what a deployment on it does about that. */
+function NoEngine({ offer }: { offer: string }) {
+  return (
+    <p class="hint">
+      This node has no llama-server. {offer ? `Deploying installs one first: ${offer}.` : "Its owner installs one there: "}
+      {!offer && <code>wai node engine install</code>}
+    </p>
+  );
+}
+
 const VERDICTS: Record<string, string> = { gpu: "fits the GPU", partial: "partly in RAM", cpu: "on the CPU", no: "does not fit" };
 
 function Fits(props: { repo: string; onClose: () => void }) {
@@ -186,21 +267,24 @@ function Fits(props: { repo: string; onClose: () => void }) {
   const problem = useSignal("");
   const context = useSignal(8192);
   const slots = useSignal(2);
+  const cache = useSignal<string>("f16");
   const busy = useSignal("");
   useEffect(() => {
     let over = false; // another choice was made meanwhile
     void told(async () => {
-      const asked = `repo=${encodeURIComponent(props.repo)}&context=${context.value}&slots=${slots.value}`;
+      const asked = `repo=${encodeURIComponent(props.repo)}&context=${context.value}&slots=${slots.value}${cache.value === "f16" ? "" : `&cache_type=${cache.value}`}`;
       const { data } = await get<{ data: NodeFit[] }>(`/models/fit?${asked}`);
       if (!over) fits.value = data;
     }).then((said) => over || (problem.value = said));
     return () => {
       over = true;
     };
-  }, [context.value, slots.value]);
+  }, [context.value, slots.value, cache.value]);
+  const engineOf = (name: string) => engine([...nodes.value.values()].find((node) => node.name === name)?.detail ?? {});
   const deploy = async (node: string, quant: string) => {
     busy.value = `${node} ${quant}`;
-    problem.value = await told(() => post("/deployments", { node, model: `${props.repo}:${quant}`, context: context.value, slots: slots.value }));
+    const wanted = { node, model: `${props.repo}:${quant}`, context: context.value, slots: slots.value, ...(cache.value === "f16" ? {} : { cache_type: cache.value }) };
+    problem.value = await told(() => post("/deployments", engineOf(node).missing ? { ...wanted, install_engine: true } : wanted));
     busy.value = "";
     if (!problem.value) props.onClose();
   };
@@ -219,6 +303,12 @@ function Fits(props: { repo: string; onClose: () => void }) {
             {SLOTS.map((size) => <option key={size} value={size}>{size}</option>)}
           </select>
         </label>
+        <label class="line">
+          Cache type
+          <select value={cache.value} onChange={(event) => (cache.value = event.currentTarget.value)}>
+            {CACHE_TYPES.map((type) => <option key={type} value={type}>{type}</option>)}
+          </select>
+        </label>
       </div>
       <Problem text={problem.value} />
       {!fits.value && !problem.value && <p class="hint" role="status">Asking the nodes …</p>}
@@ -226,6 +316,7 @@ function Fits(props: { repo: string; onClose: () => void }) {
         <section key={fit.node}>
           <h3>{fit.node}</h3>
           <Problem text={fit.error ?? ""} />
+          {engineOf(fit.node).missing && <NoEngine offer={engineOf(fit.node).offer} />}
           {fit.quants.length > 0 && (
             <div class="scroll">
               <table>
@@ -238,7 +329,7 @@ function Fits(props: { repo: string; onClose: () => void }) {
                       <td class="num">{bytes(quant.high_bytes)}</td>
                       <td class="num">{count(quant.largest_context || null)}</td>
                       <td><span class={`fit ${quant.verdict}`} title={quant.reason}>{VERDICTS[quant.verdict] ?? quant.verdict}</span></td>
-                      <td class="row-actions"><button type="button" class="small" disabled={quant.verdict === "no" || busy.value !== ""} onClick={() => deploy(fit.node, quant.quant)} aria-label={`Deploy ${quant.quant} on ${fit.node}`}>{busy.value === `${fit.node} ${quant.quant}` ? "Deploying …" : "Deploy"}</button></td>
+                      <td class="row-actions"><button type="button" class="small" disabled={quant.verdict === "no" || busy.value !== "" || (engineOf(fit.node).missing && !engineOf(fit.node).offer)} onClick={() => deploy(fit.node, quant.quant)} aria-label={`Deploy ${quant.quant} on ${fit.node}`}>{busy.value === `${fit.node} ${quant.quant}` ? "Deploying …" : "Deploy"}</button></td>
                     </tr>
                   ))}
                 </tbody>

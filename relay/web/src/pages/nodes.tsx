@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { patch, post, remove } from "../api";
-import { hardware, modelsLeftOut, upstreams } from "../detail";
+import { engine, hardware, modelsLeftOut, upstreams } from "../detail";
 import { byName, count, date, rate, span } from "../format";
 import type { ModelView, NodeView } from "../generated/api";
 import { nodes, pulse, relayNow } from "../live";
@@ -83,6 +83,7 @@ function card(node: NodeView, act: Act) {
       {down.map((upstream) => (
         <p key={upstream.name} class="problem">{upstream.name} does not serve: {upstream.error || "it is down"}</p>
       ))}
+      {node.state !== "offline" && engine(node.detail).problem && <p class="problem">{engine(node.detail).problem}</p>}
       {modelsLeftOut(node.detail) > 0 && (
         <p class="problem">{count(modelsLeftOut(node.detail))} more models are not served: a node can tell of 512 at most.</p>
       )}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wai_node.managed.server.environment import server_environment
+from wai_node.engines.environment import server_environment
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""Read what a GGUF file on this machine is: its header's first keys. Blocking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from wai_protocol.errors import RequestError
+
+from .gguf_header import HeaderReader, Value
+from .projector import Projector, projector_of
+from .shape import ModelShape, shape_from_metadata
+
+
+def read_shape(path: Path) -> ModelShape:
+    """Read the shape of a GGUF file. Raises `RequestError` if it can't be read."""
+    return shape_from_metadata(_metadata(path))
+
+
+def read_projector(path: Path | None) -> Projector | None:
+    """Read what a projector takes, if there is one. Raises `RequestError` if it can't be read."""
+    if path is None:
+        return None
+    metadata = _metadata(path)
+    return projector_of(metadata, path.stat().st_size)
+
+
+def _metadata(path: Path) -> Mapping[str, Value]:
+    reader = HeaderReader()
+    try:
+        with path.open("rb") as file:
+            while reader.header is None and not reader.reached_tokenizer:
+                data = file.read(max(1 << 16, reader.needed_bytes))
+                if not data:
+                    break
+                reader.receive_data(data)
+    except OSError as error:
+        raise RequestError(
+            f"{path.name} can't be read on this node ({error.strerror}); deploy the model again"
+        ) from error
+    return reader.metadata
