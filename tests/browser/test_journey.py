@@ -74,6 +74,7 @@ async def test_from_sign_in_to_a_revoked_key(tmp_path: Path, tiny_model: Path) -
 
                 await open_page(page, "Models")
                 await _swap_context(page)
+                await _change_options(page)
 
                 await open_page(page, "Keys")
                 await page.get_by_role("button", name="Revoke my-app").click()
@@ -155,6 +156,16 @@ async def _swap_context(page: Page) -> None:
     await row.get_by_label(f"Context of {DEPLOYED}", exact=True).fill("1024")
     await row.get_by_role("button", name="Swap").click()
     await row.get_by_text("1,024 served").wait_for(timeout=STARTED_MS)
+    await row.get_by_text("ready", exact=True).wait_for(timeout=STARTED_MS)
+
+
+async def _change_options(page: Page) -> None:
+    row = page.get_by_role("row", name=DEPLOYED)
+    await row.get_by_role("button", name=f"Options of {DEPLOYED}").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("Flash attention").select_option("on")
+    await dialog.get_by_role("button", name="Change").click()
+    await row.get_by_text("flash attention on").wait_for(timeout=STARTED_MS)
     await row.get_by_text("ready", exact=True).wait_for(timeout=STARTED_MS)
 
 

@@ -35,7 +35,9 @@ from .probe import version_of
 from .store import PROGRAM, About, EngineStore
 from .unpack import unpack
 
-KEPT_FREE_BYTES: Final = 2 << 30  # for what is unpacked: CUDA's archives of 0.6 GB hold 1.3 GB
+KEPT_FREE_BYTES: Final = 256 << 20  # a full disk would break everything else on it
+# What is unpacked, by the archives' size: b10434 for Vulkan takes 72 MB from 28.
+UNPACKED_TIMES: Final = 4
 HASH_BYTES: Final = 1 << 20
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -79,7 +81,7 @@ async def install_build(
                 store.downloads(choice.name),
                 on_progress,
                 clock=clock,
-                kept_free_bytes=KEPT_FREE_BYTES if kept_free_bytes is None else kept_free_bytes,
+                kept_free_bytes=_kept_free(choice) if kept_free_bytes is None else kept_free_bytes,
                 words=_WORDS,
                 on_wait=on_wait,
             )
@@ -87,6 +89,11 @@ async def install_build(
             sources = tuple(file.sha256 for file in files)
             await anyio.to_thread.run_sync(_put, store, choice.name, archives, sources)
     return engine_of(store, choice.name)
+
+
+def _kept_free(choice: Choice) -> int:
+    """Return what must be free beside the download: for what is unpacked, and some more."""
+    return KEPT_FREE_BYTES + UNPACKED_TIMES * choice.build.size_bytes
 
 
 def install_archive(

@@ -191,6 +191,15 @@ async def test_a_disk_that_fills_while_unpacking_leaves_nothing_but_the_download
     assert (store.names(), len(releases.seen)) == ([NAME], before), "it was downloaded again"
 
 
+async def test_a_disk_without_room_for_what_is_unpacked_is_told_before_the_download(
+    store: EngineStore, releases: FakeReleases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wai_node.engines.install.KEPT_FREE_BYTES", 1 << 50)
+    with pytest.raises(StoreError, match=r"GiB must stay free, but .* free some space there"):
+        await install_build(store, chosen(releases, archive_of(releases)))
+    assert releases.seen == []
+
+
 async def test_two_installs_at_once_are_one_and_a_clear_error(
     store: EngineStore, releases: FakeReleases
 ) -> None:
