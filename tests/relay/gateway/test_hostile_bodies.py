@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.cpu_speed import slowness
 from tests.harness.exchanges import FakeExchange, make_request
 from tests.harness.loop_watch import watched_loop
 from wai_api.limits import KeyLimits
@@ -28,7 +29,11 @@ from wai_relay.gateway.dialects.usage import UsageReader
 from wai_relay.gateway.intake import Intake
 from wai_relay.gateway.limits import MIB, GatewayLimits
 
-MOST_S = 0.020
+MOST_S = 0.040
+"""CPU time of one turn of the loop, on a core as fast as where it was chosen: twice what the worst
+takes there, for cores that are shared. What grows with the square takes a hundred times as long."""
+TRIES = 8
+"""A turn counts as long as the shortest of these: a bug takes its time each time."""
 HEAD = b'{"model":"m","stream":true,'
 KEY = ApiKey("key_1", "app", b"", "", KeyLimits(), 1, 0.0)
 FORM = "multipart/form-data; boundary=x"
@@ -159,16 +164,43 @@ async def take(pieces: list[bytes], content_type: str = "application/json") -> N
         pass
 
 
+async def holds_the_loop_briefly(pieces: list[bytes], *content_type: str) -> None:
+    """Assert that no turn of the loop is long while the body in `pieces` is taken in."""
+    turns = []
+    for _ in range(TRIES):
+        before = slowness()
+        with watched_loop() as watch:
+            task = asyncio.create_task(take(list(pieces), *content_type))
+            await asyncio.wait([task])
+        assert task.exception() is None or isinstance(task.exception(), WaiError)
+        turns.append(watch.longest_s / max(before, slowness()))
+        if turns[-1] < MOST_S:
+            return
+    raise AssertionError(f"the shortest of the longest turns took {min(turns):.4f} s of CPU")
+
+
+def reads_briefly(make: Callable[[], UsageReader], data: bytes) -> None:
+    """Assert that reading `data` in one turn is short."""
+    turns = []
+    for _ in range(TRIES):
+        reading = make()
+        before = slowness()
+        started = time.thread_time()
+        reading.feed(data)
+        reading.finish()
+        took_s = time.thread_time() - started
+        turns.append(took_s / max(before, slowness()))
+        if turns[-1] < MOST_S:
+            return
+    raise AssertionError(f"the shortest turn took {min(turns):.4f} s of CPU")
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("piece_bytes", [64 * 1024, 64 * MIB])
 async def test_no_body_holds_the_loop(name: str, piece_bytes: int) -> None:
     pieces = cut(HOSTILE[name](), piece_bytes)
-    with watched_loop() as watch:
-        task = asyncio.create_task(take(pieces))
-        await asyncio.wait([task])
-    assert task.exception() is None or isinstance(task.exception(), WaiError)
-    assert watch.longest_s < MOST_S, watch
+    await holds_the_loop_briefly(pieces)
 
 
 @pytest.mark.anyio
@@ -176,20 +208,12 @@ async def test_no_body_holds_the_loop(name: str, piece_bytes: int) -> None:
 @pytest.mark.parametrize("piece_bytes", [64 * 1024, 64 * MIB])
 async def test_no_form_holds_the_loop(name: str, piece_bytes: int) -> None:
     pieces = cut(FORMS[name], piece_bytes)
-    with watched_loop() as watch:
-        task = asyncio.create_task(take(pieces, FORM))
-        await asyncio.wait([task])
-    assert task.exception() is None or isinstance(task.exception(), WaiError)
-    assert watch.longest_s < MOST_S, watch
+    await holds_the_loop_briefly(pieces, FORM)
 
 
 @pytest.mark.parametrize("unit", [b'"usage":{', b'"usage":{}1', b'"timings":[{', b"{" * 9])
 def test_no_answer_that_looks_like_usage_holds_the_loop(unit: bytes) -> None:
-    reader = OpenAiBody()
-    started = time.thread_time()
-    reader.feed(unit * (64 * 1024 // len(unit)))
-    reader.finish()
-    assert time.thread_time() - started < MOST_S
+    reads_briefly(OpenAiBody, unit * (64 * 1024 // len(unit)))
 
 
 @pytest.mark.parametrize("reader", [OpenAiEvents, AnthropicEvents, OllamaLines])
@@ -201,9 +225,4 @@ def test_no_answer_that_looks_like_usage_holds_the_loop(unit: bytes) -> None:
     ],
 )
 def test_no_read_of_small_events_holds_the_loop(unit: bytes, reader: type[UsageReader]) -> None:
-    reading = reader()
-    data = b'"usage"\n\n' + unit * (256 * 1024 // len(unit)) + b'"usage"'
-    started = time.thread_time()
-    reading.feed(data)
-    reading.finish()
-    assert time.thread_time() - started < MOST_S
+    reads_briefly(reader, b'"usage"\n\n' + unit * (256 * 1024 // len(unit)) + b'"usage"')
