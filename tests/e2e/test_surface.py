@@ -17,8 +17,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 
 HELLO = [{"role": "user", "content": "hello"}]
 SAME: dict[str, Any] = {"model": "tiny", "temperature": 0, "seed": 1, "cache_prompt": False}
-# What differs from answer to answer: names, times and speeds, and which slot was free.
+# What differs from answer to answer: names, times and speeds, which slot was free, and how much of
+# the prompt it had cached.
 _VARIABLE = re.compile(
+    r'"(?:cache_read_input_tokens|input_tokens|cached_tokens|cache_n|prompt_n)":\s*[0-9]+|'
     r'"(?:id|item_id|created|created_at|completed_at|id_slot|[a-z_]*_ms|[a-z_]*_per_second)":\s*'
     r'(?:"[^"]*"|-?[0-9.e+-]+)'
 )

@@ -12,6 +12,7 @@ import enum
 import socket
 import struct
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -46,6 +47,7 @@ class FaultProxy:
         self._server: asyncio.Server
         self._links: list[_Link] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._transports: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
         self._reset_at: int | None = None
         self._stop = asyncio.Event()
         self.started = threading.Event()
@@ -202,12 +204,15 @@ class FaultProxy:
         self.started.set()
         await self._stop.wait()
         self.reset_here()
+        for transport in list(self._transports):
+            transport.abort()  # one that was closed waits for a peer that may have gone
         await end_connections(self._server)
 
     async def _listen(self, listener: socket.socket) -> None:
         self._server = await asyncio.start_server(self._accept, sock=listener)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._transports.add(writer.transport)
         task = self._loop.create_task(self._forward(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -218,6 +223,7 @@ class FaultProxy:
             return
         try:
             far = await asyncio.open_connection("127.0.0.1", self._target_port)
+            self._transports.add(far[1].transport)
         except (ConnectionError, asyncio.CancelledError):
             _reset(writer)
             return
