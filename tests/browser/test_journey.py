@@ -123,6 +123,7 @@ async def _deploy(page: Page, hub: FakeHub) -> None:
     await row.get_by_role("progressbar", name=f"Download of {DEPLOYED}").wait_for()
     await row.get_by_text(re.compile(r"[1-9]\d* % of")).wait_for()
     hub.faults.pause_s = 0.0
+    await page.get_by_role("dialog").wait_for(state="hidden", timeout=STARTED_MS)
     await row.get_by_text("ready", exact=True).wait_for(timeout=STARTED_MS)
     await row.get_by_text("512 served").wait_for()
 
