@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from http.server import BaseHTTPRequestHandler
+from typing import Final
+
+from .threaded_server import Quiet, QuietServer, serving
 
 _PATHS: Final = ("/v1/models", "/v1/chat/completions", "/v1/embeddings")
 _PIECE_BYTES: Final = 65536
@@ -21,27 +22,16 @@ def chat_only(url: str, key: str = "") -> Iterator[str]:
     """Serve these paths of the server at `url`, which wants `key`, until the end of the block."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.upstream, server.key = url, key
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(server):
+        yield server.url
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(QuietServer):
     upstream: str
     key: str
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is what tests do."""
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
@@ -49,9 +39,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self._forward(self.rfile.read(int(self.headers["content-length"])))
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Silence."""
 
     def _forward(self, body: bytes | None) -> None:
         if self.path not in _PATHS:

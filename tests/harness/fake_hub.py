@@ -13,10 +13,11 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from .threaded_server import Quiet, QuietServer, ServedTogether
 
 COMMIT: Final = "5e1ec7ed0c0ffee00000000000000000000000aa"
 _WRITE_BYTES: Final = 4096
@@ -60,7 +61,7 @@ class FakeRepo:
     private: bool = False
 
 
-class FakeHub:
+class FakeHub(ServedTogether):
     """The hub, a context manager; `endpoint` is the value for HF_ENDPOINT.
 
     With `token` gated and private repositories can be read.
@@ -73,10 +74,7 @@ class FakeHub:
         self.lock = threading.Lock()
         self._hub = _Server(("127.0.0.1", 0), _HubHandler, self)
         self._storage = _Server(("127.0.0.1", 0), _StorageHandler, self)
-        self._threads = [
-            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-            for server in (self._hub, self._storage)
-        ]
+        self.servers = (self._hub, self._storage)
 
     @property
     def endpoint(self) -> str:
@@ -86,21 +84,6 @@ class FakeHub:
     def storage(self) -> str:
         """Another origin: the same machine by another name and port."""
         return f"http://localhost:{self._storage.server_port}"
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for server in (self._hub, self._storage):
-            server.shutdown()
-            server.server_close()
 
     def requests(self, origin: str) -> list[Seen]:
         """What came in at "hub" or "storage" so far."""
@@ -117,20 +100,15 @@ class FakeHub:
         return allowed or not (repo.gated or repo.private)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(QuietServer):
     def __init__(
         self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], hub: FakeHub
     ) -> None:
         super().__init__(address, handler)
         self.hub = hub
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what many tests are about: nothing to print."""
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     origin: ClassVar[str]
     server: _Server
@@ -138,9 +116,6 @@ class _Handler(BaseHTTPRequestHandler):
     @property
     def hub(self) -> FakeHub:
         return self.server.hub
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Quiet."""
 
     def note(self) -> dict[str, str]:
         """Keep the request for the test, and return its headers in lower case."""

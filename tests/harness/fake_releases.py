@@ -11,12 +11,12 @@ import json
 import re
 import tarfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from .fake_hub import Faults
+from .threaded_server import Quiet, QuietServer, ServedTogether
 
 VERSION: Final = "b10434"
 _PIECE: Final = 65536
@@ -62,7 +62,7 @@ def listed(archive: Path) -> dict[str, Any]:
     return {"name": archive.name, "size_bytes": len(content), "sha256": digest}
 
 
-class FakeReleases:
+class FakeReleases(ServedTogether):
     """The server, a context manager. It serves the files in `folder`, below the name of any
     version. `faults` are the storage's; `seen` the paths that were asked for there."""
 
@@ -74,10 +74,7 @@ class FakeReleases:
         """While it is set up and not set, the storage sends the first half of a body, and waits."""
         self._front = _Server(("127.0.0.1", 0), _Front, self)
         self._storage = _Server(("127.0.0.1", 0), _Storage, self)
-        self._threads = [
-            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-            for server in (self._front, self._storage)
-        ]
+        self.servers = (self._front, self._storage)
 
     @property
     def url(self) -> str:
@@ -88,22 +85,10 @@ class FakeReleases:
     def storage(self) -> str:
         return f"http://localhost:{self._storage.server_port}"
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: Any) -> None:
         if self.gate is not None:
             self.gate.set()
-        for server in (self._front, self._storage):
-            server.shutdown()
-            server.server_close()
+        super().__exit__(*failure)
 
     def manifest(self, *builds: tuple[str, str, str, str, Path]) -> dict[str, Any]:
         """A manifest: (version, system, machine, backend, archive) for each build, newest first."""
@@ -137,9 +122,7 @@ class FakeReleases:
         }
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(QuietServer):
     def __init__(
         self,
         address: tuple[str, int],
@@ -149,16 +132,10 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
         self.releases = releases
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away: nothing to print."""
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Quiet."""
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)

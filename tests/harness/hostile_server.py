@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Final
+
+from .threaded_server import Quiet, QuietServer, serving
 
 WELL_BEHAVED: Final = "well-behaved"
 DEEP: Final = 100_000
@@ -76,30 +78,18 @@ class HostileServer:
 def hostile_server(mode: str = WELL_BEHAVED, port: int = 0) -> Iterator[HostileServer]:
     """Serve on 127.0.0.1 until the end of the block."""
     state = HostileServer(mode=mode)
-    server = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"state": state}))
+    server = QuietServer(("127.0.0.1", port), type("Handler", (_Handler,), {"state": state}))
     state.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield state
-    finally:
-        state.stopping.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(server):
+        try:
+            yield state
+        finally:
+            state.stopping.set()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: HostileServer
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base's name)
-        """Keep quiet."""
 
     def do_GET(self) -> None:
         mode = self.state.mode

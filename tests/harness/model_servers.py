@@ -8,12 +8,13 @@ about the way there and back.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar, Final
+
+from .threaded_server import Quiet, QuietServer, serving
 
 WORDS: Final = ("All", " is", " well.")
 TEXT: Final = "".join(WORDS)
@@ -46,25 +47,14 @@ def model_server(kind: str) -> Iterator[ModelServer]:
     """Serve as `vllm`, `ollama`, `lm-studio` or `strict` until the block ends."""
     handler = _KINDS[kind]
     server = _Server(("127.0.0.1", 0), handler)
-    url = f"http://127.0.0.1:{server.server_address[1]}"
+    url = server.url
     server.told = ModelServer(url, handler.model, handler.key)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(server):
         yield server.told
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(QuietServer):
     told: ModelServer
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is nothing to report."""
 
 
 class _Refused(Exception):
@@ -73,7 +63,7 @@ class _Refused(Exception):
         self.status, self.body = status, body
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     """What they have in common: OpenAI's chat completions, in HTTP/1.1."""
 
     protocol_version = "HTTP/1.1"
@@ -91,9 +81,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self._answer(self._post)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Silence."""
 
     # -- what a kind changes
 

@@ -16,8 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Final
+
+from .threaded_server import Quiet, QuietServer, serving
 
 SSE_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -69,31 +71,22 @@ def odd_upstream() -> Iterator[OddUpstream]:
     seen = Seen()
     handler = type("Handler", (_Handler,), {"seen": seen})
     server = _Server(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield OddUpstream(f"http://127.0.0.1:{server.server_address[1]}", seen)
-    finally:
-        seen.release.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(server):
+        try:
+            yield OddUpstream(server.url, seen)
+        finally:
+            seen.release.set()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(QuietServer):
     request_queue_size = 128  # fifty callers at once; the default of 5 resets some of them
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     """One connection. The methods named after a model say what it does."""
 
     protocol_version = "HTTP/1.1"
     seen: Seen
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base's name)
-        """Keep quiet: the tests look at what callers see."""
 
     def do_GET(self) -> None:
         if self.path != "/v1/models":

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
 
 import trustme
+
+from .threaded_server import Quiet, QuietServer, serving
 
 MODEL: Final = "gpt-5-mini"
 KEY: Final = "sk-proj-of-the-tests"
@@ -66,26 +67,15 @@ def openai_service(folder: Path) -> Iterator[OpenAiService]:
     server = _Server(("127.0.0.1", 0), _Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.service = OpenAiService(server.server_address[1], ca_file)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(server):
         yield server.service
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(QuietServer):
     service: OpenAiService
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is what tests do."""
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
 
@@ -148,9 +138,6 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (("content-type", content_type), *_ABOUT_THE_CUSTOMER, *more):
             self.send_header(name, value)
         self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Tests keep what they need in `seen`."""
 
 
 def _base(kind: str) -> dict[str, Any]:

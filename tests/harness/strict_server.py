@@ -8,8 +8,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
+
+from .threaded_server import Quiet, QuietServer, serving
 
 MODEL: Final = "strict"
 KNOWN_FIELDS: Final = frozenset({"model", "messages", "stream", "max_tokens"})
@@ -37,31 +39,17 @@ def strict_server(**settings: Any) -> Iterator[StrictServer]:
     state = StrictServer(**settings)
     handler = type("Handler", (_Handler,), {"state": state})
     server = _Server(("127.0.0.1", 0), handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    state.url = server.url
+    with serving(server):
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(QuietServer):
     request_queue_size = 256
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is what tests do."""
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     state: StrictServer
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Silence."""
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
