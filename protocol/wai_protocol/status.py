@@ -27,6 +27,9 @@ MAX_ROUTES: Final = 256  # of one upstream: there are 40, and those that its own
 MAX_ROUTE_CHARS: Final = 256
 MAX_COUNT: Final = 1 << 40  # more than any real count of tokens or slots; sums still fit into int64
 
+FAILED_MODELS: Final = "failed_models"
+"""In `detail`: a map of the deployed models that failed to the reasons."""
+
 PER_TOKEN_TIMINGS: Final = "per_token_timings"  # noqa: S105 - no password
 """Capability: `timings_per_token` puts llama.cpp's token counts into each chunk of a stream."""
 CONTINUE_FINAL_MESSAGE: Final = "continue_final_message"

@@ -65,7 +65,7 @@ class Route:
 class RouteTable:
     """An allow-list of routes. It is never changed; `extended` makes a longer one."""
 
-    __slots__ = ("_by_key", "_patterns")
+    __slots__ = ("_by_key", "_patterns", "_plain")
 
     def __init__(self, routes: Iterable[Route] = ()) -> None:
         """Raises `RequestError` on a route that is not well-formed or is there twice."""
@@ -77,14 +77,15 @@ class RouteTable:
                 raise RequestError(f"The route {route.method} {route.path} is there already.")
             self._by_key[key] = route
         self._patterns = [route for route in self if is_pattern(route.path)]
+        self._plain = {k: r for k, r in self._by_key.items() if not is_pattern(r.path)}
 
     def __iter__(self) -> Iterator[Route]:
         return iter(self._by_key.values())
 
     def find(self, method: str, path: str) -> Route | None:
         """The route for `method` and `path` (no query), or None: then it is refused."""
-        route = self._by_key.get((method, path))
-        if route is not None and not is_pattern(path):
+        route = self._plain.get((method, path))
+        if route is not None:
             return route
         return next(
             (one for one in self._patterns if one.method == method and matches(one.path, path)),

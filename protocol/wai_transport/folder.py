@@ -132,10 +132,10 @@ class FolderLock:
         self._descriptor = descriptor
 
     @classmethod
-    def acquire(cls, folder: DataFolder, owner: str) -> FolderLock:
-        """Take the lock for `owner` ("relay" or "node").
+    def acquire(cls, folder: DataFolder, owner: str, busy: str | None = None) -> FolderLock:
+        """Take the lock for `owner`, such as "relay" or "node".
 
-        Raises `StoreError`, which names the process that holds it, if it is taken.
+        Raises `StoreError` if it is taken: it says `busy`, or names the process that holds it.
         """
         path = folder.path / f"{owner}.lock"
         try:
@@ -148,8 +148,9 @@ class FolderLock:
             holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise StoreError(
-                f"another {owner} (process {holder}) uses {folder.path}; stop it, or give this one"
-                " another folder with --data"
+                busy
+                or f"another {owner} (process {holder}) uses {folder.path}; stop it, or give this"
+                " one another folder with --data"
             ) from None
         lock = cls(descriptor)
         lock.sign()

@@ -51,32 +51,35 @@ def list_engines(parsed: argparse.Namespace) -> int:
 
 
 def _rows(store: EngineStore) -> list[dict[str, Any]]:
-    choice = store.choice()
+    used, refused = _used(store), store.choice().refused
+    return [_row(engine, used, refused) for engine in engines(store)]
+
+
+def _used(store: EngineStore) -> str:
+    """The name of the engine that is used, "" without one."""
     try:
-        used = find_engine(store).name
+        return find_engine(store).name
     except WaiError:
-        used = ""
-    rows = []
-    for engine in engines(store):
-        version, devices, problem = "", None, choice.refused.get(engine.name, "")
-        if engine.probed:
-            try:
-                version = version_of(engine.argv)
-                devices = devices_of(engine.argv)
-            except WaiError as error:
-                problem = str(error)
-        rows.append(
-            {
-                "name": engine.name,
-                "used": engine.name == used,
-                "installed": engine.installed,
-                "version": version,
-                "devices": None if devices is None else [d.description for d in devices],
-                "program": " ".join(engine.argv),
-                "problem": problem,
-            }
-        )
-    return rows
+        return ""
+
+
+def _row(engine: Engine, used: str, refused: dict[str, str]) -> dict[str, Any]:
+    version, devices, problem = "", None, refused.get(engine.name, "")
+    if engine.probed:
+        try:
+            version = version_of(engine.argv)
+            devices = devices_of(engine.argv)
+        except WaiError as error:
+            problem = str(error)
+    return {
+        "name": engine.name,
+        "used": engine.name == used,
+        "installed": engine.installed,
+        "version": version,
+        "devices": None if devices is None else [d.description for d in devices],
+        "program": " ".join(engine.argv),
+        "problem": problem,
+    }
 
 
 def install_engine(parsed: argparse.Namespace) -> int:
@@ -91,7 +94,7 @@ def install_engine(parsed: argparse.Namespace) -> int:
     engine = _from_archive(parsed, store) or asyncio.run(_from_release(parsed, store))
     if not parsed.no_use:
         store.use(engine.name)
-    [row] = [row for row in _rows(store) if row["name"] == engine.name]
+    row = _row(engine, _used(store), store.choice().refused)
     if parsed.json:
         print_json(row)
     else:
@@ -188,7 +191,6 @@ def _opened(data: Path) -> EngineStore:
 
     Root is sent to that user as well: what lies in the folder is run.
     """
-
     try:
         owner_uid = data.stat().st_uid
     except OSError:

@@ -107,19 +107,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action.add_argument(
             "--node", metavar="NAME", type=named, required=True, help="the node that has it"
         )
-    context.add_argument(
-        "--context",
-        metavar="TOKENS",
-        type=between(1, MAX_CONTEXT_TOKENS),
-        required=True,
-        help="tokens per slot",
-    )
-    context.add_argument(
-        "--slots",
-        metavar="N",
-        type=between(1, MAX_SLOTS),
-        help="requests at once (default: as now)",
-    )
+    _add_load(context, "tokens per slot", "requests at once (default: as now)", required=True)
     _add_wait(context)
     _configure_edit(edit)
     logs.add_argument(
@@ -131,10 +119,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_edit(edit: argparse.ArgumentParser) -> None:
-    edit.add_argument(
-        *("--context",), metavar="TOKENS", type=between(1, MAX_CONTEXT_TOKENS), help="per slot"
-    )
-    edit.add_argument("--slots", metavar="N", type=between(1, MAX_SLOTS), help="requests at once")
+    _add_load(edit, "per slot", "requests at once")
     _add_options(edit)
     edit.add_argument(
         "--idle-unload",
@@ -151,19 +136,22 @@ def _action(actions: Any, name: str, summary: str, run: Any) -> argparse.Argumen
     return action
 
 
-def _add_load(parser: argparse.ArgumentParser) -> None:
+def _add_load(
+    parser: argparse.ArgumentParser,
+    context: str = f"tokens per slot (default {DEFAULT_CONTEXT})",
+    slots: str = f"requests at once (default {DEFAULT_SLOTS})",
+    *,
+    required: bool = False,
+) -> None:
+    """`--context` and `--slots`, with these help texts; `required`: the first must be given."""
     parser.add_argument(
         "--context",
         metavar="TOKENS",
         type=between(1, MAX_CONTEXT_TOKENS),
-        help=f"tokens per slot (default {DEFAULT_CONTEXT})",
+        required=required,
+        help=context,
     )
-    parser.add_argument(
-        "--slots",
-        metavar="N",
-        type=between(1, MAX_SLOTS),
-        help=f"requests at once (default {DEFAULT_SLOTS})",
-    )
+    parser.add_argument("--slots", metavar="N", type=between(1, MAX_SLOTS), help=slots)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -8,14 +8,11 @@ one.
 from __future__ import annotations
 
 import ctypes
-import logging
 import platform
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from wai_node.models.hardware import Hardware
-
-log = logging.getLogger("wai.node.engines")
+from wai_node.models.hardware import Hardware, ask_nvidia
 
 _VULKAN_LOADER: Final = "libvulkan.so.1"
 _ROCM_LIBRARIES: Final = ("libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6")
@@ -70,26 +67,14 @@ def detect_machine(hardware: Hardware) -> Machine:
         system=platform.system().lower(),
         machine=platform.machine().lower(),
         vendors=vendors,
-        cuda=_cuda() if "nvidia" in vendors else 0,
+        cuda=ask_nvidia(_cuda, 0) if "nvidia" in vendors else 0,
         rocm="amd" in vendors and any(map(_loads, _ROCM_LIBRARIES)),
         vulkan=bool(vendors) and _loads(_VULKAN_LOADER),
     )
 
 
-def _cuda() -> int:
-    try:
-        import pynvml
-    except ImportError:
-        return 0
-    try:
-        pynvml.nvmlInit()
-        try:
-            return int(pynvml.nvmlSystemGetCudaDriverVersion_v2()) // 1000
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError as error:
-        log.debug("NVIDIA's driver tells no CUDA version: %s", error)
-        return 0
+def _cuda(nvml: Any) -> int:
+    return int(nvml.nvmlSystemGetCudaDriverVersion_v2()) // 1000
 
 
 def _loads(library: str) -> bool:

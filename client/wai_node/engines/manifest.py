@@ -125,19 +125,19 @@ def choose(
     if not releases:
         known = ", ".join(r.version for r in manifest.releases) or "none"
         raise RequestError(f"the manifest has no version {version!r}; it has: {known}")
+    there: set[str] = set()
     for release in releases:
         builds = {
             build.backend: build
             for build in release.builds
             if (build.system, build.machine) == (system, machine)
         }
+        there.update(builds)
         for backend in backends:
             if backend in builds:
                 url = release.url if mirror is None else f"{mirror.rstrip('/')}/{release.version}/"
                 return Choice(release.version, builds[backend], url)
-    there = sorted({b.backend for r in releases for b in r.builds if b.system == system
-                    and b.machine == machine})  # fmt: skip
-    has = f"has only: {', '.join(there)}" if there else "has none for such machines"
+    has = f"has only: {', '.join(sorted(there))}" if there else "has none for such machines"
     raise RequestError(
         f"the manifest has no build for {system} on {machine} with {' or '.join(backends)}; it"
         f" {has}. Give another one with --archive FILE --sha256 HASH, or --manifest"

@@ -91,7 +91,7 @@ def run_bounded(argv: tuple[str, ...], timeout_s: float = TIMEOUT_S) -> tuple[in
     The status is None if it could not be started (then the text says why) or took too long.
     """
     try:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603 - what this node would run anyway
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

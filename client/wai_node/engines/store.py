@@ -6,7 +6,6 @@ file that is replaced by a rename; a running node looks at it (`stamp`).
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import msgspec
 
 from wai_protocol.errors import RequestError, StoreError
 from wai_protocol.foreign_json import ForeignJsonError, read_json
-from wai_transport.folder import DataFolder
+from wai_transport.folder import DataFolder, FolderLock
 
 from .manifest import version_key
 
@@ -26,7 +25,7 @@ FOLDER: Final = "engines"
 CHOICE_FILE: Final = "choice.json"
 ABOUT_FILE: Final = "engine.json"  # in an engine's folder, written last: without it there is none
 PROGRAM: Final = "llama-server"
-_LOCK_FILE: Final = "install.lock"
+_LOCK: Final = "install"
 _FRESH: Final = ".new-"  # folders that an install works in
 _DOWNLOADS: Final = ".downloads"
 
@@ -158,25 +157,18 @@ class EngineStore:
     @contextmanager
     def installing(self) -> Iterator[None]:
         """Hold the lock of installs and removals. Raises `StoreError` if another holds it."""
-        self._open()
-        path = self.folder / _LOCK_FILE
+        lock = FolderLock.acquire(
+            self._open(),
+            _LOCK,
+            "another installation of an engine runs in this node's data folder; wait until it is"
+            " done",
+        )
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreError(f"{path} can't be opened: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise StoreError(
-                    "another installation of an engine runs in this node's data folder; wait until"
-                    " it is done"
-                ) from None
             for left in self.folder.glob(f"{_FRESH}*"):  # of an install that was killed
                 shutil.rmtree(left, ignore_errors=True)
             yield
         finally:
-            os.close(descriptor)
+            lock.release()
 
     def fresh(self) -> Path:
         """Make a folder to work in. Hold `installing`. Raises `StoreError`."""

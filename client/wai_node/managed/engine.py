@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 from wai_node.engines.backends import NAMES
-from wai_node.engines.find import Engine, find_engine
+from wai_node.engines.find import NONE_HERE, Engine, find_engine
 from wai_node.engines.fitting import Machine, backends_for, detect_machine, gpu_advice
 from wai_node.engines.install import install_build
 from wai_node.engines.manifest import Choice, choose, read_manifest_file, shipped
@@ -132,11 +132,7 @@ class NodeEngine:
         asked = install or await anyio.to_thread.run_sync(lambda: self.store.choice().wanted)
         if not asked and may != "auto":
             offer = f" (it installs {self.state.offer})" if self.state.offer else ""
-            raise RequestError(
-                "no llama-server is on this node: run `wai node engine install` there, or deploy"
-                f" with `--install-engine`{offer}",
-                Fault.NOT_FOUND,
-            )
+            raise RequestError(f"{NONE_HERE}{offer}", Fault.NOT_FOUND)
         await anyio.to_thread.run_sync(self._choice)  # raises if there is no build
         await anyio.to_thread.run_sync(self.store.want)
 

@@ -17,7 +17,7 @@ from wai_node.upstreams.llama_server import LlamaServerUpstream
 from wai_node.upstreams.upstream import Probe, Ready, Upstream
 from wai_node.upstreams.watch import Watch
 from wai_protocol.errors import WaiError
-from wai_protocol.status import ModelStatus
+from wai_protocol.status import FAILED_MODELS, ModelStatus
 from wai_protocol.surface import Route
 from wai_transport.origin import Origin
 
@@ -32,7 +32,6 @@ _SWAPPING: Final = frozenset({State.STARTING, State.DRAINING, State.STOPPING})
 """Also accepted in these, if the model served before: its context is changed, or it restarts."""
 
 
-FAILED_MODELS: Final = "failed_models"  # the entry of STATUS' detail (SPEC section 5)
 MAX_TOLD_FAILURES: Final = 32  # with their reasons at most 20 KiB of the 64 that a detail may have
 MAX_REASON_CHARS: Final = 300
 

@@ -11,15 +11,18 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psutil
 
 from .cgroup import ROOT, cpu_limit, memory_limits
 
 log = logging.getLogger("wai.node.models")
+
+_T = TypeVar("_T")
 
 DRM_FOLDER: Final = Path("/sys/class/drm")
 CPU_INFO: Final = Path("/proc/cpuinfo")
@@ -85,7 +88,8 @@ def detect_hardware(drm: Path = DRM_FOLDER, root: Path = ROOT) -> Hardware:
         card = Gpu("Apple GPU", "apple", share, min(share, ram_available))
         gpus: tuple[Gpu, ...] = (card,)
     else:
-        gpus = (*_nvidia(), *_amd(drm))
+        none: tuple[Gpu, ...] = ()
+        gpus = (*ask_nvidia(_nvidia_cards, none), *_amd(drm))
     return Hardware(
         gpus=gpus,
         ram_total_bytes=ram_total,
@@ -139,22 +143,26 @@ def _cpu_name(info: Path = CPU_INFO) -> str:
     return platform.processor() or platform.machine()
 
 
-def _nvidia() -> list[Gpu]:
+def ask_nvidia(question: Callable[[Any], _T], otherwise: _T) -> _T:
+    """Return what `question` learns of NVIDIA's library; `otherwise` where there is no driver."""
     try:
         import pynvml
     except ImportError:
-        return []
-    found = []
+        return otherwise
     try:
         pynvml.nvmlInit()
         try:
-            for index in range(pynvml.nvmlDeviceGetCount()):
-                found += _nvidia_card(pynvml, index)
+            return question(pynvml)
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
-        log.debug("no NVIDIA GPU: %s", error)
-    return found
+        log.debug("NVIDIA's driver does not answer: %s", error)
+        return otherwise
+
+
+def _nvidia_cards(nvml: Any) -> tuple[Gpu, ...]:
+    count = nvml.nvmlDeviceGetCount()
+    return tuple(card for index in range(count) for card in _nvidia_card(nvml, index))
 
 
 def _nvidia_card(nvml: Any, index: int) -> list[Gpu]:

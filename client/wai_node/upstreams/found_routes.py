@@ -9,6 +9,7 @@ with a body that is no JSON: whoever has the route finds the body wrong, before 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
@@ -16,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from wai_protocol.errors import WaiError
-from wai_protocol.surface import ANY_PART, LLAMA_CPP_API, OPENAI_API, Route, Task, is_pattern
+from wai_protocol.surface import ANY_PART, LLAMA_CPP_API, Route, Task, is_pattern
 
 Ask = Callable[[str, str, bytes], Awaitable[tuple[int, bytes]]]
 """Sends (method, path, body) and returns (status, body). Raises `WaiError`."""
@@ -114,14 +115,11 @@ async def _by_body(ask: Ask, routes: list[Route], apis: frozenset[str]) -> froze
         return None
     found: set[str] = set()
     for route in routes:
-        known = route.path in _TAKEN_FOR_GRANTED and OPENAI_API in apis
-        if known or (body == EMPTY and route.api in _NEEDS_NO_FIELD):
-            missing = route.api not in apis
-        else:
-            try:
+        missing = route.api not in apis
+        granted = not missing and route.path in _TAKEN_FOR_GRANTED
+        if not granted and not (body == EMPTY and route.api in _NEEDS_NO_FIELD):
+            with contextlib.suppress(WaiError):  # it has hung up: that says nothing
                 missing = await _is_missing(ask, route.method, route.path, body)
-            except WaiError:  # it has hung up
-                missing = route.api not in apis
         if not missing:
             found.add(route.path)
     return frozenset(found)

@@ -16,7 +16,7 @@ from wai_protocol.status import OLLAMA_WORDS, ModelStatus
 from wai_transport.http_request import Timeouts
 
 from .listener_process import environment_of_listener
-from .upstream import PROBE_LIMIT_BYTES, PROBE_TIMEOUT_S, Asker, Probe, Upstream
+from .upstream import PROBE_LIMIT_BYTES, Asker, Probe, Upstream
 
 _THIS_MACHINE: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _LATEST: Final = ":latest"
@@ -123,13 +123,7 @@ class OllamaUpstream(Upstream):
         for model in new[:_SHOWN_AT_A_TIME]:
             body = msgspec.json.encode({"model": model.name})
             try:
-                status, _, answer = await self.client.fetch(
-                    *("POST", self.base_path + "/api/show"),
-                    [*self.authorization, (b"content-type", b"application/json")],
-                    body,
-                    limit_bytes=PROBE_LIMIT_BYTES,
-                    timeout_s=PROBE_TIMEOUT_S,
-                )
+                status, answer = await self.ask("POST", "/api/show", body)
             except WaiError:
                 return  # it serves all the same; the next poll asks again
             shown = _Shown()

@@ -181,17 +181,17 @@ class Upstream(abc.ABC):
 
     async def find_routes(self, routes: Iterable[Route]) -> frozenset[str] | None:
         """The paths of those of `routes` that it has; None where that is not to be known."""
+        return await find_routes(self.ask, routes, self.apis, self.way)
 
-        async def ask(method: str, path: str, body: bytes) -> tuple[int, bytes]:
-            headers = [*self.authorization, (b"content-type", b"application/json")]
-            status, _, answer = await self.client.fetch(
-                *(method, self.base_path + path, headers, body),
-                limit_bytes=PROBE_LIMIT_BYTES,
-                timeout_s=PROBE_TIMEOUT_S,
-            )
-            return status, answer
-
-        return await find_routes(ask, routes, self.apis, self.way)
+    async def ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        """Send JSON with our key: (status, body). Raises `WaiError`."""
+        headers = [*self.authorization, (b"content-type", b"application/json")]
+        status, _, answer = await self.client.fetch(
+            *(method, self.base_path + path, headers, body),
+            limit_bytes=PROBE_LIMIT_BYTES,
+            timeout_s=PROBE_TIMEOUT_S,
+        )
+        return status, answer
 
     async def get(self, path: str) -> tuple[int, Headers, bytes]:
         """`GET path` with our key: (status, headers, body)."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from wai_api.health import ProblemList, ProblemView
 from wai_api.models import DeploymentView
-from wai_relay.gateway.failed_models import FAILED_MODELS
+from wai_protocol.status import FAILED_MODELS
 
 from .condition import RelayCondition
 from .context import Context

@@ -12,6 +12,7 @@ short. tests/relay/gateway/test_hostile_bodies.py measures that.
 from __future__ import annotations
 
 import functools
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
@@ -30,8 +31,6 @@ from .pictures import MAX_HEAD_CHARS
 from .prompt_parts import FRAMING_BYTES
 from .prompt_size import NO_PROMPT, PromptMeter, PromptSize
 from .raw_json import in_words, scalar_of, value_of
-
-_BOM: Final = b"\xef\xbb\xbf"
 
 # A top-level key costs 0.15 µs to build and 0.2 µs to write again: these are some 7 ms.
 MAX_FIELDS: Final = 20_000
@@ -186,8 +185,8 @@ def read_json(
     body names none and need not. Raises `RequestError` with a sentence for the caller."""
     if not data.strip():
         raise RequestError("The request has no body; send a JSON object.")
-    if data.startswith(_BOM):
-        data = data[len(_BOM) :]
+    if data.startswith(BOM_UTF8):
+        data = data[len(BOM_UTF8) :]
     fields = _top_level(data, dialect)
     model_field, model = model_of(fields, dialect, route, default_model)
     prompt, prefix = _measure(fields, dialect) if has_prompt(route) else (NO_PROMPT, ())

@@ -120,12 +120,13 @@ class ScheduledDispatcher:
         fleet: Fleet,
         *,
         names: ModelNames | None = None,
+        served: ServedNames | None = None,
         overflow_after_s: float = OVERFLOW_AFTER_S,
         first_token_weight: float = FIRST_TOKEN_WEIGHT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.names = names or ModelNames()
-        self._served = ServedNames()
+        self._served = served or ServedNames()
         self._fleet = fleet
         self._overflow_after_s = overflow_after_s
         self._clock = clock
@@ -154,7 +155,9 @@ class ScheduledDispatcher:
                     refusal = refusal or error  # of the model that was asked for
                     continue
                 stands_in = node.kind != "node" or model != models[0]
-                return _PlacedLease(self, placement, node, model, info.stream, stands_in)
+                return _PlacedLease(
+                    *(self, placement, node, model), streams=info.stream, stands_in=stands_in
+                )
             too_long = refusal is not None and refusal.fault is Fault.CONTEXT_EXCEEDED
             if not too_long or strict is info:
                 break
@@ -298,8 +301,9 @@ class _PlacedLease(Lease):
         placement: Placement,
         node: ServingNode,
         model: str,
-        streams: bool,  # noqa: FBT001 - private
-        stands_in: bool,  # noqa: FBT001 - private
+        *,
+        streams: bool,
+        stands_in: bool,
     ) -> None:
         self.upstream = node
         self.model = node.name_of(model)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from wai_protocol.errors import NodeUnavailable
+from wai_protocol.status import FAILED_MODELS
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.upstream import ServingNode
 
-FAILED_MODELS: Final = "failed_models"  # in STATUS' detail: a map of names to reasons
 MAX_REASON_CHARS: Final = 300
 
 

@@ -28,9 +28,10 @@ from .continuation import Continuation
 from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
 from .heartbeat import CallLater, Heartbeat, Timer
 from .intake import Body, Intake
+from .lately import Lately
 from .limits import GatewayLimits
 from .reply import CallerReply
-from .strict_servers import StrictServers, refuses_a_field
+from .strict_servers import FORGOTTEN_AFTER_S, refuses_a_field
 
 UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
 
@@ -124,7 +125,7 @@ class RequestForwarder:
         self.limits = limits
         self._clock = clock
         self._call_later = call_later
-        self._strict = StrictServers(clock)
+        self._strict = Lately(clock, FORGOTTEN_AFTER_S)
 
     async def forward(self, call: RoutedRequest, info: RequestInfo) -> Failure | None:
         """Get the caller an answer. None: it has one, whole or cut. Else what the last attempt that

@@ -20,7 +20,6 @@ from urllib.parse import parse_qs
 import msgspec
 
 from wai_protocol.errors import Fault, RequestError, WaiError
-from wai_protocol.status import OLLAMA_WORDS
 from wai_protocol.surface import Headers, Route
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.records import Corrector, Recorder, RequestRecord, leave_uncorrected
@@ -47,12 +46,13 @@ from .forwarding import RequestForwarder, RoutedRequest, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
 from .held_body import Spool
 from .intake import Body, Intake
+from .lately import Lately
 from .limits import GatewayLimits
 from .reply import CallerReply
 from .stored_answers import StoredAnswers, StoredAt, referred_to, stored_id
 from .tokens import TokenEstimator, least_tokens
 from .translated_call import translate
-from .translation.misses import MISSING_STATUSES, RouteMisses
+from .translation.misses import FORGOTTEN_AFTER_S, MISSING_STATUSES
 from .translation.same_body import route_that_is_there
 from .translation.table import is_translatable, is_translated, local_answer, translation_of
 from .translation.translated_reply import TRANSLATED
@@ -90,6 +90,7 @@ class Gateway:
         *,
         dialects: Dialects = DIALECTS,
         names: ModelNames | None = None,
+        served: ServedNames | None = None,
         admission: Admission | None = None,
         correct: Corrector = leave_uncorrected,
         clock: Callable[[], float] = time.monotonic,
@@ -118,8 +119,8 @@ class Gateway:
         self._budget = BodyBudget(self._limits.held_total_bytes)
         self._spool = Spool(spool_folder, self._limits.spooled_total_bytes)
         self._estimator = TokenEstimator()
-        self._misses = RouteMisses(clock)
-        self._served = ServedNames()
+        self._misses = Lately(clock, FORGOTTEN_AFTER_S)
+        self._served = served or ServedNames()
         self._stored = StoredAnswers()
         self._created = int(wall_clock())
 
@@ -296,19 +297,21 @@ class Gateway:
             return False
         if not (self._limits.translate and is_translatable(call.route) and body.json is not None):
             return False
-        self._misses.note(call.record.node, call.route)
+        self._misses.note(call.record.node, call.route.path)
         return not call.reply.exchange.started
 
     def _asked(self, model: str, prompt_tokens: int, models: Collection[str]) -> Asked:
         context = largest_context(self._fleet.nodes(), models)
-        told = {
-            word
-            for node in self._fleet.nodes()
-            for one in node.status.models
-            if one.id in models
-            for word in one.capabilities
-        }
-        capabilities = told & OLLAMA_WORDS
+
+        def capabilities() -> set[str]:
+            return {
+                word
+                for node in self._fleet.nodes()
+                for one in node.status.models
+                if one.id in models
+                for word in one.capabilities
+            }
+
         return Asked(model, prompt_tokens, self._wall_clock, _new_id, context, capabilities)
 
     def _heartbeat(self, reply: CallerReply, route: Route, body: Body) -> Heartbeat | None:

@@ -10,8 +10,8 @@ upstream reads the rest.
 
 from __future__ import annotations
 
-import codecs
 import re
+from codecs import BOM_UTF8, getincrementaldecoder
 from typing import Final, NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from wai_protocol.errors import RequestError
 
 from .blobs import LEAST_BLOB_CHARS, MAX_BEFORE_BYTES, BlobWatch
-from .bodies import Piece
+from .bodies import MAX_FIELDS, Piece
 from .dialects.dialect import Dialect
 from .json_string import DEAR_WORK, find_end
 from .prompt_parts import PartsMeter
@@ -32,7 +32,6 @@ _BYTES_PER_WORK: Final = 64  # that are only looked at
 _ITEM_WORK: Final = 16  # more, for a message
 _FIELD_WORK: Final = 24  # for a field of the top level
 _BLOB_WORK: Final = 200  # for a picture
-MAX_FIELDS: Final = 20_000
 MAX_KEY_BYTES: Final = 1536  # of a field's name that may matter, with every character escaped
 MAX_KEPT_BYTES: Final = 64 * 1024  # of one value; what is longer is kept up to here, and one more
 MAX_KEPT_TOGETHER_BYTES: Final = 1024 * 1024
@@ -40,7 +39,6 @@ FEW_KEPT_BYTES: Final = 128  # of one value after that: any number or flag
 _TOP: Final = re.compile(rb'["{}\[\],:]')
 _DEEP: Final = re.compile(rb'["{}\[\]]')
 _SPACE: Final = b" \t\r\n"
-_BOM: Final = b"\xef\xbb\xbf"
 MAX_BLOBS: Final = 4096  # whose places are kept
 _ROLE: Final = b"role"
 _MAX_ROLE_BYTES: Final = 32
@@ -78,7 +76,7 @@ class JsonScanner:
         self.work = 0
         """What was done in this turn of the event loop; who lets others have theirs sets it to 0
         when it is `TURN_WORK` or more."""
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._utf8 = getincrementaldecoder("utf-8")()
         self._in_utf8 = False  # a character is cut in two
         self._ended = False
         # The top level
@@ -175,7 +173,7 @@ class JsonScanner:
         if self._ended:
             raise _invalid("something follows its end")
         at = base + pos
-        if at == self.start and at < len(_BOM) and data[pos] == _BOM[at]:
+        if at == self.start and at < len(BOM_UTF8) and data[pos] == BOM_UTF8[at]:
             self.start = at + 1
             return pos + 1
         if data[pos] != ord("{"):

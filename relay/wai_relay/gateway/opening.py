@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 import re
+from codecs import BOM_UTF8
 from typing import Final, NamedTuple, assert_never
 
 from wai_protocol.errors import Fault
@@ -32,7 +33,6 @@ PEEK_BYTES: Final = 64  # enough to see whether a stream begins as its kind must
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _FIELDS: Final = (b"data", b"event", b"id", b"retry")
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 class OpeningVerdict(NamedTuple):
@@ -100,7 +100,7 @@ class Document(Opening):
     def feed(self, data: bytes) -> OpeningVerdict:
         """See `Opening`."""
         self._held += data
-        start = self._held[:16].lstrip(b" \t\r\n" + _BOM)[:1]
+        start = self._held[:16].lstrip(b" \t\r\n" + BOM_UTF8)[:1]
         if start and start not in b"{[":
             return _not_as_named()
         return BEGIN if len(self._held) > DOCUMENT_BYTES else HOLD
@@ -221,7 +221,7 @@ def _verdict(signal_of: SignalOf, name: str, data: bytes) -> OpeningVerdict:
 
 def _may_begin_events(data: bytes) -> bool:
     """Whether an event stream may begin with `data`, which may be only its first bytes."""
-    line = data.removeprefix(_BOM).lstrip(b"\r\n")
+    line = data.removeprefix(BOM_UTF8).lstrip(b"\r\n")
     if not line or line[:1] == b":":
         return True
     field = _LINE_END.split(line, maxsplit=1)[0].partition(b":")[0]

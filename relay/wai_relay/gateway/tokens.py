@@ -7,7 +7,7 @@ prompt is refused for its length is decided by `least_tokens`, which no estimate
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, TypeVar
 
 from .prompt_size import IMAGE_TOKENS, LEAST_IMAGE_TOKENS, PromptSize, TextKind
 
@@ -25,6 +25,8 @@ MOST_IMAGE_SCALE: Final = 4.0
 # A text whose words are all as long as the longest in common vocabularies, some 30 bytes. White
 # space in runs and escapes are left out before.
 LONGEST_TOKEN_BYTES: Final = 32
+
+_Key = TypeVar("_Key")
 
 
 class TokenEstimator:
@@ -67,13 +69,7 @@ class TokenEstimator:
     def _observe_text(self, model: str, prompt: PromptSize, tokens: int) -> None:
         seen = prompt.dense_bytes / tokens
         seen = min(max(seen, LEAST_BYTES_PER_TOKEN), MOST_BYTES_PER_TOKEN)
-        key = model, prompt.kind
-        known = self._bytes_per_token.get(key)
-        if known is None:
-            if len(self._bytes_per_token) >= MAX_MODELS:
-                return
-            known = BYTES_PER_TOKEN
-        self._bytes_per_token[key] = known + SMOOTHING * (seen - known)
+        _follow(self._bytes_per_token, (model, prompt.kind), seen, BYTES_PER_TOKEN)
 
     def _observe_images(self, model: str, prompt: PromptSize, tokens: int) -> None:
         """What its text does not account for, its pictures were. Recordings are among them, so that
@@ -81,22 +77,25 @@ class TokenEstimator:
         for_images = tokens - self._text_tokens(model, prompt)
         seen = for_images / (prompt.image_tokens or IMAGE_TOKENS * prompt.images)
         seen = min(max(seen, LEAST_IMAGE_SCALE), MOST_IMAGE_SCALE)
-        known = self._image_scale.get(model)
-        if known is None:
-            if len(self._image_scale) >= MAX_MODELS:
-                return
-            known = 1.0
-        self._image_scale[model] = known + SMOOTHING * (seen - known)
+        _follow(self._image_scale, model, seen, 1.0)
 
     def _observe_template(self, model: str, more: int) -> None:
         """A short prompt was `more` tokens than its text. Follow a larger figure at once."""
         seen = float(min(max(more, 0), MOST_TEMPLATE_TOKENS))
-        known = self._template_tokens.get(model)
-        if known is None:
-            if len(self._template_tokens) >= MAX_MODELS:
-                return
-            known = seen
-        self._template_tokens[model] = max(seen, known + SMOOTHING * (seen - known))
+        if _follow(self._template_tokens, model, seen, seen):
+            self._template_tokens[model] = max(seen, self._template_tokens[model])
+
+
+def _follow(figures: dict[_Key, float], key: _Key, seen: float, first: float) -> bool:
+    """Move the figure of `key`, which is `first` until something was seen, toward `seen`. False:
+    there are too many already."""
+    known = figures.get(key)
+    if known is None:
+        if len(figures) >= MAX_MODELS:
+            return False
+        known = first
+    figures[key] = known + SMOOTHING * (seen - known)
+    return True
 
 
 def least_tokens(prompt: PromptSize) -> int:

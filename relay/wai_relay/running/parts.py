@@ -35,6 +35,7 @@ from wai_relay.observe.pulse import Pulse
 from wai_relay.observe.spans import Spans, spans_to
 from wai_relay.policy.admission import Admission
 from wai_relay.policy.model_names import ModelNames
+from wai_relay.policy.served_names import ServedNames
 from wai_relay.port_tls import PortTls
 from wai_transport.version import VERSION
 
@@ -68,10 +69,11 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     """
     fleet = ConnectedFleet(stored.registry, stored.invites, limits=session_limits(config))
     upstreams = ProvidedFleet(fleet, providers_of(config.providers, config.proxies))
-    names = ModelNames(config.aliases, config.fallbacks)
+    names, served = ModelNames(config.aliases, config.fallbacks), ServedNames()
     dispatcher = ScheduledDispatcher(
         upstreams,
         names=names,
+        served=served,
         overflow_after_s=config.provider_after_s,
         first_token_weight=config.routing.first_token_weight,
     )
@@ -90,6 +92,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         config.gateway,
         dialects=installed_dialects(),
         names=names,
+        served=served,
         admission=Admission(stored.recorder.months),
         correct=stored.recorder.correct,
         spool_folder=config.data,

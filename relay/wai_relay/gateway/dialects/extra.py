@@ -39,11 +39,6 @@ class ExtraDialect(OpenAiDialect):
         del route
         return lambda name, payload: Signal.CONTENT
 
-    def is_list(self, path: str) -> bool:
-        """See `Dialect`."""
-        del path
-        return False
-
 
 EXTRA: Final = ExtraDialect()
 

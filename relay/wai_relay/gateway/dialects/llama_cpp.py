@@ -48,21 +48,6 @@ class LlamaCppDialect(OpenAiDialect):
         del route
         return completion_signal
 
-    def takes_stream_options(self, route: Route) -> bool:
-        """See `Dialect`."""
-        del route
-        return False
-
-    def continues(self, route: Route) -> bool:
-        """See `Dialect`."""
-        del route
-        return False
-
-    def is_list(self, path: str) -> bool:
-        """See `Dialect`."""
-        del path
-        return False
-
 
 LLAMA_CPP: Final = LlamaCppDialect()
 

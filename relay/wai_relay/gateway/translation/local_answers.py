@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from wai_protocol.status import COMPLETION, OLLAMA_WORDS, TOOLS
+
 from .ollama import stamp
 from .translation import ENCODER, Asked, Body
 
@@ -28,6 +30,7 @@ def show(body: Body, asked: Asked) -> bytes:
     info: Body = {"general.architecture": "wai"}
     if asked.context_tokens is not None:
         info["wai.context_length"] = asked.context_tokens
+    words = OLLAMA_WORDS.intersection(asked.capabilities())
     details: Body = {"parent_model": "", "format": "", "family": "", "families": []}
     return ENCODER.encode(
         {
@@ -36,7 +39,7 @@ def show(body: Body, asked: Asked) -> bytes:
             "template": "",
             "details": details | {"parameter_size": "", "quantization_level": ""},
             "model_info": info,
-            "capabilities": sorted(asked.capabilities) or ["completion", "tools"],
+            "capabilities": sorted(words) or [COMPLETION, TOOLS],
             "modified_at": stamp(asked.now()),
         }
     )

@@ -15,10 +15,10 @@ from wai_protocol.surface import OPENAI_API, Route
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.upstream import ServingNode
 from wai_relay.gateway.dialects.usage import decode
+from wai_relay.gateway.lately import Lately
 
 from .local_answers import LOCAL_ANSWERS
 from .messages import MessagesTranslation
-from .misses import RouteMisses
 from .ollama import (
     OllamaChatTranslation,
     OllamaEmbeddingsTranslation,
@@ -44,7 +44,7 @@ def is_translated(
     key: ApiKey,
     models: Collection[str],
     pin: str | None,
-    misses: RouteMisses,
+    misses: Lately,
 ) -> bool:
     """Whether a request for one of `models` must be translated: its `route` can be, no node that
     `key` may use has it, and one has chat completions. Nodes that have it and are not ready now
@@ -62,7 +62,7 @@ def is_translated(
             if model.id not in models:
                 continue
             is_ready = node.ready and model.ready
-            if has_route(model, route) and not misses.knows(node.name, route):
+            if has_route(model, route) and not misses.knows(node.name, route.path):
                 if is_ready:
                     return False
                 away = True

@@ -33,14 +33,15 @@ Body = dict[str, Any]
 class Asked:
     """What a translation is told of its request. `prompt_tokens` is an estimate; `now` tells the
     time in seconds since 1970; `new_id` makes the random part of an identifier; `context_tokens`
-    is the model's largest context, if it is known; `capabilities` are what its nodes tell of it."""
+    is the model's largest context, if it is known; `capabilities` are asked for where they are
+    told: what its nodes say of it."""
 
     model: str
     prompt_tokens: int
     now: Callable[[], float]
     new_id: Callable[[], str]
     context_tokens: int | None = None
-    capabilities: Collection[str] = ()
+    capabilities: Callable[[], Collection[str]] = tuple
 
 
 class Translation(abc.ABC):
