@@ -73,6 +73,7 @@ def test_anthropic_over_a_llama_server_whose_messages_are_hidden(served: Served)
         ) as client:
             native, translated = said(client, "box"), said(client, "plain")
         node.daemon.stop()
+        wai("node", "remove", "plain", "--data", served.cluster.data)  # other tests have `tiny` too
     assert translated.content == native.content
     assert translated.stop_reason == native.stop_reason == "max_tokens"
     assert translated.usage.output_tokens == native.usage.output_tokens == 12
