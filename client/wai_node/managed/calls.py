@@ -15,6 +15,7 @@ from wai_node.models.hub import FoundModel
 from wai_protocol.errors import Fault, RequestError, WaiError
 
 from .entry import DeploymentStatus, QuantFit
+from .load_policy import LoadWord
 from .options import ServeOptions
 from .replies import first_rows, newest_lines, shortened
 from .supervisor import Supervisor
@@ -55,6 +56,8 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     flash_attention: str | None = None
     engine_flags: tuple[str, ...] | None = None
     mmproj: str | None = None
+    load: LoadWord | None = None
+    priority: int | None = None
 
 
 class ListCall(msgspec.Struct, forbid_unknown_fields=True):
@@ -88,6 +91,8 @@ class Edit(msgspec.Struct, forbid_unknown_fields=True):
     gpu_layers: int | msgspec.UnsetType | None = msgspec.UNSET
     flash_attention: str | None = None
     engine_flags: tuple[str, ...] | None = None
+    load: LoadWord | None = None
+    priority: int | None = None
 
 
 class Logs(msgspec.Struct, forbid_unknown_fields=True):
@@ -142,15 +147,19 @@ class ModelCalls:
                 given = _options_given(asked)
                 alias = await supervisor.deploy(
                     *(model, context, slots, idle_unload_s),
+                    load=asked.load,
+                    priority=asked.priority,
                     options=ServeOptions().changed(**given) if given else None,
                     mmproj=asked.mmproj,
                     install_engine=install,
                 )
                 return {"model": alias}
             case Edit(model, context, slots, idle_unload_s):
+                policy = supervisor.policy_of(model).changed(
+                    asked.load, asked.priority, idle_unload_s
+                )
                 await self._edit(asked, context, slots)
-                if not isinstance(idle_unload_s, msgspec.UnsetType):
-                    await supervisor.set_idle_unload(model, idle_unload_s)
+                await supervisor.set_policy(model, policy)
             case Remove(model):
                 await supervisor.remove(model)
             case SetContext(model, context, slots):
@@ -197,7 +206,10 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
         "changing": status.changing,
         "purpose": status.purpose,
         "mmproj": status.mmproj,
-        "idle_unload_s": status.idle_unload_s,
+        "load": status.policy.load,
+        "idle_unload_s": status.policy.idle_unload_s,
+        "priority": status.policy.priority,
+        "load_ms": round(status.load_s * 1000),
         "cache_type": status.options.cache_type,
         "gpu_layers": status.options.gpu_layers,
         "flash_attention": status.options.flash_attention,

@@ -73,12 +73,14 @@ class Seat:
 @dataclass(slots=True)
 class Plan:
     """What to do now. `load`: these may begin. `unload`: these are unloaded, each for another.
-    `close`: these take no new requests until they are. `blocked`: these have no way to room, and
-    why. `again_at`: when to ask again, though nothing changes."""
+    `close`: these take no new requests until they are. `waits`: for whom those wait that may not
+    begin. `blocked`: these have no way to room, and why. `again_at`: when to ask again, though
+    nothing changes."""
 
     load: list[str] = field(default_factory=list)
     unload: dict[str, str] = field(default_factory=dict)
     close: set[str] = field(default_factory=set)
+    waits: dict[str, list[str]] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
     again_at: float | None = None
 
@@ -119,6 +121,7 @@ class Turns:
                 continue
             victims = self._victims(wanted, able, later, now)
             taken.update(s.name for s in victims)
+            plan.waits[wanted.name] = [seat.name for seat in victims]
             self._make_room(plan, wanted, victims, now)
             later = later + _sum(s.needs for s in victims) - wanted.needs
         return plan
