@@ -6,7 +6,10 @@ No prompt and no answer is ever in here. Storing, rolling up and pricing are the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from .upstream import Load
 
 
 @dataclass(slots=True)
@@ -28,7 +31,8 @@ class TokenCounts:
 @dataclass(slots=True)
 class Attempt:
     """One upstream that was given the request: why it, with whom it was compared, and how that
-    ended. `fault`: the OpenAI error code of its failure, "" if it answered."""
+    ended. `fault`: the OpenAI error code of its failure, "" if it answered. `load`: what was waited
+    for there, if the model was loaded first."""
 
     node: str
     model: str
@@ -36,6 +40,7 @@ class Attempt:
     queue_ms: float
     candidates: tuple[object, ...] = ()
     fault: str = ""
+    load: Load | None = None
 
 
 @dataclass(slots=True)

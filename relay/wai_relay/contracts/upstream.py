@@ -46,11 +46,23 @@ class Spent(NamedTuple):
     exact: bool
 
 
+class Load(NamedTuple):
+    """What a request waited for at its node: the model was loaded in `load_ms`, after `room_ms` in
+    which others made room; `made_room`: those that were unloaded for it."""
+
+    load_ms: int
+    room_ms: int
+    made_room: tuple[str, ...]
+
+
 class UpstreamStream(abc.ABC):
     """One request on its way to an upstream. After its end every call is a harmless no-op."""
 
     on_spent: Callable[[Spent], None] | None = None
     """Called once, some time after `reset`, if the upstream can tell what the request took."""
+
+    load: Load | None = None
+    """Set before the answer begins, if the model was loaded first."""
 
     @abc.abstractmethod
     def write(self, data: bytes) -> bool:

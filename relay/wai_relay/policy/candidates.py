@@ -72,6 +72,7 @@ def candidates(
                     failed_try_s,
                     ledger.silence_s(now) if ledger.silent else 0.0,
                     lane.paces_prompts,
+                    lane.load_left(now) if lane.load_s else 0.0,
                 ),
             )
         )
