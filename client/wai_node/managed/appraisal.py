@@ -28,7 +28,7 @@ from wai_protocol.errors import RequestError
 from .deployment import Wish
 from .deployments import Deployments
 from .entry import Held, QuantFit
-from .load_policy import LoadPolicy
+from .load_policy import DEFAULT_POLICY, LoadPolicy
 from .occupancy import free_for, free_now, promised
 from .options import DEFAULT, ServeOptions
 from .policy import ManagedSettings
@@ -81,6 +81,7 @@ class Appraiser:
         context_tokens: int | None,
         slots: int | None,
         options: ServeOptions = DEFAULT,
+        policy: LoadPolicy = DEFAULT_POLICY,
     ) -> list[QuantFit]:
         """Return how each quantisation of `publisher/name[:QUANT]` fits. Raises `WaiError`."""
         repository, wanted = await self.repository(reference)
@@ -92,7 +93,8 @@ class Appraiser:
         shape = await self._shape(repository, quants[0])
         seeing = seen_by(shape, repository, quants[0], None)
         projector = await self._projector(repository, seeing)
-        hardware = await anyio.to_thread.run_sync(self._hardware)
+        measured = await anyio.to_thread.run_sync(self._hardware)
+        hardware = free_for(self._deployments, measured, policy, "")
         load = options.load(
             shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS, projector
         )

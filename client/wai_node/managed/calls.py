@@ -15,7 +15,7 @@ from wai_node.models.hub import FoundModel
 from wai_protocol.errors import Fault, RequestError, WaiError
 
 from .entry import DeploymentStatus, QuantFit
-from .load_policy import LoadWord
+from .load_policy import LoadPolicy, LoadWord
 from .options import ServeOptions
 from .replies import first_rows, newest_lines, shortened
 from .supervisor import Supervisor
@@ -41,6 +41,7 @@ class FitCall(msgspec.Struct, forbid_unknown_fields=True):
     slots: int | None = None
     cache_type: str = "f16"
     gpu_layers: int | None = None
+    priority: int = 0
 
 
 class Deploy(msgspec.Struct, forbid_unknown_fields=True):
@@ -139,9 +140,10 @@ class ModelCalls:
             case Search(query, limit):
                 found = await supervisor.search(query, max(1, min(limit, 50)))
                 return first_rows([_found(model) for model in found])
-            case FitCall(model, context, slots, cache_type, gpu_layers):
+            case FitCall(model, context, slots, cache_type, gpu_layers, priority):
                 options = ServeOptions(cache_type, gpu_layers)
-                fits = await supervisor.fit(model, context, slots, options)
+                policy = LoadPolicy(priority=priority)
+                fits = await supervisor.fit(model, context, slots, options, policy)
                 return first_rows([_fit(quant) for quant in fits])
             case Deploy(model, context, slots, idle_unload_s, install):
                 given = _options_given(asked)

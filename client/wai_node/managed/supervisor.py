@@ -132,13 +132,17 @@ class Supervisor:
         context_tokens: int | None = None,
         slots: int | None = None,
         options: ServeOptions = DEFAULT,
+        policy: LoadPolicy = DEFAULT_POLICY,
     ) -> list[QuantFit]:
         """Return how each quantisation of `publisher/name[:QUANT]` fits this node.
 
-        The hub is asked with this node's token. Raises `WaiError`.
+        Deployed models make room for it as `policy` says. The hub is asked with this node's token.
+        Raises `WaiError`.
         """
         self.settings.check_allowed()
-        return await self._appraiser.quantisations(reference, context_tokens, slots, options)
+        return await self._appraiser.quantisations(
+            reference, context_tokens, slots, options, policy
+        )
 
     async def deploy(
         self,
