@@ -6,10 +6,7 @@ No prompt and no answer is ever in here. Storing, rolling up and pricing are the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-if TYPE_CHECKING:
-    from .upstream import Load
+from typing import NamedTuple, Protocol
 
 
 @dataclass(slots=True)
@@ -26,6 +23,15 @@ class TokenCounts:
     def total(self) -> int:
         """Prompt and answer."""
         return self.prompt + self.completion
+
+
+class Load(NamedTuple):
+    """What a request waited for at its node: the model was loaded in `load_ms`, after `room_ms` in
+    which others made room; `made_room`: those that were unloaded for it."""
+
+    load_ms: int
+    room_ms: int
+    made_room: tuple[str, ...]
 
 
 @dataclass(slots=True)

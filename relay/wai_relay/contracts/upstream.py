@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 from wai_protocol.errors import Fault
 from wai_protocol.status import NodeStatus
 from wai_protocol.surface import Headers
-from wai_relay.contracts.records import TokenCounts
+from wai_relay.contracts.records import Load, TokenCounts
 
 UpstreamKind = Literal["node", "provider"]
 
@@ -44,15 +44,6 @@ class Spent(NamedTuple):
     cached: int | None
     completion: int | None
     exact: bool
-
-
-class Load(NamedTuple):
-    """What a request waited for at its node: the model was loaded in `load_ms`, after `room_ms` in
-    which others made room; `made_room`: those that were unloaded for it."""
-
-    load_ms: int
-    room_ms: int
-    made_room: tuple[str, ...]
 
 
 class UpstreamStream(abc.ABC):

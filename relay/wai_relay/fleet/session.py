@@ -33,7 +33,8 @@ from wai_protocol.session import Role, Session
 from wai_protocol.status import MAX_COUNT, MAX_NAME_CHARS, NodeStatus
 from wai_protocol.surface import Headers
 from wai_protocol.window import GrowthBudget
-from wai_relay.contracts.upstream import Load, Sink, Spent
+from wai_relay.contracts.records import Load
+from wai_relay.contracts.upstream import Sink, Spent
 from wai_transport.live_session import Ended, LiveSession
 
 from .stream import NodeStream
