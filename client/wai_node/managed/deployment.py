@@ -54,7 +54,7 @@ class Deployment:
     earlier run; it is restored if a server with `wish` does not start. `swap_error` says why the
     last change of context was reverted. `closing`: new requests wait, because it is to make room
     for another model. `used_at`: when a request was last in progress; `load_s`: how long the last
-    load took.
+    load took. `relaunched`: it loads again because its server is replaced.
     """
 
     wish: Wish
@@ -68,6 +68,7 @@ class Deployment:
     closing: bool = False
     used_at: float = 0.0
     load_s: float | None = None
+    relaunched: bool = False
     ready_since: float = 0.0
     _generation: int = 0
     _loading: int | None = None
@@ -217,7 +218,7 @@ class Deployment:
         self.proven = self.wish
         self.ready_since = self.used_at = now
         self.load_s = now - self._begun_at
-        self._asked = False
+        self._asked = self.relaunched = False
         self._enter(State.READY)
         self._start_idle_timer(now)
         if old is None:
@@ -401,6 +402,7 @@ class Deployment:
                 self._enter(State.ABSENT)
                 return [DeleteFiles()]
             case _Goal.RELAUNCH:
+                self.relaunched = True
                 return self._launch(now)
             case _Goal.SLEEP:
                 self._enter(State.ASLEEP)
@@ -451,6 +453,7 @@ class Deployment:
 
     def _fail(self, reason: str, log_tail: tuple[str, ...]) -> None:
         self.state, self.reason, self.log_tail = State.FAILED, reason, log_tail
+        self.relaunched = False
 
     def _start_idle_timer(self, now: float) -> None:
         """Start the time until unloading, if no request is in progress."""

@@ -218,6 +218,7 @@ def log_change(entry: DeploymentEntry) -> None:
 def status_of(entry: DeploymentEntry) -> DeploymentStatus:
     """Return the public status of an entry."""
     machine = entry.machine
+    wakes = machine.wish.on_demand and machine.proven is not None
     return DeploymentStatus(
         alias=entry.model.alias,
         state=machine.state,
@@ -231,10 +232,11 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         purpose=entry.model.purpose,
         mmproj=PurePosixPath(entry.model.mmproj[0]).name if entry.model.mmproj else "",
         policy=entry.model.policy,
-        wakes=machine.wish.on_demand and machine.proven is not None,
+        wakes=wakes,
         load_s=load_s_of(entry),
         changing=machine.changing,
-        given_up=machine.given_up,
+        # One on demand is not tried again by itself: it is for nobody until its pause is over.
+        given_up=machine.given_up or (wakes and machine.state is State.FAILED),
         size_bytes=entry.model.size_bytes,
         in_flight=machine.in_flight,
         progress=entry.progress if machine.state is State.DOWNLOADING else None,

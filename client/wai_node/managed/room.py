@@ -8,6 +8,7 @@ Only while something waits for room is anything measured.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -44,6 +45,7 @@ class _Waiting:
     generation: int
     held: Held
     since: float
+    asked_at: float
     made_room: list[str] = field(default_factory=list)
     refused: str = ""
     settled: anyio.Event = field(default_factory=anyio.Event)
@@ -81,7 +83,9 @@ class Room:
         if generation != machine.loading:
             return "it was stopped"
         entry.needs = held.most
-        waiting = _Waiting(entry, generation, held, self._now())
+        # One whose server is replaced has had its room before all others.
+        since = -math.inf if machine.relaunched else self._now()
+        waiting = _Waiting(entry, generation, held, since, self._now())
         if machine.serving is not None:  # beside the old one: the appraisal has found room for both
             self._begin(waiting)
             return ""
@@ -108,7 +112,7 @@ class Room:
         took_s = entry.machine.load_s
         if granted is None or took_s is None:
             return
-        waited_s = max(0.0, self._now() - granted.since - took_s)
+        waited_s = max(0.0, self._now() - granted.asked_at - took_s)
         entry.loaded = Loaded(generation, took_s, waited_s, tuple(granted.made_room))
 
     def observe(self, entry: DeploymentEntry) -> None:
@@ -152,7 +156,8 @@ class Room:
         for waiting in list(self._waiting.values()):
             entry = waiting.entry
             shown = entry.machine.proven is not None
-            if entry.machine.wish.on_demand and shown and not entry.waiting:
+            wanted = entry.waiting or entry.machine.relaunched or not shown
+            if entry.machine.wish.on_demand and not wanted:
                 self.apply(entry, entry.machine.withdraw())
 
     def _look(self, hardware: Hardware) -> float | None:
@@ -205,7 +210,7 @@ class Room:
             return Stage.WANTED
         if not entry.held:
             return Stage.OUT
-        if machine.state is State.STOPPING:
+        if machine.state is State.STOPPING and not machine.changing:
             return Stage.LEAVING
         if machine.can_unload:
             return Stage.LOADED
