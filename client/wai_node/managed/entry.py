@@ -42,12 +42,14 @@ class Loaded:
 @dataclass(frozen=True, slots=True)
 class ServerAccess:
     """The URL of a server that is ready, its inference key, and its generation. `loaded`: set if
-    the request waited for its load."""
+    the request waited for its load. `closing`: it is about to make room, so that new requests wait
+    until it is loaded again."""
 
     url: str
     key: str = field(repr=False)
     generation: int
     loaded: Loaded | None = None
+    closing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ def endpoint_of(entry: DeploymentEntry, generation: int | None) -> ServerAccess 
     runner = entry.runners.get(generation) if generation is not None else None
     if runner is None or runner.url is None or generation is None:
         return None
-    return ServerAccess(runner.url, runner.key, generation)
+    return ServerAccess(runner.url, runner.key, generation, closing=entry.machine.closing)
 
 
 def load_s_of(entry: DeploymentEntry) -> float:

@@ -68,17 +68,31 @@ class ManagedUpstream(Upstream):
             self._has_served = True
             told = await self._server(endpoint).probe()
             models = tuple(
-                replace(m, id=self.alias, upstream=self.name, loaded=True) for m in told.models[:1]
+                self._in_memory(
+                    replace(m, id=self.alias, upstream=self.name), waits=endpoint.closing
+                )
+                for m in told.models[:1]
             )
             await self._close_unused_servers()
             counters = told.counters
             if counters is not None:
                 counters = counters._replace(server=endpoint.url)
             return replace(told, models=models, counters=counters, process=endpoint.url)
-        status = next((s for s in self._supervisor.deployed() if s.alias == self.alias), None)
+        status = self._status()
         if status is None or status.given_up:  # `ManagedModels` tells why it failed
             return Probe(())
         return Probe((self._wanted(status),))
+
+    def _in_memory(self, model: ModelStatus, *, waits: bool) -> ModelStatus:
+        """Say whether a new request has to wait for a load, and how long that takes."""
+        status = self._status()
+        if status is None:
+            return model
+        load_ms = round(status.load_s * 1000) if waits else None
+        return replace(model, loaded=not waits, load_ms=load_ms, size_bytes=status.size_bytes)
+
+    def _status(self) -> DeploymentStatus | None:
+        return next((s for s in self._supervisor.deployed() if s.alias == self.alias), None)
 
     async def find_routes(self, routes: Iterable[Route]) -> frozenset[str] | None:
         """Ask the server that runs now."""
@@ -88,15 +102,13 @@ class ManagedUpstream(Upstream):
     def _wanted(self, status: DeploymentStatus) -> ModelStatus:
         served = self._has_served or status.wakes
         welcome = status.state in _AWAKE_SOON or (served and status.state in _SWAPPING)
-        return replace(
+        told = replace(
             self.model(self.alias),
             ready=welcome,
             context_tokens=status.context_served or status.context_tokens,
             slots_total=status.slots,
-            loaded=False,
-            size_bytes=status.size_bytes,
-            load_ms=round(status.load_s * 1000),
         )
+        return self._in_memory(told, waits=True)
 
     def lease(
         self,

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.managed.calls import ModelCalls
 from wai_node.managed.deployment import State
 from wai_node.managed.policy import ManagedSettings
+from wai_node.managed.serving import ManagedUpstream
 from wai_node.models.hardware import Hardware
 from wai_protocol.errors import NodeUnavailable, RequestError
 
@@ -60,6 +62,10 @@ def settings(tmp_path: Path) -> ManagedSettings:
         threads=1,
         kept_free_bytes=0,
     )
+
+
+def served(n: Node, alias: str, context: int) -> bool:
+    return n.status(alias).context_served == context
 
 
 def awake(n: Node) -> set[str]:
@@ -263,3 +269,52 @@ async def test_two_that_are_deployed_at_once_for_the_last_room_take_turns(
         await n.complete(ONE)
         await n.complete(TWO)
         assert time.monotonic() - started < 30
+
+
+async def test_a_model_that_is_to_make_room_is_told_as_one_that_must_be_loaded(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings, hardware=box_for(1)) as n:
+        await deploy(n, *REPOS[:2])
+        upstream = ManagedUpstream(TWO, n.supervisor)
+
+        async def told() -> tuple[bool | None, float]:
+            [model] = (await upstream.probe()).models
+            return model.loaded, model.load_s
+
+        assert await told() == (True, 0.0)
+        async with anyio.create_task_group() as tasks, n.supervisor.lease(TWO):
+            tasks.start_soon(n.complete, ONE)
+            await n.until(lambda: n.supervisor.serving()[TWO].closing)
+            loaded, load_s = await told()
+            assert not loaded
+            assert load_s > 0
+            [asleep] = (await ManagedUpstream(ONE, n.supervisor).probe()).models
+            assert (asleep.ready, asleep.loaded) == (True, False)
+        await upstream.aclose()
+        assert awake(n) == {ONE}
+
+
+async def test_the_context_of_models_that_take_turns_is_changed_under_load(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings, hardware=box_for(1)) as n:
+        await deploy(n, *REPOS[:2])
+        stop = anyio.Event()
+        answers: list[int] = []
+
+        async def caller(alias: str) -> None:
+            while not stop.is_set():
+                answer = await n.complete(alias)
+                answers.append(answer["usage"]["completion_tokens"])
+
+        async with anyio.create_task_group() as tasks:
+            for alias in (ONE, TWO):
+                tasks.start_soon(caller, alias)
+            await n.until(lambda: len(answers) > 2)
+            for alias in (ONE, TWO):
+                await n.supervisor.edit(alias, 1024)
+                await n.until(partial(served, n, alias, 1024))
+                assert n.status(alias).swap_error == ""
+            stop.set()
+        assert set(answers) == {4}
