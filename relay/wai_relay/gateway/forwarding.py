@@ -139,8 +139,7 @@ class RequestForwarder:
             try:
                 lease = await self._acquire(call, info)
             except WaiError as error:
-                too_long = error.fault is Fault.CONTEXT_EXCEEDED
-                if failure is None or (too_long and failure.fault is not error.fault):
+                if failure is None or _says_more(error, failure):
                     raise
                 break  # nobody else: what the last one said is the better answer
             given_at = self._clock()
@@ -402,6 +401,14 @@ class RequestForwarder:
                 begun=answer.first_content_at is not None,
             )
         )
+
+
+def _says_more(error: WaiError, failure: Failure) -> bool:
+    """Whether the caller should rather hear that nobody else can serve the request (`error`) than
+    how the last attempt failed."""
+    if failure.fault is Fault.CONTEXT_EXCEEDED:  # one with more context will be back
+        return error.retry_after_s is not None
+    return error.fault is Fault.CONTEXT_EXCEEDED
 
 
 def _may_be_ours(failure: Failure | None) -> bool:
