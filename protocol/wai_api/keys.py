@@ -47,3 +47,11 @@ class CreatedKey(KeyView, frozen=True, kw_only=True):
     """A new key, with its secret, which is shown this once."""
 
     key: str
+
+
+class TrialKey(Struct, frozen=True, kw_only=True):
+    """A key for minutes, which is in the relay's memory only; what is asked with it is not
+    counted."""
+
+    key: str
+    expires_at: float

@@ -17,6 +17,7 @@ from wai_transport.http_proxy import ProxySettings
 
 from .fleet.provider_config import ProviderConfig
 from .gateway.limits import GatewayLimits
+from .health.config import HealthConfig
 from .http.cors import CorsConfig
 from .http.trusted_proxies import ProxyConfig
 from .policy.demands import OVERFLOW_AFTER_S
@@ -97,6 +98,7 @@ class RelayConfig:
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     cors: CorsConfig = field(default_factory=CorsConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     https_proxy: str | None = field(default=None, repr=False)
     """The HTTP proxy by which the relay reaches providers and the ACME authority (`HTTPS_PROXY`):
     http://[USER:PASSWORD@]HOST:PORT."""

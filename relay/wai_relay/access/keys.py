@@ -23,16 +23,18 @@ from wai_api.bounds import MAX_KEY_NAME_CHARS
 from wai_api.limits import KeyLimits, clamped
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_protocol.surface import Headers
-from wai_relay.contracts.api_keys import ApiKey
+from wai_relay.contracts.api_keys import TRIAL_KEY_ID, ApiKey, KeyRefused
 from wai_relay.storage import ConflictError, Row, Store, Write, undone_by_restart
 
 from .naming import unknown
+from .revoked_keys import MAX_REVOKED, RevokedKeys
 
 KEY_PREFIX: Final = "wai_sk_"
 KEY_SECRET_BYTES: Final = 32  # 256 random bits: no need for a slow hash
 SHOWN_CHARS: Final = len(KEY_PREFIX) + 4  # enough to recognise a key in a list, useless to guess it
 MAX_PRESENTED_BYTES: Final = 256  # what a caller may make us hash
 MAX_SHOWN_IDS: Final = 5  # of keys with one name, in an error
+MAX_LENT: Final = 8  # as many doctors at once
 
 
 _NAMES: Final = "SELECT id, name FROM api_keys"
@@ -46,6 +48,7 @@ class KeyRing:
         self._clock = clock
         self._by_hash: dict[bytes, ApiKey] = {}
         self._by_id: dict[str, ApiKey] = {}
+        self._revoked = RevokedKeys()
         self._unwritten: set[str] = set()
         """Ids that are revoked, but not yet in the store, so that a restart would undo it."""
 
@@ -55,6 +58,9 @@ class KeyRing:
         ring = cls(store, clock)
         for row in await store.read("SELECT * FROM api_keys WHERE revoked_at IS NULL"):
             ring._keep(_key_from_row(row))
+        latest = "SELECT * FROM api_keys WHERE revoked_at IS NOT NULL ORDER BY revoked_at DESC"
+        for row in reversed(await store.read(f"{latest} LIMIT $1", MAX_REVOKED)):
+            ring._revoked.remember(_key_from_row(row))
         return ring
 
     def authenticate(self, headers: Headers) -> ApiKey:
@@ -64,7 +70,7 @@ class KeyRing:
         Raises `AuthError`: KEY_MISSING if there is none, KEY_INVALID if it is unknown, revoked or
         expired.
         """
-        presented = False
+        presented: bytes | None = None
         for name, value in headers:
             if name == b"authorization":
                 scheme, _, secret = value.partition(b" ")
@@ -74,15 +80,14 @@ class KeyRing:
                 secret = value
             else:
                 continue
-            presented = True
-            secret = secret.strip()
+            presented = secret = secret.strip()
             if len(secret) > MAX_PRESENTED_BYTES:
                 continue
             key = self._by_hash.get(hashlib.sha256(secret).digest())
             if key is not None and not self._expired(key):
                 return key
-        if presented:
-            raise AuthError("this API key is not known, or was revoked", Fault.KEY_INVALID)
+        if presented is not None:
+            raise KeyRefused(self._shown(presented))
         raise AuthError(
             "no API key: send `Authorization: Bearer wai_sk_…` or `x-api-key: wai_sk_…`",
             Fault.KEY_MISSING,
@@ -91,6 +96,38 @@ class KeyRing:
     def get(self, key_id: str) -> ApiKey | None:
         """The good key with this id."""
         return self._by_id.get(key_id)
+
+    def state_of(self, key_id: str) -> tuple[str, str] | None:
+        """Return the name and the state (good, expired or revoked) of a key that is good or was
+        revoked lately; None for any other id."""
+        if (key := self._by_id.get(key_id)) is not None:
+            return key.name, "expired" if self._expired(key) else "good"
+        name = self._revoked.name_of(key_id)
+        return None if name is None else (name, "revoked")
+
+    def lend(self, seconds: float) -> str:
+        """Return the secret of a key that is in memory only, for so long: `wai doctor` tries the
+        way to a model with it. Raises `RequestError` if too many are lent."""
+        now = self._clock()
+        lent = [key for key in self._by_hash.values() if key.id == TRIAL_KEY_ID]
+        for key in lent:
+            if self._expired(key):
+                del self._by_hash[key.sha256]
+        if len([key for key in lent if not self._expired(key)]) >= MAX_LENT:
+            raise RequestError("too many trials at once; wait for a minute", Fault.OVERLOADED)
+        key, secret = _new_key("wai doctor", KeyLimits(expires_at=now + seconds), now)
+        self._by_hash[key.sha256] = replace(key, id=TRIAL_KEY_ID)
+        return secret
+
+    def _shown(self, secret: bytes) -> str:
+        """What is remembered of a refused key: see `RequestRecord.refused_key`."""
+        if not secret.startswith(KEY_PREFIX.encode()) or len(secret) > MAX_PRESENTED_BYTES:
+            return ""
+        digest = hashlib.sha256(secret).digest()
+        if (key := self._by_hash.get(digest)) is not None:
+            return key.id
+        shown = secret[:SHOWN_CHARS].decode("ascii", "replace")
+        return self._revoked.id_of(digest) or (shown if shown.isprintable() else "")
 
     def named(self, name_or_id: str) -> ApiKey:
         """Return the good key that a person means.
@@ -112,22 +149,14 @@ class KeyRing:
     def name_of(self, key_id: str) -> str:
         """Return the name of the key with this id, "" if there is none."""
         key = self._by_id.get(key_id)
+        if key is None and key_id == TRIAL_KEY_ID:
+            return "wai doctor"
         return key.name if key is not None else ""
 
     async def create(self, name: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
         """A new key and its secret, shown this once. Raises `RequestError` on a bad name."""
         check_key_name(name)
-        random = secrets.token_bytes(KEY_SECRET_BYTES)
-        secret = KEY_PREFIX + base64.urlsafe_b64encode(random).rstrip(b"=").decode()
-        key = ApiKey(
-            id="key_" + secrets.token_hex(8),
-            name=name,
-            sha256=hashlib.sha256(secret.encode()).digest(),
-            prefix=secret[:SHOWN_CHARS],
-            limits=limits or KeyLimits(),
-            version=1,
-            created_at=self._clock(),
-        )
+        key, secret = _new_key(name, limits or KeyLimits(), self._clock())
         await self._store.write(
             Write(
                 "INSERT INTO api_keys (id, name, sha256, prefix, limits, version, created_at)"
@@ -190,6 +219,7 @@ class KeyRing:
         key = self._by_id.pop(key_id, None)
         if key is not None:
             del self._by_hash[key.sha256]
+            self._revoked.remember(key)
         try:
             await self._store.write(
                 Write(
@@ -234,6 +264,22 @@ class KeyRing:
 
     def _expired(self, key: ApiKey) -> bool:
         return key.limits.expires_at is not None and self._clock() >= key.limits.expires_at
+
+
+def _new_key(name: str, limits: KeyLimits, now: float) -> tuple[ApiKey, str]:
+    """A key that nobody knows yet, and its secret."""
+    random = secrets.token_bytes(KEY_SECRET_BYTES)
+    secret = KEY_PREFIX + base64.urlsafe_b64encode(random).rstrip(b"=").decode()
+    key = ApiKey(
+        id="key_" + secrets.token_hex(8),
+        name=name,
+        sha256=hashlib.sha256(secret.encode()).digest(),
+        prefix=secret[:SHOWN_CHARS],
+        limits=limits,
+        version=1,
+        created_at=now,
+    )
+    return key, secret
 
 
 def check_key_name(name: str) -> None:

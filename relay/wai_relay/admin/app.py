@@ -32,6 +32,7 @@ from . import (
     relay,
     requests,
     sign_ins,
+    trials,
     usage,
     watch,
 )
@@ -45,6 +46,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *nodes.ENDPOINTS,
     *invites.ENDPOINTS,
     *keys.ENDPOINTS,
+    *trials.ENDPOINTS,
     *relay.ENDPOINTS,
     *problems.ENDPOINTS,
     *usage.ENDPOINTS,

@@ -11,12 +11,12 @@ from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.fleet.invites import InviteAddress, Invites
+from wai_relay.health.health import Health
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
 from wai_relay.settings import SettingsBook
 from wai_relay.usage import RequestHistory, UsageReport
 
-from .condition import RelayCondition
 from .events import Feed
 from .live_nodes import LiveFleet
 
@@ -40,7 +40,7 @@ class Context:
     explanations: Explanations
     address: InviteAddress
     version: str
-    condition: RelayCondition
+    health: Health
     clock: Callable[[], float] = time.time
 
     @property

@@ -42,6 +42,7 @@ def followers(
             weight = new.routing.first_token_weight
             parts.dispatcher.configure(names, new.provider_after_s, weight)
             parts.metrics_page.token = new.metrics_token
+            parts.context.health.config = new.health
             parts.context.address = relay_address(new, stored.relay_key, tls, port)
 
         return use

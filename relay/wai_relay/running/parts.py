@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 from wai_protocol.identity import RelayKey
 from wai_protocol.limits import Limits
-from wai_relay.admin.condition import RelayCondition
 from wai_relay.admin.context import Context
 from wai_relay.admin.events import Feed
 from wai_relay.app import App, Readiness
 from wai_relay.config import RelayConfig
 from wai_relay.contracts.records import Recorder
 from wai_relay.dashboard.app import create_app
+from wai_relay.database import DATABASE_FILE
 from wai_relay.fleet.invites import InviteAddress
 from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.providers import ProvidedFleet, providers_of
@@ -24,6 +24,11 @@ from wai_relay.gateway.dialects.registry import installed_dialects
 from wai_relay.gateway.dispatch import ScheduledDispatcher
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.settling import SettlingDispatcher
+from wai_relay.health.condition import RelayCondition
+from wai_relay.health.folder_probe import FolderProbe
+from wai_relay.health.health import Health
+from wai_relay.health.keys import KnownKey
+from wai_relay.health.watch import HealthWatch
 from wai_relay.http.asgi import asgi_handler
 from wai_relay.http.cors import CrossOrigin
 from wai_relay.http.edge import Edge
@@ -31,6 +36,7 @@ from wai_relay.http.trusted_proxies import TrustedProxies
 from wai_relay.installer import InstallerPages
 from wai_relay.observe.access_log import AccessLog
 from wai_relay.observe.metrics import Metrics, MetricsPage
+from wai_relay.observe.outcomes import Outcomes
 from wai_relay.observe.pulse import Pulse
 from wai_relay.observe.spans import Spans, spans_to
 from wai_relay.policy.admission import Admission
@@ -60,6 +66,7 @@ class Parts:
     context: Context
     metrics_page: MetricsPage
     access_log: AccessLog
+    watch: HealthWatch
 
 
 def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
@@ -83,7 +90,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     spans: Spans | None = None
     if config.otlp_endpoint is not None:
         recorder = spans = spans_to(config.otlp_endpoint, metrics)
-    access_log = AccessLog(recorder)
+    access_log = AccessLog(outcomes := Outcomes(recorder))
     gateway = Gateway(
         stored.keys,
         upstreams,
@@ -100,7 +107,21 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     gateway.traced = spans is not None
     feed = Feed(fleet, gateway.live, pulse, stored.audit, stored.keys.name_of)
     fleet.on_event = feed.deployed.hear
-    context = _context(config, stored, tls, fleet, gateway, feed)
+    health = Health(
+        RelayCondition(
+            certificate_ends=lambda: tls.ends if tls is not None else None,
+            usage=lambda: stored.recorder.state,
+            folder=FolderProbe(config.data, config.data / DATABASE_FILE),
+        ),
+        nodes=fleet.nodes,
+        outcomes=outcomes,
+        deployed=feed.deployed.rows.values,
+        providers=lambda: upstreams.providers,
+        known_key=lambda key_id: _known_key(stored, key_id),
+        config=config.health,
+    )
+    watch = HealthWatch(health, before=(upstreams.look, lambda: feed.deployed.look(fleet.nodes())))
+    context = _context(config, stored, tls, fleet, gateway, feed, health)
     page = MetricsPage(
         lambda: metrics.text(
             fleet.nodes(),
@@ -108,6 +129,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
             edge.counters,
             tls.ends if tls is not None else None,
             stored.recorder.state,
+            watch.counts(),
         ),
         stored.admins.authenticate,
         config.metrics_token,
@@ -142,6 +164,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         context=context,
         metrics_page=page,
         access_log=access_log,
+        watch=watch,
     )
 
 
@@ -167,6 +190,7 @@ def _context(
     fleet: ConnectedFleet,
     gateway: Gateway,
     feed: Feed,
+    health: Health,
 ) -> Context:
     return Context(
         fleet=fleet,
@@ -183,12 +207,13 @@ def _context(
         explanations=gateway.explanations,
         address=relay_address(config, stored.relay_key, tls),
         version=VERSION,
-        condition=RelayCondition(
-            certificate_ends=lambda: tls.ends if tls is not None else None,
-            usage=lambda: stored.recorder.state,
-            folder=config.data,
-        ),
+        health=health,
     )
+
+
+def _known_key(stored: Stored, key_id: str) -> KnownKey | None:
+    found = stored.keys.state_of(key_id)
+    return None if found is None else KnownKey(*found)
 
 
 def _public_address(context: Context) -> InviteAddress:

@@ -10,7 +10,8 @@ import pytest
 from tests.relay.conftest import Clock, everything_in
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
-from wai_relay.access.keys import KeyRing
+from wai_relay.access.keys import MAX_LENT, KeyRing
+from wai_relay.contracts.api_keys import TRIAL_KEY_ID, KeyRefused
 from wai_relay.storage import SqliteStore, Write
 
 pytestmark = pytest.mark.anyio
@@ -199,3 +200,52 @@ async def test_a_renamed_key_stays_good_and_keeps_its_limits(store: SqliteStore)
         assert (renamed.id, renamed.name, renamed.limits.rpm) == (key.id, "chat", 3)
     with pytest.raises(RequestError, match="printable"):
         await ring.rename(key.id, "a\nb")
+
+
+async def test_a_lent_key_is_good_for_its_time_and_is_nowhere_else(
+    store: SqliteStore, clock: Clock, tmp_path: Path
+) -> None:
+    ring = await KeyRing.load(store, clock)
+    before = everything_in(tmp_path)
+    secret = ring.lend(60.0)
+    lent = ring.authenticate(_bearer(secret))
+    assert (lent.id, ring.name_of(lent.id)) == (TRIAL_KEY_ID, "wai doctor")
+    assert await ring.list(revoked=True) == []
+    assert everything_in(tmp_path) == before
+    clock.now += 60.0
+    assert _fault(ring, _bearer(secret)) is Fault.KEY_INVALID
+
+
+async def test_lent_keys_are_bounded_and_make_room_when_their_time_is_over(
+    store: SqliteStore, clock: Clock
+) -> None:
+    ring = await KeyRing.load(store, clock)
+    for _ in range(MAX_LENT):
+        ring.lend(60.0)
+    with pytest.raises(RequestError):
+        ring.lend(60.0)
+    clock.now += 60.0
+    ring.lend(60.0)
+    assert len(ring._by_hash) == 1
+
+
+async def test_what_is_remembered_of_a_refused_key(store: SqliteStore, clock: Clock) -> None:
+    ring = await KeyRing.load(store, clock)
+    revoked, old_secret = await ring.create("old")
+    expired, late_secret = await ring.create("late", KeyLimits(expires_at=clock.now))
+    await ring.revoke(revoked.id)
+    for known in (ring, await KeyRing.load(store, clock)):
+        for secret, shown in (
+            (old_secret, revoked.id),
+            (late_secret, expired.id),
+            ("wai_sk_abcdefgh", "wai_sk_abcd"),  # no more of it than a list shows
+            ("sk-somebody-elses", ""),
+            ("wai_sk_" + "x" * 1000, ""),
+            ("wai_sk_\x00\x1b[2J", ""),
+        ):
+            with pytest.raises(KeyRefused) as refused:
+                known.authenticate(_bearer(secret))
+            assert refused.value.key == shown
+        assert known.state_of(revoked.id) == ("old", "revoked")
+        assert known.state_of(expired.id) == ("late", "expired")
+        assert known.state_of("wai_sk_abcd") is None
