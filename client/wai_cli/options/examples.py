@@ -49,6 +49,7 @@ EXAMPLES: Final = {
     "requests list": ("wai requests list --failed --since 1d",),
     "requests show": ("wai requests show req_0123456789abcdef",),
     "status": ("wai status", "wai status || notify-me"),
+    "notify test": ("wai notify test",),
     "explain": ("wai explain req_0123456789abcdef",),
     "backup": ("wai backup relay-backup.tar",),
     "restore": ("wai restore relay-backup.tar --data /var/lib/wai/relay",),

@@ -12,6 +12,7 @@ from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.health.health import Health
+from wai_relay.notify.notifier import Notifier
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
 from wai_relay.settings import SettingsBook
@@ -41,6 +42,7 @@ class Context:
     address: InviteAddress
     version: str
     health: Health
+    notifier: Notifier
     clock: Callable[[], float] = time.time
 
     @property

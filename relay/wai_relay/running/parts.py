@@ -34,6 +34,7 @@ from wai_relay.http.cors import CrossOrigin
 from wai_relay.http.edge import Edge
 from wai_relay.http.trusted_proxies import TrustedProxies
 from wai_relay.installer import InstallerPages
+from wai_relay.notify.notifier import Notifier, receivers_of
 from wai_relay.observe.access_log import AccessLog
 from wai_relay.observe.metrics import Metrics, MetricsPage
 from wai_relay.observe.outcomes import Outcomes
@@ -43,6 +44,7 @@ from wai_relay.policy.admission import Admission
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.served_names import ServedNames
 from wai_relay.port_tls import PortTls
+from wai_transport.folder import DataFolder
 from wai_transport.version import VERSION
 
 from .stored import Stored
@@ -67,6 +69,7 @@ class Parts:
     metrics_page: MetricsPage
     access_log: AccessLog
     watch: HealthWatch
+    notifier: Notifier
 
 
 def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
@@ -120,8 +123,19 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         known_key=lambda key_id: _known_key(stored, key_id),
         config=config.health,
     )
-    watch = HealthWatch(health, before=(upstreams.look, lambda: feed.deployed.look(fleet.nodes())))
-    context = _context(config, stored, tls, fleet, gateway, feed, health)
+    notifier = Notifier(
+        config.notify,
+        receivers_of(config.notify, config.proxies),
+        DataFolder(config.data),
+        lambda: context.public_url,
+    )
+    health.receivers = notifier
+    watch = HealthWatch(
+        health,
+        before=(upstreams.look, lambda: feed.deployed.look(fleet.nodes())),
+        told=notifier.look,
+    )
+    context = _context(config, stored, tls, fleet, gateway, feed, health, notifier)
     page = MetricsPage(
         lambda: metrics.text(
             fleet.nodes(),
@@ -165,6 +179,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         metrics_page=page,
         access_log=access_log,
         watch=watch,
+        notifier=notifier,
     )
 
 
@@ -191,6 +206,7 @@ def _context(
     gateway: Gateway,
     feed: Feed,
     health: Health,
+    notifier: Notifier,
 ) -> Context:
     return Context(
         fleet=fleet,
@@ -208,6 +224,7 @@ def _context(
         address=relay_address(config, stored.relay_key, tls),
         version=VERSION,
         health=health,
+        notifier=notifier,
     )
 
 

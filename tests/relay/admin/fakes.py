@@ -26,6 +26,8 @@ from wai_relay.health.clock import ClockWatch
 from wai_relay.health.condition import RelayCondition
 from wai_relay.health.folder_probe import FolderProbe
 from wai_relay.health.health import Health
+from wai_relay.notify.config import NotifyConfig
+from wai_relay.notify.notifier import Notifier
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.outcomes import Outcomes
@@ -33,6 +35,7 @@ from wai_relay.observe.pulse import Pulse
 from wai_relay.settings import SettingsBook
 from wai_relay.storage import SqliteStore
 from wai_relay.usage import RequestHistory, UsageReport
+from wai_transport.folder import DataFolder
 
 TOKEN = "wai_at_test"
 PUBLIC = NodeKey.generate().public
@@ -218,6 +221,7 @@ async def make_api(store: SqliteStore, clock: Clock) -> Api:
             clock_watch=ClockWatch(lambda: True),
             clock=clock,
         ),
+        notifier=Notifier(NotifyConfig(), (), DataFolder(Path("/")), lambda: "https://relay"),
         clock=clock,
     )
     return Api(create_app(context), context, fleet, ticker)
