@@ -17,6 +17,7 @@ TIMEOUT_S: Final = 45.0  # the relay gives each receiver 30 s
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `wai notify`."""
+    parser.epilog = "example:\n  wai notify test"
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     test = actions.add_parser(
         "test", help="send a test to each receiver of [notify]; exit status 1 if one takes none"

@@ -41,6 +41,7 @@ EXAMPLES: Final = {
     ),
     "key list": ("wai key list --revoked",),
     "key update": ("wai key update my-app --rpm none --tpm 100000",),
+    "key rotate": ("wai key rotate my-app", "wai key rotate my-app --grace 7d"),
     "key rename": ("wai key rename my-app chat-on-phones",),
     "key revoke": ("wai key revoke my-app", "wai key revoke key_0123456789abcdef"),
     "sign-in link": ("wai sign-in link",),

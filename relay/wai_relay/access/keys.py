@@ -10,22 +10,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import msgspec
-
-from wai_api.bounds import MAX_KEY_NAME_CHARS
-from wai_api.limits import KeyLimits, clamped
+from wai_api.bounds import MAX_GRACE_S, MAX_KEY_NAME_CHARS
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_protocol.surface import Headers
 from wai_relay.contracts.api_keys import TRIAL_KEY_ID, ApiKey, KeyRefused
-from wai_relay.storage import ConflictError, Row, Store, Write, undone_by_restart
+from wai_relay.storage import ConflictError, Store, Write, undone_by_restart
 
+from .former_secrets import FormerSecrets
+from .key_rows import inserted, key_of, read_labels, updated
 from .naming import unknown
 from .revoked_keys import MAX_REVOKED, RevokedKeys
 
@@ -49,6 +48,7 @@ class KeyRing:
         self._by_hash: dict[bytes, ApiKey] = {}
         self._by_id: dict[str, ApiKey] = {}
         self._revoked = RevokedKeys()
+        self._former = FormerSecrets()
         self._unwritten: set[str] = set()
         """Ids that are revoked, but not yet in the store, so that a restart would undo it."""
 
@@ -56,11 +56,13 @@ class KeyRing:
     async def load(cls, store: Store, clock: Callable[[], float] = time.time) -> KeyRing:
         """Load all keys that are not revoked. `clock`: returns seconds since 1970."""
         ring = cls(store, clock)
+        labels = await read_labels(store)
         for row in await store.read("SELECT * FROM api_keys WHERE revoked_at IS NULL"):
-            ring._keep(_key_from_row(row))
+            ring._keep(key_of(row, labels))
+        ring._former = await FormerSecrets.load(store, clock())
         latest = "SELECT * FROM api_keys WHERE revoked_at IS NOT NULL ORDER BY revoked_at DESC"
         for row in reversed(await store.read(f"{latest} LIMIT $1", MAX_REVOKED)):
-            ring._revoked.remember(_key_from_row(row))
+            ring._revoked.remember(key_of(row, {}))
         return ring
 
     def authenticate(self, headers: Headers) -> ApiKey:
@@ -83,7 +85,8 @@ class KeyRing:
             presented = secret = secret.strip()
             if len(secret) > MAX_PRESENTED_BYTES:
                 continue
-            key = self._by_hash.get(hashlib.sha256(secret).digest())
+            digest = hashlib.sha256(secret).digest()
+            key = self._by_hash.get(digest) or self._by_former(digest)
             if key is not None and not self._expired(key):
                 return key
         if presented is not None:
@@ -127,7 +130,16 @@ class KeyRing:
         if (key := self._by_hash.get(digest)) is not None:
             return key.id
         shown = secret[:SHOWN_CHARS].decode("ascii", "replace")
-        return self._revoked.id_of(digest) or (shown if shown.isprintable() else "")
+        known = self._revoked.id_of(digest) or self._former.key_id_of(digest)
+        return known or (shown if shown.isprintable() else "")
+
+    def _by_former(self, digest: bytes) -> ApiKey | None:
+        """The key that a former secret opens."""
+        return self._by_id.get(self._former.good(digest, self._clock()))
+
+    def former_good_until(self, key_id: str) -> float | None:
+        """Until when a former secret of a key is good; None if it has none."""
+        return self._former.good_until(key_id, self._clock())
 
     def named(self, name_or_id: str) -> ApiKey:
         """Return the good key that a person means.
@@ -153,22 +165,33 @@ class KeyRing:
             return "wai doctor"
         return key.name if key is not None else ""
 
-    async def create(self, name: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
+    async def create(
+        self, name: str, limits: KeyLimits | None = None, labels: Iterable[str] = ()
+    ) -> tuple[ApiKey, str]:
         """A new key and its secret, shown this once. Raises `RequestError` on a bad name."""
         check_key_name(name)
-        key, secret = _new_key(name, limits or KeyLimits(), self._clock())
-        await self._store.write(
-            Write(
-                "INSERT INTO api_keys (id, name, sha256, prefix, limits, version, created_at)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                (
-                    *(key.id, key.name, key.sha256, key.prefix),
-                    *(_to_stored(key.limits), key.version, key.created_at),
-                ),
-            )
-        )
+        made, secret = _new_key(name, limits or KeyLimits(), self._clock())
+        key = replace(made, labels=_ordered(labels))
+        await self._store.write(*inserted(key))
         self._keep(key)
         return key, secret
+
+    async def rotate(self, key_id: str, grace_s: float) -> tuple[ApiKey, str]:
+        """Give a key another secret, shown this once; the former one is good for `grace_s` more.
+
+        With no grace no former secret is good any more. Raises `RequestError` as `set_limits` does.
+        """
+        key = self._by_id.get(key_id)
+        if key is None:
+            raise _no_such_key(key_id)
+        now = self._clock()
+        fresh, secret = _new_key(key.name, key.limits, now)
+        until = now + min(max(grace_s, 0.0), MAX_GRACE_S)
+        also = self._former.end(key_id, now) if until == now else []
+        also += self._former.writes(key, until, now)
+        changed = await self._change(key_id, also, sha256=fresh.sha256, prefix=fresh.prefix)
+        self._former.keep(key, until, now)
+        return changed, secret
 
     async def set_limits(self, key_id: str, limits: KeyLimits) -> ApiKey:
         """Change the limits of a key, from its next request on.
@@ -178,23 +201,18 @@ class KeyRing:
         """
         return await self._change(key_id, limits=limits)
 
-    async def _change(self, key_id: str, **changes: Any) -> ApiKey:
+    async def set_labels(self, key_id: str, labels: Iterable[str]) -> ApiKey:
+        """Give a key these labels in place of those that it has. Raises as `set_limits` does."""
+        return await self._change(key_id, labels=_ordered(labels))
+
+    async def _change(self, key_id: str, also: Sequence[Write] = (), **changes: Any) -> ApiKey:
+        """Change a key; `also`: writes that belong to it."""
         key = self._by_id.get(key_id)
         if key is None:
             raise _no_such_key(key_id)
         changed = replace(key, **changes, version=key.version + 1)
         try:
-            await self._store.write(
-                Write(
-                    "UPDATE api_keys SET name = $1, limits = $2, version = $3"
-                    " WHERE id = $4 AND version = $5 AND revoked_at IS NULL",
-                    (
-                        *(changed.name, _to_stored(changed.limits), changed.version),
-                        *(key_id, key.version),
-                    ),
-                    rows=1,
-                )
-            )
+            await self._store.write(*updated(key, changed), *also)
         except ConflictError:
             if key_id in self._by_id:
                 raise RequestError("the key was changed meanwhile; load it and try again") from None
@@ -202,6 +220,8 @@ class KeyRing:
         # The key may have been revoked during the write; it must stay revoked.
         if self._by_id.get(key_id) is not key:
             raise _no_such_key(key_id)
+        if changed.sha256 != key.sha256:
+            del self._by_hash[key.sha256]
         self._keep(changed)
         return changed
 
@@ -243,12 +263,17 @@ class KeyRing:
         if not revoked:  # from memory: to read 10,000 rows would block the event loop for a second
             return sorted(self._by_id.values(), key=lambda key: (key.created_at, key.id))
         rows = await self._store.read("SELECT * FROM api_keys ORDER BY created_at, id")
-        return await asyncio.to_thread(lambda: [_key_from_row(row) for row in rows])
+        labels = await read_labels(self._store)
+        return await asyncio.to_thread(lambda: [key_of(row, labels) for row in rows])
 
     async def find(self, key_id: str) -> ApiKey | None:
         """Return the key with this id, revoked or not; None if there is none."""
         rows = await self._store.read("SELECT * FROM api_keys WHERE id = $1", key_id)
-        return _key_from_row(rows[0]) if rows else None
+        return key_of(rows[0], await read_labels(self._store, key_id)) if rows else None
+
+    def labels(self) -> set[str]:
+        """All labels that good keys have."""
+        return {label for key in self._by_id.values() for label in key.labels}
 
     async def names(self, ids: Sequence[str] | None = None) -> dict[str, str]:
         """Return the names of all keys, or of those with `ids`, by id. Includes revoked keys."""
@@ -282,6 +307,10 @@ def _new_key(name: str, limits: KeyLimits, now: float) -> tuple[ApiKey, str]:
     return key, secret
 
 
+def _ordered(labels: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(labels)))
+
+
 def check_key_name(name: str) -> None:
     """Raise `RequestError` for what can't be a key's name."""
     if not name.strip() or len(name) > MAX_KEY_NAME_CHARS or not name.isprintable():
@@ -299,33 +328,6 @@ def _only_one(name_or_id: str, keys: Mapping[str, ApiKey]) -> ApiKey:
         raise unknown("API key", name_or_id, {key.name for key in keys.values()})
     ids = ", ".join(key.id for key in found[:MAX_SHOWN_IDS])
     raise RequestError(f"{len(found)} API keys are called {name_or_id!r}; give an id: {ids}")
-
-
-def _key_from_row(row: Row) -> ApiKey:
-    return ApiKey(
-        id=row["id"],
-        name=row["name"],
-        sha256=row["sha256"],
-        prefix=row["prefix"],
-        limits=_from_stored(row["id"], row["limits"]),
-        version=row["version"],
-        created_at=row["created_at"],
-        revoked_at=row["revoked_at"],
-    )
-
-
-def _to_stored(limits: KeyLimits) -> str:
-    """The limits as the store keeps them: by their names in Python, as the first version did."""
-    return json.dumps(msgspec.structs.asdict(limits), separators=(",", ":"))
-
-
-def _from_stored(key_id: str, text: str) -> KeyLimits:
-    """The limits as the store has them, within today's ranges. Raises `StoreError`."""
-    try:
-        stored = msgspec.json.decode(text, type=dict[str, Any])
-        return msgspec.convert(clamped(stored), KeyLimits)
-    except msgspec.DecodeError as error:
-        raise StoreError(f"the limits of the API key {key_id} are damaged: {error}") from error
 
 
 def _no_such_key(key_id: str) -> RequestError:

@@ -15,6 +15,7 @@ from wai_relay.health.health import Health
 from wai_relay.notify.notifier import Notifier
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
+from wai_relay.policy.months import MonthTokens
 from wai_relay.settings import SettingsBook
 from wai_relay.usage import RequestHistory, UsageReport
 
@@ -35,6 +36,7 @@ class Context:
     settings: SettingsBook
     usage: UsageReport
     history: RequestHistory
+    months: MonthTokens
     live: LiveRequests
     sign_ins: SignIns
     feed: Feed

@@ -32,6 +32,8 @@ class ApiKey:
     version: int
     created_at: float
     revoked_at: float | None = None
+    labels: tuple[str, ...] = ()
+    """Words that keys are grouped by, in order."""
 
 
 class KeyRefused(AuthError):

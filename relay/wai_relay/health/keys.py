@@ -32,6 +32,11 @@ _WORDS: Final[dict[str, tuple[str, str]]] = {
         "its tokens of this month are used up",
         "raise its limit (`wai key update {name} --monthly-tokens N`), or wait for the next month",
     ),
+    Fault.KEY_INVALID.row.openai_code: (
+        "a former secret of it is still used, which was good until its grace was over",
+        "give the program that uses it the secret that `wai key rotate {name}` printed, or rotate"
+        " the key again",
+    ),
     Fault.FORBIDDEN.row.openai_code: (
         "it asks for a model or a node that its limits do not allow",
         "allow it (`wai key update {name} --model M`), or change what the program asks for",

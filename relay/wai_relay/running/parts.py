@@ -217,6 +217,7 @@ def _context(
         settings=stored.settings,
         usage=stored.report,
         history=stored.history,
+        months=stored.recorder.months,
         live=gateway.live,
         sign_ins=stored.sign_ins,
         feed=feed,

@@ -32,6 +32,7 @@ from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.outcomes import Outcomes
 from wai_relay.observe.pulse import Pulse
+from wai_relay.policy.months import MonthTokens
 from wai_relay.settings import SettingsBook
 from wai_relay.storage import SqliteStore
 from wai_relay.usage import RequestHistory, UsageReport
@@ -205,6 +206,7 @@ async def make_api(store: SqliteStore, clock: Clock) -> Api:
         settings=await SettingsBook.load(store, clock),
         usage=UsageReport(store),
         history=RequestHistory(store),
+        months=MonthTokens(clock()),
         live=live,
         sign_ins=await SignIns.load(store, admins, clock),
         feed=feed,
