@@ -286,8 +286,7 @@ def recorded(fleet: Fleet, *, all_of_them: bool = True) -> tuple[int, int]:
     found: list[dict[str, Any]] = []
 
     def arrived() -> bool:
-        usage = wai("usage", "--by", "node", "--data", fleet.cluster.data, "--json")
-        found[:] = json.loads(usage)
+        found[:] = fleet.cluster.usage("node")
         return not all_of_them or bool(sum(row["requests"] for row in found) == fleet.asked)
 
     wait_until(arrived, "the usage does not arrive")
