@@ -12,6 +12,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,8 @@ from typing import Any, Final
 
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.target import local_target
+from wai_node.config import JoinConfig
+from wai_node.main import join
 
 from .processes import Daemon, free_port, wait_until
 from .real import script
@@ -156,9 +159,15 @@ class Cluster:
         key_options = ("--upstream-key", upstream_key) if upstream_key else ()
         return self.run_node(name, "--upstream", upstream, *key_options, *options, models=models)
 
-    def join(self, name: str) -> None:
-        """`wai node join`."""
-        wai("node", "join", self.invite(), "--data", self.folder / name, "--name", name)
+    def join(self, name: str, *options: str) -> None:
+        """Have a node join; `options` are those of `wai node join`, which then does it."""
+        data, invite = self.folder / name, self.invite()
+        if options:
+            wai("node", "join", invite, "--data", data, "--name", name, *options)
+            return
+        config = JoinConfig(data=data, invite=invite, name=name)
+        with ThreadPoolExecutor(1) as pool:  # here there may be an event loop already
+            pool.submit(join, config).result()
 
     def run_node(self, name: str, *options: str, models: int = 1) -> Node:
         """`wai node run` for a node that has joined, until it is ready with `models` models."""
