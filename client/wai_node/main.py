@@ -7,8 +7,9 @@ import logging
 import platform
 import secrets
 import signal
+from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import anyio
 import uvloop
@@ -39,6 +40,7 @@ from .managed.supervisor import Supervisor
 from .membership import Membership, joined_by, keep_membership, load_key, load_membership
 from .models.hardware import describe, detect_hardware
 from .models.hub import Hub, HubSettings
+from .models.sampler import Looker, Sampler, watch_seconds
 from .standing import keep_standing
 from .tunnel.dial import RelayAddress, dial
 from .tunnel.goodbye import say_goodbye
@@ -165,10 +167,12 @@ def _routes(given: list[Upstream]) -> RouteTable:
 
 
 class _Models(NamedTuple):
-    """What deploys models: on servers of the node's own, and on those that are there."""
+    """What deploys models, on servers of the node's own and on those that are there, and what tells
+    how busy the machine is."""
 
     supervisor: Supervisor
     pulls: Pulls
+    sampler: Sampler
 
 
 def _make_models(
@@ -219,8 +223,17 @@ def _make_models(
         own_bytes=supervisor.bytes_on_disk,
     )
     supervisor.other_bytes = pulls.bytes_on_disk
-    agent.calls.handler = ModelCalls(supervisor, pulls).answer
-    return _Models(supervisor, pulls)
+    sampler = Sampler(*(Looker(), supervisor.processes, agent.tell), wanted=lambda: agent.connected)
+    calls = ModelCalls(supervisor, pulls)
+
+    async def answer(method: str, params: dict[str, Any], tell: Callable[[str, Any], None]) -> Any:
+        if method == "hardware.watch":
+            sampler.watch(watch_seconds(params))
+            return None
+        return await calls.answer(method, params, tell)
+
+    agent.calls.handler = answer
+    return _Models(supervisor, pulls, sampler)
 
 
 async def _work(agent: Agent, models: _Models) -> None:
@@ -230,6 +243,7 @@ async def _work(agent: Agent, models: _Models) -> None:
         agent.parts.start("managed models", partial(_keep_models, models.supervisor, brought_back))
         await brought_back.wait()
         agent.parts.start("models on servers that are there", models.pulls.run)
+        agent.parts.start("hardware", models.sampler.run)
         settle_heap()
         await agent.run()
     finally:

@@ -17,6 +17,7 @@ from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.pulls.pulls import Pulls
 from wai_node.managed.supervisor import Supervisor
 from wai_node.models.hub import Hub, HubSettings
+from wai_node.models.sampler import Looker, Sampler
 from wai_node.standing import Standing
 from wai_node.tunnel.backoff import Backoff
 from wai_node.tunnel.dial import RelayAddress
@@ -97,7 +98,8 @@ async def test_managed_models_that_can_not_be_brought_back_leave_the_node_runnin
     node = Node()
     supervisor = Supervisor(settings, hub, lambda: "key", parts=node.agent.parts)
     pulls = Pulls(settings, node.agent.board, KINDS)
-    async with running(_work(node.agent, _Models(supervisor, pulls))):
+    sampler = Sampler(Looker(), dict, lambda name, value: None)
+    async with running(_work(node.agent, _Models(supervisor, pulls, sampler))):
         await node.until(lambda standing: "managed models" in standing.parts_down)
         assert "wanted.json" in node.said[-1].parts_down["managed models"]
         with pytest.raises(NodeUnavailable, match="its log says why"):

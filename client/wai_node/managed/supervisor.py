@@ -277,6 +277,15 @@ class Supervisor:
         count = max(1, min(lines, MAX_LOG_LINES))
         return await anyio.to_thread.run_sync(read_tail, self._places.log(entry.model), count)
 
+    def processes(self) -> dict[int, str]:
+        """Return the models of the servers that run now, by process id."""
+        return {
+            runner.pid: entry.model.alias
+            for entry in self._deployments
+            for runner in entry.runners.values()
+            if runner.pid is not None
+        }
+
     # -- for requests
 
     def serving(self) -> dict[str, ServerAccess]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from wai_api.hardware import GpuNow, MachineNow
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.contracts.records import DiscardingRecorder, RequestRecord, TokenCounts
 from wai_relay.http.edge import EdgeCounters
@@ -40,7 +41,13 @@ def exposed() -> dict[str, set[str]]:
     record.status, record.fault = 502, "node_lost"
     metrics.finish(record)
     node: Any = OneNode()
-    text = metrics.text([node], LiveRequests(), EdgeCounters(), certificate_ends=2e9)
+    gpu = GpuNow(name="g", use=1.0, used=1, total=2, temperature=3.0, power=4.0)
+    machine = MachineNow(cpu=1.0, ram_used=1, ram_total=2, gpus=(gpu,))
+    text = metrics.text(
+        *([node], LiveRequests(), EdgeCounters()),
+        certificate_ends=2e9,
+        machines=[("box", machine)],
+    )
     found: dict[str, set[str]] = {}
     for name, labels in SAMPLE.findall(text):
         found.setdefault(name, set()).update(re.findall(r'([a-z_]+)="', labels))

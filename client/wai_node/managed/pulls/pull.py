@@ -87,7 +87,7 @@ class Pull:
             idle_unload_s=self.model.idle_unload_s,
             changing=False,
             given_up=self.state is State.FAILED,
-            size_bytes=self.model.size_bytes,
+            size_bytes=self.model.size_bytes or (self.progress.total_bytes if self.progress else 0),
             in_flight=self.in_flight,
             progress=self.progress if self.state is State.DOWNLOADING else None,
             served_by=self.kind,

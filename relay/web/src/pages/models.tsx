@@ -137,7 +137,7 @@ function OnServers() {
   return (
     <section class="card" aria-label="Deploy on a server">
       <h2>Deploy on a server that is there</h2>
-      <form class="line" onSubmit={deploy}>
+      <form class="line servers" onSubmit={deploy}>
         <select name="place" aria-label="Server">
           {able.map((place, at) => <option key={`${place.node} ${place.word}`} value={at}>{place.title} on {place.node}</option>)}
         </select>
