@@ -7,8 +7,13 @@ limits.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from wai_api.limits import KeyLimits
+
+KEY_PROTOCOL: Final = b"openai-insecure-api-key."
+"""Before the key in a WebSocket's subprotocol, as OpenAI has it: a web page can send no header of
+its own with a WebSocket."""
 
 
 @dataclass(frozen=True, slots=True)
