@@ -111,6 +111,8 @@ def note(view: dict[str, Any]) -> str:
         return _progress_text(view["progress"], share_text)
     if view.get("changing"):
         return _change_text(view)
+    if view.get("served_by"):
+        return f"on {view['served_by']} as {view.get('called') or view['model']}"
     if view["swap_error"]:
         return f"it was not changed: {view['swap_error']}"
     return ", ".join(filter(None, (_purpose_text(view), options_text(view).removeprefix(", "))))
@@ -135,6 +137,16 @@ def options_text(view: dict[str, Any]) -> str:
         " ".join(flags) if flags else "",
     )
     return "".join(f", {one}" for one in said if one)
+
+
+def served_text(view: dict[str, Any]) -> str:
+    """Return how it is served, for the end of a sentence."""
+    server = view.get("served_by")
+    if not server or view["slots"]:
+        served = view["context_served"] or view["context"]
+        return f"{view['slots']} slots of {served} tokens{options_text(view)}"
+    called = view.get("called") or view["model"]
+    return f"callers ask for {called}, and {server} loads it as it is asked for"
 
 
 def _change_text(view: dict[str, Any]) -> str:

@@ -46,7 +46,9 @@ class QuantFit:
 @dataclass(frozen=True, slots=True)
 class DeploymentStatus:
     """One deployed model, as `list` shows it. `changing`: a change of it is in progress.
-    `given_up`: it has failed, and will not soon be tried again."""
+    `given_up`: it has failed, and will not soon be tried again. `served_by`: the kind of server
+    that has it, "" for one of the node's own; `called`: by which id callers ask for it, "": alias.
+    """
 
     alias: str
     state: State
@@ -65,6 +67,8 @@ class DeploymentStatus:
     size_bytes: int
     in_flight: int
     progress: Progress | None
+    served_by: str = ""
+    called: str = ""
 
 
 @dataclass(frozen=True, slots=True)
