@@ -30,6 +30,7 @@ GROUPS: Final = {
     "model": "find models, see what fits, deploy them to nodes, change their context",
     "status": "see on one screen what runs and what is wrong",
     "doctor": "check the whole path and say what to do",
+    "notify": "try whether messages about problems arrive",
     "top": "watch requests, nodes and tokens per second as they are now",
     "requests": "list the requests that are over, look at one",
     "usage": "see what requests cost: tokens, times, errors",

@@ -30,6 +30,7 @@ class ModelView(Struct, frozen=True, kw_only=True):
     decode_tps: float | None
     loaded: bool | None = None
     load_ms: int | None = None
+    capabilities: tuple[str, ...] = ()
 
 
 class NodeView(Struct, frozen=True, kw_only=True):

@@ -26,6 +26,16 @@ _PATH_CHARS: Final = frozenset(
 )
 
 
+NEVER_FORWARDED: Final = (
+    *("/api/pull", "/api/push", "/api/delete", "/api/copy", "/api/create", "/api/blobs/x"),
+    *("/api/v1/models/download", "/api/v1/models/load", "/api/v1/models/unload"),
+    "/api/v1/models/download/status/x",
+    *("/models/load", "/models/unload", "/api/me", "/api/signout"),
+)
+"""Paths by which servers change what they have on the disk or in memory. Nodes use some of them for
+admins (docs/models.md); no table of routes may have one, so no caller gets there."""
+
+
 class Task(enum.Enum):
     """What the model server does for a request of a route."""
 
@@ -34,6 +44,7 @@ class Task(enum.Enum):
     TRANSCRIBE = enum.auto()  # it reads a recording
     COUNT = enum.auto()  # it counts a prompt's tokens; no model reads them
     DESCRIBE = enum.auto()  # it tells of its models; no model reads the request
+    CONVERSE = enum.auto()  # it listens and speaks over a WebSocket, as long as that is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,11 @@ class Route:
     def generates(self) -> bool:
         """Whether it takes a slot and answers in tokens."""
         return self.task is Task.GENERATE
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether it is the handshake of a WebSocket."""
+        return self.task is Task.CONVERSE
 
     @property
     def has_body(self) -> bool:
@@ -151,6 +167,8 @@ def _check(route: Route) -> None:
         raise RequestError(f"{where}: the path is not a plain absolute path.")
     if not plain or any(part in ("", ".", "..") for part in plain):
         raise RequestError(f"{where}: the path has an empty part or a part of dots.")
+    if any(matches(path, never) for never in NEVER_FORWARDED):
+        raise RequestError(f"{where}: by it callers could change which models a server has.")
     if not 0 < len(route.api) <= MAX_API_CHARS:
         raise RequestError(f"{where}: its api needs a name of 1 to {MAX_API_CHARS} characters.")
 
@@ -175,6 +193,7 @@ OPENAI_ROUTES: Final = (
     Route("POST", "/v1/audio/speech", OPENAI_API, Task.READ),
     Route("POST", "/v1/audio/transcriptions", OPENAI_API, Task.TRANSCRIBE),
     Route("POST", "/v1/audio/translations", OPENAI_API, Task.TRANSCRIBE),
+    Route("GET", "/v1/realtime", OPENAI_API, Task.CONVERSE),
     Route("POST", "/v1/chat/completions/input_tokens", OPENAI_API, Task.COUNT),
     Route("POST", "/v1/responses/input_tokens", OPENAI_API, Task.COUNT),
     # an answer that the server keeps
@@ -258,7 +277,8 @@ HOP_BY_HOP: Final = frozenset(
 )
 # Never forwarded to an upstream: the caller's credentials; Origin and Referer, because Ollama
 # answers them with 403; X-Conversation-Id, which turns on llama-server's resumable streams, so that
-# a disconnect no longer frees the slot; and the fields that identify the caller.
+# a disconnect no longer frees the slot; the fields that identify the caller; and a WebSocket's
+# handshake, which each hop makes itself.
 NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     b"authorization",
     b"x-api-key",
@@ -270,7 +290,7 @@ NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     b"forwarded",
     b"x-real-ip",
 }
-_NOT_FOR_UPSTREAM_PREFIXES: Final = (b"x-forwarded-", b"x-wai-")
+_NOT_FOR_UPSTREAM_PREFIXES: Final = (b"x-forwarded-", b"x-wai-", b"sec-websocket-")
 FOR_CALLER: Final = frozenset(
     {
         # the body's type and encoding

@@ -25,9 +25,9 @@ from .config import RelayConfig, split_address
 from .http.served_certificate import Pair, ServedCertificate, load_pair
 from .identity import TlsFiles, given_tls, load_self_signed, trusted_file
 
-LOOK_S: Final = 60.0
-"""How often the operator's files are looked at: certbot and its like replace them days before the
-old ones end."""
+LOOK_S: Final = 5.0
+"""How often the operator's files are looked at: two calls of stat. Who replaces a certificate that
+is over wants to see at once that it is taken."""
 
 LOOK_AT_OWN_S: Final = 3600.0
 """How often it is looked whether the relay's own certificate nears its end."""

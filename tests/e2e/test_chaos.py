@@ -14,7 +14,7 @@ import pytest
 
 from tests.chaos.run import Plan, run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.xdist_group("network")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 
 def test_streams_survive_random_faults(tmp_path: Path) -> None:

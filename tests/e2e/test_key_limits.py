@@ -44,7 +44,7 @@ def ask(running: Cluster, key: dict[str, str], **fields: Any) -> tuple[int, dict
 
 
 def tokens_of(running: Cluster) -> int:
-    rows = json.loads(wai("usage", "--by", "key", "--data", running.data, "--json"))
+    rows = running.usage("key")
     return sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
 
 

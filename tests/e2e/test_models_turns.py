@@ -30,8 +30,8 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         gguf = next(iter(found.hub.repos.values())).files["tiny-F16.gguf"]
         for repo in REPOS:
             found.hub.repos[repo] = FakeRepo({"tiny-F16.gguf": gguf})
-        steady = next(d["model"] for d in found.admin("get", "/deployments")["data"])
-        found.admin("delete", f"/deployments/box?model={steady}")
+        steady = next(d["model"] for d in found.running.admin("get", "/deployments")["data"])
+        found.running.admin("delete", f"/deployments/box?model={steady}")
         wait_until(lambda: not llama_servers(found.running), "the steady model stays")
         for name in MODELS:
             view = model(found.running, "deploy", name, *ON_DEMAND)
@@ -97,7 +97,7 @@ def test_mixed_load_fails_nothing_and_each_swap_is_explained(box: Box) -> None:
     assert all(caller.statuses for caller in callers)
     assert most <= 2, "memory was oversubscribed"
     stories = [
-        (caller.name, box.admin("get", f"/requests/{id_}/explain"))
+        (caller.name, box.running.admin("get", f"/requests/{id_}/explain"))
         for caller in callers
         for id_ in caller.ids
     ]
@@ -122,7 +122,7 @@ def test_mixed_load_fails_nothing_and_each_swap_is_explained(box: Box) -> None:
 def test_what_sleeps_is_offered_as_such(box: Box) -> None:
     running, secret = box.running, box.secret
     wait_until(lambda: len(running.list_nodes()[0]["models"]) == 3, "a model is missing")
-    states = {d["model"]: d["state"] for d in box.admin("get", "/deployments")["data"]}
+    states = {d["model"]: d["state"] for d in box.running.admin("get", "/deployments")["data"]}
     awake = {name for name, state in states.items() if state == "ready"}
     assert len(awake) <= 2
     listed = {m["id"]: m for m in told(running, "/v1/models", secret)["data"]}
@@ -145,7 +145,7 @@ def test_a_node_that_restarts_loads_nothing_that_is_on_demand(box: Box) -> None:
     running = box.running
     running.nodes["box"].daemon.stop()
     running.run_node("box", "--config", str(running.folder / "node.toml"), models=3)
-    states = {d["model"]: d for d in box.admin("get", "/deployments")["data"]}
+    states = {d["model"]: d for d in box.running.admin("get", "/deployments")["data"]}
     assert {states[name]["state"] for name in MODELS} == {"asleep"}
     assert llama_servers(running) == []
     assert all(states[name]["load_ms"] < 60_000 for name in MODELS)

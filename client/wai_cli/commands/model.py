@@ -1,4 +1,4 @@
-"""`wai model search|fit|deploy|list|context|edit|remove|logs`: manage the models on nodes."""
+"""`wai model search|fit|deploy|list|context|edit|remove|logs|load|unload`: the models on nodes."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ examples:
   wai model deploy unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 16384 --slots 2
   wai model deploy unsloth/Qwen3-4B-GGUF --replicas 2 --load on-demand --ttl 10m
   wai model edit unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 32768 --cache-type q8_0
+  wai model deploy ollama:qwen3:8b --node box      on the Ollama that runs there
   wai model remove unsloth/Qwen3-4B-GGUF:Q4_K_M --node box"""
 
 
@@ -69,7 +70,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     edit = _action(actions, "edit", "change how a model is served while it serves", _edit)
     remove = _action(actions, "remove", "stop serving a model and delete its files", _remove)
     logs = _action(actions, "logs", "read what a model's server printed", _logs)
-    for action in (context, edit, remove, logs):
+    load = _action(actions, "load", "have Ollama or LM Studio load a model now", _load)
+    unload = _action(actions, "unload", "have it free a model's memory", _unload)
+    for action in (context, edit, remove, logs, load, unload):
         action.add_argument(
             "model", metavar="MODEL", type=named, help="as `wai model list` shows it"
         )
@@ -82,7 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     logs.add_argument(
         "--lines", metavar="N", type=count, default=100, help="show at most N (default 100)"
     )
-    for action in (search, fit, deploy, listing, context, edit, remove, logs):
+    for action in (search, fit, deploy, listing, context, edit, remove, logs, load, unload):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
@@ -233,8 +236,8 @@ def _list(parsed: argparse.Namespace) -> int:
         ("NODE", "MODEL", "STATE", "SLOTS", "CONTEXT", "SIZE", ""),
         [
             (
-                *(d["node"], d["model"], shown_state(d), d["slots"]),
-                d["context_served"] or d["context"],
+                *(d["node"], d["model"], shown_state(d), d["slots"] or None),
+                d["context_served"] or d["context"] or None,
                 size_text(d["size_bytes"]),
                 note(d),
             )
@@ -253,7 +256,24 @@ def _remove(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(left)
     else:
-        say(f"{parsed.model} is being removed from {parsed.node}")
+        stays = "; LM Studio keeps its files" if parsed.model.startswith("lmstudio:") else ""
+        say(f"{parsed.model} is being removed from {parsed.node}{stays}")
+    return 0
+
+
+def _load(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        view = follow(relay, relay.post(_path(parsed, "/load"), {}))
+    return report(parsed, view)
+
+
+def _unload(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        view = relay.post(_path(parsed, "/unload"), {})
+    if parsed.json:
+        print_json(view)
+    else:
+        say(f"{parsed.model} is unloaded; the next request loads it again")
     return 0
 
 
@@ -276,6 +296,6 @@ def read_log(relay: AdminClient, node: str, model: str, lines: int) -> list[str]
     return found
 
 
-def _path(parsed: argparse.Namespace) -> str:
+def _path(parsed: argparse.Namespace, rest: str = "") -> str:
     query = urlencode({"model": parsed.model})
-    return f"/deployments/{quote(parsed.node, safe='')}?{query}"
+    return f"/deployments/{quote(parsed.node, safe='')}{rest}?{query}"

@@ -10,7 +10,7 @@ from wai_api.bounds import MAX_REPLICAS
 from wai_cli.client.admin_client import HUB_TIMEOUT_S, AdminClient
 from wai_cli.client.target import find_target
 from wai_cli.options.values import between, named, names
-from wai_cli.output.deployment import follow, options_text
+from wai_cli.output.deployment import follow, served_text
 from wai_cli.output.several import follow_all
 from wai_cli.output.tables import plain, print_json, say
 from wai_protocol.errors import RequestError, WaiError
@@ -28,7 +28,8 @@ def configure_deploy(deploy: argparse.ArgumentParser) -> None:
         metavar="REPO[:QUANT]",
         type=named,
         help="publisher/name[:QUANT]; or ./FILE.gguf: a file on the node, in a folder that its"
-        " owner lists in its settings",
+        " owner lists in its settings; or ollama:NAME[:TAG], lmstudio:publisher/name: on the server"
+        " that runs there",
     )
     where = deploy.add_mutually_exclusive_group(required=False)
     where.add_argument(
@@ -134,8 +135,8 @@ def report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
         raise RequestError(f"it was not changed: {view['swap_error']}")
     if not parsed.json:
         served = view["context_served"] or view["context"]
-        text = f"{view['slots']} slots of {served} tokens{options_text(view)}"
-        if served < (parsed.context or 0):
+        text = served_text(view)
+        if served < (getattr(parsed, "context", None) or 0):
             text += "; the model was trained for no more"
         say(f"{view['model']} is {view['state']} on {view['node']}: {text}")
     return 0

@@ -118,6 +118,8 @@ def note(view: dict[str, Any]) -> str:
         return _progress_text(view["progress"], share_text)
     if view.get("changing"):
         return _change_text(view)
+    if view.get("served_by"):
+        return f"on {view['served_by']} as {view.get('called') or view['model']}"
     if view["swap_error"]:
         return f"it was not changed: {view['swap_error']}"
     return ", ".join(filter(None, (_purpose_text(view), options_text(view).removeprefix(", "))))
@@ -149,7 +151,7 @@ def policy_text(view: dict[str, Any]) -> str:
     """Return when it is in memory, if that is not the default; "" else."""
     ttl_s, priority = view.get("idle_unload_s"), view.get("priority", 0)
     text = ""
-    if view.get("load") == "on_demand":
+    if view.get("load") == "on_demand" and not view.get("served_by"):
         load_ms = view.get("load_ms") or 0
         text = f"on demand (loads in {seconds_text(load_ms / 1000)})" if load_ms else "on demand"
     if ttl_s is not None:
@@ -157,6 +159,16 @@ def policy_text(view: dict[str, Any]) -> str:
     if priority:
         text += f"{', ' if text else ''}priority {priority}"
     return text
+
+
+def served_text(view: dict[str, Any]) -> str:
+    """Return how it is served, for the end of a sentence."""
+    server = view.get("served_by")
+    if not server or view["slots"]:
+        served = view["context_served"] or view["context"]
+        return f"{view['slots']} slots of {served} tokens{options_text(view)}"
+    called = view.get("called") or view["model"]
+    return f"callers ask for {called}, and {server} loads it as it is asked for"
 
 
 def _change_text(view: dict[str, Any]) -> str:

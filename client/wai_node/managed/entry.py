@@ -73,7 +73,10 @@ class QuantFit:
 class DeploymentStatus:
     """One deployed model, as `list` shows it. `changing`: a change of it is in progress.
     `given_up`: it has failed, and will not soon be tried again. `wakes`: a request loads it, and
-    may wait for that. `load_s`: how long a load takes, measured or guessed."""
+    may wait for that. `load_s`: how long a load takes, measured or guessed. `served_by`: the kind
+    of server that has it, "" for one of the node's own; `called`: by which id callers ask for it,
+    "": alias.
+    """
 
     alias: str
     state: State
@@ -94,6 +97,8 @@ class DeploymentStatus:
     size_bytes: int
     in_flight: int
     progress: Progress | None
+    served_by: str = ""
+    called: str = ""
 
 
 @dataclass(frozen=True, slots=True)

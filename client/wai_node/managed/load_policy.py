@@ -6,13 +6,12 @@ The words are those of the command line, the API and the dashboard too.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from msgspec import UNSET, UnsetType
 
 from wai_protocol.errors import RequestError
 
-LoadWord = Literal["keep_loaded", "on_demand"]
 KEEP_LOADED: Final = "keep_loaded"
 ON_DEMAND: Final = "on_demand"
 MIN_IDLE_S, MAX_IDLE_S = 1.0, 1e9  # with less, a model could be unloaded before its first request
@@ -28,7 +27,7 @@ class LoadPolicy:
     Raises `RequestError` for values that make no sense.
     """
 
-    load: LoadWord = "keep_loaded"
+    load: str = "keep_loaded"
     idle_unload_s: float | None = None
     priority: int = 0
 
@@ -56,7 +55,7 @@ class LoadPolicy:
 
     def changed(
         self,
-        load: LoadWord | None = None,
+        load: str | None = None,
         priority: int | None = None,
         idle_unload_s: float | UnsetType | None = UNSET,
     ) -> LoadPolicy:

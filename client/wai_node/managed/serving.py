@@ -200,7 +200,8 @@ class ManagedModels:
         if event.name != "state":
             return
         alias = event.status.alias
-        self._tell_failure(event.status)
+        status = event.status
+        self.tell_failure(alias, status.reason if status.given_up else None)
         upstream = self._upstreams.get(alias)
         if event.status.state is State.ABSENT:
             if upstream is not None:
@@ -214,13 +215,14 @@ class ManagedModels:
         else:
             self._watch.touch(upstream)
 
-    def _tell_failure(self, status: DeploymentStatus) -> None:
-        """Have STATUS say which models have failed and why, for those who ask for them."""
-        reason = status.reason[:MAX_REASON_CHARS] if status.given_up else None
-        if reason == self._failed.get(status.alias):
+    def tell_failure(self, model: str, reason: str | None) -> None:
+        """Have STATUS say that a model has failed and why, for those who ask for it; None: it has
+        not."""
+        short = None if reason is None else reason[:MAX_REASON_CHARS]
+        if short == self._failed.get(model):
             return
-        self._failed.pop(status.alias, None)
-        if reason is not None:
-            self._failed[status.alias] = reason
+        self._failed.pop(model, None)
+        if short is not None:
+            self._failed[model] = short
         newest = list(self._failed.items())[-MAX_TOLD_FAILURES:]
         self._watch.tell(FAILED_MODELS, dict(newest))

@@ -45,7 +45,7 @@ from .entry import (
 )
 from .keeper import Keeper
 from .lease import leased
-from .load_policy import DEFAULT_POLICY, LoadPolicy, LoadWord
+from .load_policy import DEFAULT_POLICY, LoadPolicy
 from .options import DEFAULT, ServeOptions
 from .policy import ManagedSettings
 from .room import Room
@@ -108,6 +108,8 @@ class Supervisor:
         )
         self._keeper.observe = self._swaps.observe
         self._placing = anyio.Lock()
+        self.other_bytes: Callable[[], int] = lambda: 0
+        """What else counts against the owner's quota of the disk."""
 
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -151,7 +153,7 @@ class Supervisor:
         slots: int | None = None,
         idle_unload_s: float | None = None,
         *,
-        load: LoadWord | None = None,
+        load: str | None = None,
         priority: int | None = None,
         options: ServeOptions | None = None,
         mmproj: str | None = None,
@@ -209,7 +211,8 @@ class Supervisor:
                 **hub_fields(repository, quant),
             )
             async with self._deployments.changing:
-                self.settings.check_quota(self._wanted.models.values(), model.size_bytes)
+                others = self._wanted.models.values()
+                self.settings.check_quota(others, model.size_bytes, self.other_bytes())
                 await anyio.to_thread.run_sync(self._wanted.put, model)
                 self._keeper.add(model, placed.needs)
         return alias
@@ -217,6 +220,10 @@ class Supervisor:
     def deployed(self) -> list[DeploymentStatus]:
         """Every deployed model."""
         return [status_of(entry) for entry in self._deployments]
+
+    def bytes_on_disk(self) -> int:
+        """Return what the files of the deployed models take, or will take."""
+        return sum(model.size_bytes for model in self._wanted.models.values())
 
     async def remove(self, alias: str) -> None:
         """Stop serving a model, and delete its files once its open requests have finished.
@@ -307,6 +314,15 @@ class Supervisor:
         count = max(1, min(lines, MAX_LOG_LINES))
         return await anyio.to_thread.run_sync(read_tail, self._places.log(entry.model), count)
 
+    def processes(self) -> dict[int, str]:
+        """Return the models of the servers that run now, by process id."""
+        return {
+            runner.pid: entry.model.alias
+            for entry in self._deployments
+            for runner in entry.runners.values()
+            if runner.pid is not None
+        }
+
     # -- for requests
 
     def serving(self) -> dict[str, ServerAccess]:
@@ -388,7 +404,7 @@ class Supervisor:
             if entry.machine.state is not State.FAILED:
                 return  # it was tried again meanwhile
             others = [m for m in self._wanted.models.values() if m.alias != changed.alias]
-            self.settings.check_quota(others, changed.size_bytes)
+            self.settings.check_quota(others, changed.size_bytes, self.other_bytes())
             await self._replace(entry, changed)
             entry.needs = placed.needs
             actions = entry.machine.change(self._wish(changed), self._now(), beside=False)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from wai_protocol.errors import StoreError, WaiError
 from wai_protocol.foreign_json import read_json
 
-from .load_policy import ON_DEMAND, LoadPolicy, LoadWord
+from .load_policy import ON_DEMAND, LoadPolicy
 from .options import DEFAULT, ServeOptions
 
 log = logging.getLogger("wai.node.managed")
@@ -59,7 +59,7 @@ class WantedModel:
     proven_options: ServeOptions = DEFAULT
     mmproj: tuple[str, int, str] | None = None
     local: str | None = None
-    load: LoadWord = "keep_loaded"
+    load: str = "keep_loaded"
     priority: int = 0
     load_s: float | None = None
 

@@ -23,6 +23,7 @@ from wai_transport.http_request import Timeouts
 from wai_transport.origin import Origin
 
 from .found_routes import Way, find_routes
+from .model_store import ModelStore
 from .tally import Counters
 
 PROBE_TIMEOUT_S: Final = 5.0
@@ -130,6 +131,9 @@ class Upstream(abc.ABC):
     """What people call this kind, as `llama-server`; it is unique."""
     usual_ports: ClassVar[tuple[int, ...]] = ()
     """Where it is looked for on this machine."""
+    word: ClassVar[str] = ""
+    """By which people name models that servers of this kind are to fetch, as in `ollama:qwen3:8b`;
+    "": those that `store` has none for."""
     apis: tuple[str, ...] = ("openai",)
     """The dialects that servers of this kind speak (`Route.api`), where it is not known of this one
     which routes it has."""
@@ -196,9 +200,13 @@ class Upstream(abc.ABC):
         ready(self.client, self.base_path, self.authorization)
         return _nothing
 
+    def store(self) -> ModelStore | None:
+        """What lets us fetch, load and remove its models; None where it has no way to."""
+        return None
+
     async def find_routes(self, routes: Iterable[Route]) -> frozenset[str] | None:
         """The paths of those of `routes` that it has; None where that is not to be known."""
-        return await find_routes(self.ask, routes, self.apis, self.way)
+        return await find_routes(self.ask, routes, self.apis, self.way, self.accepts_websocket)
 
     async def ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         """Send JSON with our key: (status, body). Raises `WaiError`."""
@@ -209,6 +217,15 @@ class Upstream(abc.ABC):
             timeout_s=PROBE_TIMEOUT_S,
         )
         return status, answer
+
+    async def accepts_websocket(self, path: str) -> bool:
+        """Whether it agrees to a WebSocket there, which is closed at once. Raises `WaiError`."""
+        return await self.client.accepts_websocket(
+            self.base_path + path,
+            self.authorization,
+            limit_bytes=PROBE_LIMIT_BYTES,
+            timeout_s=PROBE_TIMEOUT_S,
+        )
 
     async def get(self, path: str) -> tuple[int, Headers, bytes]:
         """`GET path` with our key: (status, headers, body)."""

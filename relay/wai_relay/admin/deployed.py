@@ -2,7 +2,8 @@
 
 A node tells of each change by an EVENT "deployment" over its session (SPEC section 6), a download's
 progress among them; what it told while nobody heard it, the relay asks for: `model.list`, once for
-each time that the node came. Asking is only done while somebody looks.
+each time that the node came, when somebody looks: the live feed while it has listeners, and every
+few seconds the watch of problems.
 """
 
 from __future__ import annotations
@@ -160,6 +161,8 @@ def deployment_view(node: LiveNode, told: Any) -> DeploymentView:
         state=view.state[:MAX_NAME_CHARS],
         reason=view.reason[:MAX_TEXT_CHARS],
         swap_error=view.swap_error[:MAX_TEXT_CHARS],
+        served_by=view.served_by[:MAX_NAME_CHARS],
+        called=view.called[:MAX_NAME_CHARS],
         log_tail=tuple(line[:MAX_TEXT_CHARS] for line in view.log_tail[-MAX_LOG_LINES:]),
     )
 

@@ -105,6 +105,9 @@ class RequestRecord:
     """Whether the recorder has it: from then on its `tokens` alone may be corrected."""
     address: str = ""
     """The caller's, for the access log only: it is not stored."""
+    refused_key: str = ""
+    """The key that was shown and is not good: its id if it is known, else its first characters, ""
+    where it does not look like a key of ours."""
 
     @property
     def failed(self) -> bool:

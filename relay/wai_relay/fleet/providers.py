@@ -18,7 +18,8 @@ from typing import Final
 
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_protocol.surface import Headers
+from wai_protocol.surface import ROUTES, Headers
+from wai_protocol.websocket import PROTOCOL_FIELD, protocol_fields, protocols_in
 from wai_relay.contracts.records import TokenCounts
 from wai_relay.contracts.upstream import Fleet, ServingNode, Sink, UpstreamStream
 from wai_transport.http_client import HttpClient
@@ -28,6 +29,7 @@ from wai_transport.origin import Origin
 from wai_transport.version import VERSION
 
 from .provider_config import ProviderConfig, ProviderModel
+from .provider_trouble import ProviderTrouble, Trouble
 
 NAME_PREFIX: Final = "provider:"  # no node's name has a colon
 API_PREFIX: Final = "/v1"  # of our paths; a provider's base URL has its own
@@ -37,7 +39,7 @@ WINDOW_BYTES: Final = 256 * 1024
 DEFAULT_REST_S: Final = 5.0
 LONGEST_REST_S: Final = 300.0  # what one answer may keep a provider out of service for
 _MILLION: Final = 1_000_000
-_FORWARDED: Final = frozenset({b"content-type", b"accept"})
+_FORWARDED: Final = frozenset({b"content-type", b"accept", PROTOCOL_FIELD})
 _REFUSES_US: Final = frozenset({401, 402, 403})
 
 log = logging.getLogger("wai.providers")
@@ -74,6 +76,19 @@ class Provider(ServingNode):
         self._clock = clock
         self._rests_until = 0.0
         self._client = HttpClient(origin, tls=_tls(config, origin), proxies=proxies)
+        self.watched = ProviderTrouble(
+            self._client, f"{self._base_path}/models", self._own_headers(), clock=clock
+        )
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why it can't be used; None while it can, as far as is known."""
+        return self.watched.now
+
+    @property
+    def ahead_s(self) -> float | None:
+        """How far its clock is ahead of ours; None if that is not known."""
+        return self.watched.ahead_s
 
     @property
     def ready(self) -> bool:
@@ -95,19 +110,31 @@ class Provider(ServingNode):
         if not self.ready:
             raise NodeUnavailable(f"{self.name} limits this relay for now", Fault.OVERLOADED)
         sent = [(name, value) for name, value in headers if name in _FORWARDED]
-        sent.append((b"user-agent", b"wai/" + VERSION.encode()))
-        if self._key:
-            sent.append((b"authorization", b"Bearer " + self._key.encode()))
+        sent += self._own_headers()
         path = self._base_path + target.removeprefix(API_PREFIX)
 
         def begin(answer: ProviderStream, body_length: int | None) -> ClientRequest:
             return self._client.request(method, path, sent, answer, body_length=body_length)
 
+        def connect(answer: ProviderStream, body_length: int | None) -> ClientRequest:
+            del body_length
+            return self._client.open_websocket(path, sent, answer)
+
+        route = ROUTES.find(method, target.partition("?")[0])
+        if route is not None and route.is_websocket:
+            return ProviderStream(self, connect, sink, 0, at_once=True)
         told = dict(headers).get(b"content-length")
         stream = ProviderStream(self, begin, sink, None if told is None else int(told))
         if end:
             stream.end()
         return stream
+
+    def _own_headers(self) -> Headers:
+        """What says who we are."""
+        own: Headers = [(b"user-agent", b"wai/" + VERSION.encode())]
+        if self._key:
+            own.append((b"authorization", b"Bearer " + self._key.encode()))
+        return own
 
     def rest(self, seconds: float) -> None:
         """It limits us: offer it nothing for so long."""
@@ -126,6 +153,7 @@ class Provider(ServingNode):
 
     async def aclose(self) -> None:
         """Close its connections."""
+        await self.watched.close()
         await self._client.aclose()
 
 
@@ -133,7 +161,8 @@ class ProviderStream(UpstreamStream):
     """One request to a provider; also the sink of its answer."""
 
     __slots__ = (
-        *("_begin", "_held", "_length", "_over", "_provider", "_request", "_sink", "_waiting"),
+        *("_answered", "_begin", "_held", "_length", "_over", "_provider", "_request", "_sink"),
+        "_waiting",
     )
 
     def __init__(
@@ -142,8 +171,11 @@ class ProviderStream(UpstreamStream):
         begin: Callable[[ProviderStream, int | None], ClientRequest],
         sink: Sink,
         length: int | None,
+        *,
+        at_once: bool = False,
     ) -> None:
-        """`length`: of the request's body, if that is known already."""
+        """`length`: of the request's body, if that is known already. `at_once`: begin without any
+        of it; what then answers 101 is a WebSocket."""
         self._provider = provider
         self._length = length
         self._begin = begin
@@ -151,7 +183,10 @@ class ProviderStream(UpstreamStream):
         self._request: ClientRequest | None = None
         self._held: bytes | None = None  # the first piece of the body: it may be all of it
         self._over = False
+        self._answered = False
         self._waiting = 0
+        if at_once:
+            self._request = begin(self, length)
 
     # -- the request
     def write(self, data: bytes) -> bool:
@@ -200,6 +235,8 @@ class ProviderStream(UpstreamStream):
     def on_headers(self, status: int, headers: Headers) -> None:
         """The head. What it refuses us is no refusal of the caller, and is told in our words."""
         named = dict(headers)
+        self._answered = True
+        self._provider.watched.answered(status)
         if status in _REFUSES_US:
             log.error("%s refuses this relay's key (status %d)", self._provider.name, status)
             self._refuse(502, Fault.UPSTREAM_BROKE, "does not accept this relay's key", [])
@@ -208,6 +245,8 @@ class ProviderStream(UpstreamStream):
             self._provider.rest(seconds)
             retry = (b"retry-after", b"%d" % max(round(seconds), 1))
             self._refuse(503, Fault.OVERLOADED, "limits this relay's requests", [retry])
+        elif status == 101:
+            self._sink.on_headers(200, protocol_fields(protocols_in(headers)))
         else:
             content_type = named.get(b"content-type", b"application/json")
             self._sink.on_headers(status, [(b"content-type", content_type)])
@@ -226,6 +265,8 @@ class ProviderStream(UpstreamStream):
     def on_error(self, error: WaiError) -> None:
         """It can't be had, or broke off."""
         log.warning("%s: %s", self._provider.name, error)
+        if not self._answered:  # else it is there, and only this answer was cut
+            self._provider.watched.failed(error)
         self._sink.on_reset(error.fault, f"{self._provider.name} failed: {error}")
 
     def _refuse(self, status: int, fault: Fault, what: str, headers: Headers) -> None:
@@ -279,6 +320,16 @@ class ProvidedFleet:
         """See `Fleet`."""
         yield from self._fleet.nodes()
         yield from self._providers
+
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        """The providers alone."""
+        return self._providers
+
+    def look(self) -> None:
+        """Ask the providers now and then whether they can be used."""
+        for provider in self._providers:
+            provider.watched.look()
 
     async def aclose(self) -> None:
         """Close the providers' connections."""

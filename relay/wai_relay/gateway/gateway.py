@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import parse_qs
@@ -21,7 +22,7 @@ import msgspec
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Headers, Route
-from wai_relay.contracts.api_keys import ApiKey
+from wai_relay.contracts.api_keys import ApiKey, KeyRefused
 from wai_relay.contracts.records import Corrector, Recorder, RequestRecord, leave_uncorrected
 from wai_relay.contracts.upstream import Fleet
 from wai_relay.http.exchange import Exchange, Request
@@ -150,6 +151,8 @@ class Gateway:
         except WaiError as error:
             row = error.fault.row  # not its message, which may quote the caller
             log.log(row.log_level, "%s refused: %s", request.request_id, row.openai_code)
+            if isinstance(error, KeyRefused):
+                record.refused_key = error.key
             self._refuse(reply, path, live, error)
         except asyncio.CancelledError:
             record.cancelled = True
@@ -178,6 +181,10 @@ class Gateway:
             if route is None:
                 raise self._no_route(request.method, path)
             reply.dialect = EXTRA
+        if route.is_websocket and not reply.exchange.websocket_key:
+            raise RequestError(
+                f"{path} is a WebSocket: connect to it by `wss://`, over HTTP/1.1, with version 13."
+            )
         permit = self._admission.enter(key, self._clock(), self._wall_clock())
         try:
             await self._forward(reply, path, route, key, live, permit)
@@ -236,6 +243,9 @@ class Gateway:
             target = f"{path}?{request.query}" if request.query else path
             call = RoutedRequest(reply, route, target, intake, body, record, live, permit)
             call.heartbeat = self._heartbeat(reply, route, body)
+            if route.is_websocket:
+                record.stream = True
+                call.on_tokens = partial(self._spend, request, permit)
             if translated:
                 asked = self._asked(facts.model, prompt_tokens, models)
                 record.translated = "relay"
@@ -273,6 +283,12 @@ class Gateway:
                         record.model, call.body.facts.prompt, call.prompt_tokens
                     )
             intake.release()
+
+    def _spend(self, request: Request, permit: Permit, tokens: int) -> None:
+        """A conversation took `tokens`. Raises `WaiError` where it must not go on: its key was
+        revoked meanwhile, has expired, or has no tokens left."""
+        key = self._keys.authenticate(request.headers)
+        self._admission.spend(permit, key, tokens, self._clock(), self._wall_clock())
 
     def _remember_answer(self, call: RoutedRequest, key: ApiKey) -> None:
         """A later request may refer to the answer, which is on the node that gave it."""

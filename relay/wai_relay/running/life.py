@@ -111,6 +111,8 @@ def _close_at_the_end(parts: Parts, ending: AsyncExitStack) -> None:
     ending.callback(parts.fleet.close)
     ending.push_async_callback(parts.tunnels.close)
     ending.callback(parts.feed.close)
+    ending.push_async_callback(parts.notifier.close)
+    ending.push_async_callback(parts.watch.close)
 
 
 async def _open_port(
@@ -132,6 +134,7 @@ async def _open_port(
         parts.pulse.start(parts.gateway.live)
         parts.fleet.expect_all(SETTLE_S)
         await listener.start()
+        parts.watch.start()
     except OSError as error:
         known = (error.errno or 0) > 0  # else a name's, which has no text of the system's
         reason = os.strerror(error.errno or 0) if known else error.strerror
@@ -228,6 +231,8 @@ class Relay:
         await self._succession.end()
         if self._tls is not None:
             await self._tls.close()  # a successor renews from now on
+        await parts.watch.close()
+        await parts.notifier.close()  # what is not there any more is no problem of this relay's
         _log.info("stopping: %d requests in flight", parts.edge.serving)
         await self._listener.close()
         parts.feed.close()  # whoever watches has no request to wait for

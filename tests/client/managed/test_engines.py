@@ -37,9 +37,9 @@ CARD = replace(RAM, gpus=(Gpu("RTX 4090", "nvidia", 24 << 30, 20 << 30),))
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packed(shared_folder: Path) -> Path:
     require_real("llama-server")
-    return real_archive(tmp_path_factory.mktemp("packed"), backend="cpu")
+    return real_archive(shared_folder, backend="cpu")
 
 
 @pytest.fixture

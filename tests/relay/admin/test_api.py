@@ -252,6 +252,18 @@ async def test_the_audit_log_says_which_model_of_which_node(api: Api) -> None:
     ]
 
 
+@pytest.mark.parametrize("verb", ["load", "unload"])
+async def test_a_model_is_loaded_and_unloaded_by_its_server(api: Api, verb: str) -> None:
+    row = DEPLOYED | {"model": "ollama:qwen3:8b", "served_by": "ollama", "called": "qwen3:8b"}
+    node = make_node(answers={f"model.{verb}": [row]})
+    api.fleet.known = [node]
+    status, view = await api.call("POST", f"/deployments/box/{verb}?model=ollama:qwen3:8b")
+    assert (status, view["called"]) == (200, "qwen3:8b")
+    assert node.calls == [(f"model.{verb}", {"model": "ollama:qwen3:8b"})]
+    _, log = await api.call("GET", "/audit")
+    assert log["data"][0]["action"] == f"model.{verb}"
+
+
 async def test_whoami_tells_name_and_time(api: Api, clock: Clock) -> None:
     _, who = await api.call("GET", "/whoami")
     assert (who["name"], who["time"]) == ("local", clock.now)
@@ -420,6 +432,8 @@ DEPLOYED: Final = {
     "changing": False,
     "size_bytes": 640_000,
     "in_flight": 0,
+    "served_by": "",
+    "called": "",
     "progress": None,
     "purpose": "chat",
     "mmproj": "",
@@ -573,3 +587,20 @@ async def test_an_edit_that_makes_no_sense_reaches_no_node(api: Api, body: dict[
     api.fleet.known = [node]
     status, _ = await api.call("PATCH", f"/deployments/box?model={DEPLOYED['model']}", body)
     assert (status, node.calls) == (400, [])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/nodes/box", {"name": "desk\n"}),
+        ("POST", "/invites", {"name": "desk\n"}),
+        ("POST", "/admins", {"name": "ann\n"}),
+        ("PATCH", "/settings", {"public_url": "https://relay.example\n"}),
+    ],
+)
+async def test_a_name_that_ends_with_a_line_end_is_refused(
+    api: Api, method: str, path: str, body: dict[str, Any]
+) -> None:
+    api.fleet.known = [make_node()]
+    status, _ = await api.call(method, path, body)
+    assert status == 400

@@ -147,7 +147,7 @@ def error_of(exchange: FakeExchange) -> dict[str, Any]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while not condition():
             await anyio.lowlevel.checkpoint()
 
@@ -1012,6 +1012,14 @@ async def test_a_prompt_that_fits_nowhere_is_the_upstreams_400() -> None:
     assert all(name != b"retry-after" for name, _ in exchange.headers)
 
 
+async def test_a_prompt_too_long_for_who_is_there_waits_for_who_will_be_back() -> None:
+    r = rig(FakeNode("a", MODEL, ready=False), FakeNode("b", MODEL, script=too_long))
+    exchange = await r.ask()
+    assert exchange.status == 503
+    assert exchange.header(b"retry-after")
+    assert exchange.header(b"x-wai-attempts") == b"1"
+
+
 def has_each_attempt_wait(r: Rig, patched: pytest.MonkeyPatch, wait_s: float) -> list[float]:
     """How much patience each has when it begins to wait."""
     choose = r.dispatcher.acquire
@@ -1112,7 +1120,7 @@ async def test_a_head_that_can_not_be_sent_ends_in_an_error_and_not_in_a_wait() 
 
     r = rig(FakeNode("gpu1", MODEL, script=answer))
     exchange = Strict(make_request(), [CHAT])
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await r.gateway.handle(exchange)
     assert exchange.over
     assert exchange.status >= 500

@@ -38,12 +38,13 @@ HEALTH_MISSES: Final = 3  # a server that does not answer /health for half a min
 class Runner:
     """Runs one server, which demands `key`.
 
-    `url` is set while it runs; `seen`, the sizes of its buffers, once it has loaded.
+    `url` and `pid` are set while it runs; `seen`, the sizes of its buffers, once it has loaded.
     """
 
     def __init__(self, key: str, settings: ManagedSettings, log_path: Path) -> None:
         self.url: str | None = None
         self.key = key
+        self.pid: int | None = None
         self.seen: SeenBuffers | None = None
         self.log_tail: tuple[str, ...] = ()
         self._settings, self._log_path = settings, log_path
@@ -96,11 +97,11 @@ class Runner:
             log.close()
             return str(error)
         try:
-            self.url = socket.url
+            self.url, self.pid = socket.url, process.pid
             return await self._watch(process, on_ready)
         finally:
             self.log_tail = log.tail()
-            self.url = None
+            self.url = self.pid = None
             log.close()
 
     def correction(
