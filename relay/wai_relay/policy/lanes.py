@@ -114,14 +114,14 @@ class Lane:
         self, fresh_tokens: float, output_tokens: float, now: float, *, streams: bool
     ) -> Claim:
         """Take a slot for a request: see `Ledger.claim`."""
-        if self.load_s and not self.ledger.claims:
-            self.load_from = now
         ahead, tps = 0.0, self.prefill.tps
         if tps is not None and self.learns_limit:
             ahead = self.ledger.prefill_ahead(tps, now)
         claim = self.ledger.claim(fresh_tokens, output_tokens, now, streams=streams)
         claim.expected_s = (ahead + fresh_tokens) * self.prefill.token_s + self.rtt_s
         if self.load_s:
+            if self.ledger.claims == 1:  # it is loaded for this one
+                self.load_from = now
             self.ledger.delay(claim, self.load_left(now))
         return claim
 
