@@ -19,6 +19,25 @@ def free_now(entries: Iterable[DeploymentEntry], hardware: Hardware) -> Hardware
     A server's weights are pages of a file, which the system counts as free as long as it could drop
     them; so what the servers need counts too.
     """
+    return _beside(entries, hardware, NOTHING)
+
+
+def free_for(
+    entries: Iterable[DeploymentEntry], hardware: Hardware, policy: LoadPolicy, alias: str
+) -> Hardware:
+    """Return the machine as the deployment `alias` can have it: all are unloaded that ever make
+    room for it, and all others are loaded. One that is loading counts as loaded."""
+    stays, freed = [], NOTHING
+    for entry in entries:
+        if entry.model.alias != alias and _makes_room(entry, policy):
+            freed += sum((held.most for held in entry.held.values()), NOTHING)
+        else:
+            stays.append(entry)
+    return _taken(_beside(stays, hardware, freed), promised(stays, policy, alias))
+
+
+def _beside(entries: Iterable[DeploymentEntry], hardware: Hardware, freed: Space) -> Hardware:
+    """Return what `entries` leave of the machine, once others have freed so much."""
     loading, resident = NOTHING, 0
     for entry in entries:
         for generation, held in entry.held.items():
@@ -26,20 +45,9 @@ def free_now(entries: Iterable[DeploymentEntry], hardware: Hardware) -> Hardware
                 loading += held.most
             else:
                 resident += held.least_ram
-    ram = min(hardware.ram_available_bytes, hardware.ram_total_bytes - resident)
-    return _taken(replace(hardware, ram_available_bytes=max(0, ram)), loading)
-
-
-def free_for(
-    entries: Iterable[DeploymentEntry], hardware: Hardware, policy: LoadPolicy, alias: str
-) -> Hardware:
-    """Return the machine as the deployment `alias` can have it: all are unloaded that ever make
-    room for it, and all others are loaded."""
-    free = _taken(free_now(entries, hardware), promised(entries, policy, alias))
-    for entry in entries:
-        if entry.model.alias != alias and _makes_room(entry, policy):
-            free = _freed(free, sum((held.most for held in entry.held.values()), NOTHING))
-    return free
+    more = hardware.with_freed(freed.gpu)
+    ram = min(more.ram_available_bytes + freed.ram, more.ram_total_bytes - resident)
+    return _taken(replace(more, ram_available_bytes=max(0, ram)), loading)
 
 
 def promised(entries: Iterable[DeploymentEntry], policy: LoadPolicy, alias: str) -> Space:
@@ -62,9 +70,3 @@ def _makes_room(entry: DeploymentEntry, policy: LoadPolicy) -> bool:
 def _taken(hardware: Hardware, space: Space) -> Hardware:
     less = hardware.with_taken(space.gpu)
     return replace(less, ram_available_bytes=max(0, less.ram_available_bytes - space.ram))
-
-
-def _freed(hardware: Hardware, space: Space) -> Hardware:
-    more = hardware.with_freed(space.gpu)
-    ram = min(more.ram_total_bytes, more.ram_available_bytes + space.ram)
-    return replace(more, ram_available_bytes=ram)

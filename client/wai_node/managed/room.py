@@ -33,6 +33,8 @@ log = logging.getLogger("wai.node.managed")
 LOOK_EVERY_S: Final = 0.02
 # What other processes take is not told to us; who waits for it finds out by this.
 MEASURE_EVERY_S: Final = 5.0
+# Drivers take milliseconds to answer, and requests change nothing that they would tell.
+MEASURED_FOR_S: Final = 1.0
 
 Apply = Callable[[DeploymentEntry, list[Action]], None]
 
@@ -69,6 +71,8 @@ class Room:
         self._waiting: dict[str, _Waiting] = {}
         self._granted: dict[tuple[str, int], _Waiting] = {}
         self._news = anyio.Event()
+        self._measured: tuple[float, Hardware] | None = None
+        self._servers_seen = 0  # how many have begun, have loaded or have ended
 
     # -- what the keeper asks
 
@@ -104,10 +108,12 @@ class Room:
         """A server has ended, and takes no memory any more."""
         entry.held.pop(generation, None)
         self._granted.pop((entry.model.alias, generation), None)
+        self._servers_changed()
         self._news.set()
 
     def loaded(self, entry: DeploymentEntry, generation: int) -> None:
         """A server has loaded: note what was waited for."""
+        self._servers_changed()
         granted = self._granted.pop((entry.model.alias, generation), None)
         took_s = entry.machine.load_s
         if granted is None or took_s is None:
@@ -131,9 +137,22 @@ class Room:
             self._withdraw_unwanted()
             again_at: float | None = None
             if self._waiting:
-                hardware = await anyio.to_thread.run_sync(self._hardware)
-                again_at = self._look(hardware)
+                again_at = self._look(await self._measure())
             await self._sleep(again_at)
+
+    async def _measure(self) -> Hardware:
+        """Return the machine as it is now, or was a moment ago."""
+        while (known := self._measured) is None or self._now() > known[0] + MEASURED_FOR_S:
+            before, at = self._servers_seen, self._now()
+            found = await anyio.to_thread.run_sync(self._hardware)
+            if before == self._servers_seen:  # else it may be of a moment before that
+                self._measured = at, found
+        return known[1]
+
+    def _servers_changed(self) -> None:
+        """What was measured is not so any more."""
+        self._servers_seen += 1
+        self._measured = None
 
     async def _sleep(self, again_at: float | None) -> None:
         if not self._waiting:
@@ -221,6 +240,7 @@ class Room:
         """Have its server started."""
         entry, generation = waiting.entry, waiting.generation
         entry.held[generation] = waiting.held
+        self._servers_changed()
         self._granted[entry.model.alias, generation] = waiting
         entry.machine.begin_load(generation, self._now())
         self._settle(waiting, "")

@@ -89,3 +89,11 @@ def test_a_policy_is_changed_as_people_mean_it() -> None:
             kept.changed(**wrong)
     with pytest.raises(RequestError, match="kept loaded is not unloaded"):
         kept.changed("keep_loaded", None, 60.0)
+
+
+def test_one_that_loads_and_makes_room_is_not_counted_twice() -> None:
+    loading = entry("a", held=Space(ram=10 * GIB), load="on_demand")
+    loading.machine._loading = 1
+    measured = box(0, 2)  # its server has taken its memory already
+    free = free_for([loading], measured, LoadPolicy("on_demand"), "new")
+    assert free.ram_available_bytes == 12 * GIB
