@@ -25,7 +25,7 @@ from tests.harness.processes import wait_until
 from tests.harness.realtime_server import USAGE, WORDS, RealtimeServer, realtime_server
 from tests.harness.tcp_proxy import TcpProxy, tcp_proxy
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120), pytest.mark.xdist_group("realtime")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("realtime")]
 
 UPSTREAM_KEY = "key-of-the-realtime-server"
 
