@@ -22,6 +22,8 @@ from wai_relay.admin import deployments
 from wai_relay.identity import load_self_signed
 from wai_transport.folder import DataFolder
 
+pytestmark = pytest.mark.xdist_group("commands")  # one relay
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
