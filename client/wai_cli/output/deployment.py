@@ -111,8 +111,8 @@ def note(view: dict[str, Any]) -> str:
         return _progress_text(view["progress"], share_text)
     if view.get("changing"):
         return _change_text(view)
-    if view.get("served_by"):
-        return f"on {view['served_by']} as {view.get('called') or view['model']}"
+    if view.get("called"):
+        return f"on {view['served_by']} as {view['called']}"
     if view["swap_error"]:
         return f"it was not changed: {view['swap_error']}"
     return ", ".join(filter(None, (_purpose_text(view), options_text(view).removeprefix(", "))))
@@ -128,6 +128,7 @@ def options_text(view: dict[str, Any]) -> str:
     """Return the options that are not the defaults, as `, cache q8_0`; "" for none."""
     layers, flags = view.get("gpu_layers"), view.get("engine_flags")
     said = (
+        str(view.get("served_by") or ""),
         f"sees images by {view['mmproj']}" if view.get("mmproj") else "",
         f"cache {view['cache_type']}" if view.get("cache_type", "f16") != "f16" else "",
         f"{layers} layers on the GPU" if layers is not None else "",

@@ -17,6 +17,8 @@ from wai_node.models.fit import Fit
 from .deployment import Deployment, State, Wish
 from .options import ServeOptions
 from .server.runner import Runner
+from .server.vllm import LOAD_BASE_S as VLLM_BASE_S
+from .server.vllm import SERVER, find_vllm
 from .wanted import WantedModel
 
 log = logging.getLogger("wai.node.managed")
@@ -101,14 +103,17 @@ def wish_of(
     model: WantedModel, load_timeout_s: float | None = None, engine: tuple[str, ...] = ()
 ) -> Wish:
     """Return the wish of a stored model; the limit for loading grows with the files' size."""
+    vllm = model.server == SERVER
+    base_s = VLLM_BASE_S if vllm else LOAD_BASE_S
     return Wish(
-        engine=engine,
+        engine=find_vllm() if vllm else engine,
+        gpu_share=model.gpu_share,
         options=model.options,
         context_tokens=model.context_tokens,
         slots=model.slots,
         gpu_layers=model.gpu_layers,
         idle_unload_s=model.idle_unload_s,
-        load_limit_s=load_timeout_s or LOAD_BASE_S + model.size_bytes / LOAD_BYTES_PER_S,
+        load_limit_s=load_timeout_s or base_s + model.size_bytes / LOAD_BYTES_PER_S,
     )
 
 
@@ -206,5 +211,6 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         given_up=machine.given_up,
         size_bytes=entry.model.size_bytes,
         in_flight=machine.in_flight,
+        served_by=entry.model.server,
         progress=entry.progress if machine.state is State.DOWNLOADING else None,
     )

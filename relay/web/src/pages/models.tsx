@@ -71,7 +71,7 @@ function Deployed() {
                 <td data-label="Node" class="nowrap">{row.node}</td>
                 <td data-label="State"><Badge state={row.state} /><Progress row={row} /></td>
                 <td data-label="Size" class="num">{bytes(row.size_bytes)}</td>
-                {row.served_by ? (
+                {isElsewhere(row) ? (
                   <OnServer row={row} act={act} />
                 ) : (
                   <>
@@ -92,6 +92,11 @@ function Deployed() {
       {options.value && <Options row={options.value} onClose={() => (options.value = null)} />}
     </section>
   );
+}
+
+/** Whether a server that was there before has it, and not one of the node's own. */
+function isElsewhere(row: DeploymentView): boolean {
+  return row.served_by !== "" && row.served_by !== "vllm";
 }
 
 /** The last cells of a model that Ollama or LM Studio has: it decides how the model is served. */
@@ -154,6 +159,7 @@ function OnServers() {
 function optionsText(row: DeploymentView): string {
   return [
     row.purpose && row.purpose !== "chat" && row.purpose,
+    row.served_by,
     row.mmproj && `sees images by ${row.mmproj}`,
     row.cache_type !== "f16" && `cache ${row.cache_type}`,
     row.gpu_layers !== null && `${row.gpu_layers} layers on the GPU`,
