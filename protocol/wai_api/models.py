@@ -84,7 +84,8 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     older nodes. `mmproj`: the projector by which it sees images. `gpu_layers` null: as many as fit.
     `served_by`: the kind of server that has it, as ollama or vllm; "" for llama-server.
     `called`: the id by which callers ask for it where that is not `model`; there `context` and
-    `slots` are 0 if the server does not tell."""
+    `slots` are 0 if the server does not tell. `estimated_bytes` and `seen_bytes`: the memory that
+    its buffers were to take, and that the server's log says they take; null: not known."""
 
     id: str
     node: str
@@ -110,6 +111,8 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     engine_flags: tuple[str, ...] = ()
     served_by: str = ""
     called: str = ""
+    estimated_bytes: int | None = None
+    seen_bytes: int | None = None
 
 
 class DeploymentList(Struct, frozen=True):

@@ -115,7 +115,16 @@ def note(view: dict[str, Any]) -> str:
         return f"on {view['served_by']} as {view['called']}"
     if view["swap_error"]:
         return f"it was not changed: {view['swap_error']}"
-    return ", ".join(filter(None, (_purpose_text(view), options_text(view).removeprefix(", "))))
+    said = _purpose_text(view), _memory_text(view), options_text(view).removeprefix(", ")
+    return ", ".join(filter(None, said))
+
+
+def _memory_text(view: dict[str, Any]) -> str:
+    """Return what it takes in memory, beside the estimate; "" where that is not known."""
+    seen, estimated = view.get("seen_bytes"), view.get("estimated_bytes")
+    if seen is None or estimated is None:
+        return ""
+    return f"takes {size_text(seen)} of {size_text(estimated)} estimated"
 
 
 def _purpose_text(view: dict[str, Any]) -> str:

@@ -50,6 +50,8 @@ class DeploymentStatus:
     """One deployed model, as `list` shows it. `changing`: a change of it is in progress.
     `given_up`: it has failed, and will not soon be tried again. `served_by`: the kind of server
     that has it, "" for one of the node's own; `called`: by which id callers ask for it, "": alias.
+    `estimated_bytes` and `seen_bytes`: what its buffers were to take, and what its server's log
+    says that they take; None: not known.
     """
 
     alias: str
@@ -71,6 +73,8 @@ class DeploymentStatus:
     progress: Progress | None
     served_by: str = ""
     called: str = ""
+    estimated_bytes: int | None = None
+    seen_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,8 @@ class DeploymentEntry:
     changed: anyio.Event = field(default_factory=anyio.Event)
     needs_bytes: int = 0
     """Estimated memory; 0 if not estimated in this run. `pending_bytes` counts it until loaded."""
+    memory: tuple[int, int] | None = None
+    """The bytes that its server's buffers were estimated at, and that they take."""
     logged: tuple[object, ...] = ()
     logged_swap: str = ""
     removed: bool = False  # removal was asked for; `gone` once its servers have ended
@@ -194,6 +200,7 @@ def log_change(entry: DeploymentEntry) -> None:
 def status_of(entry: DeploymentEntry) -> DeploymentStatus:
     """Return the public status of an entry."""
     machine = entry.machine
+    estimated, seen = entry.memory or (None, None)
     return DeploymentStatus(
         alias=entry.model.alias,
         state=machine.state,
@@ -212,5 +219,7 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         size_bytes=entry.model.size_bytes,
         in_flight=machine.in_flight,
         served_by=entry.model.server,
+        estimated_bytes=estimated,
+        seen_bytes=seen,
         progress=entry.progress if machine.state is State.DOWNLOADING else None,
     )

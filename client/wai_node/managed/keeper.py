@@ -19,6 +19,7 @@ import anyio.to_thread
 
 from wai_node.models.catalogue import Repository
 from wai_node.models.download import Clock, Download, Progress
+from wai_node.models.fit import Correction
 from wai_node.models.gguf_file import read_projector, read_shape
 from wai_node.models.hub import Hub
 from wai_node.models.local_files import check_local
@@ -258,10 +259,14 @@ class Keeper:
                 projector = await anyio.to_thread.run_sync(read_projector, seeing)
             except (WaiError, OSError):
                 return  # its file is gone: nothing to learn for
-            correction = runner.correction(shape, projector, model.weights_bytes, wish)
-            if correction is not None:
+            known = Correction(*model.correction)
+            learned = runner.learned(shape, projector, model.weights_bytes, wish, known)
+            if learned is not None:
+                correction = learned.correction
                 factors = (correction.weights, correction.cache, correction.compute)
                 model = replace(model, correction=factors)
+                entry.memory = learned.estimated_bytes, learned.seen_bytes
+                self._on_event(DeploymentEvent("state", status_of(entry)))
         entry.model = replace(
             entry.model,
             proven=model.proven,

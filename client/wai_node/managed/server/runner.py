@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -35,6 +35,15 @@ from .vllm import NO_VLLM, SERVER, VllmHealth, vllm_options
 LOADING_POLL_S: Final = 0.1  # a tiny model is ready in 0.1 s, a large one in minutes
 HEALTH_EVERY_S: Final = 10.0
 HEALTH_MISSES: Final = 3  # a server that does not answer /health for half a minute hangs
+
+
+class Learned(NamedTuple):
+    """What a start has taught: the correction from now on, and what its buffers were estimated at
+    and took, in bytes."""
+
+    correction: Correction
+    estimated_bytes: int
+    seen_bytes: int
 
 
 class Runner:
@@ -118,14 +127,24 @@ class Runner:
             extra=self._settings.extra_flags,
         )
 
-    def correction(
-        self, shape: ModelShape, projector: Projector | None, weights_bytes: int, wish: Wish
-    ) -> Correction | None:
-        """Return how far the estimate was off, by the log; None if the log has no figures."""
+    def learned(
+        self,
+        shape: ModelShape,
+        projector: Projector | None,
+        weights_bytes: int,
+        wish: Wish,
+        known: Correction,
+    ) -> Learned | None:
+        """Return how far the estimate was off, by the log; None if the log has no figures.
+
+        `known`: the correction with which it was estimated.
+        """
         if self.seen is None:
             return None
         load = wish.options.load(shape, wish.context_tokens, wish.slots, projector)
-        return learn(self.seen, estimate(shape, weights_bytes, load))
+        estimated = estimate(shape, weights_bytes, load, known).buffers
+        plain = estimate(shape, weights_bytes, load)
+        return Learned(learn(self.seen, plain), estimated, self.seen.total)
 
     async def _watch(self, process: ServerProcess, on_ready: Callable[[int], None]) -> str:
         """Follow the process and check its health; both have ended when this returns."""

@@ -70,7 +70,7 @@ function Deployed() {
                 </td>
                 <td data-label="Node" class="nowrap">{row.node}</td>
                 <td data-label="State"><Badge state={row.state} /><Progress row={row} /></td>
-                <td data-label="Size" class="num">{bytes(row.size_bytes)}</td>
+                <td data-label="Size" class="num">{bytes(row.size_bytes)}<Memory row={row} /></td>
                 {isElsewhere(row) ? (
                   <OnServer row={row} act={act} />
                 ) : (
@@ -91,6 +91,16 @@ function Deployed() {
       {log.value && <Log row={log.value} onClose={() => (log.value = null)} />}
       {options.value && <Options row={options.value} onClose={() => (options.value = null)} />}
     </section>
+  );
+}
+
+/** What it takes in memory by its server's log, beside what that was estimated at. */
+function Memory({ row }: { row: DeploymentView }) {
+  if (row.seen_bytes === null) return null;
+  return (
+    <div class="muted small-text" title="What its server's buffers take, and what they were estimated at">
+      takes {bytes(row.seen_bytes)}{row.estimated_bytes !== null && ` of ${bytes(row.estimated_bytes)} estimated`}
+    </div>
   );
 }
 
