@@ -92,6 +92,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " (default: the best one of the repository)",
     )
     deploy.add_argument(
+        "--engine",
+        choices=("llama-server", "vllm"),
+        default="llama-server",
+        help="vllm: a repository of safetensors, on the vLLM that is installed on the node",
+    )
+    deploy.add_argument(
         "--install-engine",
         action="store_true",
         help="if the node has no llama-server, have it install one first",
@@ -275,9 +281,10 @@ def _fit_row(node: str, quant: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _deploy(parsed: argparse.Namespace) -> int:
+    on_vllm = parsed.engine == "vllm" and not parsed.model.startswith("vllm:")
     wanted = {
         "node": parsed.node,
-        "model": parsed.model,
+        "model": f"vllm:{parsed.model}" if on_vllm else parsed.model,
         "context": parsed.context,
         "slots": parsed.slots,
         "idle_unload_s": parsed.idle_unload,

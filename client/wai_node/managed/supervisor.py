@@ -47,6 +47,8 @@ from .options import DEFAULT, ServeOptions
 from .policy import ManagedSettings
 from .server.log_file import read_tail
 from .server.model_paths import ModelPaths
+from .server.vllm import SERVER, check_vllm
+from .vllm_appraisal import VllmAppraiser
 from .wanted import Wanted, WantedModel
 
 LEASE_LIMIT_S: Final = 600.0  # as long as the relay waits for a first byte
@@ -85,7 +87,9 @@ class Supervisor:
         self._places = ModelPaths(settings)
         self._engine = engine or NodeEngine(settings, on_engine, clock=clock)
         usable = self._engine.usable
-        self._appraiser = Appraiser(hub, settings, lambda: usable(hardware()), self._wanted)
+        self._appraiser = Appraiser(
+            *(hub, settings, lambda: usable(hardware()), self._wanted), VllmAppraiser(hardware)
+        )
         self._keeper = Keeper(
             *(settings, hub, new_key, self._deployments, on_event),
             now=now,
@@ -160,7 +164,12 @@ class Supervisor:
         alias = f"{repo}:{quant.name}" if repository.folder is None else repo
         if not _NAME.fullmatch(quant.name):
             raise RequestError(f"the file name of {alias[:120]!r} can't be used as a model's id")
-        await self._engine.check(install=install_engine)
+        vllm = repository.config is not None
+        if vllm:
+            alias = repo
+            check_vllm(options or DEFAULT, mmproj)
+        else:
+            await self._engine.check(install=install_engine)
         entry = self._deployments.find(alias)
         if entry is not None:
             if entry.removed:
@@ -185,6 +194,8 @@ class Supervisor:
                 slots=placed.load.slots,
                 idle_unload_s=idle_unload_s,
                 gpu_layers=placed.gpu_layers,
+                gpu_share=placed.gpu_share,
+                server=SERVER if vllm else "",
                 **hub_fields(repository, quant),
             )
             async with self._deployments.changing:
@@ -237,6 +248,8 @@ class Supervisor:
         model = entry.model
         chosen = options or wish.options
         chosen.check(flags_allowed=self.settings.allow_engine_flags)
+        if model.server:
+            check_vllm(chosen, None)
         served = wish if entry.machine.serving is not None else None
         context_tokens, slots = context_tokens or wish.context_tokens, slots or wish.slots
         files = self._places.file(model), self._places.projector(model)
@@ -247,6 +260,7 @@ class Supervisor:
             context_tokens=load.context_tokens,
             slots=load.slots,
             gpu_layers=change.gpu_layers,
+            gpu_share=change.gpu_share,
             options=chosen,
         )
         async with self._deployments.changing:
@@ -360,6 +374,7 @@ class Supervisor:
             context_tokens=placed.load.context_tokens,
             slots=placed.load.slots,
             gpu_layers=placed.gpu_layers,
+            gpu_share=placed.gpu_share,
             **hub_fields(repository, quant),
         )
         async with self._deployments.changing:

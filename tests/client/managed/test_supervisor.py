@@ -235,6 +235,10 @@ async def test_what_was_seen_is_kept_for_the_next_estimate(
         await n.until(lambda: "correction" in wanted.read_text())
         [model] = json.loads(wanted.read_text())["models"]
         assert all(0.9 < factor < 1.1 for factor in model["correction"])
+        await n.until(lambda: n.status().seen_bytes is not None)
+        status = n.status()
+        assert status.seen_bytes == pytest.approx(status.estimated_bytes, rel=0.1)
+        assert n.events[-1].status.seen_bytes == status.seen_bytes
 
 
 async def test_a_model_that_is_being_removed_is_not_deployed_into_its_own_deletion(

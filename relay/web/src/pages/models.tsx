@@ -70,8 +70,8 @@ function Deployed() {
                 </td>
                 <td data-label="Node" class="nowrap">{row.node}</td>
                 <td data-label="State"><Badge state={row.state} /><Progress row={row} /></td>
-                <td data-label="Size" class="num">{bytes(row.size_bytes)}</td>
-                {row.served_by ? (
+                <td data-label="Size" class="num">{bytes(row.size_bytes)}<Memory row={row} /></td>
+                {isElsewhere(row) ? (
                   <OnServer row={row} act={act} />
                 ) : (
                   <>
@@ -92,6 +92,21 @@ function Deployed() {
       {options.value && <Options row={options.value} onClose={() => (options.value = null)} />}
     </section>
   );
+}
+
+/** What it takes in memory by its server's log, beside what that was estimated at. */
+function Memory({ row }: { row: DeploymentView }) {
+  if (row.seen_bytes === null) return null;
+  return (
+    <div class="muted small-text" title="What its server's buffers take, and what they were estimated at">
+      takes {bytes(row.seen_bytes)}{row.estimated_bytes !== null && ` of ${bytes(row.estimated_bytes)} estimated`}
+    </div>
+  );
+}
+
+/** Whether a server that was there before has it, and not one of the node's own. */
+function isElsewhere(row: DeploymentView): boolean {
+  return row.served_by !== "" && row.served_by !== "vllm";
 }
 
 /** The last cells of a model that Ollama or LM Studio has: it decides how the model is served. */
@@ -154,6 +169,7 @@ function OnServers() {
 function optionsText(row: DeploymentView): string {
   return [
     row.purpose && row.purpose !== "chat" && row.purpose,
+    row.served_by,
     row.mmproj && `sees images by ${row.mmproj}`,
     row.cache_type !== "f16" && `cache ${row.cache_type}`,
     row.gpu_layers !== null && `${row.gpu_layers} layers on the GPU`,
