@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from .errors import Fault, LocalProtocolError, RemoteProtocolError
 from .limits import MAX_HEADERS
 from .surface import Headers
+from .websocket import ACCEPT_FIELD, KEY_FIELD, VERSION, VERSION_FIELD
 
 MAX_HEAD_BYTES: Final = 32 * 1024  # llama-server sends 0.3 kB, cloud providers with cookies up to 8
 # Status 100, 102 and 103: servers send one or two. A peer that sends more only delays the answer.
@@ -48,13 +49,20 @@ _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b
 
 
 def request_head(
-    method: str, target: str, headers: Headers, *, authority: bytes, body_length: int | None
+    method: str,
+    target: str,
+    headers: Headers,
+    *,
+    authority: bytes,
+    body_length: int | None,
+    websocket_key: bytes = b"",
 ) -> bytes:
     """Encode the head of a request.
 
     `target` is path and query; `body_length` is the body's exact length in bytes, None for a
-    chunked body. Raises `LocalProtocolError` for a value that could end the head early or start
-    another request, and for headers that set the framing.
+    chunked body. `websocket_key`: ask for a WebSocket, with this key. Raises `LocalProtocolError`
+    for a value that could end the head early or start another request, and for headers that set the
+    framing.
     """
     if not _TOKEN.fullmatch(method.encode()) or not _TARGET.fullmatch(target):
         raise LocalProtocolError("the request's method or target is not allowed in HTTP")
@@ -63,7 +71,10 @@ def request_head(
         if not _TOKEN.fullmatch(name) or _CONTROL.search(value) or name.lower() in _FRAMING:
             raise LocalProtocolError("a header of the request is not allowed in HTTP")
         lines.append(name + b": " + value)
-    if body_length is None:
+    if websocket_key:
+        lines += (b"connection: Upgrade", b"upgrade: websocket")
+        lines += (VERSION_FIELD + b": " + VERSION, KEY_FIELD + b": " + websocket_key)
+    elif body_length is None:
         lines.append(b"transfer-encoding: chunked")
     elif body_length or method not in ("GET", "HEAD", "DELETE", "OPTIONS"):
         lines.append(b"content-length: %d" % body_length)
@@ -297,12 +308,17 @@ class ResponseHead:
 
 
 class ResponseHeadReader:
-    """Reads the head of the first response that is not an interim (1xx) one."""
+    """Reads the head of the first response that is not an interim (1xx) one.
 
-    __slots__ = ("_buffer", "_interim", "_method", "_searched", "rest")
+    `accept`: the `Sec-WebSocket-Accept` that a 101 must have (`websocket.accept_token`); its body
+    is then what follows, until the connection closes. Without it a 101 is a breach.
+    """
 
-    def __init__(self, method: str) -> None:
+    __slots__ = ("_accept", "_buffer", "_interim", "_method", "_searched", "rest")
+
+    def __init__(self, method: str, accept: bytes = b"") -> None:
         self._method = method
+        self._accept = accept
         self._buffer = bytearray()
         self._searched = 0
         self._interim = 0
@@ -327,9 +343,12 @@ class ResponseHeadReader:
             minor, status, headers = _parse_head(bytes(buffer[:end]))
             del buffer[: end + 4]
             self._searched = 0
-            if status >= 200:
+            switched = status == 101 and bool(self._accept)
+            if status >= 200 or switched:
                 self.rest = bytes(buffer)
                 buffer.clear()
+                if switched:
+                    return _websocket(headers, self._accept)
                 return _frame(self._method, minor, status, headers)
             self._interim += 1
             if status == 101 or self._interim > MAX_INTERIM_RESPONSES:
@@ -378,6 +397,17 @@ def _frame(method: str, minor: int, status: int, headers: Headers) -> ResponseHe
     else:
         body, keep_alive = UntilCloseBody(), False
     return ResponseHead(status, headers, body, keep_alive)
+
+
+def _websocket(headers: Headers, accept: bytes) -> ResponseHead:
+    """Check a 101 (RFC 6455 section 4.1): the server must have read the handshake, and must not
+    use an extension, since none was offered."""
+    fields = dict(reversed(headers))
+    if fields.get(b"upgrade", b"").lower() != b"websocket" or fields.get(ACCEPT_FIELD) != accept:
+        raise _broken("the upstream's 101 does not accept the WebSocket")
+    if b"sec-websocket-extensions" in fields:
+        raise _broken("the upstream uses a WebSocket extension that was not offered")
+    return ResponseHead(101, headers, UntilCloseBody(), keep_alive=False)
 
 
 def _broken(message: str) -> RemoteProtocolError:

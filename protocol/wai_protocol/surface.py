@@ -34,6 +34,7 @@ class Task(enum.Enum):
     TRANSCRIBE = enum.auto()  # it reads a recording
     COUNT = enum.auto()  # it counts a prompt's tokens; no model reads them
     DESCRIBE = enum.auto()  # it tells of its models; no model reads the request
+    CONVERSE = enum.auto()  # it listens and speaks over a WebSocket, as long as that is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class Route:
     def generates(self) -> bool:
         """Whether it takes a slot and answers in tokens."""
         return self.task is Task.GENERATE
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether it is the handshake of a WebSocket."""
+        return self.task is Task.CONVERSE
 
     @property
     def has_body(self) -> bool:
@@ -175,6 +181,7 @@ OPENAI_ROUTES: Final = (
     Route("POST", "/v1/audio/speech", OPENAI_API, Task.READ),
     Route("POST", "/v1/audio/transcriptions", OPENAI_API, Task.TRANSCRIBE),
     Route("POST", "/v1/audio/translations", OPENAI_API, Task.TRANSCRIBE),
+    Route("GET", "/v1/realtime", OPENAI_API, Task.CONVERSE),
     Route("POST", "/v1/chat/completions/input_tokens", OPENAI_API, Task.COUNT),
     Route("POST", "/v1/responses/input_tokens", OPENAI_API, Task.COUNT),
     # an answer that the server keeps
@@ -258,7 +265,8 @@ HOP_BY_HOP: Final = frozenset(
 )
 # Never forwarded to an upstream: the caller's credentials; Origin and Referer, because Ollama
 # answers them with 403; X-Conversation-Id, which turns on llama-server's resumable streams, so that
-# a disconnect no longer frees the slot; and the fields that identify the caller.
+# a disconnect no longer frees the slot; the fields that identify the caller; and a WebSocket's
+# handshake, which each hop makes itself.
 NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     b"authorization",
     b"x-api-key",
@@ -270,7 +278,7 @@ NOT_FOR_UPSTREAM: Final = HOP_BY_HOP | {
     b"forwarded",
     b"x-real-ip",
 }
-_NOT_FOR_UPSTREAM_PREFIXES: Final = (b"x-forwarded-", b"x-wai-")
+_NOT_FOR_UPSTREAM_PREFIXES: Final = (b"x-forwarded-", b"x-wai-", b"sec-websocket-")
 FOR_CALLER: Final = frozenset(
     {
         # the body's type and encoding

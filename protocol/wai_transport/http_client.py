@@ -17,6 +17,7 @@ from typing import Final
 from wai_protocol.errors import Fault, TransportError, WaiError
 from wai_protocol.http1 import request_head
 from wai_protocol.surface import Headers
+from wai_protocol.websocket import accept_token, new_key
 
 from .connecting import create_connection
 from .http_connection import HttpConnection
@@ -102,6 +103,26 @@ class HttpClient:
         self._connect_again(request)
         return request
 
+    def open_websocket(
+        self, target: str, headers: Headers, sink: ResponseSink, *, timeouts: Timeouts | None = None
+    ) -> ClientRequest:
+        """Begin the handshake of a WebSocket (RFC 6455), on a connection of its own.
+
+        If the server agrees, `sink` gets a 101, and then the bytes of its frames; what is written
+        to the result goes out as it is: frames, once the 101 has come. Any other answer is that of
+        a plain GET. Raises as `request` does.
+        """
+        key = new_key()
+        head = request_head(
+            "GET", target, headers, authority=self._authority, body_length=0, websocket_key=key
+        )
+        limits = timeouts or self.timeouts
+        request = ClientRequest(
+            "GET", head, sink, None, limits, self._connect_again, accept_token(key)
+        )
+        self._connect_again(request)
+        return request
+
     async def fetch(
         self,
         method: str,
@@ -119,8 +140,24 @@ class HttpClient:
         """
         answer = _Answer(limit_bytes)
         request = self.request(method, target, headers or [], answer, body_length=len(body))
+        request.write(body)
+        return await self._answered(request, answer, timeout_s)
+
+    async def accepts_websocket(
+        self, target: str, headers: Headers, *, limit_bytes: int, timeout_s: float
+    ) -> bool:
+        """Return whether the server agrees to a WebSocket, which is closed at once. Raises as
+        `fetch` does."""
+        answer = _Answer(limit_bytes)
+        request = self.open_websocket(target, headers, answer)
+        status, _, _ = await self._answered(request, answer, timeout_s)
+        return status == 101
+
+    async def _answered(
+        self, request: ClientRequest, answer: _Answer, timeout_s: float
+    ) -> tuple[int, Headers, bytes]:
+        """End `request`, and return its whole answer. Raises as `fetch` does."""
         try:
-            request.write(body)
             request.end()
             async with asyncio.timeout(timeout_s):
                 return await answer.done
@@ -252,7 +289,7 @@ class HttpClient:
 
 
 class _Answer:
-    """A sink that collects one answer for `fetch`."""
+    """A sink that collects one answer for `fetch`; of a WebSocket, only that it was accepted."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.done: asyncio.Future[tuple[int, Headers, bytes]] = (
@@ -265,6 +302,8 @@ class _Answer:
 
     def on_headers(self, status: int, headers: Headers) -> None:
         self._status, self._headers = status, headers
+        if status == 101:
+            self.on_end()
 
     def on_data(self, data: bytes) -> None:
         self._body += data

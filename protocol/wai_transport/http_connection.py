@@ -66,7 +66,7 @@ class HttpConnection(asyncio.Protocol):
     def carry(self, request: ClientRequest) -> None:
         """Take `request` on; its bytes follow by `write`."""
         self._request = request
-        self._head = ResponseHeadReader(request.method)
+        self._head = ResponseHeadReader(request.method, request.accept)
         self._body = None
         self._answered = False
         self._refused = False

@@ -71,7 +71,11 @@ class ConnectionOfRequest(Protocol):
 
 
 class ClientRequest:
-    """A request and the connection that carries it. Made by `HttpClient.request`."""
+    """A request and the connection that carries it. Made by `HttpClient.request`.
+
+    `accept`: it asks for a WebSocket, and this is what the answer must say (`websocket`); its body
+    is then what both ends send each other, unframed, for as long as they like.
+    """
 
     __slots__ = (
         "_answered",
@@ -87,6 +91,7 @@ class ClientRequest:
         "_sent",
         "_timeouts",
         "_timer",
+        "accept",
         "connecting",
         "method",
         "on_writable",
@@ -103,8 +108,10 @@ class ClientRequest:
         body_length: int | None,
         timeouts: Timeouts,
         reconnect: Callable[[ClientRequest], None],
+        accept: bytes = b"",
     ) -> None:
         self.method = method
+        self.accept = accept
         self.sink = sink
         self.on_writable: Callable[[], None] | None = None
         """Called when `write` has returned False and the socket has taken what waited."""
@@ -147,7 +154,9 @@ class ClientRequest:
             return True
         if self._sent:
             raise LocalProtocolError("the request's body has already ended")
-        if self._body_left is None:
+        if self.accept:
+            self.touch()  # who only listens may be silent
+        elif self._body_left is None:
             data = chunk(data)
         elif len(data) > self._body_left:
             raise LocalProtocolError("the request's body is longer than announced")
@@ -177,7 +186,7 @@ class ClientRequest:
             return
         if self._body_left:
             raise LocalProtocolError("the request's body is shorter than announced")
-        if self._body_left is None:
+        if self._body_left is None and not self.accept:
             self._send(LAST_CHUNK)
         self._sent = True
 
@@ -236,7 +245,7 @@ class ClientRequest:
         self.sink.on_headers(head.status, head.headers)
 
     def touch(self) -> None:
-        """Something arrived: the time between reads starts anew."""
+        """Something arrived (or, on a WebSocket, was sent): the time between reads starts anew."""
         if self._answered:
             self._deadline = self._loop.time() + self._timeouts.between_s
 

@@ -13,6 +13,7 @@ import pytest
 from tests.harness.cluster import cluster
 from tests.harness.odd_upstream import MODELS, odd_upstream
 from tests.harness.real import require_real
+from tests.harness.realtime_server import WORDS, realtime_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -41,6 +42,22 @@ ADMIN = """async (url) => {
   try { await fetch(url + "/admin/v1/nodes", {headers: {Authorization: "Bearer no"}}); }
   catch (error) { return error.name; }
 }"""
+
+# Says that it has spoken, and returns what it hears until the answer is over.
+SPEAK = """([url, key]) => new Promise((resolve, reject) => {
+  const socket = new WebSocket(
+    url.replace("https", "wss") + "/v1/realtime?model=voice",
+    ["realtime", "openai-insecure-api-key." + key],
+  );
+  let text = "";
+  socket.onopen = () => socket.send(JSON.stringify({type: "response.create"}));
+  socket.onmessage = ({data}) => {
+    const event = JSON.parse(data);
+    text += event.delta ?? "";
+    if (event.type === "response.done") { resolve([socket.protocol, text]); socket.close(); }
+  };
+  socket.onclose = ({code}) => resolve(["closed", code]);
+})"""
 
 
 class _Page(BaseHTTPRequestHandler):
@@ -87,4 +104,22 @@ async def test_a_page_of_another_origin_streams_tokens(tmp_path: Path) -> None:
             assert "second" in said["text"]
             assert await page.evaluate(REFUSED, running.url) == [401, "invalid_api_key"]
             assert await page.evaluate(ADMIN, running.url) == "TypeError"
+            await context.close()
+
+
+async def test_a_page_of_another_origin_opens_a_websocket(tmp_path: Path) -> None:
+    require_real("chromium")
+    from .browser import TIMEOUT_MS, browser
+
+    with realtime_server() as server, cluster(tmp_path) as running, app() as origin:
+        running.add_node("voice", server.url)
+        key = running.create_key()
+        async with browser() as chromium:
+            context = await chromium.new_context(ignore_https_errors=True)
+            page = await context.new_page()
+            page.set_default_timeout(TIMEOUT_MS)
+            await page.goto(origin)
+            said = await page.evaluate(SPEAK, [running.url, key.secret])
+            assert said == ["realtime", "".join(WORDS)]
+            assert await page.evaluate(SPEAK, [running.url, "wai_sk_wrong"]) == ["closed", 1006]
             await context.close()

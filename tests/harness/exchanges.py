@@ -42,11 +42,18 @@ class FakeExchange(Exchange):
     """Checks that a handler keeps the contract: start once, then write, then end or abort.
 
     `pieces` is the body as it arrives; with `stays_open` its end does not come by itself.
+    `websocket_key`: it asks for a WebSocket.
     """
 
     def __init__(
-        self, request: Request, pieces: Iterable[bytes] = (), *, stays_open: bool = False
+        self,
+        request: Request,
+        pieces: Iterable[bytes] = (),
+        *,
+        stays_open: bool = False,
+        websocket_key: bytes = b"",
     ) -> None:
+        self.websocket_key = websocket_key
         self.request = request
         self.status = 0
         self.headers: Headers = []
@@ -73,6 +80,11 @@ class FakeExchange(Exchange):
             raise LocalProtocolError("started twice")
         self.status = status
         self.headers = headers
+
+    def switch(self, headers: Headers) -> None:
+        if not self.websocket_key:
+            raise LocalProtocolError("the request asks for no WebSocket")
+        self.start(101, headers)
 
     def write(self, data: bytes) -> None:
         if not self.status or self.over:

@@ -59,9 +59,12 @@ class LeastBusyDispatcher:
                 f"{where} {verb} the model `{info.model}`; GET /v1/models lists what is served."
             )
             return RequestError(message, Fault.MODEL_NOT_FOUND)
+        tried = all(
+            node.name in info.excluded for node in nodes if _model_of(node, info) is not None
+        )
         return NodeUnavailable(
             f"No node can serve `{info.model}` at the moment; try again soon.",
-            retry_after_s=RETRY_AFTER_S,
+            retry_after_s=None if tried else RETRY_AFTER_S,
         )
 
 

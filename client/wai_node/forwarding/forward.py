@@ -29,6 +29,7 @@ from wai_protocol.surface import (
     is_redirect,
     length_of_answer,
 )
+from wai_protocol.websocket import protocol_fields, protocols_in
 from wai_transport.access_lines import AccessLines
 from wai_transport.heap import HeapTrimmer
 from wai_transport.http_client import HttpClient
@@ -158,7 +159,10 @@ class Forwarder:
         self.active_streams += 1
         self._heap_trimmer.update(self.active_streams)
         self._accounts.started(upstream, model, stream)
-        stream.begin(method, target, headers_for_upstream(headers), length)
+        passed = headers_for_upstream(headers)
+        if route.is_websocket:
+            passed += protocol_fields(protocols_in(headers))
+        stream.begin(method, target, passed, length)
 
     def data(self, session: SessionPort, stream_id: int, data: bytes) -> None:
         """Part of the request's body."""
@@ -305,10 +309,15 @@ class _Forwarded:
         """Send the request once the upstream is there and its body's length is decided."""
         self._length = length
 
+        if self._route.is_websocket:
+            self._length = 0  # nothing comes before the answer
+
         def ready(client: HttpClient, base_path: str, authorization: Headers) -> None:
             outgoing = headers + authorization
 
             def send(body_length: int | None) -> ClientRequest:
+                if self._route.is_websocket:
+                    return client.open_websocket(base_path + target, outgoing, self)
                 return client.request(
                     method, base_path + target, outgoing, self, body_length=body_length
                 )
@@ -353,7 +362,7 @@ class _Forwarded:
         if self._length is None and self._body_over:
             self._length = self._held_bytes
         self._start(self._length)
-        if self._body_over or self._length == 0:
+        if (self._body_over or self._length == 0) and not self._route.is_websocket:
             self._end_request()
 
     def _end_request(self) -> None:
@@ -393,6 +402,11 @@ class _Forwarded:
             self._break(Fault.UPSTREAM_BROKE, REDIRECTED.format(status))
             return
         passed = headers_for_caller(headers) + length_of_answer(headers)
+        if self._route.is_websocket and status < 300:
+            if status != 101:
+                self._break(Fault.ROUTE_REFUSED, f"the server has no WebSocket {self._route.path}")
+                return
+            status, passed = 200, protocol_fields(protocols_in(headers))  # SPEC section 5
         try:
             self.session.core.send_headers(self.id, status, passed)
             self.session.flush()

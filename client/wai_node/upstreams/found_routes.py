@@ -4,6 +4,7 @@ A server that describes itself (`/openapi.json`, as vLLM and others do) is belie
 is asked by a method that its routes don't have: most web frameworks answer 405 where there is such
 a path, and 404 where there is none. Of the kinds that answer both alike it is known what they do
 with a body that is no JSON: whoever has the route finds the body wrong, before any model sees it.
+Whether there is a WebSocket shows only by opening it, for no description lists one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from wai_protocol.surface import ANY_PART, LLAMA_CPP_API, Route, Task, is_patter
 
 Ask = Callable[[str, str, bytes], Awaitable[tuple[int, bytes]]]
 """Sends (method, path, body) and returns (status, body). Raises `WaiError`."""
+
+AcceptsWebSocket = Callable[[str], Awaitable[bool]]
+"""Opens a WebSocket at the path and closes it: whether the server agreed. Raises `WaiError`."""
 
 ASKING_S: Final = 10.0
 """For all questions to one server: forty, of which each takes a round trip."""
@@ -48,19 +52,27 @@ class Way(enum.Enum):
 
 
 async def find_routes(
-    ask: Ask, routes: Iterable[Route], apis: Iterable[str], way: Way = Way.BY_METHOD
+    ask: Ask,
+    routes: Iterable[Route],
+    apis: Iterable[str],
+    way: Way = Way.BY_METHOD,
+    accepts_websocket: AcceptsWebSocket | None = None,
 ) -> frozenset[str] | None:
     """The paths of those of `routes` that the server has; None where it does not let us know.
 
     `apis` are the dialects that its kind speaks: what it gives no answer for is taken from these.
+    Of the kinds that are asked by body none has a WebSocket.
     """
     routes, apis = list(routes), frozenset(apis)
+    plain = [route for route in routes if not route.is_websocket]
     try:
         async with asyncio.timeout(ASKING_S):
-            found = await _described(ask, routes)
+            found = await _described(ask, plain)
             if found is None:
                 by = _by_body if way is Way.BY_BODY else _by_method
-                found = await by(ask, [r for r in routes if not is_pattern(r.path)], apis)
+                found = await by(ask, [r for r in plain if not is_pattern(r.path)], apis)
+            if found is not None and accepts_websocket is not None and way is Way.BY_METHOD:
+                found |= await _websockets(accepts_websocket, routes)
     except TimeoutError:
         return None
     # A server that lists models and has no route for them says "not found" of something else.
@@ -122,6 +134,17 @@ async def _by_body(ask: Ask, routes: list[Route], apis: frozenset[str]) -> froze
                 missing = await _is_missing(ask, route.method, route.path, body)
         if not missing:
             found.add(route.path)
+    return frozenset(found)
+
+
+async def _websockets(accepts: AcceptsWebSocket, routes: list[Route]) -> frozenset[str]:
+    """The paths of those of `routes` where the server agrees to a WebSocket."""
+    found: set[str] = set()
+    for route in routes:
+        if route.is_websocket:
+            with contextlib.suppress(WaiError):  # it has hung up: so it does on a caller
+                if await accepts(route.path):
+                    found.add(route.path)
     return frozenset(found)
 
 

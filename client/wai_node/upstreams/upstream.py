@@ -181,7 +181,7 @@ class Upstream(abc.ABC):
 
     async def find_routes(self, routes: Iterable[Route]) -> frozenset[str] | None:
         """The paths of those of `routes` that it has; None where that is not to be known."""
-        return await find_routes(self.ask, routes, self.apis, self.way)
+        return await find_routes(self.ask, routes, self.apis, self.way, self.accepts_websocket)
 
     async def ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         """Send JSON with our key: (status, body). Raises `WaiError`."""
@@ -192,6 +192,15 @@ class Upstream(abc.ABC):
             timeout_s=PROBE_TIMEOUT_S,
         )
         return status, answer
+
+    async def accepts_websocket(self, path: str) -> bool:
+        """Whether it agrees to a WebSocket there, which is closed at once. Raises `WaiError`."""
+        return await self.client.accepts_websocket(
+            self.base_path + path,
+            self.authorization,
+            limit_bytes=PROBE_LIMIT_BYTES,
+            timeout_s=PROBE_TIMEOUT_S,
+        )
 
     async def get(self, path: str) -> tuple[int, Headers, bytes]:
         """`GET path` with our key: (status, headers, body)."""

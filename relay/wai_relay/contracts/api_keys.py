@@ -16,6 +16,10 @@ TRIAL_KEY_ID: Final = "key_trial"
 """The id of the keys with which `wai doctor` tries the way to a model. They are in memory only, for
 minutes, and what is asked with them is not counted."""
 
+KEY_PROTOCOL: Final = b"openai-insecure-api-key."
+"""Before the key in a WebSocket's subprotocol, as OpenAI has it: a web page can send no header of
+its own with a WebSocket."""
+
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:

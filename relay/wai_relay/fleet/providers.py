@@ -18,7 +18,8 @@ from typing import Final
 
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_protocol.surface import Headers
+from wai_protocol.surface import ROUTES, Headers
+from wai_protocol.websocket import PROTOCOL_FIELD, protocol_fields, protocols_in
 from wai_relay.contracts.records import TokenCounts
 from wai_relay.contracts.upstream import Fleet, ServingNode, Sink, UpstreamStream
 from wai_transport.http_client import HttpClient
@@ -38,7 +39,7 @@ WINDOW_BYTES: Final = 256 * 1024
 DEFAULT_REST_S: Final = 5.0
 LONGEST_REST_S: Final = 300.0  # what one answer may keep a provider out of service for
 _MILLION: Final = 1_000_000
-_FORWARDED: Final = frozenset({b"content-type", b"accept"})
+_FORWARDED: Final = frozenset({b"content-type", b"accept", PROTOCOL_FIELD})
 _REFUSES_US: Final = frozenset({401, 402, 403})
 
 log = logging.getLogger("wai.providers")
@@ -115,6 +116,13 @@ class Provider(ServingNode):
         def begin(answer: ProviderStream, body_length: int | None) -> ClientRequest:
             return self._client.request(method, path, sent, answer, body_length=body_length)
 
+        def connect(answer: ProviderStream, body_length: int | None) -> ClientRequest:
+            del body_length
+            return self._client.open_websocket(path, sent, answer)
+
+        route = ROUTES.find(method, target.partition("?")[0])
+        if route is not None and route.is_websocket:
+            return ProviderStream(self, connect, sink, 0, at_once=True)
         told = dict(headers).get(b"content-length")
         stream = ProviderStream(self, begin, sink, None if told is None else int(told))
         if end:
@@ -163,8 +171,11 @@ class ProviderStream(UpstreamStream):
         begin: Callable[[ProviderStream, int | None], ClientRequest],
         sink: Sink,
         length: int | None,
+        *,
+        at_once: bool = False,
     ) -> None:
-        """`length`: of the request's body, if that is known already."""
+        """`length`: of the request's body, if that is known already. `at_once`: begin without any
+        of it; what then answers 101 is a WebSocket."""
         self._provider = provider
         self._length = length
         self._begin = begin
@@ -174,6 +185,8 @@ class ProviderStream(UpstreamStream):
         self._over = False
         self._answered = False
         self._waiting = 0
+        if at_once:
+            self._request = begin(self, length)
 
     # -- the request
     def write(self, data: bytes) -> bool:
@@ -232,6 +245,8 @@ class ProviderStream(UpstreamStream):
             self._provider.rest(seconds)
             retry = (b"retry-after", b"%d" % max(round(seconds), 1))
             self._refuse(503, Fault.OVERLOADED, "limits this relay's requests", [retry])
+        elif status == 101:
+            self._sink.on_headers(200, protocol_fields(protocols_in(headers)))
         else:
             content_type = named.get(b"content-type", b"application/json")
             self._sink.on_headers(status, [(b"content-type", content_type)])

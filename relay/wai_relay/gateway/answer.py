@@ -118,7 +118,7 @@ class Answer:
         clock: Callable[[], float],
         on_first_content: Callable[[], None],
         *,
-        strip_usage: bool,
+        strip_usage: bool = False,
         strip_timings: bool = False,
         continuation: Continuation | None = None,
     ) -> None:

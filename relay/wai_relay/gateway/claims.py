@@ -35,7 +35,7 @@ def token_claim(
 ) -> TokenClaim:
     """What a request may take. `prompt_tokens` is the estimate of its prompt, `context_tokens` the
     largest context that serves it."""
-    if route.task in FREE_TASKS:
+    if route.task in FREE_TASKS or route.is_websocket:  # which is charged as it goes
         return TokenClaim(0, 0, 0)
     context = max(context_tokens or ASSUMED_CONTEXT_TOKENS, facts.context_tokens or 0)
     if route.generates and not facts.whole:  # nobody knows what it asks for, but for its size

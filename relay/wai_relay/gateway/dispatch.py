@@ -29,6 +29,8 @@ from wai_relay.policy.served_names import ServedNames
 from .failed_models import failure_of
 
 _NOBODY: Final = (Fault.MODEL_NOT_FOUND, Fault.NODE_NOT_FOUND)
+# Who is there may have room after all, for the prompt's length is only estimated.
+_HOPE: Final = (Fault.CONTEXT_EXCEEDED, Fault.NO_NODE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +160,8 @@ class ScheduledDispatcher:
                 return _PlacedLease(
                     *(self, placement, node, model), streams=info.stream, stands_in=stands_in
                 )
-            too_long = refusal is not None and refusal.fault is Fault.CONTEXT_EXCEEDED
-            if not too_long or strict is info:
+            assert refusal is not None
+            if refusal.fault not in _HOPE or strict is info:
                 break
         assert refusal is not None
         if refusal.fault in _NOBODY:

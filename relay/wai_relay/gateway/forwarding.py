@@ -25,6 +25,7 @@ from wai_relay.policy.scheduler import MAX_WAIT_S
 from .answer import RETRY_FAULTS, Answer, Failure
 from .bodies import Change, Outgoing, asks_timings, asks_usage
 from .continuation import Continuation
+from .conversation import Conversation, offered_protocols, target_with_model
 from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
 from .heartbeat import CallLater, Heartbeat, Timer
 from .intake import Body, Intake
@@ -58,6 +59,8 @@ class RoutedRequest:
     """Whether the caller gets an answer."""
     uploading: bool = False
     """Whether the body is on its way to an upstream."""
+    on_tokens: Callable[[int], None] = lambda tokens: None
+    """Called with what a conversation has taken since the last call; what it raises ends it."""
 
     def settle(self) -> None:
         """An answer has begun: nothing will be sent a second time, unless it may be continued. What
@@ -139,8 +142,7 @@ class RequestForwarder:
             try:
                 lease = await self._acquire(call, info)
             except WaiError as error:
-                too_long = error.fault is Fault.CONTEXT_EXCEEDED
-                if failure is None or (too_long and failure.fault is not error.fault):
+                if failure is None or _says_more(error, failure):
                     raise
                 break  # nobody else: what the last one said is the better answer
             given_at = self._clock()
@@ -253,17 +255,18 @@ class RequestForwarder:
                 suspects.pop().blame()
             lease.answering()
 
-        answer = Answer(
-            call.reply,
-            call.route,
-            labels_of(call.record) + self._admission.headers(info.key, given_at),
-            self.limits,
-            self._clock,
-            begin,
-            strip_usage=change.ask_usage and not call.reply.reads_usage,
-            strip_timings=change.ask_timings,
-            continuation=call.continuation,
-        )
+        labels = labels_of(call.record) + self._admission.headers(info.key, given_at)
+        common = (call.reply, call.route, labels, self.limits, self._clock, begin)
+        answer: Answer
+        if call.route.is_websocket:
+            answer = Conversation(*common, on_tokens=call.on_tokens)
+        else:
+            answer = Answer(
+                *common,
+                strip_usage=change.ask_usage and not call.reply.reads_usage,
+                strip_timings=change.ask_timings,
+                continuation=call.continuation,
+            )
         call.live.answer = answer
         return answer
 
@@ -302,8 +305,11 @@ class RequestForwarder:
         passed = headers_for_upstream(call.reply.exchange.request.headers)
         headers = [field for field in passed if field[0] not in _OURS]
         headers.append((b"x-request-id", call.record.request_id.encode()))
-        body, whole = call.body, None
-        if body.complete and body.held is None:
+        body, whole, target = call.body, None, call.target
+        if isinstance(answer, Conversation):
+            headers += offered_protocols(call.reply.exchange.request)
+            target = target_with_model(target, change.model)
+        elif body.complete and body.held is None:
             whole = body.in_hand(outgoing)
         size = _size_of(call, outgoing) if whole is None else len(whole)
         if whole is not None and len(whole) > UPLOAD_BYTES:
@@ -312,7 +318,7 @@ class RequestForwarder:
             headers.append((b"content-length", b"%d" % size))
         try:
             stream = lease.upstream.open(
-                call.route.method, call.target, headers, lease.model, answer, end=False
+                call.route.method, target, headers, lease.model, answer, end=False
             )
         except WaiError as error:
             answer.on_reset(error.fault, str(error))
@@ -327,8 +333,11 @@ class RequestForwarder:
                 await self._watch(answer)
             else:
                 async with anyio.create_task_group() as tasks:
-                    call.uploading = True
-                    tasks.start_soon(self._upload, call, stream, answer, outgoing)
+                    if isinstance(answer, Conversation):
+                        tasks.start_soon(self._listen, call, stream, answer)
+                    else:
+                        call.uploading = True
+                        tasks.start_soon(self._upload, call, stream, answer, outgoing)
                     del outgoing  # the upload's alone, which drops it as it goes
                     await self._watch(answer)
                     tasks.cancel_scope.cancel()
@@ -349,6 +358,15 @@ class RequestForwarder:
             await answer.over.wait()
         finally:
             watchdog.stop()
+
+    async def _listen(
+        self, call: RoutedRequest, stream: UpstreamStream, answer: Conversation
+    ) -> None:
+        """Send what the caller says, once the upstream has agreed to listen."""
+        await answer.accepted.wait()
+        while data := await call.reply.exchange.read():
+            for start in range(0, len(data), UPLOAD_BYTES):
+                await _send(stream, data[start : start + UPLOAD_BYTES], answer)
 
     async def _upload(
         self, call: RoutedRequest, stream: UpstreamStream, answer: Answer, outgoing: Outgoing
@@ -395,13 +413,22 @@ class RequestForwarder:
         lease.release(
             Outcome(
                 fault=answer.fault if failed else None,
-                cancelled=cancelled,
+                # how long a conversation was says nothing of how fast its node is
+                cancelled=cancelled or call.route.is_websocket,
                 ttft_s=ttft_s,
                 duration_s=now - given_at,
                 tokens=counts,
                 begun=answer.first_content_at is not None,
             )
         )
+
+
+def _says_more(error: WaiError, failure: Failure) -> bool:
+    """Whether the caller should rather hear that nobody else can serve the request (`error`) than
+    how the last attempt failed."""
+    if failure.fault is Fault.CONTEXT_EXCEEDED:  # one with more context will be back
+        return error.retry_after_s is not None
+    return error.fault is Fault.CONTEXT_EXCEEDED
 
 
 def _may_be_ours(failure: Failure | None) -> bool:

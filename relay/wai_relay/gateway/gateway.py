@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import parse_qs
@@ -180,6 +181,10 @@ class Gateway:
             if route is None:
                 raise self._no_route(request.method, path)
             reply.dialect = EXTRA
+        if route.is_websocket and not reply.exchange.websocket_key:
+            raise RequestError(
+                f"{path} is a WebSocket: connect to it by `wss://`, over HTTP/1.1, with version 13."
+            )
         permit = self._admission.enter(key, self._clock(), self._wall_clock())
         try:
             await self._forward(reply, path, route, key, live, permit)
@@ -238,6 +243,9 @@ class Gateway:
             target = f"{path}?{request.query}" if request.query else path
             call = RoutedRequest(reply, route, target, intake, body, record, live, permit)
             call.heartbeat = self._heartbeat(reply, route, body)
+            if route.is_websocket:
+                record.stream = True
+                call.on_tokens = partial(self._spend, request, permit)
             if translated:
                 asked = self._asked(facts.model, prompt_tokens, models)
                 record.translated = "relay"
@@ -275,6 +283,12 @@ class Gateway:
                         record.model, call.body.facts.prompt, call.prompt_tokens
                     )
             intake.release()
+
+    def _spend(self, request: Request, permit: Permit, tokens: int) -> None:
+        """A conversation took `tokens`. Raises `WaiError` where it must not go on: its key was
+        revoked meanwhile, has expired, or has no tokens left."""
+        key = self._keys.authenticate(request.headers)
+        self._admission.spend(permit, key, tokens, self._clock(), self._wall_clock())
 
     def _remember_answer(self, call: RoutedRequest, key: ApiKey) -> None:
         """A later request may refer to the answer, which is on the node that gave it."""

@@ -1,7 +1,8 @@
 """What a caller is being sent, and the one rule for how it breaks once it has begun.
 
-A stream of events or lines says in its dialect what went wrong, and ends; anything else is aborted,
-for an error inside a half-sent document would look like a clean end.
+A stream of events or lines says in its dialect what went wrong, and ends; a WebSocket is closed
+with the reason; anything else is aborted, for an error inside a half-sent document would look like
+a clean end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from wai_relay.http.exchange import Exchange
 
 from .dialects.dialect import EVENT_STREAM, Dialect
 from .dialects.usage import UsageReader
+from .messages import Messages
 from .opening import Opening, opening_for
 
 JSON: Final = b"application/json"
@@ -67,6 +69,10 @@ class CallerReply:
 
     def break_off(self, fault: Fault, message: str) -> None:
         """End what has begun so that nobody takes it for whole."""
+        if isinstance(self.reader, Messages) and (close := self.reader.closing(fault, message)):
+            self.exchange.write(close)
+            self.exchange.end()
+            return
         if not self._streamed:
             self.exchange.abort()
             return

@@ -100,6 +100,9 @@ class CrossOrigin:
     async def handle(self, exchange: Exchange) -> None:
         """Answer a preflight, or have the handler answer with the CORS fields added."""
         origin = exchange.request.index.get(b"origin")
+        if origin is not None and exchange.websocket_key and not self._may_connect(origin):
+            _refuse(exchange, [])
+            return
         if origin is not None and (self._any or self._origins is not None):
             allowed = self._fields(origin)
             if _is_preflight(exchange.request):
@@ -107,6 +110,11 @@ class CrossOrigin:
                 return
             exchange.added_headers = allowed
         await self._handler(exchange)
+
+    def _may_connect(self, origin: bytes) -> bool:
+        """Return whether a page of `origin` may open a WebSocket, which browsers leave to us."""
+        origins = self._origins
+        return self._any or (origins is not None and origins.fullmatch(origin) is not None)
 
     def _fields(self, origin: bytes) -> Headers:
         """Return the fields of each response to a page of `origin`: it may read it, or not."""
@@ -137,15 +145,19 @@ def _is_preflight(request: Request) -> bool:
     return request.method == "OPTIONS" and b"access-control-request-method" in request.index
 
 
+def _refuse(exchange: Exchange, fields: Headers) -> None:
+    error = AuthError("pages of this origin may not call: see [cors] origins", Fault.FORBIDDEN)
+    status, headers, body = refusal(error)
+    exchange.start(status, [*headers, *fields])
+    exchange.write(body)
+    exchange.end()
+
+
 def _answer_preflight(exchange: Exchange, allowed: Headers) -> None:
     """Say what a page may send. It needs no key, and nothing is looked up or counted for it."""
     request = exchange.request
     if len(allowed) == 1:
-        error = AuthError("pages of this origin may not call: see [cors] origins", Fault.FORBIDDEN)
-        status, headers, body = refusal(error)
-        exchange.start(status, [*headers, *allowed])
-        exchange.write(body)
-        exchange.end()
+        _refuse(exchange, allowed)
         return
     asked = request.header(b"access-control-request-headers")
     if len(asked) > MAX_ASKED_BYTES or _FIELD_NAMES.fullmatch(asked) is None:

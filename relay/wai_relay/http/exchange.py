@@ -16,6 +16,7 @@ import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from wai_protocol.errors import LocalProtocolError
 from wai_protocol.surface import Headers
 
 
@@ -74,6 +75,17 @@ class Exchange(abc.ABC):
         The edge adds Date, X-Request-Id and the framing headers. A `content-length` in `headers` is
         sent; without one, an HTTP/1.1 response is chunked.
         """
+
+    websocket_key: bytes = b""
+    """The `Sec-WebSocket-Key` of a request that asks for a WebSocket (RFC 6455); else b""."""
+
+    def switch(self, headers: Headers) -> None:
+        """Accept the WebSocket that the request asks for.
+
+        From now on `read` returns the bytes of the caller's frames and `write` sends frames; `end`
+        closes the connection. Raises `LocalProtocolError` if the request asks for none.
+        """
+        raise LocalProtocolError("the request asks for no WebSocket")
 
     @abc.abstractmethod
     def write(self, data: bytes) -> None:

@@ -1,7 +1,8 @@
 """An HTTP/1.1 connection of a caller: it serves one request at a time and streams bodies.
 
 Heads are parsed by `heads.parse_head`, chunked bodies by the strict reader in `wai_protocol.http1`;
-the tests compare both with h11. Responses are framed in `h1_response`.
+the tests compare both with h11. How long a body may be is its handler's to say, who reads it.
+Responses are framed in `h1_response`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 
 from wai_protocol.errors import Fault, RemoteProtocolError, RequestError
 from wai_protocol.http1 import ChunkedBody
+from wai_protocol.websocket import KEY_FIELD, VERSION, VERSION_FIELD, is_key
 
 from .body import RequestBody
 from .connection import CallerConnection
@@ -19,7 +21,6 @@ from .edge import (
     HEAD_DEADLINE_S,
     IDLE_TIMEOUT_S,
     LINGER_S,
-    MAX_BODY_BYTES,
     READ_AHEAD_BYTES,
     Edge,
     TunnelFactory,
@@ -61,6 +62,7 @@ class H1Connection(CallerConnection):
         "_fresh",
         "_known_lines",
         "_scanned",
+        "_switched",
         "_task",
         "_waiting_since",
         "continue_due",
@@ -75,6 +77,7 @@ class H1Connection(CallerConnection):
         self._empty_lines = 0  # number of empty lines before the next request
         self._known_lines = KnownLines()
         self._fresh = True  # whether no request has arrived yet
+        self._switched = False  # whether all that comes belongs to a WebSocket
         self._scanned = 0  # bytes of `_buffer` that were searched for the end of a head
         self._exchange: H1Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -170,11 +173,15 @@ class H1Connection(CallerConnection):
         self._fresh = False
         self._empty_lines = 0
         body = RequestBody()
-        exchange = H1Exchange(self, self._request(head), body, keep_alive=head.keep_alive)
+        exchange = H1Exchange(
+            *(self, self._request(head), body),
+            keep_alive=head.keep_alive,
+            websocket_key=_websocket_key(head) if head.upgrade else b"",
+        )
         self._exchange, self._body = exchange, body
         self.continue_due = head.expects_continue
         if head.chunked:
-            self._chunks = ChunkedBody(MAX_BODY_BYTES, Fault.BODY_TOO_LARGE)
+            self._chunks = ChunkedBody(over_limit=Fault.BODY_TOO_LARGE)
             if self._buffer:
                 self._receive_body(body, self._take(len(self._buffer)))
         elif head.content_length:
@@ -203,8 +210,20 @@ class H1Connection(CallerConnection):
             content_length=None if head.chunked else head.content_length or 0,
         )
 
+    def switched(self, body: RequestBody) -> None:
+        """Pass on whatever comes: the exchange has accepted a WebSocket."""
+        self._switched = True
+        body.complete = False
+        if self._buffer:  # frames came before the caller could know that they are welcome
+            self._receive_body(body, self._take(len(self._buffer)))
+        self.body_taken()
+
     def _receive_body(self, body: RequestBody, data: bytes) -> None:
         if body.failed:
+            return
+        if self._switched:
+            body.feed(data)
+            self._body_received(body)
             return
         if self._chunks is not None:
             self.receive_in_turns(data)
@@ -305,6 +324,8 @@ class H1Connection(CallerConnection):
         body, self._exchange, self._task = self._body, None, None
         assert body is not None
         body.discard()
+        if self._switched:
+            body.finish()
         self._waiting_since = self._loop.time()
         if not keep:
             if body.complete:
@@ -393,6 +414,8 @@ class H1Connection(CallerConnection):
             return self._waiting_since + timeout_s
         if self._body.complete or self._body.failed or self._reading_paused or self.continue_due:
             return None
+        if self._switched:  # may be silent for long; the handler has a deadline of its own
+            return None
         return self._waiting_since + BODY_STALL_S
 
     def overdue(self, now: float) -> None:
@@ -443,9 +466,22 @@ class H1Connection(CallerConnection):
 def _broken_body(error: RemoteProtocolError) -> RequestError:
     """Return the error for a handler that reads an invalid chunked body."""
     if error.fault is Fault.BODY_TOO_LARGE:
-        limit = MAX_BODY_BYTES // (1024 * 1024)
-        return RequestError(f"the request body is over {limit} MiB", Fault.BODY_TOO_LARGE)
+        return RequestError(f"the request body is too large: {error}", Fault.BODY_TOO_LARGE)
     return RequestError(f"the chunked request body is invalid: {error}")
+
+
+def _websocket_key(head: Head) -> bytes:
+    """Return the key of a WebSocket's handshake, b"" where `head` is none (RFC 6455 4.2.1)."""
+    fields = dict(reversed(head.headers))
+    key = fields.get(KEY_FIELD, b"")
+    asks = (
+        head.upgrade == b"websocket"
+        and head.method == "GET"
+        and not head.chunked
+        and not head.content_length
+        and fields.get(VERSION_FIELD) == VERSION
+    )
+    return key if asks and is_key(key) else b""
 
 
 def _asks_for_tunnel(head: Head, raw: bytes) -> bool:

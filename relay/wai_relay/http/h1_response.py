@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from wai_protocol.errors import LocalProtocolError
 from wai_protocol.surface import Headers
+from wai_protocol.websocket import ACCEPT_FIELD, accept_token
 
 from .body import RequestBody
 from .edge import Edge
@@ -73,11 +74,14 @@ class ConnectionOfExchange(Protocol):
     def response_ended(self, *, keep: bool) -> None:
         """The response is complete; `keep`: its head did not announce a close."""
 
+    def switched(self, body: RequestBody) -> None:
+        """The request was a WebSocket's: all that comes from now on belongs to `body`."""
+
 
 class H1Exchange(CountedExchange):
     """A request on an HTTP/1.1 connection, and its response."""
 
-    __slots__ = ("_chunked", "_connection", "_keep")
+    __slots__ = ("_chunked", "_connection", "_keep", "websocket_key")
 
     def __init__(
         self,
@@ -86,8 +90,10 @@ class H1Exchange(CountedExchange):
         body: RequestBody,
         *,
         keep_alive: bool,
+        websocket_key: bytes = b"",
     ) -> None:
         super().__init__(request, body)
+        self.websocket_key = websocket_key
         self._connection = connection
         self._keep = keep_alive
         self._chunked = False
@@ -117,6 +123,22 @@ class H1Exchange(CountedExchange):
         self._keep = self._keep and connection.reusable
         self._started = True
         connection.send(head + (b"\r\n" if self._keep else b"connection: close\r\n\r\n"))
+
+    def switch(self, headers: Headers) -> None:
+        """Send a 101. See `Exchange.switch`."""
+        if self._finished:
+            return
+        if not self.websocket_key or self._started:
+            raise LocalProtocolError("the request can't become a WebSocket now")
+        lines = [b"%b: %b\r\n" % field for field in headers]
+        head = response_head(self._connection.edge, 101, lines, self.request.request_id)
+        accept = accept_token(self.websocket_key)
+        self._started, self._keep = True, False
+        self._connection.send(
+            b"%bupgrade: websocket\r\nconnection: Upgrade\r\n%b: %b\r\n\r\n"
+            % (head, ACCEPT_FIELD, accept)
+        )
+        self._connection.switched(self.body)
 
     def write(self, data: bytes) -> None:
         """Send body bytes at the end of this loop turn."""

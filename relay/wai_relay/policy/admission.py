@@ -68,11 +68,12 @@ class KeyUse:
 class Permit:
     """A request that was let in. End it with `Admission.settle`."""
 
-    __slots__ = ("reserved", "settled_at", "use")
+    __slots__ = ("reserved", "settled_at", "spent", "use")
 
     def __init__(self, use: KeyUse) -> None:
         self.use = use
         self.reserved = 0
+        self.spent = 0  # tokens that were charged before its end
         self.settled_at: float | None = None
 
 
@@ -144,6 +145,21 @@ class Admission:
             )
         use.reserved += permit.reserved
 
+    def spend(self, permit: Permit, key: ApiKey, tokens: int, now: float, wall: float) -> None:
+        """A request that may go on for hours has taken `tokens` more. Raises as `enter` does where
+        the key has no tokens left for more of it."""
+        limits, use = key.limits, permit.use
+        use.tokens.expire(now)
+        use.tokens.add(tokens, now)
+        permit.spent += tokens
+        if limits.monthly_tokens is not None:
+            self._month_left(key, limits.monthly_tokens, wall, spent=permit.spent)
+        if limits.tpm is not None and use.tokens.used >= limits.tpm:
+            raise _limited(
+                f"This API key may use {limits.tpm} tokens a minute.",
+                use.tokens.wait_s(1, limits.tpm, now),
+            )
+
     def settle(self, permit: Permit, tokens: int, now: float) -> None:
         """The request is over and took `tokens` (0 if it never got to a model). Idempotent."""
         if permit.settled_at is not None:
@@ -153,8 +169,8 @@ class Admission:
         use.running -= 1
         use.reserved -= permit.reserved
         use.tokens.expire(now)
-        if tokens:
-            use.tokens.add(tokens, now)
+        if tokens > permit.spent:
+            use.tokens.add(tokens - permit.spent, now)
 
     def correct(self, permit: Permit, more: int, now: float) -> None:
         """A request took `more` tokens than it was settled with, or fewer. One that is not settled
@@ -169,11 +185,17 @@ class Admission:
             tokens.take_back(-more, permit.settled_at)
 
     def _month_left(
-        self, key: ApiKey, limit: int, wall: float, claim: TokenClaim | None = None
+        self,
+        key: ApiKey,
+        limit: int,
+        wall: float,
+        claim: TokenClaim | None = None,
+        *,
+        spent: int = 0,
     ) -> int:
-        """What `key` has left of its month, requests in progress aside. Raises QUOTA_EXCEEDED where
-        that is nothing, or less than `claim` needs."""
-        left = limit - self._months.of(key.id, wall)
+        """What `key` has left of its month, requests in progress aside, but for `spent`. Raises
+        QUOTA_EXCEEDED where that is nothing, or less than `claim` needs."""
+        left = limit - self._months.of(key.id, wall) - spent
         begins = " the next month begins at 00:00 UTC on its first day."
         if left <= 0:
             raise RequestError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from wai_protocol.errors import Fault
 
@@ -10,21 +11,27 @@ from .demands import Demand, Readiness, most_context
 from .scoring import Candidate, Score
 
 
-def refusal(
-    demand: Demand, candidates: Sequence[Candidate], scores: Sequence[Score]
-) -> tuple[Fault, str]:
-    """Why, and in words: the one thing that would have to change."""
+class Refused(NamedTuple):
+    """Why, and in words: the one thing that would have to change. `passing`: it may by itself."""
+
+    fault: Fault
+    message: str
+    passing: bool = False
+
+
+def refusal(demand: Demand, candidates: Sequence[Candidate], scores: Sequence[Score]) -> Refused:
+    """What is said where none of `candidates`, which got `scores`, can serve `demand`."""
     excluded = {s.excluded for s in scores}
     if demand.pin is not None:
         mine = [s.excluded for s in scores if s.node == demand.pin]
         if not mine:
             text = f"No node named '{demand.pin}' serves the model '{demand.model}'."
-            return (Fault.NODE_NOT_FOUND, text)
+            return Refused(Fault.NODE_NOT_FOUND, text)
         excluded = set(mine)
     if not excluded - {"not allowed", "not local", "not pinned"} and excluded:
-        return (Fault.FORBIDDEN, "This API key may not use the nodes that serve this model.")
+        return Refused(Fault.FORBIDDEN, "This API key may not use the nodes that serve this model.")
     if not excluded:
-        return (Fault.MODEL_NOT_FOUND, f"No node serves the model '{demand.model}'.")
+        return Refused(Fault.MODEL_NOT_FOUND, f"No node serves the model '{demand.model}'.")
     passing = {"loading", "no slots", *(r.value for r in Readiness)}
     if "context" in excluded and not excluded & passing:
         largest = max(
@@ -37,10 +44,10 @@ def refusal(
             f" '{demand.model}' has {largest}: this model's maximum context length is {largest}"
             " tokens. Shorten the prompt or give a node more context."
         )
-        return (Fault.CONTEXT_EXCEEDED, text)
+        return Refused(Fault.CONTEXT_EXCEEDED, text)
     if excluded <= {"other API", "not allowed", "not local", "not pinned"}:
         text = f"No node serves '{demand.model}' through this API; try another of the relay's APIs."
-        return (Fault.MODEL_NOT_FOUND, text)
+        return Refused(Fault.MODEL_NOT_FOUND, text)
     where = f"The node '{demand.pin}'" if demand.pin else f"Every node for '{demand.model}'"
     why = ", ".join(sorted(excluded & passing))
-    return (Fault.NO_NODE, f"{where} is out of service now ({why}).")
+    return Refused(Fault.NO_NODE, f"{where} is out of service now ({why}).", bool(why))

@@ -47,7 +47,8 @@ class Reason(enum.StrEnum):
 
 class Decision(NamedTuple):
     """What to do with a request now. Exactly one of these holds: `node` is set and `wait` is False
-    (send it there), `node` is set and `wait` is True (wait for it), `fault` is set (refuse)."""
+    (send it there), `node` is set and `wait` is True (wait for it), `fault` is set (refuse; with
+    `retry_after_s` where it may be served later)."""
 
     node: str | None
     wait: bool
@@ -55,6 +56,7 @@ class Decision(NamedTuple):
     scores: tuple[Score, ...]
     fault: Fault | None = None
     message: str = ""
+    retry_after_s: float | None = None
 
     def shortened(self, count: int) -> Decision:
         """The same with the `count` best of the scores and the chosen one: they are kept for
@@ -69,7 +71,7 @@ class Decision(NamedTuple):
         """The refusal as an error for the caller. Only for a decision with a `fault`."""
         fault = self.fault or Fault.NO_NODE
         if fault is Fault.NO_NODE:
-            return NodeUnavailable(self.message, retry_after_s=RETRY_AFTER_S)
+            return NodeUnavailable(self.message, retry_after_s=self.retry_after_s)
         return RequestError(self.message, fault)
 
 
@@ -98,13 +100,18 @@ def select(
         able = [i for i, s in enumerate(scores) if s.excluded == Readiness.COOLING.value]
         reason = Reason.LAST_RESORT
         if not able:
-            fault, message = refusal(demand, candidates, scores)
             largest = _largest(demand, candidates, scores)
-            if fault is not Fault.CONTEXT_EXCEEDED or not largest:
+            if not largest:
+                fault, message, passing = refusal(demand, candidates, scores)
+                retry_after_s = RETRY_AFTER_S if passing else None
                 return Decision(
-                    None, wait=False, reason=None, scores=scores, fault=fault, message=message
+                    *(None, False, None, scores),
+                    fault=fault,
+                    message=message,
+                    retry_after_s=retry_after_s,
                 )
-            # An estimate is no reason to refuse: who has the most room is asked.
+            # An estimate is no reason to refuse: who has the most room is asked, also where one
+            # with more is away.
             hopeful = select(
                 demand._replace(hopeful=True),
                 largest,

@@ -16,6 +16,7 @@ from tests.harness.raw_upstream import (
     answering,
     ok,
     raw_upstream,
+    read_head,
     read_request,
 )
 from tests.harness.tiny_gguf import tiny_gguf
@@ -25,6 +26,7 @@ from wai_node.upstreams.openai import OpenAIUpstream
 from wai_node.upstreams.tally import OpenStream, Report, TokensSpent
 from wai_protocol.errors import Fault, LocalProtocolError
 from wai_protocol.surface import ROUTES, Headers, Route, Task
+from wai_protocol.websocket import accept_token
 
 pytestmark = pytest.mark.anyio
 
@@ -45,6 +47,7 @@ class FakeSession:
         self.consumed = 0
         self.over = asyncio.Event()
         self.some = asyncio.Event()
+        self.headed = asyncio.Event()
 
     @property
     def core(self) -> FakeSession:
@@ -55,6 +58,7 @@ class FakeSession:
 
     def send_headers(self, stream_id: int, status: int, headers: Headers) -> None:
         self.log.append(("headers", stream_id, status, headers))
+        self.headed.set()
 
     def send_data(self, stream_id: int, data: bytes) -> bool:
         self.log.append(("data", stream_id, data))
@@ -474,3 +478,95 @@ async def test_a_stream_that_the_node_itself_fails_on_leaves_nothing_behind() ->
         forwarder.failed(session, 1)
         forwarder.failed(session, 1)
         assert forwarder.active_streams == 0
+
+
+def websocket(forwarder: Forwarder, session: FakeSession, headers: Headers | None = None) -> None:
+    target = "/v1/realtime?model=m"
+    forwarder.opened(session, 1, "GET", target, headers or [], "m", ended=False)
+
+
+async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *more: bytes) -> bytes:
+    """Agree to a WebSocket; returns the head that asked for it."""
+    head = await read_head(reader)
+    key = head.lower().partition(b"sec-websocket-key: ")[2].partition(b"\r")[0]
+    key = head[head.lower().index(key) :][: len(key)]
+    lines = [b"Upgrade: websocket", b"Connection: Upgrade", *more]
+    lines.append(b"Sec-WebSocket-Accept: " + accept_token(key))
+    writer.write(b"HTTP/1.1 101 Switching Protocols\r\n" + b"\r\n".join(lines) + b"\r\n\r\n")
+    return head
+
+
+async def test_a_websockets_frames_pass_as_they_are_both_ways() -> None:
+    heads: list[bytes] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await accept(reader, writer, b"Sec-WebSocket-Protocol: realtime"))
+        while data := await reader.read(1000):
+            writer.write(b"[" + data + b"]")
+            if data == b"bye":
+                return
+
+    async with forwarding(script) as (forwarder, *_):
+        session = FakeSession()
+        offered = (b"sec-websocket-protocol", b"realtime, other")
+        websocket(forwarder, session, [offered, (b"sec-websocket-key", b"of the caller")])
+        await session.headed.wait()
+        assert session.log == [("headers", 1, 200, [(b"sec-websocket-protocol", b"realtime")])]
+        for said in (b"\x81\x00", b"bye"):
+            session.some.clear()
+            forwarder.data(session, 1, said)
+            await session.some.wait()
+        await session.over.wait()
+    assert session.payload == b"[\x81\x00][bye]"
+    assert session.log[-1] == ("end", 1)
+    assert session.consumed == 5
+    head = heads[0].lower()
+    assert head.startswith(b"get /v1/realtime?model=m http/1.1\r\n")
+    assert b"sec-websocket-protocol: realtime, other\r\n" in head
+    assert b"of the caller" not in head
+    assert b"extensions" not in head
+    assert b"authorization: bearer node-secret" in head
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (ok(b"<html>", b"Content-Type: text/html"), ("reset", 1, Fault.ROUTE_REFUSED)),
+        (
+            b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+            ("headers", 1, 403, [(b"content-length", b"0")]),
+        ),
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Accept: wrong\r\n\r\n",
+            ("reset", 1, Fault.UPSTREAM_BROKE),
+        ),
+    ],
+    ids=["200", "403", "unproven"],
+)
+async def test_a_server_that_does_not_agree_is_no_websocket(
+    answer: bytes, told: tuple[object, ...]
+) -> None:
+    async with forwarding(answering(answer)) as (forwarder, *_):
+        session = FakeSession()
+        websocket(forwarder, session)
+        await session.over.wait()
+        if told[0] == "headers":
+            told = (*told[:3], [])  # a length of none is not told
+        assert session.log[0] == told
+
+
+async def test_a_caller_that_leaves_closes_the_servers_websocket() -> None:
+    gone = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await accept(reader, writer)
+        await reader.read()
+        gone.set()
+
+    async with forwarding(script) as (forwarder, *_):
+        session = FakeSession()
+        websocket(forwarder, session)
+        await session.headed.wait()
+        forwarder.reset(session, 1)
+        await gone.wait()

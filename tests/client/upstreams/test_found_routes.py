@@ -155,6 +155,30 @@ async def test_an_answer_to_get_that_says_nothing_leaves_what_the_kind_has() -> 
     assert await found(answer, "openai", way=Way.BY_METHOD) == {CHAT, "/v1/rerank"}
 
 
+@pytest.mark.parametrize(("way", "asked"), [(Way.BY_METHOD, 1), (Way.BY_BODY, 0)])
+async def test_a_websocket_is_there_if_it_can_be_opened(way: Way, asked: int) -> None:
+    opened: list[str] = []
+
+    async def accepts(path: str) -> bool:
+        opened.append(path)
+        return True
+
+    answer = by_framework(CHAT) if way is Way.BY_METHOD else having(CHAT)
+    routes = await find_routes(asked_by(answer), ROUTES, ("openai",), way, accepts)
+    assert opened == ["/v1/realtime"] * asked
+    assert ("/v1/realtime" in (routes or ())) is bool(asked)
+
+
+async def test_a_server_that_hangs_up_on_a_websocket_has_none() -> None:
+    async def hangs_up(path: str) -> bool:
+        raise TransportError(f"it hung up at {path}", Fault.UPSTREAM_BROKE)
+
+    answer = asked_by(by_framework(CHAT))
+    routes = await find_routes(answer, ROUTES, ("openai",), Way.BY_METHOD, hangs_up)
+    assert CHAT in (routes or ())
+    assert "/v1/realtime" not in (routes or ())
+
+
 async def test_a_server_without_any_route_for_a_model_means_something_else() -> None:
     """A gateway that answers 404 for "no such model", for example."""
     page = by_framework("/props")

@@ -35,6 +35,8 @@ async def test_a_key_is_taken_from_either_header(store: SqliteStore) -> None:
     assert ring.authenticate(_bearer(secret)) == key
     assert ring.authenticate([(b"authorization", b"bearer  " + secret.encode())]) == key
     assert ring.authenticate([(b"x-api-key", secret.encode())]) == key
+    offered = b"realtime, openai-insecure-api-key." + secret.encode() + b" ,other"
+    assert ring.authenticate([(b"sec-websocket-protocol", offered)]) == key
     # Anthropic's SDK may send both, one of them not ours.
     assert ring.authenticate([*_bearer("sk-ant-x"), (b"x-api-key", secret.encode())]) == key
 
@@ -47,6 +49,9 @@ async def test_no_key_and_a_wrong_key_are_told_apart(store: SqliteStore) -> None
     assert _fault(ring, _bearer(secret[:-1])) is Fault.KEY_INVALID
     assert _fault(ring, _bearer("x" * 1_000_000)) is Fault.KEY_INVALID
     assert _fault(ring, [(b"x-api-key", b"")]) is Fault.KEY_INVALID
+    assert _fault(ring, [(b"sec-websocket-protocol", b"realtime")]) is Fault.KEY_MISSING
+    other = b"openai-insecure-api-key.wai_sk_other"
+    assert _fault(ring, [(b"sec-websocket-protocol", other)]) is Fault.KEY_INVALID
 
 
 async def test_the_secret_is_nowhere_on_the_disk(store: SqliteStore, tmp_path: Path) -> None:

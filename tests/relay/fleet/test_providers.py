@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -11,12 +12,14 @@ from typing import Any
 
 import anyio
 import pytest
+from websockets.frames import Frame, Opcode
 
 from tests.harness.exchanges import FakeExchange, make_request
 from tests.harness.fleets import JSON, FakeFleet, FakeNode, FakeStream
 from tests.harness.openai_service import KEY, MODEL, OpenAiService, openai_service
+from tests.harness.realtime_server import realtime_server
 from wai_api.limits import KeyLimits
-from wai_protocol.errors import RequestError, StoreError
+from wai_protocol.errors import Fault, RequestError, StoreError
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import Headers
 from wai_relay.contracts.api_keys import ApiKey
@@ -221,3 +224,39 @@ def test_keys_come_from_the_environment_or_a_file_and_are_never_shown(tmp_path: 
         with pytest.raises(error) as caught:
             config.read_key({})
         assert "sk two" not in str(caught.value)
+
+
+async def test_a_websocket_reaches_a_provider_with_its_key_and_not_the_callers() -> None:
+    with realtime_server(MODEL, KEY) as server:
+        provider = Provider(ProviderConfig("cloud", server.url + "/v1", (PRICED,)), KEY)
+        heard: list[bytes] = []
+        told: asyncio.Queue[tuple[int, Headers]] = asyncio.Queue()
+        greeted, over = asyncio.Event(), asyncio.Event()
+
+        class Heard:
+            def on_headers(self, status: int, headers: Headers) -> None:
+                told.put_nowait((status, headers))
+
+            def on_data(self, data: bytes) -> None:
+                heard.append(data)
+                greeted.set()
+
+            def on_end(self) -> None:
+                over.set()
+
+            def on_reset(self, fault: Fault, reason: str) -> None:
+                raise AssertionError(reason)
+
+        headers = [(b"sec-websocket-protocol", b"realtime"), (b"x-api-key", b"wai_sk_test")]
+        target = f"/v1/realtime?model={MODEL}"
+        stream = provider.open("GET", target, headers, MODEL, Heard(), end=False)
+        assert await told.get() == (200, [])
+        await greeted.wait()
+        stream.write(Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True))
+        await over.wait()
+        await provider.aclose()
+    assert b"session.created" in b"".join(heard)
+    head = server.heads[0].headers
+    assert head["sec-websocket-protocol"] == "realtime"
+    assert head["authorization"] == f"Bearer {KEY}"
+    assert "x-api-key" not in head

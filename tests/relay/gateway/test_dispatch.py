@@ -189,6 +189,10 @@ async def test_one_that_stands_in_and_has_room_comes_before_the_hope_that_a_prom
     lease = await dispatcher.acquire(asked)
     assert (lease.model, lease.fallback) == ("large", True)
     lease.release(DONE)
+    boxes.boxes[1].up = False
+    lease = await dispatcher.acquire(asked)
+    assert (lease.model, lease.fallback) == ("m", False)
+    lease.release(DONE)
     boxes.boxes.pop()
     lease = await dispatcher.acquire(asked)
     assert (lease.model, lease.fallback) == ("m", False)

@@ -1012,6 +1012,14 @@ async def test_a_prompt_that_fits_nowhere_is_the_upstreams_400() -> None:
     assert all(name != b"retry-after" for name, _ in exchange.headers)
 
 
+async def test_a_prompt_too_long_for_who_is_there_waits_for_who_will_be_back() -> None:
+    r = rig(FakeNode("a", MODEL, ready=False), FakeNode("b", MODEL, script=too_long))
+    exchange = await r.ask()
+    assert exchange.status == 503
+    assert exchange.header(b"retry-after")
+    assert exchange.header(b"x-wai-attempts") == b"1"
+
+
 def has_each_attempt_wait(r: Rig, patched: pytest.MonkeyPatch, wait_s: float) -> list[float]:
     """How much patience each has when it begins to wait."""
     choose = r.dispatcher.acquire

@@ -262,3 +262,27 @@ def test_counts_of_what_runs_never_drift(actual: list[int]) -> None:
     use = admission._use("key_1")
     assert (use.running, use.reserved) == (0, 0)
     assert use.tokens.used == sum(actual)
+
+
+def test_what_is_spent_on_the_way_is_not_charged_again_at_the_end() -> None:
+    admission, who = Admission(), key(tpm=100)
+    permit = admission.enter(who, 0.0, WALL)
+    admission.spend(permit, who, 40, 1.0, WALL)
+    assert dict(admission.headers(who, 1.0))[b"x-ratelimit-remaining-tokens"] == b"60"
+    with pytest.raises(RequestError) as refusal:
+        admission.spend(permit, who, 60, 2.0, WALL)
+    assert refusal.value.fault is Fault.RATE_LIMITED
+    admission.settle(permit, 100, 3.0)
+    assert dict(admission.headers(who, 3.0))[b"x-ratelimit-remaining-tokens"] == b"0"
+    assert dict(admission.headers(who, 70.0))[b"x-ratelimit-remaining-tokens"] == b"100"
+
+
+def test_what_is_spent_on_the_way_counts_against_the_month() -> None:
+    months = MonthTokens(WALL)
+    admission, who = Admission(months), key(monthly_tokens=100)
+    months.add(who.id, WALL, 50)
+    permit = admission.enter(who, 0.0, WALL)
+    admission.spend(permit, who, 49, 1.0, WALL)
+    with pytest.raises(RequestError) as refusal:
+        admission.spend(permit, who, 1, 1.0, WALL)
+    assert refusal.value.fault is Fault.QUOTA_EXCEEDED

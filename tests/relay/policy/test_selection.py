@@ -137,6 +137,23 @@ def test_what_an_ollama_has_loaded_is_no_bound() -> None:
     assert "131072" in str(select(Demand("m", 200_000), [ollama]).error())
 
 
+@pytest.mark.parametrize("gone", [{"readiness": Readiness.AWAY}, {"ready": False}])
+def test_a_larger_node_that_is_away_does_not_turn_an_estimate_into_a_refusal(
+    gone: dict[str, Any],
+) -> None:
+    nodes = [node("here"), node("larger", context_tokens=131_072, **gone)]
+    likely = Demand("m", 9000, certain_tokens=4000)
+    assert select(likely, nodes).node == "here"
+    surely = select(Demand("m", 9000), nodes)
+    assert (surely.node, surely.fault) == (None, Fault.NO_NODE)
+    assert surely.error().retry_after_s is not None  # it will be back
+
+
+def test_where_all_were_tried_nothing_is_promised() -> None:
+    decision = select(ASK._replace(avoid=frozenset({"a"})), [node("a")])
+    assert (decision.fault, decision.error().retry_after_s) == (Fault.NO_NODE, None)
+
+
 def test_a_context_that_the_caller_asks_for_is_found() -> None:
     demand = Demand("m", 100, asked_context=20_000)
     nodes = [node("fast"), node("roomy", context_tokens=32_768, prefill_tps=10.0)]
