@@ -91,6 +91,7 @@ async def open_relay(
         relay = Relay(live, folder, parts, listener, tls, succession)
         live.parts += followers(*(parts, stored, tls, folder), port=relay.port, show_log=show_log)
         if tls is not None:
+            tls.settings_url = lambda: stored.settings.now.public_url
             ending.push_async_callback(tls.close)
             tls.start()
         if inherited is not None:
