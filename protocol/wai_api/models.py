@@ -91,9 +91,10 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     `load`: whether it is kept in memory or loaded on demand; one on demand is unloaded after
     `idle_unload_s` without a request (null: only to make room for another), and loaded in about
     `load_ms` by the next. A higher `priority` gets memory first.
-    `served_by`: the kind of server that has it, as ollama; "" for the node's own llama-server.
+    `served_by`: the kind of server that has it, as ollama or vllm; "" for llama-server.
     `called`: the id by which callers ask for it where that is not `model`; there `context` and
-    `slots` are 0 if the server does not tell."""
+    `slots` are 0 if the server does not tell. `estimated_bytes` and `seen_bytes`: the memory that
+    its buffers were to take, and that the server's log says they take; null: not known."""
 
     id: str
     node: str
@@ -122,6 +123,8 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     load_ms: int | None = None
     served_by: str = ""
     called: str = ""
+    estimated_bytes: int | None = None
+    seen_bytes: int | None = None
 
 
 class DeploymentList(Struct, frozen=True):
@@ -132,7 +135,8 @@ class DeploymentList(Struct, frozen=True):
 
 class DeploymentWish(Struct, frozen=True, kw_only=True):
     """A model to serve: `model` is publisher/name[:QUANT], or ollama:NAME[:TAG] or
-    lmstudio:publisher/name for a server that is there; `context` is tokens per slot.
+    lmstudio:publisher/name for a server that is there, or vllm:publisher/name; `context` is tokens
+    per slot.
     `install_engine`: a node without a llama-server installs one first. `gpu_layers` null: as many
     as fit. `engine_flags` are added to llama-server's own, if the node's owner allows that.
     `mmproj`: a projector's file name or precision, "none", or null: the repository's best one.

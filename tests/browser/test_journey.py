@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from playwright.async_api import Page
 
 # A real llama-server starts twice, on cores that other tests keep busy.
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(400)]
 REPO: Final = "tiny-labs/tiny-GGUF"
 DEPLOYED: Final = f"{REPO}:Q8_0"
 SLOW_S: Final = 0.5  # between the download's pieces until its progress was seen: it can't be missed

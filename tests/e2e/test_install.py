@@ -33,7 +33,7 @@ from tests.harness.processes import free_port, wait_until
 from tests.harness.real import require_real
 from tests.harness.service_manager import ServiceManager, service_manager
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("install")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), pytest.mark.xdist_group("install")]
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "relay/wai_relay/installer/requirements.lock"

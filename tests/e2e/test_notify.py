@@ -12,7 +12,7 @@ from tests.harness.hook_server import hook_server
 from tests.harness.processes import free_port
 from tests.harness.smtp_server import smtp_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def test_a_test_and_a_problem_arrive_and_a_receiver_that_is_not_there_is_said(

@@ -13,7 +13,7 @@ from tests.harness.connect_proxy import connect_proxy
 from tests.harness.openai_service import KEY, MODEL, openai_service
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def test_a_provider_serves_by_alias_and_is_shown_and_priced(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.harness.cluster import Cluster, cluster, wai
 from tests.harness.llama_server import LlamaServer, llama_server
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.xdist_group("routing")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.xdist_group("routing")]
 
 # name: slots, context of each
 BOXES: Final = {"one": (1, 4096), "two": (2, 2048), "four": (4, 1024)}

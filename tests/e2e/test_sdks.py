@@ -19,7 +19,7 @@ from tests.harness.real import require_real
 if TYPE_CHECKING:  # each takes seconds to import: not for every worker of the tests
     import openai
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("sdks")]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("served")]
 
 NPM_SCRIPT = Path(__file__).parent / "npm" / "chat.mjs"
 

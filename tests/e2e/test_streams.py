@@ -18,7 +18,7 @@ from tests.harness.caller import chat, events, request
 from tests.harness.odd_upstream import FLOOD_BYTES
 from tests.harness.processes import wait_until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("served")]
 
 TOKENS = 1500
 WRITTEN = "llamacpp:tokens_predicted_total"

@@ -19,7 +19,7 @@ from tests.harness.processes import wait_until
 if TYPE_CHECKING:  # each takes seconds to import: not for every worker of the tests
     import anthropic
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120), pytest.mark.xdist_group("sdks")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("served")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from tests.harness.cluster import Cluster, CommandError, cluster, wai
 from tests.harness.llama_server import LlamaServer, llama_server
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 CANCELLED_AFTER: Final = (1, 2, 5, 20, 100)  # events
 

@@ -27,8 +27,8 @@ from wai_node.main import join
 from .processes import Daemon, free_port, wait_until
 from .real import script
 
-_COMMAND_TIMEOUT_S: Final = 30.0
-_ANSWER_TIMEOUT_S: Final = 10.0
+_COMMAND_TIMEOUT_S: Final = 60.0
+_ANSWER_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)

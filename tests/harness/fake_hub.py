@@ -29,15 +29,16 @@ class Faults:
     """Faults of the storage. The entries of a list are used up request by request.
 
     `cut_after`: close the connection after so many body bytes (one entry a request).
-    `statuses`: answer with these statuses first. `wrong_hash`: list a false SHA-256.
-    `ignore_range`: send the whole file always. `pause_s`: between pieces of 4 KiB, from the byte
-    `pause_from` of a file on.
+    `statuses`: answer with these statuses first. `wrong_hash`: list a false SHA-256,
+    `wrong_blob` a false hash of git's. `ignore_range`: send the whole file always. `pause_s`:
+    between pieces of 4 KiB, from the byte `pause_from` of a file on.
     `longer_by`: send so many bytes more than the file has.
     """
 
     cut_after: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     wrong_hash: bool = False
+    wrong_blob: bool = False
     ignore_range: bool = False
     pause_s: float = 0.0
     pause_from: int = 0
@@ -179,8 +180,11 @@ class _HubHandler(_Handler):
             return
         siblings: list[dict[str, Any]] = []
         for path, content in repo.files.items():
-            sibling: dict[str, Any] = {"rfilename": path, "size": len(content), "blobId": "0" * 40}
-            if path.endswith(".gguf"):
+            head = b"blob %d\0" % len(content)
+            blob = hashlib.sha1(head + content, usedforsecurity=False).hexdigest()
+            blob = blob[::-1] if self.hub.faults.wrong_blob else blob
+            sibling: dict[str, Any] = {"rfilename": path, "size": len(content), "blobId": blob}
+            if path.endswith((".gguf", ".safetensors")):
                 sha256 = self.hub.sha256(content)
                 sibling["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 135}
             siblings.append(sibling)

@@ -20,8 +20,8 @@ from typing import Final, Self
 
 import psutil
 
-START_TIMEOUT_S: Final = 30.0  # two busy cores start Python in seconds, not in milliseconds
-STOP_TIMEOUT_S: Final = 20.0
+START_TIMEOUT_S: Final = 60.0  # two busy cores start Python in seconds, not in milliseconds
+STOP_TIMEOUT_S: Final = 40.0
 _POLL_S: Final = 0.02  # at first: waits that are short are seen to be over at once
 _LONGEST_POLL_S: Final = 0.05
 _POLL_GROWTH: Final = 1.2

@@ -62,7 +62,10 @@ def _ready(nodes: tuple[NodeView, ...]) -> Finding:
     if serving:
         return Finding("node", ok=True, text="ready: " + ", ".join(serving))
     if ready:
-        advice = "start an inference server there, or run `wai node run --upstream URL`"
+        advice = (
+            "start an inference server there, or run `wai node run --upstream URL`; what is wrong"
+            " with those that they have is said below"
+        )
         return Finding("node", ok=False, text="the nodes serve no model", advice=advice)
     if nodes:
         text = "; ".join(f"{node.name} is {node.state}" for node in nodes)

@@ -50,6 +50,12 @@ def configure_deploy(deploy: argparse.ArgumentParser) -> None:
         " (default: the best one of the repository)",
     )
     deploy.add_argument(
+        "--engine",
+        choices=("llama-server", "vllm"),
+        default="llama-server",
+        help="vllm: a repository of safetensors, on the vLLM that is installed on the node",
+    )
+    deploy.add_argument(
         "--install-engine",
         action="store_true",
         help="if the node has no llama-server, have it install one first",
@@ -58,8 +64,9 @@ def configure_deploy(deploy: argparse.ArgumentParser) -> None:
 
 def deploy_model(parsed: argparse.Namespace) -> int:
     """Run `wai model deploy`."""
+    on_vllm = parsed.engine == "vllm" and not parsed.model.startswith("vllm:")
     wanted = {
-        "model": parsed.model,
+        "model": f"vllm:{parsed.model}" if on_vllm else parsed.model,
         "context": parsed.context,
         "slots": parsed.slots,
         **options_given(parsed),

@@ -118,11 +118,20 @@ def note(view: dict[str, Any]) -> str:
         return _progress_text(view["progress"], share_text)
     if view.get("changing"):
         return _change_text(view)
-    if view.get("served_by"):
-        return f"on {view['served_by']} as {view.get('called') or view['model']}"
+    if view.get("called"):
+        return f"on {view['served_by']} as {view['called']}"
     if view["swap_error"]:
         return f"it was not changed: {view['swap_error']}"
-    return ", ".join(filter(None, (_purpose_text(view), options_text(view).removeprefix(", "))))
+    said = _purpose_text(view), _memory_text(view), options_text(view).removeprefix(", ")
+    return ", ".join(filter(None, said))
+
+
+def _memory_text(view: dict[str, Any]) -> str:
+    """Return what it takes in memory, beside the estimate; "" where that is not known."""
+    seen, estimated = view.get("seen_bytes"), view.get("estimated_bytes")
+    if seen is None or estimated is None:
+        return ""
+    return f"takes {size_text(seen)} of {size_text(estimated)} estimated"
 
 
 def _purpose_text(view: dict[str, Any]) -> str:
@@ -135,6 +144,7 @@ def options_text(view: dict[str, Any]) -> str:
     """Return the options that are not the defaults, as `, cache q8_0`; "" for none."""
     layers, flags = view.get("gpu_layers"), view.get("engine_flags")
     said = (
+        str(view.get("served_by") or ""),
         f"sees images by {view['mmproj']}" if view.get("mmproj") else "",
         policy_text(view),
         f"cache {view['cache_type']}" if view.get("cache_type", "f16") != "f16" else "",
@@ -151,7 +161,7 @@ def policy_text(view: dict[str, Any]) -> str:
     """Return when it is in memory, if that is not the default; "" else."""
     ttl_s, priority = view.get("idle_unload_s"), view.get("priority", 0)
     text = ""
-    if view.get("load") == "on_demand" and not view.get("served_by"):
+    if view.get("load") == "on_demand" and view.get("served_by") in (None, "", "vllm"):
         load_ms = view.get("load_ms") or 0
         text = f"on demand (loads in {seconds_text(load_ms / 1000)})" if load_ms else "on demand"
     if ttl_s is not None:

@@ -22,6 +22,7 @@ from wai_node.models.hub import Hub
 from wai_node.models.local_files import find_local, is_file_reference
 from wai_node.models.projector import Projector, choose_projector, projector_of
 from wai_node.models.shape import ModelShape, Purpose, shape_from_metadata
+from wai_node.models.snapshot import snapshot
 from wai_node.models.space import Space
 from wai_protocol.errors import RequestError
 
@@ -32,6 +33,7 @@ from .load_policy import DEFAULT_POLICY, LoadPolicy
 from .occupancy import free_for, free_now, promised
 from .options import DEFAULT, ServeOptions
 from .policy import ManagedSettings
+from .vllm_appraisal import PREFIX, VllmAppraiser
 from .wanted import WantedModel
 
 DEFAULT_CONTEXT: Final = 8192  # what a chat needs
@@ -49,6 +51,7 @@ class Placed:
     needs: Space
     purpose: str
     mmproj: tuple[str, int, str] | None
+    gpu_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Change:
     load: Load
     beside: bool
     gpu_layers: int | None
+    gpu_share: float | None = None
 
 
 class Appraiser:
@@ -70,7 +74,9 @@ class Appraiser:
         settings: ManagedSettings,
         hardware: Callable[[], Hardware],
         deployments: Deployments,
+        vllm: VllmAppraiser,
     ) -> None:
+        self._vllm = vllm
         self._hub, self._settings = hub, settings
         self._hardware, self._deployments = hardware, deployments
         self._wanted = deployments.wanted
@@ -89,6 +95,10 @@ class Appraiser:
         quants = (repository.choose(wanted),) if wanted else repository.quantisations
         if not quants:
             repository.choose(None)  # raises, and says what to do
+        if repository.config is not None:
+            asked = Load(context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+            found = await self._vllm.look(repository, quants[0], asked, options)
+            return [QuantFit(quants[0].name, quants[0].size_bytes, found)]
         # One header is enough: the quantisations of a repository differ in their weights alone.
         shape = await self._shape(repository, quants[0])
         seeing = seen_by(shape, repository, quants[0], None)
@@ -113,8 +123,11 @@ class Appraiser:
         if is_file_reference(reference):
             folders = self._settings.file_folders
             return await anyio.to_thread.run_sync(find_local, folders, reference), None
-        repo, wanted = parse_reference(reference)
+        vllm = reference.startswith(PREFIX)
+        repo, wanted = parse_reference(reference.removeprefix(PREFIX) if vllm else reference)
         self._settings.check_publisher(repo)
+        if vllm:
+            return await snapshot(self._hub, repo), wanted
         return await self._hub.repository(repo), wanted
 
     async def new(
@@ -132,6 +145,17 @@ class Appraiser:
         `context_tokens` None: choose the largest default that fits. Others make room for it as
         `policy` says. Raises `WaiError`, also if the model does not fit.
         """
+        if repository.config is not None:
+            asked = Load(context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+            least = None if context_tokens else LEAST_DEFAULT_CONTEXT
+            alias = repository.name
+            load, under = await self._vllm.new(
+                *(repository, quant, asked, options),
+                lambda measured: free_for(self._deployments, measured, policy, alias),
+                least_context=least,
+            )
+            needs = Space(gpu=under.fit.high_bytes)
+            return Placed(load, None, needs, Purpose.CHAT.value, None, under.share)
         shape = await self._shape(repository, quant)
         seeing = seen_by(shape, repository, quant, mmproj)
         projector = await self._projector(repository, seeing)
@@ -178,6 +202,16 @@ class Appraiser:
 
         Raises `RequestError` if it can't, even after the running server has freed its memory.
         """
+        if model.server:
+            asked = Load(context_tokens, slots)
+            under, beside = await self._vllm.change(
+                *(model, file.parent, asked, options, served),
+                now=lambda measured: free_now(self._deployments, measured),
+                after=lambda measured: free_for(
+                    self._deployments, measured, model.policy, model.alias
+                ),
+            )
+            return Change(asked, beside, None, under.share)
         shape = await anyio.to_thread.run_sync(read_shape, file)
         projector = await anyio.to_thread.run_sync(read_projector, mmproj)
         load = options.load(shape, context_tokens, slots, projector)
@@ -213,6 +247,8 @@ class Appraiser:
         self, model: WantedModel, file: Path, mmproj: Path | None, wish: Wish
     ) -> Held:
         """Return what a server takes in memory that serves `model` by `wish`. Raises `WaiError`."""
+        if model.server:
+            return Held(await self._vllm.space(wish))
         shape = await anyio.to_thread.run_sync(read_shape, file)
         projector = await anyio.to_thread.run_sync(read_projector, mmproj)
         load = wish.options.load(shape, wish.context_tokens, wish.slots, projector)

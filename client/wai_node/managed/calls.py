@@ -278,6 +278,8 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
         "in_flight": status.in_flight,
         "served_by": status.served_by,
         "called": status.called,
+        "estimated_bytes": status.estimated_bytes,
+        "seen_bytes": status.seen_bytes,
         "progress": None
         if progress is None
         else {

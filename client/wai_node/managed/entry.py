@@ -20,6 +20,8 @@ from .deployment import Deployment, State, Wish
 from .load_policy import LoadPolicy
 from .options import ServeOptions
 from .server.runner import Runner
+from .server.vllm import LOAD_BASE_S as VLLM_BASE_S
+from .server.vllm import SERVER, find_vllm
 from .wanted import WantedModel
 
 log = logging.getLogger("wai.node.managed")
@@ -75,7 +77,8 @@ class DeploymentStatus:
     `given_up`: it has failed, and will not soon be tried again. `wakes`: a request loads it, and
     may wait for that. `load_s`: how long a load takes, measured or guessed. `served_by`: the kind
     of server that has it, "" for one of the node's own; `called`: by which id callers ask for it,
-    "": alias.
+    "": alias. `estimated_bytes` and `seen_bytes`: what its buffers were to take, and what its
+    server's log says that they take; None: not known.
     """
 
     alias: str
@@ -99,6 +102,8 @@ class DeploymentStatus:
     progress: Progress | None
     served_by: str = ""
     called: str = ""
+    estimated_bytes: int | None = None
+    seen_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,8 @@ class DeploymentEntry:
     waiting: int = 0  # requests that wait for it
     waits_for: str = ""  # what has to happen before it can be loaded
     loaded: Loaded | None = None  # its last load
+    memory: tuple[int, int] | None = None
+    """The bytes that its server's buffers were estimated at, and that they take."""
     logged: tuple[object, ...] = ()
     logged_swap: str = ""
     removed: bool = False  # removal was asked for; `gone` once its servers have ended
@@ -136,15 +143,18 @@ def wish_of(
     model: WantedModel, load_timeout_s: float | None = None, engine: tuple[str, ...] = ()
 ) -> Wish:
     """Return the wish of a stored model; the limit for loading grows with the files' size."""
+    vllm = model.server == SERVER
+    base_s = VLLM_BASE_S if vllm else LOAD_BASE_S
     return Wish(
-        engine=engine,
+        engine=find_vllm() if vllm else engine,
+        gpu_share=model.gpu_share,
         options=model.options,
         context_tokens=model.context_tokens,
         slots=model.slots,
         gpu_layers=model.gpu_layers,
         on_demand=model.policy.on_demand,
         idle_unload_s=model.idle_unload_s,
-        load_limit_s=load_timeout_s or LOAD_BASE_S + model.size_bytes / LOAD_BYTES_PER_S,
+        load_limit_s=load_timeout_s or base_s + model.size_bytes / LOAD_BYTES_PER_S,
     )
 
 
@@ -226,6 +236,7 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
     """Return the public status of an entry."""
     machine = entry.machine
     wakes = machine.wish.on_demand and machine.proven is not None
+    estimated, seen = entry.memory or (None, None)
     return DeploymentStatus(
         alias=entry.model.alias,
         state=machine.state,
@@ -246,5 +257,8 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         given_up=machine.given_up or (wakes and machine.state is State.FAILED),
         size_bytes=entry.model.size_bytes,
         in_flight=machine.in_flight,
+        served_by=entry.model.server,
+        estimated_bytes=estimated,
+        seen_bytes=seen,
         progress=entry.progress if machine.state is State.DOWNLOADING else None,
     )

@@ -15,6 +15,7 @@ from typing import ClassVar, Final
 
 from wai_node.upstreams.llama_server import LlamaServerUpstream
 from wai_node.upstreams.upstream import Probe, Ready, Upstream, Waited
+from wai_node.upstreams.vllm import VllmUpstream
 from wai_node.upstreams.watch import Watch
 from wai_protocol.errors import WaiError
 from wai_protocol.status import FAILED_MODELS, ModelStatus
@@ -23,6 +24,7 @@ from wai_transport.origin import Origin
 
 from .deployment import State
 from .entry import DeploymentEvent, DeploymentStatus, ServerAccess
+from .server.vllm import SERVER
 from .supervisor import Supervisor
 
 _AWAKE_SOON: Final = frozenset({State.READY, State.ASLEEP})
@@ -42,15 +44,16 @@ class ManagedUpstream(Upstream):
     """The upstream of one deployed model. A lease names the server and its key."""
 
     kind: ClassVar[str] = LlamaServerUpstream.kind
-    apis = LlamaServerUpstream.apis
-    capabilities = LlamaServerUpstream.capabilities
+    apis: tuple[str, ...] = LlamaServerUpstream.apis
+    capabilities: tuple[str, ...] = LlamaServerUpstream.capabilities
+    server: ClassVar[type[Upstream]] = LlamaServerUpstream
 
     def __init__(self, alias: str, supervisor: Supervisor) -> None:
         self.alias = alias
         self.origin = Origin("http", "127.0.0.1", 0)
         self.base_path = self.key = ""
         self._supervisor = supervisor
-        self._servers: dict[str, LlamaServerUpstream] = {}
+        self._servers: dict[str, Upstream] = {}
         self._leases: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unserved: set[asyncio.Task[None]] = set()  # that wait for a server
@@ -162,10 +165,10 @@ class ManagedUpstream(Upstream):
             if not over.is_set():
                 failed(WaiError("this node failed to reach the model; its log says why"))
 
-    def _server(self, endpoint: ServerAccess) -> LlamaServerUpstream:
+    def _server(self, endpoint: ServerAccess) -> Upstream:
         server = self._servers.get(endpoint.url)
         if server is None:
-            server = self._servers[endpoint.url] = LlamaServerUpstream(endpoint.url, endpoint.key)
+            server = self._servers[endpoint.url] = self.server(endpoint.url, endpoint.key)
         return server
 
     async def _close_unused_servers(self) -> None:
@@ -184,6 +187,22 @@ class ManagedUpstream(Upstream):
         for server in self._servers.values():
             await server.aclose()
         self._servers.clear()
+
+
+class ManagedVllm(ManagedUpstream):
+    """The upstream of a model that a vLLM of the node's own serves."""
+
+    kind = VllmUpstream.kind
+    apis = VllmUpstream.apis
+    capabilities = VllmUpstream.capabilities
+    server = VllmUpstream
+
+    async def probe(self) -> Probe:
+        """See `ManagedUpstream`. vLLM does not tell how many requests it takes at once."""
+        told = await super().probe()
+        slots = [s.slots for s in self._supervisor.deployed() if s.alias == self.alias]
+        models = (replace(m, slots_total=slots[0]) for m in told.models if slots)
+        return replace(told, models=tuple(models))
 
 
 class ManagedModels:
@@ -210,7 +229,8 @@ class ManagedModels:
                 self._removing.add(task)
                 task.add_done_callback(self._removing.discard)
         elif upstream is None:
-            upstream = self._upstreams[alias] = ManagedUpstream(alias, supervisor)
+            made = ManagedVllm if status.served_by == SERVER else ManagedUpstream
+            upstream = self._upstreams[alias] = made(alias, supervisor)
             self._watch.add(upstream)
         else:
             self._watch.touch(upstream)

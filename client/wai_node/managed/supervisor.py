@@ -51,6 +51,8 @@ from .policy import ManagedSettings
 from .room import Room
 from .server.log_file import read_tail
 from .server.model_paths import ModelPaths
+from .server.vllm import SERVER, check_vllm
+from .vllm_appraisal import VllmAppraiser
 from .wanted import Wanted, WantedModel
 
 LEASE_LIMIT_S: Final = 600.0  # as long as the relay waits for a first byte
@@ -92,8 +94,9 @@ class Supervisor:
         def machine() -> Hardware:
             return usable(hardware())
 
-        self._appraiser = Appraiser(hub, settings, machine, self._deployments)
-        self._room = Room(self._deployments, machine, self._held_by, now)
+        vllm = VllmAppraiser(hardware)
+        self._appraiser = Appraiser(hub, settings, machine, self._deployments, vllm)
+        self._room = Room(self._deployments, hardware, self._held_by, now)
         self._keeper = Keeper(
             *(settings, hub, new_key, self._deployments, on_event),
             now=now,
@@ -178,7 +181,12 @@ class Supervisor:
         alias = alias_of(repository, quant)
         if not _NAME.fullmatch(quant.name):
             raise RequestError(f"the file name of {alias[:120]!r} can't be used as a model's id")
-        await self._engine.check(install=install_engine)
+        vllm = repository.config is not None
+        if vllm:
+            alias = repo
+            check_vllm(options or DEFAULT, mmproj)
+        else:
+            await self._engine.check(install=install_engine)
         entry = self._deployments.find(alias)
         if entry is not None:
             if entry.removed:
@@ -208,6 +216,8 @@ class Supervisor:
                 idle_unload_s=policy.idle_unload_s,
                 priority=policy.priority,
                 gpu_layers=placed.gpu_layers,
+                gpu_share=placed.gpu_share,
+                server=SERVER if vllm else "",
                 **hub_fields(repository, quant),
             )
             async with self._deployments.changing:
@@ -260,6 +270,8 @@ class Supervisor:
         model = entry.model
         chosen = options or wish.options
         chosen.check(flags_allowed=self.settings.allow_engine_flags)
+        if model.server:
+            check_vllm(chosen, None)
         served = wish if entry.machine.serving is not None else None
         context_tokens, slots = context_tokens or wish.context_tokens, slots or wish.slots
         files = self._places.file(model), self._places.projector(model)
@@ -270,6 +282,7 @@ class Supervisor:
             context_tokens=load.context_tokens,
             slots=load.slots,
             gpu_layers=change.gpu_layers,
+            gpu_share=change.gpu_share,
             options=chosen,
         )
         async with self._deployments.changing:
@@ -398,6 +411,7 @@ class Supervisor:
             context_tokens=placed.load.context_tokens,
             slots=placed.load.slots,
             gpu_layers=placed.gpu_layers,
+            gpu_share=placed.gpu_share,
             **hub_fields(repository, quant),
         )
         async with self._deployments.changing:

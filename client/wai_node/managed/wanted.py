@@ -37,7 +37,8 @@ class WantedModel:
     and `proven_options` the options. `purpose`: chat, embedding or rerank.
     `mmproj`: path, size and SHA-256 of its projector. `local`: the folder of the owner that its
     files lie in, None: they are the hub's, and this node's to delete. `load`, `idle_unload_s` and
-    `priority` say when it is in memory, `load_s` how long its last load took.
+    `priority` say when it is in memory, `load_s` how long its last load took. `server`: "vllm", or
+    "" for llama-server; `gpu_share`: what vLLM takes of its GPU's memory.
     """
 
     alias: str
@@ -59,6 +60,8 @@ class WantedModel:
     proven_options: ServeOptions = DEFAULT
     mmproj: tuple[str, int, str] | None = None
     local: str | None = None
+    server: str = ""
+    gpu_share: float | None = None
     load: str = "keep_loaded"
     priority: int = 0
     load_s: float | None = None

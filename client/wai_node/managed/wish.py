@@ -28,7 +28,8 @@ class Wish:
     `context_tokens` is per slot. `on_demand`: it need not be loaded while nobody asks for it.
     `idle_unload_s` None: never unload because of the time. `load_limit_s`: a server that loads for
     longer counts as hung. `gpu_layers` None: the node has no GPU. `engine`: the program that serves
-    it; empty: none was found. `options`: how it computes.
+    it; empty: none was found. `options`: how it computes. `gpu_share`: what vLLM takes of its GPU's
+    memory.
     """
 
     context_tokens: int
@@ -39,6 +40,7 @@ class Wish:
     idle_unload_s: float | None = None
     load_limit_s: float = 300.0
     on_demand: bool = False
+    gpu_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,20 @@ class RequestRecord:
         return (self.tokens.completion - 1) * 1000.0 / decode_ms if decode_ms > 0 else None
 
 
+class PastRequest(NamedTuple):
+    """What is kept of a request that is over, as the last hour's figures need it. `began_at`:
+    seconds since 1970."""
+
+    began_at: float
+    ttft_ms: float | None
+    duration_ms: float
+    completion_tokens: int
+    attempts: int
+    status: int
+    failed: bool
+    cancelled: bool
+
+
 class UsageState(NamedTuple):
     """How the books of usage are kept: requests that are not in the database yet, and that could
     not be kept. `behind`: the database takes none now."""

@@ -28,7 +28,7 @@ from wai_node.managed.policy import ManagedSettings
 from wai_node.models.hardware import Gpu, Hardware
 from wai_protocol.errors import Fault, RequestError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 CPU = Machine("linux", "x86_64")
 NVIDIA = Machine("linux", "x86_64", frozenset({"nvidia"}), cuda=12)

@@ -434,6 +434,8 @@ DEPLOYED: Final = {
     "in_flight": 0,
     "served_by": "",
     "called": "",
+    "estimated_bytes": None,
+    "seen_bytes": None,
     "progress": None,
     "purpose": "chat",
     "mmproj": "",

@@ -176,15 +176,12 @@ function Several(props: { quants: string[]; busy: boolean; onDeploy: (quant: str
         <select name="quant" aria-label="Quantisation">
           {props.quants.map((quant) => <option key={quant} value={quant}>{quant}</option>)}
         </select>
-        <input class="narrow" name="replicas" type="number" min={1} max={64} placeholder="all" aria-label="Replicas" />
+        <input class="narrow" name="replicas" type="number" min={1} max={64} placeholder="all" aria-label="Replicas" title="where it fits best" />
         <button type="submit" class="small" disabled={props.busy}>Deploy on several</button>
-        <span class="hint">Replicas go where it fits best; empty: on all nodes.</span>
       </form>
     </section>
   );
 }
-
-const OUTCOMES: Record<string, string> = { deployed: "deployed", failed: "failed", left_out: "left out" };
 
 function Placed({ rows }: { rows: PlacedView[] }) {
   return (
@@ -192,7 +189,7 @@ function Placed({ rows }: { rows: PlacedView[] }) {
       {rows.map((row) => (
         <li key={row.node}>
           <strong>{row.node}</strong>
-          <Badge state={OUTCOMES[row.outcome] ?? row.outcome} />
+          <Badge state={row.outcome.replace("_", " ")} />
           <span class="muted">{row.reason}</span>
         </li>
       ))}

@@ -70,8 +70,8 @@ function Deployed() {
                 </td>
                 <td data-label="Node" class="nowrap">{row.node}</td>
                 <td data-label="State"><Badge state={row.state === "starting" ? "loading" : row.state} /><Progress row={row} /></td>
-                <td data-label="Size" class="num">{bytes(row.size_bytes)}</td>
-                {row.served_by ? (
+                <td data-label="Size" class="num">{bytes(row.size_bytes)}<Memory row={row} /></td>
+                {isElsewhere(row) ? (
                   <OnServer row={row} act={act} />
                 ) : (
                   <>
@@ -92,6 +92,21 @@ function Deployed() {
       {options.value && <Options row={options.value} onClose={() => (options.value = null)} />}
     </section>
   );
+}
+
+/** What it takes in memory by its server's log, beside what that was estimated at. */
+function Memory({ row }: { row: DeploymentView }) {
+  if (row.seen_bytes === null) return null;
+  return (
+    <div class="muted small-text" title="What its server's buffers take, and what they were estimated at">
+      takes {bytes(row.seen_bytes)}{row.estimated_bytes !== null && ` of ${bytes(row.estimated_bytes)} estimated`}
+    </div>
+  );
+}
+
+/** Whether a server that was there before has it, and not one of the node's own. */
+function isElsewhere(row: DeploymentView): boolean {
+  return row.served_by !== "" && row.served_by !== "vllm";
 }
 
 /** The last cells of a model that Ollama or LM Studio has: it decides how the model is served. */
@@ -155,6 +170,7 @@ function optionsText(row: DeploymentView): string {
   return [
     row.purpose && row.purpose !== "chat" && row.purpose,
     policyText(row),
+    row.served_by,
     row.mmproj && `sees images by ${row.mmproj}`,
     row.cache_type !== "f16" && `cache ${row.cache_type}`,
     row.gpu_layers !== null && `${row.gpu_layers} layers on the GPU`,
@@ -205,7 +221,7 @@ function Options({ row, onClose }: { row: DeploymentView; onClose: () => void })
           Engine flags
           <input name="engine_flags" placeholder="only if the node’s owner allows them" defaultValue={row.engine_flags?.join(" ") ?? ""} />
         </label>
-        <p class="hint">How a model is computed is swapped as its context: no request is dropped, and what does not start is taken back. When it is in memory is changed without a restart.</p>
+        <p class="hint">The model is swapped as for another context: no request is dropped. What does not start is taken back.</p>
         <button type="submit" class="primary">Change</button>
       </form>
     </Dialog>

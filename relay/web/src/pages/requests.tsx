@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get, remove } from "../api";
-import { count, date, ms, rate, span } from "../format";
+import { count, date, ms, rate } from "../format";
 import type { ExplainedAttempt, Explanation, RequestRow } from "../generated/api";
 import { relayNow, requests, tokens } from "../live";
 import { Badge, Choice, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
@@ -133,12 +133,9 @@ function Story({ of }: { of: Explanation }) {
 /** The load that an attempt waited for, or is expected to; "" for none. */
 function loadText(attempt: ExplainedAttempt): string {
   const load = attempt.load;
-  if (!load) {
-    const chosen = (attempt.candidates as unknown as Candidate[]).find((one) => one.node === attempt.node);
-    return chosen?.load_s ? `Loads the model first, about ${span(Math.ceil(chosen.load_s))}.` : "";
-  }
-  const room = load.made_room.length ? `, after ${load.made_room.join(" and ")} had made room (${ms(load.room_ms)})` : "";
-  return `Loaded the model first, in ${ms(load.load_ms)}${room}.`;
+  if (load) return `Loaded the model first, in ${ms(load.load_ms)}${load.made_room.length ? `, after ${load.made_room.join(" and ")} had made room (${ms(load.room_ms)})` : ""}.`;
+  const chosen = (attempt.candidates as unknown as Candidate[]).find((one) => one.node === attempt.node);
+  return chosen?.load_s ? `Loads the model first, about ${seconds(chosen.load_s)}.` : "";
 }
 
 /** The considered nodes, with the figures that decided. */

@@ -44,7 +44,7 @@ export function policyOf(form: FormData, was: Policy = DEFAULTS): Sent {
 /** What is not the default, in words; "" if all is. */
 export function policyText(row: DeploymentView): string {
   return [
-    !row.served_by && row.load === "on_demand" && (row.load_ms ? `on demand, loads in ${span(Math.ceil(row.load_ms / 1000))}` : "on demand"),
+    (!row.served_by || row.served_by === "vllm") && row.load === "on_demand" && (row.load_ms ? `on demand, loads in ${span(Math.ceil(row.load_ms / 1000))}` : "on demand"),
     row.idle_unload_s != null && `unloaded after ${span(row.idle_unload_s)}`,
     row.priority && `priority ${row.priority}`,
   ].filter(Boolean).join(" · ");
