@@ -7,8 +7,9 @@ import logging
 import platform
 import secrets
 import signal
+from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 import uvloop
@@ -33,17 +34,19 @@ from .managed.calls import ModelCalls, deployment_map
 from .managed.entry import DeploymentEvent
 from .managed.news import DeploymentNews
 from .managed.policy import ManagedSettings
+from .managed.pulls.pulls import Pulls
 from .managed.serving import ManagedModels
 from .managed.supervisor import Supervisor
 from .membership import Membership, joined_by, keep_membership, load_key, load_membership
 from .models.hardware import describe, detect_hardware
 from .models.hub import Hub, HubSettings
+from .models.sampler import Looker, Sampler, watch_seconds
 from .standing import keep_standing
 from .tunnel.dial import RelayAddress, dial
 from .tunnel.goodbye import say_goodbye
 from .upstreams.consent import Consent
 from .upstreams.detect import find_upstreams, upstream_at
-from .upstreams.kinds import installed_kinds
+from .upstreams.kinds import UpstreamKinds, installed_kinds
 from .upstreams.upstream import Upstream
 
 LOCK_OWNER: Final = "node"
@@ -103,18 +106,22 @@ async def _run(config: NodeConfig) -> None:
     key = load_key(folder)
     lock = FolderLock.acquire(folder, LOCK_OWNER)
     try:
-        agent = await _make_agent(config, folder, membership, key)
-        supervisor = _make_supervisor(config, membership, key, agent)
-        await _until_stopped(agent, supervisor, config.drain_timeout_s)
+        kinds = installed_kinds()
+        agent = await _make_agent(config, folder, membership, key, kinds)
+        models = _make_models(config, membership, key, agent, kinds)
+        await _until_stopped(agent, models, config.drain_timeout_s)
     finally:
         lock.release()
 
 
 async def _make_agent(
-    config: NodeConfig, folder: DataFolder, membership: Membership, key: NodeKey
+    config: NodeConfig,
+    folder: DataFolder,
+    membership: Membership,
+    key: NodeKey,
+    kinds: UpstreamKinds,
 ) -> Agent:
     address = _address(config, membership.url, membership.relay_public, membership.pin)
-    kinds = installed_kinds()
     given: list[Upstream] = [
         await upstream_at(
             *(one.url, one.key or "", kinds),
@@ -159,10 +166,19 @@ def _routes(given: list[Upstream]) -> RouteTable:
     return installed_routes().extended(extra.values())
 
 
-def _make_supervisor(
-    config: NodeConfig, membership: Membership, key: NodeKey, agent: Agent
-) -> Supervisor:
-    """What runs the managed models, joined to the agent: its upstreams, calls and events."""
+class _Models(NamedTuple):
+    """What deploys models, on servers of the node's own and on those that are there, and what tells
+    how busy the machine is."""
+
+    supervisor: Supervisor
+    pulls: Pulls
+    sampler: Sampler
+
+
+def _make_models(
+    config: NodeConfig, membership: Membership, key: NodeKey, agent: Agent, kinds: UpstreamKinds
+) -> _Models:
+    """What runs the deployed models, joined to the agent: its upstreams, calls and events."""
     deploy = config.deploy
     settings = ManagedSettings(
         folder=config.data / "managed",
@@ -199,16 +215,35 @@ def _make_supervisor(
         parts=agent.parts,
         on_engine=lambda state: agent.tell_engine(state.detail(), state.problem),
     )
-    agent.calls.handler = ModelCalls(supervisor).answer
-    return supervisor
+    pulls = Pulls(
+        *(settings, agent.board, kinds),
+        on_change=news.update,
+        tell_failed=managed.tell_failure,
+        touch=agent.watch.touch,
+        own_bytes=supervisor.bytes_on_disk,
+    )
+    supervisor.other_bytes = pulls.bytes_on_disk
+    sampler = Sampler(*(Looker(), supervisor.processes, agent.tell), wanted=lambda: agent.connected)
+    calls = ModelCalls(supervisor, pulls)
+
+    async def answer(method: str, params: dict[str, Any], tell: Callable[[str, Any], None]) -> Any:
+        if method == "hardware.watch":
+            sampler.watch(watch_seconds(params))
+            return None
+        return await calls.answer(method, params, tell)
+
+    agent.calls.handler = answer
+    return _Models(supervisor, pulls, sampler)
 
 
-async def _work(agent: Agent, supervisor: Supervisor) -> None:
+async def _work(agent: Agent, models: _Models) -> None:
     """Serve until cancelled. Managed models are known before the relay is told what is served."""
     brought_back = asyncio.Event()
     try:
-        agent.parts.start("managed models", partial(_keep_models, supervisor, brought_back))
+        agent.parts.start("managed models", partial(_keep_models, models.supervisor, brought_back))
         await brought_back.wait()
+        agent.parts.start("models on servers that are there", models.pulls.run)
+        agent.parts.start("hardware", models.sampler.run)
         settle_heap()
         await agent.run()
     finally:
@@ -225,7 +260,7 @@ async def _keep_models(supervisor: Supervisor, brought_back: asyncio.Event) -> N
         brought_back.set()
 
 
-async def _until_stopped(agent: Agent, supervisor: Supervisor, drain_timeout_s: float) -> None:
+async def _until_stopped(agent: Agent, models: _Models, drain_timeout_s: float) -> None:
     """Run the node until a signal, drain it, and stop it; a second signal stops at once."""
     loop = asyncio.get_running_loop()
     asked, at_once = asyncio.Event(), asyncio.Event()
@@ -235,7 +270,7 @@ async def _until_stopped(agent: Agent, supervisor: Supervisor, drain_timeout_s: 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    work = loop.create_task(_work(agent, supervisor))
+    work = loop.create_task(_work(agent, models))
     stop = loop.create_task(asked.wait())
     try:
         await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)

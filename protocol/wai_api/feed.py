@@ -69,6 +69,7 @@ EVENTS: Final[Mapping[str, type[Struct]]] = {
     "nodes": Difference,
     "requests": Difference,
     "deployments": Difference,
+    "hardware": Difference,
     "history": PulseHistory,
     "pulse": PulseView,
     "changed": Changed,

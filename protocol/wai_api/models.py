@@ -82,7 +82,10 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     `changing`: it is on its way from one to the other. `swap_error` says why the last change
     was taken back. `id` names it among all nodes'. `purpose`: chat, embedding or rerank; "" on
     older nodes. `mmproj`: the projector by which it sees images. `gpu_layers` null: as many as fit.
-    """
+    `served_by`: the kind of server that has it, as ollama or vllm; "" for llama-server.
+    `called`: the id by which callers ask for it where that is not `model`; there `context` and
+    `slots` are 0 if the server does not tell. `estimated_bytes` and `seen_bytes`: the memory that
+    its buffers were to take, and that the server's log says they take; null: not known."""
 
     id: str
     node: str
@@ -106,6 +109,10 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     gpu_layers: int | None = None
     flash_attention: str = "auto"
     engine_flags: tuple[str, ...] = ()
+    served_by: str = ""
+    called: str = ""
+    estimated_bytes: int | None = None
+    seen_bytes: int | None = None
 
 
 class DeploymentList(Struct, frozen=True):
@@ -115,7 +122,9 @@ class DeploymentList(Struct, frozen=True):
 
 
 class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
-    """A model to serve: `model` is publisher/name[:QUANT]; `context` is tokens per slot.
+    """A model to serve: `model` is publisher/name[:QUANT], or ollama:NAME[:TAG] or
+    lmstudio:publisher/name for a server that is there, or vllm:publisher/name; `context` is tokens
+    per slot.
     `install_engine`: a node without a llama-server installs one first. `gpu_layers` null: as many
     as fit. `engine_flags` are added to llama-server's own, if the node's owner allows that.
     `mmproj`: a projector's file name or precision, "none", or null: the repository's best one."""

@@ -26,6 +26,16 @@ _PATH_CHARS: Final = frozenset(
 )
 
 
+NEVER_FORWARDED: Final = (
+    *("/api/pull", "/api/push", "/api/delete", "/api/copy", "/api/create", "/api/blobs/x"),
+    *("/api/v1/models/download", "/api/v1/models/load", "/api/v1/models/unload"),
+    "/api/v1/models/download/status/x",
+    *("/models/load", "/models/unload", "/api/me", "/api/signout"),
+)
+"""Paths by which servers change what they have on the disk or in memory. Nodes use some of them for
+admins (docs/models.md); no table of routes may have one, so no caller gets there."""
+
+
 class Task(enum.Enum):
     """What the model server does for a request of a route."""
 
@@ -157,6 +167,8 @@ def _check(route: Route) -> None:
         raise RequestError(f"{where}: the path is not a plain absolute path.")
     if not plain or any(part in ("", ".", "..") for part in plain):
         raise RequestError(f"{where}: the path has an empty part or a part of dots.")
+    if any(matches(path, never) for never in NEVER_FORWARDED):
+        raise RequestError(f"{where}: by it callers could change which models a server has.")
     if not 0 < len(route.api) <= MAX_API_CHARS:
         raise RequestError(f"{where}: its api needs a name of 1 to {MAX_API_CHARS} characters.")
 

@@ -12,14 +12,17 @@ import pytest
 
 from wai_node import supervision
 from wai_node.agent import Agent
-from wai_node.main import _work
+from wai_node.main import _Models, _work
 from wai_node.managed.policy import ManagedSettings
+from wai_node.managed.pulls.pulls import Pulls
 from wai_node.managed.supervisor import Supervisor
 from wai_node.models.hub import Hub, HubSettings
+from wai_node.models.sampler import Looker, Sampler
 from wai_node.standing import Standing
 from wai_node.tunnel.backoff import Backoff
 from wai_node.tunnel.dial import RelayAddress
 from wai_node.tunnel.tunnel import Tunnel
+from wai_node.upstreams.kinds import KINDS
 from wai_protocol.errors import NodeUnavailable
 from wai_protocol.handshake import Hello
 from wai_protocol.identity import NodeKey
@@ -94,7 +97,9 @@ async def test_managed_models_that_can_not_be_brought_back_leave_the_node_runnin
     hub = Hub(HubSettings("http://127.0.0.1:1", None))
     node = Node()
     supervisor = Supervisor(settings, hub, lambda: "key", parts=node.agent.parts)
-    async with running(_work(node.agent, supervisor)):
+    pulls = Pulls(settings, node.agent.board, KINDS)
+    sampler = Sampler(Looker(), dict, lambda name, value: None)
+    async with running(_work(node.agent, _Models(supervisor, pulls, sampler))):
         await node.until(lambda standing: "managed models" in standing.parts_down)
         assert "wanted.json" in node.said[-1].parts_down["managed models"]
         with pytest.raises(NodeUnavailable, match="its log says why"):

@@ -19,7 +19,7 @@ from tests.harness.tiny_gguf import tiny_gguf
 from wai_cli.client.live_feed import FeedConnected, read_feed
 from wai_cli.client.target import local_target
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 class Watcher(threading.Thread):

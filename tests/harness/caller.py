@@ -29,6 +29,7 @@ def request(
     headers: Mapping[str, str] | None = None,
     *,
     timeout_s: float = TIMEOUT_S,
+    method: str | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
     """Send one request and yield the response; the block's end closes the connection.
 
@@ -39,7 +40,7 @@ def request(
     )
     try:
         connection.request(
-            "GET" if body is None else "POST",
+            method or ("GET" if body is None else "POST"),
             path,
             body=body,
             headers={"Content-Type": "application/json", **(headers or {})},

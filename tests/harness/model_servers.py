@@ -46,18 +46,22 @@ class ModelServer:
 def model_server(kind: str) -> Iterator[ModelServer]:
     """Serve as `vllm`, `ollama`, `lm-studio` or `strict` until the block ends."""
     handler = _KINDS[kind]
-    server = _Server(("127.0.0.1", 0), handler)
+    server = ModelHttpServer(("127.0.0.1", 0), handler)
     url = server.url
     server.told = ModelServer(url, handler.model, handler.key)
     with serving(server):
         yield server.told
 
 
-class _Server(QuietServer):
+class ModelHttpServer(QuietServer):
+    """One of these servers; `told` is what tests read."""
+
     told: ModelServer
 
 
-class _Refused(Exception):
+class Refused(Exception):
+    """The answer to a request that a server does not take."""
+
     def __init__(self, status: int, body: Json) -> None:
         super().__init__(status)
         self.status, self.body = status, body
@@ -67,7 +71,7 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
     """What they have in common: OpenAI's chat completions, in HTTP/1.1."""
 
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: ModelHttpServer
     model: ClassVar[str] = ""
     key: ClassVar[str] = ""
     posts: ClassVar[tuple[str, ...]] = ("/v1/chat/completions", "/v1/embeddings")
@@ -96,10 +100,10 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         self._json(status, {"detail": "Not Found" if status == 404 else "Method Not Allowed"})
 
     def check(self, body: Json) -> None:
-        """Raise `_Refused` for a body that this kind does not take."""
+        """Raise `Refused` for a body that this kind does not take."""
         if body.get("model") != self.model:
             message = f"The model `{body.get('model')}` does not exist."
-            raise _Refused(404, {"error": {"message": message, "type": "NotFoundError"}})
+            raise Refused(404, {"error": {"message": message, "type": "NotFoundError"}})
 
     # -- the frame
 
@@ -109,7 +113,7 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
             return
         try:
             act()
-        except _Refused as refusal:
+        except Refused as refusal:
             self._json(refusal.status, refusal.body)
 
     def _post(self) -> None:
@@ -121,10 +125,14 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         try:
             body = json.loads(data)
         except ValueError:
-            raise _Refused(400, {"error": {"message": "invalid json", "type": "bad"}}) from None
+            raise Refused(400, {"error": {"message": "invalid json", "type": "bad"}}) from None
         self.server.told.seen.append(Seen("POST", path, body))
         self.check(body)
-        getattr(self, _ACTIONS[path])(body)
+        getattr(self, self.action(path))(body)
+
+    def action(self, path: str) -> str:
+        """The method that answers a POST to `path`."""
+        return _ACTIONS[path]
 
     def _body(self) -> bytes:
         length = self.headers.get("content-length")
@@ -132,7 +140,7 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
             return self.rfile.read(int(length))
         if self.needs_length:
             self.close_connection = True
-            raise _Refused(411, {"error": {"message": "Length Required", "type": "length"}})
+            raise Refused(411, {"error": {"message": "Length Required", "type": "length"}})
         pieces = []
         while size := int(self.rfile.readline().split(b";")[0] or b"0", 16):
             pieces.append(self.rfile.read(size))
@@ -370,11 +378,11 @@ class _Vllm(_Handler):
                 self.unknown()
 
 
-class _Ollama(_Handler):
+class OllamaHandler(_Handler):
     """Ollama 0.14: gin, which answers 405 to another method; names without `:latest`."""
 
     model = "ollama-model:latest"
-    posts = (
+    posts: ClassVar[tuple[str, ...]] = (
         *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
         *("/v1/embeddings", "/api/chat", "/api/generate", "/api/embed", "/api/embeddings"),
         "/api/show",
@@ -398,14 +406,14 @@ class _Ollama(_Handler):
     def check(self, body: Json) -> None:
         name = str(body.get("model", "")).lower()
         if self.model not in (name, f"{name}:latest"):
-            raise _Refused(404, {"error": f"model '{name}' not found"})
+            raise Refused(404, {"error": f"model '{name}' not found"})
 
 
-class _LmStudio(_Handler):
+class LmStudioHandler(_Handler):
     """LM Studio: reads the body first, and answers 200 to a path that it does not know."""
 
     model = "studio-model"
-    posts = (
+    posts: ClassVar[tuple[str, ...]] = (
         *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
         "/v1/embeddings",
     )
@@ -432,12 +440,12 @@ class _LmStudio(_Handler):
         try:
             json.loads(data)
         except ValueError:
-            raise _Refused(400, {"error": "Invalid JSON"}) from None
+            raise Refused(400, {"error": "Invalid JSON"}) from None
         return data
 
     def check(self, body: Json) -> None:
         if not any(name in body for name in ("messages", "prompt", "input")):
-            raise _Refused(400, {"error": "'messages' field is required"})
+            raise Refused(400, {"error": "'messages' field is required"})
 
 
 class _Strict(_Handler):
@@ -461,13 +469,13 @@ class _Strict(_Handler):
         for name in body:
             if name not in self._FIELDS:
                 error = {"loc": ["body", name], "msg": "Extra inputs are not permitted"}
-                raise _Refused(422, {"detail": [error]})
+                raise Refused(422, {"detail": [error]})
 
 
 _KINDS: Final[dict[str, type[_Handler]]] = {
     "vllm": _Vllm,
-    "ollama": _Ollama,
-    "lm-studio": _LmStudio,
+    "ollama": OllamaHandler,
+    "lm-studio": LmStudioHandler,
     "strict": _Strict,
 }
 _ACTIONS: Final = {

@@ -12,7 +12,7 @@ from typing import Any, Final
 from wai_protocol.foreign_json import read_json
 
 Row = dict[str, Any]
-_KINDS: Final = ("nodes", "requests", "deployments")
+_KINDS: Final = ("nodes", "requests", "deployments", "hardware")
 
 
 def parse(lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
@@ -41,6 +41,7 @@ class LiveState:
     nodes: dict[str, Row] = field(default_factory=dict)
     requests: dict[str, Row] = field(default_factory=dict)
     deployments: dict[str, Row] = field(default_factory=dict)
+    hardware: dict[str, Row] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     pulse: Row = field(default_factory=dict)
     clock_ahead_s: float = 0.0
@@ -93,4 +94,5 @@ class LiveState:
                 for key, row in self.requests.items()
             ],
             "deployments": list(self.deployments.values()),
+            "hardware": list(self.hardware.values()),
         }

@@ -1,4 +1,4 @@
-"""`wai model search|fit|deploy|list|context|edit|remove|logs`: manage the models on nodes."""
+"""`wai model search|fit|deploy|list|context|edit|remove|logs|load|unload`: the models on nodes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from wai_cli.options.values import (
     none_or,
     seconds,
 )
-from wai_cli.output.deployment import CONNECTED, follow, note, options_text
+from wai_cli.output.deployment import CONNECTED, follow, note, served_text
 from wai_cli.output.progress import size_text
 from wai_cli.output.tables import plain, print_json, print_lines, print_table, say
 from wai_protocol.errors import NodeUnavailable, RequestError, WaiError
@@ -42,6 +42,7 @@ examples:
   wai model fit unsloth/Qwen3-4B-GGUF --node box
   wai model deploy unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 16384 --slots 2
   wai model edit unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 32768 --cache-type q8_0
+  wai model deploy ollama:qwen3:8b --node box      on the Ollama that runs there
   wai model remove unsloth/Qwen3-4B-GGUF:Q4_K_M --node box"""
 
 
@@ -69,7 +70,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="REPO[:QUANT]",
         type=named,
         help="publisher/name[:QUANT]; or ./FILE.gguf: a file on the node, in a folder that its"
-        " owner lists in its settings",
+        " owner lists in its settings; or ollama:NAME[:TAG], lmstudio:publisher/name: on the server"
+        " that runs there",
     )
     deploy.add_argument(
         "--node", metavar="NAME", type=named, required=True, help="the node to serve it"
@@ -90,6 +92,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " (default: the best one of the repository)",
     )
     deploy.add_argument(
+        "--engine",
+        choices=("llama-server", "vllm"),
+        default="llama-server",
+        help="vllm: a repository of safetensors, on the vLLM that is installed on the node",
+    )
+    deploy.add_argument(
         "--install-engine",
         action="store_true",
         help="if the node has no llama-server, have it install one first",
@@ -100,7 +108,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     edit = _action(actions, "edit", "change how a model is served while it serves", _edit)
     remove = _action(actions, "remove", "stop serving a model and delete its files", _remove)
     logs = _action(actions, "logs", "read what a model's server printed", _logs)
-    for action in (context, edit, remove, logs):
+    load = _action(actions, "load", "have Ollama or LM Studio load a model now", _load)
+    unload = _action(actions, "unload", "have it free a model's memory", _unload)
+    for action in (context, edit, remove, logs, load, unload):
         action.add_argument(
             "model", metavar="MODEL", type=named, help="as `wai model list` shows it"
         )
@@ -113,7 +123,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     logs.add_argument(
         "--lines", metavar="N", type=count, default=100, help="show at most N (default 100)"
     )
-    for action in (search, fit, deploy, listing, context, edit, remove, logs):
+    for action in (search, fit, deploy, listing, context, edit, remove, logs, load, unload):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
@@ -271,9 +281,10 @@ def _fit_row(node: str, quant: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _deploy(parsed: argparse.Namespace) -> int:
+    on_vllm = parsed.engine == "vllm" and not parsed.model.startswith("vllm:")
     wanted = {
         "node": parsed.node,
-        "model": parsed.model,
+        "model": f"vllm:{parsed.model}" if on_vllm else parsed.model,
         "context": parsed.context,
         "slots": parsed.slots,
         "idle_unload_s": parsed.idle_unload,
@@ -325,8 +336,8 @@ def _report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
         raise RequestError(f"it was not changed: {view['swap_error']}")
     if not parsed.json:
         served = view["context_served"] or view["context"]
-        text = f"{view['slots']} slots of {served} tokens{options_text(view)}"
-        if served < (parsed.context or 0):
+        text = served_text(view)
+        if served < (getattr(parsed, "context", None) or 0):
             text += "; the model was trained for no more"
         say(f"{view['model']} is {view['state']} on {view['node']}: {text}")
     return 0
@@ -347,8 +358,8 @@ def _list(parsed: argparse.Namespace) -> int:
         ("NODE", "MODEL", "STATE", "SLOTS", "CONTEXT", "SIZE", ""),
         [
             (
-                *(d["node"], d["model"], d["state"], d["slots"]),
-                d["context_served"] or d["context"],
+                *(d["node"], d["model"], d["state"], d["slots"] or None),
+                d["context_served"] or d["context"] or None,
                 size_text(d["size_bytes"]),
                 note(d),
             )
@@ -367,7 +378,24 @@ def _remove(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(left)
     else:
-        say(f"{parsed.model} is being removed from {parsed.node}")
+        stays = "; LM Studio keeps its files" if parsed.model.startswith("lmstudio:") else ""
+        say(f"{parsed.model} is being removed from {parsed.node}{stays}")
+    return 0
+
+
+def _load(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        view = follow(relay, relay.post(_path(parsed, "/load"), {}))
+    return _report(parsed, view)
+
+
+def _unload(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed)) as relay:
+        view = relay.post(_path(parsed, "/unload"), {})
+    if parsed.json:
+        print_json(view)
+    else:
+        say(f"{parsed.model} is unloaded; the next request loads it again")
     return 0
 
 
@@ -390,6 +418,6 @@ def read_log(relay: AdminClient, node: str, model: str, lines: int) -> list[str]
     return found
 
 
-def _path(parsed: argparse.Namespace) -> str:
+def _path(parsed: argparse.Namespace, rest: str = "") -> str:
     query = urlencode({"model": parsed.model})
-    return f"/deployments/{quote(parsed.node, safe='')}?{query}"
+    return f"/deployments/{quote(parsed.node, safe='')}{rest}?{query}"

@@ -60,6 +60,8 @@ EXAMPLES: Final = {
         "wai model deploy unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",
         "wai model deploy unsloth/Qwen3-4B-GGUF --node box --install-engine",
         "wai model deploy ./my-model-Q8_0.gguf --node box",
+        "wai model deploy ollama:qwen3:8b --node box",
+        "wai model deploy Qwen/Qwen3-8B --engine vllm --node box",
     ),
     "model list": ("wai model list",),
     "model context": ("wai model context unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 32768",),
@@ -68,6 +70,8 @@ EXAMPLES: Final = {
         "wai model edit unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --gpu-layers auto --slots 4",
     ),
     "model remove": ("wai model remove unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",),
+    "model load": ("wai model load ollama:qwen3:8b --node box",),
+    "model unload": ("wai model unload ollama:qwen3:8b --node box",),
     "model logs": ("wai model logs unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",),
     "version": ("wai version",),
 }

@@ -111,9 +111,20 @@ def note(view: dict[str, Any]) -> str:
         return _progress_text(view["progress"], share_text)
     if view.get("changing"):
         return _change_text(view)
+    if view.get("called"):
+        return f"on {view['served_by']} as {view['called']}"
     if view["swap_error"]:
         return f"it was not changed: {view['swap_error']}"
-    return ", ".join(filter(None, (_purpose_text(view), options_text(view).removeprefix(", "))))
+    said = _purpose_text(view), _memory_text(view), options_text(view).removeprefix(", ")
+    return ", ".join(filter(None, said))
+
+
+def _memory_text(view: dict[str, Any]) -> str:
+    """Return what it takes in memory, beside the estimate; "" where that is not known."""
+    seen, estimated = view.get("seen_bytes"), view.get("estimated_bytes")
+    if seen is None or estimated is None:
+        return ""
+    return f"takes {size_text(seen)} of {size_text(estimated)} estimated"
 
 
 def _purpose_text(view: dict[str, Any]) -> str:
@@ -126,6 +137,7 @@ def options_text(view: dict[str, Any]) -> str:
     """Return the options that are not the defaults, as `, cache q8_0`; "" for none."""
     layers, flags = view.get("gpu_layers"), view.get("engine_flags")
     said = (
+        str(view.get("served_by") or ""),
         f"sees images by {view['mmproj']}" if view.get("mmproj") else "",
         f"cache {view['cache_type']}" if view.get("cache_type", "f16") != "f16" else "",
         f"{layers} layers on the GPU" if layers is not None else "",
@@ -135,6 +147,16 @@ def options_text(view: dict[str, Any]) -> str:
         " ".join(flags) if flags else "",
     )
     return "".join(f", {one}" for one in said if one)
+
+
+def served_text(view: dict[str, Any]) -> str:
+    """Return how it is served, for the end of a sentence."""
+    server = view.get("served_by")
+    if not server or view["slots"]:
+        served = view["context_served"] or view["context"]
+        return f"{view['slots']} slots of {served} tokens{options_text(view)}"
+    called = view.get("called") or view["model"]
+    return f"callers ask for {called}, and {server} loads it as it is asked for"
 
 
 def _change_text(view: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Final
 
 from wai_cli.client.live_state import LiveState, Row
 
+from .machine import machine_cells
 from .progress import seconds_text
 
 MIN_REQUEST_LINES: Final = 4  # title, columns, one row and "more" are reserved for requests
@@ -59,6 +60,9 @@ _NODES: Final = (
     Column("TOK/S", 2, number=True),
     Column("UP", 3, number=True),
     Column("RECONN", 7, number=True),
+    Column("LOAD", 8),
+    Column("MEMORY", 9, number=True),
+    Column("HEAT", 10, number=True),
     Column("MODELS", 6),
 )
 _REQUESTS: Final = (
@@ -166,6 +170,7 @@ def _node(state: LiveState, node: Row, now: float) -> list[str]:
         f"{sum(rates):.0f}" if rates else "-",
         "-" if since is None else seconds_text(max(0.0, now + state.clock_ahead_s - since)),
         str(node["reconnects"]),
+        *machine_cells(state.hardware.get(str(node["id"]))),
         ", ".join(node["models"]) or "-",
     ]
 

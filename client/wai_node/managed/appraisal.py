@@ -22,12 +22,14 @@ from wai_node.models.hub import Hub
 from wai_node.models.local_files import find_local, is_file_reference
 from wai_node.models.projector import Projector, choose_projector, projector_of
 from wai_node.models.shape import ModelShape, Purpose, shape_from_metadata
+from wai_node.models.snapshot import snapshot
 from wai_protocol.errors import RequestError
 
 from .deployment import Wish
 from .entry import QuantFit
 from .options import DEFAULT, ServeOptions
 from .policy import ManagedSettings
+from .vllm_appraisal import PREFIX, VllmAppraiser
 from .wanted import Wanted, WantedModel
 
 DEFAULT_CONTEXT: Final = 8192  # what a chat needs
@@ -45,6 +47,7 @@ class Placed:
     high_bytes: int
     purpose: str
     mmproj: tuple[str, int, str] | None
+    gpu_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Change:
     load: Load
     beside: bool
     gpu_layers: int | None
+    gpu_share: float | None = None
 
 
 class Appraiser:
@@ -65,7 +69,9 @@ class Appraiser:
         settings: ManagedSettings,
         hardware: Callable[[], Hardware],
         wanted: Wanted,
+        vllm: VllmAppraiser,
     ) -> None:
+        self._vllm = vllm
         self._hub, self._settings = hub, settings
         self._hardware, self._wanted = hardware, wanted
 
@@ -82,6 +88,10 @@ class Appraiser:
         quants = (repository.choose(wanted),) if wanted else repository.quantisations
         if not quants:
             repository.choose(None)  # raises, and says what to do
+        if repository.config is not None:
+            asked = Load(context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+            found = await self._vllm.look(repository, quants[0], asked, options)
+            return [QuantFit(quants[0].name, quants[0].size_bytes, found)]
         # One header is enough: the quantisations of a repository differ in their weights alone.
         shape = await self._shape(repository, quants[0])
         seeing = seen_by(shape, repository, quants[0], None)
@@ -105,8 +115,11 @@ class Appraiser:
         if is_file_reference(reference):
             folders = self._settings.file_folders
             return await anyio.to_thread.run_sync(find_local, folders, reference), None
-        repo, wanted = parse_reference(reference)
+        vllm = reference.startswith(PREFIX)
+        repo, wanted = parse_reference(reference.removeprefix(PREFIX) if vllm else reference)
         self._settings.check_publisher(repo)
+        if vllm:
+            return await snapshot(self._hub, repo), wanted
         return await self._hub.repository(repo), wanted
 
     async def new(
@@ -125,6 +138,14 @@ class Appraiser:
         deployed models will take which are not loaded yet. Raises `WaiError`, also if the model
         does not fit.
         """
+        if repository.config is not None:
+            asked = Load(context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
+            least = None if context_tokens else LEAST_DEFAULT_CONTEXT
+            load, under = await self._vllm.new(
+                repository, quant, asked, options, pending_bytes, least_context=least
+            )
+            high = under.fit.high_bytes
+            return Placed(load, None, high, Purpose.CHAT.value, None, under.share)
         shape = await self._shape(repository, quant)
         seeing = seen_by(shape, repository, quant, mmproj)
         projector = await self._projector(repository, seeing)
@@ -169,6 +190,10 @@ class Appraiser:
 
         Raises `RequestError` if it can't, even after the running server has freed its memory.
         """
+        if model.server:
+            asked = Load(context_tokens, slots)
+            under, beside = await self._vllm.change(model, file.parent, asked, options, served)
+            return Change(asked, beside, None, under.share)
         shape = await anyio.to_thread.run_sync(read_shape, file)
         projector = await anyio.to_thread.run_sync(read_projector, mmproj)
         load = options.load(shape, context_tokens, slots, projector)

@@ -16,6 +16,7 @@ from wai_protocol.errors import Fault, RequestError, WaiError
 
 from .entry import DeploymentStatus, QuantFit
 from .options import ServeOptions
+from .pulls.pulls import Pulls
 from .replies import first_rows, newest_lines, shortened
 from .supervisor import Supervisor
 
@@ -90,6 +91,18 @@ class Edit(msgspec.Struct, forbid_unknown_fields=True):
     engine_flags: tuple[str, ...] | None = None
 
 
+class Load(msgspec.Struct, forbid_unknown_fields=True):
+    """`model.load`: have the server that has `model` load it now."""
+
+    model: str
+
+
+class Unload(msgspec.Struct, forbid_unknown_fields=True):
+    """`model.unload`: have the server that has `model` free its memory."""
+
+    model: str
+
+
 class Logs(msgspec.Struct, forbid_unknown_fields=True):
     """`model.logs`: the last lines that its server printed."""
 
@@ -106,14 +119,16 @@ CALLS: Final[dict[str, type[msgspec.Struct]]] = {
     "model.context": SetContext,
     "model.edit": Edit,
     "model.logs": Logs,
+    "model.load": Load,
+    "model.unload": Unload,
 }
 
 
 class ModelCalls:
     """Answers CALLs. `answer` is a `wai_node.calls.CallHandler`."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, supervisor: Supervisor, pulls: Pulls | None = None) -> None:
+        self._supervisor, self._pulls = supervisor, pulls
 
     async def answer(
         self, method: str, params: dict[str, Any], tell: Callable[[str, Any], None]
@@ -126,7 +141,41 @@ class ModelCalls:
             asked = msgspec.convert(params, kind)
         except msgspec.ValidationError as error:
             raise RequestError(f"{method}: {error}") from error
+        model = getattr(asked, "model", None)
+        if model is not None and self._pulls is not None and self._pulls.takes(model):
+            return await self._do_by_server(self._pulls, asked)
         return await self._do(asked)
+
+    async def _do_by_server(self, pulls: Pulls, asked: msgspec.Struct) -> Any:
+        """Carry out what is asked of a model that a server beside the node has, or is to have."""
+        match asked:
+            case Deploy(model, context, slots, idle_unload_s, install):
+                if slots or install or asked.mmproj or _options_given(asked):
+                    raise RequestError(
+                        f"{model.partition(':')[0]} decides itself how it serves a model: only the"
+                        " idle time can be given, and of LM Studio's the context"
+                    )
+                return {"model": await pulls.deploy(model, context, idle_unload_s)}
+            case Remove(model):
+                await pulls.remove(model)
+            case Load(model):
+                await pulls.load(model)
+            case Unload(model):
+                await pulls.unload(model)
+            case ListCall(str() as model):
+                return [deployment_map(s) for s in pulls.deployed() if s.alias == model]
+            case _:
+                raise RequestError(
+                    "this can't be asked of a model on a server that is not the node's own: it has"
+                    " its own settings and its own log"
+                )
+        return self._listed()
+
+    def _listed(self) -> list[dict[str, Any]]:
+        found = self._supervisor.deployed()
+        if self._pulls is not None:
+            found += self._pulls.deployed()
+        return shortened([deployment_map(status) for status in found])
 
     async def _do(self, asked: msgspec.Struct) -> Any:
         supervisor = self._supervisor
@@ -159,7 +208,13 @@ class ModelCalls:
                 return newest_lines(await supervisor.logs(model, lines))
             case ListCall(str() as model):
                 return [deployment_map(s) for s in supervisor.deployed() if s.alias == model]
-        return shortened([deployment_map(status) for status in supervisor.deployed()])
+            case Load() | Unload():
+                raise RequestError(
+                    "the node loads its own models when they are asked for, and unloads them by"
+                    " their idle time (`wai model edit --idle-unload`); this is for models on"
+                    " Ollama and LM Studio"
+                )
+        return self._listed()
 
     async def _edit(self, asked: Edit, context: int | None, slots: int | None) -> None:
         given = _options_given(asked)
@@ -204,6 +259,10 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
         "engine_flags": list(status.options.engine_flags),
         "size_bytes": status.size_bytes,
         "in_flight": status.in_flight,
+        "served_by": status.served_by,
+        "called": status.called,
+        "estimated_bytes": status.estimated_bytes,
+        "seen_bytes": status.seen_bytes,
         "progress": None
         if progress is None
         else {

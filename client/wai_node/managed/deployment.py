@@ -52,7 +52,8 @@ class Wish:
 
     `context_tokens` is per slot. `idle_unload_s` None: never unload. `load_limit_s`: a server that
     loads for longer counts as hung. `gpu_layers` None: the node has no GPU. `engine`: the program
-    that serves it; empty: none was found. `options`: how it computes.
+    that serves it; empty: none was found. `options`: how it computes. `gpu_share`: what vLLM takes
+    of its GPU's memory.
     """
 
     context_tokens: int
@@ -62,6 +63,7 @@ class Wish:
     options: ServeOptions = DEFAULT
     idle_unload_s: float | None = None
     load_limit_s: float = 300.0
+    gpu_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class EngineSwaps:
     def observe(self, entry: DeploymentEntry) -> None:
         """Take notice of a model's machine, which may have changed."""
         machine, argv = entry.machine, self._engine.argv
-        if not self._engine.state.on_trial:
+        if not self._engine.state.on_trial or entry.model.server:
             return  # this is called at each request
         on_it = machine.wish.engine == argv
         if on_it and machine.state is State.READY and not machine.changing:
@@ -97,7 +97,7 @@ class EngineSwaps:
         for entry in list(self._deployments):
             machine = entry.machine
             moved = machine.wish.engine == argv or entry.model.alias in self._tried
-            if not argv or moved or entry.removed or machine.changing:
+            if entry.model.server or not argv or moved or entry.removed or machine.changing:
                 continue
             self._tried.add(entry.model.alias)  # one that can't be moved stays where it is
             await self._move(entry, argv)

@@ -17,6 +17,8 @@ from wai_node.models.fit import Fit
 from .deployment import Deployment, State, Wish
 from .options import ServeOptions
 from .server.runner import Runner
+from .server.vllm import LOAD_BASE_S as VLLM_BASE_S
+from .server.vllm import SERVER, find_vllm
 from .wanted import WantedModel
 
 log = logging.getLogger("wai.node.managed")
@@ -46,7 +48,11 @@ class QuantFit:
 @dataclass(frozen=True, slots=True)
 class DeploymentStatus:
     """One deployed model, as `list` shows it. `changing`: a change of it is in progress.
-    `given_up`: it has failed, and will not soon be tried again."""
+    `given_up`: it has failed, and will not soon be tried again. `served_by`: the kind of server
+    that has it, "" for one of the node's own; `called`: by which id callers ask for it, "": alias.
+    `estimated_bytes` and `seen_bytes`: what its buffers were to take, and what its server's log
+    says that they take; None: not known.
+    """
 
     alias: str
     state: State
@@ -65,6 +71,10 @@ class DeploymentStatus:
     size_bytes: int
     in_flight: int
     progress: Progress | None
+    served_by: str = ""
+    called: str = ""
+    estimated_bytes: int | None = None
+    seen_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,8 @@ class DeploymentEntry:
     changed: anyio.Event = field(default_factory=anyio.Event)
     needs_bytes: int = 0
     """Estimated memory; 0 if not estimated in this run. `pending_bytes` counts it until loaded."""
+    memory: tuple[int, int] | None = None
+    """The bytes that its server's buffers were estimated at, and that they take."""
     logged: tuple[object, ...] = ()
     logged_swap: str = ""
     removed: bool = False  # removal was asked for; `gone` once its servers have ended
@@ -97,14 +109,17 @@ def wish_of(
     model: WantedModel, load_timeout_s: float | None = None, engine: tuple[str, ...] = ()
 ) -> Wish:
     """Return the wish of a stored model; the limit for loading grows with the files' size."""
+    vllm = model.server == SERVER
+    base_s = VLLM_BASE_S if vllm else LOAD_BASE_S
     return Wish(
-        engine=engine,
+        engine=find_vllm() if vllm else engine,
+        gpu_share=model.gpu_share,
         options=model.options,
         context_tokens=model.context_tokens,
         slots=model.slots,
         gpu_layers=model.gpu_layers,
         idle_unload_s=model.idle_unload_s,
-        load_limit_s=load_timeout_s or LOAD_BASE_S + model.size_bytes / LOAD_BYTES_PER_S,
+        load_limit_s=load_timeout_s or base_s + model.size_bytes / LOAD_BYTES_PER_S,
     )
 
 
@@ -185,6 +200,7 @@ def log_change(entry: DeploymentEntry) -> None:
 def status_of(entry: DeploymentEntry) -> DeploymentStatus:
     """Return the public status of an entry."""
     machine = entry.machine
+    estimated, seen = entry.memory or (None, None)
     return DeploymentStatus(
         alias=entry.model.alias,
         state=machine.state,
@@ -202,5 +218,8 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         given_up=machine.given_up,
         size_bytes=entry.model.size_bytes,
         in_flight=machine.in_flight,
+        served_by=entry.model.server,
+        estimated_bytes=estimated,
+        seen_bytes=seen,
         progress=entry.progress if machine.state is State.DOWNLOADING else None,
     )

@@ -19,6 +19,7 @@ import anyio.to_thread
 
 from wai_node.models.catalogue import Repository
 from wai_node.models.download import Clock, Download, Progress
+from wai_node.models.fit import Correction
 from wai_node.models.gguf_file import read_projector, read_shape
 from wai_node.models.hub import Hub
 from wai_node.models.local_files import check_local
@@ -127,6 +128,7 @@ class Keeper:
             context_tokens=wish.context_tokens,
             slots=wish.slots,
             gpu_layers=wish.gpu_layers,
+            gpu_share=wish.gpu_share,
             options=wish.options,
         )
         if served != entry.model:  # a swap was reverted: store what is served now
@@ -204,8 +206,9 @@ class Keeper:
         with anyio.CancelScope() as scope:
             entry.download = scope
             try:
-                await self._engine.ensure(tell)
-                if not entry.machine.wish.engine:  # it was installed just now
+                if not model.server:
+                    await self._engine.ensure(tell)
+                if not model.server and not entry.machine.wish.engine:  # it was installed just now
                     entry.machine.wish = replace(entry.machine.wish, engine=self._engine.argv)
                 if model.local is None:
                     await download.run()
@@ -249,16 +252,21 @@ class Keeper:
         """Store how far the estimate was from what the server took."""
         proven = wish.context_tokens, wish.slots
         model = replace(entry.model, proven=proven, engine=wish.engine, proven_options=wish.options)
-        try:
-            shape = await anyio.to_thread.run_sync(read_shape, self._places.file(model))
-            seeing = self._places.projector(model)
-            projector = await anyio.to_thread.run_sync(read_projector, seeing)
-        except (WaiError, OSError):
-            return  # its file is gone: nothing to learn for
-        correction = runner.correction(shape, projector, model.weights_bytes, wish)
-        if correction is not None:
-            factors = (correction.weights, correction.cache, correction.compute)
-            model = replace(model, correction=factors)
+        if not model.server:  # vLLM's log is not read
+            try:
+                shape = await anyio.to_thread.run_sync(read_shape, self._places.file(model))
+                seeing = self._places.projector(model)
+                projector = await anyio.to_thread.run_sync(read_projector, seeing)
+            except (WaiError, OSError):
+                return  # its file is gone: nothing to learn for
+            known = Correction(*model.correction)
+            learned = runner.learned(shape, projector, model.weights_bytes, wish, known)
+            if learned is not None:
+                correction = learned.correction
+                factors = (correction.weights, correction.cache, correction.compute)
+                model = replace(model, correction=factors)
+                entry.memory = learned.estimated_bytes, learned.seen_bytes
+                self._on_event(DeploymentEvent("state", status_of(entry)))
         entry.model = replace(
             entry.model,
             proven=model.proven,

@@ -67,11 +67,14 @@ class ManagedSettings:
                 Fault.FORBIDDEN,
             )
 
-    def check_quota(self, models: Iterable[WantedModel], size_bytes: int) -> None:
-        """Raise `StoreError` if `size_bytes` more would exceed the quota."""
+    def check_quota(
+        self, models: Iterable[WantedModel], size_bytes: int, other_bytes: int = 0
+    ) -> None:
+        """Raise `StoreError` if `size_bytes` more would exceed the quota; `other_bytes` are used
+        beside those of `models`."""
         if self.disk_quota_bytes is None:
             return
-        used = sum(model.size_bytes for model in models)
+        used = sum(model.size_bytes for model in models) + other_bytes
         if used + size_bytes > self.disk_quota_bytes:
             gib = 1 << 30
             raise StoreError(

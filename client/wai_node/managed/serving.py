@@ -15,6 +15,7 @@ from typing import ClassVar, Final
 
 from wai_node.upstreams.llama_server import LlamaServerUpstream
 from wai_node.upstreams.upstream import Probe, Ready, Upstream
+from wai_node.upstreams.vllm import VllmUpstream
 from wai_node.upstreams.watch import Watch
 from wai_protocol.errors import WaiError
 from wai_protocol.status import FAILED_MODELS, ModelStatus
@@ -23,6 +24,7 @@ from wai_transport.origin import Origin
 
 from .deployment import State
 from .entry import DeploymentEvent, DeploymentStatus, ServerAccess
+from .server.vllm import SERVER
 from .supervisor import Supervisor
 
 _AWAKE_SOON: Final = frozenset({State.READY, State.ASLEEP})
@@ -42,15 +44,16 @@ class ManagedUpstream(Upstream):
     """The upstream of one deployed model. A lease names the server and its key."""
 
     kind: ClassVar[str] = LlamaServerUpstream.kind
-    apis = LlamaServerUpstream.apis
-    capabilities = LlamaServerUpstream.capabilities
+    apis: tuple[str, ...] = LlamaServerUpstream.apis
+    capabilities: tuple[str, ...] = LlamaServerUpstream.capabilities
+    server: ClassVar[type[Upstream]] = LlamaServerUpstream
 
     def __init__(self, alias: str, supervisor: Supervisor) -> None:
         self.alias = alias
         self.origin = Origin("http", "127.0.0.1", 0)
         self.base_path = self.key = ""
         self._supervisor = supervisor
-        self._servers: dict[str, LlamaServerUpstream] = {}
+        self._servers: dict[str, Upstream] = {}
         self._leases: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_served = False
@@ -121,10 +124,10 @@ class ManagedUpstream(Upstream):
             if not over.is_set():
                 failed(WaiError("this node failed to reach the model; its log says why"))
 
-    def _server(self, endpoint: ServerAccess) -> LlamaServerUpstream:
+    def _server(self, endpoint: ServerAccess) -> Upstream:
         server = self._servers.get(endpoint.url)
         if server is None:
-            server = self._servers[endpoint.url] = LlamaServerUpstream(endpoint.url, endpoint.key)
+            server = self._servers[endpoint.url] = self.server(endpoint.url, endpoint.key)
         return server
 
     async def _close_unused_servers(self) -> None:
@@ -145,6 +148,22 @@ class ManagedUpstream(Upstream):
         self._servers.clear()
 
 
+class ManagedVllm(ManagedUpstream):
+    """The upstream of a model that a vLLM of the node's own serves."""
+
+    kind = VllmUpstream.kind
+    apis = VllmUpstream.apis
+    capabilities = VllmUpstream.capabilities
+    server = VllmUpstream
+
+    async def probe(self) -> Probe:
+        """See `ManagedUpstream`. vLLM does not tell how many requests it takes at once."""
+        told = await super().probe()
+        slots = [s.slots for s in self._supervisor.deployed() if s.alias == self.alias]
+        models = (replace(m, slots_total=slots[0]) for m in told.models if slots)
+        return replace(told, models=tuple(models))
+
+
 class ManagedModels:
     """Adds and removes upstreams as models are deployed and removed."""
 
@@ -159,7 +178,8 @@ class ManagedModels:
         if event.name != "state":
             return
         alias = event.status.alias
-        self._tell_failure(event.status)
+        status = event.status
+        self.tell_failure(alias, status.reason if status.given_up else None)
         upstream = self._upstreams.get(alias)
         if event.status.state is State.ABSENT:
             if upstream is not None:
@@ -168,18 +188,20 @@ class ManagedModels:
                 self._removing.add(task)
                 task.add_done_callback(self._removing.discard)
         elif upstream is None:
-            upstream = self._upstreams[alias] = ManagedUpstream(alias, supervisor)
+            made = ManagedVllm if status.served_by == SERVER else ManagedUpstream
+            upstream = self._upstreams[alias] = made(alias, supervisor)
             self._watch.add(upstream)
         else:
             self._watch.touch(upstream)
 
-    def _tell_failure(self, status: DeploymentStatus) -> None:
-        """Have STATUS say which models have failed and why, for those who ask for them."""
-        reason = status.reason[:MAX_REASON_CHARS] if status.given_up else None
-        if reason == self._failed.get(status.alias):
+    def tell_failure(self, model: str, reason: str | None) -> None:
+        """Have STATUS say that a model has failed and why, for those who ask for it; None: it has
+        not."""
+        short = None if reason is None else reason[:MAX_REASON_CHARS]
+        if short == self._failed.get(model):
             return
-        self._failed.pop(status.alias, None)
-        if reason is not None:
-            self._failed[status.alias] = reason
+        self._failed.pop(model, None)
+        if short is not None:
+            self._failed[model] = short
         newest = list(self._failed.items())[-MAX_TOLD_FAILURES:]
         self._watch.tell(FAILED_MODELS, dict(newest))

@@ -47,6 +47,8 @@ from .options import DEFAULT, ServeOptions
 from .policy import ManagedSettings
 from .server.log_file import read_tail
 from .server.model_paths import ModelPaths
+from .server.vllm import SERVER, check_vllm
+from .vllm_appraisal import VllmAppraiser
 from .wanted import Wanted, WantedModel
 
 LEASE_LIMIT_S: Final = 600.0  # as long as the relay waits for a first byte
@@ -85,7 +87,9 @@ class Supervisor:
         self._places = ModelPaths(settings)
         self._engine = engine or NodeEngine(settings, on_engine, clock=clock)
         usable = self._engine.usable
-        self._appraiser = Appraiser(hub, settings, lambda: usable(hardware()), self._wanted)
+        self._appraiser = Appraiser(
+            *(hub, settings, lambda: usable(hardware()), self._wanted), VllmAppraiser(hardware)
+        )
         self._keeper = Keeper(
             *(settings, hub, new_key, self._deployments, on_event),
             now=now,
@@ -99,6 +103,8 @@ class Supervisor:
         )
         self._keeper.observe = self._swaps.observe
         self._placing = anyio.Lock()
+        self.other_bytes: Callable[[], int] = lambda: 0
+        """What else counts against the owner's quota of the disk."""
 
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -158,7 +164,12 @@ class Supervisor:
         alias = f"{repo}:{quant.name}" if repository.folder is None else repo
         if not _NAME.fullmatch(quant.name):
             raise RequestError(f"the file name of {alias[:120]!r} can't be used as a model's id")
-        await self._engine.check(install=install_engine)
+        vllm = repository.config is not None
+        if vllm:
+            alias = repo
+            check_vllm(options or DEFAULT, mmproj)
+        else:
+            await self._engine.check(install=install_engine)
         entry = self._deployments.find(alias)
         if entry is not None:
             if entry.removed:
@@ -183,10 +194,13 @@ class Supervisor:
                 slots=placed.load.slots,
                 idle_unload_s=idle_unload_s,
                 gpu_layers=placed.gpu_layers,
+                gpu_share=placed.gpu_share,
+                server=SERVER if vllm else "",
                 **hub_fields(repository, quant),
             )
             async with self._deployments.changing:
-                self.settings.check_quota(self._wanted.models.values(), model.size_bytes)
+                others = self._wanted.models.values()
+                self.settings.check_quota(others, model.size_bytes, self.other_bytes())
                 await anyio.to_thread.run_sync(self._wanted.put, model)
                 self._keeper.add(model, placed.high_bytes)
         return alias
@@ -194,6 +208,10 @@ class Supervisor:
     def deployed(self) -> list[DeploymentStatus]:
         """Every deployed model."""
         return [status_of(entry) for entry in self._deployments]
+
+    def bytes_on_disk(self) -> int:
+        """Return what the files of the deployed models take, or will take."""
+        return sum(model.size_bytes for model in self._wanted.models.values())
 
     async def remove(self, alias: str) -> None:
         """Stop serving a model, and delete its files once its open requests have finished.
@@ -230,6 +248,8 @@ class Supervisor:
         model = entry.model
         chosen = options or wish.options
         chosen.check(flags_allowed=self.settings.allow_engine_flags)
+        if model.server:
+            check_vllm(chosen, None)
         served = wish if entry.machine.serving is not None else None
         context_tokens, slots = context_tokens or wish.context_tokens, slots or wish.slots
         files = self._places.file(model), self._places.projector(model)
@@ -240,6 +260,7 @@ class Supervisor:
             context_tokens=load.context_tokens,
             slots=load.slots,
             gpu_layers=change.gpu_layers,
+            gpu_share=change.gpu_share,
             options=chosen,
         )
         async with self._deployments.changing:
@@ -269,6 +290,15 @@ class Supervisor:
         entry = self._deployments.get(alias)
         count = max(1, min(lines, MAX_LOG_LINES))
         return await anyio.to_thread.run_sync(read_tail, self._places.log(entry.model), count)
+
+    def processes(self) -> dict[int, str]:
+        """Return the models of the servers that run now, by process id."""
+        return {
+            runner.pid: entry.model.alias
+            for entry in self._deployments
+            for runner in entry.runners.values()
+            if runner.pid is not None
+        }
 
     # -- for requests
 
@@ -344,13 +374,14 @@ class Supervisor:
             context_tokens=placed.load.context_tokens,
             slots=placed.load.slots,
             gpu_layers=placed.gpu_layers,
+            gpu_share=placed.gpu_share,
             **hub_fields(repository, quant),
         )
         async with self._deployments.changing:
             if entry.machine.state is not State.FAILED:
                 return  # it was tried again meanwhile
             others = [m for m in self._wanted.models.values() if m.alias != changed.alias]
-            self.settings.check_quota(others, changed.size_bytes)
+            self.settings.check_quota(others, changed.size_bytes, self.other_bytes())
             await self._replace(entry, changed)
             entry.needs_bytes = placed.high_bytes
             actions = entry.machine.change(self._wish(changed), self._now(), beside=False)

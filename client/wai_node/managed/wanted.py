@@ -35,7 +35,8 @@ class WantedModel:
     context per slot and the number of slots with which it was last served, `engine` the program
     and `proven_options` the options. `purpose`: chat, embedding or rerank.
     `mmproj`: path, size and SHA-256 of its projector. `local`: the folder of the owner that its
-    files lie in, None: they are the hub's, and this node's to delete.
+    files lie in, None: they are the hub's, and this node's to delete. `server`: "vllm", or "" for
+    llama-server; `gpu_share`: what vLLM takes of its GPU's memory.
     """
 
     alias: str
@@ -57,6 +58,8 @@ class WantedModel:
     proven_options: ServeOptions = DEFAULT
     mmproj: tuple[str, int, str] | None = None
     local: str | None = None
+    server: str = ""
+    gpu_share: float | None = None
 
     @property
     def weights_bytes(self) -> int:

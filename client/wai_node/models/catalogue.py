@@ -13,6 +13,8 @@ from typing import Final
 
 from wai_protocol.errors import Fault, RequestError
 
+from .model_config import ModelConfig
+
 MAX_FILES: Final = 10_000  # of one repository; the largest have a few hundred
 MAX_SPLITS: Final = 512
 MAX_FILE_BYTES: Final = 1 << 50  # a petabyte: a larger size is false, and sums stay below 64 bits
@@ -55,7 +57,7 @@ class Quantisation:
 class Repository:
     """A repository at one commit; files are fetched at it, so that two versions are never mixed.
     `projectors`: those that let its models see images. `folder`: where its files lie on this
-    machine, None: on the hub."""
+    machine, None: on the hub. `config`: what vLLM's models say of themselves, None: GGUF files."""
 
     name: str
     commit: str
@@ -63,6 +65,7 @@ class Repository:
     quantisations: tuple[Quantisation, ...]
     projectors: tuple[RemoteFile, ...] = ()
     folder: Path | None = None
+    config: ModelConfig | None = None
 
     def choose(self, wanted: str | None) -> Quantisation:
         """Return the quantisation named `wanted` (case-insensitive).

@@ -65,7 +65,7 @@ class Words:
     otherwise: str = "choose another repository"
 
 
-class _Meter:
+class Meter:
     """Counts bytes and reports progress at limited intervals."""
 
     def __init__(self, total: int, clock: Clock, on_progress: Callable[[Progress], None]) -> None:
@@ -74,6 +74,10 @@ class _Meter:
         self._rate = 0.0
         self._told_at = clock.now()
         self._told_bytes = 0
+
+    def set_total(self, total: int) -> None:
+        """Set how many bytes there are in all, where that is learned on the way."""
+        self._total = total
 
     def set_done(self, done: int, *, measured: bool = True) -> None:
         """Set the count. `measured` False: the bytes were present before, so the rate is kept."""
@@ -120,7 +124,7 @@ class Download:
         self._files, self._folder = files, folder
         self._clock = clock or Clock()
         self._kept_free = kept_free_bytes
-        self._meter = _Meter(sum(f.size_bytes for f in files), self._clock, on_progress)
+        self._meter = Meter(sum(f.size_bytes for f in files), self._clock, on_progress)
 
     async def run(self) -> list[Path]:
         """Download what is missing and return the files' paths, in order.

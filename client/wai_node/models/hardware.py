@@ -81,7 +81,7 @@ def detect_hardware(drm: Path = DRM_FOLDER, root: Path = ROOT) -> Hardware:
 
     `drm` and `root` are the folders of graphics cards and of control groups; tests replace them.
     """
-    ram_total, ram_available = _memory(root)
+    ram_total, ram_available = memory_now(root)
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
     if apple:
         share = int(ram_total * APPLE_GPU_SHARE)
@@ -122,7 +122,7 @@ def describe(hardware: Hardware) -> dict[str, Any]:
     }
 
 
-def _memory(root: Path) -> tuple[int, int]:
+def memory_now(root: Path = ROOT) -> tuple[int, int]:
     """Return the most RAM that this process may use, and how much of it is free now."""
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available

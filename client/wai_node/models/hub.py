@@ -19,9 +19,18 @@ from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, 
 from wai_transport.http_proxy import DIRECT, ProxySettings
 from wai_transport.origin import Origin
 
-from .catalogue import RemoteFile, Repository, check_repo, find_projectors, group_files, is_repo
+from .catalogue import (
+    MAX_FILES,
+    RemoteFile,
+    Repository,
+    check_repo,
+    find_projectors,
+    group_files,
+    is_repo,
+)
 from .gguf_header import HeaderReader, Value
 from .hub_session import hub_session
+from .snapshot import ListedFile, Listing
 from .transfer import Transfer
 
 if TYPE_CHECKING:
@@ -127,6 +136,29 @@ class Hub:
             )
 
         return await self._ask(ask, what=name)
+
+    async def listing(self, name: str) -> Listing:
+        """Return all files of a repository. Raises `WaiError`: unknown, gated, unreachable."""
+        check_repo(name)
+
+        def ask() -> Listing:
+            info = self._library().model_info(name, files_metadata=True, timeout=METADATA_TIMEOUT_S)
+            files = [
+                ListedFile(
+                    sibling.rfilename,
+                    _count(sibling.size),
+                    None if sibling.lfs is None else str(sibling.lfs.sha256),
+                    str(sibling.blob_id or ""),
+                )
+                for sibling in (info.siblings or [])[:MAX_FILES]
+            ]
+            return Listing(name, info.sha or "main", bool(info.gated), tuple(files))
+
+        return await self._ask(ask, what=name)
+
+    async def read_small(self, repository: Repository, file: RemoteFile) -> bytes:
+        """Return the content of a small file. Raises `WaiError`."""
+        return await self.transfer.read_range(self.file_url(repository, file), 0, file.size_bytes)
 
     def file_url(self, repository: Repository, file: RemoteFile) -> str:
         """Return the URL of `file` at the repository's commit."""

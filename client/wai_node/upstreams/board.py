@@ -40,6 +40,7 @@ class _Entry:
     ours_then: int = 0
     timeouts: int = 0
     error: str = ""
+    answered: bool = False
     speeds: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
@@ -72,7 +73,7 @@ class Board:
         if entry is not None:
             models = tuple(_bounded(model, entry) for model in probe.models)
             entry.probe, entry.timeouts, entry.error = replace(probe, models=models), 0, ""
-            entry.ours_then = entry.ours.total()
+            entry.ours_then, entry.answered = entry.ours.total(), True
 
     def found(self, upstream: Upstream, routes: frozenset[str] | None) -> None:
         """The upstream has these routes; None: it does not tell."""
@@ -183,6 +184,12 @@ class Board:
     def serves(self, model: str) -> bool:
         """Whether any upstream has `model`, over whatever API."""
         return any(m.id == model for e in self._entries.values() for m in e.probe.models)
+
+    def models(self, upstream: Upstream) -> tuple[ModelStatus, ...] | None:
+        """What `upstream` serves, by its last word; None where it is down or has said nothing."""
+        entry = self._entries.get(upstream)
+        heard = entry is not None and entry.answered and not entry.error
+        return entry.probe.models if entry is not None and heard else None
 
     def up(self, upstream: Upstream) -> bool:
         """Whether it answered when it was asked last."""

@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
-
-import msgspec
+from typing import ClassVar
 
 from wai_protocol.status import COMPLETION, EMBEDDING, TOOLS, VISION
 
 from .found_routes import Way
+from .lm_studio_lists import LmStudioModel, LmStudioModels, LoadedConfig
+from .lm_studio_models import LmStudioStore
+from .model_store import ModelStore
 from .upstream import Asker, Probe, Upstream
-
-
-class _Config(msgspec.Struct):
-    context_length: int | None = None
-    parallel: int | None = None
-
-
-class _Instance(msgspec.Struct):
-    id: str = ""
-    config: _Config | None = None
-
-
-class LmStudioModel(msgspec.Struct):
-    """One model of LM Studio's list."""
-
-    key: str
-    type: str = "llm"
-    size_bytes: int | None = None
-    capabilities: dict[str, Any] | None = None
-    loaded_instances: list[_Instance] = []
-    max_context_length: int | None = None
-
-
-class LmStudioModels(msgspec.Struct):
-    """The body of `GET /api/v1/models`."""
-
-    models: list[LmStudioModel]
 
 
 class LmStudioUpstream(Upstream):
@@ -45,6 +19,7 @@ class LmStudioUpstream(Upstream):
 
     kind: ClassVar[str] = "lm-studio"
     usual_ports = (1234,)
+    word = "lmstudio"
     apis = ("openai", "lm-studio")
     way = Way.BY_BODY
 
@@ -53,13 +28,17 @@ class LmStudioUpstream(Upstream):
         """See `Upstream`."""
         return await asker.read("/api/v1/models", LmStudioModels) is not None
 
+    def store(self) -> ModelStore:
+        """See `Upstream`."""
+        return LmStudioStore(self)
+
     async def probe(self) -> Probe:
         """Every model; context and slots of the first instance that is loaded."""
         listed = await self.get_json("/api/v1/models", LmStudioModels)
         models = []
         for entry in listed.models:
             loaded = entry.loaded_instances[0].config if entry.loaded_instances else None
-            config = loaded or _Config(context_length=entry.max_context_length)
+            config = loaded or LoadedConfig(context_length=entry.max_context_length)
             models.append(
                 replace(
                     self.model(entry.key),

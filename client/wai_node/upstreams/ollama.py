@@ -16,6 +16,8 @@ from wai_protocol.status import OLLAMA_WORDS, ModelStatus
 from wai_transport.http_request import Timeouts
 
 from .listener_process import environment_of_listener
+from .model_store import ModelStore
+from .ollama_models import OllamaModels
 from .upstream import PROBE_LIMIT_BYTES, Asker, Probe, Upstream
 
 _THIS_MACHINE: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -71,6 +73,7 @@ class OllamaUpstream(Upstream):
 
     kind: ClassVar[str] = "ollama"
     usual_ports = (11434,)
+    word = "ollama"
     apis = ("openai", "ollama")
     _was_up = False
     _parallel: int | None = None
@@ -84,6 +87,10 @@ class OllamaUpstream(Upstream):
         """See `Upstream`. LM Studio answers 200 to any path, with an error."""
         tags = await asker.read("/api/tags", _Tags)
         return tags is not None and await asker.read("/api/version", _Version) is not None
+
+    def store(self) -> ModelStore:
+        """See `Upstream`."""
+        return OllamaModels(self)
 
     async def probe(self) -> Probe:
         """All models on disk; the context is known of those that are loaded."""

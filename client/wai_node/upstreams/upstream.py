@@ -23,6 +23,7 @@ from wai_transport.http_request import Timeouts
 from wai_transport.origin import Origin
 
 from .found_routes import Way, find_routes
+from .model_store import ModelStore
 from .tally import Counters
 
 PROBE_TIMEOUT_S: Final = 5.0
@@ -120,6 +121,9 @@ class Upstream(abc.ABC):
     """What people call this kind, as `llama-server`; it is unique."""
     usual_ports: ClassVar[tuple[int, ...]] = ()
     """Where it is looked for on this machine."""
+    word: ClassVar[str] = ""
+    """By which people name models that servers of this kind are to fetch, as in `ollama:qwen3:8b`;
+    "": those that `store` has none for."""
     apis: tuple[str, ...] = ("openai",)
     """The dialects that servers of this kind speak (`Route.api`), where it is not known of this one
     which routes it has."""
@@ -178,6 +182,10 @@ class Upstream(abc.ABC):
         `failed`. What is returned ends the lease; call it once the answer is over."""
         ready(self.client, self.base_path, self.authorization)
         return _nothing
+
+    def store(self) -> ModelStore | None:
+        """What lets us fetch, load and remove its models; None where it has no way to."""
+        return None
 
     async def find_routes(self, routes: Iterable[Route]) -> frozenset[str] | None:
         """The paths of those of `routes` that it has; None where that is not to be known."""

@@ -149,7 +149,8 @@ def deployment_view(node: LiveNode, told: Any) -> DeploymentView:
     record = node.record
     row = {**told, "id": "", "node": record.name, "node_id": record.id}
     view: DeploymentView = checked(row, DeploymentView, node)
-    counts = (view.context, view.context_served or 0, view.slots, view.size_bytes, view.in_flight)
+    counts = [view.context, view.context_served or 0, view.slots, view.size_bytes, view.in_flight]
+    counts += [view.estimated_bytes or 0, view.seen_bytes or 0]
     if len(view.model) > MAX_NAME_CHARS or not all(0 <= count <= MAX_COUNT for count in counts):
         raise WaiError(
             f"node {record.name} tells of a deployment whose name or numbers are out of range",
@@ -161,6 +162,8 @@ def deployment_view(node: LiveNode, told: Any) -> DeploymentView:
         state=view.state[:MAX_NAME_CHARS],
         reason=view.reason[:MAX_TEXT_CHARS],
         swap_error=view.swap_error[:MAX_TEXT_CHARS],
+        served_by=view.served_by[:MAX_NAME_CHARS],
+        called=view.called[:MAX_NAME_CHARS],
         log_tail=tuple(line[:MAX_TEXT_CHARS] for line in view.log_tail[-MAX_LOG_LINES:]),
     )
 

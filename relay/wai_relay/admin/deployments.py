@@ -151,6 +151,25 @@ async def remove(context: Context, call: Call) -> DeploymentList:
     return DeploymentList(tuple(views_of(node, listed)))
 
 
+async def load(context: Context, call: Call) -> DeploymentView:
+    """Have the server that has a model load it now."""
+    return await _in_memory(context, call, "model.load")
+
+
+async def unload(context: Context, call: Call) -> DeploymentView:
+    """Have the server that has a model free its memory; a request loads it again."""
+    return await _in_memory(context, call, "model.unload")
+
+
+async def _in_memory(context: Context, call: Call, method: str) -> DeploymentView:
+    node, alias = _connected(context, call.path["node"]), call.query["model"]
+    listed = await node.call(method, {"model": alias})
+    await context.audit.record(
+        call.actor, method, node.record.id, name=node.record.name, model=alias
+    )
+    return _pick(views_of(node, listed), alias)
+
+
 async def read_logs(context: Context, call: Call) -> LogLines:
     """The last lines that a model's server printed."""
     node, alias = _connected(context, call.path["node"]), call.query["model"]
@@ -223,6 +242,14 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         *("DELETE", "/deployments/{node}", remove, "Remove a model", DeploymentList),
+        query=(_MODEL,),
+    ),
+    Endpoint(
+        *("POST", "/deployments/{node}/load", load, "Load a model now", DeploymentView),
+        query=(_MODEL,),
+    ),
+    Endpoint(
+        *("POST", "/deployments/{node}/unload", unload, "Free a model's memory", DeploymentView),
         query=(_MODEL,),
     ),
     Endpoint(

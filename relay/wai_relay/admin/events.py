@@ -1,6 +1,6 @@
 """What `GET /admin/v1/events` sends: one SSE feed of everything live.
 
-    event: nodes | requests | deployments
+    event: nodes | requests | deployments | hardware
                                {"full": bool, "set": [rows], "gone": [ids], "tokens": {id: count}}
     event: history             the last hour of the relay's pulse, once
     event: pulse               its figures now, every two seconds
@@ -22,14 +22,17 @@ from typing import Any, Final
 import msgspec
 
 from wai_api.feed import Changed, Difference, RequestRow
+from wai_api.hardware import HardwareView
 from wai_api.models import DeploymentView
 from wai_api.nodes import NodeView
 from wai_api.requests import LiveView
 from wai_relay.access.audit import AuditLog
+from wai_relay.observe.hardware import HardwareBook
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.pulse import CallLater, Pulse
 
 from .deployed import Deployed
+from .hardware_watch import HardwareWatch
 from .live_nodes import LiveFleet, LiveNode, node_view
 
 TICK_S: Final = 0.5  # how far a token count may be behind; people read no faster
@@ -70,9 +73,13 @@ class Feed:
         audit: AuditLog,
         key_name: Callable[[str], str],
         *,
+        hardware: HardwareBook | None = None,
         call_later: CallLater | None = None,
     ) -> None:
         self._fleet = fleet
+        self.hardware = hardware or HardwareBook()
+        self._watch = HardwareWatch()
+        self._machines: dict[str, HardwareView] = {}
         self._live = live
         self._pulse = pulse
         self._audit = audit
@@ -129,6 +136,7 @@ class Feed:
             self._timer.cancel()
             self._timer = None
         self.deployed.close()
+        self._watch.close()
         for listener in self._listeners:
             listener.wake.set()
 
@@ -153,6 +161,7 @@ class Feed:
                 self._look_at_nodes(),
                 self._look_at_requests(),
                 self._look_at_deployments(),
+                self._look_at_hardware(),
                 self._look_at_figures(),
             )
         )
@@ -196,6 +205,16 @@ class Feed:
         gone = _drop_others(self._deployed, rows.keys())
         return _differ("deployments", changed, gone, {})
 
+    def _look_at_hardware(self) -> bytes:
+        nodes = list(self._fleet.nodes())
+        self._watch.look(nodes)
+        self.hardware.keep({node.record.id for node in nodes if node.state != "offline"})
+        rows = self.hardware.rows
+        changed = [row for key, row in rows.items() if self._machines.get(key) is not row]
+        self._machines.update((row.id, row) for row in changed)
+        gone = _drop_others(self._machines, rows.keys())
+        return _differ("hardware", changed, gone, {})
+
     def _look_at_figures(self) -> bytes:
         message = b""
         if self._pulse.now.at != self._pulse_at:
@@ -212,11 +231,13 @@ class Feed:
             full=True, set=tuple(self._requests.values()), tokens=dict(self._tokens)
         )
         deployments = Difference(full=True, set=tuple(self._deployed.values()))
+        machines = Difference(full=True, set=tuple(self._machines.values()))
         return b"".join(
             (
                 _event("nodes", nodes),
                 _event("requests", requests),
                 _event("deployments", deployments),
+                _event("hardware", machines),
                 _event("history", self._pulse.history()),
                 _event("pulse", self._pulse.now),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -26,18 +27,24 @@ async def list_keys(context: Context, call: Call) -> KeyList:
         if place is None:
             raise RequestError(f"there is no API key {after[:80]!r} to go on after")
         keys = keys[place + 1 :]
-    keys = keys[: call.query.get("limit")]
-    last_used = await context.usage.last_used()
     if (label := call.query.get("label")) is not None:
         keys = [key for key in keys if label in key.labels]
+    keys = keys[: call.query.get("limit")]
+    last_used = await context.usage.last_used()
     views: list[KeyView] = []
     for begin in range(0, len(keys), _VIEWS_AT_ONCE):
         views += [
-            KeyView(**_fields(context, key), last_used_at=last_used.get(key.id))
+            KeyView(**_fields(context, key), last_used_at=_last_used_at(key, last_used))
             for key in keys[begin : begin + _VIEWS_AT_ONCE]
         ]
         await asyncio.sleep(0)
     return KeyList(tuple(views))
+
+
+def _last_used_at(key: ApiKey, last_used: Mapping[str, float]) -> float | None:
+    """When `key` was used last, to the hour; not before there was such a key."""
+    hour = last_used.get(key.id)
+    return None if hour is None else max(hour, key.created_at)
 
 
 async def create_key(context: Context, call: Call) -> CreatedKey:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
+from wai_api.hardware import MachineNow
 from wai_protocol.errors import AuthError, Fault
 from wai_protocol.status import NodeStatus
 from wai_relay.contracts.records import Recorder, RequestRecord, UsageState
@@ -21,6 +22,8 @@ from wai_relay.http.exchange import Exchange
 from wai_transport.version import VERSION
 
 from .live import LiveRequests
+from .machine_metrics import machine_lines
+from .metric_lines import Labels, head, line
 
 MAX_MODELS: Final = 64
 """Counted by name; each has three histograms of about 17 lines, which a scrape has to carry."""
@@ -35,8 +38,6 @@ PER_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0
 
 _BEARER: Final = b"bearer "
 _CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
-
-Labels = tuple[tuple[str, str], ...]
 
 
 class NodeGauges(Protocol):
@@ -79,15 +80,15 @@ class Histogram:
 
     def lines(self) -> Iterable[str]:
         """Prometheus' lines; a bucket's count holds those of the smaller ones."""
-        yield from _head(self.name, self.help_text, "histogram")
+        yield from head(self.name, self.help_text, "histogram")
         for labels, counts in self._counts.items():
             total = 0
             for bound, count in zip((*self._buckets, None), counts, strict=True):
                 total += count
                 le = "+Inf" if bound is None else f"{bound:g}"
-                yield _line(f"{self.name}_bucket", (*labels, ("le", le)), total)
-            yield _line(f"{self.name}_sum", labels, self._sums[labels])
-            yield _line(f"{self.name}_count", labels, total)
+                yield line(f"{self.name}_bucket", (*labels, ("le", le)), total)
+            yield line(f"{self.name}_sum", labels, self._sums[labels])
+            yield line(f"{self.name}_count", labels, total)
 
 
 class Metrics:
@@ -145,18 +146,20 @@ class Metrics:
         certificate_ends: float | None = None,
         usage: UsageState | None = None,
         problems: Mapping[str, int] | None = None,
+        machines: Sequence[tuple[str, MachineNow]] = (),
     ) -> str:
         """Everything, as Prometheus reads it. `certificate_ends`: seconds since 1970; 0 while there
-        is none by the authority, None without TLS. `problems`: how many there are of each kind."""
-        lines = [*_head("wai_build_info", "The version.", "gauge")]
-        lines.append(_line("wai_build_info", (("version", VERSION),), 1))
+        is none by the authority, None without TLS. `problems`: how many there are of each kind.
+        `machines`: by node, those that told lately."""
+        lines = [*head("wai_build_info", "The version.", "gauge")]
+        lines.append(line("wai_build_info", (("version", VERSION),), 1))
         for name, help_text, counts in (
             ("wai_requests_total", "Requests that are over.", self._requests),
             ("wai_faults_total", "What went wrong, by its code.", self._faults),
             ("wai_tokens_total", "Tokens; cached ones are among the input.", self._tokens),
         ):
-            lines += _head(name, help_text, "counter")
-            lines += [_line(name, labels, count) for labels, count in counts.items()]
+            lines += head(name, help_text, "counter")
+            lines += [line(name, labels, count) for labels, count in counts.items()]
         for histogram in (self._duration, self._first_token, self._per_token):
             lines += histogram.lines()
         for name, value in (
@@ -165,25 +168,26 @@ class Metrics:
             ("wai_heads_refused_total", counters.heads_refused),
             ("wai_answers_cut_total", counters.cut),
         ):
-            lines += [*_head(name, "At the callers' port.", "counter"), _line(name, (), value)]
-        lines += _head("wai_requests_running", "Requests under way.", "gauge")
-        lines.append(_line("wai_requests_running", (), len(live)))
+            lines += [*head(name, "At the callers' port.", "counter"), line(name, (), value)]
+        lines += head("wai_requests_running", "Requests under way.", "gauge")
+        lines.append(line("wai_requests_running", (), len(live)))
         if usage is not None:
             name = "wai_usage_unwritten_requests"
-            lines += _head(name, "Requests whose usage the database does not have yet.", "gauge")
-            lines.append(_line(name, (), usage.unwritten))
+            lines += head(name, "Requests whose usage the database does not have yet.", "gauge")
+            lines.append(line(name, (), usage.unwritten))
             name = "wai_usage_lost_requests_total"
-            lines += _head(name, "Requests whose usage could not be kept.", "counter")
-            lines.append(_line(name, (), usage.lost))
+            lines += head(name, "Requests whose usage could not be kept.", "counter")
+            lines.append(line(name, (), usage.lost))
         if certificate_ends is not None:
             name = "wai_certificate_end_timestamp_seconds"
-            lines += _head(name, "When the port's certificate is over; 0: not there yet.", "gauge")
-            lines.append(_line(name, (), certificate_ends))
+            lines += head(name, "When the port's certificate is over; 0: not there yet.", "gauge")
+            lines.append(line(name, (), certificate_ends))
         if problems is not None:
             name = "wai_problems"
-            lines += _head(name, "What is wrong now, by kind; `wai status` says what.", "gauge")
-            lines += [_line(name, (("kind", kind),), count) for kind, count in problems.items()]
+            lines += head(name, "What is wrong now, by kind; `wai status` says what.", "gauge")
+            lines += [line(name, (("kind", kind),), count) for kind, count in problems.items()]
         lines += _node_lines(list(nodes))
+        lines += machine_lines(machines)
         return "\n".join(lines) + "\n"
 
     def _model_of(self, record: RequestRecord) -> str:
@@ -243,19 +247,6 @@ def _node_lines(nodes: list[NodeGauges]) -> Iterable[str]:
             lambda node: sum(m.slots_busy for m in node.status.models if m.ready),
         ),
     ):
-        yield from _head(name, help_text, "gauge")
+        yield from head(name, help_text, "gauge")
         for node in nodes:
-            yield _line(name, (("node", node.name),), value(node))
-
-
-def _head(name: str, help_text: str, kind: str) -> tuple[str, str]:
-    return f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"
-
-
-def _line(name: str, labels: Labels, value: float) -> str:
-    inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels)
-    return f"{name}{{{inside}}} {value:.17g}" if inside else f"{name} {value:.17g}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+            yield line(name, (("node", node.name),), value(node))

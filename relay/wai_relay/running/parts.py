@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from wai_protocol.identity import RelayKey
 from wai_protocol.limits import Limits
@@ -17,6 +18,7 @@ from wai_relay.contracts.records import Recorder
 from wai_relay.dashboard.app import create_app
 from wai_relay.database import DATABASE_FILE
 from wai_relay.fleet.invites import InviteAddress
+from wai_relay.fleet.node import Node
 from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.providers import ProvidedFleet, providers_of
 from wai_relay.fleet.tunnel import Tunnels
@@ -36,6 +38,7 @@ from wai_relay.http.trusted_proxies import TrustedProxies
 from wai_relay.installer import InstallerPages
 from wai_relay.notify.notifier import Notifier, receivers_of
 from wai_relay.observe.access_log import AccessLog
+from wai_relay.observe.hardware import HardwareBook
 from wai_relay.observe.metrics import Metrics, MetricsPage
 from wai_relay.observe.outcomes import Outcomes
 from wai_relay.observe.pulse import Pulse
@@ -108,8 +111,14 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         spool_folder=config.data,
     )
     gateway.traced = spans is not None
-    feed = Feed(fleet, gateway.live, pulse, stored.audit, stored.keys.name_of)
-    fleet.on_event = feed.deployed.hear
+    hardware = HardwareBook()
+    feed = Feed(*(fleet, gateway.live, pulse, stored.audit, stored.keys.name_of), hardware=hardware)
+
+    def hear(node: Node, name: str, value: Any) -> None:
+        feed.deployed.hear(node, name, value)
+        hardware.hear(node.record.id, name, value)
+
+    fleet.on_event = hear
     health = Health(
         RelayCondition(
             certificate_ends=lambda: tls.ends if tls is not None else None,
@@ -144,6 +153,11 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
             tls.ends if tls is not None else None,
             stored.recorder.state,
             watch.counts(),
+            [
+                (node.name, machine)
+                for node in fleet.nodes()
+                if node.connected and (machine := hardware.fresh(node.record.id)) is not None
+            ],
         ),
         stored.admins.authenticate,
         config.metrics_token,

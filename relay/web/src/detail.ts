@@ -6,6 +6,7 @@ import { bytes } from "./format";
 
 export interface UpstreamDetail {
   name: string;
+  kind: string;
   up: boolean;
   error: string;
 }
@@ -15,8 +16,20 @@ export function upstreams(node: Pick<NodeView, "state" | "detail">): UpstreamDet
   if (node.state === "offline") return [];
   return Object.entries(fields(node.detail["upstreams"])).map(([name, told]) => {
     const one = fields(told);
-    return { name, up: one["up"] !== false, error: text(one["error"]) };
+    return { name, kind: text(one["kind"]), up: one["up"] !== false, error: text(one["error"]) };
   });
+}
+
+/** The servers there that fetch models themselves: how models on them are named, and what they are called. */
+const FETCHERS: Record<string, { word: string; title: string; example: string }> = {
+  ollama: { word: "ollama", title: "Ollama", example: "qwen3:8b" },
+  "lm-studio": { word: "lmstudio", title: "LM Studio", example: "openai/gpt-oss-20b" },
+};
+
+/** Which servers of the node can be told to fetch a model. */
+export function fetchers(node: Pick<NodeView, "state" | "detail">) {
+  const kinds = new Set(upstreams(node).filter((upstream) => upstream.up).map((upstream) => upstream.kind));
+  return Object.entries(FETCHERS).filter(([kind]) => kinds.has(kind)).map(([, fetcher]) => fetcher);
 }
 
 /** How many models the node serves beyond those that it can report to the relay. */

@@ -2,7 +2,7 @@
 
 import { batch, signal } from "@preact/signals";
 import { checkSession } from "./api";
-import type { Changed, DeploymentView, NodeView, PulseHistory, PulseView, RequestRow } from "./generated/api";
+import type { Changed, DeploymentView, HardwareView, NodeView, PulseHistory, PulseView, RequestRow } from "./generated/api";
 import { type History, withPulse } from "./history";
 import { type Difference, applied, counted } from "./rows";
 
@@ -11,6 +11,8 @@ export const requests = signal<ReadonlyMap<string, RequestRow>>(new Map());
 export const tokens = signal<ReadonlyMap<string, number>>(new Map());
 /** null until the relay has sent it. */
 export const deployments = signal<ReadonlyMap<string, DeploymentView> | null>(null);
+/** How busy the nodes' machines are, by node; older nodes do not tell. */
+export const hardware = signal<ReadonlyMap<string, HardwareView>>(new Map());
 export const pulse = signal<PulseView | null>(null);
 export const history = signal<History>({ step: 2, until: 0, rates: [], running: [] });
 /** Grows whenever what pages have fetched may be out of date. */
@@ -48,6 +50,7 @@ export function startFeed(): void {
   on<Difference<DeploymentView>>("deployments", (change) => {
     deployments.value = applied(deployments.value ?? new Map<string, DeploymentView>(), change);
   });
+  on<Difference<HardwareView>>("hardware", (change) => (hardware.value = applied(hardware.value, change)));
   on<PulseHistory>("history", (told) => {
     history.value = { step: told.step_s, until: told.until, rates: told.tokens_per_s, running: told.running };
   });

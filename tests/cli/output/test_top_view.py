@@ -78,7 +78,7 @@ def test_figures_nodes_and_requests_are_on_the_screen() -> None:
     assert "12 tokens/s   1 running   0 queued   1/1 nodes ready" in text
     assert "7 requests, 1 error; first token p50 90 ms, p99 1.2 s" in text
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "box ready 1/4 0 1 10 60 s 2 tiny" in lines
+    assert "box ready 1/4 0 1 10 60 s 2 - - - tiny" in lines
     assert "tiny streaming box app 11 s 2 ms 1.0 s 101 10 fastest" in lines
 
 

@@ -27,7 +27,7 @@ from wai_node.managed.policy import ManagedSettings
 from wai_node.models.hardware import Gpu, Hardware
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 # of 8 GiB, 8 % are kept free: 100 MiB more are too few for a process beside the running one
 ROOM_FOR_ONE: Final = int(0.08 * (1 << 33)) + (100 << 20)
@@ -235,6 +235,10 @@ async def test_what_was_seen_is_kept_for_the_next_estimate(
         await n.until(lambda: "correction" in wanted.read_text())
         [model] = json.loads(wanted.read_text())["models"]
         assert all(0.9 < factor < 1.1 for factor in model["correction"])
+        await n.until(lambda: n.status().seen_bytes is not None)
+        status = n.status()
+        assert status.seen_bytes == pytest.approx(status.estimated_bytes, rel=0.1)
+        assert n.events[-1].status.seen_bytes == status.seen_bytes
 
 
 async def test_a_model_that_is_being_removed_is_not_deployed_into_its_own_deletion(

@@ -308,6 +308,21 @@ def test_what_an_owner_adds_holds_for_that_server_only(has: frozenset[str] | Non
     assert board.choose("m", chat) in (plain, special)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "POST /api/pull",
+        "DELETE /api/delete",
+        "POST /api/*",
+        "POST /api/v1/models/*",
+        "POST /{id}/load",
+    ],
+)
+def test_an_owner_can_not_let_callers_change_which_models_a_server_has(text: str) -> None:
+    with pytest.raises(RequestError, match="which models a server has"):
+        UpstreamConfig("http://127.0.0.1:1", extra=(text,))
+
+
 @pytest.mark.parametrize("text", ["", "POST", "POST custom", "post /x", "POST /*", "POST /a/../b"])
 def test_an_extra_route_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(RequestError):

@@ -56,8 +56,13 @@ class FakeNode:
     answers: dict[str, Any] = field(default_factory=dict)
     """What it answers to each CALL: a value, or an error to raise."""
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    watched: list[float] = field(default_factory=list)
+    """For how long each `hardware.watch` was to be; these are in no other list."""
 
     async def call(self, method: str, params: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
+        if method == "hardware.watch" and method not in self.answers:
+            self.watched.append(params["seconds"])
+            return None
         self.calls.append((method, params))
         answer = self.answers[method]
         if isinstance(answer, Exception):

@@ -252,6 +252,18 @@ async def test_the_audit_log_says_which_model_of_which_node(api: Api) -> None:
     ]
 
 
+@pytest.mark.parametrize("verb", ["load", "unload"])
+async def test_a_model_is_loaded_and_unloaded_by_its_server(api: Api, verb: str) -> None:
+    row = DEPLOYED | {"model": "ollama:qwen3:8b", "served_by": "ollama", "called": "qwen3:8b"}
+    node = make_node(answers={f"model.{verb}": [row]})
+    api.fleet.known = [node]
+    status, view = await api.call("POST", f"/deployments/box/{verb}?model=ollama:qwen3:8b")
+    assert (status, view["called"]) == (200, "qwen3:8b")
+    assert node.calls == [(f"model.{verb}", {"model": "ollama:qwen3:8b"})]
+    _, log = await api.call("GET", "/audit")
+    assert log["data"][0]["action"] == f"model.{verb}"
+
+
 async def test_whoami_tells_name_and_time(api: Api, clock: Clock) -> None:
     _, who = await api.call("GET", "/whoami")
     assert (who["name"], who["time"]) == ("local", clock.now)
@@ -420,6 +432,10 @@ DEPLOYED: Final = {
     "changing": False,
     "size_bytes": 640_000,
     "in_flight": 0,
+    "served_by": "",
+    "called": "",
+    "estimated_bytes": None,
+    "seen_bytes": None,
     "progress": None,
     "purpose": "chat",
     "mmproj": "",

@@ -69,6 +69,17 @@ async def test_keys_are_listed_by_label(api: Api) -> None:
     assert changed["labels"] == []
     _, listed = await api.call("GET", "/keys?label=web")
     assert [key["name"] for key in listed["data"]] == ["b"]
+    _, page = await api.call("GET", "/keys?label=web&limit=1")
+    assert [key["name"] for key in page["data"]] == ["b"], "the first page is of those with it"
+
+
+async def test_a_key_was_not_used_before_it_was_made(
+    api: Api, store: SqliteStore, clock: Clock
+) -> None:
+    await _use(api, store, clock.now, "a", [])  # usage is kept by the hour
+    _, listed = await api.call("GET", "/keys")
+    (key,) = listed["data"]
+    assert key["last_used_at"] == key["created_at"]
 
 
 async def _use(api: Api, store: SqliteStore, at: float, name: str, labels: list[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from wai_api.hardware import GpuNow, MachineNow
 from wai_api.health import KINDS
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.contracts.records import (
@@ -50,13 +51,14 @@ def exposed() -> dict[str, set[str]]:
     record.status, record.fault = 502, "node_lost"
     metrics.finish(record)
     node: Any = OneNode()
+    gpu = GpuNow(name="g", use=1.0, used=1, total=2, temperature=3.0, power=4.0)
+    machine = MachineNow(cpu=1.0, ram_used=1, ram_total=2, gpus=(gpu,))
     text = metrics.text(
-        [node],
-        LiveRequests(),
-        EdgeCounters(),
+        *([node], LiveRequests(), EdgeCounters()),
         certificate_ends=2e9,
         usage=UsageState(0, 0, behind=False),
         problems=dict.fromkeys(KINDS, 0),
+        machines=[("box", machine)],
     )
     found: dict[str, set[str]] = {}
     for name, labels in SAMPLE.findall(text):

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 import anyio.abc
@@ -37,8 +37,9 @@ LOG_REST_S: Final = 1.0
 READ_BYTES: Final = 65536  # the capacity of a pipe on Linux
 # 4 prints the sizes of buffers, which correct our estimates; 5 and more would print prompts
 VERBOSITY: Final = 4
+Hints = tuple[tuple[re.Pattern[str], str], ...]
 # Known faults: a pattern of llama.cpp's messages, and a sentence that says what to do.
-_HINTS: Final = (
+HINTS: Final[Hints] = (
     (
         re.compile(r"error: (?:invalid|unknown) argument: (\S{1,100})"),
         "this llama-server does not know the option {0}; leave it out, or use another engine",
@@ -107,6 +108,10 @@ class ServerOptions:
     projector: Path | None = None
     extra: tuple[str, ...] = ()
 
+    def environment(self, key: str) -> dict[str, str]:
+        """Return what the server gets in its environment beside what all servers get."""
+        return {"LLAMA_API_KEY": key}
+
     def to_argv(self, socket: Path) -> list[str]:
         """Return the flags for llama-server, or for `inprocess_server`, to listen at `socket`.
 
@@ -142,23 +147,35 @@ class ServerOptions:
         return [*argv, *self.serve.to_argv(), *self.extra]
 
 
+class ProgramOptions(Protocol):
+    """With what a server's program is started."""
+
+    def to_argv(self, socket: Path) -> list[str]:
+        """Its arguments, to listen at `socket`."""
+
+    def environment(self, key: str) -> dict[str, str]:
+        """Its own part of the environment, with the inference key."""
+
+
 class ServerProcess:
     """A server's process. Call `start` once, then `follow` in its own task; `stop` at any time.
 
     `command` is the program, to which the flags of `options` are appended. The server will listen
     at `socket`, some time after `start`; the socket is removed when the process has ended. `marks`
-    are added to its environment.
+    are added to its environment. `hints`: what its complaints mean, by their patterns.
     """
 
     def __init__(
         self,
         command: tuple[str, ...],
-        options: ServerOptions,
+        options: ProgramOptions,
         key: str,
         log: LogFile,
         socket: ServerSocket,
         marks: Mapping[str, str] | None = None,
+        hints: Hints = HINTS,
     ) -> None:
+        self._hints = hints
         self.options, self.log, self.socket = options, log, socket
         self._marks = dict(marks or {})
         self.ended = anyio.Event()
@@ -186,7 +203,7 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 env={
                     **server_environment(os.environ),
-                    "LLAMA_API_KEY": self._key,
+                    **self.options.environment(self._key),
                     **self._marks,
                 },
                 start_new_session=True,  # a group of its own, out of a terminal's Ctrl-C
@@ -254,7 +271,7 @@ class ServerProcess:
         """Return a sentence that says why it ended and what to do. Call it after `follow`."""
         code = self._process.returncode if self._process else None
         text = "\n".join(self.log.tail())
-        for pattern, hint in _HINTS:
+        for pattern, hint in self._hints:
             if found := pattern.search(text):
                 return f"the server ended: {hint.format(*found.groups())}"
         how = "ended" if code is None else describe_exit(code)

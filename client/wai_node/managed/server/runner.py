@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -27,27 +27,40 @@ from wai_protocol.errors import Fault, TransportError, WaiError
 from .health import Health, answers
 from .log_file import LogFile
 from .orphans import mark
-from .process import ServerOptions, ServerProcess
+from .process import HINTS, ProgramOptions, ServerOptions, ServerProcess
 from .server_socket import ServerSocket
+from .vllm import HINTS as VLLM_HINTS
+from .vllm import NO_VLLM, SERVER, VllmHealth, vllm_options
 
 LOADING_POLL_S: Final = 0.1  # a tiny model is ready in 0.1 s, a large one in minutes
 HEALTH_EVERY_S: Final = 10.0
 HEALTH_MISSES: Final = 3  # a server that does not answer /health for half a minute hangs
 
 
+class Learned(NamedTuple):
+    """What a start has taught: the correction from now on, and what its buffers were estimated at
+    and took, in bytes."""
+
+    correction: Correction
+    estimated_bytes: int
+    seen_bytes: int
+
+
 class Runner:
     """Runs one server, which demands `key`.
 
-    `url` is set while it runs; `seen`, the sizes of its buffers, once it has loaded.
+    `url` and `pid` are set while it runs; `seen`, the sizes of its buffers, once it has loaded.
     """
 
     def __init__(self, key: str, settings: ManagedSettings, log_path: Path) -> None:
         self.url: str | None = None
         self.key = key
+        self.pid: int | None = None
         self.seen: SeenBuffers | None = None
         self.log_tail: tuple[str, ...] = ()
         self._settings, self._log_path = settings, log_path
         self._scope = anyio.CancelScope()
+        self._slots: int | None = None  # of a vLLM, which does not tell them
 
     def halt(self) -> None:
         """Stop the server, so that `run` returns. May be called at any time."""
@@ -62,12 +75,45 @@ class Runner:
         on_ready: Callable[[int], None],
     ) -> str:
         """Run the server until it ends or is halted; return a sentence that says why."""
+        vllm = model.server == SERVER
+        self._slots = wish.slots if vllm else None
         try:
-            shape = await anyio.to_thread.run_sync(read_shape, path)
+            if vllm:
+                options: ProgramOptions = vllm_options(model, path, wish)
+            else:
+                options = await self._llama_options(model, path, projector, wish)
         except WaiError as error:
             return str(error)
+        log = LogFile(self._log_path)
+        try:
+            if not wish.engine:
+                raise TransportError(NO_VLLM if vllm else NONE_HERE, Fault.NOT_FOUND)
+            marks = mark(self._settings.folder)
+            socket = ServerSocket(self._settings.sockets_folder)
+            hints = (*VLLM_HINTS, *HINTS) if vllm else HINTS
+            process = ServerProcess(wish.engine, options, self.key, log, socket, marks, hints)
+            try:
+                await process.start()
+            except WaiError:
+                socket.remove()
+                raise
+        except WaiError as error:
+            log.close()
+            return str(error)
+        try:
+            self.url, self.pid = socket.url, process.pid
+            return await self._watch(process, on_ready)
+        finally:
+            self.log_tail = log.tail()
+            self.url = self.pid = None
+            log.close()
+
+    async def _llama_options(
+        self, model: WantedModel, path: Path, projector: Path | None, wish: Wish
+    ) -> ServerOptions:
+        shape = await anyio.to_thread.run_sync(read_shape, path)
         load = wish.options.load(shape, wish.context_tokens, wish.slots)
-        options = ServerOptions(
+        return ServerOptions(
             serve=wish.options,
             projector=projector,
             purpose=shape.purpose,
@@ -80,37 +126,25 @@ class Runner:
             threads=self._settings.threads,
             extra=self._settings.extra_flags,
         )
-        log = LogFile(self._log_path)
-        try:
-            if not wish.engine:
-                raise TransportError(NONE_HERE, Fault.NOT_FOUND)
-            marks = mark(self._settings.folder)
-            socket = ServerSocket(self._settings.sockets_folder)
-            process = ServerProcess(wish.engine, options, self.key, log, socket, marks)
-            try:
-                await process.start()
-            except WaiError:
-                socket.remove()
-                raise
-        except WaiError as error:
-            log.close()
-            return str(error)
-        try:
-            self.url = socket.url
-            return await self._watch(process, on_ready)
-        finally:
-            self.log_tail = log.tail()
-            self.url = None
-            log.close()
 
-    def correction(
-        self, shape: ModelShape, projector: Projector | None, weights_bytes: int, wish: Wish
-    ) -> Correction | None:
-        """Return how far the estimate was off, by the log; None if the log has no figures."""
+    def learned(
+        self,
+        shape: ModelShape,
+        projector: Projector | None,
+        weights_bytes: int,
+        wish: Wish,
+        known: Correction,
+    ) -> Learned | None:
+        """Return how far the estimate was off, by the log; None if the log has no figures.
+
+        `known`: the correction with which it was estimated.
+        """
         if self.seen is None:
             return None
         load = wish.options.load(shape, wish.context_tokens, wish.slots, projector)
-        return learn(self.seen, estimate(shape, weights_bytes, load))
+        estimated = estimate(shape, weights_bytes, load, known).buffers
+        plain = estimate(shape, weights_bytes, load)
+        return Learned(learn(self.seen, plain), estimated, self.seen.total)
 
     async def _watch(self, process: ServerProcess, on_ready: Callable[[int], None]) -> str:
         """Follow the process and check its health; both have ended when this returns."""
@@ -126,7 +160,10 @@ class Runner:
         return reason or "it was stopped"
 
     async def _until_ended(self, process: ServerProcess, on_ready: Callable[[int], None]) -> str:
-        health = Health(process.socket.url, self.key)
+        url = process.socket.url
+        health = Health(url, self.key)
+        if self._slots is not None:
+            health = VllmHealth(url, self.key, self._slots)
         try:
             if await self._loaded(process, health):
                 served = await health.served()

@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { get, patch, post, remove } from "../api";
-import { engine } from "../detail";
+import { engine, fetchers } from "../detail";
 import { bytes, compact, count, span } from "../format";
 import type { DeploymentView, ChangeDeployment, FoundModelView, NodeFit } from "../generated/api";
 import { deployments, nodes } from "../live";
@@ -30,6 +30,7 @@ export function ModelsPage() {
           <Empty title="No node can deploy models now">It must be connected, and its invite must have allowed it.</Empty>
         )}
       </section>
+      <OnServers />
       {chosen.value && <Fits repo={chosen.value} onClose={() => (chosen.value = null)} />}
     </Page>
   );
@@ -63,18 +64,25 @@ function Deployed() {
               <tr key={row.id} aria-label={`${row.model} on ${row.node}`}>
                 <td data-label="Model" class="long">
                   <strong>{row.model}</strong>
+                  {row.called && row.called !== row.model && <div class="muted small-text">callers ask for {row.called}</div>}
                   {optionsText(row) && <div class="muted small-text">{optionsText(row)}</div>}
                   {(row.reason || row.swap_error) && <div class="bad small-text">{row.reason || row.swap_error}</div>}
                 </td>
                 <td data-label="Node" class="nowrap">{row.node}</td>
                 <td data-label="State"><Badge state={row.state} /><Progress row={row} /></td>
-                <td data-label="Size" class="num">{bytes(row.size_bytes)}</td>
-                <td data-label="Context × slots"><Context row={row} onChange={(wanted) => act(() => patch(pathOf(row), wanted))} /></td>
-                <td class="row-actions">
-                  <button type="button" class="small" onClick={() => (options.value = row)} aria-label={`Options of ${row.model}`}>Options</button>
-                  <button type="button" class="small" onClick={() => (log.value = row)} aria-label={`Log of ${row.model}`}>Log</button>
-                  <Sure label="Remove" question="Delete its files?" name={row.model} onSure={() => act(() => remove(pathOf(row)))} />
-                </td>
+                <td data-label="Size" class="num">{bytes(row.size_bytes)}<Memory row={row} /></td>
+                {isElsewhere(row) ? (
+                  <OnServer row={row} act={act} />
+                ) : (
+                  <>
+                    <td data-label="Context × slots"><Context row={row} onChange={(wanted) => act(() => patch(pathOf(row), wanted))} /></td>
+                    <td class="row-actions">
+                      <button type="button" class="small" onClick={() => (options.value = row)} aria-label={`Options of ${row.model}`}>Options</button>
+                      <button type="button" class="small" onClick={() => (log.value = row)} aria-label={`Log of ${row.model}`}>Log</button>
+                      <Sure label="Remove" question="Delete its files?" name={row.model} onSure={() => act(() => remove(pathOf(row)))} />
+                    </td>
+                  </>
+                )}
               </tr>
             ))}
           </tbody>
@@ -86,10 +94,82 @@ function Deployed() {
   );
 }
 
+/** What it takes in memory by its server's log, beside what that was estimated at. */
+function Memory({ row }: { row: DeploymentView }) {
+  if (row.seen_bytes === null) return null;
+  return (
+    <div class="muted small-text" title="What its server's buffers take, and what they were estimated at">
+      takes {bytes(row.seen_bytes)}{row.estimated_bytes !== null && ` of ${bytes(row.estimated_bytes)} estimated`}
+    </div>
+  );
+}
+
+/** Whether a server that was there before has it, and not one of the node's own. */
+function isElsewhere(row: DeploymentView): boolean {
+  return row.served_by !== "" && row.served_by !== "vllm";
+}
+
+/** The last cells of a model that Ollama or LM Studio has: it decides how the model is served. */
+function OnServer({ row, act }: { row: DeploymentView; act: (call: () => Promise<unknown>) => void }) {
+  const verb = row.state === "ready" ? "unload" : "load";
+  const settled = ["ready", "asleep", "failed"].includes(row.state);
+  const question = row.served_by === "lm-studio" ? "LM Studio keeps its files. Remove?" : "Delete it there, if it was fetched for this?";
+  return (
+    <>
+      <td data-label="Context × slots" class="muted small-text">{row.context_served ? `${count(row.context_served)} tokens` : `as ${row.served_by} decides`}</td>
+      <td class="row-actions">
+        {settled && row.called && (
+          <button type="button" class="small" onClick={() => act(() => post(pathOf(row, `/${verb}`)))} aria-label={`${verb === "load" ? "Load" : "Unload"} ${row.model}`}>
+            {verb === "load" ? "Load" : "Unload"}
+          </button>
+        )}
+        <Sure label="Remove" question={question} name={row.model} onSure={() => act(() => remove(pathOf(row)))} />
+      </td>
+    </>
+  );
+}
+
+/** Deploys on the Ollama or LM Studio of a node: it fetches the model by its own name for it. */
+function OnServers() {
+  const problem = useSignal("");
+  const busy = useSignal(false);
+  const able = [...nodes.value.values()]
+    .filter((node) => node.state === "ready" && node.may_deploy)
+    .flatMap((node) => fetchers(node).map((server) => ({ node: node.name, ...server })));
+  if (!able.length) return null;
+  const deploy = async (event: Event) => {
+    event.preventDefault();
+    const form = event.currentTarget as HTMLFormElement;
+    const given = new FormData(form);
+    const place = able[Number(given.get("place"))];
+    if (!place) return;
+    busy.value = true;
+    const name = String(given.get("name")).trim();
+    problem.value = await told(() => post("/deployments", { node: place.node, model: `${place.word}:${name}` }));
+    busy.value = false;
+    if (!problem.value) form.reset();
+  };
+  return (
+    <section class="card" aria-label="Deploy on a server">
+      <h2>Deploy on a server that is there</h2>
+      <form class="line servers" onSubmit={deploy}>
+        <select name="place" aria-label="Server">
+          {able.map((place, at) => <option key={`${place.node} ${place.word}`} value={at}>{place.title} on {place.node}</option>)}
+        </select>
+        <input name="name" required maxLength={250} placeholder={able.map((place) => place.example).filter((example, at, all) => all.indexOf(example) === at).join(", ")} aria-label="Name of the model there" />
+        <button type="submit" class="primary" disabled={busy.value}>{busy.value ? "Deploying …" : "Deploy"}</button>
+      </form>
+      <Problem text={problem.value} />
+      <p class="hint">The server fetches the model itself, by its own name for it, and decides how it is served.</p>
+    </section>
+  );
+}
+
 /** What a deployment is for, and its options that are not the defaults. */
 function optionsText(row: DeploymentView): string {
   return [
     row.purpose && row.purpose !== "chat" && row.purpose,
+    row.served_by,
     row.mmproj && `sees images by ${row.mmproj}`,
     row.cache_type !== "f16" && `cache ${row.cache_type}`,
     row.gpu_layers !== null && `${row.gpu_layers} layers on the GPU`,

@@ -8,6 +8,7 @@ import { byName, count, date, rate, span } from "../format";
 import type { ModelView, NodeView } from "../generated/api";
 import { nodes, pulse, relayNow } from "../live";
 import { Badge, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
+import { Machine } from "../parts/machine";
 import { AddNode, OpenInvites } from "./invites";
 import { Slots } from "./overview";
 
@@ -77,6 +78,7 @@ function card(node: NodeView, act: Act) {
         <div><dt>Version</dt><dd>{node.version || "–"}</dd></div>
         <div class="wide"><dt>Hardware</dt><dd>{hardware(node.detail)}</dd></div>
       </dl>
+      {node.state !== "offline" && <Machine node={node.id} />}
       {node.copied && (
         <p class="problem">A second machine uses this node's identity and is refused: its data folder was copied. Join that machine with a new invite and a fresh data folder.</p>
       )}

@@ -1,0 +1,1 @@
+"""Deployments on inference servers that are there: their models, fetched by their own API."""
