@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -11,8 +12,9 @@ from wai_node.managed.deployment import Deployment, Wish
 from wai_node.managed.entry import DeploymentEntry, Held
 from wai_node.managed.load_policy import LoadPolicy
 from wai_node.managed.occupancy import free_for, free_now, promised
+from wai_node.managed.vllm_appraisal import VllmAppraiser
 from wai_node.managed.wanted import WantedModel
-from wai_node.models.fit import Load, estimate, fit, free_space, space_for
+from wai_node.models.fit import GPU_HIGH_BYTES, Load, estimate, fit, free_space, space_for
 from wai_node.models.space import Space
 from wai_protocol.errors import RequestError
 
@@ -97,3 +99,11 @@ def test_one_that_loads_and_makes_room_is_not_counted_twice() -> None:
     measured = box(0, 2)  # its server has taken its memory already
     free = free_for([loading], measured, LoadPolicy("on_demand"), "new")
     assert free.ram_available_bytes == 12 * GIB
+
+
+@pytest.mark.anyio
+async def test_vllm_holds_its_share_of_the_first_gpu() -> None:
+    wish = replace(WISH, gpu_share=0.5)
+    space = await VllmAppraiser(lambda: box(24)).space(wish)
+    assert (space.gpu, space.ram) == (40 * GIB - GPU_HIGH_BYTES, 0)
+    assert await VllmAppraiser(lambda: box(0)).space(wish) == Space()
