@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,23 @@ from tests.harness.tiny_gguf import tiny_gguf
 settings.register_profile("default-without-deadline", deadline=None)
 settings.register_profile("fuzz", deadline=None, max_examples=20_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default-without-deadline"))
+
+
+# Images for containers often set it. Here hundreds of processes would each compile all modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that may take long, so that no worker has one left at the end."""
+    items.sort(key=_may_take_s, reverse=True)
+
+
+def _may_take_s(item: pytest.Item) -> float:
+    """Return a test's own limit of time, and then whether it starts real processes."""
+    limit = item.get_closest_marker("timeout")
+    own = float(limit.args[0]) if limit is not None else 0.0
+    return own + (item.get_closest_marker("e2e") is not None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -32,10 +50,16 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where this run keeps the GGUF files that it makes: one folder for all its workers."""
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all workers of this run."""
     base = tmp_path_factory.getbasetemp()
-    return (base.parent if base.name.startswith("popen-") else base) / "models"
+    return base.parent if base.name.startswith("popen-") else base
+
+
+@pytest.fixture(scope="session")
+def model_folder(shared_folder: Path) -> Path:
+    """Where this run keeps the GGUF files that it makes."""
+    return shared_folder / "models"
 
 
 @pytest.fixture(scope="session")

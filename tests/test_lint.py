@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
     [
         ("ruff", "format", "--check", "--quiet", "."),
         ("ruff", "check", "--quiet", "."),
-        ("mypy",),
+        pytest.param(("mypy",), marks=pytest.mark.timeout(500)),
         ("lint-imports", "--no-logo", "--no-cache"),
     ],
     ids=" ".join,

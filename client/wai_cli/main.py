@@ -13,7 +13,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 from wai_protocol.errors import WaiError
@@ -30,12 +30,14 @@ GROUPS: Final = {
     "model": "find models, see what fits, deploy them to nodes, change their context",
     "status": "see on one screen what runs and what is wrong",
     "doctor": "check the whole path and say what to do",
+    "notify": "try whether messages about problems arrive",
     "top": "watch requests, nodes and tokens per second as they are now",
     "requests": "list the requests that are over, look at one",
     "usage": "see what requests cost: tokens, times, errors",
     "explain": "see why a request went to the node that it went to",
     "backup": "save all that a relay is to a file, while it runs",
     "restore": "put a relay's backup back",
+    "completion": "have your shell complete `wai`'s commands and options",
     "version": "print the version",
 }
 INTERRUPTED: Final = 128 + signal.SIGINT
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `wai` with `argv` (without the program's name) and return the exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        parser = _parser(arguments)
+        asked = next((one for one in arguments if not one.startswith("-")), "")
+        parser = parser_for((asked,))
         for argument in arguments:
             if not argument.isascii() and not _is_text(argument):
                 parser.error(f"{argument!r} is not text in UTF-8")
@@ -83,7 +86,9 @@ def _forget_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+def parser_for(commands: Container[str]) -> argparse.ArgumentParser:
+    """The parser, which knows the arguments of `commands`; of the others, only what they are.
+    `whole` of what it parsed makes the one that knows all."""
     parser = argparse.ArgumentParser(
         prog="wai",
         description="Call the language model on your GPU box from anywhere.",
@@ -91,9 +96,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
-    parser.set_defaults(run=lambda parsed: _no_command(parser, parsed))
+    parser.set_defaults(
+        run=lambda parsed: _no_command(parser, parsed), whole=lambda: parser_for(GROUPS)
+    )
     groups = parser.add_subparsers(title="commands", metavar="COMMAND")
-    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
     for name, summary in GROUPS.items():
         group = groups.add_parser(
             name,
@@ -101,7 +107,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
             description=summary[0].upper() + summary[1:] + ".",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name == asked:
+        if name in commands:
             importlib.import_module(f"wai_cli.commands.{name.replace('-', '_')}").configure(group)
             importlib.import_module("wai_cli.options.examples").add_examples(group, name)
     return parser

@@ -218,8 +218,10 @@ class Agent:
     def _publish(self, status: NodeStatus) -> None:
         before = {model.id for model in self._status.models} if self._status else None
         now = {model.id for model in status.models}
+        down = _down_in(status)
         if before != now:
-            _log.info("serving: %s", ", ".join(sorted(now)) or "nothing yet, no upstream found")
+            nothing = "no upstream can be used" if down else "no upstream found"
+            _log.info("serving: %s", ", ".join(sorted(now)) or f"nothing yet, {nothing}")
         left_out = self._status.models_left_out if self._status else 0
         if status.models_left_out and status.models_left_out != left_out:
             _log.warning(
@@ -228,7 +230,8 @@ class Agent:
                 *(status.models_left_out, MAX_MODELS, MAX_NAME_CHARS),
             )
         self._status = status
-        self._stand(replace(self._standing, models=tuple(sorted(now))))
+        models = tuple(sorted(now))
+        self._stand(replace(self._standing, models=models, upstreams_down=down))
         for session in self._sessions:
             session.core.send_status(status)
             session.flush()
@@ -246,3 +249,9 @@ class Agent:
         _log.info("%s: dialling the relay again", reason)
         for tunnel in self._tunnels:
             tunnel.redial()
+
+
+def _down_in(status: NodeStatus) -> dict[str, str]:
+    """The upstreams that can't be used, with the reasons."""
+    told = status.detail.get("upstreams", {})
+    return {name: str(one.get("error", "")) for name, one in told.items() if not one["up"]}

@@ -25,13 +25,15 @@ _log = logging.getLogger("wai.node")
 class Standing:
     """`connected`: to the relay. `problem`: why not, "" while nothing was found out. `models`: what
     it serves, by name. `parts_down`: the parts of the node that failed, with the reasons.
-    `engine_problem`: what is wrong with the engine of its own models."""
+    `engine_problem`: what is wrong with the engine of its own models. `upstreams_down`: the servers
+    that it was given or has found and can't use, with the reasons."""
 
     connected: bool = False
     problem: str = ""
     models: tuple[str, ...] = ()
     parts_down: dict[str, str] = field(default_factory=dict)
     engine_problem: str = ""
+    upstreams_down: dict[str, str] = field(default_factory=dict)
 
 
 def keep_standing(folder: DataFolder, standing: Standing) -> None:
@@ -52,6 +54,7 @@ def read_standing(data: Path) -> Standing | None:
             tuple(map(str, fields["models"])),
             {name: str(why) for name, why in fields.get("parts_down", {}).items()},
             str(fields.get("engine_problem", "")),
+            {name: str(why) for name, why in fields.get("upstreams_down", {}).items()},
         )
     except (OSError, ForeignJsonError, KeyError, TypeError, AttributeError):
         return None

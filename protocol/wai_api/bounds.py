@@ -14,6 +14,8 @@ MAX_PRIORITY: Final = 3
 MAX_NAMES: Final = 256  # names in one list of a limit
 MAX_NAME_CHARS: Final = 256  # of a model, as `wai_protocol.status` bounds it
 MAX_KEY_NAME_CHARS: Final = 64
+MAX_LABELS: Final = 16  # of a key
+MAX_GRACE_S: Final = 30 * 24 * 3600.0  # for which a rotated key's former secret may be good
 MAX_TOKEN_BYTES: Final = 256  # what a stranger may make the relay hash
 
 MAX_TTL_S: Final = 30 * 24 * 3600.0  # an invite that nobody uses for a month is a leak in waiting

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
-from .bounds import MAX_KEY_NAME_CHARS
+from .bounds import MAX_GRACE_S, MAX_KEY_NAME_CHARS, MAX_LABELS
 from .limits import KeyLimits, LimitChanges
+from .patterns import LABEL
+
+KeyName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_KEY_NAME_CHARS)]
+KeyLabels: TypeAlias = Annotated[
+    tuple[Annotated[str, Meta(pattern=LABEL)], ...], Meta(max_length=MAX_LABELS)
+]
 
 
 class KeyView(Struct, frozen=True, kw_only=True):
-    """An API key; `prefix` is what of its secret may be shown. `last_used_at` is the hour of its
-    latest request; null for a key that was not used, and in answers that are not a list."""
+    """An API key; `prefix` is what of its secret may be shown. `labels`: words that keys are
+    grouped by. `former_until`: a former secret of it is good until then, null if there is none.
+    `last_used_at` is the hour of its latest request; null for a key that was not used, and in
+    answers that are not a list. `month_tokens`: what it took in this month (UTC)."""
 
     id: str
     name: str
@@ -21,6 +29,9 @@ class KeyView(Struct, frozen=True, kw_only=True):
     created_at: float
     revoked_at: float | None
     last_used_at: float | None = None
+    labels: tuple[str, ...] = ()
+    former_until: float | None = None
+    month_tokens: int = 0
 
 
 class KeyList(Struct, frozen=True):
@@ -32,18 +43,35 @@ class KeyList(Struct, frozen=True):
 class CreateKey(Struct, frozen=True, forbid_unknown_fields=True):
     """A key to make."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=MAX_KEY_NAME_CHARS)]
+    name: KeyName
     limits: LimitChanges = LimitChanges()
+    labels: KeyLabels = ()
 
 
 class ChangeKey(Struct, frozen=True, forbid_unknown_fields=True):
     """What to change of a key; null leaves it as it is."""
 
     limits: LimitChanges | None = None
-    name: Annotated[str, Meta(min_length=1, max_length=MAX_KEY_NAME_CHARS)] | None = None
+    name: KeyName | None = None
+    labels: KeyLabels | None = None
+
+
+class RotateKey(Struct, frozen=True, forbid_unknown_fields=True):
+    """Give a key another secret. `grace_s`: for how long the former one is good besides; with 0 no
+    former secret is good any more."""
+
+    grace_s: Annotated[float, Meta(ge=0, le=MAX_GRACE_S)] = 86400.0
 
 
 class CreatedKey(KeyView, frozen=True, kw_only=True):
-    """A new key, with its secret, which is shown this once."""
+    """A key with its new secret, which is shown this once."""
 
     key: str
+
+
+class TrialKey(Struct, frozen=True, kw_only=True):
+    """A key for minutes, which is in the relay's memory only; what is asked with it is not
+    counted."""
+
+    key: str
+    expires_at: float

@@ -27,6 +27,7 @@ class ModelView(Struct, frozen=True, kw_only=True):
     queued: int
     prefill_tps: float | None
     decode_tps: float | None
+    capabilities: tuple[str, ...] = ()
 
 
 class NodeView(Struct, frozen=True, kw_only=True):

@@ -7,15 +7,18 @@ from typing import Final
 
 from msgspec import Meta
 
+# Python's `$` matches before a line's end too; the rest of a pattern says that there is none.
 # A node's name travels in the header X-WAI-Node, in URLs and in metrics' labels.
-NODE_NAME: Final = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-ADMIN_NAME: Final = "^[A-Za-z0-9_.@-]{1,64}$"
-URL: Final = "^https?://[!-~]+$"
+NODE_NAME: Final = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\\n)"
+ADMIN_NAME: Final = "^[A-Za-z0-9_.@-]{1,64}$(?!\\n)"
+LABEL: Final = "^[A-Za-z0-9][A-Za-z0-9._:/=@-]{0,62}$(?!\\n)"
+URL: Final = "^https?://[!-~]+$(?!\\n)"
 
 # Shown in an error instead of the pattern, which only we should have to read.
 IN_WORDS: Final[Mapping[str, str]] = {
     ADMIN_NAME: "1 to 64 letters, digits, dots, dashes, underscores or `@`",
     NODE_NAME: "1 to 63 letters, digits, dots, dashes or underscores, a letter or digit first",
+    LABEL: "1 to 63 letters, digits or . _ : / = @ -, a letter or digit first",
     URL: "an address that begins with https:// (or http://) and has no spaces",
 }
 

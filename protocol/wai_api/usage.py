@@ -6,13 +6,14 @@ from typing import Final, Literal, get_args
 
 from msgspec import Struct
 
-Grouping = Literal["key", "model", "node", "day", "hour"]
+Grouping = Literal["key", "label", "model", "node", "day", "hour"]
 GROUPINGS: Final[tuple[Grouping, ...]] = get_args(Grouping)
 
 
 class UsageRow(Struct, frozen=True):
-    """The sums of one group. `group` is an id or a name, "" for requests that never got to one, or
-    the UTC day or hour as ISO 8601 has it. `queue_ms` is the mean. None: nothing to tell from."""
+    """The sums of one group. `group` is an id or a name, "" for requests that never got to one or
+    whose key has no label, or the UTC day or hour as ISO 8601 has it. What a key with several
+    labels took is in the sums of each. `queue_ms` is the mean. None: nothing to tell from."""
 
     group: str
     requests: int

@@ -17,8 +17,10 @@ from wai_transport.http_proxy import ProxySettings
 
 from .fleet.provider_config import ProviderConfig
 from .gateway.limits import GatewayLimits
+from .health.config import HealthConfig
 from .http.cors import CorsConfig
 from .http.trusted_proxies import ProxyConfig
+from .notify.config import NotifyConfig
 from .policy.demands import OVERFLOW_AFTER_S
 from .policy.scoring import FIRST_TOKEN_WEIGHT
 
@@ -97,6 +99,8 @@ class RelayConfig:
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     cors: CorsConfig = field(default_factory=CorsConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
     https_proxy: str | None = field(default=None, repr=False)
     """The HTTP proxy by which the relay reaches providers and the ACME authority (`HTTPS_PROXY`):
     http://[USER:PASSWORD@]HOST:PORT."""

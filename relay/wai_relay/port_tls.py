@@ -25,12 +25,13 @@ from .config import RelayConfig, split_address
 from .http.served_certificate import Pair, ServedCertificate, load_pair
 from .identity import TlsFiles, given_tls, load_self_signed, trusted_file
 
-LOOK_S: Final = 60.0
-"""How often the operator's files are looked at: certbot and its like replace them days before the
-old ones end."""
+LOOK_S: Final = 5.0
+"""How often the operator's files are looked at: two calls of stat. Who replaces a certificate that
+is over wants to see at once that it is taken."""
 
 LOOK_AT_OWN_S: Final = 3600.0
-"""How often it is looked whether the relay's own certificate nears its end."""
+"""How often it is looked whether the relay's own certificate nears its end. Whether it is to have
+another name is looked every `LOOK_S`."""
 
 Stamp: TypeAlias = tuple[tuple[int, int, int], ...] | None
 
@@ -56,6 +57,8 @@ class PortTls:
         self._on_change = on_change
         self._stamp = _stamp(files)
         self._task: asyncio.Task[None] | None = None
+        self.settings_url: Callable[[], str | None] = lambda: None
+        """The public URL that an admin has set: the relay's own certificate is for its name too."""
         self.served = ServedCertificate(_pair(files))
 
     @classmethod
@@ -177,15 +180,22 @@ class PortTls:
                 failed = stamp  # said once; the next change is tried again
 
     async def _renew_own(self) -> None:
-        """Show the relay's own certificate anew when it is issued again in time before its end."""
+        """Show the relay's own certificate anew when it is issued again: in time before its end,
+        or for another name."""
+        loop = asyncio.get_running_loop()
+        named: str | None = None
+        look_at = loop.time() + LOOK_AT_OWN_S
         while True:
-            await asyncio.sleep(LOOK_AT_OWN_S)
-            try:
-                files = _first_files(self._config, self._folder)
-                if _stamp(files) != self._stamp:
-                    self._read(files)
-            except StoreError as error:
-                _log.error("the relay's certificate can't be renewed: %s", error)
+            url = self.settings_url()
+            if url != named or loop.time() >= look_at:
+                named, look_at = url, loop.time() + LOOK_AT_OWN_S
+                try:
+                    files = _first_files(self._config, self._folder, url)
+                    if _stamp(files) != self._stamp:
+                        self._read(files)
+                except (StoreError, ValueError) as error:  # ValueError: no name can be that
+                    _log.error("the relay's certificate can't be renewed: %s", error)
+            await asyncio.sleep(min(LOOK_S, LOOK_AT_OWN_S))
 
     def _renewal(self) -> Renewal:
         config = self._config
@@ -202,7 +212,9 @@ class PortTls:
         self._read(given_tls(file, file))
 
 
-def _first_files(config: RelayConfig, folder: DataFolder) -> TlsFiles:
+def _first_files(
+    config: RelayConfig, folder: DataFolder, settings_url: str | None = None
+) -> TlsFiles:
     if given := config.given_certificate:
         return given_tls(*given)
     if config.tls == "acme" and config.domain is not None:
@@ -213,8 +225,7 @@ def _first_files(config: RelayConfig, folder: DataFolder) -> TlsFiles:
         # know it by its pin, and callers refuse it rightly.
         return load_self_signed(folder, [config.domain])
     hosts = [config.address[0]]
-    if config.public_url is not None and (name := urlsplit(config.public_url).hostname):
-        hosts.append(name)
+    hosts += [urlsplit(url).hostname or "" for url in (config.public_url, settings_url) if url]
     return load_self_signed(folder, [host for host in hosts if host])
 
 

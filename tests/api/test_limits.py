@@ -64,6 +64,7 @@ def test_no_other_flag_sets_a_limit() -> None:
         "--no-" + limit.flag.removeprefix("--") for limit in LIMITS if limit.kind is Kind.SWITCH
     }
     others = {"-h", "--help", "--json", "--data", "--relay", "--token-file", "--pin", "--ca"}
+    others.add("--label")
     flags = {flag for action in _action("update")._actions for flag in action.option_strings}
     assert flags == of_limits | others
 

@@ -14,9 +14,9 @@ from tests.harness.cluster import Cluster
 
 DESKTOP: Final = (1280, 800)
 PHONE: Final = (390, 844)
-TIMEOUT_MS: Final = 20_000
-# Chromium drops its connections when an interface of the machine comes or goes; the page
-# connects again, and what the browser says of it is not the page's fault.
+TIMEOUT_MS: Final = 60_000
+# Chromium drops its connections when an interface of the machine comes or goes, as when a container
+# starts; the page connects again, and what the browser says of it is not the page's fault.
 _NOT_OURS: Final = "net::ERR_NETWORK_CHANGED"
 _OPTIONS: Final = (
     "--disable-gpu",

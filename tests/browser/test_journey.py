@@ -17,15 +17,16 @@ from tests.harness.counting_upstream import CountingUpstream, counting_upstream
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.processes import Daemon, wait_until
 from tests.harness.real import require_real, script
+from wai_node.models.hub import HEADER_STEP_BYTES
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
 # A real llama-server starts twice, on cores that other tests keep busy.
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(400)]
 REPO: Final = "tiny-labs/tiny-GGUF"
 DEPLOYED: Final = f"{REPO}:Q8_0"
-SLOW_S: Final = 0.2  # between the download's pieces until its progress was seen: it can't be missed
+SLOW_S: Final = 0.5  # between the download's pieces until its progress was seen: it can't be missed
 STARTED_MS: Final = 90_000  # a llama-server has loaded its model
 
 
@@ -113,17 +114,18 @@ async def _add_node(page: Page, folder: Path, upstream: CountingUpstream, hub: F
 
 async def _deploy(page: Page, hub: FakeHub) -> None:
     """Search, choose, deploy; its download is seen to go on, until it is ready."""
-    hub.faults.pause_s = SLOW_S
+    # What search and deployment wait for, the header, comes at once: they would wait for long.
+    hub.faults.pause_s, hub.faults.pause_from = SLOW_S, HEADER_STEP_BYTES
     await page.get_by_label("Search models").fill("tiny")
     await page.get_by_role("button", name="Search").click()
     await page.get_by_role("button", name=REPO).click()
     await page.get_by_label("Context per slot").select_option("512")
     await page.get_by_role("button", name="Deploy Q8_0 on box").click()
+    await page.get_by_role("dialog").wait_for(state="hidden")
     row = page.get_by_role("row", name=DEPLOYED)
     await row.get_by_role("progressbar", name=f"Download of {DEPLOYED}").wait_for()
     await row.get_by_text(re.compile(r"[1-9]\d* % of")).wait_for()
     hub.faults.pause_s = 0.0
-    await page.get_by_role("dialog").wait_for(state="hidden", timeout=STARTED_MS)
     await row.get_by_text("ready", exact=True).wait_for(timeout=STARTED_MS)
     await row.get_by_text("512 served").wait_for()
 

@@ -28,7 +28,7 @@ from .report import Report
 NODES: Final = ("left", "right")
 EVERY_S: Final = 0.03  # between two numbers of a stream
 NUMBERS: Final = 200  # of a stream: six seconds, if nothing happens
-SESSION_TTL_S: Final = 8.0  # longer than any stop or stall here
+SESSION_TTL_S: Final = 15.0  # longer than any stop or stall here, on a busy machine too
 GONE_S: Final = 20.0  # both nodes, in the episodes that streams can't survive
 _SETTLE_S: Final = 30.0
 _GROWTH_MIB: Final = 24.0  # of memory, over that of a relay or node that has served a while

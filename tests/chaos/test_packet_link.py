@@ -11,12 +11,7 @@ from typing import Final
 import pytest
 
 from tests.chaos.needs import Need, missing
-from tests.harness.network_namespace import (
-    Namespace,
-    dial_from,
-    network_namespace,
-    own_network,
-)
+from tests.harness.network_namespace import Namespace, dial_from, network_namespace
 from tests.harness.packet_link import GOOD, HERE, NOTHING_PASSES, PacketLink, Weather, packet_link
 from tests.harness.processes import wait_until
 
@@ -27,11 +22,7 @@ DATA: Final = random.Random(1).randbytes(200_000)
 def linked() -> Iterator[tuple[PacketLink, Namespace]]:
     if why := missing(Need.TUN):
         pytest.skip(why)
-    with (
-        own_network(),
-        network_namespace() as namespace,
-        packet_link(namespace, random.Random(1)) as link,
-    ):
+    with network_namespace() as namespace, packet_link(namespace, random.Random(1)) as link:
         yield link, namespace
 
 

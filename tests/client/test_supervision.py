@@ -193,7 +193,7 @@ async def test_a_part_that_is_a_task_group_ends_when_all_are_cancelled(
             tasks.start_soon(clean_up_slowly)
 
     task = parts.start("group", group)
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await running.wait()
         await parts.aclose()
     assert (starts, task.cancelled(), parts.down) == (1, True, {})

@@ -12,7 +12,7 @@ from tests.harness.caller import chat, request
 from .clients import CLIENTS, Client
 from .run import Fleet, fleet, run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120), pytest.mark.xdist_group("clients")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("clients")]
 
 
 @pytest.fixture(scope="module")

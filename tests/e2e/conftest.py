@@ -1,4 +1,7 @@
-"""One whole path per test worker, for the tests that break nothing in it."""
+"""One whole path for the tests that break nothing in it.
+
+They are in the group `served`, so that one worker runs them all, and starts it once.
+"""
 
 from __future__ import annotations
 

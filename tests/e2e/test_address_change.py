@@ -15,7 +15,7 @@ from tests.harness.counting_upstream import counting_upstream
 from tests.harness.fault_proxy import fault_proxy
 from tests.harness.network_namespace import BESIDE, OUTSIDE, Namespace, network_namespace
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("network")]
+pytestmark = pytest.mark.e2e
 
 NUMBERS = 200
 

@@ -14,7 +14,7 @@ from tests.harness.counting_upstream import MODEL, counting_upstream
 from tests.harness.llama_server import llama_server
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 KEY: Final = "key-of-the-llama-server"
 

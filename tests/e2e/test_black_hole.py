@@ -16,7 +16,7 @@ from tests.harness.fault_proxy import fault_proxy
 from tests.harness.narrow_path import NARROW, narrow_path
 from tests.harness.network_namespace import BESIDE, network_namespace
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("network")]
+pytestmark = pytest.mark.e2e
 
 USUAL_MTU = 1500
 GONE_S = 6.0

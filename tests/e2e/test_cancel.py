@@ -21,9 +21,9 @@ from tests.harness.cluster import Cluster, cluster
 from tests.harness.llama_server import LlamaServer, llama_server
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]
 
-CANCELS = 200
+CANCELS = 100
 SLOTS = 2
 # Long enough that no answer ends by itself before its caller has gone.
 TOKENS = 1500
@@ -58,7 +58,7 @@ def test_cancels_at_random_moments_leave_nothing_behind(
     took_s.sort()
     print(
         f"\n{CANCELS} cancels, from the caller's close to free slots: median"
-        f" {took_s[len(took_s) // 2] * 1000:.0f} ms, p99 {took_s[-3] * 1000:.0f} ms"
+        f" {took_s[len(took_s) // 2] * 1000:.0f} ms, p98 {took_s[-3] * 1000:.0f} ms"
     )
     agree(running, llama)
     # and all of it still works

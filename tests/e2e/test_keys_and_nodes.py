@@ -35,6 +35,7 @@ def status_of(running: Cluster, secret: str, model: str = "answers") -> int:
         return response.status
 
 
+@pytest.mark.xdist_group("served")
 def test_a_revoked_key_is_refused_at_once_and_no_other_is(served: Served) -> None:
     first, second = served.cluster.create_key("first"), served.cluster.create_key("second")
     assert status_of(served.cluster, first.secret) == 200
@@ -95,6 +96,7 @@ def test_a_drain_and_a_new_name_outlive_the_relay(own: Cluster, odd: OddUpstream
     assert status_of(own, key.secret) == 200
 
 
+@pytest.mark.xdist_group("served")
 def test_no_secret_is_kept_where_it_is_not_needed(served: Served) -> None:
     """The relay's folder has no API key in clear and nothing of the node's; no log has either."""
     for path in served.cluster.data.rglob("*"):
@@ -107,6 +109,7 @@ def test_no_secret_is_kept_where_it_is_not_needed(served: Served) -> None:
         assert served.key.secret not in log.read_text(errors="replace"), log
 
 
+@pytest.mark.xdist_group("served")
 def test_prompts_and_answers_are_not_logged(served: Served) -> None:
     body = chat("tiny", messages=[{"role": "user", "content": "xyzzy plugh"}], stream=True)
     with request(served.cluster, "/v1/chat/completions", body, served.authorization) as response:

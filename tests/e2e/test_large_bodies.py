@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from tests.harness.caller import events, request
-from tests.harness.cluster import Cluster, cluster, wai
+from tests.harness.cluster import Cluster, cluster
 from tests.harness.processes import wait_until
 from tests.harness.strict_server import MODEL, StrictServer, strict_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.xdist_group("large")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.xdist_group("large")]
 
 MIB = 1 << 20
 PICTURES = 100
@@ -86,7 +86,7 @@ def test_a_hundred_pictures_at_once_are_counted_and_sent_again_within_bounds(rig
     assert rig.other.requests == PICTURES
 
     def usage() -> dict[str, int]:
-        rows = json.loads(wai("usage", "--data", rig.cluster.data, "--json"))
+        rows = rig.cluster.usage("day")
         return rows[0] if rows else {"requests": 0}
 
     wait_until(lambda: usage()["requests"] == PICTURES, "the usage does not arrive")

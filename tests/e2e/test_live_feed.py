@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.harness.cluster import Cluster, wai
+from tests.harness.caller import chat, request
+from tests.harness.cluster import Cluster, cluster, wai
 from tests.harness.model_fleet import MODEL, model, model_fleet
 from tests.harness.processes import wait_until
+from tests.harness.strict_server import MODEL as STRICT
+from tests.harness.strict_server import strict_server
 from tests.harness.tiny_gguf import tiny_gguf
 from wai_cli.client.live_feed import FeedConnected, read_feed
 from wai_cli.client.target import local_target
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 class Watcher(threading.Thread):
@@ -54,3 +57,16 @@ def test_a_deployment_is_seen_from_its_download_to_its_end(tmp_path: Path) -> No
         assert (row["model"], row["state"]) == (MODEL, "ready")
         model(running, "remove", MODEL, "--node", "box")
         wait_until(lambda: bool(watcher.told[-1].get("gone")), "its end is not told")
+
+
+def test_the_last_hour_is_there_after_a_restart(tmp_path: Path) -> None:
+    with strict_server() as upstream, cluster(tmp_path) as running:
+        running.add_node("box", upstream.url)
+        headers = {"Authorization": f"Bearer {running.create_key().secret}"}
+        for model_name, status in ((STRICT, 200), ("gone", 404)):
+            with request(running, "/v1/chat/completions", chat(model_name), headers) as answer:
+                answer.read()
+                assert answer.status == status
+        running.restart_relay()
+        pulse = json.loads(wai("top", "--json", "--data", running.data))["pulse"]
+        assert (pulse["requests_hour"], pulse["errors_hour"], pulse["tokens_hour"]) == (1, 0, 2)

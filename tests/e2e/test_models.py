@@ -27,7 +27,7 @@ from tests.harness.tiny_gguf import tiny_gguf
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.target import local_target
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tests.harness.small_box import CONTEXT, STEADY, SWAPPED, WAIT_S, Box, small
 Bring = Callable[[Box], None]
 Kill = Callable[[Box], None]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def draining_to_remove(box: Box) -> None:
     box.ready()
     box.server().suspend()
     box.open_answer()
-    box.admin("delete", f"/deployments/box?model={MODEL}")
+    box.running.admin("delete", f"/deployments/box?model={MODEL}")
     box.until("draining")
 
 
@@ -104,7 +104,7 @@ def stopping(box: Box) -> None:
     """SIGTERM does nothing to a stopped process: SIGKILL follows after ten seconds."""
     box.ready()
     box.server().suspend()
-    box.admin("delete", f"/deployments/box?model={MODEL}")
+    box.running.admin("delete", f"/deployments/box?model={MODEL}")
     box.until("stopping")
 
 

@@ -12,7 +12,7 @@ from tests.harness.model_fleet import MODEL, ask
 from tests.harness.processes import wait_until
 from tests.harness.small_box import CONTEXT, SWAPPED, WAIT_S, Box, small_box
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

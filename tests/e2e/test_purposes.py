@@ -18,7 +18,7 @@ from tests.harness.tiny_encoder import RANK, Encoder, write_encoder
 from tests.harness.tiny_gguf import tiny_gguf
 from tests.harness.tiny_vision import png, write_projector
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 def post(running: Cluster, secret: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:

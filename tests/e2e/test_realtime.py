@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -26,7 +25,7 @@ from tests.harness.processes import wait_until
 from tests.harness.realtime_server import USAGE, WORDS, RealtimeServer, realtime_server
 from tests.harness.tcp_proxy import TcpProxy, tcp_proxy
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("realtime")]
 
 UPSTREAM_KEY = "key-of-the-realtime-server"
 
@@ -120,6 +119,8 @@ def test_a_tunnel_that_is_cut_again_and_again_is_not_noticed(talked: Talked) -> 
 
 
 def test_openais_own_client_talks(talked: Talked) -> None:
+    import openai  # takes seconds: not for every worker of the tests
+
     client = openai.OpenAI(api_key=talked.key.secret, base_url=talked.cluster.base_url)
     options: Any = {"ssl": talked.cluster.tls()}
     with client.realtime.connect(model="voice", websocket_connection_options=options) as ours:

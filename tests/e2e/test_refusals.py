@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.conftest import Served
 from tests.harness.caller import chat, request
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("served")]
 
 
 def refusal(

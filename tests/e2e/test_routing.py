@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.harness.cluster import Cluster, cluster, wai
 from tests.harness.llama_server import LlamaServer, llama_server
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.xdist_group("routing")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.xdist_group("routing")]
 
 # name: slots, context of each
 BOXES: Final = {"one": (1, 4096), "two": (2, 2048), "four": (4, 1024)}
@@ -115,6 +115,20 @@ class Fleet:
         read, written = counted(self.boxes)
         return read - self.begin[0], written - self.begin[1]
 
+    def live(self) -> list[dict[str, Any]]:
+        """The requests that the relay has now."""
+        found: list[dict[str, Any]] = self.cluster.admin("get", "/requests")["data"]
+        return found
+
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """Have a box stand still for a moment."""
+        self.boxes[name].daemon.pause()
+        try:
+            yield
+        finally:
+            self.boxes[name].daemon.resume()
+
     def settle(self) -> None:
         for name, box in self.boxes.items():
             wait_until(partial(_idle, box), f"{name} stays busy")
@@ -201,7 +215,9 @@ def test_one_keys_burst_does_not_starve_another(fleet: Fleet) -> None:
     with ThreadPoolExecutor(8) as callers:
         asked = [callers.submit(ask, burst) for _ in range(6)]
         wait_until(lambda: fleet.boxes["one"].busy_slots() == 1, "nothing runs")
-        asked.append(callers.submit(ask, guest))
+        with fleet.paused("one"):
+            asked.append(callers.submit(ask, guest))
+            wait_until(lambda: len(fleet.live()) == len(asked), "the guest does not wait")
         for each in asked:
             each.result()
     assert order.index("guest") <= 2, order  # behind the one that ran, and one turn of the burst
@@ -252,7 +268,8 @@ def test_requests_at_once_bite_at_their_number(fleet: Fleet) -> None:
         ]
         assert [held.status for held in streams] == [200, 200]
         fleet.asked += 2
-        assert fleet.ask(key, max_tokens=2).status == 429
+        with fleet.paused("two"):  # so that both go on, however slow the callers are
+            assert fleet.ask(key, max_tokens=2).status == 429
         for held in streams:
             assert list(events(held))[-1] == "[DONE]"
     assert fleet.ask(key, max_tokens=2).status == 200
@@ -286,8 +303,7 @@ def recorded(fleet: Fleet, *, all_of_them: bool = True) -> tuple[int, int]:
     found: list[dict[str, Any]] = []
 
     def arrived() -> bool:
-        usage = wai("usage", "--by", "node", "--data", fleet.cluster.data, "--json")
-        found[:] = json.loads(usage)
+        found[:] = fleet.cluster.usage("node")
         return not all_of_them or bool(sum(row["requests"] for row in found) == fleet.asked)
 
     wait_until(arrived, "the usage does not arrive")

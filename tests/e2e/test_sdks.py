@@ -7,9 +7,8 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import anthropic
-import openai
 import pytest
 
 from tests.e2e.conftest import Served
@@ -17,13 +16,18 @@ from tests.harness import npm
 from tests.harness.caller import chat
 from tests.harness.real import require_real
 
-pytestmark = pytest.mark.e2e
+if TYPE_CHECKING:  # each takes seconds to import: not for every worker of the tests
+    import openai
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("served")]
 
 NPM_SCRIPT = Path(__file__).parent / "npm" / "chat.mjs"
 
 
 @pytest.fixture(params=["http/1.1", "h2"])
 def sdk(request: pytest.FixtureRequest, served: Served) -> Iterator[openai.OpenAI]:
+    import openai
+
     http = openai.DefaultHttpxClient(verify=served.cluster.tls(), http2=request.param == "h2")
     with openai.OpenAI(
         base_url=served.cluster.base_url,
@@ -112,6 +116,8 @@ def test_openai_npm(served: Served) -> None:
 
 
 def test_anthropic_python(served: Served) -> None:
+    import anthropic
+
     http = anthropic.DefaultHttpxClient(verify=served.cluster.tls())
     with anthropic.Anthropic(
         base_url=served.cluster.url, api_key=served.key.secret, http_client=http, max_retries=0

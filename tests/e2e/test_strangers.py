@@ -11,6 +11,7 @@ import pytest
 from tests.harness.caller import request
 from tests.harness.cluster import cluster
 from tests.harness.counting_upstream import MODEL, counting_upstream
+from tests.harness.loop_end import abort_connections
 
 pytestmark = pytest.mark.e2e
 
@@ -46,8 +47,7 @@ def test_a_node_comes_in_while_strangers_hold_every_place(tmp_path: Path) -> Non
             with request(running, "/v1/models", headers=headers) as response:
                 assert response.status == 200
                 assert MODEL in response.read().decode()
-            for writer in strangers:
-                writer.transport.abort()
-            loop.run_until_complete(asyncio.sleep(0))
+            assert len(strangers) == STRANGERS
         finally:
+            loop.run_until_complete(abort_connections())
             loop.close()

@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.conftest import INFERENCE_KEY, Served
 from tests.harness.caller import request
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("served")]
 
 HELLO = [{"role": "user", "content": "hello"}]
 SAME: dict[str, Any] = {"model": "tiny", "temperature": 0, "seed": 1, "cache_prompt": False}

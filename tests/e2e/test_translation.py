@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import anthropic
-import openai
 import pytest
 
 from tests.e2e.conftest import INFERENCE_KEY, Served
@@ -17,7 +16,10 @@ from tests.harness.cluster import ApiKey, Cluster, cluster, wai
 from tests.harness.openai_service import KEY, MODEL, OpenAiService, openai_service
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
+if TYPE_CHECKING:  # each takes seconds to import: not for every worker of the tests
+    import anthropic
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("served")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ output_price = 10.0
 
 
 def test_anthropic_over_a_llama_server_whose_messages_are_hidden(served: Served) -> None:
+    import anthropic
+
     def said(client: anthropic.Anthropic, node: str) -> anthropic.types.Message:
         with client.messages.stream(
             model="tiny",
@@ -80,6 +84,8 @@ def test_anthropic_over_a_llama_server_whose_messages_are_hidden(served: Served)
 
 
 def test_anthropic_over_a_provider(cloud: Cloud) -> None:
+    import anthropic
+
     http = anthropic.DefaultHttpxClient(verify=cloud.cluster.tls())
     with (
         anthropic.Anthropic(
@@ -104,13 +110,15 @@ def test_anthropic_over_a_provider(cloud: Cloud) -> None:
     assert cloud.key.secret not in json.dumps(headers)
 
     def counted() -> bool:
-        rows = json.loads(wai("usage", "--by", "node", "--data", cloud.cluster.data, "--json"))
+        rows = cloud.cluster.usage("node")
         return any(row["cost"] == pytest.approx(0.003) for row in rows)
 
     wait_until(counted, "the cost does not arrive")
 
 
 def test_responses_over_a_provider(cloud: Cloud) -> None:
+    import openai
+
     http = openai.DefaultHttpxClient(verify=cloud.cluster.tls())
     with openai.OpenAI(
         base_url=cloud.cluster.base_url, api_key=cloud.key.secret, http_client=http, max_retries=0

@@ -13,7 +13,7 @@ from tests.harness.caller import chat, events, request
 from tests.harness.cluster import cluster
 from tests.harness.llama_server import llama_server
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("served")]
 
 
 @pytest.mark.parametrize("model", ["dies-before-its-head", "speaks-garbage", "sends-a-huge-head"])

@@ -1,6 +1,7 @@
 """The whole path in real processes: a relay, nodes and their upstreams, each in its own folder.
 
-Everything uses the public commands (`wai relay`, `wai key create`, …) and HTTP APIs.
+Everything uses the public commands (`wai relay`, `wai node run`, …) and HTTP APIs. What tests ask
+for again and again is asked by the admin API: starting Python for a command takes half a second.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.target import local_target
+from wai_node.config import JoinConfig
+from wai_node.main import join
+
 from .processes import Daemon, free_port, wait_until
 from .real import script
 
-_COMMAND_TIMEOUT_S: Final = 30.0
-_ANSWER_TIMEOUT_S: Final = 10.0
+_COMMAND_TIMEOUT_S: Final = 60.0
+_ANSWER_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,24 +111,36 @@ class Cluster:
         return ssl.create_default_context(cafile=str(self.ca))
 
     def create_key(self, name: str = "test", *options: str) -> ApiKey:
-        """`wai key create`."""
-        answer = json.loads(wai("key", "create", name, *options, "--data", self.data, "--json"))
+        """Create an API key; `options` are those of `wai key create`, which then does it."""
+        if options:
+            answer = json.loads(wai("key", "create", name, *options, "--data", self.data, "--json"))
+        else:
+            answer = self.admin("post", "/keys", {"name": name})
         return ApiKey(answer["id"], answer["key"])
 
     def revoke(self, key: ApiKey) -> None:
-        """`wai key revoke`."""
-        wai("key", "revoke", key.id, "--data", self.data)
+        """Revoke an API key."""
+        self.admin("delete", f"/keys/{key.id}")
 
     def invite(self) -> str:
-        """`wai invite create`: a join string for one node."""
-        answer = json.loads(wai("invite", "create", "--data", self.data, "--json"))
-        invite: str = answer["invite"]
+        """Create a join string for one node."""
+        invite: str = self.admin("post", "/invites")["invite"]
         return invite
 
     def list_nodes(self) -> list[dict[str, Any]]:
-        """`wai node list --json`."""
-        nodes: list[dict[str, Any]] = json.loads(wai("node", "list", "--data", self.data, "--json"))
+        """Return what `wai node list --json` prints."""
+        nodes: list[dict[str, Any]] = self.admin("get", "/nodes")["data"]
         return nodes
+
+    def usage(self, by: str) -> list[dict[str, Any]]:
+        """Return the rows of `wai usage --json`, without their names."""
+        rows: list[dict[str, Any]] = self.admin("get", f"/usage?by={by}")["data"]
+        return rows
+
+    def admin(self, method: str, path: str, *body: dict[str, Any]) -> Any:
+        """Call the admin API, as a method of `AdminClient`. Raises `WaiError`."""
+        with AdminClient(local_target(self.data)) as relay:
+            return getattr(relay, method)(path, *body)
 
     def add_node(
         self,
@@ -140,9 +159,15 @@ class Cluster:
         key_options = ("--upstream-key", upstream_key) if upstream_key else ()
         return self.run_node(name, "--upstream", upstream, *key_options, *options, models=models)
 
-    def join(self, name: str) -> None:
-        """`wai node join`."""
-        wai("node", "join", self.invite(), "--data", self.folder / name, "--name", name)
+    def join(self, name: str, *options: str) -> None:
+        """Have a node join; `options` are those of `wai node join`, which then does it."""
+        data, invite = self.folder / name, self.invite()
+        if options:
+            wai("node", "join", invite, "--data", data, "--name", name, *options)
+            return
+        config = JoinConfig(data=data, invite=invite, name=name)
+        with ThreadPoolExecutor(1) as pool:  # here there may be an event loop already
+            pool.submit(join, config).result()
 
     def run_node(self, name: str, *options: str, models: int = 1) -> Node:
         """`wai node run` for a node that has joined, until it is ready with `models` models."""
@@ -178,11 +203,11 @@ class Cluster:
         self.relay.wait_until(self._answers, "the relay does not answer")
 
     def wait_for_state(self, name: str, state: str) -> None:
-        """Wait until `wai node list` shows `name` in `state`."""
+        """Wait until the relay's list shows `name` in `state`."""
         wait_until(lambda: self.state_of(name) == state, f"{name} is not {state}")
 
     def state_of(self, name: str) -> str | None:
-        """The state that `wai node list` shows; None for a node that is not in the list."""
+        """The state that the relay's list shows; None for a node that is not in it."""
         return next((n["state"] for n in self.list_nodes() if n["name"] == name), None)
 
     def get(self, path: str) -> int:

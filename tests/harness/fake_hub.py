@@ -30,8 +30,8 @@ class Faults:
 
     `cut_after`: close the connection after so many body bytes (one entry a request).
     `statuses`: answer with these statuses first. `wrong_hash`: list a false SHA-256,
-    `wrong_blob` a false hash of git's.
-    `ignore_range`: send the whole file always. `pause_s`: between pieces of 4 KiB.
+    `wrong_blob` a false hash of git's. `ignore_range`: send the whole file always. `pause_s`:
+    between pieces of 4 KiB, from the byte `pause_from` of a file on.
     `longer_by`: send so many bytes more than the file has.
     """
 
@@ -41,6 +41,7 @@ class Faults:
     wrong_blob: bool = False
     ignore_range: bool = False
     pause_s: float = 0.0
+    pause_from: int = 0
     longer_by: int = 0
 
 
@@ -245,13 +246,14 @@ class _StorageHandler(_Handler):
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
         self.end_headers()
         if self.command == "GET":
-            self._send_body(content[first : last + 1], cut)
+            self._send_body(content[first : last + 1], first, cut)
 
-    def _send_body(self, body: bytes, cut: int | None) -> None:
+    def _send_body(self, body: bytes, first: int, cut: int | None) -> None:
         if cut is not None:
             self.close_connection = True
             body = body[:cut]
         for start in range(0, len(body), _WRITE_BYTES):
             self.wfile.write(body[start : start + _WRITE_BYTES])
-            if self.hub.faults.pause_s:  # looked at anew: a test may let go
-                time.sleep(self.hub.faults.pause_s)
+            faults = self.hub.faults  # looked at anew: a test may let go
+            if faults.pause_s and first + start >= faults.pause_from:
+                time.sleep(faults.pause_s)

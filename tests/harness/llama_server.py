@@ -19,7 +19,7 @@ from .processes import START_TIMEOUT_S, Daemon, free_port
 from .real import require_real, script
 
 _TRIES: Final = 3  # a port that was free when we looked may be taken when llama-server binds it
-_ANSWER_TIMEOUT_S: Final = 10.0
+_ANSWER_TIMEOUT_S: Final = 30.0
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

@@ -49,8 +49,7 @@ def model_fleet(
 def cluster_with_box(folder: Path, join: tuple[str, ...]) -> Iterator[Cluster]:
     """A relay, and the node `box` that has joined with these options and runs."""
     with cluster(folder) as running:
-        data = folder / "box"
-        wai("node", "join", running.invite(), "--data", data, "--name", "box", *join)
+        running.join("box", *join)
         run_box(running, models=0)
         yield running
 

@@ -1,4 +1,4 @@
-"""A path for IP packets between this machine and a namespace, which silently drops some of them.
+"""A path for IP packets between a test and a namespace, which silently drops some of them.
 
 Two TUN devices, one at each end, and a thread between them that forwards every packet, except those
 that are larger than the path allows, without an ICMP message (a path MTU black hole). Both
@@ -24,7 +24,7 @@ import pytest
 from .network_namespace import Namespace, ip
 
 NARROW: Final = "198.18.9.1"
-"""The address of this machine at the other end of the path."""
+"""The address of the test at the other end of the path."""
 
 _INSIDE: Final = "198.18.9.2"
 _TUN: Final = Path("/dev/net/tun")

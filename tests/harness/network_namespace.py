@@ -1,8 +1,9 @@
 """A separate host whose address can change: a network namespace behind a pair of veths.
 
-Needs root and `ip`; without them `network_namespace` skips the test, with the reason.
-The addresses are from the range that is reserved for tests of networks (RFC 2544); if this machine
-uses some of them already, the test is skipped too, since its network must not change.
+Needs root and `ip`; without them the test is skipped, with the reason. The network of this machine
+never changes, since other programs act on its changes: Chromium drops all its connections when an
+interface comes or goes. So the test itself is in a network namespace of its own too. The addresses
+are from the range that is reserved for tests of networks (RFC 2544).
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ import pytest
 
 from .real import require_real
 
-_RANGE: Final = "198.18.0.0/15"
 _NAMES: Final = Path("/run/netns")  # where `ip netns` keeps them
 _CLONE_NEWNET: Final = 0x40000000
 
 OUTSIDE: Final = "198.18.7.1"
-"""Where those in the namespace reach this machine, by the way whose address changes."""
+"""Where those in the namespace reach the test, by the way whose address changes."""
 
 BESIDE: Final = "198.18.8.1"
 """The same, by a way that never changes."""
@@ -59,12 +59,15 @@ class Namespace:
 
 @contextmanager
 def network_namespace() -> Iterator[Namespace]:
-    """A namespace with its two ways to this machine, gone at the end."""
-    require_real("root")
-    if shutil.which("ip") is None:
-        pytest.skip("there is no `ip` (iproute2)")
-    if ip("route", "show", "to", "root", _RANGE):
-        pytest.skip(f"this machine has routes within {_RANGE}")
+    """A namespace with two ways to this thread and the processes that it starts, which are in
+    `own_network` meanwhile. Everything is gone at the end."""
+    with own_network(), _namespace_beside() as namespace:
+        yield namespace
+
+
+@contextmanager
+def _namespace_beside() -> Iterator[Namespace]:
+    """A namespace, and its two ways to the network that this thread is in."""
     tag = f"{os.getpid() % 10_000}{uuid.uuid4().hex[:3]}"
     name = f"wai-{tag}"
     try:
@@ -77,16 +80,16 @@ def network_namespace() -> Iterator[Namespace]:
         _way(name, f"wb{tag}", BESIDE, _INSIDE_BESIDE)
         yield Namespace(name, device)
     finally:
-        for outer in (f"wa{tag}o", f"wb{tag}o"):
-            subprocess.run(["ip", "link", "del", outer], check=False, capture_output=True)
-        ip("netns", "del", name)
+        ip("netns", "del", name)  # the ways end with it
 
 
 @contextmanager
 def own_network() -> Iterator[None]:
-    """A network with nothing but loopback, for this thread and the processes that it starts: what
-    is made in there touches no other test and no network of this machine. Skips as above."""
+    """A network with nothing but loopback, for this thread, and for the threads and processes that
+    it starts: what is made in there touches no other test and no network of this machine."""
     require_real("root")
+    if shutil.which("ip") is None:
+        pytest.skip("there is no `ip` (iproute2)")
     with _back_again():
         try:
             _call("unshare", _CLONE_NEWNET)

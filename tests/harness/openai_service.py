@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
@@ -48,6 +50,14 @@ class OpenAiService:
     port: int
     ca_file: Path
     limited_s: int | None = None
+    key: str = KEY
+    """The key that it accepts now."""
+    ahead_s: float = 0.0
+    """How far its clock is ahead."""
+    listed: int = 0
+    """How often it was asked for its models."""
+    list_status: int = 200
+    """What it answers then to who has the key."""
     seen: list[tuple[str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
 
     @property
@@ -79,12 +89,22 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
 
+    def do_GET(self) -> None:
+        service = self.server.service
+        service.listed += 1
+        if self.headers["authorization"] != f"Bearer {service.key}":
+            self._error(401, "Incorrect API key provided.", "invalid_api_key")
+        elif service.list_status != 200:
+            self._error(service.list_status, "Missing scopes: api.model.read", None)
+        else:
+            self._answer(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
     def do_POST(self) -> None:
         service = self.server.service
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         headers = {name.lower(): value for name, value in self.headers.items()}
         service.seen.append((self.path, headers, body))
-        if headers.get("authorization") != f"Bearer {KEY}":
+        if headers.get("authorization") != f"Bearer {service.key}":
             self._error(401, "Incorrect API key provided.", "invalid_api_key")
         elif service.limited_s is not None:
             text = "Rate limit reached for gpt-5-mini in organization org-secret"
@@ -135,6 +155,7 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
 
     def _head(self, status: int, content_type: str, *more: tuple[str, str]) -> None:
         self.send_response_only(status)
+        self.send_header("date", formatdate(time.time() + self.server.service.ahead_s, usegmt=True))
         for name, value in (("content-type", content_type), *_ABOUT_THE_CUSTOMER, *more):
             self.send_header(name, value)
         self.end_headers()

@@ -24,7 +24,7 @@ from typing import Final
 from .network_namespace import Namespace
 
 HERE: Final = "198.18.9.1"
-"""Where those in the namespace reach this machine by the link."""
+"""Where those in the namespace reach the test by the link."""
 
 THERE: Final = "198.18.9.2"
 
@@ -132,7 +132,7 @@ class PacketLink:
 
 @contextmanager
 def packet_link(namespace: Namespace, dice: random.Random) -> Iterator[PacketLink]:
-    """A good link between this machine (`HERE`) and `namespace` (`THERE`)."""
+    """A good link between this thread's network (`HERE`) and `namespace` (`THERE`)."""
     tag = namespace.device.removesuffix("i")
     here, there = _open(f"{tag}h"), _open(f"{tag}t")
     try:

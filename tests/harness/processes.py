@@ -20,9 +20,11 @@ from typing import Final, Self
 
 import psutil
 
-START_TIMEOUT_S: Final = 30.0  # two busy cores start Python in seconds, not in milliseconds
-STOP_TIMEOUT_S: Final = 20.0
-_POLL_S: Final = 0.02
+START_TIMEOUT_S: Final = 60.0  # two busy cores start Python in seconds, not in milliseconds
+STOP_TIMEOUT_S: Final = 40.0
+_POLL_S: Final = 0.02  # at first: waits that are short are seen to be over at once
+_LONGEST_POLL_S: Final = 0.05
+_POLL_GROWTH: Final = 1.2
 # Managed servers get it too: they are given names with this prefix (`managed.environment`).
 _MARK: Final = "XDG_WAI_TEST_DAEMON"
 _SHOWN_LOG_CHARS: Final = 6000  # the end of a log, where the fault is
@@ -123,13 +125,14 @@ class Daemon:
     ) -> None:
         """Wait for `ready()`; an `AssertionError` saying `what`, with the log, if it never is or if
         the process ends first."""
-        deadline = time.monotonic() + timeout_s
+        deadline, pause_s = time.monotonic() + timeout_s, _POLL_S
         while not ready():
             if self.exit_code is not None:
                 raise AssertionError(self.explain(f"ended with {self.exit_code} ({what})"))
             if time.monotonic() > deadline:
                 raise AssertionError(self.explain(f"{what} after {timeout_s:g} s"))
-            time.sleep(_POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * _POLL_GROWTH, _LONGEST_POLL_S)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process alone."""
@@ -199,8 +202,9 @@ def free_port() -> int:
 
 def wait_until(ready: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
     """Wait for `ready()`, which does not depend on one process alone."""
-    deadline = time.monotonic() + timeout_s
+    deadline, pause_s = time.monotonic() + timeout_s, _POLL_S
     while not ready():
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} after {timeout_s:g} s")
-        time.sleep(_POLL_S)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * _POLL_GROWTH, _LONGEST_POLL_S)

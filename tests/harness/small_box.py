@@ -18,8 +18,6 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from wai_cli.client.admin_client import AdminClient
-from wai_cli.client.target import local_target
 from wai_protocol.errors import WaiError
 
 from .cluster import Cluster
@@ -62,15 +60,10 @@ class Box:
     fitting: Path
     callers: list[threading.Thread] = field(default_factory=list)
 
-    def admin(self, method: str, path: str, *body: Any) -> Any:
-        """One call of the admin API."""
-        with AdminClient(local_target(self.running.data)) as relay:
-            return getattr(relay, method)(path, *body)
-
     def view(self, name: str = MODEL) -> dict[str, Any]:
         """How `wai model list` shows a model; empty while it is not there."""
         try:
-            found = self.admin("get", "/deployments")["data"]
+            found = self.running.admin("get", "/deployments")["data"]
         except WaiError:
             return {}
         return next((d for d in found if d["model"] == name), {})
@@ -80,7 +73,7 @@ class Box:
 
     def deploy(self, repo: str = REPO, **more: Any) -> None:
         wanted = {"node": "box", "model": repo, "context": CONTEXT, "slots": 1, **more}
-        self.admin("post", "/deployments", wanted)
+        self.running.admin("post", "/deployments", wanted)
 
     def server(self, name: str = MODEL) -> psutil.Process:
         """The llama-server of a model."""
@@ -118,7 +111,7 @@ class Box:
     def swap(self) -> None:
         """Ask for the other context."""
         wanted = {"context": SWAPPED, "slots": 1}
-        self.admin("patch", f"/deployments/box?model={MODEL}", wanted)
+        self.running.admin("patch", f"/deployments/box?model={MODEL}", wanted)
 
     def served(self, name: str) -> None:
         """Wait until `name` answers."""
@@ -139,7 +132,7 @@ class Box:
         self.served(STEADY)
         if self.view():
             with contextlib.suppress(WaiError):  # it is being removed already
-                self.admin("delete", f"/deployments/box?model={MODEL}")
+                self.running.admin("delete", f"/deployments/box?model={MODEL}")
         self.gone()
         for caller in self.callers:
             caller.join(WAIT_S)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from wai_protocol.errors import RequestError
+from wai_relay import certificate as certificates
 from wai_relay import port_tls
 from wai_relay.config import RelayConfig
 from wai_relay.identity import load_self_signed
@@ -65,6 +66,42 @@ async def test_the_relays_own_certificate_is_renewed_while_it_runs(
     assert before < tls.served.hashes
     assert tls.pin == pin
     assert (tmp_path / "relay-ca.crt").read_bytes() == authority
+
+
+async def test_the_address_of_the_settings_reaches_the_relays_own_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port_tls, "LOOK_S", 0.001)
+    shown = asyncio.Event()
+    folder = DataFolder.open(tmp_path)
+    tls = PortTls.load(RelayConfig(tmp_path), folder, shown.set)
+    assert tls is not None
+    pin = tls.pin
+    tls.start()
+    tls.settings_url = lambda: "https://llm.home.example:8443"
+    await asyncio.wait_for(shown.wait(), 10)
+    await tls.close()
+    leaf, *_ = certificates.certificates_from_pem((tmp_path / "relay.crt").read_bytes())
+    assert "llm.home.example" in certificates.hosts_of(leaf)
+    assert tls.pin == pin
+    again = PortTls.load(RelayConfig(tmp_path), folder, lambda: None)  # it stays over a restart
+    assert again is not None
+    assert again.served.hashes < tls.served.hashes
+
+
+@pytest.mark.parametrize("url", ["https://", "http://[::1", "https://ex ample"])
+async def test_an_address_of_the_settings_that_is_none_does_not_stop_the_renewal(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port_tls, "LOOK_S", 0.001)
+    tls = PortTls.load(RelayConfig(tmp_path), DataFolder.open(tmp_path), lambda: None)
+    assert tls is not None
+    tls.settings_url = lambda: url
+    tls.start()
+    await asyncio.sleep(0.02)
+    assert tls._task is not None
+    assert not tls._task.done()
+    await tls.close()
 
 
 @pytest.mark.parametrize("tls", ["self-signed", "off", "/a.pem,/b.pem"])

@@ -20,6 +20,10 @@ _START: Final = (
     " else `wai node run`"
 )
 _SERVE: Final = "start an inference server here, or give the node --upstream URL"
+_SERVERS: Final = (
+    "see that this server runs, and that the address and the key that the node was given for it"
+    " (--upstream, --upstream-key-file) are right"
+)
 _JOIN: Final = "`wai invite create` on the relay, and `wai node join` here"
 _ENGINE: Final = "`wai node engine list` on this machine shows what there is"
 _LOG: Final = "see its log: `journalctl -u wai-node` (`--user` without root)"
@@ -61,6 +65,10 @@ def _look_into(data: Path) -> Finding | None:
     if standing.engine_problem:
         text = f"{runs}, but {standing.engine_problem}"
         return Finding(_CHECK, ok=False, text=text, advice=_ENGINE)
+    if standing.upstreams_down:
+        down = "; ".join(f"{name}: {why}" for name, why in sorted(standing.upstreams_down.items()))
+        text = f"{runs} and is connected, but can't use every server: {down}"
+        return Finding(_CHECK, ok=False, text=text, advice=_SERVERS)
     if not standing.models:
         text = f"{runs} and is connected, but serves no model"
         return Finding(_CHECK, ok=False, text=text, advice=_SERVE)

@@ -12,7 +12,7 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -84,9 +84,16 @@ def call(
     method: str,
     path: str,
     body: dict[str, Any] | None = None,
+    *,
+    also: Mapping[str, str] | None = None,
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """Send a request with the target's token; return status, headers, body. Raises `WaiError`."""
-    headers = {"Authorization": f"Bearer {target.token}"} if target.token else {}
+    """Send a request with the target's token; return status, headers, body. Raises `WaiError`.
+
+    `also`: other headers.
+    """
+    headers = dict(also or {})
+    if target.token:
+        headers["Authorization"] = f"Bearer {target.token}"
     content = None
     if body is not None:
         headers["Content-Type"] = "application/json"

@@ -11,18 +11,17 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from wai_cli.checks.finding import Finding
-from wai_cli.checks.known_problems import known_problems
 from wai_cli.checks.own_node import own_node
 from wai_cli.checks.own_upstreams import own_upstreams
 from wai_cli.checks.public_address import public_address
-from wai_cli.client.admin_client import AdminClient, call, open_connection
+from wai_cli.checks.whole_path import whole_path
+from wai_cli.client.admin_client import call, open_connection
 from wai_cli.client.connecting import connect
 from wai_cli.client.proxied import proxy_to
 from wai_cli.client.target import Target, add_target_options, find_target
@@ -35,7 +34,6 @@ from wai_transport.http_proxy import Proxy
 from wai_transport.owner import as_owner, read_own
 
 CONNECT_TIMEOUT_S: Final = 5.0
-ANSWER_TIMEOUT_S: Final = 120.0  # a slow machine may have to load its model first
 MAX_SKEW_S: Final = 60.0  # certificates and invites expire, and logs of two machines are compared
 
 
@@ -48,13 +46,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_target_options(parser)
     nodes = parser.add_argument_group("on a node's host")
     nodes.add_argument(
-        "--node-data", metavar="DIR", type=Path, default=node_data(), help="the node's data folder"
+        "--node-data", metavar="DIR", type=Path, help=f"the node's data folder ({node_data()})"
     )
     parser.add_argument(
         "--key-file",
         metavar="FILE",
         type=Path,
-        help="an API key to call with (on the relay's host one is made for the test)",
+        help="an API key to call with (on the relay's host one is lent for the test)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     parser.set_defaults(run=_run)
@@ -74,17 +72,22 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _findings(parsed: argparse.Namespace) -> Iterator[Finding]:
+    given = parsed.node_data is not None
+    parsed.node_data = parsed.node_data or node_data()
     target = _target(parsed)
     if isinstance(target, Finding):
         yield target
     else:
         yield from _way_to_relay(target)
     node = own_node(parsed.node_data)
+    if node is None and given:
+        text = f"no node has joined with the data folder {parsed.node_data}"
+        node = Finding("here", ok=False, text=text, advice=_WHICH_NODE)
     if node is not None:
         yield node
     yield own_upstreams(parsed.node_data, on_node=node is not None)
     if not isinstance(target, Finding):
-        yield from _whole_path(target, parsed.key_file)
+        yield from whole_path(target, parsed.key_file)
 
 
 def _target(parsed: argparse.Namespace) -> Target | Finding:
@@ -102,6 +105,11 @@ def _target(parsed: argparse.Namespace) -> Target | Finding:
 
 _WHICH_RELAY: Final = (
     "start the relay, or say which one to check: --data DIR or --relay URL [--ca FILE]"
+)
+
+
+_WHICH_NODE: Final = (
+    "give --node-data the folder that `wai node run` has as --data, or join with `wai node join`"
 )
 
 
@@ -203,82 +211,6 @@ def _clock(target: Target) -> Finding:
     text = f"this clock is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} the relay's"
     good = abs(skew_s) <= MAX_SKEW_S
     return Finding("clock", ok=good, text=text, advice="" if good else _ADVICE[_clock])
-
-
-def _whole_path(target: Target, key_file: Path | None) -> Iterator[Finding]:
-    """Check that a node is ready, and that a request through relay and node is answered."""
-    key, temporary = "", None
-    try:
-        if key_file is not None:
-            key = key_file.read_text(encoding="ascii").strip()
-        elif target.token:
-            with AdminClient(target) as relay:
-                yield _ready(relay.get("/nodes")["data"])
-                yield from known_problems(relay)
-                created = relay.post("/keys", {"name": "wai doctor"})
-            key, temporary = created["key"], created["id"]
-        else:
-            text = "not tried: there is no API key to call with"
-            yield Finding("request", ok=True, text=f"{text} (give --key-file FILE)")
-            return
-        yield _request(target, key)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
-        text = f"{key_file} cannot be read: {reason}"
-        yield Finding("request", ok=False, text=text, advice=_KEY_FILE)
-    except WaiError as error:
-        yield Finding("request", ok=False, text=str(error), advice=_SEE_LOGS)
-    finally:
-        if temporary is not None:
-            with AdminClient(target) as relay:
-                relay.delete(f"/keys/{temporary}")
-
-
-_KEY_FILE: Final = "give --key-file a file that has an API key alone, from `wai key create NAME`"
-_SEE_LOGS: Final = "look at the relay's and the node's log"
-
-
-def _ready(nodes: list[dict[str, Any]]) -> Finding:
-    ready = [node for node in nodes if node["state"] == "ready"]
-    serving = [f"{node['name']} ({', '.join(node['models'])})" for node in ready if node["models"]]
-    if serving:
-        return Finding("node", ok=True, text="ready: " + ", ".join(serving))
-    if ready:
-        advice = "start an inference server there, or run `wai node run --upstream URL`"
-        return Finding("node", ok=False, text="the nodes serve no model", advice=advice)
-    if nodes:
-        text = "; ".join(f"{node['name']} is {node['state']}" for node in nodes)
-        return Finding("node", ok=False, text=text, advice="run `wai node run` on its machine")
-    advice = "`wai invite create` here, `wai node join` and `wai node run` there"
-    return Finding("node", ok=False, text="no node has joined", advice=advice)
-
-
-def _request(target: Target, key: str) -> Finding:
-    caller = replace(target, token=key)
-    with open_connection(caller, ANSWER_TIMEOUT_S) as connection:
-        status, _, text = call(connection, caller, "GET", "/v1/models")
-        try:
-            listed = (
-                read_json(text, dict[str, Any], "/v1/models") if status == 200 else {"data": []}
-            )
-            models = [model["id"] for model in listed["data"]]
-        except (ForeignJsonError, KeyError, TypeError):
-            models = []
-        if not models:
-            shown = f"GET /v1/models: {status}, {len(models)} models"
-            return Finding("request", ok=False, text=shown, advice=_SEE_LOGS)
-        asked = {
-            "model": models[0],
-            "max_tokens": 1,
-            "messages": [{"role": "user", "content": "Hi"}],
-        }
-        start = time.monotonic()
-        status, _, text = call(connection, caller, "POST", "/v1/chat/completions", asked)
-    took_s = time.monotonic() - start
-    if status == 200:
-        return Finding("request", ok=True, text=f"{models[0]} answered in {took_s:.2f} s")
-    shown = text[:300].decode(errors="replace")
-    return Finding("request", ok=False, text=f"{models[0]}: {status} {shown}", advice=_SEE_LOGS)
 
 
 def _address(target: Target) -> tuple[str, int]:

@@ -58,9 +58,18 @@ def status(parsed: argparse.Namespace) -> int:
     )
     for server in node.detail.get("waiting", []):
         say(f"{server} is not used: on its machine, see `wai node upstream list`")
+    _say_upstreams_down(node)
     _say_parts_down(node)
     _say_left_out(node)
     return 0
+
+
+def _say_upstreams_down(node: NodeView) -> None:
+    """Print which servers a node can't use, and why."""
+    told = node.detail.get("upstreams")
+    for name, one in told.items() if isinstance(told, dict) else ():
+        if isinstance(one, dict) and one.get("up") is False:
+            say(f"{name} is not used: {one.get('error')}")
 
 
 def _read(answer: Any) -> NodeView:

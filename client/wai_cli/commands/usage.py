@@ -22,6 +22,7 @@ _EXAMPLES: Final = """\
 examples:
   wai usage                                  the last seven days, by day
   wai usage --by key --since 30d
+  wai usage --by label --since 30d
   wai usage --by hour --since 2026-11-23 --csv > usage.csv
 
 Times are those of UTC. Tokens marked ~ are in part estimated: an upstream did not tell."""
@@ -38,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--since", metavar="WHEN", default="7d", help=f"{WHEN} (default: 7d)")
     parser.add_argument("--until", metavar="WHEN", help="up to then (default: now)")
-    for what in ("key", "model", "node"):
+    for what in ("key", "label", "model", "node"):
         parser.add_argument(f"--{what}", metavar="NAME", help=f"only this {what}")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="print JSON, for scripts")
@@ -52,7 +53,7 @@ def _usage(parsed: argparse.Namespace) -> int:
     asked = {"by": parsed.by, "since": seconds_of(parsed.since, now)}
     if parsed.until is not None:
         asked["until"] = seconds_of(parsed.until, now)
-    for name in ("key", "model", "node"):
+    for name in ("key", "label", "model", "node"):
         if (only := getattr(parsed, name)) is not None:
             asked[name] = only
     with AdminClient(find_target(parsed)) as relay:

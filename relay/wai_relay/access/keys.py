@@ -10,30 +10,31 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import msgspec
-
-from wai_api.bounds import MAX_KEY_NAME_CHARS
-from wai_api.limits import KeyLimits, clamped
+from wai_api.bounds import MAX_GRACE_S, MAX_KEY_NAME_CHARS
+from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_protocol.surface import Headers
 from wai_protocol.websocket import MAX_PROTOCOLS_BYTES, PROTOCOL_FIELD
-from wai_relay.contracts.api_keys import KEY_PROTOCOL, ApiKey
-from wai_relay.storage import ConflictError, Row, Store, Write, undone_by_restart
+from wai_relay.contracts.api_keys import KEY_PROTOCOL, TRIAL_KEY_ID, ApiKey, KeyRefused
+from wai_relay.storage import ConflictError, Store, Write, undone_by_restart
 
+from .former_secrets import FormerSecrets
+from .key_rows import inserted, key_of, read_labels, updated
 from .naming import unknown
+from .revoked_keys import MAX_REVOKED, RevokedKeys
 
 KEY_PREFIX: Final = "wai_sk_"
 KEY_SECRET_BYTES: Final = 32  # 256 random bits: no need for a slow hash
 SHOWN_CHARS: Final = len(KEY_PREFIX) + 4  # enough to recognise a key in a list, useless to guess it
 MAX_PRESENTED_BYTES: Final = 256  # what a caller may make us hash
 MAX_SHOWN_IDS: Final = 5  # of keys with one name, in an error
+MAX_LENT: Final = 8  # as many doctors at once
 
 
 _NAMES: Final = "SELECT id, name FROM api_keys"
@@ -47,6 +48,8 @@ class KeyRing:
         self._clock = clock
         self._by_hash: dict[bytes, ApiKey] = {}
         self._by_id: dict[str, ApiKey] = {}
+        self._revoked = RevokedKeys()
+        self._former = FormerSecrets()
         self._unwritten: set[str] = set()
         """Ids that are revoked, but not yet in the store, so that a restart would undo it."""
 
@@ -54,8 +57,13 @@ class KeyRing:
     async def load(cls, store: Store, clock: Callable[[], float] = time.time) -> KeyRing:
         """Load all keys that are not revoked. `clock`: returns seconds since 1970."""
         ring = cls(store, clock)
+        labels = await read_labels(store)
         for row in await store.read("SELECT * FROM api_keys WHERE revoked_at IS NULL"):
-            ring._keep(_key_from_row(row))
+            ring._keep(key_of(row, labels))
+        ring._former = await FormerSecrets.load(store, clock())
+        latest = "SELECT * FROM api_keys WHERE revoked_at IS NOT NULL ORDER BY revoked_at DESC"
+        for row in reversed(await store.read(f"{latest} LIMIT $1", MAX_REVOKED)):
+            ring._revoked.remember(key_of(row, {}))
         return ring
 
     def authenticate(self, headers: Headers) -> ApiKey:
@@ -65,7 +73,7 @@ class KeyRing:
         Raises `AuthError`: KEY_MISSING if there is none, KEY_INVALID if it is unknown, revoked or
         expired.
         """
-        presented = False
+        presented: bytes | None = None
         for name, value in headers:
             if name == b"authorization":
                 scheme, _, secret = value.partition(b" ")
@@ -79,15 +87,15 @@ class KeyRing:
                     continue
             else:
                 continue
-            presented = True
-            secret = secret.strip()
+            presented = secret = secret.strip()
             if len(secret) > MAX_PRESENTED_BYTES:
                 continue
-            key = self._by_hash.get(hashlib.sha256(secret).digest())
+            digest = hashlib.sha256(secret).digest()
+            key = self._by_hash.get(digest) or self._by_former(digest)
             if key is not None and not self._expired(key):
                 return key
-        if presented:
-            raise AuthError("this API key is not known, or was revoked", Fault.KEY_INVALID)
+        if presented is not None:
+            raise KeyRefused(self._shown(presented))
         raise AuthError(
             "no API key: send `Authorization: Bearer wai_sk_…` or `x-api-key: wai_sk_…`",
             Fault.KEY_MISSING,
@@ -96,6 +104,47 @@ class KeyRing:
     def get(self, key_id: str) -> ApiKey | None:
         """The good key with this id."""
         return self._by_id.get(key_id)
+
+    def state_of(self, key_id: str) -> tuple[str, str] | None:
+        """Return the name and the state (good, expired or revoked) of a key that is good or was
+        revoked lately; None for any other id."""
+        if (key := self._by_id.get(key_id)) is not None:
+            return key.name, "expired" if self._expired(key) else "good"
+        name = self._revoked.name_of(key_id)
+        return None if name is None else (name, "revoked")
+
+    def lend(self, seconds: float) -> str:
+        """Return the secret of a key that is in memory only, for so long: `wai doctor` tries the
+        way to a model with it. Raises `RequestError` if too many are lent."""
+        now = self._clock()
+        lent = [key for key in self._by_hash.values() if key.id == TRIAL_KEY_ID]
+        for key in lent:
+            if self._expired(key):
+                del self._by_hash[key.sha256]
+        if len([key for key in lent if not self._expired(key)]) >= MAX_LENT:
+            raise RequestError("too many trials at once; wait for a minute", Fault.OVERLOADED)
+        key, secret = _new_key("wai doctor", KeyLimits(expires_at=now + seconds), now)
+        self._by_hash[key.sha256] = replace(key, id=TRIAL_KEY_ID)
+        return secret
+
+    def _shown(self, secret: bytes) -> str:
+        """What is remembered of a refused key: see `RequestRecord.refused_key`."""
+        if not secret.startswith(KEY_PREFIX.encode()) or len(secret) > MAX_PRESENTED_BYTES:
+            return ""
+        digest = hashlib.sha256(secret).digest()
+        if (key := self._by_hash.get(digest)) is not None:
+            return key.id
+        shown = secret[:SHOWN_CHARS].decode("ascii", "replace")
+        known = self._revoked.id_of(digest) or self._former.key_id_of(digest)
+        return known or (shown if shown.isprintable() else "")
+
+    def _by_former(self, digest: bytes) -> ApiKey | None:
+        """The key that a former secret opens."""
+        return self._by_id.get(self._former.good(digest, self._clock()))
+
+    def former_good_until(self, key_id: str) -> float | None:
+        """Until when a former secret of a key is good; None if it has none."""
+        return self._former.good_until(key_id, self._clock())
 
     def named(self, name_or_id: str) -> ApiKey:
         """Return the good key that a person means.
@@ -117,34 +166,37 @@ class KeyRing:
     def name_of(self, key_id: str) -> str:
         """Return the name of the key with this id, "" if there is none."""
         key = self._by_id.get(key_id)
+        if key is None and key_id == TRIAL_KEY_ID:
+            return "wai doctor"
         return key.name if key is not None else ""
 
-    async def create(self, name: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
+    async def create(
+        self, name: str, limits: KeyLimits | None = None, labels: Iterable[str] = ()
+    ) -> tuple[ApiKey, str]:
         """A new key and its secret, shown this once. Raises `RequestError` on a bad name."""
         check_key_name(name)
-        random = secrets.token_bytes(KEY_SECRET_BYTES)
-        secret = KEY_PREFIX + base64.urlsafe_b64encode(random).rstrip(b"=").decode()
-        key = ApiKey(
-            id="key_" + secrets.token_hex(8),
-            name=name,
-            sha256=hashlib.sha256(secret.encode()).digest(),
-            prefix=secret[:SHOWN_CHARS],
-            limits=limits or KeyLimits(),
-            version=1,
-            created_at=self._clock(),
-        )
-        await self._store.write(
-            Write(
-                "INSERT INTO api_keys (id, name, sha256, prefix, limits, version, created_at)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                (
-                    *(key.id, key.name, key.sha256, key.prefix),
-                    *(_to_stored(key.limits), key.version, key.created_at),
-                ),
-            )
-        )
+        made, secret = _new_key(name, limits or KeyLimits(), self._clock())
+        key = replace(made, labels=_ordered(labels))
+        await self._store.write(*inserted(key))
         self._keep(key)
         return key, secret
+
+    async def rotate(self, key_id: str, grace_s: float) -> tuple[ApiKey, str]:
+        """Give a key another secret, shown this once; the former one is good for `grace_s` more.
+
+        With no grace no former secret is good any more. Raises `RequestError` as `set_limits` does.
+        """
+        key = self._by_id.get(key_id)
+        if key is None:
+            raise _no_such_key(key_id)
+        now = self._clock()
+        fresh, secret = _new_key(key.name, key.limits, now)
+        until = now + min(max(grace_s, 0.0), MAX_GRACE_S)
+        also = self._former.end(key_id, now) if until == now else []
+        also += self._former.writes(key, until, now)
+        changed = await self._change(key_id, also, sha256=fresh.sha256, prefix=fresh.prefix)
+        self._former.keep(key, until, now)
+        return changed, secret
 
     async def set_limits(self, key_id: str, limits: KeyLimits) -> ApiKey:
         """Change the limits of a key, from its next request on.
@@ -154,23 +206,18 @@ class KeyRing:
         """
         return await self._change(key_id, limits=limits)
 
-    async def _change(self, key_id: str, **changes: Any) -> ApiKey:
+    async def set_labels(self, key_id: str, labels: Iterable[str]) -> ApiKey:
+        """Give a key these labels in place of those that it has. Raises as `set_limits` does."""
+        return await self._change(key_id, labels=_ordered(labels))
+
+    async def _change(self, key_id: str, also: Sequence[Write] = (), **changes: Any) -> ApiKey:
+        """Change a key; `also`: writes that belong to it."""
         key = self._by_id.get(key_id)
         if key is None:
             raise _no_such_key(key_id)
         changed = replace(key, **changes, version=key.version + 1)
         try:
-            await self._store.write(
-                Write(
-                    "UPDATE api_keys SET name = $1, limits = $2, version = $3"
-                    " WHERE id = $4 AND version = $5 AND revoked_at IS NULL",
-                    (
-                        *(changed.name, _to_stored(changed.limits), changed.version),
-                        *(key_id, key.version),
-                    ),
-                    rows=1,
-                )
-            )
+            await self._store.write(*updated(key, changed), *also)
         except ConflictError:
             if key_id in self._by_id:
                 raise RequestError("the key was changed meanwhile; load it and try again") from None
@@ -178,6 +225,8 @@ class KeyRing:
         # The key may have been revoked during the write; it must stay revoked.
         if self._by_id.get(key_id) is not key:
             raise _no_such_key(key_id)
+        if changed.sha256 != key.sha256:
+            del self._by_hash[key.sha256]
         self._keep(changed)
         return changed
 
@@ -195,6 +244,7 @@ class KeyRing:
         key = self._by_id.pop(key_id, None)
         if key is not None:
             del self._by_hash[key.sha256]
+            self._revoked.remember(key)
         try:
             await self._store.write(
                 Write(
@@ -218,12 +268,17 @@ class KeyRing:
         if not revoked:  # from memory: to read 10,000 rows would block the event loop for a second
             return sorted(self._by_id.values(), key=lambda key: (key.created_at, key.id))
         rows = await self._store.read("SELECT * FROM api_keys ORDER BY created_at, id")
-        return await asyncio.to_thread(lambda: [_key_from_row(row) for row in rows])
+        labels = await read_labels(self._store)
+        return await asyncio.to_thread(lambda: [key_of(row, labels) for row in rows])
 
     async def find(self, key_id: str) -> ApiKey | None:
         """Return the key with this id, revoked or not; None if there is none."""
         rows = await self._store.read("SELECT * FROM api_keys WHERE id = $1", key_id)
-        return _key_from_row(rows[0]) if rows else None
+        return key_of(rows[0], await read_labels(self._store, key_id)) if rows else None
+
+    def labels(self) -> set[str]:
+        """All labels that good keys have."""
+        return {label for key in self._by_id.values() for label in key.labels}
 
     async def names(self, ids: Sequence[str] | None = None) -> dict[str, str]:
         """Return the names of all keys, or of those with `ids`, by id. Includes revoked keys."""
@@ -239,6 +294,26 @@ class KeyRing:
 
     def _expired(self, key: ApiKey) -> bool:
         return key.limits.expires_at is not None and self._clock() >= key.limits.expires_at
+
+
+def _new_key(name: str, limits: KeyLimits, now: float) -> tuple[ApiKey, str]:
+    """A key that nobody knows yet, and its secret."""
+    random = secrets.token_bytes(KEY_SECRET_BYTES)
+    secret = KEY_PREFIX + base64.urlsafe_b64encode(random).rstrip(b"=").decode()
+    key = ApiKey(
+        id="key_" + secrets.token_hex(8),
+        name=name,
+        sha256=hashlib.sha256(secret.encode()).digest(),
+        prefix=secret[:SHOWN_CHARS],
+        limits=limits,
+        version=1,
+        created_at=now,
+    )
+    return key, secret
+
+
+def _ordered(labels: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(labels)))
 
 
 def check_key_name(name: str) -> None:
@@ -268,33 +343,6 @@ def _only_one(name_or_id: str, keys: Mapping[str, ApiKey]) -> ApiKey:
         raise unknown("API key", name_or_id, {key.name for key in keys.values()})
     ids = ", ".join(key.id for key in found[:MAX_SHOWN_IDS])
     raise RequestError(f"{len(found)} API keys are called {name_or_id!r}; give an id: {ids}")
-
-
-def _key_from_row(row: Row) -> ApiKey:
-    return ApiKey(
-        id=row["id"],
-        name=row["name"],
-        sha256=row["sha256"],
-        prefix=row["prefix"],
-        limits=_from_stored(row["id"], row["limits"]),
-        version=row["version"],
-        created_at=row["created_at"],
-        revoked_at=row["revoked_at"],
-    )
-
-
-def _to_stored(limits: KeyLimits) -> str:
-    """The limits as the store keeps them: by their names in Python, as the first version did."""
-    return json.dumps(msgspec.structs.asdict(limits), separators=(",", ":"))
-
-
-def _from_stored(key_id: str, text: str) -> KeyLimits:
-    """The limits as the store has them, within today's ranges. Raises `StoreError`."""
-    try:
-        stored = msgspec.json.decode(text, type=dict[str, Any])
-        return msgspec.convert(clamped(stored), KeyLimits)
-    except msgspec.DecodeError as error:
-        raise StoreError(f"the limits of the API key {key_id} are damaged: {error}") from error
 
 
 def _no_such_key(key_id: str) -> RequestError:

@@ -11,12 +11,14 @@ from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.fleet.invites import InviteAddress, Invites
+from wai_relay.health.health import Health
+from wai_relay.notify.notifier import Notifier
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
+from wai_relay.policy.months import MonthTokens
 from wai_relay.settings import SettingsBook
 from wai_relay.usage import RequestHistory, UsageReport
 
-from .condition import RelayCondition
 from .events import Feed
 from .live_nodes import LiveFleet
 
@@ -34,13 +36,15 @@ class Context:
     settings: SettingsBook
     usage: UsageReport
     history: RequestHistory
+    months: MonthTokens
     live: LiveRequests
     sign_ins: SignIns
     feed: Feed
     explanations: Explanations
     address: InviteAddress
     version: str
-    condition: RelayCondition
+    health: Health
+    notifier: Notifier
     clock: Callable[[], float] = time.time
 
     @property

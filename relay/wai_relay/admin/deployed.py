@@ -2,7 +2,8 @@
 
 A node tells of each change by an EVENT "deployment" over its session (SPEC section 6), a download's
 progress among them; what it told while nobody heard it, the relay asks for: `model.list`, once for
-each time that the node came. Asking is only done while somebody looks.
+each time that the node came, when somebody looks: the live feed while it has listeners, and every
+few seconds the watch of problems.
 """
 
 from __future__ import annotations

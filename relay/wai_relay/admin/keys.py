@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
-from wai_api.keys import ChangeKey, CreatedKey, CreateKey, KeyList, KeyView
+from wai_api.keys import ChangeKey, CreatedKey, CreateKey, KeyList, KeyView, RotateKey
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import RequestError
 from wai_relay.contracts.api_keys import ApiKey
@@ -26,25 +27,45 @@ async def list_keys(context: Context, call: Call) -> KeyList:
         if place is None:
             raise RequestError(f"there is no API key {after[:80]!r} to go on after")
         keys = keys[place + 1 :]
+    if (label := call.query.get("label")) is not None:
+        keys = [key for key in keys if label in key.labels]
     keys = keys[: call.query.get("limit")]
     last_used = await context.usage.last_used()
     views: list[KeyView] = []
     for begin in range(0, len(keys), _VIEWS_AT_ONCE):
         views += [
-            KeyView(**_fields(key), last_used_at=last_used.get(key.id))
+            KeyView(**_fields(context, key), last_used_at=_last_used_at(key, last_used))
             for key in keys[begin : begin + _VIEWS_AT_ONCE]
         ]
         await asyncio.sleep(0)
     return KeyList(tuple(views))
 
 
+def _last_used_at(key: ApiKey, last_used: Mapping[str, float]) -> float | None:
+    """When `key` was used last, to the hour; not before there was such a key."""
+    hour = last_used.get(key.id)
+    return None if hour is None else max(hour, key.created_at)
+
+
 async def create_key(context: Context, call: Call) -> CreatedKey:
     """A new key; its secret is in this answer and nowhere else."""
     wanted: CreateKey = call.body
-    key, secret = await context.keys.create(wanted.name, wanted.limits.applied_to(KeyLimits()))
-    limits = msgspec.to_builtins(wanted.limits)
-    await context.audit.record(call.actor, "key.create", key.id, name=key.name, **limits)
-    return CreatedKey(**_fields(key), key=secret)
+    limits = wanted.limits.applied_to(KeyLimits())
+    key, secret = await context.keys.create(wanted.name, limits, wanted.labels)
+    given = msgspec.to_builtins(wanted.limits)
+    if key.labels:
+        given["labels"] = list(key.labels)
+    await context.audit.record(call.actor, "key.create", key.id, name=key.name, **given)
+    return CreatedKey(**_fields(context, key), key=secret)
+
+
+async def rotate_key(context: Context, call: Call) -> CreatedKey:
+    """Another secret for the same key: its limits and its usage go on."""
+    key = context.keys.named(call.path["key"])
+    key, secret = await context.keys.rotate(key.id, call.body.grace_s)
+    detail = {"name": key.name, "grace_s": call.body.grace_s}
+    await context.audit.record(call.actor, "key.rotate", key.id, **detail)
+    return CreatedKey(**_fields(context, key), key=secret)
 
 
 async def change_key(context: Context, call: Call) -> KeyView:
@@ -61,7 +82,11 @@ async def change_key(context: Context, call: Call) -> KeyView:
         limits = msgspec.to_builtins(wanted.limits)
         key = await context.keys.set_limits(key.id, wanted.limits.applied_to(key.limits))
         await context.audit.record(call.actor, "key.change", key.id, name=key.name, **limits)
-    return _view(key)
+    if wanted.labels is not None:
+        key = await context.keys.set_labels(key.id, wanted.labels)
+        labels = list(key.labels)
+        await context.audit.record(call.actor, "key.label", key.id, name=key.name, labels=labels)
+    return _view(context, key)
 
 
 async def revoke_key(context: Context, call: Call) -> KeyView:
@@ -71,14 +96,15 @@ async def revoke_key(context: Context, call: Call) -> KeyView:
     key = await context.keys.find(meant.id)
     assert key is not None  # no key is ever deleted
     await context.audit.record(call.actor, "key.revoke", key.id, name=key.name)
-    return _view(key)
+    return _view(context, key)
 
 
-def _view(key: ApiKey) -> KeyView:
-    return KeyView(**_fields(key))
+def _view(context: Context, key: ApiKey) -> KeyView:
+    return KeyView(**_fields(context, key))
 
 
-def _fields(key: ApiKey) -> dict[str, Any]:
+def _fields(context: Context, key: ApiKey) -> dict[str, Any]:
+    good = key.revoked_at is None
     return {
         "id": key.id,
         "name": key.name,
@@ -86,6 +112,9 @@ def _fields(key: ApiKey) -> dict[str, Any]:
         "limits": key.limits,
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
+        "labels": key.labels,
+        "former_until": context.keys.former_good_until(key.id) if good else None,
+        "month_tokens": context.months.of(key.id, context.clock()),
     }
 
 
@@ -95,6 +124,7 @@ ENDPOINTS: Final = (
         query=(
             Query("revoked", bool, "also those that were revoked"),
             Query("limit", int, "at most so many (all)", 1, 10_000),
+            Query("label", str, "only those with this label"),
             Query("after", str, "only those after the key with this id"),
         ),
     ),
@@ -103,6 +133,10 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "PATCH", "/keys/{key}", change_key, "Rename a key, change its limits", KeyView, ChangeKey
+    ),
+    Endpoint(
+        *("POST", "/keys/{key}/rotate", rotate_key, "Give a key another secret", CreatedKey),
+        RotateKey,
     ),
     Endpoint("DELETE", "/keys/{key}", revoke_key, "Revoke a key", KeyView),
 )

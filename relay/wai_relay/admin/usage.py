@@ -20,6 +20,7 @@ from .endpoint import NO_STORE, Call, Endpoint, Query
 DEFAULT_DAYS: Final = 7
 MAX_HOURS_ASKED_S: Final = 31 * DAY_S  # by the hour: each is a row, for each hour there is
 MAX_TOP: Final = 500  # rows: more than that is what the CSV is for
+_NAMED: Final = ("label", "model", "node")
 _COLUMNS: Final = UsageRow.__struct_fields__
 
 
@@ -55,7 +56,7 @@ async def get_usage(context: Context, call: Call) -> UsageList | Response:
 
 async def only_asked_for(context: Context, asked: dict[str, Any]) -> dict[str, str | None]:
     """Which key (its id), model and node is asked for. Raises `RequestError` for an unknown one."""
-    only: dict[str, str | None] = {name: asked.get(name) for name in ("model", "node")}
+    only: dict[str, str | None] = {name: asked.get(name) for name in _NAMED if name in asked}
     for kind, name in only.items():
         if name is not None:
             used = await context.usage.groups(cast(Grouping, kind))
@@ -68,6 +69,8 @@ async def only_asked_for(context: Context, asked: dict[str, Any]) -> dict[str, s
 
 
 def _live_names(context: Context, kind: str) -> set[str]:
+    if kind == "label":
+        return context.keys.labels()
     if kind == "node":
         return {node.record.name for node in context.fleet.nodes()}
     return {model.id for node in context.fleet.nodes() for model in node.status.models}
@@ -82,6 +85,7 @@ ENDPOINTS: Final = (
             Query("since", int, "seconds since 1970 (seven days before `until`)"),
             Query("until", int, "seconds since 1970 (now)"),
             Query("key", str, "only this key: its id or name"),
+            Query("label", str, "only the keys with this label"),
             Query("model", str, "only this model"),
             Query("node", str, "only this node"),
             Query("limit", int, "the most used only, and the others as one row (all)", 1, MAX_TOP),

@@ -10,6 +10,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from wai_api.limits import KeyLimits
+from wai_protocol.errors import AuthError, Fault
+
+TRIAL_KEY_ID: Final = "key_trial"
+"""The id of the keys with which `wai doctor` tries the way to a model. They are in memory only, for
+minutes, and what is asked with them is not counted."""
 
 KEY_PROTOCOL: Final = b"openai-insecure-api-key."
 """Before the key in a WebSocket's subprotocol, as OpenAI has it: a web page can send no header of
@@ -31,3 +36,14 @@ class ApiKey:
     version: int
     created_at: float
     revoked_at: float | None = None
+    labels: tuple[str, ...] = ()
+    """Words that keys are grouped by, in order."""
+
+
+class KeyRefused(AuthError):
+    """A key was shown, and it is unknown, revoked or expired. `key`: see
+    `RequestRecord.refused_key`."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__("this API key is not known, or was revoked", Fault.KEY_INVALID)
+        self.key = key

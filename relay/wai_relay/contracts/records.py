@@ -94,6 +94,9 @@ class RequestRecord:
     """Whether the recorder has it: from then on its `tokens` alone may be corrected."""
     address: str = ""
     """The caller's, for the access log only: it is not stored."""
+    refused_key: str = ""
+    """The key that was shown and is not good: its id if it is known, else its first characters, ""
+    where it does not look like a key of ours."""
 
     @property
     def failed(self) -> bool:
@@ -108,6 +111,20 @@ class RequestRecord:
             return None
         decode_ms = self.duration_ms - self.ttft_ms
         return (self.tokens.completion - 1) * 1000.0 / decode_ms if decode_ms > 0 else None
+
+
+class PastRequest(NamedTuple):
+    """What is kept of a request that is over, as the last hour's figures need it. `began_at`:
+    seconds since 1970."""
+
+    began_at: float
+    ttft_ms: float | None
+    duration_ms: float
+    completion_tokens: int
+    attempts: int
+    status: int
+    failed: bool
+    cancelled: bool
 
 
 class UsageState(NamedTuple):

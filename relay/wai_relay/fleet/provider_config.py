@@ -14,18 +14,17 @@ output_price = 2.0
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wai_protocol.errors import RequestError, StoreError
+from wai_protocol.errors import RequestError
+from wai_relay.contracts.secret import read_secret
 from wai_transport.origin import Origin
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
-MAX_KEY_CHARS: Final = 4096  # some providers hand out signed tokens; a wrong file is longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +71,7 @@ class ProviderConfig:
         if len({model.id for model in self.models}) < len(self.models):
             raise RequestError(f"provider {self.name} has a model twice")
 
-    def read_key(self, environment: Mapping[str, str] = os.environ) -> str:
+    def read_key(self, environment: Mapping[str, str] | None = None) -> str:
         """Its key, "" if none is configured. Raises `RequestError` or `StoreError` if it should be
         there and is not, without saying what is there instead."""
-        if self.key_env is not None:
-            where, key = f"the variable {self.key_env}", environment.get(self.key_env, "")
-        elif self.key_file is not None:
-            where = str(self.key_file)
-            try:
-                with self.key_file.open(encoding="utf-8") as file:
-                    key = file.read(MAX_KEY_CHARS + 1)
-            except (OSError, UnicodeDecodeError) as error:
-                raise StoreError(f"provider {self.name}: {where} can't be read") from error
-        else:
-            return ""
-        key = key.strip()
-        if not key or len(key) > MAX_KEY_CHARS or not (key.isascii() and key.isprintable()):
-            raise RequestError(f"provider {self.name}: {where} holds no key")
-        return key
+        return read_secret(f"provider {self.name}", self.key_env, self.key_file, environment)

@@ -29,6 +29,7 @@ from wai_transport.origin import Origin
 from wai_transport.version import VERSION
 
 from .provider_config import ProviderConfig, ProviderModel
+from .provider_trouble import ProviderTrouble, Trouble
 
 NAME_PREFIX: Final = "provider:"  # no node's name has a colon
 API_PREFIX: Final = "/v1"  # of our paths; a provider's base URL has its own
@@ -75,6 +76,19 @@ class Provider(ServingNode):
         self._clock = clock
         self._rests_until = 0.0
         self._client = HttpClient(origin, tls=_tls(config, origin), proxies=proxies)
+        self.watched = ProviderTrouble(
+            self._client, f"{self._base_path}/models", self._own_headers(), clock=clock
+        )
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why it can't be used; None while it can, as far as is known."""
+        return self.watched.now
+
+    @property
+    def ahead_s(self) -> float | None:
+        """How far its clock is ahead of ours; None if that is not known."""
+        return self.watched.ahead_s
 
     @property
     def ready(self) -> bool:
@@ -96,9 +110,7 @@ class Provider(ServingNode):
         if not self.ready:
             raise NodeUnavailable(f"{self.name} limits this relay for now", Fault.OVERLOADED)
         sent = [(name, value) for name, value in headers if name in _FORWARDED]
-        sent.append((b"user-agent", b"wai/" + VERSION.encode()))
-        if self._key:
-            sent.append((b"authorization", b"Bearer " + self._key.encode()))
+        sent += self._own_headers()
         path = self._base_path + target.removeprefix(API_PREFIX)
 
         def begin(answer: ProviderStream, body_length: int | None) -> ClientRequest:
@@ -117,6 +129,13 @@ class Provider(ServingNode):
             stream.end()
         return stream
 
+    def _own_headers(self) -> Headers:
+        """What says who we are."""
+        own: Headers = [(b"user-agent", b"wai/" + VERSION.encode())]
+        if self._key:
+            own.append((b"authorization", b"Bearer " + self._key.encode()))
+        return own
+
     def rest(self, seconds: float) -> None:
         """It limits us: offer it nothing for so long."""
         seconds = min(max(seconds, 0.0), LONGEST_REST_S)
@@ -134,6 +153,7 @@ class Provider(ServingNode):
 
     async def aclose(self) -> None:
         """Close its connections."""
+        await self.watched.close()
         await self._client.aclose()
 
 
@@ -141,7 +161,8 @@ class ProviderStream(UpstreamStream):
     """One request to a provider; also the sink of its answer."""
 
     __slots__ = (
-        *("_begin", "_held", "_length", "_over", "_provider", "_request", "_sink", "_waiting"),
+        *("_answered", "_begin", "_held", "_length", "_over", "_provider", "_request", "_sink"),
+        "_waiting",
     )
 
     def __init__(
@@ -162,6 +183,7 @@ class ProviderStream(UpstreamStream):
         self._request: ClientRequest | None = None
         self._held: bytes | None = None  # the first piece of the body: it may be all of it
         self._over = False
+        self._answered = False
         self._waiting = 0
         if at_once:
             self._request = begin(self, length)
@@ -213,6 +235,8 @@ class ProviderStream(UpstreamStream):
     def on_headers(self, status: int, headers: Headers) -> None:
         """The head. What it refuses us is no refusal of the caller, and is told in our words."""
         named = dict(headers)
+        self._answered = True
+        self._provider.watched.answered(status)
         if status in _REFUSES_US:
             log.error("%s refuses this relay's key (status %d)", self._provider.name, status)
             self._refuse(502, Fault.UPSTREAM_BROKE, "does not accept this relay's key", [])
@@ -241,6 +265,8 @@ class ProviderStream(UpstreamStream):
     def on_error(self, error: WaiError) -> None:
         """It can't be had, or broke off."""
         log.warning("%s: %s", self._provider.name, error)
+        if not self._answered:  # else it is there, and only this answer was cut
+            self._provider.watched.failed(error)
         self._sink.on_reset(error.fault, f"{self._provider.name} failed: {error}")
 
     def _refuse(self, status: int, fault: Fault, what: str, headers: Headers) -> None:
@@ -294,6 +320,16 @@ class ProvidedFleet:
         """See `Fleet`."""
         yield from self._fleet.nodes()
         yield from self._providers
+
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        """The providers alone."""
+        return self._providers
+
+    def look(self) -> None:
+        """Ask the providers now and then whether they can be used."""
+        for provider in self._providers:
+            provider.watched.look()
 
     async def aclose(self) -> None:
         """Close the providers' connections."""

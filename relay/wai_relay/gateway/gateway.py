@@ -22,7 +22,7 @@ import msgspec
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Headers, Route
-from wai_relay.contracts.api_keys import ApiKey
+from wai_relay.contracts.api_keys import ApiKey, KeyRefused
 from wai_relay.contracts.records import Corrector, Recorder, RequestRecord, leave_uncorrected
 from wai_relay.contracts.upstream import Fleet
 from wai_relay.http.exchange import Exchange, Request
@@ -151,6 +151,8 @@ class Gateway:
         except WaiError as error:
             row = error.fault.row  # not its message, which may quote the caller
             log.log(row.log_level, "%s refused: %s", request.request_id, row.openai_code)
+            if isinstance(error, KeyRefused):
+                record.refused_key = error.key
             self._refuse(reply, path, live, error)
         except asyncio.CancelledError:
             record.cancelled = True

@@ -44,9 +44,6 @@ HEAD_DEADLINE_S: Final = 15.0
 # for 75 s. The SDKs close theirs after 5 to 60 s, so that the caller closes first, and no request
 # meets a connection that is being closed.
 IDLE_TIMEOUT_S: Final = 75.0
-# Maximum size of a request body, equal to the gateway's limit. A chunk that would exceed it is
-# refused when its size is read.
-MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 # Time without a byte of a body that the handler waits for. Longer than any hand-over of a mobile
 # network.
 BODY_STALL_S: Final = 60.0

@@ -1,7 +1,8 @@
 """An HTTP/1.1 connection of a caller: it serves one request at a time and streams bodies.
 
 Heads are parsed by `heads.parse_head`, chunked bodies by the strict reader in `wai_protocol.http1`;
-the tests compare both with h11. Responses are framed in `h1_response`.
+the tests compare both with h11. How long a body may be is its handler's to say, who reads it.
+Responses are framed in `h1_response`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from .edge import (
     HEAD_DEADLINE_S,
     IDLE_TIMEOUT_S,
     LINGER_S,
-    MAX_BODY_BYTES,
     READ_AHEAD_BYTES,
     Edge,
     TunnelFactory,
@@ -181,7 +181,7 @@ class H1Connection(CallerConnection):
         self._exchange, self._body = exchange, body
         self.continue_due = head.expects_continue
         if head.chunked:
-            self._chunks = ChunkedBody(MAX_BODY_BYTES, Fault.BODY_TOO_LARGE)
+            self._chunks = ChunkedBody(over_limit=Fault.BODY_TOO_LARGE)
             if self._buffer:
                 self._receive_body(body, self._take(len(self._buffer)))
         elif head.content_length:
@@ -466,8 +466,7 @@ class H1Connection(CallerConnection):
 def _broken_body(error: RemoteProtocolError) -> RequestError:
     """Return the error for a handler that reads an invalid chunked body."""
     if error.fault is Fault.BODY_TOO_LARGE:
-        limit = MAX_BODY_BYTES // (1024 * 1024)
-        return RequestError(f"the request body is over {limit} MiB", Fault.BODY_TOO_LARGE)
+        return RequestError(f"the request body is too large: {error}", Fault.BODY_TOO_LARGE)
     return RequestError(f"the chunked request body is invalid: {error}")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from wai_api.hardware import MachineNow
@@ -145,10 +145,12 @@ class Metrics:
         counters: EdgeCounters,
         certificate_ends: float | None = None,
         usage: UsageState | None = None,
+        problems: Mapping[str, int] | None = None,
         machines: Sequence[tuple[str, MachineNow]] = (),
     ) -> str:
         """Everything, as Prometheus reads it. `certificate_ends`: seconds since 1970; 0 while there
-        is none by the authority, None without TLS. `machines`: by node, those that told lately."""
+        is none by the authority, None without TLS. `problems`: how many there are of each kind.
+        `machines`: by node, those that told lately."""
         lines = [*head("wai_build_info", "The version.", "gauge")]
         lines.append(line("wai_build_info", (("version", VERSION),), 1))
         for name, help_text, counts in (
@@ -180,6 +182,10 @@ class Metrics:
             name = "wai_certificate_end_timestamp_seconds"
             lines += head(name, "When the port's certificate is over; 0: not there yet.", "gauge")
             lines.append(line(name, (), certificate_ends))
+        if problems is not None:
+            name = "wai_problems"
+            lines += head(name, "What is wrong now, by kind; `wai status` says what.", "gauge")
+            lines += [line(name, (("kind", kind),), count) for kind, count in problems.items()]
         lines += _node_lines(list(nodes))
         lines += machine_lines(machines)
         return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """What the relay did over the last hour, step by step: for the overview's figures and its chart.
 
 A `Recorder` that counts what passes and hands it on, and a sample of what runs now every `STEP_S`.
-In memory alone: what must outlive a restart is `usage`'s.
+It is in memory alone. After a restart it begins with what `usage` has of the hour before.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from wai_api.feed import PulseHistory, PulseView
 from wai_relay.contracts.histogram import bin_of, quantile
-from wai_relay.contracts.records import Recorder, RequestRecord
+from wai_relay.contracts.records import PastRequest, Recorder, RequestRecord
 
 from .live import LiveRequests
 
@@ -23,6 +23,10 @@ STEPS: Final = 1800
 NOW_STEPS: Final = 3  # "now" is the mean of so many: one step alone flickers
 MINUTE_S: Final = 60.0
 MINUTES: Final = 60
+HOUR_S: Final = MINUTES * MINUTE_S
+MAX_PAST: Final = 5000
+"""Requests of the time before a restart that are taken in; of more, the latest count. A start took
+a second longer with 20,000 on a busy machine."""
 
 CallLater = Callable[[float, Callable[[], None]], Any]
 
@@ -75,15 +79,30 @@ class Pulse:
 
     def finish(self, record: RequestRecord) -> None:
         """See `Recorder`."""
-        minute = self._minutes[-1]
-        # Lists and refusals are not what people mean by a request; one that no node could take is.
-        if record.attempts or (record.status >= 500 and not record.cancelled):
-            minute.requests += 1
-            minute.errors += record.failed
-            if record.ttft_ms is not None:
-                minute.ttft_bins[bin_of(record.ttft_ms)] += 1
+        _count(self._minutes[-1], record)
         self._finished_tokens += record.tokens.completion
         self._onward.finish(record)
+
+    def restore(self, past: Iterable[PastRequest]) -> None:
+        """Begin with these requests of the last hour, before `start`. The tokens of an answer are
+        taken to have come evenly, from its first content to its end."""
+        now = self._wall_clock()
+        rates = [0.0] * STEPS
+        minutes = [_Minute() for _ in range(MINUTES)]
+        for one in past:
+            ended_ago = now - (one.began_at + one.duration_ms / 1000.0)
+            if not 0 <= ended_ago < HOUR_S:
+                continue  # the clock was moved, or it ended before
+            _count(minutes[-1 - int(ended_ago // MINUTE_S)], one)
+            took_s = (one.duration_ms - (one.ttft_ms or 0.0)) / 1000.0
+            last = STEPS - 1 - int(ended_ago // STEP_S)
+            first = max(STEPS - 1 - int((ended_ago + max(took_s, 0.0)) // STEP_S), 0)
+            share = one.completion_tokens / (last - first + 1) / STEP_S
+            for step in range(first, last + 1):
+                rates[step] += share
+        self._rates = deque(rates, maxlen=STEPS)
+        self._minutes = deque(minutes, maxlen=MINUTES)
+        self.now = self._view(0)
 
     def start(self, live: LiveRequests) -> None:
         """Begin to sample `live`."""
@@ -141,3 +160,12 @@ class Pulse:
     def _on_timer(self) -> None:
         self.sample()
         self.start(self._live)
+
+
+def _count(minute: _Minute, request: RequestRecord | PastRequest) -> None:
+    # Lists and refusals are not what people mean by a request; one that no node could take is.
+    if request.attempts or (request.status >= 500 and not request.cancelled):
+        minute.requests += 1
+        minute.errors += request.failed
+        if request.ttft_ms is not None:
+            minute.ttft_bins[bin_of(request.ttft_ms)] += 1

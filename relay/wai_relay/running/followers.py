@@ -7,6 +7,7 @@ from collections.abc import Callable
 from wai_relay.config import RelayConfig
 from wai_relay.http.trusted_proxies import TrustedProxies
 from wai_relay.identity import load_admin_token
+from wai_relay.notify.notifier import receivers_of
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.port_tls import PortTls
 from wai_transport.folder import DataFolder
@@ -42,13 +43,24 @@ def followers(
             weight = new.routing.first_token_weight
             parts.dispatcher.configure(names, new.provider_after_s, weight)
             parts.metrics_page.token = new.metrics_token
+            parts.context.health.config = new.health
             parts.context.address = relay_address(new, stored.relay_key, tls, port)
 
         return use
+
+    def prepare_notifications(new: RelayConfig) -> Use:
+        receivers = receivers_of(new.notify, new.proxies)
+        return lambda: parts.notifier.configure(new.notify, receivers)
 
     def prepare_admin_token(_: RelayConfig) -> Use:
         token = load_admin_token(folder)
         return lambda: stored.admins.replace_local(token)
 
     certificate = [tls.prepare] if tls is not None else []
-    return [prepare_providers, *certificate, prepare_settings, prepare_admin_token]
+    return [
+        prepare_providers,
+        *certificate,
+        prepare_settings,
+        prepare_notifications,
+        prepare_admin_token,
+    ]

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
@@ -21,6 +22,7 @@ from wai_relay.database import open_database
 from wai_relay.http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S
 from wai_relay.http.listener import Listener
 from wai_relay.identity import announce, withdraw
+from wai_relay.observe.pulse import HOUR_S, MAX_PAST
 from wai_relay.port_tls import PortTls
 from wai_relay.usage import UsageRecorder
 from wai_transport.folder import DataFolder, FolderLock
@@ -91,6 +93,7 @@ async def open_relay(
         relay = Relay(live, folder, parts, listener, tls, succession)
         live.parts += followers(*(parts, stored, tls, folder), port=relay.port, show_log=show_log)
         if tls is not None:
+            tls.settings_url = lambda: stored.settings.now.public_url
             ending.push_async_callback(tls.close)
             tls.start()
         if inherited is not None:
@@ -111,6 +114,8 @@ def _close_at_the_end(parts: Parts, ending: AsyncExitStack) -> None:
     ending.callback(parts.fleet.close)
     ending.push_async_callback(parts.tunnels.close)
     ending.callback(parts.feed.close)
+    ending.push_async_callback(parts.notifier.close)
+    ending.push_async_callback(parts.watch.close)
 
 
 async def _open_port(
@@ -129,9 +134,11 @@ async def _open_port(
         parts.context.address = relay_address(
             config, stored.relay_key, tls, listener.addresses[0][1]
         )
+        await _remember_the_hour(parts, stored)
         parts.pulse.start(parts.gateway.live)
         parts.fleet.expect_all(SETTLE_S)
         await listener.start()
+        parts.watch.start()
     except OSError as error:
         known = (error.errno or 0) > 0  # else a name's, which has no text of the system's
         reason = os.strerror(error.errno or 0) if known else error.strerror
@@ -139,6 +146,16 @@ async def _open_port(
             f"can't listen on {config.listen}: {reason}."
             " Choose another address with --listen HOST:PORT"
         ) from error
+
+
+async def _remember_the_hour(parts: Parts, stored: Stored) -> None:
+    """Begin the last hour's figures with what the relay before us finished."""
+    try:
+        past = await stored.history.past(time.time() - HOUR_S, MAX_PAST)
+    except StoreError as error:
+        _log.warning("what was in the last hour is not known: %s", error)
+        return
+    parts.pulse.restore(past)
 
 
 def _leave(folder: DataFolder, lock: FolderLock) -> None:
@@ -228,6 +245,8 @@ class Relay:
         await self._succession.end()
         if self._tls is not None:
             await self._tls.close()  # a successor renews from now on
+        await parts.watch.close()
+        await parts.notifier.close()  # what is not there any more is no problem of this relay's
         _log.info("stopping: %d requests in flight", parts.edge.serving)
         await self._listener.close()
         parts.feed.close()  # whoever watches has no request to wait for

@@ -10,13 +10,13 @@ from typing import Any
 
 from wai_protocol.identity import RelayKey
 from wai_protocol.limits import Limits
-from wai_relay.admin.condition import RelayCondition
 from wai_relay.admin.context import Context
 from wai_relay.admin.events import Feed
 from wai_relay.app import App, Readiness
 from wai_relay.config import RelayConfig
 from wai_relay.contracts.records import Recorder
 from wai_relay.dashboard.app import create_app
+from wai_relay.database import DATABASE_FILE
 from wai_relay.fleet.invites import InviteAddress
 from wai_relay.fleet.node import Node
 from wai_relay.fleet.nodes import ConnectedFleet
@@ -26,20 +26,28 @@ from wai_relay.gateway.dialects.registry import installed_dialects
 from wai_relay.gateway.dispatch import ScheduledDispatcher
 from wai_relay.gateway.gateway import Gateway
 from wai_relay.gateway.settling import SettlingDispatcher
+from wai_relay.health.condition import RelayCondition
+from wai_relay.health.folder_probe import FolderProbe
+from wai_relay.health.health import Health
+from wai_relay.health.keys import KnownKey
+from wai_relay.health.watch import HealthWatch
 from wai_relay.http.asgi import asgi_handler
 from wai_relay.http.cors import CrossOrigin
 from wai_relay.http.edge import Edge
 from wai_relay.http.trusted_proxies import TrustedProxies
 from wai_relay.installer import InstallerPages
+from wai_relay.notify.notifier import Notifier, receivers_of
 from wai_relay.observe.access_log import AccessLog
 from wai_relay.observe.hardware import HardwareBook
 from wai_relay.observe.metrics import Metrics, MetricsPage
+from wai_relay.observe.outcomes import Outcomes
 from wai_relay.observe.pulse import Pulse
 from wai_relay.observe.spans import Spans, spans_to
 from wai_relay.policy.admission import Admission
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.served_names import ServedNames
 from wai_relay.port_tls import PortTls
+from wai_transport.folder import DataFolder
 from wai_transport.version import VERSION
 
 from .stored import Stored
@@ -63,6 +71,8 @@ class Parts:
     context: Context
     metrics_page: MetricsPage
     access_log: AccessLog
+    watch: HealthWatch
+    notifier: Notifier
 
 
 def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
@@ -86,7 +96,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     spans: Spans | None = None
     if config.otlp_endpoint is not None:
         recorder = spans = spans_to(config.otlp_endpoint, metrics)
-    access_log = AccessLog(recorder)
+    access_log = AccessLog(outcomes := Outcomes(recorder))
     gateway = Gateway(
         stored.keys,
         upstreams,
@@ -109,7 +119,32 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         hardware.hear(node.record.id, name, value)
 
     fleet.on_event = hear
-    context = _context(config, stored, tls, fleet, gateway, feed)
+    health = Health(
+        RelayCondition(
+            certificate_ends=lambda: tls.ends if tls is not None else None,
+            usage=lambda: stored.recorder.state,
+            folder=FolderProbe(config.data, config.data / DATABASE_FILE),
+        ),
+        nodes=fleet.nodes,
+        outcomes=outcomes,
+        deployed=feed.deployed.rows.values,
+        providers=lambda: upstreams.providers,
+        known_key=lambda key_id: _known_key(stored, key_id),
+        config=config.health,
+    )
+    notifier = Notifier(
+        config.notify,
+        receivers_of(config.notify, config.proxies),
+        DataFolder(config.data),
+        lambda: context.public_url,
+    )
+    health.receivers = notifier
+    watch = HealthWatch(
+        health,
+        before=(upstreams.look, lambda: feed.deployed.look(fleet.nodes())),
+        told=notifier.look,
+    )
+    context = _context(config, stored, tls, fleet, gateway, feed, health, notifier)
     page = MetricsPage(
         lambda: metrics.text(
             fleet.nodes(),
@@ -117,6 +152,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
             edge.counters,
             tls.ends if tls is not None else None,
             stored.recorder.state,
+            watch.counts(),
             [
                 (node.name, machine)
                 for node in fleet.nodes()
@@ -156,6 +192,8 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         context=context,
         metrics_page=page,
         access_log=access_log,
+        watch=watch,
+        notifier=notifier,
     )
 
 
@@ -181,6 +219,8 @@ def _context(
     fleet: ConnectedFleet,
     gateway: Gateway,
     feed: Feed,
+    health: Health,
+    notifier: Notifier,
 ) -> Context:
     return Context(
         fleet=fleet,
@@ -191,18 +231,21 @@ def _context(
         settings=stored.settings,
         usage=stored.report,
         history=stored.history,
+        months=stored.recorder.months,
         live=gateway.live,
         sign_ins=stored.sign_ins,
         feed=feed,
         explanations=gateway.explanations,
         address=relay_address(config, stored.relay_key, tls),
         version=VERSION,
-        condition=RelayCondition(
-            certificate_ends=lambda: tls.ends if tls is not None else None,
-            usage=lambda: stored.recorder.state,
-            folder=config.data,
-        ),
+        health=health,
+        notifier=notifier,
     )
+
+
+def _known_key(stored: Stored, key_id: str) -> KnownKey | None:
+    found = stored.keys.state_of(key_id)
+    return None if found is None else KnownKey(*found)
 
 
 def _public_address(context: Context) -> InviteAddress:

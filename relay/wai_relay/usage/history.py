@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wai_api.requests import FinishedRequest
+from wai_relay.contracts.records import PastRequest
 from wai_relay.storage import Row, Store, Value
 
 MAX_PAGE: Final = 500  # rows; more are read page by page
@@ -18,6 +19,10 @@ _COLUMNS: Final = (
     *("status", "fault", "reason", "prompt_tokens", "cached_tokens", "completion_tokens", "exact"),
     *("queue_ms", "ttft_ms", "duration_ms", "tokens_per_s", "bytes_in", "bytes_out", "attempts"),
     *("stream", "cancelled", "fallback", "continued", "cost"),
+)
+_PAST: Final = (
+    *("started_at", "ttft_ms", "duration_ms", "completion_tokens", "attempts", "status"),
+    "cancelled",
 )
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM usage_requests"  # noqa: S608 - constants
 _BEFORE: Final = "(started_at, id) < (SELECT started_at, id FROM usage_requests WHERE id = ${})"
@@ -68,6 +73,30 @@ class RequestHistory:
             *values,
         )
         return [_request(row) for row in rows]
+
+    async def past(self, since: float, limit: int) -> list[PastRequest]:
+        """Return what began from `since` on (seconds since 1970), at most the `limit` latest.
+
+        Raises `StoreError`.
+        """
+        rows = await self._store.read(
+            f"SELECT {_FAILED} AS failed, {', '.join(_PAST)} FROM usage_requests"  # noqa: S608
+            " WHERE started_at >= $1 ORDER BY started_at DESC LIMIT $2",
+            *(since, limit),
+        )
+        return [
+            PastRequest(
+                began_at=row["started_at"],
+                ttft_ms=row["ttft_ms"],
+                duration_ms=row["duration_ms"],
+                completion_tokens=row["completion_tokens"],
+                attempts=row["attempts"],
+                status=row["status"],
+                failed=bool(row["failed"]),
+                cancelled=bool(row["cancelled"]),
+            )
+            for row in rows
+        ]
 
     async def find(self, request_id: str) -> FinishedRequest | None:
         """Return the request with this id, None if it is not kept. Raises `StoreError`."""

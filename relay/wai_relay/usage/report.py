@@ -18,7 +18,14 @@ from wai_relay.storage import Row, Store, Value
 from .rollups import COUNTERS, DAY_S, HOUR_S
 
 TIMES: Final = frozenset({"day", "hour"})  # told in order and whole, never as the most used
-_COLUMNS: Final = {"key": "key_id", "model": "model", "node": "node"}
+_COLUMNS: Final = {
+    "key": "key_id",
+    "label": "coalesce(label, '')",
+    "model": "model",
+    "node": "node",
+}
+_LABELLED: Final = " LEFT JOIN api_key_labels USING (key_id)"
+_OF_LABEL: Final = "key_id IN (SELECT key_id FROM api_key_labels WHERE label = ${})"
 _SUMS: Final = ", ".join(f"sum({name}) AS {name}" for name in COUNTERS)
 
 
@@ -47,21 +54,21 @@ class UsageReport:
         until: float,
         *,
         key: str | None = None,
+        label: str | None = None,
         model: str | None = None,
         node: str | None = None,
     ) -> list[UsageRow]:
         """Return the sums of the requests that began from `since` up to `until` (seconds since
         1970).
 
-        `key` (an id), `model`, `node`: count only its requests. Days and hours are in order of
-        time, other groups in order of most requests. Raises `StoreError`.
+        `key` (an id), `label`, `model`, `node`: count only its requests. Days and hours are in
+        order of time, other groups in order of most requests. Raises `StoreError`.
         """
-        where, values = _where(
-            by, since, until, (("key_id", key), ("model", model), ("node", node))
-        )
+        only = (("key_id", key), ("label", label), ("model", model), ("node", node))
+        where, values = _where(by, since, until, only)
         group = _group_expression(by)
         # Only constants of this module are put into the SQL; other values are parameters.
-        of_sums = f"SELECT {group} AS grp, {_SUMS} FROM usage_rollups"  # noqa: S608
+        of_sums = f"SELECT {group} AS grp, {_SUMS} FROM {_from(by, 'usage_rollups')}"  # noqa: S608
         sums = await self._store.read(f"{of_sums} WHERE {where} GROUP BY grp", *values)
         timed = by in TIMES
         sums.sort(key=lambda row: row["grp"] if timed else (-row["requests"], row["grp"]))
@@ -75,6 +82,7 @@ class UsageReport:
         most: int,
         *,
         key: str | None = None,
+        label: str | None = None,
         model: str | None = None,
         node: str | None = None,
     ) -> UsageTop:
@@ -82,11 +90,11 @@ class UsageReport:
 
         Its cost depends on `most`, not on the number of groups. Raises `StoreError`.
         """
-        where, values = _where(
-            by, since, until, (("key_id", key), ("model", model), ("node", node))
-        )
+        only = (("key_id", key), ("label", label), ("model", model), ("node", node))
+        where, values = _where(by, since, until, only)
         column = _COLUMNS[by]
-        of_sums = f"SELECT {column} AS grp, {_SUMS} FROM usage_rollups WHERE {where}"  # noqa: S608
+        rollups, ttft = _from(by, "usage_rollups"), _from(by, "usage_ttft")
+        of_sums = f"SELECT {column} AS grp, {_SUMS} FROM {rollups} WHERE {where}"  # noqa: S608
         most_first = f"GROUP BY grp ORDER BY requests DESC, grp LIMIT ${len(values) + 1}"
         sums = await self._store.read(f"{of_sums} {most_first}", *values, most)
         if not sums:
@@ -97,12 +105,12 @@ class UsageReport:
         if len(sums) < most:
             return UsageTop(rows, None, 0)
         others = f"{where} AND {column} NOT IN ({named})"
-        of_rest = f"SELECT count(DISTINCT {column}) AS others, {_SUMS} FROM usage_rollups"  # noqa: S608
+        of_rest = f"SELECT count(DISTINCT {column}) AS others, {_SUMS} FROM {rollups}"  # noqa: S608
         [rest] = await self._store.read(f"{of_rest} WHERE {others}", *chosen)
         number = rest.pop("others")
         if not number:
             return UsageTop(rows, None, 0)
-        of_bins = "SELECT bin, sum(requests) AS requests FROM usage_ttft"
+        of_bins = f"SELECT bin, sum(requests) AS requests FROM {ttft}"  # noqa: S608
         counts = await self._store.read(f"{of_bins} WHERE {others} GROUP BY bin", *chosen)
         bins = {row["bin"]: int(row["requests"]) for row in counts}
         return UsageTop(rows, _row(rest, "", bins), number)
@@ -116,9 +124,10 @@ class UsageReport:
         return {row["key_id"]: float(row["last"]) for row in rows}
 
     async def groups(self, by: Grouping) -> set[str]:
-        """Return all keys (ids), models or nodes that any stored request went to."""
+        """Return all keys (ids), labels, models or nodes that any stored request is counted by."""
         column = _COLUMNS[by]
-        rows = await self._store.read(f"SELECT DISTINCT {column} AS grp FROM usage_rollups")  # noqa: S608
+        table = _from(by, "usage_rollups")
+        rows = await self._store.read(f"SELECT DISTINCT {column} AS grp FROM {table}")  # noqa: S608
         return {row["grp"] for row in rows if row["grp"]}
 
     async def _rows(
@@ -127,13 +136,18 @@ class UsageReport:
         """Make rows from `sums`, and add the percentiles of the time to first token."""
         of_bins = f"SELECT {_group_expression(by)} AS grp, bin, sum(requests) AS requests"
         counts = await self._store.read(
-            f"{of_bins} FROM usage_ttft WHERE {where} GROUP BY grp, bin",
+            f"{of_bins} FROM {_from(by, 'usage_ttft')} WHERE {where} GROUP BY grp, bin",
             *values,
         )
         bins: defaultdict[Any, dict[int, int]] = defaultdict(dict)
         for row in counts:
             bins[row["grp"]][row["bin"]] = int(row["requests"])
         return [_row(row, _label(by, row["grp"]), bins[row["grp"]]) for row in sums]
+
+
+def _from(by: Grouping, table: str) -> str:
+    """The table to sum up; by label each row once for each label of its key."""
+    return table + _LABELLED if by == "label" else table
 
 
 def _group_expression(by: Grouping) -> str:
@@ -160,7 +174,8 @@ def _where(
     for column, value in only:
         if value is not None:
             values.append(value)
-            where += f" AND {column} = ${len(values)}"
+            equal = _OF_LABEL if column == "label" else f"{column} = ${{}}"
+            where += f" AND {equal.format(len(values))}"
     return where, values
 
 

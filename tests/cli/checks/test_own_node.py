@@ -72,6 +72,15 @@ def test_a_node_whose_engine_leaves_the_gpu_idle_is_a_problem(
     assert _said(folder) == (False, f"{process}, but {idle}")
 
 
+def test_a_node_whose_server_refuses_it_says_which_and_why(
+    folder: DataFolder, process: str
+) -> None:
+    down = {"openai@127.0.0.1:1": "connection refused"}
+    keep_standing(folder, Standing(connected=True, upstreams_down=down))
+    said = "but can't use every server: openai@127.0.0.1:1: connection refused"
+    assert _said(folder) == (False, f"{process} and is connected, {said}")
+
+
 def test_what_an_older_node_wrote_down_is_read(folder: DataFolder, process: str) -> None:
     folder.write("node.json", b'{"connected": true, "problem": "", "models": ["tiny"]}')
     assert _said(folder) == (True, f"{process}, is connected, and serves: tiny")

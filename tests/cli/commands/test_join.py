@@ -17,6 +17,9 @@ from tests.harness.terminal import Terminal
 WARNING = "other users of this machine can read an invite that is an argument"
 
 
+pytestmark = pytest.mark.xdist_group("join")  # one relay
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with cluster(tmp_path_factory.mktemp("cluster")) as started:

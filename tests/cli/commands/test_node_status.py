@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wai_api.nodes import NodeView
-from wai_cli.commands.fleet import _say_parts_down
+from wai_cli.commands.fleet import _say_parts_down, _say_upstreams_down
 
 
 def box(detail: dict[str, Any]) -> NodeView:
@@ -47,3 +47,17 @@ def test_each_failed_part_gets_a_line(capsys: pytest.CaptureFixture[str]) -> Non
         "its part 'managed models' fails and is started again (the disk is full):"
         " the node's log says more",
     ]
+
+
+@pytest.mark.parametrize("told", [None, [], "x", {"a": None}, {"a": {}}, {"a": {"up": True}}])
+def test_servers_that_are_used_or_told_oddly_get_no_line(
+    told: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _say_upstreams_down(box({"upstreams": told}))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_server_that_is_not_used_gets_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    down = {"openai@h:1": {"up": False, "error": "connection refused"}, "b": {"up": True}}
+    _say_upstreams_down(box({"upstreams": down}))
+    assert capsys.readouterr().out == "openai@h:1 is not used: connection refused\n"

@@ -17,6 +17,9 @@ _LEAVE = b"\x1b[?25h\x1b[?1049l"
 _SIZE = (100, 24)
 
 
+pytestmark = pytest.mark.xdist_group("top")  # one relay
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with cluster(tmp_path_factory.mktemp("cluster")) as started:

@@ -1,4 +1,4 @@
-"""The real engine as an archive, packed once for a test worker, and a release server for it."""
+"""The real engine as an archive, packed once, and a release server for it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.harness.real import require_real
 
 
 @pytest.fixture(scope="session")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packed(shared_folder: Path) -> Path:
     require_real("llama-server")
-    return real_archive(tmp_path_factory.mktemp("packed"))
+    return real_archive(shared_folder)
 
 
 @pytest.fixture

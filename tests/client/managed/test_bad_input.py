@@ -25,7 +25,7 @@ from wai_node.managed.policy import ManagedSettings
 from wai_node.models.download import Download
 from wai_protocol.errors import AuthError, Fault, NodeUnavailable, StoreError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 BAD_REPO: Final = "tiny/bad-GGUF"
 BAD: Final = f"{BAD_REPO}:F16"

@@ -28,7 +28,7 @@ from wai_node.managed.policy import ManagedSettings
 from wai_node.models.hardware import Gpu, Hardware
 from wai_protocol.errors import Fault, RequestError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 CPU = Machine("linux", "x86_64")
 NVIDIA = Machine("linux", "x86_64", frozenset({"nvidia"}), cuda=12)
@@ -37,9 +37,9 @@ CARD = replace(RAM, gpus=(Gpu("RTX 4090", "nvidia", 24 << 30, 20 << 30),))
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packed(shared_folder: Path) -> Path:
     require_real("llama-server")
-    return real_archive(tmp_path_factory.mktemp("packed"), backend="cpu")
+    return real_archive(shared_folder, backend="cpu")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from wai_node.managed.policy import ManagedSettings
 from wai_protocol.errors import WaiError
 from wai_protocol.frames import pack
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 MODELS: Final = (
     *("", "a", "a/b", "a/b:", ":", REPO, f"{REPO}:Q9", f"{REPO}:../../x", "../../etc/passwd"),

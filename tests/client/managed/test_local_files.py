@@ -17,7 +17,7 @@ from wai_node.managed.policy import ManagedSettings
 from wai_node.models.local_files import find_local
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 ALIAS = "local/my-model-F16"
 

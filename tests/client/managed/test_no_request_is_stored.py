@@ -74,7 +74,7 @@ REQUESTS: Final[list[tuple[str, dict[str, Any]]]] = [
 
 
 @pytest.mark.anyio
-@pytest.mark.timeout(100)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("flags", [(), ("--verbose",)], ids=["our flags", "the owner's --verbose"])
 async def test_no_part_of_a_request_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, flags: tuple[str, ...]

@@ -27,7 +27,7 @@ from wai_node.models.hardware import Gpu, Hardware
 from wai_node.models.shape import shape_from_metadata
 from wai_protocol.errors import AuthError, RequestError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 GIB = 1 << 30
 RAM = Hardware((), 1 << 35, 1 << 35, "cpu", 8)

@@ -28,7 +28,7 @@ from wai_node.managed.server.server_socket import ServerSocket, remove_left_sock
 from wai_node.models.buffer_log import read_buffers
 from wai_transport.origin import MAX_SOCKET_PATH_BYTES, Origin
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 CRASHES: Final = 3
 

@@ -27,7 +27,7 @@ from wai_node.managed.policy import ManagedSettings
 from wai_node.models.hardware import Gpu, Hardware
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 # of 8 GiB, 8 % are kept free: 100 MiB more are too few for a process beside the running one
 ROOM_FOR_ONE: Final = int(0.08 * (1 << 33)) + (100 << 20)

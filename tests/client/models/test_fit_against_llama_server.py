@@ -24,7 +24,7 @@ from wai_node.models.gguf_header import GgufHeader, HeaderReader
 from wai_node.models.shape import shape_from_metadata
 
 TOLERANCE: Final = 0.10
-LOAD_LIMIT_S: Final = 15.0
+LOAD_LIMIT_S: Final = 25.0
 TRIES: Final = 3  # b10434 now and then hangs while it loads, before it has listened
 LOADS: Final = (Load(4096, 2), Load(8192), Load(1024, 4))
 WIDE: Final = Shape(embedding=384, blocks=3, heads=6, kv_heads=2, head_dim=64, feed_forward=640)

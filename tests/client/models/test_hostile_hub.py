@@ -17,7 +17,7 @@ from wai_node.models.download import Clock, Download
 from wai_node.models.hub import MAX_COUNT, Hub, HubSettings
 from wai_protocol.errors import WaiError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 FILE = RemoteFile("m-F16.gguf", 1000, "a" * 64)
 LONG = b"9" * 5000

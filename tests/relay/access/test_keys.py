@@ -10,7 +10,9 @@ import pytest
 from tests.relay.conftest import Clock, everything_in
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
-from wai_relay.access.keys import KeyRing
+from wai_relay.access.former_secrets import MAX_GOOD, REMEMBERED_S
+from wai_relay.access.keys import MAX_LENT, KeyRing
+from wai_relay.contracts.api_keys import TRIAL_KEY_ID, KeyRefused
 from wai_relay.storage import SqliteStore, Write
 
 pytestmark = pytest.mark.anyio
@@ -204,3 +206,158 @@ async def test_a_renamed_key_stays_good_and_keeps_its_limits(store: SqliteStore)
         assert (renamed.id, renamed.name, renamed.limits.rpm) == (key.id, "chat", 3)
     with pytest.raises(RequestError, match="printable"):
         await ring.rename(key.id, "a\nb")
+
+
+async def test_a_lent_key_is_good_for_its_time_and_is_nowhere_else(
+    store: SqliteStore, clock: Clock, tmp_path: Path
+) -> None:
+    ring = await KeyRing.load(store, clock)
+    before = everything_in(tmp_path)
+    secret = ring.lend(60.0)
+    lent = ring.authenticate(_bearer(secret))
+    assert (lent.id, ring.name_of(lent.id)) == (TRIAL_KEY_ID, "wai doctor")
+    assert await ring.list(revoked=True) == []
+    assert everything_in(tmp_path) == before
+    clock.now += 60.0
+    assert _fault(ring, _bearer(secret)) is Fault.KEY_INVALID
+
+
+async def test_lent_keys_are_bounded_and_make_room_when_their_time_is_over(
+    store: SqliteStore, clock: Clock
+) -> None:
+    ring = await KeyRing.load(store, clock)
+    for _ in range(MAX_LENT):
+        ring.lend(60.0)
+    with pytest.raises(RequestError):
+        ring.lend(60.0)
+    clock.now += 60.0
+    ring.lend(60.0)
+    assert len(ring._by_hash) == 1
+
+
+async def test_what_is_remembered_of_a_refused_key(store: SqliteStore, clock: Clock) -> None:
+    ring = await KeyRing.load(store, clock)
+    revoked, old_secret = await ring.create("old")
+    expired, late_secret = await ring.create("late", KeyLimits(expires_at=clock.now))
+    await ring.revoke(revoked.id)
+    for known in (ring, await KeyRing.load(store, clock)):
+        for secret, shown in (
+            (old_secret, revoked.id),
+            (late_secret, expired.id),
+            ("wai_sk_abcdefgh", "wai_sk_abcd"),  # no more of it than a list shows
+            ("sk-somebody-elses", ""),
+            ("wai_sk_" + "x" * 1000, ""),
+            ("wai_sk_\x00\x1b[2J", ""),
+        ):
+            with pytest.raises(KeyRefused) as refused:
+                known.authenticate(_bearer(secret))
+            assert refused.value.key == shown
+        assert known.state_of(revoked.id) == ("old", "revoked")
+        assert known.state_of(expired.id) == ("late", "expired")
+        assert known.state_of("wai_sk_abcd") is None
+
+
+async def test_a_rotated_key_is_good_by_both_secrets_for_a_while_and_stays_itself(
+    store: SqliteStore, clock: Clock, tmp_path: Path
+) -> None:
+    ring = await KeyRing.load(store, clock)
+    key, old = await ring.create("app", KeyLimits(rpm=5), ["prod"])
+    changed, new = await ring.rotate(key.id, 3600.0)
+    assert (changed.id, changed.name, changed.limits, changed.labels) == (
+        *(key.id, "app", KeyLimits(rpm=5)),
+        ("prod",),
+    )
+    assert changed.prefix == new[: len(changed.prefix)]
+    for known in (ring, await KeyRing.load(store, clock)):
+        assert known.authenticate(_bearer(old)).id == key.id
+        assert known.authenticate(_bearer(new)).id == key.id
+        assert known.former_good_until(key.id) == clock.now + 3600.0
+    clock.now += 3600.0
+    for known in (ring, await KeyRing.load(store, clock)):
+        with pytest.raises(KeyRefused) as refused:
+            known.authenticate(_bearer(old))
+        assert refused.value.key == key.id  # so it can be said whose program uses it still
+        assert known.authenticate(_bearer(new)).id == key.id
+        assert known.former_good_until(key.id) is None
+    for secret in (old, new):
+        assert secret[12:].encode() not in everything_in(tmp_path)
+
+
+async def test_without_a_grace_no_former_secret_is_good_any_more(
+    store: SqliteStore, clock: Clock
+) -> None:
+    ring = await KeyRing.load(store, clock)
+    key, first = await ring.create("app")
+    _, second = await ring.rotate(key.id, 86400.0)
+    _, third = await ring.rotate(key.id, 0.0)
+    for known in (ring, await KeyRing.load(store, clock)):
+        for secret in (first, second):
+            assert _fault(known, _bearer(secret)) is Fault.KEY_INVALID
+        assert known.authenticate(_bearer(third)).id == key.id
+
+
+async def test_a_key_that_is_revoked_takes_its_former_secrets_with_it(
+    store: SqliteStore, clock: Clock
+) -> None:
+    ring = await KeyRing.load(store, clock)
+    key, old = await ring.create("app")
+    _, new = await ring.rotate(key.id, 86400.0)
+    await ring.revoke(key.id)
+    for known in (ring, await KeyRing.load(store, clock)):
+        for secret in (old, new):
+            assert _fault(known, _bearer(secret)) is Fault.KEY_INVALID
+    with pytest.raises(RequestError):
+        await ring.rotate(key.id, 0.0)
+
+
+async def test_a_changed_limit_holds_for_the_former_secret_too(
+    store: SqliteStore, clock: Clock
+) -> None:
+    ring = await KeyRing.load(store, clock)
+    key, old = await ring.create("app")
+    await ring.rotate(key.id, 86400.0)
+    await ring.set_limits(key.id, KeyLimits(rpm=1))
+    assert ring.authenticate(_bearer(old)).limits.rpm == 1
+
+
+async def test_a_program_that_rotates_in_a_loop_is_stopped(
+    store: SqliteStore, clock: Clock
+) -> None:
+    ring = await KeyRing.load(store, clock)
+    key, _ = await ring.create("app")
+    for _ in range(MAX_GOOD):
+        await ring.rotate(key.id, 86400.0)
+    with pytest.raises(RequestError, match="former secrets"):
+        await ring.rotate(key.id, 86400.0)
+    clock.now += REMEMBERED_S + 86401.0
+    await ring.rotate(key.id, 86400.0)
+    assert len(ring._former._by_hash) == 1
+    assert len(await store.read("SELECT * FROM api_key_secrets")) == 1
+
+
+async def test_two_that_rotate_at_once_do_not_lose_a_secret(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    key, _ = await ring.create("app")
+    results = await asyncio.gather(
+        *(ring.rotate(key.id, 60.0) for _ in range(2)), return_exceptions=True
+    )
+    [(_, secret)] = [one for one in results if isinstance(one, tuple)]
+    assert any(isinstance(one, RequestError) for one in results)
+    assert (await KeyRing.load(store)).authenticate(_bearer(secret)).id == key.id
+
+
+async def test_labels_are_kept_and_replaced(store: SqliteStore) -> None:
+    ring = await KeyRing.load(store)
+    key, _ = await ring.create("app", None, ["b", "a", "b"])
+    assert key.labels == ("a", "b")
+    await ring.set_labels(key.id, ["c"])
+    await ring.rename(key.id, "other")
+    for known in (ring, await KeyRing.load(store)):
+        [listed] = await known.list()
+        assert (listed.labels, listed.name) == (("c",), "other")
+        assert known.labels() == {"c"}
+    await ring.revoke(key.id)
+    found = await ring.find(key.id)
+    assert found is not None
+    assert found.labels == ("c",)
+    assert [one.labels for one in await ring.list(revoked=True)] == [("c",)]

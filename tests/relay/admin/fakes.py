@@ -17,18 +17,26 @@ from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.admin import BASE, Context
-from wai_relay.admin.condition import RelayCondition
 from wai_relay.admin.events import Feed
 from wai_relay.contracts.records import DiscardingRecorder, UsageState
 from wai_relay.dashboard.app import create_app
 from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.registry import NodeRecord, NodeRegistry, no_such_node
+from wai_relay.health.clock import ClockWatch
+from wai_relay.health.condition import RelayCondition
+from wai_relay.health.folder_probe import FolderProbe
+from wai_relay.health.health import Health
+from wai_relay.notify.config import NotifyConfig
+from wai_relay.notify.notifier import Notifier
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
+from wai_relay.observe.outcomes import Outcomes
 from wai_relay.observe.pulse import Pulse
+from wai_relay.policy.months import MonthTokens
 from wai_relay.settings import SettingsBook
 from wai_relay.storage import SqliteStore
 from wai_relay.usage import RequestHistory, UsageReport
+from wai_transport.folder import DataFolder
 
 TOKEN = "wai_at_test"
 PUBLIC = NodeKey.generate().public
@@ -203,13 +211,24 @@ async def make_api(store: SqliteStore, clock: Clock) -> Api:
         settings=await SettingsBook.load(store, clock),
         usage=UsageReport(store),
         history=RequestHistory(store),
+        months=MonthTokens(clock()),
         live=live,
         sign_ins=await SignIns.load(store, admins, clock),
         feed=feed,
         explanations=Explanations(),
         address=InviteAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
         version="0.1.0",
-        condition=RelayCondition(lambda: 2e9, lambda: UsageState(0, 0, behind=False), Path("/")),
+        health=Health(
+            RelayCondition(
+                lambda: 2e9, lambda: UsageState(0, 0, behind=False), FolderProbe(Path("/"))
+            ),
+            nodes=fleet.nodes,
+            outcomes=Outcomes(DiscardingRecorder(), clock),
+            deployed=feed.deployed.rows.values,
+            clock_watch=ClockWatch(lambda: True),
+            clock=clock,
+        ),
+        notifier=Notifier(NotifyConfig(), (), DataFolder(Path("/")), lambda: "https://relay"),
         clock=clock,
     )
     return Api(create_app(context), context, fleet, ticker)

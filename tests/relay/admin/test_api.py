@@ -585,3 +585,20 @@ async def test_an_edit_that_makes_no_sense_reaches_no_node(api: Api, body: dict[
     api.fleet.known = [node]
     status, _ = await api.call("PATCH", f"/deployments/box?model={DEPLOYED['model']}", body)
     assert (status, node.calls) == (400, [])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/nodes/box", {"name": "desk\n"}),
+        ("POST", "/invites", {"name": "desk\n"}),
+        ("POST", "/admins", {"name": "ann\n"}),
+        ("PATCH", "/settings", {"public_url": "https://relay.example\n"}),
+    ],
+)
+async def test_a_name_that_ends_with_a_line_end_is_refused(
+    api: Api, method: str, path: str, body: dict[str, Any]
+) -> None:
+    api.fleet.known = [make_node()]
+    status, _ = await api.call(method, path, body)
+    assert status == 400

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from tests.relay.conftest import Clock
+from wai_protocol.errors import RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.admin.condition import RelayCondition
-from wai_relay.contracts.records import UsageState
+from wai_relay.contracts.records import Attempt, RequestRecord, UsageState
+from wai_relay.health.condition import RelayCondition
+from wai_relay.health.config import HealthConfig
+from wai_relay.health.folder_probe import FolderProbe
+from wai_relay.health.keys import KnownKey
 
 from .fakes import Api, FakeNode, make_node
 
@@ -107,7 +111,8 @@ async def test_a_certificate_that_was_not_renewed(
 ) -> None:
     api.fleet.known = [_node(status=SERVING)]
     ends = None if ends_in_s is None else clock.now + ends_in_s
-    api.context.condition = replace(api.context.condition, certificate_ends=lambda: ends)
+    health = api.context.health
+    health.condition = replace(health.condition, certificate_ends=lambda: ends)
     found = await _problems(api)
     assert [(kind, said[: len(text)]) for kind, _, said in found] == (
         [("certificate", text)] if text else []
@@ -115,8 +120,8 @@ async def test_a_certificate_that_was_not_renewed(
 
 
 async def test_what_is_wrong_with_the_relay_comes_first(api: Api) -> None:
-    api.context.condition = RelayCondition(
-        lambda: 0.0, lambda: UsageState(5, 2, behind=True), Path("/nowhere")
+    api.context.health.condition = RelayCondition(
+        lambda: 0.0, lambda: UsageState(5, 2, behind=True), FolderProbe(Path("/nowhere"))
     )
     kinds = [kind for kind, _, _ in await _problems(api)]
     assert kinds == ["certificate", "database", "database", "setup"]
@@ -142,3 +147,100 @@ async def test_a_failed_deployment_is_told_with_its_reason(api: Api) -> None:
     assert await _problems(api) == [
         ("deployment", "a/b:Q4 on box", "it failed: out of memory"),
     ]
+
+
+def _record(**fields: Any) -> RequestRecord:
+    record = RequestRecord("req", 0.0, "POST", "/v1/chat/completions")
+    for name, value in fields.items():
+        setattr(record, name, value)
+    return record
+
+
+def _fail(api: Api, node: str, times: int = 3) -> None:
+    for _ in range(times):
+        tried = [Attempt(node, "m", "", 0.0, fault="upstream_broke")]
+        api.context.health.outcomes.finish(
+            _record(key_id="key_1", status=500, fault="upstream_broke", tried=tried, attempts=1)
+        )
+
+
+async def test_a_node_that_answers_only_errors_is_told(api: Api) -> None:
+    api.fleet.known = [_node(status=SERVING)]
+    _fail(api, "box")
+    assert await _problems(api) == [
+        (
+            *("upstream", "box"),
+            "the last 3 requests for m failed there: the server answered with an error, or broke"
+            " off",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        _node(state="offline"),
+        _with({"upstreams": {"llama": {"up": False, "error": "connection refused"}}}),
+    ],
+)
+async def test_a_failure_whose_cause_is_told_is_not_told_twice(api: Api, node: FakeNode) -> None:
+    api.fleet.known = [node]
+    _fail(api, "box")
+    assert len(await _problems(api)) == 1
+
+
+async def test_a_provider_that_only_fails_is_told_as_a_provider(api: Api) -> None:
+    api.fleet.known = [_node(status=SERVING)]
+    _fail(api, "provider:cloud")
+    [(kind, subject, _)] = await _problems(api)
+    assert (kind, subject) == ("provider", "provider:cloud")
+
+
+@pytest.mark.parametrize(
+    ("key", "fault", "subject", "text"),
+    [
+        ("key_1", "insufficient_quota", "app", "its tokens of this month are used up"),
+        ("key_1", "rate_limit_exceeded", "app", "its limits of a minute are too low"),
+        ("key_1", "forbidden", "app", "it asks for a model or a node"),
+        ("key_2", "invalid_api_key", "old", "it is revoked, and still used"),
+        ("wai_sk_abcd", "invalid_api_key", "wai_sk_abcd…", "no key of this relay begins so"),
+    ],
+)
+async def test_a_key_that_is_refused_often_is_told_with_who_uses_it(
+    api: Api, key: str, fault: str, subject: str, text: str
+) -> None:
+    api.fleet.known = [_node(status=SERVING)]
+    known = {"key_1": KnownKey("app", "good"), "key_2": KnownKey("old", "revoked")}
+    api.context.health.known_key = known.get
+    for _ in range(60):
+        api.context.health.outcomes.finish(
+            _record(refused_key=key, status=429, fault=fault, address="10.0.0.7")
+        )
+    [(kind, named, said)] = await _problems(api)
+    assert (kind, named) == ("key", subject)
+    assert said.startswith(text)
+    assert "60 requests of the last 10 minutes were refused, the last time from 10.0.0.7" in said
+
+
+async def test_a_problem_keeps_its_id_and_its_beginning_while_it_lasts(
+    api: Api, clock: Clock
+) -> None:
+    api.fleet.known = [_node(status=SERVING)]
+    _fail(api, "box")
+    [first] = api.context.health.problems()
+    clock.now += 60.0
+    _fail(api, "box")
+    [later] = api.context.health.problems()
+    assert (later.id, later.since) == (first.id, first.since)
+    assert later.text != first.text
+
+
+async def test_kinds_that_the_operator_ignores_are_not_told(api: Api) -> None:
+    api.fleet.known = [_node(state="offline")]
+    api.context.health.config = HealthConfig(("node",))
+    assert await _problems(api) == []
+
+
+def test_a_kind_that_does_not_exist_can_not_be_ignored() -> None:
+    with pytest.raises(RequestError, match="'colck'"):
+        HealthConfig(("colck",))

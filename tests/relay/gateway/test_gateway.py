@@ -147,7 +147,7 @@ def error_of(exchange: FakeExchange) -> dict[str, Any]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while not condition():
             await anyio.lowlevel.checkpoint()
 
@@ -1120,7 +1120,7 @@ async def test_a_head_that_can_not_be_sent_ends_in_an_error_and_not_in_a_wait() 
 
     r = rig(FakeNode("gpu1", MODEL, script=answer))
     exchange = Strict(make_request(), [CHAT])
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await r.gateway.handle(exchange)
     assert exchange.over
     assert exchange.status >= 500

@@ -32,6 +32,8 @@ from wai_relay.gateway.limits import MIB, GatewayLimits
 MOST_S = 0.040
 """CPU time of one turn of the loop, on a core as fast as where it was chosen: twice what the worst
 takes there, for cores that are shared. What grows with the square takes a hundred times as long."""
+LONG = MIB + MIB // 4
+"""More than is taken in one go, and no more: each of a million values costs 10 µs."""
 TRIES = 8
 """A turn counts as long as the shortest of these: a bug takes its time each time."""
 HEAD = b'{"model":"m","stream":true,'
@@ -98,14 +100,14 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     ),
     "white space": lambda: HEAD + b" " * 1_000_000 + b'"messages":[]}',
     "tools": lambda: filled(HEAD + b'"messages":[],"tools":[', b'{"a":1},', b"]}"),
-    "a long body of brackets": lambda: filled(HEAD + b'"messages":[', b"[],", b"]}", 3 * MIB),
-    "a long body of fields": lambda: filled(b"{", b'"a":1,', b',"model":"m"}', 3 * MIB),
+    "a long body of brackets": lambda: filled(HEAD + b'"messages":[', b"[],", b"]}", LONG),
+    "a long body of fields": lambda: filled(b"{", b'"a":1,', b',"model":"m"}', LONG),
     "a long body of escapes": lambda: filled(b'{"a":"', b"\\n", b'","model":"m"}', 3 * MIB),
     "a long body of names": lambda: HEAD + keys(200_000) + b"}",
     "a long body of small messages": lambda: filled(
-        HEAD + b'"messages":[', b'{"role":"a"},', b"]}", 3 * MIB
+        HEAD + b'"messages":[', b'{"role":"a"},', b"]}", LONG
     ),
-    "a long body of empty strings": lambda: filled(HEAD + b'"input":[', b'"",', b"]}", 3 * MIB),
+    "a long body of empty strings": lambda: filled(HEAD + b'"input":[', b'"",', b"]}", LONG),
     "a long body of escaped quotes": lambda: filled(
         HEAD + b'"messages":[{"content":"', b'\\"', b'"}]}', 3 * MIB
     ),

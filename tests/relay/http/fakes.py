@@ -1,4 +1,4 @@
-"""A transport without a socket, and handlers that the edge's tests share."""
+"""A transport without a socket, a clock, and handlers that the edge's tests share."""
 
 from __future__ import annotations
 
@@ -53,6 +53,18 @@ class FakeTransport:
 
     def as_transport(self) -> asyncio.Transport:
         return cast(asyncio.Transport, self)
+
+
+class SteppingClock:
+    """Processor time for `Turns`: each look at it finds that `step_s` was spent since the last."""
+
+    def __init__(self, step_s: float = 0.0) -> None:
+        self.now = 0.0
+        self._step_s = step_s
+
+    def __call__(self) -> float:
+        self.now += self._step_s
+        return self.now
 
 
 async def echo(exchange: Exchange) -> None:

@@ -272,7 +272,7 @@ async def half_handshakes(
 
 async def is_ended(sock: socket.socket) -> bool:
     """Wait until the relay has ended the connection."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         try:
             while await asyncio.get_running_loop().sock_recv(sock, 1024):
                 pass

@@ -8,12 +8,12 @@ import logging
 import pytest
 
 from wai_protocol.errors import RequestError
+from wai_protocol.http1 import MAX_CHUNKED_BYTES
 from wai_relay.http.edge import (
     BODY_STALL_S,
     CLOSE_S,
     HEAD_DEADLINE_S,
     IDLE_TIMEOUT_S,
-    MAX_BODY_BYTES,
     READ_AHEAD_BYTES,
     WRITE_STALL_S,
     Edge,
@@ -185,12 +185,36 @@ async def test_a_chunked_body_of_two_readings_hides_no_request(fault: str, step:
     connection.connection_lost(None)
 
 
-@pytest.mark.parametrize("size", [b"%x" % (MAX_BODY_BYTES + 1), b"f" * 16, b"0" * 9 + b"f" * 30])
+@pytest.mark.parametrize("size", [b"%x" % (MAX_CHUNKED_BYTES + 1), b"f" * 16, b"0" * 9 + b"f" * 30])
 async def test_a_chunk_that_announces_too_much_is_413_before_its_first_byte(size: bytes) -> None:
     _, connection, transport = connect()
     connection.data_received(CHUNKED.partition(b"2\r\n")[0] + size + b"\r\n")
     await turns()
     assert transport.written.startswith(b"HTTP/1.1 413 ")
+    connection.connection_lost(None)
+
+
+async def test_a_chunked_body_is_as_long_as_its_handler_reads_it() -> None:
+    """`gateway.body_bytes` may be above the 64 MiB of its default."""
+    piece, count = bytes(1 << 20), 80
+    read = 0
+
+    async def handler(exchange: Exchange) -> None:
+        nonlocal read
+        while data := await exchange.read():
+            read += len(data)
+        exchange.start(200, [])
+        exchange.end()
+
+    _, connection, transport = connect(handler)
+    connection.data_received(CHUNKED.partition(b"2\r\n")[0])
+    for _ in range(count):
+        connection.data_received(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await decoded(connection)
+    connection.data_received(b"0\r\n\r\n")
+    await decoded(connection)
+    assert read == count * len(piece)
+    assert transport.written.startswith(b"HTTP/1.1 200 ")
     connection.connection_lost(None)
 
 

@@ -24,7 +24,7 @@ from wai_relay.http.liveness import ALIVE_CHECK_S
 
 from .fakes import FakeTransport, turns
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("network")]
+pytestmark = pytest.mark.anyio
 
 FREED_S = 30.0
 ANSWER_BYTES = 8 * 1024 * 1024

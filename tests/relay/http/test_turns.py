@@ -23,7 +23,7 @@ from wai_relay.http.turns import (
     next_slice_bytes,
 )
 
-from .fakes import FakeTransport, turns
+from .fakes import FakeTransport, SteppingClock, turns
 
 pytestmark = pytest.mark.anyio
 
@@ -31,17 +31,6 @@ SLICE_S = TURN_S / 2  # what each look at the clock finds to have been spent
 CHUNKED = b"POST /p HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
 FLOOD = b"1\r\nx\r\n" * 40_000
 HOSTILE = 8
-
-
-class Clock:
-    """Processor time of which every look takes `SLICE_S`."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += SLICE_S
-        return self.now
 
 
 async def swallow(exchange: Exchange) -> None:
@@ -53,12 +42,12 @@ async def swallow(exchange: Exchange) -> None:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SteppingClock:
+    return SteppingClock(SLICE_S)
 
 
 @pytest.fixture
-async def connections(clock: Clock) -> AsyncIterator[list[H1Connection]]:
+async def connections(clock: SteppingClock) -> AsyncIterator[list[H1Connection]]:
     edge = Edge(swallow)
     edge.turns = Turns(clock)
     made = []
@@ -75,7 +64,7 @@ async def connections(clock: Clock) -> AsyncIterator[list[H1Connection]]:
 
 
 async def test_many_floods_together_take_no_longer_turns_than_one(
-    clock: Clock, connections: list[H1Connection]
+    clock: SteppingClock, connections: list[H1Connection]
 ) -> None:
     for hostile in connections[:HOSTILE]:
         hostile.data_received(FLOOD)  # the first turn is its own

@@ -1,4 +1,4 @@
-"""The Grafana dashboard asks for nothing that /metrics does not have."""
+"""The Grafana dashboard and the alerts ask for nothing that /metrics does not have."""
 
 from __future__ import annotations
 
@@ -9,15 +9,25 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from wai_api.hardware import GpuNow, MachineNow
+from wai_api.health import KINDS
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.contracts.records import DiscardingRecorder, RequestRecord, TokenCounts
+from wai_relay.contracts.records import (
+    DiscardingRecorder,
+    RequestRecord,
+    TokenCounts,
+    UsageState,
+)
 from wai_relay.http.edge import EdgeCounters
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.metrics import Metrics
 
 FILE: Final = Path(__file__).parents[3] / "relay" / "grafana-dashboard.json"
+ALERTS: Final = yaml.safe_load(FILE.with_name("prometheus-alerts.yml").read_text(encoding="utf-8"))
+RULES: Final = [rule for group in ALERTS["groups"] for rule in group["rules"]]
+OF_SCRAPING: Final = {"job", "instance"}  # labels that Prometheus adds
 DASHBOARD: Final = json.loads(FILE.read_text(encoding="utf-8"))
 SAMPLE: Final = re.compile(r"^([a-z_]+)(?:\{(.*)\})? ", re.MULTILINE)
 ASKED: Final = re.compile(r"\b(?:wai|gen_ai_server)_[a-z_]+\b(?!\s*=)")
@@ -46,6 +56,8 @@ def exposed() -> dict[str, set[str]]:
     text = metrics.text(
         *([node], LiveRequests(), EdgeCounters()),
         certificate_ends=2e9,
+        usage=UsageState(0, 0, behind=False),
+        problems=dict.fromkeys(KINDS, 0),
         machines=[("box", machine)],
     )
     found: dict[str, set[str]] = {}
@@ -66,6 +78,27 @@ def expressions() -> Iterator[str]:
 
 @pytest.mark.parametrize("expression", list(expressions()))
 def test_every_panel_has_its_metrics_and_labels(expression: str) -> None:
+    _check(expression)
+
+
+@pytest.mark.parametrize("rule", RULES[1:], ids=lambda rule: rule["alert"])
+def test_every_alert_has_its_metrics_and_labels_and_says_what_to_do(rule: dict[str, Any]) -> None:
+    _check(rule["expr"])
+    assert set(rule["annotations"]) == {"summary", "description"}
+    assert rule["labels"]["severity"] in ("critical", "warning")
+
+
+def test_each_kind_of_problem_has_one_alert() -> None:
+    kinds = [
+        kind
+        for rule in RULES
+        for matched in re.findall(r'wai_problems\{kind=~"([^"]*)"', rule["expr"])
+        for kind in matched.split("|")
+    ]
+    assert sorted(kinds) == sorted(set(KINDS) - {"setup"})  # a new relay is no emergency
+
+
+def _check(expression: str) -> None:
     there = exposed()
     names = {name for name in ASKED.findall(expression) if not name.startswith("gen_ai_request")}
     assert names
@@ -74,7 +107,7 @@ def test_every_panel_has_its_metrics_and_labels(expression: str) -> None:
     for grouped, matched in LABELS.findall(expression):
         labels.update(part.strip() for part in grouped.split(","))
         labels.update(re.findall(r"([a-z_]+)=", matched))
-    assert labels - NO_LABEL <= set().union(*(there[name] for name in names))
+    assert labels - NO_LABEL - OF_SCRAPING <= set().union(*(there[name] for name in names))
 
 
 def test_panels_do_not_lie_on_each_other() -> None:

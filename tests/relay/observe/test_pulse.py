@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from wai_relay.contracts.records import DiscardingRecorder, RequestRecord, TokenCounts
+from wai_relay.contracts.records import (
+    DiscardingRecorder,
+    PastRequest,
+    RequestRecord,
+    TokenCounts,
+)
 from wai_relay.observe.live import ENDED_BY_ADMIN, LiveRequests
 from wai_relay.observe.pulse import MINUTES, NOW_STEPS, STEP_S, STEPS, Pulse
 
@@ -165,3 +170,57 @@ def test_an_outage_shows_although_no_node_was_tried() -> None:
     rig.pulse.finish(gone)
     rig.step()
     assert (rig.pulse.now.requests_hour, rig.pulse.now.errors_hour) == (2, 2)
+
+
+def past(ended_ago_s: float, **fields: Any) -> PastRequest:
+    took_ms = fields.get("duration_ms", 1000.0)
+    made = PastRequest(
+        1.8e9 + 100.0 - ended_ago_s - took_ms / 1000.0,
+        *(100.0, took_ms, 10, 1, 200),
+        failed=False,
+        cancelled=False,
+    )
+    return made._replace(**fields)
+
+
+def test_after_a_restart_the_last_hour_is_as_it_was() -> None:
+    rig = Rig()
+    rig.pulse.restore(
+        [
+            past(30.0),
+            past(1800.0, failed=True, status=502),
+            past(1800.0, attempts=0, status=401, completion_tokens=0),  # refused: no request
+            past(3601.0),  # before it
+            past(-5.0),  # the clock was set back meanwhile
+        ]
+    )
+    now = rig.pulse.now
+    assert (now.requests_hour, now.errors_hour, now.tokens_hour) == (2, 1, 20)
+    assert now.ttft_p50_ms == pytest.approx(100.0, rel=0.1)
+    rates = rig.pulse.history().tokens_per_s
+    assert [index for index, rate in enumerate(rates) if rate] == [899, 1784]
+    rig.step(round(1800 / STEP_S))
+    assert rig.pulse.now.requests_hour == 1
+    assert rig.pulse.now.tokens_hour == 10
+
+
+def test_a_long_answer_of_before_a_restart_is_no_peak_at_its_end() -> None:
+    rig = Rig()
+    rig.pulse.restore([past(10.0, duration_ms=60_000.0, ttft_ms=20_000.0, completion_tokens=800)])
+    rates = [rate for rate in rig.pulse.history().tokens_per_s if rate]
+    assert rig.pulse.now.tokens_hour == 800
+    assert max(rates) == pytest.approx(20.0, rel=0.1)
+
+
+def test_an_answer_that_began_before_the_hour_stays_within_it() -> None:
+    rig = Rig()
+    rig.pulse.restore([past(3590.0, duration_ms=600_000.0, completion_tokens=100)])
+    assert rig.pulse.now.tokens_hour == 100
+
+
+def test_a_restored_pulse_counts_on() -> None:
+    rig = Rig()
+    rig.pulse.restore([past(10.0)])
+    rig.pulse.finish(record(tokens=30))
+    rig.step()
+    assert (rig.pulse.now.requests_hour, rig.pulse.now.tokens_hour) == (2, 40)

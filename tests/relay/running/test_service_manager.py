@@ -41,6 +41,15 @@ def test_a_service_of_the_machine_is_little_exposed(unit: Path) -> None:
     assert float(found[1]) <= MOST_EXPOSED
 
 
+def test_the_relays_service_may_ask_whether_the_clock_is_synchronised_and_not_set_it() -> None:
+    lines = UNITS[0].read_text().splitlines()
+    filters = [line.partition("=")[2] for line in lines if line.startswith("SystemCallFilter=")]
+    assert {"adjtimex", "clock_adjtime"} <= set(filters[-1].split())  # after what takes it away
+    assert not any(line.startswith("ProtectClock=") for line in lines)
+    [bound] = [line for line in lines if line.startswith("CapabilityBoundingSet=")]
+    assert "CAP_SYS_TIME" not in bound
+
+
 @pytest.mark.parametrize("pid", ["", "1", str(os.getppid())])
 def test_sockets_for_another_process_are_not_taken(pid: str) -> None:
     variables = {"LISTEN_PID": pid, "LISTEN_FDS": "1", "PATH": "/bin"}

@@ -80,3 +80,11 @@ async def test_one_request_is_found_by_its_id(history: RequestHistory) -> None:
     assert found is not None
     assert (found.node, found.status, found.ttft_ms) == ("other", 504, None)
     assert await history.find("req_7") is None
+
+
+async def test_the_past_is_told_for_the_hours_figures(history: RequestHistory) -> None:
+    past = await history.past(1003.0, 100)
+    assert [one.began_at for one in past] == [1005.0, 1004.0, 1003.0]
+    assert [one.failed for one in past] == [True, True, False]
+    assert past[1] == (1004.0, None, 9000.0, 0, 0, 504, True, False)
+    assert len(await history.past(0.0, 2)) == 2

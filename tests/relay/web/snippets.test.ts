@@ -16,6 +16,15 @@ test("a model's name is nothing but a name to a shell, whatever the node calls i
   }
 });
 
+test("nor to a shell that starts a program for it", () => {
+  for (const model of HOSTILE) {
+    for (const [program, words] of [["Claude Code", ["--model", model]], ["Aider", ["--model", `openai/${model}`]]] as const) {
+      const script = `claude() { printf '%s\\0' "$@"; }; aider() { printf '%s\\0' "$@"; }\n${shown(model)[program]}`;
+      deepEqual(execFileSync("sh", ["-c", script], { encoding: "utf8" }).split("\0").slice(0, -1), [...words]);
+    }
+  }
+});
+
 test("no name makes the lines look like what they are not", () => {
   for (const lines of Object.values(shown("a\u202e\u2066\u200bb\u2028"))) deepEqual(/[^\n -~…]/.exec(lines), null);
 });
@@ -34,5 +43,6 @@ test("a relay with its own authority is called with the file that says whom to t
   deepEqual(/^curl -N --cacert relay-ca\.crt https:/.test(lines["curl"] ?? ""), true);
   deepEqual(/^# run it as: SSL_CERT_FILE=relay-ca\.crt python/.test(lines["Python"] ?? ""), true);
   deepEqual(/^\/\/ run it as: NODE_EXTRA_CA_CERTS=relay-ca\.crt node/.test(lines["JavaScript"] ?? ""), true);
+  for (const program of ["Claude Code", "Aider", "Open WebUI", "Continue", "Cline", "LangChain"]) deepEqual(lines[program]?.includes("relay-ca.crt"), true);
   for (const text of Object.values(shown("m"))) deepEqual(text.includes("relay-ca.crt"), false);
 });

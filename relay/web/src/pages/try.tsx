@@ -2,13 +2,12 @@
 
 import { computed, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { get, post } from "../api";
+import { post } from "../api";
 import { ms } from "../format";
-import type { WhoAmI } from "../generated/api";
 import { nodes } from "../live";
-import { Copy, Page, Problem, told } from "../parts/basics";
+import { Page, Problem, told } from "../parts/basics";
+import { SnippetBox } from "../parts/snippet_box";
 import { baseUrl } from "../session";
-import { snippets } from "../snippets";
 
 interface Message {
   role: "user" | "assistant";
@@ -27,14 +26,11 @@ interface Piece {
 
 // State lives here, not in the page, so that an answer continues while other pages are shown.
 const key = signal("");
-/** Whether the relay's certificate is from its own authority, which callers must be told to trust. */
-const privateCa = signal(false);
 const model = signal("");
 const text = signal("");
 const talk = signal<Message[]>([]);
 const problem = signal("");
 const busy = signal(false);
-const language = signal("curl");
 const models = computed(() => [...new Set([...nodes.value.values()].flatMap((node) => node.models))].sort());
 let running: AbortController | null = null;
 
@@ -96,13 +92,8 @@ export function TryPage() {
   };
   const end = useRef<HTMLDivElement>(null);
   useEffect(() => {
-    void told(async () => (privateCa.value = (await get<WhoAmI>("/whoami")).pin !== null));
-  }, []);
-  useEffect(() => {
     if (end.current) end.current.scrollTop = end.current.scrollHeight;
   }, [talk.value]);
-  const shown = snippets(baseUrl, key.value || "wai_sk_…", chosen() || "MODEL", privateCa.value);
-  const snippet = shown[language.value] ?? "";
   return (
     <Page title="Try it" hint="As an app would: with an API key, over the public address">
       <div class="try">
@@ -143,16 +134,7 @@ export function TryPage() {
         </section>
         <section class="card">
           <h2>In your app</h2>
-          <div class="line">
-            <div class="segments" role="group" aria-label="Language">
-              {Object.keys(shown).map((name) => (
-                <button key={name} type="button" aria-pressed={language.value === name} onClick={() => (language.value = name)}>{name}</button>
-              ))}
-            </div>
-            <span class="spacer" />
-            <Copy text={snippet} label={`Copy ${language.value} snippet`} />
-          </div>
-          <div class="code"><pre tabIndex={0} aria-label={`${language.value} snippet`}>{snippet}</pre></div>
+          <SnippetBox secret={key.value} model={chosen()} />
         </section>
       </div>
     </Page>

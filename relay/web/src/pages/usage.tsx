@@ -13,7 +13,7 @@ import { Choice, Empty, Page, Problem, paged, told } from "../parts/basics";
 const SPANS: [number, string][] = [[1, "24 hours"], [7, "7 days"], [30, "30 days"], [365, "A year"]];
 const SHOWN = 50; // rows a page: the most used keys, models or nodes, and the others as one row
 const LOOK_MS = 5000; // how often the figures are fetched again
-const GROUPS = ["day", "key", "model", "node"] as const;
+const GROUPS = ["day", "key", "label", "model", "node"] as const;
 
 export function UsagePage() {
   const days = useSignal(7);

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import httpx2 as httpx
 import pytest
 from hypothesis import given
@@ -25,6 +24,9 @@ from wai_relay.gateway.limits import GatewayLimits
 from wai_relay.gateway.translation.messages import MessagesTranslation
 from wai_relay.gateway.translation.translation import Asked
 from wai_relay.observe.explain import explain
+
+if TYPE_CHECKING:  # each takes seconds to import: not for every worker of the tests
+    import anthropic
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +50,7 @@ def events_of(body: bytes) -> list[dict[str, Any]]:
 
 def parsed(body: bytes, content_type: str) -> anthropic.Anthropic:
     """A client of Anthropic's SDK for which every answer is `body`."""
+    import anthropic
 
     def respond(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, content=body, headers={"content-type": content_type})

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2 as httpx
-import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +21,9 @@ from wai_relay.gateway.limits import GatewayLimits
 from wai_relay.gateway.translation.misses import FORGOTTEN_AFTER_S
 from wai_relay.gateway.translation.responses import ResponsesTranslation
 from wai_relay.gateway.translation.translation import Asked
+
+if TYPE_CHECKING:  # each takes seconds to import: not for every worker of the tests
+    import openai
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +63,7 @@ async def ask(r: Rig, **fields: Any) -> FakeExchange:
 
 def client_of(exchange: FakeExchange) -> openai.OpenAI:
     """A client of OpenAI's SDK for which every answer is the one that `exchange` got."""
+    import openai
 
     def respond(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, content=exchange.body, headers=exchange.headers)
