@@ -29,10 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _may_take_s(item: pytest.Item) -> float:
-    """Return a test's own limit of time, and then whether it starts real processes."""
-    limit = item.get_closest_marker("timeout")
-    own = float(limit.args[0]) if limit is not None else 0.0
-    return own + (item.get_closest_marker("e2e") is not None)
+    """Return a test's limit of time, and then whether it starts real processes."""
+    limit, usual_s = item.get_closest_marker("timeout"), float(item.config.getini("timeout"))
+    limit_s = usual_s if limit is None else max(float(limit.args[0]), usual_s)
+    return limit_s + (item.get_closest_marker("e2e") is not None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,7 +14,7 @@ from tests.harness.fake_nvml import write_shim
 from tests.harness.ollama_disk import ollama_disk
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def machines(running: Cluster) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.harness.hook_server import hook_server
 from tests.harness.processes import free_port
 from tests.harness.smtp_server import smtp_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def test_a_test_and_a_problem_arrive_and_a_receiver_that_is_not_there_is_said(
@@ -61,6 +62,26 @@ models = [{{id = "chat"}}]
         assert "[wai] A test from" in mail.mails[0]["subject"]
 
 
-def test_who_told_nobody_is_told_so(tmp_path: Path) -> None:
-    with cluster(tmp_path) as running, pytest.raises(CommandError, match=r"put \[notify\] into"):
-        wai("notify", "test", "--data", running.data)
+def test_receivers_are_taken_over_by_a_reload_and_a_mistake_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    settings = tmp_path / "relay.toml"
+    settings.write_text("")
+    with hook_server() as hook, cluster(tmp_path, "--config", str(settings)) as running:
+
+        def reload(text: str, said: str) -> None:
+            settings.write_text(text)
+            known = len(running.relay.output())
+            running.relay.send(signal.SIGHUP)
+            running.relay.wait_for_output(said, after=known)
+
+        with pytest.raises(CommandError, match=r"put \[notify\] into"):
+            wai("notify", "test", "--data", running.data)
+        webhook = f'[[notify.webhook]]\nurl = "{hook.url}/hook"\n'
+        reload(webhook, "configuration reloaded: notify")
+        expected = f"ok       webhook 127.0.0.1:{hook.port}\n"
+        assert wai("notify", "test", "--data", running.data) == expected
+        missing = f'secret_file = "{tmp_path / "none"}"\n'
+        reload(webhook + missing, "the new configuration can't be used, the old one stays")
+        assert wai("notify", "test", "--data", running.data) == expected
+        assert len(hook.seen) == 2

@@ -15,7 +15,7 @@ from tests.harness.model_fleet import model
 from tests.harness.ollama_disk import NO_FILE, OllamaDisk, ollama_disk
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 QWEN = "ollama:qwen3:8b"
 ON_BOX = ("--node", "box")

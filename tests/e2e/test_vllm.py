@@ -17,7 +17,7 @@ from tests.harness.model_fleet import model
 from tests.harness.ollama_disk import ollama_disk
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 REPO = "tiny/llama"
 ON_BOX = ("--node", "box", "--engine", "vllm", "--context", "4096", "--slots", "3")

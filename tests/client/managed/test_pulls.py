@@ -29,7 +29,7 @@ from wai_node.upstreams.ollama import OllamaUpstream
 from wai_node.upstreams.upstream import Upstream
 from wai_protocol.errors import AuthError, RequestError, TransportError, WaiError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 QWEN: Final = "ollama:qwen3:8b"
 LAYERS: Final = {"qwen3:8b": [8000, 16, 400]}

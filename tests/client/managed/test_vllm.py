@@ -20,7 +20,7 @@ from wai_node.managed.policy import ManagedSettings
 from wai_node.models.hardware import Gpu, Hardware
 from wai_protocol.errors import RequestError, TransportError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 REPO: Final = "tiny/llama"
 VLLM: Final = f"vllm:{REPO}"

@@ -32,8 +32,6 @@ from wai_protocol.errors import RequestError
 from wai_protocol.frames import pack
 from wai_protocol.limits import MAX_EVENT_BYTES
 
-pytestmark = pytest.mark.timeout(30)
-
 FIGURES = ("name", "memory", "use", "heat", "power", "limit", "compute", "graphics")
 
 

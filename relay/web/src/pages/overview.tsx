@@ -5,10 +5,10 @@ import { useEffect, useMemo } from "preact/hooks";
 import { get } from "../api";
 import { Chart } from "../parts/chart";
 import { Badge, Empty, Figure, Page, told } from "../parts/basics";
-import { byName, compact, count, ms, rate } from "../format";
+import { byName, compact, count, ms, rate, span } from "../format";
 import type { NodeView, ProblemList, ProblemView } from "../generated/api";
 import { sinceFirst } from "../history";
-import { changes, history, nodes, pulse, requests } from "../live";
+import { changes, history, nodes, pulse, relayNow, requests } from "../live";
 import { go } from "../route";
 
 const LEAST_S = 120; // the chart's shortest span
@@ -80,8 +80,9 @@ function Problems() {
       <h2>{found.value.length === 1 ? "A problem" : `${count(found.value.length)} problems`}</h2>
       <ul class="problems">
         {found.value.slice(0, SHOWN_PROBLEMS).map((one) => (
-          <li key={`${one.kind} ${one.subject} ${one.text}`}>
+          <li key={one.id}>
             <strong>{one.subject === "relay" ? "This relay" : one.subject}</strong>: {one.text}
+            {one.since !== null && <span class="muted"> · for {span(relayNow() - one.since)}</span>}
             <p class="hint">{one.advice}</p>
           </li>
         ))}
