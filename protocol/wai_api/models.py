@@ -111,6 +111,7 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     engine_flags: tuple[str, ...] = ()
     served_by: str = ""
     called: str = ""
+    lora: str = ""
     estimated_bytes: int | None = None
     seen_bytes: int | None = None
 
@@ -127,7 +128,8 @@ class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     per slot.
     `install_engine`: a node without a llama-server installs one first. `gpu_layers` null: as many
     as fit. `engine_flags` are added to llama-server's own, if the node's owner allows that.
-    `mmproj`: a projector's file name or precision, "none", or null: the repository's best one."""
+    `mmproj`: a projector's file name or precision, "none", or null: the repository's best one.
+    `lora`: an adapter, as publisher/name[:QUANT] or ./FILE.gguf of the node."""
 
     node: Annotated[str, Meta(min_length=1, max_length=128)]
     model: Reference
@@ -140,6 +142,7 @@ class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     flash_attention: FlashAttention | None = None
     engine_flags: EngineFlags | None = None
     mmproj: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
+    lora: Reference | None = None
 
 
 class ChangeDeployment(Struct, frozen=True, forbid_unknown_fields=True):

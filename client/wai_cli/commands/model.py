@@ -92,6 +92,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " (default: the best one of the repository)",
     )
     deploy.add_argument(
+        "--lora",
+        metavar="REPO[:QUANT]",
+        type=named,
+        help="a LoRA adapter in GGUF that was made for this model, or ./FILE.gguf on the node",
+    )
+    deploy.add_argument(
         "--engine",
         choices=("llama-server", "vllm"),
         default="llama-server",
@@ -291,8 +297,9 @@ def _deploy(parsed: argparse.Namespace) -> int:
         **_options(parsed),
     }
     # which older relays don't know
-    if parsed.mmproj is not None:
-        wanted["mmproj"] = parsed.mmproj
+    for name in ("mmproj", "lora"):
+        if (value := getattr(parsed, name)) is not None:
+            wanted[name] = value
     if parsed.install_engine:
         wanted["install_engine"] = True
     with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:

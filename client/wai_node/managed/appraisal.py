@@ -93,7 +93,7 @@ class Appraiser:
             found = await self._vllm.look(repository, quants[0], asked, options)
             return [QuantFit(quants[0].name, quants[0].size_bytes, found)]
         # One header is enough: the quantisations of a repository differ in their weights alone.
-        shape = await self._shape(repository, quants[0])
+        shape = await self.shape(repository, quants[0])
         seeing = seen_by(shape, repository, quants[0], None)
         projector = await self._projector(repository, seeing)
         hardware = await anyio.to_thread.run_sync(self._hardware)
@@ -146,7 +146,7 @@ class Appraiser:
             )
             high = under.fit.high_bytes
             return Placed(load, None, high, Purpose.CHAT.value, None, under.share)
-        shape = await self._shape(repository, quant)
+        shape = await self.shape(repository, quant)
         seeing = seen_by(shape, repository, quant, mmproj)
         projector = await self._projector(repository, seeing)
         load = options.load(
@@ -224,7 +224,8 @@ class Appraiser:
         layers = (found if beside else alone).gpu_layers if hardware.gpus else None
         return Change(load, beside, layers)
 
-    async def _shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
+    async def shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
+        """Return what a model's header says of it. Raises `WaiError`."""
         if repository.folder is not None:
             file = repository.folder / quant.files[0].path
             return await anyio.to_thread.run_sync(read_shape, file)

@@ -56,6 +56,7 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     flash_attention: str | None = None
     engine_flags: tuple[str, ...] | None = None
     mmproj: str | None = None
+    lora: str | None = None
 
 
 class ListCall(msgspec.Struct, forbid_unknown_fields=True):
@@ -150,7 +151,7 @@ class ModelCalls:
         """Carry out what is asked of a model that a server beside the node has, or is to have."""
         match asked:
             case Deploy(model, context, slots, idle_unload_s, install):
-                if slots or install or asked.mmproj or _options_given(asked):
+                if slots or install or asked.mmproj or asked.lora or _options_given(asked):
                     raise RequestError(
                         f"{model.partition(':')[0]} decides itself how it serves a model: only the"
                         " idle time can be given, and of LM Studio's the context"
@@ -193,6 +194,7 @@ class ModelCalls:
                     *(model, context, slots, idle_unload_s),
                     options=ServeOptions().changed(**given) if given else None,
                     mmproj=asked.mmproj,
+                    lora=asked.lora,
                     install_engine=install,
                 )
                 return {"model": alias}
@@ -252,6 +254,7 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
         "changing": status.changing,
         "purpose": status.purpose,
         "mmproj": status.mmproj,
+        "lora": status.lora,
         "idle_unload_s": status.idle_unload_s,
         "cache_type": status.options.cache_type,
         "gpu_layers": status.options.gpu_layers,

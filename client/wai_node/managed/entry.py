@@ -75,6 +75,7 @@ class DeploymentStatus:
     called: str = ""
     estimated_bytes: int | None = None
     seen_bytes: int | None = None
+    lora: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,12 @@ def log_change(entry: DeploymentEntry) -> None:
             log.warning("%s: the change was taken back: %s", alias, machine.swap_error)
 
 
+def _lora_name(model: WantedModel) -> str:
+    if model.lora is None:
+        return ""
+    return f"{model.lora.repo}/{PurePosixPath(model.lora.path).name}"
+
+
 def status_of(entry: DeploymentEntry) -> DeploymentStatus:
     """Return the public status of an entry."""
     machine = entry.machine
@@ -213,6 +220,7 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         options=machine.wish.options,
         purpose=entry.model.purpose,
         mmproj=PurePosixPath(entry.model.mmproj[0]).name if entry.model.mmproj else "",
+        lora=_lora_name(entry.model),
         idle_unload_s=entry.model.idle_unload_s,
         changing=machine.changing,
         given_up=machine.given_up,

@@ -25,6 +25,7 @@ from wai_node.models.projector import NO_PROJECTOR
 from wai_node.supervision import Supervision
 from wai_protocol.errors import RequestError
 
+from .adapters import Adapters, remote_file
 from .appraisal import Appraiser, Placed
 from .deployment import State, Wish
 from .deployments import Deployments
@@ -90,6 +91,7 @@ class Supervisor:
         self._appraiser = Appraiser(
             *(hub, settings, lambda: usable(hardware()), self._wanted), VllmAppraiser(hardware)
         )
+        self._adapters = Adapters(hub, settings)
         self._keeper = Keeper(
             *(settings, hub, new_key, self._deployments, on_event),
             now=now,
@@ -145,6 +147,7 @@ class Supervisor:
         *,
         options: ServeOptions | None = None,
         mmproj: str | None = None,
+        lora: str | None = None,
         install_engine: bool = False,
     ) -> str:
         """Begin to serve `publisher/name[:QUANT]`, or a file of this node's such as `./NAME.gguf`;
@@ -152,6 +155,7 @@ class Supervisor:
 
         A model that is deployed already is changed to the new settings, or tried again if it
         failed. `mmproj`: the projector by which it sees images, None: the best one, "none": none.
+        `lora`: an adapter that is added to its weights, as publisher/name[:QUANT] or ./FILE.gguf.
         `install_engine`: if there is no engine, install one before the download. Raises
         `WaiError`: not allowed, unknown, gated, does not fit, over the quota, no engine.
         """
@@ -167,13 +171,17 @@ class Supervisor:
         vllm = repository.config is not None
         if vllm:
             alias = repo
-            check_vllm(options or DEFAULT, mmproj)
+            check_vllm(options or DEFAULT, mmproj or lora)
         else:
             await self._engine.check(install=install_engine)
         entry = self._deployments.find(alias)
         if entry is not None:
             if entry.removed:
                 raise RequestError(f"{alias} is being removed; deploy it again in a moment")
+            if lora is not None:
+                raise RequestError(
+                    f"{alias} is deployed already; remove it, and deploy it again with the adapter"
+                )
             await self._redeploy(
                 *(entry, repository, quant, context_tokens, slots, idle_unload_s, options, mmproj)
             )
@@ -182,8 +190,14 @@ class Supervisor:
             if self._deployments.find(alias) is not None:
                 return alias  # another call was quicker
             chosen = options or DEFAULT
-            placed = await self._place(repository, quant, context_tokens, slots, chosen, mmproj)
+            adapter, counted = None, quant
+            if lora is not None:
+                shape = await self._appraiser.shape(repository, quant)
+                adapter = await self._adapters.find(lora, shape)
+                counted = replace(quant, files=(*quant.files, remote_file(adapter)))
+            placed = await self._place(repository, counted, context_tokens, slots, chosen, mmproj)
             model = WantedModel(
+                lora=adapter,
                 options=chosen,
                 purpose=placed.purpose,
                 mmproj=placed.mmproj,

@@ -27,6 +27,18 @@ FILE_NAME: Final = "wanted.json"
 
 
 @dataclass(frozen=True, slots=True)
+class LoraAdapter:
+    """One LoRA adapter. `local`: the folder of the owner that it lies in, None: it is the hub's."""
+
+    repo: str
+    commit: str
+    path: str
+    size_bytes: int
+    sha256: str
+    local: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WantedModel:
     """One deployed model.
 
@@ -60,11 +72,12 @@ class WantedModel:
     local: str | None = None
     server: str = ""
     gpu_share: float | None = None
+    lora: LoraAdapter | None = None
 
     @property
     def weights_bytes(self) -> int:
-        """The size of the model's own files."""
-        return sum(self.sizes)
+        """The size of the model's own files, and of what is added to its weights."""
+        return sum(self.sizes) + (self.lora.size_bytes if self.lora else 0)
 
     @property
     def size_bytes(self) -> int:
@@ -160,6 +173,8 @@ def _parse(content: Any, part: str) -> list[WantedModel]:
         if entry.get("mmproj") is not None:
             path, size, sha256 = entry["mmproj"]
             entry["mmproj"] = str(path), int(size), str(sha256)
+        if entry.get("lora") is not None:
+            entry["lora"] = LoraAdapter(**entry["lora"])
         entry["engine"] = tuple(map(str, entry.get("engine", ())))
         model = WantedModel(**entry)
         if not len(model.paths) == len(model.sizes) == len(model.sha256) > 0:

@@ -107,7 +107,7 @@ async def deploy(context: Context, call: Call) -> DeploymentView:
     # what older nodes don't know is sent only if it is asked for
     if wanted.install_engine:
         params["install_engine"] = True
-    for name in (*_OPTIONS, "mmproj"):
+    for name in (*_OPTIONS, "mmproj", "lora"):
         if (value := getattr(wanted, name)) is not None:
             params[name] = value
     answer = await node.call("model.deploy", params, timeout_s=HUB_TIMEOUT_S)
