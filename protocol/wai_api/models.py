@@ -123,6 +123,7 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     load_ms: int | None = None
     served_by: str = ""
     called: str = ""
+    lora: str = ""
     estimated_bytes: int | None = None
     seen_bytes: int | None = None
 
@@ -141,7 +142,8 @@ class DeploymentWish(Struct, frozen=True, kw_only=True):
     as fit. `engine_flags` are added to llama-server's own, if the node's owner allows that.
     `mmproj`: a projector's file name or precision, "none", or null: the repository's best one.
     `load`, `idle_unload_s`, `priority`: see `DeploymentView`; null `load`: on demand where there is
-    a time, else kept loaded."""
+    a time, else kept loaded.
+    `lora`: an adapter, as publisher/name[:QUANT] or ./FILE.gguf of the node."""
 
     model: Reference
     context: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
@@ -153,6 +155,7 @@ class DeploymentWish(Struct, frozen=True, kw_only=True):
     flash_attention: FlashAttention | None = None
     engine_flags: EngineFlags | None = None
     mmproj: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
+    lora: Reference | None = None
     load: LoadWord | None = None
     priority: Priority | None = None
 

@@ -50,6 +50,12 @@ def configure_deploy(deploy: argparse.ArgumentParser) -> None:
         " (default: the best one of the repository)",
     )
     deploy.add_argument(
+        "--lora",
+        metavar="REPO[:QUANT]",
+        type=named,
+        help="a LoRA adapter in GGUF that was made for this model, or ./FILE.gguf on the node",
+    )
+    deploy.add_argument(
         "--engine",
         choices=("llama-server", "vllm"),
         default="llama-server",
@@ -73,8 +79,9 @@ def deploy_model(parsed: argparse.Namespace) -> int:
         **{name: value for name, value in policy_given(parsed).items() if value is not None},
     }
     # which older relays don't know
-    if parsed.mmproj is not None:
-        wanted["mmproj"] = parsed.mmproj
+    for name in ("mmproj", "lora"):
+        if (value := getattr(parsed, name)) is not None:
+            wanted[name] = value
     if parsed.install_engine:
         wanted["install_engine"] = True
     one = parsed.node if parsed.node != ALL else None

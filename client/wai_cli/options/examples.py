@@ -60,6 +60,7 @@ EXAMPLES: Final = {
         "wai model deploy unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",
         "wai model deploy unsloth/Qwen3-4B-GGUF --node box --install-engine",
         "wai model deploy ./my-model-Q8_0.gguf --node box",
+        "wai model deploy unsloth/Qwen3-4B-GGUF --lora me/my-adapter-GGUF --node box",
         "wai model deploy ollama:qwen3:8b --node box",
         "wai model deploy Qwen/Qwen3-8B --engine vllm --node box",
     ),

@@ -100,7 +100,7 @@ class Appraiser:
             found = await self._vllm.look(repository, quants[0], asked, options)
             return [QuantFit(quants[0].name, quants[0].size_bytes, found)]
         # One header is enough: the quantisations of a repository differ in their weights alone.
-        shape = await self._shape(repository, quants[0])
+        shape = await self.shape(repository, quants[0])
         seeing = seen_by(shape, repository, quants[0], None)
         projector = await self._projector(repository, seeing)
         measured = await anyio.to_thread.run_sync(self._hardware)
@@ -156,7 +156,7 @@ class Appraiser:
             )
             needs = Space(gpu=under.fit.high_bytes)
             return Placed(load, None, needs, Purpose.CHAT.value, None, under.share)
-        shape = await self._shape(repository, quant)
+        shape = await self.shape(repository, quant)
         seeing = seen_by(shape, repository, quant, mmproj)
         projector = await self._projector(repository, seeing)
         load = options.load(
@@ -257,7 +257,8 @@ class Appraiser:
         most = space_for(found, shape.blocks, wish.gpu_layers, hardware)
         return Held(most, max(0, most.ram - (found.high - found.low)))
 
-    async def _shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
+    async def shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
+        """Return what a model's header says of it. Raises `WaiError`."""
         if repository.folder is not None:
             file = repository.folder / quant.files[0].path
             return await anyio.to_thread.run_sync(read_shape, file)

@@ -60,6 +60,7 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     mmproj: str | None = None
     load: str | None = None
     priority: int | None = None
+    lora: str | None = None
 
 
 class ListCall(msgspec.Struct, forbid_unknown_fields=True):
@@ -157,7 +158,8 @@ class ModelCalls:
         match asked:
             case Deploy(model, context, slots, idle_unload_s, install):
                 policy = asked.load is not None or asked.priority is not None
-                if slots or install or asked.mmproj or policy or _options_given(asked):
+                mine = asked.mmproj or asked.lora or policy or _options_given(asked)
+                if slots or install or mine:
                     raise RequestError(
                         f"{model.partition(':')[0]} decides itself how it serves a model: only the"
                         " idle time can be given, and of LM Studio's the context"
@@ -205,6 +207,7 @@ class ModelCalls:
                     priority=asked.priority,
                     options=ServeOptions().changed(**given) if given else None,
                     mmproj=asked.mmproj,
+                    lora=asked.lora,
                     install_engine=install,
                 )
                 return {"model": alias}
@@ -266,6 +269,7 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
         "changing": status.changing,
         "purpose": status.purpose,
         "mmproj": status.mmproj,
+        "lora": status.lora,
         "load": status.policy.load,
         "idle_unload_s": status.policy.idle_unload_s,
         "priority": status.policy.priority,

@@ -104,6 +104,7 @@ class DeploymentStatus:
     called: str = ""
     estimated_bytes: int | None = None
     seen_bytes: int | None = None
+    lora: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +233,12 @@ def log_change(entry: DeploymentEntry) -> None:
             log.warning("%s: the change was taken back: %s", alias, machine.swap_error)
 
 
+def _lora_name(model: WantedModel) -> str:
+    if model.lora is None:
+        return ""
+    return f"{model.lora.repo}/{PurePosixPath(model.lora.path).name}"
+
+
 def status_of(entry: DeploymentEntry) -> DeploymentStatus:
     """Return the public status of an entry."""
     machine = entry.machine
@@ -249,6 +256,7 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         options=machine.wish.options,
         purpose=entry.model.purpose,
         mmproj=PurePosixPath(entry.model.mmproj[0]).name if entry.model.mmproj else "",
+        lora=_lora_name(entry.model),
         policy=entry.model.policy,
         wakes=wakes,
         load_s=load_s_of(entry),

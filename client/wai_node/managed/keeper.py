@@ -27,6 +27,7 @@ from wai_node.models.space import NOTHING, Space
 from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 
+from .adapters import folder_of, remote_file, repository_of
 from .deployment import Action, DeleteFiles, Halt, Launch, StartDownload, Wish
 from .deployments import Deployments
 from .engine import NodeEngine
@@ -44,7 +45,7 @@ from .server.model_paths import ModelPaths
 from .server.orphans import end_orphans
 from .server.runner import Runner
 from .server.server_socket import remove_left_sockets
-from .wanted import WantedModel
+from .wanted import LoraAdapter, WantedModel
 
 log = logging.getLogger("wai.node.managed")
 
@@ -216,6 +217,8 @@ class Keeper:
                     await self._engine.ensure(tell)
                 if not model.server and not entry.machine.wish.engine:  # it was installed just now
                     entry.machine.wish = replace(entry.machine.wish, engine=self._engine.argv)
+                if model.lora is not None:
+                    await self._fetch_adapter(model, model.lora, tell)
                 if model.local is None:
                     await download.run()
                 else:
@@ -233,6 +236,26 @@ class Keeper:
             entry.download = None
             self.apply(entry, actions)
 
+    async def _fetch_adapter(
+        self, model: WantedModel, lora: LoraAdapter, tell: Callable[[Progress], None]
+    ) -> None:
+        """Have a deployment's adapter where its server looks for it. Raises `WaiError`."""
+        files = [remote_file(lora)]
+        if lora.local is not None:
+            folders, folder = self._settings.file_folders, Path(lora.local)
+            await anyio.to_thread.run_sync(check_local, folders, folder, files)
+            return
+        repository = repository_of(lora)
+        await Download(
+            self._hub.transfer,
+            lambda file: self._hub.file_url(repository, file),
+            files,
+            folder_of(lora, self._places.folder(model)),
+            tell,
+            clock=self._clock,
+            kept_free_bytes=self._settings.kept_free_bytes,
+        ).run()
+
     async def _serve(
         self, entry: DeploymentEntry, runner: Runner, generation: int, wish: Wish
     ) -> None:
@@ -246,6 +269,7 @@ class Keeper:
 
         try:
             files = self._places.file(entry.model), self._places.projector(entry.model)
+            runner.adapter = self._adapter(entry.model)
             reason = await self._room.take(entry, generation, wish)
             reason = reason or await runner.run(entry.model, *files, wish, on_ready)
         except Exception:
@@ -256,6 +280,12 @@ class Keeper:
         actions = entry.machine.server_ended(generation, reason, tail, self._now())
         del entry.runners[generation]
         self.apply(entry, actions)
+
+    def _adapter(self, model: WantedModel) -> Path | None:
+        if model.lora is None:
+            return None
+        folder = folder_of(model.lora, self._places.folder(model))
+        return folder / Path(model.lora.path).name
 
     async def _learn(self, entry: DeploymentEntry, runner: Runner, wish: Wish) -> None:
         """Store how far the estimate was from what the server took."""

@@ -28,6 +28,7 @@ _OURS: Final = frozenset(
         *("-ctk", "--cache-type-k", "-ctv", "--cache-type-v", "-fa", "--flash-attn"),
         *("-ngl", "--gpu-layers", "--n-gpu-layers", "--mmproj", "-mm", "--mmproj-url", "-mmu"),
         *("--embedding", "--embeddings", "--rerank", "--reranking", "--cache-ram", "-cram"),
+        *("--lora", "--lora-scaled"),
         *("-v", "--verbose", "--log-verbose", "-lv", "--verbosity", "--log-verbosity"),
         *("--metrics", "--slots", "--no-slots", "--log-file", "--log-disable"),
     }

@@ -102,6 +102,11 @@ class ManagedUpstream(Upstream):
         endpoint = self._supervisor.serving().get(self.alias)
         return None if endpoint is None else await self._server(endpoint).find_routes(routes)
 
+    def told_ready(self, status: DeploymentStatus) -> Probe:
+        """What it serves from now on, before its server was asked."""
+        self._has_served = True
+        return Probe((self._wanted(status),))
+
     def _wanted(self, status: DeploymentStatus) -> ModelStatus:
         served = self._has_served or status.wakes
         welcome = status.state in _AWAKE_SOON or (served and status.state in _SWAPPING)
@@ -212,6 +217,7 @@ class ManagedModels:
         self._watch = watch
         self._upstreams: dict[str, ManagedUpstream] = {}
         self._failed: dict[str, str] = {}
+        self._states: dict[str, State] = {}
         self._removing: set[asyncio.Task[None]] = set()
 
     def on_event(self, supervisor: Supervisor, event: DeploymentEvent) -> None:
@@ -222,7 +228,10 @@ class ManagedModels:
         status = event.status
         self.tell_failure(alias, status.reason if status.given_up else None)
         upstream = self._upstreams.get(alias)
+        before = self._states.get(alias)
+        self._states[alias] = status.state
         if event.status.state is State.ABSENT:
+            del self._states[alias]
             if upstream is not None:
                 del self._upstreams[alias]
                 task = asyncio.get_running_loop().create_task(self._watch.remove(upstream))
@@ -232,6 +241,9 @@ class ManagedModels:
             made = ManagedVllm if status.served_by == SERVER else ManagedUpstream
             upstream = self._upstreams[alias] = made(alias, supervisor)
             self._watch.add(upstream)
+        elif status.state is State.READY and before is not State.READY:
+            # it is called as soon as somebody hears of that, which is before the next poll
+            self._watch.learned(upstream, upstream.told_ready(status))
         else:
             self._watch.touch(upstream)
 

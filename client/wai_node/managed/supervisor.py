@@ -26,6 +26,7 @@ from wai_node.models.projector import NO_PROJECTOR
 from wai_node.supervision import Supervision
 from wai_protocol.errors import RequestError
 
+from .adapters import Adapters, remote_file
 from .appraisal import Appraiser, alias_of
 from .deployment import State, Wish
 from .deployments import Deployments
@@ -97,6 +98,7 @@ class Supervisor:
         vllm = VllmAppraiser(hardware)
         self._appraiser = Appraiser(hub, settings, machine, self._deployments, vllm)
         self._room = Room(self._deployments, hardware, self._held_by, now)
+        self._adapters = Adapters(hub, settings)
         self._keeper = Keeper(
             *(settings, hub, new_key, self._deployments, on_event),
             now=now,
@@ -160,6 +162,7 @@ class Supervisor:
         priority: int | None = None,
         options: ServeOptions | None = None,
         mmproj: str | None = None,
+        lora: str | None = None,
         install_engine: bool = False,
     ) -> str:
         """Begin to serve `publisher/name[:QUANT]`, or a file of this node's such as `./NAME.gguf`;
@@ -168,6 +171,7 @@ class Supervisor:
         A model that is deployed already is changed to the new settings, or tried again if it
         failed. `load`, `idle_unload_s` and `priority`: when it is in memory, as `LoadPolicy` says.
         `mmproj`: the projector by which it sees images, None: the best one, "none": none.
+        `lora`: an adapter that is added to its weights, as publisher/name[:QUANT] or ./FILE.gguf.
         `install_engine`: if there is no engine, install one before the download. Raises
         `WaiError`: not allowed, unknown, gated, does not fit, over the quota, no engine.
         """
@@ -184,13 +188,17 @@ class Supervisor:
         vllm = repository.config is not None
         if vllm:
             alias = repo
-            check_vllm(options or DEFAULT, mmproj)
+            check_vllm(options or DEFAULT, mmproj or lora)
         else:
             await self._engine.check(install=install_engine)
         entry = self._deployments.find(alias)
         if entry is not None:
             if entry.removed:
                 raise RequestError(f"{alias} is being removed; deploy it again in a moment")
+            if lora is not None:
+                raise RequestError(
+                    f"{alias} is deployed already; remove it, and deploy it again with the adapter"
+                )
             policy = entry.model.policy.changed(load, priority, idle_s)
             await self._redeploy(
                 *(entry, repository, quant, context_tokens, slots, policy, options, mmproj)
@@ -200,10 +208,16 @@ class Supervisor:
             if self._deployments.find(alias) is not None:
                 return alias  # another call was quicker
             chosen = options or DEFAULT
+            adapter, counted = None, quant
+            if lora is not None:
+                shape = await self._appraiser.shape(repository, quant)
+                adapter = await self._adapters.find(lora, shape)
+                counted = replace(quant, files=(*quant.files, remote_file(adapter)))
             placed = await self._appraiser.new(
-                *(repository, quant, context_tokens, slots, chosen, policy, mmproj)
+                *(repository, counted, context_tokens, slots, chosen, policy, mmproj)
             )
             model = WantedModel(
+                lora=adapter,
                 options=chosen,
                 purpose=placed.purpose,
                 mmproj=placed.mmproj,

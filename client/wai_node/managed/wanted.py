@@ -28,6 +28,18 @@ FILE_NAME: Final = "wanted.json"
 
 
 @dataclass(frozen=True, slots=True)
+class LoraAdapter:
+    """One LoRA adapter. `local`: the folder of the owner that it lies in, None: it is the hub's."""
+
+    repo: str
+    commit: str
+    path: str
+    size_bytes: int
+    sha256: str
+    local: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WantedModel:
     """One deployed model.
 
@@ -62,6 +74,7 @@ class WantedModel:
     local: str | None = None
     server: str = ""
     gpu_share: float | None = None
+    lora: LoraAdapter | None = None
     load: str = "keep_loaded"
     priority: int = 0
     load_s: float | None = None
@@ -73,8 +86,8 @@ class WantedModel:
 
     @property
     def weights_bytes(self) -> int:
-        """The size of the model's own files."""
-        return sum(self.sizes)
+        """The size of the model's own files, and of what is added to its weights."""
+        return sum(self.sizes) + (self.lora.size_bytes if self.lora else 0)
 
     @property
     def size_bytes(self) -> int:
@@ -172,6 +185,8 @@ def _parse(content: Any, part: str) -> list[WantedModel]:
             entry["mmproj"] = str(path), int(size), str(sha256)
         if entry.get("idle_unload_s") is not None:  # stored before there was `load`
             entry["load"] = ON_DEMAND
+        if entry.get("lora") is not None:
+            entry["lora"] = LoraAdapter(**entry["lora"])
         entry["engine"] = tuple(map(str, entry.get("engine", ())))
         model = WantedModel(**entry)
         _ = model.policy  # raises if it makes no sense

@@ -18,7 +18,8 @@ from .fit import Correction, Estimate
 
 # `load_tensors:   CPU_Mapped model buffer size =    11.01 MiB`; the device's name may be "CUDA0"
 _LINE: Final = re.compile(
-    r"(\S{1,64})\s+(model|KV|RS|output|compute)\s+buffer size\s*=\s*(\d{1,9}\.?\d{0,6}) MiB"
+    r"(?:(\w{1,64}):\s+)?(\S{1,64})\s+(model|LoRA|KV|RS|output|compute)\s+buffer size"
+    r"\s*=\s*(\d{1,9}\.?\d{0,6}) MiB"
 )
 # `load_hparams: model size:         6.63 MiB`: a projector's weights
 _PROJECTOR: Final = re.compile(r"\bmodel size:\s+(\d{1,9}\.?\d{0,6}) MiB")
@@ -29,6 +30,7 @@ _COPIED: Final = re.compile(r"AMX|CPU_(?!Mapped)\w+")
 _MAPPED: Final = "CPU_Mapped"
 # This line ends the server's dry run: with --fit it builds the model twice.
 _FIT_DONE: Final = re.compile(r"fitting params to (?:free|device) memory took")
+_CONTEXT: Final = "constructing llama_context"
 MAX_DEVICES: Final = 64
 MIN_FACTOR, MAX_FACTOR = 0.5, 4.0  # beyond these we misread the log; GPUStack saw 4
 # The ratio of smaller buffers is too coarse: the log rounds to 0.01 MiB.
@@ -60,7 +62,8 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
 
     Of weights that are mapped from the file and copied for the processor the larger sum counts.
     """
-    sums = {"model": 0.0, "KV": 0.0, "RS": 0.0, "output": 0.0, "compute": 0.0}
+    sums = dict.fromkeys(("model", "LoRA", "KV", "RS", "output", "compute"), 0.0)
+    reserved: dict[tuple[str, str], float] = {}
     mapped = copied = 0.0
     projector = 0.0
     devices: dict[str, None] = {}
@@ -69,21 +72,29 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
             sums = dict.fromkeys(sums, 0.0)
             mapped = copied = 0.0
             devices.clear()
+            reserved.clear()
+        if _CONTEXT in line:
+            reserved.clear()
         match = _LINE.search(line)
         if match is None:
             if found := _PROJECTOR.search(line):
                 projector = float(found[1])
             continue
-        sums[match[2]] += float(match[3])
-        if match[2] == "model":
-            mapped += float(match[3]) * (match[1] == _MAPPED)
-            copied += float(match[3]) * bool(_COPIED.fullmatch(match[1]))
+        who, device, kind, size = match[1] or "", match[2], match[3], float(match[4])
+        sums[kind] += size
+        if kind == "model":
+            mapped += size * (device == _MAPPED)
+            copied += size * bool(_COPIED.fullmatch(device))
+        elif kind == "compute" and len(reserved) < MAX_DEVICES:
+            # an adapter has the same context reserve once more, in place of what it had
+            sums[kind] -= reserved.get((who, device), 0.0)
+            reserved[who, device] = size
         if len(devices) < MAX_DEVICES:
-            devices[match[1]] = None
+            devices[device] = None
     if not sums["model"]:
         return None
     return SeenBuffers(
-        weights=int((sums["model"] - min(mapped, copied) + projector) * _MIB),
+        weights=int((sums["model"] + sums["LoRA"] - min(mapped, copied) + projector) * _MIB),
         cache=int((sums["KV"] + sums["RS"]) * _MIB),
         compute=int((sums["compute"] + sums["output"]) * _MIB),
         devices=tuple(devices),

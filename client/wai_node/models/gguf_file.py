@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wai_protocol.errors import RequestError
 
-from .gguf_header import HeaderReader, Value
+from .gguf_header import GgufHeader, HeaderReader, Value
 from .projector import Projector, projector_of
 from .shape import ModelShape, shape_from_metadata
 
@@ -23,6 +23,20 @@ def read_projector(path: Path | None) -> Projector | None:
         return None
     metadata = _metadata(path)
     return projector_of(metadata, path.stat().st_size)
+
+
+def read_header(path: Path) -> GgufHeader:
+    """Read a whole header, of an adapter. Raises `RequestError` if it can't be read."""
+    reader = HeaderReader()
+    try:
+        with path.open("rb") as file:
+            while reader.header is None and (data := file.read(max(1 << 16, reader.needed_bytes))):
+                reader.receive_data(data)
+    except OSError as error:
+        raise RequestError(f"{path.name} can't be read on this node ({error.strerror})") from error
+    if reader.header is None:
+        raise RequestError(f"{path.name} ends within its header")
+    return reader.header
 
 
 def _metadata(path: Path) -> Mapping[str, Value]:

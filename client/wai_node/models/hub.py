@@ -28,7 +28,7 @@ from .catalogue import (
     group_files,
     is_repo,
 )
-from .gguf_header import HeaderReader, Value
+from .gguf_header import GgufHeader, HeaderReader, Value
 from .hub_session import hub_session
 from .snapshot import ListedFile, Listing
 from .transfer import Transfer
@@ -171,8 +171,20 @@ class Hub:
 
         Raises `WaiError`: not a GGUF, gated, unreachable.
         """
+        reader = await self._read_header(repository, file, whole=False)
+        return dict(reader.metadata)
+
+    async def header(self, repository: Repository, file: RemoteFile) -> GgufHeader:
+        """Return the whole header of a GGUF without a vocabulary. Raises `WaiError`."""
+        reader = await self._read_header(repository, file, whole=True)
+        assert reader.header is not None
+        return reader.header
+
+    async def _read_header(
+        self, repository: Repository, file: RemoteFile, *, whole: bool
+    ) -> HeaderReader:
         url, reader, offset = self.file_url(repository, file), HeaderReader(), 0
-        while reader.header is None and not reader.reached_tokenizer:
+        while reader.header is None and (whole or not reader.reached_tokenizer):
             if offset >= min(file.size_bytes, HEADER_LIMIT_BYTES):
                 raise RequestError(
                     f"the first {offset} bytes of {file.path} do not contain its architecture; "
@@ -183,7 +195,7 @@ class Hub:
             data = await self.transfer.read_range(url, offset, wanted)
             reader.receive_data(data)
             offset += len(data)
-        return dict(reader.metadata)
+        return reader
 
     async def _ask(self, ask: Callable[[], T], *, what: str) -> T:
         return await anyio.to_thread.run_sync(

@@ -59,6 +59,7 @@ class LmStudioStore(ModelStore):
 
     deletes = False
     takes_context = True
+    takes_idle = False
 
     def __init__(
         self, upstream: Server, sleep: Callable[[float], Awaitable[None]] = anyio.sleep

@@ -73,6 +73,8 @@ class ModelStore(abc.ABC):
     """Whether the server deletes files when it is asked to."""
     takes_context: bool = False
     """Whether `load` can say how long a context is to be."""
+    takes_idle: bool = True
+    """Whether `load` can say after how long unused it is unloaded."""
 
     def __init__(self, upstream: Server) -> None:
         self.upstream = upstream

@@ -134,6 +134,11 @@ class Watch:
         self._given.discard(upstream)
         await self._drop(upstream)
 
+    def learned(self, upstream: Upstream, probe: Probe) -> None:
+        """It is known without asking what `upstream` serves now; it is asked soon all the same."""
+        self.board.probed(upstream, probe)
+        self._touched(upstream)
+
     def touch(self, upstream: Upstream) -> None:
         """Something changed there: ask it soon."""
         self._touched(upstream)

@@ -164,6 +164,7 @@ def deployment_view(node: LiveNode, told: Any) -> DeploymentView:
         swap_error=view.swap_error[:MAX_TEXT_CHARS],
         served_by=view.served_by[:MAX_NAME_CHARS],
         called=view.called[:MAX_NAME_CHARS],
+        lora=view.lora[:MAX_NAME_CHARS],
         log_tail=tuple(line[:MAX_TEXT_CHARS] for line in view.log_tail[-MAX_LOG_LINES:]),
     )
 

@@ -191,7 +191,7 @@ async def _deploy_on(
     # what older nodes don't know is sent only if it is asked for
     if wanted.install_engine:
         params["install_engine"] = True
-    for name in (*_OPTIONS, *_POLICY, "mmproj"):
+    for name in (*_OPTIONS, *_POLICY, "mmproj", "lora"):
         if (value := getattr(wanted, name)) is not None:
             params[name] = value
     answer = await node.call("model.deploy", params, timeout_s=HUB_TIMEOUT_S)

@@ -19,10 +19,11 @@ from wai_node.managed.entry import DeploymentStatus
 from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.pulls.pulls import FIRST_HOLD_S, Pulls
 from wai_node.models.download import Clock
+from wai_node.upstreams import lm_studio_models
 from wai_node.upstreams.board import Board
 from wai_node.upstreams.kinds import KINDS
 from wai_node.upstreams.lm_studio import LmStudioUpstream
-from wai_node.upstreams.lm_studio_models import STILL_S, LmStudioStore
+from wai_node.upstreams.lm_studio_models import LmStudioStore
 from wai_node.upstreams.model_store import ModelStore
 from wai_node.upstreams.ollama import OllamaUpstream
 from wai_node.upstreams.upstream import Upstream
@@ -105,15 +106,17 @@ class Box:
 @asynccontextmanager
 async def box(folder: Path, *servers: Upstream, time: Time, **settings: Any) -> AsyncIterator[Box]:
     found = Box(folder, *servers, time=time, **settings)
-    async with anyio.create_task_group() as tasks:
-        await found.look()
-        await tasks.start(found.pulls.run)
-        try:
-            yield found
-        finally:
-            tasks.cancel_scope.cancel()
-            for server in servers:
-                await server.aclose()
+    try:
+        async with anyio.create_task_group() as tasks:
+            await found.look()
+            await tasks.start(found.pulls.run)
+            try:
+                yield found
+            finally:
+                tasks.cancel_scope.cancel()
+    finally:
+        for server in servers:
+            await server.aclose()
 
 
 async def test_a_pull_tells_its_bytes_and_ends_loaded(tmp_path: Path) -> None:
@@ -348,8 +351,10 @@ async def test_the_owner_decides(tmp_path: Path) -> None:
             with pytest.raises(AuthError, match="no models by library"):
                 await b.pulls.deploy(QWEN)
         async with box(tmp_path, OllamaUpstream(disk.url), time=Time(), disk_quota_bytes=4000) as b:
+            disk.held.clear()  # so that it is not done before the connection is closed
             await b.pulls.deploy(QWEN)
             assert "quota" in (await b.until_state(State.FAILED)).reason
+            await b.until(disk.hung_up.is_set)
             assert not disk.models
 
 
@@ -364,6 +369,27 @@ async def test_names_that_are_none_are_refused(tmp_path: Path, name: str) -> Non
             with pytest.raises(RequestError, match="no model of LM Studio's"):
                 LmStudioStore(OllamaUpstream(disk.url)).publisher(name)
     assert not disk.pulls
+
+
+async def test_a_model_is_not_deployed_by_two_names(tmp_path: Path) -> None:
+    with ollama_disk(registry={"qwen3:latest": [8]}) as disk:
+        async with box(tmp_path, OllamaUpstream(disk.url), time=Time()) as b:
+            await b.pulls.deploy("ollama:qwen3")
+            await b.until_state(State.READY, "ollama:qwen3")
+            with pytest.raises(RequestError, match="deployed already, as ollama:qwen3"):
+                await b.pulls.deploy("ollama:Qwen3:latest")
+
+
+async def test_what_a_server_decides_itself_is_refused(tmp_path: Path) -> None:
+    time = Time()
+    with ollama_disk() as ollama, lm_studio_disk(catalogue=GPT) as disk:
+        async with box(
+            tmp_path, OllamaUpstream(ollama.url), studio(disk.url, time), time=time
+        ) as b:
+            with pytest.raises(RequestError, match="leave --context out"):
+                await b.pulls.deploy(QWEN, 4096)
+            with pytest.raises(RequestError, match="leave --idle-unload out"):
+                await b.pulls.deploy("lmstudio:openai/gpt-oss-20b", None, 60.0)
 
 
 async def test_a_model_that_runs_elsewhere_is_refused(tmp_path: Path) -> None:
@@ -433,10 +459,13 @@ async def test_lm_studios_failures_are_told(tmp_path: Path) -> None:
             assert [what for what, _ in disk.asked].count("download") == 4
 
 
-async def test_a_paused_download_is_given_up_after_a_while(tmp_path: Path) -> None:
+async def test_a_paused_download_is_given_up_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm_studio_models, "STILL_S", 10.0)
     alias, time = "lmstudio:openai/gpt-oss-20b", Time()
     with lm_studio_disk(catalogue=GPT) as disk:
-        disk.answers.extend(["paused"] * (int(STILL_S) + 2))
+        disk.answers.extend(["paused"] * 12)
         async with box(tmp_path, studio(disk.url, time), time=time) as b:
             await b.pulls.deploy(alias)
             await b.until(lambda: any("got nothing" in s.reason for s in b.told))

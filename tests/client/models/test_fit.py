@@ -122,6 +122,25 @@ def test_a_log_with_several_devices_is_added_up_and_the_dry_run_left_out() -> No
     assert read_buffers(["nothing here"]) is None
 
 
+def test_a_context_that_reserves_once_more_takes_its_buffer_once() -> None:
+    lines = [
+        "load_tensors:   CPU_Mapped model buffer size =    11.00 MiB",
+        "llama_adapter_lora_init_impl: CPU_Mapped LoRA buffer size =     1.00 MiB",
+        "llama_context: constructing llama_context",
+        "sched_reserve:        CPU compute buffer size =     8.00 MiB",
+        "llama_context:        CPU  output buffer size =     2.00 MiB",
+        "sched_reserve:      CUDA0 compute buffer size =     4.00 MiB",
+        "sched_reserve:        CPU compute buffer size =     9.00 MiB",
+        "alloc_compute_meta:        CPU compute buffer size =     3.00 MiB",
+        "llama_context: constructing llama_context",  # a draft model's
+        "llama_context:        CPU  output buffer size =     2.00 MiB",
+        "sched_reserve:        CPU compute buffer size =     5.00 MiB",
+    ]
+    seen = read_buffers(lines)
+    assert seen is not None
+    assert (seen.weights >> 20, seen.compute >> 20) == (12, 4 + 9 + 3 + 5 + 4)
+
+
 @pytest.mark.parametrize("copy", ["AMX", "CPU_REPACK"])
 def test_weights_that_the_processor_has_in_its_own_order_count_once(copy: str) -> None:
     lines = [

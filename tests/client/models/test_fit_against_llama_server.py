@@ -15,6 +15,7 @@ import pytest
 from tests.harness.real import require_real, script
 from tests.harness.tiny_encoder import RANK, Encoder, write_encoder
 from tests.harness.tiny_families import FAMILIES, Shape, write_family
+from tests.harness.tiny_lora import write_lora
 from tests.harness.tiny_vision import Vision, write_projector
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
 from wai_node.models.fit import CacheType, Load, estimate, load_for
@@ -102,6 +103,18 @@ def test_the_cache_type_counts(cache: CacheType, tmp_path: Path) -> None:
     seen = buffers_of(path, load)
     found = estimate(shape_from_metadata(header.metadata), header.tensor_bytes or 0, load)
     assert found.cache == pytest.approx(seen.cache, rel=0.01)
+
+
+def test_an_adapter_counts_as_weights(tmp_path: Path) -> None:
+    require_real("llama-server")
+    path = write_family(tmp_path / "llama.gguf", "llama", Shape())
+    adapter = write_lora(tmp_path / "lora.gguf", width=Shape().embedding, layers=Shape().blocks)
+    header, load = header_of(path), Load(2048, 2)
+    seen = buffers_of(path, load, "--lora", str(adapter))
+    weights = (header.tensor_bytes or 0) + adapter.stat().st_size
+    found = estimate(shape_from_metadata(header.metadata), weights, load)
+    assert found.weights == pytest.approx(seen.weights, rel=0.01)
+    assert found.buffers == pytest.approx(seen.total, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize(

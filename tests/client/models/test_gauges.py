@@ -172,7 +172,9 @@ class Slow(Looker):
 async def test_a_driver_that_hangs_is_told_and_not_asked_a_second_time() -> None:
     told: list[dict[str, Any]] = []
     slow = Slow()
-    sampler = Sampler(slow, dict, lambda name, value: told.append(value), hang_s=0.01)
+    sampler = Sampler(
+        *(slow, dict, lambda name, value: told.append(value)), clock=lambda: 0.0, hang_s=0.01
+    )
     running = asyncio.get_running_loop().create_task(sampler.run())
     while len(told) < 3:  # noqa: ASYNC110 -- a thread tells
         await asyncio.sleep(0.005)

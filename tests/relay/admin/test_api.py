@@ -434,6 +434,7 @@ DEPLOYED: Final = {
     "in_flight": 0,
     "served_by": "",
     "called": "",
+    "lora": "",
     "estimated_bytes": None,
     "seen_bytes": None,
     "progress": None,

@@ -119,8 +119,12 @@ class Pulls:
         self._settings.check_publisher(f"{store.publisher(name)}/{name}")
         if context_tokens is not None and not store.takes_context:
             raise RequestError(
-                f"how long a context is, is {kind}'s own setting; leave --context out, and set it"
+                f"the length of a context is {kind}'s own setting; leave --context out, and set it"
                 " there"
+            )
+        if idle_unload_s is not None and not store.takes_idle:
+            raise RequestError(
+                f"how long a model stays in memory is {kind}'s own setting; leave --idle-unload out"
             )
         async with self._changing:
             model = PulledModel(
@@ -140,6 +144,7 @@ class Pulls:
                 )
             else:
                 found = await store.find(name)
+                self._check_single(word, found)
                 model = msgspec.structs.replace(model, was_there=found is not None)
             await anyio.to_thread.run_sync(self._kept.put, model)
             pull = self._pulls[model.alias] = self._pull_of(model)
@@ -310,6 +315,12 @@ class Pulls:
         if self._pulls.get(model.alias) is pull:
             del self._pulls[model.alias]
         pull.state = State.ABSENT
+
+    def _check_single(self, word: str, found: Stored | None) -> None:
+        """Raise `RequestError` for a model that is deployed by another of its names."""
+        for pull in self._pulls.values():
+            if found is not None and (pull.model.word, pull.model.model) == (word, found.model):
+                raise RequestError(f"{found.model} is deployed already, as {pull.model.alias}")
 
     def _check_quota(self, model: PulledModel, total_bytes: int) -> None:
         """Raise `StoreError` for a model that takes more than the owner allows."""

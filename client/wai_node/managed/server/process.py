@@ -61,6 +61,10 @@ HINTS: Final[Hints] = (
         "there is not enough memory; deploy it with a smaller context or quantisation",
     ),
     (
+        re.compile(r"(?:apply|load) (?:the )?lora adapter|maybe wrong base model", re.I),
+        "llama-server can't use the LoRA adapter with this model; it was made for another one",
+    ),
+    (
         re.compile(r"cache type (\S{1,16}) with block size \d+ does not divide"),
         "this model's heads are too narrow for a cache of type {0}; use f16",
     ),
@@ -92,8 +96,8 @@ class ServerOptions:
 
     `context_tokens` is per slot. `gpu_layers` and `threads` None: the server's default. `purpose`:
     what the model is for. `batch_tokens`: what is computed at once, None: the server's default.
-    `projector`: what lets it see images. `serve`: how it computes. `extra` are flags that the
-    node's owner configured.
+    `projector`: what lets it see images. `adapter`: a LoRA. `serve`: how it computes. `extra` are
+    flags that the node's owner configured.
     """
 
     model: Path
@@ -106,6 +110,7 @@ class ServerOptions:
     batch_tokens: int | None = None
     serve: ServeOptions = DEFAULT
     projector: Path | None = None
+    adapter: Path | None = None
     extra: tuple[str, ...] = ()
 
     def environment(self, key: str) -> dict[str, str]:
@@ -140,6 +145,8 @@ class ServerOptions:
             argv += ["--mmproj", str(self.projector)]
             if self.gpu_layers == 0:
                 argv.append("--no-mmproj-offload")
+        if self.adapter is not None:
+            argv += ["--lora", str(self.adapter)]
         if self.gpu_layers is not None:
             argv += ["--gpu-layers", str(self.gpu_layers)]
         if self.threads is not None:

@@ -49,13 +49,15 @@ class Learned(NamedTuple):
 class Runner:
     """Runs one server, which demands `key`.
 
-    `url` and `pid` are set while it runs; `seen`, the sizes of its buffers, once it has loaded.
+    `adapter`: what is added to its weights. `url` and `pid` are set while it runs; `seen`, the
+    sizes of its buffers, once it has loaded.
     """
 
     def __init__(self, key: str, settings: ManagedSettings, log_path: Path) -> None:
         self.url: str | None = None
         self.key = key
         self.pid: int | None = None
+        self.adapter: Path | None = None
         self.seen: SeenBuffers | None = None
         self.log_tail: tuple[str, ...] = ()
         self._settings, self._log_path = settings, log_path
@@ -116,6 +118,7 @@ class Runner:
         return ServerOptions(
             serve=wish.options,
             projector=projector,
+            adapter=self.adapter,
             purpose=shape.purpose,
             batch_tokens=load.batch_tokens if shape.reads_whole else None,
             model=path,

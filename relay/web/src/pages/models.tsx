@@ -171,6 +171,7 @@ function optionsText(row: DeploymentView): string {
     row.purpose && row.purpose !== "chat" && row.purpose,
     policyText(row),
     row.served_by,
+    row.lora && `adapted by ${row.lora}`,
     row.mmproj && `sees images by ${row.mmproj}`,
     row.cache_type !== "f16" && `cache ${row.cache_type}`,
     row.gpu_layers !== null && `${row.gpu_layers} layers on the GPU`,
