@@ -8,10 +8,13 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .bounds import (
     MAX_CONTEXT_TOKENS,
+    MAX_DEPLOY_PRIORITY,
     MAX_ENGINE_FLAGS,
     MAX_FLAG_CHARS,
     MAX_GPU_LAYERS,
     MAX_IDLE_S,
+    MAX_NAMES,
+    MAX_REPLICAS,
     MAX_SLOTS,
     MIN_IDLE_S,
 )
@@ -19,6 +22,9 @@ from .bounds import (
 Reference = Annotated[str, Meta(min_length=3, max_length=300)]
 CacheType = Literal["f16", "q8_0", "q4_0"]
 FlashAttention = Literal["auto", "on", "off"]
+LoadWord = Literal["keep_loaded", "on_demand"]
+Priority = Annotated[int, Meta(ge=-MAX_DEPLOY_PRIORITY, le=MAX_DEPLOY_PRIORITY)]
+NodeName = Annotated[str, Meta(min_length=1, max_length=128)]
 GpuLayers = Annotated[int, Meta(ge=0, le=MAX_GPU_LAYERS)]
 EngineFlag = Annotated[str, Meta(min_length=1, max_length=MAX_FLAG_CHARS)]
 EngineFlags = Annotated[tuple[EngineFlag, ...], Meta(max_length=MAX_ENGINE_FLAGS)]
@@ -82,6 +88,9 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     `changing`: it is on its way from one to the other. `swap_error` says why the last change
     was taken back. `id` names it among all nodes'. `purpose`: chat, embedding or rerank; "" on
     older nodes. `mmproj`: the projector by which it sees images. `gpu_layers` null: as many as fit.
+    `load`: whether it is kept in memory or loaded on demand; one on demand is unloaded after
+    `idle_unload_s` without a request (null: only to make room for another), and loaded in about
+    `load_ms` by the next. A higher `priority` gets memory first.
     `served_by`: the kind of server that has it, as ollama or vllm; "" for llama-server.
     `called`: the id by which callers ask for it where that is not `model`; there `context` and
     `slots` are 0 if the server does not tell. `estimated_bytes` and `seen_bytes`: the memory that
@@ -109,6 +118,9 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     gpu_layers: int | None = None
     flash_attention: str = "auto"
     engine_flags: tuple[str, ...] = ()
+    load: str = "keep_loaded"
+    priority: int = 0
+    load_ms: int | None = None
     served_by: str = ""
     called: str = ""
     lora: str = ""
@@ -122,16 +134,17 @@ class DeploymentList(Struct, frozen=True):
     data: tuple[DeploymentView, ...]
 
 
-class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
+class DeploymentWish(Struct, frozen=True, kw_only=True):
     """A model to serve: `model` is publisher/name[:QUANT], or ollama:NAME[:TAG] or
     lmstudio:publisher/name for a server that is there, or vllm:publisher/name; `context` is tokens
     per slot.
     `install_engine`: a node without a llama-server installs one first. `gpu_layers` null: as many
     as fit. `engine_flags` are added to llama-server's own, if the node's owner allows that.
     `mmproj`: a projector's file name or precision, "none", or null: the repository's best one.
+    `load`, `idle_unload_s`, `priority`: see `DeploymentView`; null `load`: on demand where there is
+    a time, else kept loaded.
     `lora`: an adapter, as publisher/name[:QUANT] or ./FILE.gguf of the node."""
 
-    node: Annotated[str, Meta(min_length=1, max_length=128)]
     model: Reference
     context: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
     slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] | None = None
@@ -143,11 +156,44 @@ class CreateDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     engine_flags: EngineFlags | None = None
     mmproj: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
     lora: Reference | None = None
+    load: LoadWord | None = None
+    priority: Priority | None = None
+
+
+class CreateDeployment(DeploymentWish, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model to serve on one node."""
+
+    node: NodeName
+
+
+class CreateDeployments(DeploymentWish, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model to serve on several nodes. `nodes` null: all that are connected and may deploy.
+    `replicas`: on so many of them, those that it fits best."""
+
+    nodes: Annotated[tuple[NodeName, ...], Meta(min_length=1, max_length=MAX_NAMES)] | None = None
+    replicas: Annotated[int, Meta(ge=1, le=MAX_REPLICAS)] | None = None
+
+
+class PlacedView(Struct, frozen=True, kw_only=True):
+    """What became of a deployment on one node. `outcome`: deployed (it is being downloaded), failed
+    or left_out. `reason`: a sentence that says why."""
+
+    node: str
+    outcome: str
+    reason: str
+    deployment: DeploymentView | None = None
+
+
+class PlacedList(Struct, frozen=True):
+    """What became of it on each node."""
+
+    data: tuple[PlacedView, ...]
 
 
 class ChangeDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be otherwise; what is left out stays as it is. `context` is tokens per slot;
-    `gpu_layers` null: as many as fit; `idle_unload_s` null: never."""
+    `gpu_layers` null: as many as fit; `idle_unload_s` null: only to make room for another. A time
+    means on demand; `load` keep_loaded takes the time away."""
 
     context: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
     slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] | None = None
@@ -156,6 +202,8 @@ class ChangeDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     gpu_layers: GpuLayers | UnsetType | None = UNSET
     flash_attention: FlashAttention | None = None
     engine_flags: EngineFlags | None = None
+    load: LoadWord | None = None
+    priority: Priority | None = None
 
 
 class LogLines(Struct, frozen=True):

@@ -15,7 +15,8 @@ NodeState: TypeAlias = Annotated[
 
 
 class ModelView(Struct, frozen=True, kw_only=True):
-    """A model on a node. `context_tokens` is per slot."""
+    """A model on a node. `context_tokens` is per slot. `loaded` false: it is loaded by the next
+    request, in about `load_ms`; null: not known."""
 
     id: str
     upstream: str
@@ -27,6 +28,8 @@ class ModelView(Struct, frozen=True, kw_only=True):
     queued: int
     prefill_tps: float | None
     decode_tps: float | None
+    loaded: bool | None = None
+    load_ms: int | None = None
     capabilities: tuple[str, ...] = ()
 
 

@@ -85,9 +85,19 @@ class FinishedList(Struct, frozen=True):
     next: int | None
 
 
+class LoadView(Struct, frozen=True):
+    """A load that a request waited for. `room_ms`: until there was room for it; `made_room`: the
+    models that were unloaded for that."""
+
+    load_ms: int
+    room_ms: int
+    made_room: tuple[str, ...]
+
+
 class ExplainedAttempt(Struct, frozen=True):
     """One upstream that was tried. `candidates`: all that were weighed, with the figures that the
-    choice was made by. `fault`: the code of what went wrong with it, "" if it answered."""
+    choice was made by. `fault`: the code of what went wrong with it, "" if it answered. `load`: the
+    model was loaded there first, which is known once the answer is over."""
 
     node: str
     model: str
@@ -95,6 +105,7 @@ class ExplainedAttempt(Struct, frozen=True):
     queue_ms: float
     fault: str
     candidates: list[dict[str, Any]]
+    load: LoadView | None = None
 
 
 class Explanation(Struct, frozen=True):

@@ -25,6 +25,8 @@ MAX_CAPABILITY_CHARS: Final = 32  # "continue_final_message" is the longest
 MAX_ALIASES: Final = 16  # of one model: Ollama's have one
 MAX_ROUTES: Final = 256  # of one upstream: there are 40, and those that its owner adds
 MAX_ROUTE_CHARS: Final = 256
+LOAD_BASE_S: Final = 1.0  # a guess: the start of a process
+LOAD_BYTES_PER_S: Final = 500 << 20  # a guess: from an SSD, or half as fast as its cache
 MAX_COUNT: Final = 1 << 40  # more than any real count of tokens or slots; sums still fit into int64
 
 FAILED_MODELS: Final = "failed_models"
@@ -59,7 +61,8 @@ class ModelStatus:
     `apis`: the dialects that the upstream speaks, by the names that routes use. `routes`: the paths
     of the routes that it has, as they stand in the table of routes; None if that is not known: then
     it may have all those of its dialects. `aliases`: other names by which it can be asked for.
-    `loaded`: whether it is in memory now; None if that is not told. `largest_context_tokens`: what
+    `loaded`: whether it is in memory now; None if that is not told. `load_ms`: how long it takes to
+    load it, where that is known. `largest_context_tokens`: what
     `context_tokens` could be if a request asks for it.
     `prefill_tps` and `decode_tps` are measured in tokens per second, None before the first
     measurement.
@@ -81,6 +84,16 @@ class ModelStatus:
     size_bytes: int | None = None
     largest_context_tokens: int | None = None
     routes: frozenset[str] | None = None
+    load_ms: int | None = None
+
+    @property
+    def load_s(self) -> float:
+        """How long a request is expected to wait for the model to be loaded, in seconds."""
+        if self.loaded is not False:
+            return 0.0
+        if self.load_ms is None:
+            return guessed_load_s(self.size_bytes or 0)
+        return self.load_ms / 1000.0
 
     def has_route(self, api: str, path: str) -> bool:
         """Whether the upstream has the route of the dialect `api` with this path, as far as is
@@ -88,8 +101,13 @@ class ModelStatus:
         return api in self.apis and (self.routes is None or path in self.routes)
 
 
+def guessed_load_s(size_bytes: int) -> float:
+    """How long it may take to load a model of this size that was never seen to load."""
+    return LOAD_BASE_S + size_bytes / LOAD_BYTES_PER_S
+
+
 # `routes` are told once for each upstream, these only where there is something to tell.
-_OPTIONAL: Final = ("aliases", "loaded", "size_bytes", "largest_context_tokens")
+_OPTIONAL: Final = ("aliases", "loaded", "size_bytes", "largest_context_tokens", "load_ms")
 _OF_A_MODEL: Final = tuple(
     name for name in ModelStatus.__slots__ if name not in ("routes", *_OPTIONAL)
 )
@@ -189,6 +207,7 @@ def _model_from_wire(value: object, routes: dict[str, frozenset[str]]) -> ModelS
         size_bytes=_count(value, "size_bytes"),
         largest_context_tokens=_count(value, "largest_context_tokens"),
         routes=routes.get(upstream),
+        load_ms=_count(value, "load_ms"),
     )
 
 

@@ -167,8 +167,12 @@ async def _change_options(page: Page) -> None:
     await row.get_by_role("button", name=f"Options of {DEPLOYED}").click()
     dialog = page.get_by_role("dialog")
     await dialog.get_by_label("Flash attention").select_option("on")
+    await dialog.get_by_label("In memory").select_option("on demand")
+    await dialog.get_by_label("Unload after idle seconds").fill("600")
+    await dialog.get_by_label("Priority").fill("5")
     await dialog.get_by_role("button", name="Change").click()
     await row.get_by_text("flash attention on").wait_for(timeout=STARTED_MS)
+    await row.get_by_text("unloaded after 10 min · priority 5").wait_for(timeout=STARTED_MS)
     await row.get_by_text("ready", exact=True).wait_for(timeout=STARTED_MS)
 
 

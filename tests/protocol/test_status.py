@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -43,6 +44,8 @@ LONG = "x" * (MAX_NAME_CHARS + 1)
         {"id": "m", "prefill_tps": math.inf},
         {"id": "m", "decode_tps": math.nan},
         {"id": "m", "decode_tps": -1.0},
+        {"id": "m", "load_ms": -1},
+        {"id": "m", "load_ms": 1.5},
     ],
 )
 def test_a_model_out_of_bounds_is_refused(model: dict[str, Any]) -> None:
@@ -122,3 +125,14 @@ def test_capabilities_come_over_the_wire_as_they_were_told() -> None:
         (ModelStatus("m", "llama-server@a"), ModelStatus("n", "u", capabilities=("x",)))
     )
     assert NodeStatus.from_wire(told.to_wire()) == told
+
+
+def test_a_load_takes_time_only_where_the_model_is_not_in_memory() -> None:
+    asleep = ModelStatus("m", "u", loaded=False, load_ms=8000)
+    [told] = NodeStatus.from_wire(NodeStatus((asleep,)).to_wire()).models
+    assert told == asleep
+    assert told.load_s == 8.0
+    assert replace(asleep, loaded=True).load_s == 0.0
+    assert replace(asleep, loaded=None).load_s == 0.0, "a node that does not tell is not slower"
+    guessed = replace(asleep, load_ms=None, size_bytes=10 << 30)
+    assert 10 < guessed.load_s < 60

@@ -10,12 +10,14 @@ from wai_api.requests import ExplainedAttempt, Explanation
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
+from wai_cli.output.progress import seconds_text
 from wai_cli.output.tables import print_json, print_table, say, time_text
 
 # What a candidate's figures are called, in the order in which they are shown; times in seconds.
 _COLUMNS = {
     "node": "NODE",
     "free": "FREE SLOTS",
+    "load_s": "LOAD",
     "warm_tokens": "CACHED TOKENS",
     "wait_s": "WAIT FOR A SLOT",
     "prefill_s": "READ THE PROMPT",
@@ -100,6 +102,8 @@ def _print_attempt(number: int, attempt: ExplainedAttempt) -> None:
         f"attempt {number}: {attempt.node}, because {attempt.reason or '-'}"
         f" (waited {attempt.queue_ms:.0f} ms){failed}"
     )
+    if (story := load_text(attempt)) is not None:
+        say(story)
     candidates = attempt.candidates
     known = list(candidates[0]) if candidates else []
     columns = [name for name in _COLUMNS if name in known]
@@ -111,6 +115,21 @@ def _print_attempt(number: int, attempt: ExplainedAttempt) -> None:
     )
     if "cost_s" in columns:
         print(_LEGEND)
+
+
+def load_text(attempt: ExplainedAttempt) -> str | None:
+    """Return the sentence about a load that a request waited for, or is expected to."""
+    load = attempt.load
+    if load is None:
+        chosen = (one for one in attempt.candidates if one.get("node") == attempt.node)
+        expected_s = next((one.get("load_s") for one in chosen), None)
+        if not isinstance(expected_s, int | float) or expected_s <= 0:
+            return None
+        return f"{attempt.node} loads the model first, about {seconds_text(expected_s)}"
+    text = f"{attempt.node} loaded the model first, in {load.load_ms / 1000:.1f} s"
+    if load.made_room:
+        text += f", after {' and '.join(load.made_room)} had made room"
+    return f"{text}, for which it waited {load.room_ms / 1000:.1f} s" if load.room_ms else text
 
 
 def _figure(value: Any) -> Any:

@@ -9,30 +9,24 @@ from urllib.parse import quote, urlencode
 
 from wai_api.bounds import (
     CACHE_TYPES,
-    FLASH_ATTENTION,
     MAX_CONTEXT_TOKENS,
     MAX_FOUND,
-    MAX_GPU_LAYERS,
-    MAX_IDLE_S,
     MAX_SLOTS,
-    MIN_IDLE_S,
 )
 from wai_cli.client.admin_client import HUB_TIMEOUT_S, AdminClient
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.options.values import (
-    AUTO,
-    NONE,
-    auto_or_whole,
     between,
     count,
     named,
-    none_or,
-    seconds,
 )
-from wai_cli.output.deployment import CONNECTED, follow, note, served_text
+from wai_cli.output.deployment import CONNECTED, follow, note, shown_state
 from wai_cli.output.progress import size_text
 from wai_cli.output.tables import plain, print_json, print_lines, print_table, say
 from wai_protocol.errors import NodeUnavailable, RequestError, WaiError
+
+from .model_deploy import configure_deploy, deploy_model, report
+from .model_options import add_options, add_policy, options_given, policy_given
 
 DEFAULT_CONTEXT, DEFAULT_SLOTS = 8192, 2  # the node's own
 
@@ -41,6 +35,7 @@ examples:
   wai model search qwen3 4b
   wai model fit unsloth/Qwen3-4B-GGUF --node box
   wai model deploy unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 16384 --slots 2
+  wai model deploy unsloth/Qwen3-4B-GGUF --replicas 2 --load on-demand --ttl 10m
   wai model edit unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --context 32768 --cache-type q8_0
   wai model deploy ollama:qwen3:8b --node box      on the Ollama that runs there
   wai model remove unsloth/Qwen3-4B-GGUF:Q4_K_M --node box"""
@@ -64,50 +59,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--node", metavar="NAME", help="only on this node")
     _add_load(fit)
     fit.add_argument("--cache-type", choices=CACHE_TYPES, help="the numbers of the K/V cache")
-    deploy = _action(actions, "deploy", "have a node download and serve a model", _deploy)
-    deploy.add_argument(
-        "model",
-        metavar="REPO[:QUANT]",
-        type=named,
-        help="publisher/name[:QUANT]; or ./FILE.gguf: a file on the node, in a folder that its"
-        " owner lists in its settings; or ollama:NAME[:TAG], lmstudio:publisher/name: on the server"
-        " that runs there",
-    )
-    deploy.add_argument(
-        "--node", metavar="NAME", type=named, required=True, help="the node to serve it"
-    )
+    deploy = _action(actions, "deploy", "have nodes download and serve a model", deploy_model)
+    configure_deploy(deploy)
     _add_load(deploy)
-    _add_options(deploy)
-    deploy.add_argument(
-        "--idle-unload",
-        metavar="SECONDS",
-        type=seconds(MIN_IDLE_S, MAX_IDLE_S),
-        help="unload it after so many idle seconds; the next request loads it again",
-    )
-    deploy.add_argument(
-        "--mmproj",
-        metavar="NAME",
-        type=named,
-        help="the projector by which it sees images, by its file's name or precision, or none"
-        " (default: the best one of the repository)",
-    )
-    deploy.add_argument(
-        "--lora",
-        metavar="REPO[:QUANT]",
-        type=named,
-        help="a LoRA adapter in GGUF that was made for this model, or ./FILE.gguf on the node",
-    )
-    deploy.add_argument(
-        "--engine",
-        choices=("llama-server", "vllm"),
-        default="llama-server",
-        help="vllm: a repository of safetensors, on the vLLM that is installed on the node",
-    )
-    deploy.add_argument(
-        "--install-engine",
-        action="store_true",
-        help="if the node has no llama-server, have it install one first",
-    )
+    add_options(deploy)
+    add_policy(deploy)
     _add_wait(deploy)
     listing = _action(actions, "list", "list the deployed models", _list)
     context = _action(actions, "context", "change a model's context while it serves", _context)
@@ -136,13 +92,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _configure_edit(edit: argparse.ArgumentParser) -> None:
     _add_load(edit, "per slot", "requests at once")
-    _add_options(edit)
-    edit.add_argument(
-        "--idle-unload",
-        metavar="SECONDS",
-        type=none_or(seconds(MIN_IDLE_S, MAX_IDLE_S)),
-        help="unload it after so many idle seconds; none: never",
-    )
+    add_options(edit)
+    add_policy(edit)
     _add_wait(edit)
 
 
@@ -168,44 +119,6 @@ def _add_load(
         help=context,
     )
     parser.add_argument("--slots", metavar="N", type=between(1, MAX_SLOTS), help=slots)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of a deployment, by the words that the API has for them."""
-    parser.add_argument(
-        "--cache-type",
-        choices=CACHE_TYPES,
-        help="the numbers of the K/V cache: q8_0 takes half of f16's memory, q4_0 a quarter",
-    )
-    parser.add_argument(
-        "--gpu-layers",
-        metavar="N",
-        type=auto_or_whole(0, MAX_GPU_LAYERS),
-        help="so many layers on the GPU; auto: as many as fit",
-    )
-    parser.add_argument("--flash-attention", choices=FLASH_ATTENTION, help="(default: auto)")
-    parser.add_argument(
-        "--engine-flag",
-        dest="engine_flags",
-        metavar="FLAG",
-        action="append",
-        help="add it to llama-server's (repeat for more; write --engine-flag=--flag), or none; only"
-        " if the node's owner allows that",
-    )
-
-
-def _options(parsed: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given, as the API takes them."""
-    given: dict[str, Any] = {
-        name: value
-        for name in ("cache_type", "gpu_layers", "flash_attention", "engine_flags")
-        if (value := getattr(parsed, name)) is not None
-    }
-    if given.get("gpu_layers") == AUTO:
-        given["gpu_layers"] = None
-    if given.get("engine_flags") == [NONE]:
-        given["engine_flags"] = []
-    return given
 
 
 def _add_wait(parser: argparse.ArgumentParser) -> None:
@@ -286,68 +199,26 @@ def _fit_row(node: str, quant: dict[str, Any]) -> tuple[Any, ...]:
     return node, quant["quant"], size_text(quant["size_bytes"]), needs, verdict, largest
 
 
-def _deploy(parsed: argparse.Namespace) -> int:
-    on_vllm = parsed.engine == "vllm" and not parsed.model.startswith("vllm:")
-    wanted = {
-        "node": parsed.node,
-        "model": f"vllm:{parsed.model}" if on_vllm else parsed.model,
-        "context": parsed.context,
-        "slots": parsed.slots,
-        "idle_unload_s": parsed.idle_unload,
-        **_options(parsed),
-    }
-    # which older relays don't know
-    for name in ("mmproj", "lora"):
-        if (value := getattr(parsed, name)) is not None:
-            wanted[name] = value
-    if parsed.install_engine:
-        wanted["install_engine"] = True
-    with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
-        view = relay.post("/deployments", wanted)
-        if not parsed.no_wait:
-            view = follow(relay, view)
-    return _report(parsed, view)
-
-
 def _context(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
         view = relay.patch(_path(parsed), {"context": parsed.context, "slots": parsed.slots})
         if not parsed.no_wait:
             view = follow(relay, view)
-    return _report(parsed, view)
+    return report(parsed, view)
 
 
 def _edit(parsed: argparse.Namespace) -> int:
-    changes = _options(parsed)
+    changes = options_given(parsed) | policy_given(parsed)
     for name in ("context", "slots"):
         if (value := getattr(parsed, name)) is not None:
             changes[name] = value
-    if parsed.idle_unload is not None:
-        changes["idle_unload_s"] = None if parsed.idle_unload == NONE else parsed.idle_unload
     if not changes:
         raise RequestError("nothing to change: see `wai model edit --help`")
     with AdminClient(find_target(parsed)) as relay:
         view = relay.patch(_path(parsed), changes)
         if not parsed.no_wait:
             view = follow(relay, view)
-    return _report(parsed, view)
-
-
-def _report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
-    if parsed.json:
-        print_json(view)
-    if view["state"] == "failed":
-        log = "".join(f"\n  {line}" for line in view["log_tail"])
-        raise WaiError(f"{view['model']} on {view['node']} failed: {view['reason']}{log}")
-    if view["swap_error"]:
-        raise RequestError(f"it was not changed: {view['swap_error']}")
-    if not parsed.json:
-        served = view["context_served"] or view["context"]
-        text = served_text(view)
-        if served < (getattr(parsed, "context", None) or 0):
-            text += "; the model was trained for no more"
-        say(f"{view['model']} is {view['state']} on {view['node']}: {text}")
-    return 0
+    return report(parsed, view)
 
 
 def _list(parsed: argparse.Namespace) -> int:
@@ -365,7 +236,7 @@ def _list(parsed: argparse.Namespace) -> int:
         ("NODE", "MODEL", "STATE", "SLOTS", "CONTEXT", "SIZE", ""),
         [
             (
-                *(d["node"], d["model"], d["state"], d["slots"] or None),
+                *(d["node"], d["model"], shown_state(d), d["slots"] or None),
                 d["context_served"] or d["context"] or None,
                 size_text(d["size_bytes"]),
                 note(d),
@@ -393,7 +264,7 @@ def _remove(parsed: argparse.Namespace) -> int:
 def _load(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
         view = follow(relay, relay.post(_path(parsed, "/load"), {}))
-    return _report(parsed, view)
+    return report(parsed, view)
 
 
 def _unload(parsed: argparse.Namespace) -> int:

@@ -91,6 +91,36 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
     return read
 
 
+_UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def duration(least: float, most: float) -> Callable[[str], float]:
+    """Return a parser of durations such as 90, 90s, 10m or 2h, to seconds."""
+    what = f"a time such as 90s, 10m or 2h, at least {least:g} s"
+
+    def read(text: str) -> float:
+        digits = text.rstrip("smhd")
+        try:
+            value = float(digits) * _UNITS_S[text[len(digits) :]]
+        except (ValueError, KeyError):
+            value = math.nan
+        if not least <= value <= most:  # also refuses nan
+            raise _wrong(text, what)
+        return value
+
+    return read
+
+
+def signed(most: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `-most` to `most`."""
+    return lambda text: _whole(text, -most, most, f"a whole number from {-most} to {most}")
+
+
+def names(text: str) -> list[str]:
+    """Parse names with commas between them."""
+    return [named(name).strip() for name in text.split(",")]
+
+
 def named(text: str) -> str:
     """Parse a name or id that is not empty; an empty one is usually an unset variable."""
     if not text.strip():

@@ -90,6 +90,11 @@ def _continues_text(view: dict[str, Any]) -> str:
     return f"{view['node']} continues with {view['model']}; `wai model list` shows its progress"
 
 
+def shown_state(view: dict[str, Any]) -> str:
+    """Return the state in the words of the list: a server that starts is one that loads."""
+    return "loading" if view["state"] == "starting" else str(view["state"])
+
+
 def settled(view: dict[str, Any]) -> bool:
     """Return whether no change is in progress. Older nodes do not report `changing`."""
     return view["state"] in _SETTLED and not view.get("changing")
@@ -99,13 +104,15 @@ def state_text(view: dict[str, Any]) -> str:
     """Return one line that says what the deployment does now."""
     if view["progress"] is not None:
         return f"{view['state']} {_progress_text(view['progress'], bar)}"
-    text = f"{view['state']} {view['model']}"
+    text = f"{shown_state(view)} {view['model']}"
+    if view["state"] == "starting" and view["reason"]:
+        text += f", which {view['reason']}"
     return f"{text}, {_change_text(view)}" if view.get("changing") else text
 
 
 def note(view: dict[str, Any]) -> str:
     """Return a note beside the state, usually ""."""
-    if view["state"] == "failed":
+    if view["state"] == "failed" or (view["reason"] and view["state"] in ("starting", "asleep")):
         return str(view["reason"])
     if view["progress"] is not None:
         return _progress_text(view["progress"], share_text)
@@ -139,6 +146,7 @@ def options_text(view: dict[str, Any]) -> str:
     said = (
         str(view.get("served_by") or ""),
         f"sees images by {view['mmproj']}" if view.get("mmproj") else "",
+        policy_text(view),
         f"adapted by {view['lora']}" if view.get("lora") else "",
         f"cache {view['cache_type']}" if view.get("cache_type", "f16") != "f16" else "",
         f"{layers} layers on the GPU" if layers is not None else "",
@@ -148,6 +156,20 @@ def options_text(view: dict[str, Any]) -> str:
         " ".join(flags) if flags else "",
     )
     return "".join(f", {one}" for one in said if one)
+
+
+def policy_text(view: dict[str, Any]) -> str:
+    """Return when it is in memory, if that is not the default; "" else."""
+    ttl_s, priority = view.get("idle_unload_s"), view.get("priority", 0)
+    text = ""
+    if view.get("load") == "on_demand" and view.get("served_by") in (None, "", "vllm"):
+        load_ms = view.get("load_ms") or 0
+        text = f"on demand (loads in {seconds_text(load_ms / 1000)})" if load_ms else "on demand"
+    if ttl_s is not None:
+        text += f"{', ' if text else ''}unloaded after {seconds_text(ttl_s)}"
+    if priority:
+        text += f"{', ' if text else ''}priority {priority}"
+    return text
 
 
 def served_text(view: dict[str, Any]) -> str:

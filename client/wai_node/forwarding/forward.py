@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from wai_node.upstreams.board import Board
 from wai_node.upstreams.tally import NOTHING, UNKNOWN, OpenStream, Report, TokensSpent
-from wai_node.upstreams.upstream import Upstream
+from wai_node.upstreams.upstream import Upstream, Waited
 from wai_protocol.errors import Fault, LocalProtocolError, WaiError
 from wai_protocol.surface import (
     REDIRECTED,
@@ -50,6 +50,8 @@ MAX_WHOLE: Final = 256
 end within a way to the relay and back."""
 SPENT_EVENT: Final = "spent"
 """The EVENT that tells what a stream took that was reset."""
+LOADED_EVENT: Final = "loaded"
+"""The EVENT that tells what a stream waited for before its answer."""
 
 
 class StreamPort(Protocol):
@@ -325,7 +327,18 @@ class _Forwarded:
             self._begin = send
             self._go()
 
-        self._end_lease = self.upstream.lease(ready, self.on_error)
+        self._end_lease = self.upstream.lease(ready, self.on_error, self._tell_loaded)
+
+    def _tell_loaded(self, waited: Waited) -> None:
+        """The model was loaded for this request, among others (SPEC section 6)."""
+        told = {
+            "stream": self.id,
+            "load_ms": round(waited.load_s * 1000),
+            "room_ms": round(waited.room_s * 1000),
+            "made_room": list(waited.made_room),
+        }
+        self.session.core.emit(LOADED_EVENT, told)
+        self.session.flush()
 
     def end_lease(self) -> None:
         """The upstream is free of this request."""

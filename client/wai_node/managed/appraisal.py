@@ -15,7 +15,7 @@ from typing import Final
 import anyio.to_thread
 
 from wai_node.models.catalogue import Quantisation, RemoteFile, Repository, parse_reference
-from wai_node.models.fit import Correction, Fit, FitVerdict, Load, estimate, fit
+from wai_node.models.fit import Correction, Fit, FitVerdict, Load, estimate, fit, space_for
 from wai_node.models.gguf_file import read_projector, read_shape
 from wai_node.models.hardware import Hardware
 from wai_node.models.hub import Hub
@@ -23,14 +23,18 @@ from wai_node.models.local_files import find_local, is_file_reference
 from wai_node.models.projector import Projector, choose_projector, projector_of
 from wai_node.models.shape import ModelShape, Purpose, shape_from_metadata
 from wai_node.models.snapshot import snapshot
+from wai_node.models.space import Space
 from wai_protocol.errors import RequestError
 
 from .deployment import Wish
-from .entry import QuantFit
+from .deployments import Deployments
+from .entry import Held, QuantFit
+from .load_policy import DEFAULT_POLICY, LoadPolicy
+from .occupancy import free_for, free_now, promised
 from .options import DEFAULT, ServeOptions
 from .policy import ManagedSettings
 from .vllm_appraisal import PREFIX, VllmAppraiser
-from .wanted import Wanted, WantedModel
+from .wanted import WantedModel
 
 DEFAULT_CONTEXT: Final = 8192  # what a chat needs
 LEAST_DEFAULT_CONTEXT: Final = 2048  # a smaller context is used only if it is asked for
@@ -39,12 +43,12 @@ DEFAULT_SLOTS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """How to run a new model that fits: `gpu_layers` is None without a GPU; memory in bytes.
+    """How to run a new model that fits: `gpu_layers` is None without a GPU; `needs`: its memory.
     `purpose`: what the model is for. `mmproj`: its projector's path, size and SHA-256."""
 
     load: Load
     gpu_layers: int | None
-    high_bytes: int
+    needs: Space
     purpose: str
     mmproj: tuple[str, int, str] | None
     gpu_share: float | None = None
@@ -52,7 +56,8 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A possible change of context. `beside`: both servers fit in memory at the same time."""
+    """A possible change of context. `beside`: both servers fit in memory at the same time, and
+    nobody has to make room for it."""
 
     load: Load
     beside: bool
@@ -68,12 +73,13 @@ class Appraiser:
         hub: Hub,
         settings: ManagedSettings,
         hardware: Callable[[], Hardware],
-        wanted: Wanted,
+        deployments: Deployments,
         vllm: VllmAppraiser,
     ) -> None:
         self._vllm = vllm
         self._hub, self._settings = hub, settings
-        self._hardware, self._wanted = hardware, wanted
+        self._hardware, self._deployments = hardware, deployments
+        self._wanted = deployments.wanted
 
     async def quantisations(
         self,
@@ -81,6 +87,7 @@ class Appraiser:
         context_tokens: int | None,
         slots: int | None,
         options: ServeOptions = DEFAULT,
+        policy: LoadPolicy = DEFAULT_POLICY,
     ) -> list[QuantFit]:
         """Return how each quantisation of `publisher/name[:QUANT]` fits. Raises `WaiError`."""
         repository, wanted = await self.repository(reference)
@@ -96,7 +103,8 @@ class Appraiser:
         shape = await self.shape(repository, quants[0])
         seeing = seen_by(shape, repository, quants[0], None)
         projector = await self._projector(repository, seeing)
-        hardware = await anyio.to_thread.run_sync(self._hardware)
+        measured = await anyio.to_thread.run_sync(self._hardware)
+        hardware = free_for(self._deployments, measured, policy, "")
         load = options.load(
             shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS, projector
         )
@@ -129,30 +137,34 @@ class Appraiser:
         context_tokens: int | None,
         slots: int | None,
         options: ServeOptions,
-        pending_bytes: int,
+        policy: LoadPolicy,
         mmproj: str | None = None,
     ) -> Placed:
         """Return how to serve a new model.
 
-        `context_tokens` None: choose the largest default that fits. `pending_bytes`: memory that
-        deployed models will take which are not loaded yet. Raises `WaiError`, also if the model
-        does not fit.
+        `context_tokens` None: choose the largest default that fits. Others make room for it as
+        `policy` says. Raises `WaiError`, also if the model does not fit.
         """
         if repository.config is not None:
             asked = Load(context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
             least = None if context_tokens else LEAST_DEFAULT_CONTEXT
+            alias = repository.name
             load, under = await self._vllm.new(
-                repository, quant, asked, options, pending_bytes, least_context=least
+                *(repository, quant, asked, options),
+                lambda measured: free_for(self._deployments, measured, policy, alias),
+                least_context=least,
             )
-            high = under.fit.high_bytes
-            return Placed(load, None, high, Purpose.CHAT.value, None, under.share)
+            needs = Space(gpu=under.fit.high_bytes)
+            return Placed(load, None, needs, Purpose.CHAT.value, None, under.share)
         shape = await self.shape(repository, quant)
         seeing = seen_by(shape, repository, quant, mmproj)
         projector = await self._projector(repository, seeing)
         load = options.load(
             shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS, projector
         )
-        hardware = (await anyio.to_thread.run_sync(self._hardware)).with_taken(pending_bytes)
+        measured = await anyio.to_thread.run_sync(self._hardware)
+        alias = alias_of(repository, quant)
+        hardware = free_for(self._deployments, measured, policy, alias)
         _check_layers(options, hardware)
         layers = options.gpu_layers
         found = self._fit(repository.name, shape, quant, load, hardware, layers)
@@ -162,16 +174,16 @@ class Appraiser:
                 load = options.load(shape, largest, load.slots, projector)
                 found = self._fit(repository.name, shape, quant, load, hardware, layers)
         if found.verdict is FitVerdict.NO:
-            others = f" (with {pending_bytes >> 20} MiB kept for models that are not loaded yet)"
+            others = promised(self._deployments, policy, alias)
+            kept = f" (with {others} kept for models that are not loaded yet)" if others else ""
             raise RequestError(
-                f"{repository.name}:{quant.name} with {load.context_tokens} tokens in {load.slots} "
-                f"slots does not fit this node{others if pending_bytes else ''}: "
-                f"{found.reason}{_largest(found)}"
+                f"{alias} with {load.context_tokens} tokens in {load.slots} slots does not fit "
+                f"this node{kept}: {found.reason}{_largest(found)}"
             )
         return Placed(
             load,
             found.gpu_layers if hardware.gpus else None,
-            found.high_bytes,
+            space_for(found.estimate, shape.blocks, found.gpu_layers, hardware),
             shape.purpose.value,
             None if seeing is None else (seeing.path, seeing.size_bytes, seeing.sha256),
         )
@@ -192,7 +204,13 @@ class Appraiser:
         """
         if model.server:
             asked = Load(context_tokens, slots)
-            under, beside = await self._vllm.change(model, file.parent, asked, options, served)
+            under, beside = await self._vllm.change(
+                *(model, file.parent, asked, options, served),
+                now=lambda measured: free_now(self._deployments, measured),
+                after=lambda measured: free_for(
+                    self._deployments, measured, model.policy, model.alias
+                ),
+            )
             return Change(asked, beside, None, under.share)
         shape = await anyio.to_thread.run_sync(read_shape, file)
         projector = await anyio.to_thread.run_sync(read_projector, mmproj)
@@ -207,22 +225,37 @@ class Appraiser:
         forced = options.gpu_layers
         correction = Correction(*model.correction)
         weights = model.weights_bytes
-        found = fit(shape, weights, load, hardware, correction, forced)
-        after = hardware
+        now = free_now(self._deployments, hardware)
+        found = fit(shape, weights, load, now, correction, forced)
+        after = free_for(self._deployments, hardware, model.policy, model.alias)
         if served is not None:
             freed = served.options.load(shape, served.context_tokens, served.slots, projector)
-            after = hardware.with_freed(estimate(shape, weights, freed, correction).high)
+            after = after.with_freed(estimate(shape, weights, freed, correction).high)
         alone = fit(shape, weights, load, after, correction, forced)
         if alone.verdict is FitVerdict.NO:
             raise RequestError(
                 f"{model.alias} with {load.context_tokens} tokens in {load.slots} slots does not "
                 f"fit this node: {alone.reason}{_largest(alone)}"
             )
-        beside = found.verdict is (FitVerdict.GPU if hardware.gpus else FitVerdict.CPU)
+        at_once = found.verdict is (FitVerdict.GPU if hardware.gpus else FitVerdict.CPU)
         if forced is not None and hardware.gpus:  # it fits just as it is wanted, or not at all
-            beside = found.verdict is not FitVerdict.NO
-        layers = (found if beside else alone).gpu_layers if hardware.gpus else None
-        return Change(load, beside, layers)
+            at_once = found.verdict is not FitVerdict.NO
+        layers = (found if at_once else alone).gpu_layers if hardware.gpus else None
+        return Change(load, at_once, layers)
+
+    async def held_by(
+        self, model: WantedModel, file: Path, mmproj: Path | None, wish: Wish
+    ) -> Held:
+        """Return what a server takes in memory that serves `model` by `wish`. Raises `WaiError`."""
+        if model.server:
+            return Held(await self._vllm.space(wish))
+        shape = await anyio.to_thread.run_sync(read_shape, file)
+        projector = await anyio.to_thread.run_sync(read_projector, mmproj)
+        load = wish.options.load(shape, wish.context_tokens, wish.slots, projector)
+        found = estimate(shape, model.weights_bytes, load, Correction(*model.correction))
+        hardware = await anyio.to_thread.run_sync(self._hardware)
+        most = space_for(found, shape.blocks, wish.gpu_layers, hardware)
+        return Held(most, max(0, most.ram - (found.high - found.low)))
 
     async def shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
         """Return what a model's header says of it. Raises `WaiError`."""
@@ -257,6 +290,11 @@ def seen_by(
     if shape.purpose is not Purpose.CHAT and mmproj is None:
         return None
     return choose_projector(repository.projectors, mmproj, quant.files[0])
+
+
+def alias_of(repository: Repository, quant: Quantisation) -> str:
+    """Return the name by which callers ask for a model."""
+    return f"{repository.name}:{quant.name}" if repository.folder is None else repository.name
 
 
 def _check_layers(options: ServeOptions, hardware: Hardware) -> None:

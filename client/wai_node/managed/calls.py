@@ -15,6 +15,7 @@ from wai_node.models.hub import FoundModel
 from wai_protocol.errors import Fault, RequestError, WaiError
 
 from .entry import DeploymentStatus, QuantFit
+from .load_policy import LoadPolicy
 from .options import ServeOptions
 from .pulls.pulls import Pulls
 from .replies import first_rows, newest_lines, shortened
@@ -41,6 +42,7 @@ class FitCall(msgspec.Struct, forbid_unknown_fields=True):
     slots: int | None = None
     cache_type: str = "f16"
     gpu_layers: int | None = None
+    priority: int = 0
 
 
 class Deploy(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,6 +58,8 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     flash_attention: str | None = None
     engine_flags: tuple[str, ...] | None = None
     mmproj: str | None = None
+    load: str | None = None
+    priority: int | None = None
     lora: str | None = None
 
 
@@ -90,6 +94,8 @@ class Edit(msgspec.Struct, forbid_unknown_fields=True):
     gpu_layers: int | msgspec.UnsetType | None = msgspec.UNSET
     flash_attention: str | None = None
     engine_flags: tuple[str, ...] | None = None
+    load: str | None = None
+    priority: int | None = None
 
 
 class Load(msgspec.Struct, forbid_unknown_fields=True):
@@ -151,11 +157,15 @@ class ModelCalls:
         """Carry out what is asked of a model that a server beside the node has, or is to have."""
         match asked:
             case Deploy(model, context, slots, idle_unload_s, install):
-                if slots or install or asked.mmproj or asked.lora or _options_given(asked):
+                policy = asked.load is not None or asked.priority is not None
+                mine = asked.mmproj or asked.lora or policy or _options_given(asked)
+                if slots or install or mine:
                     raise RequestError(
                         f"{model.partition(':')[0]} decides itself how it serves a model: only the"
                         " idle time can be given, and of LM Studio's the context"
                     )
+                if idle_unload_s is not None:
+                    LoadPolicy("on_demand", idle_unload_s)  # raises if it makes no sense
                 return {"model": await pulls.deploy(model, context, idle_unload_s)}
             case Remove(model):
                 await pulls.remove(model)
@@ -184,14 +194,17 @@ class ModelCalls:
             case Search(query, limit):
                 found = await supervisor.search(query, max(1, min(limit, 50)))
                 return first_rows([_found(model) for model in found])
-            case FitCall(model, context, slots, cache_type, gpu_layers):
+            case FitCall(model, context, slots, cache_type, gpu_layers, priority):
                 options = ServeOptions(cache_type, gpu_layers)
-                fits = await supervisor.fit(model, context, slots, options)
+                policy = LoadPolicy(priority=priority)
+                fits = await supervisor.fit(model, context, slots, options, policy)
                 return first_rows([_fit(quant) for quant in fits])
             case Deploy(model, context, slots, idle_unload_s, install):
                 given = _options_given(asked)
                 alias = await supervisor.deploy(
                     *(model, context, slots, idle_unload_s),
+                    load=asked.load,
+                    priority=asked.priority,
                     options=ServeOptions().changed(**given) if given else None,
                     mmproj=asked.mmproj,
                     lora=asked.lora,
@@ -199,9 +212,11 @@ class ModelCalls:
                 )
                 return {"model": alias}
             case Edit(model, context, slots, idle_unload_s):
+                policy = supervisor.policy_of(model).changed(
+                    asked.load, asked.priority, idle_unload_s
+                )
                 await self._edit(asked, context, slots)
-                if not isinstance(idle_unload_s, msgspec.UnsetType):
-                    await supervisor.set_idle_unload(model, idle_unload_s)
+                await supervisor.set_policy(model, policy)
             case Remove(model):
                 await supervisor.remove(model)
             case SetContext(model, context, slots):
@@ -213,8 +228,8 @@ class ModelCalls:
             case Load() | Unload():
                 raise RequestError(
                     "the node loads its own models when they are asked for, and unloads them by"
-                    " their idle time (`wai model edit --idle-unload`); this is for models on"
-                    " Ollama and LM Studio"
+                    " their idle time (`wai model edit --ttl`) or to make room; this is for models"
+                    " on Ollama and LM Studio"
                 )
         return self._listed()
 
@@ -255,7 +270,10 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
         "purpose": status.purpose,
         "mmproj": status.mmproj,
         "lora": status.lora,
-        "idle_unload_s": status.idle_unload_s,
+        "load": status.policy.load,
+        "idle_unload_s": status.policy.idle_unload_s,
+        "priority": status.policy.priority,
+        "load_ms": round(status.load_s * 1000),
         "cache_type": status.options.cache_type,
         "gpu_layers": status.options.gpu_layers,
         "flash_attention": status.options.flash_attention,

@@ -16,10 +16,14 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
-from .options import DEFAULT, ServeOptions
+from .wish import Action, DeleteFiles, Halt, Launch, StartDownload, State, Wish
+
+__all__ = ["Action", "DeleteFiles", "Halt", "Launch", "StartDownload", "State", "Wish"]
 
 START_TRIES: Final = 3  # then it is given up: the file or the machine is the cause
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
+# A model that loads on demand is tried again by a request only, and may unload others for it.
+ASLEEP_BACKOFF_MAX_S: Final = 600.0
 STEADY_S: Final = 300.0  # after so long without a crash, the count of failures starts again
 DRAIN_LIMIT_S: Final = (
     120.0  # then answers are cut off, because other requests wait for the new server
@@ -31,67 +35,6 @@ DOWNLOAD_RETRY_S: Final = 300.0  # after the hub could not be reached at all
 CONTEXT_ROUNDING: Final = (
     256  # llama-server rounds a slot's context up to a multiple, or to the trained one
 )
-
-
-class State(enum.Enum):
-    """The state of a deployment; the value is what people read."""
-
-    ABSENT = "absent"
-    DOWNLOADING = "downloading"
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    STOPPING = "stopping"
-    ASLEEP = "asleep"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """The desired way to serve a model.
-
-    `context_tokens` is per slot. `idle_unload_s` None: never unload. `load_limit_s`: a server that
-    loads for longer counts as hung. `gpu_layers` None: the node has no GPU. `engine`: the program
-    that serves it; empty: none was found. `options`: how it computes. `gpu_share`: what vLLM takes
-    of its GPU's memory.
-    """
-
-    context_tokens: int
-    slots: int
-    gpu_layers: int | None = None
-    engine: tuple[str, ...] = ()
-    options: ServeOptions = DEFAULT
-    idle_unload_s: float | None = None
-    load_limit_s: float = 300.0
-    gpu_share: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StartDownload:
-    """Action: download the files, then call `download_done` or `download_failed`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """Action: start a server; then call `server_ready` or `server_ended`."""
-
-    generation: int
-    wish: Wish
-
-
-@dataclass(frozen=True, slots=True)
-class Halt:
-    """Action: stop a server; then call `server_ended`."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteFiles:
-    """Action: the deployment was removed and its servers have ended; delete its files."""
-
-
-Action = StartDownload | Launch | Halt | DeleteFiles
 
 
 class _Goal(enum.Enum):
@@ -109,7 +52,9 @@ class Deployment:
 
     `wish` is the desired way to serve it. `proven` is the last one that worked, perhaps in an
     earlier run; it is restored if a server with `wish` does not start. `swap_error` says why the
-    last change of context was reverted.
+    last change of context was reverted. `closing`: new requests wait, because it is to make room
+    for another model. `used_at`: when a request was last in progress; `load_s`: how long the last
+    load took. `relaunched`: it loads again because its server is replaced.
     """
 
     wish: Wish
@@ -120,6 +65,11 @@ class Deployment:
     swap_error: str = ""
     serving: int | None = None
     context_served: int | None = None
+    closing: bool = False
+    used_at: float = 0.0
+    load_s: float | None = None
+    relaunched: bool = False
+    ready_since: float = 0.0
     _generation: int = 0
     _loading: int | None = None
     _draining: int | None = None  # the generation that finishes its answers
@@ -127,7 +77,8 @@ class Deployment:
     _goal: _Goal = _Goal.NOTHING
     _in_flight: Counter[int] = field(default_factory=Counter)
     _failures: int = 0
-    _ready_since: float = 0.0
+    _begun_at: float = 0.0
+    _asked: bool = False  # a request waits that came before the model could be loaded
     _load_deadline: float | None = None
     _drain_deadline: float | None = None
     _retry_at: float | None = None
@@ -169,9 +120,18 @@ class Deployment:
             return self._launch(now)
         return self._drain(_Goal.RELAUNCH, now)
 
-    def set_times(self, now: float, *, idle_unload_s: float | None, load_limit_s: float) -> None:
-        """Change these times without a restart of the server."""
-        change = functools.partial(replace, idle_unload_s=idle_unload_s, load_limit_s=load_limit_s)
+    def set_times(
+        self,
+        now: float,
+        *,
+        idle_unload_s: float | None,
+        load_limit_s: float,
+        on_demand: bool = False,
+    ) -> None:
+        """Change when it is loaded and unloaded, without a restart of the server."""
+        change = functools.partial(
+            replace, idle_unload_s=idle_unload_s, load_limit_s=load_limit_s, on_demand=on_demand
+        )
         self.wish = change(self.wish)
         self.proven = change(self.proven) if self.proven is not None else None
         if self._idle_at is not None or self.state is State.READY:
@@ -201,7 +161,40 @@ class Deployment:
         if self.state is not State.DOWNLOADING:
             return []
         self._downloaded = True
+        if self.wish.on_demand and self.proven is not None and not self._asked:
+            self._enter(State.ASLEEP)  # it was served before: that it loads need not be shown
+            return []
         return self._launch(now)
+
+    def begin_load(self, generation: int, now: float) -> None:
+        """Report that a server that was to be launched is started now."""
+        if generation == self._loading:
+            self._begun_at = now
+            self._load_deadline = now + self.wish.load_limit_s
+
+    def wait_for_room(self, generation: int) -> None:
+        """Report that a server that was to be launched waits for room: that has no limit here."""
+        if generation == self._loading:
+            self._load_deadline = None
+
+    def unload(self, now: float) -> list[Action]:
+        """Make room for another model, if no request is in progress."""
+        del now
+        if not self.can_unload or self.in_flight or self.serving is None:
+            return []
+        return self._fall_asleep(self.serving)
+
+    def withdraw(self) -> list[Action]:
+        """Load it no more: it waits for room, and nobody waits for it any longer."""
+        if self._loading is None or self.serving is not None or self._goal is not _Goal.NOTHING:
+            return []
+        generation, self._loading, self._load_deadline = self._loading, None, None
+        self._goal = _Goal.SLEEP
+        return self._halt(generation)
+
+    def wake(self, now: float) -> list[Action]:
+        """Load it without a request, if it is asleep."""
+        return self._launch(now) if self.state is State.ASLEEP else []
 
     def download_failed(self, reason: str, now: float, *, may_pass: bool) -> list[Action]:
         """Report a failed download. `may_pass`: try again later without being asked."""
@@ -223,7 +216,9 @@ class Deployment:
         old, self.serving = self.serving, generation
         self.context_served = context_tokens
         self.proven = self.wish
-        self._ready_since = now
+        self.ready_since = self.used_at = now
+        self.load_s = now - self._begun_at
+        self._asked = self.relaunched = False
         self._enter(State.READY)
         self._start_idle_timer(now)
         if old is None:
@@ -244,6 +239,7 @@ class Deployment:
             return self._start_failed(reason, log_tail, now)
         if generation == self.serving:
             self.serving = self.context_served = None
+            self.closing = False
             if not asked and self._goal is _Goal.NOTHING:
                 return self._crashed(reason, log_tail, now)
         if self.serving is None and self._loading is None and not self._halting:
@@ -253,15 +249,18 @@ class Deployment:
     def lease(self, now: float) -> tuple[int | None, list[Action]]:
         """Report a request. Return the generation that takes it, or None if it has to wait."""
         self._idle_at = None
+        self.used_at = now
         if self.state is State.ASLEEP:
             return None, self._launch(now)
-        if self.serving is None or self._goal is not _Goal.NOTHING:
+        if self.serving is None or self._goal is not _Goal.NOTHING or self.closing:
+            self._asked = True
             return None, []
         self._in_flight[self.serving] += 1
         return self.serving, []
 
     def release(self, generation: int, now: float) -> list[Action]:
         """Report the end of a request that `lease` assigned to `generation`."""
+        self.used_at = now
         if self._in_flight[generation] > 0:
             self._in_flight[generation] -= 1
         if self._in_flight[generation]:
@@ -277,6 +276,16 @@ class Deployment:
         return self._goal is _Goal.RELAUNCH or (
             self.serving is not None and self._loading is not None
         )
+
+    @property
+    def can_unload(self) -> bool:
+        """Whether it is served, and nothing about that is being changed."""
+        return self.state is State.READY and not self.changing and self._draining is None
+
+    @property
+    def loading(self) -> int | None:
+        """The generation that loads, or waits for room to load."""
+        return self._loading
 
     @property
     def given_up(self) -> bool:
@@ -320,14 +329,14 @@ class Deployment:
                 actions.append(StartDownload())
             elif self._halting:  # the last server still holds its memory
                 self._retry_at = now + BACKOFF_FIRST_S
+            elif self.wish.on_demand and self.proven is not None:
+                self.state = State.ASLEEP  # the next request tries again; the reason stays told
             elif self._loading is None and self.serving is None:
                 actions += self._launch(now)
         if _due(self._idle_at, now):
             self._idle_at = None
             if self.serving is not None and self._goal is _Goal.NOTHING:
-                self._goal = _Goal.SLEEP
-                self._enter(State.STOPPING)
-                actions += self._halt(self.serving)
+                actions += self._fall_asleep(self.serving)
         return actions
 
     # -- inside
@@ -347,6 +356,12 @@ class Deployment:
         if self.serving is None:
             self._enter(State.STARTING)
         return [*actions, Launch(self._generation, self.wish)]
+
+    def _fall_asleep(self, serving: int) -> list[Action]:
+        """Stop the server that serves; it is a good one."""
+        self._goal, self._idle_at, self.closing, self._failures = _Goal.SLEEP, None, False, 0
+        self._enter(State.STOPPING)
+        return self._halt(serving)
 
     def _halt(self, generation: int) -> list[Action]:
         if generation in self._halting:
@@ -387,6 +402,7 @@ class Deployment:
                 self._enter(State.ABSENT)
                 return [DeleteFiles()]
             case _Goal.RELAUNCH:
+                self.relaunched = True
                 return self._launch(now)
             case _Goal.SLEEP:
                 self._enter(State.ASLEEP)
@@ -416,11 +432,11 @@ class Deployment:
         self._failures += 1
         self._fail(reason, log_tail)
         if before is not None or self._failures < START_TRIES:
-            self._retry_at = now + _backoff(self._failures)
+            self._retry_at = now + self._backoff_s()
         return []
 
     def _crashed(self, reason: str, log_tail: tuple[str, ...], now: float) -> list[Action]:
-        if now - self._ready_since >= STEADY_S:
+        if now - self.ready_since >= STEADY_S:
             self._failures = 0
         self._failures += 1
         self._idle_at = None
@@ -428,11 +444,16 @@ class Deployment:
             self._enter(State.STARTING)
             return []
         self._fail(reason, log_tail)
-        self._retry_at = now + _backoff(self._failures)
+        self._retry_at = now + self._backoff_s()
         return []
+
+    def _backoff_s(self) -> float:
+        most = ASLEEP_BACKOFF_MAX_S if self.wish.on_demand else BACKOFF_MAX_S
+        return min(most, BACKOFF_FIRST_S * 2.0 ** min(self._failures - 1, 32))
 
     def _fail(self, reason: str, log_tail: tuple[str, ...]) -> None:
         self.state, self.reason, self.log_tail = State.FAILED, reason, log_tail
+        self.relaunched = False
 
     def _start_idle_timer(self, now: float) -> None:
         """Start the time until unloading, if no request is in progress."""
@@ -442,7 +463,3 @@ class Deployment:
 
 def _due(deadline: float | None, now: float) -> bool:
     return deadline is not None and now >= deadline
-
-
-def _backoff(failures: int) -> float:
-    return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** (failures - 1))

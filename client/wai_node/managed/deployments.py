@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from wai_protocol.errors import Fault, RequestError, StoreError
 
-from .entry import DeploymentEntry, pending_bytes
+from .entry import DeploymentEntry
 from .wanted import Wanted, WantedModel
 
 log = logging.getLogger("wai.node.managed")
@@ -53,10 +53,6 @@ class Deployments:
         """Drop an entry whose servers have ended and whose files are deleted."""
         if self._entries.get(entry.model.alias) is entry:
             del self._entries[entry.model.alias]
-
-    def pending_bytes(self) -> int:
-        """Return the memory that deployments will take which are not loaded yet."""
-        return sum(map(pending_bytes, self._entries.values()))
 
     async def keep(self, entry: DeploymentEntry) -> None:
         """Store what was learned about a model. An error of the disk is only logged."""

@@ -13,8 +13,11 @@ import anyio
 from wai_node.models.catalogue import Quantisation, RemoteFile, Repository
 from wai_node.models.download import Progress
 from wai_node.models.fit import Fit
+from wai_node.models.space import NOTHING, Space
+from wai_protocol.status import guessed_load_s
 
 from .deployment import Deployment, State, Wish
+from .load_policy import LoadPolicy
 from .options import ServeOptions
 from .server.runner import Runner
 from .server.vllm import LOAD_BASE_S as VLLM_BASE_S
@@ -28,12 +31,35 @@ LOAD_BYTES_PER_S: Final = 20 << 20  # a slow USB disk; a server that loads slowe
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a request waited for: the load of a server took `load_s`, before which it waited for
+    room for `waited_s`; `made_room`: the models that were unloaded for it."""
+
+    generation: int
+    load_s: float
+    waited_s: float
+    made_room: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ServerAccess:
-    """The URL of a server that is ready, its inference key, and its generation."""
+    """The URL of a server that is ready, its inference key, and its generation. `loaded`: set if
+    the request waited for its load. `closing`: it is about to make room, so that new requests wait
+    until it is loaded again."""
 
     url: str
     key: str = field(repr=False)
     generation: int
+    loaded: Loaded | None = None
+    closing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one server takes in memory: at most, and how much RAM at least."""
+
+    most: Space
+    least_ram: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +74,11 @@ class QuantFit:
 @dataclass(frozen=True, slots=True)
 class DeploymentStatus:
     """One deployed model, as `list` shows it. `changing`: a change of it is in progress.
-    `given_up`: it has failed, and will not soon be tried again. `served_by`: the kind of server
-    that has it, "" for one of the node's own; `called`: by which id callers ask for it, "": alias.
-    `estimated_bytes` and `seen_bytes`: what its buffers were to take, and what its server's log
-    says that they take; None: not known.
+    `given_up`: it has failed, and will not soon be tried again. `wakes`: a request loads it, and
+    may wait for that. `load_s`: how long a load takes, measured or guessed. `served_by`: the kind
+    of server that has it, "" for one of the node's own; `called`: by which id callers ask for it,
+    "": alias. `estimated_bytes` and `seen_bytes`: what its buffers were to take, and what its
+    server's log says that they take; None: not known.
     """
 
     alias: str
@@ -65,7 +92,9 @@ class DeploymentStatus:
     options: ServeOptions
     purpose: str
     mmproj: str
-    idle_unload_s: float | None
+    policy: LoadPolicy
+    wakes: bool
+    load_s: float
     changing: bool
     given_up: bool
     size_bytes: int
@@ -96,8 +125,13 @@ class DeploymentEntry:
     progress: Progress | None = None
     download: anyio.CancelScope | None = None
     changed: anyio.Event = field(default_factory=anyio.Event)
-    needs_bytes: int = 0
-    """Estimated memory; 0 if not estimated in this run. `pending_bytes` counts it until loaded."""
+    needs: Space = NOTHING
+    """The memory that it will take, as far as that was estimated in this run."""
+    held: dict[int, Held] = field(default_factory=dict)
+    """What its servers take that run, or that may be started, by generation."""
+    waiting: int = 0  # requests that wait for it
+    waits_for: str = ""  # what has to happen before it can be loaded
+    loaded: Loaded | None = None  # its last load
     memory: tuple[int, int] | None = None
     """The bytes that its server's buffers were estimated at, and that they take."""
     logged: tuple[object, ...] = ()
@@ -119,6 +153,7 @@ def wish_of(
         context_tokens=model.context_tokens,
         slots=model.slots,
         gpu_layers=model.gpu_layers,
+        on_demand=model.policy.on_demand,
         idle_unload_s=model.idle_unload_s,
         load_limit_s=load_timeout_s or base_s + model.size_bytes / LOAD_BYTES_PER_S,
     )
@@ -167,13 +202,13 @@ def endpoint_of(entry: DeploymentEntry, generation: int | None) -> ServerAccess 
     runner = entry.runners.get(generation) if generation is not None else None
     if runner is None or runner.url is None or generation is None:
         return None
-    return ServerAccess(runner.url, runner.key, generation)
+    return ServerAccess(runner.url, runner.key, generation, closing=entry.machine.closing)
 
 
-def pending_bytes(entry: DeploymentEntry) -> int:
-    """Return the memory that the entry will take; 0 once it is loaded."""
-    coming = entry.machine.state in (State.DOWNLOADING, State.STARTING)
-    return entry.needs_bytes if coming and not entry.removed else 0
+def load_s_of(entry: DeploymentEntry) -> float:
+    """Return how long a load takes: as the last one took, or by its size."""
+    known = entry.model.load_s
+    return guessed_load_s(entry.model.size_bytes) if known is None else known
 
 
 def log_change(entry: DeploymentEntry) -> None:
@@ -207,11 +242,12 @@ def _lora_name(model: WantedModel) -> str:
 def status_of(entry: DeploymentEntry) -> DeploymentStatus:
     """Return the public status of an entry."""
     machine = entry.machine
+    wakes = machine.wish.on_demand and machine.proven is not None
     estimated, seen = entry.memory or (None, None)
     return DeploymentStatus(
         alias=entry.model.alias,
         state=machine.state,
-        reason=machine.reason,
+        reason=machine.reason or entry.waits_for,
         log_tail=machine.log_tail,
         swap_error=machine.swap_error,
         context_tokens=machine.wish.context_tokens,
@@ -221,9 +257,12 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         purpose=entry.model.purpose,
         mmproj=PurePosixPath(entry.model.mmproj[0]).name if entry.model.mmproj else "",
         lora=_lora_name(entry.model),
-        idle_unload_s=entry.model.idle_unload_s,
+        policy=entry.model.policy,
+        wakes=wakes,
+        load_s=load_s_of(entry),
         changing=machine.changing,
-        given_up=machine.given_up,
+        # One on demand is not tried again by itself: it is for nobody until its pause is over.
+        given_up=machine.given_up or (wakes and machine.state is State.FAILED),
         size_bytes=entry.model.size_bytes,
         in_flight=machine.in_flight,
         served_by=entry.model.server,

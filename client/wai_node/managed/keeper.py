@@ -23,6 +23,7 @@ from wai_node.models.fit import Correction
 from wai_node.models.gguf_file import read_projector, read_shape
 from wai_node.models.hub import Hub
 from wai_node.models.local_files import check_local
+from wai_node.models.space import NOTHING, Space
 from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 
@@ -39,6 +40,7 @@ from .entry import (
     status_of,
 )
 from .policy import ManagedSettings
+from .room import Room
 from .server.model_paths import ModelPaths
 from .server.orphans import end_orphans
 from .server.runner import Runner
@@ -69,9 +71,11 @@ class Keeper:
         clock: Clock | None,
         parts: Supervision,
         engine: NodeEngine,
+        room: Room,
     ) -> None:
         self.observe: Callable[[DeploymentEntry], None] = lambda entry: None
-        self._engine = engine
+        self._engine, self._room = engine, room
+        room.apply = self.apply
         self._settings, self._hub, self._new_key = settings, hub, new_key
         self._deployments, self._on_event = deployments, on_event
         self._now, self._clock = now, clock
@@ -97,10 +101,10 @@ class Keeper:
             task_status.started()
             await anyio.sleep_forever()
 
-    def add(self, model: WantedModel, needs_bytes: int = 0) -> None:
-        """Begin to serve `model`, which is stored already; `needs_bytes` is estimated."""
+    def add(self, model: WantedModel, needs: Space = NOTHING) -> None:
+        """Begin to serve `model`, which is stored already; `needs` is estimated."""
         machine = machine_for(model, self._settings.load_timeout_s, self._engine.argv)
-        entry = DeploymentEntry(model, machine, needs_bytes=needs_bytes)
+        entry = DeploymentEntry(model, machine, needs=needs)
         self._deployments.add(entry)
         self.apply(entry, entry.machine.deploy())
         keep_time = partial(self._keep_time, entry)
@@ -118,6 +122,7 @@ class Keeper:
                     self._start(entry, self._serve, entry, runner, generation, wish)
                 case Halt(generation):
                     entry.runners[generation].halt()
+                    self._room.leave(entry, generation)
                 case DeleteFiles():
                     entry.gone = True
                     self._start(entry, self._delete, entry)
@@ -138,6 +143,7 @@ class Keeper:
         waiting, entry.changed = entry.changed, anyio.Event()
         waiting.set()
         log_change(entry)
+        self._room.observe(entry)
         self.observe(entry)
         self._on_event(DeploymentEvent("state", status_of(entry)))
 
@@ -257,16 +263,19 @@ class Keeper:
 
         def on_ready(context_tokens: int) -> None:
             actions = entry.machine.server_ready(generation, context_tokens, self._now())
+            self._room.loaded(entry, generation)
             self.apply(entry, actions)
             self._start(entry, self._learn, entry, runner, wish)
 
         try:
             files = self._places.file(entry.model), self._places.projector(entry.model)
             runner.adapter = self._adapter(entry.model)
-            reason = await runner.run(entry.model, *files, wish, on_ready)
+            reason = await self._room.take(entry, generation, wish)
+            reason = reason or await runner.run(entry.model, *files, wish, on_ready)
         except Exception:
             log.exception("a server of %s could not be run", entry.model.alias)
             reason = "the server was ended by a fault of the node's; its log says which"
+        self._room.ended(entry, generation)
         tail = runner.log_tail[-SHOWN_LOG_LINES:]
         actions = entry.machine.server_ended(generation, reason, tail, self._now())
         del entry.runners[generation]
@@ -303,6 +312,7 @@ class Keeper:
             correction=model.correction,
             engine=model.engine,
             proven_options=model.proven_options,
+            load_s=entry.machine.load_s,
         )
         await self._deployments.keep(entry)
 

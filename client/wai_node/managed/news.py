@@ -58,7 +58,7 @@ def _lasting(status: DeploymentStatus) -> tuple[object, ...]:
     return (
         *(status.state, status.reason, status.swap_error, status.changing),
         *(status.context_tokens, status.context_served, status.slots),
-        *(status.options, status.idle_unload_s),
+        *(status.options, status.policy),
     )
 
 

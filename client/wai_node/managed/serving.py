@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import ClassVar, Final
 
 from wai_node.upstreams.llama_server import LlamaServerUpstream
-from wai_node.upstreams.upstream import Probe, Ready, Upstream
+from wai_node.upstreams.upstream import Probe, Ready, Upstream, Waited
 from wai_node.upstreams.vllm import VllmUpstream
 from wai_node.upstreams.watch import Watch
 from wai_protocol.errors import WaiError
@@ -56,6 +56,7 @@ class ManagedUpstream(Upstream):
         self._servers: dict[str, Upstream] = {}
         self._leases: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unserved: set[asyncio.Task[None]] = set()  # that wait for a server
         self._has_served = False
 
     @property
@@ -69,16 +70,32 @@ class ManagedUpstream(Upstream):
         if endpoint is not None:
             self._has_served = True
             told = await self._server(endpoint).probe()
-            models = tuple(replace(m, id=self.alias, upstream=self.name) for m in told.models[:1])
+            models = tuple(
+                self._in_memory(
+                    replace(m, id=self.alias, upstream=self.name), waits=endpoint.closing
+                )
+                for m in told.models[:1]
+            )
             await self._close_unused_servers()
             counters = told.counters
             if counters is not None:
                 counters = counters._replace(server=endpoint.url)
             return replace(told, models=models, counters=counters, process=endpoint.url)
-        status = next((s for s in self._supervisor.deployed() if s.alias == self.alias), None)
+        status = self._status()
         if status is None or status.given_up:  # `ManagedModels` tells why it failed
             return Probe(())
         return Probe((self._wanted(status),))
+
+    def _in_memory(self, model: ModelStatus, *, waits: bool) -> ModelStatus:
+        """Say whether a new request has to wait for a load, and how long that takes."""
+        status = self._status()
+        if status is None:
+            return model
+        load_ms = round(status.load_s * 1000) if waits else None
+        return replace(model, loaded=not waits, load_ms=load_ms, size_bytes=status.size_bytes)
+
+    def _status(self) -> DeploymentStatus | None:
+        return next((s for s in self._supervisor.deployed() if s.alias == self.alias), None)
 
     async def find_routes(self, routes: Iterable[Route]) -> frozenset[str] | None:
         """Ask the server that runs now."""
@@ -91,29 +108,53 @@ class ManagedUpstream(Upstream):
         return Probe((self._wanted(status),))
 
     def _wanted(self, status: DeploymentStatus) -> ModelStatus:
-        welcome = status.state in _AWAKE_SOON or (self._has_served and status.state in _SWAPPING)
-        return replace(
+        served = self._has_served or status.wakes
+        welcome = status.state in _AWAKE_SOON or (served and status.state in _SWAPPING)
+        told = replace(
             self.model(self.alias),
             ready=welcome,
             context_tokens=status.context_served or status.context_tokens,
             slots_total=status.slots,
         )
+        return self._in_memory(told, waits=True)
 
-    def lease(self, ready: Ready, failed: Callable[[WaiError], None]) -> Callable[[], None]:
+    def lease(
+        self,
+        ready: Ready,
+        failed: Callable[[WaiError], None],
+        told: Callable[[Waited], None] = lambda waited: None,
+    ) -> Callable[[], None]:
         """Take a lease, as `Upstream.lease` says; loads the model if it was unloaded."""
         over = asyncio.Event()
-        task = asyncio.get_running_loop().create_task(self._hold(over, ready, failed))
+        task = asyncio.get_running_loop().create_task(self._hold(over, ready, failed, told))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return over.set
+
+        def end() -> None:
+            over.set()
+            if task in self._unserved:  # its caller went away: it does not wait any longer
+                task.cancel()
+
+        self._unserved.add(task)
+        task.add_done_callback(self._unserved.discard)
+        return end
 
     async def _hold(
-        self, over: asyncio.Event, ready: Ready, failed: Callable[[WaiError], None]
+        self,
+        over: asyncio.Event,
+        ready: Ready,
+        failed: Callable[[WaiError], None],
+        told: Callable[[Waited], None],
     ) -> None:
+        task = asyncio.current_task()
         try:
             async with self._supervisor.lease(self.alias) as endpoint:
+                if task is not None:
+                    self._unserved.discard(task)
                 if over.is_set():
                     return  # the caller went away while it waited
+                if (load := endpoint.loaded) is not None:
+                    told(Waited(load.load_s, load.waited_s, load.made_room))
                 server = self._server(endpoint)
                 self._leases[endpoint.url] = self._leases.get(endpoint.url, 0) + 1
                 try:

@@ -16,6 +16,7 @@ from typing import Final
 import anyio
 import anyio.abc
 import anyio.to_thread
+from msgspec import UNSET
 
 from wai_node.models.catalogue import Quantisation, Repository
 from wai_node.models.download import Clock
@@ -26,7 +27,7 @@ from wai_node.supervision import Supervision
 from wai_protocol.errors import RequestError
 
 from .adapters import Adapters, remote_file
-from .appraisal import Appraiser, Placed
+from .appraisal import Appraiser, alias_of
 from .deployment import State, Wish
 from .deployments import Deployments
 from .engine import EngineState, NodeEngine
@@ -35,6 +36,7 @@ from .entry import (
     DeploymentEntry,
     DeploymentEvent,
     DeploymentStatus,
+    Held,
     QuantFit,
     ServerAccess,
     endpoint_of,
@@ -44,8 +46,10 @@ from .entry import (
 )
 from .keeper import Keeper
 from .lease import leased
+from .load_policy import DEFAULT_POLICY, LoadPolicy
 from .options import DEFAULT, ServeOptions
 from .policy import ManagedSettings
+from .room import Room
 from .server.log_file import read_tail
 from .server.model_paths import ModelPaths
 from .server.vllm import SERVER, check_vllm
@@ -53,7 +57,6 @@ from .vllm_appraisal import VllmAppraiser
 from .wanted import Wanted, WantedModel
 
 LEASE_LIMIT_S: Final = 600.0  # as long as the relay waits for a first byte
-MIN_IDLE_S, MAX_IDLE_S = 1.0, 1e9  # with less, a model could be unloaded before its first request
 MAX_LOG_LINES: Final = 1000
 _NAME: Final = re.compile(r"[\w.-]{1,96}")
 
@@ -88,9 +91,13 @@ class Supervisor:
         self._places = ModelPaths(settings)
         self._engine = engine or NodeEngine(settings, on_engine, clock=clock)
         usable = self._engine.usable
-        self._appraiser = Appraiser(
-            *(hub, settings, lambda: usable(hardware()), self._wanted), VllmAppraiser(hardware)
-        )
+
+        def machine() -> Hardware:
+            return usable(hardware())
+
+        vllm = VllmAppraiser(hardware)
+        self._appraiser = Appraiser(hub, settings, machine, self._deployments, vllm)
+        self._room = Room(self._deployments, hardware, self._held_by, now)
         self._adapters = Adapters(hub, settings)
         self._keeper = Keeper(
             *(settings, hub, new_key, self._deployments, on_event),
@@ -98,6 +105,7 @@ class Supervisor:
             clock=clock,
             parts=self._parts,
             engine=self._engine,
+            room=self._room,
         )
         self._swaps = EngineSwaps(
             *(self._engine, self._deployments, self._appraiser, self._places),
@@ -115,6 +123,7 @@ class Supervisor:
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._keeper.run)
             tasks.start_soon(self._parts.keep, "engine", self._swaps.run)
+            tasks.start_soon(self._parts.keep, "memory", self._room.run)
             task_status.started()
 
     # -- what may be asked for
@@ -130,13 +139,17 @@ class Supervisor:
         context_tokens: int | None = None,
         slots: int | None = None,
         options: ServeOptions = DEFAULT,
+        policy: LoadPolicy = DEFAULT_POLICY,
     ) -> list[QuantFit]:
         """Return how each quantisation of `publisher/name[:QUANT]` fits this node.
 
-        The hub is asked with this node's token. Raises `WaiError`.
+        Deployed models make room for it as `policy` says. The hub is asked with this node's token.
+        Raises `WaiError`.
         """
         self.settings.check_allowed()
-        return await self._appraiser.quantisations(reference, context_tokens, slots, options)
+        return await self._appraiser.quantisations(
+            reference, context_tokens, slots, options, policy
+        )
 
     async def deploy(
         self,
@@ -145,6 +158,8 @@ class Supervisor:
         slots: int | None = None,
         idle_unload_s: float | None = None,
         *,
+        load: str | None = None,
+        priority: int | None = None,
         options: ServeOptions | None = None,
         mmproj: str | None = None,
         lora: str | None = None,
@@ -154,18 +169,20 @@ class Supervisor:
         return its alias at once, before the download.
 
         A model that is deployed already is changed to the new settings, or tried again if it
-        failed. `mmproj`: the projector by which it sees images, None: the best one, "none": none.
+        failed. `load`, `idle_unload_s` and `priority`: when it is in memory, as `LoadPolicy` says.
+        `mmproj`: the projector by which it sees images, None: the best one, "none": none.
         `lora`: an adapter that is added to its weights, as publisher/name[:QUANT] or ./FILE.gguf.
         `install_engine`: if there is no engine, install one before the download. Raises
         `WaiError`: not allowed, unknown, gated, does not fit, over the quota, no engine.
         """
         self.settings.check_allowed()
         self._keeper.check_running()
-        _check_idle(idle_unload_s)
+        idle_s = UNSET if idle_unload_s is None else idle_unload_s
+        policy = DEFAULT_POLICY.changed(load, priority, idle_s)
         (options or DEFAULT).check(flags_allowed=self.settings.allow_engine_flags)
         repository, wanted = await self._appraiser.repository(reference)
         repo, quant = repository.name, repository.choose(wanted)
-        alias = f"{repo}:{quant.name}" if repository.folder is None else repo
+        alias = alias_of(repository, quant)
         if not _NAME.fullmatch(quant.name):
             raise RequestError(f"the file name of {alias[:120]!r} can't be used as a model's id")
         vllm = repository.config is not None
@@ -182,8 +199,9 @@ class Supervisor:
                 raise RequestError(
                     f"{alias} is deployed already; remove it, and deploy it again with the adapter"
                 )
+            policy = entry.model.policy.changed(load, priority, idle_s)
             await self._redeploy(
-                *(entry, repository, quant, context_tokens, slots, idle_unload_s, options, mmproj)
+                *(entry, repository, quant, context_tokens, slots, policy, options, mmproj)
             )
             return alias
         async with self._placing:  # two at once would both count the same free memory
@@ -195,7 +213,9 @@ class Supervisor:
                 shape = await self._appraiser.shape(repository, quant)
                 adapter = await self._adapters.find(lora, shape)
                 counted = replace(quant, files=(*quant.files, remote_file(adapter)))
-            placed = await self._place(repository, counted, context_tokens, slots, chosen, mmproj)
+            placed = await self._appraiser.new(
+                *(repository, counted, context_tokens, slots, chosen, policy, mmproj)
+            )
             model = WantedModel(
                 lora=adapter,
                 options=chosen,
@@ -206,7 +226,9 @@ class Supervisor:
                 quant=quant.name,
                 context_tokens=placed.load.context_tokens,
                 slots=placed.load.slots,
-                idle_unload_s=idle_unload_s,
+                load=policy.load,
+                idle_unload_s=policy.idle_unload_s,
+                priority=policy.priority,
                 gpu_layers=placed.gpu_layers,
                 gpu_share=placed.gpu_share,
                 server=SERVER if vllm else "",
@@ -216,7 +238,7 @@ class Supervisor:
                 others = self._wanted.models.values()
                 self.settings.check_quota(others, model.size_bytes, self.other_bytes())
                 await anyio.to_thread.run_sync(self._wanted.put, model)
-                self._keeper.add(model, placed.high_bytes)
+                self._keeper.add(model, placed.needs)
         return alias
 
     def deployed(self) -> list[DeploymentStatus]:
@@ -289,14 +311,28 @@ class Supervisor:
         """Return the options that a model is served with, or is to be. Raises `RequestError`."""
         return self._deployments.get(alias).machine.wish.options
 
-    async def set_idle_unload(self, alias: str, idle_unload_s: float | None) -> None:
-        """Unload `alias` after so long without requests, None: never. Raises `WaiError`."""
+    def policy_of(self, alias: str) -> LoadPolicy:
+        """Return when a model is in memory. Raises `RequestError`."""
+        return self._deployments.get(alias).model.policy
+
+    async def set_policy(self, alias: str, policy: LoadPolicy) -> None:
+        """Have `alias` in memory as `policy` says, without a restart of its server.
+
+        Raises `WaiError`.
+        """
         self.settings.check_allowed()
-        _check_idle(idle_unload_s)
         entry = self._deployments.get(alias)
-        if idle_unload_s != entry.model.idle_unload_s:
+        if policy != entry.model.policy:
             async with self._deployments.changing:
-                await self._replace(entry, replace(entry.model, idle_unload_s=idle_unload_s))
+                await self._replace(
+                    entry,
+                    replace(
+                        entry.model,
+                        load=policy.load,
+                        idle_unload_s=policy.idle_unload_s,
+                        priority=policy.priority,
+                    ),
+                )
                 self._keeper.apply(entry, [])
 
     async def logs(self, alias: str, lines: int = 100) -> list[str]:
@@ -348,12 +384,13 @@ class Supervisor:
         quant: Quantisation,
         context_tokens: int | None,
         slots: int | None,
-        idle_unload_s: float | None,
+        policy: LoadPolicy,
         options: ServeOptions | None,
         mmproj: str | None,
     ) -> None:
         """Change the settings of a deployed model, or try again if it failed."""
         wish = entry.machine.wish
+        await self.set_policy(entry.model.alias, policy)
         chosen = options or wish.options
         wanted = context_tokens or wish.context_tokens, slots or wish.slots, chosen
         if entry.machine.state is State.FAILED:
@@ -362,8 +399,6 @@ class Supervisor:
             _check_projector(entry.model, mmproj)
             if wanted != (wish.context_tokens, wish.slots, wish.options):
                 await self.edit(entry.model.alias, *wanted)
-        if idle_unload_s is not None:
-            await self.set_idle_unload(entry.model.alias, idle_unload_s)
 
     async def _retry_failed(
         self,
@@ -379,7 +414,9 @@ class Supervisor:
         ones were the cause."""
         kept = None if entry.model.mmproj is None else entry.model.mmproj[0]
         mmproj = mmproj or kept or NO_PROJECTOR
-        placed = await self._place(repository, quant, context, slots, options, mmproj)
+        placed = await self._appraiser.new(
+            *(repository, quant, context, slots, options, entry.model.policy, mmproj)
+        )
         changed = replace(
             entry.model,
             options=options,
@@ -397,24 +434,15 @@ class Supervisor:
             others = [m for m in self._wanted.models.values() if m.alias != changed.alias]
             self.settings.check_quota(others, changed.size_bytes, self.other_bytes())
             await self._replace(entry, changed)
-            entry.needs_bytes = placed.high_bytes
+            entry.needs = placed.needs
             actions = entry.machine.change(self._wish(changed), self._now(), beside=False)
             self._keeper.apply(entry, [*actions, *entry.machine.deploy()])
 
-    async def _place(
-        self,
-        repository: Repository,
-        quant: Quantisation,
-        context: int | None,
-        slots: int | None,
-        options: ServeOptions,
-        mmproj: str | None,
-    ) -> Placed:
-        """Call `Appraiser.new` with the memory that pending deployments will take."""
-        pending = self._deployments.pending_bytes()
-        return await self._appraiser.new(
-            repository, quant, context, slots, options, pending, mmproj
-        )
+    async def _held_by(self, entry: DeploymentEntry, wish: Wish) -> Held:
+        """Return what a server takes in memory that serves a deployment by `wish`."""
+        model = entry.model
+        files = self._places.file(model), self._places.projector(model)
+        return await self._appraiser.held_by(model, *files, wish)
 
     async def _replace(self, entry: DeploymentEntry, model: WantedModel) -> None:
         """Store `model` in place of the entry's. Raises if it was removed meanwhile."""
@@ -423,16 +451,14 @@ class Supervisor:
         entry.model = model
         wish = self._wish(model)
         entry.machine.set_times(
-            self._now(), idle_unload_s=wish.idle_unload_s, load_limit_s=wish.load_limit_s
+            self._now(),
+            idle_unload_s=wish.idle_unload_s,
+            load_limit_s=wish.load_limit_s,
+            on_demand=wish.on_demand,
         )
 
     def _wish(self, model: WantedModel) -> Wish:
         return wish_of(model, self.settings.load_timeout_s, self._engine.argv)
-
-
-def _check_idle(idle_unload_s: float | None) -> None:
-    if idle_unload_s is not None and not MIN_IDLE_S <= idle_unload_s <= MAX_IDLE_S:
-        raise RequestError(f"a model is unloaded after {MIN_IDLE_S:g} s or more without requests")
 
 
 def _check_projector(model: WantedModel, wanted: str | None) -> None:

@@ -9,10 +9,11 @@ from typing import Final
 import anyio.to_thread
 
 from wai_node.models.catalogue import Quantisation, Repository
-from wai_node.models.fit import Fit, Load
+from wai_node.models.fit import GPU_HIGH_BYTES, Fit, Load
 from wai_node.models.hardware import Hardware
 from wai_node.models.model_config import ModelConfig
 from wai_node.models.snapshot import weights_bytes
+from wai_node.models.space import Space
 from wai_node.models.vllm_fit import VllmFit, fit_vllm
 from wai_protocol.errors import RequestError
 
@@ -43,14 +44,15 @@ class VllmAppraiser:
         quant: Quantisation,
         wanted: Load,
         options: ServeOptions,
-        pending_bytes: int,
+        beside: Callable[[Hardware], Hardware],
         *,
         least_context: int | None,
     ) -> tuple[Load, VllmFit]:
-        """Return how to serve a new model. `least_context`: it may have less than is wanted, but
-        not less than this. Raises `RequestError` if it does not fit."""
+        """Return how to serve a new model. `beside`: the machine as it can have it.
+        `least_context`: it may have less than is wanted, but not less than this. Raises
+        `RequestError` if it does not fit."""
         config, weights = _config(repository), _weights(quant)
-        hardware = (await anyio.to_thread.run_sync(self._hardware)).with_taken(pending_bytes)
+        hardware = beside(await anyio.to_thread.run_sync(self._hardware))
         load = Load(min(wanted.context_tokens, config.context_trained), wanted.slots)
         found = _fit(config, weights, load, options, hardware)
         largest = found.fit.largest_context
@@ -67,8 +69,12 @@ class VllmAppraiser:
         wanted: Load,
         options: ServeOptions,
         served: Wish | None,
+        *,
+        now: Callable[[Hardware], Hardware],
+        after: Callable[[Hardware], Hardware],
     ) -> tuple[VllmFit, bool]:
-        """Return how to serve a model otherwise, and whether beside what runs now."""
+        """Return how to serve a model otherwise, and whether beside what runs now. `now`, `after`:
+        the machine as it is, and as it is once others have made room."""
         config = await anyio.to_thread.run_sync(read_config_file, folder)
         if wanted.context_tokens > config.context_trained:
             raise RequestError(
@@ -77,9 +83,10 @@ class VllmAppraiser:
             )
         weights = weights_bytes(model.paths, model.sizes)
         hardware = await anyio.to_thread.run_sync(self._hardware)
-        beside = _fit(config, weights, wanted, options, hardware)
+        beside = _fit(config, weights, wanted, options, now(hardware))
         if beside.share is not None:
             return beside, True
+        hardware = after(hardware)
         if served is not None:
             freed = _fit(
                 config, weights, Load(served.context_tokens, served.slots), served.options, hardware
@@ -88,6 +95,12 @@ class VllmAppraiser:
         alone = _fit(config, weights, wanted, options, hardware)
         _check(model.alias, wanted, alone)
         return alone, False
+
+    async def space(self, wish: Wish) -> Space:
+        """Return what a server takes of the first GPU: its share holds all that it allocates."""
+        hardware = await anyio.to_thread.run_sync(self._hardware)
+        total = hardware.gpus[0].total_bytes if hardware.gpus else 0
+        return Space(gpu=max(0, int((wish.gpu_share or 0.0) * total) - GPU_HIGH_BYTES))
 
 
 def _config(repository: Repository) -> ModelConfig:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from wai_protocol.errors import StoreError, WaiError
 from wai_protocol.foreign_json import read_json
 
+from .load_policy import ON_DEMAND, LoadPolicy
 from .options import DEFAULT, ServeOptions
 
 log = logging.getLogger("wai.node.managed")
@@ -47,8 +48,9 @@ class WantedModel:
     context per slot and the number of slots with which it was last served, `engine` the program
     and `proven_options` the options. `purpose`: chat, embedding or rerank.
     `mmproj`: path, size and SHA-256 of its projector. `local`: the folder of the owner that its
-    files lie in, None: they are the hub's, and this node's to delete. `server`: "vllm", or "" for
-    llama-server; `gpu_share`: what vLLM takes of its GPU's memory.
+    files lie in, None: they are the hub's, and this node's to delete. `load`, `idle_unload_s` and
+    `priority` say when it is in memory, `load_s` how long its last load took. `server`: "vllm", or
+    "" for llama-server; `gpu_share`: what vLLM takes of its GPU's memory.
     """
 
     alias: str
@@ -73,6 +75,14 @@ class WantedModel:
     server: str = ""
     gpu_share: float | None = None
     lora: LoraAdapter | None = None
+    load: str = "keep_loaded"
+    priority: int = 0
+    load_s: float | None = None
+
+    @property
+    def policy(self) -> LoadPolicy:
+        """When it is in memory."""
+        return LoadPolicy(self.load, self.idle_unload_s, self.priority)
 
     @property
     def weights_bytes(self) -> int:
@@ -173,10 +183,13 @@ def _parse(content: Any, part: str) -> list[WantedModel]:
         if entry.get("mmproj") is not None:
             path, size, sha256 = entry["mmproj"]
             entry["mmproj"] = str(path), int(size), str(sha256)
+        if entry.get("idle_unload_s") is not None:  # stored before there was `load`
+            entry["load"] = ON_DEMAND
         if entry.get("lora") is not None:
             entry["lora"] = LoraAdapter(**entry["lora"])
         entry["engine"] = tuple(map(str, entry.get("engine", ())))
         model = WantedModel(**entry)
+        _ = model.policy  # raises if it makes no sense
         if not len(model.paths) == len(model.sizes) == len(model.sha256) > 0:
             raise ValueError(f"{model.alias!r} has no files")
         found.append(model)

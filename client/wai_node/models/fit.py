@@ -18,6 +18,7 @@ from wai_protocol.errors import RequestError
 from .hardware import Hardware
 from .projector import Projector
 from .shape import ModelShape, Purpose
+from .space import Space
 
 UBATCH_TOKENS: Final = (
     512  # llama-server's default physical batch, which determines its graph's size
@@ -201,6 +202,25 @@ def fit(
         high_bytes=found.high + (GPU_HIGH_BYTES * len(hardware.gpus) if on_gpu else 0),
         reason=_reason(verdict, found, hardware, layers, shape.blocks),
     )
+
+
+def space_for(found: Estimate, blocks: int, layers: int | None, hardware: Hardware) -> Space:
+    """Return the most that a model takes with so many of its layers on the GPU."""
+    every = blocks + 1
+    if not layers or not hardware.gpus or hardware.unified_memory:
+        return Space(ram=found.high)
+    if layers >= every:
+        return Space(gpu=found.high)
+    on_gpu = int(layers * (found.weights + found.cache) * HIGH_FACTOR / every)
+    return Space(on_gpu + found.compute_high, max(0, found.high - on_gpu))
+
+
+def free_space(hardware: Hardware) -> Space:
+    """Return what models may still take: all that is free, less what is left to the system."""
+    ram = hardware.ram_available_bytes - int(hardware.ram_total_bytes * RAM_KEPT_FREE)
+    if hardware.unified_memory:
+        return Space(ram=ram)
+    return Space(sum(max(0, card.free_bytes - GPU_HIGH_BYTES) for card in hardware.gpus), ram)
 
 
 def _round_up(count: int, step: int) -> int:

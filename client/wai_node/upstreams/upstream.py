@@ -39,6 +39,16 @@ header that proves us."""
 
 
 @dataclass(frozen=True, slots=True)
+class Waited:
+    """What a request waited for at its upstream: a load took `load_s`, after it had waited for room
+    for `room_s`; `made_room`: the models that were unloaded for that."""
+
+    load_s: float
+    room_s: float
+    made_room: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """What an upstream said about itself.
 
@@ -177,9 +187,16 @@ class Upstream(abc.ABC):
     async def probe(self) -> Probe:
         """Ask what it serves now. Raises `WaiError` when it does not answer as its kind should."""
 
-    def lease(self, ready: Ready, failed: Callable[[WaiError], None]) -> Callable[[], None]:
+    def lease(
+        self,
+        ready: Ready,
+        failed: Callable[[WaiError], None],
+        told: Callable[[Waited], None] = lambda waited: None,
+    ) -> Callable[[], None]:
         """A way in for one request: `ready` is called, now or once the model is there, or else
-        `failed`. What is returned ends the lease; call it once the answer is over."""
+        `failed`. Before that `told` is, if a load was waited for. What is returned ends the lease;
+        call it once the answer is over."""
+        del failed, told
         ready(self.client, self.base_path, self.authorization)
         return _nothing
 

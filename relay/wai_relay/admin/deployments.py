@@ -9,19 +9,23 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from wai_api.bounds import MAX_CONTEXT_TOKENS, MAX_FOUND, MAX_GPU_LAYERS, MAX_SLOTS
 from wai_api.models import (
     ChangeDeployment,
     CreateDeployment,
+    CreateDeployments,
     DeploymentList,
     DeploymentView,
+    DeploymentWish,
     FitList,
     FoundModels,
     FoundModelView,
     LogLines,
     NodeFit,
+    PlacedList,
+    PlacedView,
     QuantFitView,
 )
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
@@ -31,8 +35,10 @@ from .context import Context
 from .deployed import checked, views_of
 from .endpoint import Call, Endpoint, Query
 from .live_nodes import LiveNode
+from .replicas import rank
 
 _OPTIONS: Final = ("cache_type", "gpu_layers", "flash_attention", "engine_flags")
+_POLICY: Final = ("load", "priority")
 HUB_TIMEOUT_S: Final = 45.0
 """For what makes the node ask the hub, which may take 30 s to say that it is down."""
 
@@ -92,12 +98,90 @@ async def _deployed_on(context: Context, node: LiveNode) -> list[DeploymentView]
 async def deploy(context: Context, call: Call) -> DeploymentView:
     """Tell a node to serve a model; it is being downloaded when this returns."""
     wanted: CreateDeployment = call.body
-    node = _connected(context, wanted.node)
+    return await _deploy_on(context, call, wanted.node, wanted)
+
+
+async def deploy_several(context: Context, call: Call) -> PlacedList:
+    """Have several nodes serve a model; one that fails does not keep the others from it."""
+    wanted: CreateDeployments = call.body
+    names = wanted.nodes or tuple(node.record.name for node in _deployable(context))
+    names = tuple(dict.fromkeys(names))
+    if not names:
+        raise NodeUnavailable("no node is connected that may deploy models; let one join first")
+    if wanted.replicas is None:
+        return PlacedList(tuple(await _deploy_on_all(context, call, names, wanted, "it was named")))
+    params = _fit_params(wanted)
+    rows, deployed = await asyncio.gather(
+        asyncio.gather(*(_fit_by_name(context, name, params) for name in names)),
+        all_deployed(context),
+    )
+    ranking = rank(rows, deployed, wanted.model)
+    placed: list[PlacedView] = []
+    waiting = list(ranking.best)
+    while waiting and (missing := wanted.replicas - _count_deployed(placed)) > 0:
+        now, waiting = waiting[:missing], waiting[missing:]  # after a failure the next best
+        exact = ranking.model
+        tried = await asyncio.gather(
+            *(_try_on(context, call, one.node, wanted, exact, one.reason) for one in now)
+        )
+        placed += tried
+    left = [PlacedView(node=o.node, outcome="left_out", reason=o.reason) for o in waiting]
+    return PlacedList((*placed, *left, *ranking.left_out))
+
+
+def _count_deployed(placed: list[PlacedView]) -> int:
+    return sum(view.outcome == "deployed" for view in placed)
+
+
+async def _deploy_on_all(
+    context: Context, call: Call, names: tuple[str, ...], wanted: DeploymentWish, reason: str
+) -> list[PlacedView]:
+    return await asyncio.gather(
+        *(_try_on(context, call, name, wanted, wanted.model, reason) for name in names)
+    )
+
+
+async def _try_on(
+    context: Context, call: Call, name: str, wanted: DeploymentWish, model: str, reason: str
+) -> PlacedView:
+    try:
+        view = await _deploy_on(context, call, name, structs.replace(wanted, model=model))
+    except WaiError as error:
+        return PlacedView(node=name, outcome="failed", reason=str(error))
+    return PlacedView(node=name, outcome="deployed", reason=reason, deployment=view)
+
+
+def _fit_params(wanted: DeploymentWish) -> dict[str, Any]:
+    params: dict[str, Any] = {
+        "model": wanted.model,
+        "context": wanted.context,
+        "slots": wanted.slots,
+    }
+    given = {name: getattr(wanted, name) for name in ("cache_type", "gpu_layers", "priority")}
+    return params | {name: value for name, value in given.items() if value is not None}
+
+
+async def _fit_by_name(context: Context, name: str, params: dict[str, Any]) -> NodeFit:
+    try:
+        node = _may_deploy(_connected(context, name))
+    except WaiError as error:
+        return NodeFit(node=name, error=str(error))
+    return await _fit_on(node, params)
+
+
+def _may_deploy(node: LiveNode) -> LiveNode:
     if not node.record.may_deploy:
         raise RequestError(
             f"node {node.record.name} joined with an invite that allows no deployments",
             Fault.FORBIDDEN,
         )
+    return node
+
+
+async def _deploy_on(
+    context: Context, call: Call, name: str, wanted: DeploymentWish
+) -> DeploymentView:
+    node = _may_deploy(_connected(context, name))
     params: dict[str, Any] = {
         "model": wanted.model,
         "context": wanted.context,
@@ -107,7 +191,7 @@ async def deploy(context: Context, call: Call) -> DeploymentView:
     # what older nodes don't know is sent only if it is asked for
     if wanted.install_engine:
         params["install_engine"] = True
-    for name in (*_OPTIONS, "mmproj", "lora"):
+    for name in (*_OPTIONS, *_POLICY, "mmproj", "lora"):
         if (value := getattr(wanted, name)) is not None:
             params[name] = value
     answer = await node.call("model.deploy", params, timeout_s=HUB_TIMEOUT_S)
@@ -124,7 +208,7 @@ async def edit(context: Context, call: Call) -> DeploymentView:
     node, alias = _connected(context, call.path["node"]), call.query["model"]
     changes = {
         name: value
-        for name in ("context", "slots", *_OPTIONS)
+        for name in ("context", "slots", *_OPTIONS, *_POLICY)
         if (value := getattr(wanted, name)) is not None and value is not UNSET
     }
     for name in ("gpu_layers", "idle_unload_s"):
@@ -234,6 +318,12 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/deployments", list_deployments, "List deployed models", DeploymentList),
     Endpoint(
         *("POST", "/deployments", deploy, "Deploy a model", DeploymentView, CreateDeployment, 202)
+    ),
+    Endpoint(
+        *("POST", "/deployments/several", deploy_several, "Deploy a model on several nodes"),
+        answer=PlacedList,
+        body=CreateDeployments,
+        status=202,
     ),
     Endpoint(
         *("PATCH", "/deployments/{node}", edit, "Change a deployment", DeploymentView),

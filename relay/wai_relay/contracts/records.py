@@ -25,10 +25,20 @@ class TokenCounts:
         return self.prompt + self.completion
 
 
+class Load(NamedTuple):
+    """What a request waited for at its node: the model was loaded in `load_ms`, after `room_ms` in
+    which others made room; `made_room`: those that were unloaded for it."""
+
+    load_ms: int
+    room_ms: int
+    made_room: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Attempt:
     """One upstream that was given the request: why it, with whom it was compared, and how that
-    ended. `fault`: the OpenAI error code of its failure, "" if it answered."""
+    ended. `fault`: the OpenAI error code of its failure, "" if it answered. `load`: what was waited
+    for there, if the model was loaded first."""
 
     node: str
     model: str
@@ -36,6 +46,7 @@ class Attempt:
     queue_ms: float
     candidates: tuple[object, ...] = ()
     fault: str = ""
+    load: Load | None = None
 
 
 @dataclass(slots=True)

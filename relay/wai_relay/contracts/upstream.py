@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 from wai_protocol.errors import Fault
 from wai_protocol.status import NodeStatus
 from wai_protocol.surface import Headers
-from wai_relay.contracts.records import TokenCounts
+from wai_relay.contracts.records import Load, TokenCounts
 
 UpstreamKind = Literal["node", "provider"]
 
@@ -51,6 +51,9 @@ class UpstreamStream(abc.ABC):
 
     on_spent: Callable[[Spent], None] | None = None
     """Called once, some time after `reset`, if the upstream can tell what the request took."""
+
+    load: Load | None = None
+    """Set before the answer begins, if the model was loaded first."""
 
     @abc.abstractmethod
     def write(self, data: bytes) -> bool:

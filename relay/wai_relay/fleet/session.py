@@ -30,9 +30,10 @@ from wai_protocol.frames import printable
 from wai_protocol.handshake import Hello
 from wai_protocol.limits import MAX_MESSAGE_CHARS, TURN_COST, Limits
 from wai_protocol.session import Role, Session
-from wai_protocol.status import MAX_COUNT, NodeStatus
+from wai_protocol.status import MAX_COUNT, MAX_NAME_CHARS, NodeStatus
 from wai_protocol.surface import Headers
 from wai_protocol.window import GrowthBudget
+from wai_relay.contracts.records import Load
 from wai_relay.contracts.upstream import Sink, Spent
 from wai_transport.live_session import Ended, LiveSession
 
@@ -48,7 +49,13 @@ LOOK_EVERY_S: Final = 0.02
 SPENT: Final = "spent"
 """The EVENT that tells what a stream took that was reset (SPEC section 6)."""
 
+LOADED: Final = "loaded"
+"""The EVENT that tells what a stream waited for: its model was loaded."""
+MAX_MADE_ROOM: Final = 64  # as many models as a node has
+
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+
+_Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARS)]
 
 _log = logging.getLogger("wai.nodes")
 
@@ -61,6 +68,13 @@ class _SpentEvent(msgspec.Struct):
     cached: _Count | None = None
     completion: _Count | None = None
     exact: bool = False
+
+
+class _LoadedEvent(msgspec.Struct):
+    stream: int
+    load_ms: _Count
+    room_ms: _Count = 0
+    made_room: Annotated[list[_Name], msgspec.Meta(max_length=MAX_MADE_ROOM)] = []
 
 
 class NodeOfSession(Protocol):
@@ -233,9 +247,22 @@ class NodeSession:
         if stream is not None and stream.on_spent is not None:
             stream.on_spent(Spent(told.prompt, told.cached, told.completion, told.exact))
 
+    def _on_loaded(self, value: Any) -> None:
+        try:
+            told = msgspec.convert(value, _LoadedEvent)
+        except msgspec.ValidationError as error:
+            _log.warning("node %s: a %s event can't be read: %s", self.node.name, LOADED, error)
+            return
+        if (stream := self.streams.get(told.stream)) is not None:
+            made_room = tuple(map(printable, told.made_room))
+            stream.load = Load(told.load_ms, told.room_ms, made_room)
+
     def _on_node_event(self, call: int, name: str, value: Any) -> None:
         if name == SPENT and not call:
             self._on_spent(value)
+            return
+        if name == LOADED and not call:
+            self._on_loaded(value)
             return
         waiting = self._calls.get(call)
         if waiting is not None and waiting[1] is not None:

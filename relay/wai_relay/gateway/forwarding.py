@@ -230,9 +230,11 @@ class RequestForwarder:
             counts = answer.counts(info.prompt_tokens)
             call.record.tokens = call.continuation.whole(counts) if call.continuation else counts
             self._account(call, lease, answer, counts, given_at, cancelled=cancelled)
-            if call.stream is not None and not counts.exact:
-                call.stream.on_spent = partial(self._found_out, call, counts)
-            call.stream = None
+            if (stream := call.stream) is not None:
+                call.record.tried[-1].load = stream.load
+                if not counts.exact:
+                    stream.on_spent = partial(self._found_out, call, counts)
+                call.stream = None
         return answer.failure
 
     def _answer(

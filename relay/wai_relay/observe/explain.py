@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from wai_api.requests import ExplainedAttempt, Explanation, FinishedRequest
+from wai_api.requests import ExplainedAttempt, Explanation, FinishedRequest, LoadView
 from wai_relay.contracts.records import Attempt, RequestRecord
 
 # About 2 KiB each with eight candidates: 8 MiB; at ten requests a second the last seven minutes.
@@ -106,6 +106,7 @@ def _attempt(attempt: Attempt) -> ExplainedAttempt:
         queue_ms=attempt.queue_ms,
         fault=attempt.fault,
         candidates=[_candidate(candidate) for candidate in attempt.candidates],
+        load=None if attempt.load is None else LoadView(*attempt.load),
     )
 
 

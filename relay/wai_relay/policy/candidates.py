@@ -39,8 +39,11 @@ def candidates(
         waiting, waiting_tokens = lines.get(node, NO_LINE) if lines else NO_LINE
         busy, reading, ahead, output_tokens = ledger.load(prefill_tps, now)
         status = ledger.status
-        if status.slots_total is not None:
-            waiting += status.queued
+        slots = status.slots_total
+        if slots is not None:  # nothing of it is learned: what `lane` would answer, without asking
+            waiting, unsure, paces_prompts = waiting + status.queued, 0, True
+        else:
+            slots, unsure, paces_prompts = lane.slots, lane.unsure, lane.paces_prompts
         slot_s = (output_tokens or expected_tokens) / (lane.decode.tps or known.decode_tps)
         alone_s, each_s = lane.pace.alone_s, lane.pace.each_s
         if not alone_s:
@@ -64,14 +67,15 @@ def candidates(
                     lane.rtt_s,
                     readiness,
                     lane.own,
-                    lane.slots,
-                    lane.unsure,
+                    slots,
+                    unsure,
                     alone_s,
                     each_s,
                     failure_rate,
                     failed_try_s,
                     ledger.silence_s(now) if ledger.silent else 0.0,
-                    lane.paces_prompts,
+                    paces_prompts,
+                    lane.load_left(now) if lane.load_s else 0.0,
                 ),
             )
         )

@@ -38,6 +38,8 @@ class Lane:
         "decode",
         "ledger",
         "left_at",
+        "load_from",
+        "load_s",
         "node",
         "own",
         "pace",
@@ -62,6 +64,8 @@ class Lane:
         self.left_at: float | None = None  # when it was last ready, where it is away now
         self.rtt_s = 0.0
         self.placed_at = -math.inf  # when it was given a request last
+        self.load_s = 0.0  # what its node needs to load the model, 0.0 where it is in memory
+        self.load_from = 0.0  # when it was given the request that it is loaded for
 
     @property
     def slots(self) -> int:
@@ -115,7 +119,16 @@ class Lane:
             ahead = self.ledger.prefill_ahead(tps, now)
         claim = self.ledger.claim(fresh_tokens, output_tokens, now, streams=streams)
         claim.expected_s = (ahead + fresh_tokens) * self.prefill.token_s + self.rtt_s
+        if self.load_s:
+            if self.ledger.claims == 1:  # it is loaded for this one
+                self.load_from = now
+            self.ledger.delay(claim, self.load_left(now))
         return claim
+
+    def load_left(self, now: float) -> float:
+        """How long it still takes until the model is in memory there."""
+        begun_s = now - self.load_from if self.ledger.claims else 0.0
+        return max(self.load_s - begun_s, 0.0)
 
     @property
     def learns_limit(self) -> bool:

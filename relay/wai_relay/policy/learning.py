@@ -30,7 +30,8 @@ def learn(
             return _learn_whole(placement, now, fresh, tokens)
         return False
     beginning = placement.beginning
-    if fresh >= LEAST_SAMPLE_TOKENS and (beginning is None or beginning.shows_reading):
+    read = fresh >= LEAST_SAMPLE_TOKENS and not placement.load_s
+    if read and (beginning is None or beginning.shows_reading):
         lane.prefill.add(fresh, placement.read_s)
     if tokens.completion >= LEAST_SAMPLE_ANSWER:
         took_s = now - placement.first_at
@@ -43,7 +44,7 @@ def learn(
 def _learn_whole(placement: Placement, now: float, fresh: float, tokens: Tokens) -> bool:
     """The same for an answer that came in one piece: it shows no first token."""
     lane, measured = placement.lane, False
-    if not placement.demand.generates and fresh >= LEAST_SAMPLE_TOKENS:
+    if not (placement.demand.generates or placement.load_s) and fresh >= LEAST_SAMPLE_TOKENS:
         took_s = lane.ledger.first_token(placement.claim, now)
         if took_s is not None:
             lane.prefill.add(fresh, took_s - lane.rtt_s)

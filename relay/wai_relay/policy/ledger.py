@@ -107,6 +107,11 @@ class Ledger:
         self._output += output_tokens
         return claim
 
+    def delay(self, claim: Claim, by_s: float) -> None:
+        """The prompt of `claim` can't be read before that: the model is loaded first."""
+        claim.read_from += by_s
+        claim.expected_s += by_s
+
     def first_token(self, claim: Claim, now: float) -> float | None:
         """The answer began. Returns the seconds that reading this prompt took, None if it had begun
         before. Prompts are taken to be read one after the other."""
@@ -243,7 +248,8 @@ class Ledger:
         total = 0.0
         for claim in self._reading:
             total += claim.fresh_tokens
-        return total - min(first.fresh_tokens, (now - first.read_from) * prefill_tps)
+        read_s = now - first.read_from
+        return total - min(first.fresh_tokens, read_s * prefill_tps) if read_s > 0.0 else total
 
     def _drop(self, claim: Claim, now: float) -> None:
         self._work_until(now)

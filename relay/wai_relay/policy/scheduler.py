@@ -33,6 +33,10 @@ __all__ = ["Placement", "Result", "Scheduler", "Ticket", "Tokens"]
 # How long a request may wait for a slot. Callers' own limits are 60 s and more; what waits longer
 # than half of that on a full fleet is better tried elsewhere while there is time.
 MAX_WAIT_S: Final = 30.0
+# Where the model is loaded first, those in line have as much more patience, but no more than this:
+# half of what a node lets a request wait for a load.
+MAX_LOADING_WAIT_S: Final = 300.0
+LOADED_GRACE_S: Final = 10.0  # for its turn, once the model was loaded
 # A question does not wait behind a book: of one key's requests, those whose prompt is shorter than
 # this share of the usual one are short, and pass the others...
 SHORT: Final = 0.45
@@ -291,11 +295,15 @@ class Scheduler:
 
     # -- inside
     def _end_wait(self, pool: Pool, entry: Entry[Ticket], now: float) -> None:
-        """It waited as long as it may."""
+        """It waited as long as it may, unless the model is being loaded for it."""
         ticket = entry.item
+        decision = self._planner.decide(pool, ticket, now, {})
+        lane = pool.lanes.get(decision.node or "")
+        if lane is not None and lane.load_s and now < ticket.at + MAX_LOADING_WAIT_S:
+            ticket.until = now + lane.load_s + LOADED_GRACE_S
+            return
         if pool.queue is not None:
             pool.queue.discard(entry)
-        decision = self._planner.decide(pool, ticket, now, {})
         if pool.is_guess(decision):
             self._planner.place(pool, ticket, decision, now)
         else:
@@ -318,6 +326,7 @@ def _report(lane: Lane, model: ModelStatus, now: float) -> None:
     """Note what a node says of its model."""
     old = lane.ledger.status
     lane.ledger.report(model, now)
+    lane.load_s = model.load_s
     if model.slots_total:
         lane.pace.slots = model.slots_total
     if model.prefill_tps != old.prefill_tps or lane.prefill.tps is None:

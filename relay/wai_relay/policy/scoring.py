@@ -1,9 +1,9 @@
 """What each node would cost a request's caller, in seconds, by parts. Pure.
 
-The time to the first token: waiting for a slot, the prompts that its GPU must read before ours,
-reading the part of ours that it has not cached, and the network. To this are added, with a weight,
-the time to generate the answer beside those that are generated there already, what a failure would
-cost where the node failed lately, and what others lose by ours.
+The time to the first token: loading the model, waiting for a slot, the prompts that its GPU must
+read before ours, reading the part of ours that it has not cached, and the network. To this are
+added, with a weight, the time to generate the answer beside those that are generated there already,
+what a failure would cost where the node failed lately, and what others lose by ours.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ class Candidate(NamedTuple):
     reading. A token of an answer takes `alone_s`, and `each_s` more for each other answer.
     `failure_rate`: the share of its last requests that it failed, each after `failed_try_s`.
     `silent_s`: how long the answer is overdue that should have begun first there. `paces_prompts`:
-    prompts are held back here while it has many to read. (A named tuple and not a dataclass: one is
-    made per node and request, and it costs a third.)
+    prompts are held back here while it has many to read. `load_s`: until the model is in memory
+    there. (A named tuple and not a dataclass: one is made per node and request, and it costs a
+    third.)
     """
 
     node: str
@@ -76,6 +77,7 @@ class Candidate(NamedTuple):
     failed_try_s: float = 0.0
     silent_s: float = 0.0
     paces_prompts: bool = True
+    load_s: float = 0.0
 
     @property
     def free(self) -> int:
@@ -86,12 +88,12 @@ class Candidate(NamedTuple):
 class Score(NamedTuple):
     """One candidate's expected times in seconds, by parts; or why it is out.
 
-    `wait_s`: for a slot and the prompts before ours; `prefill_s`: for our own; `rtt_s`: the way
-    there. `generation_s`: from the first token to the end of the answer. `failure_s`: what its
-    failures of late, and an answer that is overdue there, are expected to cost. `excluded` is ""
-    for a candidate that can serve. `cost_s` is what decides: the expected time to first token, the
-    generation by its weight, the failures, how doubtful a wait is, and how much longer our request
-    makes it for the others there.
+    `load_s`: for the model to be loaded; `wait_s`: for a slot and the prompts before ours;
+    `prefill_s`: for our own; `rtt_s`: the way there. `generation_s`: from the first token to the
+    end of the answer. `failure_s`: what its failures of late, and an answer that is overdue there,
+    are expected to cost. `excluded` is "" for a candidate that can serve. `cost_s` is what decides:
+    the expected time to first token, the generation by its weight, the failures, how doubtful a
+    wait is, and how much longer our request makes it for the others there.
     """
 
     node: str
@@ -104,11 +106,12 @@ class Score(NamedTuple):
     cost_s: float = 0.0
     generation_s: float = 0.0
     failure_s: float = 0.0
+    load_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """Expected time to first token."""
-        return self.wait_s + self.prefill_s + self.rtt_s
+        return self.load_s + self.wait_s + self.prefill_s + self.rtt_s
 
 
 def score_all(
@@ -147,6 +150,7 @@ def score_all(
             failed_try_s,
             silent_s,
             paces_prompts,
+            load_s,
         ) = candidate
         context = model.context_tokens
         able = (
@@ -191,7 +195,8 @@ def score_all(
         # answer in progress becomes slower by ours as ours does by it: what is fastest for one must
         # not be slowest for all.
         cost_s = (
-            wait_s
+            load_s
+            + wait_s
             + doubt_s
             + prefill_s * (1 + waiting + CROWDED * reading)
             + (rtt_s if rtt_s >= equal_until_s else nearest_s)
@@ -209,6 +214,7 @@ def score_all(
             cost_s,
             generation_s,
             failure_s,
+            load_s,
         )
         scores.append(_new(Score, figures))
     return tuple(scores)

@@ -38,8 +38,8 @@ class Placement:
     """A request's slot on a node. End it with `Scheduler.finish`, whatever happens."""
 
     __slots__ = (
-        *("beginning", "claim", "decision", "demand", "first_at", "key_id", "lane", "over"),
-        *("placed_at", "placed_beside", "read_s", "took_s", "waited_s", "warm_tokens"),
+        *("beginning", "claim", "decision", "demand", "first_at", "key_id", "lane", "load_s"),
+        *("over", "placed_at", "placed_beside", "read_s", "took_s", "waited_s", "warm_tokens"),
     )
 
     def __init__(
@@ -60,6 +60,7 @@ class Placement:
         self.placed_beside = lane.ledger.busy  # requests on that node then, this one included
         self.waited_s = placed_at - ticket.at
         self.warm_tokens = warm_tokens
+        self.load_s = lane.load_s  # its first token says nothing of its reading, unless 0.0
         self.beginning: Beginning | None = None
         self.first_at: float | None = None
         self.read_s = 0.0

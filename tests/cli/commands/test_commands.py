@@ -118,7 +118,7 @@ def test_a_wrong_command_line_is_status_2_and_usage(
         (("model", "fit", "a/b", "--context", "-5"), "'-5' is not a whole number from 1 to"),
         (("model", "deploy", "a/b", "--node", ""), "it is empty"),
         (("model", "deploy", "a/b", "--node", "box", "--slots", "999"), "from 1 to 256"),
-        (("model", "deploy", "a/b", "--node", "box", "--idle-unload", "nan"), "seconds from 1 to"),
+        (("model", "deploy", "a/b", "--node", "box", "--idle-unload", "nan"), "a time such as 90s"),
         (("model", "context", "a/b", "--node", "box", "--context", "x"), "'x' is not a whole"),
         (("node", "remove", ""), "it is empty"),
         (("key", "create", "a\udcff"), "is not text in UTF-8"),

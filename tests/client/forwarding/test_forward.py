@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from wai_node.forwarding.forward import HOLD_BYTES, Forwarder
 from wai_node.upstreams import Board, Probe, Upstream, upstream_at
 from wai_node.upstreams.openai import OpenAIUpstream
 from wai_node.upstreams.tally import OpenStream, Report, TokensSpent
-from wai_protocol.errors import Fault, LocalProtocolError
+from wai_node.upstreams.upstream import Ready, Waited
+from wai_protocol.errors import Fault, LocalProtocolError, WaiError
 from wai_protocol.surface import ROUTES, Headers, Route, Task
 from wai_protocol.websocket import accept_token
 
@@ -404,6 +405,32 @@ async def test_a_reset_that_crosses_the_answers_end_is_told_what_it_took() -> No
         forwarder.reset(session, 1)
         forwarder.lost(session)
         assert len([entry for entry in session.log if entry[0] == "event"]) == 1
+
+
+async def test_the_relay_is_told_of_a_load_before_the_answer_begins() -> None:
+    class Loading(OpenAIUpstream):
+        def lease(
+            self,
+            ready: Ready,
+            failed: Callable[[WaiError], None],
+            told: Callable[[Waited], None] = lambda waited: None,
+        ) -> Callable[[], None]:
+            told(Waited(8.0, 1.2, ("other",)))
+            return super().lease(ready, failed)
+
+    async with raw_upstream(answering(ok(b"yes"))) as raw:
+        upstream = Loading(raw.url)
+        board = Board()
+        board.add(upstream)
+        board.probed(upstream, Probe((upstream.model("m"),)))
+        forwarder = Forwarder(board, Accounts(board))
+        session = FakeSession()
+        forwarder.opened(session, 7, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        await upstream.aclose()
+    told = {"stream": 7, "load_ms": 8000, "room_ms": 1200, "made_room": ["other"]}
+    assert session.log[0] == ("event", "loaded", told)
+    assert session.log[1][0] == "headers"
 
 
 async def test_a_request_that_was_not_sent_yet_took_nothing() -> None:

@@ -110,6 +110,82 @@ def test_a_swap_whose_server_dies_goes_back(beside: bool) -> None:
         assert actions == [Launch(3, WISH)]
 
 
+ON_DEMAND = replace(WISH, on_demand=True)
+
+
+def asleep() -> Deployment:
+    machine = ready(ON_DEMAND)
+    assert machine.unload(20) == [Halt(1)]
+    assert machine.server_ended(1, "", (), 21) == []
+    assert machine.state is State.ASLEEP
+    return machine
+
+
+def test_a_model_makes_room_only_while_no_request_is_in_progress() -> None:
+    machine = ready(ON_DEMAND)
+    machine.lease(2)
+    assert machine.unload(3) == []
+    machine.closing = True
+    assert machine.lease(4) == (None, []), "it is to make room"
+    assert machine.release(1, 5) == []
+    assert machine.unload(6) == [Halt(1)]
+    machine.server_ended(1, "", (), 7)
+    assert (machine.state, machine.closing) == (State.ASLEEP, False)
+    assert machine.lease(8) == (None, [Launch(2, ON_DEMAND)])
+
+
+def test_a_wait_for_room_has_no_limit_and_a_load_has_one() -> None:
+    machine = asleep()
+    machine.lease(30)
+    machine.wait_for_room(2)
+    assert machine.next_deadline() is None
+    machine.begin_load(2, 500)
+    assert machine.next_deadline() == 600
+    machine.server_ready(2, 4096, 508)
+    assert machine.load_s == 8.0
+
+
+def test_a_load_that_nobody_waits_for_any_more_is_given_up_before_it_begins() -> None:
+    machine = asleep()
+    machine.lease(30)
+    assert machine.withdraw() == [Halt(2)]
+    assert machine.lease(31) == (None, []), "the next one waits for its end"
+    assert machine.server_ended(2, "", (), 32) == []
+    assert machine.state is State.ASLEEP
+    assert ready().withdraw() == [], "one that serves is not given up"
+
+
+def test_after_a_restart_a_model_on_demand_is_loaded_only_if_somebody_asks() -> None:
+    quiet, asked = (Deployment(ON_DEMAND, proven=ON_DEMAND) for _ in range(2))
+    for machine in (quiet, asked):
+        machine.deploy()
+    assert asked.lease(1) == (None, [])
+    assert quiet.download_done(2) == []
+    assert quiet.state is State.ASLEEP
+    assert asked.download_done(2) == [Launch(1, ON_DEMAND)]
+    new = Deployment(ON_DEMAND)
+    new.deploy()
+    assert new.download_done(2) == [Launch(1, ON_DEMAND)], "whether it loads is not known yet"
+
+
+def test_a_failing_model_on_demand_is_tried_again_by_a_request_only_and_ever_more_rarely() -> None:
+    machine, now, pauses = asleep(), 30.0, []
+    for generation in range(2, 16):
+        _, actions = machine.lease(now)
+        assert actions == [Launch(generation, ON_DEMAND)]
+        machine.server_ended(generation, "no luck", (), now)
+        assert machine.state is State.FAILED
+        assert machine.lease(now) == (None, []), "it is loaded again and again"
+        deadline = machine.next_deadline()
+        assert deadline is not None
+        pauses.append(deadline - now)
+        now = deadline
+        assert machine.handle_timeout(now) == []
+        assert (machine.state, machine.reason) == (State.ASLEEP, "no luck")
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (1.0, 600.0)
+
+
 def test_a_server_with_less_context_than_asked_for_is_no_success() -> None:
     machine = ready()
     machine.change(LARGER, 2, beside=True)
@@ -289,10 +365,44 @@ class AnyOrder(RuleBasedStateMachine):
         self.halted.discard(generation)
         self.do(self.machine.server_ended(generation, "ended", (), self.now))
 
-    @rule(context=st.sampled_from([2048, 4096, 8192]), beside=st.booleans())
+    @rule()
     @precondition(lambda self: not self.gone)
-    def change(self, context: int, beside: bool) -> None:
-        wish = replace(WISH, context_tokens=context, idle_unload_s=50)
+    def make_room(self) -> None:
+        busy = self.machine.in_flight
+        actions = self.machine.unload(self.now)
+        assert not (busy and actions), "a busy server was stopped"
+        self.do(actions)
+
+    @rule()
+    @precondition(lambda self: not self.gone)
+    def nobody_waits_any_more(self) -> None:
+        self.do(self.machine.withdraw())
+
+    @rule()
+    @precondition(lambda self: not self.gone)
+    def wake(self) -> None:
+        self.do(self.machine.wake(self.now))
+
+    @rule()
+    def wait_for_room(self) -> None:
+        if self.machine.loading is not None:
+            self.machine.wait_for_room(self.machine.loading)
+
+    @rule()
+    def begin_load(self) -> None:
+        if self.machine.loading is not None:
+            self.machine.begin_load(self.machine.loading, self.now)
+
+    @rule(closing=st.booleans())
+    def close(self, closing: bool) -> None:
+        self.machine.closing = closing
+
+    @rule(
+        context=st.sampled_from([2048, 4096, 8192]), beside=st.booleans(), on_demand=st.booleans()
+    )
+    @precondition(lambda self: not self.gone)
+    def change(self, context: int, beside: bool, on_demand: bool) -> None:
+        wish = replace(WISH, context_tokens=context, idle_unload_s=50, on_demand=on_demand)
         self.do(self.machine.change(wish, self.now, beside=beside))
 
     @rule()

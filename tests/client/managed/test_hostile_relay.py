@@ -31,7 +31,10 @@ NUMBERS: Final[tuple[Any, ...]] = (
     *(1.5, float("nan"), float("inf"), -0.0, True, None, "7", [], {}),
 )
 VALUES: Final = st.one_of(st.sampled_from(MODELS), st.sampled_from(NUMBERS), st.text(max_size=20))
-FIELDS: Final = ("model", "query", "limit", "context", "slots", "idle_unload_s", "lines", "else")
+FIELDS: Final = (
+    *("model", "query", "limit", "context", "slots", "idle_unload_s", "lines", "else"),
+    *("load", "priority"),
+)
 
 
 @pytest.fixture

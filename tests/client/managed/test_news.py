@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from wai_node.managed.deployment import State
 from wai_node.managed.entry import DeploymentStatus
+from wai_node.managed.load_policy import LoadPolicy
 from wai_node.managed.news import PROGRESS_EVERY_S, DeploymentNews
 from wai_node.managed.options import ServeOptions
 
@@ -22,7 +23,9 @@ READY = DeploymentStatus(
     options=ServeOptions(),
     purpose="chat",
     mmproj="",
-    idle_unload_s=None,
+    policy=LoadPolicy(),
+    wakes=False,
+    load_s=1.0,
     changing=False,
     given_up=False,
     size_bytes=1,

@@ -118,11 +118,12 @@ async def test_each_option_is_changed_under_load_without_a_failed_request(
         await settled_node(n, "q4_0")
         await n.until(lambda: '"cache_type": "q4_0"' in (own.folder / "wanted.json").read_text())
     async with node(hub, own, hardware=lambda: RAM) as n:
-        await n.until_state(State.READY)
+        await n.until_state(State.ASLEEP)
+        await n.complete()
         assert value_of("--cache-type-k") == "q4_0", "forgotten by a restart"
-        assert n.status().idle_unload_s == 3600
+        assert n.status().policy.idle_unload_s == 3600
         await call(n, "model.edit", model=ALIAS, idle_unload_s=None)
-        assert n.status().idle_unload_s is None
+        assert n.status().policy.idle_unload_s is None
 
 
 async def settled_node(n: Node, cache: str) -> None:

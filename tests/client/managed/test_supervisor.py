@@ -215,11 +215,12 @@ def _full_later() -> Callable[[], Hardware]:
 async def test_a_context_that_cannot_fit_is_refused_and_nothing_changes(
     hub: FakeHub, settings: ManagedSettings
 ) -> None:
-    free = [0, 1 << 33]
-    box = lambda: Hardware((), 1 << 33, free.pop(), "cpu", 1)  # noqa: E731
+    free = [1 << 33]
+    box = lambda: Hardware((), 1 << 33, free[-1], "cpu", 1)  # noqa: E731
     async with node(hub, settings, hardware=box) as n:
         await n.supervisor.deploy(REPO, 1024, 1)
         await n.until_state(State.READY)
+        free.append(0)
         with pytest.raises(RequestError, match="does not fit"):
             await n.supervisor.edit(ALIAS, 4096, 64)
         assert (n.status().state, n.status().context_served) == (State.READY, 1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ MODEL = WantedModel(
     context_tokens=4096,
     slots=2,
     idle_unload_s=60.0,
+    load="on_demand",
     proven=(2048, 1),
     correction=(1.0, 1.1, 0.9),
 )
@@ -84,3 +86,13 @@ def test_a_folder_that_cannot_be_written_keeps_the_state_in_memory(tmp_path: Pat
     with pytest.raises(StoreError, match="can't be written"):
         wanted.put(MODEL)
     assert wanted.models == {}
+
+
+def test_a_model_that_an_older_node_unloaded_when_idle_is_loaded_on_demand(tmp_path: Path) -> None:
+    Wanted(tmp_path).put(MODEL)
+    file = tmp_path / FILE_NAME
+    content = json.loads(file.read_text())
+    del content["models"][0]["load"], content["models"][0]["priority"]
+    file.write_text(json.dumps(content))
+    assert loaded(tmp_path)[MODEL.alias].policy.on_demand
+    assert not list(tmp_path.glob("*.broken-*"))

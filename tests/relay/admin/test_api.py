@@ -445,6 +445,9 @@ DEPLOYED: Final = {
     "gpu_layers": None,
     "flash_attention": "auto",
     "engine_flags": [],
+    "load": "keep_loaded",
+    "priority": 0,
+    "load_ms": None,
 }
 
 
@@ -559,6 +562,8 @@ async def test_keys_are_listed_in_pages(api: Api, clock: Clock) -> None:
         ({"gpu_layers": None}, ("model.edit", {"gpu_layers": None})),
         ({"idle_unload_s": None}, ("model.edit", {"idle_unload_s": None})),
         ({"engine_flags": []}, ("model.edit", {"engine_flags": []})),
+        ({"load": "on_demand"}, ("model.edit", {"load": "on_demand"})),
+        ({"priority": 0, "context": 512}, ("model.edit", {"priority": 0, "context": 512})),
     ],
 )
 async def test_an_edit_sends_what_was_named_and_what_older_nodes_know(
@@ -577,7 +582,7 @@ async def test_an_edit_sends_what_was_named_and_what_older_nodes_know(
     "body",
     [
         *({}, {"cache_type": "q2"}, {"gpu_layers": -1}, {"flash_attention": 1}),
-        {"engine_flags": [""]},
+        *({"engine_flags": [""]}, {"load": "ttl"}, {"priority": 101}, {"priority": 1.5}),
     ],
 )
 async def test_an_edit_that_makes_no_sense_reaches_no_node(api: Api, body: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.node import Node
 from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.registry import NodeRegistry
-from wai_relay.fleet.session import MAX_GIVEN_UP, SPENT, NodeSession
+from wai_relay.fleet.session import LOADED, MAX_GIVEN_UP, SPENT, NodeSession
 from wai_relay.fleet.tunnel import AdmittedNode
 from wai_relay.storage import SqliteStore
 from wai_transport.live_session import Ended
@@ -188,6 +188,27 @@ async def test_what_a_stream_took_is_told_to_who_gave_it_up_and_to_nobody_else(r
     ):
         session._on_node_event(0, SPENT, value)
     assert heard == [Spent(9, 2, 4, exact=True)]
+
+
+async def test_a_load_is_told_to_the_stream_that_waited_for_it(rig: Rig) -> None:
+    await rig.come()
+    (session,) = rig.sessions
+    stream = session.open("POST", "/v1/chat/completions", [], "m", Resets(), end=True)
+    told = {"load_ms": 8000, "room_ms": 20, "made_room": ["other"]}
+    for value in (
+        {"stream": 999, **told},
+        {"stream": stream._id, **told, "load_ms": -1},
+        {"stream": stream._id, **told, "made_room": ["x"] * 65},
+        {"stream": stream._id, **told, "made_room": ["x" * 257]},
+        "nonsense",
+    ):
+        session._on_node_event(0, LOADED, value)
+    assert stream.load is None
+    value = {"stream": stream._id, **told, "made_room": ["ot\x1bher"]}
+    session._on_node_event(0, LOADED, value)
+    assert stream.load is not None
+    assert (stream.load.load_ms, stream.load.room_ms) == (8000, 20)
+    assert "\x1b" not in stream.load.made_room[0]
 
 
 async def test_streams_that_were_given_up_are_not_kept_for_ever(rig: Rig) -> None:

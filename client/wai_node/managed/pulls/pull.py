@@ -8,9 +8,10 @@ import anyio
 
 from wai_node.managed.deployment import State
 from wai_node.managed.entry import DeploymentStatus
+from wai_node.managed.load_policy import LoadPolicy
 from wai_node.managed.options import DEFAULT
 from wai_node.models.download import Progress
-from wai_protocol.status import COMPLETION, EMBEDDING, ModelStatus
+from wai_protocol.status import COMPLETION, EMBEDDING, ModelStatus, guessed_load_s
 
 from .pulled import PulledModel
 
@@ -84,7 +85,9 @@ class Pull:
             options=DEFAULT,
             purpose="embedding" if embeds else "chat",
             mmproj="",
-            idle_unload_s=self.model.idle_unload_s,
+            policy=LoadPolicy("on_demand", self.model.idle_unload_s),
+            wakes=True,
+            load_s=guessed_load_s(self.model.size_bytes or 0),
             changing=False,
             given_up=self.state is State.FAILED,
             size_bytes=self.model.size_bytes or (self.progress.total_bytes if self.progress else 0),

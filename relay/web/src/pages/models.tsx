@@ -1,18 +1,18 @@
-// Models: search the hub, see what fits which node, deploy; list deployments, their context and log.
+// Models: the deployments, how they are served, their log; `deploy` has what deploys new ones.
 
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { get, patch, post, remove } from "../api";
-import { engine, fetchers } from "../detail";
-import { bytes, compact, count, span } from "../format";
-import type { DeploymentView, ChangeDeployment, FoundModelView, NodeFit } from "../generated/api";
+import { fetchers } from "../detail";
+import { bytes, count, span } from "../format";
+import type { ChangeDeployment, DeploymentView } from "../generated/api";
 import { deployments, nodes } from "../live";
 import { Badge, Dialog, Empty, Page, Problem, Sure, told } from "../parts/basics";
+import { policyOf, PolicyFields, policyText } from "../parts/policy";
+import { Fits, Search } from "./deploy";
 
 const LOG_MS = 2000; // how often an open log is fetched from the node
 const MIN_CONTEXT = 256;
-const CONTEXTS = [512, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
-const SLOTS = [1, 2, 4, 8, 16];
 const CACHE_TYPES = ["f16", "q8_0", "q4_0"] as const;
 const FLASH_ATTENTION = ["auto", "on", "off"] as const;
 
@@ -66,10 +66,10 @@ function Deployed() {
                   <strong>{row.model}</strong>
                   {row.called && row.called !== row.model && <div class="muted small-text">callers ask for {row.called}</div>}
                   {optionsText(row) && <div class="muted small-text">{optionsText(row)}</div>}
-                  {(row.reason || row.swap_error) && <div class="bad small-text">{row.reason || row.swap_error}</div>}
+                  {(row.reason || row.swap_error) && <div class={row.state === "starting" ? "muted small-text" : "bad small-text"}>{row.reason || row.swap_error}</div>}
                 </td>
                 <td data-label="Node" class="nowrap">{row.node}</td>
-                <td data-label="State"><Badge state={row.state} /><Progress row={row} /></td>
+                <td data-label="State"><Badge state={row.state === "starting" ? "loading" : row.state} /><Progress row={row} /></td>
                 <td data-label="Size" class="num">{bytes(row.size_bytes)}<Memory row={row} /></td>
                 {isElsewhere(row) ? (
                   <OnServer row={row} act={act} />
@@ -169,6 +169,7 @@ function OnServers() {
 function optionsText(row: DeploymentView): string {
   return [
     row.purpose && row.purpose !== "chat" && row.purpose,
+    policyText(row),
     row.served_by,
     row.lora && `adapted by ${row.lora}`,
     row.mmproj && `sees images by ${row.mmproj}`,
@@ -191,7 +192,7 @@ function Options({ row, onClose }: { row: DeploymentView; onClose: () => void })
       gpu_layers: given("gpu_layers") ? Number(given("gpu_layers")) : null,
       flash_attention: FLASH_ATTENTION.find((way) => way === given("flash_attention")) ?? null,
       engine_flags: given("engine_flags").split(/\s+/).filter(Boolean),
-      idle_unload_s: given("idle_unload_s") ? Number(given("idle_unload_s")) : null,
+      ...policyOf(form, row),
     };
     problem.value = await told(() => patch(pathOf(row), wanted));
     if (!problem.value) onClose();
@@ -216,10 +217,7 @@ function Options({ row, onClose }: { row: DeploymentView; onClose: () => void })
             {FLASH_ATTENTION.map((way) => <option key={way} value={way} selected={way === row.flash_attention}>{way}</option>)}
           </select>
         </label>
-        <label>
-          Unload after idle seconds
-          <input name="idle_unload_s" type="number" min={1} placeholder="never" defaultValue={row.idle_unload_s === null ? "" : String(row.idle_unload_s)} />
-        </label>
+        <PolicyFields of={row} />
         <label>
           Engine flags
           <input name="engine_flags" placeholder="only if the node’s owner allows them" defaultValue={row.engine_flags?.join(" ") ?? ""} />
@@ -294,131 +292,5 @@ function Context(props: { row: DeploymentView; onChange: (wanted: { context: num
       <button type="submit" class="small" aria-label={`Swap the context of ${row.model}`}>Swap</button>
       {served !== null && <span class="muted small-text num">{count(served)} {served === row.context ? "served" : "still served"}</span>}
     </form>
-  );
-}
-
-function Search(props: { onChoose: (repo: string) => void }) {
-  const found = useSignal<FoundModelView[] | null>(null);
-  const busy = useSignal(false);
-  const problem = useSignal("");
-  const search = async (event: Event) => {
-    event.preventDefault();
-    const words = String(new FormData(event.currentTarget as HTMLFormElement).get("q"));
-    busy.value = true;
-    problem.value = await told(async () => (found.value = (await get<{ data: FoundModelView[] }>(`/models/search?q=${encodeURIComponent(words)}`)).data));
-    busy.value = false;
-  };
-  return (
-    <>
-      <form class="line" role="search" onSubmit={search}>
-        <input name="q" type="search" required placeholder="qwen 4b, gemma, llama …" aria-label="Search models" />
-        <button type="submit" class="primary" disabled={busy.value}>{busy.value ? "Searching …" : "Search"}</button>
-      </form>
-      <Problem text={problem.value} />
-      {found.value?.length === 0 && <Empty title="Nothing was found">Try fewer words, or the publisher’s name.</Empty>}
-      {!!found.value?.length && (
-        <ul class="results">
-          {found.value.map((model) => (
-            <li key={model.repo}>
-              <button type="button" class="plain" onClick={() => props.onChoose(model.repo)}>{model.repo}</button>
-              {model.gated && <Badge state="gated" />}
-              <span class="muted num">{compact(model.downloads)} {model.downloads === 1 ? "download" : "downloads"} · {compact(model.likes)} {model.likes === 1 ? "like" : "likes"}</span>
-            </li>
-          ))}
-        </ul>
-      )}
-    </>
-  );
-}
-
-/** Says that a node has no llama-server, and what a deployment on it does about that. */
-function NoEngine({ offer }: { offer: string }) {
-  return (
-    <p class="hint">
-      This node has no llama-server. {offer ? `Deploying installs one first: ${offer}.` : "Its owner installs one there: "}
-      {!offer && <code>wai node engine install</code>}
-    </p>
-  );
-}
-
-const VERDICTS: Record<string, string> = { gpu: "fits the GPU", partial: "partly in RAM", cpu: "on the CPU", no: "does not fit" };
-
-function Fits(props: { repo: string; onClose: () => void }) {
-  const fits = useSignal<NodeFit[] | null>(null);
-  const problem = useSignal("");
-  const context = useSignal(8192);
-  const slots = useSignal(2);
-  const cache = useSignal<string>("f16");
-  const busy = useSignal("");
-  useEffect(() => {
-    let over = false; // another choice was made meanwhile
-    void told(async () => {
-      const asked = `repo=${encodeURIComponent(props.repo)}&context=${context.value}&slots=${slots.value}${cache.value === "f16" ? "" : `&cache_type=${cache.value}`}`;
-      const { data } = await get<{ data: NodeFit[] }>(`/models/fit?${asked}`);
-      if (!over) fits.value = data;
-    }).then((said) => over || (problem.value = said));
-    return () => {
-      over = true;
-    };
-  }, [context.value, slots.value, cache.value]);
-  const engineOf = (name: string) => engine([...nodes.value.values()].find((node) => node.name === name)?.detail ?? {});
-  const deploy = async (node: string, quant: string) => {
-    busy.value = `${node} ${quant}`;
-    const wanted = { node, model: `${props.repo}:${quant}`, context: context.value, slots: slots.value, ...(cache.value === "f16" ? {} : { cache_type: cache.value }) };
-    problem.value = await told(() => post("/deployments", engineOf(node).missing ? { ...wanted, install_engine: true } : wanted));
-    busy.value = "";
-    if (!problem.value) props.onClose();
-  };
-  return (
-    <Dialog title={props.repo} onClose={props.onClose}>
-      <div class="choices">
-        <label class="line">
-          Context per slot
-          <select value={String(context.value)} onChange={(event) => (context.value = Number(event.currentTarget.value))}>
-            {CONTEXTS.map((size) => <option key={size} value={size}>{count(size)}</option>)}
-          </select>
-        </label>
-        <label class="line">
-          Slots
-          <select value={String(slots.value)} onChange={(event) => (slots.value = Number(event.currentTarget.value))}>
-            {SLOTS.map((size) => <option key={size} value={size}>{size}</option>)}
-          </select>
-        </label>
-        <label class="line">
-          Cache type
-          <select value={cache.value} onChange={(event) => (cache.value = event.currentTarget.value)}>
-            {CACHE_TYPES.map((type) => <option key={type} value={type}>{type}</option>)}
-          </select>
-        </label>
-      </div>
-      <Problem text={problem.value} />
-      {!fits.value && !problem.value && <p class="hint" role="status">Asking the nodes …</p>}
-      {fits.value?.map((fit) => (
-        <section key={fit.node}>
-          <h3>{fit.node}</h3>
-          <Problem text={fit.error ?? ""} />
-          {engineOf(fit.node).missing && <NoEngine offer={engineOf(fit.node).offer} />}
-          {fit.quants.length > 0 && (
-            <div class="scroll">
-              <table>
-                <thead><tr><th>Quantisation</th><th class="num">Size</th><th class="num">Takes</th><th class="num">Context up to</th><th>Fit</th><th><span class="unseen">Deploy</span></th></tr></thead>
-                <tbody>
-                  {fit.quants.map((quant) => (
-                    <tr key={quant.quant}>
-                      <td><code>{quant.quant}</code></td>
-                      <td class="num">{bytes(quant.size_bytes)}</td>
-                      <td class="num">{bytes(quant.high_bytes)}</td>
-                      <td class="num">{count(quant.largest_context || null)}</td>
-                      <td><span class={`fit ${quant.verdict}`} title={quant.reason}>{VERDICTS[quant.verdict] ?? quant.verdict}</span></td>
-                      <td class="row-actions"><button type="button" class="small" disabled={quant.verdict === "no" || busy.value !== "" || (engineOf(fit.node).missing && !engineOf(fit.node).offer)} onClick={() => deploy(fit.node, quant.quant)} aria-label={`Deploy ${quant.quant} on ${fit.node}`}>{busy.value === `${fit.node} ${quant.quant}` ? "Deploying …" : "Deploy"}</button></td>
-                    </tr>
-                  ))}
-                </tbody>
-              </table>
-            </div>
-          )}
-        </section>
-      ))}
-    </Dialog>
   );
 }

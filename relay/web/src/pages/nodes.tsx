@@ -101,7 +101,7 @@ function card(node: NodeView, act: Act) {
             <tbody>
               {node.serving.map((model) => (
                 <tr key={`${model.upstream} ${model.id}`}>
-                  <td data-label="Model" class="long">{model.id} {!model.ready && <Badge state="not ready" />}</td>
+                  <td data-label="Model" class="long">{model.id} {!model.ready ? <Badge state="not ready" /> : model.loaded === false && <Badge state="asleep" />}</td>
                   <td data-label="Upstream" class="muted long">{model.upstream}</td>
                   <td data-label="Context" class="num">{count(model.context_tokens)}</td>
                   <td data-label="Slots" class="num"><ModelSlots node={node} model={model} act={act} /></td>

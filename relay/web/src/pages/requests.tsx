@@ -4,7 +4,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get, remove } from "../api";
 import { count, date, ms, rate } from "../format";
-import type { Explanation, RequestRow } from "../generated/api";
+import type { ExplainedAttempt, Explanation, RequestRow } from "../generated/api";
 import { relayNow, requests, tokens } from "../live";
 import { Badge, Choice, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
 import { remember } from "../route";
@@ -95,6 +95,7 @@ interface Candidate {
   node: string;
   free?: number;
   warm_tokens?: number;
+  load_s?: number;
   wait_s?: number;
   prefill_s?: number;
   rtt_s?: number;
@@ -129,6 +130,14 @@ function Story({ of }: { of: Explanation }) {
   );
 }
 
+/** The load that an attempt waited for, or is expected to; "" for none. */
+function loadText(attempt: ExplainedAttempt): string {
+  const load = attempt.load;
+  if (load) return `Loaded the model first, in ${ms(load.load_ms)}${load.made_room.length ? `, after ${load.made_room.join(" and ")} had made room (${ms(load.room_ms)})` : ""}.`;
+  const chosen = (attempt.candidates as unknown as Candidate[]).find((one) => one.node === attempt.node);
+  return chosen?.load_s ? `Loads the model first, about ${seconds(chosen.load_s)}.` : "";
+}
+
 /** The considered nodes, with the figures that decided. */
 function Why(props: { id: string; onClose: () => void }) {
   const found = useSignal<Explanation | null>(null);
@@ -147,12 +156,13 @@ function Why(props: { id: string; onClose: () => void }) {
             {attempt.node || "No node yet"}: {attempt.reason || "waiting"}
             {attempt.fault && <span class="bad"> · {attempt.fault}</span>}
           </h3>
+          {loadText(attempt) && <p class="hint">{loadText(attempt)}</p>}
           {attempt.candidates.length > 0 && (
             <table>
               <thead>
                 <tr>
                   <th>Node</th><th class="num">Free slots</th><th class="num">Warm tokens</th>
-                  <th class="num">Wait</th><th class="num">Read prompt</th><th class="num">Network</th><th class="num">First token</th>
+                  <th class="num">Load</th><th class="num">Wait</th><th class="num">Read prompt</th><th class="num">Network</th><th class="num">First token</th>
                   <th class="num">Generate</th><th class="num">Risk of failure</th><th class="num">Cost</th>
                 </tr>
               </thead>
@@ -162,10 +172,11 @@ function Why(props: { id: string; onClose: () => void }) {
                     <td class="long">{one.node === attempt.node ? <strong>{one.node}</strong> : one.node}</td>
                     <td class="num">{count((one.free ?? UNCOUNTED) < UNCOUNTED ? one.free : null)}</td>
                     <td class="num">{count(one.warm_tokens)}</td>
+                    <td class="num">{one.load_s ? seconds(one.load_s) : "–"}</td>
                     <td class="num">{seconds(one.wait_s)}</td>
                     <td class="num">{seconds(one.prefill_s)}</td>
                     <td class="num">{seconds(one.rtt_s)}</td>
-                    <td class="num">{one.excluded || seconds((one.wait_s ?? 0) + (one.prefill_s ?? 0) + (one.rtt_s ?? 0))}</td>
+                    <td class="num">{one.excluded || seconds((one.load_s ?? 0) + (one.wait_s ?? 0) + (one.prefill_s ?? 0) + (one.rtt_s ?? 0))}</td>
                     <td class="num">{seconds(one.generation_s)}</td>
                     <td class="num">{seconds(one.failure_s)}</td>
                     <td class="num">{one.excluded ? "–" : seconds(one.cost_s)}</td>
