@@ -12,6 +12,7 @@ import re
 import tarfile
 import threading
 import uuid
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
@@ -47,7 +48,10 @@ def real_archive(folder: Path, version: str = VERSION, backend: str = "vulkan") 
             else:
                 first[digest] = file.name
                 tar.add(file, name)
-    unfinished.rename(path)
+    # Another worker may have finished first, and link to its file just now: it is not replaced.
+    with suppress(FileExistsError):
+        path.hardlink_to(unfinished)
+    unfinished.unlink()
     return path
 
 
