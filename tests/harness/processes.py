@@ -7,6 +7,7 @@ processes that it started are found, whatever session or parent they have.
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import socket
@@ -14,6 +15,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -185,6 +187,10 @@ class Daemon:
         return left
 
 
+_OWN_PORTS: Final = (12_000, 32_000)
+"""Below the kernel's own, which begin at 32768."""
+
+
 def _carries(process: psutil.Process, mark: str) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_MARK) == mark
@@ -193,11 +199,14 @@ def _carries(process: psutil.Process, mark: str) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free a moment ago; another process may take it meanwhile."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that was free a moment ago, for a process that listens soon. It is none of those
+    that the kernel gives to connections and to who asks for any (`ip_local_port_range`): one of
+    these may be taken before the process has started."""
+    while True:
+        port = random.SystemRandom().randrange(*_OWN_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("0.0.0.0", port))
+            return port
 
 
 def wait_until(ready: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
