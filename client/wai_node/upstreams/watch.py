@@ -135,8 +135,11 @@ class Watch:
         await self._drop(upstream)
 
     def learned(self, upstream: Upstream, probe: Probe) -> None:
-        """It is known without asking what `upstream` serves now; it is asked soon all the same."""
+        """It is known without asking what `upstream` serves now. Tell it at once, since a caller
+        may hear of it by other ways; it is asked soon all the same."""
         self.board.probed(upstream, probe)
+        if self._published is not None:
+            self._publish()
         self._touched(upstream)
 
     def touch(self, upstream: Upstream) -> None:
@@ -187,15 +190,18 @@ class Watch:
             async with asyncio.timeout(FIRST_LOOK_S):
                 await self._looked.wait()
         while True:
-            self._dirty.clear()
-            status = self.board.status(
-                version=self._version, draining=self._draining, detail=self._detail
-            )
-            if status != self._published:
-                self._on_change(status)
-                self._published = status
+            self._publish()
             await asyncio.sleep(PUBLISH_S)
             await self._dirty.wait()
+
+    def _publish(self) -> None:
+        self._dirty.clear()
+        status = self.board.status(
+            version=self._version, draining=self._draining, detail=self._detail
+        )
+        if status != self._published:
+            self._on_change(status)
+            self._published = status
 
     async def _watch_one(self, upstream: Upstream, polling: _Polling) -> None:
         """Poll it until it is forgotten. One that can't be watched takes no requests."""
