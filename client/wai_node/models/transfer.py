@@ -6,19 +6,18 @@ from https to http is refused. `download` retries and writes the files.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 
-from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, WaiError
+from wai_protocol.errors import AuthError, Fault, RequestError, TransportError
 from wai_protocol.surface import Headers
+from wai_transport.answer_pieces import AnswerPieces
 from wai_transport.http_client import HttpClient
 from wai_transport.http_proxy import DIRECT, ProxySettings
-from wai_transport.http_request import ClientRequest, Timeouts
+from wai_transport.http_request import Timeouts
 from wai_transport.origin import Origin
 
 MAX_REDIRECTS: Final = 5
@@ -37,76 +36,17 @@ class RetryLater(TransportError):
     """The hub or its storage failed temporarily, so a retry makes sense."""
 
 
-class Incoming:
-    """The body of one answer, read in pieces.
+class Incoming(AnswerPieces):
+    """The body of one answer, read in pieces; raises `RetryLater` where it does not come.
 
     `offset` is the position in the file of its first byte; `total` is the file's size if the server
     says it, else None.
     """
 
     def __init__(self) -> None:
+        super().__init__(BUFFER_BYTES, RetryLater)
         self.offset = 0
         self.total: int | None = None
-        self.status = 0
-        self.headers: dict[bytes, bytes] = {}
-        self.request: ClientRequest | None = None
-        self._pieces: deque[bytes] = deque()
-        self._buffered = 0
-        self._ended = False
-        self._error: WaiError | None = None
-        self._changed = asyncio.Event()
-
-    # -- ResponseSink
-
-    def on_headers(self, status: int, headers: Headers) -> None:
-        """Take the answer's head."""
-        self.status = status
-        self.headers = dict(headers)
-        self._changed.set()
-
-    def on_data(self, data: bytes) -> None:
-        """Buffer a piece; stop reading the socket when `BUFFER_BYTES` are buffered."""
-        self._pieces.append(data)
-        self._buffered += len(data)
-        if self._buffered >= BUFFER_BYTES and self.request is not None:
-            self.request.pause_reading()
-        self._changed.set()
-
-    def on_end(self) -> None:
-        """Note that the body is complete."""
-        self._ended = True
-        self._changed.set()
-
-    def on_error(self, error: WaiError) -> None:
-        """Note an error, which `read` raises once it has returned what came before."""
-        self._error = error
-        self._changed.set()
-
-    # -- for the reader
-
-    async def head(self) -> None:
-        """Wait for the answer's head. Raises `RetryLater`."""
-        while not self.status:
-            await self._wait()
-
-    async def read(self) -> bytes:
-        """Return the bytes since the last call, b"" at the end. Raises `RetryLater` if cut off."""
-        while not self._pieces:
-            if self._ended:
-                return b""
-            await self._wait()
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        self._buffered = 0
-        if self.request is not None and self.request.reading_paused and not self.request.over:
-            self.request.resume_reading()
-        return data
-
-    async def _wait(self) -> None:
-        if self._error is not None:
-            raise RetryLater(str(self._error), self._error.fault) from self._error
-        self._changed.clear()
-        await self._changed.wait()
 
 
 class Transfer:
