@@ -20,8 +20,8 @@ from wai_api.bounds import MAX_GRACE_S, MAX_KEY_NAME_CHARS
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_protocol.surface import Headers
-from wai_protocol.websocket import MAX_PROTOCOLS_BYTES, PROTOCOL_FIELD
-from wai_relay.contracts.api_keys import KEY_PROTOCOL, TRIAL_KEY_ID, ApiKey, KeyRefused
+from wai_protocol.websocket import PROTOCOL_FIELD, protocols_in
+from wai_relay.contracts.api_keys import TRIAL_KEY_ID, ApiKey, KeyRefused, key_among
 from wai_relay.storage import ConflictError, Store, Write, undone_by_restart
 
 from .former_secrets import FormerSecrets
@@ -82,7 +82,7 @@ class KeyRing:
             elif name in (b"x-api-key", b"api-key"):
                 secret = value
             elif name == PROTOCOL_FIELD:
-                secret = _in_subprotocols(value)
+                secret = key_among(protocols_in([(name, value)]))
                 if not secret:
                     continue
             else:
@@ -320,16 +320,6 @@ def check_key_name(name: str) -> None:
     """Raise `RequestError` for what can't be a key's name."""
     if not name.strip() or len(name) > MAX_KEY_NAME_CHARS or not name.isprintable():
         raise RequestError(f"a key's name has 1 to {MAX_KEY_NAME_CHARS} printable characters")
-
-
-def _in_subprotocols(value: bytes) -> bytes:
-    """The key that a web page gives with a WebSocket; b"" if there is none."""
-    if len(value) > MAX_PROTOCOLS_BYTES:
-        return b""
-    for name in value.split(b","):
-        if name.strip(b" \t").startswith(KEY_PROTOCOL):
-            return name.strip(b" \t").removeprefix(KEY_PROTOCOL)
-    return b""
 
 
 def _only_one(name_or_id: str, keys: Mapping[str, ApiKey]) -> ApiKey:

@@ -9,32 +9,16 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from wai_api.nodes import ModelView, NodeView
-from wai_protocol.status import NodeStatus
 from wai_relay.fleet.registry import NodeRecord
+from wai_relay.health.nodes import WatchedNode
 
 
-class LiveNode(Protocol):
+class LiveNode(WatchedNode, Protocol):
     """A node that has joined, as `wai_relay.fleet.node.Node` is."""
-
-    @property
-    def record(self) -> NodeRecord:
-        """Who it is."""
-
-    @property
-    def state(self) -> str:
-        """ready, starting, draining, reconnecting or offline."""
-
-    @property
-    def status(self) -> NodeStatus:
-        """What it said last of itself."""
 
     @property
     def reconnects(self) -> int:
         """How often it came back into a session."""
-
-    @property
-    def copied(self) -> bool:
-        """Whether a second machine with its identity was found lately."""
 
     @property
     def agent(self) -> str:

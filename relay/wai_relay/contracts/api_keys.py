@@ -6,6 +6,7 @@ limits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,9 +17,20 @@ TRIAL_KEY_ID: Final = "key_trial"
 """The id of the keys with which `wai doctor` tries the way to a model. They are in memory only, for
 minutes, and what is asked with them is not counted."""
 
-KEY_PROTOCOL: Final = b"openai-insecure-api-key."
-"""Before the key in a WebSocket's subprotocol, as OpenAI has it: a web page can send no header of
-its own with a WebSocket."""
+# Before the key in a WebSocket's subprotocol, as OpenAI has it: a web page can send no header of
+# its own with a WebSocket.
+_KEY_PROTOCOL: Final = b"openai-insecure-api-key."
+
+
+def key_among(protocols: Sequence[bytes]) -> bytes:
+    """Return the secret of the key that is among a WebSocket's subprotocols; b"" if none is."""
+    keys = (one for one in protocols if one.startswith(_KEY_PROTOCOL))
+    return next(keys, b"").removeprefix(_KEY_PROTOCOL)
+
+
+def without_key(protocols: Sequence[bytes]) -> list[bytes]:
+    """Return the subprotocols that are no key."""
+    return [one for one in protocols if not one.startswith(_KEY_PROTOCOL)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 from wai_protocol.errors import Fault, WaiError
-from wai_protocol.surface import Headers
+from wai_protocol.surface import Headers, Route
 from wai_protocol.websocket import protocol_fields, protocols_in
-from wai_relay.contracts.api_keys import KEY_PROTOCOL
+from wai_relay.contracts.api_keys import without_key
 from wai_relay.http.exchange import Request
 
 from .answer import Answer, Phase
+from .limits import GatewayLimits
 from .messages import Messages
+from .reply import CallerReply
 
 CHARGED_TOGETHER: Final = 64
 """Tokens that an answer within a conversation may take before its key is charged with them, if the
@@ -34,11 +36,19 @@ class Conversation(Answer):
     """See the module. `on_tokens` is called with the tokens of each answer within it; what it
     raises ends the conversation."""
 
-    on_tokens: Callable[[int], None]
-
-    def __init__(self, *args: Any, on_tokens: Callable[[int], None], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.on_tokens = on_tokens
+    def __init__(
+        self,
+        reply: CallerReply,
+        route: Route,
+        labels: Headers,
+        limits: GatewayLimits,
+        clock: Callable[[], float],
+        on_first_content: Callable[[], None],
+        *,
+        on_tokens: Callable[[int], None],
+    ) -> None:
+        super().__init__(reply, route, labels, limits, clock, on_first_content)
+        self._on_tokens = on_tokens
         self.accepted = asyncio.Event()
         self._messages = Messages()
         self._told = 0
@@ -74,7 +84,7 @@ class Conversation(Answer):
         if more >= CHARGED_TOGETHER or (more > 0 and not messages.chunks):
             self._told += more
             try:
-                self.on_tokens(more)
+                self._on_tokens(more)
             except WaiError as error:
                 self.give_up(error.fault, str(error))
 
@@ -91,16 +101,16 @@ class Conversation(Answer):
 
 def offered_protocols(request: Request) -> Headers:
     """The subprotocols that the caller offers, for the upstream: without its key."""
-    offered = protocols_in(request.headers)
-    return protocol_fields([name for name in offered if not name.startswith(KEY_PROTOCOL)])
+    return protocol_fields(without_key(protocols_in(request.headers)))
 
 
 def _chosen(by_upstream: list[bytes], offered: list[bytes]) -> list[bytes]:
     """The subprotocol of the caller's WebSocket. A browser insists on one if it offered any, and a
     page must offer one for its key; not all servers choose one."""
-    if by_upstream or not any(name.startswith(KEY_PROTOCOL) for name in offered):
+    others = without_key(offered)
+    if by_upstream or len(others) == len(offered):
         return by_upstream[:1]
-    return [name for name in offered if not name.startswith(KEY_PROTOCOL)][:1] or offered[:1]
+    return others[:1] or offered[:1]
 
 
 def target_with_model(target: str, model: str) -> str:

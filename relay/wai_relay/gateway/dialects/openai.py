@@ -279,14 +279,14 @@ _EVENTS: Final[dict[str, type[OpenAiEvents]]] = {
 }
 
 
-# Chat completions, Responses, and Realtime.
-_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
-
-
 def counts_of(usage: object, timings: object) -> TokenCounts | None:
     """Exact counts from a `usage` object, or from llama.cpp's `timings` where there is none."""
     if isinstance(usage, dict) and usage:
-        details = next((usage[name] for name in _DETAILS if usage.get(name)), None)
+        details = (
+            usage.get("prompt_tokens_details")
+            or usage.get("input_tokens_details")
+            or usage.get("input_token_details")  # of Realtime
+        )
         return TokenCounts(
             prompt=count(usage.get("prompt_tokens", usage.get("input_tokens"))),
             cached=count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
