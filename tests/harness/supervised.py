@@ -15,6 +15,7 @@ import anyio.to_thread
 import psutil
 
 from tests.harness.fake_hub import FakeHub
+from tests.harness.real import script
 from tests.harness.unix_http import ask
 from wai_node.managed.deployment import State
 from wai_node.managed.entry import DeploymentEvent, DeploymentStatus
@@ -27,6 +28,18 @@ KEY: Final = "wai_ik_test_0123456789"  # what each server's key begins with
 REPO: Final = "tiny/llama-GGUF"
 ALIAS: Final = f"{REPO}:F16"
 WAIT_S: Final = 40.0
+
+
+def settings_in(place: Path, **more: Any) -> ManagedSettings:
+    """What a node in `place` is set to, with the real llama-server; `more` replaces or adds."""
+    given: dict[str, Any] = {
+        "folder": place / "node",
+        "models_folder": place / "models",
+        "server": script("llama-server-vulkan"),
+        "threads": 1,
+        "kept_free_bytes": 0,
+    }
+    return ManagedSettings(**given | more)
 
 
 class Node:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.real import require_real, script
-from tests.harness.supervised import ALIAS, REPO, Node, node, servers, write_script
+from tests.harness.supervised import ALIAS, REPO, Node, node, servers, settings_in, write_script
 from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.managed.deployment import State
 from wai_node.managed.policy import ManagedSettings
@@ -49,13 +49,7 @@ def settings(folder: Path, instead: str = "") -> ManagedSettings:
     server = folder / "llama-server"
     real = script("llama-server-vulkan")
     write_script(server, f'case "$*" in *"{BAD}"*)\n{instead or ":"}\n;; esac\nexec {real} "$@"\n')
-    return ManagedSettings(
-        folder=folder / "node",
-        models_folder=folder / "models",
-        server=str(server),
-        threads=1,
-        kept_free_bytes=0,
-    )
+    return settings_in(folder, server=str(server))
 
 
 @asynccontextmanager

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.fake_hub import FakeHub
-from tests.harness.real import require_real, script
-from tests.harness.supervised import node
+from tests.harness.real import require_real
+from tests.harness.supervised import node, settings_in
 from tests.harness.tiny_encoder import write_encoder
 from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.managed.deployment import State
@@ -41,14 +41,7 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path, files: Path) -> ManagedSettings:
-    return ManagedSettings(
-        folder=tmp_path / "node" / "managed",
-        models_folder=tmp_path / "models",
-        server=script("llama-server-vulkan"),
-        threads=1,
-        kept_free_bytes=0,
-        file_folders=(tmp_path / "nowhere", files),
-    )
+    return settings_in(tmp_path, file_folders=(tmp_path / "nowhere", files))
 
 
 async def test_a_file_is_served_kept_and_comes_back_without_the_hub(

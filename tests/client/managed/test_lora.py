@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
-from tests.harness.real import require_real, script
+from tests.harness.real import require_real
 from tests.harness.supervised import ALIAS, REPO, node, servers
 from tests.harness.tiny_gguf import TinyModel, tiny_gguf
 from tests.harness.tiny_lora import write_lora
@@ -32,17 +32,6 @@ def hub(tmp_path: Path, model_folder: Path) -> Iterator[FakeHub]:
     model = tiny_gguf(model_folder, MODEL).read_bytes()
     with FakeHub({REPO: FakeRepo({"tiny-F16.gguf": model}), ADAPTER: FakeRepo(files)}) as fake:
         yield fake
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> ManagedSettings:
-    return ManagedSettings(
-        folder=tmp_path / "node" / "managed",
-        models_folder=tmp_path / "models",
-        server=script("llama-server-vulkan"),
-        threads=1,
-        kept_free_bytes=0,
-    )
 
 
 async def test_an_adapter_is_downloaded_added_and_deleted_with_its_model(

@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
-from tests.harness.real import require_real, script
-from tests.harness.supervised import ALIAS, REPO, Node, node, servers
+from tests.harness.real import require_real
+from tests.harness.supervised import ALIAS, REPO, Node, node, servers, settings_in
 from tests.harness.tiny_gguf import TinyModel, tiny_gguf
 from wai_api import bounds, models
 from wai_node.managed import options
@@ -48,13 +48,7 @@ def hub(model: bytes) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> ManagedSettings:
-    return ManagedSettings(
-        folder=tmp_path / "node" / "managed",
-        models_folder=tmp_path / "models",
-        server=script("llama-server-vulkan"),
-        threads=1,
-        kept_free_bytes=0,
-    )
+    return settings_in(tmp_path, folder=tmp_path / "node" / "managed")
 
 
 async def call(n: Node, method: str, **params: Any) -> Any:

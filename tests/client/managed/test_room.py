@@ -53,17 +53,6 @@ def hub(gguf: bytes) -> Iterator[FakeHub]:
         yield fake
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> ManagedSettings:
-    return ManagedSettings(
-        folder=tmp_path / "node",
-        models_folder=tmp_path / "models",
-        server=script("llama-server-vulkan"),
-        threads=1,
-        kept_free_bytes=0,
-    )
-
-
 def served(n: Node, alias: str, context: int) -> bool:
     return n.status(alias).context_served == context
 

@@ -17,13 +17,12 @@ import anyio
 import pytest
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
-from tests.harness.real import require_real, script
-from tests.harness.supervised import ALIAS, KEY, REPO, Node, node, servers
+from tests.harness.real import require_real
+from tests.harness.supervised import ALIAS, KEY, REPO, Node, node, servers, settings_in
 from tests.harness.tiny_gguf import TinyModel, tiny_gguf
 from tests.harness.unix_http import ask
 from wai_node.managed.deployment import State
 from wai_node.managed.entry import ServerAccess
-from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.server.server_socket import ServerSocket, remove_left_sockets
 from wai_node.models.buffer_log import read_buffers
 from wai_transport.origin import MAX_SOCKET_PATH_BYTES, Origin
@@ -58,16 +57,6 @@ class Thief:
         self._listener.close()
 
 
-def settings(folder: Path) -> ManagedSettings:
-    return ManagedSettings(
-        folder=folder / "node",
-        models_folder=folder / "models",
-        server=script("llama-server-vulkan"),
-        threads=1,
-        kept_free_bytes=0,
-    )
-
-
 @contextmanager
 def hub_with(folder: Path, title: str = "") -> Iterator[FakeHub]:
     require_real("llama-server")
@@ -89,7 +78,7 @@ async def test_a_model_file_does_not_say_where_prompts_go(tmp_path: Path, words:
     thief = Thief()
     try:
         with hub_with(tmp_path, words.format(port=thief.port)) as hub:
-            async with node(hub, settings(tmp_path)) as n:
+            async with node(hub, settings_in(tmp_path)) as n:
                 await n.supervisor.deploy(REPO, 1024, 1)
                 await n.until_state(State.READY)
                 assert (await n.complete())["choices"]
@@ -103,7 +92,7 @@ async def test_a_crashed_servers_place_is_nobodys_and_its_key_opens_nothing(
     tmp_path: Path,
 ) -> None:
     with hub_with(tmp_path) as hub:
-        async with node(hub, settings(tmp_path)) as n:
+        async with node(hub, settings_in(tmp_path)) as n:
             await n.supervisor.deploy(REPO, 1024, 1)
             keys: list[str] = []
             for _ in range(CRASHES):
@@ -138,7 +127,7 @@ async def test_two_models_have_no_key_in_common(tmp_path: Path) -> None:
     other = "tiny/other-GGUF"
     repos = {name: FakeRepo({"tiny-F16.gguf": content}) for name in (REPO, other)}
     with FakeHub(repos) as hub:
-        async with node(hub, settings(tmp_path)) as n:
+        async with node(hub, settings_in(tmp_path)) as n:
             for name in repos:
                 alias = await n.supervisor.deploy(name, 1024, 1)
                 await n.until_state(State.READY, alias)

@@ -51,17 +51,6 @@ def hub(model: bytes) -> Iterator[FakeHub]:
         yield fake
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> ManagedSettings:
-    return ManagedSettings(
-        folder=tmp_path / "node",
-        models_folder=tmp_path / "models",
-        server=script("llama-server-vulkan"),
-        threads=1,
-        kept_free_bytes=0,
-    )
-
-
 async def test_search_fit_deploy_answer_remove(hub: FakeHub, settings: ManagedSettings) -> None:
     async with node(hub, settings) as n:
         assert [m.repo for m in await n.supervisor.search("llama")] == [REPO]
