@@ -14,7 +14,7 @@ from wai_api.bounds import (
     MAX_IDLE_S,
     MIN_IDLE_S,
 )
-from wai_cli.options.values import AUTO, NONE, auto_or_whole, duration, none_or, signed
+from wai_cli.options.values import AUTO, NONE, auto_or_whole, between, duration, none_or
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--priority",
         metavar="N",
-        type=signed(MAX_DEPLOY_PRIORITY),
+        type=between(-MAX_DEPLOY_PRIORITY, MAX_DEPLOY_PRIORITY),
         help=f"a higher one gets memory first (-{MAX_DEPLOY_PRIORITY} to {MAX_DEPLOY_PRIORITY},"
         " default 0)",
     )

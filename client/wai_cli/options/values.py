@@ -76,21 +76,6 @@ def hours(most: float) -> Callable[[str], float]:
     return read
 
 
-def seconds(least: float, most: float) -> Callable[[str], float]:
-    """Return a parser of seconds from `least` to `most`."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:  # also refuses nan
-            raise _wrong(text, f"a number of seconds from {least:g} to {most:g}")
-        return value
-
-    return read
-
-
 _UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -109,11 +94,6 @@ def duration(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return read
-
-
-def signed(most: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `-most` to `most`."""
-    return lambda text: _whole(text, -most, most, f"a whole number from {-most} to {most}")
 
 
 def names(text: str) -> list[str]:

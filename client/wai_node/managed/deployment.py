@@ -108,13 +108,9 @@ class Deployment:
             return []
         old, self.wish = self.wish, wish
         if self.serving is None:
-            halted: list[Action] = []
             if self._loading is not None:  # it loads a wish that has been replaced
                 self._goal = _Goal.RELAUNCH
-                halted = self._halt(self._loading)
-                self._loading = None
-                self._load_deadline = None
-            return halted
+            return self._halt_loading()
         self.proven = self.proven or old
         if beside and self.state is State.READY:
             return self._launch(now)
@@ -142,11 +138,7 @@ class Deployment:
         """Stop serving; requests in progress finish first."""
         self._retry_at = self._idle_at = None
         self._goal = _Goal.REMOVE
-        actions: list[Action] = []
-        if self._loading is not None:
-            actions += self._halt(self._loading)
-            self._loading = None
-            self._load_deadline = None
+        actions = self._halt_loading()
         if self.serving is not None:
             return actions + self._drain(_Goal.REMOVE, now)
         if not self._halting:
@@ -177,9 +169,8 @@ class Deployment:
         if generation == self._loading:
             self._load_deadline = None
 
-    def unload(self, now: float) -> list[Action]:
+    def unload(self) -> list[Action]:
         """Make room for another model, if no request is in progress."""
-        del now
         if not self.can_unload or self.in_flight or self.serving is None:
             return []
         return self._fall_asleep(self.serving)
@@ -188,9 +179,8 @@ class Deployment:
         """Load it no more: it waits for room, and nobody waits for it any longer."""
         if self._loading is None or self.serving is not None or self._goal is not _Goal.NOTHING:
             return []
-        generation, self._loading, self._load_deadline = self._loading, None, None
         self._goal = _Goal.SLEEP
-        return self._halt(generation)
+        return self._halt_loading()
 
     def wake(self, now: float) -> list[Action]:
         """Load it without a request, if it is asleep."""
@@ -209,9 +199,8 @@ class Deployment:
             return []
         wanted = self.wish.context_tokens
         if context_tokens + CONTEXT_ROUNDING < wanted:
-            self._loading = self._load_deadline = None
             reason = f"the server gives {context_tokens} tokens of context instead of {wanted}"
-            return [*self._halt(generation), *self._start_failed(reason, (), now)]
+            return [*self._halt_loading(), *self._start_failed(reason, (), now)]
         self._loading = self._load_deadline = self._retry_at = None
         old, self.serving = self.serving, generation
         self.context_served = context_tokens
@@ -312,13 +301,12 @@ class Deployment:
         """Handle every deadline that has passed at `now`."""
         actions: list[Action] = []
         if _due(self._load_deadline, now) and self._loading is not None:
-            generation, self._loading, self._load_deadline = self._loading, None, None
             limit_s = self.wish.load_limit_s
             reason = (
                 f"the server was still loading after {limit_s:g} s, and was stopped; see its log "
                 "with `wai node logs`, and raise load_timeout_s if its disk is slow"
             )
-            actions += self._halt(generation)
+            actions += self._halt_loading()
             actions += self._start_failed(reason, self.log_tail, now)
         if _due(self._drain_deadline, now):
             actions += self._end_drain()
@@ -348,7 +336,7 @@ class Deployment:
 
     def _launch(self, now: float) -> list[Action]:
         """Start the next generation; it replaces one that is still loading."""
-        actions = self._halt(self._loading) if self._loading is not None else []
+        actions = self._halt_loading()
         self._generation += 1
         self._loading = self._generation
         self._load_deadline = now + self.wish.load_limit_s
@@ -362,6 +350,11 @@ class Deployment:
         self._goal, self._idle_at, self.closing, self._failures = _Goal.SLEEP, None, False, 0
         self._enter(State.STOPPING)
         return self._halt(serving)
+
+    def _halt_loading(self) -> list[Action]:
+        """Stop the server that loads, if one does: it is wanted no more."""
+        generation, self._loading, self._load_deadline = self._loading, None, None
+        return [] if generation is None else self._halt(generation)
 
     def _halt(self, generation: int) -> list[Action]:
         if generation in self._halting:

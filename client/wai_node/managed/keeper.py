@@ -7,7 +7,7 @@ and process. It decides nothing: the `Supervisor` says what to serve, the machin
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from wai_node.models.catalogue import Repository
+from wai_node.models.catalogue import RemoteFile, Repository
 from wai_node.models.download import Clock, Download, Progress
 from wai_node.models.fit import Correction
 from wai_node.models.gguf_file import read_projector, read_shape
@@ -194,22 +194,12 @@ class Keeper:
 
     async def _download(self, entry: DeploymentEntry) -> None:
         model = entry.model
-        repository = Repository(model.repo, model.commit, gated=False, quantisations=())
         files = files_of(model)
 
         def tell(progress: Progress) -> None:
             entry.progress = progress
             self._on_event(DeploymentEvent("progress", status_of(entry)))
 
-        download = Download(
-            self._hub.transfer,
-            lambda file: self._hub.file_url(repository, file),
-            files,
-            self._places.folder(model),
-            tell,
-            clock=self._clock,
-            kept_free_bytes=self._settings.kept_free_bytes,
-        )
         with anyio.CancelScope() as scope:
             entry.download = scope
             try:
@@ -220,7 +210,8 @@ class Keeper:
                 if model.lora is not None:
                     await self._fetch_adapter(model, model.lora, tell)
                 if model.local is None:
-                    await download.run()
+                    repository = Repository(model.repo, model.commit, gated=False, quantisations=())
+                    await self._fetch(repository, files, self._places.folder(model), tell)
                 else:
                     folders, local = self._settings.file_folders, Path(model.local)
                     await anyio.to_thread.run_sync(check_local, folders, local, files)
@@ -245,12 +236,22 @@ class Keeper:
             folders, folder = self._settings.file_folders, Path(lora.local)
             await anyio.to_thread.run_sync(check_local, folders, folder, files)
             return
-        repository = repository_of(lora)
+        folder = folder_of(lora, self._places.folder(model))
+        await self._fetch(repository_of(lora), files, folder, tell)
+
+    async def _fetch(
+        self,
+        repository: Repository,
+        files: Sequence[RemoteFile],
+        folder: Path,
+        tell: Callable[[Progress], None],
+    ) -> None:
+        """Download what is missing of `files`. Raises `WaiError`."""
         await Download(
             self._hub.transfer,
             lambda file: self._hub.file_url(repository, file),
             files,
-            folder_of(lora, self._places.folder(model)),
+            folder,
             tell,
             clock=self._clock,
             kept_free_bytes=self._settings.kept_free_bytes,

@@ -186,7 +186,7 @@ class Room:
         plan = self._turns.decide(list(self._seats(now)), free, now)
         for alias, wanted in plan.unload.items():
             entry = self._deployments.find(alias)
-            if entry is not None and (actions := entry.machine.unload(now)):
+            if entry is not None and (actions := entry.machine.unload()):
                 log.info("%s makes room for %s", alias, wanted)
                 self._waiting[wanted].made_room.append(alias)
                 self.apply(entry, actions)

@@ -70,9 +70,10 @@ class ManagedUpstream(Upstream):
         if endpoint is not None:
             self._has_served = True
             told = await self._server(endpoint).probe()
+            status = self._status()
             models = tuple(
                 self._in_memory(
-                    replace(m, id=self.alias, upstream=self.name), waits=endpoint.closing
+                    replace(m, id=self.alias, upstream=self.name), status, waits=endpoint.closing
                 )
                 for m in told.models[:1]
             )
@@ -86,9 +87,10 @@ class ManagedUpstream(Upstream):
             return Probe(())
         return Probe((self._wanted(status),))
 
-    def _in_memory(self, model: ModelStatus, *, waits: bool) -> ModelStatus:
+    def _in_memory(
+        self, model: ModelStatus, status: DeploymentStatus | None, *, waits: bool
+    ) -> ModelStatus:
         """Say whether a new request has to wait for a load, and how long that takes."""
-        status = self._status()
         if status is None:
             return model
         load_ms = round(status.load_s * 1000) if waits else None
@@ -116,7 +118,7 @@ class ManagedUpstream(Upstream):
             context_tokens=status.context_served or status.context_tokens,
             slots_total=status.slots,
         )
-        return self._in_memory(told, waits=True)
+        return self._in_memory(told, status, waits=True)
 
     def lease(
         self,
@@ -202,12 +204,12 @@ class ManagedVllm(ManagedUpstream):
     capabilities = VllmUpstream.capabilities
     server = VllmUpstream
 
-    async def probe(self) -> Probe:
+    def _in_memory(
+        self, model: ModelStatus, status: DeploymentStatus | None, *, waits: bool
+    ) -> ModelStatus:
         """See `ManagedUpstream`. vLLM does not tell how many requests it takes at once."""
-        told = await super().probe()
-        slots = [s.slots for s in self._supervisor.deployed() if s.alias == self.alias]
-        models = (replace(m, slots_total=slots[0]) for m in told.models if slots)
-        return replace(told, models=tuple(models))
+        told = super()._in_memory(model, status, waits=waits)
+        return told if status is None else replace(told, slots_total=status.slots)
 
 
 class ManagedModels:

@@ -217,10 +217,14 @@ def space_for(found: Estimate, blocks: int, layers: int | None, hardware: Hardwa
 
 def free_space(hardware: Hardware) -> Space:
     """Return what models may still take: all that is free, less what is left to the system."""
+    gpu, ram = _free_bytes(hardware)
+    return Space(ram=ram) if hardware.unified_memory else Space(gpu, ram)
+
+
+def _free_bytes(hardware: Hardware) -> tuple[int, int]:
+    """Of the GPUs together, and of the RAM; with unified memory both are of the same."""
     ram = hardware.ram_available_bytes - int(hardware.ram_total_bytes * RAM_KEPT_FREE)
-    if hardware.unified_memory:
-        return Space(ram=ram)
-    return Space(sum(max(0, card.free_bytes - GPU_HIGH_BYTES) for card in hardware.gpus), ram)
+    return sum(max(0, card.free_bytes - GPU_HIGH_BYTES) for card in hardware.gpus), ram
 
 
 def _round_up(count: int, step: int) -> int:
@@ -308,8 +312,7 @@ def _place(
 ) -> tuple[FitVerdict, int]:
     """Return the best place for a model, and how many layers go to the GPU: `wanted`, if given."""
     all_layers = shape.blocks + 1  # llama.cpp counts the output as one more
-    ram = hardware.ram_available_bytes - int(hardware.ram_total_bytes * RAM_KEPT_FREE)
-    gpu = sum(max(0, card.free_bytes - GPU_HIGH_BYTES) for card in hardware.gpus)
+    gpu, ram = _free_bytes(hardware)
     if wanted is not None and hardware.gpus:
         return _place_layers(found, min(wanted, all_layers), all_layers, gpu, ram)
     if hardware.gpus and found.high <= gpu:

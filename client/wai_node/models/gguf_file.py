@@ -27,29 +27,28 @@ def read_projector(path: Path | None) -> Projector | None:
 
 def read_header(path: Path) -> GgufHeader:
     """Read a whole header, of an adapter. Raises `RequestError` if it can't be read."""
-    reader = HeaderReader()
-    try:
-        with path.open("rb") as file:
-            while reader.header is None and (data := file.read(max(1 << 16, reader.needed_bytes))):
-                reader.receive_data(data)
-    except OSError as error:
-        raise RequestError(f"{path.name} can't be read on this node ({error.strerror})") from error
-    if reader.header is None:
+    header = _read(path, whole=True).header
+    if header is None:
         raise RequestError(f"{path.name} ends within its header")
-    return reader.header
+    return header
 
 
 def _metadata(path: Path) -> Mapping[str, Value]:
+    return _read(path, advice="; deploy the model again").metadata
+
+
+def _read(path: Path, *, whole: bool = False, advice: str = "") -> HeaderReader:
+    """Read a header as far as its shape is told, or the `whole` of it, as far as it goes."""
     reader = HeaderReader()
     try:
         with path.open("rb") as file:
-            while reader.header is None and not reader.reached_tokenizer:
+            while reader.header is None and (whole or not reader.reached_tokenizer):
                 data = file.read(max(1 << 16, reader.needed_bytes))
                 if not data:
                     break
                 reader.receive_data(data)
     except OSError as error:
         raise RequestError(
-            f"{path.name} can't be read on this node ({error.strerror}); deploy the model again"
+            f"{path.name} can't be read on this node ({error.strerror}){advice}"
         ) from error
-    return reader.metadata
+    return reader

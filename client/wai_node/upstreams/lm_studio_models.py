@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import anyio
 import msgspec
 
-from wai_protocol.errors import Fault, RequestError, StoreError, TransportError, WaiError
+from wai_protocol.errors import Fault, RequestError, TransportError, WaiError
 from wai_protocol.foreign_json import ForeignJsonError, read_json
 
 from .lm_studio_lists import LmStudioModel, LmStudioModels
@@ -26,6 +26,7 @@ from .model_store import (
     ModelStore,
     Server,
     Stored,
+    bounded_size,
     broke,
     said,
 )
@@ -57,7 +58,7 @@ class _Job(msgspec.Struct):
 class LmStudioStore(ModelStore):
     """The models of one LM Studio. `sleep` is replaced in tests."""
 
-    deletes = False
+    full = _FULL
     takes_context = True
     takes_idle = False
 
@@ -101,8 +102,8 @@ class LmStudioStore(ModelStore):
                 raise MayPass(f"{self.upstream.name} got nothing of {name} for {STILL_S:g} s")
             if _JOB.fullmatch(job.job_id) is None:
                 raise broke(self.upstream, "downloads, and does not say by which job")
-            total = _size(job.total_size_bytes)
-            tell(Fetched(min(_size(job.downloaded_bytes), total), total))
+            total = bounded_size(job.total_size_bytes)
+            tell(Fetched(min(bounded_size(job.downloaded_bytes), total), total))
             await self._sleep(LOOK_EVERY_S)
             path = f"{_PATH}/download/status/{job.job_id}"
             status, answer = await self._ask("GET", path, {})
@@ -171,31 +172,18 @@ class LmStudioStore(ModelStore):
     async def _ask(
         self, method: str, path: str, body: dict[str, Any], limit_s: float = ASK_LIMIT_S
     ) -> tuple[int, bytes]:
-        upstream = self.upstream
-        upstream.check()
-        headers = [*upstream.authorization, (b"content-type", b"application/json")]
         data = msgspec.json.encode(body) if method == "POST" else b""
-        status, _, answer = await upstream.client.fetch(
-            *(method, upstream.base_path + path, headers, data),
-            limit_bytes=ANSWER_LIMIT_BYTES,
-            timeout_s=limit_s,
-        )
-        return status, answer
+        return await self._send(method, path, data, limit_s)
 
     def _refusal(self, what: str, status: int, answer: bytes) -> WaiError:
-        name, words = self.upstream.name, _error(answer)
+        words = _error(answer)
         if _UNEXPECTED in words or (status == 404 and not words):
-            return TransportError(
-                f"{name} has no route for this: update LM Studio to 0.4 or newer",
-                Fault.UPSTREAM_BROKE,
-            )
-        if _FULL.search(words):
-            return StoreError(f"the disk of {name} is full: {words}")
-        return TransportError(f"{name} {what} ({status}): {words}", Fault.UPSTREAM_BROKE)
+            return broke(self.upstream, "has no route for this: update LM Studio to 0.4 or newer")
+        return self._refused(what, status, words)
 
 
 def _stored(entry: LmStudioModel) -> Stored:
-    return Stored(entry.key, _size(entry.size_bytes or 0))
+    return Stored(entry.key, bounded_size(entry.size_bytes or 0))
 
 
 def _error(answer: bytes) -> str:
@@ -208,7 +196,3 @@ def _error(answer: bytes) -> str:
     if isinstance(error, dict):
         error = error.get("message")
     return said(error) if isinstance(error, str) else ""
-
-
-def _size(value: int) -> int:
-    return min(max(0, value), 1 << 50)

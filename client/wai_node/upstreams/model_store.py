@@ -8,11 +8,12 @@ routes is in the table of those that are forwarded.
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import ClassVar, Final, Protocol, TypeVar
 
-from wai_protocol.errors import Fault, TransportError
+from wai_protocol.errors import Fault, StoreError, TransportError, WaiError
 from wai_protocol.surface import Headers
 from wai_transport.http_client import HttpClient
 
@@ -23,6 +24,7 @@ LOAD_LIMIT_S: Final = 600.0
 ASK_LIMIT_S: Final = 30.0  # for any other answer: large files take a while to delete
 ANSWER_LIMIT_BYTES: Final = 1 << 20
 MAX_SAID_CHARS: Final = 300  # of an error in the server's own words
+MAX_BYTES: Final = 1 << 50
 
 
 class MayPass(TransportError):
@@ -69,15 +71,36 @@ class Server(Protocol):
 class ModelStore(abc.ABC):
     """The models of one server. Every method raises `WaiError`, with the server's own words."""
 
-    deletes: bool = True
-    """Whether the server deletes files when it is asked to."""
     takes_context: bool = False
     """Whether `load` can say how long a context is to be."""
     takes_idle: bool = True
     """Whether `load` can say after how long unused it is unloaded."""
 
+    full: ClassVar[re.Pattern[str]]
+    """What the server says when its disk is full."""
+
     def __init__(self, upstream: Server) -> None:
         self.upstream = upstream
+
+    async def _send(
+        self, method: str, path: str, body: bytes, limit_s: float = ASK_LIMIT_S
+    ) -> tuple[int, bytes]:
+        """Send JSON with our key: (status, body)."""
+        upstream = self.upstream
+        upstream.check()
+        headers = [*upstream.authorization, (b"content-type", b"application/json")]
+        status, _, answer = await upstream.client.fetch(
+            *(method, upstream.base_path + path, headers, body),
+            limit_bytes=ANSWER_LIMIT_BYTES,
+            timeout_s=limit_s,
+        )
+        return status, answer
+
+    def _refused(self, what: str, status: int, words: str) -> WaiError:
+        """The error for an answer that is none of a good status; `words` are the server's."""
+        if self.full.search(words):
+            return StoreError(f"the disk of {self.upstream.name} is full: {words}")
+        return broke(self.upstream, f"{what} ({status}): {words}")
 
     @abc.abstractmethod
     def publisher(self, name: str) -> str:
@@ -103,6 +126,11 @@ class ModelStore(abc.ABC):
     @abc.abstractmethod
     async def remove(self, model: str) -> None:
         """Delete its files. One that is gone already is no error."""
+
+
+def bounded_size(value: int) -> int:
+    """A size in bytes that a server told, within what can be one."""
+    return min(max(0, value), MAX_BYTES)
 
 
 def said(text: str) -> str:

@@ -26,6 +26,7 @@ from .model_store import (
     MayPass,
     ModelStore,
     Stored,
+    bounded_size,
     broke,
     said,
 )
@@ -34,7 +35,6 @@ from .model_store import (
 # hour is enough for 180 GB at 100 MB/s.
 _PULLING: Final = Timeouts(connect_s=10.0, first_byte_s=60.0, between_s=1800.0)
 MAX_LAYERS: Final = 256  # of one model; they have about five
-MAX_BYTES: Final = 1 << 50
 _SUCCESS: Final = "success"
 # [host/][namespace/]model[:tag], as Ollama's own parser takes them
 _NAME: Final = re.compile(r"(?:[\w.-]{1,80}/){0,2}[A-Za-z0-9][\w.-]{0,79}(?::[\w.-]{1,80})?", re.A)
@@ -77,6 +77,8 @@ class _Tags(msgspec.Struct):
 class OllamaModels(ModelStore):
     """The models of one Ollama."""
 
+    full = _FULL
+
     def publisher(self, name: str) -> str:
         """See `ModelStore`. Names without a publisher are of Ollama's own library."""
         if _NAME.fullmatch(name) is None or ".." in name:
@@ -94,7 +96,7 @@ class OllamaModels(ModelStore):
         wanted = _full(name)
         for listed in tags.models or []:
             if _full(listed.name) == wanted:
-                return Stored(listed.name, _size(listed.size))
+                return Stored(listed.name, bounded_size(listed.size))
         return None
 
     async def fetch(self, name: str, tell: Callable[[Fetched], None]) -> Stored:
@@ -107,8 +109,8 @@ class OllamaModels(ModelStore):
                     raise self._error(name, line.error)
                 ended = ended or line.status == _SUCCESS
                 if line.digest and (line.digest in layers or len(layers) < MAX_LAYERS):
-                    total = _size(line.total)
-                    layers[line.digest] = (min(_size(line.completed), total), total)
+                    total = bounded_size(line.total)
+                    layers[line.digest] = (min(bounded_size(line.completed), total), total)
                     done = sum(layer[0] for layer in layers.values())
                     tell(Fetched(done, sum(layer[1] for layer in layers.values())))
         if not ended:
@@ -174,16 +176,9 @@ class OllamaModels(ModelStore):
             raise broke(self.upstream, f"sends progress that is none: {error.reason}") from error
 
     async def _ask(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
-        upstream = self.upstream
-        upstream.check()
-        headers = [*upstream.authorization, (b"content-type", b"application/json")]
         loads = path != "/api/delete" and body.get("keep_alive") != 0
-        status, _, answer = await upstream.client.fetch(
-            *(method, upstream.base_path + path, headers, msgspec.json.encode(_whole(body))),
-            limit_bytes=ANSWER_LIMIT_BYTES,
-            timeout_s=LOAD_LIMIT_S if loads else ASK_LIMIT_S,
-        )
-        return status, answer
+        data = msgspec.json.encode(_whole(body))
+        return await self._send(method, path, data, LOAD_LIMIT_S if loads else ASK_LIMIT_S)
 
     def _error(self, name: str, text: str) -> WaiError:
         """The error that a line of the stream tells of."""
@@ -204,14 +199,10 @@ class OllamaModels(ModelStore):
         return kind(message, Fault.UPSTREAM_BROKE)
 
     def _refusal(self, what: str, status: int, answer: bytes) -> WaiError:
-        name, words = self.upstream.name, _text(answer)
+        words = _text(answer)
         if status == 404 and not words:
-            return TransportError(
-                f"{name} has no route for this: update Ollama", Fault.UPSTREAM_BROKE
-            )
-        if _FULL.search(words):
-            return StoreError(f"the disk of {name} is full: {words}")
-        return TransportError(f"{name} {what} ({status}): {words}", Fault.UPSTREAM_BROKE)
+            return broke(self.upstream, "has no route for this: update Ollama")
+        return self._refused(what, status, words)
 
 
 def _whole(body: dict[str, Any]) -> dict[str, Any]:
@@ -231,7 +222,3 @@ def _full(name: str) -> str:
     """A name as it can be compared: with its tag, in one case."""
     tagged = name if ":" in name.rsplit("/", 1)[-1] else name + _LATEST
     return tagged.lower()
-
-
-def _size(value: int) -> int:
-    return min(max(0, value), MAX_BYTES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
@@ -253,7 +253,7 @@ class Upstream(abc.ABC):
 
     def models(self, found: list[ModelStatus]) -> tuple[ModelStatus, ...]:
         """`found` less what STATUS could not carry, which is counted in `left_out`."""
-        fitting = [replace(m) for m in found if 0 < len(m.id) <= MAX_NAME_CHARS]
+        fitting = [m for m in found if 0 < len(m.id) <= MAX_NAME_CHARS]
         kept = tuple(fitting[:MAX_MODELS])
         self.left_out = len(found) - len(kept)
         return kept

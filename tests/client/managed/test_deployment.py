@@ -115,7 +115,7 @@ ON_DEMAND = replace(WISH, on_demand=True)
 
 def asleep() -> Deployment:
     machine = ready(ON_DEMAND)
-    assert machine.unload(20) == [Halt(1)]
+    assert machine.unload() == [Halt(1)]
     assert machine.server_ended(1, "", (), 21) == []
     assert machine.state is State.ASLEEP
     return machine
@@ -124,11 +124,11 @@ def asleep() -> Deployment:
 def test_a_model_makes_room_only_while_no_request_is_in_progress() -> None:
     machine = ready(ON_DEMAND)
     machine.lease(2)
-    assert machine.unload(3) == []
+    assert machine.unload() == []
     machine.closing = True
     assert machine.lease(4) == (None, []), "it is to make room"
     assert machine.release(1, 5) == []
-    assert machine.unload(6) == [Halt(1)]
+    assert machine.unload() == [Halt(1)]
     machine.server_ended(1, "", (), 7)
     assert (machine.state, machine.closing) == (State.ASLEEP, False)
     assert machine.lease(8) == (None, [Launch(2, ON_DEMAND)])
@@ -369,7 +369,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: not self.gone)
     def make_room(self) -> None:
         busy = self.machine.in_flight
-        actions = self.machine.unload(self.now)
+        actions = self.machine.unload()
         assert not (busy and actions), "a busy server was stopped"
         self.do(actions)
 

@@ -25,7 +25,7 @@ from wai_node.upstreams.board import Board
 from wai_node.upstreams.kinds import UpstreamKinds
 from wai_node.upstreams.model_store import Fetched, MayPass, ModelStore, Stored
 from wai_node.upstreams.upstream import Upstream
-from wai_protocol.errors import Fault, RequestError, StoreError, TransportError, WaiError
+from wai_protocol.errors import Fault, RequestError, TransportError, WaiError
 
 from .pull import Pull
 from .pulled import SEPARATOR, PulledModel, PulledModels
@@ -175,6 +175,7 @@ class Pulls:
             raise RequestError(f"{alias} is {pull.state.value}; it can be loaded once it is there")
         self._store(pull.model.word)
         self._start(pull, self._load)
+        pull.state, pull.reason = State.STARTING, ""
         self._changed(pull)
 
     async def unload(self, alias: str) -> None:
@@ -206,8 +207,6 @@ class Pulls:
         if self._tasks is None:
             raise TransportError("this node is starting; try again in a moment")
         pull.scope, pull.ended = anyio.CancelScope(), anyio.Event()
-        if work == self._load:
-            pull.state, pull.reason = State.STARTING, ""
         self._tasks.start_soon(self._work, pull, work, pull.scope, pull.ended)
 
     async def _work(
@@ -324,16 +323,9 @@ class Pulls:
 
     def _check_quota(self, model: PulledModel, total_bytes: int) -> None:
         """Raise `StoreError` for a model that takes more than the owner allows."""
-        quota = self._settings.disk_quota_bytes
-        if quota is None or model.was_there:
-            return
-        used = self.bytes_on_disk(except_for=model.alias) + self._own_bytes()
-        if used + total_bytes > quota:
-            gib = 1 << 30
-            raise StoreError(
-                f"the model takes {total_bytes / gib:.1f} GiB, and {used / gib:.1f} of this node's"
-                f" quota of {quota / gib:.1f} GiB are used; remove a model first"
-            )
+        if not model.was_there:
+            used = self.bytes_on_disk(except_for=model.alias) + self._own_bytes()
+            self._settings.check_quota((), total_bytes, used)
 
     # -- the servers
 
