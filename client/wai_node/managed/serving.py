@@ -118,7 +118,7 @@ class ManagedUpstream(Upstream):
             context_tokens=status.context_served or status.context_tokens,
             slots_total=status.slots,
         )
-        return self._in_memory(told, status, waits=True)
+        return self._in_memory(told, status, waits=status.state is not State.READY)
 
     def lease(
         self,

@@ -40,6 +40,7 @@ async def test_who_hears_that_a_model_is_ready_can_call_it() -> None:
 
     assert hear(replace(READY, state=State.STARTING, context_served=None)) is None
     assert hear(READY) is True
+    assert (board.status().models[0].loaded, board.status().models[0].load_ms) == (True, None)
     [upstream] = board.upstreams
     busy = replace(board.status().models[0], slots_busy=2)
     board.probed(upstream, replace(await upstream.probe(), models=(busy,), counted=True))
