@@ -12,7 +12,7 @@ import functools
 import logging
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from wai_protocol.errors import Fault, TransportError, WaiError
 from wai_protocol.http1 import request_head
@@ -26,6 +26,8 @@ from .http_request import RESEND_BYTES, ClientRequest, ResponseSink, Timeouts
 from .origin import Origin
 from .proxied import create_connection_through
 from .tls import check_pin, client_context
+
+T = TypeVar("T")
 
 MAX_IDLE_CONNECTIONS: Final = 32
 """Idle connections kept per origin: more than an inference server has slots. Each takes a file
@@ -141,7 +143,7 @@ class HttpClient:
         answer = _Answer(limit_bytes)
         request = self.request(method, target, headers or [], answer, body_length=len(body))
         request.write(body)
-        return await self._answered(request, answer, timeout_s)
+        return await self.answered(request, answer.done, timeout_s)
 
     async def accepts_websocket(
         self, target: str, headers: Headers, *, limit_bytes: int, timeout_s: float
@@ -150,17 +152,18 @@ class HttpClient:
         `fetch` does."""
         answer = _Answer(limit_bytes)
         request = self.open_websocket(target, headers, answer)
-        status, _, _ = await self._answered(request, answer, timeout_s)
+        status, _, _ = await self.answered(request, answer.done, timeout_s)
         return status == 101
 
-    async def _answered(
-        self, request: ClientRequest, answer: _Answer, timeout_s: float
-    ) -> tuple[int, Headers, bytes]:
-        """End `request`, and return its whole answer. Raises as `fetch` does."""
+    async def answered(
+        self, request: ClientRequest, done: asyncio.Future[T], timeout_s: float
+    ) -> T:
+        """End `request`, and return what its sink puts into `done`; then it is closed. Raises
+        UPSTREAM_TIMEOUT after `timeout_s`, and what is put there."""
         try:
             request.end()
             async with asyncio.timeout(timeout_s):
-                return await answer.done
+                return await done
         except TimeoutError as error:
             raise TransportError(
                 f"{self.origin} did not answer within {timeout_s:g} s", Fault.UPSTREAM_TIMEOUT

@@ -15,6 +15,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
+def shortened(text: str, most_chars: int) -> str:
+    """Return `text`, or its beginning and "…", so that it has at most `most_chars`."""
+    return text if len(text) <= most_chars else text[: most_chars - 1] + "…"
+
+
 def lines(text: str, indent: str) -> str:
     """Escape each line of `text` (a traceback) and put `indent` before it.
 

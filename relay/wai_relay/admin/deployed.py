@@ -20,7 +20,7 @@ from wai_api.models import DeploymentView
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import MAX_COUNT, MAX_NAME_CHARS
 
-from .live_nodes import LiveNode
+from .live_nodes import LiveNode, came
 
 log = logging.getLogger("wai.admin")
 
@@ -70,11 +70,10 @@ class Deployed:
         for row_id in [known for known, row in self.rows.items() if row.node_id not in here]:
             del self.rows[row_id]
         for node_id, node in here.items():
-            came = (node.told_by, node.reconnects, node.connected_at)
             if not (node.connected and node.record.may_deploy) or node_id in self._asking:
                 continue
-            if self._asked.get(node_id) != came:
-                self._asked[node_id] = came
+            if self._asked.get(node_id) != came(node):
+                self._asked[node_id] = came(node)
                 self._asking[node_id] = asyncio.get_running_loop().create_task(self._ask(node))
 
     def ask_again(self) -> None:

@@ -7,6 +7,7 @@ what it says. What is wanted of a node is on that node's disk, not here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Final
 
 from msgspec import UNSET, structs
@@ -35,7 +36,7 @@ from .context import Context
 from .deployed import checked, views_of
 from .endpoint import Call, Endpoint, Query
 from .live_nodes import LiveNode
-from .replicas import rank
+from .replicas import Choice, rank
 
 _OPTIONS: Final = ("cache_type", "gpu_layers", "flash_attention", "engine_flags")
 _POLICY: Final = ("load", "priority")
@@ -109,22 +110,20 @@ async def deploy_several(context: Context, call: Call) -> PlacedList:
     if not names:
         raise NodeUnavailable("no node is connected that may deploy models; let one join first")
     if wanted.replicas is None:
-        return PlacedList(tuple(await _deploy_on_all(context, call, names, wanted, "it was named")))
+        named = [Choice(name, "it was named") for name in names]
+        return PlacedList(tuple(await _deploy_on_all(context, call, named, wanted)))
     params = _fit_params(wanted)
     rows, deployed = await asyncio.gather(
         asyncio.gather(*(_fit_by_name(context, name, params) for name in names)),
         all_deployed(context),
     )
     ranking = rank(rows, deployed, wanted.model)
+    exact = structs.replace(wanted, model=ranking.model)
     placed: list[PlacedView] = []
     waiting = list(ranking.best)
     while waiting and (missing := wanted.replicas - _count_deployed(placed)) > 0:
         now, waiting = waiting[:missing], waiting[missing:]  # after a failure the next best
-        exact = ranking.model
-        tried = await asyncio.gather(
-            *(_try_on(context, call, one.node, wanted, exact, one.reason) for one in now)
-        )
-        placed += tried
+        placed += await _deploy_on_all(context, call, now, exact)
     left = [PlacedView(node=o.node, outcome="left_out", reason=o.reason) for o in waiting]
     return PlacedList((*placed, *left, *ranking.left_out))
 
@@ -134,21 +133,19 @@ def _count_deployed(placed: list[PlacedView]) -> int:
 
 
 async def _deploy_on_all(
-    context: Context, call: Call, names: tuple[str, ...], wanted: DeploymentWish, reason: str
+    context: Context, call: Call, chosen: Iterable[Choice], wanted: DeploymentWish
 ) -> list[PlacedView]:
-    return await asyncio.gather(
-        *(_try_on(context, call, name, wanted, wanted.model, reason) for name in names)
-    )
+    return await asyncio.gather(*(_try_on(context, call, one, wanted) for one in chosen))
 
 
 async def _try_on(
-    context: Context, call: Call, name: str, wanted: DeploymentWish, model: str, reason: str
+    context: Context, call: Call, chosen: Choice, wanted: DeploymentWish
 ) -> PlacedView:
     try:
-        view = await _deploy_on(context, call, name, structs.replace(wanted, model=model))
+        view = await _deploy_on(context, call, chosen.node, wanted)
     except WaiError as error:
-        return PlacedView(node=name, outcome="failed", reason=str(error))
-    return PlacedView(node=name, outcome="deployed", reason=reason, deployment=view)
+        return PlacedView(node=chosen.node, outcome="failed", reason=str(error))
+    return PlacedView(node=chosen.node, outcome="deployed", reason=chosen.reason, deployment=view)
 
 
 def _fit_params(wanted: DeploymentWish) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from wai_protocol.errors import Fault, WaiError
 
-from .live_nodes import LiveNode
+from .live_nodes import LiveNode, came
 
 METHOD: Final = "hardware.watch"
 ASK_EVERY_S: Final = 20.0
@@ -44,7 +44,7 @@ class HardwareWatch:
         for node_id, node in here.items():
             if now - self._asked_at.get(node_id, float("-inf")) < ASK_EVERY_S:
                 continue
-            if self._older.get(node_id) == _came(node):
+            if self._older.get(node_id) == came(node):
                 continue
             self._asked_at[node_id] = now
             task = asyncio.get_running_loop().create_task(self._ask(node))
@@ -61,9 +61,5 @@ class HardwareWatch:
             await node.call(METHOD, {"seconds": GOOD_FOR_S}, timeout_s=CALL_TIMEOUT_S)
         except WaiError as error:
             if error.fault is Fault.ROUTE_REFUSED:
-                self._older[node.record.id] = _came(node)
+                self._older[node.record.id] = came(node)
             log.debug("node %s is not watched: %s", node.record.name, error)
-
-
-def _came(node: LiveNode) -> tuple[Any, ...]:
-    return node.told_by, node.reconnects, node.connected_at

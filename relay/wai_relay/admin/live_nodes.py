@@ -40,6 +40,11 @@ class LiveNode(WatchedNode, Protocol):
         """Ask it to do something. Raises `WaiError`."""
 
 
+def came(node: LiveNode) -> tuple[str, int, float | None]:
+    """What is another one whenever `node` has come, or has come back."""
+    return node.told_by, node.reconnects, node.connected_at
+
+
 class LiveFleet(Protocol):
     """The nodes as they are now; `wai_relay.fleet.nodes.ConnectedFleet` is one."""
 

@@ -56,9 +56,10 @@ async def get_usage(context: Context, call: Call) -> UsageList | Response:
 
 async def only_asked_for(context: Context, asked: dict[str, Any]) -> dict[str, str | None]:
     """Which key (its id), model and node is asked for. Raises `RequestError` for an unknown one."""
-    only: dict[str, str | None] = {name: asked.get(name) for name in _NAMED if name in asked}
-    for kind, name in only.items():
-        if name is not None:
+    only: dict[str, str | None] = {}
+    for kind in _NAMED:
+        if kind in asked:
+            only[kind] = name = asked[kind]
             used = await context.usage.groups(cast(Grouping, kind))
             known = used | _live_names(context, kind)
             if name not in known:

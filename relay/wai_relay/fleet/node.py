@@ -19,7 +19,7 @@ from wai_transport.live_session import Ended, LiveSession
 from .instances import Instances
 from .kept_models import KeptModels
 from .registry import NodeRecord
-from .session import CallEvents, NodeSession
+from .session import NodeSession
 from .stream import NodeStream
 
 CALL_TIMEOUT_S: Final = 60.0
@@ -109,11 +109,10 @@ class Node(ServingNode):
         method: str,
         params: dict[str, Any],
         *,
-        on_event: CallEvents | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> Any:
         """Ask the node to do something. Raises `WaiError`: its own, or that it can't be asked."""
-        return await self._session().call(method, params, on_event, timeout_s)
+        return await self._session().call(method, params, timeout_s)
 
     def _session(self) -> NodeSession:
         usable = [session for session in self.sessions if session.takes_streams]

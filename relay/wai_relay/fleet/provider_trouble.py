@@ -17,12 +17,14 @@ from typing import Final
 from wai_protocol.errors import WaiError
 from wai_protocol.surface import Headers
 from wai_transport.http_client import HttpClient
+from wai_transport.plain_text import shortened
 
 ASK_EVERY_S: Final = 60.0
 ASK_AGAIN_S: Final = 10.0  # while something is wrong, so that its end is seen soon
 TIMEOUT_S: Final = 10.0
 LIST_BYTES: Final = 4 << 20  # a list of some thousand models
-_REFUSES_US: Final = frozenset({401, 402, 403})
+REFUSES_US: Final = frozenset({401, 402, 403})
+"""How a provider says that it does not accept our key."""
 _NOT_IMPLEMENTED: Final = 501  # it has no such list
 _MAX_TEXT_CHARS: Final = 200
 
@@ -66,7 +68,7 @@ class ProviderTrouble:
     def answered(self, status: int) -> None:
         """A request was answered."""
         self._asked_at = self._clock()
-        if status in _REFUSES_US:
+        if status in REFUSES_US:
             self._refused(status)
         else:
             if self.now is not None and self.now.refused and self._by_asking:
@@ -76,7 +78,8 @@ class ProviderTrouble:
 
     def failed(self, error: WaiError) -> None:
         """A request could not be sent there, or met no answer."""
-        self.now, self._by_asking = Trouble(f"it can't be used: {_short(error)}"), False
+        words = shortened(str(error), _MAX_TEXT_CHARS)
+        self.now, self._by_asking = Trouble(f"it can't be used: {words}"), False
 
     def look(self) -> None:
         """Ask it, if it is time to. It is answered later."""
@@ -126,8 +129,3 @@ class ProviderTrouble:
             return
         ended = self._wall_clock()
         self.ahead_s = told - min(max(told, began), ended)
-
-
-def _short(error: WaiError) -> str:
-    text = str(error)
-    return text if len(text) <= _MAX_TEXT_CHARS else text[: _MAX_TEXT_CHARS - 1] + "…"

@@ -29,7 +29,7 @@ from wai_transport.origin import Origin
 from wai_transport.version import VERSION
 
 from .provider_config import ProviderConfig, ProviderModel
-from .provider_trouble import ProviderTrouble, Trouble
+from .provider_trouble import REFUSES_US, ProviderTrouble, Trouble
 
 NAME_PREFIX: Final = "provider:"  # no node's name has a colon
 API_PREFIX: Final = "/v1"  # of our paths; a provider's base URL has its own
@@ -40,7 +40,6 @@ DEFAULT_REST_S: Final = 5.0
 LONGEST_REST_S: Final = 300.0  # what one answer may keep a provider out of service for
 _MILLION: Final = 1_000_000
 _FORWARDED: Final = frozenset({b"content-type", b"accept", PROTOCOL_FIELD})
-_REFUSES_US: Final = frozenset({401, 402, 403})
 
 log = logging.getLogger("wai.providers")
 
@@ -237,7 +236,7 @@ class ProviderStream(UpstreamStream):
         named = dict(headers)
         self._answered = True
         self._provider.watched.answered(status)
-        if status in _REFUSES_US:
+        if status in REFUSES_US:
             log.error("%s refuses this relay's key (status %d)", self._provider.name, status)
             self._refuse(502, Fault.UPSTREAM_BROKE, "does not accept this relay's key", [])
         elif status == 429:

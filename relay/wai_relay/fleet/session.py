@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -57,9 +56,9 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARS)]
 
-_log = logging.getLogger("wai.nodes")
+_Told = TypeVar("_Told")
 
-CallEvents = Callable[[str, Any], None]
+_log = logging.getLogger("wai.nodes")
 
 
 class _SpentEvent(msgspec.Struct):
@@ -122,7 +121,7 @@ class NodeSession:
         self.node = node
         self.streams: dict[int, NodeStream] = {}
         self._given_up: dict[int, NodeStream] = {}  # oldest first
-        self._calls: dict[int, tuple[asyncio.Future[Any], CallEvents | None]] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
         self.live = LiveSession(
             Session(Role.RELAY, local=limits, growth=growth, turn_cost=TURN_COST),
             on_event=self._on_event,
@@ -148,14 +147,12 @@ class NodeSession:
         self.streams[stream_id] = stream
         return stream
 
-    async def call(
-        self, method: str, params: dict[str, Any], on_event: CallEvents | None, timeout_s: float
-    ) -> Any:
+    async def call(self, method: str, params: dict[str, Any], timeout_s: float) -> Any:
         """Ask the node for something and wait for its answer. Raises `WaiError`."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         call = self.live.core.call(method, params)
         self.live.flush()
-        self._calls[call] = (future, on_event)
+        self._calls[call] = future
         try:
             async with asyncio.timeout(timeout_s):
                 return await future
@@ -219,17 +216,17 @@ class NodeSession:
 
     def _on_reply(self, call: int, value: Any, *, ok: bool) -> None:
         waiting = self._calls.pop(call, None)
-        if waiting is None or waiting[0].done():
+        if waiting is None or waiting.done():
             return
         if ok:
-            waiting[0].set_result(value)
+            waiting.set_result(value)
             return
         known = isinstance(value, dict)
         code, message = (value.get("code"), value.get("message")) if known else (None, None)
         fault = fault_for_wire_code(code) if isinstance(code, int) else Fault.INTERNAL
         if not isinstance(message, str) or not message:
             message = "the node refused"
-        waiting[0].set_exception(WaiError(printable(message[:MAX_MESSAGE_CHARS]), fault))
+        waiting.set_exception(WaiError(printable(message[:MAX_MESSAGE_CHARS]), fault))
 
     def given_up(self, stream_id: int, stream: NodeStream) -> None:
         """A stream is reset; the node may tell what it took."""
@@ -238,36 +235,33 @@ class NodeSession:
             del self._given_up[next(iter(self._given_up))]
 
     def _on_spent(self, value: Any) -> None:
-        try:
-            told = msgspec.convert(value, _SpentEvent)
-        except msgspec.ValidationError as error:
-            _log.warning("node %s: a %s event can't be read: %s", self.node.name, SPENT, error)
+        if (told := self._read_event(SPENT, value, _SpentEvent)) is None:
             return
         stream = self._given_up.pop(told.stream, None)
         if stream is not None and stream.on_spent is not None:
             stream.on_spent(Spent(told.prompt, told.cached, told.completion, told.exact))
 
     def _on_loaded(self, value: Any) -> None:
-        try:
-            told = msgspec.convert(value, _LoadedEvent)
-        except msgspec.ValidationError as error:
-            _log.warning("node %s: a %s event can't be read: %s", self.node.name, LOADED, error)
+        if (told := self._read_event(LOADED, value, _LoadedEvent)) is None:
             return
         if (stream := self.streams.get(told.stream)) is not None:
             made_room = tuple(map(printable, told.made_room))
             stream.load = Load(told.load_ms, told.room_ms, made_room)
 
+    def _read_event(self, name: str, value: Any, shape: type[_Told]) -> _Told | None:
+        try:
+            return msgspec.convert(value, shape)
+        except msgspec.ValidationError as error:
+            _log.warning("node %s: a %s event can't be read: %s", self.node.name, name, error)
+            return None
+
     def _on_node_event(self, call: int, name: str, value: Any) -> None:
         if name == SPENT and not call:
             self._on_spent(value)
-            return
-        if name == LOADED and not call:
+        elif name == LOADED and not call:
             self._on_loaded(value)
-            return
-        waiting = self._calls.get(call)
-        if waiting is not None and waiting[1] is not None:
-            waiting[1](name, value)
-        self.node.heard(name, value)
+        else:
+            self.node.heard(name, value)
 
     @property
     def stays(self) -> bool:

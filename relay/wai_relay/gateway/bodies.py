@@ -45,7 +45,6 @@ Fields = dict[str, msgspec.Raw]
 
 _FIELDS: Final = msgspec.json.Decoder(Fields)
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_ANY: Final = msgspec.json.Decoder()
 # What may be long and structured in a body that somebody means, beside its prompt.
 _LONG_FIELDS: Final = (
     *("functions", "response_format", "text", "format", "logit_bias", "metadata"),

@@ -74,11 +74,6 @@ class HeldBody:
         self._work: asyncio.Future[Any] | None = None  # what a thread does with the file
         self._closed = False
 
-    @property
-    def on_disk(self) -> bool:
-        """Whether it lies in a file."""
-        return self._file is not None
-
     async def add(self, data: bytes) -> None:
         """Hold the next bytes. Raises `WaiError` (OVERLOADED) where there is no room."""
         if self._file is None and self._work is None:

@@ -6,20 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 from wai_api.health import ProblemView
+from wai_relay.fleet.provider_trouble import Trouble
 
 from .problem import problem
-
-
-class Trouble(Protocol):
-    """Why a provider can't be used."""
-
-    @property
-    def refused(self) -> bool:
-        """Whether it refuses our key, rather than being away."""
-
-    @property
-    def text(self) -> str:
-        """What is the matter."""
 
 
 class WatchedProvider(Protocol):

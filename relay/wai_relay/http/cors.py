@@ -100,7 +100,7 @@ class CrossOrigin:
     async def handle(self, exchange: Exchange) -> None:
         """Answer a preflight, or have the handler answer with the CORS fields added."""
         origin = exchange.request.index.get(b"origin")
-        if origin is not None and exchange.websocket_key and not self._may_connect(origin):
+        if origin is not None and exchange.websocket_key and not self._may_call(origin):
             _refuse(exchange, [])
             return
         if origin is not None and (self._any or self._origins is not None):
@@ -111,21 +111,17 @@ class CrossOrigin:
             exchange.added_headers = allowed
         await self._handler(exchange)
 
-    def _may_connect(self, origin: bytes) -> bool:
-        """Return whether a page of `origin` may open a WebSocket, which browsers leave to us."""
+    def _may_call(self, origin: bytes) -> bool:
+        """Return whether a page of `origin` may call. Browsers see to it, but for WebSockets."""
         origins = self._origins
         return self._any or (origins is not None and origins.fullmatch(origin) is not None)
 
     def _fields(self, origin: bytes) -> Headers:
         """Return the fields of each response to a page of `origin`: it may read it, or not."""
-        if self._any:
-            named = ANY_ORIGIN.encode()
-        elif self._origins is not None and self._origins.fullmatch(origin) is not None:
-            named = origin
-        else:
+        if not self._may_call(origin):
             return [(b"vary", b"origin")]
         return [
-            (b"access-control-allow-origin", named),
+            (b"access-control-allow-origin", ANY_ORIGIN.encode() if self._any else origin),
             (b"access-control-expose-headers", _EXPOSED),
             (b"vary", b"origin"),
         ]

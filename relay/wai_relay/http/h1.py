@@ -173,11 +173,9 @@ class H1Connection(CallerConnection):
         self._fresh = False
         self._empty_lines = 0
         body = RequestBody()
-        exchange = H1Exchange(
-            *(self, self._request(head), body),
-            keep_alive=head.keep_alive,
-            websocket_key=_websocket_key(head) if head.upgrade else b"",
-        )
+        request = self._request(head)
+        key = _websocket_key(head, request) if head.upgrade else b""
+        exchange = H1Exchange(self, request, body, keep_alive=head.keep_alive, websocket_key=key)
         self._exchange, self._body = exchange, body
         self.continue_due = head.expects_continue
         if head.chunked:
@@ -470,16 +468,15 @@ def _broken_body(error: RemoteProtocolError) -> RequestError:
     return RequestError(f"the chunked request body is invalid: {error}")
 
 
-def _websocket_key(head: Head) -> bytes:
+def _websocket_key(head: Head, request: Request) -> bytes:
     """Return the key of a WebSocket's handshake, b"" where `head` is none (RFC 6455 4.2.1)."""
-    fields = dict(reversed(head.headers))
-    key = fields.get(KEY_FIELD, b"")
+    key = request.header(KEY_FIELD)
     asks = (
         head.upgrade == b"websocket"
         and head.method == "GET"
         and not head.chunked
         and not head.content_length
-        and fields.get(VERSION_FIELD) == VERSION
+        and request.header(VERSION_FIELD) == VERSION
     )
     return key if asks and is_key(key) else b""
 

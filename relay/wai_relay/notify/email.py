@@ -19,7 +19,7 @@ from email.utils import format_datetime, localtime
 from typing import Any, Final
 
 from wai_protocol.errors import Fault, TransportError
-from wai_transport.plain_text import one_line
+from wai_transport.plain_text import one_line, shortened
 
 from .config import EmailConfig
 from .message import Message
@@ -88,10 +88,7 @@ class Email:
                 connection.login(self._config.user, self._password)
             refused = connection.send_message(mail)
             if refused:
-                address, (_, words) = next(iter(refused.items()))
-                raise TransportError(
-                    f"{self._server} does not take mail for {address}: {_shown(words)}"
-                )
+                raise smtplib.SMTPRecipientsRefused(refused)
             connection.quit()
         except smtplib.SMTPRecipientsRefused as error:
             address, (_, words) = next(iter(error.recipients.items()))
@@ -170,8 +167,7 @@ def _shut(sock: socket.socket) -> None:
 
 def _shown(words: bytes | str) -> str:
     text = words.decode(errors="replace") if isinstance(words, bytes) else words
-    text = one_line(" ".join(text.split()))
-    return text if len(text) <= _WORDS_CHARS else text[: _WORDS_CHARS - 1] + "…"
+    return shortened(one_line(" ".join(text.split())), _WORDS_CHARS)
 
 
 def _read_exception(sending: asyncio.Future[None]) -> None:

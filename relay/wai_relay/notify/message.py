@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wai_api.health import ProblemView
-from wai_transport.plain_text import one_line
+from wai_transport.plain_text import one_line, shortened
 
 MAX_LISTED: Final = 10  # problems in a text; the rest is counted
 MAX_TITLE_CHARS: Final = 120
@@ -35,7 +35,7 @@ class Message:
         more = len(self.begun) + len(self.over) - 1
         rest = f" (and {more} more)" if more else ""
         room = MAX_TITLE_CHARS - len(word) - len(rest)
-        return word + (first if len(first) <= room else first[: room - 1] + "…") + rest
+        return word + shortened(first, room) + rest
 
     @property
     def text(self) -> str:

@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 from typing import Final
 
-from wai_protocol.errors import Fault, RequestError, TransportError, WaiError
+from wai_protocol.errors import RequestError, TransportError, WaiError
 from wai_protocol.surface import Headers
 from wai_transport.http_client import HttpClient
 from wai_transport.http_proxy import ProxySettings
@@ -26,9 +26,8 @@ class Poster:
     def __init__(self, url: str, ca_file: Path | None, proxies: ProxySettings) -> None:
         """Raises `WaiError` for a CA file, or a proxy, that can't be used."""
         self.origin, self._target = place_of(url)
-        self._tls = _trusting(ca_file)
-        self._proxies = proxies
-        self._client = HttpClient(self.origin, tls=self._tls, proxies=proxies)
+        tls = None if ca_file is None else trusting(ca_file)
+        self._client = HttpClient(self.origin, tls=tls, proxies=proxies)
 
     async def post(self, headers: Headers, body: bytes, target: str | None = None) -> None:
         """Send `body`. Raises `WaiError` unless the answer is a 2xx."""
@@ -37,17 +36,9 @@ class Poster:
         request = self._client.request(
             "POST", target or self._target, sent, answer, body_length=len(body)
         )
-        try:
-            request.write(body)
-            request.end()
-            async with asyncio.timeout(DELIVER_S):
-                status, words = await answer.done
-        except TimeoutError:
-            raise TransportError(
-                f"{self.origin} did not answer within {DELIVER_S:g} s", Fault.UPSTREAM_TIMEOUT
-            ) from None
-        finally:
-            request.close()  # whatever it still sends is not read
+        request.write(body)
+        # whatever it still sends after these words is not read
+        status, words = await self._client.answered(request, answer.done, DELIVER_S)
         if 300 <= status < 400:
             raise TransportError(
                 f"{self.origin} redirects (status {status}); give the address that it leads to"
@@ -92,12 +83,6 @@ class _Answer:
         if not self.done.done():
             words = one_line(self._words.decode(errors="replace").strip())
             self.done.set_result((self._status, words))
-
-
-def _trusting(ca_file: Path | None) -> ssl.SSLContext | None:
-    if ca_file is None:
-        return None
-    return trusting(ca_file)
 
 
 def trusting(ca_file: Path | None) -> ssl.SSLContext:

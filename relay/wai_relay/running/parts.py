@@ -119,18 +119,10 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         hardware.hear(node.record.id, name, value)
 
     fleet.on_event = hear
-    health = Health(
-        RelayCondition(
-            certificate_ends=lambda: tls.ends if tls is not None else None,
-            usage=lambda: stored.recorder.state,
-            folder=FolderProbe(config.data, config.data / DATABASE_FILE),
-        ),
-        nodes=fleet.nodes,
-        outcomes=outcomes,
-        deployed=feed.deployed.rows.values,
-        providers=lambda: upstreams.providers,
-        known_key=lambda key_id: _known_key(stored, key_id),
-        config=config.health,
+    condition = RelayCondition(
+        certificate_ends=lambda: tls.ends if tls is not None else None,
+        usage=lambda: stored.recorder.state,
+        folder=FolderProbe(config.data, config.data / DATABASE_FILE),
     )
     notifier = Notifier(
         config.notify,
@@ -138,7 +130,16 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         DataFolder(config.data),
         lambda: context.public_url,
     )
-    health.receivers = notifier
+    health = Health(
+        condition,
+        nodes=fleet.nodes,
+        outcomes=outcomes,
+        deployed=feed.deployed.rows.values,
+        providers=lambda: upstreams.providers,
+        known_key=lambda key_id: _known_key(stored, key_id),
+        receivers=notifier,
+        config=config.health,
+    )
     watch = HealthWatch(
         health,
         before=(upstreams.look, lambda: feed.deployed.look(fleet.nodes())),
@@ -150,8 +151,8 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
             fleet.nodes(),
             gateway.live,
             edge.counters,
-            tls.ends if tls is not None else None,
-            stored.recorder.state,
+            condition.certificate_ends(),
+            condition.usage(),
             watch.counts(),
             [
                 (node.name, machine)

@@ -158,7 +158,7 @@ async def test_a_call_without_an_answer_costs_no_place_for_the_next_ones(rig: Ri
     (session,) = rig.sessions
     for _ in range(MAX_CALLS + 1):
         with pytest.raises(WaiError) as error:
-            await session.call("model.list", {}, None, 0.0)
+            await session.call("model.list", {}, 0.0)
         assert error.value.fault is Fault.UPSTREAM_TIMEOUT
 
 
