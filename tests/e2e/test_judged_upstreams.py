@@ -107,7 +107,13 @@ def in_one_try(folder: Path, trial: Callable[[Path], str]) -> None:
     raise AssertionError(f"in each of {TRIES} tries: {wrong}")
 
 
-@pytest.mark.parametrize("failure", ["500", "429", "404", "error event"])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        *("500", "429", "404", "401", "503"),
+        *("error event", "error as JSON", "page", "empty", "role only", "role, error", "role, cut"),
+    ],
+)
 def test_a_node_that_fails_fast_gets_three_of_sixty_requests_and_nobody_sees_it(
     tmp_path: Path, failure: Failure
 ) -> None:

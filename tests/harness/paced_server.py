@@ -18,9 +18,28 @@ from typing import Final, Literal
 
 from .loop_end import end_connections
 
-Failure = Literal["", "500", "429", "404", "error event"]
+Refusal = Literal["500", "429", "404", "401", "503", "error as JSON", "page"]
+BadStream = Literal["error event", "empty", "role only", "role, error", "role, cut"]
+Failure = Literal["", Refusal, BadStream]
 MODEL: Final = "paced"
-_STATUS: Final = {"500": "500 Oh", "429": "429 Too many", "404": "404 No"}
+_STATUS: Final = {
+    "500": "500 Oh",
+    "429": "429 Too many",
+    "404": "404 No",
+    "401": "401 Who",
+    "503": "503 Later",
+    "error as JSON": "200 OK",
+}
+_ERROR: Final = {"error": {"message": "broken", "type": "server_error"}}
+_ROLE: Final = 'data: {"choices": [{"delta": {"role": "assistant"}}]}\n\n'
+# What comes of a stream that fails.
+_STREAMED: Final[dict[str, tuple[str, ...]]] = {
+    "error event": (f"data: {json.dumps(_ERROR)}\n\n",),
+    "empty": (),
+    "role only": (": hello\n\n", _ROLE, "data: [DONE]\n\n"),
+    "role, error": (": hello\n\n", _ROLE, f"event: error\ndata: {json.dumps(_ERROR)}\n\n"),
+    "role, cut": (": hello\n\n", _ROLE),
+}
 
 
 @dataclass(slots=True)
@@ -110,17 +129,23 @@ async def _answer(server: PacedServer, writer: asyncio.StreamWriter) -> None:
     server.taken += 1
     tokens = round(pace.tokens * server.lengths.uniform(1 - pace.spread, 1 + pace.spread))
     if pace.failure in _STATUS:
-        _send(writer, _STATUS[pace.failure], json.dumps({"error": {"message": "broken"}}))
+        _send(writer, _STATUS[pace.failure], json.dumps(_ERROR))
+        return
+    if pace.failure == "page":
+        _send(writer, "200 OK", "<html><h1>Welcome to the router</h1></html>", "text/html")
         return
     writer.write(
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     )
     if pace.failure:
-        _chunk(writer, 'data: {"error": {"message": "broken", "type": "server_error"}}\n\n')
+        for text in _STREAMED[pace.failure]:
+            _chunk(writer, text)
+        if pace.failure == "role, cut":
+            raise ConnectionError
     else:
         if pace.comment:
             _chunk(writer, ": hello\n\n")
-            _chunk(writer, 'data: {"choices": [{"delta": {"role": "assistant"}}]}\n\n')
+            _chunk(writer, _ROLE)
         await _take_place(server)
         try:
             await asyncio.sleep(pace.first_s)
@@ -153,8 +178,10 @@ def _leave_place(server: PacedServer) -> None:
         server.running -= 1
 
 
-def _send(writer: asyncio.StreamWriter, status: str, body: str) -> None:
-    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+def _send(
+    writer: asyncio.StreamWriter, status: str, body: str, kind: str = "application/json"
+) -> None:
+    head = f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}"
     writer.write(f"{head}\r\n\r\n{body}".encode())
 
 

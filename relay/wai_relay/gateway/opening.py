@@ -69,7 +69,12 @@ class Opening(abc.ABC):
 
 
 class AnyBytes(Opening):
-    """An answer that can't be judged (audio, a format that we do not read): it begins at once."""
+    """An answer that can't be judged (audio, a format that we do not read): it begins at once.
+    `may_be_empty`: whether one without any byte is an answer too."""
+
+    def __init__(self, *, may_be_empty: bool) -> None:
+        super().__init__()
+        self._may_be_empty = may_be_empty
 
     def feed(self, data: bytes) -> OpeningVerdict:
         """See `Opening`."""
@@ -78,7 +83,7 @@ class AnyBytes(Opening):
 
     def finish(self) -> OpeningVerdict:
         """See `Opening`."""
-        return BEGIN
+        return BEGIN if self._may_be_empty else _empty()
 
 
 class Misnamed(Opening):
@@ -108,10 +113,12 @@ class Document(Opening):
     def finish(self) -> OpeningVerdict:
         """See `Opening`."""
         if not self.held.strip():
-            return _broke("The upstream sent an empty answer.")
+            return _empty()
         found = decode(self.held)
         if found is None:
             return _broke("The upstream's answer ended in the middle.")
+        if isinstance(found, dict) and found.get("choices") == [] and not error_in(found):
+            return _said_nothing()
         message = error_in(found)
         return BEGIN if message is None else _broke(message)
 
@@ -191,20 +198,20 @@ def opening_for(dialect: Dialect, route: Route, status: int, content_type: bytes
     """Who holds the opening of an answer with this status and (lower-case) content type."""
     media_type = content_type.partition(b";")[0].strip()
     if status != 200 or route.api == EXTRA_API:
-        return AnyBytes()
+        return AnyBytes(may_be_empty=status >= 300 or not route.generates)
     if media_type == EVENT_STREAM:
         return EventStream(dialect.signal_of(route))
     if media_type == NDJSON == dialect.stream_type:
         return Lines(dialect.signal_of(route))
     if media_type == b"application/json":
         return Document()
-    return Misnamed() if media_type == b"text/html" else AnyBytes()
+    return Misnamed() if media_type == b"text/html" else AnyBytes(may_be_empty=not route.generates)
 
 
 def _verdict(signal_of: SignalOf, name: str, data: bytes) -> OpeningVerdict:
     """What one event's raw data says of the answer."""
     if data.strip() == b"[DONE]":
-        return BEGIN
+        return _said_nothing()  # nor a reason to have finished
     payload = decode(data)
     if not isinstance(payload, dict):
         return _not_as_named()
@@ -226,6 +233,10 @@ def _may_begin_events(data: bytes) -> bool:
         return True
     field = _LINE_END.split(line, maxsplit=1)[0].partition(b":")[0]
     return any(field == known or known.startswith(line) for known in _FIELDS)
+
+
+def _empty() -> OpeningVerdict:
+    return _broke("The upstream sent an empty answer.")
 
 
 def _said_nothing() -> OpeningVerdict:

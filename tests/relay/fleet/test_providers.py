@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 
 OURS = ModelStatus("qwen", "llama-server@a", slots_total=1, context_tokens=8192)
 CHAT = {"model": "qwen", "messages": [{"role": "user", "content": "hi"}]}
-REPLY = b'{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}'
+REPLY = b'{"choices":[{}],"usage":{"prompt_tokens":9,"completion_tokens":2}}'
 PRICED = ProviderModel("qwen", MODEL, input_price=1.0, output_price=10.0, cached_price=0.5)
 
 

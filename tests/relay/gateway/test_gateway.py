@@ -41,8 +41,8 @@ MESSAGE_TOKEN = (
     b"event: content_block_delta\n"
     b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"a"}}\n\n'
 )
-LONG_REPLY = b'{"choices":[],"padding":"' + b"x" * DOCUMENT_BYTES + b'"}'
-REPLY = b'{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}'
+LONG_REPLY = b'{"choices":[{}],"padding":"' + b"x" * DOCUMENT_BYTES + b'"}'
+REPLY = b'{"choices":[{}],"usage":{"prompt_tokens":9,"completion_tokens":2}}'
 
 
 class OneKey:

@@ -30,7 +30,7 @@ from .test_gateway import CHAT, MODEL, Clock, answers
 pytestmark = pytest.mark.anyio
 
 NOW = 1_795_435_200.0  # 2026-11-23 12:00 UTC
-REPLY = b'{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":91}}'
+REPLY = b'{"choices":[{}],"usage":{"prompt_tokens":9,"completion_tokens":91}}'
 
 
 class Keys:

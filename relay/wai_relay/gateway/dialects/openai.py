@@ -313,8 +313,7 @@ def chat_signal(name: str, payload: dict[str, Any]) -> Signal:
         delta = choice.get("delta")
         if isinstance(delta, dict) and any(delta.get(part) for part in _CHAT_CONTENT):
             return Signal.CONTENT
-        if choice.get("finish_reason"):
-            signal = Signal.END
+        signal = _finished(choice, signal)
     return signal
 
 
@@ -326,9 +325,17 @@ def text_signal(name: str, payload: dict[str, Any]) -> Signal:
     for choice in _dicts(payload.get("choices")):
         if choice.get("text"):
             return Signal.CONTENT
-        if choice.get("finish_reason"):
-            signal = Signal.END
+        signal = _finished(choice, signal)
     return signal
+
+
+def _finished(choice: dict[str, Any], so_far: Signal) -> Signal:
+    """What a choice's finish reason says of an answer without content. vLLM and OpenRouter say
+    "error" in it."""
+    reason = choice.get("finish_reason")
+    if reason == "error":
+        return Signal.ERROR
+    return Signal.END if reason else so_far
 
 
 def responses_signal(name: str, payload: dict[str, Any]) -> Signal:
