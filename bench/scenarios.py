@@ -7,10 +7,11 @@ from typing import Final
 
 DIRECT: Final = "direct"
 OURS: Final = "wai"
+FLOOR: Final = "floor"
 HAPROXY: Final = "haproxy two hops"
 NGINX: Final = "nginx two hops"
 LITELLM: Final = "LiteLLM (no tunnel, no TLS)"
-_LIMITS: Final = (DIRECT, OURS, HAPROXY, NGINX)
+_LIMITS: Final = (DIRECT, OURS, FLOOR, HAPROXY, NGINX)
 
 
 @dataclass(frozen=True, slots=True)

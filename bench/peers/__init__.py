@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.clients import Target
-from bench.peers import chisel, frp, haproxy, litellm, nginx, openssh, rathole, viaduct
+from bench.peers import chisel, floor, frp, haproxy, litellm, nginx, openssh, rathole, viaduct
 from bench.place import Place
 
 
@@ -27,5 +27,5 @@ class Peer:
 
 PEERS: Final = tuple(
     Peer(module.NAME, module.missing, module.start)
-    for module in (haproxy, nginx, openssh, rathole, frp, chisel, viaduct, litellm)
+    for module in (floor, haproxy, nginx, openssh, rathole, frp, chisel, viaduct, litellm)
 )

@@ -11,7 +11,7 @@ from bench.peers import PEERS, frp, haproxy, litellm, nginx, openssh, rathole
 
 
 def test_names_of_peers_are_their_own() -> None:
-    assert len({peer.name for peer in PEERS}) == len(PEERS) == 8
+    assert len({peer.name for peer in PEERS}) == len(PEERS) == 9
 
 
 def test_no_configuration_listens_beyond_loopback(tmp_path: Path) -> None:
