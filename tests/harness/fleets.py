@@ -100,10 +100,16 @@ class FakeNode(ServingNode):
 
 
 class FakeFleet:
-    """A handful of nodes."""
+    """A handful of nodes. Since tests change them as they like, it always may have changed."""
 
     def __init__(self, *members: FakeNode) -> None:
         self.members = list(members)
+        self._asked = 0
+
+    @property
+    def changes(self) -> int:
+        self._asked += 1
+        return self._asked
 
     def nodes(self) -> Iterable[FakeNode]:
         return self.members

@@ -125,5 +125,10 @@ class ServingNode(RelayUpstream):
 class Fleet(Protocol):
     """The nodes of this relay."""
 
+    @property
+    def changes(self) -> int:
+        """Another number whenever a node came, went, told something, or became ready or not: who
+        remembers it need not look at all nodes for each request."""
+
     def nodes(self) -> Iterable[ServingNode]:
         """All that are connected or may come back, draining ones included."""

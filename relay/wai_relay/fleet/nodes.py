@@ -65,6 +65,8 @@ class ConnectedFleet:
         self.growth = GrowthBudget(PROCESS_GROWTH_BYTES)
         self.arrival: asyncio.Event | None = None
         """While nodes of the relay before us are awaited: set when the next one has come."""
+        self.changes = 0
+        """See `Fleet`."""
         self.on_change: Callable[[Node], None] | None = None
         self.on_event: Callable[[Node, str, Any], None] | None = None
         self._registry = registry
@@ -141,6 +143,7 @@ class ConnectedFleet:
         node = self._nodes.get(record.id)
         if node is None:
             node = self._nodes[record.id] = Node(self, record)
+            self.changes += 1
         if claim.invite_secret is None:
             await self._keep_copies_out(node, hello)
             record = self._registry.by_public_key(hello.public)  # it may be removed by now
@@ -225,6 +228,7 @@ class ConnectedFleet:
             session.live.close(Fault.NODE_REMOVED, "the node was removed from this relay")
         record = await self._registry.remove(node.record.id)
         self._nodes.pop(record.id, None)
+        self.changes += 1
         return record
 
     async def drain(self, name_or_id: str, *, drained: bool = True) -> None:
@@ -289,6 +293,7 @@ class ConnectedFleet:
 
     def node_changed(self, node: Node) -> None:
         """A node's state or status changed."""
+        self.changes += 1
         if self.on_change is not None:
             self.on_change(node)
         if node.record.id in self._expected and node.ready and node.status.models:

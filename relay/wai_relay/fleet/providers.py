@@ -291,6 +291,8 @@ class ProvidedFleet:
         self._fleet = fleet
         self._providers = tuple(providers)
         self._retired: list[Provider] = []
+        self._seen: list[tuple[Provider, bool]] = []
+        self._own_changes = 0
 
     def prepare(
         self, configs: Iterable[ProviderConfig], proxies: ProxySettings = DIRECT
@@ -314,6 +316,15 @@ class ProvidedFleet:
             self._retired = [provider for provider in self._retired if provider.busy] + gone
 
         return use
+
+    @property
+    def changes(self) -> int:
+        """See `Fleet`. A provider rests until a time, and tells nobody when that has come."""
+        seen = [(provider, provider.ready) for provider in self._providers]
+        if seen != self._seen:
+            self._seen = seen
+            self._own_changes += 1
+        return self._fleet.changes + self._own_changes
 
     def nodes(self) -> Iterable[ServingNode]:
         """See `Fleet`."""

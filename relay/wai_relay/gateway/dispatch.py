@@ -134,18 +134,20 @@ class ScheduledDispatcher:
         self._clock = clock
         self._scheduler = Scheduler(first_token_weight=first_token_weight)
         self._known: dict[str, tuple[ServingNode, NodeStatus, bool]] = {}
+        self._seen_changes = -1  # the fleet's, when all of it was looked at
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
 
     async def acquire(self, info: RequestInfo) -> Lease:
         """See `Dispatcher`."""
-        self._look(self._clock())
+        if self._fleet.changes != self._seen_changes:
+            self._look(self._clock())
         if info.pin is not None and info.pin not in self._known:
             raise RequestError(f"There is no node `{info.pin}`.", Fault.NODE_NOT_FOUND)
         refusal: WaiError | None = None
         # Whoever stands in has what is left of the time, not as much again.
         until = min(info.wait_until, self._clock() + MAX_WAIT_S)
-        self._served.look(self._fleet.nodes())
+        self._served.look(self._fleet)
         models = self.names.allowed(info.model, info.key.limits, self._served)
         # Where it is likely to be too long, rather one that stands in than the hope that it is not.
         strict = replace(info, certain_tokens=None) if len(models) > 1 else info
@@ -173,6 +175,8 @@ class ScheduledDispatcher:
         """A node's state or status changed: those that wait may go there, or must not."""
         if node.name in self._known:
             self._note(node, self._clock())
+            if self._fleet.changes == self._seen_changes + 1:
+                self._seen_changes += 1  # this one, and nothing else
         else:  # a new one, or one that was removed: see who is there
             self._look(self._clock())
         self._arm()
@@ -229,6 +233,7 @@ class ScheduledDispatcher:
 
     def _look(self, now: float) -> None:
         """Pass on what changed in the fleet since we last looked."""
+        self._seen_changes = self._fleet.changes
         seen = 0
         for node in self._fleet.nodes():
             seen += 1

@@ -217,7 +217,7 @@ class Gateway:
         call: RoutedRequest | None = None
         try:
             body = await intake.take()
-            self._served.look(self._fleet.nodes())
+            self._served.look(self._fleet)
             models = self._names.allowed(body.facts.model, key.limits, self._served)
             if body.json is not None and (answer_id := referred_to(route, body.json.fields)):
                 found = self._stored.find(key.id, answer_id)
@@ -352,7 +352,7 @@ class Gateway:
 
     def _model_called(self, name: str) -> str:
         """The model that `name` stands for."""
-        self._served.look(self._fleet.nodes())
+        self._served.look(self._fleet)
         return self._names.served_by(name, self._served)[0]
 
     # -- what went wrong

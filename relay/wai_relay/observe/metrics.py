@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from wai_api.hardware import MachineNow
@@ -61,34 +61,79 @@ class NodeGauges(Protocol):
 
 
 class Histogram:
-    """Values by bucket, one set for each value of its labels."""
+    """Values by bucket."""
 
-    def __init__(self, name: str, help_text: str, buckets: Sequence[float]) -> None:
-        self.name = name
-        self.help_text = help_text
-        self._buckets = buckets
-        self._counts: dict[Labels, list[int]] = {}
-        self._sums: Counter[Labels] = Counter()
+    __slots__ = ("_bounds", "_counts", "_sum")
 
-    def observe(self, labels: Labels, value: float) -> None:
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
         """Count one value."""
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = [0] * (len(self._buckets) + 1)
-        counts[bisect_left(self._buckets, value)] += 1
-        self._sums[labels] += value  # type: ignore[assignment]  # Counter's values may be floats
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
 
-    def lines(self) -> Iterable[str]:
-        """Prometheus' lines; a bucket's count holds those of the smaller ones."""
-        yield from head(self.name, self.help_text, "histogram")
-        for labels, counts in self._counts.items():
-            total = 0
-            for bound, count in zip((*self._buckets, None), counts, strict=True):
-                total += count
-                le = "+Inf" if bound is None else f"{bound:g}"
-                yield line(f"{self.name}_bucket", (*labels, ("le", le)), total)
-            yield line(f"{self.name}_sum", labels, self._sums[labels])
-            yield line(f"{self.name}_count", labels, total)
+    def lines(self, name: str, labels: Labels) -> Iterable[str]:
+        """Prometheus' lines, if it has any value; a bucket's count holds the smaller ones'."""
+        total = 0
+        if not any(self._counts):
+            return
+        for bound, count in zip((*self._bounds, None), self._counts, strict=True):
+            total += count
+            le = "+Inf" if bound is None else f"{bound:g}"
+            yield line(f"{name}_bucket", (*labels, ("le", le)), total)
+        yield line(f"{name}_sum", labels, self._sum)
+        yield line(f"{name}_count", labels, total)
+
+
+class ModelFigures:
+    """What was done for one model: all that a request counts for, found at once."""
+
+    __slots__ = ("cached", "duration", "first_token", "input", "output", "per_token", "requests")
+
+    def __init__(self) -> None:
+        self.requests: dict[int | str, int] = {}  # by status, or "cancelled"
+        self.input = self.cached = self.output = 0  # tokens
+        self.duration = Histogram(DURATION_S)
+        self.first_token = Histogram(FIRST_TOKEN_S)
+        self.per_token = Histogram(PER_TOKEN_S)
+
+    def add(self, record: RequestRecord) -> None:
+        """Count one request."""
+        outcome = "cancelled" if record.cancelled else record.status
+        self.requests[outcome] = self.requests.get(outcome, 0) + 1
+        tokens = record.tokens
+        self.input += tokens.prompt
+        self.cached += tokens.cached
+        self.output += tokens.completion
+        if record.failed or not record.attempts:
+            return  # a refusal takes no time, and would make the models look fast
+        self.duration.observe(record.duration_ms / 1000.0)
+        if record.ttft_ms is not None:
+            self.first_token.observe(record.ttft_ms / 1000.0)
+        if speed := record.tokens_per_second:
+            self.per_token.observe(1.0 / speed)
+
+
+_HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[ModelFigures], Histogram]], ...]] = (
+    (
+        "gen_ai_server_request_duration_seconds",
+        "From arrival to the last byte.",
+        lambda of: of.duration,
+    ),
+    (
+        "gen_ai_server_time_to_first_token_seconds",
+        "From arrival to the first byte of the answer.",
+        lambda of: of.first_token,
+    ),
+    (
+        "gen_ai_server_time_per_output_token_seconds",
+        "Between the tokens of an answer, on average.",
+        lambda of: of.per_token,
+    ),
+)
 
 
 class Metrics:
@@ -96,47 +141,15 @@ class Metrics:
 
     def __init__(self, following: Recorder) -> None:
         self._following = following
-        self._models: set[str] = set()
-        self._requests: Counter[Labels] = Counter()
-        self._faults: Counter[Labels] = Counter()
-        self._tokens: Counter[Labels] = Counter()
-        self._duration = Histogram(
-            "gen_ai_server_request_duration_seconds", "From arrival to the last byte.", DURATION_S
-        )
-        self._first_token = Histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "From arrival to the first byte of the answer.",
-            FIRST_TOKEN_S,
-        )
-        self._per_token = Histogram(
-            "gen_ai_server_time_per_output_token_seconds",
-            "Between the tokens of an answer, on average.",
-            PER_TOKEN_S,
-        )
+        self._models: dict[str, ModelFigures] = {}
+        self._faults: Counter[str] = Counter()
 
     def finish(self, record: RequestRecord) -> None:
         """See `Recorder`."""
         self._following.finish(record)
-        model: Labels = (("gen_ai_request_model", self._model_of(record)),)
-        outcome = "cancelled" if record.cancelled else str(record.status)
-        self._requests[(*model, ("status", outcome))] += 1
+        (self._models.get(record.model) or self._figures_of(record)).add(record)
         if record.fault:
-            self._faults[(("error_type", record.fault),)] += 1
-        tokens = record.tokens
-        for kind, count in (
-            ("input", tokens.prompt),
-            ("cached", tokens.cached),
-            ("output", tokens.completion),
-        ):
-            if count:
-                self._tokens[(*model, ("gen_ai_token_type", kind))] += count
-        if record.failed or not record.attempts:
-            return  # a refusal takes no time, and would make the models look fast
-        self._duration.observe(model, record.duration_ms / 1000.0)
-        if record.ttft_ms is not None:
-            self._first_token.observe(model, record.ttft_ms / 1000.0)
-        if speed := record.tokens_per_second:
-            self._per_token.observe(model, 1.0 / speed)
+            self._faults[record.fault] += 1
 
     def text(
         self,
@@ -153,15 +166,7 @@ class Metrics:
         `machines`: by node, those that told lately."""
         lines = [*head("wai_build_info", "The version.", "gauge")]
         lines.append(line("wai_build_info", (("version", VERSION),), 1))
-        for name, help_text, counts in (
-            ("wai_requests_total", "Requests that are over.", self._requests),
-            ("wai_faults_total", "What went wrong, by its code.", self._faults),
-            ("wai_tokens_total", "Tokens; cached ones are among the input.", self._tokens),
-        ):
-            lines += head(name, help_text, "counter")
-            lines += [line(name, labels, count) for labels, count in counts.items()]
-        for histogram in (self._duration, self._first_token, self._per_token):
-            lines += histogram.lines()
+        lines += self._model_lines()
         for name, value in (
             ("wai_connections_total", counters.connections),
             ("wai_connections_refused_total", counters.connections_refused),
@@ -190,10 +195,34 @@ class Metrics:
         lines += machine_lines(machines)
         return "\n".join(lines) + "\n"
 
-    def _model_of(self, record: RequestRecord) -> str:
-        if record.attempts and len(self._models) < MAX_MODELS:
-            self._models.add(record.model)
-        return record.model if record.model in self._models else ""
+    def _figures_of(self, record: RequestRecord) -> ModelFigures:
+        """Where a request counts whose model is not counted by its name yet."""
+        counted = sum(map(bool, self._models))
+        name = record.model if record.attempts and counted < MAX_MODELS else ""
+        if (found := self._models.get(name)) is None:
+            found = self._models[name] = ModelFigures()
+        return found
+
+    def _model_lines(self) -> Iterator[str]:
+        """The lines of requests, faults and tokens."""
+        models = [((("gen_ai_request_model", name),), of) for name, of in self._models.items()]
+        yield from head("wai_requests_total", "Requests that are over.", "counter")
+        for model, of in models:
+            for outcome, count in of.requests.items():
+                yield line("wai_requests_total", (*model, ("status", str(outcome))), count)
+        yield from head("wai_faults_total", "What went wrong, by its code.", "counter")
+        for fault, count in self._faults.items():
+            yield line("wai_faults_total", (("error_type", fault),), count)
+        yield from head("wai_tokens_total", "Tokens; cached ones are among the input.", "counter")
+        for model, of in models:
+            tokens = (("input", of.input), ("cached", of.cached), ("output", of.output))
+            for kind, count in tokens:
+                if count:
+                    yield line("wai_tokens_total", (*model, ("gen_ai_token_type", kind)), count)
+        for name, help_text, histogram_of in _HISTOGRAMS:
+            yield from head(name, help_text, "histogram")
+            for model, of in models:
+                yield from histogram_of(of).lines(name, model)
 
 
 class MetricsPage:

@@ -36,6 +36,8 @@ class ModelNames:
     def served_by(self, name: str, served: ServedNames | None = None) -> tuple[str, ...]:
         """The models to try for `name`, in order. An alias without `*` comes first, then what nodes
         serve by that name (`served`), then the alias with `*` that has the most characters."""
+        if served is not None and not self.aliases and not self.fallbacks:
+            return (served.find(name) or name,)
         model = self.aliases.get(name) if ANY not in name else None
         if model is None:
             model = (served.find(name) if served else None) or self._by_pattern(name) or name

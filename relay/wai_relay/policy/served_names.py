@@ -25,18 +25,34 @@ class Serving(Protocol):
     status: NodeStatus
 
 
+class ServingFleet(Protocol):
+    """What is asked of the nodes (`contracts.upstream.Fleet`)."""
+
+    @property
+    def changes(self) -> int:
+        """Another number whenever a node may serve something else."""
+
+    def nodes(self) -> Iterable[Serving]:
+        """All nodes."""
+
+
 class ServedNames:
-    """What `look` was shown last. A node whose models have not changed costs a comparison."""
+    """What `look` saw last. A node whose models have not changed costs a comparison, and a fleet
+    that has not changed another one."""
 
     def __init__(self) -> None:
+        self._changes = -1
         self._seen: dict[str, tuple[NodeStatus, _Names]] = {}
         self._models: Counter[str] = Counter()
         self._others: dict[str, Counter[str]] = {}
 
-    def look(self, nodes: Iterable[Serving]) -> None:
-        """These are all nodes."""
+    def look(self, fleet: ServingFleet) -> None:
+        """See what `fleet` serves now."""
+        if (changes := fleet.changes) == self._changes:
+            return
+        self._changes = changes
         count = 0
-        for node in nodes:
+        for node in fleet.nodes():
             count += 1
             seen = self._seen.get(node.name)
             if seen is not None and seen[0] is node.status:
@@ -48,12 +64,8 @@ class ServedNames:
                     self._add(model, aliases)
             self._seen[node.name] = node.status, names
         if count != len(self._seen):
-            for gone in self._seen.keys() - {node.name for node in nodes}:
+            for gone in self._seen.keys() - {node.name for node in fleet.nodes()}:
                 self._forget(gone)
-
-    def has(self, name: str) -> bool:
-        """Whether a model has exactly this name."""
-        return name in self._models
 
     def find(self, name: str) -> str | None:
         """The model that `name` stands for, None where there is none. Of several, always the

@@ -41,8 +41,16 @@ class Box(ServingNode):
 
 
 class Boxes:
+    """Since tests change them as they like, they always may have changed."""
+
     def __init__(self, *boxes: Box) -> None:
         self.boxes = list(boxes)
+        self._asked = 0
+
+    @property
+    def changes(self) -> int:
+        self._asked += 1
+        return self._asked
 
     def nodes(self) -> Iterable[Box]:
         return self.boxes

@@ -27,9 +27,24 @@ def node(name: str, *models: str | tuple[str, tuple[str, ...]]) -> Node:
     return Node(name, NodeStatus(tuple(made)))
 
 
+class Fleet:
+    """All of `members`, which each test changes as it likes."""
+
+    def __init__(self, *members: Node) -> None:
+        self.members = members
+        self.changes = 0
+
+    def nodes(self) -> tuple[Node, ...]:
+        return self.members
+
+    def change(self, *members: Node) -> None:
+        self.members = members
+        self.changes += 1
+
+
 def served(*nodes: Node) -> ServedNames:
     names = ServedNames()
-    names.look(nodes)
+    names.look(Fleet(*nodes))
     return names
 
 
@@ -54,21 +69,33 @@ def test_an_exact_name_wins_and_a_tie_is_always_decided_alike() -> None:
 
 def test_a_servers_own_other_names_are_known_until_it_goes() -> None:
     first, second = node("a", ("qwen", ("fast", "q"))), node("b", "other")
-    names = served(first, second)
+    fleet, names = Fleet(first, second), ServedNames()
+    names.look(fleet)
     assert names.find("fast") == "qwen"
-    names.look([second])
+    fleet.change(second)
+    names.look(fleet)
     assert (names.find("fast"), names.find("qwen"), names.find("OTHER")) == (None, None, "other")
     first.status = NodeStatus((ModelStatus("qwen", "u", aliases=("slow",)),))
-    names.look([first, second])
+    fleet.change(first, second)
+    names.look(fleet)
     assert (names.find("fast"), names.find("slow")) == (None, "qwen")
-    assert not served().has("x")
+
+
+def test_a_fleet_that_has_not_changed_is_not_looked_at_again() -> None:
+    fleet, names = Fleet(node("a", "qwen")), ServedNames()
+    names.look(fleet)
+    fleet.members = ()  # without a word
+    names.look(fleet)
+    assert names.find("qwen") == "qwen"
 
 
 def test_what_one_node_takes_away_another_still_has() -> None:
     first, second = node("a", "m:latest"), node("b", "m:latest")
-    names = served(first, second)
+    fleet, names = Fleet(first, second), ServedNames()
+    names.look(fleet)
     first.status = NodeStatus(())
-    names.look([first, second])
+    fleet.change(first, second)
+    names.look(fleet)
     assert names.find("M") == "m:latest"
 
 
