@@ -251,12 +251,19 @@ class Link:
         dead_at = self._dead_at()
         return self.attached and dead_at is not None and now >= dead_at
 
+    @property
+    def unanswered_ping_at(self) -> float | None:
+        """When a PING was sent that no byte has followed; None if none was."""
+        sent_at = self._ping_sent_at
+        return None if sent_at is None or sent_at <= self.heard_at else sent_at
+
     def _dead_at(self) -> float | None:
         """When the connection counts as dead; None if no PING was sent since the last bytes came.
 
         A late timer delays the PING; the peer gets its whole time to answer nevertheless.
         """
-        if self._ping_sent_at is None or self._ping_sent_at <= self.heard_at:
+        sent_at = self.unanswered_ping_at
+        if sent_at is None:
             return None
         answer_s = max(self._dead_s - self._ping_s, self._dead_s / 2)
-        return max(self.heard_at + self._dead_s, self._ping_sent_at + answer_s)
+        return max(self.heard_at + self._dead_s, sent_at + answer_s)

@@ -128,6 +128,11 @@ class Session:
         return self._link.heard_at
 
     @property
+    def unanswered_ping_at(self) -> float | None:
+        """When a PING was sent that no byte has followed, by the caller's clock; else None."""
+        return self._link.unanswered_ping_at
+
+    @property
     def rtt_s(self) -> float | None:
         """The shortest round trip of this connection in seconds, None if not measured yet."""
         return self._link.rtt_s

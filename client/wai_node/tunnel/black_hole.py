@@ -21,7 +21,7 @@ REPEATED: Final = 4
 HEARD_S: Final = 2.0
 """The peer was heard this recently, so the network has not failed altogether."""
 
-UNHEARD_S: Final = 3.0
+UNANSWERED_S: Final = 3.0
 """A PONG that has not come so long after our PING is overdue."""
 
 _FIELDS: Final = struct.Struct("8B13I")  # the first of `struct tcp_info`, linux/tcp.h
@@ -53,14 +53,14 @@ def path_state(sock: socket.socket) -> PathState | None:
     return PathState(fields[_RETRANSMITS], fields[_UNACKED], fields[_LAST_ACK_MS] / 1000)
 
 
-def is_black_hole(path: PathState, silent_s: float, ping_s: float) -> bool:
+def is_black_hole(path: PathState, silent_s: float, unanswered_s: float | None) -> bool:
     """Return whether the path seems to drop large segments and to pass small ones.
 
-    `silent_s`: seconds since the last byte was received. `ping_s`: the silence after which we send
-    a PING.
+    `silent_s`: seconds since the last byte was received. `unanswered_s`: seconds since we sent the
+    PING that nothing has followed; None if there is none.
     """
     if path.retransmits >= REPEATED:
         return silent_s <= HEARD_S  # our segments do not arrive, the peer's do
-    # Or the peer's segments do not arrive, though its kernel acknowledges our PINGs.
-    overdue = silent_s >= ping_s + UNHEARD_S
-    return overdue and path.unacknowledged == 0 and path.ack_age_s <= ping_s + UNHEARD_S
+    # Or the peer's segments do not arrive, though its kernel has acknowledged our PING.
+    overdue = unanswered_s is not None and unanswered_s >= UNANSWERED_S
+    return overdue and path.unacknowledged == 0 and path.ack_age_s <= (unanswered_s or 0.0)

@@ -115,8 +115,9 @@ class Tunnel:
         path = path_state(self._socket)
         if path is None:
             return
-        silent_s = time.monotonic() - session.core.heard_at
-        if is_black_hole(path, silent_s, self._hello.limits.ping_s):
+        now, asked_at = time.monotonic(), session.core.unanswered_ping_at
+        unanswered_s = None if asked_at is None else now - asked_at
+        if is_black_hole(path, now - session.core.heard_at, unanswered_s):
             self._segments.found_too_large(asyncio.get_running_loop().time())
             _log.warning(
                 "large packets seem not to get through to or from the relay: dialling again, with"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 
+import pytest
+
 from wai_node.tunnel.black_hole import (
     HEARD_S,
     REPEATED,
-    UNHEARD_S,
+    UNANSWERED_S,
     PathState,
     is_black_hole,
     path_state,
@@ -19,24 +21,32 @@ STUCK = PathState(retransmits=REPEATED, unacknowledged=9, ack_age_s=4.0)
 
 
 def test_a_quiet_connection_is_none() -> None:
-    assert not is_black_hole(GOOD, PING_S, PING_S)
+    assert not is_black_hole(GOOD, PING_S, None)
+
+
+@pytest.mark.parametrize("silent_s", [12.9, 13.0, 14.9, 24.9, 60.0])
+def test_silence_alone_is_none_however_late_our_ping_comes(silent_s: float) -> None:
+    last_ack = PathState(0, 0, silent_s - 0.04)  # kernels acknowledge a little later
+    assert not is_black_hole(last_ack, silent_s, None)
+    assert not is_black_hole(PathState(0, 0, 0.1), silent_s, 0.2)
 
 
 def test_our_large_segments_are_lost_while_the_peer_speaks() -> None:
-    assert is_black_hole(STUCK, 0.5, PING_S)
+    assert is_black_hole(STUCK, 0.5, None)
 
 
 def test_a_network_that_is_gone_both_ways_is_none() -> None:
-    assert not is_black_hole(STUCK, HEARD_S + 2, PING_S)
-    assert not is_black_hole(STUCK, PING_S + UNHEARD_S + 2, PING_S)
+    assert not is_black_hole(STUCK, HEARD_S + 2, None)
+    assert not is_black_hole(STUCK, PING_S + UNANSWERED_S + 2, UNANSWERED_S + 2)
 
 
-def test_the_peers_large_segments_are_lost_while_its_kernel_acknowledges_ours() -> None:
-    assert is_black_hole(GOOD, PING_S + UNHEARD_S, PING_S)
+def test_the_peers_large_segments_are_lost_while_its_kernel_acknowledges_our_ping() -> None:
+    assert is_black_hole(PathState(0, 0, 2.9), PING_S + UNANSWERED_S, UNANSWERED_S)
 
 
 def test_a_ping_that_nobody_acknowledged_tells_of_a_network_that_is_gone() -> None:
-    assert not is_black_hole(PathState(2, 1, 12.0), PING_S + UNHEARD_S, PING_S)
+    assert not is_black_hole(PathState(2, 1, 12.0), PING_S + UNANSWERED_S, UNANSWERED_S)
+    assert not is_black_hole(PathState(0, 0, 12.0), PING_S + UNANSWERED_S, UNANSWERED_S)
 
 
 def test_the_kernel_is_asked() -> None:
