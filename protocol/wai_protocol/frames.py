@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import msgpack
+import msgspec
 
 from .errors import Fault, LocalProtocolError, RemoteProtocolError
 from .fields import check_fields, check_request_line
@@ -57,8 +57,7 @@ class FrameType(enum.IntEnum):
 FIRST_SESSION_TYPE: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(msgspec.Struct, frozen=True):
     """A request's head, sent by the relay.
 
     `model` selects the upstream on the node; `end`: the request has no body.
@@ -72,8 +71,7 @@ class Open:
     end: bool
 
 
-@dataclass(frozen=True, slots=True)
-class HeadersFrame:
+class HeadersFrame(msgspec.Struct, frozen=True):
     """HEADERS: a response's head, sent by the node once per stream."""
 
     stream: int
@@ -81,15 +79,13 @@ class HeadersFrame:
     headers: Headers
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True):
     """No more DATA in this direction."""
 
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reset:
+class Reset(msgspec.Struct, frozen=True):
     """Ends the stream in both directions; `code` is a fault's wire code."""
 
     stream: int
@@ -97,23 +93,20 @@ class Reset:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
+class Credit(msgspec.Struct, frozen=True):
     """`increment` more bytes of DATA may be sent on the stream."""
 
     stream: int
     increment: int
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(msgspec.Struct, frozen=True):
     """What the node can serve now: the map of `NodeStatus`."""
 
     value: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """The relay asks the node to do something."""
 
     call: int
@@ -121,8 +114,7 @@ class Call:
     params: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """The answer to a CALL. If not `ok`, `value` is a map with `code` (wire code) and `message`."""
 
     call: int
@@ -130,8 +122,7 @@ class Reply:
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Something happened on the node; `call` is the CALL that it belongs to, or 0."""
 
     call: int
@@ -139,8 +130,7 @@ class Event:
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class GoAway:
+class GoAway(msgspec.Struct, frozen=True):
     """Announces a planned end: no new streams; those in progress go on to their end.
 
     `reconnect_in_ms`: after this time the node should begin a new session (None: it need not).

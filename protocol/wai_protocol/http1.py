@@ -11,8 +11,9 @@ in `wai_relay.http`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from .errors import Fault, LocalProtocolError, RemoteProtocolError
 from .limits import MAX_HEADERS
@@ -294,8 +295,7 @@ class ChunkedBody:
         self._held = start
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(msgspec.Struct, frozen=True):
     """A final response's head. Header names are lower-case.
 
     `keep_alive`: the connection may be used for another request.

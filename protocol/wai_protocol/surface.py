@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+import msgspec
 
 from .errors import RequestError
 from .status import MAX_API_CHARS
@@ -47,8 +48,7 @@ class Task(enum.Enum):
     CONVERSE = enum.auto()  # it listens and speaks over a WebSocket, as long as that is open
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """One forwarded endpoint. `api`: the dialect it belongs to, by the name that STATUS uses.
     `operation`: what OpenTelemetry's conventions call it (`gen_ai.operation.name`), if they do.
     `names_model`: its body must name a model; else it may, and so may the query.

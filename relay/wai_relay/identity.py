@@ -14,10 +14,10 @@ import logging
 import os
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -46,8 +46,7 @@ ADMIN_TOKEN_BYTES: Final = 32
 _log = logging.getLogger("wai.tls")
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
+class TlsFiles(msgspec.Struct, frozen=True):
     """A certificate and its key as files, for `ssl.SSLContext.load_cert_chain`.
 
     `pin` is the SHA-256 of the leaf's SubjectPublicKeyInfo, `ends` when it is over, in seconds

@@ -11,8 +11,9 @@ import hmac
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_api.bounds import MAX_TOKEN_BYTES
 from wai_api.patterns import ADMIN_NAME
@@ -23,8 +24,7 @@ LOCAL_ADMIN: Final = "local"
 _MARK: Final = b"wai sign-in by "
 
 
-@dataclass(frozen=True, slots=True)
-class AdminRecord:
+class AdminRecord(msgspec.Struct, frozen=True):
     """An admin by name; `created_at` is seconds since 1970."""
 
     name: str

@@ -10,8 +10,9 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import AuthError, Fault
 
@@ -24,8 +25,7 @@ MAX_LINKS: Final = 32  # beyond it the oldest one ends
 _SECRET_BYTES: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class _Link:
+class _Link(msgspec.Struct, frozen=True):
     admin: str
     token_mark: bytes
     expires_at: float

@@ -14,8 +14,10 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_relay.storage import Store, Write, undone_by_restart
@@ -37,8 +39,7 @@ _MAX_COOKIE_CHARS: Final = 64  # bounds the work for a cookie of an unauthentica
 _log = logging.getLogger("wai.relay")
 
 
-@dataclass(frozen=True, slots=True)
-class SignIn:
+class SignIn(msgspec.Struct, frozen=True):
     """A signed-in browser of `admin`. Times are seconds since 1970.
 
     `token_mark`: identifies the admin token that was used (`Admins.mark_of`). `address`: the IP

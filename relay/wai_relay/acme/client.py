@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ssl
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -56,8 +56,7 @@ class AcmeError(WaiError):
         self.kind = kind
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """An order in progress. The fields are URLs."""
 
     url: str
@@ -65,8 +64,7 @@ class Order:
     finalize: str
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(msgspec.Struct, frozen=True):
     """A challenge by which the control of `name` is proven.
 
     `valid`: the authority has validated the name earlier, so that no proof is needed.

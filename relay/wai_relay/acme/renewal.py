@@ -13,10 +13,10 @@ import logging
 import random
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from cryptography import x509
 
 from wai_protocol.errors import StoreError, WaiError
@@ -40,8 +40,7 @@ ASK_S: Final = 6 * 3600.0
 _log = logging.getLogger("wai.acme")
 
 
-@dataclass(frozen=True, slots=True)
-class Authority:
+class Authority(msgspec.Struct, frozen=True):
     """A certificate authority.
 
     `ca`: a file with certificates that verify the authority's server; None: those of the system.

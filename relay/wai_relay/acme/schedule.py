@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 RENEW_AFTER: Final = 2 / 3
 """Part of the lifetime after which a certificate is renewed: 30 days before the end of 90."""
@@ -21,8 +22,7 @@ Random = Callable[[], float]
 """Returns a random number from 0 to 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True):
     """The period in which the authority suggests to renew (RFC 9773 section 4.2)."""
 
     start: datetime.datetime

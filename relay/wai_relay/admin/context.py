@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from wai_relay.access.admins import Admins
 from wai_relay.access.audit import AuditLog
@@ -23,8 +24,7 @@ from .events import Feed
 from .live_nodes import LiveFleet
 
 
-@dataclass(slots=True)
-class Context:
+class Context(msgspec.Struct):
     """Everything that handlers may touch. `address` is what invites say of this relay; a reload may
     change it."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -36,8 +35,7 @@ MAX_WHOLE: Final = 1 << 53  # above it floats skip whole numbers
 NO_STORE: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """A query parameter: a whole number between its bounds, a yes/no, or a text (one of `choices`,
     where there are any)."""
 
@@ -50,8 +48,7 @@ class Query:
     needed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A checked request: who asks, the path's names, the query's values, the body (its type)."""
 
     actor: str
@@ -63,8 +60,7 @@ class Call:
 Handler = Callable[[Context, Call], Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """`METHOD path` (below /admin/v1) with its types. `needs_admin` False: anyone may ask; `also`:
     another media type that may be asked for."""
 
@@ -75,7 +71,7 @@ class Endpoint:
     answer: Any
     body: Any = None
     status: int = 200
-    query: tuple[Query, ...] = field(default=())
+    query: tuple[Query, ...] = ()
     needs_admin: bool = True
     also: str = ""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from wai_api.invites import CreatedInvite, CreateInvite, InviteList, InviteView
 from wai_relay.fleet.invites import InviteRecord

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -21,8 +20,7 @@ OPENAPI_VERSION: Final = "3.1.0"
 _PLACEHOLDER: Final = re.compile(r"{(\w+)}")
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(msgspec.Struct, frozen=True):
     """An operation that is no `Endpoint`. `path` is whole; `answer` None: one without a body;
     `security` as OpenAPI has it; `events`: the data of each server-sent event."""
 
@@ -35,7 +33,7 @@ class Described:
     status: int = 200
     media_type: str = JSON_TYPE
     security: tuple[dict[str, list[str]], ...] = ()
-    events: Mapping[str, type[Struct]] = field(default_factory=dict)
+    events: Mapping[str, type[Struct]] = msgspec.field(default_factory=dict)
 
 
 def document(

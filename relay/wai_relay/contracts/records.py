@@ -5,12 +5,12 @@ No prompt and no answer is ever in here. Storing, rolling up and pricing are the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import msgspec
 
-@dataclass(slots=True)
-class TokenCounts:
+
+class TokenCounts(msgspec.Struct):
     """Tokens of one request. `prompt` includes the `cached` ones. `exact`: the upstream said so;
     else `prompt` is our estimate and `completion` counts the chunks that were seen."""
 
@@ -34,8 +34,7 @@ class Load(NamedTuple):
     made_room: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct):
     """One upstream that was given the request: why it, with whom it was compared, and how that
     ended. `fault`: the OpenAI error code of its failure, "" if it answered. `load`: what was waited
     for there, if the model was loaded first."""
@@ -49,8 +48,7 @@ class Attempt:
     load: Load | None = None
 
 
-@dataclass(slots=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct):
     """One request. Times in ms are since its arrival, None where that point was never reached."""
 
     request_id: str
@@ -72,9 +70,9 @@ class RequestRecord:
     """The OpenAI error code of what went wrong on our side, "" if nothing did."""
     reason: str = ""
     """Why this upstream."""
-    tried: list[Attempt] = field(default_factory=list)
+    tried: list[Attempt] = msgspec.field(default_factory=list)
     """Its attempts in order, for `wai explain`."""
-    tokens: TokenCounts = field(default_factory=TokenCounts)
+    tokens: TokenCounts = msgspec.field(default_factory=TokenCounts)
     queue_ms: float = 0.0
     ttft_ms: float | None = None
     """Until the first content: text, reasoning, a tool call or audio."""

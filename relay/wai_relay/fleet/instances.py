@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 KNOWN_FOR_S: Final = 600.0
 """How long a run that was seen is remembered: a copy that is refused tries again far more often."""
@@ -32,8 +33,7 @@ class InstanceVerdict(enum.Enum):
     REFUSE = enum.auto()
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(msgspec.Struct):
     first_at: float
     last_at: float
     copy: bool = False

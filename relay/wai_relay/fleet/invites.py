@@ -12,8 +12,9 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_api.bounds import MAX_TTL_S
 from wai_protocol.errors import AuthError, Fault, RequestError
@@ -29,8 +30,7 @@ MAX_HOST_CHARS: Final = 56  # of a host's name in a node's, which has 63 with a 
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class InviteAddress:
+class InviteAddress(msgspec.Struct, frozen=True):
     """What an invite says of this relay; see `wai_protocol.invite.Invite` for the fields."""
 
     url: str
@@ -38,8 +38,7 @@ class InviteAddress:
     pin: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class InviteRecord:
+class InviteRecord(msgspec.Struct, frozen=True):
     """An invite as the store knows it. Times are seconds since 1970; `used_by` is a node's id."""
 
     id: str

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import WaiError
 from wai_protocol.surface import Headers
@@ -29,8 +30,7 @@ _NOT_IMPLEMENTED: Final = 501  # it has no such list
 _MAX_TEXT_CHARS: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(msgspec.Struct, frozen=True):
     """Why it can't be used. `refused`: it does not accept our key; else it is away."""
 
     text: str

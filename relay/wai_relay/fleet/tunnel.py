@@ -10,8 +10,9 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, cast
+
+import msgspec
 
 from wai_protocol.errors import Fault, ProtocolError, WaiError
 from wai_protocol.handshake import NONCE_BYTES, ProvenHello, RelayHandshake, Welcome
@@ -42,8 +43,7 @@ REFUSED_CLOSE_S: Final = 2.0
 _log = logging.getLogger("wai.tunnel")
 
 
-@dataclass(frozen=True, slots=True)
-class AdmittedNode:
+class AdmittedNode(msgspec.Struct, frozen=True):
     """The relay's yes: the session that goes on over this connection, and what the node is told."""
 
     session: LiveSession

@@ -12,8 +12,9 @@ import asyncio
 import enum
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, assert_never
+
+import msgspec
 
 from wai_protocol.errors import Fault
 from wai_protocol.status import MAX_COUNT
@@ -68,8 +69,7 @@ RETRY_FAULTS: Final = frozenset(
 CONTINUABLE: Final = RETRY_FAULTS | {Fault.NODE_REMOVED}
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """A whole answer that was kept back: the caller gets it if nobody else does better."""
 
     status: int
@@ -77,8 +77,7 @@ class Refusal:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """Why an attempt came to nothing before its first content. `retryable`: another one may do.
     `midway`: it broke off later, and its continuation may go on with another. `prompt_tokens`: how
     long the upstream found the prompt that it has no context for."""

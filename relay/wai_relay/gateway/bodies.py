@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 import msgspec
@@ -53,8 +52,7 @@ _LONG_FIELDS: Final = (
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
-class BodyFacts:
+class BodyFacts(msgspec.Struct, frozen=True):
     """What routing needs to know of a request. `prompt` is how long it is, `prefix` the marks of
     its beginning. `wants_usage`: the caller asked for the usage chunk itself, or may have.
     `answers`: how many it asks for at once. `context_tokens`: the context that it asks for, if it
@@ -129,8 +127,7 @@ class RequestBody(Protocol):
         """The body with a change. Values that need not change keep their bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class JsonBody:
+class JsonBody(msgspec.Struct, frozen=True):
     """A body that was read whole: its bytes, its top-level fields, and what they mean.
     `model_field` is the one that names the model."""
 

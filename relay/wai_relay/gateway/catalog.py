@@ -7,25 +7,25 @@ hold it up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from wai_protocol.status import COMPLETION, EMBEDDING, ModelStatus
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.upstream import ServingNode
 
 
-@dataclass(slots=True)
-class CatalogModel:
+class CatalogModel(msgspec.Struct):
     """One model name, wherever it is served. `context_tokens` is the most that any node offers,
     `loaded` whether it is in memory anywhere, None if no node tells."""
 
     id: str
     ready: bool = False
-    nodes: list[str] = field(default_factory=list)
-    apis: set[str] = field(default_factory=set)
+    nodes: list[str] = msgspec.field(default_factory=list)
+    apis: set[str] = msgspec.field(default_factory=set)
     context_tokens: int | None = None
-    capabilities: set[str] = field(default_factory=set)
-    aliases: set[str] = field(default_factory=set)
+    capabilities: set[str] = msgspec.field(default_factory=set)
+    aliases: set[str] = msgspec.field(default_factory=set)
     loaded: bool | None = None
     size_bytes: int | None = None
 
@@ -50,8 +50,7 @@ class CatalogModel:
         self.size_bytes = self.size_bytes or model.size_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Catalog:
+class Catalog(msgspec.Struct, frozen=True):
     """What one caller may know of: `nodes` by `key`, with `pin` that node only. `created` is a time
     for entries that need one, in seconds since 1970. `translated`: every API reaches all models."""
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from .bodies import BodyFacts, Change, Fields, JsonBody, Outgoing, Piece
 
@@ -40,8 +41,7 @@ class CutOut:
         return Outgoing(tuple(parts))
 
 
-@dataclass(frozen=True, slots=True)
-class CutBody:
+class CutBody(msgspec.Struct, frozen=True):
     """See `RequestBody`: `rest` has marks where the pictures are."""
 
     rest: JsonBody

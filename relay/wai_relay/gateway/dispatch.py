@@ -11,8 +11,10 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_protocol.status import NodeStatus
@@ -33,8 +35,7 @@ _NOBODY: Final = (Fault.MODEL_NOT_FOUND, Fault.NODE_NOT_FOUND)
 _HOPE: Final = (Fault.CONTEXT_EXCEEDED, Fault.NO_NODE)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestInfo:
+class RequestInfo(msgspec.Struct, frozen=True):
     """What a choice may depend on. `route`: the path of its route, whose dialect is `api`.
     `prompt_tokens` is an estimate, and `certain_tokens` what the prompt surely has (None: the
     estimate is exact); `context_tokens` the context that the caller asks for, if it does; `pin` the
@@ -56,12 +57,11 @@ class RequestInfo:
     max_output_tokens: int | None = None
     prefix: Fingerprint = ()
     pin: str | None = None
-    excluded: frozenset[str] = field(default_factory=frozenset)
+    excluded: frozenset[str] = msgspec.field(default_factory=frozenset)
     wait_until: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How a lease was used. `fault` is None unless the upstream failed; a caller's own mistake or
     its going away is no failure. `begun`: the caller got content. Times in seconds, from when the
     upstream was given the request; `ttft_s` to the first content."""

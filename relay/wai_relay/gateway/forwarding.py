@@ -7,11 +7,12 @@ every way out; a caller who goes away is the cancelling of the task that runs th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 import anyio
+import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import PER_TOKEN_TIMINGS, ModelStatus
@@ -37,8 +38,7 @@ from .strict_servers import FORGOTTEN_AFTER_S, refuses_a_field
 UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
 
 
-@dataclass(slots=True)
-class RoutedRequest:
+class RoutedRequest(msgspec.Struct):
     """A request that was understood: everything that its attempts share."""
 
     reply: CallerReply

@@ -12,13 +12,13 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Headers, Route

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Route
@@ -33,8 +34,7 @@ LEAST_BYTES_PER_S: Final = 1024
 MOST_BEHIND_S: Final = 60.0
 
 
-@dataclass(slots=True)
-class Body:
+class Body(msgspec.Struct):
     """What was taken in. `data` is all of a short body; a long one is in `held`. `complete`: no
     more comes. `repeatable`: it may be sent again. `json` is None for a form. `cut`: `data` is a
     long body without its pictures."""

@@ -7,7 +7,6 @@ and the places of the others.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -34,8 +33,7 @@ from .prompt_size import NO_PROMPT
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
-class LongBody:
+class LongBody(msgspec.Struct, frozen=True):
     """See `RequestBody`. `spans` are the places of all fields in the body, `start` its own (behind
     a byte order mark), `opening` the one behind its first brace,
     `blobs` those of pictures."""

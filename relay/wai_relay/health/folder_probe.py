@@ -10,9 +10,10 @@ import contextlib
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 WAIT_S: Final = 4.0
 """A look takes a millisecond. A disk that is waited for so long is a problem by itself."""
@@ -21,8 +22,7 @@ LOCKED_LOOKS: Final = 2
 """So many looks in a row must find the database locked: a long commit locks it for a moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class FolderState:
+class FolderState(msgspec.Struct, frozen=True):
     """What a look found. `trouble`: why the folder can't be used; `database`: why relay.db can't be
     written; "" where nothing is wrong. None: not known."""
 

@@ -9,12 +9,12 @@ ENHANCE_YOUR_CALM. CONTINUATION needs no bucket: the `h2` library accepts 64 per
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+
+class Allowance(msgspec.Struct, frozen=True):
     """How many frames may arrive at once (`burst`), and how many per second after that."""
 
     burst: float

@@ -14,9 +14,10 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.surface import Headers
@@ -110,8 +111,7 @@ class Connection(abc.ABC):
         """Reset the connection, and cancel its requests."""
 
 
-@dataclass(slots=True)
-class EdgeCounters:
+class EdgeCounters(msgspec.Struct):
     """Counters since start.
 
     `callers_gone`: requests cancelled because the caller disconnected. `cut`: responses that were

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 # A vanished caller may occupy a slot for at most 30 s. A caller that waits is sent a comment every
 # 15 s, and sent bytes end the probing: so either the probes detect it before the next comment, or
@@ -48,8 +49,7 @@ _INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
 _INFO_LAYOUT: Final = struct.Struct("=3xB4x 16xI 16xI 8xI 84xI")
 
 
-@dataclass(frozen=True, slots=True)
-class PeerState:
+class PeerState(msgspec.Struct, frozen=True):
     """What the kernel knows of a peer.
 
     `unsent`: bytes that the kernel has, and has not sent. `unacked`: sent segments that wait for

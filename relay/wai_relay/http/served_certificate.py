@@ -14,10 +14,10 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -32,8 +32,7 @@ OLD_GRACE_S: Final = 60.0
 the tunnel's handshake take at most 10 s each; the rest is for a busy machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """A TLS context with a certificate and its key, and the certificate's hash."""
 
     context: ssl.SSLContext

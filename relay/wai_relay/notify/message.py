@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_api.health import ProblemView
 from wai_transport.plain_text import one_line, shortened
@@ -12,8 +13,7 @@ MAX_LISTED: Final = 10  # problems in a text; the rest is counted
 MAX_TITLE_CHARS: Final = 120
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """Problems that have `begun` and that are `over`. `lasting`: how many others there are still.
     `test`: somebody tries whether messages arrive. `at`: seconds since 1970."""
 

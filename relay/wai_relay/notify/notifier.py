@@ -8,7 +8,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -51,8 +50,7 @@ def receivers_of(config: NotifyConfig, proxies: ProxySettings = DIRECT) -> list[
     ]
 
 
-@dataclass(slots=True)
-class _Line:
+class _Line(msgspec.Struct):
     """What waits for one receiver. `trouble`: why the last try failed, "" if it did not."""
 
     receiver: Receiver

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+import msgspec
 
 from wai_api.health import ProblemView
 
@@ -33,8 +34,7 @@ class News(NamedTuple):
     lasting: int
 
 
-@dataclass(slots=True)
-class _Case:
+class _Case(msgspec.Struct):
     """A problem from when it was seen first until it is over. `told`: its receivers know of it.
     `gone_since`: None while it is there. `begun_at`: its beginnings within the last hour."""
 
@@ -42,7 +42,7 @@ class _Case:
     since: float
     told: bool = False
     gone_since: float | None = None
-    begun_at: deque[float] = field(default_factory=lambda: deque(maxlen=16))
+    begun_at: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=16))
 
     def hold_s(self, after_s: float, now: float) -> float:
         """How long it must be gone to be over."""

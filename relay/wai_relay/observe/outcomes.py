@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Final, TypeVar
+
+import msgspec
 
 from wai_protocol.errors import Fault
 from wai_relay.contracts.api_keys import TRIAL_KEY_ID
@@ -42,8 +43,7 @@ _REFUSED: Final = frozenset(
 )
 
 
-@dataclass(slots=True)
-class Failing:
+class Failing(msgspec.Struct):
     """An upstream and a model whose requests fail: how many in a row, how the last one did."""
 
     node: str
@@ -53,15 +53,14 @@ class Failing:
     last_at: float = 0.0
 
 
-@dataclass(slots=True)
-class Refused:
+class Refused(msgspec.Struct):
     """A key that is refused: its id, or its first characters where it is no key of this relay.
     `address`: whence it came last."""
 
     key: str
     fault: str = ""
     address: str = ""
-    times: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_REFUSALS))
+    times: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=RATE_REFUSALS))
 
 
 Name = TypeVar("Name")

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.identity import RelayKey
 from wai_protocol.limits import Limits
@@ -53,8 +55,7 @@ from wai_transport.version import VERSION
 from .stored import Stored
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(msgspec.Struct, frozen=True):
     """The parts of one relay that have a start, an end, or a configuration to follow."""
 
     edge: Edge

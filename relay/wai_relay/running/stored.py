@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from wai_protocol.identity import RelayKey
 from wai_relay.access.admins import Admins
@@ -18,8 +18,7 @@ from wai_relay.usage import RequestHistory, UsageRecorder, UsageReport
 from wai_transport.folder import DataFolder
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """The contents of one data folder. Make it with `load`; close `recorder` before the store."""
 
     relay_key: RelayKey

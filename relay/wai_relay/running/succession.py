@@ -17,8 +17,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import TransportError
 from wai_transport.folder import FolderLock
@@ -38,8 +39,7 @@ READY: Final = b"ready"
 _log = logging.getLogger("wai.relay")
 
 
-@dataclass(frozen=True, slots=True)
-class Inheritance:
+class Inheritance(msgspec.Struct, frozen=True):
     """What a successor gets: open files, by number.
 
     `listening`: sockets of the port; `lock`: the data folder's; `ready`: a pipe to tell on.

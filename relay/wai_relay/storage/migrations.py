@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from dataclasses import dataclass
 from importlib import resources
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import StoreError
 
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
+class Migration(msgspec.Struct, frozen=True):
     """One file of `migrations/`: `NNNN_name.sql`."""
 
     number: int

@@ -16,9 +16,10 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import Fault, StoreError
 
@@ -32,8 +33,7 @@ BUSY_TIMEOUT_S: Final = 5.0  # during an upgrade two relays use the file at the 
 FILE_MODE: Final = 0o600
 
 
-@dataclass(slots=True)
-class _Transaction:
+class _Transaction(msgspec.Struct):
     writes: Sequence[Write]
     done: Future[None]
 

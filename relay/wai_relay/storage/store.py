@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from wai_protocol.errors import Fault, StoreError
 
@@ -32,8 +33,7 @@ class RefusedError(StoreError):
     """The database cannot store a value of this transaction, so that another try is of no use."""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """One statement that changes rows.
 
     `rows`: how many rows it must change. With any other number the whole transaction is rolled back

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -25,9 +24,7 @@ _ADD_ID: Final = "INSERT INTO usage_batches (id) VALUES ($1)"
 # The fields of a line. `tried` is left out, because it only explains the choice of a node, and the
 # caller's address, because it is not stored.
 _KEPT_FIELDS: Final = tuple(
-    field.name
-    for field in fields(RequestRecord)
-    if field.name not in ("tried", "tokens", "address")
+    name for name in RequestRecord.__struct_fields__ if name not in ("tried", "tokens", "address")
 )
 
 

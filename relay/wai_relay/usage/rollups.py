@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Final, NamedTuple
+
+import msgspec
 
 from wai_relay.contracts.histogram import bin_of
 from wai_relay.contracts.records import RequestRecord, TokenCounts
@@ -23,8 +24,7 @@ MAX_PATH_CHARS: Final = 128  # longer than every route that is served
 _SPANS: Final = (("hour", HOUR_S), ("day", DAY_S))
 
 
-@dataclass(slots=True)
-class Figures:
+class Figures(msgspec.Struct):
     """The sums of a roll-up; its fields are the columns of `usage_rollups`."""
 
     requests: int = 0
@@ -80,7 +80,7 @@ class Group(NamedTuple):
     node: str
 
 
-COUNTERS: Final = tuple(field.name for field in fields(Figures))
+COUNTERS: Final = Figures.__struct_fields__
 _values: Final = attrgetter(*COUNTERS)
 _GROUP: Final = ("span", *Group._fields)
 

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from msgspec import structs
 
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError
@@ -193,7 +194,7 @@ async def test_one_that_stands_in_and_has_room_comes_before_the_hope_that_a_prom
     names = ModelNames({}, {"m": ("large",)})
     boxes = Boxes(box("a", "m", 4096), box("b", "large", 65_536))
     dispatcher = ScheduledDispatcher(boxes, names=names)
-    asked = replace(info(), prompt_tokens=9000, certain_tokens=1000)
+    asked = structs.replace(info(), prompt_tokens=9000, certain_tokens=1000)
     lease = await dispatcher.acquire(asked)
     assert (lease.model, lease.fallback) == ("large", True)
     lease.release(DONE)
@@ -206,7 +207,7 @@ async def test_one_that_stands_in_and_has_room_comes_before_the_hope_that_a_prom
     assert (lease.model, lease.fallback) == ("m", False)
     lease.release(DONE)
     with pytest.raises(RequestError, match="maximum context length is 4096 tokens"):
-        await dispatcher.acquire(replace(asked, certain_tokens=5000))
+        await dispatcher.acquire(structs.replace(asked, certain_tokens=5000))
     assert dispatcher.in_flight == 0
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from .chat_stream import Usage, encode_text, usage_of
 
@@ -56,8 +57,7 @@ def assistant(text: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
     return message
 
 
-@dataclass(slots=True)
-class ToolCall:
+class ToolCall(msgspec.Struct):
     """A tool call of an answer; `arguments` is JSON text."""
 
     id: str
@@ -65,15 +65,14 @@ class ToolCall:
     arguments: str
 
 
-@dataclass(slots=True)
-class ChatAnswer:
+class ChatAnswer(msgspec.Struct):
     """A whole chat completion, as far as it could be read."""
 
     reasoning: str = ""
     text: str = ""
-    calls: list[ToolCall] = field(default_factory=list)
+    calls: list[ToolCall] = msgspec.field(default_factory=list)
     finish_reason: str = ""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = msgspec.field(default_factory=Usage)
 
 
 def read_answer(document: dict[str, Any]) -> ChatAnswer:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 import enum
 import re
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -42,18 +41,16 @@ class Part(enum.Enum):
     CALL = enum.auto()
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """One tool call. `arguments` are the pieces of its JSON that were not written yet."""
 
     index: int
     id: str = ""
     name: str = ""
-    arguments: list[str] = field(default_factory=list)
+    arguments: list[str] = msgspec.field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Usage:
+class Usage(msgspec.Struct):
     """The tokens of an answer. `told`: by the upstream; else `completion` counts the pieces."""
 
     prompt: int = 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -29,8 +28,7 @@ Body = dict[str, Any]
 """A decoded JSON object."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What a translation is told of its request. `prompt_tokens` is an estimate; `now` tells the
     time in seconds since 1970; `new_id` makes the random part of an identifier; `context_tokens`
     is the model's largest context, if it is known; `capabilities` are asked for where they are
