@@ -37,6 +37,7 @@ GROUPS: Final = {
     "explain": "see why a request went to the node that it went to",
     "backup": "save all that a relay is to a file, while it runs",
     "restore": "put a relay's backup back",
+    "settings": "print a settings file with every key and what it means",
     "completion": "have your shell complete `wai`'s commands and options",
     "version": "print the version",
 }

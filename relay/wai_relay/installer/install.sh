@@ -722,7 +722,7 @@ END
 }
 
 relay_settings_file() {
-  say "# Every flag of \`wai relay --help\` is a key here; \`systemctl reload wai-relay\` takes changes over."
+  say "# \`wai settings relay\` prints all that may stand here; \`systemctl reload wai-relay\` takes changes over."
   relay_settings
 }
 
