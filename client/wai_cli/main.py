@@ -39,6 +39,7 @@ GROUPS: Final = {
     "restore": "put a relay's backup back",
     "settings": "print a settings file with every key and what it means",
     "completion": "have your shell complete `wai`'s commands and options",
+    "manual": "write the manual pages of all commands, for `man`",
     "version": "print the version",
 }
 INTERRUPTED: Final = 128 + signal.SIGINT

@@ -73,12 +73,12 @@ def example(kind: type[Any], program: str, prefix: str) -> str:
             lines.append(f"#[[{table.name}]]" if table.several else f"[{table.name}]")
         for setting in table.settings:
             lines += _comment(setting.meaning)
-            lines.append(f"#{setting.name} = {setting.default or _hole(setting)}")
+            lines.append(f"#{setting.name} = {setting.default or hole(setting)}")
     return "\n".join(lines) + "\n"
 
 
-def _hole(setting: Setting) -> str:
-    """What stands where there is no default."""
+def hole(setting: Setting) -> str:
+    """Return what stands where a setting has no default."""
     return '"…"' if setting.kind in ("text", "path") else f"… ({setting.kind})"
 
 
