@@ -24,6 +24,7 @@ WRITTEN_ELSEWHERE = {
     "protocol.md": "protocol/SPEC.md",
     "changelog.md": "CHANGELOG.md",
 }
+_IMAGE = re.compile(r'(<img src=")docs/')  # HTML, which MkDocs leaves as it is
 _LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#]+)(#[^)]*)?\)")
 
 
@@ -54,7 +55,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
             return text
         return f"[{text}]({posixpath.relpath(site, posixpath.dirname(name) or '.')}{anchor})"
 
-    return _LINK.sub(set_right, markdown)
+    return _IMAGE.sub(r"\1", _LINK.sub(set_right, markdown))
 
 
 def commands() -> str:
@@ -80,11 +81,9 @@ def configuration() -> str:
             if table.name:
                 heading = f"[[{table.name}]]" if table.several else f"[{table.name}]"
                 pages.append(f"\n### `{heading}` of `{command}`\n\n{table.meaning}\n")
-            pages += ["", "| key | type | default | meaning |", "|---|---|---|---|"]
             for one in table.settings:
-                default = f"`{one.default}`" if one.default else "must be given" * one.required
-                meaning = one.meaning.replace("|", "\\|")
-                pages.append(f"| `{one.name}` | {one.kind} | {default} | {meaning} |")
+                told = f" = `{one.default}`" if one.default else ", must be given" * one.required
+                pages.append(f"\n**`{one.name}`**{told} ({one.kind})  \n{one.meaning}")
             if not table.name:
                 pages.append(f"\nAs variables: `{prefix}` and the key in capitals.")
     return "\n".join(pages) + "\n"

@@ -53,6 +53,13 @@ def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
     assert not [url for url in loaded if url.startswith(("http:", "https:", "//"))]
 
 
+def test_an_image_is_shown_that_is_not_there(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        for source in re.findall(r'<img [^>]*?src="([^":]*)"', page.read_text()):
+            assert (page.parent / source).is_file(), f"{page.name}: {source}"
+    assert "<img " in (site / "index.html").read_text()
+
+
 def test_each_command_has_its_help(site: Path) -> None:
     text = (site / "commands.html").read_text()
     assert all(f"usage: wai {command}" in text for command in GROUPS)

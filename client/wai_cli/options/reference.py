@@ -17,8 +17,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
-ONLY_A_FLAG: Final = ("data",)
-"""Fields that no file sets: `--data` has a default, and comes first."""
+from .settings import ONLY_FLAGS
+
 _WIDTH: Final = 96
 _KINDS: Final[dict[Any, str]] = {
     str: "text",
@@ -90,7 +90,7 @@ def _tables(kind: type[Any], name: str, meaning: str, *, several: bool) -> Itera
     hints, meanings = get_type_hints(kind), _meanings(kind)
     settings, inner = [], []
     for field in dataclasses.fields(kind):
-        if field.name in ONLY_A_FLAG:
+        if field.name in ONLY_FLAGS:
             continue
         hint, told = hints[field.name], meanings.get(field.name, "")
         below = _table_in(hint)

@@ -11,8 +11,8 @@ import pytest
 
 from wai_cli.commands.settings import PROGRAMS, settings_of
 from wai_cli.main import main
-from wai_cli.options.reference import ONLY_A_FLAG, tables_of
-from wai_cli.options.settings import load
+from wai_cli.options.reference import tables_of
+from wai_cli.options.settings import ONLY_FLAGS, load
 
 
 def loaded(program: str, text: str, folder: Path) -> Any:
@@ -51,7 +51,7 @@ def test_a_key_has_no_meaning_or_is_left_out(program: str) -> None:
     assert [f"{t.name}.{s.name}" for t in tables for s in t.settings if not s.meaning] == []
     top = {setting.name for setting in tables[0].settings} | {table.name for table in tables}
     fields = {field.name for field in dataclasses.fields(settings_of(program))}
-    assert fields - top == set(ONLY_A_FLAG)
+    assert fields - top == set(ONLY_FLAGS)
 
 
 def test_what_must_be_given_looks_as_if_it_had_a_default() -> None:
