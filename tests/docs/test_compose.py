@@ -116,6 +116,35 @@ def test_a_node_would_not_start_with_these_arguments(tmp_path: Path) -> None:
         assert server in found
 
 
+def test_a_secret_or_a_model_gets_into_an_image_or_into_git() -> None:
+    given = {"relay/.env", "client/.env"}
+    for name in FILES:
+        written = yaml.safe_load((ROOT / name).read_text())
+        folder = name.split("/")[0]
+        given |= {f"{folder}/{one['file'][2:]}" for one in written.get("secrets", {}).values()}
+        for service in written["services"].values():
+            given |= {
+                f"{folder}/{volume.split(':')[0][2:]}"
+                for volume in service.get("volumes", ())
+                if volume.startswith("./")
+            }
+    assert given >= {"relay/relay.toml", "client/llama.key", "client/models"}
+    kept_out = (ROOT / ".dockerignore").read_text().splitlines()
+    for path in sorted(given):
+        assert path in kept_out or f"**/{path.split('/')[1]}" in kept_out, path
+        ignored = subprocess.run(
+            [
+                "git",
+                "-C",
+                str(ROOT),
+                "check-ignore",
+                "-q",
+                f"{path}/x" if "models" in path else path,
+            ]
+        )
+        assert ignored.returncode == 0, path
+
+
 def ports_of(service: dict[str, Any]) -> list[dict[str, int]]:
     """The ports, which the versions of Compose write differently."""
     told = []

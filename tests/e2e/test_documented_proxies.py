@@ -20,7 +20,7 @@ from tests.docs.blocks import ROOT, blocks, the_block
 from tests.harness.caller import chat, events
 from tests.harness.cluster import cluster, wai
 from tests.harness.front_proxy import caddy_with, haproxy_with, nginx_with
-from tests.harness.odd_upstream import OddUpstream, odd_upstream
+from tests.harness.odd_upstream import MODELS, OddUpstream, odd_upstream
 from tests.harness.processes import Daemon, free_port, wait_until
 from tests.harness.real import require_real, script
 from wai_relay.certificate import certificate_from_pem, pin_of
@@ -192,6 +192,25 @@ def test_a_proxy_that_passes_tcp_on_leaves_tls_to_the_relay(tmp_path: Path) -> N
                 "box", "--relay", f"127.0.0.1:{port}", "--upstream", "http://127.0.0.1:9"
             )
             node.daemon.wait_for_output("connected to the relay as box")
+
+
+def test_callers_come_through_a_proxy_and_nodes_by_a_way_of_their_own(tmp_path: Path) -> None:
+    require_real("nginx")
+    site, port, proxy = make_site(tmp_path), free_port(), PROXIES["nginx"]
+    trusted = {"WAI_RELAY_PROXY": '{trusted = ["127.0.0.1"]}'}
+    with odd_upstream() as odd, cluster(tmp_path, env=trusted) as running:
+        text = text_for(proxy, site, port, running.port).replace(
+            "proxy_pass http:", "proxy_pass https:"
+        )
+        running.add_node("box", odd.url, models=len(MODELS))  # by the relay's own address
+        with proxy.runs(tmp_path, text, port):
+            connection = connect(port, site.context)
+            headers = {"Authorization": f"Bearer {running.create_key().secret}"}
+            headers["Content-Type"] = "application/json"
+            connection.request("POST", "/v1/chat/completions", chat("answers"), headers)
+            assert connection.getresponse().status == 200
+            connection.close()
+            running.relay.wait_for_output(f"address={CALLER} ")
 
 
 def test_what_can_not_be_run_is_no_yaml() -> None:
