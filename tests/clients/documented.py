@@ -51,38 +51,20 @@ def run_snippet(
     snippet: Snippet, there: Fleet, *, python: str = sys.executable, packages: Path | None = None
 ) -> str:
     """What is wrong with it, "" for nothing. `packages` has those from npm."""
-    text = snippet.text.replace("https://RELAY", there.cluster.url)
-    text = text.replace("wai_sk_…", there.key)
-    text = re.sub(r"\bMODEL\b", there.models[DOCUMENTED_WITH], text)
-    with tempfile.TemporaryDirectory() as name:
-        home = Path(name)
-        if snippet.language == "javascript":
-            program = npm.node_program()
-            assert program is not None
-            assert packages is not None
-            (home / "node_modules").symlink_to(packages / "node_modules")
-            script = home / "app.mjs"
-            argv = [program, str(script)]
-        elif snippet.language == "python":
-            script = home / "app.py"
-            argv = [python, str(script)]
-        else:
-            script = home / "app.sh"
-            argv = ["sh", "-e", str(script)]
-        script.write_text(text, encoding="utf-8")
-        given = environment(there, packages)
+    given = environment(there, packages)
+    if packages is not None:
+        given["PATH"] = f"{packages / 'node_modules' / '.bin'}:{given['PATH']}"
+    given |= {"CURL_CA_BUNDLE": given["SSL_CERT_FILE"], "DISABLE_AUTOUPDATER": "1"}
+    with tempfile.TemporaryDirectory() as home:
+        script = Path(home, "app.mjs" if snippet.language == "javascript" else "app")
+        script.write_text(_filled_in(snippet.text, there), encoding="utf-8")
         if packages is not None:
-            given["PATH"] = f"{packages / 'node_modules' / '.bin'}:{given['PATH']}"
-        given |= {
-            "HOME": name,
-            "CURL_CA_BUNDLE": given["SSL_CERT_FILE"],
-            "DISABLE_AUTOUPDATER": "1",
-        }
+            Path(home, "node_modules").symlink_to(packages / "node_modules")
         try:
             done = subprocess.run(
-                argv,
+                [*_program(snippet.language, python), str(script)],
                 cwd=home,
-                env=given,
+                env=given | {"HOME": home},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -91,6 +73,23 @@ def run_snippet(
             )
         except subprocess.TimeoutExpired:
             return "it did not end in time"
-    if done.returncode or not done.stdout.strip():
-        return done.stderr.strip()[-600:] or done.stdout.strip()[-600:] or "it printed nothing"
-    return ""
+    if done.returncode == 0 and done.stdout.strip():
+        return ""
+    return (done.stderr.strip() or done.stdout.strip())[-600:] or "it printed nothing"
+
+
+def _filled_in(text: str, there: Fleet) -> str:
+    """A block with address, key and model in place of what stands for them."""
+    text = text.replace("https://RELAY", there.cluster.url).replace("wai_sk_…", there.key)
+    return re.sub(r"\bMODEL\b", there.models[DOCUMENTED_WITH], text)
+
+
+def _program(language: str, python: str) -> list[str]:
+    """What runs a script of this language."""
+    if language == "python":
+        return [python]
+    if language == "sh":
+        return ["sh", "-e"]
+    node = npm.node_program()
+    assert node is not None
+    return [node]
