@@ -17,7 +17,15 @@ from tests.harness import npm
 from .clients import DOCUMENTED_WITH
 from .run import TIMEOUT_S, Fleet, environment
 
-LANGUAGES: Final = ("python", "javascript", "sh")
+LANGUAGES: Final = ("python", "javascript", "sh", "toml", "yaml")
+CONFIGURED: Final = {
+    "toml": (".codex/config.toml", "codex exec --skip-git-repo-check Hello"),
+    "yaml": (
+        "llm/extra-openai-models.yaml",
+        'llm keys set wai --value "$WAI_KEY" >/dev/null; llm -m wai --no-log Hello',
+    ),
+}
+"""Blocks that are a program's file: where it is in its home, and how the program is called."""
 NOT_RUN: Final = ("aider ",)  # it is not among the clients that are installed
 _IMPORTED: Final = re.compile(r"^(?:from|import) (\w+)", re.MULTILINE)
 
@@ -52,19 +60,22 @@ def run_snippet(
 ) -> str:
     """What is wrong with it, "" for nothing. `packages` has those from npm."""
     given = environment(there, packages)
+    given["PATH"] = f"{Path(python).parent}:{given['PATH']}"
     if packages is not None:
         given["PATH"] = f"{packages / 'node_modules' / '.bin'}:{given['PATH']}"
     given |= {"CURL_CA_BUNDLE": given["SSL_CERT_FILE"], "DISABLE_AUTOUPDATER": "1"}
     with tempfile.TemporaryDirectory() as home:
-        script = Path(home, "app.mjs" if snippet.language == "javascript" else "app")
-        script.write_text(_filled_in(snippet.text, there), encoding="utf-8")
+        command = _command(snippet.language, python)
+        file = Path(home, command[-1])
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(_filled_in(snippet.text, there), encoding="utf-8")
         if packages is not None:
             Path(home, "node_modules").symlink_to(packages / "node_modules")
         try:
             done = subprocess.run(
-                [*_program(snippet.language, python), str(script)],
+                command,
                 cwd=home,
-                env=given | {"HOME": home},
+                env=given | {"HOME": home, "LLM_USER_PATH": f"{home}/llm"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -84,12 +95,15 @@ def _filled_in(text: str, there: Fleet) -> str:
     return re.sub(r"\bMODEL\b", there.models[DOCUMENTED_WITH], text)
 
 
-def _program(language: str, python: str) -> list[str]:
-    """What runs a script of this language."""
+def _command(language: str, python: str) -> list[str]:
+    """What runs a block of this language; the last word is the file that it is to be in."""
+    if language in CONFIGURED:
+        name, shown = CONFIGURED[language]
+        return ["sh", "-ec", shown, name]
     if language == "python":
-        return [python]
+        return [python, "app"]
     if language == "sh":
-        return ["sh", "-e"]
+        return ["sh", "-e", "app"]
     node = npm.node_program()
     assert node is not None
-    return [node]
+    return [node, "app.mjs"]

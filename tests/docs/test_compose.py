@@ -97,7 +97,7 @@ def test_the_relay_would_not_start_with_these_settings() -> None:
     assert (config.tls, config.domain) == ("acme", "llm.example.com")
     assert config.invite_url() == "https://llm.example.com"
     assert str(asked.config) == "/run/secrets/relay.toml"
-    assert relay["secrets"] == [{"source": "relay.toml"}]
+    assert [one["source"] for one in relay["secrets"]] == ["relay.toml"]
     assert [port["target"] for port in ports_of(relay)] == [config.address[1]]
 
 
