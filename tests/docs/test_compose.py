@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ def parsed(name: str, given: dict[str, str]) -> subprocess.CompletedProcess[str]
     )
 
 
+@cache
 def services(name: str) -> dict[str, dict[str, Any]]:
     done = parsed(name, GIVEN)
     assert done.returncode == 0, done.stderr

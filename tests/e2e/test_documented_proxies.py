@@ -177,7 +177,7 @@ def test_a_proxy_that_passes_tcp_on_leaves_tls_to_the_relay(tmp_path: Path) -> N
     trusted = {"WAI_RELAY_PROXY": '{trusted = ["127.0.0.1"]}'}
     port = free_port()
     with cluster(tmp_path, env=trusted) as running:
-        text = the_block(PAGE, "haproxy", holding="mode tcp")
+        text = the_block(PAGE, "haproxy", holding="listen relay")
         text = text.replace("bind :443", f"bind 127.0.0.1:{port}")
         text = text.replace("127.0.0.1:8443", f"127.0.0.1:{running.port}")
         with haproxy_with(tmp_path, text, port):
@@ -192,6 +192,27 @@ def test_a_proxy_that_passes_tcp_on_leaves_tls_to_the_relay(tmp_path: Path) -> N
                 "box", "--relay", f"127.0.0.1:{port}", "--upstream", "http://127.0.0.1:9"
             )
             node.daemon.wait_for_output("connected to the relay as box")
+
+
+def test_nodes_are_told_from_callers_by_what_they_offer(tmp_path: Path) -> None:
+    require_real("haproxy")
+    trusted = {"WAI_RELAY_PROXY": '{trusted = ["127.0.0.1"]}'}
+    port = free_port()
+    with cluster(tmp_path / "nodes", env=trusted) as nodes, cluster(tmp_path / "sites") as sites:
+        text = the_block(PAGE, "haproxy", holding="use_backend nodes")
+        text = text.replace("bind :443", f"bind 127.0.0.1:{port}")
+        text = text.replace("127.0.0.1:8443", f"127.0.0.1:{nodes.port}")
+        text = text.replace("127.0.0.1:8444", f"127.0.0.1:{sites.port}")
+        with haproxy_with(tmp_path, text, port):
+            nodes.join("box")
+            node = nodes.start_node(
+                "box", "--relay", f"127.0.0.1:{port}", "--upstream", "http://127.0.0.1:9"
+            )
+            node.daemon.wait_for_output("connected to the relay as box")
+            connection = connect(port, sites.tls())  # it trusts only the relay of `sites`
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200
+            connection.close()
 
 
 def test_callers_come_through_a_proxy_and_nodes_by_a_way_of_their_own(tmp_path: Path) -> None:
