@@ -18,7 +18,7 @@ import yaml  # type: ignore[import-untyped]
 
 from tests.docs.blocks import ROOT, blocks, the_block
 from tests.harness.caller import chat, events
-from tests.harness.cluster import cluster, wai
+from tests.harness.cluster import CommandError, cluster, wai
 from tests.harness.front_proxy import caddy_with, haproxy_with, nginx_with
 from tests.harness.odd_upstream import MODELS, OddUpstream, odd_upstream
 from tests.harness.processes import Daemon, free_port, wait_until
@@ -117,24 +117,36 @@ def text_for(proxy: EndsTls, site: Site, port: int, relay_port: int) -> str:
 
 
 @contextmanager
+def relay_behind(folder: Path, site: Site, port: int, relay_port: int) -> Iterator[Daemon]:
+    """A relay as the page starts it, for a proxy at `port`."""
+    settings = folder / "relay.toml"
+    settings.write_text(the_block(PAGE, "toml", holding='trusted = ["127.0.0.1"]'))
+    command = [script("wai"), "relay", "--data", str(folder / "relay"), "--config", str(settings)]
+    command += ["--listen", f"127.0.0.1:{relay_port}", "--tls", "off"]
+    command += ["--public-url", f"https://127.0.0.1:{port}", "--proxy-pin", site.pin]
+    with Daemon(command, log=folder / "relay.log") as relay:
+        relay.wait_for_output("relay ready")
+        yield relay
+
+
+def join(folder: Path) -> None:
+    """Have a node join by the proxy's address."""
+    data = folder / "relay"
+    invite = json.loads(wai("invite", "create", "--data", data, "--json"))["invite"]
+    wai("node", "join", invite, "--data", folder / "box", "--name", "box")
+
+
+@contextmanager
 def node_behind(
     proxy: EndsTls, folder: Path, odd: OddUpstream
 ) -> Iterator[tuple[Daemon, Callable[[], http.client.HTTPSConnection], str]]:
     """A relay behind the proxy, and a node that came in through it: the relay, a function that
     connects a caller, and an API key."""
     site, port, relay_port, data = make_site(folder), free_port(), free_port(), folder / "relay"
-    settings = folder / "relay.toml"
-    settings.write_text(the_block(PAGE, "toml", holding='trusted = ["127.0.0.1"]'))
-    command = [script("wai"), "relay", "--data", str(data), "--config", str(settings)]
-    command += ["--listen", f"127.0.0.1:{relay_port}", "--tls", "off"]
-    command += ["--public-url", f"https://127.0.0.1:{port}", "--proxy-pin", site.pin]
-
     with ExitStack() as ending:
-        relay = ending.enter_context(Daemon(command, log=folder / "relay.log"))
-        relay.wait_for_output("relay ready")
+        relay = ending.enter_context(relay_behind(folder, site, port, relay_port))
         ending.enter_context(proxy.runs(folder, text_for(proxy, site, port, relay_port), port))
-        invite = json.loads(wai("invite", "create", "--data", data, "--json"))["invite"]
-        wai("node", "join", invite, "--data", folder / "box", "--name", "box")
+        join(folder)
         node = [script("wai"), "node", "run", "--data", str(folder / "box"), "--upstream", odd.url]
         ending.enter_context(Daemon(node, log=folder / "node.log"))
         wait_until(lambda: _serves(data), "the node is not ready")
@@ -170,6 +182,20 @@ def test_a_proxy_that_ends_tls_carries_nodes_streams_and_large_bodies(
         connection.close()
         assert odd.seen.body_bytes > LARGE_BYTES
         assert FORGED not in relay.log.read_text()
+
+
+def test_a_proxy_that_drops_upgrade_is_not_named(tmp_path: Path) -> None:
+    require_real("nginx")
+    site, port, relay_port = make_site(tmp_path), free_port(), free_port()
+    whole = text_for(PROXIES["nginx"], site, port, relay_port)
+    text = whole.replace("proxy_set_header Upgrade $http_upgrade;", "")
+    assert text != whole
+    with (
+        relay_behind(tmp_path, site, port, relay_port),
+        nginx_with(tmp_path, text, port),
+        pytest.raises(CommandError, match="a proxy in front of it does not pass Upgrade on"),
+    ):
+        join(tmp_path)
 
 
 def test_a_proxy_that_passes_tcp_on_leaves_tls_to_the_relay(tmp_path: Path) -> None:
