@@ -20,7 +20,7 @@ WEB       := $(shell find relay/web protocol/wai_api -type f -not -path '*/node_
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs bench bench-quick bench-instructions chaos clients kills fuzz screenshots dist node-pyz lock clean
+.PHONY: help run test lint docs man bench bench-quick bench-instructions chaos clients kills fuzz screenshots dist node-pyz release-check lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,8 @@ help:
 	@echo 'make test   all tests, also those with a real llama-server'
 	@echo 'make lint   formatting, lint, types, layers, shell, pages, images, units'
 	@echo 'make bench  figures, beside other tunnels  make dist   wheel and sdist (node-pyz: the node in a file)'
+	@echo 'make release-check  whether this commit can be tagged: builds, installs and tries it'
+	@echo 'make man    the manual pages, in .cache/man'
 	@echo 'make docs   the documentation as a site with search, in .cache/site'
 	@echo 'make fuzz   long property tests            make chaos  faults under streams (ARGS=--help)'
 	@echo 'make clients  SDKs, agents and editors against each kind of server: prints a table'
@@ -51,6 +53,10 @@ lint: $(VENV)/.test
 docs: $(VENV)/.test
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .ci/mkdocs.yml $(ARGS)
 	@echo 'to look at it: python3 -m http.server --directory .cache/site --bind 127.0.0.1'
+
+man: $(VENV)/.run
+	@$(BIN)/wai manual .cache/man
+	@echo 'to read one: man -l .cache/man/man1/wai.1'
 
 bench: $(VENV)/.test
 	@$(BIN)/python -m bench.run $(ARGS)
@@ -76,11 +82,19 @@ fuzz: $(VENV)/.test
 screenshots: $(VENV)/.test $(DASHBOARD)
 	@$(BIN)/python -m tests.browser.screenshots
 
-# Built in a fresh environment; the wheel is made from the sdist. Then both are looked into.
+# Built twice in fresh environments, the wheel from the sdist, and compared; then looked into. The
+# time in all files is the last commit's.
 dist: $(VENV)/.test
 	@rm -rf dist
-	@$(BIN)/python -I -m build --outdir dist
+	@$(BIN)/python -m tests.packaging.build dist
+	@$(BIN)/python -m tests.packaging.sbom dist
 	@$(BIN)/python -m tests.packaging.contents dist
+
+# What must be right before a commit is tagged, but for `make lint test fuzz chaos`.
+release-check: $(VENV)/.test
+	@$(BIN)/python -m tests.packaging.ready
+	@$(MAKE) --no-print-directory node-pyz
+	@$(BIN)/python -m tests.packaging.installed dist
 
 # `wai` with all that it needs, but for Python: copy it to a machine and run it there.
 node-pyz: dist

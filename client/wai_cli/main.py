@@ -37,7 +37,9 @@ GROUPS: Final = {
     "explain": "see why a request went to the node that it went to",
     "backup": "save all that a relay is to a file, while it runs",
     "restore": "put a relay's backup back",
+    "settings": "print a settings file with every key and what it means",
     "completion": "have your shell complete `wai`'s commands and options",
+    "manual": "write the manual pages of all commands, for `man`",
     "version": "print the version",
 }
 INTERRUPTED: Final = 128 + signal.SIGINT

@@ -24,15 +24,17 @@ MAX_TUNNELS: Final = 8  # more connections to one relay gain nothing
 
 @dataclass(frozen=True, slots=True)
 class UpstreamConfig:
-    """An inference server given by URL: `http://host:port` or `unix:///path`, the key that it asks
-    for, and how many requests it works on at once where it does not tell (None: the relay learns
-    it). `extra`: routes that it has beside those of wai, as `POST /custom/*`; callers may ask for
-    them."""
+    """An inference server given by URL. Raises `RequestError` for values that make no sense."""
 
     url: str
+    """http://HOST:PORT, or unix:///PATH."""
     key: str | None = field(default=None, repr=False)
+    """The key that it asks for."""
     slots: int | None = None
+    """How many requests it works on at once, where it does not tell; without it: the relay learns
+    that."""
     extra: tuple[str, ...] = ()
+    """Routes that it has beside those of wai, as `POST /custom/*`; callers may ask for them."""
 
     def __post_init__(self) -> None:
         try:
@@ -53,60 +55,64 @@ class UpstreamConfig:
 
 @dataclass(frozen=True, slots=True)
 class DeployConfig:
-    """What the relay's admins may have this node run.
-
-    `allow`: models at all. `publishers`: the only ones on the hub whose models are taken; empty:
-    any. `disk_quota_gib`: what all of them may take, None: what the disk has. `models_folder`:
-    where they lie, None: in the data folder. `server`: the llama-server to run, None: the one that
-    `wai node engine` chose or finds; `server_flags` are added to its own. `threads`: None leaves it
-    to llama-server. `load_timeout_s`: when a server that still loads counts as hung, None: 120 s
-    and more for large files. `engine`: on a node without an engine a deployment installs one if it
-    asks for that, by itself ("auto"), or never. `engine_manifest`: the file that lists what may be
-    installed, None: the shipped one. `allow_engine_flags`: a deployment may add flags to its
-    server's, with all that llama-server can do by them. `folders`: GGUF files below them may be
-    deployed by their paths.
-    """
+    """What the relay's admins may have this node run."""
 
     allow: bool = True
+    """Whether they may have it run models at all."""
     publishers: tuple[str, ...] = ()
+    """The only ones on the hub whose models are taken; empty: any."""
     disk_quota_gib: float | None = None
+    """What all models may take; without it: what the disk has."""
     models_folder: Path | None = None
+    """Where models lie; without it: in the data folder."""
     server: str | None = None
+    """The llama-server to run; without it: the one that `wai node engine` chose or finds."""
     server_flags: tuple[str, ...] = ()
+    """Flags that are added to its own."""
     threads: int | None = None
+    """Its threads; without it they are left to llama-server."""
     load_timeout_s: float | None = None
+    """When a server that still loads counts as hung; without it: after 120 s, and more for large
+    files."""
     engine: EngineInstalls = "ask"
+    """Whether a deployment on a node without an engine installs one: if it asks for that, by itself
+    (auto), or never."""
     engine_manifest: Path | None = None
+    """The file that lists what may be installed; without it: the shipped one."""
     allow_engine_flags: bool = False
+    """Whether a deployment may add flags to its server's, with all that llama-server can do by
+    them."""
     folders: tuple[Path, ...] = ()
+    """GGUF files below these may be deployed by their paths."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """Everything that `wai node run` needs.
-
-    `upstreams`: the only ones to serve; empty means those found on the usual ports. `relay`: a
-    HOST:PORT to dial instead of the relay's own address, which is expected to answer with the same
-    pin (a forwarder). Raises `RequestError` for values that make no sense.
-    """
+    """Everything that `wai node run` needs. Raises `RequestError` for values that make no sense."""
 
     data: Path
     relay: str | None = None
+    """HOST:PORT to dial instead of the relay's own address, which is expected to answer with the
+    same pin (a forwarder)."""
     upstreams: tuple[UpstreamConfig, ...] = ()
+    """The only inference servers to serve; empty: those found on the usual ports."""
     tunnels: int = 1
     """Connections to keep to the relay, on which streams are spread."""
     log_level: LogLevel = "info"
+    """What is written to the log: this, and what is more serious."""
     log_format: Literal["text", "json"] = "text"
+    """Lines for people, or a JSON object in each line."""
     drain_timeout_s: float = 600.0
     """How long a stopping node lets answers in flight end by themselves."""
     deploy: DeployConfig = field(default_factory=DeployConfig)
+    """What the relay's admins may have this node run."""
     hf_endpoint: str = "https://huggingface.co"
     """Where models come from (`HF_ENDPOINT`)."""
     hf_token: str | None = field(default=None, repr=False)
-    """Who we are there (`HF_TOKEN`); None: anybody."""
+    """Who we are there (`HF_TOKEN`); without it: anybody."""
     engine_mirror: str | None = None
     """Where engines come from (`WAI_ENGINE_MIRROR`): a URL below which the files of each release
-    lie in a folder with the release's name; None: from where the manifest says."""
+    lie in a folder with the release's name; without it: from where the manifest says."""
     https_proxy: str | None = field(default=None, repr=False)
     """The HTTP proxy for the relay and the hub (`HTTPS_PROXY`): http://[USER:PASSWORD@]HOST:PORT."""
     no_proxy: str = ""

@@ -49,28 +49,28 @@ class RoutingConfig:
 
 @dataclass(frozen=True, slots=True)
 class RelayConfig:
-    """Everything that `wai relay` needs.
-
-    `listen`: HOST:PORT ([HOST]:PORT for IPv6), or :PORT for every address of this machine, IPv4
-    and IPv6 where there is one. `tls`: "self-signed", "off" (a proxy ends TLS),
-    "acme" (a certificate for `domain` from an authority), or "CERT,KEY" (two PEM files).
-    `public_url`: how nodes and callers reach this relay, where that is not the address it listens
-    on. Raises `RequestError` for values that make no sense.
-    """
+    """Everything that `wai relay` needs. Raises `RequestError` for values that make no sense."""
 
     data: Path
     listen: str = DEFAULT_LISTEN
+    """HOST:PORT ([HOST]:PORT for IPv6), or :PORT for every address of this machine, IPv4 and IPv6
+    where there is one."""
     tls: str = "self-signed"
+    """self-signed, off (a proxy ends TLS), acme (a certificate for `domain` from an authority), or
+    CERT,KEY (two PEM files)."""
     public_url: str | None = None
+    """How nodes and callers reach this relay, where that is not the address that it listens on."""
     proxy_key_sha256: str = ""
     """With `tls` off: the SHA-256 of the public key in the certificate that the proxy shows, in
     hex; up to four, by commas. Invites carry them, and nodes then believe no other key."""
     log_level: LogLevel = "info"
+    """What is written to the log: this, and what is more serious."""
     log_format: Literal["text", "json"] = "text"
+    """Lines for people, or a JSON object in each line."""
     metrics_token: str | None = None
     """What Prometheus shows at `/metrics`; an admin's token is good there too."""
     otlp_endpoint: str | None = None
-    """Where spans go (OTLP over HTTP); None: none are made. Needs the extra `otel`."""
+    """Where spans go (OTLP over HTTP); without it: none are made. Needs the extra `otel`."""
     drain_timeout_s: float = 600.0
     """How long a stopping relay lets answers in flight end by themselves."""
     session_ttl_s: float = 60.0
@@ -82,25 +82,36 @@ class RelayConfig:
     domain: str | None = None
     """The name that an ACME authority gives a certificate for."""
     acme_directory: str = LETS_ENCRYPT
+    """The ACME authority."""
     acme_email: str | None = None
+    """Where the authority may write to."""
     acme_ca: Path | None = None
-    """Whom to believe that the authority is it, in PEM; None: the system's authorities."""
+    """Whom to believe that it is that authority, in PEM; without it: the system's authorities."""
     acme_challenge: Literal["tls-alpn-01", "http-01"] = "tls-alpn-01"
+    """How the domain is proved: on the relay's own port, which must be reached as port 443 of the
+    domain, or on port 80."""
     acme_http_listen: str = ":80"
     """Where HTTP-01 is answered, while the authority looks."""
     gateway: GatewayLimits = field(default_factory=GatewayLimits)
+    """Bounds of requests."""
     aliases: dict[str, str] = field(default_factory=dict)
     """Other names of models: what callers say, and what is served for it."""
     fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Models that may stand in for one that can't be served, best first."""
     providers: tuple[ProviderConfig, ...] = ()
+    """Cloud services beside the nodes."""
     provider_after_s: float = OVERFLOW_AFTER_S
     """How long a request may wait for a node's slot before it goes to a provider, if it may."""
     routing: RoutingConfig = field(default_factory=RoutingConfig)
+    """How the relay chooses among nodes."""
     cors: CorsConfig = field(default_factory=CorsConfig)
+    """Which web pages may call the API from a browser."""
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    """The proxies in front of the relay."""
     health: HealthConfig = field(default_factory=HealthConfig)
+    """What counts as a problem."""
     notify: NotifyConfig = field(default_factory=NotifyConfig)
+    """Who is told of problems."""
     https_proxy: str | None = field(default=None, repr=False)
     """The HTTP proxy by which the relay reaches providers and the ACME authority (`HTTPS_PROXY`):
     http://[USER:PASSWORD@]HOST:PORT."""

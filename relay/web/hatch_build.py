@@ -1,4 +1,5 @@
-"""Builds the dashboard into `wai_relay/static` when the package is built, also for an editable one.
+"""Builds the dashboard into `wai_relay/static` when the package is built, also for an editable one;
+puts manual pages into the wheel where `make dist` has made them.
 
 Node comes from the machine where it is new enough, else as a build dependency from a wheel. What
 was built from the same sources is not built again: a stamp of their hash lies beside it. The types
@@ -53,6 +54,9 @@ class DashboardHook(BuildHookInterface[Any]):
         if not self._is_built():
             self._build()
         build_data["artifacts"].append("relay/wai_relay/static/**")
+        pages = Path(self.root, "build", "man")
+        if pages.is_dir() and version == "standard":
+            build_data["shared_data"][str(pages)] = "share/man"
 
     def _is_built(self) -> bool:
         stamp = self._static / STAMP

@@ -1,4 +1,5 @@
-"""`make clients`: installs the clients, runs each against each server, and prints a table."""
+"""`make clients`: installs the clients, runs each against each server, and prints a table; then it
+runs the blocks of docs/clients.md."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from tests.harness.real import SCRIPTS, require_real
 from tests.harness.tiny_gguf import TinyModel, tiny_gguf
 
 from .clients import CLIENTS, PYTHON_PACKAGES, SERVERS, Client
+from .documented import run_snippet, snippets
 from .run import FOLDER, Result, fleet, run
 
 CACHE: Final = npm.ROOT / ".cache" / "clients"
@@ -46,6 +48,14 @@ def main() -> int:
                     if result.error and server not in client.limits:
                         failed += 1
                         print(f"    {server}: {result.error[:600]}", flush=True)
+            for snippet in [] if options.only else snippets():
+                error = run_snippet(
+                    snippet, there, python=str(PYTHON / "bin" / "python"), packages=NPM
+                )
+                print(_row(snippet.place, "FAILS" if error else "works"), flush=True)
+                if error:
+                    failed += 1
+                    print(f"    {error}", flush=True)
     for why, number in limits.items():
         print(f"({number}) {why}")
     print(f"{failed} failed" if failed else "all work")

@@ -8,6 +8,9 @@ from typing import Final
 SERVERS: Final = ("llama-server", "vllm", "ollama", "lm-studio", "strict")
 """A real llama-server, and servers that answer as the real ones do (`harness.model_servers`)."""
 
+DOCUMENTED_WITH: Final = "vllm"
+"""The server by which the blocks of docs/clients.md are run."""
+
 PYTHON_PACKAGES: Final = (
     "openai==2.54.0",
     "anthropic==2.14.0",

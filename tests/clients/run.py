@@ -17,7 +17,7 @@ from tests.harness.cluster import Cluster, cluster
 from tests.harness.llama_server import llama_server
 from tests.harness.model_servers import ModelServer, model_server
 
-from .clients import SERVERS, Client
+from .clients import DOCUMENTED_WITH, SERVERS, Client
 
 FOLDER: Final = Path(__file__).parent
 TIMEOUT_S: Final = 120.0
@@ -67,6 +67,15 @@ def fleet(folder: Path, model: Path, *, context_tokens: int = 8192) -> Iterator[
         yield Fleet(running, running.create_key().secret, models, servers)
 
 
+@contextmanager
+def fleet_of_one(folder: Path) -> Iterator[Fleet]:
+    """A relay before one node, with the server of `DOCUMENTED_WITH`."""
+    with model_server(DOCUMENTED_WITH) as server, cluster(folder) as running:
+        running.add_node(DOCUMENTED_WITH, server.url, upstream_key=server.key)
+        key = running.create_key().secret
+        yield Fleet(running, key, {DOCUMENTED_WITH: server.model}, {DOCUMENTED_WITH: server})
+
+
 def run(
     client: Client, there: Fleet, *, python: str = sys.executable, packages: Path | None = None
 ) -> dict[str, Result]:
@@ -81,7 +90,7 @@ def run(
     try:
         done = subprocess.run(
             argv,
-            env=_environment(there, packages),
+            env=environment(there, packages),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -100,7 +109,8 @@ def run(
     return {server: told.get(model, lost) for server, model in there.models.items()}
 
 
-def _environment(there: Fleet, packages: Path | None) -> dict[str, str]:
+def environment(there: Fleet, packages: Path | None) -> dict[str, str]:
+    """What a client's process is given: whom to trust, and no way to anybody but the relay."""
     ca = str(there.cluster.data / "relay-ca.crt")
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return {

@@ -10,7 +10,8 @@ import pytest
 from tests.harness.caller import chat, request
 
 from .clients import CLIENTS, Client
-from .run import Fleet, fleet, run
+from .documented import LANGUAGES, Snippet, run_snippet, snippets
+from .run import Fleet, fleet, fleet_of_one, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("clients")]
 
@@ -25,6 +26,23 @@ def there(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
 def test_a_client_works_with_every_server(there: Fleet, client: Client) -> None:
     got = run(client, there)
     assert {server: result.error for server, result in got.items() if result.error} == {}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of_one(tmp_path_factory.mktemp("one")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("snippet", [s for s in snippets() if s.is_here], ids=lambda s: s.place)
+def test_a_block_of_the_page_does_not_work_as_it_stands(one: Fleet, snippet: Snippet) -> None:
+    assert run_snippet(snippet, one) == ""
+
+
+def test_no_block_of_the_page_is_run() -> None:
+    found = snippets()
+    assert {snippet.language for snippet in found} == set(LANGUAGES)
+    assert sum(snippet.is_here for snippet in found) >= 3
 
 
 def test_a_strict_server_is_sent_no_field_of_ours_twice(there: Fleet) -> None:

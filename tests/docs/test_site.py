@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from wai_cli.commands.settings import PROGRAMS, settings_of
 from wai_cli.main import GROUPS
+from wai_cli.options.reference import tables_of
 
 ROOT = Path(__file__).parent.parent.parent
 LOADED = re.compile(r'<(?:script|img|iframe|link rel="stylesheet")[^>]*?(?:src|href)="([^"]*)"')
@@ -51,7 +53,22 @@ def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
     assert not [url for url in loaded if url.startswith(("http:", "https:", "//"))]
 
 
+def test_an_image_is_shown_that_is_not_there(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        for source in re.findall(r'<img [^>]*?src="([^":]*)"', page.read_text()):
+            assert (page.parent / source).is_file(), f"{page.name}: {source}"
+    assert "<img " in (site / "index.html").read_text()
+
+
 def test_each_command_has_its_help(site: Path) -> None:
     text = (site / "commands.html").read_text()
     assert all(f"usage: wai {command}" in text for command in GROUPS)
     assert "usage: wai node engine install" in text
+
+
+def test_each_setting_has_its_row(site: Path) -> None:
+    text = (site / "configuration.html").read_text()
+    for name in PROGRAMS:
+        for table in tables_of(settings_of(name)):
+            assert all(f"<code>{one.name}</code>" in text for one in table.settings)
+    assert "<code>[[providers.models]]</code>" in text

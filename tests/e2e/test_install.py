@@ -245,6 +245,7 @@ def test_a_node_is_taken_off_and_leaves_nothing(
 ) -> None:
     _, box = machines
     wai = ".local/bin/wai node uninstall"
+    assert (box.home / ".local/share/man/man1/wai-node.1").is_file()
     refused = box.start(f"setsid {wai}").communicate(timeout=60)[0]
     assert "nobody to ask: add --yes" in refused
     would = box.type(f"{wai} --dry-run")
@@ -253,6 +254,7 @@ def test_a_node_is_taken_off_and_leaves_nothing(
     assert "wai node remove box" in said
     assert (box.home / ".local/share/wai/node/node.key").exists()
     assert not (box.home / ".local/share/wai/venv").exists()
+    assert not list(box.home.glob(".local/share/man/man?/*"))
     assert not (box.home / ".config/systemd/user/wai-node.service").exists()
     assert not Path(f"/proc/{box.services.pid('wai-node')}/exe").exists()
 

@@ -86,6 +86,19 @@ def _haproxy() -> str | None:
     return None if front_proxy.found("haproxy") else "apt-get install haproxy (Debian, Ubuntu)"
 
 
+def _caddy() -> str | None:
+    return None if front_proxy.found("caddy") else "apt-get install caddy (Debian, Ubuntu)"
+
+
+def _docker_compose() -> str | None:
+    # Version 1 reads files by itself, version 2 comes with Docker.
+    return None if shutil.which("docker-compose") else "apt-get install docker-compose (Debian)"
+
+
+def _mandoc() -> str | None:
+    return None if shutil.which("mandoc") else "apt-get install mandoc (Debian, Ubuntu)"
+
+
 def _dashboard() -> str | None:
     built = Path(__file__).parents[2] / "relay" / "wai_relay" / "static" / "index.html"
     return None if built.is_file() else "`pip install -e .` builds it; `make test` does that"
@@ -109,6 +122,9 @@ _CHECKS: Final[dict[str, Callable[[], str | None]]] = {
     "chromium": _chromium,
     "nginx": _nginx,
     "haproxy": _haproxy,
+    "caddy": _caddy,
+    "docker-compose": _docker_compose,
+    "mandoc": _mandoc,
     "dashboard": _dashboard,
     "root": _root,
 }

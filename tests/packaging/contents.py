@@ -27,6 +27,8 @@ IN_THE_WHEEL: Final = (
     r"wai-[^/]+\.dist-info/licenses/LICENSE",
     *(rf"{package}/py\.typed" for package in PACKAGES),
 )
+IN_A_RELEASE: Final = (r"wai-[^/]+\.data/data/share/man/man1/wai-node\.1",)
+"""What the wheel has that `make dist` builds, and one that is built in the sources may lack."""
 IN_THE_SDIST: Final = (
     *(r"pyproject\.toml", r"README\.md", r"LICENSE", r"CHANGELOG\.md", r"install\.sh"),
     *(r"protocol/SPEC\.md", r"relay/Dockerfile", r"client/Dockerfile", r"relay/web/src/main\.tsx"),
@@ -41,11 +43,11 @@ def missing(names: list[str], wanted: tuple[str, ...]) -> list[str]:
     return [pattern for pattern in wanted if not any(re.fullmatch(pattern, n) for n in names)]
 
 
-def check_wheel(file: Path) -> list[str]:
-    """What is wrong with a wheel, a line each."""
+def check_wheel(file: Path, also: tuple[str, ...] = ()) -> list[str]:
+    """What is wrong with a wheel, a line each; `also`: what it must have beside the usual."""
     with zipfile.ZipFile(file) as wheel:
         names = wheel.namelist()
-    wrong = [f"{file.name} lacks {pattern}" for pattern in missing(names, IN_THE_WHEEL)]
+    wrong = [f"{file.name} lacks {pattern}" for pattern in missing(names, IN_THE_WHEEL + also)]
     return wrong + [f"{file.name} has {name}" for name in names if NOT_SHIPPED.search(name)]
 
 
@@ -59,7 +61,7 @@ def check_sdist(file: Path) -> list[str]:
 def main(folder: Path) -> int:
     """Check all that is in `folder`; 0 if nothing is wrong."""
     wheels, sdists = sorted(folder.glob("*.whl")), sorted(folder.glob("*.tar.gz"))
-    wrong = [line for file in wheels for line in check_wheel(file)]
+    wrong = [line for file in wheels for line in check_wheel(file, IN_A_RELEASE)]
     wrong += [line for file in sdists for line in check_sdist(file)]
     if len(wheels) != 1 or len(sdists) != 1:
         wrong.append(f"{folder} has {len(wheels)} wheels and {len(sdists)} sdists")

@@ -37,9 +37,12 @@ def main(file: Path) -> int:
         home = Path(folder)
         shown = run(file.resolve(), home, "--help")
         version = run(file.resolve(), home, "--version")
+        # What settings mean is read from the source, which must be unpacked.
+        settings = run(file.resolve(), home, "settings", "node")
         checked = run(file.resolve(), home, "doctor")
     tried = (
         ("--help", shown.returncode == 0 and "node" in shown.stdout, shown),
+        ("settings node", "# Connections to keep" in settings.stdout, settings),
         ("--version", VERSION in version.stdout, version),
         # Nothing has joined here: that is what it is to say, and no traceback.
         ("doctor", checked.returncode == 1 and "Traceback" not in checked.stderr, checked),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,3 +21,23 @@ def test_the_built_wheel_and_sdist_are_whole(tmp_path: Path) -> None:
     assert [wrong for file in tmp_path.glob("*.whl") for wrong in check_wheel(file)] == []
     assert [wrong for file in tmp_path.glob("*.tar.gz") for wrong in check_sdist(file)] == []
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_second_build_has_other_bytes(tmp_path: Path) -> None:
+    built = []
+    for zone in ("UTC", "Asia/Kathmandu"):
+        into = tmp_path / zone
+        command = [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(into),
+        ]
+        env = {**os.environ, "SOURCE_DATE_EPOCH": "1764403200", "TZ": zone}
+        subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=True)
+        [wheel] = into.glob("*.whl")
+        built.append(wheel.read_bytes())
+    assert built[0] == built[1]

@@ -26,7 +26,7 @@ _CERTIFICATE: Final = (
 )
 _PROXY_KEY: Final = (
     "give the relay --proxy-pin with the SHA-256 of the proxy's public key, and let nodes join"
-    " again: docs/operating-a-relay.md says how"
+    " again: docs/behind-a-proxy.md says how"
 )
 _PROXY_CHANGED: Final = (
     "does the proxy have a new key? Then give the relay --proxy-pin with both, and let nodes join"

@@ -16,7 +16,8 @@ examples:
   wai relay --listen :443 --tls fullchain.pem,privkey.pem
   wai relay --listen 127.0.0.1:8080 --tls off   behind a proxy that ends TLS
 
-Every flag is also a key of the --config file and a variable WAI_RELAY_…; a flag wins."""
+Every flag is also a key of the --config file and a variable WAI_RELAY_…; a flag wins.
+`wai settings relay` prints a file with all keys and what they mean."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ EXAMPLES: Final = {
     "node run": (
         "wai node run",
         "wai node run --upstream http://127.0.0.1:8080",
-        "wai node run --config node.toml",
+        "wai settings node > node.toml && wai node run --config node.toml",
     ),
     "node upstream": ("wai node upstream list", "wai node upstream allow 8080"),
     "node upstream list": ("wai node upstream list",),

@@ -22,6 +22,8 @@ from wai_transport.wording import in_words
 
 T = TypeVar("T")
 MAX_FILE_BYTES: Final = 1 << 20
+ONLY_FLAGS: Final = ("data",)
+"""Fields that no file sets: the option has a default, which would win without a word."""
 _HEADER: Final = re.compile(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?")
 _KEY: Final = re.compile(r"""\s*(?:"([^"]+)"|'([^']+)'|([A-Za-z0-9_-]+))\s*[.=]""")
 _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
@@ -86,6 +88,9 @@ def _check_keys(table: dict[str, Any], kind: Any, inside: str, text: str, file: 
             known = ", ".join(sorted(hints))
             where = f" in [{inside}]" if inside else ""
             raise RequestError(f"{file}, line {line}: unknown key {key!r}{where}; known: {known}")
+        if not inside and key in ONLY_FLAGS:
+            line = _line_of(text, inside, key)
+            raise RequestError(f"{file}, line {line}: no file sets {key!r}; use --{key}")
         nested = _nested(hints[key])
         if nested is None:
             continue

@@ -29,16 +29,20 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 @dataclass(frozen=True, slots=True)
 class ProviderModel:
-    """One model that a provider may serve. `id`: what callers ask us for; `name`: what the provider
-    calls it (none: the same). `context_tokens`: the longest it takes, if that is known. Prices are
-    per million tokens, in whatever currency the operator counts; `cached_price` None: as input."""
+    """One model that a provider may serve. Prices are in whatever currency the operator counts."""
 
     id: str
+    """What callers ask the relay for."""
     name: str = ""
+    """What the provider calls it; empty: the same."""
     context_tokens: int | None = None
+    """The longest context that it takes, if that is known."""
     input_price: float = 0.0
+    """Of a million tokens of prompts."""
     output_price: float = 0.0
+    """Of a million tokens of answers."""
     cached_price: float | None = None
+    """Of a million tokens of prompts that the provider had cached; without it: as others."""
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -51,16 +55,20 @@ class ProviderModel:
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
-    """A service that speaks OpenAI's API. `base_url` ends where `/chat/completions` is added. Its
-    key is in the environment (`key_env`) or in a file (`key_file`); without both none is sent.
-    `ca_file`: whom to believe that it is it, in PEM; None: the system's authorities."""
+    """A service that speaks OpenAI's API. Without `key_env` and `key_file` no key is sent."""
 
     name: str
+    """What it is called in `X-WAI-Node` and in usage."""
     base_url: str
+    """Its address, up to where `/chat/completions` is added."""
     models: tuple[ProviderModel, ...]
+    """What it may serve."""
     key_env: str | None = None
+    """The variable of the relay's environment that has its key."""
     key_file: Path | None = None
+    """A file that has its key instead."""
     ca_file: Path | None = None
+    """Whom to believe that it is that service, in PEM; without it: the system's authorities."""
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None:

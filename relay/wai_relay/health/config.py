@@ -10,10 +10,11 @@ from wai_protocol.errors import RequestError
 
 @dataclass(frozen=True, slots=True)
 class HealthConfig:
-    """`ignore`: the kinds of problems that are no problems here, for instance "clock" on a virtual
-    machine whose host keeps its clock."""
+    """What counts as a problem. Raises `RequestError` for a kind that there is not."""
 
     ignore: tuple[str, ...] = ()
+    """The kinds of problems that are no problems here, for instance "clock" on a virtual machine
+    whose host keeps its clock."""
 
     def __post_init__(self) -> None:
         for kind in self.ignore:

@@ -205,7 +205,7 @@ choose_places() {
     fail "on macOS it is installed for one user: run it without sudo"
   fi
   if [ "$user" = no ]; then
-    env=/opt/wai etc=/etc/wai bin=/usr/local/bin state=/var/lib/wai-$role unit_data=
+    env=/opt/wai etc=/etc/wai bin=/usr/local/bin man=/usr/local/share/man state=/var/lib/wai-$role unit_data=
     units=/etc/systemd/system unit_file=wai-$role.service
     # pip must read root's settings, not those of the user who called sudo.
     HOME=~root
@@ -222,7 +222,7 @@ choose_places() {
       %h/*) ;;
       *[!A-Za-z0-9/._+@,:-]*) fail "XDG_DATA_HOME=$XDG_DATA_HOME can't be written into a service file: unset it" ;;
     esac
-    env=$data/venv etc=$HOME/.config/wai bin=$HOME/.local/bin state=$data/$role
+    env=$data/venv etc=$HOME/.config/wai bin=$HOME/.local/bin man=$HOME/.local/share/man state=$data/$role
     units=$HOME/.config/systemd/user unit_file=wai-$role.user.service
     if [ "$system" = Darwin ]; then
       state="$HOME/Library/Application Support/wai/$role"
@@ -444,9 +444,19 @@ install_software() {
     say "$bin/wai is another program and stays; call this one $env/bin/wai"
   else
     run ln -sf "$env/bin/wai" "$bin/wai"
+    put_manual
   fi
   wai=$(quoted "$env/bin/wai")
   case :$PATH: in *:"$bin":*) wai=wai ;; esac
+}
+
+# Write the manual pages, which `man` finds by the folder of the command.
+put_manual() {
+  if [ "$dry" = yes ]; then
+    say "would write the manual pages: $man/man1/wai*.1, $man/man5/wai-*.toml.5"
+  elif ! "$env/bin/wai" manual "$man" </dev/null >/dev/null 2>&1; then
+    say "the manual pages could not be written into $man: wai manual DIR does it"
+  fi
 }
 
 # Return whether the wheel with the SHA-256 $1 is installed and works.
@@ -722,7 +732,7 @@ END
 }
 
 relay_settings_file() {
-  say "# Every flag of \`wai relay --help\` is a key here; \`systemctl reload wai-relay\` takes changes over."
+  say "# \`wai settings relay\` prints all that may stand here; \`systemctl reload wai-relay\` takes changes over."
   relay_settings
 }
 
@@ -832,7 +842,9 @@ uninstall() {
   if [ -e "$env/.role-$other" ]; then
     say "the software in $env stays: the $other here uses it"
   elif [ -e "$env/pyvenv.cfg" ] && [ -e "$env/.wheel" ]; then
-    if [ "$(readlink "$bin/wai" 2>/dev/null)" = "$env/bin/wai" ]; then run rm -f "$bin/wai"; fi
+    if [ "$(readlink "$bin/wai" 2>/dev/null)" = "$env/bin/wai" ]; then
+      run rm -f "$bin/wai" "$man"/man1/wai.1 "$man"/man1/wai-*.1 "$man"/man5/wai-*.toml.5
+    fi
     run rm -rf "$env"
     rmdir "$etc" 2>/dev/null || :
     if [ "$user" = yes ]; then rmdir "$(dirname "$env")" 2>/dev/null || :; fi

@@ -46,13 +46,16 @@ _PORTS: Final = {"starttls": 587, "tls": 465, "off": 25}
 
 @dataclass(frozen=True, slots=True)
 class WebhookConfig:
-    """Where JSON is posted. With a secret the body is signed with it. `ca_file`: whom to believe
-    that it is it, in PEM; None: the system's authorities."""
+    """Where JSON is posted. With a secret the body is signed with it."""
 
     url: str
+    """https://HOST[:PORT]/PATH."""
     secret_file: Path | None = None
+    """A file with the secret that bodies are signed with."""
     secret_env: str | None = None
+    """The variable of the relay's environment that has it instead."""
     ca_file: Path | None = None
+    """Whom to believe that it is that server, in PEM; without it: the system's authorities."""
 
     def __post_init__(self) -> None:
         _one("a webhook", secret_file=self.secret_file, secret_env=self.secret_env)
@@ -65,12 +68,16 @@ class WebhookConfig:
 
 @dataclass(frozen=True, slots=True)
 class NtfyConfig:
-    """A topic of an ntfy server: its URL ends with the topic's name."""
+    """A topic of an ntfy server."""
 
     url: str
+    """https://SERVER/TOPIC."""
     token_file: Path | None = None
+    """A file with the token that lets the relay publish there."""
     token_env: str | None = None
+    """The variable of the relay's environment that has it instead."""
     ca_file: Path | None = None
+    """Whom to believe that it is that server, in PEM; without it: the system's authorities."""
 
     def __post_init__(self) -> None:
         _one("ntfy", token_file=self.token_file, token_env=self.token_env)
@@ -90,18 +97,26 @@ class NtfyConfig:
 
 @dataclass(frozen=True, slots=True)
 class EmailConfig:
-    """A mail server that takes mail from us (a submission server). `tls`: "starttls", "tls" from
-    the first byte on, or "off", for a server on this machine. `port`: 587, 465 or 25 by that."""
+    """A mail server that takes mail from us (a submission server)."""
 
     host: str
+    """Its name or address."""
     sender: str
+    """The address that messages are from."""
     to: tuple[str, ...]
+    """The addresses that they go to."""
     tls: Literal["starttls", "tls", "off"] = "starttls"
+    """starttls, tls from the first byte on, or off, for a server on this machine."""
     port: int | None = None
+    """Without it: 587, 465 or 25, by `tls`."""
     user: str | None = None
+    """Whom the relay signs in as; without it: it does not."""
     password_file: Path | None = None
+    """A file with that user's password."""
     password_env: str | None = None
+    """The variable of the relay's environment that has it instead."""
     ca_file: Path | None = None
+    """Whom to believe that it is that server, in PEM; without it: the system's authorities."""
 
     def __post_init__(self) -> None:
         _one("email", password_file=self.password_file, password_env=self.password_env)
@@ -132,17 +147,21 @@ class EmailConfig:
 
 @dataclass(frozen=True, slots=True)
 class NotifyConfig:
-    """`after_s`: how long something must be wrong before anybody is told, and be over before that
-    is told. `quiet`: hours of the day in which nobody is told ("22:00-07:00"); what is still wrong
-    then is told at their end. `time_zone`: whose day that is, such as Europe/Berlin; "" is this
-    machine's."""
+    """Who is told of problems, and when. Raises `RequestError` for values that make no sense."""
 
     webhook: tuple[WebhookConfig, ...] = ()
+    """Where JSON is posted."""
     ntfy: tuple[NtfyConfig, ...] = ()
+    """Topics of ntfy servers."""
     email: tuple[EmailConfig, ...] = ()
+    """Mail servers, and whom to write to."""
     after_s: float = 60.0
+    """How long something must be wrong before anybody is told, and be over before that is told."""
     quiet: str = ""
+    """Hours of the day in which nobody is told (22:00-07:00); what is still wrong then is told at
+    their end."""
     time_zone: str = ""
+    """Whose day that is, such as Europe/Berlin; empty: this machine's."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.after_s <= 86400:
@@ -159,7 +178,7 @@ class NotifyConfig:
             ) from error
 
     def zone(self) -> datetime.tzinfo | None:
-        """The zone of the quiet hours; None: this machine's."""
+        """The zone of the quiet hours; without it: this machine's."""
         return zoneinfo.ZoneInfo(self.time_zone) if self.time_zone else None
 
     def is_quiet(self, now: float) -> bool:

@@ -46,6 +46,7 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> No
     ("text", "expected"),
     [
         ("\nlisen = 1\n", "FILE, line 2: unknown key 'lisen'"),
+        ("# x\ndata = '/srv'\n", "FILE, line 2: no file sets 'data'; use --data"),
         ("[gateway]\nattempts = 1\n\nattempt = 1\n", "FILE, line 4: unknown key 'attempt' in"),
         ("[gatway]\n", "FILE, line 1: unknown key 'gatway'"),
         ("# x\ngateway = {attempt = 1}\n", "FILE, line 2: unknown key 'attempt' in [gateway]"),
