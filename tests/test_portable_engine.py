@@ -1,4 +1,4 @@
-"""The tests' own llama-server runs on this processor, or the tests with a real engine say nothing."""
+"""The tests' own llama-server runs on this processor, or tests with a real engine say nothing."""
 
 from __future__ import annotations
 
