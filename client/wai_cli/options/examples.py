@@ -70,6 +70,7 @@ EXAMPLES: Final = {
         "wai model edit unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --cache-type q8_0",
         "wai model edit unsloth/Qwen3-4B-GGUF:Q4_K_M --node box --gpu-layers auto --slots 4",
     ),
+    "model retry": ("wai model retry unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",),
     "model remove": ("wai model remove unsloth/Qwen3-4B-GGUF:Q4_K_M --node box",),
     "model load": ("wai model load ollama:qwen3:8b --node box",),
     "model unload": ("wai model unload ollama:qwen3:8b --node box",),
