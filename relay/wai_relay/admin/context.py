@@ -15,6 +15,7 @@ from wai_relay.health.health import Health
 from wai_relay.notify.notifier import Notifier
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
+from wai_relay.observe.node_hours import NodeHours
 from wai_relay.policy.months import MonthTokens
 from wai_relay.settings import SettingsBook
 from wai_relay.usage import RequestHistory, UsageReport
@@ -41,6 +42,7 @@ class Context:
     sign_ins: SignIns
     feed: Feed
     explanations: Explanations
+    node_hours: NodeHours
     address: InviteAddress
     version: str
     health: Health

@@ -18,6 +18,7 @@ from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.admin import BASE, Context
 from wai_relay.admin.events import Feed
+from wai_relay.admin.live_nodes import now_of
 from wai_relay.contracts.records import DiscardingRecorder, UsageState
 from wai_relay.dashboard.app import create_app
 from wai_relay.fleet.invites import InviteAddress, Invites
@@ -30,6 +31,7 @@ from wai_relay.notify.config import NotifyConfig
 from wai_relay.notify.notifier import Notifier
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
+from wai_relay.observe.node_hours import NodeHours
 from wai_relay.observe.outcomes import Outcomes
 from wai_relay.observe.pulse import Pulse
 from wai_relay.policy.months import MonthTokens
@@ -48,6 +50,7 @@ class FakeNode:
     state: str = "ready"
     status: NodeStatus = field(default_factory=NodeStatus)
     reconnects: int = 0
+    rtt_s: float | None = None
     copied: bool = False
     agent: str = "wai/0.1.0"
     connected: bool = True
@@ -199,8 +202,13 @@ async def make_api(store: SqliteStore, clock: Clock) -> Api:
     fleet, ticker = FakeFleet(), Ticker()
     live, audit, keys = LiveRequests(), AuditLog(store, clock), await KeyRing.load(store, clock)
     admins = await Admins.load(store, TOKEN, clock)
+    hours = NodeHours(
+        DiscardingRecorder(), lambda: [now_of(node, None) for node in fleet.known], wall_clock=clock
+    )
     feed = Feed(
-        fleet, live, Pulse(DiscardingRecorder()), audit, keys.name_of, call_later=ticker.call_later
+        *(fleet, live, Pulse(DiscardingRecorder()), audit, keys.name_of),
+        figures=hours.rows,
+        call_later=ticker.call_later,
     )
     context = Context(
         fleet=fleet,
@@ -216,6 +224,7 @@ async def make_api(store: SqliteStore, clock: Clock) -> Api:
         sign_ins=await SignIns.load(store, admins, clock),
         feed=feed,
         explanations=Explanations(),
+        node_hours=hours,
         address=InviteAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
         version="0.1.0",
         health=Health(

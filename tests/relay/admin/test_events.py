@@ -117,7 +117,7 @@ async def test_who_comes_gets_the_whole_and_then_what_differs(api: Api) -> None:
     async with reading(api) as reader:
         begun = await reader.whole()
         assert [name for name, _ in begun] == [
-            *("nodes", "requests", "deployments", "hardware", "history", "pulse")
+            *("nodes", "requests", "deployments", "hardware", "figures", "history", "pulse")
         ]
         assert [told["full"] for _, told in begun[:4]] == [True, True, True, True]
         assert [row["id"] for row in begun[1][1]["set"]] == ["req_1"]
