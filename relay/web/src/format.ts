@@ -44,5 +44,5 @@ export function cutInTheMiddle(text: string, most: number): string {
   return `${text.slice(0, most - 1 - end)}…${text.slice(-end)}`;
 }
 
-const letters = new Intl.Collator("en");
+const letters = new Intl.Collator("en", { numeric: true });
 export const byName = (a: { name: string }, b: { name: string }) => letters.compare(a.name, b.name);

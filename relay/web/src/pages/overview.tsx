@@ -1,15 +1,17 @@
 // The overview: what runs now, and the last hour.
 
-import { useComputed, useSignal } from "@preact/signals";
-import { useEffect, useMemo } from "preact/hooks";
+import { useComputed } from "@preact/signals";
+import { useMemo } from "preact/hooks";
 import { get } from "../api";
 import { Chart } from "../parts/chart";
-import { Badge, Empty, Figure, Page, told } from "../parts/basics";
+import { Badge, Empty, Figure, Name, Page, Problem, Slots } from "../parts/basics";
+import { useFetched } from "../parts/fetched";
+import { Link } from "../parts/link";
 import { byName, compact, count, ms, rate, span } from "../format";
-import type { NodeView, ProblemList, ProblemView } from "../generated/api";
+import type { NodeView, ProblemList } from "../generated/api";
 import { sinceFirst } from "../history";
-import { changes, history, nodes, pulse, relayNow, requests } from "../live";
-import { go } from "../route";
+import { history, nodes, pulse, relayNow, requests } from "../live";
+import { go, ofNode } from "../route";
 
 const LEAST_S = 120; // the chart's shortest span
 const LOOK_MS = 5000; // how old the list of problems may be
@@ -67,19 +69,15 @@ export function OverviewPage() {
 
 /** What is wrong now, each with what to do; nothing while nothing is wrong. */
 function Problems() {
-  const found = useSignal<readonly ProblemView[]>([]);
-  useEffect(() => {
-    const look = () => void told(async () => (found.value = (await get<ProblemList>("/problems")).data));
-    look();
-    const timer = setInterval(look, LOOK_MS);
-    return () => clearInterval(timer);
-  }, [changes.value]);
-  if (found.value.length === 0) return null;
+  const { value, problem } = useFetched(() => get<ProblemList>("/problems"), [], LOOK_MS);
+  const found = value?.data ?? [];
+  if (problem) return <Problem text={`What is wrong is not known now. ${problem}`} />;
+  if (found.length === 0) return null;
   return (
     <section class="card" aria-label="Problems">
-      <h2>{found.value.length === 1 ? "A problem" : `${count(found.value.length)} problems`}</h2>
+      <h2>{found.length === 1 ? "A problem" : `${count(found.length)} problems`}</h2>
       <ul class="problems">
-        {found.value.slice(0, SHOWN_PROBLEMS).map((one) => (
+        {found.slice(0, SHOWN_PROBLEMS).map((one) => (
           <li key={one.id}>
             <strong>{one.subject === "relay" ? "This relay" : one.subject}</strong>: {one.text}
             {one.since !== null && <span class="muted"> · for {span(relayNow() - one.since)}</span>}
@@ -87,7 +85,7 @@ function Problems() {
           </li>
         ))}
       </ul>
-      {found.value.length > SHOWN_PROBLEMS && <p class="hint">All of them: <code>wai status</code></p>}
+      {found.length > SHOWN_PROBLEMS && <p class="hint">All of them: <code>wai status</code></p>}
     </section>
   );
 }
@@ -98,7 +96,7 @@ function NodeLine({ node }: { node: NodeView }) {
     () => (
       <li>
         <div class="line">
-          <strong>{node.name}</strong>
+          <Link to={ofNode(node.name)} title={node.name}><strong><Name text={node.name} most={22} /></strong></Link>
           <Badge state={node.state} />
           <Slots busy={node.slots_busy} total={node.slots_total} />
         </div>
@@ -106,15 +104,5 @@ function NodeLine({ node }: { node: NodeView }) {
       </li>
     ),
     [node],
-  );
-}
-
-export function Slots(props: { busy: number; total: number | null }) {
-  if (props.total === null) return <span class="num muted">{props.busy} busy</span>;
-  return (
-    <span class="slots">
-      <meter min={0} max={Math.max(props.total, 1)} value={props.busy} aria-label="slots busy" />
-      <span class="num">{props.busy}/{props.total}</span>
-    </span>
   );
 }
