@@ -1,5 +1,4 @@
-"""Fifty nodes in a browser: found, sorted, looked at by a kept address; and at that size the page and
-the feed stay small."""
+"""Fifty nodes in a browser: found, sorted, looked at by a kept address; the page stays small."""
 
 from __future__ import annotations
 

@@ -11,8 +11,10 @@ from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.fleet.invites import InviteAddress, Invites
+from wai_relay.gateway.replay import Replays
 from wai_relay.health.health import Health
 from wai_relay.notify.notifier import Notifier
+from wai_relay.observe.captures import Captures
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.node_hours import NodeHours
@@ -43,6 +45,8 @@ class Context:
     feed: Feed
     explanations: Explanations
     node_hours: NodeHours
+    captures: Captures
+    replays: Replays
     address: InviteAddress
     version: str
     health: Health

@@ -109,6 +109,7 @@ def _close_at_the_end(parts: Parts, ending: AsyncExitStack) -> None:
     """Have `ending` close what `build` made, tunnels first and the sampling of requests last."""
     ending.callback(parts.pulse.close)
     ending.callback(parts.node_hours.close)
+    ending.callback(parts.gateway.captures.close)
     ending.callback(parts.access_log.close)
     if parts.spans is not None:
         ending.push_async_callback(asyncio.to_thread, parts.spans.close)

@@ -26,6 +26,7 @@ from wai_relay.fleet.tunnel import Tunnels
 from wai_relay.gateway.dialects.registry import installed_dialects
 from wai_relay.gateway.dispatch import ScheduledDispatcher
 from wai_relay.gateway.gateway import Gateway
+from wai_relay.gateway.replay import Replays
 from wai_relay.gateway.settling import SettlingDispatcher
 from wai_relay.health.condition import RelayCondition
 from wai_relay.health.folder_probe import FolderProbe
@@ -254,6 +255,8 @@ def _context(
         feed=feed,
         explanations=gateway.explanations,
         node_hours=node_hours,
+        captures=gateway.captures,
+        replays=Replays(gateway.handle, stored.keys),
         address=relay_address(config, stored.relay_key, tls),
         version=VERSION,
         health=health,

@@ -11,6 +11,7 @@ import { Code, Dialog, Empty, Name, Page, Problem, Sure, paged, told } from "../
 import { useFetched } from "../parts/fetched";
 import { SnippetBox } from "../parts/snippet_box";
 import { baseUrl } from "../session";
+import { CaptureKey, CaptureNotice } from "./captured";
 
 const SHOWN = 25; // rows a page
 const AT_ONCE = 1000; // keys, some 300 KB: read within a frame
@@ -34,6 +35,7 @@ export function KeysPage() {
   const filter = useSignal("");
   const editing = useSignal<KeyView | "new" | null>(null);
   const rotating = useSignal<KeyView | null>(null);
+  const capturing = useSignal<KeyView | null>(null);
   const problem = useSignal("");
   const revoke = async (key: KeyView) => (problem.value = await told(() => remove(`/keys/${key.id}`)));
   const found = useMemo(() => {
@@ -49,6 +51,7 @@ export function KeysPage() {
   };
   return (
     <Page title="Keys" actions={<button type="button" class="primary" onClick={() => (editing.value = "new")}>Create a key</button>}>
+      <CaptureNotice />
       <Problem text={problem.value || unread} />
       {(keys?.length ?? 0) >= FILTER_FROM && (
         <input type="search" class="filter" placeholder="Filter by name or label" aria-label="Filter keys" value={filter} onInput={start} />
@@ -78,6 +81,7 @@ export function KeysPage() {
                   <td class="row-actions">
                     <button type="button" class="small" onClick={() => (editing.value = key)} aria-label={`Limits of ${key.name}`}>Limits</button>
                     <button type="button" class="small" onClick={() => (rotating.value = key)} aria-label={`Rotate ${key.name}`}>Rotate</button>
+                    <button type="button" class="small" onClick={() => (capturing.value = key)} aria-label={`Capture ${key.name}`}>Capture</button>
                     <Sure label="Revoke" question="Revoke for good?" name={key.name} onSure={() => revoke(key)} />
                   </td>
                 </tr>
@@ -88,6 +92,7 @@ export function KeysPage() {
         </div>
       )}
       {editing.value && <EditKey subject={editing.value} onClose={() => (editing.value = null)} />}
+      {capturing.value && <CaptureKey subject={capturing.value} onClose={() => (capturing.value = null)} />}
       {rotating.value && <RotateKey subject={rotating.value} onClose={() => (rotating.value = null)} />}
     </Page>
   );

@@ -9,6 +9,7 @@ import { relayNow, requests, tokens } from "../live";
 import { Badge, Choice, Dialog, Empty, Name, Page, Problem, Sure, paged, told } from "../parts/basics";
 import { useFetched } from "../parts/fetched";
 import { remember } from "../route";
+import { CaptureNotice, Captured } from "./captured";
 import { OverRequests } from "./over";
 
 const SHOWN = 25; // as many rows as a busy machine lays out within a frame, twice a second
@@ -22,10 +23,15 @@ export function RequestsPage() {
     shown.value = name;
     remember(name === "over" ? { over: "" } : {});
   };
+  const ask = (id: string | null) => {
+    asked.value = id;
+    remember({ ...Object.fromEntries(new URLSearchParams(location.search)), id: id ?? "" });
+  };
   return (
     <Page title="Requests" hint={shown.value === "over" ? "The latest first" : "Oldest first, updated twice a second"} actions={<Choice label="Requests that are" options={SHOWN_FIRST} value={shown.value} onChoose={choose} />}>
-      {shown.value === "over" ? <OverRequests onWhy={(id) => (asked.value = id)} /> : <RunningRequests onWhy={(id) => (asked.value = id)} />}
-      {asked.value && <Why key={asked.value} id={asked.value} onClose={() => (asked.value = null)} />}
+      <CaptureNotice />
+      {shown.value === "over" ? <OverRequests onWhy={ask} /> : <RunningRequests onWhy={ask} />}
+      {asked.value && <Why key={asked.value} id={asked.value} onClose={() => ask(null)} />}
     </Page>
   );
 }
@@ -146,6 +152,7 @@ function Why(props: { id: string; onClose: () => void }) {
     <Dialog title={`Request ${props.id}`} wide onClose={props.onClose}>
       <Problem text={problem} />
       {found && <Story of={found} />}
+      {found?.captured && <Captured id={props.id} />}
       {found?.running && found.attempts.length === 0 && <Empty title="It still waits for a node" />}
       {found?.attempts.map((attempt, index) => (
         <section key={index} class="scroll">
