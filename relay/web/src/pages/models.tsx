@@ -109,7 +109,7 @@ function Retry({ row, act }: { row: DeploymentView; act: Act }) {
 function Cause({ row }: { row: DeploymentView }) {
   if (row.state !== "failed" || !row.log_tail.length) return null;
   return (
-    <details class="cause">
+    <details class="cause" open>
       <summary>What its server printed last</summary>
       <pre class="log" tabIndex={0} aria-label={`Last lines of ${row.model}`}>{row.log_tail.join("\n")}</pre>
     </details>
