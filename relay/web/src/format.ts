@@ -10,7 +10,7 @@ export const rate = (value: number | null | undefined) =>
 
 export function ms(value: number | null | undefined): string {
   if (value == null) return "–";
-  if (value < 1000) return `${Math.round(value)} ms`;
+  if (value < 1000) return `${value > 0 && value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
   return `${(value / 1000).toFixed(value < 10_000 ? 2 : 1)} s`;
 }
 

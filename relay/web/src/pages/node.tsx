@@ -15,6 +15,7 @@ import { go } from "../route";
 import { Uptime } from "./nodes";
 
 const LOOK_MS = 15_000; // a step of its history
+const LEAST_STEPS = 40; // ten minutes
 const TITLE_CHARS = 40;
 
 type Act = (call: () => Promise<unknown>) => void;
@@ -157,7 +158,12 @@ function ModelSlots({ node, model, act }: { node: NodeView; model: ModelView; ac
 /** Its last hour, as the relay saw it; a gap is where the node was away. */
 function LastHour({ node }: { node: NodeView }) {
   const { value, problem } = useFetched(() => get<NodeHistory>(`/nodes/${node.id}/history`), [node.id], LOOK_MS);
-  const times = value ? value.slots_busy.map((_, index) => value.until - (value.slots_busy.length - 1 - index) * value.step_s) : [];
+  // Before the relay's start nothing is known: that part is left out, but never of the latest minutes.
+  const steps = value?.slots_busy.length ?? 0;
+  const first = value ? [...value.tokens_per_s.keys()].findIndex((at) => value.tokens_per_s[at] || value.slots_busy[at] !== null) : 0;
+  const from = Math.max(0, Math.min(first < 0 ? steps : first, steps - LEAST_STEPS));
+  const times = Array.from({ length: steps - from }, (_, index) => value!.until - (steps - from - 1 - index) * value!.step_s);
+  const late = (values: (number | null)[]) => values.slice(from);
   return (
     <section class="card" aria-label="The last hour">
       <div class="line">
@@ -170,19 +176,19 @@ function LastHour({ node }: { node: NodeView }) {
         <div class="charts">
           <figure>
             <figcaption>Tokens per second</figcaption>
-            <Chart times={times} lines={[{ label: "tokens/s", colour: "--accent", values: value.tokens_per_s }]} height={150} label="Tokens per second over the last hour" />
+            <Chart times={times} lines={[{ label: "tokens/s", colour: "--accent", values: late(value.tokens_per_s) }]} height={150} label="Tokens per second over the last hour" />
           </figure>
           <figure>
             <figcaption>Slots</figcaption>
-            <Chart times={times} lines={[{ label: "all", colour: "--second", values: value.slots_total }, { label: "busy", colour: "--accent", values: value.slots_busy }]} height={150} label="Slots over the last hour" />
+            <Chart times={times} lines={[{ label: "all", colour: "--second", values: late(value.slots_total) }, { label: "busy", colour: "--accent", values: late(value.slots_busy) }]} height={150} label="Slots over the last hour" />
           </figure>
           <figure>
             <figcaption>Use of the {gpus(node) ? "busiest GPU" : "processor"}, %</figcaption>
-            <Chart times={times} top={100} lines={[{ label: "%", colour: "--accent", values: value.use }]} height={150} label="Use of the machine over the last hour" />
+            <Chart times={times} top={100} lines={[{ label: "%", colour: "--accent", values: late(value.use) }]} height={150} label="Use of the machine over the last hour" />
           </figure>
           <figure>
             <figcaption>Reconnections</figcaption>
-            <Chart times={times} lines={[{ label: "reconnections", colour: "--warn", bars: true, values: value.reconnects }]} height={150} label="Reconnections over the last hour" />
+            <Chart times={times} lines={[{ label: "reconnections", colour: "--warn", bars: true, values: late(value.reconnects) }]} height={150} label="Reconnections over the last hour" />
           </figure>
         </div>
       )}

@@ -1,7 +1,7 @@
 // Nodes: a table of all, sorted and filtered; each leads to its own page.
 
 import { useSignal } from "@preact/signals";
-import { useMemo } from "preact/hooks";
+import { useEffect, useMemo } from "preact/hooks";
 import { count, cutInTheMiddle, ms, rate, span } from "../format";
 import type { NodeView } from "../generated/api";
 import { figures, hardware, nodes, pulse, relayNow } from "../live";
@@ -14,6 +14,7 @@ import { AddNode, OpenInvites } from "./invites";
 import { NodePage } from "./node";
 
 const SHOWN = 50; // rows a page
+const AT_FIRST = 20; // so many are drawn in the first frame, and the others in the next: a phone is slow
 const FILTER_FROM = 8; // fewer need no filter
 const NAME_CHARS = 28;
 /** The columns: by what each sorts, its title, and whether a click sorts the highest first. */
@@ -35,6 +36,11 @@ function NodeTable() {
   const by = useSignal(kept.get("sort") ?? "name");
   const at = useSignal(0);
   const adding = useSignal(false);
+  const drawn = useSignal(AT_FIRST);
+  useEffect(() => {
+    const frame = requestAnimationFrame(() => (drawn.value = SHOWN));
+    return () => cancelAnimationFrame(frame);
+  }, []);
   const all = [...nodes.value.values()].map((node): NodeRow => ({ node, figures: figures.value.get(node.id), machine: hardware.value.get(node.id) }));
   const found = sorted(filtered(all, filter.value), by.value);
   const columns = narrow.value ? COLUMNS.filter(([name]) => FEW.has(name)) : COLUMNS;
@@ -61,7 +67,7 @@ function NodeTable() {
         <div class="card scroll">
           <table class="stack few">
             <thead><tr>{columns.map((column) => <Head key={column[0]} column={column} by={by.value} onSort={(sort) => show({ sort })} />)}</tr></thead>
-            <tbody>{shown.shown.map((row) => <Row key={row.node.id} row={row} />)}</tbody>
+            <tbody>{shown.shown.slice(0, drawn.value).map((row) => <Row key={row.node.id} row={row} />)}</tbody>
           </table>
           {shown.turn}
         </div>

@@ -16,7 +16,7 @@ import { go, ofNode } from "../route";
 const LEAST_S = 120; // the chart's shortest span
 const LOOK_MS = 5000; // how old the list of problems may be
 const SHOWN_PROBLEMS = 12;
-const SHOWN = 60; // nodes on this page; the Nodes page has all
+const SHOWN = 24; // nodes on this page; the Nodes page has all
 
 export function OverviewPage() {
   const now = pulse.value;
@@ -60,11 +60,17 @@ export function OverviewPage() {
             <button type="button" class="primary" onClick={() => go("nodes")}>Add a node</button>
           </Empty>
         ) : (
-          <ul class="strip">{all.slice(0, SHOWN).map((node) => <NodeLine key={node.id} node={node} />)}</ul>
+          <ul class="strip">{inNeed(all).slice(0, SHOWN).map((node) => <NodeLine key={node.id} node={node} />)}</ul>
         )}
+        {all.length > SHOWN && <p class="below"><Link to="nodes">All {count(all.length)} nodes</Link></p>}
       </section>
     </Page>
   );
+}
+
+/** The nodes, those that are not ready first: they are what somebody looks for here. */
+function inNeed(all: readonly NodeView[]): NodeView[] {
+  return [...all].sort((a, b) => Number(a.state === "ready") - Number(b.state === "ready"));
 }
 
 /** What is wrong now, each with what to do; nothing while nothing is wrong. */
