@@ -97,7 +97,7 @@ async def _look_at(page: Page) -> None:
 
 async def test_fifty_nodes_fit_a_phone_and_each_can_be_drained_on_its_page(tmp_path: Path) -> None:
     require_real("chromium", "dashboard")
-    from .browser import PHONE, browser, open_page, page_of, sign_in
+    from .browser import NAMELESS, PHONE, browser, open_page, page_of, sign_in
 
     with cluster(tmp_path) as running:
         async with (
@@ -108,7 +108,10 @@ async def test_fifty_nodes_fit_a_phone_and_each_can_be_drained_on_its_page(tmp_p
             await sign_in(page, running)
             await open_page(page, "Nodes")
             await page.get_by_label("Sort by").select_option("By slots")
+            assert not NAMELESS.findall(await page.locator("body").aria_snapshot())
             await page.get_by_role("link", name="bench-3", exact=True).click()
+            await page.get_by_role("img", name="Slots over the last hour").wait_for()
+            assert not NAMELESS.findall(await page.locator("body").aria_snapshot())
             await page.get_by_role("button", name="Drain bench-3").click()
             await page.get_by_role("button", name="Give requests again to bench-3").wait_for()
             wide = "document.documentElement.scrollWidth"

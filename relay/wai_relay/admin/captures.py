@@ -100,8 +100,7 @@ async def replay(context: Context, call: Call) -> ReplayView:
     before = captured.record
     if before.method != "POST" or captured.prompt_cut or not captured.prompt_read:
         raise RequestError("its prompt was not captured to its end, so it can't be sent again")
-    if wanted.node is not None and context.fleet.find(wanted.node) is None:
-        raise unknown("node", wanted.node, [node.record.name for node in context.fleet.nodes()])
+    node = None if wanted.node is None else _node_called(context, wanted.node)
     body = bytes(captured.prompt)
     if wanted.model is not None:
         body = _with_model(body, wanted.model)
@@ -110,10 +109,10 @@ async def replay(context: Context, call: Call) -> ReplayView:
         "request.replay",
         before.request_id,
         key=captured.key_id,
-        node=wanted.node or "",
+        node=node or "",
         model=wanted.model or before.model,
     )
-    found = await context.replays.send(before.path, body, node=wanted.node)
+    found = await context.replays.send(before.path, body, node=node)
     record = context.explanations.find(found.request_id)
     return ReplayView(
         id=found.request_id,
@@ -128,6 +127,13 @@ async def replay(context: Context, call: Call) -> ReplayView:
         prompt_tokens=record.tokens.prompt if record else 0,
         completion_tokens=record.tokens.completion if record else 0,
     )
+
+
+def _node_called(context: Context, name_or_id: str) -> str:
+    node = context.fleet.find(name_or_id)
+    if node is None:
+        raise unknown("node", name_or_id, [node.record.name for node in context.fleet.nodes()])
+    return node.record.name
 
 
 def _find(context: Context, call: Call) -> Captured:

@@ -16,6 +16,7 @@ import { Fits, Search } from "./deploy";
 
 const LOG_MS = 2000; // how often an open log is fetched from the node
 const MIN_CONTEXT = 256;
+const SHOWN_AWAY = 5; // names of nodes
 const CACHE_TYPES = ["f16", "q8_0", "q4_0"] as const;
 const FLASH_ATTENTION = ["auto", "on", "off"] as const;
 
@@ -95,6 +96,7 @@ function Deployed() {
           </tbody>
         </table>
       )}
+      <Away />
       {log.value && <Log row={log.value} onClose={() => (log.value = null)} />}
       {options.value && <Options row={options.value} onClose={() => (options.value = null)} />}
     </section>
@@ -114,6 +116,14 @@ function Cause({ row }: { row: DeploymentView }) {
       <pre class="log" tabIndex={0} aria-label={`Last lines of ${row.model}`}>{row.log_tail.join("\n")}</pre>
     </details>
   );
+}
+
+/** Says whose models are not in the list: a node tells of them while it is connected. */
+function Away() {
+  const away = [...nodes.value.values()].filter((node) => node.may_deploy && ["offline", "reconnecting"].includes(node.state));
+  if (!away.length) return null;
+  const names = away.slice(0, SHOWN_AWAY).map((node) => node.name).join(", ");
+  return <p class="hint below">Models on nodes that are not connected are not listed: {names}{away.length > SHOWN_AWAY && ` and ${count(away.length - SHOWN_AWAY)} more`}.</p>;
 }
 
 /** What it takes in memory by its server's log, beside what that was estimated at. */
