@@ -289,9 +289,13 @@ class Supervisor:
         chosen.check(flags_allowed=self.settings.allow_engine_flags)
         if model.server:
             check_vllm(chosen, None)
+        files = self._places.file(model), self._places.projector(model)
+        reference = reference_to(model) if entry.machine.state is State.FAILED else None
+        if reference is not None and not await anyio.to_thread.run_sync(files[0].exists):
+            await self.deploy(reference, context_tokens, slots, options=options)
+            return  # its download had failed: it is tried again, and served as is wanted now
         served = wish if entry.machine.serving is not None else None
         context_tokens, slots = context_tokens or wish.context_tokens, slots or wish.slots
-        files = self._places.file(model), self._places.projector(model)
         change = await self._appraiser.change(model, *files, context_tokens, slots, chosen, served)
         load = change.load
         changed = replace(
