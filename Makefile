@@ -20,7 +20,7 @@ WEB       := $(shell find relay/web protocol/wai_api -type f -not -path '*/node_
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs man bench bench-quick bench-instructions chaos clients kills fuzz screenshots dist node-pyz release-check lock clean
+.PHONY: help run test lint docs man bench bench-quick bench-instructions bench-dashboard chaos clients kills fuzz screenshots dist node-pyz release-check lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo 'make test   all tests, also those with a real llama-server'
 	@echo 'make lint   formatting, lint, types, layers, shell, pages, images, units'
 	@echo 'make bench  figures, beside other tunnels  make dist   wheel and sdist (node-pyz: the node in a file)'
+	@echo 'make bench-dashboard  the dashboard with 50 nodes, 500 requests, 100,000 that are over'
 	@echo 'make release-check  whether this commit can be tagged: builds, installs and tries it'
 	@echo 'make man    the manual pages, in .cache/man'
 	@echo 'make docs   the documentation as a site with search, in .cache/site'
@@ -63,6 +64,9 @@ bench: $(VENV)/.test
 
 bench-instructions: $(VENV)/.test
 	@$(BIN)/python -m bench.instructions $(ARGS)
+
+bench-dashboard: $(VENV)/.test $(DASHBOARD)
+	@$(BIN)/python -m bench.dashboard --page $(ARGS)
 
 bench-quick: $(VENV)/.test
 	@$(BIN)/python -m bench.run --quick $(ARGS)

@@ -1,9 +1,10 @@
 """Measure the dashboard's cost: the relay's CPU with and without a reader of its live feed, and the
-page's frame times, with 50 nodes, 500 running requests and 10,000 keys.
+pages' frames and openings, with 50 nodes, 500 running and 100,000 finished requests, 10,000 keys.
 
 The relay and its TLS are real; the nodes speak the real session in this process and answer each
 request with a token now and then, for ever. The CPU is the relay's, in windows that alternate, so
-that what else runs on the machine falls on both. Run it: `python -m bench.dashboard [--page]`.
+that what else runs on the machine falls on both. Run it: `python -m bench.dashboard [--page]`, or
+`make bench-dashboard`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import shutil
+import random
 import statistics
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from typing import Any, Final
 import uvloop
 
 from bench.clients import Client, Target, connect
+from bench.dashboard_page import measure_pages
 from bench.nodes import BenchNode, make_invites
 from bench.place import Place, free_port
 from bench.procstat import allow_many_files, cpu_s, family
@@ -31,33 +33,20 @@ from bench.wai import ask, wai_program
 from wai_protocol.events import Event, StreamOpened
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.access.keys import KeyRing
+from wai_relay.contracts.records import RequestRecord, TokenCounts
 from wai_relay.storage import SqliteStore
+from wai_relay.usage.rollups import writes_for
 from wai_transport.folder import DataFolder
 
 MODEL: Final = "bench-model"
 _HEADERS: Final = [(b"content-type", b"text/event-stream")]
 _TOKEN: Final = b'data: {"choices":[{"index":0,"delta":{"content":" token"}}]}\n\n'
 _KEYS_AT_ONCE: Final = 500
+_FINISHED_AT_ONCE: Final = 2000
+_FINISHED_OVER_S: Final = 7 * 86_400
 _CALLERS_AT_ONCE: Final = 20
 _STATUS_EVERY_S: Final = 1.0
 _WARM_UP_S: Final = 4.0
-_PAGES: Final = (
-    *("Overview", "Nodes", "Live requests", "Models", "Keys", "Usage", "Try it", "Settings"),
-)
-# Gaps between frames, and what kept the page's own thread busy for over 50 ms at a time.
-_RECORDER: Final = """
-window.frames_ms = []; window.tasks_ms = [];
-let last = 0;
-const next = (now) => {
-  if (last) window.frames_ms.push(now - last);
-  last = now;
-  requestAnimationFrame(next);
-};
-requestAnimationFrame(next);
-new PerformanceObserver((list) => {
-  for (const task of list.getEntries()) window.tasks_ms.push(task.duration);
-}).observe({ type: "longtask" });
-"""
 
 
 class AnsweringNode(BenchNode):
@@ -81,7 +70,19 @@ class AnsweringNode(BenchNode):
         )
         if self.session is not None:
             self.session.core.send_status(NodeStatus((model,), version="bench"))
+            self.session.core.emit("hardware", self._machine())
             self.session.flush()
+
+    def _machine(self) -> dict[str, Any]:
+        """Its load, as a node tells it."""
+        use = (13 * self._turn + 7 * len(self.streams)) % 100
+        gpu = {"name": "NVIDIA H200", "use": use, "used": use << 30, "total": 141 << 30}
+        return {
+            "cpu": use / 2,
+            "ram_used": 40 << 30,
+            "ram_total": 128 << 30,
+            "gpus": [{**gpu, "temperature": 40 + use / 4, "power": 300, "power_limit": 700}] * 2,
+        }
 
     def speak(self) -> None:
         """A token on each stream."""
@@ -142,8 +143,9 @@ class Reader:
             writer.close()
 
 
-async def make_keys(folder: DataFolder, count: int) -> str:
-    """Create `count` API keys in the store of a relay that does not run yet; return one secret."""
+async def make_past(folder: DataFolder, count: int, finished: int) -> str:
+    """Fill the store of a relay that does not run yet: `count` API keys, of which it returns one
+    secret, and `finished` requests."""
     store = SqliteStore.open(folder.path / "relay.db")
     keys = await KeyRing.load(store)
     secret = ""
@@ -151,8 +153,38 @@ async def make_keys(folder: DataFolder, count: int) -> str:
         names = [f"app-{n}" for n in range(begin, min(count, begin + _KEYS_AT_ONCE))]
         made = await asyncio.gather(*(keys.create(name) for name in names))
         secret = made[-1][1]
+    chance = random.Random(1)
+    begun = time.time() - _FINISHED_OVER_S
+    ids = [key.id for key in (await keys.list())[:50]]
+    for begin in range(0, finished, _FINISHED_AT_ONCE):
+        numbers = range(begin, min(finished, begin + _FINISHED_AT_ONCE))
+        past = [
+            _finished(chance, number, begun + number * _FINISHED_OVER_S / finished, ids)
+            for number in numbers
+        ]
+        await store.write(*writes_for((record, record.model) for record in past))
     await store.close()
     return secret
+
+
+def _finished(chance: random.Random, number: int, at: float, keys: list[str]) -> RequestRecord:
+    """A request of the past; every 50th failed."""
+    ttft_ms, completion = chance.uniform(50, 8000), chance.randrange(20, 900)
+    failed = number % 50 == 0
+    return RequestRecord(
+        *(f"req_{number:024x}", at, "POST", "/v1/chat/completions", chance.choice(keys)),
+        model=MODEL,
+        served_model=MODEL,
+        node=f"bench-{chance.randrange(50)}",
+        status=502 if failed else 200,
+        fault="upstream_broke" if failed else "",
+        reason="idle",
+        attempts=1,
+        tokens=TokenCounts(chance.randrange(50, 4000), 0, completion, exact=True),
+        ttft_ms=None if failed else ttft_ms,
+        duration_ms=ttft_ms + completion * 15,
+        stream=True,
+    )
 
 
 @asynccontextmanager
@@ -234,47 +266,10 @@ async def measure_feed(
     }
 
 
-async def measure_page(target: Target, token: str, seconds: float) -> dict[str, Any]:
-    """Longest gap between frames and longest task of each page, in ms, in a headless Chromium."""
-    from playwright.async_api import async_playwright
-
-    figures: dict[str, Any] = {}
-    options = ["--disable-gpu", "--disable-dev-shm-usage", "--no-sandbox"]
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=options
-        )
-        context = await browser.new_context(ignore_https_errors=True, base_url=target.url)
-        await context.add_init_script(_RECORDER)
-        page = await context.new_page()
-        page.set_default_timeout(60_000)
-        await page.goto("/dashboard")
-        await page.get_by_label("Admin token").fill(token)
-        await page.get_by_role("button", name="Sign in").click()
-        await page.get_by_role("heading", name="Overview").wait_for()
-        for name in _PAGES:
-            await page.evaluate("() => { frames_ms.length = 0; tasks_ms.length = 0; }")
-            await page.get_by_role("navigation").get_by_role("link", name=name).click()
-            await page.get_by_role("heading", name=name, level=1).wait_for()
-            await asyncio.sleep(2.0)
-            opening = await page.evaluate("() => [frames_ms.splice(0), tasks_ms.splice(0)]")
-            await asyncio.sleep(seconds)
-            frames, tasks = await page.evaluate("() => [frames_ms.splice(0), tasks_ms.splice(0)]")
-            figures[name] = {
-                "opening_longest_frame_ms": round(max(opening[0]), 1),
-                "opening_longest_task_ms": round(max(opening[1], default=0.0), 1),
-                "longest_frame_ms": round(max(frames), 1),
-                "longest_task_ms": round(max(tasks, default=0.0), 1),
-                "frames": len(frames),
-            }
-        await browser.close()
-    return figures
-
-
 async def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Everything."""
     data = folder / "relay"
-    secret = await make_keys(DataFolder.open(data), args.keys)
+    secret = await make_past(DataFolder.open(data), args.keys, args.finished)
     with Place(folder, origin_port=0) as place:
         port = free_port()
         command = [wai_program(), "relay", "--data", str(data), "--listen", f"127.0.0.1:{port}"]
@@ -285,11 +280,14 @@ async def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         )
         token = (data / "admin.token").read_text().strip()
         figures: dict[str, Any] = {"nodes": args.nodes, "requests": args.requests}
-        figures |= {"keys": args.keys, "tokens_per_s": args.tokens_per_s * args.requests}
+        figures |= {"keys": args.keys, "finished": args.finished}
+        figures |= {"tokens_per_s": args.tokens_per_s * args.requests}
         async with load(target, data, args):
             figures |= await measure_feed(target, token, family([pid]), args)
             if args.page:
-                figures["page"] = await measure_page(target, token, args.window_s)
+                figures["pages"] = await measure_pages(
+                    target.url, token, args.window_s, args.screens
+                )
             if args.look:
                 print(ask("top", "--data", str(data)), file=sys.stderr)
     return figures
@@ -300,6 +298,8 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=50)
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--keys", type=int, default=10_000)
+    parser.add_argument("--finished", type=int, default=100_000)
+    parser.add_argument("--screens", type=Path, help="a folder for a picture of each page")
     parser.add_argument("--tokens-per-s", type=float, default=2.0, help="of each request")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--window-s", type=float, default=8.0)

@@ -70,6 +70,7 @@ EVENTS: Final[Mapping[str, type[Struct]]] = {
     "requests": Difference,
     "deployments": Difference,
     "hardware": Difference,
+    "figures": Difference,
     "history": PulseHistory,
     "pulse": PulseView,
     "changed": Changed,

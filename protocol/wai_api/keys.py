@@ -20,7 +20,8 @@ class KeyView(Struct, frozen=True, kw_only=True):
     """An API key; `prefix` is what of its secret may be shown. `labels`: words that keys are
     grouped by. `former_until`: a former secret of it is good until then, null if there is none.
     `last_used_at` is the hour of its latest request; null for a key that was not used, and in
-    answers that are not a list. `month_tokens`: what it took in this month (UTC)."""
+    answers that are not a list. `month_tokens`: what it took in this month (UTC). `capture_until`:
+    its prompts and answers are captured until then, null if they are not."""
 
     id: str
     name: str
@@ -32,6 +33,7 @@ class KeyView(Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     former_until: float | None = None
     month_tokens: int = 0
+    capture_until: float | None = None
 
 
 class KeyList(Struct, frozen=True):

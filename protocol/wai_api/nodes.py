@@ -79,6 +79,29 @@ class ChangeNode(Struct, frozen=True, forbid_unknown_fields=True):
     ) = None
 
 
+class NodeFigures(Struct, frozen=True, kw_only=True):
+    """A node's figures of the last seconds; `id` is the node's. `rtt_ms`: the way there and back,
+    null where it was not measured."""
+
+    id: str
+    tokens_per_s: float
+    rtt_ms: float | None
+
+
+class NodeHistory(Struct, frozen=True, kw_only=True):
+    """A node's last hour: a value for each `step_s`, of which the last one was closed at `until`;
+    null where the node was away, or nothing is known. `reconnects`: how often it came back in that
+    step. `use`: of its busiest GPU in percent, or of its processor if it has none."""
+
+    step_s: float
+    until: float
+    tokens_per_s: list[float | None]
+    slots_busy: list[float | None]
+    slots_total: list[float | None]
+    reconnects: list[float | None]
+    use: list[float | None]
+
+
 class NodeList(Struct, frozen=True):
     """Every node that has joined."""
 

@@ -141,3 +141,5 @@ class Explanation(Struct, frozen=True):
     translated: str = ""
     """The upstream's route to which it was translated; "relay" where no upstream was asked; "" if
     it was not, or that is forgotten."""
+    captured: bool = False
+    """Whether its prompt and its answer can be looked at."""

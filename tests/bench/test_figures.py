@@ -1,10 +1,12 @@
 """Percentiles, medians, ratios and verdicts: a wrong one would be believed."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 
+from bench.dashboard_page import longest_task_cpu_ms
 from bench.goals import GOALS, verdicts
 from bench.plot import bars, write_plots
 from bench.procstat import parse_stat
@@ -79,3 +81,17 @@ def test_each_path_is_told_what_it_can_hold() -> None:
     assert by_name["sse-200"].load_for(LITELLM)[-1] == "20"
     assert not by_name["down"].is_for(LITELLM)
     assert "sse-1000" not in {one.name for one in QUICK}
+
+
+def test_the_longest_task_is_told_by_its_cpu_time_and_of_the_pages_thread_only() -> None:
+    def task(tid: int, dur: int, tdur: int) -> dict[str, object]:
+        return {"ph": "X", "pid": 1, "tid": tid, "name": "RunTask", "dur": dur, "tdur": tdur}
+
+    named = [(7, "CrRendererMain"), (8, "Compositor")]
+    events = [
+        {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}}
+        for tid, name in named
+    ]
+    events += [task(7, 90_000, 12_300), task(7, 20_000, 19_940), task(8, 99_000, 99_000)]
+    assert longest_task_cpu_ms(json.dumps({"traceEvents": events}).encode()) == 19.9
+    assert longest_task_cpu_ms(b'{"traceEvents": []}') == 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,10 @@ from tests.harness.cluster import Cluster
 DESKTOP: Final = (1280, 800)
 PHONE: Final = (390, 844)
 TIMEOUT_MS: Final = 60_000
+# What a screen reader has no name for, in an ARIA snapshot.
+NAMELESS: Final = re.compile(
+    r"- (button|link|textbox|searchbox|combobox|checkbox|spinbutton|progressbar|dialog)(?! \")(.*)"
+)
 # Chromium drops its connections when an interface of the machine comes or goes, as when a container
 # starts; the page connects again, and what the browser says of it is not the page's fault.
 _NOT_OURS: Final = "net::ERR_NETWORK_CHANGED"
@@ -87,5 +92,5 @@ async def sign_in(page: Page, cluster: Cluster) -> None:
 
 async def open_page(page: Page, name: str) -> None:
     """By the navigation."""
-    await page.get_by_role("navigation").get_by_role("link", name=name).click()
+    await page.get_by_role("navigation", name="Pages").get_by_role("link", name=name).click()
     await page.get_by_role("heading", name=name, level=1).wait_for()

@@ -31,6 +31,7 @@ FOLDER: Final = Path(__file__).parents[2] / "docs" / "images"
 PAGES: Final = {
     "overview": "Overview",
     "nodes": "Nodes",
+    "node": "gpu-box",
     "requests": "Requests",
     "models": "Models",
     "keys": "Keys",
@@ -107,7 +108,11 @@ async def _take(page: Page, running: Cluster, secrets: list[str], place: str) ->
         for name, title in PAGES.items():
             if name in BUSY:
                 tasks.create_task(_traffic(running, secrets, LONG_TOKENS))
-            await open_page(page, title)
+            if name == "node":
+                await page.get_by_role("main").get_by_role("link", name=title).click()
+                await page.get_by_role("heading", name=title, level=1).wait_for()
+            else:
+                await open_page(page, title)
             await page.mouse.move(0, 0)  # nothing is pointed at
             await _fill(page, name, secrets[0])
             await asyncio.sleep(SETTLE_S)

@@ -49,9 +49,10 @@ async def test_from_sign_in_to_a_revoked_key(tmp_path: Path, tiny_model: Path) -
             with await _add_node(page, tmp_path, counter, hub):
                 await page.get_by_text("box has arrived: ready").wait_for()
                 await page.get_by_role("button", name="Close").click()
-                box = page.get_by_role("article", name="box")
-                await box.get_by_text("RAM").wait_for()  # its hardware
-                await box.get_by_role("cell", name=COUNTER).wait_for()
+                await page.get_by_role("row", name="box").get_by_role("link", name="box").click()
+                await page.get_by_role("heading", name="box", level=1).wait_for()
+                await page.get_by_text("RAM").first.wait_for()  # its hardware
+                await page.get_by_role("cell", name=COUNTER).wait_for()
 
                 await open_page(page, "Models")
                 await _deploy(page, hub)

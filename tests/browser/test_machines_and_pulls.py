@@ -39,9 +39,8 @@ async def test_a_nodes_load_and_a_model_on_its_ollama(
             async with page_of(chromium, running, size=DESKTOP, allowed="of 400") as page:
                 await sign_in(page, running)
                 await open_page(page, "Nodes")
-                load = page.get_by_role("article", name="gpu-box").get_by_label(
-                    "Load of the machine"
-                )
+                await page.get_by_role("link", name="gpu-box").click()
+                load = page.get_by_label("Load of the machine")
                 await load.get_by_text("NVIDIA H200", exact=True).wait_for()
                 await load.get_by_text("24.0 GiB of 150.0 GiB").wait_for()
                 await load.get_by_text("64 °C · 412 of 700 W").wait_for()
@@ -67,6 +66,7 @@ async def test_a_nodes_load_and_a_model_on_its_ollama(
             async with page_of(chromium, running, size=PHONE, scheme="dark") as page:
                 await sign_in(page, running)
                 await open_page(page, "Nodes")
+                await page.get_by_role("link", name="gpu-box").click()
                 await page.get_by_label("Load of the machine").wait_for()
                 wide = await page.evaluate("document.documentElement.scrollWidth")
                 assert wide <= PHONE[0]

@@ -1,4 +1,4 @@
-"""`wai key create|list|update|rename|rotate|revoke`: API keys, by which apps call."""
+"""`wai key create|list|update|rename|rotate|capture|revoke`: API keys, by which apps call."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from wai_api.captures import MAX_CAPTURE_S, MIN_CAPTURE_S
 from wai_api.keys import CreatedKey, KeyList, KeyView
 from wai_api.limits import LIMITS
 from wai_api.relay import SettingsView, WhoAmI
@@ -14,7 +15,7 @@ from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.options.limit_flags import add_limit_flags, limits_given
 from wai_cli.options.times import span_of
-from wai_cli.options.values import NONE, named
+from wai_cli.options.values import NONE, duration, named
 from wai_cli.output.limits import limits_text
 from wai_cli.output.tables import print_json, print_table, say, time_text
 from wai_protocol.errors import RequestError
@@ -26,6 +27,8 @@ examples:
   wai key update my-app --label team=web --label prod
   wai key rename my-app chat-on-phones
   wai key rotate chat-on-phones --grace 24h
+  wai key capture chat-on-phones --for 10m
+  wai key capture chat-on-phones --off
   wai key revoke chat-on-phones"""
 
 
@@ -66,10 +69,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " secret is good any more (default: 24h)",
     )
     rotate.set_defaults(run=_rotate)
-    for action in (update, rename, rotate, revoke):
+    capture = actions.add_parser(
+        "capture",
+        help="keep the prompts and answers of a key's requests for a while, to look at one",
+        description="Keep the prompts and answers of a key's next requests, in the relay's memory"
+        " only, for at most an hour; then they are wiped. Off by default, and in the audit log.",
+    )
+    how = capture.add_mutually_exclusive_group(required=True)
+    how.add_argument(
+        "--for",
+        dest="for_s",
+        metavar="TIME",
+        type=duration(MIN_CAPTURE_S, MAX_CAPTURE_S),
+        help="for how long: 10m, at most 1h",
+    )
+    how.add_argument("--off", action="store_true", help="no more, and wipe what was captured")
+    capture.set_defaults(run=_capture)
+    for action in (update, rename, rotate, capture, revoke):
         action.add_argument("key", metavar="KEY", type=named, help="its name or id")
     rename.add_argument("new", metavar="NEW", type=named, help="what it is called from now on")
-    for action in (create, listing, update, rename, rotate, revoke):
+    for action in (create, listing, update, rename, rotate, capture, revoke):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
@@ -134,6 +153,23 @@ def _rotate(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _capture(parsed: argparse.Namespace) -> int:
+    path = f"{_path(parsed.key)}/capture"
+    with AdminClient(find_target(parsed)) as relay:
+        answer = relay.delete(path) if parsed.off else relay.post(path, {"for_s": parsed.for_s})
+    if parsed.json:
+        print_json(answer)
+        return 0
+    key = read_as(KeyView, answer)
+    if key.capture_until is None:
+        say(f"the requests of {key.name} are not captured; what was captured is wiped")
+        return 0
+    until = time_text(key.capture_until)
+    say(f"prompts and answers of {key.name} are captured until {until}, in the relay's memory")
+    say("look at one: wai requests show ID --captured; stop: wai key capture NAME --off")
+    return 0
+
+
 def _rename(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
         changed = relay.patch(_path(parsed.key), {"name": parsed.new})
@@ -162,11 +198,16 @@ def _list(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json(answer["data"])
         return 0
+    keys = read_as(KeyList, answer).data
     print_table(
         ("ID", "NAME", "KEY", "CREATED", "LAST USED", "LABELS", "LIMITS", "REVOKED"),
-        [_row(key) for key in read_as(KeyList, answer).data],
+        [_row(key) for key in keys],
         empty="no API keys; create one with `wai key create NAME`",
     )
+    for key in keys:
+        if key.capture_until is not None:
+            until = time_text(key.capture_until)
+            say(f"prompts and answers of {key.name} are captured until {until}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`wai model search|fit|deploy|list|context|edit|remove|logs|load|unload`: the models on nodes."""
+"""`wai model`: the models on nodes: search, fit, deploy, change, retry, remove, read logs."""
 
 from __future__ import annotations
 
@@ -68,11 +68,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = _action(actions, "list", "list the deployed models", _list)
     context = _action(actions, "context", "change a model's context while it serves", _context)
     edit = _action(actions, "edit", "change how a model is served while it serves", _edit)
+    retry = _action(actions, "retry", "try a deployment again that has failed", _retry)
+    _add_wait(retry)
     remove = _action(actions, "remove", "stop serving a model and delete its files", _remove)
     logs = _action(actions, "logs", "read what a model's server printed", _logs)
     load = _action(actions, "load", "have Ollama or LM Studio load a model now", _load)
     unload = _action(actions, "unload", "have it free a model's memory", _unload)
-    for action in (context, edit, remove, logs, load, unload):
+    named_model = (context, edit, retry, remove, logs, load, unload)
+    for action in named_model:
         action.add_argument(
             "model", metavar="MODEL", type=named, help="as `wai model list` shows it"
         )
@@ -85,7 +88,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     logs.add_argument(
         "--lines", metavar="N", type=count, default=100, help="show at most N (default 100)"
     )
-    for action in (search, fit, deploy, listing, context, edit, remove, logs, load, unload):
+    for action in (search, fit, deploy, listing, *named_model):
         add_target_options(action)
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
@@ -216,6 +219,14 @@ def _edit(parsed: argparse.Namespace) -> int:
         raise RequestError("nothing to change: see `wai model edit --help`")
     with AdminClient(find_target(parsed)) as relay:
         view = relay.patch(_path(parsed), changes)
+        if not parsed.no_wait:
+            view = follow(relay, view)
+    return report(parsed, view)
+
+
+def _retry(parsed: argparse.Namespace) -> int:
+    with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:
+        view = relay.post(_path(parsed, "/retry"), {})
         if not parsed.no_wait:
             view = follow(relay, view)
     return report(parsed, view)

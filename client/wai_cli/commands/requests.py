@@ -1,4 +1,4 @@
-"""`wai requests list|show`: the requests that are over, by key, model, node, status and time."""
+"""`wai requests list|show|replay`: the requests that are over, by key, model, node and time."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import time
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from wai_api.captures import CapturedRequest, ReplayView
 from wai_api.requests import Explanation, FinishedList, FinishedRequest
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.options.times import WHEN, seconds_of
 from wai_cli.options.values import between, count, named
-from wai_cli.output.tables import plain, print_json, print_table, time_text
+from wai_cli.output.tables import plain, print_json, print_lines, print_table, say, time_text
 
 from .explain import print_explanation
 
+REPLAY_TIMEOUT_S: Final = 1300.0  # twice what the relay waits for a first byte
 MAX_PAGE: Final = 500  # requests that the relay returns at a time
 _EXAMPLES: Final = """\
 examples:
@@ -25,8 +27,12 @@ examples:
   wai requests list --key my-app --slow 5000
   wai requests list --limit 2000 --csv > requests.csv
   wai requests show req_0123456789abcdef
+  wai requests show req_0123456789abcdef --captured
+  wai requests replay req_0123456789abcdef --node attic
 
-What is kept holds no prompt and no answer. How long it is kept is a setting of the relay."""
+What is kept holds no prompt and no answer, unless an admin captures a key's requests for a
+while (`wai key capture`): then one can be looked at, and sent again to another node or model.
+How long requests are kept is a setting of the relay."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,10 +60,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")
     listing.set_defaults(run=_list)
     show = actions.add_parser("show", help="look at one: its way, times and tokens")
-    show.add_argument("id", metavar="REQUEST_ID", type=named, help="as `list` shows it: req_…")
-    show.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    show.add_argument(
+        "--captured",
+        action="store_true",
+        help="its prompt and answer, if its key was captured; this is in the audit log",
+    )
     show.set_defaults(run=_show)
-    for action in (listing, show):
+    replay = actions.add_parser("replay", help="send a captured request again")
+    replay.add_argument("--node", metavar="NAME", type=named, help="to this node")
+    replay.add_argument("--model", metavar="NAME", type=named, help="to this model")
+    replay.set_defaults(run=_replay)
+    for action in (show, replay):
+        action.add_argument("id", metavar="REQUEST_ID", type=named, help="as `list` shows it")
+        action.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    for action in (listing, show, replay):
         add_target_options(action)
 
 
@@ -140,9 +156,51 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
 
 def _show(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
-        answer = relay.get(f"/requests/{quote(parsed.id, safe='')}/explain")
+        answer = relay.get(_path(parsed, "captured" if parsed.captured else "explain"))
+    if parsed.json:
+        print_json(answer)
+    elif parsed.captured:
+        found = read_as(CapturedRequest, answer)
+        say(f"{found.id}: {found.path}, model {found.model or '-'}, status {found.status}")
+        _print_text("prompt", found.prompt, cut=found.prompt_cut)
+        _print_text("answer", found.answer, cut=found.answer_cut)
+    else:
+        explained = read_as(Explanation, answer)
+        print_explanation(explained)
+        if explained.captured:
+            say(f"its prompt and answer were captured: wai requests show {explained.id} --captured")
+    return 0
+
+
+def _replay(parsed: argparse.Namespace) -> int:
+    wanted = {"node": parsed.node, "model": parsed.model}
+    with AdminClient(find_target(parsed), REPLAY_TIMEOUT_S) as relay:
+        answer = relay.post(
+            _path(parsed, "replay"), {name: to for name, to in wanted.items() if to is not None}
+        )
+    found = read_as(ReplayView, answer)
     if parsed.json:
         print_json(answer)
     else:
-        print_explanation(read_as(Explanation, answer))
-    return 0
+        fault = f" ({found.fault})" if found.fault else ""
+        say(
+            f"{found.id}: status {found.status}{fault}, {found.model or '-'} on {found.node or '-'}"
+        )
+        say(
+            f"first token {_ms(found.ttft_ms)}, in all {_ms(found.duration_ms)},"
+            f" {found.prompt_tokens} tokens of prompt, {found.completion_tokens} of answer"
+        )
+        _print_text("answer", found.answer, cut=found.answer_cut)
+    return 0 if found.status < 400 and not found.fault else 1
+
+
+def _path(parsed: argparse.Namespace, what: str) -> str:
+    return f"/requests/{quote(parsed.id, safe='')}/{what}"
+
+
+def _print_text(name: str, text: str, *, cut: bool) -> None:
+    """Print a prompt or an answer, without what it may have for the terminal."""
+    print(f"\n{name}:")
+    print_lines(text.splitlines())
+    if cut:
+        say(f"(the {name} was longer)")

@@ -297,6 +297,13 @@ def alias_of(repository: Repository, quant: Quantisation) -> str:
     return f"{repository.name}:{quant.name}" if repository.folder is None else repository.name
 
 
+def reference_to(model: WantedModel) -> str | None:
+    """Return the name by which a model is found on the hub; None for files of this machine."""
+    if model.local is not None:
+        return None
+    return f"{PREFIX}{model.repo}" if model.server else f"{model.repo}:{model.quant}"
+
+
 def _check_layers(options: ServeOptions, hardware: Hardware) -> None:
     """Raise `RequestError` for layers on a GPU that is not there."""
     if options.gpu_layers and not hardware.gpus:

@@ -110,6 +110,12 @@ class Unload(msgspec.Struct, forbid_unknown_fields=True):
     model: str
 
 
+class Retry(msgspec.Struct, forbid_unknown_fields=True):
+    """`model.retry`: try `model`, which has failed, once more."""
+
+    model: str
+
+
 class Logs(msgspec.Struct, forbid_unknown_fields=True):
     """`model.logs`: the last lines that its server printed."""
 
@@ -128,6 +134,7 @@ CALLS: Final[dict[str, type[msgspec.Struct]]] = {
     "model.logs": Logs,
     "model.load": Load,
     "model.unload": Unload,
+    "model.retry": Retry,
 }
 
 
@@ -173,6 +180,8 @@ class ModelCalls:
                 await pulls.load(model)
             case Unload(model):
                 await pulls.unload(model)
+            case Retry(model):
+                await pulls.retry(model)
             case ListCall(str() as model):
                 return [deployment_map(s) for s in pulls.deployed() if s.alias == model]
             case _:
@@ -219,6 +228,8 @@ class ModelCalls:
                 await supervisor.set_policy(model, policy)
             case Remove(model):
                 await supervisor.remove(model)
+            case Retry(model):
+                await supervisor.retry(model)
             case SetContext(model, context, slots):
                 await supervisor.edit(model, context, slots)
             case Logs(model, lines):

@@ -7,6 +7,7 @@ module knows nothing of sessions and frames.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,10 +25,10 @@ from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
 from wai_node.models.projector import NO_PROJECTOR
 from wai_node.supervision import Supervision
-from wai_protocol.errors import RequestError
+from wai_protocol.errors import RequestError, TransportError
 
 from .adapters import Adapters, remote_file
-from .appraisal import Appraiser, alias_of
+from .appraisal import Appraiser, alias_of, reference_to
 from .deployment import State, Wish
 from .deployments import Deployments
 from .engine import EngineState, NodeEngine
@@ -55,6 +56,8 @@ from .server.model_paths import ModelPaths
 from .server.vllm import SERVER, check_vllm
 from .vllm_appraisal import VllmAppraiser
 from .wanted import Wanted, WantedModel
+
+log = logging.getLogger("wai.node.managed")
 
 LEASE_LIMIT_S: Final = 600.0  # as long as the relay waits for a first byte
 MAX_LOG_LINES: Final = 1000
@@ -286,9 +289,13 @@ class Supervisor:
         chosen.check(flags_allowed=self.settings.allow_engine_flags)
         if model.server:
             check_vllm(chosen, None)
+        files = self._places.file(model), self._places.projector(model)
+        reference = reference_to(model) if entry.machine.state is State.FAILED else None
+        if reference is not None and not await anyio.to_thread.run_sync(files[0].exists):
+            await self.deploy(reference, context_tokens, slots, options=options)
+            return  # its download had failed: it is tried again, and served as is wanted now
         served = wish if entry.machine.serving is not None else None
         context_tokens, slots = context_tokens or wish.context_tokens, slots or wish.slots
-        files = self._places.file(model), self._places.projector(model)
         change = await self._appraiser.change(model, *files, context_tokens, slots, chosen, served)
         load = change.load
         changed = replace(
@@ -306,6 +313,27 @@ class Supervisor:
             if entry.machine.state is State.FAILED:
                 actions = [*actions, *entry.machine.deploy()]
             self._keeper.apply(entry, actions)
+
+    async def retry(self, alias: str) -> None:
+        """Try a failed deployment again, now; returns at once.
+
+        With the files that the hub lists now, or with those that are here where the hub does not
+        answer. Raises `WaiError`: it has not failed, or the owner forbids changes.
+        """
+        self.settings.check_allowed()
+        self._keeper.check_running()
+        entry = self._deployments.get(alias)
+        if entry.removed or entry.machine.state is not State.FAILED:
+            state = "being removed" if entry.removed else entry.machine.state.value
+            raise RequestError(f"{alias} has not failed: it is {state}")
+        if (reference := reference_to(entry.model)) is not None:
+            try:
+                await self.deploy(reference)
+                return
+            except TransportError as error:
+                log.info("%s is tried again without the hub: %s", alias, error)
+        async with self._deployments.changing:
+            self._keeper.apply(entry, entry.machine.deploy())
 
     def options_of(self, alias: str) -> ServeOptions:
         """Return the options that a model is served with, or is to be. Raises `RequestError`."""

@@ -34,7 +34,8 @@ KEY_SECRET_BYTES: Final = 32  # 256 random bits: no need for a slow hash
 SHOWN_CHARS: Final = len(KEY_PREFIX) + 4  # enough to recognise a key in a list, useless to guess it
 MAX_PRESENTED_BYTES: Final = 256  # what a caller may make us hash
 MAX_SHOWN_IDS: Final = 5  # of keys with one name, in an error
-MAX_LENT: Final = 8  # as many doctors at once
+MAX_LENT: Final = 8  # as many doctors and replays at once
+TRIAL_NAME: Final = "an admin's trial"
 
 
 _NAMES: Final = "SELECT id, name FROM api_keys"
@@ -115,7 +116,8 @@ class KeyRing:
 
     def lend(self, seconds: float) -> str:
         """Return the secret of a key that is in memory only, for so long: `wai doctor` tries the
-        way to a model with it. Raises `RequestError` if too many are lent."""
+        way to a model with it, and requests are sent again with one. Raises `RequestError` if too
+        many are lent."""
         now = self._clock()
         lent = [key for key in self._by_hash.values() if key.id == TRIAL_KEY_ID]
         for key in lent:
@@ -123,9 +125,15 @@ class KeyRing:
                 del self._by_hash[key.sha256]
         if len([key for key in lent if not self._expired(key)]) >= MAX_LENT:
             raise RequestError("too many trials at once; wait for a minute", Fault.OVERLOADED)
-        key, secret = _new_key("wai doctor", KeyLimits(expires_at=now + seconds), now)
+        key, secret = _new_key(TRIAL_NAME, KeyLimits(expires_at=now + seconds), now)
         self._by_hash[key.sha256] = replace(key, id=TRIAL_KEY_ID)
         return secret
+
+    def take_back(self, secret: str) -> None:
+        """Refuse a key that was lent from now on."""
+        digest = hashlib.sha256(secret.encode()).digest()
+        if (key := self._by_hash.get(digest)) is not None and key.id == TRIAL_KEY_ID:
+            del self._by_hash[digest]
 
     def _shown(self, secret: bytes) -> str:
         """What is remembered of a refused key: see `RequestRecord.refused_key`."""
@@ -167,7 +175,7 @@ class KeyRing:
         """Return the name of the key with this id, "" if there is none."""
         key = self._by_id.get(key_id)
         if key is None and key_id == TRIAL_KEY_ID:
-            return "wai doctor"
+            return TRIAL_NAME
         return key.name if key is not None else ""
 
     async def create(

@@ -22,6 +22,7 @@ from wai_protocol.errors import Fault, RequestError, WaiError
 
 from . import (
     admins,
+    captures,
     deployments,
     finished,
     invites,
@@ -54,6 +55,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *usage.ENDPOINTS,
     *finished.ENDPOINTS,
     *requests.ENDPOINTS,
+    *captures.ENDPOINTS,
     *deployments.ENDPOINTS,
     *admins.ENDPOINTS,
     *sign_ins.ENDPOINTS,

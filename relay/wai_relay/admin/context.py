@@ -12,10 +12,13 @@ from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.fleet.invites import InviteAddress, Invites
+from wai_relay.gateway.replay import Replays
 from wai_relay.health.health import Health
 from wai_relay.notify.notifier import Notifier
+from wai_relay.observe.captures import Captures
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
+from wai_relay.observe.node_hours import NodeHours
 from wai_relay.policy.months import MonthTokens
 from wai_relay.settings import SettingsBook
 from wai_relay.usage import RequestHistory, UsageReport
@@ -41,6 +44,9 @@ class Context(msgspec.Struct):
     sign_ins: SignIns
     feed: Feed
     explanations: Explanations
+    node_hours: NodeHours
+    captures: Captures
+    replays: Replays
     address: InviteAddress
     version: str
     health: Health

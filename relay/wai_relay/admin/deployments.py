@@ -30,6 +30,7 @@ from wai_api.models import (
     QuantFitView,
 )
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
+from wai_relay.fleet.node import CALL_TIMEOUT_S
 from wai_relay.fleet.registry import no_such_node
 
 from .context import Context
@@ -232,19 +233,27 @@ async def remove(context: Context, call: Call) -> DeploymentList:
     return DeploymentList(tuple(views_of(node, listed)))
 
 
+async def retry(context: Context, call: Call) -> DeploymentView:
+    """Have a node try a deployment again that has failed."""
+    return await _asked_of(context, call, "model.retry", timeout_s=HUB_TIMEOUT_S)
+
+
 async def load(context: Context, call: Call) -> DeploymentView:
     """Have the server that has a model load it now."""
-    return await _in_memory(context, call, "model.load")
+    return await _asked_of(context, call, "model.load")
 
 
 async def unload(context: Context, call: Call) -> DeploymentView:
     """Have the server that has a model free its memory; a request loads it again."""
-    return await _in_memory(context, call, "model.unload")
+    return await _asked_of(context, call, "model.unload")
 
 
-async def _in_memory(context: Context, call: Call, method: str) -> DeploymentView:
+async def _asked_of(
+    context: Context, call: Call, method: str, *, timeout_s: float = CALL_TIMEOUT_S
+) -> DeploymentView:
+    """Ask the node for `method` of a model and nothing else; the model as it is then."""
     node, alias = _connected(context, call.path["node"]), call.query["model"]
-    listed = await node.call(method, {"model": alias})
+    listed = await node.call(method, {"model": alias}, timeout_s=timeout_s)
     await context.audit.record(
         call.actor, method, node.record.id, name=node.record.name, model=alias
     )
@@ -329,6 +338,10 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         *("DELETE", "/deployments/{node}", remove, "Remove a model", DeploymentList),
+        query=(_MODEL,),
+    ),
+    Endpoint(
+        *("POST", "/deployments/{node}/retry", retry, "Try a failed model again", DeploymentView),
         query=(_MODEL,),
     ),
     Endpoint(

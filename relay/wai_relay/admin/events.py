@@ -1,6 +1,6 @@
 """What `GET /admin/v1/events` sends: one SSE feed of everything live.
 
-    event: nodes | requests | deployments | hardware
+    event: nodes | requests | deployments | hardware | figures
                                {"full": bool, "set": [rows], "gone": [ids], "tokens": {id: count}}
     event: history             the last hour of the relay's pulse, once
     event: pulse               its figures now, every two seconds
@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +24,7 @@ import msgspec
 from wai_api.feed import Changed, Difference, RequestRow
 from wai_api.hardware import HardwareView
 from wai_api.models import DeploymentView
-from wai_api.nodes import NodeView
+from wai_api.nodes import NodeFigures, NodeView
 from wai_api.requests import LiveView
 from wai_relay.access.audit import AuditLog
 from wai_relay.observe.hardware import HardwareBook
@@ -74,12 +74,15 @@ class Feed:
         key_name: Callable[[str], str],
         *,
         hardware: HardwareBook | None = None,
+        figures: Mapping[str, NodeFigures] | None = None,
         call_later: CallLater | None = None,
     ) -> None:
         self._fleet = fleet
         self.hardware = hardware or HardwareBook()
         self._watch = HardwareWatch()
         self._machines: dict[str, HardwareView] = {}
+        self._figures_now = {} if figures is None else figures
+        self._figures: dict[str, NodeFigures] = {}
         self._live = live
         self._pulse = pulse
         self._audit = audit
@@ -162,7 +165,8 @@ class Feed:
                 self._look_at_requests(),
                 self._look_at_deployments(),
                 self._look_at_hardware(),
-                self._look_at_figures(),
+                _differences("figures", self._figures_now, self._figures),
+                self._look_at_pulse(),
             )
         )
 
@@ -199,23 +203,15 @@ class Feed:
 
     def _look_at_deployments(self) -> bytes:
         self.deployed.look(self._fleet.nodes())
-        rows = self.deployed.rows
-        changed = [row for key, row in rows.items() if self._deployed.get(key) is not row]
-        self._deployed.update((row.id, row) for row in changed)
-        gone = _drop_others(self._deployed, rows.keys())
-        return _differ("deployments", changed, gone, {})
+        return _differences("deployments", self.deployed.rows, self._deployed)
 
     def _look_at_hardware(self) -> bytes:
         nodes = list(self._fleet.nodes())
         self._watch.look(nodes)
         self.hardware.keep({node.record.id for node in nodes if node.state != "offline"})
-        rows = self.hardware.rows
-        changed = [row for key, row in rows.items() if self._machines.get(key) is not row]
-        self._machines.update((row.id, row) for row in changed)
-        gone = _drop_others(self._machines, rows.keys())
-        return _differ("hardware", changed, gone, {})
+        return _differences("hardware", self.hardware.rows, self._machines)
 
-    def _look_at_figures(self) -> bytes:
+    def _look_at_pulse(self) -> bytes:
         message = b""
         if self._pulse.now.at != self._pulse_at:
             self._pulse_at = self._pulse.now.at
@@ -232,12 +228,14 @@ class Feed:
         )
         deployments = Difference(full=True, set=tuple(self._deployed.values()))
         machines = Difference(full=True, set=tuple(self._machines.values()))
+        figures = Difference(full=True, set=tuple(self._figures.values()))
         return b"".join(
             (
                 _event("nodes", nodes),
                 _event("requests", requests),
                 _event("deployments", deployments),
                 _event("hardware", machines),
+                _event("figures", figures),
                 _event("history", self._pulse.history()),
                 _event("pulse", self._pulse.now),
             )
@@ -287,6 +285,14 @@ def _drop_others(rows: dict[str, Any], seen: Set[str]) -> tuple[str, ...]:
     for key in gone:
         del rows[key]
     return gone
+
+
+def _differences(name: str, rows: Mapping[str, Any], known: dict[str, Any]) -> bytes:
+    """What differs in `rows`, in which a row is replaced when it changes; `known` are from now on
+    the same."""
+    changed = [row for key, row in rows.items() if known.get(key) is not row]
+    known.update((row.id, row) for row in changed)
+    return _differ(name, changed, _drop_others(known, rows.keys()), {})
 
 
 def _differ(

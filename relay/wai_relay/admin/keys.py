@@ -86,20 +86,22 @@ async def change_key(context: Context, call: Call) -> KeyView:
         key = await context.keys.set_labels(key.id, wanted.labels)
         labels = list(key.labels)
         await context.audit.record(call.actor, "key.label", key.id, name=key.name, labels=labels)
-    return _view(context, key)
+    return key_view(context, key)
 
 
 async def revoke_key(context: Context, call: Call) -> KeyView:
     """Refused from now on."""
     meant = await context.keys.named_of_all(call.path["key"])
+    context.captures.end(meant.id)
     await context.keys.revoke(meant.id)
     key = await context.keys.find(meant.id)
     assert key is not None  # no key is ever deleted
     await context.audit.record(call.actor, "key.revoke", key.id, name=key.name)
-    return _view(context, key)
+    return key_view(context, key)
 
 
-def _view(context: Context, key: ApiKey) -> KeyView:
+def key_view(context: Context, key: ApiKey) -> KeyView:
+    """A key as the API shows it."""
     return KeyView(**_fields(context, key))
 
 
@@ -115,6 +117,7 @@ def _fields(context: Context, key: ApiKey) -> dict[str, Any]:
         "labels": key.labels,
         "former_until": context.keys.former_good_until(key.id) if good else None,
         "month_tokens": context.months.of(key.id, context.clock()),
+        "capture_until": context.captures.until(key.id),
     }
 
 

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from wai_api.nodes import ModelView, NodeView
+from wai_protocol.status import NodeStatus
 from wai_relay.fleet.registry import NodeRecord
 from wai_relay.health.nodes import WatchedNode
+from wai_relay.observe.node_hours import NodeNow
 
 
 class LiveNode(WatchedNode, Protocol):
@@ -19,6 +21,10 @@ class LiveNode(WatchedNode, Protocol):
     @property
     def reconnects(self) -> int:
         """How often it came back into a session."""
+
+    @property
+    def rtt_s(self) -> float | None:
+        """The way there and back as last measured; None until it was."""
 
     @property
     def agent(self) -> str:
@@ -74,17 +80,15 @@ def node_view(node: LiveNode) -> NodeView:
         ModelView(**{name: getattr(model, name) for name in ModelView.__struct_fields__})
         for model in (node.status.models if there else ())
     )
-    # What is downloading or starting takes no request: its slots are none that anybody can have.
-    ready = [model for model in serving if model.ready]
-    told = [model.slots_total for model in ready if model.slots_total is not None]
+    busy, total = _slots_of(node.status) if there else (0, None)
     return NodeView(
         id=node.record.id,
         name=node.record.name,
         state=node.state,
         models=tuple(dict.fromkeys(model.id for model in serving)),
         serving=serving,
-        slots_total=sum(told) if told else None,
-        slots_busy=sum(model.slots_busy for model in ready),
+        slots_total=total,
+        slots_busy=busy,
         queued=sum(model.queued for model in serving),
         reconnects=node.reconnects,
         copied=node.copied,
@@ -97,3 +101,26 @@ def node_view(node: LiveNode) -> NodeView:
         joined_at=node.record.created_at,
         detail=node.status.detail,
     )
+
+
+def now_of(node: LiveNode, use: float | None) -> NodeNow:
+    """A node as its history sees it; `use`: of its machine, as it was told lately."""
+    busy, total = _slots_of(node.status)
+    return NodeNow(
+        id=node.record.id,
+        name=node.record.name,
+        there=node.connected,
+        slots_busy=busy,
+        slots_total=total,
+        reconnects=node.reconnects,
+        rtt_s=node.rtt_s,
+        use=use,
+    )
+
+
+def _slots_of(status: NodeStatus) -> tuple[int, int | None]:
+    """The slots that are busy, and all; None where no model's server tells them."""
+    # What is downloading or starting takes no request: its slots are none that anybody can have.
+    ready = [model for model in status.models if model.ready]
+    told = [model.slots_total for model in ready if model.slots_total is not None]
+    return sum(model.slots_busy for model in ready), sum(told) if told else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from wai_api.nodes import ChangeNode, NodeList, NodeView
+from wai_api.nodes import ChangeNode, NodeHistory, NodeList, NodeView
 from wai_relay.access.naming import unknown
 from wai_relay.fleet.registry import no_such_node
 
@@ -21,6 +21,11 @@ async def list_nodes(context: Context, call: Call) -> NodeList:
 async def get_node(context: Context, call: Call) -> NodeView:
     """One node, by name or id."""
     return node_view(_find(context, call))
+
+
+async def node_history(context: Context, call: Call) -> NodeHistory:
+    """Its last hour."""
+    return context.node_hours.history(_find(context, call).record.id)
 
 
 async def change_node(context: Context, call: Call) -> NodeView:
@@ -79,6 +84,9 @@ def _find(context: Context, call: Call) -> LiveNode:
 ENDPOINTS: Final = (
     Endpoint("GET", "/nodes", list_nodes, "List the nodes", NodeList),
     Endpoint("GET", "/nodes/{node}", get_node, "Look at a node", NodeView),
+    Endpoint(
+        "GET", "/nodes/{node}/history", node_history, "Look at a node's last hour", NodeHistory
+    ),
     Endpoint(
         "PATCH", "/nodes/{node}", change_node, "Rename a node, set its slots", NodeView, ChangeNode
     ),

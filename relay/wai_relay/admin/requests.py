@@ -35,12 +35,13 @@ async def cancel_request(context: Context, call: Call) -> LiveView:
 async def explain_request(context: Context, call: Call) -> Explanation:
     """The nodes that were weighed, their scores, and how it went."""
     request_id = call.path["request"]
+    captured = context.captures.find(request_id) is not None
     live = context.live.find(request_id)
     if live is not None:
-        return explain(live.record, running=True)
+        return explain(live.record, running=True, captured=captured)
     record = context.explanations.find(request_id)
     if record is not None:
-        return explain(record)
+        return explain(record, captured=captured)
     stored = await context.history.find(request_id)
     if stored is None:
         raise _unknown(request_id, "is kept: it is too old, or its key was not valid")

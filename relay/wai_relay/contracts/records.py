@@ -127,6 +127,7 @@ class PastRequest(NamedTuple):
     seconds since 1970."""
 
     began_at: float
+    node: str
     ttft_ms: float | None
     duration_ms: float
     completion_tokens: int

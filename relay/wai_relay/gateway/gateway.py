@@ -26,6 +26,7 @@ from wai_relay.contracts.api_keys import ApiKey, KeyRefused
 from wai_relay.contracts.records import Corrector, Recorder, RequestRecord, leave_uncorrected
 from wai_relay.contracts.upstream import Fleet
 from wai_relay.http.exchange import Exchange, Request
+from wai_relay.observe.captures import Captures
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import ENDED_BY_ADMIN, LiveRequest, LiveRequests
 from wai_relay.policy.admission import Admission, Permit
@@ -76,9 +77,9 @@ class KeyCheck(Protocol):
 class Gateway:
     """The handler for `/v1/*`, `/api/v1/*` and Ollama's `/api/*`. Belongs to one loop.
 
-    `live` are the requests that run now, `explanations` the last that are over. `admission` holds
-    the keys' limits. `correct` hears what requests took that were given up, some time after they
-    were recorded.
+    `live` are the requests that run now, `explanations` the last that are over, `captures` what is
+    kept of their prompts and answers, if anything is. `admission` holds the keys' limits. `correct`
+    hears what requests took that were given up, some time after they were recorded.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Gateway:
         self.traced = False
         """Whether records need the callers' `traceparent`."""
         call_later = call_later or _call_later
+        self.captures = Captures(clock=clock, wall_clock=wall_clock, call_later=call_later)
         self._keys = keys
         self._dialects = dialects
         self._fleet = fleet
@@ -185,6 +187,7 @@ class Gateway:
             raise RequestError(
                 f"{path} is a WebSocket: connect to it by `wss://`, over HTTP/1.1, with version 13."
             )
+        reply.exchange = self.captures.watched(reply.exchange, record, key.id)
         permit = self._admission.enter(key, self._clock(), self._wall_clock())
         try:
             await self._forward(reply, path, route, key, live, permit)

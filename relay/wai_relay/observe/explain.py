@@ -35,7 +35,7 @@ class Explanations:
         return self._records.get(request_id)
 
 
-def explain(record: RequestRecord, *, running: bool = False) -> Explanation:
+def explain(record: RequestRecord, *, running: bool = False, captured: bool = False) -> Explanation:
     """`record` in a form fit for JSON."""
     return Explanation(
         id=record.request_id,
@@ -64,6 +64,7 @@ def explain(record: RequestRecord, *, running: bool = False) -> Explanation:
         tokens_exact=record.tokens.exact,
         attempts=[_attempt(attempt) for attempt in record.tried],
         translated=record.translated,
+        captured=captured,
     )
 
 

@@ -17,13 +17,13 @@ from wai_relay.contracts.histogram import bin_of, quantile
 from wai_relay.contracts.records import PastRequest, Recorder, RequestRecord
 
 from .live import LiveRequests
+from .past_steps import share_of
 
 STEP_S: Final = 2.0  # quick enough for "now"; an hour of it is 1800 points, as wide as a screen
 STEPS: Final = 1800
 NOW_STEPS: Final = 3  # "now" is the mean of so many: one step alone flickers
 MINUTE_S: Final = 60.0
 MINUTES: Final = 60
-HOUR_S: Final = MINUTES * MINUTE_S
 MAX_PAST: Final = 5000
 """Requests of the time before a restart that are taken in; of more, the latest count. A start took
 a second longer with 20,000 on a busy machine."""
@@ -84,22 +84,18 @@ class Pulse:
         self._onward.finish(record)
 
     def restore(self, past: Iterable[PastRequest]) -> None:
-        """Begin with these requests of the last hour, before `start`. The tokens of an answer are
-        taken to have come evenly, from its first content to its end."""
+        """Begin with these requests of the last hour, before `start`."""
         now = self._wall_clock()
         rates = [0.0] * STEPS
         minutes = [_Minute() for _ in range(MINUTES)]
         for one in past:
+            share = share_of(one, now, STEP_S, STEPS)
+            if share is None:
+                continue
             ended_ago = now - (one.began_at + one.duration_ms / 1000.0)
-            if not 0 <= ended_ago < HOUR_S:
-                continue  # the clock was moved, or it ended before
             _count(minutes[-1 - int(ended_ago // MINUTE_S)], one)
-            took_s = (one.duration_ms - (one.ttft_ms or 0.0)) / 1000.0
-            last = STEPS - 1 - int(ended_ago // STEP_S)
-            first = max(STEPS - 1 - int((ended_ago + max(took_s, 0.0)) // STEP_S), 0)
-            share = one.completion_tokens / (last - first + 1) / STEP_S
-            for step in range(first, last + 1):
-                rates[step] += share
+            for step in range(share.first, share.last + 1):
+                rates[step] += share.tokens_per_s
         self._rates = deque(rates, maxlen=STEPS)
         self._minutes = deque(minutes, maxlen=MINUTES)
         self.now = self._view(0)

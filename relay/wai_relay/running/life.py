@@ -22,7 +22,8 @@ from wai_relay.database import open_database
 from wai_relay.http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S
 from wai_relay.http.listener import Listener
 from wai_relay.identity import announce, withdraw
-from wai_relay.observe.pulse import HOUR_S, MAX_PAST
+from wai_relay.observe.past_steps import HOUR_S
+from wai_relay.observe.pulse import MAX_PAST
 from wai_relay.port_tls import PortTls
 from wai_relay.usage import UsageRecorder
 from wai_transport.folder import DataFolder, FolderLock
@@ -107,6 +108,8 @@ async def open_relay(
 def _close_at_the_end(parts: Parts, ending: AsyncExitStack) -> None:
     """Have `ending` close what `build` made, tunnels first and the sampling of requests last."""
     ending.callback(parts.pulse.close)
+    ending.callback(parts.node_hours.close)
+    ending.callback(parts.gateway.captures.close)
     ending.callback(parts.access_log.close)
     if parts.spans is not None:
         ending.push_async_callback(asyncio.to_thread, parts.spans.close)
@@ -136,6 +139,7 @@ async def _open_port(
         )
         await _remember_the_hour(parts, stored)
         parts.pulse.start(parts.gateway.live)
+        parts.node_hours.start(parts.gateway.live)
         parts.fleet.expect_all(SETTLE_S)
         await listener.start()
         parts.watch.start()
@@ -156,6 +160,7 @@ async def _remember_the_hour(parts: Parts, stored: Stored) -> None:
         _log.warning("what was in the last hour is not known: %s", error)
         return
     parts.pulse.restore(past)
+    parts.node_hours.restore(past)
 
 
 def _leave(folder: DataFolder, lock: FolderLock) -> None:

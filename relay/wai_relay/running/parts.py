@@ -14,6 +14,7 @@ from wai_protocol.identity import RelayKey
 from wai_protocol.limits import Limits
 from wai_relay.admin.context import Context
 from wai_relay.admin.events import Feed
+from wai_relay.admin.live_nodes import now_of
 from wai_relay.app import App, Readiness
 from wai_relay.config import RelayConfig
 from wai_relay.contracts.records import Recorder
@@ -27,6 +28,7 @@ from wai_relay.fleet.tunnel import Tunnels
 from wai_relay.gateway.dialects.registry import installed_dialects
 from wai_relay.gateway.dispatch import ScheduledDispatcher
 from wai_relay.gateway.gateway import Gateway
+from wai_relay.gateway.replay import Replays
 from wai_relay.gateway.settling import SettlingDispatcher
 from wai_relay.health.condition import RelayCondition
 from wai_relay.health.folder_probe import FolderProbe
@@ -40,8 +42,9 @@ from wai_relay.http.trusted_proxies import TrustedProxies
 from wai_relay.installer import InstallerPages
 from wai_relay.notify.notifier import Notifier, receivers_of
 from wai_relay.observe.access_log import AccessLog
-from wai_relay.observe.hardware import HardwareBook
+from wai_relay.observe.hardware import HardwareBook, use_of
 from wai_relay.observe.metrics import Metrics, MetricsPage
+from wai_relay.observe.node_hours import NodeHours
 from wai_relay.observe.outcomes import Outcomes
 from wai_relay.observe.pulse import Pulse
 from wai_relay.observe.spans import Spans, spans_to
@@ -67,6 +70,7 @@ class Parts(msgspec.Struct, frozen=True):
     gateway: Gateway
     cross_origin: CrossOrigin
     pulse: Pulse
+    node_hours: NodeHours
     spans: Spans | None
     feed: Feed
     context: Context
@@ -92,7 +96,15 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         first_token_weight=config.routing.first_token_weight,
     )
     fleet.on_change = dispatcher.node_changed
-    pulse = Pulse(stored.recorder)
+    hardware = HardwareBook()
+    node_hours = NodeHours(
+        stored.recorder,
+        lambda: [
+            now_of(node, None if (told := hardware.fresh(node.record.id)) is None else use_of(told))
+            for node in fleet.nodes()
+        ],
+    )
+    pulse = Pulse(node_hours)
     recorder: Recorder = (metrics := Metrics(pulse))
     spans: Spans | None = None
     if config.otlp_endpoint is not None:
@@ -112,8 +124,11 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         spool_folder=config.data,
     )
     gateway.traced = spans is not None
-    hardware = HardwareBook()
-    feed = Feed(*(fleet, gateway.live, pulse, stored.audit, stored.keys.name_of), hardware=hardware)
+    feed = Feed(
+        *(fleet, gateway.live, pulse, stored.audit, stored.keys.name_of),
+        hardware=hardware,
+        figures=node_hours.rows,
+    )
 
     def hear(node: Node, name: str, value: Any) -> None:
         feed.deployed.hear(node, name, value)
@@ -146,7 +161,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         before=(upstreams.look, lambda: feed.deployed.look(fleet.nodes())),
         told=notifier.look,
     )
-    context = _context(config, stored, tls, fleet, gateway, feed, health, notifier)
+    context = _context(config, stored, tls, fleet, gateway, feed, health, notifier, node_hours)
     page = MetricsPage(
         lambda: metrics.text(
             fleet.nodes(),
@@ -189,6 +204,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         gateway=gateway,
         cross_origin=cross_origin,
         pulse=pulse,
+        node_hours=node_hours,
         spans=spans,
         feed=feed,
         context=context,
@@ -223,6 +239,7 @@ def _context(
     feed: Feed,
     health: Health,
     notifier: Notifier,
+    node_hours: NodeHours,
 ) -> Context:
     return Context(
         fleet=fleet,
@@ -238,6 +255,9 @@ def _context(
         sign_ins=stored.sign_ins,
         feed=feed,
         explanations=gateway.explanations,
+        node_hours=node_hours,
+        captures=gateway.captures,
+        replays=Replays(gateway.handle, stored.keys),
         address=relay_address(config, stored.relay_key, tls),
         version=VERSION,
         health=health,

@@ -21,7 +21,7 @@ _COLUMNS: Final = (
     *("stream", "cancelled", "fallback", "continued", "cost"),
 )
 _PAST: Final = (
-    *("started_at", "ttft_ms", "duration_ms", "completion_tokens", "attempts", "status"),
+    *("started_at", "node", "ttft_ms", "duration_ms", "completion_tokens", "attempts", "status"),
     "cancelled",
 )
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM usage_requests"  # noqa: S608 - constants
@@ -87,6 +87,7 @@ class RequestHistory:
         return [
             PastRequest(
                 began_at=row["started_at"],
+                node=row["node"],
                 ttft_ms=row["ttft_ms"],
                 duration_ms=row["duration_ms"],
                 completion_tokens=row["completion_tokens"],

@@ -10,7 +10,7 @@ export const rate = (value: number | null | undefined) =>
 
 export function ms(value: number | null | undefined): string {
   if (value == null) return "–";
-  if (value < 1000) return `${Math.round(value)} ms`;
+  if (value < 1000) return `${value > 0 && value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
   return `${(value / 1000).toFixed(value < 10_000 ? 2 : 1)} s`;
 }
 
@@ -44,5 +44,5 @@ export function cutInTheMiddle(text: string, most: number): string {
   return `${text.slice(0, most - 1 - end)}…${text.slice(-end)}`;
 }
 
-const letters = new Intl.Collator("en");
+const letters = new Intl.Collator("en", { numeric: true });
 export const byName = (a: { name: string }, b: { name: string }) => letters.compare(a.name, b.name);

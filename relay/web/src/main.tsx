@@ -1,11 +1,11 @@
 // The dashboard: sign-in, the frame around the pages, and the page that the path names.
 
-import { useSignal } from "@preact/signals";
+import { signal, useSignal } from "@preact/signals";
 import { type ComponentType, render } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { currentSession, signIn, signOut, whenSignedOut } from "./api";
 import type { SignInView } from "./generated/api";
-import { clockAhead, connected, nodes, requests, startFeed, stopFeed } from "./live";
+import { clockAhead, connected, heardAt, nodes, requests, startFeed, stopFeed } from "./live";
 import { KeysPage } from "./pages/keys";
 import { ModelsPage } from "./pages/models";
 import { NodesPage } from "./pages/nodes";
@@ -14,9 +14,11 @@ import { RequestsPage } from "./pages/requests";
 import { SettingsPage } from "./pages/settings";
 import { TryPage, forgetTalk } from "./pages/try";
 import { UsagePage } from "./pages/usage";
+import { briefly } from "./format";
 import { Problem, told } from "./parts/basics";
 import { Icon } from "./parts/icon";
-import { go, href, page } from "./route";
+import { Link } from "./parts/link";
+import { page, parts, visits } from "./route";
 import { session } from "./session";
 import { theme, turn } from "./theme";
 import "./style.css";
@@ -32,6 +34,8 @@ const PAGES: Record<string, [string, ComponentType]> = {
   settings: ["Settings", SettingsPage],
 };
 
+const AGAIN_MS = 3000;
+
 function begin(found: SignInView | null): void {
   session.value = found;
   if (!found) {
@@ -43,11 +47,7 @@ function begin(found: SignInView | null): void {
 }
 
 function Navigation() {
-  const follow = (name: string) => (event: MouseEvent) => {
-    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
-    event.preventDefault();
-    go(name);
-  };
+  const [now] = parts(page.value);
   const counts: Record<string, number> = { nodes: nodes.value.size, requests: requests.value.size };
   const bar = useRef<HTMLElement>(null);
   useEffect(() => {
@@ -57,21 +57,22 @@ function Navigation() {
   return (
     <nav aria-label="Pages" ref={bar}>
       {Object.entries(PAGES).map(([name, [title]]) => (
-        <a key={name} href={href(name)} onClick={follow(name)} aria-current={page.value === name ? "page" : undefined}>
+        <Link key={name} to={name} aria-current={now === name ? "page" : undefined}>
           <Icon name={name} />
           {title}
           {name in counts && <span class="count">{counts[name]}</span>}
-        </a>
+        </Link>
       ))}
     </nav>
   );
 }
 
 function Frame() {
-  const [title, Shown] = PAGES[page.value] ?? PAGES["overview"]!;
+  const [name, about] = parts(page.value);
+  const [title, Shown] = PAGES[name] ?? PAGES["overview"]!;
   useEffect(() => {
-    document.title = `${title} · wai`;
-  }, [title]);
+    document.title = `${about ? `${about} · ` : ""}${title} · wai`;
+  }, [title, about]);
   const problem = useSignal("");
   const leave = async () => {
     problem.value = await told(signOut);
@@ -95,14 +96,14 @@ function Frame() {
           <button type="button" class="plain" onClick={leave}>Sign out</button>
         </footer>
       </aside>
-      <div>
+      <div class={connected.value ? undefined : "stale"}>
         {!connected.value && (
           <p class="problem banner" role="alert">
-            The relay does not answer: what you see may be out of date. Trying again …
+            The relay does not answer: what you see is of {briefly(heardAt.value)}. Trying again …
           </p>
         )}
         {problem.value && <div class="banner"><Problem text={`You are still signed in. ${problem.value}`} /></div>}
-        <Shown />
+        <Shown key={visits.value} />
       </div>
     </div>
   );
@@ -137,11 +138,29 @@ function SignInPage() {
   );
 }
 
-const Root = () => (session.value ? <Frame /> : <SignInPage />);
+/** Whether the relay has not said yet who is signed in with this browser. */
+const unknown = signal(false);
+
+function Root() {
+  if (session.value) return <Frame />;
+  if (!unknown.value) return <SignInPage />;
+  return <main class="sign-in"><p class="problem" role="alert">The relay does not answer. Trying again …</p></main>;
+}
+
+/** Ask until the relay says who is signed in: a relay that restarts has ended no sign-in. */
+async function find(): Promise<void> {
+  try {
+    begin(await currentSession());
+    unknown.value = false;
+  } catch {
+    unknown.value = true;
+    setTimeout(find, AGAIN_MS);
+  }
+}
 
 whenSignedOut(() => begin(null));
 const link = new URLSearchParams(location.hash.slice(1)).get("sign-in");
 if (link) history.replaceState(null, "", location.pathname); // a secret must not stay in the address bar
-begin(await currentSession().catch(() => null));
+await find();
 if (link && !session.value) linkProblem = await told(async () => begin(await signIn(link)));
 render(<Root />, document.getElementById("app")!);

@@ -1,4 +1,4 @@
-// The theme: light, dark, or the system's. Stored in this browser.
+// The theme: light, dark, or the system's. Stored in this browser. And whether the window is a phone's.
 
 import { effect, signal } from "@preact/signals";
 
@@ -13,3 +13,8 @@ effect(() => {
   document.documentElement.dataset["theme"] = theme.value;
   localStorage.setItem("wai-theme", theme.value);
 });
+
+const phone = matchMedia("(max-width: 720px)"); // as in style.css
+/** Whether tables are laid out for a phone. */
+export const narrow = signal(phone.matches);
+phone.addEventListener("change", () => (narrow.value = phone.matches));

@@ -368,6 +368,34 @@ async def test_a_failed_model_is_tried_again_with_what_the_hub_lists_now(
         assert (await n.until_state(State.READY)).context_served == 2048
 
 
+async def test_a_failed_model_is_tried_again_with_its_own_settings(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    hub.faults.statuses = [0, *[500] * 30]
+    async with node(hub, settings) as n:
+        alias = await n.supervisor.deploy(REPO, 1024, 1, priority=3)
+        await n.until_state(State.FAILED)
+        hub.faults.statuses = []
+        await n.supervisor.retry(alias)
+        ready = await n.until_state(State.READY)
+        assert (ready.context_served, ready.slots, ready.policy.priority) == (1024, 1, 3)
+        with pytest.raises(RequestError, match="has not failed: it is ready"):
+            await n.supervisor.retry(alias)
+
+
+async def test_a_model_whose_download_failed_is_edited_and_tried_again(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    hub.faults.statuses = [0, *[500] * 30]
+    async with node(hub, settings) as n:
+        alias = await n.supervisor.deploy(REPO, 1024, 1)
+        await n.until_state(State.FAILED)
+        hub.faults.statuses = []
+        await n.supervisor.edit(alias, 512, 2)
+        ready = await n.until_state(State.READY)
+        assert (ready.context_served, ready.slots) == (512, 2)
+
+
 async def test_what_is_deployed_gets_another_time_to_be_unloaded(
     hub: FakeHub, settings: ManagedSettings
 ) -> None:

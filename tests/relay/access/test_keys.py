@@ -215,7 +215,7 @@ async def test_a_lent_key_is_good_for_its_time_and_is_nowhere_else(
     before = everything_in(tmp_path)
     secret = ring.lend(60.0)
     lent = ring.authenticate(_bearer(secret))
-    assert (lent.id, ring.name_of(lent.id)) == (TRIAL_KEY_ID, "wai doctor")
+    assert (lent.id, ring.name_of(lent.id)) == (TRIAL_KEY_ID, "an admin's trial")
     assert await ring.list(revoked=True) == []
     assert everything_in(tmp_path) == before
     clock.now += 60.0

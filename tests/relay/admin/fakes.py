@@ -4,7 +4,7 @@ driven as ASGI."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,23 @@ from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.admin import BASE, Context
 from wai_relay.admin.events import Feed
+from wai_relay.admin.live_nodes import now_of
 from wai_relay.contracts.records import DiscardingRecorder, UsageState
 from wai_relay.dashboard.app import create_app
 from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.registry import NodeRecord, NodeRegistry, no_such_node
+from wai_relay.gateway.replay import Replays
 from wai_relay.health.clock import ClockWatch
 from wai_relay.health.condition import RelayCondition
 from wai_relay.health.folder_probe import FolderProbe
 from wai_relay.health.health import Health
+from wai_relay.http.exchange import Exchange
 from wai_relay.notify.config import NotifyConfig
 from wai_relay.notify.notifier import Notifier
+from wai_relay.observe.captures import Captures
 from wai_relay.observe.explain import Explanations
 from wai_relay.observe.live import LiveRequests
+from wai_relay.observe.node_hours import NodeHours
 from wai_relay.observe.outcomes import Outcomes
 from wai_relay.observe.pulse import Pulse
 from wai_relay.policy.months import MonthTokens
@@ -48,6 +53,7 @@ class FakeNode:
     state: str = "ready"
     status: NodeStatus = field(default_factory=NodeStatus)
     reconnects: int = 0
+    rtt_s: float | None = None
     copied: bool = False
     agent: str = "wai/0.1.0"
     connected: bool = True
@@ -193,14 +199,26 @@ async def exchange(
     return answers[0]["status"], dict(answers[0]["headers"]), answer
 
 
-async def make_api(store: SqliteStore, clock: Clock) -> Api:
-    """The admin API and the dashboard over an empty store and fleet."""
+async def no_gateway(exchange: Exchange) -> None:
+    """What a request gets that is sent again where there is no gateway."""
+    raise AssertionError("this test sends no request")
+
+
+async def make_api(
+    store: SqliteStore, clock: Clock, handle: Callable[[Exchange], Awaitable[None]] = no_gateway
+) -> Api:
+    """The admin API and the dashboard over an empty store and fleet. `handle`: the gateway's."""
     registry = await NodeRegistry.load(store, clock)
     fleet, ticker = FakeFleet(), Ticker()
     live, audit, keys = LiveRequests(), AuditLog(store, clock), await KeyRing.load(store, clock)
     admins = await Admins.load(store, TOKEN, clock)
+    hours = NodeHours(
+        DiscardingRecorder(), lambda: [now_of(node, None) for node in fleet.known], wall_clock=clock
+    )
     feed = Feed(
-        fleet, live, Pulse(DiscardingRecorder()), audit, keys.name_of, call_later=ticker.call_later
+        *(fleet, live, Pulse(DiscardingRecorder()), audit, keys.name_of),
+        figures=hours.rows,
+        call_later=ticker.call_later,
     )
     context = Context(
         fleet=fleet,
@@ -216,6 +234,9 @@ async def make_api(store: SqliteStore, clock: Clock) -> Api:
         sign_ins=await SignIns.load(store, admins, clock),
         feed=feed,
         explanations=Explanations(),
+        node_hours=hours,
+        captures=Captures(wall_clock=clock),
+        replays=Replays(handle, keys),
         address=InviteAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
         version="0.1.0",
         health=Health(

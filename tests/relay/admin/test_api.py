@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from tests.relay.conftest import Clock
-from wai_protocol.errors import AuthError, Fault, WaiError
+from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
 from wai_protocol.invite import decode
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.access.admins import Admins
@@ -467,6 +467,21 @@ async def test_a_deployment_is_the_nodes_word_with_the_nodes_name(api: Api) -> N
     )
     [entry] = await api.context.audit.list(limit=1)
     assert (entry.action, entry.detail["model"]) == ("model.deploy", DEPLOYED["model"])
+
+
+async def test_a_failed_deployment_is_tried_again_and_that_is_in_the_audit_log(api: Api) -> None:
+    again = {**DEPLOYED, "state": "downloading"}
+    node = make_node(answers={"model.retry": [again]})
+    api.fleet.known = [node]
+    path = f"/deployments/box/retry?model={DEPLOYED['model']}"
+    status, view = await api.call("POST", path)
+    assert (status, view["state"]) == (200, "downloading")
+    assert node.calls == [("model.retry", {"model": DEPLOYED["model"]})]
+    [entry] = await api.context.audit.list(limit=1)
+    assert (entry.action, entry.detail["model"]) == ("model.retry", DEPLOYED["model"])
+    node.answers["model.retry"] = RequestError("it has not failed: it is ready")
+    status, answer = await api.call("POST", path)
+    assert (status, answer["error"]["message"]) == (400, "it has not failed: it is ready")
 
 
 async def test_an_answer_that_makes_no_sense_is_the_nodes_fault_not_a_crash(api: Api) -> None:

@@ -117,7 +117,7 @@ async def test_who_comes_gets_the_whole_and_then_what_differs(api: Api) -> None:
     async with reading(api) as reader:
         begun = await reader.whole()
         assert [name for name, _ in begun] == [
-            *("nodes", "requests", "deployments", "hardware", "history", "pulse")
+            *("nodes", "requests", "deployments", "hardware", "figures", "history", "pulse")
         ]
         assert [told["full"] for _, told in begun[:4]] == [True, True, True, True]
         assert [row["id"] for row in begun[1][1]["set"]] == ["req_1"]
@@ -131,6 +131,48 @@ async def test_who_comes_gets_the_whole_and_then_what_differs(api: Api) -> None:
         assert [row["models"] for row in told["set"]] == [["m"]]
         api.fleet.known.clear()
         assert len((await reader.next("nodes"))["gone"]) == 1
+
+
+async def test_however_much_changes_there_is_one_message_for_each_look(api: Api) -> None:
+    nodes = [make_node(answers={"model.list": []}) for _ in range(50)]
+    for number, node in enumerate(nodes):
+        node.record = replace(node.record, id=f"node_{number}", name=f"box-{number}")
+    api.fleet.known = nodes
+    for number in range(500):
+        enter(api, f"req_{number}")
+    async with reading(api) as reader:
+        await reader.whole()
+        for look in range(4):
+            for node in nodes:
+                for busy in range(5):
+                    models = (ModelStatus("m", "llama", slots_busy=10 * look + busy),)
+                    node.status = NodeStatus(models)
+            api.ticker.tick()
+            told = parsed(await reader.bytes())
+            assert [name for name, _ in told if name != "pulse"] == ["nodes"]
+            assert len(told[0][1]["set"]) == 50
+
+
+async def test_a_figure_of_a_node_is_told_when_it_changes_and_once(api: Api) -> None:
+    api.fleet.known = [make_node(answers={"model.list": []})]
+    async with reading(api) as reader:
+        await reader.whole()
+        api.context.node_hours.tick()
+        told = await reader.next("figures")
+        [row] = told["set"]
+        assert (row["tokens_per_s"], row["rtt_ms"]) == (0.0, None)
+        api.context.node_hours.tick()
+        api.fleet.known[0].rtt_s = 0.0123
+        api.context.node_hours.tick()
+        [row] = (await reader.next("figures"))["set"]
+        assert row["rtt_ms"] == 12.3
+
+
+async def test_a_nodes_last_hour_is_asked_for_by_its_name(api: Api) -> None:
+    api.fleet.known = [make_node()]
+    status, history = await api.call("GET", "/nodes/box/history")
+    assert (status, len(history["slots_busy"]), history["step_s"]) == (200, 240, 15.0)
+    assert (await api.call("GET", "/nodes/bix/history"))[0] == 404
 
 
 async def test_a_change_by_an_admin_is_told_of(api: Api) -> None:

@@ -176,7 +176,7 @@ def past(ended_ago_s: float, **fields: Any) -> PastRequest:
     took_ms = fields.get("duration_ms", 1000.0)
     made = PastRequest(
         1.8e9 + 100.0 - ended_ago_s - took_ms / 1000.0,
-        *(100.0, took_ms, 10, 1, 200),
+        *("box", 100.0, took_ms, 10, 1, 200),
         failed=False,
         cancelled=False,
     )

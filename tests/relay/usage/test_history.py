@@ -86,5 +86,5 @@ async def test_the_past_is_told_for_the_hours_figures(history: RequestHistory) -
     past = await history.past(1003.0, 100)
     assert [one.began_at for one in past] == [1005.0, 1004.0, 1003.0]
     assert [one.failed for one in past] == [True, True, False]
-    assert past[1] == (1004.0, None, 9000.0, 0, 0, 504, True, False)
+    assert past[1] == (1004.0, "other", None, 9000.0, 0, 0, 504, True, False)
     assert len(await history.past(0.0, 2)) == 2

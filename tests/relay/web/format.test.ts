@@ -13,7 +13,7 @@ test("numbers are short enough for a column", () => {
 });
 
 test("times change their unit where the next one is shorter", () => {
-  deepEqual([ms(0.4), ms(999), ms(1000), ms(9_999), ms(12_345)], ["0 ms", "999 ms", "1.00 s", "10.00 s", "12.3 s"]);
+  deepEqual([ms(0.4), ms(999), ms(1000), ms(9_999), ms(12_345)], ["0.4 ms", "999 ms", "1.00 s", "10.00 s", "12.3 s"]);
   const spans = [-5, 59.9, 60, 3599, 3600, 172_799, 172_800].map(span);
   deepEqual(spans, ["0 s", "59 s", "1 min", "59 min", "1 h", "47 h", "2 days"]);
 });

@@ -167,6 +167,13 @@ class Pulls:
             self._start(pull, self._delete)
             self._changed(pull)
 
+    async def retry(self, alias: str) -> None:
+        """Try a failed deployment again, now; returns at once. Raises `WaiError`."""
+        pull = self.get(alias)
+        if pull.state is not State.FAILED:
+            raise RequestError(f"{alias} has not failed: it is {pull.state.value}")
+        await self.deploy(alias, pull.model.context_tokens, pull.model.idle_unload_s)
+
     async def load(self, alias: str) -> None:
         """Load a model into memory; returns at once. Raises `WaiError`."""
         self._settings.check_allowed()

@@ -7,7 +7,6 @@ translated here, last, on its way to the caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from wai_protocol.errors import Fault
@@ -17,6 +16,7 @@ from wai_relay.gateway.dialects.usage import decode
 from wai_relay.gateway.opening import BEGIN, HOLD, Opening, OpeningVerdict, opening_for
 from wai_relay.gateway.reply import JSON, CallerReply
 from wai_relay.http.exchange import Exchange
+from wai_relay.http.wrapped_exchange import WrappedExchange
 
 from .chat_stream import ChatStream
 from .translation import Translation
@@ -119,62 +119,20 @@ def _unusable(message: str) -> OpeningVerdict:
     return OpeningVerdict(fault=Fault.UPSTREAM_BROKE, message=message)
 
 
-class _TranslatedExchange(Exchange):
+class _TranslatedExchange(WrappedExchange):
     """An exchange whose response's bytes are translated before they are written."""
 
     def __init__(self, exchange: Exchange, reply: TranslatedReply) -> None:
-        self.request = exchange.request
-        self._exchange = exchange
+        super().__init__(exchange)
         self._reply = reply
-
-    async def read(self) -> bytes:
-        """See `Exchange`."""
-        return await self._exchange.read()
-
-    def start(self, status: int, headers: Headers) -> None:
-        """See `Exchange`."""
-        self._exchange.start(status, headers)
 
     def write(self, data: bytes) -> None:
         """See `Exchange`."""
         if out := self._reply.translated(data):
-            self._exchange.write(out)
+            self.inner.write(out)
 
     def end(self) -> None:
         """See `Exchange`."""
         if out := self._reply.rest():
-            self._exchange.write(out)
-        self._exchange.end()
-
-    def abort(self) -> None:
-        """See `Exchange`."""
-        self._exchange.abort()
-
-    @property
-    def started(self) -> bool:
-        """See `Exchange`."""
-        return self._exchange.started
-
-    @property
-    def paused(self) -> bool:
-        """See `Exchange`."""
-        return self._exchange.paused
-
-    @property
-    def on_resume(self) -> Callable[[], None] | None:
-        """See `Exchange`."""
-        return self._exchange.on_resume
-
-    @on_resume.setter
-    def on_resume(self, call: Callable[[], None] | None) -> None:
-        self._exchange.on_resume = call
-
-    @property
-    def bytes_in(self) -> int:
-        """See `Exchange`."""
-        return self._exchange.bytes_in
-
-    @property
-    def bytes_out(self) -> int:
-        """See `Exchange`."""
-        return self._exchange.bytes_out
+            self.inner.write(out)
+        self.inner.end()

@@ -1,12 +1,12 @@
 // Invites: create one and see its node join; list the unused ones.
 
 import { useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
 import { get, post, remove } from "../api";
 import { date } from "../format";
 import type { CreatedInvite, InviteView } from "../generated/api";
-import { changes, nodes } from "../live";
+import { nodes } from "../live";
 import { Code, Dialog, Problem, Sure, told } from "../parts/basics";
+import { useFetched } from "../parts/fetched";
 
 export function AddNode(props: { onClose: () => void }) {
   const command = useSignal("");
@@ -53,25 +53,20 @@ export function AddNode(props: { onClose: () => void }) {
 
 /** The invites that are still valid. */
 export function OpenInvites() {
-  const invites = useSignal<InviteView[]>([]);
+  const { value: found, problem: unread } = useFetched(() => get<{ data: InviteView[] }>("/invites"), [nodes.value.size]);
+  const invites = (found?.data ?? []).filter((invite) => invite.state === "open").reverse();
   const problem = useSignal("");
   const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
-  useEffect(() => {
-    void act(async () => {
-      const { data } = await get<{ data: InviteView[] }>("/invites");
-      invites.value = data.filter((invite) => invite.state === "open").reverse();
-    });
-  }, [changes.value, nodes.value.size]);
   return (
     <>
-      <Problem text={problem.value} />
-      {invites.value.length > 0 && (
+      <Problem text={problem.value || unread} />
+      {invites.length > 0 && (
         <section class="card">
           <h2>Open invites</h2>
           <table class="stack">
             <thead><tr><th>For</th><th>Good until</th><th>Deployments</th><th><span class="unseen">Actions</span></th></tr></thead>
             <tbody>
-              {invites.value.map((invite) => (
+              {invites.map((invite) => (
                 <tr key={invite.id}>
                   <td data-label="For" class="long">{invite.name ?? <span class="muted">any name · {invite.id}</span>}</td>
                   <td data-label="Good until" class="muted nowrap">{date(invite.expires_at)}</td>

@@ -1,15 +1,17 @@
 // API keys: create one (shown once), limit, label, rotate and revoke it.
 
-import { useComputed, useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useSignal } from "@preact/signals";
+import { useMemo } from "preact/hooks";
 import { get, patch, post, remove } from "../api";
 import { compact, date } from "../format";
 import { type CreatedKey, type KeyLimits, type KeyList, type KeyView, NO_LIMITS } from "../generated/api";
 import { type Limit, day, differing, limitsOf, limitsText, ofKind } from "../limits";
-import { changes, nodes, relayNow } from "../live";
-import { Code, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
+import { nodes, relayNow } from "../live";
+import { Code, Dialog, Empty, Name, Page, Problem, Sure, paged, told } from "../parts/basics";
+import { useFetched } from "../parts/fetched";
 import { SnippetBox } from "../parts/snippet_box";
 import { baseUrl } from "../session";
+import { CaptureKey, CaptureNotice } from "./captured";
 
 const SHOWN = 25; // rows a page
 const AT_ONCE = 1000; // keys, some 300 KB: read within a frame
@@ -29,42 +31,34 @@ async function allKeys(over: () => boolean): Promise<KeyView[]> {
 }
 
 export function KeysPage() {
-  const keys = useSignal<KeyView[] | null>(null);
+  const { value: keys, problem: unread } = useFetched(allKeys);
   const filter = useSignal("");
   const editing = useSignal<KeyView | "new" | null>(null);
   const rotating = useSignal<KeyView | null>(null);
+  const capturing = useSignal<KeyView | null>(null);
   const problem = useSignal("");
-  useEffect(() => {
-    let over = false; // something changed meanwhile, so it is fetched again
-    void told(async () => {
-      const all = await allKeys(() => over);
-      if (!over) keys.value = all;
-    }).then((said) => over || (problem.value = said));
-    return () => {
-      over = true;
-    };
-  }, [changes.value]);
   const revoke = async (key: KeyView) => (problem.value = await told(() => remove(`/keys/${key.id}`)));
-  const found = useComputed(() => {
+  const found = useMemo(() => {
     const wanted = filter.value.trim().toLowerCase();
-    const all = (keys.value ?? []).toReversed();
+    const all = (keys ?? []).toReversed();
     return wanted ? all.filter((key) => `${key.name} ${key.prefix} ${key.labels.join(" ")}`.toLowerCase().includes(wanted)) : all;
-  });
+  }, [keys, filter.value]);
   const at = useSignal(0);
-  const page = paged(found.value, at, SHOWN, "keys");
+  const page = paged(found, at, SHOWN, "keys");
   const start = (event: { currentTarget: HTMLInputElement }) => {
     filter.value = event.currentTarget.value;
     at.value = 0;
   };
   return (
     <Page title="Keys" actions={<button type="button" class="primary" onClick={() => (editing.value = "new")}>Create a key</button>}>
-      <Problem text={problem.value} />
-      {(keys.value?.length ?? 0) >= FILTER_FROM && (
+      <CaptureNotice />
+      <Problem text={problem.value || unread} />
+      {(keys?.length ?? 0) >= FILTER_FROM && (
         <input type="search" class="filter" placeholder="Filter by name or label" aria-label="Filter keys" value={filter} onInput={start} />
       )}
-      {keys.value?.length === 0 && <Empty title="No key yet">An app needs one to call the relay. Create one, and paste it where the app asks for an API key.</Empty>}
-      {!!keys.value?.length && found.value.length === 0 && <Empty title="No key is called that" />}
-      {found.value.length > 0 && (
+      {keys?.length === 0 && <Empty title="No key yet">An app needs one to call the relay. Create one, and paste it where the app asks for an API key.</Empty>}
+      {!!keys?.length && found.length === 0 && <Empty title="No key is called that" />}
+      {found.length > 0 && (
         <div class="card scroll">
           <table class="stack">
             <thead>
@@ -74,7 +68,7 @@ export function KeysPage() {
               {page.shown.map((key) => (
                 <tr key={key.id}>
                   <td data-label="Name" class="long">
-                    <strong>{key.name}</strong>
+                    <strong><Name text={key.name} most={32} /></strong>
                     {key.labels.length > 0 && <p class="hint">{key.labels.join(", ")}</p>}
                   </td>
                   <td data-label="Key">
@@ -87,6 +81,7 @@ export function KeysPage() {
                   <td class="row-actions">
                     <button type="button" class="small" onClick={() => (editing.value = key)} aria-label={`Limits of ${key.name}`}>Limits</button>
                     <button type="button" class="small" onClick={() => (rotating.value = key)} aria-label={`Rotate ${key.name}`}>Rotate</button>
+                    <button type="button" class="small" onClick={() => (capturing.value = key)} aria-label={`Capture ${key.name}`}>Capture</button>
                     <Sure label="Revoke" question="Revoke for good?" name={key.name} onSure={() => revoke(key)} />
                   </td>
                 </tr>
@@ -97,6 +92,7 @@ export function KeysPage() {
         </div>
       )}
       {editing.value && <EditKey subject={editing.value} onClose={() => (editing.value = null)} />}
+      {capturing.value && <CaptureKey subject={capturing.value} onClose={() => (capturing.value = null)} />}
       {rotating.value && <RotateKey subject={rotating.value} onClose={() => (rotating.value = null)} />}
     </Page>
   );

@@ -7,12 +7,16 @@ import { fetchers } from "../detail";
 import { bytes, count, span } from "../format";
 import type { ChangeDeployment, DeploymentView } from "../generated/api";
 import { deployments, nodes } from "../live";
-import { Badge, Dialog, Empty, Page, Problem, Sure, told } from "../parts/basics";
+import { Badge, Dialog, Empty, Name, Page, Problem, Sure, told } from "../parts/basics";
+import { useFetched } from "../parts/fetched";
+import { Link } from "../parts/link";
 import { policyOf, PolicyFields, policyText } from "../parts/policy";
+import { ofNode } from "../route";
 import { Fits, Search } from "./deploy";
 
 const LOG_MS = 2000; // how often an open log is fetched from the node
 const MIN_CONTEXT = 256;
+const SHOWN_AWAY = 5; // names of nodes
 const CACHE_TYPES = ["f16", "q8_0", "q4_0"] as const;
 const FLASH_ATTENTION = ["auto", "on", "off"] as const;
 
@@ -35,6 +39,8 @@ export function ModelsPage() {
     </Page>
   );
 }
+
+type Act = (call: () => Promise<unknown>) => void;
 
 function pathOf(row: DeploymentView, rest = ""): string {
   return `/deployments/${encodeURIComponent(row.node)}${rest}?model=${encodeURIComponent(row.model)}`;
@@ -63,12 +69,13 @@ function Deployed() {
             {rows.map((row) => (
               <tr key={row.id} aria-label={`${row.model} on ${row.node}`}>
                 <td data-label="Model" class="long">
-                  <strong>{row.model}</strong>
+                  <strong><Name text={row.model} most={44} /></strong>
                   {row.called && row.called !== row.model && <div class="muted small-text">callers ask for {row.called}</div>}
                   {optionsText(row) && <div class="muted small-text">{optionsText(row)}</div>}
                   {(row.reason || row.swap_error) && <div class={row.state === "starting" ? "muted small-text" : "bad small-text"}>{row.reason || row.swap_error}</div>}
+                  <Cause row={row} />
                 </td>
-                <td data-label="Node" class="nowrap">{row.node}</td>
+                <td data-label="Node" class="nowrap"><Link to={ofNode(row.node)} title={row.node}><Name text={row.node} most={18} /></Link></td>
                 <td data-label="State"><Badge state={row.state === "starting" ? "loading" : row.state} /><Progress row={row} /></td>
                 <td data-label="Size" class="num">{bytes(row.size_bytes)}<Memory row={row} /></td>
                 {isElsewhere(row) ? (
@@ -77,7 +84,8 @@ function Deployed() {
                   <>
                     <td data-label="Context × slots"><Context row={row} onChange={(wanted) => act(() => patch(pathOf(row), wanted))} /></td>
                     <td class="row-actions">
-                      <button type="button" class="small" onClick={() => (options.value = row)} aria-label={`Options of ${row.model}`}>Options</button>
+                      {row.state === "failed" && <Retry row={row} act={act} />}
+                      <button type="button" class="small" onClick={() => (options.value = row)} aria-label={`${row.state === "failed" ? "Edit" : "Options of"} ${row.model}`}>{row.state === "failed" ? "Edit" : "Options"}</button>
                       <button type="button" class="small" onClick={() => (log.value = row)} aria-label={`Log of ${row.model}`}>Log</button>
                       <Sure label="Remove" question="Delete its files?" name={row.model} onSure={() => act(() => remove(pathOf(row)))} />
                     </td>
@@ -88,10 +96,34 @@ function Deployed() {
           </tbody>
         </table>
       )}
+      <Away />
       {log.value && <Log row={log.value} onClose={() => (log.value = null)} />}
       {options.value && <Options row={options.value} onClose={() => (options.value = null)} />}
     </section>
   );
+}
+
+function Retry({ row, act }: { row: DeploymentView; act: Act }) {
+  return <button type="button" class="small" onClick={() => act(() => post(pathOf(row, "/retry")))} aria-label={`Retry ${row.model}`}>Retry</button>;
+}
+
+/** The last lines that the server of a failed deployment printed: why it failed is mostly among them. */
+function Cause({ row }: { row: DeploymentView }) {
+  if (row.state !== "failed" || !row.log_tail.length) return null;
+  return (
+    <details class="cause" open>
+      <summary>What its server printed last</summary>
+      <pre class="log" tabIndex={0} aria-label={`Last lines of ${row.model}`}>{row.log_tail.join("\n")}</pre>
+    </details>
+  );
+}
+
+/** Says whose models are not in the list: a node tells of them while it is connected. */
+function Away() {
+  const away = [...nodes.value.values()].filter((node) => node.may_deploy && ["offline", "reconnecting"].includes(node.state));
+  if (!away.length) return null;
+  const names = away.slice(0, SHOWN_AWAY).map((node) => node.name).join(", ");
+  return <p class="hint below">Models on nodes that are not connected are not listed: {names}{away.length > SHOWN_AWAY && ` and ${count(away.length - SHOWN_AWAY)} more`}.</p>;
 }
 
 /** What it takes in memory by its server's log, beside what that was estimated at. */
@@ -110,7 +142,7 @@ function isElsewhere(row: DeploymentView): boolean {
 }
 
 /** The last cells of a model that Ollama or LM Studio has: it decides how the model is served. */
-function OnServer({ row, act }: { row: DeploymentView; act: (call: () => Promise<unknown>) => void }) {
+function OnServer({ row, act }: { row: DeploymentView; act: Act }) {
   const verb = row.state === "ready" ? "unload" : "load";
   const settled = ["ready", "asleep", "failed"].includes(row.state);
   const question = row.served_by === "lm-studio" ? "LM Studio keeps its files. Remove?" : "Delete it there, if it was fetched for this?";
@@ -118,7 +150,8 @@ function OnServer({ row, act }: { row: DeploymentView; act: (call: () => Promise
     <>
       <td data-label="Context × slots" class="muted small-text">{row.context_served ? `${count(row.context_served)} tokens` : `as ${row.served_by} decides`}</td>
       <td class="row-actions">
-        {settled && row.called && (
+        {row.state === "failed" && <Retry row={row} act={act} />}
+        {settled && row.called && row.state !== "failed" && (
           <button type="button" class="small" onClick={() => act(() => post(pathOf(row, `/${verb}`)))} aria-label={`${verb === "load" ? "Load" : "Unload"} ${row.model}`}>
             {verb === "load" ? "Load" : "Unload"}
           </button>
@@ -231,32 +264,18 @@ function Options({ row, onClose }: { row: DeploymentView; onClose: () => void })
 
 /** A server's log, scrolled to its newest line unless the user has scrolled up. */
 function Log({ row, onClose }: { row: DeploymentView; onClose: () => void }) {
-  const lines = useSignal<string[] | null>(null);
-  const problem = useSignal("");
+  const { value, problem } = useFetched(() => get<{ data: string[] }>(pathOf(row, "/logs")), [row.id], LOG_MS);
   const element = useRef<HTMLPreElement>(null);
   const follows = useRef(true);
   useEffect(() => {
-    let timer: ReturnType<typeof setTimeout>;
-    let over = false;
-    const look = async () => {
-      problem.value = await told(async () => (lines.value = (await get<{ data: string[] }>(pathOf(row, "/logs"))).data));
-      if (!over) timer = setTimeout(look, LOG_MS);
-    };
-    void look();
-    return () => {
-      over = true;
-      clearTimeout(timer);
-    };
-  }, [row.id]);
-  useEffect(() => {
     if (follows.current && element.current) element.current.scrollTop = element.current.scrollHeight;
-  }, [lines.value]);
+  }, [value]);
   const note = ({ currentTarget: at }: { currentTarget: HTMLPreElement }) => (follows.current = at.scrollTop + at.clientHeight > at.scrollHeight - 20);
   return (
     <Dialog title={`Log of ${row.model}`} onClose={onClose}>
-      <Problem text={problem.value} />
+      <Problem text={problem} />
       <pre class="log" tabIndex={0} aria-label={`Log of ${row.model}`} ref={element} onScroll={note}>
-        {lines.value === null ? "Asking the node …" : lines.value.join("\n") || "It printed nothing yet."}
+        {value === null ? "Asking the node …" : value.data.join("\n") || "It printed nothing yet."}
       </pre>
     </Dialog>
   );

@@ -1,154 +1,142 @@
-// Nodes: the state of each; add, drain, remove.
+// Nodes: a table of all, sorted and filtered; each leads to its own page.
 
 import { useSignal } from "@preact/signals";
-import { useMemo } from "preact/hooks";
-import { patch, post, remove } from "../api";
-import { engine, hardware, modelsLeftOut, upstreams } from "../detail";
-import { byName, count, date, rate, span } from "../format";
-import type { ModelView, NodeView } from "../generated/api";
-import { nodes, pulse, relayNow } from "../live";
-import { Badge, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
-import { Machine } from "../parts/machine";
+import { useEffect, useMemo } from "preact/hooks";
+import { count, cutInTheMiddle, ms, rate, span } from "../format";
+import type { NodeView } from "../generated/api";
+import { figures, hardware, nodes, pulse, relayNow } from "../live";
+import { type NodeRow, busiest, filtered, sorted, troubles } from "../node_rows";
+import { Badge, Empty, Name, Page, Slots, paged } from "../parts/basics";
+import { Link } from "../parts/link";
+import { ofNode, page, parts, remember } from "../route";
+import { narrow } from "../theme";
 import { AddNode, OpenInvites } from "./invites";
-import { Slots } from "./overview";
+import { NodePage } from "./node";
 
-const SHOWN = 10; // cards a page
+const SHOWN = 50; // rows a page
+const AT_FIRST = 20; // so many are drawn in the first frame, and the others in the next: a phone is slow
 const FILTER_FROM = 8; // fewer need no filter
+const NAME_CHARS = 28;
+/** The columns: by what each sorts, its title, and whether a click sorts the highest first. */
+const COLUMNS: [string, string, boolean][] = [
+  ["name", "Name", false], ["state", "State", false], ["models", "Models", true], ["slots", "Slots", true], ["queue", "Queue", true],
+  ["speed", "Tokens/s", true], ["rtt", "Round trip", false], ["gpu", "GPU", true], ["up", "Up", true], ["version", "Version", false],
+];
+const FEW = new Set(["name", "state", "slots", "speed", "gpu"]);
+const NUMBERS = new Set(["queue", "speed", "rtt", "up"]);
 
 export function NodesPage() {
-  const filter = useSignal("");
+  const [, about] = parts(page.value);
+  return about ? <NodePage key={about} name={about} /> : <NodeTable />;
+}
+
+function NodeTable() {
+  const kept = new URLSearchParams(location.search);
+  const filter = useSignal(kept.get("filter") ?? "");
+  const by = useSignal(kept.get("sort") ?? "name");
   const at = useSignal(0);
   const adding = useSignal(false);
-  const problem = useSignal("");
-  const all = [...nodes.value.values()].sort(byName);
-  const wanted = filter.value.trim().toLowerCase();
-  const found = all.filter((node) => `${node.name} ${node.state} ${node.models.join(" ")}`.toLowerCase().includes(wanted));
-  const page = paged(found, at, SHOWN, "nodes");
-  const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
+  const drawn = useSignal(AT_FIRST);
+  useEffect(() => {
+    const frame = requestAnimationFrame(() => (drawn.value = SHOWN));
+    return () => cancelAnimationFrame(frame);
+  }, []);
+  const all = [...nodes.value.values()].map((node): NodeRow => ({ node, figures: figures.value.get(node.id), machine: hardware.value.get(node.id) }));
+  const found = sorted(filtered(all, filter.value), by.value);
+  const columns = narrow.value ? COLUMNS.filter(([name]) => FEW.has(name)) : COLUMNS;
+  const shown = paged(found, at, SHOWN, "nodes");
+  const show = (change: { filter?: string; sort?: string }) => {
+    filter.value = change.filter ?? filter.value;
+    by.value = change.sort ?? by.value;
+    at.value = 0;
+    remember({ filter: filter.value, sort: by.value === "name" ? "" : by.value });
+  };
   return (
-    <Page
-      title="Nodes"
-      actions={<button type="button" class="primary" onClick={() => (adding.value = true)}>Add a node</button>}
-    >
-      <Problem text={problem.value} />
+    <Page title="Nodes" actions={<button type="button" class="primary" onClick={() => (adding.value = true)}>Add a node</button>}>
       {all.length >= FILTER_FROM && (
-        <input type="search" class="filter" placeholder="Filter by name, state or model" aria-label="Filter nodes" value={filter} onInput={(event) => (filter.value = event.currentTarget.value)} />
+        <div class="choices">
+          <input type="search" class="filter wide" placeholder="Name, state, model or version" aria-label="Filter nodes" value={filter} onInput={(event) => show({ filter: event.currentTarget.value })} />
+          <select class="phone" aria-label="Sort by" value={by.value} onChange={(event) => show({ sort: event.currentTarget.value })}>
+            {COLUMNS.map(([name, title, down]) => <option key={name} value={down ? `-${name}` : name}>By {title.toLowerCase()}</option>)}
+          </select>
+        </div>
       )}
       {all.length > 0 && found.length === 0 && <Empty title="No node is like that" />}
-      {all.length === 0 ? (
-        <Empty title="No node has joined yet">Add one: it dials out from the GPU box, nothing is opened on it.</Empty>
-      ) : (
-        <div class="cards">{page.shown.map((node) => <NodeCard key={node.id} node={node} act={act} />)}</div>
+      {all.length === 0 && <Empty title="No node has joined yet">Add one: it dials out from the GPU box, nothing is opened on it.</Empty>}
+      {found.length > 0 && (
+        <div class="card scroll">
+          <table class="stack few">
+            <thead><tr>{columns.map((column) => <Head key={column[0]} column={column} by={by.value} onSort={(sort) => show({ sort })} />)}</tr></thead>
+            <tbody>{shown.shown.slice(0, drawn.value).map((row) => <Row key={row.node.id} row={row} />)}</tbody>
+          </table>
+          {shown.turn}
+        </div>
       )}
-      {page.turn}
       <OpenInvites />
       {adding.value && <AddNode onClose={() => (adding.value = false)} />}
     </Page>
   );
 }
 
-type Act = (call: () => Promise<unknown>) => void;
-
-/** Drawn again only when its node has changed, which most have not between two events. */
-function NodeCard({ node, act }: { node: NodeView; act: Act }) {
-  return useMemo(() => card(node, act), [node]);
-}
-
-function card(node: NodeView, act: Act) {
-  const down = upstreams(node).filter((upstream) => !upstream.up);
-  const path = `/nodes/${node.id}`;
-  const verb = node.state === "draining" ? "undrain" : "drain";
+function Head({ column: [name, title, downFirst], by, onSort }: { column: [string, string, boolean]; by: string; onSort: (by: string) => void }) {
+  const now = by === name ? "ascending" : by === `-${name}` ? "descending" : undefined;
+  const next = now === "ascending" || (!now && downFirst) ? `-${name}` : name;
   return (
-    <article class="card node" aria-label={node.name}>
-      <header>
-        <h2>{node.name}</h2>
-        <Badge state={node.state} />
-        <span class="spacer" />
-        <button type="button" class="small" onClick={() => act(() => post(`${path}/${verb}`))} aria-label={`${verb === "drain" ? "Drain" : "Give requests again to"} ${node.name}`}>
-          {verb === "drain" ? "Drain" : "Give requests again"}
-        </button>
-        <Sure label="Remove" question="Remove for good?" name={node.name} onSure={() => act(() => remove(path))} />
-      </header>
-      <dl>
-        <div><dt>Slots</dt><dd><Slots busy={node.slots_busy} total={node.slots_total} /></dd></div>
-        <div><dt>Queue</dt><dd class="num">{count(node.queued)}</dd></div>
-        <div><dt>Uptime</dt><dd><Uptime since={node.connected_at} /></dd></div>
-        <div><dt>Reconnects</dt><dd class="num">{count(node.reconnects)}</dd></div>
-        <div><dt>Joined</dt><dd>{date(node.joined_at)}</dd></div>
-        <div><dt>Version</dt><dd>{node.version || "–"}</dd></div>
-        <div class="wide"><dt>Hardware</dt><dd>{hardware(node.detail)}</dd></div>
-      </dl>
-      {node.state !== "offline" && <Machine node={node.id} />}
-      {node.copied && (
-        <p class="problem">A second machine uses this node's identity and is refused: its data folder was copied. Join that machine with a new invite and a fresh data folder.</p>
-      )}
-      {down.map((upstream) => (
-        <p key={upstream.name} class="problem">{upstream.name} does not serve: {upstream.error || "it is down"}</p>
-      ))}
-      {node.state !== "offline" && engine(node.detail).problem && <p class="problem">{engine(node.detail).problem}</p>}
-      {modelsLeftOut(node.detail) > 0 && (
-        <p class="problem">{count(modelsLeftOut(node.detail))} more models are not served: a node can tell of 512 at most.</p>
-      )}
-      {node.serving.length === 0 && node.state === "ready" && down.length === 0 && (
-        <p class="hint">It serves no model yet. Deploy one on the Models page, or start a server on the box: the node finds it by itself.</p>
-      )}
-      {node.serving.length > 0 && (
-        <div class="scroll">
-          <table class="stack dense">
-            <thead>
-              <tr><th>Model</th><th>Upstream</th><th class="num">Context</th><th class="num">Slots</th><th class="num">Tokens/s</th></tr>
-            </thead>
-            <tbody>
-              {node.serving.map((model) => (
-                <tr key={`${model.upstream} ${model.id}`}>
-                  <td data-label="Model" class="long">{model.id} {!model.ready ? <Badge state="not ready" /> : model.loaded === false && <Badge state="asleep" />}</td>
-                  <td data-label="Upstream" class="muted long">{model.upstream}</td>
-                  <td data-label="Context" class="num">{count(model.context_tokens)}</td>
-                  <td data-label="Slots" class="num"><ModelSlots node={node} model={model} act={act} /></td>
-                  <td data-label="Tokens/s" class="num">{rate(model.decode_tps)}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
-      )}
-    </article>
+    <th class={NUMBERS.has(name) ? "num" : undefined} aria-sort={now}>
+      <button type="button" class="sort" onClick={() => onSort(next)}>{title}{now && (now === "ascending" ? " ↑" : " ↓")}</button>
+    </th>
   );
 }
 
-/** How busy it is; where the server does not tell its slots, they can be set. */
-function ModelSlots({ node, model, act }: { node: NodeView; model: ModelView; act: Act }) {
-  const asking = useSignal(false);
-  const text = model.ready ? `${model.slots_busy}/${model.slots_total ?? "?"}` : "–";
-  const set = node.slots_set?.[model.upstream];
-  if (model.slots_total !== null && set === undefined) return <>{text}</>;
-  const save = (event: Event) => {
-    event.preventDefault();
-    const given = String(new FormData(event.currentTarget as HTMLFormElement).get("slots"));
-    asking.value = false;
-    act(() => patch(`/nodes/${node.id}`, { slots: { [model.upstream]: given ? Number(given) : null } }));
-  };
+/** Drawn again only when something of it has changed, which in most rows it has not between two events. */
+function Row({ row }: { row: NodeRow }) {
+  return useMemo(() => cells(row, narrow.value), [row.node, row.figures, row.machine, narrow.value]);
+}
+
+/** On a phone a row has its most important cells only; the node's page has the others. */
+function cells({ node, figures: now, machine }: NodeRow, few: boolean) {
+  const wrong = troubles(node);
+  const away = node.state === "offline" || node.state === "reconnecting";
   return (
-    <>
-      <button type="button" class="why" onClick={() => (asking.value = true)} aria-label={`Slots of ${model.upstream}: ${text}`}>{text}</button>
-      {asking.value && (
-        <Dialog title={`Slots of ${model.upstream}`} onClose={() => (asking.value = false)}>
-          <form onSubmit={save}>
-            <label>
-              Requests that it works on at once
-              <input name="slots" type="number" min="1" max="4096" defaultValue={set === undefined ? "" : String(set)} placeholder="learned" />
-            </label>
-            <p class="hint">This server does not tell it. Leave it empty, and the relay learns it from how its answers advance.</p>
-            <button type="submit" class="primary">Save</button>
-          </form>
-        </Dialog>
-      )}
-    </>
+    <tr class={away ? "stale" : undefined} aria-label={node.name}>
+      <td data-label="Name" class="first nowrap">
+        <Link to={ofNode(node.name)} title={node.name}><strong>{cutInTheMiddle(node.name, NAME_CHARS)}</strong></Link>
+      </td>
+      <td data-label="State" class="nowrap">
+        <Badge state={node.state} /> {wrong > 0 && <span class="badge failed" title="The node's page says what">{wrong} wrong</span>}
+      </td>
+      {!few && <td class="nowrap"><Models node={node} /></td>}
+      <td data-label="Slots"><Slots busy={node.slots_busy} total={node.slots_total} /></td>
+      {!few && <td class="num">{count(node.queued)}</td>}
+      <td data-label="Tokens/s" class="num">{away ? "–" : rate(now?.tokens_per_s)}</td>
+      {!few && <td class="num">{ms(now?.rtt_ms)}</td>}
+      <td data-label="GPU" class="nowrap"><Gpu machine={machine} /></td>
+      {!few && <td class="num nowrap"><Uptime since={node.connected_at} /></td>}
+      {!few && <td class="muted"><Name text={node.version || "–"} most={14} /></td>}
+    </tr>
   );
 }
 
-function Uptime(props: { since: number | null }) {
+function Models({ node }: { node: NodeView }) {
+  const [first] = node.models;
+  if (!first) return <span class="muted">none</span>;
+  const rest = node.models.length - 1;
+  return <span title={node.models.slice(0, 20).join("\n")}>{cutInTheMiddle(first, rest ? 20 : 24)}{rest > 0 && <span class="muted"> +{rest}</span>}</span>;
+}
+
+function Gpu({ machine }: { machine: NodeRow["machine"] }) {
+  const use = busiest(machine);
+  if (!machine || use === null) return <span class="muted">–</span>;
+  return (
+    <span class="slots" title={machine.now.gpus.map((gpu) => gpu.name).join("\n")}>
+      <meter min={0} max={100} value={use} aria-label="GPU use" />
+      <span class="num">{Math.round(use)} %</span>
+    </span>
+  );
+}
+
+export function Uptime(props: { since: number | null }) {
   pulse.value; // draw again as time passes, even if nothing else changed
   if (props.since === null) return <>–</>;
-  return <span title={`connected since ${date(props.since)}`}>{span(relayNow() - props.since)}</span>;
+  return <>{span(relayNow() - props.since)}</>;
 }

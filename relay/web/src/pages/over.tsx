@@ -3,13 +3,14 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get } from "../api";
-import { briefly, count, cutInTheMiddle, ms } from "../format";
+import { briefly, count, ms } from "../format";
 import type { FinishedList, FinishedRequest } from "../generated/api";
-import { nodes, relayNow } from "../live";
-import { Choice, Empty, Problem, told } from "../parts/basics";
+import { connected, nodes, relayNow } from "../live";
+import { Choice, Empty, Name, Problem, told } from "../parts/basics";
 import { remember } from "../route";
 
 const AT_ONCE = 50;
+const RETRY_MS = 3000;
 const SLOW_MS = 5000;
 const SPANS = [["", "Any time"], ["3600", "1 hour"], ["86400", "24 hours"], ["604800", "7 days"]];
 const KINDS = [["", "All"], ["failed", "Failed"], ["slow", `Slow (${SLOW_MS / 1000} s or more)`]];
@@ -48,12 +49,19 @@ export function OverRequests(props: { onWhy: (id: string) => void }) {
     });
     if (asked !== filter.value) return;
     problem.value = said;
-    if (said && before === null) found.value = null;
   };
-  useEffect(() => void read(null), [filter.value]);
+  // Read again once the relay is back; else by the button, so that rows do not move under the pointer.
+  useEffect(() => {
+    if (connected.value) void read(null);
+  }, [filter.value, connected.value]);
+  useEffect(() => {
+    if (!problem.value || !connected.value) return undefined;
+    const timer = setTimeout(() => void read(null), RETRY_MS);
+    return () => clearTimeout(timer);
+  }, [problem.value, connected.value]);
   const set = (change: Partial<Filter>) => {
     filter.value = { ...filter.value, ...change };
-    remember({ over: "", ...Object.fromEntries(Object.entries(filter.value).filter(([, value]) => value)) });
+    remember({ over: "", ...filter.value });
   };
   const rows = found.value?.data ?? [];
   const csv = queryOf(filter.value, null);
@@ -104,9 +112,9 @@ function Row({ row, name, onWhy }: { row: FinishedRequest; name: string; onWhy: 
         <button type="button" class="why" onClick={onWhy} aria-label={`Details of ${row.id}`}>{briefly(row.started_at)}</button>
       </td>
       <td data-label="Status" class={failed ? "bad clip" : "clip"} title={outcome}>{outcome}</td>
-      <td data-label="Key" class="clip" title={name}>{name}</td>
-      <td data-label="Model" class="long nowrap" title={row.model}>{cutInTheMiddle(row.model, 24) || "–"}</td>
-      <td data-label="Node" class="clip" title={row.node}>{row.node || "–"}</td>
+      <td data-label="Key" class="nowrap"><Name text={name} most={18} /></td>
+      <td data-label="Model" class="long nowrap"><Name text={row.model || "–"} most={26} /></td>
+      <td data-label="Node" class="nowrap"><Name text={row.node || "–"} most={18} /></td>
       <td data-label="First token" class="num">{ms(row.ttft_ms)}</td>
       <td data-label="In all" class="num">{ms(row.duration_ms)}</td>
       <td data-label="Tokens" class="num">{row.tokens_exact ? "" : "~"}{count(row.prompt_tokens)} + {count(row.completion_tokens)}</td>

@@ -1,20 +1,22 @@
 // The overview: what runs now, and the last hour.
 
-import { useComputed, useSignal } from "@preact/signals";
-import { useEffect, useMemo } from "preact/hooks";
+import { useComputed } from "@preact/signals";
+import { useMemo } from "preact/hooks";
 import { get } from "../api";
 import { Chart } from "../parts/chart";
-import { Badge, Empty, Figure, Page, told } from "../parts/basics";
+import { Badge, Empty, Figure, Name, Page, Problem, Slots } from "../parts/basics";
+import { useFetched } from "../parts/fetched";
+import { Link } from "../parts/link";
 import { byName, compact, count, ms, rate, span } from "../format";
-import type { NodeView, ProblemList, ProblemView } from "../generated/api";
+import type { NodeView, ProblemList } from "../generated/api";
 import { sinceFirst } from "../history";
-import { changes, history, nodes, pulse, relayNow, requests } from "../live";
-import { go } from "../route";
+import { history, nodes, pulse, relayNow, requests } from "../live";
+import { go, ofNode } from "../route";
 
 const LEAST_S = 120; // the chart's shortest span
 const LOOK_MS = 5000; // how old the list of problems may be
 const SHOWN_PROBLEMS = 12;
-const SHOWN = 60; // nodes on this page; the Nodes page has all
+const SHOWN = 24; // nodes on this page; the Nodes page has all
 
 export function OverviewPage() {
   const now = pulse.value;
@@ -58,28 +60,30 @@ export function OverviewPage() {
             <button type="button" class="primary" onClick={() => go("nodes")}>Add a node</button>
           </Empty>
         ) : (
-          <ul class="strip">{all.slice(0, SHOWN).map((node) => <NodeLine key={node.id} node={node} />)}</ul>
+          <ul class="strip">{inNeed(all).slice(0, SHOWN).map((node) => <NodeLine key={node.id} node={node} />)}</ul>
         )}
+        {all.length > SHOWN && <p class="below"><Link to="nodes">All {count(all.length)} nodes</Link></p>}
       </section>
     </Page>
   );
 }
 
+/** The nodes, those that are not ready first: they are what somebody looks for here. */
+function inNeed(all: readonly NodeView[]): NodeView[] {
+  return [...all].sort((a, b) => Number(a.state === "ready") - Number(b.state === "ready"));
+}
+
 /** What is wrong now, each with what to do; nothing while nothing is wrong. */
 function Problems() {
-  const found = useSignal<readonly ProblemView[]>([]);
-  useEffect(() => {
-    const look = () => void told(async () => (found.value = (await get<ProblemList>("/problems")).data));
-    look();
-    const timer = setInterval(look, LOOK_MS);
-    return () => clearInterval(timer);
-  }, [changes.value]);
-  if (found.value.length === 0) return null;
+  const { value, problem } = useFetched(() => get<ProblemList>("/problems"), [], LOOK_MS);
+  const found = value?.data ?? [];
+  if (problem) return <Problem text={`What is wrong is not known now. ${problem}`} />;
+  if (found.length === 0) return null;
   return (
     <section class="card" aria-label="Problems">
-      <h2>{found.value.length === 1 ? "A problem" : `${count(found.value.length)} problems`}</h2>
+      <h2>{found.length === 1 ? "A problem" : `${count(found.length)} problems`}</h2>
       <ul class="problems">
-        {found.value.slice(0, SHOWN_PROBLEMS).map((one) => (
+        {found.slice(0, SHOWN_PROBLEMS).map((one) => (
           <li key={one.id}>
             <strong>{one.subject === "relay" ? "This relay" : one.subject}</strong>: {one.text}
             {one.since !== null && <span class="muted"> · for {span(relayNow() - one.since)}</span>}
@@ -87,7 +91,7 @@ function Problems() {
           </li>
         ))}
       </ul>
-      {found.value.length > SHOWN_PROBLEMS && <p class="hint">All of them: <code>wai status</code></p>}
+      {found.length > SHOWN_PROBLEMS && <p class="hint">All of them: <code>wai status</code></p>}
     </section>
   );
 }
@@ -98,7 +102,7 @@ function NodeLine({ node }: { node: NodeView }) {
     () => (
       <li>
         <div class="line">
-          <strong>{node.name}</strong>
+          <Link to={ofNode(node.name)} title={node.name}><strong><Name text={node.name} most={22} /></strong></Link>
           <Badge state={node.state} />
           <Slots busy={node.slots_busy} total={node.slots_total} />
         </div>
@@ -106,15 +110,5 @@ function NodeLine({ node }: { node: NodeView }) {
       </li>
     ),
     [node],
-  );
-}
-
-export function Slots(props: { busy: number; total: number | null }) {
-  if (props.total === null) return <span class="num muted">{props.busy} busy</span>;
-  return (
-    <span class="slots">
-      <meter min={0} max={Math.max(props.total, 1)} value={props.busy} aria-label="slots busy" />
-      <span class="num">{props.busy}/{props.total}</span>
-    </span>
   );
 }

@@ -6,8 +6,10 @@ import { get, remove } from "../api";
 import { count, date, ms, rate } from "../format";
 import type { ExplainedAttempt, Explanation, RequestRow } from "../generated/api";
 import { relayNow, requests, tokens } from "../live";
-import { Badge, Choice, Dialog, Empty, Page, Problem, Sure, paged, told } from "../parts/basics";
+import { Badge, Choice, Dialog, Empty, Name, Page, Problem, Sure, paged, told } from "../parts/basics";
+import { useFetched } from "../parts/fetched";
 import { remember } from "../route";
+import { CaptureNotice, Captured } from "./captured";
 import { OverRequests } from "./over";
 
 const SHOWN = 25; // as many rows as a busy machine lays out within a frame, twice a second
@@ -21,10 +23,15 @@ export function RequestsPage() {
     shown.value = name;
     remember(name === "over" ? { over: "" } : {});
   };
+  const ask = (id: string | null) => {
+    asked.value = id;
+    remember({ ...Object.fromEntries(new URLSearchParams(location.search)), id: id ?? "" });
+  };
   return (
     <Page title="Requests" hint={shown.value === "over" ? "The latest first" : "Oldest first, updated twice a second"} actions={<Choice label="Requests that are" options={SHOWN_FIRST} value={shown.value} onChoose={choose} />}>
-      {shown.value === "over" ? <OverRequests onWhy={(id) => (asked.value = id)} /> : <RunningRequests onWhy={(id) => (asked.value = id)} />}
-      {asked.value && <Why key={asked.value} id={asked.value} onClose={() => (asked.value = null)} />}
+      <CaptureNotice />
+      {shown.value === "over" ? <OverRequests onWhy={ask} /> : <RunningRequests onWhy={ask} />}
+      {asked.value && <Why key={asked.value} id={asked.value} onClose={() => ask(null)} />}
     </Page>
   );
 }
@@ -74,9 +81,9 @@ function Row({ row, made, onWhy, onEnd }: { row: RequestRow; made: number; onWhy
   return (
     <tr>
       <td data-label="State"><Badge state={row.state} /></td>
-      <td data-label="Key" class="clip" title={row.key_name}>{row.key_name || "–"}</td>
-      <td data-label="Model" class="long">{row.model || "–"}</td>
-      <td data-label="Node" class="clip" title={row.node}>{row.node || "–"}</td>
+      <td data-label="Key" class="nowrap"><Name text={row.key_name || "–"} most={18} /></td>
+      <td data-label="Model" class="long nowrap"><Name text={row.model || "–"} most={26} /></td>
+      <td data-label="Node" class="nowrap"><Name text={row.node || "–"} most={18} /></td>
       <td data-label="Reason">
         <button type="button" class="why" onClick={onWhy} aria-label={`Why ${row.node || "it waits"}: ${row.reason || "not placed yet"}`}>{row.reason || "why?"}</button>
       </td>
@@ -140,17 +147,14 @@ function loadText(attempt: ExplainedAttempt): string {
 
 /** The considered nodes, with the figures that decided. */
 function Why(props: { id: string; onClose: () => void }) {
-  const found = useSignal<Explanation | null>(null);
-  const problem = useSignal("");
-  useEffect(() => {
-    void told(async () => (found.value = await get<Explanation>(`/requests/${props.id}/explain`))).then((said) => (problem.value = said));
-  }, [props.id]);
+  const { value: found, problem } = useFetched(() => get<Explanation>(`/requests/${encodeURIComponent(props.id)}/explain`), [props.id]);
   return (
     <Dialog title={`Request ${props.id}`} wide onClose={props.onClose}>
-      <Problem text={problem.value} />
-      {found.value && <Story of={found.value} />}
-      {found.value?.running && found.value.attempts.length === 0 && <Empty title="It still waits for a node" />}
-      {found.value?.attempts.map((attempt, index) => (
+      <Problem text={problem} />
+      {found && <Story of={found} />}
+      {found?.captured && <Captured id={props.id} />}
+      {found?.running && found.attempts.length === 0 && <Empty title="It still waits for a node" />}
+      {found?.attempts.map((attempt, index) => (
         <section key={index} class="scroll">
           <h3>
             {attempt.node || "No node yet"}: {attempt.reason || "waiting"}
@@ -187,7 +191,7 @@ function Why(props: { id: string; onClose: () => void }) {
           )}
         </section>
       ))}
-      {found.value?.attempts.some((attempt) => attempt.candidates.length > 0) && (
+      {found?.attempts.some((attempt) => attempt.candidates.length > 0) && (
         <p class="hint below">The lowest cost is chosen: the time to the first token, the time to generate by its weight, the risk of failure, and what others lose.</p>
       )}
       <p class="hint below">The same in a terminal: <code>wai explain {props.id}</code></p>

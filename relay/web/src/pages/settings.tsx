@@ -1,13 +1,12 @@
 // Settings that can be changed while the relay runs, admins, sign-ins, and the audit log.
 
 import { useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
 import { get, patch, post, remove } from "../api";
 import { date } from "../format";
 import type { AdminView, SettingsView, SignInEntry } from "../generated/api";
 import { differing } from "../limits";
-import { changes } from "../live";
 import { Code, Page, Problem, Sure, told } from "../parts/basics";
+import { useFetched } from "../parts/fetched";
 import { session } from "../session";
 import { AuditLog } from "./audit";
 
@@ -25,12 +24,9 @@ export function SettingsPage() {
 }
 
 function Relay() {
-  const now = useSignal<SettingsView | null>(null);
+  const { value, problem: unread } = useFetched(() => get<SettingsView>("/settings"));
   const problem = useSignal("");
   const saved = useSignal(false);
-  useEffect(() => {
-    void told(async () => (now.value = await get<SettingsView>("/settings"))).then((said) => (problem.value = said));
-  }, [changes.value]);
   const save = async (event: Event) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
@@ -39,10 +35,9 @@ function Relay() {
       invite_ttl_s: Number(form.get("hours")) * HOUR_S,
       usage_retention_days: Number(form.get("days")),
     };
-    problem.value = await told(() => patch("/settings", differing(wanted, now.value!)));
+    problem.value = await told(() => patch("/settings", differing(wanted, value!)));
     saved.value = !problem.value;
   };
-  const { value } = now;
   return (
     <section class="card">
       <h2>Relay</h2>
@@ -68,18 +63,16 @@ function Relay() {
           <div class="line"><button type="submit">Save</button><span class="good" role="status">{saved.value && "Saved"}</span></div>
         </form>
       )}
-      <Problem text={problem.value} />
+      <Problem text={problem.value || unread} />
     </section>
   );
 }
 
 function SignIns() {
-  const signIns = useSignal<SignInEntry[]>([]);
+  const { value: found, problem: unread } = useFetched(() => get<{ data: SignInEntry[] }>("/sign-ins"));
+  const signIns = found?.data ?? [];
   const problem = useSignal("");
   const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
-  useEffect(() => {
-    void act(async () => (signIns.value = (await get<{ data: SignInEntry[] }>("/sign-ins")).data));
-  }, [changes.value]);
   const own = session.value?.id ?? "";
   return (
     <section class="card">
@@ -88,7 +81,7 @@ function SignIns() {
         <table class="stack dense">
           <thead><tr><th>Admin</th><th>Browser</th><th>From</th><th>Since</th><th>Last used</th><th><span class="unseen">Actions</span></th></tr></thead>
           <tbody>
-            {signIns.value.map((one) => (
+            {signIns.map((one) => (
               <tr key={one.id}>
                 <td data-label="Admin" class="long">
                   <strong>{one.admin}</strong>
@@ -108,24 +101,21 @@ function SignIns() {
           </tbody>
         </table>
       </div>
-      {signIns.value.length > 1 && (
+      {signIns.length > 1 && (
         <div class="line">
           <Sure label="Sign out all others" question="Sign out every other browser?" name="all others" onSure={() => void act(() => remove(`/sign-ins?but=${encodeURIComponent(own)}`))} />
         </div>
       )}
-      <Problem text={problem.value} />
+      <Problem text={problem.value || unread} />
     </section>
   );
 }
 
 function Admins() {
-  const admins = useSignal<AdminView[]>([]);
+  const { value: found, problem: unread } = useFetched(() => get<{ data: AdminView[] }>("/admins"));
   const token = useSignal("");
   const problem = useSignal("");
   const act = async (call: () => Promise<unknown>) => (problem.value = await told(call));
-  useEffect(() => {
-    void act(async () => (admins.value = (await get<{ data: AdminView[] }>("/admins")).data));
-  }, [changes.value]);
   const add = (event: Event) => {
     event.preventDefault();
     const form = event.currentTarget as HTMLFormElement;
@@ -141,7 +131,7 @@ function Admins() {
       <table>
         <thead><tr><th>Name</th><th>Since</th><th><span class="unseen">Actions</span></th></tr></thead>
         <tbody>
-          {admins.value.map((admin) => (
+          {(found?.data ?? []).map((admin) => (
             <tr key={admin.name}>
               <td class="long">
                 <strong>{admin.name}</strong>
@@ -161,7 +151,7 @@ function Admins() {
         <input name="name" required maxLength={64} placeholder="name" aria-label="Name of the new admin" />
         <button type="submit">Add an admin</button>
       </form>
-      <Problem text={problem.value} />
+      <Problem text={problem.value || unread} />
       {token.value && <Code text={token.value} label="admin token, shown this once" />}
     </section>
   );

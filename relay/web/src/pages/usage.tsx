@@ -1,14 +1,14 @@
 // Usage: by day as bars, and by key, model, node or day as a table.
 
 import { useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
 import { get } from "../api";
 import { compact, count, ms, rate } from "../format";
 import type { UsageList, UsageRow } from "../generated/api";
 import { everyStep } from "../history";
 import { relayNow } from "../live";
 import { Chart } from "../parts/chart";
-import { Choice, Empty, Page, Problem, paged, told } from "../parts/basics";
+import { Choice, Empty, Name, Page, Problem, paged } from "../parts/basics";
+import { useFetched } from "../parts/fetched";
 
 const SPANS: [number, string][] = [[1, "24 hours"], [7, "7 days"], [30, "30 days"], [365, "A year"]];
 const SHOWN = 50; // rows a page: the most used keys, models or nodes, and the others as one row
@@ -18,45 +18,33 @@ const GROUPS = ["day", "key", "label", "model", "node"] as const;
 export function UsagePage() {
   const days = useSignal(7);
   const by = useSignal<(typeof GROUPS)[number]>("model");
-  const table = useSignal<UsageList | null>(null);
-  const timed = useSignal<UsageList | null>(null);
-  const problem = useSignal("");
   const step = days.value <= 2 ? "hour" : "day";
   const since = Math.floor(relayNow() - days.value * 86_400);
-  const looks = useSignal(0);
-  useEffect(() => {
-    const timer = setInterval(() => looks.value++, LOOK_MS);
-    return () => clearInterval(timer);
-  }, []);
-  useEffect(() => {
-    let over = false; // another choice was made meanwhile, and its answer may be here already
-    void told(async () => {
-      const found = await Promise.all([
-        get<UsageList>(`/usage?by=${by.value}&since=${since}${by.value === "day" ? "" : `&limit=${SHOWN}`}`),
-        get<UsageList>(`/usage?by=${step}&since=${since}`),
-      ]);
-      if (!over) [table.value, timed.value] = found;
-    }).then((said) => over || (problem.value = said));
-    return () => {
-      over = true;
-    };
-  }, [days.value, by.value, looks.value]);
-  const rows = table.value?.data ?? [];
-  const others = table.value?.others;
+  const read = async () => {
+    const group = by.value;
+    const [table, timed] = await Promise.all([
+      get<UsageList>(`/usage?by=${group}&since=${since}${group === "day" ? "" : `&limit=${SHOWN}`}`),
+      get<UsageList>(`/usage?by=${step}&since=${since}`),
+    ]);
+    return { table, timed };
+  };
+  const { value: found, problem } = useFetched(read, [days.value, by.value], LOOK_MS);
+  const rows = found?.table.data ?? [];
+  const others = found?.table.others;
   const at = useSignal(0);
   const page = paged(rows, at, SHOWN, "rows");
-  const points = everyStep(timed.value?.data ?? [], since, relayNow(), step === "day" ? 86_400 : 3600);
+  const points = everyStep(found?.timed.data ?? [], since, relayNow(), step === "day" ? 86_400 : 3600);
   return (
     <Page
       title="Usage"
       actions={<a class="button" href={`/admin/v1/usage?by=${by.value}&since=${since}&format=csv`} download="usage.csv">CSV</a>}
     >
-      <Problem text={problem.value} />
+      <Problem text={problem} />
       <div class="choices">
         <Choice label="Time" options={SPANS.map(([value, text]) => [String(value), text])} value={String(days.value)} onChoose={(value) => (days.value = Number(value))} />
         <Choice label="Group by" options={GROUPS.map((name) => [name, `By ${name}`])} value={by.value} onChoose={(value) => (by.value = value as typeof by.value)} />
       </div>
-      {table.value && rows.length === 0 ? (
+      {found && rows.length === 0 ? (
         <Empty title="Nothing was used in this time">Choose a longer time above, or send a request from Try it.</Empty>
       ) : (
         <>
@@ -76,15 +64,15 @@ export function UsagePage() {
             <table class="stack dense">
               <thead>
                 <tr>
-                  <th>{table.value?.by ?? by.value}</th><th class="num">Requests</th><th class="num">Errors</th><th class="num">Prompt</th><th class="num">Cached</th>
+                  <th>{found?.table.by ?? by.value}</th><th class="num">Requests</th><th class="num">Errors</th><th class="num">Prompt</th><th class="num">Cached</th>
                   <th class="num">Completion</th><th class="num">First token</th><th class="num">First token p99</th><th class="num">Tokens/s</th>
                 </tr>
               </thead>
               <tbody>
                 {page.shown.map((row) => (
-                  <Row key={row.group} row={row} name={table.value?.names[row.group] ?? (row.group || "none")} />
+                  <Row key={row.group} row={row} name={found?.table.names[row.group] ?? (row.group || "none")} />
                 ))}
-                {others && <Row row={others} name={`${count(table.value?.other_groups)} others`} />}
+                {others && <Row row={others} name={`${count(found?.table.other_groups)} others`} />}
               </tbody>
             </table>
             {page.turn}
@@ -98,7 +86,7 @@ export function UsagePage() {
 function Row({ row, name }: { row: UsageRow; name: string }) {
   return (
     <tr>
-      <td class="long">{name}</td>
+      <td class="long"><Name text={name} most={44} /></td>
       <td data-label="Requests" class="num">{count(row.requests)}</td>
       <td data-label="Errors" class={row.errors ? "num bad" : "num"}>{count(row.errors)}</td>
       <td data-label="Prompt" class="num">{compact(row.prompt_tokens)}</td>

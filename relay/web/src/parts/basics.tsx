@@ -3,11 +3,11 @@
 import { type Signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { count } from "../format";
+import { count, cutInTheMiddle } from "../format";
 import { moved } from "../route";
 import { pageOf } from "../rows";
 
-export function Page(props: { title: string; hint?: string; actions?: ComponentChildren; children: ComponentChildren }) {
+export function Page(props: { title: string; above?: ComponentChildren; hint?: string; actions?: ComponentChildren; children: ComponentChildren }) {
   const element = useRef<HTMLElement>(null);
   useEffect(() => {
     if (moved) element.current?.focus({ preventScroll: true });
@@ -16,6 +16,7 @@ export function Page(props: { title: string; hint?: string; actions?: ComponentC
     <main id="content" tabIndex={-1} ref={element}>
       <header class="page-head">
         <div>
+          {props.above && <p class="hint">{props.above}</p>}
           <h1>{props.title}</h1>
           {props.hint && <p class="hint">{props.hint}</p>}
         </div>
@@ -41,6 +42,22 @@ export function Figure(props: { label: string; value: string; unit?: string; not
 
 export function Badge(props: { state: string }) {
   return <span class={`badge ${props.state.replaceAll(" ", "-")}`}>{props.state}</span>;
+}
+
+/** A name that may be long: cut in the middle, where similar names are alike; a tooltip has all of it. */
+export function Name({ text, most = 24 }: { text: string; most?: number }) {
+  const cut = cutInTheMiddle(text, most);
+  return cut === text ? <>{text}</> : <span title={text}>{cut}</span>;
+}
+
+export function Slots(props: { busy: number; total: number | null }) {
+  if (props.total === null) return <span class="num muted">{props.busy} busy</span>;
+  return (
+    <span class="slots">
+      <meter min={0} max={Math.max(props.total, 1)} value={props.busy} aria-label="slots busy" />
+      <span class="num">{props.busy}/{props.total}</span>
+    </span>
+  );
 }
 
 export function Empty(props: { title: string; children?: ComponentChildren }) {

@@ -1,12 +1,13 @@
 // How busy a node's machine is: its processor and memory, each GPU, and a line of the last quarter hour.
 
-import { bytes } from "../format";
+import { bytes, span } from "../format";
 import type { GpuNow, HardwareView } from "../generated/api";
 import { sparkline } from "../machine";
-import { hardware } from "../live";
+import { hardware, pulse, relayNow } from "../live";
 
 const WIDTH = 120;
 const HEIGHT = 22;
+const FRESH_S = 45; // three times as long as a node may be silent of its machine
 
 /** Drawn again when that node's machine has told something, which its card need not be. */
 export function Machine({ node }: { node: string }) {
@@ -17,6 +18,7 @@ export function Machine({ node }: { node: string }) {
     <div class="machine" role="group" aria-label="Load of the machine">
       <Line row={row} />
       {now.problem && <p class="problem">{now.problem}</p>}
+      <Age at={row.at} />
       <ul>
         {now.gpus.map((gpu, at) => <li key={at}><Gpu gpu={gpu} /></li>)}
         <li>
@@ -33,6 +35,13 @@ export function Machine({ node }: { node: string }) {
       </ul>
     </div>
   );
+}
+
+/** Says how old the figures are, once they are too old to be of now. */
+function Age({ at }: { at: number }) {
+  pulse.value; // draw again as time passes
+  const age = relayNow() - at;
+  return age > FRESH_S ? <p class="hint">The node told this {span(age)} ago, and nothing since.</p> : null;
 }
 
 function Gpu({ gpu }: { gpu: GpuNow }) {

@@ -1,23 +1,19 @@
 // How apps call this relay: one snippet at a time, by language or program.
 
 import { signal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
 import { get } from "../api";
 import type { WhoAmI } from "../generated/api";
 import { baseUrl } from "../session";
 import { snippets } from "../snippets";
-import { Copy, told } from "./basics";
+import { Copy } from "./basics";
+import { useFetched } from "./fetched";
 
 // Kept while other pages are shown.
 const chosen = signal("curl");
-/** Whether the relay's certificate is from its own authority, which callers must be told to trust. */
-const privateCa = signal(false);
 
 export function SnippetBox(props: { secret: string; model: string }) {
-  useEffect(() => {
-    void told(async () => (privateCa.value = (await get<WhoAmI>("/whoami")).pin !== null));
-  }, []);
-  const shown = snippets(baseUrl, props.secret || "wai_sk_…", props.model || "MODEL", privateCa.value);
+  const { value: relay } = useFetched(() => get<WhoAmI>("/whoami"));
+  const shown = snippets(baseUrl, props.secret || "wai_sk_…", props.model || "MODEL", relay !== null && relay.pin !== null);
   const snippet = shown[chosen.value] ?? "";
   return (
     <>
