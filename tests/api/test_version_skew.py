@@ -67,7 +67,7 @@ def test_a_newer_cli_reads_a_node_of_a_relay_that_does_not_tell_of_copies() -> N
 @pytest.mark.parametrize("struct", api_types(), ids=lambda struct: struct.__name__)
 def test_only_requests_refuse_what_they_do_not_know(struct: type[Struct]) -> None:
     asked = struct.__name__.startswith(
-        ("Create", "Change", "Rotate", "Replay", "Start", "LimitChanges", "SignInRequest")
+        ("Create", "Change", "Rotate", "ReplayRequest", "Start", "LimitChanges", "SignInRequest")
     )
     is_answer = struct.__name__.startswith("Created") or struct.__name__ == "Changed"
     assert struct.__struct_config__.forbid_unknown_fields is (asked and not is_answer)
