@@ -27,6 +27,8 @@ _QUANT: Final = re.compile(
 )
 _PROJECTOR: Final = "mmproj"
 _NO_MODEL: Final = (_PROJECTOR, "imatrix")  # projectors and calibration data, no language models
+_LAYERS: Final = "mtp-"  # layers that predict more tokens, beside the model that they belong to
+_DRAFT: Final = re.compile(r"(?:^|[-._/])draft(?:[-._/]|$)", re.IGNORECASE)
 MAX_PROJECTORS: Final = 64  # of one repository; some have ten
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -56,7 +58,8 @@ class Quantisation:
 @dataclass(frozen=True, slots=True)
 class Repository:
     """A repository at one commit; files are fetched at it, so that two versions are never mixed.
-    `projectors`: those that let its models see images. `folder`: where its files lie on this
+    `projectors`: those that let its models see images. `drafts`: small models that draft for the
+    others. `folder`: where its files lie on this
     machine, None: on the hub. `config`: what vLLM's models say of themselves, None: GGUF files."""
 
     name: str
@@ -64,6 +67,7 @@ class Repository:
     gated: bool
     quantisations: tuple[Quantisation, ...]
     projectors: tuple[RemoteFile, ...] = ()
+    drafts: tuple[RemoteFile, ...] = ()
     folder: Path | None = None
     config: ModelConfig | None = None
 
@@ -125,10 +129,12 @@ def group_files(files: Iterable[RemoteFile]) -> tuple[Quantisation, ...]:
     """
     sets: dict[str, dict[int, RemoteFile]] = {}
     totals: dict[str, int] = {}
-    for file in list(files)[:MAX_FILES]:
-        path = PurePosixPath(file.path)
-        if not _safe(file) or any(word in path.name.lower() for word in _NO_MODEL):
+    models = _models(files)
+    drafts = set(_drafts(models))
+    for file in models:
+        if file in drafts:
             continue
+        path = PurePosixPath(file.path)
         stem, part, total = str(path.with_suffix("")), 1, 1
         split = _SPLIT.match(stem)
         if split:
@@ -151,6 +157,33 @@ def group_files(files: Iterable[RemoteFile]) -> tuple[Quantisation, ...]:
         taken.add(name)
         found.append(Quantisation(name, parts))
     return tuple(sorted(found, key=lambda quant: (quant.size_bytes, quant.name)))
+
+
+def find_drafts(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """Return the draft models among `files`, the smallest first: single files that are called so,
+    beside models that are not."""
+    found = [file for file in _drafts(_models(files)) if not _SPLIT.match(_stem(file))]
+    return tuple(sorted(found, key=lambda file: file.size_bytes))
+
+
+def _drafts(models: list[RemoteFile]) -> list[RemoteFile]:
+    found = [file for file in models if _DRAFT.search(file.path)]
+    return found if len(found) < len(models) else []
+
+
+def _models(files: Iterable[RemoteFile]) -> list[RemoteFile]:
+    """Return those of `files` that are language models, by their names."""
+    return [
+        file
+        for file in list(files)[:MAX_FILES]
+        if _safe(file)
+        and not any(word in PurePosixPath(file.path).name.lower() for word in _NO_MODEL)
+        and not PurePosixPath(file.path).name.lower().startswith(_LAYERS)
+    ]
+
+
+def _stem(file: RemoteFile) -> str:
+    return str(PurePosixPath(file.path).with_suffix(""))
 
 
 def find_projectors(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
