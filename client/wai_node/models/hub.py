@@ -25,6 +25,7 @@ from .catalogue import (
     Repository,
     check_repo,
     find_drafts,
+    find_incomplete,
     find_projectors,
     group_files,
     is_repo,
@@ -138,6 +139,7 @@ class Hub:
                 bool(info.gated),
                 group_files(files),
                 find_projectors(files),
+                find_incomplete(files),
                 find_drafts(files),
             )
 

@@ -65,6 +65,10 @@ HINTS: Final[Hints] = (
         " another engine (`wai node engine install --backend vulkan`)",
     ),
     (
+        re.compile(r"failed to (?:initialize|parse) chat template|chat template parsing error"),
+        "the model's chat template can't be read; choose another repository of this model",
+    ),
+    (
         re.compile(r"unknown model architecture: *'?([\w-]+)"),
         "its llama.cpp is too old for this model; install a newer llama-server",
     ),
