@@ -33,6 +33,7 @@ GpuNumber = Annotated[int, Meta(ge=0, lt=MAX_GPUS)]
 Gpus = Annotated[tuple[GpuNumber, ...], Meta(max_length=MAX_GPUS)]
 ReasoningFormat = Literal["auto", "none", "deepseek", "deepseek-legacy"]
 DraftMax = Annotated[int, Meta(ge=1, le=MAX_DRAFT_TOKENS)]
+Alias = Annotated[str, Meta(max_length=96)]
 EngineFlag = Annotated[str, Meta(min_length=1, max_length=MAX_FLAG_CHARS)]
 EngineFlags = Annotated[tuple[EngineFlag, ...], Meta(max_length=MAX_ENGINE_FLAGS)]
 
@@ -98,7 +99,8 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     older nodes. `mmproj`: the projector by which it sees images. `gpu_layers` null: as many as fit.
     `cpu_moe`: of so many layers the experts stay in RAM, null: of as few as fit. `gpus`: the
     numbers of the GPUs that it may use, empty: any. `draft`: the model that drafts for it,
-    `draft_max` tokens at once (null: as many as its engine does).
+    `draft_max` tokens at once (null: as many as its engine does). `alias`: a second name by which
+    callers may ask for it.
     `load`: whether it is kept in memory or loaded on demand; one on demand is unloaded after
     `idle_unload_s` without a request (null: only to make room for another), and loaded in about
     `load_ms` by the next. A higher `priority` gets memory first.
@@ -141,6 +143,7 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     environment: tuple[str, ...] = ()
     draft: str = ""
     draft_max: int | None = None
+    alias: str = ""
     estimated_bytes: int | None = None
     seen_bytes: int | None = None
 
@@ -182,6 +185,7 @@ class DeploymentWish(Struct, frozen=True, kw_only=True):
     reasoning_format: ReasoningFormat | None = None
     environment: EngineFlags | None = None
     draft_max: DraftMax | None = None
+    alias: Alias | None = None
     load: LoadWord | None = None
     priority: Priority | None = None
 
@@ -234,6 +238,7 @@ class ChangeDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     reasoning_format: ReasoningFormat | None = None
     environment: EngineFlags | None = None
     draft_max: DraftMax | UnsetType | None = UNSET
+    alias: Alias | None = None
     load: LoadWord | None = None
     priority: Priority | None = None
 

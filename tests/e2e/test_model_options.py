@@ -44,6 +44,7 @@ EDITS: Final[tuple[tuple[tuple[str, ...], str, object, str], ...]] = (
     (("--draft-max", "4"), "draft_max", 4, ""),
     (("--engine-flag=--no-warmup",), "engine_flags", ["--no-warmup"], "--no-warmup"),
     (("--env", f"{VARIABLE}=0"), "environment", [f"{VARIABLE}=0"], ""),
+    (("--alias", "house-model"), "alias", "house-model", ""),
     (("--cpu-moe", "0"), "cpu_moe", 0, ""),
     (("--priority", "3"), "priority", 3, ""),
     (("--load", "on-demand"), "load", "on_demand", ""),
@@ -112,4 +113,7 @@ def test_each_option_is_edited_under_load_without_a_failed_request(box: Cluster)
             seen = len(statuses)
             wait_until(lambda seen=seen: len(statuses) > seen + 3, "nobody is answered", WAIT_S)  # type: ignore[misc]
     assert set(statuses) == {200}
+    assert ask(box, secret, "house-model") == 200
+    model(box, "edit", MODEL, "--node", "box", "--alias", "none")
+    wait_until(lambda: ask(box, secret, "house-model") == 404, "the alias stays", WAIT_S)
     print(f"{len(EDITS)} edits, {len(statuses)} answers, 0 failed")

@@ -23,12 +23,13 @@ from wai_cli.options.values import (
     between,
     duration,
     gpu_numbers,
+    named,
     none_or,
 )
 
 _OPTIONS: Final = (
     *("cache_type", "gpu_layers", "cpu_moe", "gpus", "flash_attention", "reasoning_format"),
-    *("draft_max", "engine_flags", "environment"),
+    *("draft_max", "alias", "engine_flags", "environment"),
 )
 
 
@@ -69,6 +70,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="how many tokens its draft model proposes at once; auto: as many as the engine does",
     )
     parser.add_argument(
+        "--alias",
+        metavar="NAME",
+        type=named,
+        help="a second name by which callers may ask for it, or none",
+    )
+    parser.add_argument(
         "--env",
         dest="environment",
         metavar="NAME=VALUE",
@@ -98,6 +105,8 @@ def options_given(parsed: argparse.Namespace) -> dict[str, Any]:
     for name in ("engine_flags", "environment"):
         if given.get(name) == [NONE]:
             given[name] = []
+    if given.get("alias") == NONE:
+        given["alias"] = ""
     return given
 
 

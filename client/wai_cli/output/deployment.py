@@ -147,6 +147,7 @@ def options_text(view: dict[str, Any]) -> str:
     said = (
         str(view.get("served_by") or ""),
         f"sees images by {view['mmproj']}" if view.get("mmproj") else "",
+        f"also called {view['alias']}" if view.get("alias") else "",
         policy_text(view),
         f"adapted by {view['lora']}" if view.get("lora") else "",
         f"cache {view['cache_type']}" if view.get("cache_type", "f16") != "f16" else "",

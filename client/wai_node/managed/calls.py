@@ -60,6 +60,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     reasoning_format: str | None = None
     environment: tuple[str, ...] | None = None
     draft_max: int | msgspec.UnsetType | None = msgspec.UNSET
+    alias: str | None = None
 
     def given(self) -> dict[str, Any]:
         """Return the options that are given, as `ServeOptions` has them."""
@@ -305,6 +306,7 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
         "environment": list(status.options.environment),
         "draft": status.draft,
         "draft_max": status.options.draft_max,
+        "alias": status.options.alias,
         "size_bytes": status.size_bytes,
         "in_flight": status.in_flight,
         "served_by": status.served_by,

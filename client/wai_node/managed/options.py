@@ -24,6 +24,7 @@ MAX_GPU_NUMBER: Final = 64  # the largest boxes have 16
 MAX_DRAFT_TOKENS: Final = 64
 REASONING_FORMATS: Final = ("auto", "none", "deepseek", "deepseek-legacy")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_ALIAS: Final = re.compile(r"[A-Za-z0-9][\w./:-]{0,95}", re.ASCII)
 MAX_FLAGS: Final = 32
 MAX_FLAG_CHARS: Final = 256
 # The node says where a server listens, with which key, what it serves and how much it may take.
@@ -53,6 +54,7 @@ class ServeOptions:
     many as fit. `cpu_moe`: of so many layers the experts are in RAM, None: of as few as fit.
     `gpus`: the numbers of the GPUs that may be used, empty: any. `reasoning_format`: what becomes
     of a model's thoughts. `draft_max`: how many tokens a draft model proposes at once.
+    `alias`: a second name by which callers may ask for it.
     `engine_flags` and `environment` (NAME=VALUE) are added to the server's, where the node's owner
     allows that.
 
@@ -68,6 +70,7 @@ class ServeOptions:
     reasoning_format: str = "auto"
     environment: tuple[str, ...] = ()
     draft_max: int | None = None
+    alias: str = ""
 
     def __post_init__(self) -> None:
         if self.cache_type not in CACHE_TYPES:
@@ -88,6 +91,10 @@ class ServeOptions:
             raise RequestError("GPUs are given by their numbers, each once, such as 0,1; or auto")
         if self.draft_max is not None and not 1 <= self.draft_max <= MAX_DRAFT_TOKENS:
             raise RequestError(f"a draft has 1 to {MAX_DRAFT_TOKENS} tokens")
+        if self.alias and not _ALIAS.fullmatch(self.alias):
+            raise RequestError(
+                f"an alias is up to 96 letters, digits and . _ - / :, not {self.alias[:40]!r}"
+            )
         if self.reasoning_format not in REASONING_FORMATS:
             raise RequestError(f"the reasoning format is one of {', '.join(REASONING_FORMATS)}")
         if len(self.environment) > MAX_FLAGS:

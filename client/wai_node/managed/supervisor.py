@@ -211,6 +211,7 @@ class Supervisor:
                 *(entry, repository, quant, context_tokens, slots, policy, options, mmproj)
             )
             return alias
+        self._deployments.check_alias(alias, (options or DEFAULT).alias)
         async with self._placing:  # two at once would both count the same free memory
             if self._deployments.find(alias) is not None:
                 return alias  # another call was quicker
@@ -291,6 +292,7 @@ class Supervisor:
         model = entry.model
         chosen = options or wish.options
         self.settings.check_options(chosen)
+        self._deployments.check_alias(alias, chosen.alias)
         if model.server:
             check_vllm(chosen, None)
         files = self._places.files(model)

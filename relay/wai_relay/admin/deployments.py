@@ -42,7 +42,7 @@ from .replicas import Choice, rank
 _NULLABLE: Final = ("gpu_layers", "cpu_moe", "gpus", "draft_max", "idle_unload_s")
 _OPTIONS: Final = (
     *("cache_type", "gpu_layers", "flash_attention", "engine_flags", "cpu_moe", "gpus"),
-    *("reasoning_format", "environment", "draft_max"),
+    *("reasoning_format", "environment", "draft_max", "alias"),
 )
 _FIT_OPTIONS: Final = ("cache_type", "gpu_layers", "cpu_moe")
 _POLICY: Final = ("load", "priority")

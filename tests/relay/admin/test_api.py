@@ -441,6 +441,7 @@ DEPLOYED: Final = {
     "environment": [],
     "draft": "",
     "draft_max": None,
+    "alias": "",
     "estimated_bytes": None,
     "seen_bytes": None,
     "progress": None,

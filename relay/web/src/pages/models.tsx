@@ -191,7 +191,7 @@ function OnServers() {
         <button type="submit" class="primary" disabled={busy.value}>{busy.value ? "Deploying …" : "Deploy"}</button>
       </form>
       <Problem text={problem.value} />
-      <p class="hint">The server decides how it is served.</p>
+      
     </section>
   );
 }
@@ -205,8 +205,9 @@ const CHOICES = {
 const WRITTEN = {
   gpu_layers: ["GPU layers", "auto", 1],
   cpu_moe: ["Experts in RAM", "auto", 1],
-  draft_max: ["Draft tokens", "auto", 1],
+  draft_max: ["Draft max", "auto", 1],
   gpus: ["GPUs", "auto", 0],
+  alias: ["Alias", "none", 0],
   engine_flags: ["Engine flags", "none", 0],
   environment: ["Environment", "none", 0],
 } as const;
@@ -240,7 +241,7 @@ function Options({ row, onClose }: { row: DeploymentView; onClose: () => void })
     for (const [name, [, , single]] of Object.entries(WRITTEN)) {
       const words = String(form.get(name)).split(/[\s,]+/).filter(Boolean);
       // only what is otherwise: older nodes do not know the rest
-      if (words.join(" ") !== written(was[name])) wanted[name] = single ? (words[0] ? +words[0] : null) : name === "gpus" ? words.map(Number) : words;
+      if (words.join(" ") !== written(was[name])) wanted[name] = single ? (words[0] ? +words[0] : null) : name === "gpus" ? words.map(Number) : name === "alias" ? words.join() : words;
     }
     for (const name of Object.keys(CHOICES)) if (form.get(name) !== was[name]) wanted[name] = form.get(name);
     problem.value = await told(() => patch(pathOf(row), wanted));
