@@ -29,6 +29,7 @@ from wai_api.models import (
     PlacedView,
     QuantFitView,
 )
+from wai_api.patterns import GPUS
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_relay.fleet.node import CALL_TIMEOUT_S
 from wai_relay.fleet.registry import no_such_node
@@ -67,19 +68,12 @@ async def fit(context: Context, call: Call) -> FitList:
         "context": call.query.get("context"),
         "slots": call.query.get("slots"),
         **{name: call.query[name] for name in _FIT_OPTIONS if name in call.query},
-        **({"gpus": _numbers(call.query["gpus"])} if "gpus" in call.query else {}),
+        **({"gpus": [*map(int, call.query["gpus"].split(","))]} if "gpus" in call.query else {}),
     }
     rows = await asyncio.gather(*(_fit_on(node, params) for node in nodes))
     if name and rows[0].error is not None:
         raise RequestError(rows[0].error)
     return FitList(tuple(rows))
-
-
-def _numbers(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.isascii() and part.isdigit() and len(part) < 4 for part in parts):
-        raise RequestError("gpus: write the numbers of GPUs, as 0,1")
-    return [int(part) for part in parts]
 
 
 async def _fit_on(node: LiveNode, params: dict[str, Any]) -> NodeFit:
@@ -333,7 +327,7 @@ ENDPOINTS: Final = (
             Query("cache_type", str, "f16, q8_0 or q4_0: the numbers of the K/V cache"),
             Query("gpu_layers", int, "so many layers on the GPU", 0, MAX_GPU_LAYERS),
             Query("cpu_moe", int, "the experts of so many layers in RAM", 0, MAX_GPU_LAYERS),
-            Query("gpus", str, "the numbers of the GPUs to use, as 0,1"),
+            Query("gpus", str, "the numbers of the GPUs to use, as 0,1", pattern=GPUS),
         ),
     ),
     Endpoint("GET", "/deployments", list_deployments, "List deployed models", DeploymentList),
