@@ -191,7 +191,7 @@ function OnServers() {
         <button type="submit" class="primary" disabled={busy.value}>{busy.value ? "Deploying …" : "Deploy"}</button>
       </form>
       <Problem text={problem.value} />
-      
+      <p class="hint">The server fetches the model itself, by its own name, and decides how it is served.</p>
     </section>
   );
 }
