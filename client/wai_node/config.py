@@ -82,6 +82,8 @@ class DeployConfig:
     allow_engine_flags: bool = False
     """Whether a deployment may add flags to its server's, with all that llama-server can do by
     them."""
+    allow_environment: tuple[str, ...] = ()
+    """The names of the environment variables that a deployment may set for its server."""
     folders: tuple[Path, ...] = ()
     """GGUF files below these may be deployed by their paths."""
 

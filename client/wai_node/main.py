@@ -192,6 +192,7 @@ def _make_models(
         engine_manifest=deploy.engine_manifest,
         proxies=_proxies(config),
         allow_engine_flags=deploy.allow_engine_flags,
+        allow_environment=deploy.allow_environment,
         file_folders=deploy.folders,
         allow_deploy=deploy.allow and membership.allow_deploy,
         allowed_publishers=frozenset(deploy.publishers) or None,

@@ -9,9 +9,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from .bounds import (
     MAX_CONTEXT_TOKENS,
     MAX_DEPLOY_PRIORITY,
+    MAX_DRAFT_TOKENS,
     MAX_ENGINE_FLAGS,
     MAX_FLAG_CHARS,
     MAX_GPU_LAYERS,
+    MAX_GPUS,
     MAX_IDLE_S,
     MAX_NAMES,
     MAX_REPLICAS,
@@ -26,6 +28,12 @@ LoadWord = Literal["keep_loaded", "on_demand"]
 Priority = Annotated[int, Meta(ge=-MAX_DEPLOY_PRIORITY, le=MAX_DEPLOY_PRIORITY)]
 NodeName = Annotated[str, Meta(min_length=1, max_length=128)]
 GpuLayers = Annotated[int, Meta(ge=0, le=MAX_GPU_LAYERS)]
+CpuMoe = GpuLayers
+GpuNumber = Annotated[int, Meta(ge=0, lt=MAX_GPUS)]
+Gpus = Annotated[tuple[GpuNumber, ...], Meta(max_length=MAX_GPUS)]
+ReasoningFormat = Literal["auto", "none", "deepseek", "deepseek-legacy"]
+DraftMax = Annotated[int, Meta(ge=1, le=MAX_DRAFT_TOKENS)]
+Alias = Annotated[str, Meta(max_length=96)]
 EngineFlag = Annotated[str, Meta(min_length=1, max_length=MAX_FLAG_CHARS)]
 EngineFlags = Annotated[tuple[EngineFlag, ...], Meta(max_length=MAX_ENGINE_FLAGS)]
 
@@ -57,6 +65,7 @@ class QuantFitView(Struct, frozen=True, kw_only=True):
     largest_context: int
     gpu_layers: int
     reason: str
+    cpu_moe: int = 0  # older nodes do not say
 
 
 class NodeFit(Struct, frozen=True, kw_only=True):
@@ -88,6 +97,10 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     `changing`: it is on its way from one to the other. `swap_error` says why the last change
     was taken back. `id` names it among all nodes'. `purpose`: chat, embedding or rerank; "" on
     older nodes. `mmproj`: the projector by which it sees images. `gpu_layers` null: as many as fit.
+    `cpu_moe`: of so many layers the experts stay in RAM, null: of as few as fit. `gpus`: the
+    numbers of the GPUs that it may use, empty: any. `draft`: the model that drafts for it,
+    `draft_max` tokens at once (null: as many as its engine does). `alias`: a second name by which
+    callers may ask for it.
     `load`: whether it is kept in memory or loaded on demand; one on demand is unloaded after
     `idle_unload_s` without a request (null: only to make room for another), and loaded in about
     `load_ms` by the next. A higher `priority` gets memory first.
@@ -124,6 +137,13 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     served_by: str = ""
     called: str = ""
     lora: str = ""
+    cpu_moe: int | None = None
+    gpus: tuple[int, ...] = ()
+    reasoning_format: str = "auto"
+    environment: tuple[str, ...] = ()
+    draft: str = ""
+    draft_max: int | None = None
+    alias: str = ""
     estimated_bytes: int | None = None
     seen_bytes: int | None = None
 
@@ -143,7 +163,10 @@ class DeploymentWish(Struct, frozen=True, kw_only=True):
     `mmproj`: a projector's file name or precision, "none", or null: the repository's best one.
     `load`, `idle_unload_s`, `priority`: see `DeploymentView`; null `load`: on demand where there is
     a time, else kept loaded.
-    `lora`: an adapter, as publisher/name[:QUANT] or ./FILE.gguf of the node."""
+    `lora`: an adapter, as publisher/name[:QUANT] or ./FILE.gguf of the node. `draft`: a small model
+    that drafts for it, written alike, "none", or null: the repository's own if it has one.
+    `cpu_moe`, `gpus`, `draft_max`: see `DeploymentView`. `environment`: NAME=VALUE for its server,
+    if the node's owner allows that."""
 
     model: Reference
     context: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
@@ -156,6 +179,13 @@ class DeploymentWish(Struct, frozen=True, kw_only=True):
     engine_flags: EngineFlags | None = None
     mmproj: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
     lora: Reference | None = None
+    draft: Annotated[str, Meta(min_length=3, max_length=300)] | None = None
+    cpu_moe: CpuMoe | None = None
+    gpus: Gpus | None = None
+    reasoning_format: ReasoningFormat | None = None
+    environment: EngineFlags | None = None
+    draft_max: DraftMax | None = None
+    alias: Alias | None = None
     load: LoadWord | None = None
     priority: Priority | None = None
 
@@ -192,8 +222,9 @@ class PlacedList(Struct, frozen=True):
 
 class ChangeDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be otherwise; what is left out stays as it is. `context` is tokens per slot;
-    `gpu_layers` null: as many as fit; `idle_unload_s` null: only to make room for another. A time
-    means on demand; `load` keep_loaded takes the time away."""
+    `gpu_layers` null: as many as fit; `cpu_moe` null: as few as fit; `gpus` null: any;
+    `draft_max` null: the engine's number; `idle_unload_s` null: only to make room for another. A
+    time means on demand; `load` keep_loaded takes the time away."""
 
     context: Annotated[int, Meta(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
     slots: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] | None = None
@@ -202,6 +233,12 @@ class ChangeDeployment(Struct, frozen=True, forbid_unknown_fields=True):
     gpu_layers: GpuLayers | UnsetType | None = UNSET
     flash_attention: FlashAttention | None = None
     engine_flags: EngineFlags | None = None
+    cpu_moe: CpuMoe | UnsetType | None = UNSET
+    gpus: Gpus | UnsetType | None = UNSET
+    reasoning_format: ReasoningFormat | None = None
+    environment: EngineFlags | None = None
+    draft_max: DraftMax | UnsetType | None = UNSET
+    alias: Alias | None = None
     load: LoadWord | None = None
     priority: Priority | None = None
 

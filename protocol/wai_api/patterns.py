@@ -12,6 +12,7 @@ from msgspec import Meta
 NODE_NAME: Final = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\\n)"
 ADMIN_NAME: Final = "^[A-Za-z0-9_.@-]{1,64}$(?!\\n)"
 LABEL: Final = "^[A-Za-z0-9][A-Za-z0-9._:/=@-]{0,62}$(?!\\n)"
+GPUS: Final = "^[0-9]{1,2}(,[0-9]{1,2}){0,63}$(?!\\n)"
 URL: Final = "^https?://[!-~]+$(?!\\n)"
 
 # Shown in an error instead of the pattern, which only we should have to read.
@@ -19,6 +20,7 @@ IN_WORDS: Final[Mapping[str, str]] = {
     ADMIN_NAME: "1 to 64 letters, digits, dots, dashes, underscores or `@`",
     NODE_NAME: "1 to 63 letters, digits, dots, dashes or underscores, a letter or digit first",
     LABEL: "1 to 63 letters, digits or . _ : / = @ -, a letter or digit first",
+    GPUS: "the numbers of GPUs, as 0,1",
     URL: "an address that begins with https:// (or http://) and has no spaces",
 }
 

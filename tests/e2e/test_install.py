@@ -20,7 +20,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -28,10 +28,13 @@ from typing import Self
 
 import pytest
 
+from tests.harness.fake_hub import FakeHub, FakeRepo
+from tests.harness.fake_releases import VERSION, FakeReleases, real_archive
 from tests.harness.llama_server import LlamaServer, llama_server
 from tests.harness.processes import free_port, wait_until
 from tests.harness.real import require_real
 from tests.harness.service_manager import ServiceManager, service_manager
+from tests.harness.tiny_gguf import tiny_gguf
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), pytest.mark.xdist_group("install")]
 
@@ -49,6 +52,7 @@ class Machine:
 
     home: Path
     services: ServiceManager
+    environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, command: str) -> subprocess.Popen[str]:
         """Type a command; the shell has it in no argument of its own."""
@@ -64,7 +68,7 @@ class Machine:
                 cwd=self.home,
                 env=_pip_settings()
                 | {"HOME": str(self.home), "PATH": f"{self.home}/commands:/usr/bin:/bin"}
-                | {"PYTHON": os.path.realpath(sys.executable)},
+                | {"PYTHON": os.path.realpath(sys.executable), **self.environment},
             )
 
     def type(self, command: str) -> str:
@@ -156,6 +160,59 @@ def test_three_commands_lead_to_a_first_token(
     )
     assert installed.first_token.startswith("data: {")
     assert len(commands) <= GOAL_COMMANDS
+
+
+def test_a_box_without_an_engine_gets_it_with_the_line_and_deploys_a_model(
+    installed: Installed,
+    machines: tuple[Machine, Machine],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    vps, _ = machines
+    repo, home = "tiny/llama-GGUF", tmp_path / "bare"
+    files = {"tiny-F16.gguf": tiny_gguf(tmp_path).read_bytes()}
+    (tmp_path / "releases").mkdir()
+    archive = real_archive(tmp_path / "releases", backend="cpu")
+    environment = home / ".config/wai/node.env"
+    environment.parent.mkdir(parents=True)
+    with (
+        service_manager(home, home / "commands") as services,
+        FakeReleases(tmp_path / "releases") as releases,
+        FakeHub({repo: FakeRepo(files)}) as hub,
+    ):
+        here = os.uname().sysname.lower(), os.uname().machine.lower()
+        manifest = tmp_path / "manifest.json"
+        manifest.write_text(json.dumps(releases.manifest((VERSION, *here, "cpu", archive))))
+        environment.write_text(f"HF_ENDPOINT='{hub.endpoint}'\n")
+        bare = Machine(home, services, {"WAI_ENGINE_MANIFEST": str(manifest)})
+        invite = vps.type(".local/bin/wai invite create --name bare")
+        node_command = f"{_line(invite, '/install.sh')} --user"
+        deploy = f".local/bin/wai model deploy {repo} --node bare --context 512"
+        start = time.monotonic()
+        said = bare.type(node_command)
+        assert f"{VERSION}-cpu is installed and used from now on" in said
+        assert "is ready on bare" in vps.type(deploy)
+        curl_command = re.sub('"model": *"[^"]*"', f'"model": "{repo}:F16"', installed.curl_command)
+        with vps.start(curl_command) as curl:
+            assert curl.stdout is not None
+            first = next((line for line in curl.stdout if '"content":"' in line), "")
+            seconds = time.monotonic() - start
+            curl.stdout.read()
+        assert first.startswith("data: {")
+        typed = "\n  ".join((re.sub("wai_inv_[^;]*", "wai_inv_…", node_command), deploy))
+        print(f"typed on a box without an engine:\n  {typed}")
+        print(f"from nothing to a token of the deployed model: {seconds:.1f} s")
+        record_property("figure", f"From a box without an engine to a token: {seconds:.1f} s.")
+        again = bare.type(f"sh -c '{_again(node_command)}'")
+        assert f"Models that are deployed run on {VERSION}-cpu." in again
+        bare.type(".local/bin/wai node uninstall --yes")
+
+
+def _again(command: str) -> str:
+    """The same line without its invite, which was used."""
+    return re.sub(r"\(echo WAI_INVITE=\S+ ; cat\)", "cat", command).replace(
+        "sh -s --", "sh -s -- node"
+    )
 
 
 def test_what_the_relay_serves_is_what_was_built(

@@ -55,6 +55,7 @@ class TinyModel:
     seed: int = 1
     chat: bool = True
     title: str = ""
+    template: str = CHAT_TEMPLATE
 
 
 def tiny_gguf(folder: Path, model: TinyModel | None = None) -> Path:
@@ -73,7 +74,7 @@ def tiny_gguf(folder: Path, model: TinyModel | None = None) -> Path:
 def _write(path: Path, model: TinyModel) -> None:
     writer = gguf.GGUFWriter(str(path), "llama")
     try:
-        silent, spoken = _add_vocabulary(writer, chat=model.chat)
+        silent, spoken = _add_vocabulary(writer, template=model.template if model.chat else "")
         _add_shape(writer, model, vocabulary_size=silent + spoken)
         _add_weights(writer, model, silent, spoken)
         writer.write_header_to_file()
@@ -83,7 +84,7 @@ def _write(path: Path, model: TinyModel) -> None:
         writer.close()
 
 
-def _add_vocabulary(writer: Any, *, chat: bool) -> tuple[int, int]:
+def _add_vocabulary(writer: Any, *, template: str) -> tuple[int, int]:
     """A SentencePiece vocabulary with byte fallback, so that any text has tokens.
 
     Returns how many of its pieces the model only reads, and how many (the words, last) it says.
@@ -103,8 +104,8 @@ def _add_vocabulary(writer: Any, *, chat: bool) -> tuple[int, int]:
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    if chat:
-        writer.add_chat_template(CHAT_TEMPLATE)
+    if template:
+        writer.add_chat_template(template)
     return len(read_only), len(words)
 
 

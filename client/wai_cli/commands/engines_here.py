@@ -25,6 +25,7 @@ from wai_protocol.errors import RequestError, WaiError
 from wai_transport.http_proxy import ProxySettings
 
 MIRROR_VARIABLE: Final = "WAI_ENGINE_MIRROR"
+MANIFEST_VARIABLE: Final = "WAI_ENGINE_MANIFEST"
 AUTO: Final = "auto"
 
 
@@ -112,9 +113,9 @@ def _from_archive(parsed: argparse.Namespace, store: EngineStore) -> Engine | No
 
 async def _from_release(parsed: argparse.Namespace, store: EngineStore) -> Engine:
     proxies = ProxySettings(**proxy_settings("WAI_NODE_"))
-    manifest = shipped()
-    if parsed.manifest is not None:
-        manifest = await fetch_manifest(parsed.manifest, proxies=proxies)
+    manifest, other = shipped(), parsed.manifest or os.environ.get(MANIFEST_VARIABLE)
+    if other is not None:
+        manifest = await fetch_manifest(other, proxies=proxies)
     machine = detect_machine(detect_hardware())
     choice = choose(
         manifest,

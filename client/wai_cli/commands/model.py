@@ -11,13 +11,17 @@ from wai_api.bounds import (
     CACHE_TYPES,
     MAX_CONTEXT_TOKENS,
     MAX_FOUND,
+    MAX_GPU_LAYERS,
     MAX_SLOTS,
 )
 from wai_cli.client.admin_client import HUB_TIMEOUT_S, AdminClient
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.options.values import (
+    AUTO,
+    auto_or_whole,
     between,
     count,
+    gpu_numbers,
     named,
 )
 from wai_cli.output.deployment import CONNECTED, follow, note, shown_state
@@ -59,6 +63,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--node", metavar="NAME", help="only on this node")
     _add_load(fit)
     fit.add_argument("--cache-type", choices=CACHE_TYPES, help="the numbers of the K/V cache")
+    fit.add_argument(
+        "--cpu-moe",
+        metavar="N",
+        type=auto_or_whole(0, MAX_GPU_LAYERS),
+        help="with the experts of so many layers in RAM; auto: of as few as fit",
+    )
+    fit.add_argument(
+        "--gpus", metavar="0,1", type=gpu_numbers, help="on these GPUs, by their numbers, or auto"
+    )
     deploy = _action(actions, "deploy", "have nodes download and serve a model", deploy_model)
     configure_deploy(deploy)
     _add_load(deploy)
@@ -72,8 +85,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_wait(retry)
     remove = _action(actions, "remove", "stop serving a model and delete its files", _remove)
     logs = _action(actions, "logs", "read what a model's server printed", _logs)
-    load = _action(actions, "load", "have Ollama or LM Studio load a model now", _load)
-    unload = _action(actions, "unload", "have it free a model's memory", _unload)
+    load = _action(actions, "load", "load a model now", _load)
+    unload = _action(actions, "unload", "free a model's memory; a request loads it again", _unload)
     named_model = (context, edit, retry, remove, logs, load, unload)
     for action in named_model:
         action.add_argument(
@@ -150,6 +163,8 @@ def _fit(parsed: argparse.Namespace) -> int:
         "context": parsed.context,
         "slots": parsed.slots,
         "cache_type": parsed.cache_type,
+        "cpu_moe": None if parsed.cpu_moe == AUTO else parsed.cpu_moe,
+        "gpus": ",".join(map(str, parsed.gpus)) if isinstance(parsed.gpus, list) else None,
     }
     query = urlencode({name: value for name, value in asked.items() if value is not None})
     with AdminClient(find_target(parsed), HUB_TIMEOUT_S) as relay:

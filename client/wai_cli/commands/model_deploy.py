@@ -56,6 +56,13 @@ def configure_deploy(deploy: argparse.ArgumentParser) -> None:
         help="a LoRA adapter in GGUF that was made for this model, or ./FILE.gguf on the node",
     )
     deploy.add_argument(
+        "--draft",
+        metavar="REPO[:QUANT]",
+        type=named,
+        help="a small model of the same family that drafts for it, or ./FILE.gguf on the node, or"
+        " none (default: the repository's own, if it has one)",
+    )
+    deploy.add_argument(
         "--engine",
         choices=("llama-server", "vllm"),
         default="llama-server",
@@ -79,7 +86,7 @@ def deploy_model(parsed: argparse.Namespace) -> int:
         **{name: value for name, value in policy_given(parsed).items() if value is not None},
     }
     # which older relays don't know
-    for name in ("mmproj", "lora"):
+    for name in ("mmproj", "lora", "draft"):
         if (value := getattr(parsed, name)) is not None:
             wanted[name] = value
     if parsed.install_engine:

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, Final
 
 from wai_api.bounds import (
     CACHE_TYPES,
     FLASH_ATTENTION,
     LOAD_WORDS,
     MAX_DEPLOY_PRIORITY,
+    MAX_DRAFT_TOKENS,
     MAX_GPU_LAYERS,
     MAX_IDLE_S,
     MIN_IDLE_S,
+    REASONING_FORMATS,
 )
-from wai_cli.options.values import AUTO, NONE, auto_or_whole, between, duration, none_or
+from wai_cli.options.values import (
+    AUTO,
+    NONE,
+    auto_or_whole,
+    between,
+    duration,
+    gpu_numbers,
+    named,
+    none_or,
+)
+
+_OPTIONS: Final = (
+    *("cache_type", "gpu_layers", "cpu_moe", "gpus", "flash_attention", "reasoning_format"),
+    *("draft_max", "alias", "engine_flags", "environment"),
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +44,44 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--gpu-layers",
         metavar="N",
         type=auto_or_whole(0, MAX_GPU_LAYERS),
-        help="so many layers on the GPU; auto: as many as fit",
+        help="so many layers on GPUs; auto: as many as fit",
+    )
+    parser.add_argument(
+        "--cpu-moe",
+        metavar="N",
+        type=auto_or_whole(0, MAX_GPU_LAYERS),
+        help="of so many layers the experts stay in RAM; auto: of as few as fit",
+    )
+    parser.add_argument(
+        "--gpus",
+        metavar="0,1",
+        type=gpu_numbers,
+        help="the GPUs to use, by their numbers on the node; auto: as few as hold it, else all",
+    )
+    parser.add_argument(
+        "--reasoning-format",
+        choices=REASONING_FORMATS,
+        help="what becomes of a model's thoughts (default: auto)",
+    )
+    parser.add_argument(
+        "--draft-max",
+        metavar="N",
+        type=auto_or_whole(1, MAX_DRAFT_TOKENS),
+        help="how many tokens its draft model proposes at once; auto: as many as the engine does",
+    )
+    parser.add_argument(
+        "--alias",
+        metavar="NAME",
+        type=named,
+        help="a second name by which callers may ask for it, or none",
+    )
+    parser.add_argument(
+        "--env",
+        dest="environment",
+        metavar="NAME=VALUE",
+        action="append",
+        help="an environment variable of its server (repeat for more), or none; only those that the"
+        " node's owner allows",
     )
     parser.add_argument("--flash-attention", choices=FLASH_ATTENTION, help="(default: auto)")
     parser.add_argument(
@@ -44,14 +97,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def options_given(parsed: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, as the API takes them."""
     given: dict[str, Any] = {
-        name: value
-        for name in ("cache_type", "gpu_layers", "flash_attention", "engine_flags")
-        if (value := getattr(parsed, name)) is not None
+        name: value for name in _OPTIONS if (value := getattr(parsed, name)) is not None
     }
-    if given.get("gpu_layers") == AUTO:
-        given["gpu_layers"] = None
-    if given.get("engine_flags") == [NONE]:
-        given["engine_flags"] = []
+    for name in ("gpu_layers", "cpu_moe", "gpus", "draft_max"):
+        if given.get(name) == AUTO:
+            given[name] = None
+    for name in ("engine_flags", "environment"):
+        if given.get(name) == [NONE]:
+            given[name] = []
+    if given.get("alias") == NONE:
+        given["alias"] = ""
     return given
 
 

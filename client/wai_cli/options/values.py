@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from wai_api.bounds import MAX_COUNT
+from wai_api.bounds import MAX_COUNT, MAX_GPUS
 
 MAX_KEY_CHARS: Final = 4096  # those in use have up to some hundred
 NONE: Final = "none"
@@ -35,6 +35,14 @@ def auto_or_whole(least: int, most: int) -> Callable[[str], int | str]:
     """Return a parser of whole numbers from `least` to `most`, or `auto`."""
     what = f"a whole number from {least} to {most}, or auto"
     return lambda text: AUTO if text == AUTO else _whole(text, least, most, what)
+
+
+def gpu_numbers(text: str) -> list[int] | str:
+    """Parse the numbers of GPUs, such as 0,1, or `auto`."""
+    if text == AUTO:
+        return AUTO
+    what = f"numbers of GPUs from 0 to {MAX_GPUS - 1}, such as 0,1, or auto"
+    return [_whole(part.strip(), 0, MAX_GPUS - 1, what) for part in text.split(",")]
 
 
 def none_or(read: Callable[[str], float]) -> Callable[[str], float | str]:

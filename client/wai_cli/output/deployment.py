@@ -142,18 +142,28 @@ def _purpose_text(view: dict[str, Any]) -> str:
 
 def options_text(view: dict[str, Any]) -> str:
     """Return the options that are not the defaults, as `, cache q8_0`; "" for none."""
-    layers, flags = view.get("gpu_layers"), view.get("engine_flags")
+    layers, moe = view.get("gpu_layers"), view.get("cpu_moe")
+    flags = view.get("engine_flags")
     said = (
         str(view.get("served_by") or ""),
         f"sees images by {view['mmproj']}" if view.get("mmproj") else "",
+        f"also called {view['alias']}" if view.get("alias") else "",
         policy_text(view),
         f"adapted by {view['lora']}" if view.get("lora") else "",
         f"cache {view['cache_type']}" if view.get("cache_type", "f16") != "f16" else "",
+        f"drafted by {view['draft']}" if view.get("draft") else "",
+        f"{view['draft_max']} tokens a draft" if view.get("draft_max") else "",
         f"{layers} layers on the GPU" if layers is not None else "",
+        f"experts of {moe} layers in RAM" if moe is not None else "",
+        f"GPUs {', '.join(map(str, view['gpus']))}" if view.get("gpus") else "",
         f"flash attention {view['flash_attention']}"
         if view.get("flash_attention", "auto") != "auto"
         else "",
+        f"reasoning format {view['reasoning_format']}"
+        if view.get("reasoning_format", "auto") != "auto"
+        else "",
         " ".join(flags) if flags else "",
+        " ".join(view.get("environment") or ()),
     )
     return "".join(f", {one}" for one in said if one)
 

@@ -64,11 +64,13 @@ _PREFIXES: Final = (
 )
 # A name that suggests a secret is not passed on, whatever prefix it has.
 _SECRET: Final = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE|_KEY|APIKEY|_URL\b", re.I)
+# NVIDIA's library numbers its GPUs so; CUDA's own default is the fastest first.
+_ORDER: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def server_environment(ours: Mapping[str, str]) -> dict[str, str]:
     """Return the part of `ours` that an inference server is started with."""
-    return {
+    return _ORDER | {
         name: value
         for name, value in ours.items()
         if (name in _NAMES or name.startswith(_PREFIXES)) and not _SECRET.search(name)

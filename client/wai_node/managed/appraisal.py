@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import anyio.to_thread
 
 from wai_node.models.catalogue import Quantisation, RemoteFile, Repository, parse_reference
-from wai_node.models.fit import Correction, Fit, FitVerdict, Load, estimate, fit, space_for
-from wai_node.models.gguf_file import read_projector, read_shape
+from wai_node.models.draft import Draft
+from wai_node.models.estimate import Correction, Load, estimate
+from wai_node.models.fit import Fit, costs_of, fit
+from wai_node.models.gguf_file import read_draft, read_layout, read_projector, read_shape
 from wai_node.models.hardware import Hardware
 from wai_node.models.hub import Hub
+from wai_node.models.layout import Layout, layout_by_shape, layout_of
 from wai_node.models.local_files import find_local, is_file_reference
+from wai_node.models.placement import FitVerdict, Placement, space_of
 from wai_node.models.projector import Projector, choose_projector, projector_of
 from wai_node.models.shape import ModelShape, Purpose, shape_from_metadata
 from wai_node.models.snapshot import snapshot
@@ -33,21 +36,29 @@ from .load_policy import DEFAULT_POLICY, LoadPolicy
 from .occupancy import free_for, free_now, promised
 from .options import DEFAULT, ServeOptions
 from .policy import ManagedSettings
+from .server.model_paths import ModelFiles
 from .vllm_appraisal import PREFIX, VllmAppraiser
 from .wanted import WantedModel
 
 DEFAULT_CONTEXT: Final = 8192  # what a chat needs
 LEAST_DEFAULT_CONTEXT: Final = 2048  # a smaller context is used only if it is asked for
 DEFAULT_SLOTS: Final = 2
+MAX_PARTS_READ: Final = 64  # of a split file; of one with more the shape must do
+
+
+NewModel = tuple[
+    Repository, Quantisation, int | None, int | None, ServeOptions, LoadPolicy, str | None
+]
+"""What `Appraiser.new` takes first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """How to run a new model that fits: `gpu_layers` is None without a GPU; `needs`: its memory.
+    """How to run a new model that fits: `placement` is None without a GPU; `needs`: its memory.
     `purpose`: what the model is for. `mmproj`: its projector's path, size and SHA-256."""
 
     load: Load
-    gpu_layers: int | None
+    placement: Placement | None
     needs: Space
     purpose: str
     mmproj: tuple[str, int, str] | None
@@ -61,7 +72,7 @@ class Change:
 
     load: Load
     beside: bool
-    gpu_layers: int | None
+    placement: Placement | None
     gpu_share: float | None = None
 
 
@@ -112,7 +123,7 @@ class Appraiser:
             QuantFit(
                 quant.name,
                 quant.size_bytes,
-                self._fit(repo, shape, quant, load, hardware, options.gpu_layers),
+                self._fit(repo, shape, quant, load, hardware, options),
             )
             for quant in quants
         ]
@@ -139,11 +150,12 @@ class Appraiser:
         options: ServeOptions,
         policy: LoadPolicy,
         mmproj: str | None = None,
+        draft: Draft | None = None,
     ) -> Placed:
         """Return how to serve a new model.
 
         `context_tokens` None: choose the largest default that fits. Others make room for it as
-        `policy` says. Raises `WaiError`, also if the model does not fit.
+        `policy` says. `draft`: its draft model. Raises `WaiError`, also if the model does not fit.
         """
         if repository.config is not None:
             asked = Load(context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS)
@@ -154,25 +166,25 @@ class Appraiser:
                 lambda measured: free_for(self._deployments, measured, policy, alias),
                 least_context=least,
             )
-            needs = Space(gpu=under.fit.high_bytes)
+            needs = under.fit.space
             return Placed(load, None, needs, Purpose.CHAT.value, None, under.share)
         shape = await self.shape(repository, quant)
         seeing = seen_by(shape, repository, quant, mmproj)
         projector = await self._projector(repository, seeing)
         load = options.load(
-            shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS, projector
+            shape, context_tokens or DEFAULT_CONTEXT, slots or DEFAULT_SLOTS, projector, draft
         )
         measured = await anyio.to_thread.run_sync(self._hardware)
         alias = alias_of(repository, quant)
         hardware = free_for(self._deployments, measured, policy, alias)
-        _check_layers(options, hardware)
-        layers = options.gpu_layers
-        found = self._fit(repository.name, shape, quant, load, hardware, layers)
+        _check_placement(options, hardware, shape)
+        layout = await self._layout(repository, quant, shape, hardware)
+        found = self._fit(repository.name, shape, quant, load, hardware, options, layout)
         if found.verdict is FitVerdict.NO and not context_tokens:
             largest = found.largest_context
             if largest >= min(LEAST_DEFAULT_CONTEXT, shape.context_trained):
-                load = options.load(shape, largest, load.slots, projector)
-                found = self._fit(repository.name, shape, quant, load, hardware, layers)
+                load = options.load(shape, largest, load.slots, projector, draft)
+                found = self._fit(repository.name, shape, quant, load, hardware, options, layout)
         if found.verdict is FitVerdict.NO:
             others = promised(self._deployments, policy, alias)
             kept = f" (with {others} kept for models that are not loaded yet)" if others else ""
@@ -182,8 +194,8 @@ class Appraiser:
             )
         return Placed(
             load,
-            found.gpu_layers if hardware.gpus else None,
-            space_for(found.estimate, shape.blocks, found.gpu_layers, hardware),
+            found.placement if hardware.gpus else None,
+            found.space,
             shape.purpose.value,
             None if seeing is None else (seeing.path, seeing.size_bytes, seeing.sha256),
         )
@@ -191,8 +203,7 @@ class Appraiser:
     async def change(
         self,
         model: WantedModel,
-        file: Path,
-        mmproj: Path | None,
+        files: ModelFiles,
         context_tokens: int,
         slots: int,
         options: ServeOptions,
@@ -205,56 +216,55 @@ class Appraiser:
         if model.server:
             asked = Load(context_tokens, slots)
             under, beside = await self._vllm.change(
-                *(model, file.parent, asked, options, served),
+                *(model, files.model.parent, asked, options, served),
                 now=lambda measured: free_now(self._deployments, measured),
                 after=lambda measured: free_for(
                     self._deployments, measured, model.policy, model.alias
                 ),
             )
             return Change(asked, beside, None, under.share)
-        shape = await anyio.to_thread.run_sync(read_shape, file)
-        projector = await anyio.to_thread.run_sync(read_projector, mmproj)
-        load = options.load(shape, context_tokens, slots, projector)
+        wish = Wish(context_tokens, slots, options=options)
+        shape, load = await anyio.to_thread.run_sync(read_load, files, wish)
         if load.context_tokens < context_tokens:
             raise RequestError(
                 f"{model.alias} was trained for {shape.context_trained} tokens of context; ask for "
                 "that or less"
             )
         hardware = await anyio.to_thread.run_sync(self._hardware)
-        _check_layers(options, hardware)
-        forced = options.gpu_layers
-        correction = Correction(*model.correction)
-        weights = model.weights_bytes
-        now = free_now(self._deployments, hardware)
-        found = fit(shape, weights, load, now, correction, forced)
+        _check_placement(options, hardware, shape)
+        layout = await _layout_of_files(model, files, shape, hardware)
+        known = shape, model.weights_bytes, load
+        more = Correction(*model.correction), options.wanted, layout
+        found = fit(*known, free_now(self._deployments, hardware), *more)
         after = free_for(self._deployments, hardware, model.policy, model.alias)
         if served is not None:
-            freed = served.options.load(shape, served.context_tokens, served.slots, projector)
-            after = after.with_freed(estimate(shape, weights, freed, correction).high)
-        alone = fit(shape, weights, load, after, correction, forced)
+            held = await self.held_by(model, files, served)
+            after = after.with_freed(held.most)
+        alone = fit(*known, after, *more)
         if alone.verdict is FitVerdict.NO:
             raise RequestError(
                 f"{model.alias} with {load.context_tokens} tokens in {load.slots} slots does not "
                 f"fit this node: {alone.reason}{_largest(alone)}"
             )
-        at_once = found.verdict is (FitVerdict.GPU if hardware.gpus else FitVerdict.CPU)
-        if forced is not None and hardware.gpus:  # it fits just as it is wanted, or not at all
+        at_once = found.verdict is alone.verdict
+        if options.gpu_layers is not None and hardware.gpus:  # just as it is wanted, or not at all
             at_once = found.verdict is not FitVerdict.NO
-        layers = (found if at_once else alone).gpu_layers if hardware.gpus else None
-        return Change(load, at_once, layers)
+        chosen = found if at_once else alone
+        return Change(load, at_once, chosen.placement if hardware.gpus else None)
 
-    async def held_by(
-        self, model: WantedModel, file: Path, mmproj: Path | None, wish: Wish
-    ) -> Held:
+    async def held_by(self, model: WantedModel, files: ModelFiles, wish: Wish) -> Held:
         """Return what a server takes in memory that serves `model` by `wish`. Raises `WaiError`."""
         if model.server:
             return Held(await self._vllm.space(wish))
-        shape = await anyio.to_thread.run_sync(read_shape, file)
-        projector = await anyio.to_thread.run_sync(read_projector, mmproj)
-        load = wish.options.load(shape, wish.context_tokens, wish.slots, projector)
-        found = estimate(shape, model.weights_bytes, load, Correction(*model.correction))
+        shape, load = await anyio.to_thread.run_sync(read_load, files, wish)
+        correction = Correction(*model.correction)
+        found = estimate(shape, model.weights_bytes, load, correction)
         hardware = await anyio.to_thread.run_sync(self._hardware)
-        most = space_for(found, shape.blocks, wish.gpu_layers, hardware)
+        layout = await _layout_of_files(model, files, shape, hardware)
+        layout = layout or layout_by_shape(shape, model.weights_bytes)
+        costs = costs_of(shape, model.weights_bytes, layout, load, correction)
+        placement = wish.placement if hardware.gpus else None
+        most = space_of(placement, costs, unified=hardware.unified_memory)
         return Held(most, max(0, most.ram - (found.high - found.low)))
 
     async def shape(self, repository: Repository, quant: Quantisation) -> ModelShape:
@@ -263,6 +273,21 @@ class Appraiser:
             file = repository.folder / quant.files[0].path
             return await anyio.to_thread.run_sync(read_shape, file)
         return shape_from_metadata(await self._hub.metadata(repository, quant.files[0]))
+
+    async def _layout(
+        self, repository: Repository, quant: Quantisation, shape: ModelShape, hardware: Hardware
+    ) -> Layout | None:
+        """Return how a new model's weights are spread, where that matters: its tensors' sizes.
+
+        They are after the vocabulary, so that some MiB are read of the hub.
+        """
+        if not _matters(shape, hardware) or len(quant.files) > MAX_PARTS_READ:
+            return None
+        if repository.folder is not None:
+            paths = [repository.folder / file.path for file in quant.files]
+            return await anyio.to_thread.run_sync(read_layout, paths, shape)
+        headers = [await self._hub.header(repository, file) for file in quant.files]
+        return layout_of((t for header in headers for t in header.tensors), shape.blocks)
 
     async def _projector(self, repository: Repository, file: RemoteFile | None) -> Projector | None:
         if file is None:
@@ -276,11 +301,13 @@ class Appraiser:
         quant: Quantisation,
         load: Load,
         hardware: Hardware,
-        gpu_layers: int | None,
+        options: ServeOptions,
+        layout: Layout | None = None,
     ) -> Fit:
         known = [m.correction for m in self._wanted.models.values() if m.repo == repo]
         correction = Correction(*known[-1]) if known else Correction()
-        return fit(shape, quant.size_bytes, load, hardware, correction, gpu_layers)
+        size = quant.size_bytes
+        return fit(shape, size, load, hardware, correction, options.wanted, layout)
 
 
 def seen_by(
@@ -304,10 +331,50 @@ def reference_to(model: WantedModel) -> str | None:
     return f"{PREFIX}{model.repo}" if model.server else f"{model.repo}:{model.quant}"
 
 
-def _check_layers(options: ServeOptions, hardware: Hardware) -> None:
-    """Raise `RequestError` for layers on a GPU that is not there."""
-    if options.gpu_layers and not hardware.gpus:
-        raise RequestError("this node has no GPU that its engine can use: leave the layers at auto")
+def read_load(files: ModelFiles, wish: Wish) -> tuple[ModelShape, Load]:
+    """Read the shape of a model, and what its memory depends on if it is served by `wish`.
+    Blocking. Raises `RequestError` if a file can't be read."""
+    shape = read_shape(files.model)
+    seeing, draft = read_projector(files.projector), read_draft(files.draft)
+    return shape, wish.options.load(shape, wish.context_tokens, wish.slots, seeing, draft)
+
+
+async def _layout_of_files(
+    model: WantedModel, files: ModelFiles, shape: ModelShape, hardware: Hardware
+) -> Layout | None:
+    if not _matters(shape, hardware):
+        return None
+    layout = await anyio.to_thread.run_sync(read_layout, files.parts, shape)
+    added = 0 if model.lora is None else model.lora.size_bytes
+    return None if layout is None else layout.plus(added)
+
+
+def _matters(shape: ModelShape, hardware: Hardware) -> bool:
+    """Whether it matters how large each layer is: they may be spread."""
+    many = len(hardware.gpus) > 1 or bool(shape.expert_count)
+    return bool(hardware.gpus) and many and not hardware.unified_memory
+
+
+def _check_placement(options: ServeOptions, hardware: Hardware, shape: ModelShape) -> None:
+    """Raise `RequestError` for what this machine or this model does not have."""
+    if not hardware.gpus and (options.gpu_layers or options.cpu_moe or options.gpus):
+        raise RequestError(
+            "this node has no GPU that its engine can use: leave the GPUs, their layers and the"
+            " experts in RAM at auto"
+        )
+    there = {card.number: card for card in hardware.gpus}
+    if missing := [number for number in options.gpus if number not in there]:
+        have = ", ".join(f"{number} ({card.name})" for number, card in there.items())
+        raise RequestError(
+            f"this node has no GPU {missing[0]} that its engine can use; it has {have}"
+        )
+    if options.gpus and not all(there[number].device for number in options.gpus):
+        raise RequestError(
+            "this node's engine does not tell which GPUs it has, so that none can be chosen;"
+            " leave the GPUs at auto, or install another engine"
+        )
+    if options.cpu_moe and not shape.expert_count:
+        raise RequestError("this model has no experts that could stay in RAM: leave them at auto")
 
 
 def _largest(found: Fit) -> str:

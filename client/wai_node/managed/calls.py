@@ -43,9 +43,39 @@ class FitCall(msgspec.Struct, forbid_unknown_fields=True):
     cache_type: str = "f16"
     gpu_layers: int | None = None
     priority: int = 0
+    cpu_moe: int | None = None
+    gpus: tuple[int, ...] = ()
 
 
-class Deploy(msgspec.Struct, forbid_unknown_fields=True):
+class Options(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The options of a deployment, by their names in `ServeOptions`; what is not given stays as it
+    is. Null is the default where there is no other word for it."""
+
+    cache_type: str | None = None
+    gpu_layers: int | msgspec.UnsetType | None = msgspec.UNSET
+    flash_attention: str | None = None
+    engine_flags: tuple[str, ...] | None = None
+    cpu_moe: int | msgspec.UnsetType | None = msgspec.UNSET
+    gpus: tuple[int, ...] | msgspec.UnsetType | None = msgspec.UNSET
+    reasoning_format: str | None = None
+    environment: tuple[str, ...] | None = None
+    draft_max: int | msgspec.UnsetType | None = msgspec.UNSET
+    alias: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are given, as `ServeOptions` has them."""
+        found = {name: getattr(self, name) for name in Options.__struct_fields__}
+        nullable = ("gpu_layers", "cpu_moe", "draft_max")
+        if found["gpus"] is None:
+            found["gpus"] = ()
+        return {
+            name: value
+            for name, value in found.items()
+            if value is not msgspec.UNSET and (value is not None or name in nullable)
+        }
+
+
+class Deploy(Options, forbid_unknown_fields=True):
     """`model.deploy`: serve `model` from now on."""
 
     model: str
@@ -53,14 +83,11 @@ class Deploy(msgspec.Struct, forbid_unknown_fields=True):
     slots: int | None = None
     idle_unload_s: float | None = None
     install_engine: bool = False
-    cache_type: str | None = None
-    gpu_layers: int | msgspec.UnsetType | None = msgspec.UNSET
-    flash_attention: str | None = None
-    engine_flags: tuple[str, ...] | None = None
     mmproj: str | None = None
     load: str | None = None
     priority: int | None = None
     lora: str | None = None
+    draft: str | None = None
 
 
 class ListCall(msgspec.Struct, forbid_unknown_fields=True):
@@ -83,29 +110,25 @@ class SetContext(msgspec.Struct, forbid_unknown_fields=True):
     slots: int | None = None
 
 
-class Edit(msgspec.Struct, forbid_unknown_fields=True):
+class Edit(Options, forbid_unknown_fields=True):
     """`model.edit`: serve `model` otherwise; what is not given stays as it is."""
 
     model: str
     context: int | None = None
     slots: int | None = None
     idle_unload_s: float | msgspec.UnsetType | None = msgspec.UNSET
-    cache_type: str | None = None
-    gpu_layers: int | msgspec.UnsetType | None = msgspec.UNSET
-    flash_attention: str | None = None
-    engine_flags: tuple[str, ...] | None = None
     load: str | None = None
     priority: int | None = None
 
 
 class Load(msgspec.Struct, forbid_unknown_fields=True):
-    """`model.load`: have the server that has `model` load it now."""
+    """`model.load`: load `model` now, or have the server that has it do so."""
 
     model: str
 
 
 class Unload(msgspec.Struct, forbid_unknown_fields=True):
-    """`model.unload`: have the server that has `model` free its memory."""
+    """`model.unload`: free the memory of `model`, or have the server that has it do so."""
 
     model: str
 
@@ -165,7 +188,7 @@ class ModelCalls:
         match asked:
             case Deploy(model, context, slots, idle_unload_s, install):
                 policy = asked.load is not None or asked.priority is not None
-                mine = asked.mmproj or asked.lora or policy or _options_given(asked)
+                mine = asked.mmproj or asked.lora or asked.draft or policy or asked.given()
                 if slots or install or mine:
                     raise RequestError(
                         f"{model.partition(':')[0]} decides itself how it serves a model: only the"
@@ -204,12 +227,14 @@ class ModelCalls:
                 found = await supervisor.search(query, max(1, min(limit, 50)))
                 return first_rows([_found(model) for model in found])
             case FitCall(model, context, slots, cache_type, gpu_layers, priority):
-                options = ServeOptions(cache_type, gpu_layers)
+                options = ServeOptions(
+                    cache_type, gpu_layers, cpu_moe=asked.cpu_moe, gpus=asked.gpus
+                )
                 policy = LoadPolicy(priority=priority)
                 fits = await supervisor.fit(model, context, slots, options, policy)
                 return first_rows([_fit(quant) for quant in fits])
             case Deploy(model, context, slots, idle_unload_s, install):
-                given = _options_given(asked)
+                given = asked.given()
                 alias = await supervisor.deploy(
                     *(model, context, slots, idle_unload_s),
                     load=asked.load,
@@ -217,6 +242,7 @@ class ModelCalls:
                     options=ServeOptions().changed(**given) if given else None,
                     mmproj=asked.mmproj,
                     lora=asked.lora,
+                    draft=asked.draft,
                     install_engine=install,
                 )
                 return {"model": alias}
@@ -236,33 +262,18 @@ class ModelCalls:
                 return newest_lines(await supervisor.logs(model, lines))
             case ListCall(str() as model):
                 return [deployment_map(s) for s in supervisor.deployed() if s.alias == model]
-            case Load() | Unload():
-                raise RequestError(
-                    "the node loads its own models when they are asked for, and unloads them by"
-                    " their idle time (`wai model edit --ttl`) or to make room; this is for models"
-                    " on Ollama and LM Studio"
-                )
+            case Load(model):
+                supervisor.load(model)
+            case Unload(model):
+                supervisor.unload(model)
         return self._listed()
 
     async def _edit(self, asked: Edit, context: int | None, slots: int | None) -> None:
-        given = _options_given(asked)
+        given = asked.given()
         if context is None and slots is None and not given:
             return
         before = self._supervisor.options_of(asked.model)
         await self._supervisor.edit(asked.model, context, slots, before.changed(**given))
-
-
-def _options_given(asked: Deploy | Edit) -> dict[str, Any]:
-    """Return the options that a call names."""
-    given = {
-        "cache_type": asked.cache_type,
-        "flash_attention": asked.flash_attention,
-        "engine_flags": asked.engine_flags,
-    }
-    found: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if not isinstance(asked.gpu_layers, msgspec.UnsetType):
-        found["gpu_layers"] = asked.gpu_layers
-    return found
 
 
 def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
@@ -289,6 +300,13 @@ def deployment_map(status: DeploymentStatus) -> dict[str, Any]:
         "gpu_layers": status.options.gpu_layers,
         "flash_attention": status.options.flash_attention,
         "engine_flags": list(status.options.engine_flags),
+        "cpu_moe": status.options.cpu_moe,
+        "gpus": list(status.options.gpus),
+        "reasoning_format": status.options.reasoning_format,
+        "environment": list(status.options.environment),
+        "draft": status.draft,
+        "draft_max": status.options.draft_max,
+        "alias": status.options.alias,
         "size_bytes": status.size_bytes,
         "in_flight": status.in_flight,
         "served_by": status.served_by,
@@ -324,6 +342,7 @@ def _fit(quant: QuantFit) -> dict[str, Any]:
         "low_bytes": fit.low_bytes,
         "high_bytes": fit.high_bytes,
         "largest_context": fit.largest_context,
-        "gpu_layers": fit.gpu_layers,
+        "gpu_layers": fit.placement.gpu_layers,
+        "cpu_moe": fit.placement.cpu_moe,
         "reason": fit.reason,
     }

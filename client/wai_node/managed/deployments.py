@@ -45,6 +45,15 @@ class Deployments:
             )
         return entry
 
+    def check_alias(self, model: str, alias: str) -> None:
+        """Raise `RequestError` if another deployment than `model` is asked for by this name."""
+        for entry in self._entries.values():
+            names = entry.model.alias, entry.machine.wish.options.alias
+            if alias and not entry.removed and entry.model.alias != model and alias in names:
+                raise RequestError(
+                    f"callers ask for {entry.model.alias} by the name {alias}; choose another alias"
+                )
+
     def add(self, entry: DeploymentEntry) -> None:
         """Add an entry, or replace that of the same alias."""
         self._entries[entry.model.alias] = entry

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -20,6 +20,7 @@ from wai_node.engines.find import NONE_HERE, Engine, find_engine
 from wai_node.engines.fitting import Machine, backends_for, detect_machine, gpu_advice
 from wai_node.engines.install import install_build
 from wai_node.engines.manifest import Choice, choose, read_manifest_file, shipped
+from wai_node.engines.matching import match_devices
 from wai_node.engines.probe import Device, devices_of, version_of
 from wai_node.engines.store import EngineStore
 from wai_node.models.download import Clock, Progress
@@ -43,6 +44,8 @@ class EngineState:
     problem: str = ""
     offer: str = ""
     on_trial: bool = False
+    names: Mapping[int, str] = field(default_factory=dict)
+    """Its names for the machine's GPUs, by their numbers; those that it can't use are not there."""
 
     def detail(self) -> dict[str, Any]:
         """Return it as plain values, for STATUS."""
@@ -111,7 +114,13 @@ class NodeEngine:
                 without = self._build(self._machine(hardware)).build.backend == "cpu"
             except WaiError:
                 without = False
-        return replace(hardware, gpus=(), unified_memory=False) if without else hardware
+        if without:
+            return replace(hardware, gpus=(), unified_memory=False)
+        names = self.state.names
+        if not names:
+            return hardware
+        cards = [replace(c, device=names[c.number]) for c in hardware.gpus if c.number in names]
+        return replace(hardware, gpus=tuple(cards))
 
     async def check(self, *, install: bool) -> None:
         """Raise `RequestError` unless there is an engine, or one may be installed for a deployment.
@@ -211,7 +220,8 @@ class NodeEngine:
         problem = ""
         if machine is not None and devices == () and self._settings.allow_deploy:
             problem = self._unused(engine, hardware, machine)
-        return EngineState(engine, version, devices, problem, on_trial=on_trial)
+        names = match_devices(hardware.gpus, devices or ())
+        return EngineState(engine, version, devices, problem, on_trial=on_trial, names=names)
 
     def _offer(self, hardware: Hardware) -> str:
         if self._settings.engine == "never":

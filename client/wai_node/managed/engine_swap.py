@@ -112,16 +112,20 @@ class EngineSwaps:
         wish, beside = replace(machine.wish, engine=argv), False
         if machine.state is not State.DOWNLOADING:
             served = machine.wish if machine.serving is not None else None
-            files = self._places.file(model), self._places.projector(model)
             try:
                 change = await self._appraiser.change(
-                    model, *files, wish.context_tokens, wish.slots, wish.options, served
+                    model,
+                    self._places.files(model),
+                    wish.context_tokens,
+                    wish.slots,
+                    wish.options,
+                    served,
                 )
             except WaiError as error:
                 log.warning("%s is not moved to the new engine: %s", model.alias, error)
                 machine.swap_error = f"it is not moved to the new engine: {error}"
                 return
-            wish, beside = replace(wish, gpu_layers=change.gpu_layers), change.beside
+            wish, beside = replace(wish, placement=change.placement), change.beside
         async with self._deployments.changing:
             if entry.removed or entry.machine.wish.engine == argv:
                 return

@@ -22,7 +22,7 @@ from .options import ServeOptions
 from .server.runner import Runner
 from .server.vllm import LOAD_BASE_S as VLLM_BASE_S
 from .server.vllm import SERVER, find_vllm
-from .wanted import WantedModel
+from .wanted import AddedFile, WantedModel
 
 log = logging.getLogger("wai.node.managed")
 
@@ -105,6 +105,7 @@ class DeploymentStatus:
     estimated_bytes: int | None = None
     seen_bytes: int | None = None
     lora: str = ""
+    draft: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ class DeploymentEntry:
     held: dict[int, Held] = field(default_factory=dict)
     """What its servers take that run, or that may be started, by generation."""
     waiting: int = 0  # requests that wait for it
+    asked_to_load: bool = False  # by an admin: it is loaded though no request waits for it
     waits_for: str = ""  # what has to happen before it can be loaded
     loaded: Loaded | None = None  # its last load
     memory: tuple[int, int] | None = None
@@ -152,7 +154,7 @@ def wish_of(
         options=model.options,
         context_tokens=model.context_tokens,
         slots=model.slots,
-        gpu_layers=model.gpu_layers,
+        placement=model.placement,
         on_demand=model.policy.on_demand,
         idle_unload_s=model.idle_unload_s,
         load_limit_s=load_timeout_s or base_s + model.size_bytes / LOAD_BYTES_PER_S,
@@ -172,6 +174,7 @@ def machine_for(
             context_tokens=context_tokens,
             slots=slots,
             options=model.proven_options,
+            placement=model.proven_placement,
         )
         there = bool(model.engine) and os.access(model.engine[0], os.X_OK)
         proven = wish_of(before, load_timeout_s, model.engine if there else engine)
@@ -233,10 +236,8 @@ def log_change(entry: DeploymentEntry) -> None:
             log.warning("%s: the change was taken back: %s", alias, machine.swap_error)
 
 
-def _lora_name(model: WantedModel) -> str:
-    if model.lora is None:
-        return ""
-    return f"{model.lora.repo}/{PurePosixPath(model.lora.path).name}"
+def _added_name(added: AddedFile | None) -> str:
+    return "" if added is None else f"{added.repo}/{PurePosixPath(added.path).name}"
 
 
 def status_of(entry: DeploymentEntry) -> DeploymentStatus:
@@ -256,7 +257,8 @@ def status_of(entry: DeploymentEntry) -> DeploymentStatus:
         options=machine.wish.options,
         purpose=entry.model.purpose,
         mmproj=PurePosixPath(entry.model.mmproj[0]).name if entry.model.mmproj else "",
-        lora=_lora_name(entry.model),
+        lora=_added_name(entry.model.lora),
+        draft=_added_name(entry.model.draft),
         policy=entry.model.policy,
         wakes=wakes,
         load_s=load_s_of(entry),

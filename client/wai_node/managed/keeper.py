@@ -19,15 +19,15 @@ import anyio.to_thread
 
 from wai_node.models.catalogue import RemoteFile, Repository
 from wai_node.models.download import Clock, Download, Progress
-from wai_node.models.fit import Correction
-from wai_node.models.gguf_file import read_projector, read_shape
+from wai_node.models.estimate import Correction
 from wai_node.models.hub import Hub
 from wai_node.models.local_files import check_local
 from wai_node.models.space import NOTHING, Space
 from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 
-from .adapters import folder_of, remote_file, repository_of
+from .adapters import remote_file, repository_of
+from .appraisal import read_load
 from .deployment import Action, DeleteFiles, Halt, Launch, StartDownload, Wish
 from .deployments import Deployments
 from .engine import NodeEngine
@@ -45,7 +45,7 @@ from .server.model_paths import ModelPaths
 from .server.orphans import end_orphans
 from .server.runner import Runner
 from .server.server_socket import remove_left_sockets
-from .wanted import LoraAdapter, WantedModel
+from .wanted import AddedFile, WantedModel
 
 log = logging.getLogger("wai.node.managed")
 
@@ -133,7 +133,7 @@ class Keeper:
             entry.model,
             context_tokens=wish.context_tokens,
             slots=wish.slots,
-            gpu_layers=wish.gpu_layers,
+            placement=wish.placement,
             gpu_share=wish.gpu_share,
             options=wish.options,
         )
@@ -207,8 +207,10 @@ class Keeper:
                     await self._engine.ensure(tell)
                 if not model.server and not entry.machine.wish.engine:  # it was installed just now
                     entry.machine.wish = replace(entry.machine.wish, engine=self._engine.argv)
-                if model.lora is not None:
-                    await self._fetch_adapter(model, model.lora, tell)
+                for kind, added in (("lora", model.lora), ("draft", model.draft)):
+                    if added is not None:
+                        folder = self._places.added_folder(model, added, kind)
+                        await self._fetch_added(added, folder, tell)
                 if model.local is None:
                     repository = Repository(model.repo, model.commit, gated=False, quantisations=())
                     await self._fetch(repository, files, self._places.folder(model), tell)
@@ -227,17 +229,15 @@ class Keeper:
             entry.download = None
             self.apply(entry, actions)
 
-    async def _fetch_adapter(
-        self, model: WantedModel, lora: LoraAdapter, tell: Callable[[Progress], None]
+    async def _fetch_added(
+        self, added: AddedFile, folder: Path, tell: Callable[[Progress], None]
     ) -> None:
-        """Have a deployment's adapter where its server looks for it. Raises `WaiError`."""
-        files = [remote_file(lora)]
-        if lora.local is not None:
-            folders, folder = self._settings.file_folders, Path(lora.local)
-            await anyio.to_thread.run_sync(check_local, folders, folder, files)
+        """Have an adapter or a draft model where the server looks for it. Raises `WaiError`."""
+        files = [remote_file(added)]
+        if added.local is not None:
+            await anyio.to_thread.run_sync(check_local, self._settings.file_folders, folder, files)
             return
-        folder = folder_of(lora, self._places.folder(model))
-        await self._fetch(repository_of(lora), files, folder, tell)
+        await self._fetch(repository_of(added), files, folder, tell)
 
     async def _fetch(
         self,
@@ -269,10 +269,9 @@ class Keeper:
             self._start(entry, self._learn, entry, runner, wish)
 
         try:
-            files = self._places.file(entry.model), self._places.projector(entry.model)
-            runner.adapter = self._adapter(entry.model)
+            files = self._places.files(entry.model)
             reason = await self._room.take(entry, generation, wish)
-            reason = reason or await runner.run(entry.model, *files, wish, on_ready)
+            reason = reason or await runner.run(entry.model, files, wish, on_ready)
         except Exception:
             log.exception("a server of %s could not be run", entry.model.alias)
             reason = "the server was ended by a fault of the node's; its log says which"
@@ -282,25 +281,24 @@ class Keeper:
         del entry.runners[generation]
         self.apply(entry, actions)
 
-    def _adapter(self, model: WantedModel) -> Path | None:
-        if model.lora is None:
-            return None
-        folder = folder_of(model.lora, self._places.folder(model))
-        return folder / Path(model.lora.path).name
-
     async def _learn(self, entry: DeploymentEntry, runner: Runner, wish: Wish) -> None:
         """Store how far the estimate was from what the server took."""
         proven = wish.context_tokens, wish.slots
-        model = replace(entry.model, proven=proven, engine=wish.engine, proven_options=wish.options)
+        model = replace(
+            entry.model,
+            proven=proven,
+            engine=wish.engine,
+            proven_options=wish.options,
+            proven_placement=wish.placement,
+        )
         if not model.server:  # vLLM's log is not read
             try:
-                shape = await anyio.to_thread.run_sync(read_shape, self._places.file(model))
-                seeing = self._places.projector(model)
-                projector = await anyio.to_thread.run_sync(read_projector, seeing)
+                files = self._places.files(model)
+                shape, load = await anyio.to_thread.run_sync(read_load, files, wish)
             except (WaiError, OSError):
                 return  # its file is gone: nothing to learn for
             known = Correction(*model.correction)
-            learned = runner.learned(shape, projector, model.weights_bytes, wish, known)
+            learned = runner.learned(load, shape, model.weights_bytes, known)
             if learned is not None:
                 correction = learned.correction
                 factors = (correction.weights, correction.cache, correction.compute)
@@ -313,6 +311,7 @@ class Keeper:
             correction=model.correction,
             engine=model.engine,
             proven_options=model.proven_options,
+            proven_placement=model.proven_placement,
             load_s=entry.machine.load_s,
         )
         await self._deployments.keep(entry)

@@ -33,7 +33,7 @@ def free_for(
             freed += sum((held.most for held in entry.held.values()), NOTHING)
         else:
             stays.append(entry)
-    return _taken(_beside(stays, hardware, freed), promised(stays, policy, alias))
+    return _beside(stays, hardware, freed).with_taken(promised(stays, policy, alias))
 
 
 def _beside(entries: Iterable[DeploymentEntry], hardware: Hardware, freed: Space) -> Hardware:
@@ -45,9 +45,9 @@ def _beside(entries: Iterable[DeploymentEntry], hardware: Hardware, freed: Space
                 loading += held.most
             else:
                 resident += held.least_ram
-    more = hardware.with_freed(freed.gpu)
-    ram = min(more.ram_available_bytes + freed.ram, more.ram_total_bytes - resident)
-    return _taken(replace(more, ram_available_bytes=max(0, ram)), loading)
+    more = hardware.with_freed(freed)
+    ram = min(more.ram_available_bytes, more.ram_total_bytes - resident)
+    return replace(more, ram_available_bytes=max(0, ram)).with_taken(loading)
 
 
 def promised(entries: Iterable[DeploymentEntry], policy: LoadPolicy, alias: str) -> Space:
@@ -65,8 +65,3 @@ def promised(entries: Iterable[DeploymentEntry], policy: LoadPolicy, alias: str)
 def _makes_room(entry: DeploymentEntry, policy: LoadPolicy) -> bool:
     other = entry.model.policy
     return policy.priority > other.priority or other.on_demand
-
-
-def _taken(hardware: Hardware, space: Space) -> Hardware:
-    less = hardware.with_taken(space.gpu)
-    return replace(less, ram_available_bytes=max(0, less.ram_available_bytes - space.ram))

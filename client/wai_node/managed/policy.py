@@ -10,6 +10,7 @@ from wai_node.config import EngineInstalls
 from wai_protocol.errors import AuthError, Fault, StoreError
 from wai_transport.http_proxy import DIRECT, ProxySettings
 
+from .options import ServeOptions
 from .wanted import WantedModel
 
 
@@ -22,7 +23,8 @@ class ManagedSettings:
     None: any. `disk_quota_bytes` None: the whole disk except `kept_free_bytes`. `load_timeout_s`
     None: computed from the model's size. `engine`: whether a deployment may install one;
     `engine_mirror` and `engine_manifest` say from where, None: as shipped. `allow_engine_flags`:
-    admins may add flags to a model's server. `file_folders`: whose files may be deployed.
+    admins may add flags to a model's server. `allow_environment`: the variables that they may set.
+    `file_folders`: whose files may be deployed.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class ManagedSettings:
     engine_manifest: Path | None = None
     proxies: ProxySettings = DIRECT
     allow_engine_flags: bool = False
+    allow_environment: tuple[str, ...] = ()
     file_folders: tuple[Path, ...] = ()
 
     @property
@@ -55,6 +58,12 @@ class ManagedSettings:
                 "change that on the node",
                 Fault.FORBIDDEN,
             )
+
+    def check_options(self, options: ServeOptions) -> None:
+        """Raise `AuthError` if the owner does not allow these options."""
+        options.check(
+            flags_allowed=self.allow_engine_flags, environment_allowed=self.allow_environment
+        )
 
     def check_publisher(self, repo: str) -> None:
         """Raise `AuthError` if the publisher of `repo` is not allowed."""

@@ -107,12 +107,14 @@ class Room:
     def ended(self, entry: DeploymentEntry, generation: int) -> None:
         """A server has ended, and takes no memory any more."""
         entry.held.pop(generation, None)
+        entry.asked_to_load = False
         self._granted.pop((entry.model.alias, generation), None)
         self._servers_changed()
         self._news.set()
 
     def loaded(self, entry: DeploymentEntry, generation: int) -> None:
         """A server has loaded: note what was waited for."""
+        entry.asked_to_load = False
         self._servers_changed()
         granted = self._granted.pop((entry.model.alias, generation), None)
         took_s = entry.machine.load_s
@@ -175,7 +177,7 @@ class Room:
         for waiting in list(self._waiting.values()):
             entry = waiting.entry
             shown = entry.machine.proven is not None
-            wanted = entry.waiting or entry.machine.relaunched or not shown
+            wanted = entry.waiting or entry.asked_to_load or entry.machine.relaunched or not shown
             if entry.machine.wish.on_demand and not wanted:
                 self.apply(entry, entry.machine.withdraw())
 

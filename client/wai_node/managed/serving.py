@@ -94,7 +94,14 @@ class ManagedUpstream(Upstream):
         if status is None:
             return model
         load_ms = round(status.load_s * 1000) if waits else None
-        return replace(model, loaded=not waits, load_ms=load_ms, size_bytes=status.size_bytes)
+        alias = status.options.alias
+        return replace(
+            model,
+            loaded=not waits,
+            load_ms=load_ms,
+            size_bytes=status.size_bytes,
+            aliases=(alias,) if alias else (),
+        )
 
     def _status(self) -> DeploymentStatus | None:
         return next((s for s in self._supervisor.deployed() if s.alias == self.alias), None)

@@ -28,7 +28,7 @@ from wai_node.supervision import Supervision
 from wai_protocol.errors import RequestError, TransportError
 
 from .adapters import Adapters, remote_file
-from .appraisal import Appraiser, alias_of, reference_to
+from .appraisal import Appraiser, NewModel, Placed, alias_of, reference_to
 from .deployment import State, Wish
 from .deployments import Deployments
 from .engine import EngineState, NodeEngine
@@ -55,7 +55,7 @@ from .server.log_file import read_tail
 from .server.model_paths import ModelPaths
 from .server.vllm import SERVER, check_vllm
 from .vllm_appraisal import VllmAppraiser
-from .wanted import Wanted, WantedModel
+from .wanted import AddedFile, Wanted, WantedModel
 
 log = logging.getLogger("wai.node.managed")
 
@@ -166,6 +166,7 @@ class Supervisor:
         options: ServeOptions | None = None,
         mmproj: str | None = None,
         lora: str | None = None,
+        draft: str | None = None,
         install_engine: bool = False,
     ) -> str:
         """Begin to serve `publisher/name[:QUANT]`, or a file of this node's such as `./NAME.gguf`;
@@ -175,6 +176,8 @@ class Supervisor:
         failed. `load`, `idle_unload_s` and `priority`: when it is in memory, as `LoadPolicy` says.
         `mmproj`: the projector by which it sees images, None: the best one, "none": none.
         `lora`: an adapter that is added to its weights, as publisher/name[:QUANT] or ./FILE.gguf.
+        `draft`: a small model that drafts for it, named alike, None: the repository's own if it has
+        one, "none": none.
         `install_engine`: if there is no engine, install one before the download. Raises
         `WaiError`: not allowed, unknown, gated, does not fit, over the quota, no engine.
         """
@@ -182,7 +185,7 @@ class Supervisor:
         self._keeper.check_running()
         idle_s = UNSET if idle_unload_s is None else idle_unload_s
         policy = DEFAULT_POLICY.changed(load, priority, idle_s)
-        (options or DEFAULT).check(flags_allowed=self.settings.allow_engine_flags)
+        self.settings.check_options(options or DEFAULT)
         repository, wanted = await self._appraiser.repository(reference)
         repo, quant = repository.name, repository.choose(wanted)
         alias = alias_of(repository, quant)
@@ -191,22 +194,24 @@ class Supervisor:
         vllm = repository.config is not None
         if vllm:
             alias = repo
-            check_vllm(options or DEFAULT, mmproj or lora)
+            check_vllm(options or DEFAULT, mmproj or lora or draft)
         else:
             await self._engine.check(install=install_engine)
         entry = self._deployments.find(alias)
         if entry is not None:
             if entry.removed:
                 raise RequestError(f"{alias} is being removed; deploy it again in a moment")
-            if lora is not None:
+            if lora is not None or draft is not None:
+                what = "adapter" if lora is not None else "draft model"
                 raise RequestError(
-                    f"{alias} is deployed already; remove it, and deploy it again with the adapter"
+                    f"{alias} is deployed already; remove it, and deploy it again with the {what}"
                 )
             policy = entry.model.policy.changed(load, priority, idle_s)
             await self._redeploy(
                 *(entry, repository, quant, context_tokens, slots, policy, options, mmproj)
             )
             return alias
+        self._deployments.check_alias(alias, (options or DEFAULT).alias)
         async with self._placing:  # two at once would both count the same free memory
             if self._deployments.find(alias) is not None:
                 return alias  # another call was quicker
@@ -216,11 +221,11 @@ class Supervisor:
                 shape = await self._appraiser.shape(repository, quant)
                 adapter = await self._adapters.find(lora, shape)
                 counted = replace(quant, files=(*quant.files, remote_file(adapter)))
-            placed = await self._appraiser.new(
-                *(repository, counted, context_tokens, slots, chosen, policy, mmproj)
-            )
+            wanted_so = repository, counted, context_tokens, slots, chosen, policy, mmproj
+            placed, drafting = await self._placed(wanted_so, draft)
             model = WantedModel(
                 lora=adapter,
+                draft=drafting,
                 options=chosen,
                 purpose=placed.purpose,
                 mmproj=placed.mmproj,
@@ -232,7 +237,7 @@ class Supervisor:
                 load=policy.load,
                 idle_unload_s=policy.idle_unload_s,
                 priority=policy.priority,
-                gpu_layers=placed.gpu_layers,
+                placement=placed.placement,
                 gpu_share=placed.gpu_share,
                 server=SERVER if vllm else "",
                 **hub_fields(repository, quant),
@@ -286,23 +291,24 @@ class Supervisor:
         wish = entry.machine.wish
         model = entry.model
         chosen = options or wish.options
-        chosen.check(flags_allowed=self.settings.allow_engine_flags)
+        self.settings.check_options(chosen)
+        self._deployments.check_alias(alias, chosen.alias)
         if model.server:
             check_vllm(chosen, None)
-        files = self._places.file(model), self._places.projector(model)
+        files = self._places.files(model)
         reference = reference_to(model) if entry.machine.state is State.FAILED else None
-        if reference is not None and not await anyio.to_thread.run_sync(files[0].exists):
+        if reference is not None and not await anyio.to_thread.run_sync(files.model.exists):
             await self.deploy(reference, context_tokens, slots, options=options)
             return  # its download had failed: it is tried again, and served as is wanted now
         served = wish if entry.machine.serving is not None else None
         context_tokens, slots = context_tokens or wish.context_tokens, slots or wish.slots
-        change = await self._appraiser.change(model, *files, context_tokens, slots, chosen, served)
+        change = await self._appraiser.change(model, files, context_tokens, slots, chosen, served)
         load = change.load
         changed = replace(
             model,
             context_tokens=load.context_tokens,
             slots=load.slots,
-            gpu_layers=change.gpu_layers,
+            placement=change.placement,
             gpu_share=change.gpu_share,
             options=chosen,
         )
@@ -363,6 +369,34 @@ class Supervisor:
                 )
                 self._keeper.apply(entry, [])
 
+    def load(self, alias: str) -> None:
+        """Begin to load a model that is not in memory, though no request asks for it.
+
+        Raises `WaiError`.
+        """
+        self.settings.check_allowed()
+        entry = self._deployments.get(alias)
+        if entry.machine.state is State.FAILED:
+            raise RequestError(f"{alias} has failed; `wai model deploy` tries it again")
+        entry.asked_to_load = entry.machine.state is State.ASLEEP
+        self._keeper.apply(entry, entry.machine.wake(self._now()))
+
+    def unload(self, alias: str) -> None:
+        """Free the memory of a model that is loaded on demand. Raises `WaiError`."""
+        self.settings.check_allowed()
+        entry = self._deployments.get(alias)
+        machine = entry.machine
+        if machine.state is State.ASLEEP:
+            return
+        if not machine.wish.on_demand:
+            raise RequestError(
+                f"{alias} is kept loaded; `wai model edit --load on-demand` lets it be unloaded"
+            )
+        if machine.in_flight or not machine.can_unload:
+            what = "has requests in progress" if machine.in_flight else f"is {machine.state.value}"
+            raise RequestError(f"{alias} {what}; unload it after that")
+        self._keeper.apply(entry, machine.unload())
+
     async def logs(self, alias: str, lines: int = 100) -> list[str]:
         """Return the last lines that the servers of `alias` printed, including earlier runs."""
         entry = self._deployments.get(alias)
@@ -402,6 +436,22 @@ class Supervisor:
             self._deployments.get(alias), self._keeper.apply, self._now, limit_s
         ) as endpoint:
             yield endpoint
+
+    async def _placed(self, wanted: NewModel, draft: str | None) -> tuple[Placed, AddedFile | None]:
+        """Return where a new model goes, with its draft model. One that its repository offers is
+        left out if there is no room for it."""
+        repository, quant = wanted[0], wanted[1]
+        found = None
+        if repository.config is None and (draft or repository.drafts):
+            found = await self._adapters.find_draft(draft, repository, quant)
+        if found is None:
+            return await self._appraiser.new(*wanted), None
+        try:
+            return await self._appraiser.new(*wanted, found[1]), found[0]
+        except RequestError:
+            if draft is not None:
+                raise
+            return await self._appraiser.new(*wanted), None
 
     # -- a second `deploy` of the same model
 
@@ -443,7 +493,8 @@ class Supervisor:
         kept = None if entry.model.mmproj is None else entry.model.mmproj[0]
         mmproj = mmproj or kept or NO_PROJECTOR
         placed = await self._appraiser.new(
-            *(repository, quant, context, slots, options, entry.model.policy, mmproj)
+            *(repository, quant, context, slots, options, entry.model.policy, mmproj),
+            await self._adapters.draft_of(entry.model.draft),
         )
         changed = replace(
             entry.model,
@@ -452,7 +503,7 @@ class Supervisor:
             mmproj=placed.mmproj,
             context_tokens=placed.load.context_tokens,
             slots=placed.load.slots,
-            gpu_layers=placed.gpu_layers,
+            placement=placed.placement,
             gpu_share=placed.gpu_share,
             **hub_fields(repository, quant),
         )
@@ -469,8 +520,7 @@ class Supervisor:
     async def _held_by(self, entry: DeploymentEntry, wish: Wish) -> Held:
         """Return what a server takes in memory that serves a deployment by `wish`."""
         model = entry.model
-        files = self._places.file(model), self._places.projector(model)
-        return await self._appraiser.held_by(model, *files, wish)
+        return await self._appraiser.held_by(model, self._places.files(model), wish)
 
     async def _replace(self, entry: DeploymentEntry, model: WantedModel) -> None:
         """Store `model` in place of the entry's. Raises if it was removed meanwhile."""

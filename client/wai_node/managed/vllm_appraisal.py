@@ -9,11 +9,12 @@ from typing import Final
 import anyio.to_thread
 
 from wai_node.models.catalogue import Quantisation, Repository
-from wai_node.models.fit import GPU_HIGH_BYTES, Fit, Load
+from wai_node.models.estimate import Load
+from wai_node.models.fit import GPU_HIGH_BYTES, Fit
 from wai_node.models.hardware import Hardware
 from wai_node.models.model_config import ModelConfig
 from wai_node.models.snapshot import weights_bytes
-from wai_node.models.space import Space
+from wai_node.models.space import NOTHING, Space
 from wai_node.models.vllm_fit import VllmFit, fit_vllm
 from wai_protocol.errors import RequestError
 
@@ -91,7 +92,7 @@ class VllmAppraiser:
             freed = _fit(
                 config, weights, Load(served.context_tokens, served.slots), served.options, hardware
             )
-            hardware = hardware.with_freed(freed.fit.high_bytes)
+            hardware = hardware.with_freed(freed.fit.space)
         alone = _fit(config, weights, wanted, options, hardware)
         _check(model.alias, wanted, alone)
         return alone, False
@@ -100,7 +101,8 @@ class VllmAppraiser:
         """Return what a server takes of the first GPU: its share holds all that it allocates."""
         hardware = await anyio.to_thread.run_sync(self._hardware)
         total = hardware.gpus[0].total_bytes if hardware.gpus else 0
-        return Space(gpu=max(0, int((wish.gpu_share or 0.0) * total) - GPU_HIGH_BYTES))
+        taken = max(0, int((wish.gpu_share or 0.0) * total) - GPU_HIGH_BYTES)
+        return Space((taken,)) if taken else NOTHING
 
 
 def _config(repository: Repository) -> ModelConfig:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from wai_node.models.placement import Placement, Share
 from wai_protocol.errors import StoreError, WaiError
 from wai_protocol.foreign_json import read_json
 
@@ -28,8 +29,9 @@ FILE_NAME: Final = "wanted.json"
 
 
 @dataclass(frozen=True, slots=True)
-class LoraAdapter:
-    """One LoRA adapter. `local`: the folder of the owner that it lies in, None: it is the hub's."""
+class AddedFile:
+    """A file that is served with a model: a LoRA adapter or a draft model. `local`: the folder of
+    the owner that it lies in, None: it is the hub's."""
 
     repo: str
     commit: str
@@ -46,7 +48,8 @@ class WantedModel:
     `alias` is its id for callers. `files` are file names in `folder`, which is relative to the
     models' folder; `sizes` and `sha256` are the hub's, in the order of `files`. `proven` holds the
     context per slot and the number of slots with which it was last served, `engine` the program
-    and `proven_options` the options. `purpose`: chat, embedding or rerank.
+    and `proven_options` and `proven_placement` how. `placement`: where its layers are, None: the
+    node has no GPU. `purpose`: chat, embedding or rerank.
     `mmproj`: path, size and SHA-256 of its projector. `local`: the folder of the owner that its
     files lie in, None: they are the hub's, and this node's to delete. `load`, `idle_unload_s` and
     `priority` say when it is in memory, `load_s` how long its last load took. `server`: "vllm", or
@@ -63,18 +66,20 @@ class WantedModel:
     context_tokens: int
     slots: int
     idle_unload_s: float | None = None
-    gpu_layers: int | None = None
+    placement: Placement | None = None
     proven: tuple[int, int] | None = None
     correction: tuple[float, float, float] = (1.0, 1.0, 1.0)
     engine: tuple[str, ...] = ()
     purpose: str = "chat"
     options: ServeOptions = DEFAULT
     proven_options: ServeOptions = DEFAULT
+    proven_placement: Placement | None = None
     mmproj: tuple[str, int, str] | None = None
     local: str | None = None
     server: str = ""
     gpu_share: float | None = None
-    lora: LoraAdapter | None = None
+    lora: AddedFile | None = None
+    draft: AddedFile | None = None
     load: str = "keep_loaded"
     priority: int = 0
     load_s: float | None = None
@@ -92,7 +97,10 @@ class WantedModel:
     @property
     def size_bytes(self) -> int:
         """The size of all its files together."""
-        return self.weights_bytes + (self.mmproj[1] if self.mmproj else 0)
+        beside = (self.mmproj[1] if self.mmproj else 0) + (
+            self.draft.size_bytes if self.draft else 0
+        )
+        return self.weights_bytes + beside
 
 
 class Wanted:
@@ -165,8 +173,23 @@ class Wanted:
 
 
 def _options(stored: dict[str, Any]) -> ServeOptions:
-    flags = tuple(map(str, stored.pop("engine_flags", ())))
-    return ServeOptions(**stored, engine_flags=flags)
+    lists: dict[str, Any] = {
+        name: tuple(map(str, stored.pop(name, ()))) for name in ("engine_flags", "environment")
+    }
+    gpus = tuple(map(int, stored.pop("gpus", ())))
+    return ServeOptions(**stored, gpus=gpus, **lists)
+
+
+def _placement(stored: dict[str, Any] | None) -> Placement | None:
+    if stored is None:
+        return None
+    shares = []
+    for share in stored.get("shares", ()):
+        number, device, layers = share.values() if isinstance(share, dict) else share
+        shares.append(Share(int(number), str(device), int(layers)))
+    return Placement(
+        tuple(share for share in shares if share.layers), int(stored.get("cpu_moe", 0))
+    )
 
 
 def _parse(content: Any, part: str) -> list[WantedModel]:
@@ -180,13 +203,19 @@ def _parse(content: Any, part: str) -> list[WantedModel]:
             entry["proven"] = (int(entry["proven"][0]), int(entry["proven"][1]))
         for name in ("options", "proven_options"):
             entry[name] = _options(entry.get(name, {}))
+        layers = entry.pop("gpu_layers", None)  # stored before there was `placement`
+        if layers is not None:
+            entry["placement"] = entry["proven_placement"] = {"shares": [(0, "", layers)]}
+        for name in ("placement", "proven_placement"):
+            entry[name] = _placement(entry.get(name))
         if entry.get("mmproj") is not None:
             path, size, sha256 = entry["mmproj"]
             entry["mmproj"] = str(path), int(size), str(sha256)
         if entry.get("idle_unload_s") is not None:  # stored before there was `load`
             entry["load"] = ON_DEMAND
-        if entry.get("lora") is not None:
-            entry["lora"] = LoraAdapter(**entry["lora"])
+        for name in ("lora", "draft"):
+            if entry.get(name) is not None:
+                entry[name] = AddedFile(**entry[name])
         entry["engine"] = tuple(map(str, entry.get("engine", ())))
         model = WantedModel(**entry)
         _ = model.policy  # raises if it makes no sense

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from wai_node.models.placement import Placement
+
 from .options import DEFAULT, ServeOptions
 
 
@@ -27,14 +29,15 @@ class Wish:
 
     `context_tokens` is per slot. `on_demand`: it need not be loaded while nobody asks for it.
     `idle_unload_s` None: never unload because of the time. `load_limit_s`: a server that loads for
-    longer counts as hung. `gpu_layers` None: the node has no GPU. `engine`: the program that serves
+    longer counts as hung. `placement`: where its layers
+    are, None: the node has no GPU. `engine`: the program that serves
     it; empty: none was found. `options`: how it computes. `gpu_share`: what vLLM takes of its GPU's
     memory.
     """
 
     context_tokens: int
     slots: int
-    gpu_layers: int | None = None
+    placement: Placement | None = None
     engine: tuple[str, ...] = ()
     options: ServeOptions = DEFAULT
     idle_unload_s: float | None = None

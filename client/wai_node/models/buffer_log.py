@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from .fit import Correction, Estimate
+from .estimate import Correction, Estimate
 
 # `load_tensors:   CPU_Mapped model buffer size =    11.01 MiB`; the device's name may be "CUDA0"
 _LINE: Final = re.compile(
@@ -50,6 +50,8 @@ class SeenBuffers:
     compute: int
     devices: tuple[str, ...]
     copied: int = 0
+    by_device: tuple[int, ...] = ()
+    """The bytes on each of `devices`."""
 
     @property
     def total(self) -> int:
@@ -66,7 +68,7 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
     reserved: dict[tuple[str, str], float] = {}
     mapped = copied = 0.0
     projector = 0.0
-    devices: dict[str, None] = {}
+    devices: dict[str, float] = {}
     for line in lines:
         if _FIT_DONE.search(line):
             sums = dict.fromkeys(sums, 0.0)
@@ -82,15 +84,17 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
             continue
         who, device, kind, size = match[1] or "", match[2], match[3], float(match[4])
         sums[kind] += size
+        if len(devices) < MAX_DEVICES or device in devices:
+            devices[device] = devices.get(device, 0.0) + size
         if kind == "model":
             mapped += size * (device == _MAPPED)
             copied += size * bool(_COPIED.fullmatch(device))
         elif kind == "compute" and len(reserved) < MAX_DEVICES:
             # an adapter has the same context reserve once more, in place of what it had
-            sums[kind] -= reserved.get((who, device), 0.0)
+            before = reserved.get((who, device), 0.0)
+            sums[kind] -= before
+            devices[device] = devices.get(device, 0.0) - before
             reserved[who, device] = size
-        if len(devices) < MAX_DEVICES:
-            devices[device] = None
     if not sums["model"]:
         return None
     return SeenBuffers(
@@ -99,6 +103,7 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
         compute=int((sums["compute"] + sums["output"]) * _MIB),
         devices=tuple(devices),
         copied=int(min(mapped, copied) * _MIB),
+        by_device=tuple(int(size * _MIB) for size in devices.values()),
     )
 
 

@@ -27,6 +27,8 @@ _QUANT: Final = re.compile(
 )
 _PROJECTOR: Final = "mmproj"
 _NO_MODEL: Final = (_PROJECTOR, "imatrix")  # projectors and calibration data, no language models
+_LAYERS: Final = "mtp-"  # layers that predict more tokens, beside the model that they belong to
+_DRAFT: Final = re.compile(r"(?:^|[-._/])draft(?:[-._/]|$)", re.IGNORECASE)
 MAX_PROJECTORS: Final = 64  # of one repository; some have ten
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -56,14 +58,18 @@ class Quantisation:
 @dataclass(frozen=True, slots=True)
 class Repository:
     """A repository at one commit; files are fetched at it, so that two versions are never mixed.
-    `projectors`: those that let its models see images. `folder`: where its files lie on this
-    machine, None: on the hub. `config`: what vLLM's models say of themselves, None: GGUF files."""
+    `projectors`: those that let its models see images. `drafts`: small models that draft for the
+    others. `incomplete`: quantisations that lack parts, each with which. `folder`: where its files
+    lie on this machine, None: on the hub. `config`: what vLLM's models say of themselves, None:
+    GGUF files."""
 
     name: str
     commit: str
     gated: bool
     quantisations: tuple[Quantisation, ...]
     projectors: tuple[RemoteFile, ...] = ()
+    incomplete: tuple[tuple[str, str], ...] = ()
+    drafts: tuple[RemoteFile, ...] = ()
     folder: Path | None = None
     config: ModelConfig | None = None
 
@@ -77,6 +83,9 @@ class Repository:
         if wanted:
             found = by_name.get(wanted.upper())
             if found is None:
+                for name, lacks in self.incomplete:
+                    if name.upper() == wanted.upper():
+                        raise self._lacks(name, lacks)
                 names = ", ".join(quant.name for quant in self.quantisations) or "none"
                 raise RequestError(
                     f"{self.name} has no quantisation {wanted[:64]!r}; it has: {names}",
@@ -86,6 +95,8 @@ class Repository:
         for name in ("Q4_K_M", "Q4_0", "Q8_0"):
             if name in by_name:
                 return by_name[name]
+        if not self.quantisations and self.incomplete:
+            raise self._lacks(*self.incomplete[0])
         if not self.quantisations:
             raise RequestError(
                 f"{self.name} has no GGUF file with a known checksum; choose a repository whose "
@@ -93,6 +104,13 @@ class Repository:
                 Fault.NOT_FOUND,
             )
         return min(self.quantisations, key=lambda quant: quant.size_bytes)
+
+    def _lacks(self, name: str, lacks: str) -> RequestError:
+        return RequestError(
+            f"{self.name} can't be deployed: its {name} lacks {lacks}; choose another quantisation"
+            " or repository",
+            Fault.NOT_FOUND,
+        )
 
 
 def is_repo(name: object) -> bool:
@@ -123,18 +141,7 @@ def group_files(files: Iterable[RemoteFile]) -> tuple[Quantisation, ...]:
 
     Two sets of the same quantisation (for example in two folders) are named by their files.
     """
-    sets: dict[str, dict[int, RemoteFile]] = {}
-    totals: dict[str, int] = {}
-    for file in list(files)[:MAX_FILES]:
-        path = PurePosixPath(file.path)
-        if not _safe(file) or any(word in path.name.lower() for word in _NO_MODEL):
-            continue
-        stem, part, total = str(path.with_suffix("")), 1, 1
-        split = _SPLIT.match(stem)
-        if split:
-            stem, part, total = split["stem"], int(split["part"]), int(split["all"])
-        sets.setdefault(stem, {})[part] = file
-        totals[stem] = total
+    sets, totals = _sets(files)
     complete = {
         stem: tuple(parts[i] for i in sorted(parts))
         for stem, parts in sets.items()
@@ -143,14 +150,77 @@ def group_files(files: Iterable[RemoteFile]) -> tuple[Quantisation, ...]:
     taken: set[str] = set()
     found = []
     for stem, parts in complete.items():
-        base = PurePosixPath(stem).name
-        match = _QUANT.search(base)
-        name = match["quant"].upper() if match else base
+        base, name = PurePosixPath(stem).name, _name_of(stem)
         if name in taken:
             name = base if base not in taken else stem
         taken.add(name)
         found.append(Quantisation(name, parts))
     return tuple(sorted(found, key=lambda quant: (quant.size_bytes, quant.name)))
+
+
+def find_incomplete(files: Iterable[RemoteFile]) -> tuple[tuple[str, str], ...]:
+    """Return the quantisations among `files` that lack parts, each with the first that it lacks."""
+    sets, totals = _sets(files)
+    found = []
+    for stem, parts in sets.items():
+        total = totals[stem]
+        missing = next((part for part in range(1, total + 1) if part not in parts), None)
+        if missing is not None and total <= MAX_SPLITS:
+            found.append((_name_of(stem), f"part {missing} of {total}"))
+    return tuple(found)
+
+
+def _sets(
+    files: Iterable[RemoteFile],
+) -> tuple[dict[str, dict[int, RemoteFile]], dict[str, int]]:
+    """Return the parts of each model among `files` by their numbers, and how many it has."""
+    sets: dict[str, dict[int, RemoteFile]] = {}
+    totals: dict[str, int] = {}
+    models = _models(files)
+    drafts = set(_drafts(models))
+    for file in models:
+        if file in drafts:
+            continue
+        stem, part, total = _stem(file), 1, 1
+        if split := _SPLIT.match(stem):
+            stem, part, total = split["stem"], int(split["part"]), int(split["all"])
+        sets.setdefault(stem, {})[part] = file
+        totals[stem] = total
+    return sets, totals
+
+
+def _name_of(stem: str) -> str:
+    """The quantisation in a file's name, such as Q4_K_M, or else the name."""
+    base = PurePosixPath(stem).name
+    match = _QUANT.search(base)
+    return match["quant"].upper() if match else base
+
+
+def find_drafts(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """Return the draft models among `files`, the smallest first: single files that are called so,
+    beside models that are not."""
+    found = [file for file in _drafts(_models(files)) if not _SPLIT.match(_stem(file))]
+    return tuple(sorted(found, key=lambda file: file.size_bytes))
+
+
+def _drafts(models: list[RemoteFile]) -> list[RemoteFile]:
+    found = [file for file in models if _DRAFT.search(file.path)]
+    return found if len(found) < len(models) else []
+
+
+def _models(files: Iterable[RemoteFile]) -> list[RemoteFile]:
+    """Return those of `files` that are language models, by their names."""
+    return [
+        file
+        for file in list(files)[:MAX_FILES]
+        if _safe(file)
+        and not any(word in PurePosixPath(file.path).name.lower() for word in _NO_MODEL)
+        and not PurePosixPath(file.path).name.lower().startswith(_LAYERS)
+    ]
+
+
+def _stem(file: RemoteFile) -> str:
+    return str(PurePosixPath(file.path).with_suffix(""))
 
 
 def find_projectors(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wai_protocol.errors import RequestError
 
+from .draft import Draft
 from .gguf_header import GgufHeader, HeaderReader, Value
+from .layout import Layout, layout_of
 from .projector import Projector, projector_of
 from .shape import ModelShape, shape_from_metadata
 
 
 def read_shape(path: Path) -> ModelShape:
     """Read the shape of a GGUF file. Raises `RequestError` if it can't be read."""
-    return shape_from_metadata(_metadata(path))
+    return shape_from_metadata(read_metadata(path))
 
 
 def read_projector(path: Path | None) -> Projector | None:
     """Read what a projector takes, if there is one. Raises `RequestError` if it can't be read."""
     if path is None:
         return None
-    metadata = _metadata(path)
+    metadata = read_metadata(path)
     return projector_of(metadata, path.stat().st_size)
 
 
@@ -33,7 +35,20 @@ def read_header(path: Path) -> GgufHeader:
     return header
 
 
-def _metadata(path: Path) -> Mapping[str, Value]:
+def read_layout(paths: Sequence[Path], shape: ModelShape) -> Layout | None:
+    """Read how the weights of a model's files are spread over its layers; None if that can't be
+    told. Raises `RequestError` if a file can't be read."""
+    tensors = [tensor for path in paths for tensor in read_header(path).tensors]
+    return layout_of(tensors, shape.blocks)
+
+
+def read_draft(path: Path | None) -> Draft | None:
+    """Read what a draft model takes, if there is one. Raises `RequestError` if it can't be read."""
+    return None if path is None else Draft(read_shape(path), path.stat().st_size)
+
+
+def read_metadata(path: Path) -> Mapping[str, Value]:
+    """Read a header's metadata up to its vocabulary. Raises `RequestError` if it can't be read."""
     return _read(path, advice="; deploy the model again").metadata
 
 

@@ -18,7 +18,9 @@ from typing import Any, Final, TypeVar
 
 import psutil
 
+from .amd import read_amd
 from .cgroup import ROOT, cpu_limit, memory_limits
+from .space import Space
 
 log = logging.getLogger("wai.node.models")
 
@@ -28,17 +30,19 @@ DRM_FOLDER: Final = Path("/sys/class/drm")
 CPU_INFO: Final = Path("/proc/cpuinfo")
 _MAX_CPU_CHARS: Final = 80  # names have some 40 characters; this limits what the kernel prints
 APPLE_GPU_SHARE: Final = 0.75  # macOS's default recommendedMaxWorkingSetSize of unified memory
-_AMD_VENDOR: Final = "0x1002"
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU, with its memory in bytes; `vendor` is nvidia, amd or apple."""
+    """One GPU, with its memory in bytes; `vendor` is nvidia, amd or apple. `number`: its place
+    among this machine's GPUs. `device`: the engine's name for it, as CUDA0; "": not known."""
 
     name: str
     vendor: str
     total_bytes: int
     free_bytes: int
+    number: int = 0
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +56,22 @@ class Hardware:
     cpu_cores: int
     unified_memory: bool = False
 
-    def with_freed(self, size_bytes: int) -> Hardware:
-        """Return this machine after a process with `size_bytes` has ended; the bytes are freed on
-        the GPUs as far as possible, the rest in RAM."""
-        gpus, left = [], size_bytes
-        for card in self.gpus:
-            share = min(left, card.total_bytes - card.free_bytes)
-            gpus.append(replace(card, free_bytes=card.free_bytes + share))
-            left -= share
-        freed = size_bytes if self.unified_memory else left
-        ram = min(self.ram_total_bytes, self.ram_available_bytes + freed)
-        return replace(self, gpus=tuple(gpus), ram_available_bytes=ram)
+    def with_freed(self, space: Space) -> Hardware:
+        """Return this machine after processes that took `space` have ended."""
+        return self._changed(space, 1)
 
-    def with_taken(self, size_bytes: int) -> Hardware:
-        """Return this machine after a process has taken `size_bytes`, from the GPUs first."""
-        gpus, left = [], size_bytes
+    def with_taken(self, space: Space) -> Hardware:
+        """Return this machine after processes have taken `space`."""
+        return self._changed(space, -1)
+
+    def _changed(self, space: Space, sign: int) -> Hardware:
+        gpus = []
         for card in self.gpus:
-            share = min(left, card.free_bytes)
-            gpus.append(replace(card, free_bytes=card.free_bytes - share))
-            left -= share
-        taken = size_bytes if self.unified_memory else left
-        ram = max(0, self.ram_available_bytes - taken)
+            size = space.ram if self.unified_memory else space.on(card.number)
+            free = min(card.total_bytes, max(0, card.free_bytes + sign * size))
+            gpus.append(replace(card, free_bytes=free))
+        ram = self.ram_available_bytes + sign * space.ram
+        ram = min(self.ram_total_bytes, max(0, ram))
         return replace(self, gpus=tuple(gpus), ram_available_bytes=ram)
 
 
@@ -89,7 +88,9 @@ def detect_hardware(drm: Path = DRM_FOLDER, root: Path = ROOT) -> Hardware:
         gpus: tuple[Gpu, ...] = (card,)
     else:
         none: tuple[Gpu, ...] = ()
-        gpus = (*ask_nvidia(_nvidia_cards, none), *_amd(drm))
+        gpus = ask_nvidia(_nvidia_cards, none)
+        first = 1 + max((card.number for card in gpus), default=-1)
+        gpus += tuple(replace(card, number=n) for n, card in enumerate(_amd(drm), first))
     return Hardware(
         gpus=gpus,
         ram_total_bytes=ram_total,
@@ -175,29 +176,13 @@ def _nvidia_card(nvml: Any, index: int) -> list[Gpu]:
         log.debug("the NVIDIA GPU %d does not answer: %s", index, error)
         return []
     text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-    return [Gpu(text, "nvidia", int(memory.total), int(memory.free))]
+    return [Gpu(text, "nvidia", int(memory.total), int(memory.free), index)]
 
 
 def _amd(drm: Path) -> list[Gpu]:
-    """Return AMD cards from sysfs; the library amdsmi prints and raises KeyError without a card."""
-    found = []
-    try:
-        cards = sorted(drm.glob("card[0-9]*/device"))
-    except OSError:
-        return []
-    for device in cards:
-        try:
-            if (device / "vendor").read_text().strip() != _AMD_VENDOR:
-                continue
-            total = int((device / "mem_info_vram_total").read_text())
-            used = int((device / "mem_info_vram_used").read_text())
-        except (OSError, ValueError) as error:
-            log.debug("%s is no AMD GPU that can be read: %s", device, error)
-            continue
-        name_file = device / "product_name"
-        try:
-            name = name_file.read_text().strip() or "AMD GPU"
-        except OSError:
-            name = "AMD GPU"
-        found.append(Gpu(name, "amd", total, max(0, total - used)))
-    return found
+    """Return AMD's cards whose memory is told."""
+    return [
+        Gpu(card.name, "amd", card.total_bytes, max(0, card.total_bytes - card.used_bytes))
+        for card in read_amd(drm)
+        if card.total_bytes is not None and card.used_bytes is not None
+    ]

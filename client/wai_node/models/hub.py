@@ -24,6 +24,8 @@ from .catalogue import (
     RemoteFile,
     Repository,
     check_repo,
+    find_drafts,
+    find_incomplete,
     find_projectors,
     group_files,
     is_repo,
@@ -132,7 +134,13 @@ class Hub:
             ]
             commit = info.sha or "main"
             return Repository(
-                name, commit, bool(info.gated), group_files(files), find_projectors(files)
+                name,
+                commit,
+                bool(info.gated),
+                group_files(files),
+                find_projectors(files),
+                find_incomplete(files),
+                find_drafts(files),
             )
 
         return await self._ask(ask, what=name)

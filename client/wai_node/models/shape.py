@@ -84,7 +84,9 @@ class ModelShape:
     `kv_heads` has an item per layer; 0 is a layer without a cache. `window_layers` are the layers
     that attend to the last `window` tokens only. `value_cached` is False with MLA, where K holds
     both. `feed_forward` is the widest activation per token in a layer's feed-forward part.
-    `encoder`: it has no cache.
+    `encoder`: it has no cache. `expert_count`, `expert_width`: the experts of each layer from
+    `leading_dense` on, beside whose `shared_width` all tokens use; `dense_width`: the feed-forward
+    part of the other layers.
     """
 
     architecture: str
@@ -102,6 +104,11 @@ class ModelShape:
     recurrent: Recurrent | None
     recurrent_layers: frozenset[int]
     experts: bool = False
+    expert_count: int = 0
+    expert_width: int = 0
+    shared_width: int = 0
+    leading_dense: int = 0
+    dense_width: int = 0
     encoder: bool = False
     pooling: Pooling = Pooling.NONE
 
@@ -207,6 +214,11 @@ def shape_from_metadata(metadata: Mapping[str, Value]) -> ModelShape:
         recurrent=recurrent,
         recurrent_layers=recurrent_layers if recurrent else frozenset(),
         experts=keys.size("expert_used_count") > 0,
+        expert_count=keys.size("expert_count"),
+        expert_width=_expert_width(keys),
+        shared_width=keys.size("expert_shared_count") * _expert_width(keys),
+        leading_dense=keys.size("leading_dense_block_count"),
+        dense_width=keys.size("feed_forward_length"),
         encoder=keys.architecture in _ENCODERS,
         pooling=_pooling(keys),
     )
@@ -241,6 +253,10 @@ def _feed_forward(keys: _Keys) -> int:
     shared = keys.size("expert_shared_feed_forward_length", 0)
     first_dense = keys.size("leading_dense_block_count")
     return max(width * used, shared, dense if first_dense else 0)
+
+
+def _expert_width(keys: _Keys) -> int:
+    return keys.size("expert_feed_forward_length") or keys.size("feed_forward_length")
 
 
 def _window(keys: _Keys, blocks: int) -> tuple[int, frozenset[int]]:

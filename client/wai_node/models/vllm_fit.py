@@ -11,9 +11,12 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from .fit import Estimate, Fit, FitVerdict
+from .estimate import Estimate
+from .fit import Fit
 from .hardware import Gpu, Hardware
 from .model_config import ModelConfig
+from .placement import FitVerdict, Placement, Share
+from .space import NOTHING, Space
 
 # Beside weights and K/V: the CUDA context, activations of a batch of 2048 tokens, CUDA graphs.
 # Allowances of vLLM's documentation, not measured.
@@ -59,7 +62,8 @@ def fit_vllm(
         verdict=FitVerdict.GPU if fits else FitVerdict.NO,
         estimate=Estimate(weights, cache, OVERHEAD_LOW_BYTES, OVERHEAD_HIGH_BYTES),
         largest_context=largest,
-        gpu_layers=config.layers if fits else 0,
+        placement=Placement((Share(gpu.number, "", config.layers),) if fits and gpu else ()),
+        space=Space((need,)) if fits else NOTHING,
         low_bytes=weights + cache + OVERHEAD_LOW_BYTES,
         high_bytes=need,
         reason="" if fits else _reason(need, gpu, room),

@@ -164,6 +164,8 @@ def deployment_view(node: LiveNode, told: Any) -> DeploymentView:
         served_by=view.served_by[:MAX_NAME_CHARS],
         called=view.called[:MAX_NAME_CHARS],
         lora=view.lora[:MAX_NAME_CHARS],
+        draft=view.draft[:MAX_NAME_CHARS],
+        alias=view.alias[:MAX_NAME_CHARS],
         log_tail=tuple(line[:MAX_TEXT_CHARS] for line in view.log_tail[-MAX_LOG_LINES:]),
     )
 

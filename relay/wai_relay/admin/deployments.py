@@ -29,6 +29,7 @@ from wai_api.models import (
     PlacedView,
     QuantFitView,
 )
+from wai_api.patterns import GPUS
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 from wai_relay.fleet.node import CALL_TIMEOUT_S
 from wai_relay.fleet.registry import no_such_node
@@ -39,7 +40,12 @@ from .endpoint import Call, Endpoint, Query
 from .live_nodes import LiveNode
 from .replicas import Choice, rank
 
-_OPTIONS: Final = ("cache_type", "gpu_layers", "flash_attention", "engine_flags")
+_NULLABLE: Final = ("gpu_layers", "cpu_moe", "gpus", "draft_max", "idle_unload_s")
+_OPTIONS: Final = (
+    *("cache_type", "gpu_layers", "flash_attention", "engine_flags", "cpu_moe", "gpus"),
+    *("reasoning_format", "environment", "draft_max", "alias"),
+)
+_FIT_OPTIONS: Final = ("cache_type", "gpu_layers", "cpu_moe")
 _POLICY: Final = ("load", "priority")
 HUB_TIMEOUT_S: Final = 45.0
 """For what makes the node ask the hub, which may take 30 s to say that it is down."""
@@ -61,7 +67,8 @@ async def fit(context: Context, call: Call) -> FitList:
         "model": call.query["repo"],
         "context": call.query.get("context"),
         "slots": call.query.get("slots"),
-        **{name: call.query[name] for name in ("cache_type", "gpu_layers") if name in call.query},
+        **{name: call.query[name] for name in _FIT_OPTIONS if name in call.query},
+        **({"gpus": [*map(int, call.query["gpus"].split(","))]} if "gpus" in call.query else {}),
     }
     rows = await asyncio.gather(*(_fit_on(node, params) for node in nodes))
     if name and rows[0].error is not None:
@@ -155,7 +162,7 @@ def _fit_params(wanted: DeploymentWish) -> dict[str, Any]:
         "context": wanted.context,
         "slots": wanted.slots,
     }
-    given = {name: getattr(wanted, name) for name in ("cache_type", "gpu_layers", "priority")}
+    given = {name: getattr(wanted, name) for name in (*_FIT_OPTIONS, "gpus", "priority")}
     return params | {name: value for name, value in given.items() if value is not None}
 
 
@@ -189,7 +196,7 @@ async def _deploy_on(
     # what older nodes don't know is sent only if it is asked for
     if wanted.install_engine:
         params["install_engine"] = True
-    for name in (*_OPTIONS, *_POLICY, "mmproj", "lora"):
+    for name in (*_OPTIONS, *_POLICY, "mmproj", "lora", "draft"):
         if (value := getattr(wanted, name)) is not None:
             params[name] = value
     answer = await node.call("model.deploy", params, timeout_s=HUB_TIMEOUT_S)
@@ -209,7 +216,7 @@ async def edit(context: Context, call: Call) -> DeploymentView:
         for name in ("context", "slots", *_OPTIONS, *_POLICY)
         if (value := getattr(wanted, name)) is not None and value is not UNSET
     }
-    for name in ("gpu_layers", "idle_unload_s"):
+    for name in _NULLABLE:
         if (value := getattr(wanted, name)) is not UNSET:
             changes[name] = value
     if not changes:
@@ -319,6 +326,8 @@ ENDPOINTS: Final = (
             Query("slots", int, "requests at once", 1, MAX_SLOTS),
             Query("cache_type", str, "f16, q8_0 or q4_0: the numbers of the K/V cache"),
             Query("gpu_layers", int, "so many layers on the GPU", 0, MAX_GPU_LAYERS),
+            Query("cpu_moe", int, "the experts of so many layers in RAM", 0, MAX_GPU_LAYERS),
+            Query("gpus", str, "the numbers of the GPUs to use, as 0,1", pattern=GPUS),
         ),
     ),
     Endpoint("GET", "/deployments", list_deployments, "List deployed models", DeploymentList),

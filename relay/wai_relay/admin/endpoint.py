@@ -7,6 +7,7 @@ does is its handler's, in the file of its noun. `app` and `openapi` both read th
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -37,7 +38,7 @@ NO_STORE: Final = {"cache-control": "no-store", "x-content-type-options": "nosni
 
 class Query(msgspec.Struct, frozen=True):
     """A query parameter: a whole number between its bounds, a yes/no, or a text (one of `choices`,
-    where there are any)."""
+    where there are any, or one that has `pattern`)."""
 
     name: str
     kind: type[int] | type[bool] | type[str]
@@ -46,6 +47,7 @@ class Query(msgspec.Struct, frozen=True):
     maximum: int = 1 << 53
     choices: tuple[str, ...] = ()
     needed: bool = False
+    pattern: str = ""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -165,6 +167,8 @@ def _query_value(query: Query, text: str) -> int | bool | str:
     if query.kind is str:
         if query.choices and text not in query.choices:
             raise RequestError(f"{query.name} is one of {', '.join(query.choices)}")
+        if query.pattern and not re.match(query.pattern, text):
+            raise RequestError(f"{query.name} is {IN_WORDS[query.pattern]}")
         if len(text) > MAX_QUERY_CHARS:
             raise RequestError(f"{query.name} has at most {MAX_QUERY_CHARS} characters")
         return text

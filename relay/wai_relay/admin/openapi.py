@@ -133,6 +133,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         schema: dict[str, Any] = {"type": "boolean"}
         if query.kind is str:
             schema = {"type": "string"} | ({"enum": query.choices} if query.choices else {})
+            schema |= {"pattern": query.pattern} if query.pattern else {}
         if query.kind is int:
             schema = {"type": "integer", "minimum": query.minimum, "maximum": query.maximum}
         found.append(

@@ -30,7 +30,8 @@ SHA256=''
 
 usage() {
   cat <<'END'
-usage: install.sh node [--name NAME] [--upstream URL]      this machine becomes a node
+usage: install.sh node [--name NAME] [--upstream URL] [--engine auto|none]
+                                                           this machine becomes a node
        install.sh relay --domain llm.example.com [--email YOU@example.com]
        install.sh relay [--public-url https://HOST:PORT]   with a certificate of its own
        install.sh node|relay --uninstall [--purge]
@@ -41,6 +42,9 @@ on the standard input of `install.sh -`, or asked for. As an argument others cou
   --dry-run          check, and print what would be done
   --user             into the home folder, also for root (without root that is so anyway)
   --upstream URL     the inference server that the node serves, where it is on no usual port
+  --engine auto|none whether a llama.cpp that fits this machine is installed if there is none, to run
+                     models that are deployed (default: auto; with --upstream none). A node without
+                     one serves what it finds. WAI_ENGINE_MIRROR: from where, as the docs say
   --listen HOST:PORT where the relay listens (default :443 with a domain, else :8443: IPv4 and IPv6)
   --wheel FILE       install this wheel of wai; a relay also installs the clone that this script is in
   --no-hashes        install what the package index has, unchecked, where a locked version has no
@@ -107,7 +111,7 @@ absolute() {
 }
 
 read_arguments() {
-  role='' name='' domain='' email='' public_url='' listen='' wheel='' upstream=''
+  role='' name='' domain='' email='' public_url='' listen='' wheel='' upstream='' engine=''
   dry=no user=no remove=no purge=no yes=no service=yes hashes=yes in_arguments=no
   invite=${WAI_INVITE:-}
   unset WAI_INVITE # child processes do not need it
@@ -121,7 +125,7 @@ read_arguments() {
         read -r invite || [ -n "$invite" ] || fail "there is no invite on standard input"
         role=node
         ;;
-      --name | --domain | --email | --public-url | --listen | --wheel | --upstream)
+      --name | --domain | --email | --public-url | --listen | --wheel | --upstream | --engine)
         [ $# -gt 1 ] || fail "$1 needs a value"
         case $2 in *[\"\'\\]* | -*) fail "$1 can't be $2" ;; esac
         case $1 in
@@ -132,6 +136,7 @@ read_arguments() {
           --listen) listen=$2 ;;
           --wheel) wheel=$2 ;;
           --upstream) upstream=$2 ;;
+          --engine) engine=$2 ;;
         esac
         shift
         ;;
@@ -186,6 +191,7 @@ hide_invite() {
 # Check the options. A mistake would otherwise be noticed only when the service fails to start.
 check_values() {
   case $name in *[!A-Za-z0-9._-]*) fail "--name is letters, digits, '.', '_' and '-', not $name" ;; esac
+  case $engine in '' | auto | none) ;; *) fail "--engine is auto or none, not $engine" ;; esac
   case $upstream in '' | http://?* | https://?*) ;; *) fail "--upstream is http://HOST:PORT, not $upstream" ;; esac
   case $public_url in '' | http://?* | https://?*) ;; *) fail "--public-url is https://HOST:PORT, not $public_url" ;; esac
   case $upstream$public_url in *[[:space:]]*) fail "a URL has no spaces" ;; esac
@@ -601,6 +607,7 @@ install_node() {
   make_user
   if [ -n "$invite" ]; then join; fi
   node_environment
+  find_engine
   start_service
   finish_node
 }
@@ -636,11 +643,32 @@ join() {
 # Write the environment of the node's service, which does not get this shell's environment.
 node_environment() {
   if [ -n "$upstream" ]; then set_for_node WAI_NODE_UPSTREAMS "[{url = \"$upstream\"}]"; fi
+  if [ -n "${WAI_ENGINE_MIRROR:-}" ]; then set_for_node WAI_ENGINE_MIRROR "$WAI_ENGINE_MIRROR"; fi
   proxy=${https_proxy:-${HTTPS_PROXY:-}}
   [ -n "$proxy" ] || return 0
   say "the node will use the proxy that HTTPS_PROXY names"
   set_for_node HTTPS_PROXY "$proxy"
   set_for_node NO_PROXY "${no_proxy:-${NO_PROXY:-}}"
+}
+
+# Say which engine runs models here, and install one if there is none and that is wanted. The node is
+# installed in any case.
+find_engine() {
+  step "The engine that runs models"
+  if [ "$dry" = yes ]; then
+    say "would run: wai node engine install --data $state, if there is no llama.cpp and --engine is not none"
+    return
+  fi
+  used=$(as_owner "$env/bin/wai" node engine list --json --data "$state" 2>/dev/null |
+    "$env/bin/python" -I -c 'import json, sys
+print(next((row["name"] for row in json.load(sys.stdin) if row["used"]), ""))' 2>/dev/null) || used=''
+  if [ -n "$used" ]; then
+    say "Models that are deployed run on $used."
+  elif [ "${engine:-${upstream:+none}}" = none ]; then
+    say "There is no llama.cpp here. To run models that are deployed: wai node engine install"
+  elif ! as_owner "$env/bin/wai" node engine install --data "$state" </dev/null; then
+    say "No engine was installed; the node serves what it finds. Later: wai node engine install"
+  fi
 }
 
 # Set the variable $1 to $2 in the node's environment file. Mode 600, because $2 may hold a password.

@@ -6,6 +6,8 @@ import pytest
 
 from wai_node.engines.environment import server_environment
 
+ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # in which NVIDIA's library numbers its GPUs
+
 
 @pytest.mark.parametrize(
     "name",
@@ -17,7 +19,7 @@ from wai_node.engines.environment import server_environment
     ],
 )
 def test_what_is_not_known_to_be_needed_is_not_passed_on(name: str) -> None:
-    assert server_environment({name: "secret"}) == {}
+    assert server_environment({name: "secret"}) == ORDER
 
 
 @pytest.mark.parametrize(
@@ -30,4 +32,9 @@ def test_what_is_not_known_to_be_needed_is_not_passed_on(name: str) -> None:
     ],
 )
 def test_what_drivers_need_is_passed_on(name: str) -> None:
-    assert server_environment({name: "value"}) == {name: "value"}
+    assert server_environment({name: "value"}) == {name: "value"} | ORDER
+
+
+def test_who_sets_cudas_order_knows_why() -> None:
+    mine = {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
+    assert server_environment(mine) == mine

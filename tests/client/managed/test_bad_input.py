@@ -19,11 +19,11 @@ import pytest
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.real import require_real, script
 from tests.harness.supervised import ALIAS, REPO, Node, node, servers, settings_in, write_script
-from tests.harness.tiny_gguf import tiny_gguf
+from tests.harness.tiny_gguf import TinyModel, tiny_gguf
 from wai_node.managed.deployment import State
 from wai_node.managed.policy import ManagedSettings
 from wai_node.models.download import Download
-from wai_protocol.errors import AuthError, Fault, NodeUnavailable, StoreError
+from wai_protocol.errors import AuthError, Fault, NodeUnavailable, RequestError, StoreError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -139,6 +139,29 @@ async def test_a_file_that_llama_server_rejects(
     async with serving(hub, settings(tmp_path)) as n:
         await n.supervisor.deploy(BAD_REPO, 1024, 1)
         await failed_as(n, *words)
+
+
+async def test_a_chat_template_that_does_not_parse(hub: FakeHub, tmp_path: Path) -> None:
+    broken = tiny_gguf(tmp_path, TinyModel(template="{% for m in messages %}{{ m.content"))
+    hub.repos[BAD_REPO] = FakeRepo({"bad-F16.gguf": broken.read_bytes()})
+    async with serving(hub, settings(tmp_path)) as n:
+        await n.supervisor.deploy(BAD_REPO, 1024, 1)
+        await failed_as(n, "chat template can't be read", "another repository")
+
+
+async def test_a_split_model_that_lacks_a_part_is_refused_and_the_part_is_named(
+    hub: FakeHub, tmp_path: Path, model: bytes
+) -> None:
+    parts = {f"bad-F16-0000{part}-of-00003.gguf": model for part in (1, 3)}
+    async with serving(hub, settings(tmp_path)) as n:
+        for files in (parts, {**parts, "bad-Q8_0.gguf": model}):
+            hub.repos[BAD_REPO] = FakeRepo(files)
+            with pytest.raises(RequestError, match="lacks part 2 of 3"):
+                await n.supervisor.deploy(BAD, 1024, 1)
+        hub.repos[BAD_REPO] = FakeRepo(parts)
+        with pytest.raises(RequestError, match="its F16 lacks part 2 of 3"):
+            await n.supervisor.deploy(BAD_REPO, 1024, 1)
+        assert (await n.complete(ALIAS))["choices"]
 
 
 async def test_a_download_that_is_not_what_the_hub_says(hub: FakeHub, tmp_path: Path) -> None:

@@ -308,7 +308,8 @@ async def test_an_engine_that_leaves_the_gpu_idle_is_told_loudly_and_fits_in_ram
     gpu_engine(settings, releases, "CUDA0: RTX 4090 (24111 MiB, 23700 MiB free)")
     await engine.look()
     assert (told[-1].problem, told[-1].detail()["devices"]) == ("", ["RTX 4090"])
-    assert engine.usable(CARD) == CARD
+    [card] = CARD.gpus
+    assert engine.usable(CARD) == replace(CARD, gpus=(replace(card, device="CUDA0"),))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from wai_node.managed.load_policy import LoadPolicy
 from wai_node.managed.occupancy import free_for, free_now, promised
 from wai_node.managed.vllm_appraisal import VllmAppraiser
 from wai_node.managed.wanted import WantedModel
-from wai_node.models.fit import GPU_HIGH_BYTES, Load, estimate, fit, free_space, space_for
+from wai_node.models.estimate import Load, estimate
+from wai_node.models.fit import GPU_HIGH_BYTES, fit, free_space
 from wai_node.models.space import Space
 from wai_protocol.errors import RequestError
 
@@ -35,20 +36,20 @@ def entry(name: str, *, held: Space | None = None, **policy: Any) -> DeploymentE
 def test_what_fits_by_the_estimate_has_room_by_the_same_figures() -> None:
     for hardware in (box(24), box(5), box(0), box(5, unified=True)):
         placed = fit(SHAPE, Q4, Load(8192), hardware)
-        needs = space_for(placed.estimate, SHAPE.blocks, placed.gpu_layers, hardware)
+        needs = placed.space
         assert free_space(hardware).holds(needs), (hardware, needs)
-        assert needs.gpu + needs.ram >= placed.estimate.high
+        assert needs.gpu + needs.ram >= placed.estimate.buffers
 
 
 def test_where_the_gpus_memory_is_ram_it_is_counted_once() -> None:
     apple = box(24, unified=True)
-    assert space_for(FOUND, SHAPE.blocks, 33, apple) == Space(ram=FOUND.high)
+    assert fit(SHAPE, Q4, Load(8192), apple).space == Space(ram=FOUND.high)
     assert free_space(apple).gpu == 0
-    assert str(Space(GIB, 2 * GIB)) == "1.0 GiB on the GPU and 2.0 GiB of RAM"
+    assert str(Space((GIB,), 2 * GIB)) == "1.0 GiB on the GPU and 2.0 GiB of RAM"
 
 
 def test_a_server_that_loads_has_its_memory_before_it_is_seen_to_take_it() -> None:
-    loading = entry("a", held=Space(10 * GIB, 4 * GIB))
+    loading = entry("a", held=Space((10 * GIB,), 4 * GIB))
     loading.machine._loading = 1
     free = free_now([loading], box(24))
     assert (free.gpus[0].free_bytes, free.ram_available_bytes) == (14 * GIB, 28 * GIB)

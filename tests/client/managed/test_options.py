@@ -16,14 +16,15 @@ from tests.harness.real import require_real
 from tests.harness.supervised import ALIAS, REPO, Node, node, servers, settings_in
 from tests.harness.tiny_gguf import TinyModel, tiny_gguf
 from wai_api import bounds, models
-from wai_node.managed import options
+from wai_node.managed import calls, options
 from wai_node.managed.calls import ModelCalls
 from wai_node.managed.deployment import State
 from wai_node.managed.options import DEFAULT, ServeOptions
 from wai_node.managed.policy import ManagedSettings
-from wai_node.models.fit import FitVerdict, fit
+from wai_node.models.fit import fit
 from wai_node.models.gguf_header import Value
 from wai_node.models.hardware import Gpu, Hardware
+from wai_node.models.placement import FitVerdict, Wanted
 from wai_node.models.shape import shape_from_metadata
 from wai_protocol.errors import AuthError, RequestError
 
@@ -188,6 +189,12 @@ def test_what_the_node_sets_itself_or_is_no_word_is_refused(flag: str) -> None:
 def test_node_api_and_command_line_have_the_same_words() -> None:
     assert get_args(models.CacheType) == bounds.CACHE_TYPES == options.CACHE_TYPES
     assert get_args(models.FlashAttention) == bounds.FLASH_ATTENTION == options.FLASH_ATTENTION
+    assert get_args(models.ReasoningFormat) == bounds.REASONING_FORMATS == options.REASONING_FORMATS
+    assert (bounds.MAX_GPUS, bounds.MAX_DRAFT_TOKENS) == (
+        options.MAX_GPU_NUMBER,
+        options.MAX_DRAFT_TOKENS,
+    )
+    assert set(ServeOptions.__dataclass_fields__) == set(calls.Options.__struct_fields__)
     assert bounds.MAX_GPU_LAYERS == options.MAX_GPU_LAYERS
     assert bounds.MAX_ENGINE_FLAGS == options.MAX_FLAGS
     assert bounds.MAX_FLAG_CHARS == options.MAX_FLAG_CHARS
@@ -249,8 +256,10 @@ def test_layers_that_are_asked_for_fit_just_so_or_not_at_all(
     shape = shape_from_metadata(LLAMA)
     card = Gpu("card", "nvidia", 24 * GIB, free_gib * GIB)
     box = Hardware((card,), 64 * GIB, 6 * GIB + ram_gib * GIB, "cpu", 8)
-    found = fit(shape, 4 * GIB, DEFAULT.load(shape, 8192, 1), box, gpu_layers=layers)
-    assert (found.verdict, found.gpu_layers) == (verdict, min(layers, 32))
+    found = fit(shape, 4 * GIB, DEFAULT.load(shape, 8192, 1), box, wanted=Wanted(layers))
+    assert found.verdict is verdict
+    if verdict is not FitVerdict.NO:
+        assert found.placement.gpu_layers == min(layers, 32)
 
 
 def test_a_stored_model_of_an_older_node_has_the_defaults(tmp_path: Path) -> None:

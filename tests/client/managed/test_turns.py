@@ -14,7 +14,7 @@ from tests.harness.turns_rig import Box, Model, callers
 from wai_node.managed.turns import LEAST_YIELD_S, Seat, Stage, Turns
 from wai_node.models.space import Space
 
-TEN = Space(0, 10)
+TEN = Space(ram=10)
 LATE = 1000.0
 OLD = Seat("old", Stage.LOADED, TEN, since=0, used_at=10, load_s=8)
 NEWER = replace(OLD, name="newer", used_at=20)
@@ -33,7 +33,7 @@ def test_what_fits_beside_the_others_unloads_nobody() -> None:
 
 
 def test_memory_that_is_promised_to_an_earlier_one_is_given_to_nobody_else() -> None:
-    large = replace(WANTED, name="large", needs=Space(0, 20), since=LATE - 1)
+    large = replace(WANTED, name="large", needs=Space(ram=20), since=LATE - 1)
     plan = RULE.decide([OLD, large, WANTED], TEN, LATE)
     assert (plan.unload, plan.load) == ({"old": "large"}, [])
     leaving = replace(OLD, stage=Stage.LEAVING)
@@ -58,7 +58,7 @@ def test_a_turn_of_an_idle_model_ends_early() -> None:
 
 
 def test_nobody_is_unloaded_before_all_that_must_go_can_go() -> None:
-    large = replace(WANTED, needs=Space(0, 20))
+    large = replace(WANTED, needs=Space(ram=20))
     busy = replace(NEWER, busy=1, since=LATE - 1, used_at=LATE)
     plan = RULE.decide([OLD, busy, large], Space(), LATE)
     assert (plan.unload, plan.close, plan.again_at) == ({}, set(), LATE + 15)
@@ -67,7 +67,7 @@ def test_nobody_is_unloaded_before_all_that_must_go_can_go() -> None:
 
 
 def test_one_that_is_large_enough_spares_the_small_ones() -> None:
-    small, large = replace(OLD, needs=Space(0, 4)), replace(NEWER, needs=Space(0, 10))
+    small, large = replace(OLD, needs=Space(ram=4)), replace(NEWER, needs=Space(ram=10))
     assert RULE.decide([small, large, WANTED], Space(), LATE).unload == {"newer": "wanted"}
 
 
@@ -104,15 +104,15 @@ def test_an_empty_box_may_try_what_the_estimate_thinks_too_large() -> None:
 
 def test_nobody_is_blocked_by_what_may_soon_change() -> None:
     for stage in (Stage.LOADING, Stage.CHANGING, Stage.LEAVING):
-        other = replace(OLD, stage=stage, kept=True, needs=Space(0, 1))
+        other = replace(OLD, stage=stage, kept=True, needs=Space(ram=1))
         assert RULE.decide([other, WANTED], Space(), LATE).blocked == {}
 
 
 def test_the_gpu_and_the_ram_are_counted_apart() -> None:
-    on_gpu = replace(OLD, needs=Space(10, 1))
-    in_ram = replace(NEWER, needs=Space(0, 20))
-    wanted = replace(WANTED, needs=Space(8, 2))
-    assert RULE.decide([on_gpu, in_ram, wanted], Space(0, 2), LATE).unload == {"old": "wanted"}
+    on_gpu = replace(OLD, needs=Space((10,), 1))
+    in_ram = replace(NEWER, needs=Space(ram=20))
+    wanted = replace(WANTED, needs=Space((8,), 2))
+    assert RULE.decide([on_gpu, in_ram, wanted], Space(ram=2), LATE).unload == {"old": "wanted"}
 
 
 # -- on a made-up box, with a fake clock
@@ -134,10 +134,10 @@ def test_nobody_starves_and_memory_is_enough_whatever_comes(
     """The box itself fails where memory is oversubscribed or a busy model is stopped."""
     dice = random.Random(seed)
     found = [
-        Model(f"m{n}", Space(0, min(needs, memory)), load_s, priority=priority, kept=kept)
+        Model(f"m{n}", Space(ram=min(needs, memory)), load_s, priority=priority, kept=kept)
         for n, (needs, load_s, priority, kept) in enumerate(drawn)
     ]
-    box = Box(found, Space(0, memory), work_s=lambda: dice.uniform(0.1, 20.0))
+    box = Box(found, Space(ram=memory), work_s=lambda: dice.uniform(0.1, 20.0))
     for model in found:
         if model.kept:
             box.at(0.0, box.want, model.name)

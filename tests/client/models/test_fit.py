@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
-from wai_node.models.fit import CacheType, FitVerdict, Load, estimate, fit
+from wai_node.models.estimate import CacheType, Load, estimate
+from wai_node.models.fit import fit
 from wai_node.models.gguf_header import LongArray, Value
 from wai_node.models.hardware import Gpu, Hardware
+from wai_node.models.placement import FitVerdict
 from wai_node.models.shape import ModelShape, shape_from_metadata
 from wai_protocol.errors import RequestError
 
@@ -58,8 +60,11 @@ def test_a_known_model_takes_what_is_known_of_it() -> None:
 def test_where_a_model_runs(hardware: Hardware, verdict: FitVerdict) -> None:
     found = fit(SHAPE, Q4, Load(8192), hardware)
     assert found.verdict is verdict, found.reason
-    layers = {FitVerdict.GPU: found.gpu_layers == 33, FitVerdict.PARTIAL: 0 < found.gpu_layers < 33}
-    assert layers.get(verdict, found.gpu_layers == 0)
+    layers = {
+        FitVerdict.GPU: found.placement.gpu_layers == 33,
+        FitVerdict.PARTIAL: 0 < found.placement.gpu_layers < 33,
+    }
+    assert layers.get(verdict, found.placement.gpu_layers == 0)
 
 
 @given(st.floats(0, 90), st.floats(1, 60), st.integers(256, 200_000), st.integers(1, 16))

@@ -18,7 +18,7 @@ from tests.harness.tiny_families import FAMILIES, Shape, write_family
 from tests.harness.tiny_lora import write_lora
 from tests.harness.tiny_vision import Vision, write_projector
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
-from wai_node.models.fit import CacheType, Load, estimate, load_for
+from wai_node.models.estimate import CacheType, Load, estimate, load_for
 from wai_node.models.gguf_file import read_projector
 from wai_node.models.gguf_header import GgufHeader, HeaderReader
 from wai_node.models.shape import shape_from_metadata
@@ -38,7 +38,7 @@ def header_of(path: Path) -> GgufHeader:
     return reader.header
 
 
-def buffers_of(path: Path, load: Load, *more: str, until: str = "graph splits") -> SeenBuffers:
+def buffers_of(path: Path, load: Load, *more: str, until: str = "splits = ") -> SeenBuffers:
     """Start a real server on `path`, read its log until it says `until`, end it."""
     argv = [
         *(script("llama-server-vulkan"), "-m", str(path), "-t", "1", "--port", "0", "-lv", "4"),

@@ -18,9 +18,11 @@ from wai_node.models.catalogue import (
     parse_reference,
 )
 from wai_node.models.hardware import Gpu, Hardware, describe, detect_hardware
+from wai_node.models.space import Space
 from wai_protocol.errors import RequestError
 
 SHA = "a" * 64
+GIB = 1 << 30
 
 
 def card(drm: Path, name: str, **files: str) -> None:
@@ -37,14 +39,17 @@ def test_a_box_without_a_gpu_has_none_and_nothing_is_raised(tmp_path: Path) -> N
     assert found.cpu_cores >= 1
 
 
-def test_what_a_process_will_take_is_taken_of_the_gpus_first() -> None:
-    card = Gpu("card", "nvidia", 8 << 30, 3 << 30)
-    box = Hardware((card,), 64 << 30, 10 << 30, "cpu", 8)
-    left = box.with_taken(5 << 30)
-    assert (left.gpus[0].free_bytes, left.ram_available_bytes) == (0, 8 << 30)
-    unified = replace(box, unified_memory=True).with_taken(2 << 30)
-    assert (unified.gpus[0].free_bytes, unified.ram_available_bytes) == (1 << 30, 8 << 30)
-    assert box.with_taken(1 << 40).ram_available_bytes == 0
+def test_what_a_process_takes_and_frees_is_counted_on_the_gpus_that_it_is_on() -> None:
+    cards = Gpu("card", "nvidia", 8 * GIB, 3 * GIB, 1), Gpu("card", "nvidia", 8 * GIB, 4 * GIB, 3)
+    box = Hardware(cards, 64 * GIB, 10 * GIB, "cpu", 8)
+    left = box.with_taken(Space((0, 5 * GIB, 9, GIB), 2 * GIB))
+    assert [card.free_bytes for card in left.gpus] == [0, 3 * GIB]
+    assert left.ram_available_bytes == 8 * GIB
+    freed = box.with_freed(Space((9, 99 * GIB), 99 * GIB))
+    assert [card.free_bytes for card in freed.gpus] == [8 * GIB, 4 * GIB]
+    assert freed.ram_available_bytes == 64 * GIB
+    unified = replace(box, unified_memory=True).with_taken(Space(ram=2 * GIB))
+    assert (unified.gpus[0].free_bytes, unified.ram_available_bytes) == (GIB, 8 * GIB)
 
 
 def test_what_people_are_told_of_a_box_is_not_how_busy_it_is() -> None:
@@ -122,7 +127,7 @@ def test_nvidia_cards_are_read_by_nvml_whose_names_may_be_bytes(
     )
     assert nvidia(monkeypatch, fake, tmp_path) == [
         Gpu("NVIDIA GeForce RTX 4090", "nvidia", 24 << 30, 20 << 30),
-        Gpu("Tesla P40", "nvidia", 22 << 30, 1 << 30),
+        Gpu("Tesla P40", "nvidia", 22 << 30, 1 << 30, 1),
     ]
     assert fake.calls[-1] == "shutdown"
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness.fake_vllm import repository
-from wai_node.models.fit import FitVerdict
 from wai_node.models.hardware import Gpu, Hardware
 from wai_node.models.model_config import read_config
+from wai_node.models.placement import FitVerdict
 from wai_node.models.snapshot import ListedFile, Listing, needed, weights_bytes
 from wai_node.models.vllm_fit import MOST_SHARE, OVERHEAD_HIGH_BYTES, fit_vllm
 from wai_protocol.errors import RequestError

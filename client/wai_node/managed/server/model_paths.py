@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from wai_node.managed.policy import ManagedSettings
-from wai_node.managed.wanted import WantedModel
+from wai_node.managed.wanted import AddedFile, WantedModel
 
 from .log_file import delete_log
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The files that a server loads: the model's parts, of which the first names the others, its
+    projector, its LoRA adapter and its draft model."""
+
+    parts: tuple[Path, ...]
+    projector: Path | None = None
+    adapter: Path | None = None
+    draft: Path | None = None
+
+    @property
+    def model(self) -> Path:
+        """The file to load."""
+        return self.parts[0]
 
 
 class ModelPaths:
@@ -24,13 +41,25 @@ class ModelPaths:
         publisher, name = model.repo.split("/", 1)
         return self._models / publisher / name / model.quant
 
-    def file(self, model: WantedModel) -> Path:
-        """Return the file to load; the first part of a split model names the others."""
-        return self.folder(model) / Path(model.paths[0]).name
+    def files(self, model: WantedModel) -> ModelFiles:
+        """Return the files that its server loads."""
+        folder = self.folder(model)
+        return ModelFiles(
+            tuple(folder / Path(path).name for path in model.paths),
+            None if model.mmproj is None else folder / Path(model.mmproj[0]).name,
+            self._added(model, model.lora, "lora"),
+            self._added(model, model.draft, "draft"),
+        )
 
-    def projector(self, model: WantedModel) -> Path | None:
-        """Return the projector to load, if the model has one."""
-        return None if model.mmproj is None else self.folder(model) / Path(model.mmproj[0]).name
+    def added_folder(self, model: WantedModel, added: AddedFile, kind: str) -> Path:
+        """Where a file lies that is served with the model: the hub's in a folder of its own below
+        the model's, so that names can't clash."""
+        return self.folder(model) / kind if added.local is None else Path(added.local)
+
+    def _added(self, model: WantedModel, added: AddedFile | None, kind: str) -> Path | None:
+        if added is None:
+            return None
+        return self.added_folder(model, added, kind) / Path(added.path).name
 
     def log(self, model: WantedModel) -> Path:
         """Return the log of its servers, distinct because no repository's name contains `--`."""

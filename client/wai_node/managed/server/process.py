@@ -23,6 +23,7 @@ import anyio.abc
 
 from wai_node.engines.environment import server_environment
 from wai_node.managed.options import DEFAULT, ServeOptions
+from wai_node.models.placement import Placement
 from wai_node.models.shape import Purpose
 from wai_protocol.errors import TransportError
 from wai_transport.exit_status import describe_exit
@@ -45,8 +46,27 @@ HINTS: Final[Hints] = (
         "this llama-server does not know the option {0}; leave it out, or use another engine",
     ),
     (
+        re.compile(r"invalid device: (\S{1,40})"),
+        "the GPU {0}, on which it was placed, is not there any more; see `wai node engine list` on"
+        " the node, and `wai model edit --gpus auto`",
+    ),
+    (
         re.compile(r"^(error while handling argument .{1,200})", re.MULTILINE),
         "llama-server refuses an option: {0}",
+    ),
+    (
+        re.compile(r"draft model .{1,60} must match|draft vocabs are not compatible", re.I),
+        "the draft model has another vocabulary than the model; deploy it with --draft none, or"
+        " with a smaller model of the same family",
+    ),
+    (
+        re.compile(r"CUDA driver version is insufficient", re.I),
+        "NVIDIA's driver on this node is older than its engine needs: update the driver, or install"
+        " another engine (`wai node engine install --backend vulkan`)",
+    ),
+    (
+        re.compile(r"failed to (?:initialize|parse) chat template|chat template parsing error"),
+        "the model's chat template can't be read; choose another repository of this model",
     ),
     (
         re.compile(r"unknown model architecture: *'?([\w-]+)"),
@@ -94,28 +114,31 @@ HINTS: Final[Hints] = (
 class ServerOptions:
     """How a model is served.
 
-    `context_tokens` is per slot. `gpu_layers` and `threads` None: the server's default. `purpose`:
-    what the model is for. `batch_tokens`: what is computed at once, None: the server's default.
-    `projector`: what lets it see images. `adapter`: a LoRA. `serve`: how it computes. `extra` are
-    flags that the node's owner configured.
+    `context_tokens` is per slot. `threads` None: the server's default. `placement`: where its
+    layers are, None: as the server does it. `purpose`: what the model is for. `batch_tokens`: what
+    is computed at once, None: the server's default. `projector`: what lets it see images.
+    `adapter`: a LoRA. `draft`: its draft model. `serve`: how it computes. `extra` are flags that
+    the node's owner configured.
     """
 
     model: Path
     alias: str
     context_tokens: int
     slots: int
-    gpu_layers: int | None = None
+    placement: Placement | None = None
     threads: int | None = None
     purpose: Purpose = Purpose.CHAT
     batch_tokens: int | None = None
     serve: ServeOptions = DEFAULT
     projector: Path | None = None
     adapter: Path | None = None
+    draft: Path | None = None
     extra: tuple[str, ...] = ()
 
     def environment(self, key: str) -> dict[str, str]:
         """Return what the server gets in its environment beside what all servers get."""
-        return {"LLAMA_API_KEY": key}
+        given = dict(variable.split("=", 1) for variable in self.serve.environment)
+        return {**given, "LLAMA_API_KEY": key}
 
     def to_argv(self, socket: Path) -> list[str]:
         """Return the flags for llama-server, or for `inprocess_server`, to listen at `socket`.
@@ -143,15 +166,30 @@ class ServerOptions:
             argv += ["--batch-size", batch, "--ubatch-size", batch]
         if self.projector is not None:
             argv += ["--mmproj", str(self.projector)]
-            if self.gpu_layers == 0:
+            if self.placement is not None and not self.placement.shares:
                 argv.append("--no-mmproj-offload")
         if self.adapter is not None:
             argv += ["--lora", str(self.adapter)]
-        if self.gpu_layers is not None:
-            argv += ["--gpu-layers", str(self.gpu_layers)]
+        if self.draft is not None:
+            argv += self._draft_argv(self.draft)
+        if self.placement is not None:
+            argv += self.placement.to_argv()
         if self.threads is not None:
             argv += ["--threads", str(self.threads)]
         return [*argv, *self.serve.to_argv(), *self.extra]
+
+    def _draft_argv(self, draft: Path) -> list[str]:
+        """Have a draft model beside the first layers that are on a GPU, or in RAM."""
+        argv = ["--model-draft", str(draft), "--spec-type", "draft-simple"]
+        if self.serve.draft_max is not None:
+            argv += ["--spec-draft-n-max", str(self.serve.draft_max)]
+        if self.placement is None:
+            return argv
+        if not self.placement.shares:
+            return [*argv, "--spec-draft-ngl", "0"]
+        argv += ["--spec-draft-ngl", "all"]
+        device = self.placement.shares[0].device
+        return [*argv, "--spec-draft-device", device] if device else argv
 
 
 class ProgramOptions(Protocol):

@@ -18,14 +18,14 @@ from wai_node.managed.deployment import Wish
 from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.wanted import WantedModel
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
-from wai_node.models.fit import Correction, estimate
+from wai_node.models.estimate import Correction, Load, estimate
 from wai_node.models.gguf_file import read_shape
-from wai_node.models.projector import Projector
 from wai_node.models.shape import ModelShape
 from wai_protocol.errors import Fault, TransportError, WaiError
 
 from .health import Health, answers
 from .log_file import LogFile
+from .model_paths import ModelFiles
 from .orphans import mark
 from .process import HINTS, ProgramOptions, ServerOptions, ServerProcess
 from .server_socket import ServerSocket
@@ -49,7 +49,7 @@ class Learned(NamedTuple):
 class Runner:
     """Runs one server, which demands `key`.
 
-    `adapter`: what is added to its weights. `url` and `pid` are set while it runs; `seen`, the
+    `url` and `pid` are set while it runs; `seen`, the
     sizes of its buffers, once it has loaded.
     """
 
@@ -57,7 +57,6 @@ class Runner:
         self.url: str | None = None
         self.key = key
         self.pid: int | None = None
-        self.adapter: Path | None = None
         self.seen: SeenBuffers | None = None
         self.log_tail: tuple[str, ...] = ()
         self._settings, self._log_path = settings, log_path
@@ -71,8 +70,7 @@ class Runner:
     async def run(
         self,
         model: WantedModel,
-        path: Path,
-        projector: Path | None,
+        files: ModelFiles,
         wish: Wish,
         on_ready: Callable[[int], None],
     ) -> str:
@@ -81,9 +79,9 @@ class Runner:
         self._slots = wish.slots if vllm else None
         try:
             if vllm:
-                options: ProgramOptions = vllm_options(model, path, wish)
+                options: ProgramOptions = vllm_options(model, files.model, wish)
             else:
-                options = await self._llama_options(model, path, projector, wish)
+                options = await self._llama_options(model, files, wish)
         except WaiError as error:
             return str(error)
         log = LogFile(self._log_path)
@@ -111,40 +109,39 @@ class Runner:
             log.close()
 
     async def _llama_options(
-        self, model: WantedModel, path: Path, projector: Path | None, wish: Wish
+        self, model: WantedModel, files: ModelFiles, wish: Wish
     ) -> ServerOptions:
-        shape = await anyio.to_thread.run_sync(read_shape, path)
+        shape = await anyio.to_thread.run_sync(read_shape, files.model)
         load = wish.options.load(shape, wish.context_tokens, wish.slots)
         return ServerOptions(
             serve=wish.options,
-            projector=projector,
-            adapter=self.adapter,
+            projector=files.projector,
+            adapter=files.adapter,
+            draft=files.draft,
             purpose=shape.purpose,
             batch_tokens=load.batch_tokens if shape.reads_whole else None,
-            model=path,
+            model=files.model,
             alias=model.alias,
             context_tokens=wish.context_tokens,
             slots=wish.slots,
-            gpu_layers=wish.gpu_layers,
+            placement=wish.placement,
             threads=self._settings.threads,
             extra=self._settings.extra_flags,
         )
 
     def learned(
         self,
+        load: Load,
         shape: ModelShape,
-        projector: Projector | None,
         weights_bytes: int,
-        wish: Wish,
         known: Correction,
     ) -> Learned | None:
         """Return how far the estimate was off, by the log; None if the log has no figures.
 
-        `known`: the correction with which it was estimated.
+        `load`: what it serves. `known`: the correction with which it was estimated.
         """
         if self.seen is None:
             return None
-        load = wish.options.load(shape, wish.context_tokens, wish.slots, projector)
         estimated = estimate(shape, weights_bytes, load, known).buffers
         plain = estimate(shape, weights_bytes, load)
         return Learned(learn(self.seen, plain), estimated, self.seen.total)

@@ -119,7 +119,9 @@ def check_vllm(options: ServeOptions, mmproj: str | None) -> None:
     """Raise `RequestError` unless vLLM is here and can do what is asked for."""
     if not find_vllm():
         raise RequestError(NO_VLLM, Fault.NOT_FOUND)
-    asked = options.gpu_layers is not None or options.engine_flags or mmproj is not None
+    placed = options.gpu_layers is not None or options.cpu_moe is not None or options.gpus
+    more = options.engine_flags or options.environment or options.reasoning_format != "auto"
+    asked = placed or more or options.draft_max is not None or mmproj is not None
     if asked or options.flash_attention != "auto" or options.cache_type == "q4_0":
         raise RequestError(
             "of the options vLLM takes the context, the slots, the idle time and a cache of f16 or"

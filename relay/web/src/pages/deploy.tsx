@@ -21,6 +21,7 @@ export function Search(props: { onChoose: (repo: string) => void }) {
   const search = async (event: Event) => {
     event.preventDefault();
     const words = String(new FormData(event.currentTarget as HTMLFormElement).get("q"));
+    if (words.startsWith("vllm:")) return props.onChoose(words.trim());
     busy.value = true;
     problem.value = await told(async () => (found.value = (await get<{ data: FoundModelView[] }>(`/models/search?q=${encodeURIComponent(words)}`)).data));
     busy.value = false;
@@ -28,7 +29,7 @@ export function Search(props: { onChoose: (repo: string) => void }) {
   return (
     <>
       <form class="line" role="search" onSubmit={search}>
-        <input name="q" type="search" required placeholder="qwen 4b, gemma, llama …" aria-label="Search models" />
+        <input name="q" type="search" required placeholder="qwen, vllm:Qwen/Qwen3-8B" aria-label="Search models" />
         <button type="submit" class="primary" disabled={busy.value}>{busy.value ? "Searching …" : "Search"}</button>
       </form>
       <Problem text={problem.value} />
@@ -80,7 +81,7 @@ export function Fits(props: { repo: string; onClose: () => void }) {
       over = true;
     };
   }, [context.value, slots.value, cache.value]);
-  const engineOf = (name: string) => engine([...nodes.value.values()].find((node) => node.name === name)?.detail ?? {});
+  const engineOf = (name: string) => engine([...nodes.value.values()].find((node) => node.name === name && !props.repo.startsWith("vllm:"))?.detail ?? {});
   const wish = (quant: string) => ({
     model: `${props.repo}:${quant}`,
     context: context.value,

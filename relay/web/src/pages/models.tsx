@@ -5,7 +5,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { get, patch, post, remove } from "../api";
 import { fetchers } from "../detail";
 import { bytes, count, span } from "../format";
-import type { ChangeDeployment, DeploymentView } from "../generated/api";
+import type { DeploymentView } from "../generated/api";
 import { deployments, nodes } from "../live";
 import { Badge, Dialog, Empty, Name, Page, Problem, Sure, told } from "../parts/basics";
 import { useFetched } from "../parts/fetched";
@@ -17,8 +17,6 @@ import { Fits, Search } from "./deploy";
 const LOG_MS = 2000; // how often an open log is fetched from the node
 const MIN_CONTEXT = 256;
 const SHOWN_AWAY = 5; // names of nodes
-const CACHE_TYPES = ["f16", "q8_0", "q4_0"] as const;
-const FLASH_ATTENTION = ["auto", "on", "off"] as const;
 
 export function ModelsPage() {
   const able = [...nodes.value.values()].some((node) => node.state === "ready" && node.may_deploy);
@@ -193,10 +191,28 @@ function OnServers() {
         <button type="submit" class="primary" disabled={busy.value}>{busy.value ? "Deploying …" : "Deploy"}</button>
       </form>
       <Problem text={problem.value} />
-      <p class="hint">The server fetches the model itself, by its own name for it, and decides how it is served.</p>
+      <p class="hint">The server fetches the model itself, by its own name, and decides how it is served.</p>
     </section>
   );
 }
+
+/** What is chosen from a list, and what is written: numbers, or words apart by spaces. */
+const CHOICES = {
+  cache_type: ["Cache type", "f16", "q8_0", "q4_0"],
+  flash_attention: ["Flash attention", "auto", "on", "off"],
+  reasoning_format: ["Reasoning format", "auto", "none", "deepseek", "deepseek-legacy"],
+};
+const WRITTEN = {
+  gpu_layers: ["GPU layers", "auto", 1],
+  cpu_moe: ["Experts in RAM", "auto", 1],
+  draft_max: ["Draft max", "auto", 1],
+  gpus: ["GPUs", "auto", 0],
+  alias: ["Alias", "none", 0],
+  engine_flags: ["Engine flags", "none", 0],
+  environment: ["Environment", "none", 0],
+} as const;
+
+const written = (value: unknown) => (Array.isArray(value) ? value.join(" ") : String(value ?? ""));
 
 /** What a deployment is for, and its options that are not the defaults. */
 function optionsText(row: DeploymentView): string {
@@ -206,27 +222,28 @@ function optionsText(row: DeploymentView): string {
     row.served_by,
     row.lora && `adapted by ${row.lora}`,
     row.mmproj && `sees images by ${row.mmproj}`,
-    row.cache_type !== "f16" && `cache ${row.cache_type}`,
-    row.gpu_layers !== null && `${row.gpu_layers} layers on the GPU`,
-    row.flash_attention !== "auto" && `flash attention ${row.flash_attention}`,
-    row.engine_flags?.join(" "),
+    row.draft && `drafted by ${row.draft}`,
+    ...Object.entries({ ...CHOICES, ...WRITTEN }).map(([name, [label, usual]]) => {
+      const value = written((row as unknown as Record<string, unknown>)[name]);
+      return value && value !== usual && `${label} ${value}`;
+    }),
   ].filter(Boolean).join(" · ");
 }
 
 /** How a model is computed; a change is a swap, so no request is dropped. */
 function Options({ row, onClose }: { row: DeploymentView; onClose: () => void }) {
   const problem = useSignal("");
+  const was: Record<string, unknown> = { ...row };
   const submit = async (event: Event) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
-    const given = (name: string) => String(form.get(name) ?? "").trim();
-    const wanted: ChangeDeployment = {
-      cache_type: CACHE_TYPES.find((type) => type === given("cache_type")) ?? null,
-      gpu_layers: given("gpu_layers") ? Number(given("gpu_layers")) : null,
-      flash_attention: FLASH_ATTENTION.find((way) => way === given("flash_attention")) ?? null,
-      engine_flags: given("engine_flags").split(/\s+/).filter(Boolean),
-      ...policyOf(form, row),
-    };
+    const wanted: Record<string, unknown> = { ...policyOf(form, row) };
+    for (const [name, [, , single]] of Object.entries(WRITTEN)) {
+      const words = String(form.get(name)).split(/[\s,]+/).filter(Boolean);
+      // only what is otherwise: older nodes do not know the rest
+      if (words.join(" ") !== written(was[name])) wanted[name] = single ? (words[0] ? +words[0] : null) : name === "gpus" ? words.map(Number) : name === "alias" ? words.join() : words;
+    }
+    for (const name of Object.keys(CHOICES)) if (form.get(name) !== was[name]) wanted[name] = form.get(name);
     problem.value = await told(() => patch(pathOf(row), wanted));
     if (!problem.value) onClose();
   };
@@ -234,27 +251,21 @@ function Options({ row, onClose }: { row: DeploymentView; onClose: () => void })
     <Dialog title={`Options of ${row.model}`} onClose={onClose}>
       <Problem text={problem.value} />
       <form onSubmit={submit}>
-        <label>
-          Cache type
-          <select name="cache_type">
-            {CACHE_TYPES.map((type) => <option key={type} value={type} selected={type === row.cache_type}>{type}</option>)}
-          </select>
-        </label>
-        <label>
-          GPU layers
-          <input name="gpu_layers" type="number" min={0} max={1024} placeholder="as many as fit" defaultValue={row.gpu_layers === null ? "" : String(row.gpu_layers)} />
-        </label>
-        <label>
-          Flash attention
-          <select name="flash_attention">
-            {FLASH_ATTENTION.map((way) => <option key={way} value={way} selected={way === row.flash_attention}>{way}</option>)}
-          </select>
-        </label>
+        {Object.entries(CHOICES).map(([name, [label, ...words]]) => (
+          <label key={name}>
+            {label}
+            <select name={name}>
+              {words.map((word) => <option key={word} value={word} selected={word === was[name]}>{word}</option>)}
+            </select>
+          </label>
+        ))}
+        {Object.entries(WRITTEN).map(([name, [label, hint]]) => (
+          <label key={name}>
+            {label}
+            <input name={name} placeholder={hint} defaultValue={written(was[name])} />
+          </label>
+        ))}
         <PolicyFields of={row} />
-        <label>
-          Engine flags
-          <input name="engine_flags" placeholder="only if the node’s owner allows them" defaultValue={row.engine_flags?.join(" ") ?? ""} />
-        </label>
         <p class="hint">The model is swapped as for another context: no request is dropped. What does not start is taken back.</p>
         <button type="submit" class="primary">Change</button>
       </form>
