@@ -82,7 +82,8 @@ class Node:
     async def complete(self, alias: str = ALIAS, tokens: int = 4) -> dict[str, Any]:
         """One completion, as a forwarder would ask for it."""
         async with self.supervisor.lease(alias, WAIT_S) as endpoint:
-            body = {"prompt": "sesame w1 w2", "max_tokens": tokens, "ignore_eos": True}
+            sampled = {"temperature": 0, "ignore_eos": True}  # random weights say odd things else
+            body = {"prompt": "sesame w1 w2", "max_tokens": tokens, **sampled}
             return await anyio.to_thread.run_sync(
                 ask, endpoint.url, "/v1/completions", endpoint.key, body, abandon_on_cancel=True
             )
