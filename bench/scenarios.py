@@ -126,8 +126,8 @@ FULL: Final = (
     ),
     Scenario(
         "idle",
-        "Idle open streams (10,000 through wai, 1,000 through the others)",
-        ("idle", "--streams", "10000"),
+        "Idle open streams (4,000 through wai, 1,000 through the others)",
+        ("idle", "--streams", "4000"),
         ("kib_per_stream", "mib_before", "mib_held", "mib_after", "cpu_cores", "opening_s"),
         without=(DIRECT, LITELLM),
         repeats=False,

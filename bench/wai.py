@@ -19,6 +19,7 @@ from bench.place import Place, free_port
 from bench.procstat import cpu_s
 
 NAME: Final = "wai"
+SLOTS: Final = 4096  # as many as can be configured; no load has more requests at once
 _COMMAND_TIMEOUT_S: Final = 30
 
 
@@ -80,6 +81,10 @@ def start(place: Place, through: Callable[[int], str] | None = None) -> Started:
         command += ["--relay", through(port)]
     node_pid = place.spawn("node", command)
     place.wait_for("node", lambda: serves_model(target))
+    # Else the relay learns how many the origin takes, and lets the rest wait meanwhile: what is
+    # measured is the way there, not the line.
+    server = f"openai@127.0.0.1:{place.origin_port}"
+    ask("node", "slots", "bench", server, str(SLOTS), "--data", str(data))
     watched = replace(target, watch={"relay": [relay_pid], "node": [node_pid]})
     return Started(watched, data)
 

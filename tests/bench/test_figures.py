@@ -76,7 +76,7 @@ def test_tables_and_plots_show_every_path(tmp_path: Path) -> None:
 
 def test_each_path_is_told_what_it_can_hold() -> None:
     by_name = {one.name: one for one in FULL}
-    assert "10000" in by_name["idle"].load_for(OURS)
+    assert "4000" in by_name["idle"].load_for(OURS)
     assert by_name["idle"].load_for(HAPROXY)[-1] == "1000"
     assert by_name["sse-200"].load_for(LITELLM)[-1] == "20"
     assert not by_name["down"].is_for(LITELLM)
