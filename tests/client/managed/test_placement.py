@@ -107,6 +107,7 @@ async def deployed(n: Node, **options: Any) -> None:
 async def edited(n: Node, **options: Any) -> None:
     """Change it while it is not loaded: a device can't serve the server of before beside."""
     await call(n, "model.unload", model=ALIAS)
+    await n.until_state(State.ASLEEP)
     await n.until(lambda: not servers())
     await call(n, "model.edit", model=ALIAS, **options)
     await call(n, "model.load", model=ALIAS)
