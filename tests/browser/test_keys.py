@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests.harness import npm
 from tests.harness.cluster import Cluster, cluster, wai

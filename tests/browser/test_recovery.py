@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tests.harness.cluster import cluster
 from tests.harness.keyed_server import keyed_server
 from tests.harness.real import require_real
+
+if TYPE_CHECKING:
+    from playwright.async_api import Route
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -68,11 +71,11 @@ async def test_a_page_that_is_opened_while_the_relay_starts_signs_nobody_out(
             await sign_in(page, running)
             away = True
 
-            async def session(route: object) -> None:
+            async def session(route: Route) -> None:
                 if away:
-                    await route.fulfill(status=503, body="{}")  # type: ignore[attr-defined]
+                    await route.fulfill(status=503, body="{}")
                 else:
-                    await route.continue_()  # type: ignore[attr-defined]
+                    await route.continue_()
 
             await page.route("**/dashboard/session", session)
             await page.goto("/dashboard/keys")

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 import trustme
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests.docs.blocks import ROOT, blocks, the_block
 from tests.harness.caller import chat, events

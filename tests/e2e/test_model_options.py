@@ -100,6 +100,12 @@ def command_line(running: Cluster) -> str:
         return ""
 
 
+def wait_for_more(statuses: list[int]) -> None:
+    """Wait until callers got four more answers."""
+    seen = len(statuses)
+    wait_until(lambda: len(statuses) > seen + 3, "nobody is answered", WAIT_S)
+
+
 def test_each_option_is_edited_under_load_without_a_failed_request(box: Cluster) -> None:
     secret = box.create_key().secret
     assert model(box, "deploy", MODEL, "--node", "box", "--context", "512")["state"] == "ready"
@@ -110,8 +116,7 @@ def test_each_option_is_edited_under_load_without_a_failed_request(box: Cluster)
             assert (view[field], view["swap_error"]) == (value, ""), typed
             wait_until(lambda: len(llama_servers(box)) == 1, "the old server stays", WAIT_S)
             assert flag in command_line(box), typed
-            seen = len(statuses)
-            wait_until(lambda seen=seen: len(statuses) > seen + 3, "nobody is answered", WAIT_S)  # type: ignore[misc]
+            wait_for_more(statuses)
     assert set(statuses) == {200}
     assert ask(box, secret, "house-model") == 200
     model(box, "edit", MODEL, "--node", "box", "--alias", "none")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Final
 
 import psutil
 
-from .processes import free_port
+from .processes import free_port, wait_until
 
 _LISTENS_WITHIN_S: Final = 20.0
 
@@ -57,10 +56,11 @@ def _device(program: Path) -> Iterator[str]:
 
 def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
     """It ends if somebody connects who does not speak with it: so we look at its sockets."""
-    until = time.monotonic() + _LISTENS_WITHIN_S
-    while time.monotonic() < until and process.poll() is None:
+
+    def listens() -> bool:
+        if process.poll() is not None:
+            raise AssertionError(f"ggml-rpc-server ended with {process.returncode}")
         sockets = psutil.Process(process.pid).net_connections("tcp")
-        if any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"ggml-rpc-server does not listen at {port} ({process.poll()})")
+        return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
+
+    wait_until(listens, f"ggml-rpc-server does not listen at {port}", _LISTENS_WITHIN_S)

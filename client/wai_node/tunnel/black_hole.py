@@ -62,5 +62,6 @@ def is_black_hole(path: PathState, silent_s: float, unanswered_s: float | None) 
     if path.retransmits >= REPEATED:
         return silent_s <= HEARD_S  # our segments do not arrive, the peer's do
     # Or the peer's segments do not arrive, though its kernel has acknowledged our PING.
-    overdue = unanswered_s is not None and unanswered_s >= UNANSWERED_S
-    return overdue and path.unacknowledged == 0 and path.ack_age_s <= (unanswered_s or 0.0)
+    if unanswered_s is None or unanswered_s < UNANSWERED_S:
+        return False
+    return path.unacknowledged == 0 and path.ack_age_s <= unanswered_s

@@ -117,10 +117,10 @@ class Document(Opening):
         found = decode(self.held)
         if found is None:
             return _broke("The upstream's answer ended in the middle.")
-        if isinstance(found, dict) and found.get("choices") == [] and not error_in(found):
-            return _said_nothing()
-        message = error_in(found)
-        return BEGIN if message is None else _broke(message)
+        if (message := error_in(found)) is not None:
+            return _broke(message)
+        nothing = isinstance(found, dict) and found.get("choices") == []
+        return _said_nothing() if nothing else BEGIN
 
 
 class EventStream(Opening):

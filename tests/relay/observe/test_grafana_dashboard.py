@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from wai_api.hardware import GpuNow, MachineNow
 from wai_api.health import KINDS
