@@ -27,6 +27,7 @@ from wai_protocol.events import (
 from wai_protocol.handshake import Hello, Welcome
 from wai_protocol.identity import NodeKey
 from wai_protocol.limits import Limits
+from wai_protocol.relay_list import KnownRelay, RelayList
 from wai_protocol.status import MAX_MODELS, MAX_NAME_CHARS, NodeStatus
 from wai_protocol.surface import ROUTES, RouteTable
 from wai_transport.live_session import LiveSession
@@ -37,7 +38,8 @@ from .standing import Standing
 from .supervision import Supervision
 from .tunnel.black_hole import LOOK_EVERY_S
 from .tunnel.dial import RelayAddress
-from .tunnel.network import NetworkRoute, watch_network
+from .tunnel.links import RelayLinks, reach_directly
+from .tunnel.network import watch_network
 from .tunnel.tunnel import Tunnel
 from .upstreams.board import Board
 from .upstreams.upstream import Upstream
@@ -69,6 +71,9 @@ class Agent:
         limits: Limits | None = None,
         routes: RouteTable = ROUTES,
         on_standing: Callable[[Standing], None] = lambda _: None,
+        known: RelayList | None = None,
+        reach: Callable[[KnownRelay], RelayAddress] = reach_directly,
+        keep_relays: Callable[[RelayList], None] = lambda _: None,
     ) -> None:
         hello = Hello(
             public=key.public,
@@ -90,9 +95,13 @@ class Agent:
             parts=self.parts,
         )
         self.forwarder = Forwarder(self.board, self.watch, routes=routes)
-        self._tunnels = [
-            Tunnel(address, key, replace(hello, tunnel=number), self) for number in range(tunnels)
-        ]
+
+        def make(to: RelayAddress) -> list[Tunnel]:
+            return [Tunnel(to, key, replace(hello, tunnel=n), self) for n in range(tunnels)]
+
+        self.links = RelayLinks(
+            address, known or RelayList(), make=make, reach=reach, keep=keep_relays
+        )
         self._sessions: set[LiveSession] = set()
         self._status: NodeStatus | None = None
         self._on_standing = on_standing
@@ -103,21 +112,21 @@ class Agent:
     @property
     def connected(self) -> bool:
         """Whether any tunnel has a connection."""
-        return any(tunnel.connected for tunnel in self._tunnels)
+        return self.links.connected
 
     async def run(self) -> None:
         """Work until cancelled. Streams that are still open then are cut."""
         self._on_standing(self._standing)
         try:
-            self.parts.start("network watch", partial(watch_network, self._moved, self._routes))
+            self.parts.start(
+                "network watch", partial(watch_network, self._moved, self.links.routes)
+            )
             self.parts.start("path watch", self._look_at_paths)
-            for number, tunnel in enumerate(self._tunnels):
-                self.parts.start(f"tunnel {number}", tunnel.run)
+            self.links.start(self.parts)
             await self.watch.run()
         finally:
             await self.parts.aclose()
-            for tunnel in self._tunnels:
-                tunnel.close()
+            self.links.close()
             self.calls.cancel()
             self.forwarder.close()
 
@@ -189,7 +198,7 @@ class Agent:
         self.forwarder.lost(session)
 
     def on_dialled(self, problem: str) -> None:
-        """With several tunnels, one that is connected is enough."""
+        """Of several tunnels and relays, one that is connected is enough."""
         self._stand(replace(self._standing, connected=self.connected, problem=problem))
 
     def _stand(self, standing: Standing) -> None:
@@ -207,11 +216,12 @@ class Agent:
         self._stand(replace(self._standing, engine_problem=problem))
 
     def tell(self, name: str, value: Any) -> None:
-        """Tell the relay that something happened, over whichever session is there."""
-        session = next((s for s in self._sessions if s.attached), None)
-        if session is not None:
-            session.core.emit(name, value)
-            session.flush()
+        """Tell each relay that something happened, over whichever of its sessions is there."""
+        for tunnels in self.links.relays:
+            connected = (t.session for t in tunnels if t.connected)
+            if (session := next(connected, None)) is not None:
+                session.core.emit(name, value)
+                session.flush()
 
     # -- what upstreams and the network tell
 
@@ -236,19 +246,14 @@ class Agent:
             session.core.send_status(status)
             session.flush()
 
-    def _routes(self) -> list[NetworkRoute]:
-        return [tunnel.route for tunnel in self._tunnels]
-
     async def _look_at_paths(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            for tunnel in self._tunnels:
-                tunnel.look_at_path()
+            self.links.look_at_paths()
 
     def _moved(self, reason: str) -> None:
         _log.info("%s: dialling the relay again", reason)
-        for tunnel in self._tunnels:
-            tunnel.redial()
+        self.links.redial()
 
 
 def _down_in(status: NodeStatus) -> dict[str, str]:

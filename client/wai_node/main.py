@@ -19,6 +19,8 @@ from wai_protocol.identity import NONCE_BYTES, NodeKey, inference_key
 from wai_protocol.invite import decode as decode_invite
 from wai_protocol.invite import secret_sha256
 from wai_protocol.limits import Limits
+from wai_protocol.relay_list import METHOD as RELAYS_LIST
+from wai_protocol.relay_list import KnownRelay, RelayList
 from wai_protocol.surface import RouteTable, extra_route
 from wai_transport.folder import DataFolder, FolderLock
 from wai_transport.heap import settle_heap
@@ -41,6 +43,7 @@ from .membership import Membership, joined_by, keep_membership, load_key, load_m
 from .models.hardware import describe, detect_hardware
 from .models.hub import Hub, HubSettings
 from .models.sampler import Looker, Sampler, watch_seconds
+from .relays import forget_relays, keep_relays, load_relays
 from .standing import keep_standing
 from .tunnel.dial import RelayAddress, dial
 from .tunnel.goodbye import say_goodbye
@@ -90,6 +93,7 @@ async def _join(config: JoinConfig) -> Membership:
         allow_deploy=config.allow_deploy,
         invite=digest,
     )
+    forget_relays(folder)  # of another fleet
     keep_membership(folder, membership)
     return membership
 
@@ -139,6 +143,10 @@ async def _make_agent(
     def tell_waiting(waiting: list[str]) -> None:
         agent.watch.tell("waiting", waiting)
 
+    def reach(relay: KnownRelay) -> RelayAddress:
+        proxy = _proxies(config).to(Origin.parse(relay.url)[0])
+        return RelayAddress(relay.url, relay.public, relay.pin, proxy=proxy)
+
     agent = Agent(
         address,
         key,
@@ -155,6 +163,9 @@ async def _make_agent(
         limits=Limits(ping_s=config.ping_s, dead_s=config.dead_s),
         routes=_routes(given),
         on_standing=partial(keep_standing, folder),
+        known=load_relays(folder),
+        reach=reach,
+        keep_relays=partial(keep_relays, folder),
     )
     return agent
 
@@ -230,6 +241,9 @@ def _make_models(
     async def answer(method: str, params: dict[str, Any], tell: Callable[[str, Any], None]) -> Any:
         if method == "hardware.watch":
             sampler.watch(watch_seconds(params))
+            return None
+        if method == RELAYS_LIST:
+            agent.links.follow(RelayList.from_map(params))
             return None
         return await calls.answer(method, params, tell)
 

@@ -82,7 +82,7 @@ async def test_any_part_that_fails_is_told_and_started_again(
         case "path watch":
             monkeypatch.setattr(node.agent, "_look_at_paths", failing)
         case _:
-            monkeypatch.setattr(node.agent._tunnels[0], "run", failing)
+            monkeypatch.setattr(next(iter(node.agent.links)), "run", failing)
     async with running(node.agent.run()):
         await node.until(lambda standing: standing.parts_down.get(part) == "ZeroDivisionError")
         await node.until(lambda standing: not standing.parts_down)

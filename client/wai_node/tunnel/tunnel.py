@@ -75,6 +75,7 @@ class Tunnel:
         self._retired: set[LiveSession] = set()
         self._last_problem = ""
         self._asked_s = 0.0  # the wait that the relay asked for before the next dial
+        self._leaving = False
 
     @property
     def session(self) -> LiveSession | None:
@@ -126,15 +127,32 @@ class Tunnel:
             )
             session.drop_connection()
 
+    def leave(self) -> None:
+        """Dial no more: the relay is gone. `run` returns once there is no connection."""
+        self._leaving = True
+        if self._dialling is not None:
+            self._dialling.reschedule(asyncio.get_running_loop().time())
+            self._dialling = None
+        self._wake.set()
+
+    def stay(self) -> None:
+        """Take back `leave`: the relay is there again. A `run` that has returned is called anew."""
+        self._leaving = False
+
+    @property
+    def over(self) -> bool:
+        """Whether it was left and has nothing open any more."""
+        return self._leaving and self._session is None and not self._retired
+
     async def run(self) -> None:
-        """Dial, wait until the connection is lost, and dial again, until cancelled.
+        """Dial, wait until the connection is lost, and dial again, until cancelled or left.
 
         Cancelling closes the session. If an error is raised, the session stays open, so that
         another `run` can continue it.
         """
         loop = asyncio.get_running_loop()
         try:
-            while True:
+            while not self._leaving or self.connected:
                 self._wake.clear()
                 wait_s = None if self.connected else await self._try()
                 if wait_s is None:
@@ -143,6 +161,7 @@ class Tunnel:
                     wait_s = self._backoff.next_wait_s(loop.time(), self._asked_s)
                     self._asked_s = 0.0
                 await self._pause(wait_s)
+            self._begin_anew()
         except asyncio.CancelledError:
             self.close()
             raise
@@ -163,7 +182,8 @@ class Tunnel:
         try:
             connected = await self._dial(hello)
         except WaiError as error:
-            self._say_once(f"{error}")
+            if not self._leaving:
+                self._say_once(f"{error}")
             if isinstance(error, Stalled):
                 self._stalled(now())
             asked_s = error.retry_after_s or (REFUSED_WAIT_S if is_final(error) else 0.0)
@@ -191,7 +211,9 @@ class Tunnel:
             async with asyncio.timeout(None) as self._dialling:
                 return await dial(self._address, self._key, hello, terms=terms)
         except TimeoutError:
-            raise TransportError("the network changed during a dial") from None
+            raise TransportError(
+                "the relay is gone" if self._leaving else "the network changed during a dial"
+            ) from None
         finally:
             self._dialling = None
 
@@ -271,7 +293,7 @@ class Tunnel:
 
     async def _pause(self, wait_s: float) -> None:
         """Wait `wait_s`, or until something asks for a dial at once."""
-        if self._moved or (self._wake.is_set() and self.connected):
+        if self._moved or self._leaving or (self._wake.is_set() and self.connected):
             return
         self._wake.clear()
         try:
