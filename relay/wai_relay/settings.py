@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -48,31 +49,39 @@ class SettingsBook:
         self._store = store
         self._clock = clock
         self.now = RelaySettings()
+        self._changing = asyncio.Lock()
+        """Held while a change is written, and while others' changes are read."""
 
     @classmethod
     async def load(cls, store: Store, clock: Callable[[], float] = time.time) -> SettingsBook:
         """What was set; the default for what was not."""
         book = cls(store, clock)
-        known = {field.name for field in fields(RelaySettings)}
-        rows = await store.read("SELECT name, value FROM settings")
-        kept = {row["name"]: json.loads(row["value"]) for row in rows if row["name"] in known}
-        book.now = RelaySettings(**kept)
+        await book.follow()
         return book
+
+    async def follow(self) -> None:
+        """Take over what the store has: another relay has changed it. Raises `StoreError`."""
+        known = {field.name for field in fields(RelaySettings)}
+        async with self._changing:
+            rows = await self._store.read("SELECT name, value FROM settings")
+            kept = {row["name"]: json.loads(row["value"]) for row in rows if row["name"] in known}
+            self.now = RelaySettings(**kept)
 
     async def change(self, **changes: Any) -> RelaySettings:
         """Set some of them. Raises `RequestError`, and changes nothing, if one makes no sense."""
         changed = replace(self.now, **changes)
         values = asdict(changed)
-        await self._store.write(
-            *(
-                Write(
-                    "INSERT INTO settings (name, value, changed_at) VALUES ($1, $2, $3)"
-                    " ON CONFLICT (name) DO UPDATE SET"
-                    " value = excluded.value, changed_at = excluded.changed_at",
-                    (name, json.dumps(values[name]), self._clock()),
+        async with self._changing:
+            await self._store.write(
+                *(
+                    Write(
+                        "INSERT INTO settings (name, value, changed_at) VALUES ($1, $2, $3)"
+                        " ON CONFLICT (name) DO UPDATE SET"
+                        " value = excluded.value, changed_at = excluded.changed_at",
+                        (name, json.dumps(values[name]), self._clock()),
+                    )
+                    for name in changes
                 )
-                for name in changes
             )
-        )
-        self.now = replace(self.now, **changes)
+            self.now = replace(self.now, **changes)
         return self.now

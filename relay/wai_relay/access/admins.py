@@ -6,6 +6,7 @@ a new token in that file replaces the old one.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -24,6 +25,12 @@ LOCAL_ADMIN: Final = "local"
 _MARK: Final = b"wai sign-in by "
 
 
+def local_admin_of(relay_id: str) -> str:
+    """The name of the admin of one machine where several relays share a store: each has a token of
+    its own, by which its owner may sign in at the others too."""
+    return f"{LOCAL_ADMIN}@{relay_id}"
+
+
 class AdminRecord(msgspec.Struct, frozen=True):
     """An admin by name; `created_at` is seconds since 1970."""
 
@@ -34,37 +41,57 @@ class AdminRecord(msgspec.Struct, frozen=True):
 class Admins:
     """The admins that are not revoked. Make it with `load`. Belongs to one event loop."""
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float], local: str = LOCAL_ADMIN) -> None:
         self._store = store
         self._clock = clock
+        self.local = local
+        """The admin of this machine, whose token is in the relay's data folder."""
         self._by_name: dict[str, bytes] = {}
         self._unwritten: set[str] = set()
         """Names that are revoked, but not yet in the store, so that a restart would undo it."""
+        self._changing = asyncio.Lock()
+        """Held while a change is written, and while others' changes are read."""
 
     @classmethod
     async def load(
-        cls, store: Store, local_token: str, clock: Callable[[], float] = time.time
+        cls,
+        store: Store,
+        local_token: str,
+        clock: Callable[[], float] = time.time,
+        *,
+        local: str = LOCAL_ADMIN,
     ) -> Admins:
-        """Load the admins from the store, and set the token of `local`.
+        """Load the admins from the store, and set the token of `local`, this machine's.
 
-        `clock`: returns seconds since 1970. Raises `StoreError`.
+        Relays that share a store have a name of their own for it: see `local_admin_of`. `clock`:
+        returns seconds since 1970. Raises `StoreError`.
         """
-        admins = cls(store, clock)
+        admins = cls(store, clock, local)
         digest = hashlib.sha256(local_token.encode()).digest()
-        for row in await store.read(
-            "SELECT name, token_sha256 FROM admins WHERE revoked_at IS NULL"
-        ):
-            admins._by_name[row["name"]] = row["token_sha256"]
-        if admins._by_name.get(LOCAL_ADMIN) != digest:  # unchanged: start without a write to disk
+        await admins.follow()
+        if admins._by_name.get(local) != digest:  # unchanged: start without a write to disk
             await store.write(
                 Write(
                     "INSERT INTO admins (name, token_sha256, created_at) VALUES ($1, $2, $3)"
-                    " ON CONFLICT (name) DO UPDATE SET token_sha256 = excluded.token_sha256",
-                    (LOCAL_ADMIN, digest, clock()),
+                    " ON CONFLICT (name) DO UPDATE SET token_sha256 = excluded.token_sha256,"
+                    " revoked_at = NULL",
+                    (local, digest, clock()),
                 )
             )
-            admins._by_name[LOCAL_ADMIN] = digest
+            admins._by_name[local] = digest
         return admins
+
+    async def follow(self) -> None:
+        """Take over what the store has: another relay has changed it. Raises `StoreError`."""
+        query = "SELECT name, token_sha256 FROM admins WHERE revoked_at IS NULL"
+        async with self._changing:
+            rows = await self._store.read(query)
+            found = {row["name"]: row["token_sha256"] for row in rows}
+            if (mine := self._by_name.get(self.local)) is not None:
+                found[self.local] = mine  # this machine's file says it, not the store
+            for name in self._unwritten:
+                found.pop(name, None)
+            self._by_name = found
 
     def knows(self, name: str) -> bool:
         """Return whether there is an admin of this name who is not revoked."""
@@ -80,12 +107,12 @@ class Admins:
     def replace_local(self, token: str) -> None:
         """Replace the token of `local`, which ends the sign-ins made with the old one."""
         digest = hashlib.sha256(token.encode()).digest()
-        if hmac.compare_digest(self._by_name[LOCAL_ADMIN], digest):
+        if hmac.compare_digest(self._by_name[self.local], digest):
             return
-        self._by_name[LOCAL_ADMIN] = digest
+        self._by_name[self.local] = digest
         # Not awaited: the next start reads the token from its file in any case.
         self._store.submit(
-            Write("UPDATE admins SET token_sha256 = $1 WHERE name = $2", (digest, LOCAL_ADMIN))
+            Write("UPDATE admins SET token_sha256 = $1 WHERE name = $2", (digest, self.local))
         )
 
     async def list(self) -> list[AdminRecord]:
@@ -103,20 +130,21 @@ class Admins:
         if not re.fullmatch(ADMIN_NAME, name):
             raise RequestError("an admin's name has 1 to 64 letters, digits, dots, dashes, `@`")
         digest, now = hashlib.sha256(token.encode()).digest(), self._clock()
-        try:
-            await self._store.write(
-                Write(
-                    "INSERT INTO admins (name, token_sha256, created_at) VALUES ($1, $2, $3)"
-                    " ON CONFLICT (name) DO UPDATE SET token_sha256 = excluded.token_sha256,"
-                    " created_at = excluded.created_at, revoked_at = NULL"
-                    " WHERE admins.revoked_at IS NOT NULL",
-                    (name, digest, now),
-                    rows=1,
+        async with self._changing:
+            try:
+                await self._store.write(
+                    Write(
+                        "INSERT INTO admins (name, token_sha256, created_at) VALUES ($1, $2, $3)"
+                        " ON CONFLICT (name) DO UPDATE SET token_sha256 = excluded.token_sha256,"
+                        " created_at = excluded.created_at, revoked_at = NULL"
+                        " WHERE admins.revoked_at IS NOT NULL",
+                        (name, digest, now),
+                        rows=1,
+                    )
                 )
-            )
-        except ConflictError:
-            raise RequestError(f"there is an admin {name} already", Fault.NAME_TAKEN) from None
-        self._by_name[name] = digest
+            except ConflictError:
+                raise RequestError(f"there is an admin {name} already", Fault.NAME_TAKEN) from None
+            self._by_name[name] = digest
         return AdminRecord(name, now)
 
     async def revoke(self, name: str) -> None:
@@ -125,20 +153,23 @@ class Admins:
         Raises `RequestError` for an unknown admin and for `local`. Raises `StoreError` if it could
         not be stored: then it holds until a restart, and this may be called again.
         """
-        if name == LOCAL_ADMIN:
+        if name == self.local:
             raise RequestError(
-                "`local` is the admin of this machine and is not revoked; replace its token file",
+                f"`{name}` is the admin of this machine and is not revoked; replace its token file",
                 Fault.FORBIDDEN,
             )
         if self._by_name.pop(name, None) is None and name not in self._unwritten:
             raise RequestError(f"there is no admin {name[:80]!r}", Fault.NOT_FOUND)
         self._unwritten.add(name)
         try:
-            await self._store.write(
-                Write("UPDATE admins SET revoked_at = $1 WHERE name = $2", (self._clock(), name)),
-                # In one transaction: a later admin of this name must not get the sign-ins.
-                Write("DELETE FROM sign_ins WHERE admin = $1", (name,)),
-            )
+            async with self._changing:
+                await self._store.write(
+                    Write(
+                        "UPDATE admins SET revoked_at = $1 WHERE name = $2", (self._clock(), name)
+                    ),
+                    # In one transaction: a later admin of this name must not get the sign-ins.
+                    Write("DELETE FROM sign_ins WHERE admin = $1", (name,)),
+                )
         except StoreError as error:
             raise undone_by_restart(f"the admin {name} is refused", error) from error
         self._unwritten.discard(name)

@@ -38,6 +38,7 @@ MAX_LENT: Final = 8  # as many doctors and replays at once
 TRIAL_NAME: Final = "an admin's trial"
 
 
+_CHANGED: Final = "the key was changed meanwhile; load it and try again"
 _NAMES: Final = "SELECT id, name FROM api_keys"
 
 
@@ -53,19 +54,48 @@ class KeyRing:
         self._former = FormerSecrets()
         self._unwritten: set[str] = set()
         """Ids that are revoked, but not yet in the store, so that a restart would undo it."""
+        self._changing = asyncio.Lock()
+        """Held while a change is written, and while others' changes are read: so what is read is
+        never older than what this relay has written."""
 
     @classmethod
     async def load(cls, store: Store, clock: Callable[[], float] = time.time) -> KeyRing:
         """Load all keys that are not revoked. `clock`: returns seconds since 1970."""
         ring = cls(store, clock)
-        labels = await read_labels(store)
-        for row in await store.read("SELECT * FROM api_keys WHERE revoked_at IS NULL"):
-            ring._keep(key_of(row, labels))
-        ring._former = await FormerSecrets.load(store, clock())
+        await ring.follow()
         latest = "SELECT * FROM api_keys WHERE revoked_at IS NOT NULL ORDER BY revoked_at DESC"
         for row in reversed(await store.read(f"{latest} LIMIT $1", MAX_REVOKED)):
             ring._revoked.remember(key_of(row, {}))
         return ring
+
+    async def follow(self, key_id: str | None = None) -> None:
+        """Take over what the store has of one key, or of all: another relay has changed it.
+
+        Raises `StoreError`; then nothing has changed.
+        """
+        async with self._changing:
+            labels = await read_labels(self._store, key_id)
+            if key_id is None:
+                rows = await self._store.read("SELECT * FROM api_keys WHERE revoked_at IS NULL")
+            else:
+                rows = await self._store.read("SELECT * FROM api_keys WHERE id = $1", key_id)
+            former = await FormerSecrets.load(self._store, self._clock())
+            stored = {row["id"]: key_of(row, labels) for row in rows}
+            gone = set(self._by_id) if key_id is None else {key_id}
+            for known in [self._by_id[known] for known in gone if known in self._by_id]:
+                found = stored.get(known.id)
+                if found is None or found.revoked_at is not None:
+                    self._forget(known)
+            for key in stored.values():
+                if key.revoked_at is None and key.id not in self._unwritten:
+                    self._keep(key)
+            self._former = former
+
+    def _forget(self, key: ApiKey) -> None:
+        """Refuse a key from now on, and remember whose it was."""
+        del self._by_id[key.id]
+        self._by_hash.pop(key.sha256, None)
+        self._revoked.remember(key)
 
     def authenticate(self, headers: Headers) -> ApiKey:
         """Return the key of a request, from `Authorization: Bearer`, `x-api-key`, Azure's
@@ -185,8 +215,9 @@ class KeyRing:
         check_key_name(name)
         made, secret = _new_key(name, limits or KeyLimits(), self._clock())
         key = replace(made, labels=_ordered(labels))
-        await self._store.write(*inserted(key))
-        self._keep(key)
+        async with self._changing:
+            await self._store.write(*inserted(key))
+            self._keep(key)
         return key, secret
 
     async def rotate(self, key_id: str, grace_s: float) -> tuple[ApiKey, str]:
@@ -224,19 +255,18 @@ class KeyRing:
         if key is None:
             raise _no_such_key(key_id)
         changed = replace(key, **changes, version=key.version + 1)
-        try:
-            await self._store.write(*updated(key, changed), *also)
-        except ConflictError:
-            if key_id in self._by_id:
-                raise RequestError("the key was changed meanwhile; load it and try again") from None
-            raise _no_such_key(key_id) from None
-        # The key may have been revoked during the write; it must stay revoked.
-        if self._by_id.get(key_id) is not key:
-            raise _no_such_key(key_id)
-        if changed.sha256 != key.sha256:
-            del self._by_hash[key.sha256]
-        self._keep(changed)
-        return changed
+        async with self._changing:
+            try:
+                await self._store.write(*updated(key, changed), *also)
+            except ConflictError:
+                if key_id in self._by_id:
+                    raise RequestError(_CHANGED) from None
+                raise _no_such_key(key_id) from None
+            # The key may have been revoked during the write; it must stay revoked.
+            if key_id not in self._by_id:
+                raise _no_such_key(key_id)
+            self._keep(changed)
+            return changed
 
     async def rename(self, key_id: str, name: str) -> ApiKey:
         """Give a key another name. Raises `RequestError` as `set_limits` does, or on a bad name."""
@@ -249,25 +279,26 @@ class KeyRing:
         Does nothing if it is revoked already. Raises `RequestError` (NOT_FOUND) for an unknown key,
         and `StoreError` if it could not be stored: then it holds until the relay restarts.
         """
-        key = self._by_id.pop(key_id, None)
+        key = self._by_id.get(key_id)
         if key is not None:
-            del self._by_hash[key.sha256]
-            self._revoked.remember(key)
+            self._forget(key)
+            self._unwritten.add(key_id)
         try:
-            await self._store.write(
-                Write(
-                    "UPDATE api_keys SET version = version + 1,"
-                    " revoked_at = coalesce(revoked_at, $1) WHERE id = $2",
-                    (self._clock(), key_id),
-                    rows=1,
+            async with self._changing:
+                await self._store.write(
+                    Write(
+                        "UPDATE api_keys SET version = version + 1,"
+                        " revoked_at = coalesce(revoked_at, $1) WHERE id = $2",
+                        (self._clock(), key_id),
+                        rows=1,
+                    )
                 )
-            )
         except ConflictError:
+            self._unwritten.discard(key_id)
             raise _no_such_key(key_id) from None
         except StoreError as error:
-            if key is None and key_id not in self._unwritten:
+            if key_id not in self._unwritten:
                 raise
-            self._unwritten.add(key_id)
             raise undone_by_restart(f"the key {key_id} is refused", error) from error
         self._unwritten.discard(key_id)
 
@@ -297,6 +328,9 @@ class KeyRing:
         return {row["id"]: row["name"] for row in rows}
 
     def _keep(self, key: ApiKey) -> None:
+        known = self._by_id.get(key.id)
+        if known is not None and known.sha256 != key.sha256:
+            self._by_hash.pop(known.sha256, None)  # it has another secret now
         self._by_hash[key.sha256] = key
         self._by_id[key.id] = key
 

@@ -8,6 +8,7 @@ the cookie, which only the dashboard's own page can read.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -20,7 +21,7 @@ import msgspec
 from msgspec.structs import replace
 
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
-from wai_relay.storage import Store, Write, undone_by_restart
+from wai_relay.storage import Row, Store, Write, undone_by_restart
 
 from .admins import Admins
 from .sign_in_links import LINK_PREFIX, SignInLinks
@@ -68,6 +69,8 @@ class SignIns:
         self._by_hash: dict[bytes, SignIn] = {}
         self._unwritten: dict[str, SignIn] = {}
         """Sign-ins by id that have ended, but are still in the store: a restart would undo it."""
+        self._changing = asyncio.Lock()
+        """Held while a change is written, and while others' changes are read."""
 
     @classmethod
     async def load(
@@ -75,24 +78,24 @@ class SignIns:
     ) -> SignIns:
         """Load the sign-ins from the store that are still valid. Raises `StoreError`."""
         sign_ins = cls(store, admins, clock)
-        for row in await store.read("SELECT * FROM sign_ins ORDER BY created_at"):
-            known = SignIn(
-                id=row["id"],
-                sha256=row["cookie_sha256"],
-                admin=row["admin"],
-                token_mark=row["token_mark"],
-                created_at=row["created_at"],
-                expires_at=row["expires_at"],
-                used_at=row["used_at"],
-                address=row["address"],
-                user_agent=row["user_agent"],
-            )
-            sign_ins._by_hash[known.sha256] = known
+        await sign_ins.follow()
         try:
             await sign_ins._end([one for one in sign_ins._by_hash.values() if sign_ins._over(one)])
         except StoreError as error:  # they are refused nevertheless
             _log.warning("sign-ins that have ended could not be deleted: %s", error)
         return sign_ins
+
+    async def follow(self) -> None:
+        """Take over what the store has: at another relay one began or ended. Raises `StoreError`.
+
+        When each was used last, this relay knows of itself alone.
+        """
+        async with self._changing:
+            rows = await self._store.read("SELECT * FROM sign_ins ORDER BY created_at")
+            before, self._by_hash = self._by_hash, {}
+            for stored in map(_from_row, rows):
+                if stored.id not in self._unwritten:
+                    self._by_hash[stored.sha256] = before.get(stored.sha256, stored)
 
     async def begin(
         self, token: bytes, *, address: str = "", user_agent: str = ""
@@ -121,19 +124,20 @@ class SignIns:
         )
         while len(self._by_hash) >= MAX_SIGN_INS:
             await self._end([next(iter(self._by_hash.values()))])
-        await self._store.write(
-            Write(
-                "INSERT INTO sign_ins (cookie_sha256, id, admin, token_mark, created_at,"
-                " expires_at, used_at, address, user_agent)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-                (
-                    *(sign_in.sha256, sign_in.id, admin, sign_in.token_mark),
-                    *(sign_in.created_at, sign_in.expires_at, sign_in.used_at),
-                    *(sign_in.address, sign_in.user_agent),
-                ),
+        async with self._changing:
+            await self._store.write(
+                Write(
+                    "INSERT INTO sign_ins (cookie_sha256, id, admin, token_mark, created_at,"
+                    " expires_at, used_at, address, user_agent)"
+                    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                    (
+                        *(sign_in.sha256, sign_in.id, admin, sign_in.token_mark),
+                        *(sign_in.created_at, sign_in.expires_at, sign_in.used_at),
+                        *(sign_in.address, sign_in.user_agent),
+                    ),
+                )
             )
-        )
-        self._by_hash[sign_in.sha256] = sign_in
+            self._by_hash[sign_in.sha256] = sign_in
         return sign_in, cookie
 
     def find(self, cookie: str) -> SignIn:
@@ -206,11 +210,28 @@ class SignIns:
             return
         forget = "DELETE FROM sign_ins WHERE cookie_sha256 = $1"
         try:
-            await self._store.write(*(Write(forget, (one.sha256,)) for one in unwritten.values()))
+            async with self._changing:
+                await self._store.write(
+                    *(Write(forget, (one.sha256,)) for one in unwritten.values())
+                )
         except StoreError as error:
             raise undone_by_restart("the sign-in is ended", error) from error
         for sign_in_id in unwritten:
             self._unwritten.pop(sign_in_id, None)
+
+
+def _from_row(row: Row) -> SignIn:
+    return SignIn(
+        id=row["id"],
+        sha256=row["cookie_sha256"],
+        admin=row["admin"],
+        token_mark=row["token_mark"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        used_at=row["used_at"],
+        address=row["address"],
+        user_agent=row["user_agent"],
+    )
 
 
 def csrf_token(cookie: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from wai_protocol.errors import AuthError, Fault
 from wai_protocol.handshake import SESSION_ID_BYTES, Hello, ProvenHello, Welcome
 from wai_protocol.limits import PROCESS_GROWTH_BYTES, Limits
+from wai_protocol.relay_list import RelayList
 from wai_protocol.window import GrowthBudget
 
 from .instances import COPY_RETRY_S, InstanceVerdict
@@ -77,6 +78,8 @@ class ConnectedFleet:
         self._sessions: dict[bytes, NodeSession] = {}
         self._expected: set[str] = set()
         self._missed_until = 0.0  # by the loop's clock
+        self.relays = RelayList()
+        """The relays that share this fleet, as nodes are told; empty where there is one alone."""
         for record in registry.nodes():
             self._nodes[record.id] = Node(self, record)
 
@@ -139,11 +142,8 @@ class ConnectedFleet:
             name = hello.name or None
             record = await self._invites.redeem(claim.invite_secret, hello.public, name, hello.host)
         else:
-            record = self._registry.by_public_key(hello.public)
-        node = self._nodes.get(record.id)
-        if node is None:
-            node = self._nodes[record.id] = Node(self, record)
-            self.changes += 1
+            record = await self._registry.find_joined(hello.public)
+        node = self._know(record)
         if claim.invite_secret is None:
             await self._keep_copies_out(node, hello)
             record = self._registry.by_public_key(hello.public)  # it may be removed by now
@@ -167,6 +167,13 @@ class ConnectedFleet:
         )
         asyncio.get_running_loop().call_soon(node.changed)
         return AdmittedNode(session.live, welcome)
+
+    def _know(self, record: NodeRecord) -> Node:
+        node = self._nodes.get(record.id)
+        if node is None:
+            node = self._nodes[record.id] = Node(self, record)
+            self.changes += 1
+        return node
 
     async def _keep_copies_out(self, node: Node, hello: Hello) -> None:
         """Raise `AuthError` if another machine has this node's identity, and was here before."""
@@ -211,6 +218,7 @@ class ConnectedFleet:
         session = NodeSession(node, session_id, hello, self.limits, self.growth)
         self._sessions[session.id] = session
         node.sessions.append(session)
+        session.tell_relays(self.relays)
         if node.connected_at is None:
             node.connected_at = time.time()
         return session
@@ -224,12 +232,20 @@ class ConnectedFleet:
         is out until the relay restarts, and still listed, so that it can be removed once more.
         """
         node = self._get(name_or_id)
+        self._cut_off(node)
+        record = await self._registry.remove(node.record.id)
+        self._let_go(node)
+        return record
+
+    def _cut_off(self, node: Node) -> None:
         for session in list(node.sessions):
             session.live.close(Fault.NODE_REMOVED, "the node was removed from this relay")
-        record = await self._registry.remove(node.record.id)
-        self._nodes.pop(record.id, None)
-        self.changes += 1
-        return record
+
+    def _let_go(self, node: Node) -> None:
+        """List a node no more that was removed, here or at another relay."""
+        self._cut_off(node)
+        if self._nodes.pop(node.record.id, None) is not None:
+            self.changes += 1
 
     async def drain(self, name_or_id: str, *, drained: bool = True) -> None:
         """Give a node no new requests, or give it some again; after a restart too.
@@ -261,6 +277,23 @@ class ConnectedFleet:
         node = self._get(name_or_id)
         await self._registry.rename(node.record.id, name)
         self._take_over_record(node)
+
+    async def follow(self, node_id: str | None = None) -> None:
+        """Take over what another relay has made of one node, or of all: one joined, was renamed,
+        drained or removed. Raises `StoreError`."""
+        await self._registry.follow(node_id)
+        for record in self._registry.nodes():
+            if node_id in (None, record.id) and (node := self._know(record)).record != record:
+                node.take_record(record)
+        for node in list(self._nodes.values()):
+            if self._registry.get(node.record.id) is None:
+                self._let_go(node)
+
+    def tell_relays(self, relays: RelayList) -> None:
+        """Tell every node, now and when it comes, of the relays that share this fleet."""
+        self.relays = relays
+        for session in self._sessions.values():
+            session.tell_relays(relays)
 
     def _take_over_record(self, node: Node) -> None:
         record = self._registry.get(node.record.id)

@@ -6,6 +6,7 @@ node comes in by an invite; liveness, models and drains are `nodes`'.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -55,14 +56,38 @@ class NodeRegistry:
         self._by_public: dict[bytes, NodeRecord] = {}
         self._unwritten: dict[str, NodeRecord] = {}
         """Removals that the store does not have: a restart would undo them."""
+        self._changing = asyncio.Lock()
+        """Held while a change is written, and while others' changes are read: so what is read is
+        never older than what this relay has written."""
 
     @classmethod
     async def load(cls, store: Store, clock: Callable[[], float] = time.time) -> NodeRegistry:
         """Everything that the store knows. `clock` gives seconds since 1970."""
         registry = cls(store, clock)
-        for row in await store.read("SELECT * FROM nodes ORDER BY created_at, id"):
-            registry.keep(node_from_row(row))
+        await registry.follow()
         return registry
+
+    async def follow(self, node_id: str | None = None) -> None:
+        """Take over what the store has of one node, or of all: another relay has changed it.
+
+        Raises `StoreError`; then nothing has changed.
+        """
+        async with self._changing:
+            if node_id is None:
+                rows = await self._store.read("SELECT * FROM nodes ORDER BY created_at, id")
+            else:
+                rows = await self._store.read("SELECT * FROM nodes WHERE id = $1", node_id)
+            for node in map(node_from_row, rows):
+                self.keep(self._unwritten.get(node.id, node))
+
+    async def find_joined(self, public_key: bytes) -> NodeRecord:
+        """Do as `by_public_key`, and look into a store that other relays share, by one of which
+        the node may have joined just now. Raises `AuthError`, `StoreError`."""
+        if public_key not in self._by_public and self._store.shared:
+            rows = await self._store.read("SELECT id FROM nodes WHERE public_key = $1", public_key)
+            for row in rows:
+                await self.follow(row["id"])
+        return self.by_public_key(public_key)
 
     def nodes(self) -> list[NodeRecord]:
         """The nodes that are not removed, in the order in which they joined."""
@@ -116,12 +141,13 @@ class NodeRegistry:
         self.keep(removed)  # before the disk knows: who removes a node wants it out now
         self._unwritten[node_id] = removed
         try:
-            await self._store.write(
-                Write(
-                    "UPDATE nodes SET removed_at = $1 WHERE id = $2 AND removed_at IS NULL",
-                    (removed.removed_at, node_id),
+            async with self._changing:
+                await self._store.write(
+                    Write(
+                        "UPDATE nodes SET removed_at = $1 WHERE id = $2 AND removed_at IS NULL",
+                        (removed.removed_at, node_id),
+                    )
                 )
-            )
         except StoreError as error:
             raise undone_by_restart(f"the node {removed.name} is cut off", error) from error
         self._unwritten.pop(node_id, None)
@@ -152,14 +178,15 @@ class NodeRegistry:
         node = self.get(node_id)
         if node is None:
             raise no_such_node(node_id)
-        changed = replace(node, **changes)
-        self.keep(changed)
-        try:
-            await self._store.write(
-                Write("UPDATE nodes SET options = $1 WHERE id = $2", (changed.options, node_id))
-            )
-        except StoreError as error:
-            raise undone_by_restart(f"the node {node.name} is changed", error) from error
+        async with self._changing:
+            changed = replace(self._by_id[node_id], **changes)
+            self.keep(changed)
+            try:
+                await self._store.write(
+                    Write("UPDATE nodes SET options = $1 WHERE id = $2", (changed.options, node_id))
+                )
+            except StoreError as error:
+                raise undone_by_restart(f"the node {node.name} is changed", error) from error
         return self._by_id[node_id]
 
     async def rename(self, node_id: str, name: str) -> NodeRecord:
@@ -168,22 +195,23 @@ class NodeRegistry:
         if node is None:
             raise no_such_node(node_id)
         check_name(name)
-        try:
-            await self._store.write(
-                Write(
-                    "UPDATE nodes SET name = $1 WHERE id = $2 AND removed_at IS NULL",
-                    (name, node_id),
-                    rows=1,
+        async with self._changing:
+            try:
+                await self._store.write(
+                    Write(
+                        "UPDATE nodes SET name = $1 WHERE id = $2 AND removed_at IS NULL",
+                        (name, node_id),
+                        rows=1,
+                    )
                 )
-            )
-        except ConflictError:
-            if self.get(node_id) is None:
-                raise no_such_node(node_id) from None
-            raise name_taken(name) from None
-        current = self._by_id[node_id]
-        renamed = replace(current, name=name)  # removed meanwhile: then it stays removed
-        self.keep(renamed)
-        return renamed
+            except ConflictError:
+                if self.get(node_id) is None:
+                    raise no_such_node(node_id) from None
+                raise name_taken(name) from None
+            current = self._by_id[node_id]
+            renamed = replace(current, name=name)  # removed meanwhile: then it stays removed
+            self.keep(renamed)
+            return renamed
 
 
 def check_name(name: str) -> None:

@@ -28,6 +28,8 @@ from wai_protocol.events import (
 from wai_protocol.frames import printable
 from wai_protocol.handshake import Hello
 from wai_protocol.limits import MAX_MESSAGE_CHARS, TURN_COST, Limits
+from wai_protocol.relay_list import METHOD as RELAYS_LIST
+from wai_protocol.relay_list import RelayList
 from wai_protocol.session import Role, Session
 from wai_protocol.status import MAX_COUNT, MAX_NAME_CHARS, NodeStatus
 from wai_protocol.surface import Headers
@@ -162,6 +164,18 @@ class NodeSession:
         finally:
             self._calls.pop(call, None)
             self.live.core.give_up_call(call)
+
+    def tell_relays(self, relays: RelayList) -> None:
+        """Tell the node of the relays that share its fleet, if there are several. Its answer is not
+        awaited: an older node does not know this CALL."""
+        if not relays.relays:
+            return
+        try:
+            self.live.core.call(RELAYS_LIST, relays.to_map())
+        except WaiError as error:  # too much waits for this node; the next list finds it
+            _log.warning("node %s was not told of the relays: %s", self.node.name, error)
+            return
+        self.live.flush()
 
     def _on_event(self, event: Event) -> None:
         """Pass `event` to whom it concerns. What a stream's sink raises ends that stream, and its

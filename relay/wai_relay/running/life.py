@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from wai_protocol.errors import StoreError, TransportError
-from wai_relay.access.admins import LOCAL_ADMIN
 from wai_relay.access.sign_in_links import sign_in_url
 from wai_relay.config import RelayConfig
 from wai_relay.database import open_database
@@ -221,7 +220,8 @@ class Relay:
 
     def sign_in_link(self) -> str:
         """Return a link that opens the dashboard on this machine, signed in as its local admin."""
-        secret, _ = self._parts.context.sign_ins.links.make(LOCAL_ADMIN)
+        context = self._parts.context
+        secret, _ = context.sign_ins.links.make(context.admins.local)
         return sign_in_url(self._live.now.local_url(self.port), secret)
 
     def announce(self) -> None:

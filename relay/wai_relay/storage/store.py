@@ -48,6 +48,9 @@ class Write(msgspec.Struct, frozen=True):
 class Store(abc.ABC):
     """The persistent data of a relay. May be used from the event loop of any thread."""
 
+    shared: bool = False
+    """Whether other relays may use it at the same time."""
+
     @abc.abstractmethod
     async def write(self, *writes: Write) -> None:
         """Commit `writes` as one transaction; when this returns, it is on disk.
