@@ -26,8 +26,9 @@ from wai_protocol.events import (
 )
 from wai_protocol.handshake import Hello, Welcome
 from wai_protocol.identity import NodeKey
+from wai_protocol.known_relay import KnownRelay
 from wai_protocol.limits import Limits
-from wai_protocol.relay_list import KnownRelay, RelayList
+from wai_protocol.relay_list import RelayList
 from wai_protocol.status import MAX_MODELS, MAX_NAME_CHARS, NodeStatus
 from wai_protocol.surface import ROUTES, RouteTable
 from wai_transport.live_session import LiveSession

@@ -14,13 +14,15 @@ from typing import Any, Final, NamedTuple
 import anyio
 import uvloop
 
+from wai_protocol.errors import TransportError
 from wai_protocol.handshake import MAX_TEXT_CHARS, Hello
 from wai_protocol.identity import NONCE_BYTES, NodeKey, inference_key
+from wai_protocol.invite import Invite, secret_sha256
 from wai_protocol.invite import decode as decode_invite
-from wai_protocol.invite import secret_sha256
+from wai_protocol.known_relay import KnownRelay
 from wai_protocol.limits import Limits
 from wai_protocol.relay_list import METHOD as RELAYS_LIST
-from wai_protocol.relay_list import KnownRelay, RelayList
+from wai_protocol.relay_list import RelayList
 from wai_protocol.surface import RouteTable, extra_route
 from wai_transport.folder import DataFolder, FolderLock
 from wai_transport.heap import settle_heap
@@ -45,7 +47,7 @@ from .models.hub import Hub, HubSettings
 from .models.sampler import Looker, Sampler, watch_seconds
 from .relays import forget_relays, keep_relays, load_relays
 from .standing import keep_standing
-from .tunnel.dial import RelayAddress, dial
+from .tunnel.dial import Connected, RelayAddress, dial
 from .tunnel.goodbye import say_goodbye
 from .upstreams.consent import Consent
 from .upstreams.detect import find_upstreams, upstream_at
@@ -74,20 +76,19 @@ async def _join(config: JoinConfig) -> Membership:
     if (kept := joined_by(folder, digest)) is not None:
         return kept
     key = load_key(folder)
-    address = _address(config, invite.url, invite.relay, invite.pin)
     hello = Hello(
         *(key.public, config.name or "", b""),
         agent=f"wai/{VERSION}",
         instance="join",
         host=_host_name(),
     )
-    connected = await dial(address, key, hello, invite.secret)
+    relay, connected = await _redeem(config, invite, key, hello)
     await say_goodbye(connected, "it has joined")
     welcome = connected.welcome
     membership = Membership(
-        url=invite.url,
-        relay_public=invite.relay,
-        pin=invite.pin,
+        url=relay.url,
+        relay_public=relay.public,
+        pin=relay.pin,
         node_id=welcome.node_id,
         name=welcome.name,
         allow_deploy=config.allow_deploy,
@@ -96,6 +97,23 @@ async def _join(config: JoinConfig) -> Membership:
     forget_relays(folder)  # of another fleet
     keep_membership(folder, membership)
     return membership
+
+
+async def _redeem(
+    config: JoinConfig, invite: Invite, key: NodeKey, hello: Hello
+) -> tuple[KnownRelay, Connected]:
+    """Ask the invite's relays one after the other, until one can be reached. Raises `WaiError`:
+    what the first one was asked for in vain, or that one refused."""
+    first: TransportError | None = None
+    for relay in invite.relays:
+        try:
+            address = _address(config, relay.url, relay.public, relay.pin)
+            return relay, await dial(address, key, hello, invite.secret)
+        except TransportError as error:
+            first = first or error
+            _log.info("%s: %s", relay.url, error)
+    assert first is not None
+    raise first
 
 
 def run(config: NodeConfig) -> None:

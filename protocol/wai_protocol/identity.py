@@ -22,6 +22,7 @@ KEY_BYTES: Final = 32  # an Ed25519 seed, and an Ed25519 public key (RFC 8032)
 SIGNATURE_BYTES: Final = 64
 NODE_ID_CHARS: Final = 16  # 80 bits of SHA-256: no collision by chance among a relay's nodes
 NODE_ID_PREFIX: Final = "node_"
+RELAY_ID_PREFIX: Final = "relay_"
 INFERENCE_KEY_PREFIX: Final = "wai_ik_"
 INFERENCE_KEY_INFO: Final = b"wai/1 inference key"
 NONCE_BYTES: Final = 16  # 128 bits: no collision by chance among the starts of a server
@@ -91,6 +92,12 @@ def node_id(public: bytes) -> str:
     """Return the id of the node with this public key: `node_` and 16 characters of base32."""
     digest = base64.b32encode(hashlib.sha256(public).digest()).decode().lower()
     return NODE_ID_PREFIX + digest[:NODE_ID_CHARS]
+
+
+def relay_id(public: bytes) -> str:
+    """Return the id of the relay with this public key: `relay_` and 16 characters of base32."""
+    digest = base64.b32encode(hashlib.sha256(public).digest()).decode().lower()
+    return RELAY_ID_PREFIX + digest[:NODE_ID_CHARS]
 
 
 def inference_key(node_key: NodeKey, nonce: bytes) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgpack
 
 from .errors import AuthError, Fault
+from .known_relay import KnownRelay
 
 PREFIX: Final = "wai_inv_"
 FORMAT: Final = 1
@@ -24,6 +25,7 @@ MAX_URL_CHARS: Final = 512
 MIN_SECRET_BYTES: Final = 16  # 128 bits cannot be guessed
 MAX_SECRET_BYTES: Final = 64
 DIGEST_BYTES: Final = 32  # SHA-256, and an Ed25519 public key
+MAX_ALSO: Final = 8  # three to four have room within MAX_CHARS
 MAX_PINS: Final = 4  # two proxies, each with its current and its next key
 
 
@@ -34,35 +36,44 @@ class Invite:
     `url`: the relay's `https://host[:port]` (or `http://` for a relay without TLS in a test).
     `relay`: its Ed25519 public key. `pin`: the SHA-256 of its certificate's SubjectPublicKeyInfo,
     or up to `MAX_PINS` such hashes joined (see `pins_in`), of which any may match; None if the
-    system trusts the certificate.
+    system trusts the certificate. `also`: other relays of the same fleet that redeem it, where this
+    one can't be reached.
     """
 
     url: str
     relay: bytes
     secret: bytes = field(repr=False)
     pin: bytes | None = None
+    also: tuple[KnownRelay, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_url(self.url)
-        if len(self.relay) != DIGEST_BYTES:
-            raise _bad("its relay key does not have 32 bytes")
-        if self.pin is not None and not is_pin(self.pin):
-            raise _bad(f"its certificate pin is not 1 to {MAX_PINS} times 32 bytes")
+        _check_relay(self.url, self.relay, self.pin)
         if not MIN_SECRET_BYTES <= len(self.secret) <= MAX_SECRET_BYTES:
             raise _bad(f"its secret does not have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes")
 
     def encode(self) -> str:
-        """Return the string that a person copies to the node."""
-        packed: bytes = msgpack.packb(
-            {
-                "v": FORMAT,
-                "url": self.url,
-                "pin": self.pin,
-                "relay": self.relay,
-                "secret": self.secret,
-            }
-        )
-        return PREFIX + base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
+        """Return the string that a person copies to the node, with as many of the other relays as
+        there is room for."""
+        fields: dict[str, object] = {
+            "v": FORMAT,
+            "url": self.url,
+            "pin": self.pin,
+            "relay": self.relay,
+            "secret": self.secret,
+        }
+        text = _encoded(fields)
+        for count in range(1, min(len(self.also), MAX_ALSO) + 1):
+            also = [[one.url, one.public, one.pin] for one in self.also[:count]]
+            longer = _encoded({**fields, "also": msgpack.packb(also)})
+            if len(longer) > MAX_CHARS:
+                break
+            text = longer
+        return text
+
+    @property
+    def relays(self) -> tuple[KnownRelay, ...]:
+        """Everybody who redeems it, in the order in which a node asks."""
+        return (KnownRelay(self.url, self.relay, self.pin), *self.also)
 
 
 def decode(text: str) -> Invite:
@@ -81,7 +92,36 @@ def decode(text: str) -> Invite:
         raise _bad("a part of it is missing")
     if pin is not None and not isinstance(pin, bytes):
         raise _bad("its certificate pin is not a byte string")
-    return Invite(url=url, relay=relay, secret=secret, pin=pin)
+    return Invite(url=url, relay=relay, secret=secret, pin=pin, also=_others(fields.get("also")))
+
+
+def _others(packed: object) -> tuple[KnownRelay, ...]:
+    if packed is None:
+        return ()
+    try:
+        if not isinstance(packed, bytes):
+            raise TypeError
+        found = [KnownRelay(*one) for one in msgpack.unpackb(packed, max_array_len=MAX_ALSO)]
+    except (TypeError, ValueError, msgpack.UnpackException) as error:
+        raise _bad("its other relays can't be read") from error
+    for one in found:
+        if not isinstance(one.url, str) or not isinstance(one.public, bytes):
+            raise _bad("its other relays can't be read")
+        _check_relay(one.url, one.public, one.pin)
+    return tuple(found)
+
+
+def _encoded(fields: dict[str, object]) -> str:
+    packed: bytes = msgpack.packb(fields)
+    return PREFIX + base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
+
+
+def _check_relay(url: str, relay: bytes, pin: bytes | None) -> None:
+    _check_url(url)
+    if len(relay) != DIGEST_BYTES:
+        raise _bad("its relay key does not have 32 bytes")
+    if pin is not None and not (isinstance(pin, bytes) and is_pin(pin)):
+        raise _bad(f"its certificate pin is not 1 to {MAX_PINS} times 32 bytes")
 
 
 def is_pin(pin: bytes) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from .errors import RequestError
 from .identity import KEY_BYTES
 from .invite import is_pin
+from .known_relay import KnownRelay
 
 METHOD: Final = "relays.list"
 """The CALL whose params are a list."""
@@ -15,16 +16,6 @@ METHOD: Final = "relays.list"
 MAX_RELAYS: Final = 16  # each costs a node a session; who needs more needs larger machines
 MAX_URL_CHARS: Final = 512
 _MAX_VERSION: Final = 1 << 62
-
-
-@dataclass(frozen=True, slots=True)
-class KnownRelay:
-    """One relay: where nodes reach it, its Ed25519 key, and what its certificate is known by (see
-    `wai_protocol.invite.Invite.pin`)."""
-
-    url: str
-    public: bytes
-    pin: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,14 +32,19 @@ class ReadyNode(Protocol):
 class Readiness:
     """Whether the relay can serve now, for `GET /readyz`."""
 
-    def __init__(self, nodes: Callable[[], Iterable[ReadyNode]]) -> None:
+    def __init__(
+        self,
+        nodes: Callable[[], Iterable[ReadyNode]],
+        drained: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._nodes = nodes
+        self._drained = drained
         self.draining = False
 
     def state(self) -> tuple[str | None, int]:
         """Why the relay can't serve, or None if it can; and how many nodes can."""
         ready = sum(1 for node in self._nodes() if node.ready)
-        if self.draining:
+        if self.draining or self._drained():
             return "draining", ready
         return (None if ready else "no node is ready"), ready
 

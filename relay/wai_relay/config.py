@@ -60,6 +60,9 @@ class RelayConfig:
     CERT,KEY (two PEM files)."""
     public_url: str | None = None
     """How nodes and callers reach this relay, where that is not the address that it listens on."""
+    node_url: str | None = None
+    """How nodes reach this very relay, where `public_url` leads to several relays that share a
+    database."""
     proxy_key_sha256: str = ""
     """With `tls` off: the SHA-256 of the public key in the certificate that the proxy shows, in
     hex; up to four, by commas. Invites carry them, and nodes then believe no other key."""
@@ -132,6 +135,8 @@ class RelayConfig:
         self._check_proxy_key()
         if self.public_url is not None and not self.public_url.startswith(("https://", "http://")):
             raise RequestError("public_url begins with https://")
+        if self.node_url is not None and not self.node_url.startswith(("https://", "http://")):
+            raise RequestError("node_url begins with https://")
         if self.otlp_endpoint is not None and not self.otlp_endpoint.startswith(
             ("https://", "http://")
         ):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wai_protocol.errors import RequestError
-from wai_protocol.relay_list import MAX_RELAYS, KnownRelay, RelayList
+from wai_protocol.known_relay import KnownRelay
+from wai_protocol.relay_list import MAX_RELAYS, RelayList
 
 GOOD: dict[str, Any] = {"url": "https://a.example", "public": "ab" * 32, "pin": None}
 

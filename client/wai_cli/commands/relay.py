@@ -1,13 +1,17 @@
-"""`wai relay`: run a relay."""
+"""`wai relay`: run a relay; `wai relay list|drain|undrain`: those that share its database."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
+from wai_cli.client.target import add_target_options
 from wai_cli.options.paths import add_data_option, relay_data
+from wai_cli.options.values import named
 
 _EXAMPLES = """\
 examples:
@@ -15,6 +19,7 @@ examples:
   wai relay --listen :443 --tls acme --domain llm.example.com
   wai relay --listen :443 --tls fullchain.pem,privkey.pem
   wai relay --listen 127.0.0.1:8080 --tls off   behind a proxy that ends TLS
+  wai relay list                                the relays that share a database
 
 Every flag is also a key of the --config file and a variable WAI_RELAY_…; a flag wins.
 `wai settings relay` prints a file with all keys and what they mean."""
@@ -51,9 +56,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="proxy_key_sha256",
         help="with --tls off: SHA-256 of the proxy's public key, by which nodes authenticate it",
     )
+    parser.add_argument(
+        "--node-url",
+        metavar="URL",
+        help="the URL by which nodes reach this very relay, if --public-url leads to several",
+    )
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
     parser.add_argument("--log-format", metavar="FORMAT", help="text (default) or json")
     parser.set_defaults(run=_run)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION")
+    _configure_actions(actions)
+
+
+def _configure_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    listing = actions.add_parser("list", help="list the relays that share a database")
+    listing.set_defaults(run=partial(_on_relays, "list_relays"))
+    drain = actions.add_parser("drain", help="send a relay no more callers, until it is stopped")
+    drain.set_defaults(run=partial(_on_relays, "drain"))
+    undrain = actions.add_parser("undrain", help="send a drained relay callers again")
+    undrain.set_defaults(run=partial(_on_relays, "undrain"))
+    for action in (drain, undrain):
+        action.add_argument("name", metavar="NAME", type=named, help="the relay's name or id")
+    for action in (listing, drain, undrain):
+        add_target_options(action)
+        action.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
+def _on_relays(action: str, parsed: argparse.Namespace) -> int:
+    """Run a command on the fleet's relays; `wai relay` itself need not load its module."""
+    status: int = getattr(import_module("wai_cli.commands.relays"), action)(parsed)
+    return status
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -65,8 +97,8 @@ def _run(parsed: argparse.Namespace) -> int:
     from wai_transport.private_process import keep_memory_private
 
     names = (
-        *("data", "listen", "tls", "public_url", "domain", "acme_directory", "acme_email"),
-        *("proxy_key_sha256", "log_level", "log_format"),
+        *("data", "listen", "tls", "public_url", "node_url", "domain", "acme_directory"),
+        *("acme_email", "proxy_key_sha256", "log_level", "log_format"),
     )
     flags = {name: getattr(parsed, name) for name in names} | proxy_settings("WAI_RELAY_")
 

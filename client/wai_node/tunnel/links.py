@@ -13,7 +13,8 @@ import logging
 from collections.abc import Callable, Iterator
 
 from wai_node.supervision import Supervision
-from wai_protocol.relay_list import KnownRelay, RelayList
+from wai_protocol.known_relay import KnownRelay
+from wai_protocol.relay_list import RelayList
 
 from .dial import RelayAddress
 from .network import NetworkRoute

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from wai_relay.access.admins import Admins
 from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.fleet.invites import InviteAddress, Invites
+from wai_relay.fleet.relays import Relays
 from wai_relay.gateway.replay import Replays
 from wai_relay.health.health import Health
 from wai_relay.notify.notifier import Notifier
@@ -28,8 +30,8 @@ from .live_nodes import LiveFleet
 
 
 class Context(msgspec.Struct):
-    """Everything that handlers may touch. `address` is what invites say of this relay; a reload may
-    change it."""
+    """Everything that handlers may touch. `address` is what the configuration says of this relay;
+    a reload may change it, and `node_url`."""
 
     fleet: LiveFleet
     keys: KeyRing
@@ -49,11 +51,18 @@ class Context(msgspec.Struct):
     replays: Replays
     address: InviteAddress
     version: str
+    relays: Relays
     health: Health
     notifier: Notifier
+    node_url: str | None = None
     clock: Callable[[], float] = time.time
 
     @property
     def public_url(self) -> str:
         """The relay's URL for callers, nodes and browsers, without a slash at the end."""
         return self.settings.now.public_url or self.address.url
+
+    @property
+    def node_address(self) -> InviteAddress:
+        """How nodes reach this very relay, and know it."""
+        return replace(self.address, url=self.node_url or self.public_url)

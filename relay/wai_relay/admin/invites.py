@@ -24,15 +24,15 @@ async def create_invite(context: Context, call: Call) -> CreatedInvite:
     """A join string for one node; it is in this answer and nowhere else."""
     wanted: CreateInvite = call.body
     settings = context.settings.now
-    address = replace(context.address, url=settings.public_url or context.address.url)
     record, text = await context.invites.create(
-        address,
+        context.node_address,
         name=wanted.name,
         may_deploy=wanted.may_deploy,
         ttl_s=settings.invite_ttl_s if wanted.ttl_s is None else wanted.ttl_s,
+        also=context.relays.others,
     )
     await context.audit.record(call.actor, "invite.create", record.id, name=record.name)
-    command = one_line(address, text)
+    command = one_line(replace(context.address, url=context.public_url), text)
     return CreatedInvite(**_fields(context, record), invite=text, command=command)
 
 

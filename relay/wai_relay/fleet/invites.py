@@ -20,6 +20,7 @@ from wai_api.bounds import MAX_TTL_S
 from wai_protocol.errors import AuthError, Fault, RequestError
 from wai_protocol.identity import node_id
 from wai_protocol.invite import Invite, secret_sha256
+from wai_protocol.known_relay import KnownRelay
 from wai_relay.storage import ConflictError, Row, Store, Write
 
 from .registry import NodeRecord, NodeRegistry, check_name, name_taken, node_from_row
@@ -76,10 +77,12 @@ class Invites:
         name: str | None = None,
         may_deploy: bool = True,
         ttl_s: float = DEFAULT_TTL_S,
+        also: tuple[KnownRelay, ...] = (),
     ) -> tuple[InviteRecord, str]:
         """A new invite and its string, which is shown this once.
 
-        `name` is what the node will be called unless it chooses itself. Raises `RequestError`.
+        `name` is what the node will be called unless it chooses itself. `also`: the relays that
+        redeem it beside the one at `address`. Raises `RequestError`.
         """
         if not 0 < ttl_s <= MAX_TTL_S:
             raise RequestError(f"an invite is good for at most {MAX_TTL_S:.0f} seconds, and over 0")
@@ -94,7 +97,7 @@ class Invites:
             created_at=now,
             expires_at=now + ttl_s,
         )
-        text = Invite(address.url, address.relay, secret, address.pin).encode()
+        text = Invite(address.url, address.relay, secret, address.pin, also).encode()
         options = json.dumps({"may_deploy": may_deploy})
         await self._store.write(
             Write(

@@ -7,12 +7,13 @@ node comes in by an invite; liveness, models and drains are `nodes`'.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from wai_api.patterns import NODE_NAME
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
@@ -159,35 +160,49 @@ class NodeRegistry:
         Raises `RequestError` (NODE_NOT_FOUND), or `StoreError` if it could not be written: then it
         holds until the relay restarts.
         """
-        return await self._set(node_id, drained=drained)
+        return await self._set(node_id, lambda node: replace(node, drained=drained))
 
     async def set_slots(self, node_id: str, upstream: str, slots: int | None) -> NodeRecord:
         """Keep how many requests an upstream works on at once; None: it is learned.
 
         Raises as `set_drained` does, and `RequestError` if too many are set.
         """
-        node = self.get(node_id)
-        kept = {name: n for name, n in (node.slots if node else {}).items() if name != upstream}
-        if slots is not None:
-            kept[upstream] = slots
-        if len(kept) > MAX_SET_SLOTS:
-            raise RequestError(f"slots can be set for {MAX_SET_SLOTS} upstreams of a node")
-        return await self._set(node_id, slots=kept)
 
-    async def _set(self, node_id: str, **changes: Any) -> NodeRecord:
+        def change(node: NodeRecord) -> NodeRecord:
+            kept = {name: n for name, n in node.slots.items() if name != upstream}
+            if slots is not None:
+                kept[upstream] = slots
+            if len(kept) > MAX_SET_SLOTS:
+                raise RequestError(f"slots can be set for {MAX_SET_SLOTS} upstreams of a node")
+            return replace(node, slots=kept)
+
+        return await self._set(node_id, change)
+
+    async def _set(self, node_id: str, change: Callable[[NodeRecord], NodeRecord]) -> NodeRecord:
         node = self.get(node_id)
         if node is None:
             raise no_such_node(node_id)
         async with self._changing:
-            changed = replace(self._by_id[node_id], **changes)
-            self.keep(changed)
+            self.keep(change(self._by_id[node_id]))
             try:
-                await self._store.write(
-                    Write("UPDATE nodes SET options = $1 WHERE id = $2", (changed.options, node_id))
-                )
+                self.keep(await self._store_changed(node_id, change))
             except StoreError as error:
                 raise undone_by_restart(f"the node {node.name} is changed", error) from error
         return self._by_id[node_id]
+
+    async def _store_changed(
+        self, node_id: str, change: Callable[[NodeRecord], NodeRecord]
+    ) -> NodeRecord:
+        """Change what the store has of a node, whatever another relay has changed there since this
+        one read it. Raises `StoreError`."""
+        while True:
+            [row] = await self._store.read("SELECT * FROM nodes WHERE id = $1", node_id)
+            changed = change(node_from_row(row))
+            write = "UPDATE nodes SET options = $1 WHERE id = $2 AND options = $3"
+            values = (changed.options, node_id, row["options"])
+            with contextlib.suppress(ConflictError):  # changed between the two: once more
+                await self._store.write(Write(write, values, rows=1))
+                return changed
 
     async def rename(self, node_id: str, name: str) -> NodeRecord:
         """Give a node another name. Raises `RequestError` (NODE_NOT_FOUND, NAME_TAKEN)."""

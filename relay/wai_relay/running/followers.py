@@ -45,6 +45,7 @@ def followers(
             parts.metrics_page.token = new.metrics_token
             parts.context.health.config = new.health
             parts.context.address = relay_address(new, stored.relay_key, tls, port)
+            parts.context.node_url = new.node_url
 
         return use
 

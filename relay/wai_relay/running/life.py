@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,19 +19,23 @@ from wai_protocol.errors import StoreError, TransportError
 from wai_relay.access.sign_in_links import sign_in_url
 from wai_relay.config import RelayConfig
 from wai_relay.database import open_database
+from wai_relay.fleet.relays import RelayRecord
 from wai_relay.http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S
 from wai_relay.http.listener import Listener
 from wai_relay.identity import announce, withdraw
 from wai_relay.observe.past_steps import HOUR_S
 from wai_relay.observe.pulse import MAX_PAST
 from wai_relay.port_tls import PortTls
+from wai_relay.storage import Store
 from wai_relay.usage import UsageRecorder
 from wai_transport.folder import DataFolder, FolderLock
+from wai_transport.version import VERSION
 
 from .followers import followers
 from .parts import Parts, build, relay_address
 from .reload import LiveConfig
 from .service_manager import notify_ready, notify_stopping
+from .sharing import Follower, Sharing
 from .stored import Stored
 from .succession import Inheritance, Succession
 
@@ -90,7 +95,11 @@ async def open_relay(
         await _open_port(listener, parts, stored, tls, config, passed)
         succession = Succession(lambda: listener.descriptors, lock, stop)
         ending.push_async_callback(succession.end)
-        relay = Relay(live, folder, parts, listener, tls, succession)
+        sharing = _sharing(store, stored, parts)
+        if sharing is not None:
+            ending.push_async_callback(sharing.close, succeeded=True)
+            await sharing.start()
+        relay = Relay(live, folder, parts, listener, tls, succession, sharing)
         live.parts += followers(*(parts, stored, tls, folder), port=relay.port, show_log=show_log)
         if tls is not None:
             tls.settings_url = lambda: stored.settings.now.public_url
@@ -102,6 +111,48 @@ async def open_relay(
             )
             ending.push_async_callback(_cancel, following)
         yield relay
+
+
+def _sharing(store: Store, stored: Stored, parts: Parts) -> Sharing | None:
+    """What keeps this relay in step with those that share its store; None if it has its own."""
+    if not store.shared:
+        return None
+    from wai_relay.storage.postgres import PostgresStore  # its driver is an extra
+
+    assert isinstance(store, PostgresStore)
+    relays, fleet = stored.relays, parts.fleet
+
+    def own() -> RelayRecord:
+        address = parts.context.node_address
+        return RelayRecord(
+            *(relays.own_id, platform.node(), address.relay, address.url, address.pin),
+            *(VERSION, relays.started_at),
+        )
+
+    async def follow_relays(_: str | None) -> None:
+        await relays.follow()
+        fleet.tell_relays(relays.list)
+
+    async def follow_admins(_: str | None) -> None:
+        await stored.admins.follow()
+
+    async def follow_sign_ins(_: str | None) -> None:
+        await stored.sign_ins.follow()
+
+    async def follow_settings(_: str | None) -> None:
+        await stored.settings.follow()
+
+    followers: dict[str, Follower] = {
+        "relays": follow_relays,
+        "api_keys": stored.keys.follow,
+        "api_key_labels": stored.keys.follow,
+        "api_key_secrets": stored.keys.follow,
+        "nodes": fleet.follow,
+        "admins": follow_admins,
+        "sign_ins": follow_sign_ins,
+        "settings": follow_settings,
+    }
+    return Sharing(relays, own, store.connect, followers)
 
 
 def _close_at_the_end(parts: Parts, ending: AsyncExitStack) -> None:
@@ -195,6 +246,7 @@ class Relay:
         listener: Listener,
         tls: PortTls | None,
         succession: Succession,
+        sharing: Sharing | None,
     ) -> None:
         self._live = live
         self._folder = folder
@@ -202,6 +254,7 @@ class Relay:
         self._listener = listener
         self._tls = tls
         self._succession = succession
+        self._sharing = sharing
         self.port = listener.addresses[0][1]
         """The port that it listens on."""
 
@@ -250,6 +303,8 @@ class Relay:
         await self._succession.end()
         if self._tls is not None:
             await self._tls.close()  # a successor renews from now on
+        if self._sharing is not None:
+            await self._sharing.close(succeeded=succeeded)
         await parts.watch.close()
         await parts.notifier.close()  # what is not there any more is no problem of this relay's
         _log.info("stopping: %d requests in flight", parts.edge.serving)

@@ -179,7 +179,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         stored.admins.authenticate,
         config.metrics_token,
     )
-    readiness = Readiness(fleet.nodes)
+    readiness = Readiness(fleet.nodes, lambda: stored.relays.drained)
     cross_origin = CrossOrigin(gateway.handle, config.cors)
     app = App(
         cross_origin.handle,
@@ -260,6 +260,8 @@ def _context(
         replays=Replays(gateway.handle, stored.keys),
         address=relay_address(config, stored.relay_key, tls),
         version=VERSION,
+        relays=stored.relays,
+        node_url=config.node_url,
         health=health,
         notifier=notifier,
     )

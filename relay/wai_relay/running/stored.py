@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from wai_protocol.identity import RelayKey
-from wai_relay.access.admins import Admins
+from wai_protocol.identity import RelayKey, relay_id
+from wai_relay.access.admins import LOCAL_ADMIN, Admins, local_admin_of
 from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
 from wai_relay.fleet.invites import Invites
 from wai_relay.fleet.registry import NodeRegistry
+from wai_relay.fleet.relays import Relays
 from wai_relay.identity import load_admin_token, load_relay_key
 from wai_relay.settings import SettingsBook
 from wai_relay.storage import Store
@@ -32,6 +33,7 @@ class Stored(msgspec.Struct, frozen=True):
     report: UsageReport
     history: RequestHistory
     recorder: UsageRecorder
+    relays: Relays
 
     @classmethod
     async def load(cls, store: Store, folder: DataFolder) -> Stored:
@@ -43,7 +45,9 @@ class Stored(msgspec.Struct, frozen=True):
         registry = await NodeRegistry.load(store)
         keys = await KeyRing.load(store)
         settings = await SettingsBook.load(store)
-        admins = await Admins.load(store, load_admin_token(folder))
+        own_id = relay_id(relay_key.public)
+        local = local_admin_of(own_id) if store.shared else LOCAL_ADMIN
+        admins = await Admins.load(store, load_admin_token(folder), local=local)
         sign_ins = await SignIns.load(store, admins)
         # The last one: from here on it has timers, which its `close` ends.
         recorder = await UsageRecorder.load(
@@ -61,4 +65,5 @@ class Stored(msgspec.Struct, frozen=True):
             report=UsageReport(store),
             history=RequestHistory(store),
             recorder=recorder,
+            relays=Relays(store, own_id),
         )

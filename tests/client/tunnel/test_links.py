@@ -11,7 +11,8 @@ from wai_node.supervision import Supervision
 from wai_node.tunnel.dial import RelayAddress
 from wai_node.tunnel.links import RelayLinks, reach_directly
 from wai_node.tunnel.tunnel import Tunnel
-from wai_protocol.relay_list import KnownRelay, RelayList
+from wai_protocol.known_relay import KnownRelay
+from wai_protocol.relay_list import RelayList
 
 pytestmark = pytest.mark.anyio
 

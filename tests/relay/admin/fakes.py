@@ -23,6 +23,7 @@ from wai_relay.contracts.records import DiscardingRecorder, UsageState
 from wai_relay.dashboard.app import create_app
 from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.registry import NodeRecord, NodeRegistry, no_such_node
+from wai_relay.fleet.relays import Relays
 from wai_relay.gateway.replay import Replays
 from wai_relay.health.clock import ClockWatch
 from wai_relay.health.condition import RelayCondition
@@ -239,6 +240,7 @@ async def make_api(
         replays=Replays(handle, keys),
         address=InviteAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
         version="0.1.0",
+        relays=Relays(store, "relay_own"),
         health=Health(
             RelayCondition(
                 lambda: 2e9, lambda: UsageState(0, 0, behind=False), FolderProbe(Path("/"))

@@ -30,7 +30,13 @@ pytestmark = pytest.mark.anyio
 async def test_nothing_is_done_without_an_admin_token(api: Api) -> None:
     for endpoint in ENDPOINTS:
         path = endpoint.path.format(
-            node="box", key="key_1", invite="inv_1", admin="a", request="req_1", sign_in="si_1"
+            node="box",
+            key="key_1",
+            invite="inv_1",
+            admin="a",
+            request="req_1",
+            sign_in="si_1",
+            relay="vps",
         )
         for token in (None, "", "wai_at_wrong", "x" * 10_000):
             status, answer = await api.call(endpoint.method, path, token=token)

@@ -1,0 +1,32 @@
+"""The relays that share one database, and with it one fleet."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from msgspec import Struct
+
+from .patterns import one_of
+
+RelayState: TypeAlias = Annotated[str, one_of("ready", "drained", "silent")]
+
+
+class RelayView(Struct, frozen=True, kw_only=True):
+    """One relay. `url` is where nodes reach it. `this`: the one that answers. `state` drained:
+    callers shall go elsewhere; silent: no sign of life came for `silent_s` seconds, and it is taken
+    out of the list soon. `started_at` is seconds since 1970."""
+
+    id: str
+    name: str
+    url: str
+    version: str
+    state: RelayState
+    this: bool
+    started_at: float
+    silent_s: float
+
+
+class RelayList(Struct, frozen=True):
+    """Every relay of the fleet; one that has its database for itself is alone in it."""
+
+    data: tuple[RelayView, ...]

@@ -1,0 +1,125 @@
+"""The relays that share one store: this one's row in it, kept alive, and the list of all.
+
+A relay is in the list while its heartbeats come, by the database's clock. One that stops takes
+itself out; one that dies is taken out by the next heartbeat of any other. Where a store is this
+relay's alone (SQLite), there is no list.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import msgspec
+
+from wai_protocol.known_relay import KnownRelay
+from wai_protocol.relay_list import MAX_RELAYS, RelayList
+from wai_relay.storage import Row, Store, Write
+
+HEARTBEAT_S: Final = 3.0
+GONE_S: Final = 15.0
+"""Without a heartbeat for so long a relay counts as dead. After a restart of the database all have
+so long anew, since none could have written."""
+
+_BEAT: Final = """\
+INSERT INTO relays (id, name, public_key, url, pin, version, started_at, heartbeat_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, wai_now())
+ON CONFLICT (id) DO UPDATE SET name = excluded.name, public_key = excluded.public_key,
+url = excluded.url, pin = excluded.pin, version = excluded.version,
+started_at = excluded.started_at, heartbeat_at = excluded.heartbeat_at"""
+_FORGET_DEAD: Final = """\
+DELETE FROM relays WHERE heartbeat_at < wai_now() - $1
+AND extract(epoch FROM pg_postmaster_start_time()) < wai_now() - $1"""
+_LIST: Final = """\
+SELECT relays.*, (SELECT version FROM relay_list) AS list_version, wai_now() AS at
+FROM relays ORDER BY name, id LIMIT $1"""
+
+
+class RelayRecord(msgspec.Struct, frozen=True):
+    """One relay. `url` is where nodes reach it, `pin` what its certificate is known by.
+    `started_at` is seconds since 1970, `silent_s` since its last heartbeat. `drained`: an admin
+    said that callers shall go elsewhere."""
+
+    id: str
+    name: str
+    public_key: bytes
+    url: str
+    pin: bytes | None
+    version: str
+    started_at: float
+    drained: bool = False
+    silent_s: float = 0.0
+
+
+class Relays:
+    """The relays that share a store, as they were read last. `own` says what this relay's row is to
+    say; its address may change while it runs."""
+
+    def __init__(self, store: Store, own_id: str) -> None:
+        self._store = store
+        self.own_id = own_id
+        self.all: tuple[RelayRecord, ...] = ()
+        self.list = RelayList()
+        """What nodes are told."""
+        self.started_at = time.time()
+
+    @property
+    def shared(self) -> bool:
+        """Whether there can be others."""
+        return self._store.shared
+
+    @property
+    def drained(self) -> bool:
+        """Whether callers shall go to another relay than this one."""
+        return any(one.drained for one in self.all if one.id == self.own_id)
+
+    async def beat(self, own: RelayRecord) -> None:
+        """Say that this relay lives, and forget those that are dead. Raises `StoreError`."""
+        values = (own.id, own.name, own.public_key, own.url, own.pin, own.version, own.started_at)
+        await self._store.write(Write(_BEAT, values), Write(_FORGET_DEAD, (GONE_S,)))
+
+    async def follow(self) -> None:
+        """Read who is there. Raises `StoreError`."""
+        rows = await self._store.read(_LIST, MAX_RELAYS)
+        self.all = tuple(map(_record_of, rows))
+        if rows:
+            known = tuple(KnownRelay(one.url, one.public_key, one.pin) for one in self.all)
+            self.list = RelayList(rows[0]["list_version"], known)
+
+    @property
+    def others(self) -> tuple[KnownRelay, ...]:
+        """All but this one, as nodes know them."""
+        return tuple(
+            KnownRelay(one.url, one.public_key, one.pin)
+            for one in self.all
+            if one.id != self.own_id
+        )
+
+    def find(self, name_or_id: str) -> RelayRecord | None:
+        """The relay that a person means."""
+        by_id = next((one for one in self.all if one.id == name_or_id), None)
+        return by_id or next((one for one in self.all if one.name == name_or_id), None)
+
+    async def drain(self, relay_id: str, *, drained: bool) -> None:
+        """Say whether callers shall go elsewhere, until that relay's process ends. Raises
+        `StoreError`."""
+        write = Write("UPDATE relays SET drained = $1 WHERE id = $2", (int(drained), relay_id))
+        await self._store.write(write)
+
+    async def leave(self) -> None:
+        """Take this relay out of the list: it is stopping. Raises `StoreError`."""
+        await self._store.write(Write("DELETE FROM relays WHERE id = $1", (self.own_id,)))
+
+
+def _record_of(row: Row) -> RelayRecord:
+    return RelayRecord(
+        id=row["id"],
+        name=row["name"],
+        public_key=row["public_key"],
+        url=row["url"],
+        pin=row["pin"],
+        version=row["version"],
+        started_at=row["started_at"],
+        drained=bool(row["drained"]),
+        silent_s=max(row["at"] - row["heartbeat_at"], 0.0),
+    )

@@ -1,0 +1,113 @@
+"""What a relay does where others share its store: it registers itself, and follows their changes.
+
+One task writes a heartbeat every few seconds, another one reads what the change feed names. A
+database that is away stops neither, and callers do not notice: what a request needs is in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from wai_protocol.errors import StoreError
+from wai_relay.fleet.relays import HEARTBEAT_S, RelayRecord, Relays
+from wai_relay.storage.feed import Change, ChangeFeed, Listening
+
+EVERYTHING: Final = ""
+"""The key of a change that may concern any row of a table."""
+
+AGAIN_S: Final = 1.0
+"""After a change could not be read."""
+
+Follower = Callable[[str | None], Awaitable[None]]
+"""Takes over what the store has of the row with this key, or of all of a table's (None)."""
+
+_log = logging.getLogger("wai.relay")
+
+
+class Sharing:
+    """Keeps one relay in step with the others. `start` it; `close` it; belongs to one loop.
+
+    `own` gives what this relay's row says. `followers`: who follows each table.
+    """
+
+    def __init__(
+        self,
+        relays: Relays,
+        own: Callable[[], RelayRecord],
+        connect: Callable[[], Awaitable[Listening]],
+        followers: Mapping[str, Follower],
+    ) -> None:
+        self._relays = relays
+        self._own = own
+        self._followers = followers
+        self._pending: dict[Change, None] = {}
+        self._news = asyncio.Event()
+        self.feed = ChangeFeed(connect, self._changed, self._all_changed)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._silent = False
+
+    async def start(self) -> None:
+        """Register this relay, and go on with that. Raises `StoreError`."""
+        await self._relays.beat(self._own())
+        await self._followers["relays"](None)
+        loop = asyncio.get_running_loop()
+        for work in (self._beat(), self.feed.run(), self._follow()):
+            self._tasks.append(loop.create_task(work))
+
+    async def close(self, *, succeeded: bool) -> None:
+        """Stop, and take this relay out of the list, unless a successor goes on as it."""
+        if not self._tasks:
+            return
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        self._tasks.clear()
+        if not succeeded:
+            try:
+                await self._relays.leave()
+            except StoreError as error:
+                _log.warning("the other relays will find out that this one has ended: %s", error)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                await self._relays.beat(self._own())
+                self._silent = False
+            except StoreError as error:
+                if not self._silent:
+                    _log.warning("the other relays do not hear that this one lives: %s", error)
+                self._silent = True
+
+    def _changed(self, change: Change) -> None:
+        if change.table in self._followers:
+            self._pending[change] = None
+            self._news.set()
+
+    def _all_changed(self) -> None:
+        for table in self._followers:
+            self._changed(Change(table, EVERYTHING))
+
+    async def _follow(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._pending:
+                change = next(iter(self._pending))
+                del self._pending[change]  # told again while it is read: read again
+                if not await self._read(change):
+                    self._changed(Change(change.table, EVERYTHING))
+                    await asyncio.sleep(AGAIN_S)
+
+    async def _read(self, change: Change) -> bool:
+        try:
+            await self._followers[change.table](change.key or None)
+        except StoreError as error:
+            _log.debug("what another relay changed in %s is not known: %s", change.table, error)
+            return False
+        except Exception:  # a bug in one follower must not keep the others from following
+            _log.exception("what another relay changed in %s can't be used", change.table)
+        return True

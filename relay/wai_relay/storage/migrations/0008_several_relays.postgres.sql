@@ -1,0 +1,69 @@
+-- Relays that share this database: who they are, and how each hears of what another one changed.
+
+CREATE TABLE relays (
+    id            TEXT PRIMARY KEY,
+    name          TEXT NOT NULL,
+    public_key    BYTEA NOT NULL,
+    -- Where nodes reach this very relay, and what its certificate is known by (NULL: by authorities).
+    url           TEXT NOT NULL,
+    pin           BYTEA,
+    version       TEXT NOT NULL,
+    started_at    DOUBLE PRECISION NOT NULL,
+    -- By this database's clock, as all that is compared between relays.
+    heartbeat_at  DOUBLE PRECISION NOT NULL,
+    drained       INTEGER NOT NULL DEFAULT 0
+);
+
+-- Which list of relays is newer. It grows by the clock too, so that nodes believe the list of a
+-- database that was made anew.
+CREATE TABLE relay_list (
+    only     INTEGER PRIMARY KEY CHECK (only = 1),
+    version  BIGINT NOT NULL
+);
+INSERT INTO relay_list (only, version) VALUES (1, 0);
+
+CREATE FUNCTION wai_now() RETURNS DOUBLE PRECISION LANGUAGE sql VOLATILE AS
+$$ SELECT extract(epoch FROM clock_timestamp())::DOUBLE PRECISION $$;
+
+-- The table, a space, and the column that the trigger's argument names.
+CREATE FUNCTION wai_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify(
+        'wai_changes',
+        TG_TABLE_NAME || ' ' ||
+        (CASE WHEN TG_OP = 'DELETE' THEN to_jsonb(OLD) ELSE to_jsonb(NEW) END ->> TG_ARGV[0])
+    );
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION wai_relays_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND
+        ROW(OLD.name, OLD.public_key, OLD.url, OLD.pin, OLD.version, OLD.started_at, OLD.drained)
+        IS NOT DISTINCT FROM
+        ROW(NEW.name, NEW.public_key, NEW.url, NEW.pin, NEW.version, NEW.started_at, NEW.drained)
+    THEN
+        RETURN NULL;  -- a heartbeat
+    END IF;
+    UPDATE relay_list SET version = greatest(version + 1, (wai_now() * 1000)::BIGINT);
+    PERFORM pg_notify('wai_changes', 'relays ');
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER wai_changed AFTER INSERT OR UPDATE OR DELETE ON relays
+    FOR EACH ROW EXECUTE FUNCTION wai_relays_changed();
+CREATE TRIGGER wai_changed AFTER INSERT OR UPDATE OR DELETE ON api_keys
+    FOR EACH ROW EXECUTE FUNCTION wai_changed('id');
+CREATE TRIGGER wai_changed AFTER INSERT OR UPDATE OR DELETE ON api_key_labels
+    FOR EACH ROW EXECUTE FUNCTION wai_changed('key_id');
+CREATE TRIGGER wai_changed AFTER INSERT OR UPDATE OR DELETE ON api_key_secrets
+    FOR EACH ROW EXECUTE FUNCTION wai_changed('key_id');
+CREATE TRIGGER wai_changed AFTER INSERT OR UPDATE OR DELETE ON nodes
+    FOR EACH ROW EXECUTE FUNCTION wai_changed('id');
+CREATE TRIGGER wai_changed AFTER INSERT OR UPDATE OR DELETE ON admins
+    FOR EACH ROW EXECUTE FUNCTION wai_changed('name');
+-- Not when one was used, which is written every minute.
+CREATE TRIGGER wai_changed AFTER INSERT OR DELETE ON sign_ins
+    FOR EACH ROW EXECUTE FUNCTION wai_changed('id');
+CREATE TRIGGER wai_changed AFTER INSERT OR UPDATE OR DELETE ON settings
+    FOR EACH ROW EXECUTE FUNCTION wai_changed('name');
