@@ -103,6 +103,7 @@ class Agent:
         self.links = RelayLinks(
             address, known or RelayList(), make=make, reach=reach, keep=keep_relays
         )
+        self.forwarder.judges_slots = self.links.several
         self._sessions: set[LiveSession] = set()
         self._status: NodeStatus | None = None
         self._on_standing = on_standing
@@ -147,6 +148,11 @@ class Agent:
             return self.forwarder.active_streams
         await asyncio.sleep(LAST_WORDS_S)
         return 0
+
+    def follow_relays(self, told: RelayList) -> None:
+        """A relay told which relays there are. Raises `RequestError`."""
+        self.links.follow(told)
+        self.forwarder.judges_slots = self.links.several
 
     # -- what tunnels tell
 

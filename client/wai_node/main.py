@@ -261,7 +261,7 @@ def _make_models(
             sampler.watch(watch_seconds(params))
             return None
         if method == RELAYS_LIST:
-            agent.links.follow(RelayList.from_map(params))
+            agent.follow_relays(RelayList.from_map(params))
             return None
         return await calls.answer(method, params, tell)
 

@@ -42,6 +42,7 @@ class Fault(enum.Enum):
     FLOW_CONTROL = FaultRow(11, 502, "server_error", "flow_control_violated", _ERROR)
     PROTOCOL = FaultRow(12, 502, "server_error", "protocol_error", _ERROR)
     BODY_TOO_LARGE = FaultRow(13, 413, "invalid_request_error", "body_too_large", _INFO)
+    NODE_FULL = FaultRow(14, 503, "server_error", "node_full", _INFO)
     NODE_UNKNOWN = FaultRow(20, 403, "authentication_error", "unknown_node", _WARNING)
     NODE_REMOVED = FaultRow(21, 403, "authentication_error", "node_removed", _WARNING)
     INVITE_INVALID = FaultRow(22, 403, "authentication_error", "invalid_invite", _WARNING)

@@ -127,6 +127,9 @@ class Forwarder:
         # those that ended last, oldest first
         self._whole: dict[tuple[SessionPort, int], TokensSpent] = {}
         self._lines = AccessLines()
+        self.judges_slots = False
+        """Whether streams that find every slot taken are turned away: several relays send here, and
+        none sees in time what the others send."""
         self.active_streams = 0
         """Streams open now: for STATUS and leak checks."""
         self._heap_trimmer = HeapTrimmer(
@@ -226,6 +229,8 @@ class Forwarder:
             raise WaiError(f"the node has {self._max_streams} streams open", Fault.OVERLOADED)
         upstream = self._board.choose(model, route)
         if upstream is not None:
+            if self.judges_slots and model and self._board.full(upstream, model):
+                raise WaiError("other relays have filled this node", Fault.NODE_FULL)
             return route, upstream
         if self._board.serves(model):
             message = f"the server of {model} has no {route.path}"

@@ -129,6 +129,11 @@ class RelayLinks:
         return [link.tunnels for link in self._links.values()]
 
     @property
+    def several(self) -> bool:
+        """Whether the node may get requests of several relays."""
+        return len(self._links) > 1
+
+    @property
     def connected(self) -> bool:
         """Whether any tunnel has a connection."""
         return any(tunnel.connected for tunnel in self)

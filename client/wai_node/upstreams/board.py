@@ -24,6 +24,7 @@ from .tally import Counters, Look, OpenStream, Report, Tally, TokensSpent
 from .upstream import Probe, Upstream
 
 SPEED_WEIGHT: Final = 0.2  # of the newest answer: follows a change of load within some ten answers
+LINE_SHARE: Final = 4  # a line of a quarter of the slots: what ends within a moment frees it
 TIMEOUTS_BEFORE_DOWN: Final = 3  # a poll waits behind a long prefill; three in a row are no prefill
 
 
@@ -180,6 +181,17 @@ class Board:
                 if best is None or rank < best:
                     best, chosen = rank, entry.upstream
         return chosen
+
+    def full(self, upstream: Upstream, model: str) -> bool:
+        """Whether every slot of `model` there is taken, and the line before them too. False where
+        the number of slots is not known."""
+        entry = self._entries.get(upstream)
+        for polled in entry.probe.models if entry is not None else ():
+            if entry is not None and polled.id == model:
+                status = self._now(entry, polled)
+                work, slots = status.slots_busy + status.queued, status.slots_total
+                return slots is not None and work >= slots + max(1, slots // LINE_SHARE)
+        return False
 
     def serves(self, model: str) -> bool:
         """Whether any upstream has `model`, over whatever API."""

@@ -65,6 +65,8 @@ RETRY_FAULTS: Final = frozenset(
         Fault.STORAGE,
     }
 )
+# ... and one that nobody is to blame for: other relays have filled the node meanwhile.
+PASSED_ON: Final = RETRY_FAULTS | {Fault.NODE_FULL}
 # In the middle of an answer those after which another upstream may go on with it.
 CONTINUABLE: Final = RETRY_FAULTS | {Fault.NODE_REMOVED}
 
@@ -264,7 +266,7 @@ class Answer:
             case Phase.PASSING:
                 self._cut(fault, message)
             case Phase.WAITING | Phase.HEADED | Phase.REFUSED:
-                self._fail(Failure(fault, message, retryable=fault in RETRY_FAULTS))
+                self._fail(Failure(fault, message, retryable=fault in PASSED_ON))
             case Phase.OVER:
                 pass
             case _:

@@ -63,7 +63,8 @@ class RequestInfo(msgspec.Struct, frozen=True):
 
 class Outcome(msgspec.Struct, frozen=True):
     """How a lease was used. `fault` is None unless the upstream failed; a caller's own mistake or
-    its going away is no failure. `begun`: the caller got content. Times in seconds, from when the
+    its going away is no failure. `begun`: the caller got content. `full`: the node had no room for
+    it, because other relays had filled it. Times in seconds, from when the
     upstream was given the request; `ttft_s` to the first content."""
 
     fault: Fault | None
@@ -72,6 +73,7 @@ class Outcome(msgspec.Struct, frozen=True):
     duration_s: float
     tokens: TokenCounts
     begun: bool = False
+    full: bool = False
 
 
 class Lease(abc.ABC):
@@ -289,6 +291,8 @@ class ScheduledDispatcher:
         result = Result.SERVED
         if outcome.fault is not None:
             result = Result.FAILED if outcome.begun else Result.SUSPECT
+        elif outcome.full:
+            result = Result.FULL
         elif outcome.cancelled:
             result = Result.CANCELLED
         cached = counts.cached if counts.exact else None

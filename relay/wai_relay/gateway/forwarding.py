@@ -149,6 +149,11 @@ class RequestForwarder:
             failure = await self._attempt(call, lease, info, suspects)
             if failure is None or not (failure.retryable and call.body.repeatable):
                 break
+            if failure.fault is Fault.NODE_FULL:  # it is known to be now: wait, or go elsewhere
+                tries += 1
+                call.record.attempts -= 1
+                forget_repeated(call.record.tried)
+                continue
             if failure.fault in RETRY_FAULTS:
                 suspects.append(lease)
             excluded = info.excluded | {lease.upstream.name}
@@ -421,8 +426,20 @@ class RequestForwarder:
                 duration_s=now - given_at,
                 tokens=counts,
                 begun=answer.first_content_at is not None,
+                full=answer.fault is Fault.NODE_FULL,
             )
         )
+
+
+def forget_repeated(tried: list[Attempt]) -> None:
+    """Of attempts in a row at nodes that were full keep the last one of each node."""
+    last = tried[-1]
+    for earlier in reversed(tried[:-1]):
+        if earlier.fault != Fault.NODE_FULL.row.openai_code:
+            return
+        if earlier.node == last.node:
+            tried.remove(earlier)
+            return
 
 
 def _says_more(error: WaiError, failure: Failure) -> bool:

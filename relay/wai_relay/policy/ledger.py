@@ -156,6 +156,12 @@ class Ledger:
         elif self._contradicted_at is None:
             self._contradicted_at = now
 
+    def filled(self) -> None:
+        """The node said that others have taken every slot that is not ours; until its next figures,
+        which say how many."""
+        slots = self.status.slots_total or 0
+        self._foreign = max(self._foreign, slots - len(self._claims))
+
     def heal(self, now: float) -> bool:
         """Drop the claims that the node has long contradicted; True if there were any."""
         if self._contradicted_at is not None and now - self._contradicted_at > LEAK_GRACE_S:

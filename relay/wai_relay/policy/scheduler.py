@@ -241,7 +241,7 @@ class Scheduler:
             return
         placement.over = True
         placement.took_s = now - placement.placed_at
-        if lane.learns_limit:
+        if lane.learns_limit and result is not Result.FULL:
             if placement.demand.generates:
                 lane.concurrency.ended(now, placement.beginning)
             lane.learn_limit(now)
@@ -253,6 +253,8 @@ class Scheduler:
                 lane.cooldown.succeeded()
             case Result.FAILED:
                 lane.cooldown.failed(now, pool.placed if pool else 0)
+            case Result.FULL:
+                lane.ledger.filled()
             case Result.CANCELLED | Result.SUSPECT:
                 pass
             case _:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -603,3 +604,32 @@ async def test_a_caller_that_leaves_closes_the_servers_websocket() -> None:
         await session.headed.wait()
         forwarder.reset(session, 1)
         await gone.wait()
+
+
+async def test_where_several_relays_send_a_stream_too_many_is_turned_away() -> None:
+    async def hang(r: asyncio.StreamReader, w: asyncio.StreamWriter) -> None:
+        await r.read()
+
+    async with forwarding(hang, max_streams=64) as (forwarder, board, _):
+        (upstream,) = board.upstreams
+        here, there = FakeSession(), FakeSession()
+        unknown = iter(range(1, 99, 2))
+        forwarder.judges_slots = True
+        for _ in range(9):  # nobody tells how many slots it has
+            forwarder.opened(here, next(unknown), "POST", CHAT, [], "m", ended=True)
+        assert not here.log
+        forwarder.lost(here)
+        told = replace(upstream.model("m"), slots_total=4)
+        board.probed(upstream, Probe((told,)))
+        for number in (1, 3):
+            forwarder.opened(here, number, "POST", CHAT, [], "m", ended=True)
+            forwarder.opened(there, number, "POST", CHAT, [], "m", ended=True)
+        forwarder.opened(there, 5, "POST", CHAT, [], "m", ended=True)  # the line
+        assert not there.log
+        forwarder.opened(there, 7, "POST", CHAT, [], "m", ended=True)
+        assert there.log == [("reset", 7, Fault.NODE_FULL)]
+        forwarder.judges_slots = False
+        forwarder.opened(there, 9, "POST", CHAT, [], "m", ended=True)
+        assert len(there.log) == 1
+        forwarder.lost(here)
+        forwarder.lost(there)

@@ -1251,3 +1251,24 @@ async def test_a_proxy_that_buffers_is_told_not_to_hold_a_stream(
     node = FakeNode("gpu1", MODEL, script=answers(200, [(b"content-type", content_type)], body))
     exchange = await rig(node).ask()
     assert ((b"x-accel-buffering", b"no") in exchange.headers) is marked
+
+
+async def test_a_node_that_other_relays_filled_gets_the_request_again_and_no_blame() -> None:
+    answered = 0
+
+    def full_often(stream: FakeStream) -> None:
+        nonlocal answered
+        answered += 1
+        if answered < 8:  # more often than a request is tried
+            stream.sink.on_reset(Fault.NODE_FULL, "other relays have filled this node")
+        else:
+            stream.answer(200, JSON, REPLY)
+
+    node = FakeNode("a", MODEL, script=full_often)
+    r = rig(node)
+    exchange = await r.ask()
+    assert exchange.status == 200
+    (record,) = r.records
+    assert record.attempts == 1
+    assert [tried.fault for tried in record.tried] == ["node_full", ""]
+    assert record.fault == ""

@@ -551,3 +551,16 @@ def test_one_answer_that_got_lost_is_not_taken_for_a_node_that_hangs() -> None:
     assert later.placement is not None
     scheduler.first_token(later.placement, 3.0)
     assert node_of(scheduler.submit(ask, "k", 3.0)) == "quick"
+
+
+def test_a_node_that_other_relays_filled_is_full_until_it_tells_and_is_not_blamed() -> None:
+    scheduler = fleet(a=2, b=2)
+    ticket = scheduler.submit(ASK._replace(pin="a"), "k", 0.0)
+    finish(scheduler, ticket, 0.1, Result.FULL)
+    again = scheduler.submit(ASK._replace(pin="a"), "k", 0.1)
+    assert node_of(again) is None
+    assert node_of(scheduler.submit(ASK, "k", 0.1)) == "b"
+    scheduler.update("a", status(slots_total=2, slots_busy=1, prefill_tps=1e5), 0.2)
+    assert node_of(again) == "a"
+    assert again.placement is not None
+    assert again.placement.lane.cooldown.spotless
