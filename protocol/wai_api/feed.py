@@ -11,7 +11,8 @@ from .requests import RequestState
 
 
 class RequestRow(Struct, frozen=True):
-    """A running request. What grows with time alone (age, tokens/s) is the reader's to work out."""
+    """A running request. What grows with time alone (age, tokens/s) is the reader's to work out.
+    `relay`: by which relay it came, "" where there is one alone."""
 
     id: str
     key_id: str
@@ -25,6 +26,7 @@ class RequestRow(Struct, frozen=True):
     queue_ms: float
     ttft_ms: float | None
     prompt_tokens: int
+    relay: str = ""
 
 
 class Difference(Struct, frozen=True, omit_defaults=True):

@@ -6,7 +6,10 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Struct
 
+from .feed import PulseHistory, PulseView
+from .nodes import NodeFigures
 from .patterns import one_of
+from .requests import LiveView
 
 RelayState: TypeAlias = Annotated[str, one_of("ready", "drained", "silent")]
 
@@ -30,3 +33,14 @@ class RelayList(Struct, frozen=True):
     """Every relay of the fleet; one that has its database for itself is alone in it."""
 
     data: tuple[RelayView, ...]
+
+
+class RelayLive(Struct, frozen=True, kw_only=True):
+    """What one relay alone knows of this moment, for the others. `ttft_bins`: how many of the last
+    hour's requests fell into each bin of times to first token. `history`: if it was asked for."""
+
+    requests: list[LiveView]
+    pulse: PulseView
+    ttft_bins: dict[int, int]
+    figures: list[NodeFigures]
+    history: PulseHistory | None = None

@@ -14,7 +14,8 @@ RequestState: TypeAlias = Annotated[str, one_of(*get_args(State))]
 
 class LiveView(Struct, frozen=True):
     """A running request as it is now. `age_ms` is since its arrival; `ttft_ms` and `tokens_per_s`
-    are None before the first token; tokens are estimates until the upstream says them."""
+    are None before the first token; tokens are estimates until the upstream says them. `relay`: by
+    which relay it came, "" where there is one alone."""
 
     id: str
     key_id: str
@@ -32,6 +33,7 @@ class LiveView(Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     tokens_per_s: float | None
+    relay: str = ""
 
 
 class RequestList(Struct, frozen=True):
@@ -45,7 +47,7 @@ class FinishedRequest(Struct, frozen=True, kw_only=True):
     """A request that is over. `number` is its place in the store, by which the next page is asked
     for. `status` is what the caller was sent, 499 where it went away first; `fault` the code of
     what went wrong on our side, "" if nothing did. Times in ms since its arrival, null where that
-    point was not reached."""
+    point was not reached. `relay`: by which relay it came, "" where there is one alone."""
 
     number: int
     id: str
@@ -74,6 +76,7 @@ class FinishedRequest(Struct, frozen=True, kw_only=True):
     fallback: bool
     continued: int
     cost: float
+    relay: str = ""
 
 
 class FinishedList(Struct, frozen=True):
@@ -141,5 +144,7 @@ class Explanation(Struct, frozen=True):
     translated: str = ""
     """The upstream's route to which it was translated; "relay" where no upstream was asked; "" if
     it was not, or that is forgotten."""
+    relay: str = ""
+    """By which relay it came; "" where there is one alone."""
     captured: bool = False
     """Whether its prompt and its answer can be looked at."""

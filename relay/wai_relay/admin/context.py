@@ -27,6 +27,7 @@ from wai_relay.usage import RequestHistory, UsageReport
 
 from .events import Feed
 from .live_nodes import LiveFleet
+from .peers import Peers
 
 
 class Context(msgspec.Struct):
@@ -52,6 +53,7 @@ class Context(msgspec.Struct):
     address: InviteAddress
     version: str
     relays: Relays
+    peers: Peers
     health: Health
     notifier: Notifier
     node_url: str | None = None

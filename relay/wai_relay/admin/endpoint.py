@@ -19,6 +19,7 @@ from wai_api.errors import ErrorAnswer, ErrorDetail
 from wai_api.patterns import IN_WORDS
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
 from wai_protocol.foreign_json import ForeignJsonError, decode_json
+from wai_protocol.relay_pass import PREFIX as PASS_PREFIX
 from wai_relay.access.sign_ins import COOKIE, CSRF_HEADER, SignIn, check_csrf
 from wai_transport.wording import in_words
 
@@ -64,7 +65,8 @@ Handler = Callable[[Context, Call], Awaitable[Any]]
 
 class Endpoint(msgspec.Struct, frozen=True):
     """`METHOD path` (below /admin/v1) with its types. `needs_admin` False: anyone may ask; `also`:
-    another media type that may be asked for."""
+    another media type that may be asked for; `for_relays`: another relay of the fleet may ask, for
+    one of its admins."""
 
     method: str
     path: str
@@ -76,11 +78,12 @@ class Endpoint(msgspec.Struct, frozen=True):
     query: tuple[Query, ...] = ()
     needs_admin: bool = True
     also: str = ""
+    for_relays: bool = False
 
     async def respond(self, context: Context, request: Request) -> Response:
         """Answer a request; what goes wrong is an answer too."""
         try:
-            actor = sign_in(context, request) if self.needs_admin else ""
+            actor = self._actor(context, request) if self.needs_admin else ""
             call = Call(actor, dict(request.path_params), self._query(request), None)
             if self.body is not None:
                 call = Call(call.actor, call.path, call.query, await self._read(request))
@@ -90,6 +93,12 @@ class Endpoint(msgspec.Struct, frozen=True):
         if isinstance(answer, Response):  # in another format, as it was asked for
             return answer
         return Response(msgspec.json.encode(answer), self.status, NO_STORE, JSON_TYPE)
+
+    def _actor(self, context: Context, request: Request) -> str:
+        token = request.headers.get("authorization", "").partition(" ")[2].strip()
+        if self.for_relays and token.startswith(PASS_PREFIX):
+            return context.peers.actor_of(token)
+        return sign_in(context, request)
 
     async def _read(self, request: Request) -> Any:
         body = bytearray()

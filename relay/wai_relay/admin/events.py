@@ -20,8 +20,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
-from wai_api.feed import Changed, Difference, RequestRow
+from wai_api.feed import Changed, Difference, PulseView, RequestRow
 from wai_api.hardware import HardwareView
 from wai_api.models import DeploymentView
 from wai_api.nodes import NodeFigures, NodeView
@@ -32,6 +33,7 @@ from wai_relay.observe.live import LiveRequests
 from wai_relay.observe.pulse import CallLater, Pulse
 
 from .deployed import Deployed
+from .elsewhere import Elsewhere
 from .hardware_watch import HardwareWatch
 from .live_nodes import LiveFleet, LiveNode, node_view
 
@@ -75,6 +77,7 @@ class Feed:
         *,
         hardware: HardwareBook | None = None,
         figures: Mapping[str, NodeFigures] | None = None,
+        elsewhere: Elsewhere | None = None,
         call_later: CallLater | None = None,
     ) -> None:
         self._fleet = fleet
@@ -83,8 +86,12 @@ class Feed:
         self._machines: dict[str, HardwareView] = {}
         self._figures_now = {} if figures is None else figures
         self._figures: dict[str, NodeFigures] = {}
+        self.elsewhere = elsewhere
+        """What the other relays do; None where there can be none."""
         self._live = live
-        self._pulse = pulse
+        self.pulse = pulse
+        self.relay_name: Callable[[], str] = lambda: ""
+        """What this relay is called, "" where it is alone."""
         self._audit = audit
         self._key_name = key_name
         self._listeners: set[FeedReader] = set()
@@ -106,6 +113,8 @@ class Feed:
         self._listeners.add(listener)
         if self._timer is None:
             self.deployed.ask_again()
+            if self.elsewhere is not None:
+                await self.elsewhere.begin()
             self._refresh()
             self._set_timer()
         try:
@@ -140,6 +149,8 @@ class Feed:
             self._timer = None
         self.deployed.close()
         self._watch.close()
+        if self.elsewhere is not None:
+            self.elsewhere.close()
         for listener in self._listeners:
             listener.wake.set()
 
@@ -159,13 +170,15 @@ class Feed:
 
     def _refresh(self) -> bytes:
         """Look at everything; the differences to the last look."""
+        if self.elsewhere is not None:
+            self.elsewhere.look()
         return b"".join(
             (
                 self._look_at_nodes(),
                 self._look_at_requests(),
                 self._look_at_deployments(),
                 self._look_at_hardware(),
-                _differences("figures", self._figures_now, self._figures),
+                self._look_at_figures(),
                 self._look_at_pulse(),
             )
         )
@@ -189,7 +202,7 @@ class Feed:
         changed: list[RequestRow] = []
         tokens: dict[str, int] = {}
         seen: set[str] = set()
-        for view in self._live.views(time.monotonic()):
+        for view in self._views():
             seen.add(view.id)
             if self._tokens.get(view.id, 0) != view.completion_tokens:
                 tokens[view.id] = self._tokens[view.id] = view.completion_tokens
@@ -200,6 +213,22 @@ class Feed:
         gone = _drop_others(self._requests, seen)
         _drop_others(self._tokens, seen)
         return _differ("requests", changed, gone, tokens)
+
+    def _views(self) -> list[LiveView]:
+        views = self._live.views(time.monotonic())
+        if self.elsewhere is not None and self.relay_name():
+            name = self.relay_name()
+            views = [replace(view, relay=name) for view in views]
+            views += self.elsewhere.requests()
+        return views
+
+    def _look_at_figures(self) -> bytes:
+        now = self._figures_now
+        if self.elsewhere is not None:
+            told = self.elsewhere.figures(now)
+            kept = {key: self._figures.get(key) for key in told}
+            now = {key: one if kept[key] != one else kept[key] or one for key, one in told.items()}
+        return _differences("figures", now, self._figures)
 
     def _look_at_deployments(self) -> bytes:
         self.deployed.look(self._fleet.nodes())
@@ -213,15 +242,23 @@ class Feed:
 
     def _look_at_pulse(self) -> bytes:
         message = b""
-        if self._pulse.now.at != self._pulse_at:
-            self._pulse_at = self._pulse.now.at
-            message += _event("pulse", self._pulse.now)
+        if self.pulse.now.at != self._pulse_at:
+            self._pulse_at = self.pulse.now.at
+            message += _event("pulse", self._pulse_now())
         if self._audit.changes != self._changes:
             self._changes = self._audit.changes
             message += _event("changed", Changed(self._changes))
         return message
 
+    def _pulse_now(self) -> PulseView:
+        if self.elsewhere is None:
+            return self.pulse.now
+        return self.elsewhere.pulse(self.pulse.now, self.pulse.ttft_bins())
+
     def _whole(self) -> bytes:
+        history = self.pulse.history()
+        if self.elsewhere is not None:
+            history = self.elsewhere.history(history)
         nodes = Difference(full=True, set=tuple(self._nodes.values()))
         requests = Difference(
             full=True, set=tuple(self._requests.values()), tokens=dict(self._tokens)
@@ -236,8 +273,8 @@ class Feed:
                 _event("deployments", deployments),
                 _event("hardware", machines),
                 _event("figures", figures),
-                _event("history", self._pulse.history()),
-                _event("pulse", self._pulse.now),
+                _event("history", history),
+                _event("pulse", self._pulse_now()),
             )
         )
 
@@ -275,6 +312,7 @@ def _row_of(view: LiveView, key_name: str) -> RequestRow:
         round(view.queue_ms, 1),
         view.ttft_ms,
         view.prompt_tokens,
+        view.relay,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, Final
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from starlette.responses import Response
 
 from wai_api.requests import FinishedList, FinishedRequest
@@ -29,13 +29,20 @@ async def list_finished(context: Context, call: Call) -> FinishedList | Response
     wanted = HistoryFilter(**{name: known.get(name) for name in _FILTERS})
     limit = asked.get("limit", DEFAULT_PAGE)
     found = await context.history.page(wanted, limit + 1, before=asked.get("before"))
-    page = found[:limit]
+    page = [named(context, request) for request in found[:limit]]
     names = await context.keys.names(sorted({request.key_id for request in page}))
     if asked.get("format") == "csv":
         rows = ({**asdict(one), "key": names.get(one.key_id, "")} for one in page)
         text = csv_text((*FinishedRequest.__struct_fields__, "key"), rows)
         return Response(text, 200, NO_STORE, "text/csv; charset=utf-8")
     return FinishedList(page, names, page[-1].number if len(found) > limit else None)
+
+
+def named(context: Context, request: FinishedRequest) -> FinishedRequest:
+    """The request with its relay's name in place of that one's id."""
+    if not request.relay:
+        return request
+    return replace(request, relay=context.relays.name_of(request.relay))
 
 
 ENDPOINTS: Final = (

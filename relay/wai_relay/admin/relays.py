@@ -5,13 +5,14 @@ from __future__ import annotations
 import platform
 from typing import Final
 
-from wai_api.relays import RelayList, RelayView
+from wai_api.relays import RelayList, RelayLive, RelayView
 from wai_protocol.errors import RequestError
 from wai_relay.access.naming import unknown
 from wai_relay.fleet.relays import HEARTBEAT_S, RelayRecord
 
 from .context import Context
-from .endpoint import Call, Endpoint
+from .endpoint import Call, Endpoint, Query
+from .requests import own_views
 
 SILENT_S: Final = 3 * HEARTBEAT_S
 
@@ -19,6 +20,18 @@ SILENT_S: Final = 3 * HEARTBEAT_S
 async def list_relays(context: Context, call: Call) -> RelayList:
     """Every relay of the fleet, by name."""
     return RelayList(tuple(_view(context, one) for one in await _all(context)))
+
+
+async def tell_live(context: Context, call: Call) -> RelayLive:
+    """What this relay alone knows of this moment, for the others."""
+    pulse = context.feed.pulse
+    return RelayLive(
+        requests=own_views(context),
+        pulse=pulse.now,
+        ttft_bins=dict(pulse.ttft_bins()),
+        figures=list(context.node_hours.rows.values()),
+        history=pulse.history() if call.query.get("history", False) else None,
+    )
 
 
 async def drain_relay(context: Context, call: Call) -> RelayView:
@@ -82,6 +95,14 @@ def _view(context: Context, one: RelayRecord) -> RelayView:
 
 ENDPOINTS: Final = (
     Endpoint("GET", "/relays", list_relays, "List the relays of the fleet", RelayList),
+    Endpoint(
+        *("GET", "/live", tell_live, "Say what this relay does now, for the others", RelayLive),
+        query=(
+            Query("own", bool, "what every relay adds that asks; it changes nothing"),
+            Query("history", bool, "the last hour too"),
+        ),
+        for_relays=True,
+    ),
     Endpoint(
         "POST", "/relays/{relay}/drain", drain_relay, "Send a relay no more callers", RelayView
     ),

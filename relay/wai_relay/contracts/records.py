@@ -101,6 +101,8 @@ class RequestRecord(msgspec.Struct):
     """In the operator's currency, 0 where the upstream has no price."""
     handed_over: bool = False
     """Whether the recorder has it: from then on its `tokens` alone may be corrected."""
+    relay: str = ""
+    """The id of the relay that it came by; "" where that is alone."""
     address: str = ""
     """The caller's, for the access log only: it is not stored."""
     refused_key: str = ""

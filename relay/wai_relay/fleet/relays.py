@@ -64,6 +64,16 @@ class Relays:
         self.started_at = time.time()
 
     @property
+    def own_name(self) -> str:
+        """What this relay is called in lists; "" where there are no others."""
+        return self.name_of(self.own_id) if len(self.all) > 1 else ""
+
+    def name_of(self, relay_id: str) -> str:
+        """What a relay is called; its id if it is gone."""
+        found = next((one for one in self.all if one.id == relay_id), None)
+        return relay_id if found is None else found.name
+
+    @property
     def shared(self) -> bool:
         """Whether there can be others."""
         return self._store.shared

@@ -64,6 +64,7 @@ def explain(record: RequestRecord, *, running: bool = False, captured: bool = Fa
         tokens_exact=record.tokens.exact,
         attempts=[_attempt(attempt) for attempt in record.tried],
         translated=record.translated,
+        relay=record.relay,
         captured=captured,
     )
 
@@ -96,6 +97,7 @@ def explain_stored(request: FinishedRequest) -> Explanation:
         completion_tokens=request.completion_tokens,
         tokens_exact=request.tokens_exact,
         attempts=[],
+        relay=request.relay,
     )
 
 

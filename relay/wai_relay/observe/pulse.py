@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from wai_api.feed import PulseHistory, PulseView
@@ -136,10 +136,15 @@ class Pulse:
         self._running.append(len(views) - queued)
         self.now = self._view(queued)
 
-    def _view(self, queued: int) -> PulseView:
+    def ttft_bins(self) -> Counter[int]:
+        """How many of the last hour's times to first token fell into each bin."""
         bins: Counter[int] = Counter()
         for minute in self._minutes:
             bins.update(minute.ttft_bins)
+        return bins
+
+    def _view(self, queued: int) -> PulseView:
+        bins = self.ttft_bins()
         recent = [self._rates[-step] for step in range(1, NOW_STEPS + 1)]
         return PulseView(
             at=round(self._wall_clock(), 1),
@@ -165,3 +170,31 @@ def _count(minute: _Minute, request: RequestRecord | PastRequest) -> None:
         minute.errors += request.failed
         if request.ttft_ms is not None:
             minute.ttft_bins[bin_of(request.ttft_ms)] += 1
+
+
+def summed(own: PulseView, others: Iterable[PulseView], bins: Mapping[int, int]) -> PulseView:
+    """The figures of several relays together; `bins`: all their times to first token."""
+    views = [own, *others]
+    counted = Counter(bins)
+    return PulseView(
+        at=own.at,
+        tokens_per_s=round(sum(view.tokens_per_s for view in views), 1),
+        running=sum(view.running for view in views),
+        queued=sum(view.queued for view in views),
+        requests_hour=sum(view.requests_hour for view in views),
+        errors_hour=sum(view.errors_hour for view in views),
+        tokens_hour=sum(view.tokens_hour for view in views),
+        ttft_p50_ms=quantile(counted, 0.5),
+        ttft_p99_ms=quantile(counted, 0.99),
+    )
+
+
+def summed_history(own: PulseHistory, others: Iterable[PulseHistory]) -> PulseHistory:
+    """The last hour of several relays together, which sample with the same step."""
+    rates, running = list(own.tokens_per_s), list(own.running)
+    for other in others:
+        for back in range(1, min(len(rates), len(other.tokens_per_s)) + 1):
+            rates[-back] = round(rates[-back] + other.tokens_per_s[-back], 1)
+        for back in range(1, min(len(running), len(other.running)) + 1):
+            running[-back] += other.running[-back]
+    return PulseHistory(step_s=own.step_s, until=own.until, tokens_per_s=rates, running=running)

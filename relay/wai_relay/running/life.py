@@ -166,6 +166,7 @@ def _close_at_the_end(parts: Parts, ending: AsyncExitStack) -> None:
     ending.push_async_callback(parts.upstreams.aclose)
     ending.callback(parts.fleet.close)
     ending.push_async_callback(parts.tunnels.close)
+    ending.push_async_callback(parts.context.peers.aclose)
     ending.callback(parts.feed.close)
     ending.push_async_callback(parts.notifier.close)
     ending.push_async_callback(parts.watch.close)
@@ -205,7 +206,7 @@ async def _open_port(
 async def _remember_the_hour(parts: Parts, stored: Stored) -> None:
     """Begin the last hour's figures with what the relay before us finished."""
     try:
-        past = await stored.history.past(time.time() - HOUR_S, MAX_PAST)
+        past = await stored.history.past(time.time() - HOUR_S, MAX_PAST, stored.recorder.relay)
     except StoreError as error:
         _log.warning("what was in the last hour is not known: %s", error)
         return

@@ -13,8 +13,10 @@ from msgspec.structs import replace
 from wai_protocol.identity import RelayKey
 from wai_protocol.limits import Limits
 from wai_relay.admin.context import Context
+from wai_relay.admin.elsewhere import Elsewhere
 from wai_relay.admin.events import Feed
 from wai_relay.admin.live_nodes import now_of
+from wai_relay.admin.peers import Peers
 from wai_relay.app import App, Readiness
 from wai_relay.config import RelayConfig
 from wai_relay.contracts.records import Recorder
@@ -130,6 +132,11 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         figures=node_hours.rows,
     )
 
+    peers = Peers(stored.relays, stored.relay_key, stored.admins.knows, config.proxies)
+    if stored.relays.shared:
+        feed.elsewhere = Elsewhere(peers, lambda: stored.admins.local)
+        feed.relay_name = lambda: stored.relays.own_name
+
     def hear(node: Node, name: str, value: Any) -> None:
         feed.deployed.hear(node, name, value)
         hardware.hear(node.record.id, name, value)
@@ -161,7 +168,9 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         before=(upstreams.look, lambda: feed.deployed.look(fleet.nodes())),
         told=notifier.look,
     )
-    context = _context(config, stored, tls, fleet, gateway, feed, health, notifier, node_hours)
+    context = _context(
+        *(config, stored, tls, fleet, gateway, feed, health, notifier, node_hours, peers)
+    )
     page = MetricsPage(
         lambda: metrics.text(
             fleet.nodes(),
@@ -240,6 +249,7 @@ def _context(
     health: Health,
     notifier: Notifier,
     node_hours: NodeHours,
+    peers: Peers,
 ) -> Context:
     return Context(
         fleet=fleet,
@@ -261,6 +271,7 @@ def _context(
         address=relay_address(config, stored.relay_key, tls),
         version=VERSION,
         relays=stored.relays,
+        peers=peers,
         node_url=config.node_url,
         health=health,
         notifier=notifier,

@@ -53,6 +53,7 @@ class Stored(msgspec.Struct, frozen=True):
         recorder = await UsageRecorder.load(
             store, lambda: settings.now.usage_retention_days * 86400.0, folder.path
         )
+        recorder.relay = own_id if store.shared else ""
         return cls(
             relay_key=relay_key,
             registry=registry,

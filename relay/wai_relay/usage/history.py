@@ -18,7 +18,7 @@ _COLUMNS: Final = (
     *("id", "request_id", "started_at", "path", "key_id", "model", "served_model", "node"),
     *("status", "fault", "reason", "prompt_tokens", "cached_tokens", "completion_tokens", "exact"),
     *("queue_ms", "ttft_ms", "duration_ms", "tokens_per_s", "bytes_in", "bytes_out", "attempts"),
-    *("stream", "cancelled", "fallback", "continued", "cost"),
+    *("stream", "cancelled", "fallback", "continued", "cost", "relay"),
 )
 _PAST: Final = (
     *("started_at", "node", "ttft_ms", "duration_ms", "completion_tokens", "attempts", "status"),
@@ -74,15 +74,15 @@ class RequestHistory:
         )
         return [_request(row) for row in rows]
 
-    async def past(self, since: float, limit: int) -> list[PastRequest]:
+    async def past(self, since: float, limit: int, relay: str = "") -> list[PastRequest]:
         """Return what began from `since` on (seconds since 1970), at most the `limit` latest.
 
-        Raises `StoreError`.
+        `relay`: the id of the one that they came by. Raises `StoreError`.
         """
         rows = await self._store.read(
             f"SELECT {_FAILED} AS failed, {', '.join(_PAST)} FROM usage_requests"  # noqa: S608
-            " WHERE started_at >= $1 ORDER BY started_at DESC LIMIT $2",
-            *(since, limit),
+            " WHERE started_at >= $1 AND relay = $3 ORDER BY started_at DESC LIMIT $2",
+            *(since, limit, relay),
         )
         return [
             PastRequest(

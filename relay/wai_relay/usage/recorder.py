@@ -66,6 +66,8 @@ class UsageRecorder:
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater | None = None,
     ) -> None:
+        self.relay = ""
+        """The id of this relay, which each request names; "" where it is alone."""
         self._store = store
         self._wall_clock = wall_clock
         self._call_later = call_later or _call_later
@@ -133,6 +135,7 @@ class UsageRecorder:
     def finish(self, record: RequestRecord) -> None:
         """See `Recorder`."""
         record.handed_over = True
+        record.relay = self.relay
         if record.key_id:
             self.months.add(record.key_id, record.started_at, record.tokens.total)
         self._pending.append(record)

@@ -101,7 +101,7 @@ _RAW_COLUMNS: Final = (
     *("request_id", "started_at", "path", "key_id", "model", "served_model", "node", "status"),
     *("fault", "reason", "prompt_tokens", "cached_tokens", "completion_tokens", "exact"),
     *("queue_ms", "ttft_ms", "duration_ms", "tokens_per_s", "bytes_in", "bytes_out", "attempts"),
-    *("stream", "cancelled", "fallback", "continued", "cost"),
+    *("stream", "cancelled", "fallback", "continued", "cost", "relay"),
 )
 _ADD_RAW: Final = (
     f"INSERT INTO usage_requests ({', '.join(_RAW_COLUMNS)})"  # noqa: S608 - the constant above
@@ -197,7 +197,7 @@ _after_model: Final = attrgetter(  # one call in C for the columns that are fiel
     *("served_model", "node", "status", "fault", "reason"),
     *("tokens.prompt", "tokens.cached", "tokens.completion", "tokens.exact"),
     *("queue_ms", "ttft_ms", "duration_ms", "tokens_per_second", "bytes_in", "bytes_out"),
-    *("attempts", "stream", "cancelled", "fallback", "continued", "cost"),
+    *("attempts", "stream", "cancelled", "fallback", "continued", "cost", "relay"),
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.relay.conftest import Clock
-from wai_protocol.identity import NodeKey, node_id
+from wai_protocol.identity import NodeKey, RelayKey, node_id
 from wai_protocol.status import NodeStatus
 from wai_relay.access.admins import Admins
 from wai_relay.access.audit import AuditLog
@@ -19,6 +19,7 @@ from wai_relay.access.sign_ins import SignIns
 from wai_relay.admin import BASE, Context
 from wai_relay.admin.events import Feed
 from wai_relay.admin.live_nodes import now_of
+from wai_relay.admin.peers import Peers
 from wai_relay.contracts.records import DiscardingRecorder, UsageState
 from wai_relay.dashboard.app import create_app
 from wai_relay.fleet.invites import InviteAddress, Invites
@@ -240,7 +241,8 @@ async def make_api(
         replays=Replays(handle, keys),
         address=InviteAddress("https://relay.example:8443", b"r" * 32, b"p" * 32),
         version="0.1.0",
-        relays=Relays(store, "relay_own"),
+        relays=(relays := Relays(store, "relay_own")),
+        peers=Peers(relays, RelayKey.generate(), admins.knows, clock=clock),
         health=Health(
             RelayCondition(
                 lambda: 2e9, lambda: UsageState(0, 0, behind=False), FolderProbe(Path("/"))
