@@ -18,7 +18,7 @@ from wai_protocol.errors import StoreError, TransportError
 from wai_relay.access.admins import LOCAL_ADMIN
 from wai_relay.access.sign_in_links import sign_in_url
 from wai_relay.config import RelayConfig
-from wai_relay.database import open_database
+from wai_relay.database import open_store
 from wai_relay.http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S
 from wai_relay.http.listener import Listener
 from wai_relay.identity import announce, withdraw
@@ -78,7 +78,7 @@ async def open_relay(
             lock = FolderLock.adopt(inherited.lock)
             passed = [socket.socket(fileno=descriptor) for descriptor in inherited.listening]
         ending.callback(_leave, folder, lock)
-        store = open_database(folder)  # before there is a key: see `database`
+        store = await open_store(folder, config.postgres)  # before there is a key: see `database`
         ending.push_async_callback(store.close)
         # Another certificate is shown at the earliest after `tls.start`, when there is a `relay`.
         tls = PortTls.load(config, folder, lambda: relay.announce())
