@@ -23,6 +23,7 @@ from .http.trusted_proxies import ProxyConfig
 from .notify.config import NotifyConfig
 from .policy.demands import OVERFLOW_AFTER_S
 from .policy.scoring import FIRST_TOKEN_WEIGHT
+from .storage.postgres_address import PostgresAddress
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8443"  # a first try must not be open to the world
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
@@ -115,6 +116,12 @@ class RelayConfig:
     """What counts as a problem."""
     notify: NotifyConfig = field(default_factory=NotifyConfig)
     """Who is told of problems."""
+    database: str | None = field(default=None, repr=False)
+    """PostgreSQL, shared by several relays: postgresql://USER@HOST:PORT/DATABASE, where several
+    hosts may stand, by commas; without it: a file in the data folder. Needs the extra
+    `postgres`."""
+    database_password_file: Path | None = None
+    """The password for `database`, in a file's first line, which is read for each connection."""
     https_proxy: str | None = field(default=None, repr=False)
     """The HTTP proxy by which the relay reaches providers and the ACME authority (`HTTPS_PROXY`):
     http://[USER:PASSWORD@]HOST:PORT."""
@@ -147,6 +154,10 @@ class RelayConfig:
             raise RequestError("drain_timeout_s is 0 or more, session_ttl_s more than 0")
         if self.provider_after_s < 0:
             raise RequestError("provider_after_s is 0 or more")
+        if self.database is not None:
+            _ = self.postgres
+        elif self.database_password_file is not None:
+            raise RequestError("database_password_file is for a database = postgresql://…")
         if len({provider.name for provider in self.providers}) < len(self.providers):
             raise RequestError("two providers have the same name")
 
@@ -166,6 +177,13 @@ class RelayConfig:
     def proxy_pin(self) -> bytes | None:
         """What invites say of the key of the proxy that ends TLS, None where nothing is known."""
         return bytes.fromhex(self.proxy_key_sha256.replace(",", " ")) or None
+
+    @property
+    def postgres(self) -> PostgresAddress | None:
+        """The shared database, None for a file in the data folder. Raises `RequestError`."""
+        if self.database is None:
+            return None
+        return PostgresAddress(self.database, self.database_password_file)
 
     @property
     def proxies(self) -> ProxySettings:

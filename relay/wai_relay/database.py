@@ -6,6 +6,9 @@ looks like an attack to their owners; so the relay does not start, and says what
 
 SQLite needs space even to open a database. A file beside it keeps that space: on a full disk it is
 removed, so that the relay can start.
+
+With PostgreSQL the folder has the relay's own key and certificate, and the database what all relays
+share. An empty one is then refused as well, if the folder was in use.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from wai_protocol.errors import StoreError
 from wai_transport.folder import DataFolder
 
 from .identity import KEY_FILE
-from .storage import SqliteStore
+from .storage import SqliteStore, Store
+from .storage.postgres_address import PostgresAddress
 
 DATABASE_FILE: Final = "relay.db"
 NEEDED_BYTES: Final = 128 * 1024  # for the log and the shared memory that SQLite makes beside it
@@ -32,8 +36,40 @@ _BUSY_S: Final = 30.0
 _log = logging.getLogger("wai.relay")
 
 
+async def open_store(folder: DataFolder, address: PostgresAddress | None) -> Store:
+    """Open PostgreSQL at `address`, or if it is None the database in the folder.
+
+    Raises `StoreError`.
+    """
+    if address is None:
+        return open_database(folder)
+    try:
+        from .storage.postgres import EmptyError, PostgresStore
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"PostgreSQL needs the Python package {error.name}, which is not installed here:"
+            " pip install 'wai[postgres]'"
+        ) from error
+    used = (folder.path / KEY_FILE).exists()
+    try:
+        return await PostgresStore.open(address, may_be_empty=not used)
+    except EmptyError as error:
+        if _has_tables(folder):
+            raise StoreError(
+                f"{error}, and the relay of {folder.path} has its nodes and API keys in"
+                f" {DATABASE_FILE}: start it without --database, or start over with another --data"
+            ) from error
+        raise StoreError(
+            f"{error}, but {KEY_FILE} in {folder.path} says that this relay was in use: is it the"
+            f" right database? To start over with this one, move {KEY_FILE} away"
+        ) from error
+
+
 def open_database(folder: DataFolder) -> SqliteStore:
-    """Open the database, or make it in a folder that has no relay yet. Raises `StoreError`."""
+    """Open the folder's database, or make it in a folder that has no relay yet.
+
+    Raises `StoreError`.
+    """
     path = folder.path / DATABASE_FILE
     if (folder.path / KEY_FILE).exists() and not _has_tables(folder):
         lost = "is empty" if path.exists() else "is missing"

@@ -7,6 +7,7 @@ processes that it started are found, whatever session or parent they have.
 from __future__ import annotations
 
 import os
+import pwd
 import random
 import re
 import signal
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import psutil
 
@@ -46,7 +47,9 @@ class Daemon:
         log: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        user: str | None = None,
     ) -> None:
+        """`user`: who it runs as, with that user's group alone; None: who runs the tests."""
         self.argv = list(argv)
         self.log = log
         self._mark = uuid.uuid4().hex
@@ -60,6 +63,7 @@ class Daemon:
                 env={**os.environ, **(env or {}), _MARK: self._mark},
                 cwd=cwd,
                 start_new_session=True,
+                **as_user(user),
             )
 
     def __enter__(self) -> Self:
@@ -185,6 +189,13 @@ class Daemon:
             except psutil.NoSuchProcess:
                 continue
         return left
+
+
+def as_user(user: str | None) -> dict[str, Any]:
+    """The arguments of `subprocess` by which a program runs as `user`; None: as who asks."""
+    if user is None:
+        return {}
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": ()}
 
 
 _OWN_PORTS: Final = (12_000, 32_000)

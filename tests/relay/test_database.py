@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 
 from tests.harness.real import require_real
 from wai_protocol.errors import StoreError
-from wai_relay.database import DATABASE_FILE, RESERVE_FILE, open_database
+from wai_relay.database import DATABASE_FILE, RESERVE_FILE, open_database, open_store
 from wai_relay.identity import load_relay_key
 from wai_relay.storage import Write
+from wai_relay.storage.postgres_address import PostgresAddress
 from wai_transport.folder import DataFolder
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +62,33 @@ async def test_a_database_without_tables_beside_a_key_is_refused(folder: DataFol
     connection.close()
     with pytest.raises(StoreError, match="is empty"):
         open_database(folder)
+
+
+async def test_an_empty_shared_database_is_not_taken_for_the_one_of_a_relay_in_use(
+    folder: DataFolder, empty_database: str, tmp_path: Path
+) -> None:
+    address = PostgresAddress(empty_database)
+    with pytest.raises(StoreError, match=r"is empty, and .*has its nodes and API keys in relay.db"):
+        await open_store(folder, address)
+    for file in folder.path.glob(f"{DATABASE_FILE}*"):
+        file.unlink()
+    with pytest.raises(StoreError, match=r"is empty, but relay.key .*right database"):
+        await open_store(folder, address)
+    new = DataFolder.open(tmp_path / "new")
+    await (await open_store(new, address)).close()
+    load_relay_key(new)
+    for relay in (new, folder):  # the second one was used with the same database, say
+        await (await open_store(relay, address)).close()
+
+
+async def test_the_package_that_is_missing_is_named(
+    folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("wai_relay.storage.postgres")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(StoreError, match=r"pip install 'wai\[postgres\]'"):
+        await open_store(folder, PostgresAddress("postgresql://wai@127.0.0.1:1/wai"))
 
 
 async def test_what_is_no_database_is_said_to_be_none(folder: DataFolder) -> None:

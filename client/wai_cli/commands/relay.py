@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from functools import partial
@@ -19,6 +20,7 @@ examples:
   wai relay --listen :443 --tls acme --domain llm.example.com
   wai relay --listen :443 --tls fullchain.pem,privkey.pem
   wai relay --listen 127.0.0.1:8080 --tls off   behind a proxy that ends TLS
+  wai relay --database postgresql://wai@db.example.com/wai --database-password-file FILE
   wai relay list                                the relays that share a database
 
 Every flag is also a key of the --config file and a variable WAI_RELAY_…; a flag wins.
@@ -61,6 +63,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="the URL by which nodes reach this very relay, if --public-url leads to several",
     )
+    parser.add_argument(
+        "--database",
+        metavar="URL",
+        help="PostgreSQL, for several relays: postgresql://USER@HOST/DATABASE (default: a file)",
+    )
+    parser.add_argument(
+        "--database-password-file",
+        metavar="FILE",
+        type=Path,
+        help="file with the password for --database",
+    )
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
     parser.add_argument("--log-format", metavar="FORMAT", help="text (default) or json")
     parser.set_defaults(run=_run)
@@ -99,6 +112,7 @@ def _run(parsed: argparse.Namespace) -> int:
     names = (
         *("data", "listen", "tls", "public_url", "node_url", "domain", "acme_directory"),
         *("acme_email", "proxy_key_sha256", "log_level", "log_format"),
+        *("database", "database_password_file"),
     )
     flags = {name: getattr(parsed, name) for name in names} | proxy_settings("WAI_RELAY_")
 
@@ -116,6 +130,11 @@ def _run(parsed: argparse.Namespace) -> int:
 
     config = read()
     show_log(config)
+    if parsed.database is not None and config.postgres is not None and config.postgres.has_password:
+        logging.getLogger("wai.relay").warning(
+            "every user of this machine can read the password in --database: use"
+            " --database-password-file, or WAI_RELAY_DATABASE"
+        )
     keep_memory_private()
     run(config, read, show_log, _show_link if sys.stderr.isatty() else None)
     return 0

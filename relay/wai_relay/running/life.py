@@ -13,12 +13,13 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 
 from wai_protocol.errors import StoreError, TransportError
 from wai_relay.access.sign_in_links import sign_in_url
 from wai_relay.config import RelayConfig
-from wai_relay.database import open_database
+from wai_relay.database import open_store
 from wai_relay.fleet.relays import RelayRecord
 from wai_relay.http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S
 from wai_relay.http.listener import Listener
@@ -82,7 +83,7 @@ async def open_relay(
             lock = FolderLock.adopt(inherited.lock)
             passed = [socket.socket(fileno=descriptor) for descriptor in inherited.listening]
         ending.callback(_leave, folder, lock)
-        store = open_database(folder)  # before there is a key: see `database`
+        store = await open_store(folder, config.postgres)  # before there is a key: see `database`
         ending.push_async_callback(store.close)
         # Another certificate is shown at the earliest after `tls.start`, when there is a `relay`.
         tls = PortTls.load(config, folder, lambda: relay.announce())
@@ -152,7 +153,7 @@ def _sharing(store: Store, stored: Stored, parts: Parts) -> Sharing | None:
         "sign_ins": follow_sign_ins,
         "settings": follow_settings,
     }
-    return Sharing(relays, own, store.connect, followers)
+    return Sharing(relays, own, partial(store.connect, "changes"), followers)
 
 
 def _close_at_the_end(parts: Parts, ending: AsyncExitStack) -> None:

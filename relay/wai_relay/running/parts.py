@@ -145,7 +145,9 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     condition = RelayCondition(
         certificate_ends=lambda: tls.ends if tls is not None else None,
         usage=lambda: stored.recorder.state,
-        folder=FolderProbe(config.data, config.data / DATABASE_FILE),
+        folder=FolderProbe(
+            config.data, None if config.database is not None else config.data / DATABASE_FILE
+        ),
     )
     notifier = Notifier(
         config.notify,

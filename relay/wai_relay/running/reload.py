@@ -22,9 +22,9 @@ Prepare: TypeAlias = Callable[[RelayConfig], Use]
 """The first step: prepare what a new configuration needs. Raises `WaiError`, with nothing changed
 by then."""
 
-NEED_RESTART: Final = ("data", "listen", "otlp_endpoint")
+NEED_RESTART: Final = (*("data", "listen", "otlp_endpoint", "database", "database_password_file"),)
 """The folder is locked and the port is open from the start on, and a successor inherits both; the
-exporter of spans has a thread of its own."""
+exporter of spans has a thread of its own; what was loaded from one database is not in another."""
 
 _TLS_FIELDS: Final = tuple(
     field.name

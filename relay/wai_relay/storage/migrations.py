@@ -1,7 +1,18 @@
 """Load the numbered SQL files that build the schema, in order.
 
-There are no downgrades. A database with a newer schema than these files is refused, because an
-older relay would write rows that do not fit it.
+`NNNN_name.sql` is for both databases, in the SQL of SQLite; `postgres_schema` says in which words
+PostgreSQL's differs. What only one of them needs, or what cannot be said in words of both
+(triggers, functions), is in `NNNN_name.sqlite.sql` or `NNNN_name.postgres.sql`, which is applied
+after the common file of that number, if there is one. A number may have any of the three.
+
+There are no downgrades. SQLite's file with a newer schema is refused, because an older relay would
+write rows that do not fit it. Relays that share PostgreSQL are upgraded one after the other, so an
+older one goes on with a newer schema, unless a migration in it says that it takes something away:
+
+    -- usable from: 12
+
+in a line of its own means that a relay which knows no migration from number 12 on must not use the
+schema. A migration without it only adds, so that the statements of older relays stay right.
 """
 
 from __future__ import annotations
@@ -9,26 +20,38 @@ from __future__ import annotations
 import re
 import sqlite3
 from importlib import resources
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from wai_protocol.errors import StoreError
 
-_FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+?)(?:\.(sqlite|postgres))?\.sql")
+_USABLE_FROM: Final = re.compile(r"^-- usable from: (\d+)$", re.MULTILINE)
+
+Database = Literal["sqlite", "postgres"]
 
 
 class Migration(msgspec.Struct, frozen=True):
-    """One file of `migrations/`: `NNNN_name.sql`."""
+    """The files of one number in `migrations/`.
+
+    `sql`: that of both databases; `own_sql`: that of the one that it was loaded for.
+    """
 
     number: int
     name: str
-    sql: str
+    sql: str = ""
+    own_sql: str = ""
+
+    @property
+    def usable_from(self) -> int:
+        """The number of a migration that a relay must know to use the schema after this one."""
+        return max(map(int, _USABLE_FROM.findall(self.sql + "\n" + self.own_sql)), default=0)
 
     def statements(self) -> list[str]:
-        """Return the file's statements. Semicolons within a trigger do not end a statement."""
+        """Return the statements for SQLite. Semicolons within a trigger do not end a statement."""
         found, pending = [], ""
-        for line in self.sql.splitlines(keepends=True):
+        for line in f"{self.sql}\n{self.own_sql}".splitlines(keepends=True):
             pending += line
             if sqlite3.complete_statement(pending):
                 found.append(pending.strip())
@@ -38,17 +61,27 @@ class Migration(msgspec.Struct, frozen=True):
         return found
 
 
-def load_migrations() -> list[Migration]:
+def load_migrations(database: Database = "sqlite") -> list[Migration]:
     """Load all migrations of this version, which are numbered 1, 2, 3, … without a gap."""
-    found = []
+    names: dict[int, str] = {}
+    common: dict[int, str] = {}
+    own: dict[int, str] = {}
     for file in resources.files(__package__).joinpath("migrations").iterdir():
-        if matched := _FILE_NAME.fullmatch(file.name):
-            sql = file.read_text(encoding="utf-8")
-            found.append(Migration(int(matched[1]), matched[2], sql))
-    found.sort(key=lambda migration: migration.number)
-    if [migration.number for migration in found] != list(range(1, len(found) + 1)):
+        if (matched := _FILE_NAME.fullmatch(file.name)) is None:
+            continue
+        number = int(matched[1])
+        if names.setdefault(number, matched[2]) != matched[2]:
+            raise StoreError(f"two migrations of this installation have the number {number}")
+        if matched[3] is None:
+            common[number] = file.read_text(encoding="utf-8")
+        elif matched[3] == database:
+            own[number] = file.read_text(encoding="utf-8")
+    if sorted(names) != list(range(1, len(names) + 1)):
         raise StoreError("the migrations of this installation are not numbered 1, 2, 3, …")
-    return found
+    return [
+        Migration(number, names[number], common.get(number, ""), own.get(number, ""))
+        for number in sorted(names)
+    ]
 
 
 def pending(migrations: list[Migration], applied: int) -> list[Migration]:

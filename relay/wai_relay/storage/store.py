@@ -1,15 +1,16 @@
 """The interface of the store: it takes transactions of SQL and returns rows.
 
-The SQL is valid for SQLite and PostgreSQL: parameters are `$1`, `$2`, …; times are seconds since
-1970; JSON is stored as text. The queries are written by the modules that own the tables (`keys`,
-`invites`, `registry`, …).
+The SQL is valid for SQLite and PostgreSQL, and the tests of the modules that write it (`keys`,
+`invites`, `registry`, …) run on both: parameters are `$1`, `$2`, …; times are seconds since 1970;
+JSON is stored as text; what is true or false is 0 or 1, in columns that PostgreSQL makes BIGINT
+(`postgres_schema`).
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -46,10 +47,10 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Store(abc.ABC):
-    """The persistent data of a relay. May be used from the event loop of any thread."""
+    """The persistent data of a relay. Belongs to one event loop, in which it is used and closed."""
 
-    shared: bool = False
-    """Whether other relays may use it at the same time."""
+    shared: ClassVar[bool] = False
+    """Whether other relays may use the same data at the same time."""
 
     @abc.abstractmethod
     async def write(self, *writes: Write) -> None:
@@ -58,7 +59,7 @@ class Store(abc.ABC):
         Raises `ConflictError` if `Write.rows` or a UNIQUE constraint was violated, and
         `RefusedError` for a value that cannot be stored; nothing was changed then. Raises
         `StoreError` if the database failed; the transaction may nevertheless be stored, if the disk
-        failed at the end.
+        or the connection failed at the end.
         """
 
     @abc.abstractmethod

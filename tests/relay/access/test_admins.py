@@ -9,18 +9,18 @@ from wai_api.bounds import MAX_TOKEN_BYTES
 from wai_protocol.errors import AuthError, Fault, RequestError
 from wai_relay.access.admins import Admins
 from wai_relay.access.audit import MAX_LISTED, AuditLog
-from wai_relay.storage import SqliteStore, Write
+from wai_relay.storage import Store, Write
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def admins(store: SqliteStore, clock: Clock) -> Admins:
+async def admins(store: Store, clock: Clock) -> Admins:
     return await Admins.load(store, "local-token", clock)
 
 
 async def test_a_token_lets_in_from_now_on_and_over_a_restart(
-    admins: Admins, store: SqliteStore, clock: Clock
+    admins: Admins, store: Store, clock: Clock
 ) -> None:
     await admins.create("ann", "ann-token")
     for ring in (admins, await Admins.load(store, "local-token", clock)):
@@ -31,7 +31,7 @@ async def test_a_token_lets_in_from_now_on_and_over_a_restart(
 
 
 async def test_a_revoked_admin_is_out_at_once_and_after_a_restart(
-    admins: Admins, store: SqliteStore, clock: Clock
+    admins: Admins, store: Store, clock: Clock
 ) -> None:
     await admins.create("ann", "ann-token")
     await admins.revoke("ann")
@@ -85,7 +85,7 @@ async def test_what_is_no_token_lets_nobody_in(admins: Admins, token: bytes) -> 
 
 
 async def test_a_token_that_is_longer_than_one_can_be_is_not_taken_for_its_beginning(
-    store: SqliteStore, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     longest = "t" * MAX_TOKEN_BYTES
     admins = await Admins.load(store, longest, clock)
@@ -94,9 +94,7 @@ async def test_a_token_that_is_longer_than_one_can_be_is_not_taken_for_its_begin
         admins.authenticate(longest.encode() + b"t")
 
 
-async def test_the_audit_log_is_read_newest_first_in_pages(
-    store: SqliteStore, clock: Clock
-) -> None:
+async def test_the_audit_log_is_read_newest_first_in_pages(store: Store, clock: Clock) -> None:
     log = AuditLog(store, clock)
     for n in range(5):
         clock.now += 1
@@ -114,7 +112,7 @@ async def test_the_audit_log_is_read_newest_first_in_pages(
     assert await log.list(before=rest[-1].id) == []
 
 
-async def test_one_look_at_the_audit_log_is_bounded(store: SqliteStore, clock: Clock) -> None:
+async def test_one_look_at_the_audit_log_is_bounded(store: Store, clock: Clock) -> None:
     row = (
         "INSERT INTO audit_log (at, actor, action, subject, detail) VALUES (1, 'a', 'b', 'c', '{}')"
     )

@@ -13,7 +13,7 @@ from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_relay.access.former_secrets import MAX_GOOD, REMEMBERED_S
 from wai_relay.access.keys import MAX_LENT, KeyRing
 from wai_relay.contracts.api_keys import TRIAL_KEY_ID, KeyRefused
-from wai_relay.storage import SqliteStore, Write
+from wai_relay.storage import Store, Write
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +28,7 @@ def _fault(ring: KeyRing, headers: list[tuple[bytes, bytes]]) -> Fault:
     return caught.value.fault
 
 
-async def test_a_key_is_taken_from_either_header(store: SqliteStore) -> None:
+async def test_a_key_is_taken_from_either_header(store: Store) -> None:
     ring = await KeyRing.load(store)
     key, secret = await ring.create("app")
     assert secret.startswith("wai_sk_")
@@ -41,7 +41,7 @@ async def test_a_key_is_taken_from_either_header(store: SqliteStore) -> None:
     assert ring.authenticate([*_bearer("sk-ant-x"), (b"x-api-key", secret.encode())]) == key
 
 
-async def test_no_key_and_a_wrong_key_are_told_apart(store: SqliteStore) -> None:
+async def test_no_key_and_a_wrong_key_are_told_apart(store: Store) -> None:
     ring = await KeyRing.load(store)
     _, secret = await ring.create("app")
     assert _fault(ring, []) is Fault.KEY_MISSING
@@ -54,7 +54,7 @@ async def test_no_key_and_a_wrong_key_are_told_apart(store: SqliteStore) -> None
     assert _fault(ring, [(b"sec-websocket-protocol", other)]) is Fault.KEY_INVALID
 
 
-async def test_the_secret_is_nowhere_on_the_disk(store: SqliteStore, tmp_path: Path) -> None:
+async def test_the_secret_is_nowhere_on_the_disk(store: Store, tmp_path: Path) -> None:
     ring = await KeyRing.load(store)
     key, secret = await ring.create("app")
     assert secret[12:].encode() not in everything_in(tmp_path)
@@ -62,7 +62,7 @@ async def test_the_secret_is_nowhere_on_the_disk(store: SqliteStore, tmp_path: P
     assert len(key.prefix) < 12
 
 
-async def test_a_revoked_key_fails_before_the_disk_has_heard_of_it(store: SqliteStore) -> None:
+async def test_a_revoked_key_fails_before_the_disk_has_heard_of_it(store: Store) -> None:
     ring = await KeyRing.load(store)
     key, secret = await ring.create("app")
     revoking = asyncio.ensure_future(ring.revoke(key.id))
@@ -72,7 +72,7 @@ async def test_a_revoked_key_fails_before_the_disk_has_heard_of_it(store: Sqlite
     assert _fault(await KeyRing.load(store), _bearer(secret)) is Fault.KEY_INVALID
 
 
-async def test_a_change_in_flight_does_not_revive_a_revoked_key(store: SqliteStore) -> None:
+async def test_a_change_in_flight_does_not_revive_a_revoked_key(store: Store) -> None:
     ring = await KeyRing.load(store)
     key, secret = await ring.create("app")
     change = asyncio.ensure_future(ring.set_limits(key.id, KeyLimits(rpm=5)))
@@ -84,7 +84,7 @@ async def test_a_change_in_flight_does_not_revive_a_revoked_key(store: SqliteSto
     assert _fault(await KeyRing.load(store), _bearer(secret)) is Fault.KEY_INVALID
 
 
-async def test_of_two_changes_at_once_one_is_told_to_look_again(store: SqliteStore) -> None:
+async def test_of_two_changes_at_once_one_is_told_to_look_again(store: Store) -> None:
     ring = await KeyRing.load(store)
     key, secret = await ring.create("app")
     outcomes = await asyncio.gather(
@@ -98,7 +98,7 @@ async def test_of_two_changes_at_once_one_is_told_to_look_again(store: SqliteSto
 
 
 async def test_a_key_that_could_not_be_written_as_revoked_is_refused_all_the_same(
-    store: SqliteStore,
+    store: Store,
 ) -> None:
     ring = await KeyRing.load(store)
     key, secret = await ring.create("app")
@@ -108,7 +108,7 @@ async def test_a_key_that_could_not_be_written_as_revoked_is_refused_all_the_sam
     assert _fault(ring, _bearer(secret)) is Fault.KEY_INVALID
 
 
-async def test_an_expired_key_is_refused(store: SqliteStore, clock: Clock) -> None:
+async def test_an_expired_key_is_refused(store: Store, clock: Clock) -> None:
     ring = await KeyRing.load(store, clock)
     _, secret = await ring.create("app", KeyLimits(expires_at=clock.now + 10))
     ring.authenticate(_bearer(secret))
@@ -116,13 +116,13 @@ async def test_an_expired_key_is_refused(store: SqliteStore, clock: Clock) -> No
     assert _fault(ring, _bearer(secret)) is Fault.KEY_INVALID
 
 
-async def test_limits_survive_a_restart(store: SqliteStore) -> None:
+async def test_limits_survive_a_restart(store: Store) -> None:
     limits = KeyLimits(rpm=3, models=("a", "b"), local_only=True, continue_=True, expires_at=4e9)
     _, secret = await (await KeyRing.load(store)).create("app", limits)
     assert (await KeyRing.load(store)).authenticate(_bearer(secret)).limits == limits
 
 
-async def test_revoking_twice_is_fine_and_an_unknown_key_is_not(store: SqliteStore) -> None:
+async def test_revoking_twice_is_fine_and_an_unknown_key_is_not(store: Store) -> None:
     ring = await KeyRing.load(store)
     key, _ = await ring.create("app")
     await ring.revoke(key.id)
@@ -135,12 +135,12 @@ async def test_revoking_twice_is_fine_and_an_unknown_key_is_not(store: SqliteSto
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 65, "a\nb", "a\x1b[2J"])
-async def test_a_name_that_cannot_be_shown_is_refused(store: SqliteStore, name: str) -> None:
+async def test_a_name_that_cannot_be_shown_is_refused(store: Store, name: str) -> None:
     with pytest.raises(RequestError):
         await (await KeyRing.load(store)).create(name)
 
 
-async def _with_stored(store: SqliteStore, text: str) -> KeyRing:
+async def _with_stored(store: Store, text: str) -> KeyRing:
     ring = await KeyRing.load(store)
     await ring.create("app")
     await store.write(Write("UPDATE api_keys SET limits = $1", (text,)))
@@ -148,14 +148,14 @@ async def _with_stored(store: SqliteStore, text: str) -> KeyRing:
 
 
 async def test_a_priority_that_an_older_relay_stored_counts_as_the_nearest_end(
-    store: SqliteStore,
+    store: Store,
 ) -> None:
     ring = await _with_stored(store, '{"priority":-100,"rpm":5,"continue_":true,"newer":[1]}')
     [key] = await ring.list()
     assert key.limits == KeyLimits(priority=-3, rpm=5, continue_=True)
 
 
-async def test_limits_are_stored_as_an_older_relay_reads_them(store: SqliteStore) -> None:
+async def test_limits_are_stored_as_an_older_relay_reads_them(store: Store) -> None:
     ring = await KeyRing.load(store)
     await ring.create("app", KeyLimits(rpm=5, models=("m",), continue_=True))
     [row] = await store.read("SELECT limits FROM api_keys")
@@ -166,12 +166,12 @@ async def test_limits_are_stored_as_an_older_relay_reads_them(store: SqliteStore
 
 
 @pytest.mark.parametrize("text", ['{"rpm":"many"}', '{"models":[1]}', "[]x", '"x"'])
-async def test_damaged_limits_do_not_pass_for_no_limit(store: SqliteStore, text: str) -> None:
+async def test_damaged_limits_do_not_pass_for_no_limit(store: Store, text: str) -> None:
     with pytest.raises(StoreError, match="limits of the API key"):
         await _with_stored(store, text)
 
 
-async def test_a_key_is_meant_by_its_id_or_its_name(store: SqliteStore) -> None:
+async def test_a_key_is_meant_by_its_id_or_its_name(store: Store) -> None:
     ring = await KeyRing.load(store)
     key, _ = await ring.create("chat app")
     other, _ = await ring.create("notes")
@@ -183,7 +183,7 @@ async def test_a_key_is_meant_by_its_id_or_its_name(store: SqliteStore) -> None:
         ring.named("zzz")
 
 
-async def test_a_name_that_two_keys_have_is_refused_with_their_ids(store: SqliteStore) -> None:
+async def test_a_name_that_two_keys_have_is_refused_with_their_ids(store: Store) -> None:
     ring = await KeyRing.load(store)
     first, _ = await ring.create("app")
     second, _ = await ring.create("app")
@@ -197,7 +197,7 @@ async def test_a_name_that_two_keys_have_is_refused_with_their_ids(store: Sqlite
     assert (await ring.named_of_all(first.id)).id == first.id
 
 
-async def test_a_renamed_key_stays_good_and_keeps_its_limits(store: SqliteStore) -> None:
+async def test_a_renamed_key_stays_good_and_keeps_its_limits(store: Store) -> None:
     ring = await KeyRing.load(store)
     key, secret = await ring.create("app", KeyLimits(rpm=3))
     await ring.rename(key.id, "chat")
@@ -209,7 +209,7 @@ async def test_a_renamed_key_stays_good_and_keeps_its_limits(store: SqliteStore)
 
 
 async def test_a_lent_key_is_good_for_its_time_and_is_nowhere_else(
-    store: SqliteStore, clock: Clock, tmp_path: Path
+    store: Store, clock: Clock, tmp_path: Path
 ) -> None:
     ring = await KeyRing.load(store, clock)
     before = everything_in(tmp_path)
@@ -223,7 +223,7 @@ async def test_a_lent_key_is_good_for_its_time_and_is_nowhere_else(
 
 
 async def test_lent_keys_are_bounded_and_make_room_when_their_time_is_over(
-    store: SqliteStore, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     ring = await KeyRing.load(store, clock)
     for _ in range(MAX_LENT):
@@ -235,7 +235,7 @@ async def test_lent_keys_are_bounded_and_make_room_when_their_time_is_over(
     assert len(ring._by_hash) == 1
 
 
-async def test_what_is_remembered_of_a_refused_key(store: SqliteStore, clock: Clock) -> None:
+async def test_what_is_remembered_of_a_refused_key(store: Store, clock: Clock) -> None:
     ring = await KeyRing.load(store, clock)
     revoked, old_secret = await ring.create("old")
     expired, late_secret = await ring.create("late", KeyLimits(expires_at=clock.now))
@@ -258,7 +258,7 @@ async def test_what_is_remembered_of_a_refused_key(store: SqliteStore, clock: Cl
 
 
 async def test_a_rotated_key_is_good_by_both_secrets_for_a_while_and_stays_itself(
-    store: SqliteStore, clock: Clock, tmp_path: Path
+    store: Store, clock: Clock, tmp_path: Path
 ) -> None:
     ring = await KeyRing.load(store, clock)
     key, old = await ring.create("app", KeyLimits(rpm=5), ["prod"])
@@ -284,7 +284,7 @@ async def test_a_rotated_key_is_good_by_both_secrets_for_a_while_and_stays_itsel
 
 
 async def test_without_a_grace_no_former_secret_is_good_any_more(
-    store: SqliteStore, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     ring = await KeyRing.load(store, clock)
     key, first = await ring.create("app")
@@ -297,7 +297,7 @@ async def test_without_a_grace_no_former_secret_is_good_any_more(
 
 
 async def test_a_key_that_is_revoked_takes_its_former_secrets_with_it(
-    store: SqliteStore, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     ring = await KeyRing.load(store, clock)
     key, old = await ring.create("app")
@@ -310,9 +310,7 @@ async def test_a_key_that_is_revoked_takes_its_former_secrets_with_it(
         await ring.rotate(key.id, 0.0)
 
 
-async def test_a_changed_limit_holds_for_the_former_secret_too(
-    store: SqliteStore, clock: Clock
-) -> None:
+async def test_a_changed_limit_holds_for_the_former_secret_too(store: Store, clock: Clock) -> None:
     ring = await KeyRing.load(store, clock)
     key, old = await ring.create("app")
     await ring.rotate(key.id, 86400.0)
@@ -320,9 +318,7 @@ async def test_a_changed_limit_holds_for_the_former_secret_too(
     assert ring.authenticate(_bearer(old)).limits.rpm == 1
 
 
-async def test_a_program_that_rotates_in_a_loop_is_stopped(
-    store: SqliteStore, clock: Clock
-) -> None:
+async def test_a_program_that_rotates_in_a_loop_is_stopped(store: Store, clock: Clock) -> None:
     ring = await KeyRing.load(store, clock)
     key, _ = await ring.create("app")
     for _ in range(MAX_GOOD):
@@ -335,7 +331,7 @@ async def test_a_program_that_rotates_in_a_loop_is_stopped(
     assert len(await store.read("SELECT * FROM api_key_secrets")) == 1
 
 
-async def test_two_that_rotate_at_once_do_not_lose_a_secret(store: SqliteStore) -> None:
+async def test_two_that_rotate_at_once_do_not_lose_a_secret(store: Store) -> None:
     ring = await KeyRing.load(store)
     key, _ = await ring.create("app")
     results = await asyncio.gather(
@@ -346,7 +342,7 @@ async def test_two_that_rotate_at_once_do_not_lose_a_secret(store: SqliteStore) 
     assert (await KeyRing.load(store)).authenticate(_bearer(secret)).id == key.id
 
 
-async def test_labels_are_kept_and_replaced(store: SqliteStore) -> None:
+async def test_labels_are_kept_and_replaced(store: Store) -> None:
     ring = await KeyRing.load(store)
     key, _ = await ring.create("app", None, ["b", "a", "b"])
     assert key.labels == ("a", "b")

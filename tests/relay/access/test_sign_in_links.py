@@ -9,12 +9,12 @@ from wai_protocol.errors import AuthError
 from wai_relay.access.admins import Admins
 from wai_relay.access.sign_in_links import LINK_S, MAX_LINKS, SignInLinks
 from wai_relay.access.sign_ins import SignIns
-from wai_relay.storage import SqliteStore
+from wai_relay.storage import Store
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_link_signs_in_once(store: SqliteStore, clock: Clock) -> None:
+async def test_a_link_signs_in_once(store: Store, clock: Clock) -> None:
     admins = await Admins.load(store, "wai_at_local", clock)
     sign_ins = await SignIns.load(store, admins, clock)
     secret, expires_at = sign_ins.links.make("local")
@@ -26,7 +26,7 @@ async def test_a_link_signs_in_once(store: SqliteStore, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("change", ["time", "token", "revoked", "another secret"])
-async def test_a_link_is_worthless_after(change: str, store: SqliteStore, clock: Clock) -> None:
+async def test_a_link_is_worthless_after(change: str, store: Store, clock: Clock) -> None:
     admins = await Admins.load(store, "wai_at_local", clock)
     await admins.create("anna", "wai_at_anna")
     links = SignInLinks(admins, clock)
@@ -45,9 +45,7 @@ async def test_a_link_is_worthless_after(change: str, store: SqliteStore, clock:
         links.redeem(secret.encode())
 
 
-async def test_links_that_nobody_opens_take_bounded_memory(
-    store: SqliteStore, clock: Clock
-) -> None:
+async def test_links_that_nobody_opens_take_bounded_memory(store: Store, clock: Clock) -> None:
     links = SignInLinks(await Admins.load(store, "wai_at_local", clock), clock)
     first, *_, last = [links.make("local")[0] for _ in range(MAX_LINKS + 1)]
     assert links.redeem(last.encode()) == "local"

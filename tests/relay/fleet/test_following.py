@@ -67,6 +67,7 @@ async def test_a_node_that_comes_sooner_than_the_news_of_it_is_let_in(
     relays: tuple[Relay, Relay], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, _ = relays
+    monkeypatch.setattr(store, "shared", False)
     with pytest.raises(AuthError) as refused:
         await here.fleet.admit(ProvenHello(HELLO, None))
     assert refused.value.fault is Fault.NODE_UNKNOWN

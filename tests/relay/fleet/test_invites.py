@@ -13,14 +13,14 @@ from wai_protocol.identity import NodeKey, node_id
 from wai_protocol.invite import decode
 from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.registry import NodeRegistry
-from wai_relay.storage import SqliteStore
+from wai_relay.storage import Store
 
 pytestmark = pytest.mark.anyio
 
 ADDRESS = InviteAddress("https://relay.example", b"r" * 32, b"p" * 32)
 
 
-async def _parts(store: SqliteStore, clock: Clock) -> tuple[Invites, NodeRegistry]:
+async def _parts(store: Store, clock: Clock) -> tuple[Invites, NodeRegistry]:
     registry = await NodeRegistry.load(store, clock)
     return Invites(store, registry, clock), registry
 
@@ -31,7 +31,7 @@ async def _invite(invites: Invites, **options: object) -> bytes:
 
 
 async def test_the_string_says_where_the_relay_is_and_how_to_know_it(
-    store: SqliteStore, clock: Clock, tmp_path: Path
+    store: Store, clock: Clock, tmp_path: Path
 ) -> None:
     invites, _ = await _parts(store, clock)
     _, text = await invites.create(ADDRESS)
@@ -41,7 +41,7 @@ async def test_the_string_says_where_the_relay_is_and_how_to_know_it(
 
 
 async def test_of_twenty_nodes_that_race_for_an_invite_one_gets_in(
-    store: SqliteStore, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     invites, registry = await _parts(store, clock)
     secret = await _invite(invites)
@@ -58,7 +58,7 @@ async def test_of_twenty_nodes_that_race_for_an_invite_one_gets_in(
 
 
 async def test_a_node_that_did_not_hear_the_answer_may_ask_again(
-    store: SqliteStore, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     invites, _ = await _parts(store, clock)
     secret, key = await _invite(invites), NodeKey.generate()
@@ -70,7 +70,7 @@ async def test_a_node_that_did_not_hear_the_answer_may_ask_again(
         await after_restart.redeem(secret, NodeKey.generate().public, "other")
 
 
-async def test_a_taken_name_costs_no_invite(store: SqliteStore, clock: Clock) -> None:
+async def test_a_taken_name_costs_no_invite(store: Store, clock: Clock) -> None:
     invites, _ = await _parts(store, clock)
     await invites.redeem(await _invite(invites), NodeKey.generate().public, "box")
     secret, key = await _invite(invites), NodeKey.generate()
@@ -82,9 +82,7 @@ async def test_a_taken_name_costs_no_invite(store: SqliteStore, clock: Clock) ->
     assert (await invites.redeem(secret, key.public, "box2")).name == "box2"
 
 
-async def test_expired_revoked_and_unknown_invites_say_which(
-    store: SqliteStore, clock: Clock
-) -> None:
+async def test_expired_revoked_and_unknown_invites_say_which(store: Store, clock: Clock) -> None:
     invites, _ = await _parts(store, clock)
     secret = await _invite(invites, ttl_s=60.0)
     clock.now += 60
@@ -99,7 +97,7 @@ async def test_expired_revoked_and_unknown_invites_say_which(
 
 
 async def test_a_used_invite_cannot_be_revoked_which_would_look_as_if_it_helped(
-    store: SqliteStore, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     invites, _ = await _parts(store, clock)
     record, text = await invites.create(ADDRESS)
@@ -110,7 +108,7 @@ async def test_a_used_invite_cannot_be_revoked_which_would_look_as_if_it_helped(
 
 
 async def test_a_removed_node_is_out_also_after_a_restart_and_in_by_a_new_invite(
-    store: SqliteStore, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     invites, registry = await _parts(store, clock)
     secret, key = await _invite(invites), NodeKey.generate()
@@ -128,7 +126,7 @@ async def test_a_removed_node_is_out_also_after_a_restart_and_in_by_a_new_invite
     assert again.removed_at is None
 
 
-async def test_no_deploy_is_remembered(store: SqliteStore, clock: Clock) -> None:
+async def test_no_deploy_is_remembered(store: Store, clock: Clock) -> None:
     invites, _ = await _parts(store, clock)
     key = NodeKey.generate()
     await invites.redeem(await _invite(invites, may_deploy=False), key.public, "box")
@@ -136,7 +134,7 @@ async def test_no_deploy_is_remembered(store: SqliteStore, clock: Clock) -> None
     assert node.may_deploy is False
 
 
-async def test_renaming_to_a_taken_name_is_refused(store: SqliteStore, clock: Clock) -> None:
+async def test_renaming_to_a_taken_name_is_refused(store: Store, clock: Clock) -> None:
     invites, registry = await _parts(store, clock)
     first = await invites.redeem(await _invite(invites), NodeKey.generate().public, "a")
     await invites.redeem(await _invite(invites), NodeKey.generate().public, "b")
@@ -147,9 +145,7 @@ async def test_renaming_to_a_taken_name_is_refused(store: SqliteStore, clock: Cl
     assert registry.find("c") is not None
 
 
-async def test_a_node_without_a_name_is_called_as_its_host_is(
-    store: SqliteStore, clock: Clock
-) -> None:
+async def test_a_node_without_a_name_is_called_as_its_host_is(store: Store, clock: Clock) -> None:
     invites, _ = await _parts(store, clock)
 
     async def name(host: str, **options: object) -> str:
@@ -166,7 +162,7 @@ async def test_a_node_without_a_name_is_called_as_its_host_is(
 
 
 async def test_two_hosts_of_one_name_that_join_at_once_both_get_in(
-    store: SqliteStore, clock: Clock
+    store: Store, clock: Clock
 ) -> None:
     invites, registry = await _parts(store, clock)
     secrets = [await _invite(invites) for _ in range(4)]
@@ -177,7 +173,7 @@ async def test_two_hosts_of_one_name_that_join_at_once_both_get_in(
     assert len(registry.nodes()) == 4
 
 
-async def test_a_drained_node_is_drained_after_a_restart(store: SqliteStore, clock: Clock) -> None:
+async def test_a_drained_node_is_drained_after_a_restart(store: Store, clock: Clock) -> None:
     invites, registry = await _parts(store, clock)
     node = await invites.redeem(await _invite(invites), NodeKey.generate().public, "box")
     await registry.set_drained(node.id, drained=True)
@@ -188,9 +184,7 @@ async def test_a_drained_node_is_drained_after_a_restart(store: SqliteStore, clo
     assert (await NodeRegistry.load(store)).find("box") == node
 
 
-async def test_a_renamed_node_is_found_by_its_new_name_only(
-    store: SqliteStore, clock: Clock
-) -> None:
+async def test_a_renamed_node_is_found_by_its_new_name_only(store: Store, clock: Clock) -> None:
     invites, registry = await _parts(store, clock)
     node = await invites.redeem(await _invite(invites), NodeKey.generate().public, "box")
     await invites.redeem(await _invite(invites), NodeKey.generate().public, "other")

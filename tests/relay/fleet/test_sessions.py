@@ -27,7 +27,7 @@ from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.registry import NodeRegistry
 from wai_relay.fleet.session import LOADED, MAX_GIVEN_UP, SPENT, NodeSession
 from wai_relay.fleet.tunnel import AdmittedNode
-from wai_relay.storage import SqliteStore
+from wai_relay.storage import Store
 from wai_transport.live_session import Ended
 
 pytestmark = pytest.mark.anyio
@@ -75,7 +75,7 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(store: SqliteStore, clock: Clock) -> Rig:
+async def rig(store: Store, clock: Clock) -> Rig:
     registry = await NodeRegistry.load(store, clock)
     invites = Invites(store, registry, clock)
     _, text = await invites.create(InviteAddress("https://relay.example", b"r" * 32, b"p" * 32))

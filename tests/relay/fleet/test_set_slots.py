@@ -12,7 +12,7 @@ from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.fleet.invites import InviteAddress, Invites
 from wai_relay.fleet.nodes import ConnectedFleet
 from wai_relay.fleet.registry import MAX_SET_SLOTS, NodeRegistry
-from wai_relay.storage import SqliteStore
+from wai_relay.storage import Store
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +26,7 @@ SERVED = NodeStatus(
 )
 
 
-async def _fleet(store: SqliteStore, clock: Clock) -> ConnectedFleet:
+async def _fleet(store: Store, clock: Clock) -> ConnectedFleet:
     registry = await NodeRegistry.load(store, clock)
     invites = Invites(store, registry, clock)
     if not registry.nodes():
@@ -47,9 +47,7 @@ def _tell(fleet: ConnectedFleet) -> None:
     node.update(SERVED, "run")
 
 
-async def test_set_slots_count_where_the_server_does_not_tell(
-    store: SqliteStore, clock: Clock
-) -> None:
+async def test_set_slots_count_where_the_server_does_not_tell(store: Store, clock: Clock) -> None:
     fleet = await _fleet(store, clock)
     _tell(fleet)
     await fleet.set_slots("box", "vllm@x", 8)
@@ -62,9 +60,7 @@ async def test_set_slots_count_where_the_server_does_not_tell(
     assert _slots(again) == [None, None, 2, None]
 
 
-async def test_a_drain_and_a_new_name_leave_set_slots_alone(
-    store: SqliteStore, clock: Clock
-) -> None:
+async def test_a_drain_and_a_new_name_leave_set_slots_alone(store: Store, clock: Clock) -> None:
     fleet = await _fleet(store, clock)
     _tell(fleet)
     await fleet.set_slots("box", "ollama@z", 3)
@@ -74,7 +70,7 @@ async def test_a_drain_and_a_new_name_leave_set_slots_alone(
     assert _slots(fleet) == [None, None, 2, 3]
 
 
-async def test_set_slots_take_bounded_room(store: SqliteStore, clock: Clock) -> None:
+async def test_set_slots_take_bounded_room(store: Store, clock: Clock) -> None:
     fleet = await _fleet(store, clock)
     for number in range(MAX_SET_SLOTS):
         await fleet.set_slots("box", f"server-{number}", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wai_relay.contracts.records import RequestRecord
-from wai_relay.storage import SqliteStore
+from wai_relay.storage import Store
 from wai_relay.usage import HistoryFilter, RequestHistory
 from wai_relay.usage.rollups import writes_for
 
@@ -34,7 +34,7 @@ REQUESTS = (
 
 
 @pytest.fixture
-async def history(store: SqliteStore) -> RequestHistory:
+async def history(store: Store) -> RequestHistory:
     await store.write(*writes_for((record, record.model) for record in REQUESTS))
     return RequestHistory(store)
 
@@ -63,7 +63,7 @@ async def test_a_filter_finds_what_it_says(
 
 
 async def test_pages_hold_each_request_once_whatever_comes_meanwhile(
-    history: RequestHistory, store: SqliteStore
+    history: RequestHistory, store: Store
 ) -> None:
     seen: list[str] = []
     before = None

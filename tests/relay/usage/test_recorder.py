@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.harness.stores import OpenStore
 from wai_api.usage import Grouping
 from wai_relay.contracts.records import RequestRecord, TokenCounts
-from wai_relay.storage import SqliteStore
+from wai_relay.storage import Store
 from wai_relay.usage import UsageRecorder, UsageReport
 from wai_relay.usage.recorder import BATCH_RECORDS, FLUSH_INTERVAL_S, MAX_MODELS
 from wai_relay.usage.rollups import DAY_S, HOUR_S
@@ -68,11 +68,10 @@ class Due:
 
 @dataclass
 class Books:
-    store: SqliteStore
+    store: Store
     time: Time
     recorder: UsageRecorder
     report: UsageReport
-    path: Path
     retention_s: float = 30.0 * DAY_S
 
     async def settle(self) -> None:
@@ -91,19 +90,16 @@ class Books:
 
 
 @pytest.fixture
-async def books(tmp_path: Path) -> AsyncIterator[Books]:
+async def books(store: Store, tmp_path: Path) -> AsyncIterator[Books]:
     time = Time()
-    path = tmp_path / "relay.db"
-    store = SqliteStore.open(path)
     recorder = await UsageRecorder.load(
         *(store, lambda: 30.0 * DAY_S, tmp_path),
         wall_clock=time,
         clock=time.monotonic,
         call_later=time.call_later,
     )
-    yield Books(store, time, recorder, UsageReport(store), path)
+    yield Books(store, time, recorder, UsageReport(store))
     await recorder.close()
-    await store.close()
 
 
 def record(**fields: Any) -> RequestRecord:
@@ -147,13 +143,13 @@ async def test_many_requests_do_not_wait_for_the_timer(books: Books) -> None:
     assert len(await books.rows("usage_requests")) == BATCH_RECORDS
 
 
-async def test_an_orderly_stop_loses_nothing(books: Books) -> None:
+async def test_an_orderly_stop_loses_nothing(books: Books, open_store: OpenStore) -> None:
     books.recorder.finish(record())
     await books.recorder.close()
     await books.store.close()
-    with sqlite3.connect(books.path) as again:
-        assert again.execute("SELECT count(*) FROM usage_requests").fetchone() == (1,)
-    again.close()
+    again = await open_store()
+    assert await again.read("SELECT count(*) AS n FROM usage_requests") == [{"n": 1}]
+    await again.close()
 
 
 async def test_rollups_agree_with_the_raw_rows(books: Books) -> None:

@@ -17,10 +17,10 @@ CREATE TABLE relays (
 -- Which list of relays is newer. It grows by the clock too, so that nodes believe the list of a
 -- database that was made anew.
 CREATE TABLE relay_list (
-    only     INTEGER PRIMARY KEY CHECK (only = 1),
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
     version  BIGINT NOT NULL
 );
-INSERT INTO relay_list (only, version) VALUES (1, 0);
+INSERT INTO relay_list (id, version) VALUES (1, 0);
 
 CREATE FUNCTION wai_now() RETURNS DOUBLE PRECISION LANGUAGE sql VOLATILE AS
 $$ SELECT extract(epoch FROM clock_timestamp())::DOUBLE PRECISION $$;
