@@ -62,6 +62,7 @@ class Relays:
         self.list = RelayList()
         """What nodes are told."""
         self.started_at = time.time()
+        self._with_port = False
 
     @property
     def own_name(self) -> str:
@@ -72,6 +73,13 @@ class Relays:
         """What a relay is called; its id if it is gone."""
         found = next((one for one in self.all if one.id == relay_id), None)
         return relay_id if found is None else found.name
+
+    def distinct_name(self, host: str, port: int) -> str:
+        """A name for this relay that no other one has: its host's, with its port where another one
+        on that host was first. Once a name has the port, it keeps it."""
+        taken = {one.name for one in self.all if one.id != self.own_id}
+        self._with_port = self._with_port or host in taken
+        return f"{host}-{port}" if self._with_port else host
 
     @property
     def shared(self) -> bool:

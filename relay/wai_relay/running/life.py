@@ -8,35 +8,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import Final
 
 from wai_protocol.errors import StoreError, TransportError
 from wai_relay.access.sign_in_links import sign_in_url
 from wai_relay.config import RelayConfig
 from wai_relay.database import open_store
-from wai_relay.fleet.relays import RelayRecord
 from wai_relay.http.edge import DRAIN_GRACE_S, IDLE_TIMEOUT_S
 from wai_relay.http.listener import Listener
 from wai_relay.identity import announce, withdraw
 from wai_relay.observe.past_steps import HOUR_S
 from wai_relay.observe.pulse import MAX_PAST
 from wai_relay.port_tls import PortTls
-from wai_relay.storage import Store
 from wai_relay.usage import UsageRecorder
 from wai_transport.folder import DataFolder, FolderLock
-from wai_transport.version import VERSION
 
 from .followers import followers
 from .parts import Parts, build, relay_address
 from .reload import LiveConfig
 from .service_manager import notify_ready, notify_stopping
-from .sharing import Follower, Sharing
+from .sharing import Sharing, sharing_of
 from .stored import Stored
 from .succession import Inheritance, Succession
 
@@ -96,7 +91,7 @@ async def open_relay(
         await _open_port(listener, parts, stored, tls, config, passed)
         succession = Succession(lambda: listener.descriptors, lock, stop)
         ending.push_async_callback(succession.end)
-        sharing = _sharing(store, stored, parts)
+        sharing = sharing_of(store, stored, parts, port=listener.addresses[0][1])
         if sharing is not None:
             ending.push_async_callback(sharing.close, succeeded=True)
             await sharing.start()
@@ -112,48 +107,6 @@ async def open_relay(
             )
             ending.push_async_callback(_cancel, following)
         yield relay
-
-
-def _sharing(store: Store, stored: Stored, parts: Parts) -> Sharing | None:
-    """What keeps this relay in step with those that share its store; None if it has its own."""
-    if not store.shared:
-        return None
-    from wai_relay.storage.postgres import PostgresStore  # its driver is an extra
-
-    assert isinstance(store, PostgresStore)
-    relays, fleet = stored.relays, parts.fleet
-
-    def own() -> RelayRecord:
-        address = parts.context.node_address
-        return RelayRecord(
-            *(relays.own_id, platform.node(), address.relay, address.url, address.pin),
-            *(VERSION, relays.started_at),
-        )
-
-    async def follow_relays(_: str | None) -> None:
-        await relays.follow()
-        fleet.tell_relays(relays.list)
-
-    async def follow_admins(_: str | None) -> None:
-        await stored.admins.follow()
-
-    async def follow_sign_ins(_: str | None) -> None:
-        await stored.sign_ins.follow()
-
-    async def follow_settings(_: str | None) -> None:
-        await stored.settings.follow()
-
-    followers: dict[str, Follower] = {
-        "relays": follow_relays,
-        "api_keys": stored.keys.follow,
-        "api_key_labels": stored.keys.follow,
-        "api_key_secrets": stored.keys.follow,
-        "nodes": fleet.follow,
-        "admins": follow_admins,
-        "sign_ins": follow_sign_ins,
-        "settings": follow_settings,
-    }
-    return Sharing(relays, own, partial(store.connect, "changes"), followers)
 
 
 def _close_at_the_end(parts: Parts, ending: AsyncExitStack) -> None:

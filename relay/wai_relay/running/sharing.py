@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import platform
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 from wai_protocol.errors import StoreError
 from wai_relay.fleet.relays import HEARTBEAT_S, RelayRecord, Relays
+from wai_relay.storage import Store
 from wai_relay.storage.feed import Change, ChangeFeed, Listening
+from wai_transport.version import VERSION
+
+from .parts import Parts
+from .stored import Stored
 
 EVERYTHING: Final = ""
 """The key of a change that may concern any row of a table."""
+
+RELAYS: Final = "relays"
+"""The table of relays."""
 
 AGAIN_S: Final = 1.0
 """After a change could not be read."""
@@ -51,8 +61,9 @@ class Sharing:
 
     async def start(self) -> None:
         """Register this relay, and go on with that. Raises `StoreError`."""
+        await self._followers[RELAYS](None)  # their names, of which this one's must differ
         await self._relays.beat(self._own())
-        await self._followers["relays"](None)
+        await self._followers[RELAYS](None)
         loop = asyncio.get_running_loop()
         for work in (self._beat(), self.feed.run(), self._follow()):
             self._tasks.append(loop.create_task(work))
@@ -111,3 +122,49 @@ class Sharing:
         except Exception:  # a bug in one follower must not keep the others from following
             _log.exception("what another relay changed in %s can't be used", change.table)
         return True
+
+
+def sharing_of(store: Store, stored: Stored, parts: Parts, *, port: int) -> Sharing | None:
+    """Return what keeps this relay in step with the others; None where its store is its own.
+
+    `port`: where it listens, which tells relays on one host apart.
+    """
+    if not store.shared:
+        return None
+    from wai_relay.storage.postgres import PostgresStore  # its driver is an extra
+
+    assert isinstance(store, PostgresStore)
+    relays, fleet = stored.relays, parts.fleet
+
+    def own() -> RelayRecord:
+        address = parts.context.node_address
+        name = relays.distinct_name(platform.node(), port)
+        return RelayRecord(
+            *(relays.own_id, name, address.relay, address.url, address.pin),
+            *(VERSION, relays.started_at),
+        )
+
+    async def follow_relays(_: str | None) -> None:
+        await relays.follow()
+        fleet.tell_relays(relays.list)
+
+    async def follow_admins(_: str | None) -> None:
+        await stored.admins.follow()
+
+    async def follow_sign_ins(_: str | None) -> None:
+        await stored.sign_ins.follow()
+
+    async def follow_settings(_: str | None) -> None:
+        await stored.settings.follow()
+
+    followers: dict[str, Follower] = {
+        RELAYS: follow_relays,
+        "api_keys": stored.keys.follow,
+        "api_key_labels": stored.keys.follow,
+        "api_key_secrets": stored.keys.follow,
+        "nodes": fleet.follow,
+        "admins": follow_admins,
+        "sign_ins": follow_sign_ins,
+        "settings": follow_settings,
+    }
+    return Sharing(relays, own, partial(store.connect, "changes"), followers)

@@ -1,0 +1,120 @@
+"""Relays that share a database are one fleet: what is made or changed at one holds at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.harness.caller import chat, events, request
+from tests.harness.cluster import Cluster, wai
+from tests.harness.counting_upstream import MODEL, CountingUpstream, counting_upstream
+from tests.harness.postgres import PostgresServer
+from tests.harness.processes import wait_until
+from tests.harness.relays import listed, names_of, own_id, relays, status_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[CountingUpstream]:
+    with counting_upstream() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory, upstream: CountingUpstream
+) -> Iterator[list[Cluster]]:
+    """Three relays, and one node that joined the first one."""
+    folder = tmp_path_factory.mktemp("fleet")
+    with PostgresServer() as server:
+        url = server.create_database("fleet")
+        with relays(folder, url) as running:
+            running[0].add_node("box", upstream.url)
+            for relay in running:
+                wait_until(partial(serves, relay), f"box is not ready at {relay.port}")
+            yield running
+
+
+def serves(relay: Cluster) -> bool:
+    return relay.state_of("box") == "ready"
+
+
+def is_good(relay: Cluster, secret: str) -> bool:
+    return status_of(relay, secret) == 200
+
+
+def test_each_relay_lists_all_of_them(fleet: list[Cluster]) -> None:
+    ids = {own_id(relay) for relay in fleet}
+    assert len(ids) == 3
+    for relay in fleet:
+        assert set(names_of(relay)) == ids
+        assert len({one["name"] for one in listed(relay)}) == 3  # on one host, too
+    printed = wai("relay", "list", "--data", fleet[1].data)
+    assert "(this one)" in printed
+
+
+def test_a_key_made_at_one_relay_is_good_at_all_and_revoked_at_all(fleet: list[Cluster]) -> None:
+    first, second, third = fleet
+    key = second.create_key("app")
+    for relay in fleet:
+        wait_until(partial(is_good, relay, key.secret), "the key is not known")
+    third.revoke(key)
+    revoked_at = time.monotonic()
+    wait_until(lambda: status_of(first, key.secret) == 401, "the key is good still")
+    assert time.monotonic() - revoked_at < 5.0
+    assert status_of(third, key.secret) == 401
+
+
+def test_a_node_that_is_drained_at_one_relay_gets_nothing_from_any(fleet: list[Cluster]) -> None:
+    first, second, _ = fleet
+    second.admin("post", "/nodes/box/drain")
+    wait_until(lambda: first.state_of("box") == "draining", "not drained elsewhere")
+    first.admin("post", "/nodes/box/undrain")
+    for relay in fleet:
+        wait_until(partial(serves, relay), "not undrained elsewhere")
+
+
+def test_a_request_that_runs_at_one_relay_is_seen_explained_and_ended_at_another(
+    fleet: list[Cluster],
+) -> None:
+    first, second, third = fleet
+    key = first.create_key("long")
+    wait_until(partial(is_good, second, key.secret), "the key is not known")
+    headers = {"Authorization": f"Bearer {key.secret}"}
+    body = chat(MODEL, stream=True, max_tokens=100_000)
+    with request(second, "/v1/chat/completions", body, headers) as answer:
+        stream = events(answer)
+        next(stream)
+        request_id = answer.headers["x-request-id"]
+        for relay in fleet:
+            [row] = [r for r in relay.admin("get", "/requests")["data"] if r["id"] == request_id]
+            assert row["relay"] == _name(second, own_id(second))
+        told = third.admin("get", f"/requests/{request_id}/explain")
+        assert told["attempts"][0]["node"] == "box"
+        first.admin("delete", f"/requests/{request_id}")
+        assert any("ended by the relay's admin" in event for event in stream)
+    audit = third.admin("get", "/audit?limit=5")["data"]
+    assert any(entry["action"] == "request.cancel" for entry in audit)
+    stored: list[dict[str, Any]] = []
+
+    def is_stored() -> bool:
+        stored[:] = [row for row in _finished(third) if row["id"] == request_id]
+        return bool(stored)
+
+    wait_until(is_stored, "the request is not stored")
+    assert stored[0]["node"] == "box"
+    assert stored[0]["relay"] == _name(third, own_id(second))
+
+
+def _name(relay: Cluster, relay_id: str) -> str:
+    return next(str(one["name"]) for one in listed(relay) if one["id"] == relay_id)
+
+
+def _finished(relay: Cluster) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = relay.admin("get", "/requests/finished?limit=20")["data"]
+    return rows
