@@ -89,12 +89,17 @@ def _unknown(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> str:
     """What of these words there is not, "" if all is there."""
     if words[0] == "make":
         return "" if words[1] in _targets() else words[1]
-    here = parser
+    here, is_value = parser, False
     for word in words[1:]:
         if word.startswith("-") and len(word) > 1:
             name = re.split(r"[=|…]", word)[0]
-            if not any(name in action.option_strings for action in here._actions):
+            known = [action for action in here._actions if name in action.option_strings]
+            if not known:
                 return f"{here.prog} has no {name}"
+            is_value = known[0].nargs != 0 and "=" not in word
+            continue
+        if is_value:
+            is_value = False
             continue
         choices = _subcommands(here)
         if not choices or word in ("…", "COMMAND"):

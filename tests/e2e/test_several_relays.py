@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -94,6 +95,10 @@ def test_a_request_that_runs_at_one_relay_is_seen_explained_and_ended_at_another
         for relay in fleet:
             [row] = [r for r in relay.admin("get", "/requests")["data"] if r["id"] == request_id]
             assert row["relay"] == _name(second, own_id(second))
+        assert request_id in {row["id"] for row in _top(third)["requests"]}
+        wait_until(
+            lambda: _top(third)["pulse"]["requests_hour"] >= 4, "those of others are missing"
+        )
         told = third.admin("get", f"/requests/{request_id}/explain")
         assert told["attempts"][0]["node"] == "box"
         first.admin("delete", f"/requests/{request_id}")
@@ -109,6 +114,11 @@ def test_a_request_that_runs_at_one_relay_is_seen_explained_and_ended_at_another
     wait_until(is_stored, "the request is not stored")
     assert stored[0]["node"] == "box"
     assert stored[0]["relay"] == _name(third, own_id(second))
+
+
+def _top(relay: Cluster) -> dict[str, Any]:
+    shown: dict[str, Any] = json.loads(wai("top", "--json", "--data", relay.data))
+    return shown
 
 
 def _name(relay: Cluster, relay_id: str) -> str:

@@ -24,6 +24,7 @@ from wai_relay.identity import announce, withdraw
 from wai_relay.observe.past_steps import HOUR_S
 from wai_relay.observe.pulse import MAX_PAST
 from wai_relay.port_tls import PortTls
+from wai_relay.storage import Store
 from wai_relay.usage import UsageRecorder
 from wai_transport.folder import DataFolder, FolderLock
 
@@ -88,13 +89,9 @@ async def open_relay(
         _close_at_the_end(parts, ending)
         listener = Listener(parts.edge)
         ending.push_async_callback(listener.abandon)
-        await _open_port(listener, parts, stored, tls, config, passed)
+        sharing = await _open_port(listener, parts, store, stored, tls, config, passed, ending)
         succession = Succession(lambda: listener.descriptors, lock, stop)
         ending.push_async_callback(succession.end)
-        sharing = sharing_of(store, stored, parts, port=listener.addresses[0][1])
-        if sharing is not None:
-            ending.push_async_callback(sharing.close, succeeded=True)
-            await sharing.start()
         relay = Relay(live, folder, parts, listener, tls, succession, sharing)
         live.parts += followers(*(parts, stored, tls, folder), port=relay.port, show_log=show_log)
         if tls is not None:
@@ -129,12 +126,17 @@ def _close_at_the_end(parts: Parts, ending: AsyncExitStack) -> None:
 async def _open_port(
     listener: Listener,
     parts: Parts,
+    store: Store,
     stored: Stored,
     tls: PortTls | None,
     config: RelayConfig,
     socks: Sequence[socket.socket],
-) -> None:
-    """Take the port, and accept once the parts know its number. Raises `TransportError`."""
+    ending: AsyncExitStack,
+) -> Sharing | None:
+    """Take the port, and accept once the parts know its number, and the other relays this one.
+
+    Raises `TransportError`, `StoreError`.
+    """
     host, port = config.address
     context = tls.context if tls is not None else None
     try:
@@ -143,6 +145,10 @@ async def _open_port(
             config, stored.relay_key, tls, listener.addresses[0][1]
         )
         await _remember_the_hour(parts, stored)
+        sharing = sharing_of(store, stored, parts, port=listener.addresses[0][1])
+        if sharing is not None:
+            ending.push_async_callback(sharing.close, succeeded=True)
+            await sharing.start()
         parts.pulse.start(parts.gateway.live)
         parts.node_hours.start(parts.gateway.live)
         parts.fleet.expect_all(SETTLE_S)
@@ -155,6 +161,7 @@ async def _open_port(
             f"can't listen on {config.listen}: {reason}."
             " Choose another address with --listen HOST:PORT"
         ) from error
+    return sharing
 
 
 async def _remember_the_hour(parts: Parts, stored: Stored) -> None:
