@@ -114,7 +114,7 @@ function Row({ row, name, onWhy }: { row: FinishedRequest; name: string; onWhy: 
       <td data-label="Status" class={failed ? "bad clip" : "clip"} title={outcome}>{outcome}</td>
       <td data-label="Key" class="nowrap"><Name text={name} most={18} /></td>
       <td data-label="Model" class="long nowrap"><Name text={row.model || "–"} most={26} /></td>
-      <td data-label="Node" class="nowrap"><Name text={row.node || "–"} most={18} /></td>
+      <td data-label="Node" class="nowrap"><Name text={row.node || "–"} most={18} />{row.relay && <span class="muted"> by <Name text={row.relay} most={14} /></span>}</td>
       <td data-label="First token" class="num">{ms(row.ttft_ms)}</td>
       <td data-label="In all" class="num">{ms(row.duration_ms)}</td>
       <td data-label="Tokens" class="num">{row.tokens_exact ? "" : "~"}{count(row.prompt_tokens)} + {count(row.completion_tokens)}</td>

@@ -83,7 +83,7 @@ function Row({ row, made, onWhy, onEnd }: { row: RequestRow; made: number; onWhy
       <td data-label="State"><Badge state={row.state} /></td>
       <td data-label="Key" class="nowrap"><Name text={row.key_name || "–"} most={18} /></td>
       <td data-label="Model" class="long nowrap"><Name text={row.model || "–"} most={26} /></td>
-      <td data-label="Node" class="nowrap"><Name text={row.node || "–"} most={18} /></td>
+      <td data-label="Node" class="nowrap"><Name text={row.node || "–"} most={18} />{row.relay && <span class="muted"> by <Name text={row.relay} most={14} /></span>}</td>
       <td data-label="Reason">
         <button type="button" class="why" onClick={onWhy} aria-label={`Why ${row.node || "it waits"}: ${row.reason || "not placed yet"}`}>{row.reason || "why?"}</button>
       </td>
@@ -124,6 +124,7 @@ function Story({ of }: { of: Explanation }) {
     ["Path", of.path],
     ["Model", of.served_model && of.served_model !== of.model ? `${of.model}, served by ${of.served_model}` : of.model || "–"],
     ["Node", of.node ? `${of.node} (${of.reason || "no reason kept"})` : "–"],
+    ...(of.relay ? [["Relay", of.relay] as [string, string]] : []),
     ["Status", status],
     ["Times", `queue ${ms(of.queue_ms)}, first token ${ms(of.ttft_ms)}, in all ${ms(of.duration_ms)}, ${rate(of.tokens_per_s)} tokens/s`],
     ["Tokens", `${about}${count(of.prompt_tokens)} of prompt (${count(of.cached_tokens)} cached), ${count(of.completion_tokens)} of answer`],

@@ -9,6 +9,7 @@ import { Code, Page, Problem, Sure, told } from "../parts/basics";
 import { useFetched } from "../parts/fetched";
 import { session } from "../session";
 import { AuditLog } from "./audit";
+import { Relays } from "./relays";
 
 const HOUR_S = 3600;
 
@@ -16,6 +17,7 @@ export function SettingsPage() {
   return (
     <Page title="Settings">
       <Relay />
+      <Relays />
       <Admins />
       <SignIns />
       <AuditLog />
