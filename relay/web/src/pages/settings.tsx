@@ -141,7 +141,7 @@ function Admins() {
               </td>
               <td class="muted">{date(admin.created_at)}</td>
               <td class="row-actions">
-                {admin.name !== "local" && (
+                {admin.name !== "local" && !(admin.name.startsWith("local@") && admin.name === session.value?.name) && (
                   <Sure label="Revoke" question="Revoke the token?" name={admin.name} onSure={() => void act(() => remove(`/admins/${encodeURIComponent(admin.name)}`))} />
                 )}
               </td>
