@@ -125,6 +125,13 @@ class PostgresServer:
         """Remove a database, and end the connections to it."""
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
+    def end_connections(self, url: str) -> None:
+        """End all connections to a database, as an operator may."""
+        name = url.rpartition("/")[2]
+        self.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        )
+
     def start(self) -> None:
         """Start it, and return once it takes connections."""
         argv = [str(_program("postgres")), "-D", str(self._data), "-p", str(self.port)]

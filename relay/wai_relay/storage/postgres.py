@@ -26,9 +26,18 @@ from wai_protocol.errors import Fault, StoreError
 
 from .migrations import Migration, load_migrations
 from .postgres_address import PostgresAddress, connect
-from .postgres_connections import Away, Connections
+from .postgres_connections import Connections
 from .postgres_schema import is_empty, migrate
-from .store import MAX_WAITING_WRITES, ConflictError, RefusedError, Row, Store, Value, Write
+from .store import (
+    MAX_WAITING_WRITES,
+    Away,
+    ConflictError,
+    RefusedError,
+    Row,
+    Store,
+    Value,
+    Write,
+)
 
 MAX_READS: Final = 2  # at a time: a report of some hundred ms must not delay all others
 MAX_CONNECTIONS: Final = 1 + MAX_READS
