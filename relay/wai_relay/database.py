@@ -46,10 +46,7 @@ async def open_store(folder: DataFolder, address: PostgresAddress | None) -> Sto
     try:
         from .storage.postgres import EmptyError, PostgresStore
     except ModuleNotFoundError as error:
-        raise StoreError(
-            f"PostgreSQL needs the Python package {error.name}, which is not installed here:"
-            " pip install 'wai[postgres]'"
-        ) from error
+        raise missing_package(error) from error
     used = (folder.path / KEY_FILE).exists()
     try:
         return await PostgresStore.open(address, may_be_empty=not used)
@@ -57,12 +54,21 @@ async def open_store(folder: DataFolder, address: PostgresAddress | None) -> Sto
         if _has_tables(folder):
             raise StoreError(
                 f"{error}, and the relay of {folder.path} has its nodes and API keys in"
-                f" {DATABASE_FILE}: start it without --database, or start over with another --data"
+                f" {DATABASE_FILE}: move them with `wai relay import {folder.path}`, or start it"
+                " without --database"
             ) from error
         raise StoreError(
             f"{error}, but {KEY_FILE} in {folder.path} says that this relay was in use: is it the"
             f" right database? To start over with this one, move {KEY_FILE} away"
         ) from error
+
+
+def missing_package(error: ModuleNotFoundError) -> StoreError:
+    """Return the error for a missing extra."""
+    return StoreError(
+        f"PostgreSQL needs the Python package {error.name}, which is not installed here:"
+        " pip install 'wai[postgres]'"
+    )
 
 
 def open_database(folder: DataFolder) -> SqliteStore:

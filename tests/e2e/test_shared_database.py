@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -118,3 +119,53 @@ def test_a_password_in_the_command_line_is_warned_about_and_never_logged(
         assert "every user of this machine can read the password" in log
         assert url not in log
         assert GUEST_PASSWORD not in log
+
+
+def test_a_relay_moves_into_postgres_and_its_nodes_and_callers_notice_nothing(
+    own_server: PostgresServer, tmp_path: Path
+) -> None:
+    url = own_server.url("relay")
+    with keyed_server(KEY) as server, cluster(tmp_path) as running:
+        running.add_node("box", server.url, upstream_key=KEY)
+        key = running.create_key().secret
+        assert ask(running, key) == 200
+        data = running.data
+        with pytest.raises(CommandError, match="another relay"):
+            wai("relay", "import", data, "--data", data, "--database", url)
+        running.relay.stop()
+        with pytest.raises(CommandError, match="say where to move it"):
+            wai("relay", "import", data, "--data", data)
+        moved = json.loads(
+            wai("relay", "import", data, "--data", data, "--database", url, "--json")
+        )
+        assert {name: moved["tables"][name] for name in ("nodes", "api_keys", "admins")} == {
+            "nodes": 1,
+            "api_keys": 1,
+            "admins": 1,
+        }
+        with pytest.raises(CommandError, match=r"has no relay\.db"):
+            wai("relay", "import", data, "--data", data, "--database", url)
+
+        running._command += ["--database", url]
+        running.start_relay_again()
+        running.wait_for_state("box", "ready")
+        assert ask(running, key) == 200
+        wait_until(lambda: counted(running) == 2, "not all requests are counted")
+
+        backup = tmp_path / "backup"
+        with pytest.raises(CommandError, match="say so with --database"):
+            wai("backup", backup, "--data", data)
+        wai("backup", backup, "--data", data, "--database", url)
+        running.relay.stop()
+
+        # Back into a file, in another folder; and into another database.
+        wai("restore", backup, "--data", tmp_path / "single" / "relay")
+        with cluster(tmp_path / "single") as single:
+            assert counted(single) == 2
+        other = own_server.create_database("other")
+        wai("restore", backup, "--data", tmp_path / "two" / "relay", "--database", other)
+        with cluster(tmp_path / "two", "--database", other) as two:
+            assert counted(two) == 2
+            assert [node["name"] for node in two.list_nodes()] == ["box"]
+        with pytest.raises(CommandError, match="is in use"):
+            wai("restore", backup, "--data", tmp_path / "three" / "relay", "--database", other)
