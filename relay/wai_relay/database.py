@@ -32,6 +32,10 @@ NEEDED_BYTES: Final = 128 * 1024  # for the log and the shared memory that SQLit
 RESERVE_FILE: Final = "relay.reserve"
 RESERVE_BYTES: Final = 2 * NEEDED_BYTES  # with space to write that a key is revoked
 _BUSY_S: Final = 30.0
+START_WAIT_S: Final = 20.0
+"""How long a starting relay waits for PostgreSQL, which may start with the same machine. A service
+that ended at once again and again would be given up by systemd; the one that is to take over from a
+running relay has 30 s in all."""
 
 _log = logging.getLogger("wai.relay")
 
@@ -49,7 +53,7 @@ async def open_store(folder: DataFolder, address: PostgresAddress | None) -> Sto
         raise missing_package(error) from error
     used = (folder.path / KEY_FILE).exists()
     try:
-        return await PostgresStore.open(address, may_be_empty=not used)
+        return await PostgresStore.open(address, may_be_empty=not used, wait_s=START_WAIT_S)
     except EmptyError as error:
         if _has_tables(folder):
             raise StoreError(

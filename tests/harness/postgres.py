@@ -71,7 +71,7 @@ def available() -> bool:
 class PostgresServer:
     """One server. As a context manager it runs until the end of the block, and leaves nothing.
 
-    `settings`: of `postgresql.conf`, in addition to the harness's own.
+    `settings`: of `postgresql.conf`, in addition to the harness's own. It is built without TLS.
     """
 
     def __init__(self, settings: dict[str, str] | None = None) -> None:

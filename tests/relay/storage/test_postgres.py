@@ -84,6 +84,20 @@ async def test_a_restart_costs_no_write_and_no_read(own_server: PostgresServer) 
         assert store.away is None
 
 
+async def test_a_relay_that_starts_before_its_database_waits_for_it(
+    own_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_server.stop()
+    opening = asyncio.ensure_future(
+        PostgresStore.open(PostgresAddress(own_server.url("relay")), wait_s=60.0)
+    )
+    await until(lambda: "waiting for the database" in caplog.text)
+    await asyncio.to_thread(own_server.start)
+    await (await opening).close()
+    with pytest.raises(StoreError, match="no such database"):  # that will not pass
+        await PostgresStore.open(PostgresAddress(own_server.url("nope")), wait_s=60.0)
+
+
 async def test_who_comes_late_in_an_outage_is_told_at_once(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
