@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.harness.stores import empty_database, postgres, relay_database, with_schema
+from tests.harness.stores import empty_database, own_server, postgres, relay_database, with_schema
 from tests.harness.tiny_gguf import tiny_gguf
 
-__all__ = ["empty_database", "postgres", "relay_database", "with_schema"]
+__all__ = ["empty_database", "own_server", "postgres", "relay_database", "with_schema"]
 
 # No deadline: on two busy cores a single example may take any time. `make fuzz` looks for longer.
 settings.register_profile("default-without-deadline", deadline=None)

@@ -1,19 +1,25 @@
 """A relay in one file: its database as of one moment, and the keys that it is known by.
 
-The database is copied by SQLite's own backup, which is consistent while a relay writes. The file is
-a tar with mode 0600: whoever has it can be this relay. Restoring needs the relay to be stopped.
+The database is an SQLite file there. It is copied by SQLite's own backup, which is consistent while
+a relay writes, or from PostgreSQL in one transaction; and it can be restored into either, whichever
+it came from. The file is a tar with mode 0600: whoever has it can be this relay. Restoring needs
+the relay to be stopped.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import importlib
 import io
 import os
 import sqlite3
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO, Final
 
 from wai_protocol.errors import StoreError
@@ -22,7 +28,7 @@ from wai_transport.owner import as_owner, check_own, read_own
 
 from .acme.renewal import ACCOUNT_FILE
 from .acme.renewal import CERTIFICATE_FILE as ACME_FILE
-from .database import DATABASE_FILE
+from .database import DATABASE_FILE, missing_package
 from .identity import (
     ADMIN_TOKEN_FILE,
     AUTHORITY_FILE,
@@ -31,30 +37,32 @@ from .identity import (
     KEY_FILE,
     TLS_KEY_FILE,
 )
+from .storage.postgres_address import PostgresAddress
 
 LOCK_OWNER: Final = "relay"
 KEPT_FILES: Final = (
     *(KEY_FILE, TLS_KEY_FILE, CERTIFICATE_FILE, ADMIN_TOKEN_FILE),
     *(AUTHORITY_KEY_FILE, AUTHORITY_FILE, ACCOUNT_FILE, ACME_FILE),
 )
-_PUBLIC_FILES: Final = (CERTIFICATE_FILE, AUTHORITY_FILE)
+PUBLIC_FILES: Final = (CERTIFICATE_FILE, AUTHORITY_FILE)
 MAX_DATABASE_BYTES: Final = 64 << 30  # a year of a busy relay's usage is 2 GB
 _COPIED_PAGES: Final = -1  # all in one step: a relay that writes meanwhile would restart the copy
 _BUSY_S: Final = 30.0
 
 
-def back_up(data: Path, file: Path) -> int:
+def back_up(data: Path, file: Path, address: PostgresAddress | None = None) -> int:
     """Write everything that the relay in `data` is to `file`; its size in bytes.
 
-    As root it reads as the user whom `data` belongs to. Raises `StoreError`: there is no relay, a
-    file in it is a link or not its owner's, `file` is there already, or the disk is full.
+    `address`: where its database is, if that is not in `data`. As root it reads as the user whom
+    `data` belongs to. Raises `StoreError`: there is no relay, a file in it is a link or not its
+    owner's, `file` is there already, the disk is full, or the database can't be read.
     """
-    with as_owner(data):
-        if check_own(data / DATABASE_FILE) is None:
-            raise StoreError(f"there is no relay in {data}: it has no {DATABASE_FILE}")
-        for suffix in ("-wal", "-shm"):
-            check_own(data / (DATABASE_FILE + suffix))
-        kept = {name: read_own(data / name, MAX_FILE_BYTES) for name in KEPT_FILES}
+    if address is None:
+        with as_owner(data):
+            check_database(data)
+    kept = read_kept(data)
+    if kept[KEY_FILE] is None and address is not None:
+        raise StoreError(f"there is no relay in {data}: it has no {KEY_FILE}")
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, SECRET_MODE)
     except OSError as error:
@@ -65,7 +73,10 @@ def back_up(data: Path, file: Path) -> int:
             tempfile.TemporaryDirectory(dir=file.parent, prefix=".wai-backup-") as scratch,
         ):
             copy = Path(scratch) / DATABASE_FILE
-            _copy_database(data, copy)
+            if address is None:
+                copy_database(data, copy)
+            else:
+                copy_shared_database(address, copy)
             with tarfile.open(fileobj=out, mode="w") as tar:
                 tar.add(copy, DATABASE_FILE, filter=_private)
                 for name, content in kept.items():
@@ -84,12 +95,32 @@ def back_up(data: Path, file: Path) -> int:
         raise
 
 
-def restore(file: BinaryIO, data: Path, *, force: bool) -> list[str]:
+def check_database(data: Path) -> None:
+    """Raise `StoreError` unless `data` has a database in files of its owner's."""
+    if check_own(data / DATABASE_FILE) is None:
+        raise StoreError(
+            f"there is no relay in {data}: it has no {DATABASE_FILE}. If its database is"
+            " PostgreSQL, say so with --database or --config"
+        )
+    for suffix in ("-wal", "-shm"):
+        check_own(data / (DATABASE_FILE + suffix))
+
+
+def read_kept(data: Path) -> dict[str, bytes | None]:
+    """Read the files by which the relay in `data` is known; None for one that it does not have."""
+    with as_owner(data):
+        return {name: read_own(data / name, MAX_FILE_BYTES) for name in KEPT_FILES}
+
+
+def restore(
+    file: BinaryIO, data: Path, *, force: bool, address: PostgresAddress | None = None
+) -> list[str]:
     """Put what `back_up` wrote into `data`; the names of the files. They are the caller's: whoever
     the folder belongs to restores it.
 
-    Raises `StoreError`: a relay runs there, one is there already (without `force`), or `file` is no
-    backup. Then nothing has changed.
+    `address`: an empty database to restore into, instead of a file in `data`. Raises `StoreError`:
+    a relay runs there, one is there already (without `force`), `file` is no backup, or the database
+    is not empty. Then nothing has changed.
     """
     folder = DataFolder.open(data)
     lock = FolderLock.acquire(folder, LOCK_OWNER)
@@ -99,6 +130,9 @@ def restore(file: BinaryIO, data: Path, *, force: bool) -> list[str]:
         with tempfile.TemporaryDirectory(dir=data, prefix=".wai-restore-") as scratch:
             names = _unpack(file, Path(scratch))
             _check_database(Path(scratch) / DATABASE_FILE, file.name)
+            if address is not None:
+                fill_shared_database(Path(scratch) / DATABASE_FILE, address)
+                names.remove(DATABASE_FILE)
             # A log of the old database, replayed into the new one, would ruin it.
             for name in (DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm"):
                 folder.remove(name)
@@ -120,7 +154,28 @@ def _private(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _copy_database(data: Path, target: Path) -> None:
+def copy_shared_database(address: PostgresAddress, target: Path) -> dict[str, int]:
+    """Copy PostgreSQL to the new SQLite file `target`; how many rows each table has."""
+    return asyncio.run(_with_asyncpg().copy_out(address, target))
+
+
+def fill_shared_database(
+    source: Path,
+    address: PostgresAddress,
+    told: Callable[[str, int, int], None] = lambda table, done, total: None,
+) -> dict[str, int]:
+    """Copy the SQLite file `source`, which is changed by it, to an empty PostgreSQL."""
+    return asyncio.run(_with_asyncpg().copy_in(source, address, told))
+
+
+def _with_asyncpg() -> ModuleType:
+    try:
+        return importlib.import_module("wai_relay.storage.postgres_copy")
+    except ModuleNotFoundError as error:
+        raise missing_package(error) from error
+
+
+def copy_database(data: Path, target: Path) -> None:
     """Copy the database in `data` to `target`, which may lie where the owner of `data` has no way:
     so that is opened first, and needs no journal beside it."""
     with contextlib.closing(sqlite3.connect(target)) as writing:
@@ -146,7 +201,7 @@ def _unpack(file: BinaryIO, into: Path) -> list[str]:
                     raise StoreError(
                         f"{file.name} is not a backup of a relay: it has {member.name!r}"
                     )
-                mode = PUBLIC_MODE if member.name in _PUBLIC_FILES else SECRET_MODE
+                mode = PUBLIC_MODE if member.name in PUBLIC_FILES else SECRET_MODE
                 descriptor = os.open(into / member.name, os.O_WRONLY | os.O_CREAT, mode)
                 with open(descriptor, "wb") as out:
                     while piece := content.read(1 << 20):

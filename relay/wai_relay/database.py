@@ -32,6 +32,10 @@ NEEDED_BYTES: Final = 128 * 1024  # for the log and the shared memory that SQLit
 RESERVE_FILE: Final = "relay.reserve"
 RESERVE_BYTES: Final = 2 * NEEDED_BYTES  # with space to write that a key is revoked
 _BUSY_S: Final = 30.0
+START_WAIT_S: Final = 20.0
+"""How long a starting relay waits for PostgreSQL, which may start with the same machine. A service
+that ended at once again and again would be given up by systemd; the one that is to take over from a
+running relay has 30 s in all."""
 
 _log = logging.getLogger("wai.relay")
 
@@ -46,23 +50,29 @@ async def open_store(folder: DataFolder, address: PostgresAddress | None) -> Sto
     try:
         from .storage.postgres import EmptyError, PostgresStore
     except ModuleNotFoundError as error:
-        raise StoreError(
-            f"PostgreSQL needs the Python package {error.name}, which is not installed here:"
-            " pip install 'wai[postgres]'"
-        ) from error
+        raise missing_package(error) from error
     used = (folder.path / KEY_FILE).exists()
     try:
-        return await PostgresStore.open(address, may_be_empty=not used)
+        return await PostgresStore.open(address, may_be_empty=not used, wait_s=START_WAIT_S)
     except EmptyError as error:
         if _has_tables(folder):
             raise StoreError(
                 f"{error}, and the relay of {folder.path} has its nodes and API keys in"
-                f" {DATABASE_FILE}: start it without --database, or start over with another --data"
+                f" {DATABASE_FILE}: move them with `wai relay import {folder.path}`, or start it"
+                " without --database"
             ) from error
         raise StoreError(
             f"{error}, but {KEY_FILE} in {folder.path} says that this relay was in use: is it the"
             f" right database? To start over with this one, move {KEY_FILE} away"
         ) from error
+
+
+def missing_package(error: ModuleNotFoundError) -> StoreError:
+    """Return the error for a missing extra."""
+    return StoreError(
+        f"PostgreSQL needs the Python package {error.name}, which is not installed here:"
+        " pip install 'wai[postgres]'"
+    )
 
 
 def open_database(folder: DataFolder) -> SqliteStore:

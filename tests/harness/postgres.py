@@ -71,7 +71,7 @@ def available() -> bool:
 class PostgresServer:
     """One server. As a context manager it runs until the end of the block, and leaves nothing.
 
-    `settings`: of `postgresql.conf`, in addition to the harness's own.
+    `settings`: of `postgresql.conf`, in addition to the harness's own. It is built without TLS.
     """
 
     def __init__(self, settings: dict[str, str] | None = None) -> None:
@@ -124,6 +124,13 @@ class PostgresServer:
     def drop_database(self, name: str) -> None:
         """Remove a database, and end the connections to it."""
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def end_connections(self, url: str) -> None:
+        """End all connections to a database, as an operator may."""
+        name = url.rpartition("/")[2]
+        self.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        )
 
     def start(self) -> None:
         """Start it, and return once it takes connections."""

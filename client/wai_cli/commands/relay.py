@@ -1,4 +1,5 @@
-"""`wai relay`: run a relay; `wai relay list|drain|undrain`: those that share its database."""
+"""`wai relay`: run a relay; `wai relay list|drain|undrain`: those that share its database;
+`wai relay import`: move one into such a database."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from pathlib import Path
 from wai_cli.client.target import add_target_options
 from wai_cli.options.paths import add_data_option, relay_data
 from wai_cli.options.values import named
+
+from .relay_import import configure as configure_import
 
 _EXAMPLES = """\
 examples:
@@ -77,7 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
     parser.add_argument("--log-format", metavar="FORMAT", help="text (default) or json")
     parser.set_defaults(run=_run)
-    actions = parser.add_subparsers(title="actions", metavar="ACTION")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", help="without one: run it")
     _configure_actions(actions)
 
 
@@ -88,6 +91,15 @@ def _configure_actions(actions: argparse._SubParsersAction[argparse.ArgumentPars
     drain.set_defaults(run=partial(_on_relays, "drain"))
     undrain = actions.add_parser("undrain", help="send a drained relay callers again")
     undrain.set_defaults(run=partial(_on_relays, "undrain"))
+    summary = "move a relay from its data folder into PostgreSQL"
+    configure_import(
+        actions.add_parser(
+            "import",
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     for action in (drain, undrain):
         action.add_argument("name", metavar="NAME", type=named, help="the relay's name or id")
     for action in (listing, drain, undrain):

@@ -9,6 +9,7 @@ from typing import Final
 
 from wai_api.health import ProblemView
 from wai_relay.contracts.records import UsageState
+from wai_relay.storage import Away
 
 from .folder_probe import FolderProbe
 from .problem import RELAY, problem
@@ -28,12 +29,13 @@ class RelayCondition:
 
     `certificate_ends`: when the shown certificate is over, in seconds since 1970; 0 while the one
     that an authority is to give is not there; None without TLS. `folder`: looks into the data
-    folder.
+    folder. `away`: the outage of a database that relays share, if it has one now.
     """
 
     certificate_ends: Callable[[], float | None]
     usage: Callable[[], UsageState]
     folder: FolderProbe
+    away: Callable[[], Away | None] = lambda: None
 
     def problems(self, now: float) -> Iterator[ProblemView]:
         """`now`: seconds since 1970."""
@@ -42,12 +44,22 @@ class RelayCondition:
         yield from self._of_disk()
 
     def _of_database(self) -> Iterator[ProblemView]:
-        usage, state = self.usage(), self.folder.state
-        if usage.behind:
+        usage, state, away = self.usage(), self.folder.state, self.away()
+        if away is not None:
+            yield problem(
+                *("database", RELAY, "away"),
+                f"the database is away since {_time_of_day(away.since)}: {away.why}",
+                "start it, or see to the network; the relay finds it again by itself. Meanwhile"
+                " known keys and nodes are served and usage is kept on the relay's disk"
+                f" ({usage.unwritten} requests); new keys, nodes and sign-ins, and reports, wait",
+            )
+        elif usage.behind:
             yield problem(
                 *("database", RELAY, "behind"),
                 f"the database takes no usage; {usage.unwritten} requests wait to be written",
-                "free some space, or end the program that locks relay.db; nothing is lost"
+                "free some space, or end the program that locks relay.db; nothing is lost meanwhile"
+                if self.folder.database is not None
+                else "see PostgreSQL's log: is its disk full, or is a table locked? Nothing is lost"
                 " meanwhile",
             )
         elif state.database:
@@ -87,6 +99,10 @@ class RelayCondition:
                 f"the disk of the data folder has room for {state.free_inodes} more files only",
                 f"remove files on the disk of {folder}: `df -i` shows the count",
             )
+
+
+def _time_of_day(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _of_certificate(ends: float | None, now: float) -> Iterator[ProblemView]:

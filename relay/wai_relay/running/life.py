@@ -24,7 +24,7 @@ from wai_relay.identity import announce, withdraw
 from wai_relay.observe.past_steps import HOUR_S
 from wai_relay.observe.pulse import MAX_PAST
 from wai_relay.port_tls import PortTls
-from wai_relay.storage import Store
+from wai_relay.storage import Housekeeping, Store
 from wai_relay.usage import UsageRecorder
 from wai_transport.folder import DataFolder, FolderLock
 
@@ -83,7 +83,9 @@ async def open_relay(
         ending.push_async_callback(store.close)
         # Another certificate is shown at the earliest after `tls.start`, when there is a `relay`.
         tls = PortTls.load(config, folder, lambda: relay.announce())
-        stored = await Stored.load(store, folder)
+        housekeeping = Housekeeping(store)
+        ending.push_async_callback(housekeeping.close)
+        stored = await Stored.load(store, folder, housekeeping)
         ending.push_async_callback(stored.recorder.close)
         parts = build(config, stored, tls)
         _close_at_the_end(parts, ending)
@@ -98,6 +100,7 @@ async def open_relay(
             tls.settings_url = lambda: stored.settings.now.public_url
             ending.push_async_callback(tls.close)
             tls.start()
+        housekeeping.start()
         if inherited is not None:
             following = asyncio.get_running_loop().create_task(
                 _follow_predecessor(stored.recorder, config.drain_timeout_s)

@@ -146,8 +146,9 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         certificate_ends=lambda: tls.ends if tls is not None else None,
         usage=lambda: stored.recorder.state,
         folder=FolderProbe(
-            config.data, None if config.database is not None else config.data / DATABASE_FILE
+            config.data, None if stored.store.shared else config.data / DATABASE_FILE
         ),
+        away=lambda: stored.store.away,
     )
     notifier = Notifier(
         config.notify,

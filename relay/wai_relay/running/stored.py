@@ -14,7 +14,7 @@ from wai_relay.fleet.registry import NodeRegistry
 from wai_relay.fleet.relays import Relays
 from wai_relay.identity import load_admin_token, load_relay_key
 from wai_relay.settings import SettingsBook
-from wai_relay.storage import Store
+from wai_relay.storage import Housekeeping, Store
 from wai_relay.usage import RequestHistory, UsageRecorder, UsageReport
 from wai_transport.folder import DataFolder
 
@@ -22,6 +22,7 @@ from wai_transport.folder import DataFolder
 class Stored(msgspec.Struct, frozen=True):
     """The contents of one data folder. Make it with `load`; close `recorder` before the store."""
 
+    store: Store
     relay_key: RelayKey
     registry: NodeRegistry
     invites: Invites
@@ -36,7 +37,7 @@ class Stored(msgspec.Struct, frozen=True):
     relays: Relays
 
     @classmethod
-    async def load(cls, store: Store, folder: DataFolder) -> Stored:
+    async def load(cls, store: Store, folder: DataFolder, housekeeping: Housekeeping) -> Stored:
         """Read everything; what a first start needs (keys, the admin's token) is made.
 
         Raises `StoreError`.
@@ -51,10 +52,13 @@ class Stored(msgspec.Struct, frozen=True):
         sign_ins = await SignIns.load(store, admins)
         # The last one: from here on it has timers, which its `close` ends.
         recorder = await UsageRecorder.load(
-            store, lambda: settings.now.usage_retention_days * 86400.0, folder.path
+            *(store, lambda: settings.now.usage_retention_days * 86400.0, folder.path),
+            writer=f"{own_id}." if store.shared else "",
+            keeps_house=lambda: housekeeping.ours,
         )
         recorder.relay = own_id if store.shared else ""
         return cls(
+            store=store,
             relay_key=relay_key,
             registry=registry,
             invites=Invites(store, registry),

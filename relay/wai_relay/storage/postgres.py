@@ -25,10 +25,19 @@ import msgspec
 from wai_protocol.errors import Fault, StoreError
 
 from .migrations import Migration, load_migrations
-from .postgres_address import PostgresAddress, connect
-from .postgres_connections import Away, Connections
+from .postgres_address import PostgresAddress, UnreachableError, connect
+from .postgres_connections import LONGEST_PAUSE_S, Connections
 from .postgres_schema import is_empty, migrate
-from .store import MAX_WAITING_WRITES, ConflictError, RefusedError, Row, Store, Value, Write
+from .store import (
+    MAX_WAITING_WRITES,
+    Away,
+    ConflictError,
+    RefusedError,
+    Row,
+    Store,
+    Value,
+    Write,
+)
 
 MAX_READS: Final = 2  # at a time: a report of some hundred ms must not delay all others
 MAX_CONNECTIONS: Final = 1 + MAX_READS
@@ -80,13 +89,15 @@ class PostgresStore(Store):
         migrations: list[Migration] | None = None,
         *,
         may_be_empty: bool = True,
+        wait_s: float = 0.0,
     ) -> PostgresStore:
         """Connect, and apply the missing migrations.
 
-        `migrations`: by default those of this version. Raises `StoreError` if there is no
-        connection, the schema is newer, or the database is empty and must not be.
+        `migrations`: by default those of this version. `wait_s`: how long to try again while
+        nothing answers. Raises `StoreError` if there is no connection, the schema is newer, or the
+        database is empty and must not be.
         """
-        first = await connect(address)
+        first = await _connect_within(address, wait_s)
         try:
             if not may_be_empty and await is_empty(first):
                 raise EmptyError(f"the database {address} is empty")
@@ -285,6 +296,22 @@ class PostgresStore(Store):
         undo = "ROLLBACK TO SAVEPOINT one; " if failure is not None else ""
         await connection.execute(f"{undo}RELEASE SAVEPOINT one; SAVEPOINT one")
         return failure
+
+
+async def _connect_within(address: PostgresAddress, wait_s: float) -> asyncpg.Connection:
+    """Connect; for `wait_s` try again if the database may come back by itself."""
+    loop = asyncio.get_running_loop()
+    until, told = loop.time() + wait_s, False
+    while True:
+        try:
+            return await connect(address)
+        except UnreachableError as error:
+            if loop.time() >= until:
+                raise
+            if not told:
+                log.warning("waiting for the database, for %.0f s at most: %s", wait_s, error)
+                told = True
+        await asyncio.sleep(LONGEST_PAUSE_S)
 
 
 class EmptyError(StoreError):

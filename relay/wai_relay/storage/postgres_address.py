@@ -36,8 +36,14 @@ LOCK_TIMEOUT_S: Final = 5
 IDLE_TRANSACTION_TIMEOUT_S: Final = 15
 # At our end, where the server does not answer at all: then the connection is given up.
 ANSWER_TIMEOUT_S: Final = STATEMENT_TIMEOUT_S + 2.0
-# An unused connection whose other end is gone is noticed after 10 + 3 * 5 s.
-_KEEPALIVE: Final = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+# An unused connection whose other end is gone is noticed after 10 + 3 * 5 s, by either end: the
+# server then gives the locks free that it held.
+_KEEPALIVE: Final = {"idle": 10, "interval": 5, "count": 3}
+_KEEPALIVE_OPTIONS: Final = {
+    "TCP_KEEPIDLE": _KEEPALIVE["idle"],
+    "TCP_KEEPINTVL": _KEEPALIVE["interval"],
+    "TCP_KEEPCNT": _KEEPALIVE["count"],
+}
 MAX_PASSWORD_BYTES: Final = 4096
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:]*)(:\d*)?")  # the name may be left out
 _MAX_NAME_BYTES: Final = 63  # PostgreSQL cuts longer ones
@@ -133,6 +139,7 @@ async def _connect(address: PostgresAddress, purpose: str) -> asyncpg.Connection
                 "lock_timeout": f"{LOCK_TIMEOUT_S}s",
                 "idle_in_transaction_session_timeout": f"{IDLE_TRANSACTION_TIMEOUT_S}s",
                 "jit": "off",  # it costs each report 100 ms
+                **{f"tcp_keepalives_{name}": str(value) for name, value in _KEEPALIVE.items()},
             },
             **secret,
         )
@@ -171,9 +178,9 @@ async def _prepare(address: PostgresAddress, connection: asyncpg.Connection) -> 
     sock = connection._transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, seconds in _KEEPALIVE:
+        for option, value in _KEEPALIVE_OPTIONS.items():
             with suppress(AttributeError, OSError):  # macOS lacks some
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _why_not(address: PostgresAddress, error: Exception) -> StoreError:

@@ -17,9 +17,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from wai_protocol.errors import StoreError
+
+from .store import Away
 
 if TYPE_CHECKING:
     import asyncpg
@@ -30,13 +30,6 @@ LONGEST_PAUSE_S: Final = 1.0
 _CLOSE_TIMEOUT_S: Final = 2.0
 
 log = logging.getLogger("wai.storage")
-
-
-class Away(msgspec.Struct, frozen=True):
-    """An outage: since when (seconds since 1970), and why, in a sentence."""
-
-    since: float
-    why: str
 
 
 class AwayError(StoreError):
@@ -166,6 +159,9 @@ class Connections:
                 connection = await self._connect()
             except StoreError as failed:
                 error = failed
+            except Exception as failed:  # a fault of ours: whoever waits here must not wait for it
+                log.exception("connecting to the database failed")
+                error = StoreError(str(failed))
             else:
                 break
         if self._away is not None:

@@ -46,11 +46,23 @@ class Write(msgspec.Struct, frozen=True):
     rows: int | None = None
 
 
+class Away(msgspec.Struct, frozen=True):
+    """An outage of the database: since when (seconds since 1970), and why, in a sentence."""
+
+    since: float
+    why: str
+
+
 class Store(abc.ABC):
     """The persistent data of a relay. Belongs to one event loop, in which it is used and closed."""
 
     shared: ClassVar[bool] = False
     """Whether other relays may use the same data at the same time."""
+
+    @property
+    def away(self) -> Away | None:
+        """The outage, if the database cannot be reached now."""
+        return None
 
     @abc.abstractmethod
     async def write(self, *writes: Write) -> None:
@@ -85,7 +97,7 @@ def undone_by_restart(done: str, error: StoreError) -> StoreError:
     the store's error.
     """
     return StoreError(
-        f"{done} now, but that could not be written to disk and would be undone by a restart of the"
-        f" relay ({error}); free some space there and do it again",
+        f"{done} now, but that could not be stored and would be undone by a restart of the relay"
+        f" ({error}); see to that, then do it again",
         error.fault,
     )

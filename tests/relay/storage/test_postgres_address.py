@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import trustme
 
 from tests.harness.postgres import GUEST, GUEST_PASSWORD, PostgresServer, available
+from tests.harness.tls_proxy import tls_proxy
 from wai_protocol.errors import RequestError, StoreError
 from wai_relay.storage.postgres_address import PostgresAddress, connect
 
@@ -121,3 +124,18 @@ async def test_a_server_that_is_full_says_so(guarded: PostgresServer) -> None:
             taken.append(await connect(address))  # noqa: PERF401 - it fails in between
     for connection in taken:
         await connection.close()
+
+
+async def test_a_connection_by_tls_knows_its_server(
+    guarded: PostgresServer, tmp_path: Path
+) -> None:
+    with tls_proxy(tmp_path / "proxy", guarded.port) as proxy:
+        port = urlsplit(proxy.url).port
+        url = f"postgresql://wai@127.0.0.1:{port}/relay?sslmode=verify-full&sslnegotiation=direct"
+        authority = tmp_path / "proxy" / "relay-ca.crt"
+        connection = await connect(PostgresAddress(f"{url}&sslrootcert={authority}"))
+        assert await connection.fetchval("SELECT 1") == 1
+        await connection.close()
+        trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+        with pytest.raises(StoreError, match="sslmode and sslrootcert"):
+            await connect(PostgresAddress(f"{url}&sslrootcert={tmp_path / 'other.pem'}"))
