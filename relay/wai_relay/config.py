@@ -87,6 +87,9 @@ class RelayConfig:
     """The name that an ACME authority gives a certificate for."""
     acme_directory: str = LETS_ENCRYPT
     """The ACME authority."""
+    cluster_key_file: Path | None = None
+    """A file with a secret that all relays of a fleet have: with it they share the certificate that
+    an authority gives for `domain`, through their database."""
     acme_email: str | None = None
     """Where the authority may write to."""
     acme_ca: Path | None = None

@@ -21,6 +21,7 @@ from wai_transport.folder import DataFolder
 
 from .acme.proof import HttpProof, Proof, TlsAlpnProof
 from .acme.renewal import CERTIFICATE_FILE, Authority, Renewal, kept_certificate
+from .acme.shared import SharedCertificate
 from .config import RelayConfig, split_address
 from .http.served_certificate import Pair, ServedCertificate, load_pair
 from .identity import TlsFiles, given_tls, load_self_signed, trusted_file
@@ -59,6 +60,10 @@ class PortTls:
         self._task: asyncio.Task[None] | None = None
         self.settings_url: Callable[[], str | None] = lambda: None
         """The public URL that an admin has set: the relay's own certificate is for its name too."""
+        self.shared: SharedCertificate | None = None
+        """What is shared of an authority's certificate with other relays, if it is."""
+        self.renews: Callable[[], bool] = lambda: True
+        """Whether it is for this relay to renew what is shared."""
         self.served = ServedCertificate(_pair(files))
 
     @classmethod
@@ -124,6 +129,8 @@ class PortTls:
             self._task.cancel()
             await asyncio.wait((self._task,))
             self._task = None
+        if self.shared is not None:
+            await self.shared.close()
 
     def prepare(self, config: RelayConfig) -> Callable[[], None]:
         """Read the files again, those of a changed configuration; what is returned shows them.
@@ -197,16 +204,36 @@ class PortTls:
                     _log.error("the relay's certificate can't be renewed: %s", error)
             await asyncio.sleep(min(LOOK_S, LOOK_AT_OWN_S))
 
+    @property
+    def proof(self) -> Proof:
+        """How the domain is proved to an authority."""
+        if self._config.acme_challenge == "http-01":
+            return HttpProof(*split_address(self._config.acme_http_listen))
+        return TlsAlpnProof(self.served, self._folder)
+
+    async def follow_files(self) -> None:
+        """Take over the certificate that another relay has got. Raises `StoreError`."""
+        if self.shared is None:
+            return
+        if CERTIFICATE_FILE in await self.shared.fetch() and self._config.tls == "acme":
+            self._issued(self._folder.path / CERTIFICATE_FILE)
+
+    async def follow_challenges(self) -> None:
+        """Show the challenges of the other relays. Raises `StoreError`."""
+        if self.shared is not None:
+            await self.shared.follow_challenges(self.proof)
+
     def _renewal(self) -> Renewal:
         config = self._config
         assert config.domain is not None
-        proof: Proof = TlsAlpnProof(self.served, self._folder)
-        if config.acme_challenge == "http-01":
-            proof = HttpProof(*split_address(config.acme_http_listen))
         authority = Authority(
             config.acme_directory, config.acme_email, config.acme_ca, config.proxies
         )
-        return Renewal(authority, config.domain, self._folder, proof, self._issued)
+        return Renewal(
+            *(authority, config.domain, self._folder, self.proof, self._issued),
+            shared=self.shared,
+            ours=self.renews,
+        )
 
     def _issued(self, file: Path) -> None:
         self._read(given_tls(file, file))

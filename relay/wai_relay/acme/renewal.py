@@ -13,6 +13,7 @@ import logging
 import random
 import ssl
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +29,15 @@ from .client import AcmeClient, AcmeError
 from .jose import AccountKey
 from .proof import Proof
 from .schedule import Random, renewal_due, retry_in_s, window_due
+from .shared import SharedCertificate
 
 ACCOUNT_FILE: Final = "acme-account.key"
 CERTIFICATE_FILE: Final = "acme.pem"
 LOOK_S: Final = 3600.0
 """Interval of the checks whether a renewal is due. A machine that slept, or whose clock was set,
 notices it within an hour."""
+LOOK_FOR_WORK_S: Final = 5.0
+"""Interval in which a relay that shares a certificate looks whether it is the one that renews."""
 ASK_S: Final = 6 * 3600.0
 """Interval of the requests for the authority's renewal window (RFC 9773 section 4.3.2)."""
 
@@ -57,6 +61,7 @@ class Renewal:
     """Keeps a valid certificate for `name`.
 
     `proof`: serves the challenges. `on_issued`: called with the file of each new certificate.
+    `shared`: other relays have the same certificate, and `ours` says whether this one renews it.
     `chance`: returns random numbers from 0 to 1.
     """
 
@@ -68,8 +73,12 @@ class Renewal:
         proof: Proof,
         on_issued: Callable[[Path], None],
         *,
+        shared: SharedCertificate | None = None,
+        ours: Callable[[], bool] = lambda: True,
         chance: Random = random.random,
     ) -> None:
+        self._shared = shared
+        self._ours = ours
         self._authority = authority
         self._name = name
         self._folder = folder
@@ -81,11 +90,19 @@ class Renewal:
         """Obtain and renew the certificate until cancelled."""
         failures = 0
         while True:
+            if not self._ours():  # another relay renews it
+                await asyncio.sleep(LOOK_FOR_WORK_S)
+                continue
             certificate = kept_certificate(self._folder, self._name)
             if certificate is not None:
                 await self._until_due(certificate)
+                if not self._ours() or kept_certificate(self._folder, self._name) != certificate:
+                    continue
             try:
+                self._account_key()  # made if there is none
+                await self._publish(ACCOUNT_FILE)
                 await self.issue(certificate)
+                await self._publish(CERTIFICATE_FILE)
                 failures = 0
             except (WaiError, ssl.SSLError, OSError) as error:
                 failures += 1
@@ -110,7 +127,8 @@ class Renewal:
                 if challenge.valid:
                     continue
                 authorization = self._account_key().authorization(challenge.token)
-                async with self._proof.shown(challenge.name, challenge.token, authorization):
+                shown = (challenge.name, challenge.token, authorization)
+                async with self._proof.shown(*shown), self._told(*shown):
                     await client.prove(challenge)
             key = certificates.generate_key()
             chain = await client.finalize(order, key, self._name)
@@ -122,6 +140,17 @@ class Renewal:
         self._folder.write(CERTIFICATE_FILE, certificates.key_to_pem(key) + chain)
         self._on_issued(self._folder.path / CERTIFICATE_FILE)
         _log.info("certificate for %s, valid until %s", self._name, fresh.not_valid_after_utc)
+
+    async def _publish(self, file: str) -> None:
+        """Give a file to the relays that share it."""
+        if self._shared is not None:
+            await self._shared.publish(file)
+
+    def _told(self, name: str, token: str, authorization: str) -> AbstractAsyncContextManager[None]:
+        """Within the block the other relays show the challenge too."""
+        if self._shared is None:
+            return nullcontext()
+        return self._shared.told(name, token, authorization)
 
     async def _until_due(self, certificate: x509.Certificate) -> None:
         """Wait until `certificate` should be renewed."""

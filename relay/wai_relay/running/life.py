@@ -32,7 +32,7 @@ from .followers import followers
 from .parts import Parts, build, relay_address
 from .reload import LiveConfig
 from .service_manager import notify_ready, notify_stopping
-from .sharing import Sharing, sharing_of
+from .sharing import Sharing, shared_certificate, sharing_of
 from .stored import Stored
 from .succession import Inheritance, Succession
 
@@ -81,9 +81,12 @@ async def open_relay(
         ending.callback(_leave, folder, lock)
         store = await open_store(folder, config.postgres)  # before there is a key: see `database`
         ending.push_async_callback(store.close)
+        shared = await shared_certificate(config, store, folder)
         # Another certificate is shown at the earliest after `tls.start`, when there is a `relay`.
         tls = PortTls.load(config, folder, lambda: relay.announce())
         housekeeping = Housekeeping(store)
+        if tls is not None and shared is not None:
+            tls.shared, tls.renews = shared, lambda: housekeeping.ours
         ending.push_async_callback(housekeeping.close)
         stored = await Stored.load(store, folder, housekeeping)
         ending.push_async_callback(stored.recorder.close)
@@ -148,7 +151,7 @@ async def _open_port(
             config, stored.relay_key, tls, listener.addresses[0][1]
         )
         await _remember_the_hour(parts, stored)
-        sharing = sharing_of(store, stored, parts, port=listener.addresses[0][1])
+        sharing = sharing_of(store, stored, parts, tls, port=listener.addresses[0][1])
         if sharing is not None:
             ending.push_async_callback(sharing.close, succeeded=True)
             await sharing.start()

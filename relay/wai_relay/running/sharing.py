@@ -14,9 +14,15 @@ from functools import partial
 from typing import Final
 
 from wai_protocol.errors import StoreError
+from wai_protocol.identity import relay_id
+from wai_relay.acme.shared import SharedCertificate, read_cluster_key
+from wai_relay.config import RelayConfig
 from wai_relay.fleet.relays import HEARTBEAT_S, RelayRecord, Relays
+from wai_relay.identity import load_relay_key
+from wai_relay.port_tls import PortTls
 from wai_relay.storage import Store
 from wai_relay.storage.feed import Change, ChangeFeed, Listening
+from wai_transport.folder import DataFolder
 from wai_transport.version import VERSION
 
 from .parts import Parts
@@ -124,7 +130,23 @@ class Sharing:
         return True
 
 
-def sharing_of(store: Store, stored: Stored, parts: Parts, *, port: int) -> Sharing | None:
+async def shared_certificate(
+    config: RelayConfig, store: Store, folder: DataFolder
+) -> SharedCertificate | None:
+    """Return what is shared of an authority's certificate, with its newest version in `folder`;
+    None where nothing is. Raises `StoreError`."""
+    if config.cluster_key_file is None or config.domain is None or not store.shared:
+        return None
+    key = read_cluster_key(config.cluster_key_file)
+    own_id = relay_id(load_relay_key(folder).public)
+    shared = SharedCertificate(store, own_id, config.domain, key, folder)
+    await shared.fetch()
+    return shared
+
+
+def sharing_of(
+    store: Store, stored: Stored, parts: Parts, tls: PortTls | None, *, port: int
+) -> Sharing | None:
     """Return what keeps this relay in step with the others; None where its store is its own.
 
     `port`: where it listens, which tells relays on one host apart.
@@ -167,4 +189,14 @@ def sharing_of(store: Store, stored: Stored, parts: Parts, *, port: int) -> Shar
         "sign_ins": follow_sign_ins,
         "settings": follow_settings,
     }
+    if tls is not None and tls.shared is not None:
+        shown = tls
+
+        async def follow_files(_: str | None) -> None:
+            await shown.follow_files()
+
+        async def follow_challenges(_: str | None) -> None:
+            await shown.follow_challenges()
+
+        followers |= {"shared_files": follow_files, "acme_challenges": follow_challenges}
     return Sharing(relays, own, partial(store.connect, "changes"), followers)

@@ -67,3 +67,27 @@ CREATE TRIGGER wai_changed AFTER INSERT OR DELETE ON sign_ins
     FOR EACH ROW EXECUTE FUNCTION wai_changed('id');
 CREATE TRIGGER wai_changed AFTER INSERT OR UPDATE OR DELETE ON settings
     FOR EACH ROW EXECUTE FUNCTION wai_changed('name');
+
+-- Files that relays with one domain share: the account at the certificate's authority, and the
+-- certificate with its key. Sealed with a key that is not in the database.
+CREATE TABLE shared_files (
+    domain      TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    sealed      BYTEA NOT NULL,
+    changed_at  DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (domain, name)
+);
+
+-- Challenges that an authority may ask any of the relays for. They are no secrets.
+CREATE TABLE acme_challenges (
+    relay              TEXT PRIMARY KEY,
+    domain             TEXT NOT NULL,
+    token              TEXT NOT NULL,
+    key_authorization  TEXT NOT NULL,
+    ends_at            DOUBLE PRECISION NOT NULL
+);
+
+CREATE TRIGGER wai_changed AFTER INSERT OR UPDATE OR DELETE ON shared_files
+    FOR EACH ROW EXECUTE FUNCTION wai_changed('name');
+CREATE TRIGGER wai_changed AFTER INSERT OR UPDATE OR DELETE ON acme_challenges
+    FOR EACH ROW EXECUTE FUNCTION wai_changed('relay');
