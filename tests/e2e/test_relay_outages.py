@@ -40,21 +40,27 @@ class Fleet:
     server: PostgresServer
     relays: list[Cluster]
     upstreams: list[CountingUpstream]
+    standby: PostgresServer | None
 
 
 @contextmanager
-def a_fleet(folder: Path) -> Iterator[Fleet]:
+def a_fleet(folder: Path, *, standby: bool = False) -> Iterator[Fleet]:
+    """`standby`: the database has one, to which the relays may turn."""
     with ExitStack() as ending:
         server = ending.enter_context(PostgresServer())
+        url, second = server.create_database("fleet"), None
+        if standby:
+            second = server.standby()
+            url = url.replace("/fleet", f",127.0.0.1:{second.port}/fleet")
         upstreams = [ending.enter_context(counting_upstream(every_s=0.01)) for _ in range(2)]
-        running = ending.enter_context(relays(folder, server.create_database("fleet")))
+        running = ending.enter_context(relays(folder, url))
         for number, upstream in enumerate(upstreams):
             running[0].add_node(f"box{number}", upstream.url)
         for relay in running:
             for number in range(len(upstreams)):
                 is_ready = partial(_is_ready, relay, f"box{number}")
                 wait_until(is_ready, "a node has no session to a relay")
-        yield Fleet(server, running, upstreams)
+        yield Fleet(server, running, upstreams, second)
 
 
 def _is_ready(relay: Cluster, node: str) -> bool:
@@ -167,6 +173,28 @@ def test_what_is_used_while_postgres_is_away_is_kept_and_nobody_fails(tmp_path: 
             wait_until(lambda relay=relay: tokens_used(relay, load.key) == total, "usage")  # type: ignore[misc]
         revoked = second.create_key("later")
         wait_until(lambda: status_of(first, revoked.secret) == 200, "changes are not followed")
+
+
+def test_a_standby_takes_over_under_load_and_what_is_used_is_counted(tmp_path: Path) -> None:
+    with a_fleet(tmp_path, standby=True) as fleet:
+        first, second, _ = fleet.relays
+        load = Load(fleet.relays, first.create_key("load"))
+        for relay in fleet.relays:
+            ask = partial(status_of, relay, load.key.secret, max_tokens=TOKENS)
+            wait_until(lambda ask=ask: ask() == 200, "the key is not known")  # type: ignore[misc]
+            load.whole += 1
+        assert fleet.standby is not None
+        with load.running():
+            load.wait_for(20)
+            fleet.server.stop()
+            fleet.standby.promote()
+            load.wait_for(20)
+            added = second.create_key("later")  # is written
+            load.wait_for(20)
+        assert load.failed == []
+        wait_until(lambda: status_of(first, added.secret) == 200, "changes are not followed")
+        total = load.whole * TOKENS
+        wait_until(lambda: tokens_used(second, load.key) == total, "usage is not whole")
 
 
 def test_all_relays_are_restarted_one_after_the_other_and_nobody_notices(tmp_path: Path) -> None:

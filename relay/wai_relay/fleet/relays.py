@@ -8,6 +8,7 @@ relay's alone (SQLite), there is no list.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -63,6 +64,8 @@ class Relays:
         """What nodes are told."""
         self.started_at = time.time()
         self._with_port = False
+        self.deaf_s: Callable[[], float] = lambda: 0.0
+        """For how long changes of other relays are not heard, in seconds."""
 
     @property
     def own_name(self) -> str:

@@ -19,6 +19,7 @@ from .config import HealthConfig
 from .keys import KnownKey, key_problems
 from .nodes import WatchedNode, deployment_problems, failing_problems, node_problems
 from .providers import WatchedProvider, provider_problems
+from .relays import WatchedRelays, relay_problems
 
 
 class Receivers(Protocol):
@@ -42,6 +43,7 @@ class Health:
     outcomes: Outcomes
     deployed: Callable[[], Iterable[DeploymentView]] = tuple
     providers: Callable[[], Iterable[WatchedProvider]] = tuple
+    relays: WatchedRelays | None = None
     known_key: Callable[[str], KnownKey | None] = lambda _: None
     clock_watch: ClockWatch = field(default_factory=ClockWatch)
     receivers: Receivers = field(default_factory=_NoReceivers)
@@ -67,6 +69,8 @@ class Health:
         yield from self.condition.problems(self.clock())
         yield from self.clock_watch.problems(_clocks(providers))
         yield from self.receivers.problems()
+        if self.relays is not None:
+            yield from relay_problems(self.relays, database_away=self.condition.away() is not None)
         found = [*node_problems(nodes), *provider_problems(providers)]
         yield from found
         told = {one.subject for one in found}

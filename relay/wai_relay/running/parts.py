@@ -162,6 +162,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         outcomes=outcomes,
         deployed=feed.deployed.rows.values,
         providers=lambda: upstreams.providers,
+        relays=stored.relays,
         known_key=lambda key_id: _known_key(stored, key_id),
         receivers=notifier,
         config=config.health,

@@ -62,6 +62,7 @@ class Sharing:
         self._pending: dict[Change, None] = {}
         self._news = asyncio.Event()
         self.feed = ChangeFeed(connect, self._changed, self._all_changed)
+        relays.deaf_s = self.feed.deaf_s
         self._tasks: list[asyncio.Task[None]] = []
         self._silent = False
 

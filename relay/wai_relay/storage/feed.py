@@ -20,6 +20,8 @@ LOOK_EVERY_S: Final = 5.0
 """How often a silent connection is asked whether it lives: a network that is gone says nothing."""
 
 ANSWER_S: Final = 5.0
+ECHO: Final = "?"
+"""What a relay tells itself, and others too, to see that it hears."""
 FIRST_WAIT_S: Final = 0.25
 LONGEST_WAIT_S: Final = 5.0
 
@@ -62,6 +64,7 @@ class ChangeFeed:
         self._connect = connect
         self._on_change = on_change
         self._on_gap = on_gap
+        self._echo = asyncio.Event()
         self.lost_at: float | None = None
         """Since when nothing is heard, by the loop's clock; None while it listens."""
 
@@ -93,6 +96,7 @@ class ChangeFeed:
         connection.add_termination_listener(lambda _: over.set())
         try:
             await connection.add_listener(CHANNEL, self._heard)
+            await self._hear_ourselves(connection)
             self.lost_at = None
             self._on_gap()
             while not over.is_set():
@@ -104,6 +108,21 @@ class ChangeFeed:
         except Exception as error:  # a driver's own kinds; the next connect tells what is wrong
             _log.debug("the connection that hears of other relays' changes was lost: %s", error)
 
+    async def _hear_ourselves(self, connection: Listening) -> None:
+        """Raise `TimeoutError` where LISTEN is taken and nothing comes: a pooler may give each
+        statement another connection."""
+        self._echo = asyncio.Event()
+        await connection.execute(f"NOTIFY {CHANNEL}, '{ECHO}'", timeout=ANSWER_S)
+        async with asyncio.timeout(ANSWER_S):
+            await self._echo.wait()
+
+    def deaf_s(self) -> float:
+        """For how long nothing is heard, in seconds; 0 while it listens."""
+        return 0.0 if self.lost_at is None else asyncio.get_running_loop().time() - self.lost_at
+
     def _heard(self, connection: object, pid: int, channel: str, payload: str) -> None:
+        if payload == ECHO:
+            self._echo.set()
+            return
         table, _, key = payload.partition(" ")
         self._on_change(Change(table, key))

@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.relay.conftest import Clock
 from wai_protocol.errors import RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.contracts.records import Attempt, RequestRecord, UsageState
+from wai_relay.fleet.relays import RelayRecord
 from wai_relay.health.condition import RelayCondition
 from wai_relay.health.config import HealthConfig
 from wai_relay.health.folder_probe import FolderProbe
@@ -244,3 +246,27 @@ async def test_kinds_that_the_operator_ignores_are_not_told(api: Api) -> None:
 def test_a_kind_that_does_not_exist_can_not_be_ignored() -> None:
     with pytest.raises(RequestError, match="'colck'"):
         HealthConfig(("colck",))
+
+
+async def test_two_relays_that_tell_nodes_the_same_address_are_named(api: Api) -> None:
+    relays = api.context.relays
+    api.context.health.relays = relays
+    here = RelayRecord(relays.own_id, "vps1", b"1" * 32, "https://llm.example.com", None, "0", 1.0)
+    there = msgspec.structs.replace(here, id="relay_other", name="vps2", public_key=b"2" * 32)
+    relays.all = (here, msgspec.structs.replace(there, url="https://vps2.example.com"))
+    assert not any("same address" in text for _, _, text in await _problems(api))
+    relays.all = (here, there)
+    [(kind, _, text)] = [told for told in await _problems(api) if "same address" in told[2]]
+    assert kind == "setup"
+    assert "https://llm.example.com, for this relay and for vps2" in text
+
+
+async def test_a_relay_that_hears_nothing_of_the_others_says_so(api: Api) -> None:
+    relays = api.context.relays
+    api.context.health.relays = relays
+    relays.deaf_s = lambda: 5.0
+    assert not any(kind == "database" for kind, _, _ in await _problems(api))
+    relays.deaf_s = lambda: 61.0
+    assert ("database", "relay", "what other relays change is not heard for 61 s") in (
+        await _problems(api)
+    )
