@@ -106,6 +106,12 @@ class PostgresServer:
             error.add_note(f"PostgreSQL's log:\n{self._log.read_text()[-4000:]}")
         self.close()
 
+    @property
+    def pid(self) -> int:
+        """The process that all others of it descend from."""
+        assert self._daemon is not None, "it does not run"
+        return self._daemon.pid
+
     def url(self, database: str, user: str = ADMIN, password: str | None = None) -> str:
         """The address of a database, for `wai relay --database`."""
         secret = f":{quote(password, safe='')}" if password is not None else ""
