@@ -56,6 +56,9 @@ class RelayConfig:
     listen: str = DEFAULT_LISTEN
     """HOST:PORT ([HOST]:PORT for IPv6), or :PORT for every address of this machine, IPv4 and IPv6
     where there is one."""
+    shared_listen: str | None = None
+    """HOST:PORT that several relays of this machine listen on at the same time, each beside its own
+    `listen`: the kernel spreads callers over them."""
     tls: str = "self-signed"
     """self-signed, off (a proxy ends TLS), acme (a certificate for `domain` from an authority), or
     CERT,KEY (two PEM files)."""
@@ -133,6 +136,8 @@ class RelayConfig:
 
     def __post_init__(self) -> None:
         split_address(self.listen)
+        if self.shared_listen is not None and split_address(self.shared_listen)[1] == 0:
+            raise RequestError("shared_listen needs a port, the same for each relay")
         if self.tls not in ("self-signed", "off", "acme") and len(self.tls.split(",")) != 2:
             raise RequestError("tls is self-signed, off, acme, or CERT,KEY (two files)")
         if self.tls == "acme":
@@ -206,6 +211,11 @@ class RelayConfig:
     def address(self) -> tuple[str, int]:
         """The host and the port to listen on."""
         return split_address(self.listen)
+
+    @property
+    def shared_address(self) -> tuple[str, int] | None:
+        """The host and the port to listen on together with other relays, if there are any."""
+        return None if self.shared_listen is None else split_address(self.shared_listen)
 
     @property
     def given_certificate(self) -> tuple[Path, Path] | None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 
@@ -14,7 +17,7 @@ from tests.harness.caller import chat, events, request
 from tests.harness.cluster import Cluster, wai
 from tests.harness.counting_upstream import MODEL, CountingUpstream, counting_upstream
 from tests.harness.postgres import PostgresServer
-from tests.harness.processes import wait_until
+from tests.harness.processes import free_port, wait_until
 from tests.harness.relays import listed, names_of, own_id, relays, status_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -114,6 +117,34 @@ def test_a_request_that_runs_at_one_relay_is_seen_explained_and_ended_at_another
     wait_until(is_stored, "the request is not stored")
     assert stored[0]["node"] == "box"
     assert stored[0]["relay"] == _name(third, own_id(second))
+
+
+def test_relays_of_one_machine_share_a_port(tmp_path: Path) -> None:
+    shared = free_port()
+    options = ("--shared-listen", f"127.0.0.1:{shared}")
+    with (
+        counting_upstream() as upstream,
+        PostgresServer() as server,
+        relays(tmp_path, server.create_database("fleet"), 2, *options) as running,
+    ):
+        first, second = running
+        first.add_node("box", upstream.url)
+        key = first.create_key("app")
+        wait_until(partial(is_good, second, key.secret), "the second relay does not serve")
+        together = replace(first, port=shared)
+
+        met = [_meets(together) for _ in range(40)]
+        assert set(met) == {True, False}
+        second.relay.stop()
+        assert all(_meets(together) for _ in range(10))
+
+
+def _meets(relay: Cluster) -> bool:
+    """Whether the relay whose certificate is trusted answers at its port."""
+    try:
+        return relay.get("/healthz") == 200
+    except URLError:
+        return False
 
 
 def _top(relay: Cluster) -> dict[str, Any]:

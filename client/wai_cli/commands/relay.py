@@ -67,6 +67,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the URL by which nodes reach this very relay, if --public-url leads to several",
     )
     parser.add_argument(
+        "--shared-listen",
+        metavar="HOST:PORT",
+        help="a port that several relays of this machine have, each beside its own --listen",
+    )
+    parser.add_argument(
         "--database",
         metavar="URL",
         help="PostgreSQL, for several relays: postgresql://USER@HOST/DATABASE (default: a file)",
@@ -122,8 +127,8 @@ def _run(parsed: argparse.Namespace) -> int:
     from wai_transport.private_process import keep_memory_private
 
     names = (
-        *("data", "listen", "tls", "public_url", "node_url", "domain", "acme_directory"),
-        *("acme_email", "proxy_key_sha256", "log_level", "log_format"),
+        *("data", "listen", "shared_listen", "tls", "public_url", "node_url", "domain"),
+        *("acme_directory", "acme_email", "proxy_key_sha256", "log_level", "log_format"),
         *("database", "database_password_file"),
     )
     flags = {name: getattr(parsed, name) for name in names} | proxy_settings("WAI_RELAY_")

@@ -73,17 +73,21 @@ class Listener:
         port: int = 0,
         tls: ssl.SSLContext | None,
         socks: Sequence[socket.socket] = (),
+        shared: tuple[str, int] | None = None,
     ) -> None:
         """Take `host:port`, or `socks`, which listen or are bound already; accept nothing yet.
 
-        `tls`: the TLS context, whose ALPN protocols are set here; None: no TLS. (To change the
-        certificate while the port is open, see `served_certificate`.) Raises `OSError` if the
-        address cannot be bound.
+        `shared`: a host and port that other processes may listen on too, in addition. `tls`: the
+        TLS context, whose ALPN protocols are set here; None: no TLS. (To change the certificate
+        while the port is open, see `served_certificate`.) Raises `OSError` if an address cannot be
+        bound.
         """
         if tls is not None:
             tls.set_alpn_protocols(list(ALPN_PROTOCOLS))
         self._door = Door(self.edge, tls, partial(_Arrival, self))
         self._sockets += socks or await _bound(host, port)
+        if shared is not None and not socks:
+            self._sockets += await _bound(*shared, reuse_port=True)
         for listening in self._sockets:
             listening.settimeout(0)
             limit_unsent(listening)
@@ -244,10 +248,17 @@ class _Arrival(asyncio.Protocol):
             self._deadline = None
 
 
-async def _bound(host: str, port: int) -> list[socket.socket]:
-    """Return sockets that are bound to `host:port`, "" for every address. Raises `OSError`."""
+async def _bound(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
+    """Return sockets that are bound to `host:port`, "" for every address. Raises `OSError`.
+
+    `reuse_port`: other processes of this user may bind it too, and the kernel spreads callers.
+    """
     server = await asyncio.get_running_loop().create_server(
-        asyncio.Protocol, host=host, port=port, start_serving=False
+        asyncio.Protocol,
+        host=host,
+        port=port,
+        start_serving=False,
+        reuse_port=reuse_port or None,
     )
     try:
         return [sock.dup() for sock in cast("Sequence[socket.socket]", server.sockets)]

@@ -146,7 +146,8 @@ async def _open_port(
     host, port = config.address
     context = tls.context if tls is not None else None
     try:
-        await listener.bind(host=host, port=port, tls=context, socks=socks)
+        shared = config.shared_address
+        await listener.bind(host=host, port=port, tls=context, socks=socks, shared=shared)
         parts.context.address = relay_address(
             config, stored.relay_key, tls, listener.addresses[0][1]
         )
