@@ -2,9 +2,10 @@
 
     python -m bench.relays            three rounds, interleaved, four minutes
 
-One relay with SQLite, one with PostgreSQL, and three with PostgreSQL get the same load, spread over
-the relays. All run on this machine, so that three relays have no more cores than one: what is shown
-is cost, not capacity.
+One relay with SQLite, one with PostgreSQL, and three with PostgreSQL get the same streams, spread
+over the relays; of small requests each relay gets as many at a time, so that each does as much. All
+run on this machine, so that three relays have no more cores than one: what is shown is cost, not
+capacity.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ def main() -> None:
                     *("--probes", str(20 / len(on.targets))),
                     streams=STREAMS,
                 )
-                posts = load(on, "requests", "--seconds", "3", streams=9)
+                posts = load(on, "requests", "--seconds", "3", streams=3 * len(on.targets))
                 out["rounds"][kind].append({"streams": streams, "posts": posts})
                 _say(number, kind, streams, posts)
         several = fleets[_KINDS[2]]
