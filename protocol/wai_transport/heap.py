@@ -29,11 +29,17 @@ OLDER_AFTER: Final = 20
 """Looks at the youngest objects for each one at those that have survived one."""
 
 
+def hold_heap() -> None:
+    """Look for no garbage until `settle_heap`: a program that is being loaded makes hardly any."""
+    gc.disable()
+
+
 def settle_heap() -> None:
     """Exempt all objects of now, which live as long as the process, from garbage collections.
 
     Call it once everything is loaded.
     """
+    gc.enable()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, OLDER_AFTER, OLDER_AFTER)
 

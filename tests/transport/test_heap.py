@@ -49,3 +49,16 @@ def test_what_lives_as_long_as_the_process_is_not_collected_again() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True True\n"
+
+
+def test_what_is_garbage_after_the_start_is_collected() -> None:
+    code = (
+        "import gc\n"
+        "from wai_transport.heap import hold_heap, settle_heap\n"
+        "hold_heap()\n"
+        "held = gc.isenabled()\n"
+        "settle_heap()\n"
+        "print(held, gc.isenabled())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"

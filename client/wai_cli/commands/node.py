@@ -16,6 +16,7 @@ from wai_cli.client.target import add_target_options
 from wai_cli.options.paths import add_data_option, node_data
 from wai_cli.options.values import count, first_line, named, whole_or_none
 from wai_cli.output.tables import print_json, say
+from wai_transport.heap import hold_heap
 
 from . import node_engine, node_upstream, uninstall
 
@@ -194,6 +195,7 @@ def _invite(parser: argparse.ArgumentParser, argument: str | None) -> str:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    hold_heap()  # until the node works
     from wai_cli.options.settings import load
     from wai_cli.output.logs import log_to_stderr
     from wai_node.config import NodeConfig

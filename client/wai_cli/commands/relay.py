@@ -14,6 +14,7 @@ from pathlib import Path
 from wai_cli.client.target import add_target_options
 from wai_cli.options.paths import add_data_option, relay_data
 from wai_cli.options.values import named
+from wai_transport.heap import hold_heap
 
 from .relay_import import configure as configure_import
 
@@ -119,6 +120,7 @@ def _on_relays(action: str, parsed: argparse.Namespace) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    hold_heap()  # until the relay is ready
     from wai_cli.client.proxied import proxy_settings
     from wai_cli.options.settings import load
     from wai_cli.output.logs import log_to_stderr
