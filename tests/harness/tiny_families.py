@@ -209,7 +209,7 @@ def _qwen3moe(m: _Model) -> None:
 
 def _deepseek2(m: _Model) -> None:
     s = m.shape
-    q_rank, kv_rank, rope, nope = 96, 64, 16, s.head_dim
+    q_rank, kv_rank, rope, nope = 96, 64, 32, s.head_dim
     m.key("attention.head_count", s.heads)
     m.key("attention.head_count_kv", 1)  # MLA is stored as one head that all queries share
     m.key("attention.key_length", kv_rank + rope)

@@ -15,12 +15,13 @@ import anyio.to_thread
 
 from wai_node.models.catalogue import Quantisation, RemoteFile, Repository, parse_reference
 from wai_node.models.draft import Draft
-from wai_node.models.estimate import Correction, Load, estimate
+from wai_node.models.estimate import Correction, estimate
 from wai_node.models.fit import Fit, costs_of, fit
 from wai_node.models.gguf_file import read_draft, read_layout, read_projector, read_shape
 from wai_node.models.hardware import Hardware
 from wai_node.models.hub import Hub
 from wai_node.models.layout import Layout, layout_by_shape, layout_of
+from wai_node.models.load import Load
 from wai_node.models.local_files import find_local, is_file_reference
 from wai_node.models.placement import FitVerdict, Placement, space_of
 from wai_node.models.projector import Projector, choose_projector, projector_of
@@ -232,7 +233,8 @@ class Appraiser:
             )
         hardware = await anyio.to_thread.run_sync(self._hardware)
         _check_placement(options, hardware, shape)
-        layout = await _layout_of_files(model, files, shape, hardware)
+        matters = _matters(shape, hardware)
+        layout = await layout_of_files(model, files, shape) if matters else None
         known = shape, model.weights_bytes, load
         more = Correction(*model.correction), options.wanted, layout
         found = fit(*known, free_now(self._deployments, hardware), *more)
@@ -260,7 +262,8 @@ class Appraiser:
         correction = Correction(*model.correction)
         found = estimate(shape, model.weights_bytes, load, correction)
         hardware = await anyio.to_thread.run_sync(self._hardware)
-        layout = await _layout_of_files(model, files, shape, hardware)
+        matters = _matters(shape, hardware)
+        layout = await layout_of_files(model, files, shape) if matters else None
         layout = layout or layout_by_shape(shape, model.weights_bytes)
         costs = costs_of(shape, model.weights_bytes, layout, load, correction)
         placement = wish.placement if hardware.gpus else None
@@ -339,11 +342,11 @@ def read_load(files: ModelFiles, wish: Wish) -> tuple[ModelShape, Load]:
     return shape, wish.options.load(shape, wish.context_tokens, wish.slots, seeing, draft)
 
 
-async def _layout_of_files(
-    model: WantedModel, files: ModelFiles, shape: ModelShape, hardware: Hardware
+async def layout_of_files(
+    model: WantedModel, files: ModelFiles, shape: ModelShape
 ) -> Layout | None:
-    if not _matters(shape, hardware):
-        return None
+    """Return how the weights of a model's files are spread, its adapter's included; None if that
+    can't be told. Raises `RequestError` if a file can't be read."""
     layout = await anyio.to_thread.run_sync(read_layout, files.parts, shape)
     added = 0 if model.lora is None else model.lora.size_bytes
     return None if layout is None else layout.plus(added)

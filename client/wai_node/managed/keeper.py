@@ -27,7 +27,7 @@ from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
 
 from .adapters import remote_file, repository_of
-from .appraisal import read_load
+from .appraisal import layout_of_files, read_load
 from .deployment import Action, DeleteFiles, Halt, Launch, StartDownload, Wish
 from .deployments import Deployments
 from .engine import NodeEngine
@@ -295,10 +295,13 @@ class Keeper:
             try:
                 files = self._places.files(model)
                 shape, load = await anyio.to_thread.run_sync(read_load, files, wish)
+                layout = await layout_of_files(model, files, shape)
             except (WaiError, OSError):
                 return  # its file is gone: nothing to learn for
             known = Correction(*model.correction)
-            learned = runner.learned(load, shape, model.weights_bytes, known)
+            learned = runner.learned(
+                load, shape, model.weights_bytes, known, wish.placement, layout
+            )
             if learned is not None:
                 correction = learned.correction
                 factors = (correction.weights, correction.cache, correction.compute)

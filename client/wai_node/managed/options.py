@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from wai_node.models.draft import Draft
-from wai_node.models.estimate import CacheType, Load, load_for
+from wai_node.models.load import CacheType, Load, load_for
 from wai_node.models.placement import Wanted
 from wai_node.models.projector import Projector
 from wai_node.models.shape import ModelShape

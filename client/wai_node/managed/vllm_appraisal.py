@@ -9,9 +9,9 @@ from typing import Final
 import anyio.to_thread
 
 from wai_node.models.catalogue import Quantisation, Repository
-from wai_node.models.estimate import Load
 from wai_node.models.fit import GPU_HIGH_BYTES, Fit
 from wai_node.models.hardware import Hardware
+from wai_node.models.load import Load
 from wai_node.models.model_config import ModelConfig
 from wai_node.models.snapshot import weights_bytes
 from wai_node.models.space import NOTHING, Space

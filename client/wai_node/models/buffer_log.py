@@ -30,6 +30,7 @@ _COPIED: Final = re.compile(r"AMX|CPU_(?!Mapped)\w+")
 _MAPPED: Final = "CPU_Mapped"
 # This line ends the server's dry run: with --fit it builds the model twice.
 _FIT_DONE: Final = re.compile(r"fitting params to (?:free|device) memory took")
+_PIPELINED: Final = "pipeline parallelism enabled"
 _CONTEXT: Final = "constructing llama_context"
 MAX_DEVICES: Final = 64
 MIN_FACTOR, MAX_FACTOR = 0.5, 4.0  # beyond these we misread the log; GPUStack saw 4
@@ -41,8 +42,8 @@ MIN_LEARNT_BYTES: Final = 8 << 20
 class SeenBuffers:
     """Bytes by kind, summed over the devices, which `devices` names.
 
-    `copied`: how many bytes of the weights are copies of mapped ones; if there are any, `weights`
-    is a lower bound.
+    `pipelined`: its GPUs work on several batches at a time. `copied`: how many bytes of the weights
+    are copies of mapped ones; if there are any, `weights` is a lower bound.
     """
 
     weights: int
@@ -50,6 +51,7 @@ class SeenBuffers:
     compute: int
     devices: tuple[str, ...]
     copied: int = 0
+    pipelined: bool = False
     by_device: tuple[int, ...] = ()
     """The bytes on each of `devices`."""
 
@@ -57,6 +59,11 @@ class SeenBuffers:
     def total(self) -> int:
         """The sum of all buffers."""
         return self.weights + self.cache + self.compute
+
+    def taken(self, weights: int) -> int:
+        """The sum without what is logged twice of a model that is on GPUs in part, whose tensors
+        take `weights`: of a mapped file all counts that is between two tensors in RAM."""
+        return min(self.weights, weights) + self.cache + self.compute
 
 
 def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
@@ -69,7 +76,9 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
     mapped = copied = 0.0
     projector = 0.0
     devices: dict[str, float] = {}
+    pipelined = False
     for line in lines:
+        pipelined = pipelined or _PIPELINED in line
         if _FIT_DONE.search(line):
             sums = dict.fromkeys(sums, 0.0)
             mapped = copied = 0.0
@@ -103,14 +112,18 @@ def read_buffers(lines: Iterable[str]) -> SeenBuffers | None:
         compute=int((sums["compute"] + sums["output"]) * _MIB),
         devices=tuple(devices),
         copied=int(min(mapped, copied) * _MIB),
+        pipelined=pipelined,
         by_device=tuple(int(size * _MIB) for size in devices.values()),
     )
 
 
-def learn(seen: SeenBuffers, estimated: Estimate) -> Correction:
-    """Return the ratio of seen to estimated bytes for each kind of buffer, within limits."""
+def learn(seen: SeenBuffers, estimated: Estimate, *, spread: bool = False) -> Correction:
+    """Return the ratio of seen to estimated bytes for each kind of buffer, within limits.
+
+    `spread`: some layers are on GPUs. Then the weights teach nothing (see `SeenBuffers.taken`).
+    """
     return Correction(
-        weights=1.0 if seen.copied else _factor(seen.weights, estimated.weights),
+        weights=1.0 if seen.copied or spread else _factor(seen.weights, estimated.weights),
         cache=_factor(seen.cache, estimated.cache),
         compute=_factor(seen.compute, estimated.compute),
     )

@@ -10,24 +10,19 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .estimate import (
-    CELL_STEP,
-    F32_BYTES,
     HIGH_FACTOR,
     NO_CORRECTION,
     PROCESS_HIGH_BYTES,
     PROCESS_LOW_BYTES,
     Correction,
     Estimate,
-    Load,
-    batch_for,
-    cells_of,
     estimate,
-    layer_caches,
-    mask_bytes,
 )
 from .hardware import Hardware
 from .layout import Layout, layout_by_shape
-from .placement import ANYWHERE, Costs, FitVerdict, Placement, Wanted, place, space_of
+from .load import CELL_STEP, Load, batch_for, layer_caches
+from .placement import ANYWHERE, Costs, FitVerdict, Placement, Wanted, computing, place, space_of
+from .scratch import scratch_of
 from .shape import ModelShape
 from .space import Space
 
@@ -40,8 +35,9 @@ RAM_KEPT_FREE: Final = 0.08  # of all RAM, for the system: full use would swap
 class Fit:
     """The result of `fit`.
 
-    `largest_context`: the most tokens per slot with the same or a better `verdict`, at most what
-    the model was trained for; 0 if nothing fits. `space`: what it takes where it is placed.
+    `estimate`: of all its buffers, wherever they are. `largest_context`: the most tokens per slot
+    with the same or a better `verdict`, at most what the model was trained for; 0 if nothing fits.
+    `space`: what it takes where it is placed.
     """
 
     verdict: FitVerdict
@@ -68,11 +64,10 @@ def fit(
     `wanted`: so it is placed, whatever would be best. `layout`: the model's, None: by its shape.
     """
     layout = layout or layout_by_shape(shape, weights_bytes)
-    found = estimate(shape, weights_bytes, load, correction)
     costs = costs_of(shape, weights_bytes, layout, load, correction)
     verdict, placement = place(costs, hardware, _room(hardware), wanted)
+    found = estimate_placed(shape, weights_bytes, load, placement, correction)
     used = len(placement.shares)
-    more = max(0, used - 1)
     return Fit(
         verdict=verdict,
         estimate=found,
@@ -81,9 +76,40 @@ def fit(
         ),
         placement=placement,
         space=space_of(placement, costs, unified=hardware.unified_memory),
-        low_bytes=found.low + GPU_LOW_BYTES * used + found.compute * more,
-        high_bytes=found.high + GPU_HIGH_BYTES * used + found.compute_high * more,
+        low_bytes=found.low + GPU_LOW_BYTES * used,
+        high_bytes=found.high + GPU_HIGH_BYTES * used,
         reason=_reason(verdict, found, hardware, placement, shape.blocks),
+    )
+
+
+def estimate_placed(
+    shape: ModelShape,
+    weights_bytes: int,
+    load: Load,
+    placement: Placement | None,
+    correction: Correction = NO_CORRECTION,
+    layout: Layout | None = None,
+    *,
+    pipelined: bool | None = None,
+) -> Estimate:
+    """Return what all buffers together take: each device that computes has scratch memory of its
+    own. `layout`: what the weights take that are on GPUs; None: as much as the files.
+    `pipelined`: see `computing`."""
+    found = estimate(shape, weights_bytes, load, correction)
+    if placement is None or not placement.shares:
+        return found
+    extra = []
+    for most in (False, True):
+        scratch = scratch_of(shape, load, most=most)
+        taken = computing(placement, scratch, pipelined=pipelined)
+        extra.append(taken.gpu + taken.ram - scratch.alone)
+    # the output that is the embeddings once more is on a GPU, and they are in RAM
+    twice = 0 if layout is None else max(0, layout.total - weights_bytes)
+    return replace(
+        found,
+        weights=found.weights + int(twice * correction.weights),
+        compute=found.compute + int(extra[0] * correction.compute),
+        compute_high=found.compute_high + int(extra[1] * max(1.0, correction.compute)),
     )
 
 
@@ -97,17 +123,16 @@ def costs_of(
 ) -> Costs:
     """Return what each part of a model takes at most; with a `factor` of 1, what is expected."""
     found = estimate(shape, weights_bytes, load, correction)
-    cells, window_cells = cells_of(shape, load)
-    cache = [
-        size * load.slots * correction.cache
-        for size in layer_caches(shape, load, cells, window_cells)
-    ]
-    weights = factor * correction.weights
     alone = estimate(shape, weights_bytes, replace(load, projector=None, draft=None), correction)
     most = factor > 1
-    compute = alone.compute_high if most else alone.compute
-    beside = found.weights + found.cache - alone.weights - alone.cache - compute
-    beside += found.compute_high if most else found.compute
+    beside = found.weights + found.cache - alone.weights - alone.cache
+    if most:
+        beside += found.compute_high - alone.compute_high
+    else:
+        beside += found.compute - alone.compute
+    corrected = max(1.0, correction.compute) if most else correction.compute
+    weights = factor * correction.weights
+    cache = [size * load.slots * correction.cache for size in layer_caches(shape, load)]
     blocks = zip(layout.dense, cache, strict=True)
     return Costs(
         dense=(
@@ -116,10 +141,8 @@ def costs_of(
         ),
         experts=(*(int(size * weights) for size in layout.experts), 0),
         embeddings=int(layout.embeddings * weights),
-        compute=int(compute * factor),
+        scratch=scratch_of(shape, load, most=most).scaled(factor * corrected),
         beside=int(beside * factor),
-        masks=int(load.batch_tokens * mask_bytes(shape, load) * factor),
-        stream=int(load.batch_tokens * shape.embedding * F32_BYTES * factor),
         process=PROCESS_HIGH_BYTES if most else PROCESS_LOW_BYTES,
         whole=found.high if most else found.buffers,
     )

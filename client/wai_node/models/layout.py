@@ -37,6 +37,11 @@ class Layout:
         return replace(self, dense=tuple(size + more for size in self.dense))
 
     @property
+    def total(self) -> int:
+        """All of it, with the output on a GPU."""
+        return sum(self.dense) + sum(self.experts) + self.embeddings + self.output
+
+    @property
     def has_experts(self) -> bool:
         """Whether any layer has experts, a few of which compute a token."""
         return any(self.experts)

@@ -18,14 +18,10 @@ from itertools import pairwise
 from typing import Final
 
 from .hardware import Gpu, Hardware
+from .scratch import Scratch
 from .space import Space
 
 _HALVINGS: Final = 16  # of the share of each GPU that is filled: to 1/65536
-# With all layers on several GPUs llama.cpp has them work on four batches at a time: so many more
-# copies of the masks, and of the tokens' states on the first GPU and on the others (as measured).
-_MORE_MASKS: Final = 3
-_FIRST_STATES: Final = 12
-_LATER_STATES: Final = 3
 
 
 class FitVerdict(enum.Enum):
@@ -88,18 +84,15 @@ ANYWHERE: Final = Wanted()
 @dataclass(frozen=True, slots=True)
 class Costs:
     """The bytes of a model's parts. `dense` and `experts` are by layer, the last one of them the
-    output; each has its part of the cache in `dense`. `compute`: on each GPU, and in RAM if a layer
-    is there; `masks` and `stream` are what a batch's attention masks and its tokens' states take of
-    that. `beside`: on the first GPU. `embeddings` and `process`: in RAM. `whole`: all of it, in
+    output; each has its part of the cache in `dense`. `scratch`: what computing them takes where
+    they are. `beside`: on the first GPU. `embeddings` and `process`: in RAM. `whole`: all of it, in
     RAM."""
 
     dense: tuple[int, ...]
     experts: tuple[int, ...]
     embeddings: int
-    compute: int
+    scratch: Scratch
     beside: int
-    masks: int
-    stream: int
     process: int
     whole: int
 
@@ -108,16 +101,28 @@ class Costs:
         """The number of layers, the output included."""
         return len(self.dense)
 
-    def scratch(self, number: int, *, pipelined: bool) -> int:
-        """What computing takes on the GPU that is so far in the order of those in use."""
-        if not pipelined:
-            return self.compute
-        states = _FIRST_STATES if number == 0 else _LATER_STATES
-        return self.compute + _MORE_MASKS * self.masks + states * self.stream
-
     def layer(self, index: int, cpu_moe: int) -> int:
         """What a layer takes where it is."""
         return self.dense[index] + (self.experts[index] if index >= cpu_moe else 0)
+
+
+def computing(
+    placement: Placement | None, scratch: Scratch, *, pipelined: bool | None = None
+) -> Space:
+    """Return what computing takes, where a model is placed so. `pipelined`: whether the engine has
+    the GPUs work on several batches at a time, None: as it does if all layers are on several."""
+    if placement is None or not placement.shares:
+        return Space(ram=scratch.alone)
+    first, moe = scratch.every - placement.gpu_layers, placement.cpu_moe
+    if pipelined is None:
+        pipelined = _pipelined(first, moe, len(placement.shares))
+    gpus = [0] * (1 + max(share.gpu for share in placement.shares))
+    at = first
+    for share in placement.shares:
+        layers = range(at, at + share.layers)
+        gpus[share.gpu] = scratch.on_gpu(layers, moe, pipelined=pipelined)
+        at += share.layers
+    return Space(tuple(gpus), scratch.in_ram(first, moe, gpus=len(placement.shares)))
 
 
 def space_of(
@@ -128,27 +133,22 @@ def space_of(
     pipelined: bool | None = None,
 ) -> Space:
     """Return what a model takes that is placed so. Whole on GPUs, what it takes in RAM is pages of
-    its file, and does not count. `pipelined`: whether the engine has the GPUs work on several
-    batches at a time, None: as it does if all layers are on several GPUs."""
+    its file, and does not count. `pipelined`: see `computing`."""
     if placement is None or not placement.shares or unified:
         return Space(ram=costs.whole)
-    first = costs.every - placement.gpu_layers
-    gpus = [0] * (1 + max(share.gpu for share in placement.shares))
-    if pipelined is None:
-        pipelined = _pipelined(first, placement.cpu_moe, len(placement.shares))
+    first, moe = costs.every - placement.gpu_layers, placement.cpu_moe
+    taken = computing(placement, costs.scratch, pipelined=pipelined)
+    gpus = list(taken.gpus)
+    gpus[placement.shares[0].gpu] += costs.beside
     at = first
-    for number, share in enumerate(placement.shares):
-        layers = range(at, at + share.layers)
-        gpus[share.gpu] = costs.scratch(number, pipelined=pipelined) + sum(
-            costs.layer(i, placement.cpu_moe) for i in layers
-        )
-        gpus[share.gpu] += costs.beside if number == 0 else 0
+    for share in placement.shares:
+        gpus[share.gpu] += sum(costs.layer(i, moe) for i in range(at, at + share.layers))
         at += share.layers
-    experts = sum(costs.experts[first : max(first, placement.cpu_moe)])
+    experts = sum(costs.experts[first : max(first, moe)])
     if first == 0 and not experts:
         return Space(tuple(gpus))
     ram = sum(costs.layer(i, 0) for i in range(first)) + experts
-    return Space(tuple(gpus), costs.embeddings + costs.process + costs.compute + ram)
+    return Space(tuple(gpus), costs.embeddings + costs.process + taken.ram + ram)
 
 
 def _pipelined(first: int, cpu_moe: int, gpus: int) -> bool:
@@ -162,13 +162,14 @@ def place(
 
     `free`: what may be taken. If it fits nowhere, `NO`, and what was wanted.
     """
+    every = costs.every
+    least = costs.scratch.on_gpu(range(every))
     cards = [
         card
         for card in hardware.gpus
-        if (not wanted.gpus or card.number in wanted.gpus) and free.on(card.number) > costs.compute
+        if (not wanted.gpus or card.number in wanted.gpus) and free.on(card.number) > least
     ]
     search = _Search(costs, hardware, free, cards)
-    every = costs.every
     layers = every if wanted.gpu_layers is None else min(wanted.gpu_layers, every)
     moe = 0 if wanted.cpu_moe is None else min(wanted.cpu_moe, every - 1)
     found = search.on_fewest(layers, moe) if layers else None
@@ -225,9 +226,11 @@ class _Search:
             return None  # one memory: what the GPU can't hold, the CPU can't either
         sizes = [costs.layer(index, cpu_moe) for index in range(first, costs.every)]
         pipelined = _pipelined(first, cpu_moe, len(cards))
+        # Which of these layers a card gets is not known yet: it may be those that take most.
         budgets = [
-            self._free.on(card.number) - costs.scratch(number, pipelined=pipelined)
-            for number, card in enumerate(cards)
+            self._free.on(card.number)
+            - costs.scratch.on_gpu(range(first, costs.every), cpu_moe, pipelined=pipelined)
+            for card in cards
         ]
         if not budgets or min(budgets) <= 0:
             return None

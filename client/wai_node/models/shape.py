@@ -83,27 +83,27 @@ class ModelShape:
 
     `kv_heads` has an item per layer; 0 is a layer without a cache. `window_layers` are the layers
     that attend to the last `window` tokens only. `value_cached` is False with MLA, where K holds
-    both. `feed_forward` is the widest activation per token in a layer's feed-forward part.
-    `encoder`: it has no cache. `expert_count`, `expert_width`: the experts of each layer from
-    `leading_dense` on, beside whose `shared_width` all tokens use; `dense_width`: the feed-forward
-    part of the other layers.
+    both, and queries of `query_length` become longer ones (0: no MLA). `encoder`: it has no cache.
+    `expert_count`, `expert_width`: the experts of each layer from `leading_dense` on, of which a
+    token uses `experts_used`; all tokens use `shared_width` beside them. `dense_width`: the
+    feed-forward part of the other layers.
     """
 
     architecture: str
     context_trained: int
     embedding: int
-    feed_forward: int
     heads: int
     kv_heads: tuple[int, ...]
     key_length: int
     value_length: int
     value_cached: bool
+    query_length: int
     window: int
     window_layers: frozenset[int]
     vocabulary: int
     recurrent: Recurrent | None
     recurrent_layers: frozenset[int]
-    experts: bool = False
+    experts_used: int = 0
     expert_count: int = 0
     expert_width: int = 0
     shared_width: int = 0
@@ -196,27 +196,27 @@ def shape_from_metadata(metadata: Mapping[str, Value]) -> ModelShape:
     recurrent = _recurrent(keys)
     kv_heads = _kv_heads(keys, blocks, heads)
     recurrent_layers = frozenset(i for i, n in enumerate(kv_heads) if n == 0)
-    mla = keys.get("attention.key_length_mla") is not None
+    mla = keys.size("attention.key_length_mla")
     window, window_layers = _window(keys, blocks)
     return ModelShape(
         architecture=keys.architecture,
         context_trained=keys.size("context_length", 4096),
         embedding=embedding,
-        feed_forward=_feed_forward(keys),
         heads=heads,
         kv_heads=kv_heads,
         key_length=keys.size("attention.key_length", head_dim),
         value_length=keys.size("attention.value_length", head_dim),
         value_cached=not mla,
+        query_length=mla,
         window=window,
         window_layers=window_layers,
         vocabulary=_vocabulary(keys),
         recurrent=recurrent,
         recurrent_layers=recurrent_layers if recurrent else frozenset(),
-        experts=keys.size("expert_used_count") > 0,
+        experts_used=keys.size("expert_used_count"),
         expert_count=keys.size("expert_count"),
         expert_width=_expert_width(keys),
-        shared_width=keys.size("expert_shared_count") * _expert_width(keys),
+        shared_width=_shared_width(keys),
         leading_dense=keys.size("leading_dense_block_count"),
         dense_width=keys.size("feed_forward_length"),
         encoder=keys.architecture in _ENCODERS,
@@ -242,21 +242,13 @@ def _kv_heads(keys: _Keys, blocks: int, heads: int) -> tuple[int, ...]:
     return per_layer
 
 
-def _feed_forward(keys: _Keys) -> int:
-    """Return the wider of dense and expert layers, which share one buffer."""
-    dense, used = keys.size("feed_forward_length"), keys.size("expert_used_count")
-    if not used:
-        return dense
-    width = keys.size("expert_feed_forward_length", 0)
-    if not width:
-        return dense * used
-    shared = keys.size("expert_shared_feed_forward_length", 0)
-    first_dense = keys.size("leading_dense_block_count")
-    return max(width * used, shared, dense if first_dense else 0)
-
-
 def _expert_width(keys: _Keys) -> int:
     return keys.size("expert_feed_forward_length") or keys.size("feed_forward_length")
+
+
+def _shared_width(keys: _Keys) -> int:
+    told = keys.size("expert_shared_feed_forward_length")
+    return told or keys.size("expert_shared_count") * _expert_width(keys)
 
 
 def _window(keys: _Keys, blocks: int) -> tuple[int, frozenset[int]]:

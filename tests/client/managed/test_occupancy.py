@@ -14,8 +14,9 @@ from wai_node.managed.load_policy import LoadPolicy
 from wai_node.managed.occupancy import free_for, free_now, promised
 from wai_node.managed.vllm_appraisal import VllmAppraiser
 from wai_node.managed.wanted import WantedModel
-from wai_node.models.estimate import Load, estimate
+from wai_node.models.estimate import estimate
 from wai_node.models.fit import GPU_HIGH_BYTES, fit, free_space
+from wai_node.models.load import Load
 from wai_node.models.space import Space
 from wai_protocol.errors import RequestError
 

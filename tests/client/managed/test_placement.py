@@ -22,10 +22,10 @@ from tests.harness.rpc_devices import rpc_devices, rpc_server
 from tests.harness.supervised import ALIAS, REPO, Node, node, servers, settings_in, write_script
 from tests.harness.tiny_families import Shape, write_family
 from wai_node.managed.deployment import State
-from wai_node.models.estimate import Load
 from wai_node.models.fit import GPU_HIGH_BYTES, fit
 from wai_node.models.hardware import Gpu, Hardware
 from wai_node.models.layout import layout_of
+from wai_node.models.load import Load
 from wai_node.models.shape import shape_from_metadata
 from wai_protocol.errors import RequestError
 

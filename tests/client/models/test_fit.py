@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
-from wai_node.models.estimate import CacheType, Load, estimate
-from wai_node.models.fit import fit
+from wai_node.models.estimate import Correction, estimate
+from wai_node.models.fit import estimate_placed, fit
 from wai_node.models.gguf_header import LongArray, Value
 from wai_node.models.hardware import Gpu, Hardware
-from wai_node.models.placement import FitVerdict
+from wai_node.models.load import CacheType, Load
+from wai_node.models.placement import FitVerdict, Placement, Share
 from wai_node.models.shape import ModelShape, shape_from_metadata
 from wai_protocol.errors import RequestError
 
@@ -144,6 +145,16 @@ def test_a_context_that_reserves_once_more_takes_its_buffer_once() -> None:
     seen = read_buffers(lines)
     assert seen is not None
     assert (seen.weights >> 20, seen.compute >> 20) == (12, 4 + 9 + 3 + 5 + 4)
+
+
+def test_a_start_on_two_gpus_teaches_nothing_of_what_was_estimated_well() -> None:
+    placed = Placement((Share(0, "CUDA0", 17), Share(1, "CUDA1", 16)))
+    found = estimate_placed(SHAPE, Q4, Load(8192), placed, pipelined=False)
+    assert found.compute > estimate(SHAPE, Q4, Load(8192)).compute * 1.8
+    mapped = found.weights + (300 << 20)  # with layers between that are on GPUs
+    seen = SeenBuffers(mapped, found.cache, found.compute, ("CUDA0", "CUDA1", "CPU_Mapped"))
+    assert learn(seen, found, spread=True) == Correction()
+    assert seen.taken(found.weights) == found.buffers
 
 
 @pytest.mark.parametrize("copy", ["AMX", "CPU_REPACK"])

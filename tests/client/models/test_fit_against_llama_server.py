@@ -18,15 +18,19 @@ from tests.harness.tiny_families import FAMILIES, Shape, write_family
 from tests.harness.tiny_lora import write_lora
 from tests.harness.tiny_vision import Vision, write_projector
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
-from wai_node.models.estimate import CacheType, Load, estimate, load_for
+from wai_node.models.estimate import estimate
 from wai_node.models.gguf_file import read_projector
 from wai_node.models.gguf_header import GgufHeader, HeaderReader
+from wai_node.models.load import CacheType, Load, load_for
 from wai_node.models.shape import shape_from_metadata
 
 TOLERANCE: Final = 0.10
 LOAD_LIMIT_S: Final = 25.0
 TRIES: Final = 3  # b10434 now and then hangs while it loads, before it has listened
 LOADS: Final = (Load(4096, 2), Load(8192), Load(1024, 4))
+VISION: Final = Vision(
+    image=336, embedding=384, heads=6, feed_forward=1536, blocks=3, projection=Shape().embedding
+)
 WIDE: Final = Shape(embedding=384, blocks=3, heads=6, kv_heads=2, head_dim=64, feed_forward=640)
 
 
@@ -151,7 +155,7 @@ def test_a_model_without_a_cache_that_reads_a_text_at_once(
     "vision",
     [
         Vision(image=224, embedding=256, heads=8, feed_forward=1024, blocks=4, projection=256),
-        Vision(image=336, embedding=384, heads=6, feed_forward=1536, blocks=3, projection=256),
+        VISION,
         Vision(image=448, embedding=512, heads=8, feed_forward=2048, blocks=2, projection=256),
     ],
 )
@@ -176,6 +180,18 @@ def test_a_projector_counts(vision: Vision, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_projector_beside_each_family_counts(family: str, tmp_path: Path) -> None:
+    require_real("llama-server")
+    path = write_family(tmp_path / f"{family}.gguf", family, replace(Shape(), blocks=3))
+    seeing = write_projector(tmp_path / "mmproj.gguf", VISION)
+    load = replace(Load(4096, 2), projector=read_projector(seeing))
+    seen = buffers_of(path, load, "--mmproj", str(seeing), "--warmup", until="model loaded")
+    header = header_of(path)
+    found = estimate(shape_from_metadata(header.metadata), header.tensor_bytes or 0, load)
+    assert found.buffers == pytest.approx(seen.total, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_quantised_cache_is_within_ten_percent_for_every_family(
     family: str, tmp_path: Path
 ) -> None:
@@ -184,8 +200,6 @@ def test_a_quantised_cache_is_within_ten_percent_for_every_family(
     path = write_family(tmp_path / f"{family}.gguf", family, shape)
     header = header_of(path)
     known = shape_from_metadata(header.metadata)
-    if not known.recurrent and known.key_length % 32:
-        pytest.skip("llama.cpp has no such cache for heads of this width")
     load = Load(4096, 2, CacheType.Q8_0, CacheType.Q8_0)
     seen = buffers_of(path, load, "-fa", "on")
     found = estimate(known, header.tensor_bytes or 0, load)

@@ -23,6 +23,7 @@ from wai_node.models.placement import (
     place,
     space_of,
 )
+from wai_node.models.scratch import Scratch, Stages
 from wai_node.models.space import Space
 
 # 8 layers and the output; each takes 1 without its experts, which take 9
@@ -30,12 +31,15 @@ MOE = Costs(
     dense=(1,) * 9,
     experts=(9,) * 8 + (0,),
     embeddings=1,
-    compute=2,
+    scratch=Scratch((Stages(2, 2, 2),) * 8),
     beside=0,
-    masks=0,
-    stream=0,
     process=0,
     whole=84,
+)
+UNEVEN = replace(
+    MOE,
+    scratch=Scratch((Stages(1, 0, 4, mask=1), Stages(2, 3, 0, mask=2, windowed=True)) * 4, 1, 2),
+    beside=3,
 )
 DENSE = replace(MOE, dense=(10,) * 9, experts=(0,) * 9, whole=93)
 
@@ -102,7 +106,7 @@ def test_a_gpu_that_is_full_is_not_used() -> None:
 @given(
     st.lists(st.integers(0, 120), max_size=4),
     st.integers(0, 200),
-    st.sampled_from([MOE, DENSE, replace(MOE, masks=1, stream=1, beside=3)]),
+    st.sampled_from([MOE, DENSE, UNEVEN]),
 )
 def test_what_is_placed_fits_by_the_same_figures(free: list[int], ram: int, costs: Costs) -> None:
     hardware, room = box(*free, ram=ram)

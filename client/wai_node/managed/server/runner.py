@@ -18,8 +18,12 @@ from wai_node.managed.deployment import Wish
 from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.wanted import WantedModel
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
-from wai_node.models.estimate import Correction, Load, estimate
+from wai_node.models.estimate import Correction
+from wai_node.models.fit import estimate_placed
 from wai_node.models.gguf_file import read_shape
+from wai_node.models.layout import Layout
+from wai_node.models.load import Load
+from wai_node.models.placement import Placement
 from wai_node.models.shape import ModelShape
 from wai_protocol.errors import Fault, TransportError, WaiError
 
@@ -135,16 +139,23 @@ class Runner:
         shape: ModelShape,
         weights_bytes: int,
         known: Correction,
+        placement: Placement | None = None,
+        layout: Layout | None = None,
     ) -> Learned | None:
         """Return how far the estimate was off, by the log; None if the log has no figures.
 
-        `load`: what it serves. `known`: the correction with which it was estimated.
+        `load`: what it serves, on the devices of `placement`. `known`: the correction with which
+        it was estimated. `layout`: how its weights are spread, if some are on GPUs.
         """
         if self.seen is None:
             return None
-        estimated = estimate(shape, weights_bytes, load, known).buffers
-        plain = estimate(shape, weights_bytes, load)
-        return Learned(learn(self.seen, plain), estimated, self.seen.total)
+        of = shape, weights_bytes, load, placement
+        estimated = estimate_placed(*of, known, layout)
+        plain = estimate_placed(*of, layout=layout, pipelined=self.seen.pipelined)
+        if placement is None or not placement.shares:
+            return Learned(learn(self.seen, plain), estimated.buffers, self.seen.total)
+        taken = self.seen.taken(plain.weights)
+        return Learned(learn(self.seen, plain, spread=True), estimated.buffers, taken)
 
     async def _watch(self, process: ServerProcess, on_ready: Callable[[int], None]) -> str:
         """Follow the process and check its health; both have ended when this returns."""
