@@ -9,6 +9,7 @@ import type { FoundModelView, NodeFit, PlacedView } from "../generated/api";
 import { nodes } from "../live";
 import { Badge, Dialog, Empty, Problem, told } from "../parts/basics";
 import { policyOf, PolicyFields } from "../parts/policy";
+import { besideOf, BesideFields, ServeFields, serveOf } from "../parts/serve";
 
 const CONTEXTS = [512, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072];
 const SLOTS = [1, 2, 4, 8, 16];
@@ -61,6 +62,13 @@ function NoEngine({ offer }: { offer: string }) {
 
 const VERDICTS: Record<string, string> = { gpu: "fits the GPU", partial: "partly in RAM", cpu: "on the CPU", no: "does not fit" };
 
+/** What of the options the fit depends on, as the rest of a query. */
+function placeOf(form: FormData): string {
+  const { gpu_layers, cpu_moe, gpus } = serveOf(form);
+  const asked = { gpu_layers, cpu_moe, gpus: gpus?.join() };
+  return Object.entries(asked).map(([name, value]) => (value === undefined || value === null || value === "" ? "" : `&${name}=${value}`)).join("");
+}
+
 export function Fits(props: { repo: string; onClose: () => void }) {
   const fits = useSignal<NodeFit[] | null>(null);
   const problem = useSignal("");
@@ -68,26 +76,30 @@ export function Fits(props: { repo: string; onClose: () => void }) {
   const slots = useSignal(2);
   const cache = useSignal<string>("f16");
   const busy = useSignal("");
-  const policy = useRef<HTMLFormElement>(null);
+  const placing = useSignal(""); // what the options say of the model's place, as a query
+  const form = useRef<HTMLFormElement>(null);
+  const given = () => new FormData(form.current ?? undefined);
   const placed = useSignal<PlacedView[] | null>(null);
   useEffect(() => {
     let over = false; // another choice was made meanwhile
     void told(async () => {
-      const asked = `repo=${encodeURIComponent(props.repo)}&context=${context.value}&slots=${slots.value}${cache.value === "f16" ? "" : `&cache_type=${cache.value}`}`;
+      const asked = `repo=${encodeURIComponent(props.repo)}&context=${context.value}&slots=${slots.value}${cache.value === "f16" ? "" : `&cache_type=${cache.value}`}${placing.value}`;
       const { data } = await get<{ data: NodeFit[] }>(`/models/fit?${asked}`);
       if (!over) fits.value = data;
     }).then((said) => over || (problem.value = said));
     return () => {
       over = true;
     };
-  }, [context.value, slots.value, cache.value]);
+  }, [context.value, slots.value, cache.value, placing.value]);
   const engineOf = (name: string) => engine([...nodes.value.values()].find((node) => node.name === name && !props.repo.startsWith("vllm:"))?.detail ?? {});
   const wish = (quant: string) => ({
     model: `${props.repo}:${quant}`,
     context: context.value,
     slots: slots.value,
     ...(cache.value === "f16" ? {} : { cache_type: cache.value }),
-    ...(policy.current ? policyOf(new FormData(policy.current)) : {}),
+    ...policyOf(given()),
+    ...serveOf(given()),
+    ...besideOf(given()),
   });
   const deploySeveral = async (quant: string, replicas: number | null) => {
     busy.value = `several ${quant}`;
@@ -124,8 +136,17 @@ export function Fits(props: { repo: string; onClose: () => void }) {
           </select>
         </label>
       </div>
-      <form class="choices" ref={policy} onSubmit={(event) => event.preventDefault()}>
+      <form class="choices" ref={form} onSubmit={(event) => event.preventDefault()} onChange={() => (placing.value = placeOf(given()))}>
         <PolicyFields />
+        {!props.repo.startsWith("vllm:") && (
+          <details class="more">
+            <summary>More options</summary>
+            <div class="grid three">
+              <ServeFields cacheType={false} />
+              <BesideFields />
+            </div>
+          </details>
+        )}
       </form>
       <Problem text={problem.value} />
       {!fits.value && !problem.value && <p class="hint" role="status">Asking the nodes …</p>}

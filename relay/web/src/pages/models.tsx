@@ -11,6 +11,7 @@ import { Badge, Dialog, Empty, Name, Page, Problem, Sure, told } from "../parts/
 import { useFetched } from "../parts/fetched";
 import { Link } from "../parts/link";
 import { policyOf, PolicyFields, policyText } from "../parts/policy";
+import { ServeFields, serveOf, serveText } from "../parts/serve";
 import { ofNode } from "../route";
 import { Fits, Search } from "./deploy";
 
@@ -196,24 +197,6 @@ function OnServers() {
   );
 }
 
-/** What is chosen from a list, and what is written: numbers, or words apart by spaces. */
-const CHOICES = {
-  cache_type: ["Cache type", "f16", "q8_0", "q4_0"],
-  flash_attention: ["Flash attention", "auto", "on", "off"],
-  reasoning_format: ["Reasoning format", "auto", "none", "deepseek", "deepseek-legacy"],
-};
-const WRITTEN = {
-  gpu_layers: ["GPU layers", "auto", 1],
-  cpu_moe: ["Experts in RAM", "auto", 1],
-  draft_max: ["Draft max", "auto", 1],
-  gpus: ["GPUs", "auto", 0],
-  alias: ["Alias", "none", 0],
-  engine_flags: ["Engine flags", "none", 0],
-  environment: ["Environment", "none", 0],
-} as const;
-
-const written = (value: unknown) => (Array.isArray(value) ? value.join(" ") : String(value ?? ""));
-
 /** What a deployment is for, and its options that are not the defaults. */
 function optionsText(row: DeploymentView): string {
   return [
@@ -223,27 +206,17 @@ function optionsText(row: DeploymentView): string {
     row.lora && `adapted by ${row.lora}`,
     row.mmproj && `sees images by ${row.mmproj}`,
     row.draft && `drafted by ${row.draft}`,
-    ...Object.entries({ ...CHOICES, ...WRITTEN }).map(([name, [label, usual]]) => {
-      const value = written((row as unknown as Record<string, unknown>)[name]);
-      return value && value !== usual && `${label} ${value}`;
-    }),
+    ...serveText(row),
   ].filter(Boolean).join(" · ");
 }
 
 /** How a model is computed; a change is a swap, so no request is dropped. */
 function Options({ row, onClose }: { row: DeploymentView; onClose: () => void }) {
   const problem = useSignal("");
-  const was: Record<string, unknown> = { ...row };
   const submit = async (event: Event) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget as HTMLFormElement);
-    const wanted: Record<string, unknown> = { ...policyOf(form, row) };
-    for (const [name, [, , single]] of Object.entries(WRITTEN)) {
-      const words = String(form.get(name)).split(/[\s,]+/).filter(Boolean);
-      // only what is otherwise: older nodes do not know the rest
-      if (words.join(" ") !== written(was[name])) wanted[name] = single ? (words[0] ? +words[0] : null) : name === "gpus" ? words.map(Number) : name === "alias" ? words.join() : words;
-    }
-    for (const name of Object.keys(CHOICES)) if (form.get(name) !== was[name]) wanted[name] = form.get(name);
+    const wanted = { ...policyOf(form, row), ...serveOf(form, row) };
     problem.value = await told(() => patch(pathOf(row), wanted));
     if (!problem.value) onClose();
   };
@@ -251,20 +224,7 @@ function Options({ row, onClose }: { row: DeploymentView; onClose: () => void })
     <Dialog title={`Options of ${row.model}`} onClose={onClose}>
       <Problem text={problem.value} />
       <form onSubmit={submit}>
-        {Object.entries(CHOICES).map(([name, [label, ...words]]) => (
-          <label key={name}>
-            {label}
-            <select name={name}>
-              {words.map((word) => <option key={word} value={word} selected={word === was[name]}>{word}</option>)}
-            </select>
-          </label>
-        ))}
-        {Object.entries(WRITTEN).map(([name, [label, hint]]) => (
-          <label key={name}>
-            {label}
-            <input name={name} placeholder={hint} defaultValue={written(was[name])} />
-          </label>
-        ))}
+        <ServeFields of={row} />
         <PolicyFields of={row} />
         <p class="hint">The model is swapped as for another context: no request is dropped. What does not start is taken back.</p>
         <button type="submit" class="primary">Change</button>
