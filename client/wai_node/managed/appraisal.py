@@ -16,7 +16,7 @@ import anyio.to_thread
 from wai_node.models.catalogue import Quantisation, RemoteFile, Repository, parse_reference
 from wai_node.models.draft import Draft
 from wai_node.models.estimate import Correction, estimate
-from wai_node.models.fit import Fit, costs_of, fit
+from wai_node.models.fit import Fit, best_place, costs_of, fit
 from wai_node.models.gguf_file import read_draft, read_layout, read_projector, read_shape
 from wai_node.models.hardware import Hardware
 from wai_node.models.hub import Hub
@@ -253,6 +253,23 @@ class Appraiser:
             at_once = found.verdict is not FitVerdict.NO
         chosen = found if at_once else alone
         return Change(load, at_once, chosen.placement if hardware.gpus else None)
+
+    async def place(self, model: WantedModel, files: ModelFiles, wish: Wish) -> Placement | None:
+        """Return where a server's layers go that is to be started: where it is best now, and where
+        they were if it fits nowhere, or what is wanted is not there. Raises `WaiError`."""
+        hardware = await anyio.to_thread.run_sync(self._hardware)
+        if model.server or not hardware.gpus:
+            return wish.placement
+        shape, load = await anyio.to_thread.run_sync(read_load, files, wish)
+        try:
+            _check_placement(wish.options, hardware, shape)
+        except RequestError:
+            return wish.placement  # the start says what is missing
+        layout = await layout_of_files(model, files, shape) if _matters(shape, hardware) else None
+        free = free_for(self._deployments, hardware, model.policy, model.alias)
+        more = Correction(*model.correction), wish.options.wanted, layout
+        found = best_place(shape, model.weights_bytes, load, free, *more)
+        return wish.placement if found is None else found
 
     async def held_by(self, model: WantedModel, files: ModelFiles, wish: Wish) -> Held:
         """Return what a server takes in memory that serves `model` by `wish`. Raises `WaiError`."""

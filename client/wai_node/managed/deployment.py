@@ -16,6 +16,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
+from wai_node.models.placement import Placement
+
 from .wish import Action, DeleteFiles, Halt, Launch, StartDownload, State, Wish
 
 __all__ = ["Action", "DeleteFiles", "Halt", "Launch", "StartDownload", "State", "Wish"]
@@ -134,6 +136,11 @@ class Deployment:
             self._idle_at = None
             self._start_idle_timer(now)
 
+    def rename(self, alias: str) -> None:
+        """Have callers ask for it by another second name, without a restart of the server."""
+        self.wish = self.wish.renamed(alias)
+        self.proven = self.proven.renamed(alias) if self.proven is not None else None
+
     def remove(self, now: float) -> list[Action]:
         """Stop serving; requests in progress finish first."""
         self._retry_at = self._idle_at = None
@@ -157,6 +164,14 @@ class Deployment:
             self._enter(State.ASLEEP)  # it was served before: that it loads need not be shown
             return []
         return self._launch(now)
+
+    def place(self, generation: int, placement: Placement | None) -> None:
+        """Report where the layers of a server go that is to be launched."""
+        if generation != self._loading:
+            return
+        if self.proven is not None and self.proven.placed(self.wish.placement) == self.wish:
+            self.proven = self.proven.placed(placement)  # the same, elsewhere: no change to revert
+        self.wish = self.wish.placed(placement)
 
     def begin_load(self, generation: int, now: float) -> None:
         """Report that a server that was to be launched is started now."""

@@ -23,7 +23,7 @@ from .appraisal import Appraiser
 from .deployment import Action, State
 from .deployments import Deployments
 from .engine import NodeEngine
-from .entry import DeploymentEntry
+from .entry import DeploymentEntry, until_ended
 from .server.model_paths import ModelPaths
 
 log = logging.getLogger("wai.node.managed")
@@ -108,6 +108,7 @@ class EngineSwaps:
                 return
 
     async def _move(self, entry: DeploymentEntry, argv: tuple[str, ...]) -> None:
+        await until_ended(entry)
         machine, model = entry.machine, entry.model
         wish, beside = replace(machine.wish, engine=argv), False
         if machine.state is not State.DOWNLOADING:

@@ -142,6 +142,13 @@ class DeploymentEntry:
     gone: bool = False
 
 
+async def until_ended(entry: DeploymentEntry) -> None:
+    """Wait until a server has ended that is unloaded. Meanwhile its memory may be free or not."""
+    machine = entry.machine
+    while machine.state is State.STOPPING and not machine.changing:
+        await entry.changed.wait()
+
+
 def wish_of(
     model: WantedModel, load_timeout_s: float | None = None, engine: tuple[str, ...] = ()
 ) -> Wish:

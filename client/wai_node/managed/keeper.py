@@ -22,6 +22,7 @@ from wai_node.models.download import Clock, Download, Progress
 from wai_node.models.estimate import Correction
 from wai_node.models.hub import Hub
 from wai_node.models.local_files import check_local
+from wai_node.models.placement import Placement
 from wai_node.models.space import NOTHING, Space
 from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, NodeUnavailable, WaiError
@@ -51,12 +52,14 @@ log = logging.getLogger("wai.node.managed")
 
 SHOWN_LOG_LINES: Final = 12
 
+Place = Callable[[DeploymentEntry, Wish], Awaitable[Placement | None]]
+
 
 class Keeper:
     """Runs the servers and downloads of `deployments`; reports progress and changes to `on_event`.
 
-    `new_key` returns a new inference key, one for each start of a server. `observe` is called for
-    each machine that may have changed.
+    `place` says where a server's layers go now. `new_key` returns a new inference key, one for each
+    start of a server. `observe` is called for each machine that may have changed.
     """
 
     def __init__(
@@ -72,9 +75,10 @@ class Keeper:
         parts: Supervision,
         engine: NodeEngine,
         room: Room,
+        place: Place,
     ) -> None:
         self.observe: Callable[[DeploymentEntry], None] = lambda entry: None
-        self._engine, self._room = engine, room
+        self._engine, self._room, self._place = engine, room, place
         room.apply = self.apply
         self._settings, self._hub, self._new_key = settings, hub, new_key
         self._deployments, self._on_event = deployments, on_event
@@ -270,6 +274,7 @@ class Keeper:
 
         try:
             files = self._places.files(entry.model)
+            wish = await self._placed(entry, generation, wish)
             reason = await self._room.take(entry, generation, wish)
             reason = reason or await runner.run(entry.model, files, wish, on_ready)
         except Exception:
@@ -281,6 +286,22 @@ class Keeper:
         del entry.runners[generation]
         self.apply(entry, actions)
 
+    async def _placed(self, entry: DeploymentEntry, generation: int, wish: Wish) -> Wish:
+        """Place a server that is to be started by what is free now, and not when it was deployed.
+
+        One that is to run beside another has just been placed there.
+        """
+        if entry.machine.serving is not None:
+            return wish
+        try:
+            placement = await self._place(entry, wish)
+        except (WaiError, OSError):
+            return wish  # its file can't be read: the server's start says why
+        if placement != wish.placement:
+            entry.machine.place(generation, placement)
+            self.apply(entry, [])
+        return wish.placed(placement)
+
     async def _learn(self, entry: DeploymentEntry, runner: Runner, wish: Wish) -> None:
         """Store how far the estimate was from what the server took."""
         proven = wish.context_tokens, wish.slots
@@ -288,7 +309,7 @@ class Keeper:
             entry.model,
             proven=proven,
             engine=wish.engine,
-            proven_options=wish.options,
+            proven_options=replace(wish.options, alias=entry.model.options.alias),
             proven_placement=wish.placement,
         )
         if not model.server:  # vLLM's log is not read

@@ -23,6 +23,7 @@ from wai_node.models.catalogue import Quantisation, Repository
 from wai_node.models.download import Clock
 from wai_node.models.hardware import Hardware, detect_hardware
 from wai_node.models.hub import FoundModel, Hub
+from wai_node.models.placement import Placement
 from wai_node.models.projector import NO_PROJECTOR
 from wai_node.supervision import Supervision
 from wai_protocol.errors import RequestError, TransportError
@@ -43,6 +44,7 @@ from .entry import (
     endpoint_of,
     hub_fields,
     status_of,
+    until_ended,
     wish_of,
 )
 from .keeper import Keeper
@@ -109,6 +111,7 @@ class Supervisor:
             parts=self._parts,
             engine=self._engine,
             room=self._room,
+            place=self._placed_now,
         )
         self._swaps = EngineSwaps(
             *(self._engine, self._deployments, self._appraiser, self._places),
@@ -285,6 +288,7 @@ class Supervisor:
         the new one fails, the old way is restored and `DeploymentStatus.swap_error` says why.
         """
         self.settings.check_allowed()
+        await until_ended(self._deployments.get(alias))
         entry = self._deployments.get(alias)
         if entry.machine.state is State.DOWNLOADING:
             raise RequestError(f"{alias} is still being downloaded; change it after that")
@@ -293,6 +297,11 @@ class Supervisor:
         chosen = options or wish.options
         self.settings.check_options(chosen)
         self._deployments.check_alias(alias, chosen.alias)
+        context_tokens, slots = context_tokens or wish.context_tokens, slots or wish.slots
+        asked = replace(wish, context_tokens=context_tokens, slots=slots, options=chosen)
+        if asked != wish and asked == wish.renamed(chosen.alias):
+            await self._rename(entry, chosen.alias)
+            return
         if model.server:
             check_vllm(chosen, None)
         files = self._places.files(model)
@@ -301,7 +310,6 @@ class Supervisor:
             await self.deploy(reference, context_tokens, slots, options=options)
             return  # its download had failed: it is tried again, and served as is wanted now
         served = wish if entry.machine.serving is not None else None
-        context_tokens, slots = context_tokens or wish.context_tokens, slots or wish.slots
         change = await self._appraiser.change(model, files, context_tokens, slots, chosen, served)
         load = change.load
         changed = replace(
@@ -521,6 +529,25 @@ class Supervisor:
         """Return what a server takes in memory that serves a deployment by `wish`."""
         model = entry.model
         return await self._appraiser.held_by(model, self._places.files(model), wish)
+
+    async def _placed_now(self, entry: DeploymentEntry, wish: Wish) -> Placement | None:
+        """Return where a server's layers go that is to be started."""
+        model = entry.model
+        return await self._appraiser.place(model, self._places.files(model), wish)
+
+    async def _rename(self, entry: DeploymentEntry, alias: str) -> None:
+        """Give a deployment another second name: a name needs no other server."""
+        async with self._deployments.changing:
+            self._deployments.get(entry.model.alias)
+            model = replace(
+                entry.model,
+                options=replace(entry.model.options, alias=alias),
+                proven_options=replace(entry.model.proven_options, alias=alias),
+            )
+            await anyio.to_thread.run_sync(self._wanted.put, model)
+            entry.model = model
+            entry.machine.rename(alias)
+            self._keeper.apply(entry, [])
 
     async def _replace(self, entry: DeploymentEntry, model: WantedModel) -> None:
         """Store `model` in place of the entry's. Raises if it was removed meanwhile."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wai_node.models.placement import Placement
 
@@ -44,6 +44,14 @@ class Wish:
     load_limit_s: float = 300.0
     on_demand: bool = False
     gpu_share: float | None = None
+
+    def placed(self, placement: Placement | None) -> Wish:
+        """Return the same, with the layers elsewhere."""
+        return replace(self, placement=placement)
+
+    def renamed(self, alias: str) -> Wish:
+        """Return the same, with another second name."""
+        return replace(self, options=replace(self.options, alias=alias))
 
 
 @dataclass(frozen=True, slots=True)

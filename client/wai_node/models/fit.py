@@ -82,6 +82,22 @@ def fit(
     )
 
 
+def best_place(
+    shape: ModelShape,
+    weights_bytes: int,
+    load: Load,
+    hardware: Hardware,
+    correction: Correction = NO_CORRECTION,
+    wanted: Wanted = ANYWHERE,
+    layout: Layout | None = None,
+) -> Placement | None:
+    """Return where `load` goes on `hardware`, as `fit` says; None if it fits nowhere."""
+    layout = layout or layout_by_shape(shape, weights_bytes)
+    costs = costs_of(shape, weights_bytes, layout, load, correction)
+    verdict, placement = place(costs, hardware, _room(hardware), wanted)
+    return None if verdict is FitVerdict.NO else placement
+
+
 def estimate_placed(
     shape: ModelShape,
     weights_bytes: int,

@@ -23,6 +23,7 @@ from wai_node.managed.deployment import (
     State,
     Wish,
 )
+from wai_node.models.placement import Placement, Share
 
 WISH = Wish(context_tokens=4096, slots=2, load_limit_s=100)
 LARGER = replace(WISH, context_tokens=8192)
@@ -119,6 +120,29 @@ def asleep() -> Deployment:
     assert machine.server_ended(1, "", (), 21) == []
     assert machine.state is State.ASLEEP
     return machine
+
+
+def test_a_server_that_is_placed_elsewhere_and_fails_is_no_change_to_take_back() -> None:
+    machine = ready()
+    elsewhere = Placement((Share(0, "CUDA0", 9),))
+    machine.unload()
+    machine.server_ended(1, "stopped", (), 1.0)
+    [launched] = machine.wake(2.0)
+    assert isinstance(launched, Launch)
+    machine.place(1, elsewhere)  # one that has ended
+    assert machine.wish.placement is None
+    machine.place(launched.generation, elsewhere)
+    machine.server_ended(launched.generation, "no memory", (), 3.0)
+    assert (machine.state, machine.swap_error) == (State.FAILED, "")
+    assert machine.next_deadline() is not None
+
+
+def test_another_second_name_needs_no_other_server() -> None:
+    machine = ready()
+    machine.rename("house-model")
+    assert machine.wish == machine.proven
+    assert machine.wish.options.alias == "house-model"
+    assert machine.state is State.READY
 
 
 def test_a_model_makes_room_only_while_no_request_is_in_progress() -> None:

@@ -22,6 +22,7 @@ from tests.harness.rpc_devices import rpc_devices, rpc_server
 from tests.harness.supervised import ALIAS, REPO, Node, node, servers, settings_in, write_script
 from tests.harness.tiny_families import Shape, write_family
 from wai_node.managed.deployment import State
+from wai_node.managed.wanted import Wanted
 from wai_node.models.fit import GPU_HIGH_BYTES, fit
 from wai_node.models.hardware import Gpu, Hardware
 from wai_node.models.layout import layout_of
@@ -107,8 +108,6 @@ async def deployed(n: Node, **options: Any) -> None:
 async def edited(n: Node, **options: Any) -> None:
     """Change it while it is not loaded: a device can't serve the server of before beside."""
     await call(n, "model.unload", model=ALIAS)
-    await n.until_state(State.ASLEEP)
-    await n.until(lambda: not servers())
     await call(n, "model.edit", model=ALIAS, **options)
     await call(n, "model.load", model=ALIAS)
     await n.until_state(State.READY)
@@ -147,6 +146,26 @@ async def test_a_model_is_on_the_fewest_gpus_that_hold_it_and_on_those_that_are_
         assert value_of("--device") == "RPC0"
         with pytest.raises(RequestError, match="no GPU 2 that its engine can use; it has 0"):
             await call(n, "model.edit", model=ALIAS, gpus=[2])
+
+
+async def test_a_model_is_placed_anew_at_each_load_by_what_is_free_then(
+    hub: FakeHub, model: Path, tmp_path: Path
+) -> None:
+    whole = whole_bytes(model)
+    box = Box((whole, 0))
+    async with box_node(hub, tmp_path, box) as n:
+        await deployed(n)
+        assert value_of("--device") == "RPC0"
+        for box.free, device in (((0, whole), "RPC1"), ((whole, 0), "RPC0")):
+            await call(n, "model.unload", model=ALIAS)
+            await n.until_state(State.ASLEEP)
+            assert (await n.complete())["choices"]
+            assert value_of("--device") == device
+        stored = Wanted(n.supervisor.settings.folder)
+        stored.load()
+        placement = stored.models[ALIAS].placement
+        assert placement is not None
+        assert placement.shares[0].device == value_of("--device")
 
 
 async def test_a_model_that_no_gpu_holds_is_spread_over_two(

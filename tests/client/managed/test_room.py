@@ -19,6 +19,7 @@ from tests.harness.supervised import Node, node, servers, write_script
 from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.managed.calls import ModelCalls
 from wai_node.managed.deployment import State
+from wai_node.managed.options import ServeOptions
 from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.serving import ManagedUpstream
 from wai_node.models.hardware import Hardware
@@ -191,6 +192,40 @@ async def test_a_sleeping_model_is_edited_and_removed(
         await n.supervisor.remove(TWO)
         await n.until(lambda: [s.alias for s in n.supervisor.deployed()] == [ONE])
         assert not list((settings.models_folder / REPOS[1]).rglob("*"))
+
+
+async def test_what_a_server_frees_that_is_about_to_end_is_not_counted_twice(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    seen: list[int] = []
+
+    def measure() -> Hardware:
+        seen.append(len(servers()))
+        return Hardware((), TOTAL, TOTAL, "cpu", 2)
+
+    async with node(hub, settings, hardware=measure) as n:
+        await deploy(n, REPOS[0])
+        n.supervisor.unload(ONE)
+        seen.clear()
+        await n.supervisor.edit(ONE, 1024)
+        assert seen
+        assert not any(seen), "measured while it ended"
+
+
+async def test_another_second_name_restarts_no_server(
+    hub: FakeHub, settings: ManagedSettings
+) -> None:
+    async with node(hub, settings, hardware=box_for(2)) as n:
+        calls = ModelCalls(n.supervisor)
+        await deploy(n, REPOS[0], options=ServeOptions(alias="first"))
+        [server] = servers()
+        for alias in ("second", ""):
+            edit = {"model": ONE, "alias": alias}
+            [told] = await calls.answer("model.edit", edit, lambda name, value: None)
+            assert (told["alias"], told["changing"]) == (alias, False)
+        assert [s.pid for s in servers()] == [server.pid]
+    async with node(hub, settings, hardware=box_for(2)) as n:
+        assert n.status(ONE).options.alias == ""
 
 
 async def test_an_engine_that_fails_is_not_started_again_and_again_for_a_sleeping_model(
