@@ -18,7 +18,7 @@ from wai_node.engines.install import fetch_manifest, install_archive, install_bu
 from wai_node.engines.manifest import Choice, choose, shipped
 from wai_node.engines.probe import devices_of, version_of
 from wai_node.engines.store import EngineStore
-from wai_node.models.download import Progress
+from wai_node.models.download import WATCHED_TRIES, Progress
 from wai_node.models.hardware import detect_hardware
 from wai_node.upstreams.consent import user_name
 from wai_protocol.errors import RequestError, WaiError
@@ -134,6 +134,7 @@ async def _from_release(parsed: argparse.Namespace, store: EngineStore) -> Engin
             on_wait=lambda reason, wait_s: line.show(
                 f"{reason}; trying again in {seconds_text(wait_s)}", reason
             ),
+            first_tries=WATCHED_TRIES,
         )
     finally:
         line.end()

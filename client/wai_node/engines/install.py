@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from wai_node.models.catalogue import RemoteFile
-from wai_node.models.download import Clock, Download, Progress, Words
+from wai_node.models.download import MAX_IDLE_TRIES, Clock, Download, Progress, Words
 from wai_node.models.transfer import Transfer
 from wai_protocol.errors import RequestError, StoreError
 from wai_transport.http_proxy import DIRECT, ProxySettings
@@ -48,6 +48,8 @@ _WORDS: Final = Words(
     room="free some space there",
     again="install it again",
     otherwise="choose another version, or use the manifest's own server without a mirror",
+    unreached="without internet name a mirror by WAI_ENGINE_MIRROR, or install an archive that you"
+    " have by `wai node engine install --archive FILE --sha256 HASH`",
 )
 
 
@@ -64,10 +66,12 @@ async def install_build(
     clock: Clock | None = None,
     kept_free_bytes: int | None = None,
     on_wait: Callable[[str, float], None] = lambda reason, wait_s: None,
+    first_tries: int = MAX_IDLE_TRIES,
 ) -> Engine:
     """Install a build of the manifest, unless it is there already. Raises `WaiError`.
 
-    `on_wait` is told why a try failed, and the seconds until the next.
+    `on_wait` is told why a try failed, and the seconds until the next. `first_tries`: after so many
+    without a byte the server counts as unreachable.
     """
     files = [RemoteFile(file.name, file.size_bytes, file.sha256) for file in choice.build.files]
     with store.installing():
@@ -84,6 +88,7 @@ async def install_build(
                 kept_free_bytes=_kept_free(choice) if kept_free_bytes is None else kept_free_bytes,
                 words=_WORDS,
                 on_wait=on_wait,
+                first_tries=first_tries,
             )
             archives = await download.run()
             sources = tuple(file.sha256 for file in files)

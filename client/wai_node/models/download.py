@@ -30,6 +30,8 @@ REHASH_BYTES: Final = 4 << 20
 PROGRESS_EVERY_S: Final = 0.25  # a progress bar needs no more, and each one crosses the tunnel
 RATE_WINDOW_S: Final = 10.0  # half-life of the average rate
 MAX_IDLE_TRIES: Final = 10  # consecutive attempts without a byte; about 5 minutes of waits in all
+# Of a server that never answered, while somebody waits: under a minute where packets are dropped.
+WATCHED_TRIES: Final = 3
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
 PARTIAL_SUFFIX: Final = ".partial"
 SIDECAR_SUFFIX: Final = ".partial.json"
@@ -56,13 +58,14 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What errors call the server, and what they say to do: about room on the disk, `again`, and
-    where that does not help."""
+    """What errors call the server, and what they say to do: about room on the disk, `again`, where
+    that does not help, and `unreached`: if the server never answered."""
 
     server: str = "the hub"
     room: str = "remove a model with `wai model remove`, or choose a smaller quantisation"
     again: str = "deploy it again"
     otherwise: str = "choose another repository"
+    unreached: str = "see that the node reaches the hub, or name a mirror by HF_ENDPOINT"
 
 
 class Meter:
@@ -102,7 +105,8 @@ class Download:
     """Downloads the `files` of one quantisation into `folder`. Call `run` once.
 
     `url_of` returns a file's URL; `kept_free_bytes` must stay free on the disk. `on_wait` is told
-    why a try failed, and the seconds until the next.
+    why a try failed, and the seconds until the next. `first_tries`: one of so many must bring a
+    byte, else the server counts as unreachable.
     """
 
     def __init__(
@@ -117,9 +121,10 @@ class Download:
         kept_free_bytes: int = KEPT_FREE_BYTES,
         words: Words | None = None,
         on_wait: Callable[[str, float], None] = lambda reason, wait_s: None,
+        first_tries: int = MAX_IDLE_TRIES,
     ) -> None:
         self._words = words or Words()
-        self._on_wait = on_wait
+        self._on_wait, self._first_tries = on_wait, first_tries
         self._transfer, self._url_of = transfer, url_of
         self._files, self._folder = files, folder
         self._clock = clock or Clock()
@@ -189,10 +194,11 @@ class Download:
             if writer.size >= file.size_bytes:
                 return
             idle_tries = 0 if writer.size > start else idle_tries + 1
-            if idle_tries >= MAX_IDLE_TRIES:
+            if idle_tries >= (self._first_tries if writer.size == 0 else MAX_IDLE_TRIES):
+                kept = f"the part that was received is kept, {self._words.again} to go on"
                 raise TransportError(
-                    f"{file.path} can't be downloaded: {reason}; the part that was received is "
-                    f"kept, {self._words.again} to go on",
+                    f"{file.path} can't be downloaded: {reason}; "
+                    f"{kept if writer.size else self._words.unreached}",
                     Fault.UPSTREAM_UNREACHABLE,
                 )
             limit_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**idle_tries)

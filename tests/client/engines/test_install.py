@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import anyio.to_thread
 import pytest
 
 from tests.harness.fake_releases import VERSION, FakeReleases, listed, script_archive
+from tests.harness.processes import free_port
 from tests.harness.supervised import no_waiting
 from wai_node.engines.find import CONFIGURED, ON_PATH, PACKAGE, find_engine
 from wai_node.engines.install import fetch_manifest, install_archive, install_build, name_of
 from wai_node.engines.manifest import Choice, choose, read_manifest, shipped
 from wai_node.engines.probe import devices_of, run_bounded, version_of
 from wai_node.engines.store import EngineStore
-from wai_node.models.download import Progress
+from wai_node.models.download import WATCHED_TRIES, Progress
 from wai_protocol.errors import RequestError, StoreError, TransportError, WaiError
 
 pytestmark = pytest.mark.anyio
@@ -104,6 +106,22 @@ async def test_a_server_that_only_cuts_is_given_up_and_the_part_kept(
     releases.faults.cut_after = []
     await install(store, choice)
     assert store.names() == [NAME]
+
+
+async def test_without_internet_it_is_given_up_soon_and_says_what_to_do(
+    store: EngineStore, releases: FakeReleases
+) -> None:
+    choice = chosen(releases, archive_of(releases))
+    away = replace(choice, url=f"http://127.0.0.1:{free_port()}/")
+    waits: list[float] = []
+    with pytest.raises(TransportError, match="name a mirror by WAI_ENGINE_MIRROR, or install an"):
+        await install(
+            *(store, away),
+            on_wait=lambda reason, wait_s: waits.append(wait_s),
+            first_tries=WATCHED_TRIES,
+        )
+    assert len(waits) == WATCHED_TRIES - 1
+    assert store.names() == []
 
 
 @pytest.mark.parametrize(
