@@ -111,15 +111,18 @@ class ServiceManager:
 
 
 @contextmanager
-def service_manager(home: Path, commands: Path) -> Iterator[ServiceManager]:
-    """Put a `systemctl` for `home` into the folder `commands`; its services end at the end."""
+def service_manager(
+    home: Path, commands: Path, python: str = os.path.realpath(sys.executable)
+) -> Iterator[ServiceManager]:
+    """Put a `systemctl` for `home` into the folder `commands`; its services end at the end.
+    `python`: what runs it."""
     folder = home / ".services"
     folder.mkdir(parents=True)
     (folder / "asked").touch()
     commands.mkdir(exist_ok=True)
     program = commands / "systemctl"
     text = _PROGRAM.format(run=str(folder), home=str(home))
-    program.write_text(f"#!{os.path.realpath(sys.executable)}\n{text}")
+    program.write_text(f"#!{python}\n{text}")
     program.chmod(0o755)
     manager = ServiceManager(folder)
     try:
