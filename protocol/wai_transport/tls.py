@@ -10,9 +10,6 @@ import hashlib
 import hmac
 import ssl
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from wai_protocol.errors import AuthError
 from wai_protocol.invite import MAX_PINS, is_pin, pins_in
 
@@ -96,6 +93,10 @@ def spki_sha256(der: bytes) -> bytes:
 
     Raises `AuthError` if the certificate cannot be parsed.
     """
+    # A tenth of a node's start is this import, and only a pin needs it.
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     try:
         key = x509.load_der_x509_certificate(der).public_key()
         info = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

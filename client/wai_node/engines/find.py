@@ -11,8 +11,9 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import Fault, TransportError
 
@@ -28,8 +29,7 @@ NONE_HERE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
+class Engine(msgspec.Struct, frozen=True):
     """A way to run llama.cpp's server: `argv` to which its flags are appended.
 
     `name`: an installed engine's, else where it was found. `probed`: it knows `--version` and

@@ -13,8 +13,9 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import Fault, TransportError
 from wai_transport.exit_status import describe_exit
@@ -50,8 +51,7 @@ _HINTS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(msgspec.Struct, frozen=True):
     """A GPU as the engine sees it, such as CUDA0; memory in bytes."""
 
     name: str

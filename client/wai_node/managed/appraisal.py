@@ -8,10 +8,10 @@ state, and downloads only the headers of model files.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import anyio.to_thread
+import msgspec
 
 from wai_node.models.catalogue import Quantisation, RemoteFile, Repository, parse_reference
 from wai_node.models.draft import Draft
@@ -53,8 +53,7 @@ NewModel = tuple[
 """What `Appraiser.new` takes first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(msgspec.Struct, frozen=True):
     """How to run a new model that fits: `placement` is None without a GPU; `needs`: its memory.
     `purpose`: what the model is for. `mmproj`: its projector's path, size and SHA-256."""
 
@@ -66,8 +65,7 @@ class Placed:
     gpu_share: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """A possible change of context. `beside`: both servers fit in memory at the same time, and
     nobody has to make room for it."""
 

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 import anyio
+import msgspec
 
 from wai_node.models.catalogue import Quantisation, RemoteFile, Repository
 from wai_node.models.download import Progress
@@ -30,8 +31,7 @@ LOAD_BASE_S: Final = 120.0
 LOAD_BYTES_PER_S: Final = 20 << 20  # a slow USB disk; a server that loads slower is taken to hang
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """What a request waited for: the load of a server took `load_s`, before which it waited for
     room for `waited_s`; `made_room`: the models that were unloaded for it."""
 
@@ -54,16 +54,14 @@ class ServerAccess:
     closing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """What one server takes in memory: at most, and how much RAM at least."""
 
     most: Space
     least_ram: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class QuantFit:
+class QuantFit(msgspec.Struct, frozen=True):
     """One quantisation of a repository, and how it fits this node."""
 
     quant: str
@@ -108,8 +106,7 @@ class DeploymentStatus:
     draft: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DeploymentEvent:
+class DeploymentEvent(msgspec.Struct, frozen=True):
     """A change of a deployment; `name` is "progress" or "state"."""
 
     name: str

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from wai_node.models.placement import Placement
 
 from .options import DEFAULT, ServeOptions
@@ -54,13 +56,11 @@ class Wish:
         return replace(self, options=replace(self.options, alias=alias))
 
 
-@dataclass(frozen=True, slots=True)
-class StartDownload:
+class StartDownload(msgspec.Struct, frozen=True):
     """Action: download the files, then call `download_done` or `download_failed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(msgspec.Struct, frozen=True):
     """Action: start a server, as soon as there is room for it: `begin_load` says when that is. Then
     call `server_ready` or `server_ended`."""
 
@@ -68,15 +68,13 @@ class Launch:
     wish: Wish
 
 
-@dataclass(frozen=True, slots=True)
-class Halt:
+class Halt(msgspec.Struct, frozen=True):
     """Action: stop a server; then call `server_ended`."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteFiles:
+class DeleteFiles(msgspec.Struct, frozen=True):
     """Action: the deployment was removed and its servers have ended; delete its files."""
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from .estimate import Correction, Estimate
 
@@ -38,8 +39,7 @@ MIN_FACTOR, MAX_FACTOR = 0.5, 4.0  # beyond these we misread the log; GPUStack s
 MIN_LEARNT_BYTES: Final = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class SeenBuffers:
+class SeenBuffers(msgspec.Struct, frozen=True):
     """Bytes by kind, summed over the devices, which `devices` names.
 
     `pipelined`: its GPUs work on several batches at a time. `copied`: how many bytes of the weights

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+import msgspec
+
 from wai_protocol.errors import Fault, RequestError
 
 from .model_config import ModelConfig
@@ -33,8 +35,7 @@ MAX_PROJECTORS: Final = 64  # of one repository; some have ten
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
+class RemoteFile(msgspec.Struct, frozen=True):
     """One file of a repository; `sha256` is the hex digest that the hub states."""
 
     path: str
@@ -55,8 +56,7 @@ class Quantisation:
         return sum(file.size_bytes for file in self.files)
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(msgspec.Struct, frozen=True):
     """A repository at one commit; files are fetched at it, so that two versions are never mixed.
     `projectors`: those that let its models see images. `drafts`: small models that draft for the
     others. `incomplete`: quantisations that lack parts, each with which. `folder`: where its files

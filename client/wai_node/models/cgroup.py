@@ -10,9 +10,10 @@ is no limit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 ROOT: Final = Path("/")  # tests use another folder
 _MEMBERSHIP: Final = "proc/self/cgroup"
@@ -24,8 +25,7 @@ _MAX_DIGITS: Final = 20  # of a 64-bit number
 _ABSURD_BYTES: Final = 1 << 60  # version 1 reports "no limit" as nearly 2^63
 
 
-@dataclass(frozen=True, slots=True)
-class _MemoryFiles:
+class _MemoryFiles(msgspec.Struct, frozen=True):
     """The file names of a version, and its rows in `memory.stat`.
 
     `cached` minus `mapped` bytes are reclaimable. In version 1 only the `total_` rows include the
@@ -49,8 +49,7 @@ _V2: Final = _MemoryFiles(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryLimit:
+class MemoryLimit(msgspec.Struct, frozen=True):
     """The limit of one group: for all its processes together, and how much of it is free now."""
 
     limit_bytes: int

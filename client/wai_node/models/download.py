@@ -13,12 +13,12 @@ import os
 import random
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from wai_protocol.errors import Fault, RequestError, StoreError, TransportError
 
@@ -37,8 +37,7 @@ PARTIAL_SUFFIX: Final = ".partial"
 SIDECAR_SUFFIX: Final = ".partial.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True):
     """The progress of a download over all its files. `eta_s` is None while nothing is received."""
 
     done_bytes: int
@@ -47,8 +46,7 @@ class Progress:
     eta_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(msgspec.Struct, frozen=True):
     """Time, sleep and randomness, replaced in tests."""
 
     now: Callable[[], float] = anyio.current_time
@@ -56,8 +54,7 @@ class Clock:
     random: Callable[[], float] = random.random
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(msgspec.Struct, frozen=True):
     """What errors call the server, and what they say to do: about room on the disk, `again`, where
     that does not help, and `unreached`: if the server never answered."""
 

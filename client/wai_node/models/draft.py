@@ -6,8 +6,9 @@ llama-server demands that both have the same vocabulary, but says so only when b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import RequestError
 
@@ -19,8 +20,7 @@ MAX_SIZE_DIFFERENCE: Final = 128  # tokens (llama.cpp's SPEC_VOCAB_MAX_SIZE_DIFF
 _KIND, _RULES, _TOKENS = (f"tokenizer.ggml.{name}" for name in ("model", "pre", "tokens"))
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True):
     """A draft model, as far as its memory goes."""
 
     shape: ModelShape

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from .load import Load, layer_caches
 from .projector import Projector
 from .scratch import scratch_of
@@ -25,8 +27,7 @@ LOW_FACTOR: Final = 0.95  # totals were seen within 1.3 % of a real server's
 HIGH_FACTOR: Final = 1.05
 
 
-@dataclass(frozen=True, slots=True)
-class Correction:
+class Correction(msgspec.Struct, frozen=True):
     """Ratio of seen to estimated bytes on this node by kind of buffer; 1.0 if nothing was seen."""
 
     weights: float = 1.0

@@ -6,8 +6,10 @@ Pure. `estimate` says what the buffers take, `placement` where the layers go.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from .estimate import (
     HIGH_FACTOR,
@@ -31,8 +33,7 @@ GPU_HIGH_BYTES: Final = 650 << 20  # GPUStack's allowance, 150 + 500 MiB; not me
 RAM_KEPT_FREE: Final = 0.08  # of all RAM, for the system: full use would swap
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(msgspec.Struct, frozen=True):
     """The result of `fit`.
 
     `estimate`: of all its buffers, wherever they are. `largest_context`: the most tokens per slot

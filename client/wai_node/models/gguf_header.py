@@ -13,6 +13,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from wai_protocol.errors import Fault, RequestError
 
 MAGIC: Final = b"GGUF"
@@ -33,8 +35,7 @@ DEFAULT_ALIGNMENT: Final = 32
 Scalar = int | float | bool | str
 
 
-@dataclass(frozen=True, slots=True)
-class LongArray:
+class LongArray(msgspec.Struct, frozen=True):
     """An array that was skipped; only its number of items is kept."""
 
     count: int
@@ -98,8 +99,7 @@ GGML_BLOCKS: Final[dict[int, tuple[int, int]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(msgspec.Struct, frozen=True):
     """One tensor: dimensions in ggml's order (fastest first), and the ggml type number."""
 
     name: str
@@ -119,8 +119,7 @@ class TensorInfo:
         return -(-elements // weights) * size
 
 
-@dataclass(frozen=True, slots=True)
-class GgufHeader:
+class GgufHeader(msgspec.Struct, frozen=True):
     """A complete header. `header_bytes` is the offset of the tensor data, before alignment."""
 
     version: int

@@ -8,12 +8,12 @@ only (`transfer`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from wai_protocol.errors import AuthError, Fault, RequestError, TransportError, WaiError
 from wai_transport.http_proxy import DIRECT, ProxySettings
@@ -53,8 +53,7 @@ HEADER_STEP_BYTES: Final = 256 * 1024  # the architecture's keys sit in the firs
 HEADER_LIMIT_BYTES: Final = 8 << 20  # a header with a giant array at its start is given up
 
 
-@dataclass(frozen=True, slots=True)
-class FoundModel:
+class FoundModel(msgspec.Struct, frozen=True):
     """One search result."""
 
     repo: str
@@ -63,8 +62,7 @@ class FoundModel:
     gated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class HubSettings:
+class HubSettings(msgspec.Struct, frozen=True):
     """The hub's URL (`HF_ENDPOINT`), our token (`HF_TOKEN`; None: anonymous), and the way there."""
 
     endpoint: str = DEFAULT_ENDPOINT

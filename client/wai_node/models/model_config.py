@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from wai_protocol.errors import RequestError
 
@@ -11,8 +12,7 @@ MAX_LAYERS, MAX_WIDTH, MAX_CONTEXT = 1024, 1 << 20, 1 << 27
 _BYTES: Final = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
 
 
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
+class ModelConfig(msgspec.Struct, frozen=True):
     """What config.json says of a model. `kv_values`: numbers that one token takes in the cache."""
 
     architecture: str

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+import msgspec
+
 from .hardware import Gpu, Hardware
 from .scratch import Scratch
 from .space import Space
@@ -68,8 +70,7 @@ class Placement:
         return argv
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What somebody wants of a placement; None: what computes fastest. `gpus`: the numbers of the
     GPUs that may be used, empty: any."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import Fault, RequestError
 
@@ -28,8 +29,7 @@ _LARGER: Final = 4
 _MAX_SIZE: Final = 1 << 16  # of an image's side, or a width
 
 
-@dataclass(frozen=True, slots=True)
-class Projector:
+class Projector(msgspec.Struct, frozen=True):
     """Bytes of its weights and of its scratch memory, as estimated and at most."""
 
     weights: int

@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
+
 from .load import F16_BYTES, F32_BYTES, Load, cells_of
 from .shape import ModelShape, Purpose
 
@@ -27,8 +29,7 @@ _LATER_STATES: Final = 3
 _INPUT_STATES: Final = 2  # in RAM, where tokens become states for the first GPU
 
 
-@dataclass(frozen=True, slots=True)
-class Stages:
+class Stages(msgspec.Struct, frozen=True):
     """The bytes of one layer's stages for a batch. `mixing`: attention, or a recurrent block.
     `feed_forward`: what computes every token; `experts`: the chosen ones. `mask`: that of its
     attention, which all layers with the same `windowed` share."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from wai_protocol.errors import Fault, RequestError
 
 from .gguf_header import LongArray, Value
@@ -61,8 +63,7 @@ class Pooling(enum.IntEnum):
     RANK = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Recurrent:
+class Recurrent(msgspec.Struct, frozen=True):
     """A recurrent layer's sizes: convolution kernel, inner width, state per channel, groups."""
 
     kernel: int

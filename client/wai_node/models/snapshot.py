@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
+
+import msgspec
+from msgspec import structs
 
 from wai_protocol.errors import Fault, RequestError, TransportError
 from wai_protocol.foreign_json import read_json
@@ -30,8 +32,7 @@ _SMALL: Final = re.compile(
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class ListedFile:
+class ListedFile(msgspec.Struct, frozen=True):
     """A file as the hub lists it: with a SHA-256 if it is a large one, else with git's hash."""
 
     path: str
@@ -40,8 +41,7 @@ class ListedFile:
     blob: str
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True):
     """A repository's files at one commit."""
 
     name: str
@@ -78,7 +78,7 @@ async def snapshot(hub: Reads, name: str) -> Repository:
             config = content if listed.path == CONFIG else config
         files.append(RemoteFile(listed.path, size, sha256))
     told = read_json(config, dict[str, Any], f"{CONFIG} of {name}")
-    return replace(
+    return structs.replace(
         bare, quantisations=(Quantisation(NAME, tuple(files)),), config=read_config(told)
     )
 

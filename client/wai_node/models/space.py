@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Space:
+
+class Space(msgspec.Struct, frozen=True):
     """Bytes on the GPUs, by their numbers, and in RAM. Where a GPU's memory is RAM, all is in
     `ram`."""
 

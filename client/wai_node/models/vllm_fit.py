@@ -8,8 +8,9 @@ counted as full attention, which is too much rather than too little. No figure h
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from .estimate import Estimate
 from .fit import Fit
@@ -27,8 +28,7 @@ MOST_SHARE: Final = 0.98  # of a GPU; the driver keeps some
 BLOCK_TOKENS: Final = 16  # vLLM's pool has blocks of so many
 
 
-@dataclass(frozen=True, slots=True)
-class VllmFit:
+class VllmFit(msgspec.Struct, frozen=True):
     """How a model fits, and the share of the GPU that vLLM is to take; None: it does not fit."""
 
     fit: Fit

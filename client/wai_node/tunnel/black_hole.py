@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 LOOK_EVERY_S: Final = 1.0
 """One system call per tunnel and second."""
@@ -28,8 +29,7 @@ _FIELDS: Final = struct.Struct("8B13I")  # the first of `struct tcp_info`, linux
 _RETRANSMITS, _UNACKED, _LAST_ACK_MS = 2, 12, 20
 
 
-@dataclass(frozen=True, slots=True)
-class PathState:
+class PathState(msgspec.Struct, frozen=True):
     """The kernel's state of a TCP connection.
 
     `retransmits` counts those of the oldest unacknowledged segment; `unacknowledged` counts

@@ -14,9 +14,10 @@ import logging
 import os
 import pwd
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from wai_protocol.errors import Fault, TransportError
 from wai_protocol.foreign_json import ForeignJsonError, read_json
@@ -53,8 +54,7 @@ _MEANINGS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(msgspec.Struct, frozen=True):
     """A port's verdict, and whose server it is, for people; `uid` is None where it is not known."""
 
     verdict: Verdict

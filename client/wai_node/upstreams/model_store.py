@@ -10,8 +10,9 @@ from __future__ import annotations
 import abc
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol, TypeVar
+
+import msgspec
 
 from wai_protocol.errors import Fault, StoreError, TransportError, WaiError
 from wai_protocol.surface import Headers
@@ -31,16 +32,14 @@ class MayPass(TransportError):
     """The server, or where it fetches from, failed for now: trying again makes sense."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """How much of a model is there, in bytes; `total` is what is known of it so far."""
 
     done: int
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """A model that the server has: its id for callers, and its size if that is told."""
 
     model: str

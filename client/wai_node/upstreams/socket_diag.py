@@ -10,8 +10,9 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 _NETLINK_SOCK_DIAG: Final = 4  # <linux/netlink.h>
 _SOCK_DIAG_BY_FAMILY: Final = 20  # <linux/sock_diag.h>
@@ -29,8 +30,7 @@ _ANSWER_BYTES: Final = 1 << 16
 _TIMEOUT_S: Final = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class TcpSocket:
+class TcpSocket(msgspec.Struct, frozen=True):
     """One end of TCP: `address` is its own. Without an `inode`, nobody has accepted it yet."""
 
     address: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -16,8 +15,7 @@ ASK_TIMEOUT_S: Final = 5.0  # /health and /props are answered while the model co
 ANSWER_LIMIT_BYTES: Final = 1 << 20  # /props holds the chat template
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(msgspec.Struct, frozen=True):
     """The figures of a ready server; `context_tokens` is per slot."""
 
     context_tokens: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from wai_node.managed.policy import ManagedSettings
 from wai_node.managed.wanted import AddedFile, WantedModel
@@ -12,8 +13,7 @@ from wai_node.managed.wanted import AddedFile, WantedModel
 from .log_file import delete_log
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
+class ModelFiles(msgspec.Struct, frozen=True):
     """The files that a server loads: the model's parts, of which the first names the others, its
     projector, its LoRA adapter and its draft model."""
 

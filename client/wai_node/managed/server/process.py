@@ -14,12 +14,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 import anyio
 import anyio.abc
+import msgspec
 
 from wai_node.engines.environment import server_environment
 from wai_node.managed.options import DEFAULT, ServeOptions
@@ -110,8 +110,7 @@ HINTS: Final[Hints] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
+class ServerOptions(msgspec.Struct, frozen=True):
     """How a model is served.
 
     `context_tokens` is per slot. `threads` None: the server's default. `placement`: where its

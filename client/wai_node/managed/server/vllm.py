@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,8 +66,7 @@ HINTS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class VllmOptions:
+class VllmOptions(msgspec.Struct, frozen=True):
     """How vLLM serves a model from `folder`. `gpu_share`: what it takes of its GPU's memory."""
 
     folder: Path
