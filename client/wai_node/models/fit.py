@@ -140,7 +140,10 @@ def costs_of(
 ) -> Costs:
     """Return what each part of a model takes at most; with a `factor` of 1, what is expected."""
     found = estimate(shape, weights_bytes, load, correction)
-    alone = estimate(shape, weights_bytes, replace(load, projector=None, draft=None), correction)
+    alone = found
+    if load.projector is not None or load.draft is not None:
+        without = replace(load, projector=None, draft=None)
+        alone = estimate(shape, weights_bytes, without, correction)
     most = factor > 1
     beside = found.weights + found.cache - alone.weights - alone.cache
     if most:

@@ -11,6 +11,7 @@ llama-server b10434 reports; tests/client/models has the comparisons.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -77,16 +78,24 @@ class Scratch:
         """
         blocks = range(layers.start, min(layers.stop, len(self.layers)))
         masks = {} if self.reuses else self._masks(blocks)
+        read = sum(masks.values())
         widest = self.logits if len(self.layers) in layers else 0.0
+        done: set[tuple[int, bool]] = set()  # most layers are alike
         for i in reversed(blocks):
-            at = self.layers[i]
-            experts = at.experts if i >= cpu_moe else 0.0
-            widest = max(widest, sum(masks.values()) + max(at.feed_forward, experts))
-            masks |= self._masks(range(i, i + 1))
-            widest = max(widest, sum(masks.values()) + at.mixing)
+            at, experts_here = self.layers[i], i >= cpu_moe
+            if (id(at), experts_here) in done:
+                continue
+            widest = max(widest, read + max(at.feed_forward, at.experts * experts_here))
+            if at.mask > masks.get(at.windowed, 0.0):
+                masks[at.windowed] = at.mask
+                read = sum(masks.values())
+                done.clear()
+            else:
+                done.add((id(at), experts_here))
+            widest = max(widest, read + at.mixing)
         if pipelined:
             states = _FIRST_STATES if layers.start == 0 else _LATER_STATES
-            widest += _MORE_MASKS * sum(masks.values()) + states * self.stream
+            widest += _MORE_MASKS * read + states * self.stream
         return int(widest * self.factor)
 
     def in_ram(self, layers: int, cpu_moe: int = 0, *, gpus: int = 1) -> int:
@@ -96,11 +105,11 @@ class Scratch:
         widest = _INPUT_STATES * self.stream
         if layers > len(self.layers):
             widest = max(widest, self.logits)
-        for at in self.layers[:layers]:
+        for at in _kinds(self.layers[:layers]):
             # the states of the layer before are kept beside; on a GPU they are a copy
             wide = max(at.feed_forward, at.experts) + self.stream
             widest = max(widest, at.mixing, wide)
-        for at in self.layers[layers:cpu_moe]:
+        for at in _kinds(self.layers[layers:cpu_moe]):
             # the masks lie there until the last GPU has its copy of them
             gap = masks if self.reuses and not layers and gpus == 1 else 0.0
             widest = max(widest, self._in_gap(at.experts - self.stream, gap))
@@ -108,8 +117,8 @@ class Scratch:
 
     def _masks(self, layers: range) -> dict[bool, float]:
         """Return the bytes of the masks that these layers read."""
-        read = (self.layers[i] for i in layers)
-        return {at.windowed: at.mask for at in read if at.mask}
+        kinds = _kinds(self.layers[layers.start : layers.stop])
+        return {at.windowed: at.mask for at in kinds if at.mask}
 
     def _in_gap(self, experts: float, gap: float) -> float:
         """Return what experts take beside a gap. Gate, up and their product go there as far as
@@ -119,6 +128,11 @@ class Scratch:
         return experts - min(3, fit) * third
 
 
+def _kinds(layers: Sequence[Stages]) -> Iterable[Stages]:
+    """Return each different one: layers that are alike have the same object."""
+    return {id(at): at for at in layers}.values()
+
+
 def scratch_of(shape: ModelShape, load: Load, *, most: bool = False) -> Scratch:
     """Return what computing takes, as measured; with `most`: the most that other builds took,
     which keep one more copy of the tokens' states, or reserve logits for every token of a batch."""
@@ -126,8 +140,16 @@ def scratch_of(shape: ModelShape, load: Load, *, most: bool = False) -> Scratch:
     stream = shape.embedding * batch_bytes
     width = shape.vocabulary if shape.purpose is Purpose.CHAT else shape.embedding
     more = stream if most else 0
+    alike: dict[tuple[bool, ...], Stages] = {}
+    layers = []
+    for layer, heads in enumerate(shape.kv_heads):
+        last = layer == shape.blocks - 1
+        kind = heads > 0, layer in shape.window_layers, layer >= shape.leading_dense, last
+        if kind not in alike:
+            alike[kind] = _stages(shape, load, layer, more, most=most)
+        layers.append(alike[kind])
     return Scratch(
-        tuple(_stages(shape, load, layer, more, most=most) for layer in range(shape.blocks)),
+        tuple(layers),
         stream,
         logits=shape.vocabulary * batch_bytes + 2 * stream if most and not shape.encoder else 0.0,
         outputs=width * load.slots * F32_BYTES,
