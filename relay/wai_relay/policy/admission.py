@@ -21,21 +21,29 @@ import math
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from wai_protocol.errors import Fault, RequestError
 from wai_protocol.surface import Headers
 from wai_relay.contracts.api_keys import ApiKey
 
-from .minutes import GRAIN_S, MINUTE_S, MinuteWindow, format_reset
+from .limit_words import (
+    month_has_too_few,
+    month_is_used_up,
+    never_fits_a_minute,
+    no_more_tokens,
+    others_have_reserved,
+    takes_tokens,
+    takes_too_many,
+    too_many_at_once,
+    too_many_requests,
+    too_many_tokens,
+)
+from .minutes import MINUTE_S, MinuteWindow, format_reset
 from .months import MonthTokens
 
-# Other requests of the key are in progress, and nobody knows when one ends.
-CONCURRENCY_RETRY_S: Final = 1.0
 # Keys whose counts are held. A key is made by an operator: more than this many at once is no relay
 # that one process serves. The longest unused one without requests goes first.
 MAX_KEYS: Final = 16_384
 # The most of a request about which only its size is known: more than any limit.
 UNBOUNDED: Final = 1 << 62
-_SMALLER: Final = "Lower `max_tokens` or shorten the prompt"
 
 
 class TokenClaim(NamedTuple):
@@ -51,6 +59,11 @@ class TokenClaim(NamedTuple):
     def least(self) -> int:
         """What it must have room for: its prompt, and the answer that it asks for."""
         return self.prompt + (1 if self.answer is None else self.answer)
+
+    @property
+    def words(self) -> str:
+        """What it takes, as the beginning of a sentence."""
+        return takes_tokens(self.prompt, self.answer, self.least)
 
 
 class KeyUse:
@@ -96,21 +109,12 @@ class Admission:
         if limits.monthly_tokens is not None:
             self._month_left(key, limits.monthly_tokens, wall)
         if limits.concurrency is not None and use.running >= limits.concurrency:
-            raise _limited(
-                f"This API key has {use.running} requests in progress, which is its limit.",
-                CONCURRENCY_RETRY_S,
-            )
+            raise too_many_at_once(use.running)
         if limits.rpm is not None and use.requests.used + 1 > limits.rpm:
-            raise _limited(
-                f"This API key may make {limits.rpm} requests a minute.",
-                use.requests.wait_s(1, limits.rpm, now),
-            )
+            raise too_many_requests(limits.rpm, use.requests.wait_s(1, limits.rpm, now))
         if limits.tpm is not None and use.tokens.used + 1 > limits.tpm:
-            raise _limited(
-                f"This API key may use {limits.tpm} tokens a minute, and has used"
-                f" {use.tokens.used:.0f}.",
-                use.tokens.wait_s(1, limits.tpm, now),
-            )
+            wait_s = use.tokens.wait_s(1, limits.tpm, now)
+            raise too_many_tokens(limits.tpm, use.tokens.used, wait_s)
         use.requests.add(1, now)
         use.running += 1
         return Permit(use)
@@ -137,12 +141,7 @@ class Admission:
         elif not use.reserved:
             permit.reserved = math.floor(room)
         else:
-            raise _limited(
-                f"Requests of this API key that are in progress may take {use.reserved} of the"
-                f" {room:.0f} tokens that it has left, and with this one it may be more than that."
-                " Try again when one of them is over; with a lower `max_tokens` more fit at once.",
-                CONCURRENCY_RETRY_S,
-            )
+            raise others_have_reserved(use.reserved, room)
         use.reserved += permit.reserved
 
     def spend(self, permit: Permit, key: ApiKey, tokens: int, now: float, wall: float) -> None:
@@ -155,10 +154,7 @@ class Admission:
         if limits.monthly_tokens is not None:
             self._month_left(key, limits.monthly_tokens, wall, spent=permit.spent)
         if limits.tpm is not None and use.tokens.used >= limits.tpm:
-            raise _limited(
-                f"This API key may use {limits.tpm} tokens a minute.",
-                use.tokens.wait_s(1, limits.tpm, now),
-            )
+            raise no_more_tokens(limits.tpm, use.tokens.wait_s(1, limits.tpm, now))
 
     def settle(self, permit: Permit, tokens: int, now: float) -> None:
         """The request is over and took `tokens` (0 if it never got to a model). Idempotent."""
@@ -196,20 +192,12 @@ class Admission:
         """What `key` has left of its month, requests in progress aside, but for `spent`. Raises
         QUOTA_EXCEEDED where that is nothing, or less than `claim` needs."""
         left = limit - self._months.of(key.id, wall) - spent
-        begins = " the next month begins at 00:00 UTC on its first day."
         if left <= 0:
-            raise RequestError(
-                f"This API key has used its {limit} tokens of {self._months.name(wall)};{begins}",
-                Fault.QUOTA_EXCEEDED,
-                retry_after_s=self._months.left_s(wall),
-            )
+            raise month_is_used_up(limit, self._months.name(wall), self._months.left_s(wall))
         if claim is not None and claim.least > left:
-            ever = claim.least <= limit
-            raise RequestError(
-                f"{_takes(claim)}, and this API key has {left} left of its {limit} tokens of"
-                f" {self._months.name(wall)}. {_SMALLER}" + (f";{begins}" if ever else "."),
-                Fault.QUOTA_EXCEEDED,
-                retry_after_s=self._months.left_s(wall) if ever else None,
+            raise month_has_too_few(
+                *(claim.words, limit, left, self._months.name(wall), self._months.left_s(wall)),
+                ever=claim.least <= limit,
             )
         return left
 
@@ -256,27 +244,8 @@ def _minute_left(limit: int, tokens: MinuteWindow, claim: TokenClaim, now: float
     """What is left of the last sixty seconds, requests in progress aside. Raises RATE_LIMITED where
     that is less than `claim` needs."""
     if claim.least > limit:
-        raise RequestError(
-            f"{_takes(claim)}, and this API key may use {limit} tokens a minute. {_SMALLER}.",
-            Fault.RATE_LIMITED,
-        )
+        raise never_fits_a_minute(claim.words, limit)
     if tokens.used + claim.least > limit:
-        raise _limited(
-            f"{_takes(claim)}, and this API key may use {limit} tokens a minute, of which it has"
-            f" used {tokens.used:.0f}.",
-            tokens.wait_s(claim.least, limit, now),
-        )
+        wait_s = tokens.wait_s(claim.least, limit, now)
+        raise takes_too_many(claim.words, limit, tokens.used, wait_s)
     return limit - tokens.used
-
-
-def _takes(claim: TokenClaim) -> str:
-    if not claim.answer:
-        return f"This request takes about {claim.least} tokens"
-    return (
-        f"This request may take about {claim.least} tokens (a prompt of {claim.prompt} and the"
-        f" {claim.answer} of answer that it allows)"
-    )
-
-
-def _limited(message: str, retry_after_s: float) -> RequestError:
-    return RequestError(message, Fault.RATE_LIMITED, retry_after_s=max(retry_after_s, GRAIN_S))

@@ -12,12 +12,8 @@ from hypothesis import strategies as st
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, RequestError
 from wai_relay.contracts.api_keys import ApiKey
-from wai_relay.policy.admission import (
-    CONCURRENCY_RETRY_S,
-    Admission,
-    Permit,
-    TokenClaim,
-)
+from wai_relay.policy.admission import Admission, Permit, TokenClaim
+from wai_relay.policy.limit_words import CONCURRENCY_RETRY_S
 from wai_relay.policy.minutes import MinuteWindow, format_reset
 from wai_relay.policy.months import MonthTokens
 
