@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Awaitable
 from typing import Final, NamedTuple
 
 from wai_protocol.surface import Headers
@@ -79,9 +80,12 @@ class KeyUse:
 
 
 class Permit:
-    """A request that was let in. End it with `Admission.settle`."""
+    """A request that was let in. End it with `Admission.settle`. `asking`: what is to be awaited
+    first, where another judges (`shared_admission`); it raises the error of one that is refused."""
 
     __slots__ = ("reserved", "settled_at", "spent", "use")
+
+    asking: Awaitable[None] | None = None
 
     def __init__(self, use: KeyUse) -> None:
         self.use = use

@@ -1,6 +1,7 @@
 """What a caller is told whose key has used up a limit, as the error that it gets.
 
-`admission` decides. Pure.
+One set of words, whether this relay alone judges (`admission`) or all relays' judge has
+(`shared_admission`). Pure.
 """
 
 from __future__ import annotations
