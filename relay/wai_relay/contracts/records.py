@@ -153,6 +153,20 @@ class UsageState(NamedTuple):
         return "waiting for the disk" if self.behind else "written"
 
 
+class LimitsState(NamedTuple):
+    """How the limits that several relays share are kept: requests of keys with limits that this
+    relay let in by itself (`here`) and that the database let in (`there`) or refused, those that
+    were refused since it did not answer, and how often it was asked. `away_since`: since when it
+    does not answer, in seconds since 1970; None if it does."""
+
+    here: int
+    there: int
+    refused: int
+    unanswered: int
+    round_trips: int
+    away_since: float | None
+
+
 class Recorder(Protocol):
     """Takes finished records. Called on the hot path: it queues, and neither blocks nor raises."""
 

@@ -190,6 +190,8 @@ class Gateway:
         reply.exchange = self.captures.watched(reply.exchange, record, key.id)
         permit = self._admission.enter(key, self._clock(), self._wall_clock())
         try:
+            if permit.asking is not None:
+                await permit.asking
             await self._forward(reply, path, route, key, live, permit)
         finally:
             self._admission.settle(permit, record.tokens.total, self._clock())
@@ -243,6 +245,8 @@ class Gateway:
                 template = self._estimator.template(facts.model, facts.prompt)
                 claim = token_claim(route, facts, prompt_tokens + template, context)
                 self._admission.reserve(permit, key, claim, self._clock(), self._wall_clock())
+                if permit.asking is not None:
+                    await permit.asking
             target = f"{path}?{request.query}" if request.query else path
             call = RoutedRequest(reply, route, target, intake, body, record, live, permit)
             call.heartbeat = self._heartbeat(reply, route, body)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wai_api.health import ProblemView
-from wai_relay.contracts.records import UsageState
+from wai_relay.contracts.records import LimitsState, UsageState
 from wai_relay.storage import Away
 
 from .folder_probe import FolderProbe
@@ -29,18 +29,21 @@ class RelayCondition:
 
     `certificate_ends`: when the shown certificate is over, in seconds since 1970; 0 while the one
     that an authority is to give is not there; None without TLS. `folder`: looks into the data
-    folder. `away`: the outage of a database that relays share, if it has one now.
+    folder. `away`: the outage of a database that relays share, if it has one now. `limits`: how the
+    limits are kept that relays share, None where they share none.
     """
 
     certificate_ends: Callable[[], float | None]
     usage: Callable[[], UsageState]
     folder: FolderProbe
     away: Callable[[], Away | None] = lambda: None
+    limits: Callable[[], LimitsState | None] = lambda: None
 
     def problems(self, now: float) -> Iterator[ProblemView]:
         """`now`: seconds since 1970."""
         yield from _of_certificate(self.certificate_ends(), now)
         yield from self._of_database()
+        yield from self._of_limits()
         yield from self._of_disk()
 
     def _of_database(self) -> Iterator[ProblemView]:
@@ -74,6 +77,18 @@ class RelayCondition:
                 *("database", RELAY, "lost"),
                 f"the usage of {usage.lost} requests is lost since the start",
                 "usage and monthly limits are too low by that; see the relay's log (wai.usage)",
+            )
+
+    def _of_limits(self) -> Iterator[ProblemView]:
+        limits = self.limits()
+        if limits is not None and limits.away_since is not None:
+            yield problem(
+                *("database", RELAY, "limits"),
+                "the database has not answered for the limits that all relays keep together since"
+                f" {_time_of_day(limits.away_since)}; {limits.unanswered} requests were refused for"
+                " want of an answer since the start",
+                "start it, or see to the network. Meanwhile keys without limits are served, and"
+                " those with generous limits within what this relay holds of them",
             )
 
     def _of_disk(self) -> Iterator[ProblemView]:

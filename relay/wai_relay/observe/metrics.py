@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from wai_api.hardware import MachineNow
 from wai_protocol.errors import AuthError, Fault
 from wai_protocol.status import NodeStatus
-from wai_relay.contracts.records import Recorder, RequestRecord, UsageState
+from wai_relay.contracts.records import LimitsState, Recorder, RequestRecord, UsageState
 from wai_relay.http.edge import EdgeCounters
 from wai_relay.http.exchange import Exchange
 from wai_transport.version import VERSION
@@ -160,10 +160,12 @@ class Metrics:
         usage: UsageState | None = None,
         problems: Mapping[str, int] | None = None,
         machines: Sequence[tuple[str, MachineNow]] = (),
+        limits: LimitsState | None = None,
     ) -> str:
         """Everything, as Prometheus reads it. `certificate_ends`: seconds since 1970; 0 while there
         is none by the authority, None without TLS. `problems`: how many there are of each kind.
-        `machines`: by node, those that told lately."""
+        `machines`: by node, those that told lately. `limits`: those that relays share, None where
+        they share none."""
         lines = [*head("wai_build_info", "The version.", "gauge")]
         lines.append(line("wai_build_info", (("version", VERSION),), 1))
         lines += self._model_lines()
@@ -183,6 +185,8 @@ class Metrics:
             name = "wai_usage_lost_requests_total"
             lines += head(name, "Requests whose usage could not be kept.", "counter")
             lines.append(line(name, (), usage.lost))
+        if limits is not None:
+            lines += _limits_lines(limits)
         if certificate_ends is not None:
             name = "wai_certificate_end_timestamp_seconds"
             lines += head(name, "When the port's certificate is over; 0: not there yet.", "gauge")
@@ -258,6 +262,24 @@ class MetricsPage:
         if exchange.request.method != "HEAD":
             exchange.write(body)
         exchange.end()
+
+
+def _limits_lines(limits: LimitsState) -> Iterator[str]:
+    name = "wai_limited_requests_total"
+    yield from head(name, "Requests of keys with limits, by who judged them.", "counter")
+    for word, count in (
+        ("here", limits.here),
+        ("database", limits.there),
+        ("refused", limits.refused),
+        ("unanswered", limits.unanswered),
+    ):
+        yield line(name, (("judged", word),), count)
+    name = "wai_limits_round_trips_total"
+    yield from head(name, "How often the database was asked for limits.", "counter")
+    yield line(name, (), limits.round_trips)
+    name = "wai_limits_away"
+    yield from head(name, "1 while the database does not answer for limits.", "gauge")
+    yield line(name, (), int(limits.away_since is not None))
 
 
 def _node_lines(nodes: list[NodeGauges]) -> Iterable[str]:

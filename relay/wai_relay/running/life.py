@@ -118,6 +118,8 @@ def _close_at_the_end(parts: Parts, ending: AsyncExitStack) -> None:
     ending.callback(parts.node_hours.close)
     ending.callback(parts.gateway.captures.close)
     ending.callback(parts.access_log.close)
+    if parts.limits is not None:
+        ending.push_async_callback(parts.limits.close)
     if parts.spans is not None:
         ending.push_async_callback(asyncio.to_thread, parts.spans.close)
     ending.push_async_callback(parts.upstreams.aclose)
@@ -159,6 +161,8 @@ async def _open_port(
         parts.pulse.start(parts.gateway.live)
         parts.node_hours.start(parts.gateway.live)
         parts.fleet.expect_all(SETTLE_S)
+        if parts.limits is not None:
+            parts.limits.start()
         await listener.start()
         parts.watch.start()
     except OSError as error:

@@ -50,13 +50,14 @@ from wai_relay.observe.node_hours import NodeHours
 from wai_relay.observe.outcomes import Outcomes
 from wai_relay.observe.pulse import Pulse
 from wai_relay.observe.spans import Spans, spans_to
-from wai_relay.policy.admission import Admission
 from wai_relay.policy.model_names import ModelNames
 from wai_relay.policy.served_names import ServedNames
 from wai_relay.port_tls import PortTls
+from wai_relay.shares.courier import Courier
 from wai_transport.folder import DataFolder
 from wai_transport.version import VERSION
 
+from .limits import limits_of
 from .stored import Stored
 
 
@@ -80,6 +81,7 @@ class Parts(msgspec.Struct, frozen=True):
     access_log: AccessLog
     watch: HealthWatch
     notifier: Notifier
+    limits: Courier | None
 
 
 def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
@@ -112,6 +114,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     if config.otlp_endpoint is not None:
         recorder = spans = spans_to(config.otlp_endpoint, metrics)
     access_log = AccessLog(outcomes := Outcomes(recorder))
+    admission, courier = limits_of(stored)
     gateway = Gateway(
         stored.keys,
         upstreams,
@@ -121,7 +124,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         dialects=installed_dialects(),
         names=names,
         served=served,
-        admission=Admission(stored.recorder.months),
+        admission=admission,
         correct=stored.recorder.correct,
         spool_folder=config.data,
     )
@@ -145,6 +148,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     condition = RelayCondition(
         certificate_ends=lambda: tls.ends if tls is not None else None,
         usage=lambda: stored.recorder.state,
+        limits=lambda: courier.state if courier is not None else None,
         folder=FolderProbe(
             config.data, None if stored.store.shared else config.data / DATABASE_FILE
         ),
@@ -188,6 +192,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
                 for node in fleet.nodes()
                 if node.connected and (machine := hardware.fresh(node.record.id)) is not None
             ],
+            condition.limits(),
         ),
         stored.admins.authenticate,
         config.metrics_token,
@@ -225,6 +230,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         access_log=access_log,
         watch=watch,
         notifier=notifier,
+        limits=courier,
     )
 
 

@@ -15,5 +15,6 @@ KEPT_TABLES: Final = (
 )
 PASSING_TABLES: Final = (
     *("schema_migrations", "relays", "relay_list"),
+    *("limit_holders", "limit_shares", "limit_uses", "limit_contended"),  # of running processes
     *("shared_files", "acme_challenges"),  # what they are made of is in the relays' folders
 )

@@ -145,6 +145,14 @@ class UsageRecorder:
         waiting = len(self._pending) + self._delivery.unwritten
         return UsageState(waiting, self._delivery.lost, behind=self._delivery.failing)
 
+    def tokens_of_month(self, key_id: str) -> tuple[int, int]:
+        """What `key_id` took in this month through this process: the tokens that are not stored yet
+        (those that are lost too), and those that are."""
+        now = self._wall_clock()
+        others = self._others.get(self.months.begin(now), {}).get(key_id, 0)
+        written = self._written.of(key_id, now)
+        return max(self.months.of(key_id, now) - others - written, 0), written
+
     # -- the hot path
     def finish(self, record: RequestRecord) -> None:
         """See `Recorder`."""

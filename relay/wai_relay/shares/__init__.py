@@ -1,0 +1,1 @@
+"""The limits that several relays keep together, as the database has them."""
