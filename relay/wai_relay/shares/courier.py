@@ -139,6 +139,7 @@ class Courier:
 
     async def _exchange(self, *, beat: bool) -> None:
         admission = self._admission
+        await self._judge.ready()  # requests that wait for this are not asked for yet
         sent_at = self._clock()
         if beat:
             self._beat_at = sent_at + BEAT_S

@@ -56,6 +56,12 @@ class Judge:
         self._connection: Connection | None = None
         self.round_trips = 0
 
+    async def ready(self) -> None:
+        """Connect, if there is no connection. Raises whatever the driver raises."""
+        if self._connection is None or self._connection.is_closed():
+            async with asyncio.timeout(CONNECT_S):
+                self._connection = await self._open()
+
     async def exchange(self, asks: list[Ask], *, beat: bool) -> Reply:
         """Tell it `asks`. `beat`: hear of keys that were not asked for too.
 
@@ -77,12 +83,10 @@ class Judge:
             self._connection = None
 
     async def _run(self, statement: str, *values: object) -> Any:
+        await self.ready()
+        connection = self._connection
+        assert connection is not None
         try:
-            connection = self._connection
-            if connection is None or connection.is_closed():
-                async with asyncio.timeout(CONNECT_S):
-                    connection = await self._open()
-                self._connection = connection
             self.round_trips += 1
             async with asyncio.timeout(STATEMENT_S):
                 return await connection.fetchval(statement, *values)

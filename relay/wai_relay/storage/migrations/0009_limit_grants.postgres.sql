@@ -133,7 +133,7 @@ DECLARE
     -- What it will hold, and what of it is no share to spare.
     slots BIGINT; requests BIGINT; tokens BIGINT; month BIGINT;
     base_slots BIGINT; base_requests BIGINT; base_tokens BIGINT; base_month BIGINT;
-    reserved BIGINT;
+    reserved BIGINT; had BIGINT;
     wish JSONB; least_tokens BIGINT; most_tokens BIGINT;
     room NUMERIC; given BIGINT; alone BOOLEAN;
     reason TEXT; wait_s DOUBLE PRECISION; figure NUMERIC;
@@ -141,6 +141,7 @@ DECLARE
     contended DOUBLE PRECISION; contest BOOLEAN;
     month_begins BIGINT; month_ends BIGINT;
     told JSONB := '[]';
+    gave BOOLEAN := FALSE; -- whether anything that others must not have too
 BEGIN
     lost := limit_renew(me);
     FOR ask IN
@@ -205,6 +206,9 @@ BEGIN
         reserved := ask.reserved;
         verdicts := '[]';
         contest := FALSE;
+        gave := gave OR jsonb_array_length(ask.wishes) > 0
+            OR slots + requests + tokens + month
+                > coalesce(mine.slots + mine.requests + mine.tokens + mine.month, 0);
         -- A wish: whether it enters, the least and the most tokens that it may take.
         FOR wish IN SELECT * FROM jsonb_array_elements(ask.wishes) LOOP
             reason := ''; wait_s := NULL; figure := NULL; given := 0; alone := FALSE;
@@ -271,6 +275,7 @@ BEGIN
             INSERT INTO limit_contended (key_id, until) VALUES (ask.key_id, contended)
                 ON CONFLICT (key_id) DO UPDATE SET until = excluded.until;
         END IF;
+        had := slots + requests + tokens + month;
         IF coalesce(contended, 0) <= now_s THEN -- a share to spare: at most half of what is left
             slots := slots + greatest(0, least(base_slots + ask.spare[1] - slots,
                 (ask.concurrency - slots - others.slots)::bigint / 2));
@@ -281,6 +286,7 @@ BEGIN
             month := month + greatest(0, least(base_month + ask.spare[4] - month,
                 (ask.monthly - stored - month - others.month)::bigint / 2));
         END IF;
+        gave := gave OR slots + requests + tokens + month > had;
         INSERT INTO limit_shares (key_id, holder, seq, slots, requests, tokens, month, reserved, unwritten, spent)
             VALUES (ask.key_id, me, ask.seq, slots, requests, tokens, month, reserved, ask.unwritten, ask.spent)
             ON CONFLICT (key_id, holder) DO UPDATE SET
@@ -311,6 +317,11 @@ BEGIN
         SELECT coalesce(jsonb_agg(jsonb_build_array(c.key_id, c.until - limit_now())), '[]') INTO told
             FROM limit_contended AS c JOIN limit_shares AS s USING (key_id)
             WHERE s.holder = me AND c.until > limit_now();
+    END IF;
+    IF NOT gave THEN
+        -- What only renews or gives back need not be on the disk: after a crash the relay says it again, and until
+        -- then it holds more rather than less. So the next one who waits for the key's lock waits for no disk.
+        PERFORM set_config('synchronous_commit', 'off', TRUE);
     END IF;
     RETURN jsonb_build_object(
         'lost', lost,
