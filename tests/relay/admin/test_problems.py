@@ -12,7 +12,7 @@ import pytest
 from tests.relay.conftest import Clock
 from wai_protocol.errors import RequestError
 from wai_protocol.status import ModelStatus, NodeStatus
-from wai_relay.contracts.records import Attempt, RequestRecord, UsageState
+from wai_relay.contracts.records import Attempt, LimitsState, RequestRecord, UsageState
 from wai_relay.fleet.relays import RelayRecord
 from wai_relay.health.condition import RelayCondition
 from wai_relay.health.config import HealthConfig
@@ -127,6 +127,18 @@ async def test_what_is_wrong_with_the_relay_comes_first(api: Api) -> None:
     )
     kinds = [kind for kind, _, _ in await _problems(api)]
     assert kinds == ["certificate", "database", "database", "setup"]
+
+
+async def test_a_database_that_does_not_answer_for_limits(api: Api) -> None:
+    api.fleet.known = [_node(status=SERVING)]
+    health = api.context.health
+    state = LimitsState(here=9, there=1, refused=0, unanswered=3, round_trips=2, away_since=None)
+    health.condition = replace(health.condition, limits=lambda: state)
+    assert await _problems(api) == []
+    state = state._replace(away_since=1_795_435_200.0)
+    [(kind, _, said)] = await _problems(api)
+    assert kind == "database"
+    assert "since 2026-11-23 12:00:00 UTC; 3 requests were refused" in said
 
 
 async def test_a_failed_deployment_is_told_with_its_reason(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.harness.exchanges import FakeExchange, make_request
 from tests.harness.fleets import JSON, FakeFleet, FakeNode
+from tests.harness.limit_judge import LimitJudge
 from tests.harness.plain_dispatcher import LeastBusyDispatcher
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
@@ -24,6 +26,7 @@ from wai_relay.gateway.intake import LEAST_BYTES_PER_S, MOST_BEHIND_S, Intake
 from wai_relay.gateway.limits import KIB, MIB, GatewayLimits
 from wai_relay.policy.admission import Admission
 from wai_relay.policy.months import MonthTokens, month_of
+from wai_relay.policy.shared_admission import SharedAdmission
 
 from .test_gateway import CHAT, MODEL, Clock, answers
 
@@ -134,6 +137,54 @@ async def test_what_a_request_took_counts_and_its_reservation_ends() -> None:
     answered = await r.ask()  # without a limit it may take all that is left, and is served
     assert answered.status == 200
     assert r.months.of("key_a", NOW) == 1100
+
+
+class Judged:
+    """A key's limits at one of several relays. `verdicts`: what its requests wait with."""
+
+    def __init__(self, r: Rig) -> None:
+        self.verdicts: list[asyncio.Future[None]] = []
+        self.admission = SharedAdmission(self._new, months=r.months)
+        r.gateway._admission = self.admission
+
+    def _new(self) -> asyncio.Future[None]:
+        self.verdicts.append(asyncio.get_running_loop().create_future())
+        return self.verdicts[-1]
+
+
+async def test_a_request_goes_on_when_the_judge_of_all_relays_lets_it() -> None:
+    r = Rig(a=KeyLimits(rpm=1))
+    judged, judge = Judged(r), LimitJudge()
+    async with anyio.create_task_group() as tasks:
+        first, second = caller("a", CHAT), caller("a", CHAT)
+        tasks.start_soon(r.gateway.handle, first)
+        tasks.start_soon(r.gateway.handle, second)
+        while len(judged.verdicts) < 2:
+            await anyio.lowlevel.checkpoint()
+        assert not first.status
+        now = r.clock()
+        while judged.admission.has_something_to_ask:
+            asks = judged.admission.asks(now)
+            judged.admission.hear(asks, judge.exchange("relay", asks, now), now, now, NOW)
+    assert (first.status, second.status) == (200, 429)
+    assert second.header(b"x-ratelimit-remaining-requests") == b"0"
+
+
+async def test_a_caller_that_goes_away_while_it_waits_takes_nothing() -> None:
+    r = Rig(a=KeyLimits(concurrency=1))
+    judged, judge = Judged(r), LimitJudge()
+    now = r.clock()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, caller("a", CHAT))
+        while not judged.verdicts:
+            await anyio.lowlevel.checkpoint()
+        asks = judged.admission.asks(now)
+        tasks.cancel_scope.cancel()
+    judged.admission.hear(asks, judge.exchange("relay", asks, now), now, now, NOW)
+    assert judge.total("key_a", now).slots == 1  # until it is told
+    asks = judged.admission.asks(now)
+    judged.admission.hear(asks, judge.exchange("relay", asks, now), now, now, NOW)
+    assert judge.total("key_a", now).slots == 0
 
 
 def test_one_key_holds_no_more_of_the_bodies_budget_than_it_leaves_free() -> None:

@@ -8,7 +8,13 @@ import logging
 import pytest
 
 from wai_cli.output.logs import JsonFormatter
-from wai_relay.contracts.records import DiscardingRecorder, RequestRecord, TokenCounts, UsageState
+from wai_relay.contracts.records import (
+    DiscardingRecorder,
+    LimitsState,
+    RequestRecord,
+    TokenCounts,
+    UsageState,
+)
 from wai_relay.http.edge import EdgeCounters
 from wai_relay.observe.access_log import AccessLog
 from wai_relay.observe.live import LiveRequests
@@ -86,6 +92,16 @@ def test_the_access_log_has_one_line_a_request_whatever_a_caller_names(
     assert line["request_id"] == "req_1"
     assert line["level"] == "info"
     assert line["completion_tokens"] == 11
+
+
+def test_who_judged_requests_of_keys_with_limits_is_counted() -> None:
+    metrics = Metrics(DiscardingRecorder())
+    limits = LimitsState(here=90, there=8, refused=2, unanswered=1, round_trips=12, away_since=9.0)
+    lines = metrics.text([], LiveRequests(), EdgeCounters(), limits=limits).splitlines()
+    assert 'wai_limited_requests_total{judged="here"} 90' in lines
+    assert 'wai_limited_requests_total{judged="unanswered"} 1' in lines
+    assert "wai_limits_round_trips_total 12" in lines
+    assert "wai_limits_away 1" in lines
 
 
 def test_usage_that_is_not_on_disk_is_counted() -> None:

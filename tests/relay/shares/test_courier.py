@@ -31,6 +31,11 @@ INSERT INTO test_clock VALUES (0);
 CREATE OR REPLACE FUNCTION limit_now() RETURNS DOUBLE PRECISION LANGUAGE sql VOLATILE AS
 $$ SELECT ahead + extract(epoch FROM clock_timestamp())::double precision FROM test_clock $$;
 """
+STOPPED = """
+UPDATE test_clock SET ahead = 1795435200;
+CREATE OR REPLACE FUNCTION limit_now() RETURNS DOUBLE PRECISION LANGUAGE sql VOLATILE AS
+$$ SELECT ahead FROM test_clock $$;
+"""
 MINUTE = "UPDATE test_clock SET ahead = ahead + 61"
 CALLERS = 100
 
@@ -39,8 +44,11 @@ class LossyJudge(Judge):
     """One whose next reply may be lost."""
 
     loses_reply = False
+    asked = 0
+    """Messages that were more than a renewal of the lease."""
 
     async def exchange(self, asks: list[Ask], *, beat: bool) -> Reply:
+        self.asked += bool(asks)
         reply = await super().exchange(asks, beat=beat)
         if self.loses_reply and asks:
             self.loses_reply = False
@@ -108,6 +116,12 @@ async def relays(url: str, count: int = 3) -> AsyncIterator[list[OneRelay]]:
         for one in made:
             await one.courier.close()
         await store.close()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests wait for as long as a busy machine takes."""
+    monkeypatch.setattr(shared_admission, "MAX_WAIT_S", 60.0)
 
 
 @pytest.fixture
@@ -201,24 +215,25 @@ async def test_keys_without_limits_never_ask_and_generous_ones_hardly(relay_data
     async with relays(relay_database) as fleet:
         for relay in fleet:
             await relay.ask(wide, HUNDRED)  # the first one asks
-        before = sum(relay.judge.round_trips for relay in fleet)
+        before = sum(relay.judge.asked for relay in fleet)
         for _ in range(200):
             for relay in fleet:
                 assert not await relay.ask(free, HUNDRED)
-        assert sum(relay.judge.round_trips for relay in fleet) - before <= 3
+        assert sum(relay.judge.asked for relay in fleet) - before <= 3
         waited = 0
         for _ in range(200):
             for relay in fleet:
                 waited += await relay.ask(wide, HUNDRED)
             await asyncio.sleep(0)
         assert waited <= 30
-        assert sum(relay.judge.round_trips for relay in fleet) - before <= 60
+        assert sum(relay.judge.asked for relay in fleet) - before <= 60
 
 
 async def test_what_a_dead_relay_held_comes_back_with_its_lease(
     database: Callable[[str], object], relay_database: str
 ) -> None:
     key = limited_key(concurrency=3)
+    await asyncio.to_thread(database, STOPPED)
     async with relays(relay_database) as fleet:
         dead, alive = fleet[0], fleet[1]
         async with AsyncExitStack() as stack:
@@ -234,11 +249,12 @@ async def test_what_a_dead_relay_held_comes_back_with_its_lease(
                     await alive.ask(key)
                     break
                 except RequestError:
+                    assert freed_s < 20
                     await asyncio.to_thread(database, "UPDATE test_clock SET ahead = ahead + 1")
                     await beats.exchange([], beat=False)
                     freed_s += 1
             beats.close()
-            assert 11 <= freed_s <= 15
+            assert freed_s == 14
 
 
 async def test_a_lost_reply_takes_nothing_away_for_good(relay_database: str) -> None:
@@ -282,7 +298,6 @@ def own_server() -> Iterator[PostgresServer]:
 async def test_while_the_database_is_away_shares_go_on_and_tight_keys_are_told_so(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_admission, "MAX_WAIT_S", 0.2)
     free = limited_key("key_free")
     tight = limited_key("key_tight", concurrency=2, tpm=1000)
     wide = limited_key("key_wide", rpm=100_000, concurrency=500)
@@ -292,6 +307,7 @@ async def test_while_the_database_is_away_shares_go_on_and_tight_keys_are_told_s
         held = fleet[0].let_in(tight, HUNDRED)
         await held.__aenter__()
         await asyncio.to_thread(own_server.stop)
+        monkeypatch.setattr(shared_admission, "MAX_WAIT_S", 0.2)
         for relay in fleet:
             assert not await relay.ask(free)
             assert not await relay.ask(wide)
@@ -304,7 +320,7 @@ async def test_while_the_database_is_away_shares_go_on_and_tight_keys_are_told_s
             assert not await relay.ask(wide)
         await held.__aexit__(None, None, None)  # ends meanwhile: kept until it can be said
         await asyncio.to_thread(own_server.start)
-        monkeypatch.setattr(shared_admission, "MAX_WAIT_S", 30.0)
+        monkeypatch.setattr(shared_admission, "MAX_WAIT_S", 60.0)
         storm = await Storm().run(fleet, tight, HUNDRED)
         assert storm.let_in == 2
         assert all(relay.courier.state.away_since is None for relay in fleet)

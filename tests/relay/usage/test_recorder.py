@@ -152,6 +152,21 @@ async def test_an_orderly_stop_loses_nothing(books: Books, open_store: OpenStore
     await again.close()
 
 
+async def test_each_token_of_a_month_is_either_stored_or_not(books: Books) -> None:
+    await books.store.write()
+    books.recorder.finish(record(key_id="key_1"))
+    assert books.recorder.tokens_of_month("key_1") == (15, 0)
+    books.time.advance(FLUSH_INTERVAL_S)
+    await books.settle()
+    assert books.recorder.tokens_of_month("key_1") == (0, 15)
+    books.recorder.finish(record(key_id="key_1", prompt=1, completion=1))
+    await books.recorder.catch_up()  # what others stored is neither
+    assert books.recorder.tokens_of_month("key_1") == (0, 17)
+    assert books.recorder.tokens_of_month("key_2") == (0, 0)
+    books.time.jump(40 * DAY_S)
+    assert books.recorder.tokens_of_month("key_1") == (0, 0)
+
+
 async def test_rollups_agree_with_the_raw_rows(books: Books) -> None:
     for hour in range(50):
         books.recorder.finish(
