@@ -57,8 +57,8 @@ _ENDS_ANY_MOMENT: Final = frozenset({"slots", "reserved"})
 MAX_WAITING: Final = 10_000
 # Keys in one message. Each takes about half a millisecond, while which others wait.
 MAX_ASKS: Final = 64
-# Keys that are looked at in each beat: some milliseconds, in which no token is passed on.
-MAX_LOOKED_AT: Final = 1_000
+# Keys that are looked at in each beat: three milliseconds, in which no token is passed on.
+MAX_LOOKED_AT: Final = 300
 
 
 class SharedAdmission(Admission):
