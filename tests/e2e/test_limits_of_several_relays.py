@@ -34,14 +34,18 @@ def upstream() -> Iterator[CountingUpstream]:
 
 
 @pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def fleet(
-    tmp_path_factory: pytest.TempPathFactory, upstream: CountingUpstream
+    tmp_path_factory: pytest.TempPathFactory, upstream: CountingUpstream, server: PostgresServer
 ) -> Iterator[list[Cluster]]:
     """Three relays, and one node that joined the first one."""
-    with (
-        PostgresServer() as server,
-        relays(tmp_path_factory.mktemp("fleet"), server.create_database("fleet")) as running,
-    ):
+    folder = tmp_path_factory.mktemp("fleet")
+    with relays(folder, server.create_database("fleet")) as running:
         running[0].add_node("box", upstream.url)
         for relay in running:
             wait_until(partial(_serves, relay), "the node has no session to a relay")
@@ -93,6 +97,37 @@ def test_a_hundred_callers_of_three_relays_get_what_the_limit_allows(fleet: list
 
 def _usage(relay: Cluster, key: ApiKey) -> dict[str, Any]:
     return next((row for row in relay.usage("key") if row["group"] == key.id), {"requests": 0})
+
+
+def test_while_the_database_is_away_shares_go_on_and_tight_keys_hear_of_it(
+    fleet: list[Cluster], server: PostgresServer
+) -> None:
+    tight = _key(fleet, "tight", "--concurrency", "2").secret
+    wide = _key(fleet, "wide", "--concurrency", "500", "--rpm", "100000").secret
+    for relay in fleet:
+        for secret in (tight, wide):
+            assert status_of(relay, secret, max_tokens=1) == 200
+    server.stop()
+    for _ in range(20):
+        assert [status_of(relay, wide, max_tokens=1) for relay in fleet] == [200] * 3
+    with request(
+        fleet[0],
+        "/v1/chat/completions",
+        chat(MODEL, max_tokens=1),
+        {"Authorization": f"Bearer {tight}"},
+    ) as refused:
+        assert (refused.status, refused.headers["retry-after"]) == (503, "2")
+        assert b"overloaded" in refused.read()
+    kinds = {(one["kind"], one["text"][:30]) for one in fleet[0].admin("get", "/problems")["data"]}
+    assert kinds >= {("database", "the database has not answered ")}
+    server.start()
+    for relay in fleet:
+        is_back = partial(_status_is, relay, tight, 200)
+        wait_until(is_back, "limits are not kept again")
+
+
+def _status_is(relay: Cluster, secret: str, status: int) -> bool:
+    return status_of(relay, secret, max_tokens=1) == status
 
 
 def test_requests_at_once_come_back_when_their_relay_is_killed(fleet: list[Cluster]) -> None:
