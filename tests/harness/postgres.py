@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -49,18 +50,32 @@ _SETTINGS: Final = {
 }
 
 
+_PREFIX: Final = "wai-postgres-"
+_OWNER: Final = "owner"
+"""A file in a server's folder: the process that tests with it."""
 _MEMORY: Final = Path("/dev/shm")
 _NEEDED_BYTES: Final = 1 << 30  # a server with some databases has 100 MB, and there are several
 
 
-def _fast_folder() -> Path | None:
-    """Return where to make a folder: a database has 300 files, which take a busy disk 0.4 s.
-
-    None: in the system's folder for temporary files.
-    """
+def _fast_folder() -> Path:
+    """Return where to make a folder: a database has 300 files, which take a busy disk 0.4 s."""
     if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _NEEDED_BYTES:
         return _MEMORY
-    return None
+    return Path(tempfile.gettempdir())
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """End the servers of test processes that were killed, and remove their folders."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError, ValueError, psutil.NoSuchProcess):
+            if psutil.pid_exists(int((folder / _OWNER).read_text())):
+                continue
+            with suppress(FileNotFoundError):
+                lines = (folder / "data" / "postmaster.pid").read_text().splitlines()
+                postmaster = psutil.Process(int(lines[0]))
+                if str(folder / "data") in postmaster.cmdline():
+                    postmaster.send_signal(signal.SIGQUIT)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def available() -> bool:
@@ -78,7 +93,9 @@ class PostgresServer:
         self.port = free_port()
         self._settings = {**_SETTINGS, **(settings or {})}
         self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
-        self._folder = Path(tempfile.mkdtemp(prefix="wai-postgres-", dir=_fast_folder()))
+        _remove_abandoned(parent := _fast_folder())
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        (self._folder / _OWNER).write_text(str(os.getpid()))
         self._data = self._folder / "data"
         self._log = self._folder / "log"
         self._daemon: Daemon | None = None
@@ -188,14 +205,15 @@ class PostgresServer:
 
     def close(self) -> None:
         """End it at once, with its standbys, and remove its files."""
-        for follower in self._standbys:
-            follower.close()
-        if self._daemon is not None:
-            if self._daemon.exit_code is None:
-                self.resume()
-                self._daemon.send(signal.SIGQUIT)  # at once, but for its shared memory
-            self._daemon.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with ExitStack() as ending:
+            ending.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            if self._daemon is not None:
+                ending.callback(self._daemon.close)
+                if self._daemon.exit_code is None:
+                    self.resume()
+                    self._daemon.send(signal.SIGQUIT)  # at once, but for its shared memory
+            for follower in self._standbys:
+                ending.callback(follower.close)
 
     def _make(self) -> None:
         self._run(
@@ -212,7 +230,8 @@ class PostgresServer:
         assert self._daemon is not None, "it does not run"
         postmaster = psutil.Process(self._daemon.pid)
         for process in [postmaster, *postmaster.children(recursive=True)]:
-            process.send_signal(number)
+            with suppress(psutil.NoSuchProcess):  # one of a connection that has ended meanwhile
+                process.send_signal(number)
 
     def _run(self, program: str, *arguments: str) -> str:
         done: subprocess.CompletedProcess[str] = subprocess.run(
