@@ -9,7 +9,6 @@ the relay to be stopped.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import io
 import os
@@ -18,14 +17,17 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, Final
 
-from wai_protocol.errors import StoreError
+from wai_protocol.errors import AuthError, StoreError
+from wai_protocol.identity import RelayKey, relay_id
 from wai_transport.folder import MAX_FILE_BYTES, PUBLIC_MODE, SECRET_MODE, DataFolder, FolderLock
 from wai_transport.owner import as_owner, check_own, read_own
 
+from .access.admins import LOCAL_ADMIN, local_admin_of
 from .acme.renewal import ACCOUNT_FILE
 from .acme.renewal import CERTIFICATE_FILE as ACME_FILE
 from .database import DATABASE_FILE, missing_package
@@ -46,6 +48,11 @@ KEPT_FILES: Final = (
 )
 PUBLIC_FILES: Final = (CERTIFICATE_FILE, AUTHORITY_FILE)
 MAX_DATABASE_BYTES: Final = 64 << 30  # a year of a busy relay's usage is 2 GB
+_ADMIN_COLUMNS: Final = (("admins", "name"), ("sign_ins", "admin"))
+_LOCAL_ADMINS: Final = tuple(
+    f"UPDATE {table} SET {column} = ? WHERE {column} = ?"  # noqa: S608 - the constants above
+    for table, column in _ADMIN_COLUMNS
+)
 _COPIED_PAGES: Final = -1  # all in one step: a relay that writes meanwhile would restart the copy
 _BUSY_S: Final = 30.0
 
@@ -76,7 +83,8 @@ def back_up(data: Path, file: Path, address: PostgresAddress | None = None) -> i
             if address is None:
                 copy_database(data, copy)
             else:
-                copy_shared_database(address, copy)
+                asyncio.run(_with_asyncpg().copy_out(address, copy))
+                _for_one_relay(copy, own_admin(kept[KEY_FILE] or b""))
             with tarfile.open(fileobj=out, mode="w") as tar:
                 tar.add(copy, DATABASE_FILE, filter=_private)
                 for name, content in kept.items():
@@ -131,7 +139,8 @@ def restore(
             names = _unpack(file, Path(scratch))
             _check_database(Path(scratch) / DATABASE_FILE, file.name)
             if address is not None:
-                fill_shared_database(Path(scratch) / DATABASE_FILE, address)
+                key = (Path(scratch) / KEY_FILE).read_bytes()
+                fill_shared_database(Path(scratch) / DATABASE_FILE, key, address)
                 names.remove(DATABASE_FILE)
             # A log of the old database, replayed into the new one, would ruin it.
             for name in (DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm"):
@@ -154,18 +163,39 @@ def _private(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def copy_shared_database(address: PostgresAddress, target: Path) -> dict[str, int]:
-    """Copy PostgreSQL to the new SQLite file `target`; how many rows each table has."""
-    return asyncio.run(_with_asyncpg().copy_out(address, target))
-
-
 def fill_shared_database(
     source: Path,
+    key: bytes,
     address: PostgresAddress,
     told: Callable[[str, int, int], None] = lambda table, done, total: None,
 ) -> dict[str, int]:
-    """Copy the SQLite file `source`, which is changed by it, to an empty PostgreSQL."""
-    return asyncio.run(_with_asyncpg().copy_in(source, address, told))
+    """Copy the SQLite file `source`, which is changed by it, to an empty PostgreSQL.
+
+    `key`: the content of the relay's key file. Returns how many rows each table has.
+    """
+    with closing(sqlite3.connect(source)) as database, database:
+        for change in _LOCAL_ADMINS:
+            database.execute(change, (own_admin(key), LOCAL_ADMIN))
+    copied: dict[str, int] = asyncio.run(_with_asyncpg().copy_in(source, address, told))
+    return copied
+
+
+def _for_one_relay(copy: Path, admin: str) -> None:
+    """Make `admin`, that of one relay's machine, `local`, and leave out those of other machines."""
+    with closing(sqlite3.connect(copy)) as database, database:
+        for table, column in _ADMIN_COLUMNS:
+            others = f"DELETE FROM {table} WHERE {column} LIKE ? AND {column} <> ?"  # noqa: S608
+            database.execute(others, (local_admin_of("%"), admin))
+        for change in _LOCAL_ADMINS:
+            database.execute(change, (LOCAL_ADMIN, admin))
+
+
+def own_admin(key: bytes) -> str:
+    """The name of the admin of a relay's machine where relays share a database."""
+    try:
+        return local_admin_of(relay_id(RelayKey.from_bytes(key).public))
+    except AuthError as error:
+        raise StoreError(f"{KEY_FILE} is damaged: {error}") from error
 
 
 def _with_asyncpg() -> ModuleType:
@@ -178,13 +208,13 @@ def _with_asyncpg() -> ModuleType:
 def copy_database(data: Path, target: Path) -> None:
     """Copy the database in `data` to `target`, which may lie where the owner of `data` has no way:
     so that is opened first, and needs no journal beside it."""
-    with contextlib.closing(sqlite3.connect(target)) as writing:
+    with closing(sqlite3.connect(target)) as writing:
         writing.execute("PRAGMA journal_mode = OFF")
         writing.execute("CREATE TABLE opened (at)")
         writing.commit()
         with as_owner(data):
             source = f"{(data / DATABASE_FILE).resolve().as_uri()}?mode=ro"
-            with contextlib.closing(sqlite3.connect(source, uri=True, timeout=_BUSY_S)) as reading:
+            with closing(sqlite3.connect(source, uri=True, timeout=_BUSY_S)) as reading:
                 reading.backup(writing, pages=_COPIED_PAGES)
 
 

@@ -60,7 +60,7 @@ def move(
     with as_owner(source):
         check_database(source)
     kept = read_kept(source)
-    if kept[KEY_FILE] is None:
+    if (key := kept[KEY_FILE]) is None:
         raise StoreError(f"there is no relay in {source}: it has no {KEY_FILE}")
     with ExitStack() as ending:
         same = data.resolve() == source.resolve()
@@ -85,7 +85,7 @@ def move(
                     for name in copied:
                         mode = PUBLIC_MODE if name in PUBLIC_FILES else SECRET_MODE
                         folder.write(name, files[name] or b"", mode)
-                tables = fill_shared_database(copy, address, told)
+                tables = fill_shared_database(copy, key, address, told)
             except BaseException:
                 with as_owner(data):
                     for name in copied:

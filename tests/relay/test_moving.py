@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness.postgres import PostgresServer
 from wai_protocol.errors import StoreError
-from wai_relay.backup import back_up, restore
+from wai_relay.backup import back_up, own_admin, restore
 from wai_relay.database import DATABASE_FILE, open_database
 from wai_relay.identity import ADMIN_TOKEN_FILE, KEY_FILE, load_admin_token, load_relay_key
 from wai_relay.moving import MOVED_FILE, move
@@ -42,12 +42,14 @@ def old(tmp_path: Path) -> DataFolder:
         )
         database.execute("UPDATE audit_log SET detail = ?, id = 77", ("nul \0 and 🚀",))
         database.execute("UPDATE usage_requests SET bytes_in = ? WHERE id = 1", (1 << 62,))
+        _put_row(database, "admins", name="local", token_sha256=b"token")
+        _put_row(database, "sign_ins", admin="local", cookie_sha256=b"cookie")
     database.close()
     return folder
 
 
-def _put_row(database: sqlite3.Connection, table: str) -> None:
-    """A row with a value in each column, of its type."""
+def _put_row(database: sqlite3.Connection, table: str, **given: Any) -> None:
+    """A row with a value in each column, of its type, but for those that are given."""
     values: dict[str, Any] = {}
     for _, name, kind, *_ in database.execute(f"PRAGMA table_info({table})"):
         values[name] = {"TEXT": f"{name} ä", "BLOB": b"\0\xff", "INTEGER": 1, "BIGINT": 2}.get(
@@ -55,6 +57,7 @@ def _put_row(database: sqlite3.Connection, table: str) -> None:
         )
     if "span" in values:
         values["span"] = "day"
+    values |= given
     places = ", ".join("?" * len(values))
     database.execute(
         f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places})", list(values.values())
@@ -88,8 +91,13 @@ def test_all_of_a_relay_moves_and_comes_back_by_a_backup(
         assert copied.read_bytes() == (old.path / name).read_bytes()
         assert copied.stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / "new" / DATABASE_FILE).exists()
-    # Rows that number themselves go on after the highest.
     name = empty_database.rpartition("/")[2]
+    # The admin of this machine is one of several; those of other machines are no backup's.
+    own = own_admin((old.path / KEY_FILE).read_bytes())
+    assert sorted(postgres.execute("SELECT name FROM admins", name)) == [own, "name ä"]
+    assert own in postgres.execute("SELECT admin FROM sign_ins", name)
+    postgres.execute("INSERT INTO admins VALUES ('local@relay_other', 'x', 0, NULL)", name)
+    # Rows that number themselves go on after the highest.
     put = "INSERT INTO audit_log (at, actor, action, subject) VALUES (0, '', '', '') RETURNING id"
     assert postgres.execute(put, name) == ["78"]
     postgres.execute("DELETE FROM audit_log WHERE id = 78", name)

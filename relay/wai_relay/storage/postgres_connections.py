@@ -78,7 +78,8 @@ class Connections:
                 try:
                     connection = await self._connect()
                 except StoreError as error:
-                    self._begin_recovery(error)
+                    if self._recovery is None:  # else it was begun meanwhile
+                        self._begin_recovery(error)
                 else:
                     self._watch(connection)
                     return connection

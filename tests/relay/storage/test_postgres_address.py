@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -135,6 +136,10 @@ async def test_a_connection_by_tls_knows_its_server(
         authority = tmp_path / "proxy" / "relay-ca.crt"
         connection = await connect(PostgresAddress(f"{url}&sslrootcert={authority}"))
         assert await connection.fetchval("SELECT 1") == 1
+        sock = connection._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 5000
         await connection.close()
         trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
         with pytest.raises(StoreError, match="sslmode and sslrootcert"):

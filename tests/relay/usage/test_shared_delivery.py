@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,11 +78,10 @@ async def relay(url: str, folder: Path) -> AsyncIterator[Relay]:
     recorder = await UsageRecorder.load(
         *(store, lambda: 30.0 * DAY_S, folder), writer=f"{folder.name}.", wall_clock=lambda: NOON
     )
-    try:
+    async with AsyncExitStack() as ending:
+        ending.push_async_callback(store.close)
+        ending.push_async_callback(recorder.close)
         yield Relay(folder, store, recorder)
-    finally:
-        await recorder.close()
-        await store.close()
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -1,5 +1,5 @@
 -- The limits of API keys where several relays serve one fleet: what each relay holds of a key's limits,
--- and the one function that judges (docs/decisions/0010-limits-across-relays.md). Times are seconds since 1970 by
+-- and the one function that judges (docs/decisions/0011-limits-across-relays.md). Times are seconds since 1970 by
 -- the database's clock. Only PostgreSQL has this: a relay with SQLite is alone.
 
 -- The relays' processes, each with a lease that each of its exchanges renews.
