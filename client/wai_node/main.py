@@ -89,6 +89,7 @@ async def _join(config: JoinConfig) -> Membership:
         url=relay.url,
         relay_public=relay.public,
         pin=relay.pin,
+        dial=relay.dial,
         node_id=welcome.node_id,
         name=welcome.name,
         allow_deploy=config.allow_deploy,
@@ -107,7 +108,7 @@ async def _redeem(
     first: TransportError | None = None
     for relay in invite.relays:
         try:
-            address = _address(config, relay.url, relay.public, relay.pin)
+            address = _address(config, relay, config.relay or relay.dial)
             return relay, await dial(address, key, hello, invite.secret)
         except TransportError as error:
             first = first or error
@@ -143,7 +144,8 @@ async def _make_agent(
     key: NodeKey,
     kinds: UpstreamKinds,
 ) -> Agent:
-    address = _address(config, membership.url, membership.relay_public, membership.pin)
+    home = KnownRelay(membership.url, membership.relay_public, membership.pin, membership.dial)
+    address = _address(config, home, config.relay or home.dial)
     given: list[Upstream] = [
         await upstream_at(
             *(one.url, one.key or "", kinds),
@@ -162,8 +164,7 @@ async def _make_agent(
         agent.watch.tell("waiting", waiting)
 
     def reach(relay: KnownRelay) -> RelayAddress:
-        proxy = _proxies(config).to(Origin.parse(relay.url)[0])
-        return RelayAddress(relay.url, relay.public, relay.pin, proxy=proxy)
+        return _address(config, relay, relay.dial)
 
     agent = Agent(
         address,
@@ -337,21 +338,20 @@ def _host_name() -> str:
     return "".join(filter(str.isprintable, platform.node()))[:MAX_TEXT_CHARS]
 
 
-def _address(
-    config: JoinConfig | NodeConfig, url: str, public: bytes, pin: bytes | None
-) -> RelayAddress:
-    """Where the relay is, and the way there. Raises `RequestError` for a proxy that is none."""
-    proxy = _proxies(config).to(Origin.parse(url)[0])
-    return RelayAddress(url, public, pin, _host_port(config.relay), proxy)
+def _address(config: JoinConfig | NodeConfig, relay: KnownRelay, instead: str) -> RelayAddress:
+    """The way to a relay, or to the HOST:PORT `instead`. Raises `RequestError` for a proxy that is
+    none."""
+    proxy = _proxies(config).to(Origin.parse(relay.url)[0])
+    return RelayAddress(relay.url, relay.public, relay.pin, _host_port(instead), proxy)
 
 
 def _proxies(config: JoinConfig | NodeConfig) -> ProxySettings:
     return ProxySettings(config.https_proxy, config.no_proxy)
 
 
-def _host_port(address: str | None) -> tuple[str, int] | None:
-    """ "HOST:PORT" or "[HOST]:PORT" as a pair; the config has checked it."""
-    if address is None:
+def _host_port(address: str) -> tuple[str, int] | None:
+    """ "HOST:PORT" or "[HOST]:PORT" as a pair, None for ""; it was checked where it was read."""
+    if not address:
         return None
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)

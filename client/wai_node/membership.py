@@ -25,9 +25,10 @@ class Membership:
     """The relay that this node belongs to.
 
     `relay_public`: its Ed25519 key. `pin`: SHA-256 of its certificate's SubjectPublicKeyInfo, None
-    where the system's authorities vouch for it. `name` and `node_id`: what the relay calls us.
-    `allow_deploy`: False for a node that was joined with `--no-deploy`. `invite`: the SHA-256, in
-    hex, of the secret that it joined by; "" where that was not written down.
+    where the system's authorities vouch for it. `dial`: see `KnownRelay`. `name` and `node_id`:
+    what the relay calls us. `allow_deploy`: False for a node that was joined with `--no-deploy`.
+    `invite`: the SHA-256, in hex, of the secret that it joined by; "" where that was not written
+    down.
     """
 
     url: str
@@ -37,6 +38,7 @@ class Membership:
     name: str
     allow_deploy: bool = True
     invite: str = ""
+    dial: str = ""
 
 
 def load_key(folder: DataFolder) -> NodeKey:
@@ -62,6 +64,7 @@ def load_membership(folder: DataFolder) -> Membership:
             name=fields["name"],
             allow_deploy=fields.get("allow_deploy", True),
             invite=fields.get("invite", ""),
+            dial=fields.get("dial", ""),
         )
     except (ForeignJsonError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
@@ -88,5 +91,6 @@ def keep_membership(folder: DataFolder, membership: Membership) -> None:
         "name": membership.name,
         "allow_deploy": membership.allow_deploy,
         "invite": membership.invite,
+        "dial": membership.dial,
     }
     folder.write(MEMBERSHIP_FILE, json.dumps(fields, indent=1).encode() + b"\n")

@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgpack
 
 from .errors import AuthError, Fault
-from .known_relay import KnownRelay
+from .known_relay import KnownRelay, is_place
 
 PREFIX: Final = "wai_inv_"
 FORMAT: Final = 1
@@ -36,18 +36,19 @@ class Invite:
     `url`: the relay's `https://host[:port]` (or `http://` for a relay without TLS in a test).
     `relay`: its Ed25519 public key. `pin`: the SHA-256 of its certificate's SubjectPublicKeyInfo,
     or up to `MAX_PINS` such hashes joined (see `pins_in`), of which any may match; None if the
-    system trusts the certificate. `also`: other relays of the same fleet that redeem it, where this
-    one can't be reached.
+    system trusts the certificate. `dial`: see `KnownRelay`. `also`: other relays of the same fleet
+    that redeem it, where this one can't be reached.
     """
 
     url: str
     relay: bytes
     secret: bytes = field(repr=False)
     pin: bytes | None = None
+    dial: str = ""
     also: tuple[KnownRelay, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_relay(self.url, self.relay, self.pin)
+        _check_relay(KnownRelay(self.url, self.relay, self.pin, self.dial))
         if not MIN_SECRET_BYTES <= len(self.secret) <= MAX_SECRET_BYTES:
             raise _bad(f"its secret does not have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes")
 
@@ -61,9 +62,11 @@ class Invite:
             "relay": self.relay,
             "secret": self.secret,
         }
+        if self.dial:
+            fields["dial"] = self.dial
         text = _encoded(fields)
         for count in range(1, min(len(self.also), MAX_ALSO) + 1):
-            also = [[one.url, one.public, one.pin] for one in self.also[:count]]
+            also = [[one.url, one.public, one.pin, one.dial] for one in self.also[:count]]
             longer = _encoded({**fields, "also": msgpack.packb(also)})
             if len(longer) > MAX_CHARS:
                 break
@@ -73,7 +76,7 @@ class Invite:
     @property
     def relays(self) -> tuple[KnownRelay, ...]:
         """Everybody who redeems it, in the order in which a node asks."""
-        return (KnownRelay(self.url, self.relay, self.pin), *self.also)
+        return (KnownRelay(self.url, self.relay, self.pin, self.dial), *self.also)
 
 
 def decode(text: str) -> Invite:
@@ -92,7 +95,10 @@ def decode(text: str) -> Invite:
         raise _bad("a part of it is missing")
     if pin is not None and not isinstance(pin, bytes):
         raise _bad("its certificate pin is not a byte string")
-    return Invite(url=url, relay=relay, secret=secret, pin=pin, also=_others(fields.get("also")))
+    dial, also = fields.get("dial", ""), _others(fields.get("also"))
+    if not isinstance(dial, str):
+        raise _bad("what is to be dialled is no text")
+    return Invite(url=url, relay=relay, secret=secret, pin=pin, dial=dial, also=also)
 
 
 def _others(packed: object) -> tuple[KnownRelay, ...]:
@@ -107,7 +113,7 @@ def _others(packed: object) -> tuple[KnownRelay, ...]:
     for one in found:
         if not isinstance(one.url, str) or not isinstance(one.public, bytes):
             raise _bad("its other relays can't be read")
-        _check_relay(one.url, one.public, one.pin)
+        _check_relay(one)
     return tuple(found)
 
 
@@ -116,12 +122,14 @@ def _encoded(fields: dict[str, object]) -> str:
     return PREFIX + base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
-def _check_relay(url: str, relay: bytes, pin: bytes | None) -> None:
-    _check_url(url)
-    if len(relay) != DIGEST_BYTES:
+def _check_relay(one: KnownRelay) -> None:
+    _check_url(one.url)
+    if len(one.public) != DIGEST_BYTES:
         raise _bad("its relay key does not have 32 bytes")
-    if pin is not None and not (isinstance(pin, bytes) and is_pin(pin)):
+    if one.pin is not None and not (isinstance(one.pin, bytes) and is_pin(one.pin)):
         raise _bad(f"its certificate pin is not 1 to {MAX_PINS} times 32 bytes")
+    if one.dial != "" and not is_place(one.dial):
+        raise _bad("what is to be dialled is not HOST:PORT")
 
 
 def is_pin(pin: bytes) -> bool:

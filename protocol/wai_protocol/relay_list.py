@@ -8,7 +8,7 @@ from typing import Any, Final
 from .errors import RequestError
 from .identity import KEY_BYTES
 from .invite import is_pin
-from .known_relay import KnownRelay
+from .known_relay import KnownRelay, is_place
 
 METHOD: Final = "relays.list"
 """The CALL whose params are a list."""
@@ -30,14 +30,7 @@ class RelayList:
         too."""
         return {
             "version": self.version,
-            "relays": [
-                {
-                    "url": one.url,
-                    "public": one.public.hex(),
-                    "pin": one.pin.hex() if one.pin is not None else None,
-                }
-                for one in self.relays
-            ],
+            "relays": list(map(_map_of, self.relays)),
         }
 
     @classmethod
@@ -57,8 +50,14 @@ class RelayList:
         return cls(version, relays)
 
 
+def _map_of(one: KnownRelay) -> dict[str, Any]:
+    pin = one.pin.hex() if one.pin is not None else None
+    told = {"url": one.url, "public": one.public.hex(), "pin": pin}
+    return {**told, "dial": one.dial} if one.dial else told
+
+
 def _relay_of(value: Any) -> KnownRelay:
-    url, pin = value["url"], value["pin"]
+    url, pin, dial = value["url"], value["pin"], value.get("dial", "")
     if not isinstance(url, str) or not url.startswith(("https://", "http://")):
         raise ValueError("a URL does not begin with https://")
     if len(url) > MAX_URL_CHARS:
@@ -69,4 +68,6 @@ def _relay_of(value: Any) -> KnownRelay:
     pinned = bytes.fromhex(pin) if pin is not None else None
     if pinned is not None and not is_pin(pinned):
         raise ValueError(f"a pin has {len(pinned)} bytes")
-    return KnownRelay(url, public, pinned)
+    if dial != "" and not is_place(dial):
+        raise ValueError("what is to be dialled is not HOST:PORT")
+    return KnownRelay(url, public, pinned, dial)

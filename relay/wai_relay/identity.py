@@ -50,13 +50,14 @@ class TlsFiles(msgspec.Struct, frozen=True):
     """A certificate and its key as files, for `ssl.SSLContext.load_cert_chain`.
 
     `pin` is the SHA-256 of the leaf's SubjectPublicKeyInfo, `ends` when it is over, in seconds
-    since 1970.
+    since 1970, `hosts` the names and addresses that it is good for.
     """
 
     certificate: Path
     key: Path
     pin: bytes
     ends: float
+    hosts: frozenset[str]
 
 
 def load_relay_key(folder: DataFolder) -> RelayKey:
@@ -145,7 +146,8 @@ def given_tls(certificate: Path, key: Path) -> TlsFiles:
 
 def _files(certificate: Path, key: Path, leaf: x509.Certificate) -> TlsFiles:
     ends = leaf.not_valid_after_utc.timestamp()
-    return TlsFiles(certificate, key, certificates.pin_of(leaf), ends)
+    hosts = frozenset(certificates.hosts_of(leaf))
+    return TlsFiles(certificate, key, certificates.pin_of(leaf), ends, hosts)
 
 
 def load_admin_token(folder: DataFolder) -> str:

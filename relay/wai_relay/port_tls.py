@@ -81,6 +81,11 @@ class PortTls:
         return self._files.pin
 
     @property
+    def hosts(self) -> frozenset[str]:
+        """The names and addresses that the shown certificate is good for."""
+        return self._files.hosts
+
+    @property
     def ends(self) -> float:
         """When the shown certificate is over, in seconds since 1970; 0 while the one that an
         authority is to give is not there yet."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.harness.cluster import wai
+from tests.harness.counting_upstream import counting_upstream
 from tests.harness.pebble import Pebble, pebble
 from tests.harness.postgres import PostgresServer
 from tests.harness.processes import Daemon, free_port, wait_until
 from tests.harness.real import require_real, script
+from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.target import local_target
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -56,6 +63,7 @@ def a_pair(folder: Path, challenge: str, lifetime_s: int = LONG_S) -> Iterator[P
             command = [script("wai"), "relay", "--data", str(folder / str(port))]
             command += ["--listen", f"127.0.0.1:{port}", "--tls", "acme", "--domain", DOMAIN]
             command += ["--acme-directory", authority.directory, "--database", url]
+            command += ["--node-url", f"https://localhost:{port}"]
             daemon = ending.enter_context(
                 Daemon(
                     command,
@@ -102,6 +110,33 @@ def test_the_authority_meets_the_relay_that_did_not_ask_it(tmp_path: Path, chall
         rows = [row.split("|") for row in pair.server.execute(query, "fleet")]
         assert {name for name, _ in rows} == {"acme.pem", "acme-account.key"}
         assert b"PRIVATE KEY" not in b"".join(bytes.fromhex(sealed) for _, sealed in rows)
+
+
+def test_a_node_expects_the_domains_certificate_at_each_relay(tmp_path: Path) -> None:
+    with a_pair(tmp_path, "tls-alpn-01") as pair, counting_upstream() as upstream:
+        root = tmp_path / "root.pem"
+        root.write_text(pair.authority.root())
+        for port in (pair.renewing, pair.other):
+            wait_until(lambda port=port: is_trusted(port, root.read_text()), "no certificate")  # type: ignore[misc]
+        folders = [tmp_path / str(port) for port in (pair.renewing, pair.other)]
+        invite = admin(folders[0], "post", "/invites")["invite"]
+        home, env = tmp_path / "box", {**os.environ, "SSL_CERT_FILE": str(root)}
+        wai("node", "join", invite, "--data", home, "--name", "box", env=env)
+        command = [script("wai"), "node", "run", "--data", str(home), "--upstream", upstream.url]
+        with Daemon(command, log=tmp_path / "node.log", env={"SSL_CERT_FILE": str(root)}):
+            for folder in folders:
+                wait_until(partial(serves, folder), "the node has no session there")
+            told = admin(folders[1], "get", "/requests")  # asks the other relay, by its pin
+            assert told["data"] == []
+
+
+def admin(folder: Path, method: str, path: str) -> Any:
+    with AdminClient(local_target(folder)) as relay:
+        return getattr(relay, method)(path)
+
+
+def serves(folder: Path) -> bool:
+    return [node["state"] for node in admin(folder, "get", "/nodes")["data"]] == ["ready"]
 
 
 def test_a_renewed_certificate_is_shown_by_all_relays(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ GOOD: dict[str, Any] = {"url": "https://a.example", "public": "ab" * 32, "pin": 
             st.sampled_from(["https://a.example:8443", "http://127.0.0.1:80"]),
             st.binary(min_size=32, max_size=32),
             st.none() | st.binary(min_size=32, max_size=32) | st.binary(min_size=64, max_size=64),
+            st.sampled_from(["", "relay1.example:443", "[2001:db8::1]:8443"]),
         ),
         min_size=1,
         max_size=MAX_RELAYS,
@@ -54,6 +55,11 @@ def test_what_is_told_is_what_is_read(version: int, relays: list[KnownRelay]) ->
         {"version": 1, "relays": [{**GOOD, "url": "https://" + "a" * 600}]},
         {"version": 1, "relays": [{"url": GOOD["url"]}]},
         {"version": 1, "relays": ["https://a.example"]},
+        {"version": 1, "relays": [{**GOOD, "dial": "relay1.example"}]},
+        {"version": 1, "relays": [{**GOOD, "dial": "relay1.example:0"}]},
+        {"version": 1, "relays": [{**GOOD, "dial": "relay1.example:99999"}]},
+        {"version": 1, "relays": [{**GOOD, "dial": "a b:1"}]},
+        {"version": 1, "relays": [{**GOOD, "dial": 443}]},
     ],
 )
 def test_a_list_that_makes_no_sense_is_refused(value: Any) -> None:

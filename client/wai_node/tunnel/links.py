@@ -159,5 +159,5 @@ class RelayLinks:
 
 
 def reach_directly(relay: KnownRelay) -> RelayAddress:
-    """Return the way to a relay without a proxy."""
+    """Return the way to a relay at its URL, without a proxy."""
     return RelayAddress(relay.url, relay.public, relay.pin)

@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 
 import msgspec
-from msgspec.structs import replace
 
 from wai_relay.access.admins import Admins
 from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
-from wai_relay.fleet.invites import InviteAddress, Invites
+from wai_relay.fleet.invites import InviteAddress, Invites, node_address
 from wai_relay.fleet.relays import Relays
 from wai_relay.gateway.replay import Replays
 from wai_relay.health.health import Health
@@ -57,6 +56,8 @@ class Context(msgspec.Struct):
     health: Health
     notifier: Notifier
     node_url: str | None = None
+    certificate_hosts: Callable[[], frozenset[str]] = frozenset
+    """The names that the shown certificate is good for."""
     clock: Callable[[], float] = time.time
 
     @property
@@ -67,4 +68,4 @@ class Context(msgspec.Struct):
     @property
     def node_address(self) -> InviteAddress:
         """How nodes reach this very relay, and know it."""
-        return replace(self.address, url=self.node_url or self.public_url)
+        return node_address(self.address, self.public_url, self.node_url, self.certificate_hosts())

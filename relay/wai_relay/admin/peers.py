@@ -49,7 +49,7 @@ class Peers:
         self._knows_admin = knows_admin
         self._proxies = proxies
         self._clock = clock
-        self._clients: dict[tuple[str, bytes | None], HttpClient] = {}
+        self._clients: dict[tuple[str, str, bytes | None], HttpClient] = {}
 
     @property
     def others(self) -> list[RelayRecord]:
@@ -111,11 +111,14 @@ class Peers:
         raise WaiError(f"it answers with HTTP {status}", Fault.UPSTREAM_BROKE)
 
     def _client(self, relay: RelayRecord) -> HttpClient:
-        where = (relay.url, relay.pin)
+        # A certificate that was renewed gets a client of its own, and the former one has no use.
+        where = (relay.url, relay.dial, relay.shown_pin or relay.pin)
         client = self._clients.get(where)
         if client is None:
             origin, _ = Origin.parse(relay.url)
-            client = HttpClient(origin, pin=relay.pin, proxies=self._proxies)
+            if relay.dial:
+                origin, _ = Origin.parse(f"{origin.scheme}://{relay.dial}")
+            client = HttpClient(origin, pin=where[2], proxies=self._proxies)
             self._clients[where] = client
         return client
 

@@ -11,10 +11,11 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from wai_api.bounds import MAX_TTL_S
 from wai_protocol.errors import AuthError, Fault, RequestError
@@ -22,6 +23,7 @@ from wai_protocol.identity import node_id
 from wai_protocol.invite import Invite, secret_sha256
 from wai_protocol.known_relay import KnownRelay
 from wai_relay.storage import ConflictError, Row, Store, Write
+from wai_transport.origin import Origin
 
 from .registry import NodeRecord, NodeRegistry, check_name, name_taken, node_from_row
 
@@ -37,6 +39,31 @@ class InviteAddress(msgspec.Struct, frozen=True):
     url: str
     relay: bytes
     pin: bytes | None
+    dial: str = ""
+
+
+def node_address(
+    address: InviteAddress, public_url: str, node_url: str | None, hosts: Collection[str]
+) -> InviteAddress:
+    """How nodes reach one of several relays, at `node_url`.
+
+    Where nodes know it by an authority's certificate, which is for `hosts` and not for that name,
+    they are told a name that it is for, and to connect to `node_url` for it.
+    """
+    if node_url is None:
+        return replace(address, url=public_url)
+    own, _ = Origin.parse(node_url)
+    if address.pin is not None or own.scheme != "https" or not hosts or _names(hosts, own.host):
+        return replace(address, url=node_url)
+    public, _ = Origin.parse(public_url)
+    host = f"[{own.host}]" if ":" in own.host else own.host
+    name = public.host if _names(hosts, public.host) else min(hosts)
+    return replace(address, url=f"https://{name}", dial=f"{host}:{own.port}")
+
+
+def _names(hosts: Collection[str], host: str) -> bool:
+    """Whether a certificate for `hosts` is good for `host` (RFC 9525 section 6.3)."""
+    return host in hosts or f"*.{host.partition('.')[2]}" in hosts
 
 
 class InviteRecord(msgspec.Struct, frozen=True):
@@ -97,7 +124,9 @@ class Invites:
             created_at=now,
             expires_at=now + ttl_s,
         )
-        text = Invite(address.url, address.relay, secret, address.pin, also).encode()
+        text = Invite(
+            *(address.url, address.relay, secret, address.pin, address.dial, also)
+        ).encode()
         options = json.dumps({"may_deploy": may_deploy})
         await self._store.write(
             Write(

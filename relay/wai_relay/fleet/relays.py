@@ -23,11 +23,13 @@ GONE_S: Final = 15.0
 so long anew, since none could have written."""
 
 _BEAT: Final = """\
-INSERT INTO relays (id, name, public_key, url, pin, version, started_at, heartbeat_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, wai_now())
+INSERT INTO relays
+(id, name, public_key, url, pin, dial, shown_pin, version, started_at, heartbeat_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, wai_now())
 ON CONFLICT (id) DO UPDATE SET name = excluded.name, public_key = excluded.public_key,
-url = excluded.url, pin = excluded.pin, version = excluded.version,
-started_at = excluded.started_at, heartbeat_at = excluded.heartbeat_at"""
+url = excluded.url, pin = excluded.pin, dial = excluded.dial, shown_pin = excluded.shown_pin,
+version = excluded.version, started_at = excluded.started_at,
+heartbeat_at = excluded.heartbeat_at"""
 _FORGET_DEAD: Final = """\
 DELETE FROM relays WHERE heartbeat_at < wai_now() - $1
 AND extract(epoch FROM pg_postmaster_start_time()) < wai_now() - $1"""
@@ -37,9 +39,10 @@ FROM relays ORDER BY name, id LIMIT $1"""
 
 
 class RelayRecord(msgspec.Struct, frozen=True):
-    """One relay. `url` is where nodes reach it, `pin` what its certificate is known by.
-    `started_at` is seconds since 1970, `silent_s` since its last heartbeat. `drained`: an admin
-    said that callers shall go elsewhere."""
+    """One relay. `url` is where nodes reach it, `pin` what its certificate is known by to them,
+    `dial` as in `KnownRelay`; `shown_pin` is of the certificate that it shows now, by which other
+    relays know it. `started_at` is seconds since 1970, `silent_s` since its last heartbeat.
+    `drained`: an admin said that callers shall go elsewhere."""
 
     id: str
     name: str
@@ -50,6 +53,13 @@ class RelayRecord(msgspec.Struct, frozen=True):
     started_at: float
     drained: bool = False
     silent_s: float = 0.0
+    dial: str = ""
+    shown_pin: bytes | None = None
+
+    @property
+    def known(self) -> KnownRelay:
+        """What nodes are told of it."""
+        return KnownRelay(self.url, self.public_key, self.pin, self.dial)
 
 
 class Relays:
@@ -96,7 +106,10 @@ class Relays:
 
     async def beat(self, own: RelayRecord) -> None:
         """Say that this relay lives, and forget those that are dead. Raises `StoreError`."""
-        values = (own.id, own.name, own.public_key, own.url, own.pin, own.version, own.started_at)
+        values = (
+            *(own.id, own.name, own.public_key, own.url, own.pin, own.dial, own.shown_pin),
+            *(own.version, own.started_at),
+        )
         await self._store.write(Write(_BEAT, values), Write(_FORGET_DEAD, (GONE_S,)))
 
     async def follow(self) -> None:
@@ -104,17 +117,13 @@ class Relays:
         rows = await self._store.read(_LIST, MAX_RELAYS)
         self.all = tuple(map(_record_of, rows))
         if rows:
-            known = tuple(KnownRelay(one.url, one.public_key, one.pin) for one in self.all)
+            known = tuple(one.known for one in self.all)
             self.list = RelayList(rows[0]["list_version"], known)
 
     @property
     def others(self) -> tuple[KnownRelay, ...]:
         """All but this one, as nodes know them."""
-        return tuple(
-            KnownRelay(one.url, one.public_key, one.pin)
-            for one in self.all
-            if one.id != self.own_id
-        )
+        return tuple(one.known for one in self.all if one.id != self.own_id)
 
     def find(self, name_or_id: str) -> RelayRecord | None:
         """The relay that a person means."""
@@ -139,6 +148,8 @@ def _record_of(row: Row) -> RelayRecord:
         public_key=row["public_key"],
         url=row["url"],
         pin=row["pin"],
+        dial=row["dial"],
+        shown_pin=row["shown_pin"],
         version=row["version"],
         started_at=row["started_at"],
         drained=bool(row["drained"]),

@@ -283,6 +283,7 @@ def _context(
         relays=stored.relays,
         peers=peers,
         node_url=config.node_url,
+        certificate_hosts=lambda: tls.hosts if tls is not None else frozenset(),
         health=health,
         notifier=notifier,
     )

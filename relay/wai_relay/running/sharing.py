@@ -34,6 +34,9 @@ EVERYTHING: Final = ""
 RELAYS: Final = "relays"
 """The table of relays."""
 
+LEAVE_S: Final = 2.0
+"""A relay that stops waits no longer for a database that is away."""
+
 AGAIN_S: Final = 1.0
 """After a change could not be read."""
 
@@ -85,8 +88,9 @@ class Sharing:
         self._tasks.clear()
         if not succeeded:
             try:
-                await self._relays.leave()
-            except StoreError as error:
+                async with asyncio.timeout(LEAVE_S):
+                    await self._relays.leave()
+            except (StoreError, TimeoutError) as error:
                 _log.warning("the other relays will find out that this one has ended: %s", error)
 
     async def _beat(self) -> None:
@@ -165,6 +169,8 @@ def sharing_of(
         return RelayRecord(
             *(relays.own_id, name, address.relay, address.url, address.pin),
             *(VERSION, relays.started_at),
+            dial=address.dial,
+            shown_pin=tls.pin if tls is not None else None,
         )
 
     async def follow_relays(_: str | None) -> None:

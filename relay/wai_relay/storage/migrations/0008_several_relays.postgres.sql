@@ -7,6 +7,10 @@ CREATE TABLE relays (
     -- Where nodes reach this very relay, and what its certificate is known by (NULL: by authorities).
     url           TEXT NOT NULL,
     pin           BYTEA,
+    -- The HOST:PORT to connect to, where the certificate is for the URL's name and that leads to all.
+    dial          TEXT NOT NULL,
+    -- The certificate that it shows now, by which the other relays know it.
+    shown_pin     BYTEA,
     version       TEXT NOT NULL,
     started_at    DOUBLE PRECISION NOT NULL,
     -- By this database's clock, as all that is compared between relays.
@@ -39,9 +43,7 @@ END $$;
 CREATE FUNCTION wai_relays_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'UPDATE' AND
-        ROW(OLD.name, OLD.public_key, OLD.url, OLD.pin, OLD.version, OLD.started_at, OLD.drained)
-        IS NOT DISTINCT FROM
-        ROW(NEW.name, NEW.public_key, NEW.url, NEW.pin, NEW.version, NEW.started_at, NEW.drained)
+        to_jsonb(OLD) - 'heartbeat_at' = to_jsonb(NEW) - 'heartbeat_at'
     THEN
         RETURN NULL;  -- a heartbeat
     END IF;
