@@ -8,7 +8,7 @@ CREATE TABLE relays (
     url           TEXT NOT NULL,
     pin           BYTEA,
     -- The HOST:PORT to connect to, where the certificate is for the URL's name and that leads to all.
-    dial          TEXT NOT NULL,
+    dial          TEXT NOT NULL DEFAULT '',
     -- The certificate that it shows now, by which the other relays know it.
     shown_pin     BYTEA,
     version       TEXT NOT NULL,
