@@ -7,6 +7,8 @@ a room. Imports in functions and in `TYPE_CHECKING` blocks count as any other.
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -117,3 +119,15 @@ def test_a_circle_is_found_however_it_is_written(tmp_path: Path, text: str) -> N
     (package / "room" / "__init__.py").write_text("from .c import C")
     (package / "room" / "c.py").write_text("from ..a import A")
     assert set(circle_in([package])) == {"pkg.a", "pkg.b", "pkg.room", "pkg.room.c"}
+
+
+@pytest.mark.parametrize("program", ["wai_relay.main", "wai_node.main", "wai_cli.main"])
+def test_a_program_can_not_be_loaded_without_the_extras(program: str) -> None:
+    extras = ("asyncpg", "opentelemetry", "xllamacpp")
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({extras!r}))\n"  # None: an import of it fails
+        f"import {program}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

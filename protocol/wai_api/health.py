@@ -10,6 +10,7 @@ from .patterns import one_of
 
 Kind = Literal[
     "setup",
+    "relay",
     "certificate",
     "database",
     "disk",

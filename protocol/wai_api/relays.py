@@ -11,13 +11,13 @@ from .nodes import NodeFigures
 from .patterns import one_of
 from .requests import LiveView
 
-RelayState: TypeAlias = Annotated[str, one_of("ready", "drained", "silent")]
+RelayState: TypeAlias = Annotated[str, one_of("ready", "drained", "silent", "lost")]
 
 
 class RelayView(Struct, frozen=True, kw_only=True):
     """One relay. `url` is where nodes reach it. `this`: the one that answers. `state` drained:
-    callers shall go elsewhere; silent: no sign of life came for `silent_s` seconds, and it is taken
-    out of the list soon. `started_at` is seconds since 1970."""
+    callers shall go elsewhere; silent: no sign of life came for `silent_s` seconds; lost: it is
+    taken for dead. `started_at` is seconds since 1970."""
 
     id: str
     name: str

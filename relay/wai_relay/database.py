@@ -85,8 +85,9 @@ def open_database(folder: DataFolder) -> SqliteStore:
         lost = "is empty" if path.exists() else "is missing"
         raise StoreError(
             f"{path} {lost}, but {KEY_FILE} beside it says that there was a relay here: its nodes,"
-            " API keys and usage are lost. Put them back with `wai restore FILE --force`, or, to"
-            f" start over without them, move {KEY_FILE} and {DATABASE_FILE} away"
+            " API keys and usage are lost. If it shares PostgreSQL with others, start it with"
+            " --database; else put them back with `wai restore FILE --force`, or, to start over"
+            f" without them, move {KEY_FILE} and {DATABASE_FILE} away"
         )
     try:
         store = SqliteStore.open(path)

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import uvloop
 
@@ -45,16 +46,27 @@ async def _run(
 ) -> None:
     loop = asyncio.get_running_loop()
     asked, at_once = asyncio.Event(), asyncio.Event()
+    opening = asyncio.current_task()
 
     def on_signal() -> None:
         (at_once if asked.is_set() else asked).set()
+        if opening is not None:
+            opening.cancel()  # it may wait for its database
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     inherited = Inheritance.find(os.environ)
-    async with open_relay(
-        live, show_log, stop=asked, inherited=inherited, passed=passed_sockets()
-    ) as relay:
+    async with AsyncExitStack() as ending:
+        opened = open_relay(
+            live, show_log, stop=asked, inherited=inherited, passed=passed_sockets()
+        )
+        try:
+            relay = await ending.enter_async_context(opened)
+        except asyncio.CancelledError:
+            if asked.is_set():
+                return  # nobody was served yet
+            raise
+        opening = None
         loop.add_signal_handler(signal.SIGUSR2, relay.upgrade)
         loop.add_signal_handler(signal.SIGHUP, relay.reload)
         if not asked.is_set():  # else a predecessor or a service manager has given this one up

@@ -63,6 +63,10 @@ def a_fleet(folder: Path, *, standby: bool = False) -> Iterator[Fleet]:
         yield Fleet(server, running, upstreams, second)
 
 
+def _problems(relay: Cluster) -> set[str]:
+    return {problem["kind"] for problem in relay.admin("get", "/problems")["data"]}
+
+
 def _is_ready(relay: Cluster, node: str) -> bool:
     return relay.state_of(node) == "ready"
 
@@ -144,6 +148,7 @@ def test_a_relay_that_is_killed_costs_nobody_who_asks_the_others(tmp_path: Path)
             load.wait_for(60)
         assert load.failed == []
         wait_until(lambda: dead not in names_of(first), "the dead relay is listed")
+        wait_until(lambda: "relay" in _problems(second), "nobody says that it is lost")
         for node in ("box0", "box1"):
             assert first.state_of(node) == second.state_of(node) == "ready"
         third.start_relay_again()

@@ -25,8 +25,8 @@ def relays(folder: Path, database: str, count: int = 3, *options: str) -> Iterat
 
 
 def names_of(one: Cluster) -> list[str]:
-    """The ids of the relays that one of them lists."""
-    return [relay["id"] for relay in listed(one)]
+    """The ids of the living relays that one of them lists."""
+    return [relay["id"] for relay in listed(one) if relay["state"] != "lost"]
 
 
 def listed(one: Cluster) -> list[dict[str, Any]]:

@@ -110,6 +110,7 @@ def _configure_actions(actions: argparse._SubParsersAction[argparse.ArgumentPars
         action.add_argument("name", metavar="NAME", type=named, help="the relay's name or id")
     for action in (listing, drain, undrain):
         add_target_options(action)
+        action.set_defaults(data=argparse.SUPPRESS)  # `wai relay --data DIR list` means that one
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 

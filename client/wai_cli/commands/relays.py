@@ -9,6 +9,7 @@ from wai_api.relays import RelayList, RelayView
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import find_target
+from wai_cli.output.progress import seconds_text
 from wai_cli.output.tables import print_json, print_table, say, time_text
 
 
@@ -54,4 +55,6 @@ def _change(parsed: argparse.Namespace, action: str, said: str) -> int:
 
 
 def _state(one: RelayView) -> str:
-    return f"silent for {one.silent_s:.0f} s" if one.state == "silent" else one.state
+    if one.state not in ("silent", "lost"):
+        return one.state
+    return f"{one.state}, silent for {seconds_text(one.silent_s)}"

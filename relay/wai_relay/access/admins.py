@@ -7,6 +7,7 @@ a new token in that file replaces the old one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import re
@@ -85,6 +86,10 @@ class Admins:
         """Take over what the store has: another relay has changed it. Raises `StoreError`."""
         query = "SELECT name, token_sha256 FROM admins WHERE revoked_at IS NULL"
         async with self._changing:
+            with contextlib.suppress(StoreError):  # what could not be stored before
+                for name in list(self._unwritten):
+                    await self._store.write(*self._revocation(name))
+                    self._unwritten.discard(name)
             rows = await self._store.read(query)
             found = {row["name"]: row["token_sha256"] for row in rows}
             if (mine := self._by_name.get(self.local)) is not None:
@@ -163,16 +168,17 @@ class Admins:
         self._unwritten.add(name)
         try:
             async with self._changing:
-                await self._store.write(
-                    Write(
-                        "UPDATE admins SET revoked_at = $1 WHERE name = $2", (self._clock(), name)
-                    ),
-                    # In one transaction: a later admin of this name must not get the sign-ins.
-                    Write("DELETE FROM sign_ins WHERE admin = $1", (name,)),
-                )
+                await self._store.write(*self._revocation(name))
         except StoreError as error:
-            raise undone_by_restart(f"the admin {name} is refused", error) from error
+            raise undone_by_restart(f"the admin {name} is refused", error, self._store) from error
         self._unwritten.discard(name)
+
+    def _revocation(self, name: str) -> tuple[Write, Write]:
+        return (
+            Write("UPDATE admins SET revoked_at = $1 WHERE name = $2", (self._clock(), name)),
+            # In one transaction: a later admin of this name must not get the sign-ins.
+            Write("DELETE FROM sign_ins WHERE admin = $1", (name,)),
+        )
 
     def authenticate(self, token: bytes) -> str:
         """Return the name of the admin with this token. Raises `AuthError` (KEY_INVALID)."""

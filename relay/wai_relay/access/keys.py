@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import secrets
 import time
@@ -74,6 +75,8 @@ class KeyRing:
         Raises `StoreError`; then nothing has changed.
         """
         async with self._changing:
+            if key_id is None:
+                await self._store_revocations()
             labels = await read_labels(self._store, key_id)
             if key_id is None:
                 rows = await self._store.read("SELECT * FROM api_keys WHERE revoked_at IS NULL")
@@ -90,6 +93,13 @@ class KeyRing:
                 if key.revoked_at is None and key.id not in self._unwritten:
                     self._keep(key)
             self._former = former
+
+    async def _store_revocations(self) -> None:
+        """Store what could not be stored when it was asked for, if that works now."""
+        with contextlib.suppress(StoreError):
+            for key_id in list(self._unwritten):
+                await self._store.write(self._revocation(key_id))
+                self._unwritten.discard(key_id)
 
     def _forget(self, key: ApiKey) -> None:
         """Refuse a key from now on, and remember whose it was."""
@@ -285,22 +295,23 @@ class KeyRing:
             self._unwritten.add(key_id)
         try:
             async with self._changing:
-                await self._store.write(
-                    Write(
-                        "UPDATE api_keys SET version = version + 1,"
-                        " revoked_at = coalesce(revoked_at, $1) WHERE id = $2",
-                        (self._clock(), key_id),
-                        rows=1,
-                    )
-                )
+                await self._store.write(self._revocation(key_id))
         except ConflictError:
             self._unwritten.discard(key_id)
             raise _no_such_key(key_id) from None
         except StoreError as error:
             if key_id not in self._unwritten:
                 raise
-            raise undone_by_restart(f"the key {key_id} is refused", error) from error
+            raise undone_by_restart(f"the key {key_id} is refused", error, self._store) from error
         self._unwritten.discard(key_id)
+
+    def _revocation(self, key_id: str) -> Write:
+        return Write(
+            "UPDATE api_keys SET version = version + 1,"
+            " revoked_at = coalesce(revoked_at, $1) WHERE id = $2",
+            (self._clock(), key_id),
+            rows=1,
+        )
 
     async def list(self, *, revoked: bool = False) -> list[ApiKey]:
         """Return the keys, oldest first. `revoked`: include those that are revoked."""

@@ -9,6 +9,7 @@ the cookie, which only the dashboard's own page can read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -90,6 +91,8 @@ class SignIns:
 
         When each was used last, this relay knows of itself alone.
         """
+        with contextlib.suppress(StoreError):
+            await self._end(())  # those that could not be deleted before
         async with self._changing:
             rows = await self._store.read("SELECT * FROM sign_ins ORDER BY created_at")
             before, self._by_hash = self._by_hash, {}
@@ -215,7 +218,7 @@ class SignIns:
                     *(Write(forget, (one.sha256,)) for one in unwritten.values())
                 )
         except StoreError as error:
-            raise undone_by_restart("the sign-in is ended", error) from error
+            raise undone_by_restart("the sign-in is ended", error, self._store) from error
         for sign_in_id in unwritten:
             self._unwritten.pop(sign_in_id, None)
 

@@ -32,7 +32,10 @@ async def create_invite(context: Context, call: Call) -> CreatedInvite:
         also=context.relays.others,
     )
     await context.audit.record(call.actor, "invite.create", record.id, name=record.name)
-    command = one_line(replace(context.address, url=context.public_url), text)
+    # A pin is of this relay's certificate, and the public address may lead to another one.
+    pinned = context.address.pin is not None
+    shown = context.node_address if pinned else replace(context.address, url=context.public_url)
+    command = one_line(shown, text)
     return CreatedInvite(**_fields(context, record), invite=text, command=command)
 
 

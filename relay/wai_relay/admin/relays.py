@@ -6,7 +6,7 @@ import platform
 from typing import Final
 
 from wai_api.relays import RelayList, RelayLive, RelayView
-from wai_protocol.errors import RequestError
+from wai_protocol.errors import Fault, RequestError
 from wai_relay.access.naming import unknown
 from wai_relay.fleet.relays import HEARTBEAT_S, RelayRecord
 
@@ -51,11 +51,14 @@ async def _set_drained(context: Context, call: Call, *, drained: bool) -> RelayV
     if not relays.all:
         raise RequestError(
             "this relay has its database for itself, so its callers have nowhere to go; to stop it,"
-            " end its process, which lets answers in flight end"
+            " end its process, which lets answers in flight end",
+            Fault.NOT_FOUND,
         )
     found = relays.find(asked)
     if found is None:
         raise unknown("relay", asked, {one.name for one in relays.all})
+    if found.lost:
+        raise RequestError(f"{found.name} is lost: it has no callers", Fault.NOT_FOUND)
     await relays.drain(found.id, drained=drained)
     await context.audit.record(
         call.actor, "relay.drain" if drained else "relay.undrain", found.id, name=found.name
@@ -69,7 +72,7 @@ async def _all(context: Context) -> tuple[RelayRecord, ...]:
     relays = context.relays
     if relays.shared:
         await relays.follow()
-        return relays.all
+        return (*relays.all, *relays.lost)
     address = context.node_address
     return (
         RelayRecord(
@@ -86,7 +89,7 @@ def _view(context: Context, one: RelayRecord) -> RelayView:
         name=one.name,
         url=one.url,
         version=one.version,
-        state="silent" if silent else "drained" if one.drained else "ready",
+        state="lost" if one.lost else "silent" if silent else "drained" if one.drained else "ready",
         this=one.id == context.relays.own_id,
         started_at=one.started_at,
         silent_s=round(one.silent_s, 1),

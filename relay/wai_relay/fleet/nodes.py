@@ -286,7 +286,8 @@ class ConnectedFleet:
             if node_id in (None, record.id) and (node := self._know(record)).record != record:
                 node.take_record(record)
         for node in list(self._nodes.values()):
-            if self._registry.get(node.record.id) is None:
+            gone = self._registry.get(node.record.id) is None
+            if gone and not self._registry.removes(node.record.id):
                 self._let_go(node)
 
     def tell_relays(self, relays: RelayList) -> None:

@@ -75,11 +75,23 @@ class NodeRegistry:
         """
         async with self._changing:
             if node_id is None:
+                await self._store_removals()
                 rows = await self._store.read("SELECT * FROM nodes ORDER BY created_at, id")
             else:
                 rows = await self._store.read("SELECT * FROM nodes WHERE id = $1", node_id)
             for node in map(node_from_row, rows):
                 self.keep(self._unwritten.get(node.id, node))
+
+    async def _store_removals(self) -> None:
+        """Store what could not be stored when it was asked for, if that works now."""
+        with contextlib.suppress(StoreError):
+            for node_id, removed in list(self._unwritten.items()):
+                await self._store.write(_removal(removed))
+                del self._unwritten[node_id]
+
+    def removes(self, node_id: str) -> bool:
+        """Whether a node was removed, and the store does not have that yet."""
+        return node_id in self._unwritten
 
     async def find_joined(self, public_key: bytes) -> NodeRecord:
         """Do as `by_public_key`, and look into a store that other relays share, by one of which
@@ -143,14 +155,11 @@ class NodeRegistry:
         self._unwritten[node_id] = removed
         try:
             async with self._changing:
-                await self._store.write(
-                    Write(
-                        "UPDATE nodes SET removed_at = $1 WHERE id = $2 AND removed_at IS NULL",
-                        (removed.removed_at, node_id),
-                    )
-                )
+                await self._store.write(_removal(removed))
         except StoreError as error:
-            raise undone_by_restart(f"the node {removed.name} is cut off", error) from error
+            raise undone_by_restart(
+                f"the node {removed.name} is cut off", error, self._store
+            ) from error
         self._unwritten.pop(node_id, None)
         return removed
 
@@ -187,7 +196,9 @@ class NodeRegistry:
             try:
                 self.keep(await self._store_changed(node_id, change))
             except StoreError as error:
-                raise undone_by_restart(f"the node {node.name} is changed", error) from error
+                raise undone_by_restart(
+                    f"the node {node.name} is changed", error, self._store
+                ) from error
         return self._by_id[node_id]
 
     async def _store_changed(
@@ -227,6 +238,13 @@ class NodeRegistry:
             renamed = replace(current, name=name)  # removed meanwhile: then it stays removed
             self.keep(renamed)
             return renamed
+
+
+def _removal(removed: NodeRecord) -> Write:
+    return Write(
+        "UPDATE nodes SET removed_at = $1 WHERE id = $2 AND removed_at IS NULL",
+        (removed.removed_at, removed.id),
+    )
 
 
 def check_name(name: str) -> None:

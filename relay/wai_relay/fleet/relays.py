@@ -1,7 +1,7 @@
 """The relays that share one store: this one's row in it, kept alive, and the list of all.
 
 A relay is in the list while its heartbeats come, by the database's clock. One that stops takes
-itself out; one that dies is taken out by the next heartbeat of any other. Where a store is this
+itself out; one that dies is found lost by the next heartbeat of any other. Where a store is this
 relay's alone (SQLite), there is no list.
 """
 
@@ -22,6 +22,9 @@ GONE_S: Final = 15.0
 """Without a heartbeat for so long a relay counts as dead. After a restart of the database all have
 so long anew, since none could have written."""
 
+TOLD_S: Final = 86_400.0
+"""For so long it is told that a relay is lost: then it was taken away for good."""
+
 _BEAT: Final = """\
 INSERT INTO relays
 (id, name, public_key, url, pin, dial, shown_pin, version, started_at, heartbeat_at)
@@ -29,20 +32,22 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, wai_now())
 ON CONFLICT (id) DO UPDATE SET name = excluded.name, public_key = excluded.public_key,
 url = excluded.url, pin = excluded.pin, dial = excluded.dial, shown_pin = excluded.shown_pin,
 version = excluded.version, started_at = excluded.started_at,
-heartbeat_at = excluded.heartbeat_at"""
-_FORGET_DEAD: Final = """\
-DELETE FROM relays WHERE heartbeat_at < wai_now() - $1
+heartbeat_at = excluded.heartbeat_at, lost = 0"""
+_FIND_LOST: Final = """\
+UPDATE relays SET lost = 1 WHERE lost = 0 AND heartbeat_at < wai_now() - $1
 AND extract(epoch FROM pg_postmaster_start_time()) < wai_now() - $1"""
+_FORGET: Final = "DELETE FROM relays WHERE heartbeat_at < wai_now() - $1"
 _LIST: Final = """\
 SELECT relays.*, (SELECT version FROM relay_list) AS list_version, wai_now() AS at
-FROM relays ORDER BY name, id LIMIT $1"""
+FROM relays ORDER BY lost, name, id LIMIT $1"""
 
 
 class RelayRecord(msgspec.Struct, frozen=True):
     """One relay. `url` is where nodes reach it, `pin` what its certificate is known by to them,
     `dial` as in `KnownRelay`; `shown_pin` is of the certificate that it shows now, by which other
     relays know it. `started_at` is seconds since 1970, `silent_s` since its last heartbeat.
-    `drained`: an admin said that callers shall go elsewhere."""
+    `drained`: an admin said that callers shall go elsewhere. `lost`: its heartbeats ended without
+    a word."""
 
     id: str
     name: str
@@ -53,6 +58,7 @@ class RelayRecord(msgspec.Struct, frozen=True):
     started_at: float
     drained: bool = False
     silent_s: float = 0.0
+    lost: bool = False
     dial: str = ""
     shown_pin: bytes | None = None
 
@@ -70,6 +76,10 @@ class Relays:
         self._store = store
         self.own_id = own_id
         self.all: tuple[RelayRecord, ...] = ()
+        self.lost: tuple[RelayRecord, ...] = ()
+        """Those that died lately."""
+        self.copied = False
+        """Whether another process than this one is registered as this relay, again and again."""
         self.list = RelayList()
         """What nodes are told."""
         self.started_at = time.time()
@@ -84,7 +94,7 @@ class Relays:
 
     def name_of(self, relay_id: str) -> str:
         """What a relay is called; its id if it is gone."""
-        found = next((one for one in self.all if one.id == relay_id), None)
+        found = self.find(relay_id)
         return relay_id if found is None else found.name
 
     def distinct_name(self, host: str, port: int) -> str:
@@ -105,20 +115,29 @@ class Relays:
         return any(one.drained for one in self.all if one.id == self.own_id)
 
     async def beat(self, own: RelayRecord) -> None:
-        """Say that this relay lives, and forget those that are dead. Raises `StoreError`."""
+        """Say that this relay lives, and find those that do not. Raises `StoreError`."""
         values = (
             *(own.id, own.name, own.public_key, own.url, own.pin, own.dial, own.shown_pin),
             *(own.version, own.started_at),
         )
-        await self._store.write(Write(_BEAT, values), Write(_FORGET_DEAD, (GONE_S,)))
+        await self._store.write(
+            Write(_BEAT, values), Write(_FIND_LOST, (GONE_S,)), Write(_FORGET, (TOLD_S,))
+        )
 
     async def follow(self) -> None:
         """Read who is there. Raises `StoreError`."""
         rows = await self._store.read(_LIST, MAX_RELAYS)
-        self.all = tuple(map(_record_of, rows))
-        if rows:
+        found = tuple(map(_record_of, rows))
+        self.all = tuple(one for one in found if not one.lost)
+        self.lost = tuple(one for one in found if one.lost)
+        if self.all:
             known = tuple(one.known for one in self.all)
             self.list = RelayList(rows[0]["list_version"], known)
+
+    @property
+    def taken(self) -> bool:
+        """Whether what was read last is of another process that runs as this relay."""
+        return any(one.id == self.own_id and one.started_at != self.started_at for one in self.all)
 
     @property
     def others(self) -> tuple[KnownRelay, ...]:
@@ -127,8 +146,9 @@ class Relays:
 
     def find(self, name_or_id: str) -> RelayRecord | None:
         """The relay that a person means."""
-        by_id = next((one for one in self.all if one.id == name_or_id), None)
-        return by_id or next((one for one in self.all if one.name == name_or_id), None)
+        known = (*self.all, *self.lost)
+        by_id = next((one for one in known if one.id == name_or_id), None)
+        return by_id or next((one for one in known if one.name == name_or_id), None)
 
     async def drain(self, relay_id: str, *, drained: bool) -> None:
         """Say whether callers shall go elsewhere, until that relay's process ends. Raises
@@ -153,5 +173,6 @@ def _record_of(row: Row) -> RelayRecord:
         version=row["version"],
         started_at=row["started_at"],
         drained=bool(row["drained"]),
+        lost=bool(row["lost"]),
         silent_s=max(row["at"] - row["heartbeat_at"], 0.0),
     )

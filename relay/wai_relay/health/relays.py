@@ -34,10 +34,15 @@ class WatchedRelays(Protocol):
 
     own_id: str
     deaf_s: Callable[[], float]
+    copied: bool
 
     @property
     def all(self) -> Iterable[WatchedRelay]:
         """Those that live."""
+
+    @property
+    def lost(self) -> Iterable[WatchedRelay]:
+        """Those that died lately."""
 
 
 def relay_problems(relays: WatchedRelays, *, database_away: bool) -> Iterator[ProblemView]:
@@ -51,6 +56,21 @@ def relay_problems(relays: WatchedRelays, *, database_away: bool) -> Iterator[Pr
             *("setup", RELAY, "same-address"),
             f"nodes are told the same address, {own.url}, for this relay and for {others}",
             "start each with a --node-url that leads to it alone; --public-url may lead to all",
+        )
+    for one in relays.lost:
+        yield problem(
+            *("relay", one.name, "lost"),
+            f"the relay {one.name} ({one.url}) is lost: it gives no sign of life",
+            "start it again, and see its log for why it ended. If it was taken away for good,"
+            " nothing need be done: this is told for a day",
+        )
+    if relays.copied:
+        yield problem(
+            *("setup", RELAY, "copied"),
+            "another process runs as this relay: its data folder was copied, and nodes go back and"
+            " forth between the two",
+            "stop one of the two, and start it with a fresh data folder (--data) and the same"
+            " --database",
         )
     if relays.deaf_s() > DEAF_S and not database_away:
         yield problem(

@@ -10,7 +10,6 @@ from wai_relay.policy.admission import Admission
 from wai_relay.policy.shared_admission import SharedAdmission
 from wai_relay.shares.courier import Courier
 from wai_relay.shares.judge import Judge
-from wai_relay.storage.postgres import PostgresStore
 
 from .stored import Stored
 
@@ -21,8 +20,11 @@ def limits_of(stored: Stored) -> tuple[Admission, Courier | None]:
     """Return the rules for callers' limits; with other relays also what carries them to the
     database, to be started and closed."""
     store, recorder = stored.store, stored.recorder
-    if not isinstance(store, PostgresStore):
+    if not store.shared:
         return Admission(recorder.months), None
+    from wai_relay.storage.postgres import PostgresStore  # its driver is an extra
+
+    assert isinstance(store, PostgresStore)
     loop = asyncio.get_running_loop()
     admission = SharedAdmission(
         loop.create_future, months=recorder.months, usage=recorder.tokens_of_month

@@ -34,6 +34,9 @@ EVERYTHING: Final = ""
 RELAYS: Final = "relays"
 """The table of relays."""
 
+COPIED_AFTER: Final = 3
+"""Heartbeats in a row that found another process registered as this relay. An upgrade has one."""
+
 LEAVE_S: Final = 2.0
 """A relay that stops waits no longer for a database that is away."""
 
@@ -94,8 +97,11 @@ class Sharing:
                 _log.warning("the other relays will find out that this one has ended: %s", error)
 
     async def _beat(self) -> None:
+        others = 0
         while True:
             await asyncio.sleep(HEARTBEAT_S)
+            others = others + 1 if self._relays.taken else 0
+            self._relays.copied = others >= COPIED_AFTER
             try:
                 await self._relays.beat(self._own())
                 self._silent = False

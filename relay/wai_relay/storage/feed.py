@@ -81,6 +81,8 @@ class ChangeFeed:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
                 continue
+            if self.lost_at is not None:
+                self.lost_at = loop.time()  # while there was no connection, that was the problem
             try:
                 await self._listen(connection)
             finally:

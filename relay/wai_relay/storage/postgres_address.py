@@ -99,8 +99,9 @@ class PostgresAddress:
         """Return an address for each of its hosts, so that each has a time limit of its own."""
         parts = _split(self.url)
         login, at, hosts = parts.netloc.rpartition("@")
+        rest = parts.path + (f"?{parts.query}" if parts.query else "")
         return [
-            dataclasses.replace(self, url=parts._replace(netloc=f"{login}{at}{host}").geturl())
+            dataclasses.replace(self, url=f"{parts.scheme}://{login}{at}{host}{rest}")
             for host in hosts.split(",")
         ]
 
@@ -227,6 +228,8 @@ def _why_not(address: PostgresAddress, error: Exception) -> StoreError:
             return UnreachableError(
                 f"the name of PostgreSQL's host in {address} is not known: {error.strerror}"
             )
+        case FileNotFoundError() if error.filename and str(error.filename) in address.url:
+            return StoreError(f"{error.filename}, which the URL of PostgreSQL names, is not there")
         case ssl.SSLError():
             return StoreError(
                 f"PostgreSQL at {address} and the relay do not agree on TLS ({error}): look at"

@@ -90,14 +90,19 @@ class Store(abc.ABC):
         """Commit the queued transactions, then close the database. Idempotent."""
 
 
-def undone_by_restart(done: str, error: StoreError) -> StoreError:
+def undone_by_restart(done: str, error: StoreError, store: Store) -> StoreError:
     """Return the error for a revocation that is in effect, but could not be stored.
 
     `done`: a clause that says what is in effect, such as "the node box is disconnected". `error`:
     the store's error.
     """
+    then = (
+        "the other relays do not know it, and this one tries again once the database is back"
+        if store.shared
+        else "see to that, then do it again"
+    )
     return StoreError(
         f"{done} now, but that could not be stored and would be undone by a restart of the relay"
-        f" ({error}); see to that, then do it again",
+        f" ({error}); {then}",
         error.fault,
     )

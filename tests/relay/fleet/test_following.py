@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.relay.conftest import Clock
-from wai_protocol.errors import AuthError, Fault
+from wai_protocol.errors import AuthError, Fault, StoreError
 from wai_protocol.handshake import Hello, ProvenHello
 from wai_protocol.identity import NodeKey
 from wai_protocol.invite import decode
@@ -115,3 +115,24 @@ async def test_nodes_are_told_of_the_relays_when_they_come_and_when_that_changes
     there.fleet.tell_relays(RelayList(7, (OTHER,)))
     assert calls == [RelayList(7, (OTHER,))]
     assert there.fleet.relays.version == 7
+
+
+async def test_a_removal_during_an_outage_is_stored_once_the_database_is_back(
+    relays: tuple[Relay, Relay], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = relays
+    await here.fleet.follow()
+
+    async def away(*_: object) -> None:
+        raise StoreError("the database is away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(store, "write", away)
+        with pytest.raises(StoreError, match="cut off now"):
+            await here.fleet.remove("box")
+        [node] = there.fleet.nodes()
+        await here.fleet.follow(node.record.id)
+        assert here.names == ["box"]  # so that it can be removed once more
+    await here.fleet.follow()
+    await there.fleet.follow()
+    assert here.names == there.names == []

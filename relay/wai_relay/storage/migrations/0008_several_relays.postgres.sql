@@ -15,7 +15,9 @@ CREATE TABLE relays (
     started_at    DOUBLE PRECISION NOT NULL,
     -- By this database's clock, as all that is compared between relays.
     heartbeat_at  DOUBLE PRECISION NOT NULL,
-    drained       INTEGER NOT NULL DEFAULT 0
+    drained       INTEGER NOT NULL DEFAULT 0,
+    -- 1: its heartbeats ended without a word. Kept for a while, to be told of.
+    lost          INTEGER NOT NULL DEFAULT 0
 );
 
 -- Which list of relays is newer. It grows by the clock too, so that nodes believe the list of a

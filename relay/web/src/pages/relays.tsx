@@ -37,7 +37,7 @@ export function Relays() {
                 <td data-label="Version" class="muted">{relay.version}</td>
                 <td data-label="Since" class="muted">{date(relay.started_at)}</td>
                 <td class="row-actions">
-                  {relay.state === "drained" ? (
+                  {relay.state === "lost" ? null : relay.state === "drained" ? (
                     <button type="button" class="small" onClick={() => void act(relay, "undrain")} aria-label={`Undrain ${relay.name}`}>Undrain</button>
                   ) : (
                     <Sure label="Drain" question="Send callers elsewhere?" name={relay.name} onSure={() => void act(relay, "drain")} />
