@@ -17,7 +17,8 @@ RelayState: TypeAlias = Annotated[str, one_of("ready", "drained", "silent", "los
 class RelayView(Struct, frozen=True, kw_only=True):
     """One relay. `url` is where nodes reach it. `this`: the one that answers. `state` drained:
     callers shall go elsewhere; silent: no sign of life came for `silent_s` seconds; lost: it is
-    taken for dead. `started_at` is seconds since 1970."""
+    taken for dead. `pin`: SHA-256 of the public key of the certificate that it shows, in hex, null
+    where a proxy shows one. `started_at` is seconds since 1970."""
 
     id: str
     name: str
@@ -27,6 +28,7 @@ class RelayView(Struct, frozen=True, kw_only=True):
     this: bool
     started_at: float
     silent_s: float
+    pin: str | None = None
 
 
 class RelayList(Struct, frozen=True):

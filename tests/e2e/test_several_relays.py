@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,11 @@ from urllib.error import URLError
 import pytest
 
 from tests.harness.caller import chat, events, request
-from tests.harness.cluster import Cluster, wai
+from tests.harness.cluster import Cluster, CommandError, wai
 from tests.harness.counting_upstream import MODEL, CountingUpstream, counting_upstream
 from tests.harness.postgres import PostgresServer
-from tests.harness.processes import free_port, wait_until
+from tests.harness.processes import Daemon, free_port, wait_until
+from tests.harness.real import script
 from tests.harness.relays import listed, names_of, own_id, relays, status_of
 
 # One worker has them all, since they share a fleet.
@@ -116,6 +118,35 @@ def test_a_request_that_runs_at_one_relay_is_seen_explained_and_ended_at_another
     wait_until(is_stored, "the request is not stored")
     assert stored[0]["node"] == "box"
     assert stored[0]["relay"] == _name(third, own_id(second))
+
+
+def test_what_is_captured_at_one_relay_is_wiped_from_any(fleet: list[Cluster]) -> None:
+    first, _, third = fleet
+    key = first.create_key("captured")
+    first.admin("post", f"/keys/{key.id}/capture", {"for_s": 60})
+    assert len(first.admin("get", "/captures")["data"]) == 1
+    wait_until(partial(is_good, third, key.secret), "the key is not known")
+    third.admin("delete", f"/keys/{key.id}/capture")
+    assert first.admin("get", "/captures")["data"] == []
+
+
+def test_doctor_knows_a_relay_of_the_fleet_at_the_public_address(tmp_path: Path) -> None:
+    ports = free_port(), free_port()
+    with PostgresServer() as server, ExitStack() as ending:
+        url = server.create_database("fleet")
+        for port in ports:
+            command = [script("wai"), "relay", "--data", str(tmp_path / str(port))]
+            command += ["--listen", f"127.0.0.1:{port}", "--database", url]
+            command += ["--node-url", f"https://127.0.0.1:{port}"]
+            command += ["--public-url", f"https://localhost:{ports[0]}"]
+            relay = ending.enter_context(Daemon(command, log=tmp_path / f"{port}.log"))
+            relay.wait_for_output("relay ready")
+        data = tmp_path / str(ports[1])
+        with pytest.raises(CommandError) as told:  # there is no node
+            wai("doctor", "--data", data)
+        assert f"https://localhost:{ports[0]} leads to" in told.value.output
+        invite = json.loads(wai("invite", "create", "--data", data, "--json"))
+        assert f"https://127.0.0.1:{ports[1]}/install.sh" in invite["command"]
 
 
 def test_relays_of_one_machine_share_a_port(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from tests.harness.caller import chat, request
 from tests.harness.cluster import Cluster, CommandError, cluster, wai
 from tests.harness.keyed_server import MODEL, keyed_server
 from tests.harness.postgres import GUEST, GUEST_PASSWORD, PostgresServer
-from tests.harness.processes import wait_until
+from tests.harness.processes import Daemon, free_port, wait_until
+from tests.harness.real import script
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 KEY: Final = "key-of-the-server"
@@ -172,3 +174,17 @@ def test_a_relay_moves_into_postgres_and_its_nodes_and_callers_notice_nothing(
             assert [node["name"] for node in two.list_nodes()] == ["box"]
         with pytest.raises(CommandError, match="is in use"):
             wai("restore", backup, "--data", tmp_path / "three" / "relay", "--database", other)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_relay_that_waits_for_its_database_can_be_stopped(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    command = [script("wai"), "relay", "--data", str(tmp_path), "--listen", "127.0.0.1:0"]
+    command += ["--database", f"postgresql://wai@127.0.0.1:{free_port()}/wai"]
+    with Daemon(command, log=tmp_path / "relay.log") as relay:
+        relay.wait_for_output("waiting for the database, for 20 s")
+        relay.send(number)
+        relay.wait()
+        assert relay.exit_code == 0
+        assert "Traceback" not in relay.log.read_text()

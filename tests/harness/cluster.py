@@ -230,7 +230,8 @@ class Cluster:
 
     def _answers(self) -> bool:
         try:
-            return self.ca.exists() and self.get("/healthz") == 200
+            announced = (self.data / "relay.json").exists()  # commands find it by that
+            return announced and self.ca.exists() and self.get("/healthz") == 200
         except (urllib.error.URLError, ConnectionError, ssl.SSLError):
             return False
 

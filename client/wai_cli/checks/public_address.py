@@ -6,9 +6,12 @@ on the relay's host use loopback and the pin, which may work although the public
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
+from wai_api.relays import RelayList
 from wai_cli.client.admin_client import AdminClient, call, open_connection
+from wai_cli.client.answers import read_as
 from wai_cli.client.target import Target
 from wai_protocol.errors import AuthError, WaiError
 
@@ -52,6 +55,8 @@ def public_address(target: Target) -> Finding | None:
         with open_connection(public, TIMEOUT_S) as connection:
             status, _, _ = call(connection, public, "GET", "/healthz")
     except AuthError as error:
+        if (name := _relay_at(target, public)) is not None:
+            return Finding(_CHECK, ok=True, text=f"{url} leads to {name}, a relay of this fleet")
         if pin:
             advice = _PROXY_CHANGED if target.url.startswith("http:") else _OTHER
             return Finding(_CHECK, ok=False, text=str(error), advice=advice)
@@ -70,3 +75,21 @@ def public_address(target: Target) -> Finding | None:
         )
         return Finding(_CHECK, ok=True, text=text, advice=_PROXY_KEY)
     return Finding(_CHECK, ok=True, text=text)
+
+
+def _relay_at(target: Target, public: Target) -> str | None:
+    """The name of the relay of the fleet that answers at the public address, if one does."""
+    try:
+        with AdminClient(target) as relay:
+            others = read_as(RelayList, relay.get("/relays")).data
+    except WaiError:
+        return None
+    for one in others:
+        if one.pin is None:
+            continue
+        try:
+            with open_connection(replace(public, pin=bytes.fromhex(one.pin)), TIMEOUT_S):
+                return one.name
+        except WaiError:
+            continue
+    return None

@@ -33,5 +33,6 @@ def _run(parsed: argparse.Namespace) -> int:
         text = f"the backup can't be restored: {parsed.file}: {error.strerror}"
         raise StoreError(text) from error
     print(f"{parsed.data}: {', '.join(names)}.")
-    print(f"Start it: systemctl start wai-relay, or wai relay --data {parsed.data}")
+    also = "" if address is None else " --database URL"
+    print(f"Start it: systemctl start wai-relay, or wai relay --data {parsed.data}{also}")
     return 0

@@ -19,13 +19,13 @@ from wai_api.captures import (
     StartCapture,
 )
 from wai_api.keys import KeyView
-from wai_protocol.errors import Fault, RequestError
+from wai_protocol.errors import Fault, RequestError, WaiError
 from wai_protocol.foreign_json import ForeignJsonError, decode_json
 from wai_relay.access.naming import unknown
 from wai_relay.observe.captures import Captured
 
 from .context import Context
-from .endpoint import Call, Endpoint
+from .endpoint import Call, Endpoint, Query
 from .keys import key_view
 
 # A caller may have put a secret of this relay into its prompt.
@@ -61,10 +61,20 @@ async def start_capture(context: Context, call: Call) -> KeyView:
 
 
 async def end_capture(context: Context, call: Call) -> KeyView:
-    """Off, and what was captured is wiped."""
+    """Off, and what was captured is wiped, at every relay."""
     key = context.keys.named(call.path["key"])
     context.captures.end(key.id)
     await context.audit.record(call.actor, "key.capture_off", key.id, name=key.name)
+    if not call.query.get("own", False):
+        silent = await context.peers.tell_all(
+            call.actor, "DELETE", f"/keys/{key.id}/capture", KeyView
+        )
+        if silent:
+            raise WaiError(
+                f"off and wiped, but not at {', '.join(silent)}, which did not answer: what was"
+                " captured there is wiped by itself once its time is over",
+                Fault.UPSTREAM_UNREACHABLE,
+            )
     return key_view(context, key)
 
 
@@ -171,6 +181,8 @@ ENDPOINTS: Final = (
     Endpoint(
         *("DELETE", "/keys/{key}/capture", end_capture, "Capture a key no more, and wipe"),
         answer=KeyView,
+        query=(Query("own", bool, "only at this relay, without telling others"),),
+        for_relays=True,
     ),
     Endpoint(
         *("GET", "/requests/{request}/captured", look_at_captured),

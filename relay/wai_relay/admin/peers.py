@@ -67,10 +67,11 @@ class Peers:
 
     async def ask_all(self, actor: str, path: str, kind: type[_Found]) -> list[_Found]:
         """`GET` a path at every other relay; return the answers of those that gave one."""
-        asked = [self.ask(one, actor, "GET", path, kind) for one in self.others]
+        others = self.others
+        asked = [self.ask(one, actor, "GET", path, kind) for one in others]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         found: list[_Found] = []
-        for relay, answer in zip(self.others, answers, strict=False):
+        for relay, answer in zip(others, answers, strict=True):
             if isinstance(answer, WaiError):
                 _log.debug("the relay %s does not say what it knows: %s", relay.name, answer)
             elif isinstance(answer, BaseException):
@@ -78,6 +79,20 @@ class Peers:
             else:
                 found.append(answer)
         return found
+
+    async def tell_all(self, actor: str, method: str, path: str, kind: type[_Found]) -> list[str]:
+        """Have every other relay do something; return the names of those that did not."""
+        others = self.others
+        told = [self.ask(one, actor, method, path, kind) for one in others]
+        answers = await asyncio.gather(*told, return_exceptions=True)
+        failed = []
+        for relay, answer in zip(others, answers, strict=True):
+            if isinstance(answer, WaiError):
+                _log.warning("the relay %s did not do what it was told: %s", relay.name, answer)
+                failed.append(relay.name)
+            elif isinstance(answer, BaseException):
+                raise answer
+        return failed
 
     async def ask_for(
         self, actor: str, method: str, path: str, kind: type[_Found]

@@ -93,6 +93,7 @@ def _view(context: Context, one: RelayRecord) -> RelayView:
         this=one.id == context.relays.own_id,
         started_at=one.started_at,
         silent_s=round(one.silent_s, 1),
+        pin=one.shown_pin.hex() if one.shown_pin is not None else None,
     )
 
 

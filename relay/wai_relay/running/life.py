@@ -155,15 +155,15 @@ async def _open_port(
         )
         await _remember_the_hour(parts, stored)
         sharing = sharing_of(store, stored, parts, tls, port=listener.addresses[0][1])
-        if sharing is not None:
-            ending.push_async_callback(sharing.close, succeeded=True)
-            await sharing.start()
         parts.pulse.start(parts.gateway.live)
         parts.node_hours.start(parts.gateway.live)
         parts.fleet.expect_all(SETTLE_S)
         if parts.limits is not None:
             parts.limits.start()
         await listener.start()
+        if sharing is not None:  # nodes dial as soon as they are told
+            ending.push_async_callback(sharing.close, succeeded=True)
+            await sharing.start()
         parts.watch.start()
     except OSError as error:
         known = (error.errno or 0) > 0  # else a name's, which has no text of the system's
