@@ -20,7 +20,7 @@ WEB       := $(shell find relay/web protocol/wai_api -type f -not -path '*/node_
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs man bench bench-quick bench-instructions bench-dashboard chaos clients kills fuzz screenshots dist node-pyz release-check lock clean
+.PHONY: help run test lint docs man bench bench-quick bench-instructions bench-dashboard chaos clients kills outages fuzz screenshots dist node-pyz release-check lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo 'make fuzz   long property tests            make chaos  faults under streams (ARGS=--help)'
 	@echo 'make clients  SDKs, agents and editors against each kind of server: prints a table'
 	@echo 'make kills  each process killed in each state of a model'
+	@echo 'make outages  three relays under load while one dies, and while their database is away'
 	@echo 'make lock   the versions and hashes that install.sh installs (all to the newest: ARGS=--upgrade)'
 	@echo 'make clean  remove what was installed and built'
 
@@ -76,6 +77,9 @@ chaos: $(VENV)/.test
 
 kills: $(VENV)/.test
 	@WAI_EVERY_KILL=1 $(BIN)/python -m pytest -n $(JOBS) tests/e2e/test_models_killed.py $(ARGS)
+
+outages: $(VENV)/.test
+	@WAI_HARD=1 $(BIN)/python -m pytest -n 0 tests/e2e/test_relay_outages.py $(ARGS)
 
 clients: $(VENV)/.test
 	@$(BIN)/python -m tests.clients $(ARGS)
