@@ -50,6 +50,11 @@ _POLICY: Final = ("load", "priority")
 HUB_TIMEOUT_S: Final = 45.0
 """For what makes the node ask the hub, which may take 30 s to say that it is down."""
 
+DIALS_S: Final = 5.0
+"""A node whose service was started dials within that."""
+
+LOOKS: Final = 100
+
 
 async def search(context: Context, call: Call) -> FoundModels:
     """GGUF models on the hub, the most downloaded first. A node does the asking."""
@@ -186,6 +191,7 @@ def _may_deploy(node: LiveNode) -> LiveNode:
 async def _deploy_on(
     context: Context, call: Call, name: str, wanted: DeploymentWish
 ) -> DeploymentView:
+    await _wait_until_it_dials(context, name)
     node = _may_deploy(_connected(context, name))
     params: dict[str, Any] = {
         "model": wanted.model,
@@ -292,6 +298,15 @@ def _connected(context: Context, name: str) -> LiveNode:
     if not node.connected:
         raise NodeUnavailable(f"node {name} is not connected; try again when it is back")
     return node
+
+
+async def _wait_until_it_dials(context: Context, name: str) -> None:
+    """Wait a moment for a node that may have been installed just now."""
+    node = context.fleet.find(name)
+    for _ in range(LOOKS):
+        if node is None or node.connected:
+            return
+        await asyncio.sleep(DIALS_S / LOOKS)
 
 
 def _deployable(context: Context) -> list[LiveNode]:

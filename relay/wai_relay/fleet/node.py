@@ -111,14 +111,23 @@ class Node(ServingNode):
         *,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> Any:
-        """Ask the node to do something. Raises `WaiError`: its own, or that it can't be asked."""
-        return await self._session().call(method, params, timeout_s)
+        """Ask the node to do something, also one that has not told yet what it serves.
+
+        Raises `WaiError`: its own, or that it can't be asked.
+        """
+        asked = [session for session in self.sessions if session.live.attached and session.stays]
+        if not asked:
+            raise self._away()
+        return await asked[0].call(method, params, timeout_s)
 
     def _session(self) -> NodeSession:
         usable = [session for session in self.sessions if session.takes_streams]
         if not usable:
-            raise NodeUnavailable(f"node {self.name} is not connected", Fault.SESSION_LOST)
+            raise self._away()
         return min(usable, key=lambda session: len(session.streams))
+
+    def _away(self) -> NodeUnavailable:
+        return NodeUnavailable(f"node {self.name} is not connected", Fault.SESSION_LOST)
 
     def update(self, status: NodeStatus, instance: str) -> None:
         """Take what the node's process `instance` says of itself."""
