@@ -32,8 +32,11 @@ def ask(running: Cluster, secret: str) -> int:
 
 
 def problems(running: Cluster) -> dict[str, dict[str, Any]]:
-    """What is wrong, by kind."""
-    return {one["kind"]: one for one in running.admin("get", "/problems")["data"]}
+    """What is wrong, by kind; the first of each."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in running.admin("get", "/problems")["data"]:
+        found.setdefault(one["kind"], one)
+    return found
 
 
 def database_problem(running: Cluster) -> str:

@@ -81,7 +81,7 @@ class RelayCondition:
 
     def _of_limits(self) -> Iterator[ProblemView]:
         limits = self.limits()
-        if limits is not None and limits.away_since is not None and self.away() is None:
+        if limits is not None and limits.away_since is not None:
             yield problem(
                 *("database", RELAY, "limits"),
                 "the database has not answered for the limits that all relays keep together since"

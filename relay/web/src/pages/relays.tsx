@@ -7,10 +7,8 @@ import type { RelayView } from "../generated/api";
 import { Badge, Name, Problem, Sure, told } from "../parts/basics";
 import { useFetched } from "../parts/fetched";
 
-const LOOK_MS = 5000;
-
 export function Relays() {
-  const { value: found, problem: unread, again } = useFetched(() => get<{ data: RelayView[] }>("/relays"), [], LOOK_MS);
+  const { value: found, problem: unread, again } = useFetched(() => get<{ data: RelayView[] }>("/relays"));
   const problem = useSignal("");
   const act = async (relay: RelayView, action: string) => {
     problem.value = await told(() => post(`/relays/${encodeURIComponent(relay.id)}/${action}`, {}));
