@@ -14,7 +14,7 @@ from tests.harness.counting_upstream import MODEL, counting_upstream
 from tests.harness.postgres import PostgresServer
 from tests.harness.processes import wait_until
 from tests.harness.real import require_real
-from tests.harness.relays import relays, status_of
+from tests.harness.relays import is_good, relays
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -28,10 +28,6 @@ def run_for_long(relay: Cluster, key: ApiKey, told: list[str], begun: threading.
             told[:] = [event]
 
 
-def is_good(relay: Cluster, key: ApiKey) -> bool:
-    return status_of(relay, key.secret) == 200
-
-
 async def test_what_runs_at_another_relay_is_seen_and_ended_here(tmp_path: Path) -> None:
     require_real("chromium", "dashboard")
     from .browser import browser, open_page, page_of, sign_in
@@ -43,7 +39,7 @@ async def test_what_runs_at_another_relay_is_seen_and_ended_here(tmp_path: Path)
     ):
         here.add_node("box", upstream.url)
         key = here.create_key("app")
-        wait_until(partial(is_good, there, key), "the key or the node is not known")
+        wait_until(partial(is_good, there, key.secret), "the key or the node is not known")
         told: list[str] = []
         begun = threading.Event()
         caller = threading.Thread(target=run_for_long, args=(there, key, told, begun))

@@ -26,7 +26,7 @@ from tests.harness.cluster import ApiKey, Cluster
 from tests.harness.counting_upstream import MODEL, CountingUpstream, counting_upstream
 from tests.harness.postgres import PostgresServer
 from tests.harness.processes import wait_until
-from tests.harness.relays import names_of, own_id, relays, status_of
+from tests.harness.relays import ids_of, is_good, own_id, relays
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -144,8 +144,8 @@ def test_a_relay_that_is_killed_costs_nobody_who_asks_the_others(tmp_path: Path)
     with a_fleet(tmp_path) as fleet:
         first, second, third = fleet.relays
         load = Load(fleet.relays, first.create_key("load"))
-        wait_until(lambda: status_of(third, load.key.secret) == 200, "the key is not known")
-        wait_until(lambda: status_of(second, load.key.secret) == 200, "the key is not known")
+        wait_until(partial(is_good, third, load.key.secret), "the key is not known")
+        wait_until(partial(is_good, second, load.key.secret), "the key is not known")
         dead = own_id(third)
         with load.running():
             load.wait_for(30)
@@ -153,7 +153,7 @@ def test_a_relay_that_is_killed_costs_nobody_who_asks_the_others(tmp_path: Path)
             third.relay.kill()
             load.wait_for(60)
         assert load.failed == []
-        wait_until(lambda: dead not in names_of(first), "the dead relay is listed")
+        wait_until(lambda: dead not in ids_of(first), "the dead relay is listed")
         wait_until(lambda: "relay" in _problems(second), "nobody says that it is lost")
         for node in _BOXES:
             assert first.state_of(node) == second.state_of(node) == "ready"
@@ -167,8 +167,8 @@ def test_what_is_used_while_postgres_is_away_is_kept_and_nobody_fails(tmp_path: 
         first, second, third = fleet.relays
         load = Load(fleet.relays, first.create_key("load"))
         for relay in fleet.relays:
-            ask = partial(status_of, relay, load.key.secret, max_tokens=TOKENS)
-            wait_until(lambda ask=ask: ask() == 200, "the key is not known")  # type: ignore[misc]
+            good = partial(is_good, relay, load.key.secret, max_tokens=TOKENS)
+            wait_until(good, "the key is not known")
             load.whole += 1
         with load.running():
             load.wait_for(20)
@@ -183,7 +183,7 @@ def test_what_is_used_while_postgres_is_away_is_kept_and_nobody_fails(tmp_path: 
         for relay in (second, third):
             wait_until(lambda relay=relay: tokens_used(relay, load.key) == total, "usage")  # type: ignore[misc]
         revoked = second.create_key("later")
-        wait_until(lambda: status_of(first, revoked.secret) == 200, "changes are not followed")
+        wait_until(partial(is_good, first, revoked.secret), "changes are not followed")
 
 
 def test_a_standby_takes_over_under_load_and_what_is_used_is_counted(tmp_path: Path) -> None:
@@ -191,8 +191,8 @@ def test_a_standby_takes_over_under_load_and_what_is_used_is_counted(tmp_path: P
         first, second, _ = fleet.relays
         load = Load(fleet.relays, first.create_key("load"))
         for relay in fleet.relays:
-            ask = partial(status_of, relay, load.key.secret, max_tokens=TOKENS)
-            wait_until(lambda ask=ask: ask() == 200, "the key is not known")  # type: ignore[misc]
+            good = partial(is_good, relay, load.key.secret, max_tokens=TOKENS)
+            wait_until(good, "the key is not known")
             load.whole += 1
         assert fleet.standby is not None
         with load.running():
@@ -203,7 +203,7 @@ def test_a_standby_takes_over_under_load_and_what_is_used_is_counted(tmp_path: P
             added = second.create_key("later")  # is written
             load.wait_for(20)
         assert load.failed == []
-        wait_until(lambda: status_of(first, added.secret) == 200, "changes are not followed")
+        wait_until(partial(is_good, first, added.secret), "changes are not followed")
         total = load.whole * TOKENS
         wait_until(lambda: tokens_used(second, load.key) == total, "usage is not whole")
 
@@ -213,7 +213,7 @@ def test_all_relays_are_restarted_one_after_the_other_and_nobody_notices(tmp_pat
         first, second, _ = fleet.relays
         load = Load(fleet.relays, first.create_key("load"))
         for relay in fleet.relays:
-            wait_until(lambda r=relay: status_of(r, load.key.secret) == 200, "the key")  # type: ignore[misc]
+            wait_until(partial(is_good, relay, load.key.secret), "the key")
         with load.running():
             for relay in fleet.relays:
                 load.wait_for(10)
@@ -227,7 +227,7 @@ def test_all_relays_are_restarted_one_after_the_other_and_nobody_notices(tmp_pat
                 load.up.append(relay)
         assert load.failed == []
         assert load.cut == 0
-        assert {own_id(relay) for relay in fleet.relays} == set(names_of(second))
+        assert {own_id(relay) for relay in fleet.relays} == set(ids_of(second))
 
 
 def test_a_node_removed_at_one_relay_is_out_at_all(tmp_path: Path) -> None:

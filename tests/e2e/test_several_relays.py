@@ -20,7 +20,7 @@ from tests.harness.counting_upstream import MODEL, CountingUpstream, counting_up
 from tests.harness.postgres import PostgresServer
 from tests.harness.processes import Daemon, free_port, wait_until
 from tests.harness.real import script
-from tests.harness.relays import listed, names_of, own_id, relays, status_of
+from tests.harness.relays import ids_of, is_good, listed, own_id, relays, status_of
 
 # One worker has them all, since they share a fleet.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("relays")]
@@ -51,15 +51,11 @@ def serves(relay: Cluster) -> bool:
     return relay.state_of("box") == "ready"
 
 
-def is_good(relay: Cluster, secret: str) -> bool:
-    return status_of(relay, secret) == 200
-
-
 def test_each_relay_lists_all_of_them(fleet: list[Cluster]) -> None:
     ids = {own_id(relay) for relay in fleet}
     assert len(ids) == 3
     for relay in fleet:
-        assert set(names_of(relay)) == ids
+        assert set(ids_of(relay)) == ids
         assert len({one["name"] for one in listed(relay)}) == 3  # on one host, too
     printed = wai("relay", "list", "--data", fleet[1].data)
     assert "(this one)" in printed

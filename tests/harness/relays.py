@@ -24,7 +24,7 @@ def relays(folder: Path, database: str, count: int = 3, *options: str) -> Iterat
         yield running
 
 
-def names_of(one: Cluster) -> list[str]:
+def ids_of(one: Cluster) -> list[str]:
     """The ids of the living relays that one of them lists."""
     return [relay["id"] for relay in listed(one) if relay["state"] != "lost"]
 
@@ -46,3 +46,8 @@ def status_of(one: Cluster, secret: str, model: str = MODEL, **fields: Any) -> i
     with request(one, "/v1/chat/completions", chat(model, **fields), headers) as answer:
         answer.read()
         return answer.status
+
+
+def is_good(one: Cluster, secret: str, **fields: Any) -> bool:
+    """Whether a chat completion with this key is answered."""
+    return status_of(one, secret, **fields) == 200

@@ -28,7 +28,7 @@ class AskedRelays(Protocol):
     """What is asked of `Peers`."""
 
     @property
-    def others(self) -> list[RelayRecord]:
+    def others(self) -> tuple[RelayRecord, ...]:
         """The relays to ask."""
 
     async def ask(

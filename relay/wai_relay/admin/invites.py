@@ -29,7 +29,7 @@ async def create_invite(context: Context, call: Call) -> CreatedInvite:
         name=wanted.name,
         may_deploy=wanted.may_deploy,
         ttl_s=settings.invite_ttl_s if wanted.ttl_s is None else wanted.ttl_s,
-        also=context.relays.others,
+        also=tuple(one.known for one in context.relays.others),
     )
     await context.audit.record(call.actor, "invite.create", record.id, name=record.name)
     # A pin is of this relay's certificate, and the public address may lead to another one.

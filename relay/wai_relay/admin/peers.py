@@ -52,9 +52,9 @@ class Peers:
         self._clients: dict[tuple[str, str, bytes | None], HttpClient] = {}
 
     @property
-    def others(self) -> list[RelayRecord]:
+    def others(self) -> tuple[RelayRecord, ...]:
         """The relays to ask; none where this one is alone."""
-        return [one for one in self._relays.all if one.id != self._relays.own_id]
+        return self._relays.others
 
     def actor_of(self, shown: str) -> str:
         """Return the admin for whom another relay asks. Raises `AuthError`."""

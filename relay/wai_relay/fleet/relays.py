@@ -69,8 +69,7 @@ class RelayRecord(msgspec.Struct, frozen=True):
 
 
 class Relays:
-    """The relays that share a store, as they were read last. `own` says what this relay's row is to
-    say; its address may change while it runs."""
+    """The relays that share a store, as they were read last. `own_id`: this relay's."""
 
     def __init__(self, store: Store, own_id: str) -> None:
         self._store = store
@@ -100,7 +99,7 @@ class Relays:
     def distinct_name(self, host: str, port: int) -> str:
         """A name for this relay that no other one has: its host's, with its port where another one
         on that host was first. Once a name has the port, it keeps it."""
-        taken = {one.name for one in self.all if one.id != self.own_id}
+        taken = {one.name for one in self.others}
         self._with_port = self._with_port or host in taken
         return f"{host}-{port}" if self._with_port else host
 
@@ -140,9 +139,9 @@ class Relays:
         return any(one.id == self.own_id and one.started_at != self.started_at for one in self.all)
 
     @property
-    def others(self) -> tuple[KnownRelay, ...]:
-        """All but this one, as nodes know them."""
-        return tuple(one.known for one in self.all if one.id != self.own_id)
+    def others(self) -> tuple[RelayRecord, ...]:
+        """All but this one; none where this one is alone."""
+        return tuple(one for one in self.all if one.id != self.own_id)
 
     def find(self, name_or_id: str) -> RelayRecord | None:
         """The relay that a person means."""

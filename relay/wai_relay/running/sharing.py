@@ -183,33 +183,26 @@ def sharing_of(
         await relays.follow()
         fleet.tell_relays(relays.list)
 
-    async def follow_admins(_: str | None) -> None:
-        await stored.admins.follow()
-
-    async def follow_sign_ins(_: str | None) -> None:
-        await stored.sign_ins.follow()
-
-    async def follow_settings(_: str | None) -> None:
-        await stored.settings.follow()
-
     followers: dict[str, Follower] = {
         RELAYS: follow_relays,
         "api_keys": stored.keys.follow,
         "api_key_labels": stored.keys.follow,
         "api_key_secrets": stored.keys.follow,
         "nodes": fleet.follow,
-        "admins": follow_admins,
-        "sign_ins": follow_sign_ins,
-        "settings": follow_settings,
+        "admins": _whole(stored.admins.follow),
+        "sign_ins": _whole(stored.sign_ins.follow),
+        "settings": _whole(stored.settings.follow),
     }
     if tls is not None and tls.shared is not None:
-        shown = tls
-
-        async def follow_files(_: str | None) -> None:
-            await shown.follow_files()
-
-        async def follow_challenges(_: str | None) -> None:
-            await shown.follow_challenges()
-
-        followers |= {"shared_files": follow_files, "acme_challenges": follow_challenges}
+        followers["shared_files"] = _whole(tls.follow_files)
+        followers["acme_challenges"] = _whole(tls.follow_challenges)
     return Sharing(relays, own, partial(store.connect, "changes"), followers)
+
+
+def _whole(follow: Callable[[], Awaitable[None]]) -> Follower:
+    """Return a follower that reads all of its table anew, whichever row changed."""
+
+    async def follow_table(_: str | None) -> None:
+        await follow()
+
+    return follow_table
