@@ -13,11 +13,11 @@ import socket
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
-from .loop_end import end_connections
+from .loop_end import end_connections, stop_listening
 
 _PIECE_BYTES: Final = 16 << 10
 _PIECES_UNDER_WAY: Final = 256  # per direction; what a slow network's queues would hold
@@ -118,18 +118,17 @@ class FaultProxy:
     def stop_listening(self) -> None:
         """Reset every connection; new ones are refused, as where no program has the port."""
 
-        def stop() -> None:
-            self._server.close()
+        async def stop() -> None:
+            await stop_listening(self._server)
             self.reset_here()
 
-        self._do(stop)
+        self._run(stop())
 
     def listen_again(self) -> None:
         """Listen again, on the same port, after `stop_listening`. Without effect if it listens."""
         if not self._server.is_serving():
             listener = socket.create_server((self._host, self.port))
-            listening = asyncio.run_coroutine_threadsafe(self._listen(listener), self._loop)
-            listening.result()
+            self._run(self._listen(listener))
 
     # -- what makes them bad, old and new ones, until `clear`
 
@@ -244,6 +243,10 @@ class FaultProxy:
             self.changed = asyncio.Event()
 
         self._do(change)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have `work` run on the loop, and wait for its end."""
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _do(self, act: Callable[[], None]) -> None:
         """Have `act` done on the loop, and wait for it."""

@@ -10,15 +10,27 @@ import asyncio
 from collections.abc import Mapping
 
 
+async def stop_listening(server: asyncio.Server) -> None:
+    """Close `server`. A connection that it has accepted but not made yet becomes one first.
+
+    After `close` asyncio can't make it any more (`Server._attach` fails), and loses its socket.
+    """
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        loop.remove_reader(listener.fileno())
+    await asyncio.sleep(0)
+    server.close()
+
+
 async def end_connections(server: asyncio.Server) -> None:
     """Close `server`, and cancel all other tasks of its loop until none is left.
 
     A task that has not begun can't close the socket that it was given, so each one gets a turn of
     the loop before it is cancelled. asyncio has such tasks too, for connections that it accepts.
     """
-    server.close()
-    await asyncio.sleep(0)
+    await stop_listening(server)
     while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.sleep(0)  # a connection that was made meanwhile has brought tasks of its own
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -39,11 +39,16 @@ whole = psutil.virtual_memory
 
 def virtual_memory():
     \"\"\"8 GiB, of which 8 % are kept free, with room for as many servers as a file says.\"\"\"
-    children = psutil.Process().children(recursive=True)
-    servers = sum("--parallel" in child.cmdline() for child in children)
+    servers = sum(map(is_server, psutil.Process().children(recursive=True)))
     fitting = int(pathlib.Path(__file__).with_name("fitting").read_text())
     room = max(100 << 20, (fitting - servers) * (600 << 20))
     return whole()._replace(total=8 << 30, available=int(0.08 * (8 << 30)) + room)
+
+def is_server(child):
+    try:
+        return "--parallel" in child.cmdline()
+    except psutil.NoSuchProcess:  # it was killed
+        return False
 
 psutil.virtual_memory = virtual_memory
 """
@@ -91,11 +96,17 @@ class Box:
         self.callers[-1].start()
         wait_until(lambda: self.view().get("in_flight") == 1, "the request never came", WAIT_S)
 
+    def room_for(self, servers: int) -> None:
+        """Have the node's memory hold so many servers. The node may read it at any moment."""
+        new = self.fitting.with_suffix(".new")
+        new.write_text(str(servers))
+        new.replace(self.fitting)
+
     def let_go(self) -> None:
         """Release the state that is held."""
         self.hub.faults.pause_s = 0
         self.hold.unlink(missing_ok=True)
-        self.fitting.write_text("2")  # a third must wait
+        self.room_for(2)  # a third must wait
         for process in llama_servers(self.running):
             try:
                 process.resume()
