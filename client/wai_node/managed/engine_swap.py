@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 import anyio
 import anyio.to_thread
+from msgspec.structs import replace
 
 from wai_protocol.errors import StoreError, WaiError
 
@@ -130,7 +130,9 @@ class EngineSwaps:
         async with self._deployments.changing:
             if entry.removed or entry.machine.wish.engine == argv:
                 return
+            told = machine.swap_error
             actions = machine.change(wish, self._now(), beside=beside)
+            machine.swap_error = told  # on any engine it is served otherwise than its owner asked
             if machine.state is State.FAILED:
                 actions = [*actions, *machine.deploy()]
             self._apply(entry, actions)

@@ -8,7 +8,6 @@ import signal
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from msgspec.structs import replace
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.real import require_real, script
@@ -554,6 +554,9 @@ async def test_a_node_killed_in_a_swap_that_fails_goes_back_to_what_was_served(
         status = await n.until_state(State.READY)
         assert (status.context_served, status.context_tokens) == (1024, 1024)
         assert "served as before" in status.swap_error
+        # The server of before was another program: what is served moves to the one of now.
+        await n.until(lambda: json.loads(kept.read_text())["models"][0]["engine"] == [str(wrapper)])
+        assert "served as before" in n.status().swap_error
 
 
 async def test_a_removal_that_a_crash_cut_short_is_finished_by_the_next_run(
