@@ -121,6 +121,15 @@ def test_a_circle_is_found_however_it_is_written(tmp_path: Path, text: str) -> N
     assert set(circle_in([package])) == {"pkg.a", "pkg.b", "pkg.room", "pkg.room.c"}
 
 
+@pytest.mark.parametrize("program", ["wai_relay.main", "wai_node.main"])
+def test_a_program_does_not_load_at_its_start_what_few_need(program: str) -> None:
+    """Each of these takes 10 to 60 ms of CPU time, in every process that we start."""
+    loaded_when_needed = ("starlette", "h2", "h11", "smtplib", "http.client", "importlib.metadata")
+    code = f"import sys, {program}\nprint(*sys.modules.keys() & {set(loaded_when_needed)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("program", ["wai_relay.main", "wai_node.main", "wai_cli.main"])
 def test_a_program_can_not_be_loaded_without_the_extras(program: str) -> None:
     extras = ("asyncpg", "opentelemetry", "xllamacpp")

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from wai_protocol.errors import Fault
 from wai_protocol.events import (

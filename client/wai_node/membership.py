@@ -7,8 +7,9 @@ the relay is and how to know it. What the node shall serve is kept elsewhere (`m
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from wai_protocol.errors import RequestError, StoreError
 from wai_protocol.foreign_json import ForeignJsonError, read_json
@@ -20,8 +21,7 @@ KEY_FILE: Final = "node.key"
 MEMBERSHIP_FILE: Final = "membership.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(msgspec.Struct, frozen=True):
     """The relay that this node belongs to.
 
     `relay_public`: its Ed25519 key. `pin`: SHA-256 of its certificate's SubjectPublicKeyInfo, None

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import asdict
 
 from wai_protocol.errors import StoreError
 from wai_protocol.foreign_json import ForeignJsonError, read_json
@@ -21,8 +23,7 @@ STANDING_FILE: Final = "node.json"
 _log = logging.getLogger("wai.node")
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """`connected`: to the relay. `problem`: why not, "" while nothing was found out. `models`: what
     it serves, by name. `parts_down`: the parts of the node that failed, with the reasons.
     `engine_problem`: what is wrong with the engine of its own models. `upstreams_down`: the servers
@@ -31,9 +32,9 @@ class Standing:
     connected: bool = False
     problem: str = ""
     models: tuple[str, ...] = ()
-    parts_down: dict[str, str] = field(default_factory=dict)
+    parts_down: dict[str, str] = msgspec.field(default_factory=dict)
     engine_problem: str = ""
-    upstreams_down: dict[str, str] = field(default_factory=dict)
+    upstreams_down: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def keep_standing(folder: DataFolder, standing: Standing) -> None:

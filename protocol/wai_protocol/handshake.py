@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgpack
+import msgspec
 
 from .errors import AuthError, Fault, RemoteProtocolError, WaiError, fault_for_wire_code
 from .frames import FrameType, pack, printable
@@ -35,8 +35,7 @@ RELAY_CONTEXT: Final = b"wai/1 relay\x00"
 NODE_CONTEXT: Final = b"wai/1 node\x00"
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(msgspec.Struct, frozen=True):
     """The node's first frame.
 
     `session` and `received`: the session to resume (None for a new one) and how many of its bytes
@@ -52,15 +51,14 @@ class Hello:
     endpoint_hash: bytes
     session: bytes | None = None
     received: int = 0
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = msgspec.field(default_factory=Limits)
     agent: str = ""
     instance: str = ""
     tunnel: int | None = None
     host: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(msgspec.Struct, frozen=True):
     """The relay's last frame. `resumed` False: the session is new, and the earlier one is lost."""
 
     session: bytes
@@ -71,8 +69,7 @@ class Welcome:
     limits: Limits
 
 
-@dataclass(frozen=True, slots=True)
-class ProvenHello:
+class ProvenHello(msgspec.Struct, frozen=True):
     """A HELLO whose sender has proven that it holds the key in it.
 
     `invite_secret`: the secret of the invite with which the node wants to join, None if it has

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 _PLACE: Final = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[^\[\]:/@\s]{1,253}):([0-9]{1,5})")
 _LARGEST_PORT: Final = 65535
 
 
-@dataclass(frozen=True, slots=True)
-class KnownRelay:
+class KnownRelay(msgspec.Struct, frozen=True):
     """One relay: where nodes reach it, its Ed25519 key, and what its certificate is known by (see
     `wai_protocol.invite.Invite.pin`).
 

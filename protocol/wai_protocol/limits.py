@@ -6,8 +6,9 @@ constants below. Sizes are in bytes, times in seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from .errors import RemoteProtocolError
 
@@ -108,8 +109,7 @@ MAX_CALLS: Final = 64
 """CALLs that may wait for a REPLY: they come from an admin's clicks, not from requests."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """The limits that one end tells the other in HELLO or WELCOME.
 
     `stream_window_bytes`: initial window of each stream towards this end. 64 KiB hold 13 s of a

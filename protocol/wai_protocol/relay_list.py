@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from .errors import RequestError
 from .identity import KEY_BYTES
@@ -18,8 +19,7 @@ MAX_URL_CHARS: Final = 512
 _MAX_VERSION: Final = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class RelayList:
+class RelayList(msgspec.Struct, frozen=True):
     """All relays of a fleet. A list with a higher `version` is newer, whoever tells it."""
 
     version: int = 0

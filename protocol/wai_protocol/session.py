@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from . import frames as f
 from .errors import Fault, LocalProtocolError, RemoteProtocolError, WaiError, fault_for_wire_code

@@ -9,8 +9,9 @@ has a bound of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+import msgspec
 
 from .errors import RemoteProtocolError
 from .limits import MAX_DETAIL_BYTES
@@ -53,8 +54,7 @@ _CAPABILITIES_OF_OLD_KINDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ModelStatus:
+class ModelStatus(msgspec.Struct, frozen=True):
     """One model as served by one upstream of a node.
 
     `context_tokens` is per slot. `slots_total` is None if the upstream does not report it.
@@ -109,18 +109,17 @@ def guessed_load_s(size_bytes: int) -> float:
 # `routes` are told once for each upstream, these only where there is something to tell.
 _OPTIONAL: Final = ("aliases", "loaded", "size_bytes", "largest_context_tokens", "load_ms")
 _OF_A_MODEL: Final = tuple(
-    name for name in ModelStatus.__slots__ if name not in ("routes", *_OPTIONAL)
+    name for name in ModelStatus.__struct_fields__ if name not in ("routes", *_OPTIONAL)
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NodeStatus:
+class NodeStatus(msgspec.Struct, frozen=True):
     """What a node can serve at one moment. `detail` is for people: hardware, OS, upstreams."""
 
     models: tuple[ModelStatus, ...] = ()
     draining: bool = False
     version: str = ""
-    detail: dict[str, Any] = field(default_factory=dict)
+    detail: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def models_left_out(self) -> int:

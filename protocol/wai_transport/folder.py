@@ -12,9 +12,10 @@ import fcntl
 import os
 import secrets
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import StoreError
 
@@ -32,8 +33,7 @@ DATA_FILES: Final = frozenset(
 MAX_FILE_BYTES: Final = 1 << 20  # more than any key, certificate or token has
 
 
-@dataclass(frozen=True, slots=True)
-class DataFolder:
+class DataFolder(msgspec.Struct, frozen=True):
     """A folder that exists, belongs to this user and is private. Make it with `open`."""
 
     path: Path

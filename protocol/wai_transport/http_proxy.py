@@ -14,14 +14,15 @@ import ipaddress
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
-
-import h11
 
 from wai_protocol.errors import RemoteProtocolError, RequestError, TransportError
 
 from .origin import Origin
+
+if TYPE_CHECKING:
+    import h11
 
 MAX_ANSWER_BYTES: Final = 16 * 1024
 """Limit for the head of the answer to CONNECT; a 407 of a Windows domain's proxy has some 1 KiB."""
@@ -117,6 +118,8 @@ async def ask_to_connect(
     """
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     target = f"{host}:{origin.port}"
+    import h11  # few machines reach the internet by a proxy
+
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_ANSWER_BYTES)
     headers = [("Host", target)]
     if proxy.credentials is not None:
@@ -143,6 +146,8 @@ async def _read_status(
 
     Informational answers (1xx) before it are skipped. `MAX_ANSWER_BYTES` bounds all together.
     """
+    import h11
+
     received = b""
     while True:
         try:

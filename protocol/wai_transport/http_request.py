@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from wai_protocol.errors import Fault, LocalProtocolError, TransportError, WaiError
 from wai_protocol.http1 import LAST_CHUNK, ResponseHead, chunk
@@ -37,8 +38,7 @@ class ResponseSink(Protocol):
         """The answer can't be had, or broke off. Nothing is sent or received any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(msgspec.Struct, frozen=True):
     """How long what may take, in seconds."""
 
     connect_s: float = 10.0  # with the TLS handshake; a box on the same LAN answers in ms

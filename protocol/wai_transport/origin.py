@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from wai_protocol.errors import Fault, RequestError
 
@@ -14,8 +15,7 @@ MAX_SOCKET_PATH_BYTES: Final = 103
 """Length of `sun_path` on macOS; on Linux it is four bytes longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """The address of one server.
 
     `host` is a name or an IP address (IPv6 without brackets). For the scheme "unix" it is the path

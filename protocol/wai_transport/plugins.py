@@ -8,9 +8,13 @@ package does that is installed beside us; nothing is loaded that is not (docs/ex
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, distributions
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _log = logging.getLogger("wai.plugins")
 
@@ -22,6 +26,8 @@ def load_plugins(group: str, accept: Callable[[object], None]) -> None:
 
     Reads the disk and runs the packages' code. `accept` raises on an object that is unfit.
     """
+    if not _may_have(group):
+        return
     for entry, package in sorted(_entry_points(group), key=lambda found: found[0].name):
         try:
             accept(entry.load())
@@ -38,6 +44,8 @@ def load_plugins(group: str, accept: Callable[[object], None]) -> None:
 def _entry_points(group: str) -> Iterator[tuple[EntryPoint, str]]:
     """The entry points of `group` with their packages' names. The first of two packages with the
     same name counts, as it does for `import`."""
+    from importlib.metadata import distributions
+
     seen: set[str] = set()
     for distribution in distributions():
         try:
@@ -50,3 +58,19 @@ def _entry_points(group: str) -> Iterator[tuple[EntryPoint, str]]:
         if found and package not in seen:
             seen.add(package)
             yield from ((entry, package) for entry in found)
+
+
+def _may_have(group: str) -> bool:
+    """Whether a package names the group. Few machines have a plug-in, and `importlib.metadata`,
+    which reads every package's files, takes as long to load as all of a node's protocol."""
+    name = group.encode()
+    for folder in map(Path, sys.path):
+        if folder.is_file():  # a zip archive: only importlib looks into it
+            return True
+        for file in folder.glob("*-info/entry_points.txt"):
+            try:
+                if name in file.read_bytes():
+                    return True
+            except OSError:
+                return True  # importlib says what is wrong with it
+    return False

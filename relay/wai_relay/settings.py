@@ -7,8 +7,10 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import asdict, fields, replace
 
 from wai_api.bounds import MAX_TTL_S
 from wai_protocol.errors import RequestError
@@ -21,8 +23,7 @@ MAX_RETENTION_DAYS: Final = 3660.0  # ten years, as the law may ask of some
 _URL: Final = re.compile(r"https?://\S+")
 
 
-@dataclass(frozen=True, slots=True)
-class RelaySettings:
+class RelaySettings(msgspec.Struct, frozen=True):
     """`invite_ttl_s`: how long an invite is good for, unless its maker says otherwise.
     `public_url`: what invites name as this relay's address; None: what its configuration says.
     `usage_retention_days`: how long what each request cost is kept; its sums stay longer."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from wai_protocol.errors import AuthError, Fault, RemoteProtocolError, WaiError
 from wai_protocol.handshake import (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import tracemalloc
-from dataclasses import replace
 from typing import Any
 
 import msgpack
 import pytest
+from msgspec.structs import replace
 
 from wai_protocol.errors import RemoteProtocolError
 from wai_protocol.limits import MAX_DETAIL_BYTES, MAX_FRAME_BYTES

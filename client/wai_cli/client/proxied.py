@@ -1,18 +1,18 @@
 """Connect through the HTTP proxy that the environment names, if any.
 
 `HTTPS_PROXY` and `NO_PROXY` have the same meaning for commands as for nodes and relays: the rules
-and the CONNECT exchange are in `wai_transport.http_proxy`. This module reads the environment and
-does the I/O.
+and the CONNECT exchange are in `wai_transport.http_proxy`, the settings in `options.proxy`. This
+module does the I/O.
 """
 
 from __future__ import annotations
 
 import http.client
-import os
 import socket
 import ssl
 from typing import Final
 
+from wai_cli.options.proxy import proxy_settings
 from wai_protocol.errors import TransportError
 from wai_transport.http_proxy import Proxy, ask_to_connect, proxy_for
 from wai_transport.origin import Origin
@@ -21,20 +21,6 @@ from .connecting import connect
 
 _READ_BYTES: Final = 4096
 """More than most answers to CONNECT have. Nothing follows the answer before TLS starts."""
-
-
-def proxy_settings(prefix: str = "") -> dict[str, str]:
-    """Return the environment's proxy settings. Names may be in upper or lower case.
-
-    `prefix`: that of our own variables; one such as `WAI_RELAY_NO_PROXY` replaces `NO_PROXY`.
-    """
-    found = {}
-    for name in ("https_proxy", "no_proxy"):
-        if prefix and prefix + name.upper() in os.environ:
-            continue
-        if value := os.environ.get(name) or os.environ.get(name.upper()):
-            found[name] = value
-    return found
 
 
 def proxy_to(url: str) -> Proxy | None:

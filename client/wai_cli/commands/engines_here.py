@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from wai_cli.client.proxied import proxy_settings
+from wai_cli.options.proxy import proxy_settings
 from wai_cli.output.progress import ProgressLine, bar, seconds_text, size_text
 from wai_cli.output.tables import print_json, print_table, say
 from wai_node.engines.find import Engine, engines, find_engine

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from wai_api.bounds import MAX_UPSTREAM_SLOTS
-from wai_cli.client.proxied import proxy_settings
 from wai_cli.client.target import add_target_options
 from wai_cli.options.paths import add_data_option, node_data
+from wai_cli.options.proxy import proxy_settings
 from wai_cli.options.values import count, first_line, named, whole_or_none
 from wai_cli.output.tables import print_json, say
 from wai_transport.heap import hold_heap

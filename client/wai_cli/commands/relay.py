@@ -122,7 +122,7 @@ def _on_relays(action: str, parsed: argparse.Namespace) -> int:
 
 def _run(parsed: argparse.Namespace) -> int:
     hold_heap()  # until the relay is ready
-    from wai_cli.client.proxied import proxy_settings
+    from wai_cli.options.proxy import proxy_settings
     from wai_cli.options.settings import load
     from wai_cli.output.logs import log_to_stderr
     from wai_relay.config import RelayConfig

@@ -12,12 +12,12 @@ import os
 import subprocess
 import sys
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.abc
+import msgspec
 
 from wai_node.engines.environment import server_environment
 from wai_node.managed.server.server_socket import ServerSocket
@@ -37,8 +37,7 @@ _STOP_TIMEOUT_S: Final = (
 _SHOWN_LOG_LINES: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class DemoUpstream:
+class DemoUpstream(msgspec.Struct, frozen=True):
     """The address of the demo's server and the key that it demands."""
 
     url: str

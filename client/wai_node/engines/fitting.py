@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from wai_node.models.hardware import Hardware, ask_nvidia
 
@@ -18,8 +19,7 @@ _VULKAN_LOADER: Final = "libvulkan.so.1"
 _ROCM_LIBRARIES: Final = ("libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6")
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(msgspec.Struct, frozen=True):
     """What decides on a build. `cuda`: the newest major version that NVIDIA's driver runs, 0
     without one. `vendors`: of its GPUs."""
 

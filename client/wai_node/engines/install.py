@@ -33,7 +33,6 @@ from .manifest import (
 )
 from .probe import version_of
 from .store import PROGRAM, About, EngineStore
-from .unpack import unpack
 
 KEPT_FREE_BYTES: Final = 256 << 20  # a full disk would break everything else on it
 # What is unpacked, by the archives' size: b10434 for Vulkan takes 72 MB from 28.
@@ -160,6 +159,8 @@ async def fetch_manifest(source: str, *, proxies: ProxySettings = DIRECT) -> Man
 
 def _put(store: EngineStore, name: str, archives: list[Path], sources: tuple[str, ...]) -> None:
     """Unpack the archives, see that the engine runs, and put it in its place."""
+    from .unpack import unpack  # tarfile is loaded with it
+
     fresh = store.fresh()
     try:
         for archive in archives:

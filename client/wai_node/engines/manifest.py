@@ -7,8 +7,6 @@ must be what whoever wrote the manifest has seen. `make_manifest` writes one.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -65,8 +63,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     releases: Annotated[tuple[Release, ...], msgspec.Meta(max_length=64)]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """A build that was chosen, and where its files are."""
 
     version: str
@@ -103,7 +100,7 @@ def read_manifest_file(path: Path) -> Manifest:
 
 def shipped() -> Manifest:
     """Return the manifest that comes with this software."""
-    text = files(__package__).joinpath("manifest.json").read_bytes()
+    text = Path(__file__).with_name("manifest.json").read_bytes()
     return read_manifest(text, "the shipped manifest")
 
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 import enum
 import functools
 from collections import Counter
-from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
+
+import msgspec
+from msgspec.structs import replace
 
 from wai_node.models.placement import Placement
 
@@ -48,8 +50,7 @@ class _Goal(enum.Enum):
     REMOVE = enum.auto()
 
 
-@dataclass(slots=True)
-class Deployment:
+class Deployment(msgspec.Struct):
     """The state machine of one deployment. Every method that returns actions may change `state`.
 
     `wish` is the desired way to serve it. `proven` is the last one that worked, perhaps in an
@@ -75,9 +76,9 @@ class Deployment:
     _generation: int = 0
     _loading: int | None = None
     _draining: int | None = None  # the generation that finishes its answers
-    _halting: set[int] = field(default_factory=set)
+    _halting: set[int] = msgspec.field(default_factory=set)
     _goal: _Goal = _Goal.NOTHING
-    _in_flight: Counter[int] = field(default_factory=Counter)
+    _in_flight: Counter[int] = msgspec.field(default_factory=Counter)
     _failures: int = 0
     _begun_at: float = 0.0
     _asked: bool = False  # a request waits that came before the model could be loaded

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
+from msgspec.structs import replace
 
 from wai_node.engines.backends import NAMES
 from wai_node.engines.find import NONE_HERE, Engine, find_engine
@@ -32,8 +33,7 @@ from .policy import ManagedSettings
 log = logging.getLogger("wai.node.managed")
 
 
-@dataclass(frozen=True, slots=True)
-class EngineState:
+class EngineState(msgspec.Struct, frozen=True):
     """What is known of the engine. `devices`: the GPUs that it can use; None: not asked, or not
     told. `problem`: what people must know. `offer`: what would be installed, if that is allowed.
     `on_trial`: it was chosen, and has served no model yet."""
@@ -44,7 +44,7 @@ class EngineState:
     problem: str = ""
     offer: str = ""
     on_trial: bool = False
-    names: Mapping[int, str] = field(default_factory=dict)
+    names: Mapping[int, str] = msgspec.field(default_factory=dict)
     """Its names for the machine's GPUs, by their numbers; those that it can't use are not there."""
 
     def detail(self) -> dict[str, Any]:

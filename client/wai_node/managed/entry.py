@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from wai_node.models.catalogue import Quantisation, RemoteFile, Repository
 from wai_node.models.download import Progress
@@ -69,8 +70,7 @@ class QuantFit(msgspec.Struct, frozen=True):
     fit: Fit
 
 
-@dataclass(frozen=True, slots=True)
-class DeploymentStatus:
+class DeploymentStatus(msgspec.Struct, frozen=True):
     """One deployed model, as `list` shows it. `changing`: a change of it is in progress.
     `given_up`: it has failed, and will not soon be tried again. `wakes`: a request loads it, and
     may wait for that. `load_s`: how long a load takes, measured or guessed. `served_by`: the kind
@@ -113,19 +113,18 @@ class DeploymentEvent(msgspec.Struct, frozen=True):
     status: DeploymentStatus
 
 
-@dataclass(slots=True)
-class DeploymentEntry:
+class DeploymentEntry(msgspec.Struct):
     """A deployed model with its state machine and its running servers."""
 
     model: WantedModel
     machine: Deployment
-    runners: dict[int, Runner] = field(default_factory=dict)
+    runners: dict[int, Runner] = msgspec.field(default_factory=dict)
     progress: Progress | None = None
     download: anyio.CancelScope | None = None
-    changed: anyio.Event = field(default_factory=anyio.Event)
+    changed: anyio.Event = msgspec.field(default_factory=anyio.Event)
     needs: Space = NOTHING
     """The memory that it will take, as far as that was estimated in this run."""
-    held: dict[int, Held] = field(default_factory=dict)
+    held: dict[int, Held] = msgspec.field(default_factory=dict)
     """What its servers take that run, or that may be started, by generation."""
     waiting: int = 0  # requests that wait for it
     asked_to_load: bool = False  # by an admin: it is loaded though no request waits for it

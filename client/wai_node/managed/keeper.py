@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -16,6 +15,7 @@ from typing import Any, Final, assert_never
 import anyio
 import anyio.abc
 import anyio.to_thread
+from msgspec.structs import replace
 
 from wai_node.models.catalogue import RemoteFile, Repository
 from wai_node.models.download import Clock, Download, Progress

@@ -5,9 +5,9 @@ The words are those of the command line, the API and the dashboard too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from wai_protocol.errors import RequestError
@@ -18,8 +18,7 @@ MIN_IDLE_S, MAX_IDLE_S = 1.0, 1e9  # with less, a model could be unloaded before
 MAX_PRIORITY: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class LoadPolicy:
+class LoadPolicy(msgspec.Struct, frozen=True):
     """`load`: whether it is always to be in memory, or only while it is used. `idle_unload_s`: its
     time to live, after which one on demand is unloaded if nobody asks; None: only if another model
     needs the room. `priority`: a higher one gets memory first.

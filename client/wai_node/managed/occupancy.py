@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from wai_node.models.hardware import Hardware
 from wai_node.models.space import NOTHING, Space

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from wai_node.models.draft import Draft
 from wai_node.models.load import CacheType, Load, load_for
@@ -48,8 +50,7 @@ _OURS: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
+class ServeOptions(msgspec.Struct, frozen=True):
     """How a model is computed. `cache_type`: the numbers of its K/V cache. `gpu_layers` None: as
     many as fit. `cpu_moe`: of so many layers the experts are in RAM, None: of as few as fit.
     `gpus`: the numbers of the GPUs that may be used, empty: any. `reasoning_format`: what becomes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from wai_node.config import EngineInstalls
 from wai_protocol.errors import AuthError, Fault, StoreError
@@ -14,8 +15,7 @@ from .options import ServeOptions
 from .wanted import WantedModel
 
 
-@dataclass(frozen=True, slots=True)
-class ManagedSettings:
+class ManagedSettings(msgspec.Struct, frozen=True):
     """The owner's settings for managed models.
 
     `folder` holds the wanted state and the logs, `models_folder` the model files. `server` is the

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from wai_node.models.fit import free_space
 from wai_node.models.hardware import Hardware
@@ -39,8 +39,7 @@ MEASURED_FOR_S: Final = 1.0
 Apply = Callable[[DeploymentEntry, list[Action]], None]
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct):
     """A launch that waits for room. Once `settled`, `refused` says why there is none, or is ""."""
 
     entry: DeploymentEntry
@@ -48,9 +47,9 @@ class _Waiting:
     held: Held
     since: float
     asked_at: float
-    made_room: list[str] = field(default_factory=list)
+    made_room: list[str] = msgspec.field(default_factory=list)
     refused: str = ""
-    settled: anyio.Event = field(default_factory=anyio.Event)
+    settled: anyio.Event = msgspec.field(default_factory=anyio.Event)
 
 
 class Room:

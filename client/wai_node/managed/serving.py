@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import ClassVar, Final
+
+from msgspec.structs import replace
 
 from wai_node.upstreams.llama_server import LlamaServerUpstream
 from wai_node.upstreams.upstream import Probe, Ready, Upstream, Waited

@@ -11,13 +11,13 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Final
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from wai_node.models.catalogue import Quantisation, Repository
 from wai_node.models.download import Clock

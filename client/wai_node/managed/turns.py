@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from wai_node.models.space import NOTHING, Space
 
@@ -53,8 +54,7 @@ class Stage(enum.Enum):
     LEAVING = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
+class Seat(msgspec.Struct, frozen=True):
     """One deployment. `needs`: what it takes in memory, or will. `busy`: its requests in progress.
     `since`: when it was first wanted, or when it had loaded; `used_at`: when a request was last in
     progress. `load_s`: how long a load takes."""
@@ -70,18 +70,17 @@ class Seat:
     load_s: float = 1.0
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(msgspec.Struct):
     """What to do now. `load`: these may begin. `unload`: these are unloaded, each for another.
     `close`: these take no new requests until they are. `waits`: for whom those wait that may not
     begin. `blocked`: these have no way to room, and why. `again_at`: when to ask again, though
     nothing changes."""
 
-    load: list[str] = field(default_factory=list)
-    unload: dict[str, str] = field(default_factory=dict)
-    close: set[str] = field(default_factory=set)
-    waits: dict[str, list[str]] = field(default_factory=dict)
-    blocked: dict[str, str] = field(default_factory=dict)
+    load: list[str] = msgspec.field(default_factory=list)
+    unload: dict[str, str] = msgspec.field(default_factory=dict)
+    close: set[str] = msgspec.field(default_factory=set)
+    waits: dict[str, list[str]] = msgspec.field(default_factory=dict)
+    blocked: dict[str, str] = msgspec.field(default_factory=dict)
     again_at: float | None = None
 
     def look_again(self, at: float) -> None:
@@ -89,8 +88,7 @@ class Plan:
         self.again_at = at if self.again_at is None else min(at, self.again_at)
 
 
-@dataclass(frozen=True, slots=True)
-class Turns:
+class Turns(msgspec.Struct, frozen=True):
     """The rule, with its constants."""
 
     turn_loads: float = TURN_LOADS

@@ -10,9 +10,10 @@ import json
 import logging
 import os
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from wai_node.models.placement import Placement, Share
 from wai_protocol.errors import StoreError, WaiError
@@ -28,8 +29,7 @@ MAX_MODELS: Final = 64  # each is a process; a box serves a handful
 FILE_NAME: Final = "wanted.json"
 
 
-@dataclass(frozen=True, slots=True)
-class AddedFile:
+class AddedFile(msgspec.Struct, frozen=True):
     """A file that is served with a model: a LoRA adapter or a draft model. `local`: the folder of
     the owner that it lies in, None: it is the hub's."""
 
@@ -41,8 +41,7 @@ class AddedFile:
     local: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WantedModel:
+class WantedModel(msgspec.Struct, frozen=True):
     """One deployed model.
 
     `alias` is its id for callers. `files` are file names in `folder`, which is relative to the
@@ -151,8 +150,8 @@ class Wanted:
     def _save(self, models: dict[str, WantedModel], removing: dict[str, WantedModel]) -> None:
         content = {
             "format": FORMAT,
-            "models": [asdict(model) for model in models.values()],
-            "removing": [asdict(model) for model in removing.values()],
+            "models": [msgspec.to_builtins(model) for model in models.values()],
+            "removing": [msgspec.to_builtins(model) for model in removing.values()],
         }
         fresh = self._path.with_name(FILE_NAME + ".new")
         try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
 
 import msgspec
+from msgspec.structs import replace
 
 from wai_node.models.placement import Placement
 
@@ -25,8 +25,7 @@ class State(enum.Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """The desired way to serve a model.
 
     `context_tokens` is per slot. `on_demand`: it need not be loaded while nobody asks for it.

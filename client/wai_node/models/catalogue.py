@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -43,8 +42,7 @@ class RemoteFile(msgspec.Struct, frozen=True):
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class Quantisation:
+class Quantisation(msgspec.Struct, frozen=True):
     """One variant of a model, with its files in order (several if split); named like `Q4_K_M`."""
 
     name: str

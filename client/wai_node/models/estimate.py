@@ -8,7 +8,6 @@ agreement within 10 %). What earlier starts on this node reported corrects them 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -38,8 +37,7 @@ class Correction(msgspec.Struct, frozen=True):
 NO_CORRECTION: Final = Correction()
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(msgspec.Struct, frozen=True):
     """Estimated bytes of llama-server's buffers; `compute_high`: in builds with larger graphs."""
 
     weights: int

@@ -6,10 +6,10 @@ Pure. `estimate` says what the buffers take, `placement` where the layers go.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from .estimate import (
     HIGH_FACTOR,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 MAX_GPUS: Final = 16  # of one machine; more are not told
 MAX_PROCESSES: Final = 16
@@ -13,8 +14,7 @@ MAX_PROBLEM_CHARS: Final = 200
 MAX_BYTES: Final = 1 << 50
 
 
-@dataclass(frozen=True, slots=True)
-class GpuGauges:
+class GpuGauges(msgspec.Struct, frozen=True):
     """One GPU; None is what its driver does not tell. `use`: percent of the time that it works.
     `problem`: why it tells nothing."""
 
@@ -28,8 +28,7 @@ class GpuGauges:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessGauges:
+class ProcessGauges(msgspec.Struct, frozen=True):
     """The server of one deployed model. `gpu_bytes`: None where the driver does not tell."""
 
     model: str
@@ -37,8 +36,7 @@ class ProcessGauges:
     gpu_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Gauges:
+class Gauges(msgspec.Struct, frozen=True):
     """A machine at one moment. `cpu`: percent of all cores together, None on the first look."""
 
     cpu: float | None

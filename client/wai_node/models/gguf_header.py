@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -161,8 +160,7 @@ def _refuse(what: str) -> RequestError:
     return RequestError(f"this is not a GGUF file that can be read: {what}", Fault.BAD_REQUEST)
 
 
-@dataclass(slots=True)
-class HeaderReader:
+class HeaderReader(msgspec.Struct):
     """Parses one header. Raises `RequestError` on invalid bytes.
 
     `metadata` grows while bytes are received, so that a caller may stop once it has the keys it
@@ -170,10 +168,10 @@ class HeaderReader:
     that are still needed; 0 once `header` is set.
     """
 
-    metadata: dict[str, Value] = field(default_factory=dict)
+    metadata: dict[str, Value] = msgspec.field(default_factory=dict)
     header: GgufHeader | None = None
     needed_bytes: int = len(MAGIC)
-    _buffer: bytearray = field(default_factory=bytearray)
+    _buffer: bytearray = msgspec.field(default_factory=bytearray)
     _consumed: int = 0
     _steps: Generator[int, bytes, None] | None = None
     _want: int = 0

@@ -12,11 +12,12 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
 import psutil
+from msgspec.structs import replace
 
 from .amd import read_amd
 from .cgroup import ROOT, cpu_limit, memory_limits
@@ -32,8 +33,7 @@ _MAX_CPU_CHARS: Final = 80  # names have some 40 characters; this limits what th
 APPLE_GPU_SHARE: Final = 0.75  # macOS's default recommendedMaxWorkingSetSize of unified memory
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(msgspec.Struct, frozen=True):
     """One GPU, with its memory in bytes; `vendor` is nvidia, amd or apple. `number`: its place
     among this machine's GPUs. `device`: the engine's name for it, as CUDA0; "": not known."""
 
@@ -45,8 +45,7 @@ class Gpu:
     device: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Hardware:
+class Hardware(msgspec.Struct, frozen=True):
     """A machine at one moment. With `unified_memory` the GPU's memory is part of the RAM."""
 
     gpus: tuple[Gpu, ...]

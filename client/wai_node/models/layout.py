@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from .gguf_header import TensorInfo
 from .shape import ModelShape
@@ -21,8 +23,7 @@ _INPUT: Final = ("token_embd", "token_types", "position_embd", "per_layer_token_
 _OUTPUT: Final = "output.weight"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """Bytes of the weights: `dense` and `experts` by layer, `embeddings`, and `output`, which is
     the embeddings once more if the model has no output of its own."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_protocol.errors import RequestError
 
@@ -48,8 +49,7 @@ _CACHE_BYTES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """The settings that determine memory; `context_tokens` is per slot. `batch_tokens`: how many
     are computed at once. `projector`: what lets the model see images. `draft`: its draft model."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -35,8 +34,7 @@ class FitVerdict(enum.Enum):
     NO = "no"
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """So many layers on one GPU: its number on this machine, and its name for the engine."""
 
     gpu: int
@@ -44,8 +42,7 @@ class Share:
     layers: int
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True):
     """Where a model's layers are. `shares`: those on GPUs, in the engine's order. `cpu_moe`: so
     many layers, the first ones, have their experts in RAM."""
 
@@ -82,8 +79,7 @@ class Wanted(msgspec.Struct, frozen=True):
 ANYWHERE: Final = Wanted()
 
 
-@dataclass(frozen=True, slots=True)
-class Costs:
+class Costs(msgspec.Struct, frozen=True):
     """The bytes of a model's parts. `dense` and `experts` are by layer, the last one of them the
     output; each has its part of the cache in `dense`. `scratch`: what computing them takes where
     they are. `beside`: on the first GPU. `embeddings` and `process`: in RAM. `whole`: all of it, in

@@ -12,10 +12,10 @@ llama-server b10434 reports; tests/client/models has the comparisons.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from .load import F16_BYTES, F32_BYTES, Load, cells_of
 from .shape import ModelShape, Purpose
@@ -42,8 +42,7 @@ class Stages(msgspec.Struct, frozen=True):
     windowed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Scratch:
+class Scratch(msgspec.Struct, frozen=True):
     """What computing a model takes, by layer. `stream`: the states of a batch's tokens. `logits`:
     where the output is, at most. `outputs`: what callers are given, always in RAM. `reuses`:
     whether the memory of masks that nobody reads any more serves for other things; the gaps may be

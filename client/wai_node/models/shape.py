@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -78,8 +77,7 @@ class Recurrent(msgspec.Struct, frozen=True):
         return conv + self.state * self.inner
 
 
-@dataclass(frozen=True, slots=True)
-class ModelShape:
+class ModelShape(msgspec.Struct, frozen=True):
     """The sizes of a model.
 
     `kv_heads` has an item per layer; 0 is a layer without a cache. `window_layers` are the layers

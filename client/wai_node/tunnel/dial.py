@@ -14,8 +14,10 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, cast
+
+import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.errors import (
     AuthError,
@@ -52,8 +54,7 @@ MAX_UPGRADE_BYTES: Final = 8 * 1024
 UPGRADE_PATH: Final = "/wai"
 
 
-@dataclass(frozen=True, slots=True)
-class RelayAddress:
+class RelayAddress(msgspec.Struct, frozen=True):
     """Where the relay is, and how to authenticate it.
 
     `dial` is an address to connect to instead of the URL's. `proxy` is the HTTP proxy for an https
@@ -67,8 +68,7 @@ class RelayAddress:
     proxy: Proxy | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(msgspec.Struct, frozen=True):
     """Settings of one dial.
 
     `patience_s`: limit for the TLS handshake, and again for ours. `segment_bytes`: the TCP maximum
@@ -85,8 +85,7 @@ class Stalled(TransportError):
     """TCP connected, but no answer followed in time: packets are lost, or the relay is busy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(msgspec.Struct, frozen=True):
     """The result of a dial. The caller owns the transport and must set its protocol at once."""
 
     transport: asyncio.Transport

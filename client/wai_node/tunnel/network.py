@@ -11,8 +11,9 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 LOOK_EVERY_S: Final = 1.0
 """Two system calls a second, so that a laptop that wakes up reconnects within one."""
@@ -57,8 +58,7 @@ def source_address(host: str, port: int) -> str | None:
     return address if isinstance(address, str) else None
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkRoute:
+class NetworkRoute(msgspec.Struct, frozen=True):
     """A tunnel's route: the relay's `host` and `port`, and our address (None if not connected)."""
 
     ours: str | None

@@ -12,8 +12,9 @@ import asyncio
 import logging
 import socket
 import time
-from dataclasses import replace
 from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from wai_protocol.errors import RemoteProtocolError, TransportError, WaiError
 from wai_protocol.events import Event, GoAwayReceived

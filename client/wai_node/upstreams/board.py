@@ -7,8 +7,10 @@ picks the upstream for a request, and tells the NodeStatus that follows. No I/O,
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.status import (
     MAX_ALIASES,
@@ -28,22 +30,21 @@ LINE_SHARE: Final = 4  # a line of a quarter of the slots: what ends within a mo
 TIMEOUTS_BEFORE_DOWN: Final = 3  # a poll waits behind a long prefill; three in a row are no prefill
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(msgspec.Struct):
     """One upstream. `ours`: our open streams by model; `ours_then`: as they were at the poll.
     `routes`: those that it has, as in `ModelStatus`; `apis`: of which dialects these are."""
 
     upstream: Upstream
     apis: tuple[str, ...] = ()
     routes: frozenset[str] | None = None
-    probe: Probe = field(default_factory=lambda: Probe(()))
-    ours: Counter[str] = field(default_factory=Counter)
+    probe: Probe = msgspec.field(default_factory=lambda: Probe(()))
+    ours: Counter[str] = msgspec.field(default_factory=Counter)
     ours_then: int = 0
     timeouts: int = 0
     error: str = ""
     answered: bool = False
-    speeds: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
+    speeds: dict[str, tuple[float | None, float | None]] = msgspec.field(default_factory=dict)
+    tally: Tally = msgspec.field(default_factory=Tally)
 
 
 class Board:

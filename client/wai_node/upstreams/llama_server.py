@@ -6,11 +6,11 @@ may, and is read only where metrics are off and `/props` says that the model is 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.errors import Fault, TransportError
 from wai_protocol.status import CONTINUE_FINAL_MESSAGE, PER_TOKEN_TIMINGS, ModelStatus

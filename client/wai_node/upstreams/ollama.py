@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.errors import WaiError
 from wai_protocol.foreign_json import ForeignJsonError, read_json

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
@@ -38,8 +37,7 @@ Ready = Callable[[HttpClient, str, Headers], None]
 header that proves us."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waited:
+class Waited(msgspec.Struct, frozen=True):
     """What a request waited for at its upstream: a load took `load_s`, after it had waited for room
     for `room_s`; `made_room`: the models that were unloaded for that."""
 
@@ -48,8 +46,7 @@ class Waited:
     made_room: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     """What an upstream said about itself.
 
     `counted`: `slots_busy` and `queued` are the upstream's own figures, which hold other people's

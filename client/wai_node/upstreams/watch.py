@@ -13,9 +13,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
+
+import msgspec
 
 from wai_node.supervision import Supervision
 from wai_protocol.errors import Fault, WaiError
@@ -45,13 +46,12 @@ _log = logging.getLogger("wai.node")
 Discover = Callable[[frozenset[int]], Awaitable[list[Upstream]]]
 
 
-@dataclass(slots=True)
-class _Polling:
+class _Polling(msgspec.Struct):
     """One upstream's watcher. `hurry`: it is to ask soon. `asked`: it has, once, or has failed.
     `routes_at`: when it was asked for its routes, None if it must be; `process`: who answered."""
 
-    hurry: asyncio.Event = field(default_factory=asyncio.Event)
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    asked: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     routes_at: float | None = None
     process: str = ""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from wai_relay.storage import Store, Write
 
 MAX_LISTED: Final = 1000  # entries in one answer
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
+class AuditEntry(msgspec.Struct, frozen=True):
     """`actor` did `action` ("key.revoke") to `subject` (an id) `at` seconds since 1970."""
 
     id: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from typing import Final
 
@@ -16,6 +15,8 @@ def unknown(kind: str, asked: str, names: Collection[str]) -> RequestError:
 
     `kind`: a noun such as "API key".
     """
+    import difflib  # nobody waits for its 10 ms but who has mistyped
+
     nearest = difflib.get_close_matches(asked[:MAX_SHOWN_CHARS], names, n=1, cutoff=0.5)
     offer = f"; did you mean {nearest[0]!r}?" if nearest else ""
     return RequestError(f"there is no {kind} {asked[:MAX_SHOWN_CHARS]!r}{offer}", Fault.NOT_FOUND)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ssl
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import msgspec
@@ -328,6 +327,8 @@ def _retry_after_s(headers: Headers) -> float | None:
         return None
     if value.isascii() and value.isdigit():
         return float(value)
+    from email.utils import parsedate_to_datetime  # few authorities answer so
+
     try:
         until = parsedate_to_datetime(value)
     except ValueError:

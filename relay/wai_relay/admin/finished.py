@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any, Final
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict, fields, replace
 from starlette.responses import Response
 
 from wai_api.requests import FinishedList, FinishedRequest

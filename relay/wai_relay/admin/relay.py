@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Final
 
 from msgspec import UNSET
+from msgspec.structs import asdict
 
 from wai_api.relay import AuditList, AuditView, ChangeSettings, SettingsView, WhoAmI
 from wai_relay.access.audit import MAX_LISTED

@@ -6,8 +6,9 @@ model to load, within minutes. In between its callers shall hear "not now", not 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from wai_protocol.status import MAX_MODELS, ModelStatus, NodeStatus
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from typing import Any, Final, Protocol
+
+from msgspec.structs import replace
 
 from wai_protocol.errors import Fault, NodeUnavailable
 from wai_protocol.status import MAX_MODELS, NodeStatus

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 import msgspec
@@ -123,6 +122,8 @@ class ProviderTrouble:
 
     def _note_clock(self, date: bytes, began: float) -> None:
         """Its Date has whole seconds, and was written between our question and now."""
+        from email.utils import parsedate_to_datetime  # only with providers
+
         try:
             told = parsedate_to_datetime(date.decode("latin-1")).timestamp()
         except (ValueError, OverflowError, OSError):

@@ -12,8 +12,10 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from wai_api.patterns import NODE_NAME
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
@@ -23,8 +25,7 @@ MAX_SET_SLOTS: Final = 64  # upstreams of a node; a box has one to a few
 _NODE_NAME: Final = re.compile(NODE_NAME)
 
 
-@dataclass(frozen=True, slots=True)
-class NodeRecord:
+class NodeRecord(msgspec.Struct, frozen=True):
     """A node that joined. `public_key` is its Ed25519 key, 32 bytes; `may_deploy`: whether the
     relay may tell it to run models. `drained`: whether an admin said that it shall get no new
     requests. `slots`: by upstream, how many requests it works on at once, where an admin has set
@@ -37,7 +38,7 @@ class NodeRecord:
     tags: tuple[str, ...] = ()
     may_deploy: bool = True
     drained: bool = False
-    slots: Mapping[str, int] = field(default_factory=dict)
+    slots: Mapping[str, int] = msgspec.field(default_factory=dict)
     removed_at: float | None = None
 
     @property

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from wai_protocol.surface import Headers
 from wai_relay.http.exchange import Exchange, Request
@@ -18,8 +19,7 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024  # as much as is captured of an answer
 REPLAY_S: Final = 3600.0  # how long the key is good: longer than any answer takes
 
 
-@dataclass(slots=True)
-class Replayed:
+class Replayed(msgspec.Struct):
     """What came back. `cut`: there was more."""
 
     request_id: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_api.health import ProblemView
 from wai_relay.contracts.records import LimitsState, UsageState
@@ -23,8 +24,7 @@ LOW_DISK_BYTES: Final = 256 << 20
 LOW_INODES: Final = 64  # files that the relay makes: a few, and new ones before old ones go
 
 
-@dataclass(frozen=True, slots=True)
-class RelayCondition:
+class RelayCondition(msgspec.Struct, frozen=True):
     """Reads what changes while the relay runs.
 
     `certificate_ends`: when the shown certificate is over, in seconds since 1970; 0 while the one

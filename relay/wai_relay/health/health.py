@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -34,8 +33,7 @@ class _NoReceivers:
         return ()
 
 
-@dataclass(slots=True)
-class Health:
+class Health(msgspec.Struct):
     """Reads the relay's parts. `known_key`: finds a key by its id, a revoked one too."""
 
     condition: RelayCondition
@@ -45,11 +43,11 @@ class Health:
     providers: Callable[[], Iterable[WatchedProvider]] = tuple
     relays: WatchedRelays | None = None
     known_key: Callable[[str], KnownKey | None] = lambda _: None
-    clock_watch: ClockWatch = field(default_factory=ClockWatch)
-    receivers: Receivers = field(default_factory=_NoReceivers)
-    config: HealthConfig = field(default_factory=HealthConfig)
+    clock_watch: ClockWatch = msgspec.field(default_factory=ClockWatch)
+    receivers: Receivers = msgspec.field(default_factory=_NoReceivers)
+    config: HealthConfig = msgspec.field(default_factory=HealthConfig)
     clock: Callable[[], float] = time.time
-    _since: dict[str, float] = field(default_factory=dict)
+    _since: dict[str, float] = msgspec.field(default_factory=dict)
     """When each of the problems of the last look was seen first, by its id."""
 
     def problems(self) -> tuple[ProblemView, ...]:

@@ -14,7 +14,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from email.utils import formatdate
 from typing import Final
 
 import msgspec
@@ -67,6 +66,8 @@ MAX_CONNECTIONS: Final = 20_000
 # Connections from one address, which may be an office or a carrier's NAT. Loopback is not counted:
 # a proxy on the same host, which terminates TLS for all callers, has that address.
 MAX_CONNECTIONS_PER_PEER: Final = 1_000
+_DAYS: Final = (b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun")
+_MONTHS: Final = tuple(b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
 
 
 class TunnelProtocol(asyncio.Protocol):
@@ -109,6 +110,21 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def abort(self) -> None:
         """Reset the connection, and cancel its requests."""
+
+
+def http_date(second: int) -> bytes:
+    """A time in seconds since 1970 as RFC 9110 section 5.6.7 wants it, whatever the locale is."""
+    at = time.gmtime(second)
+    day, month = _DAYS[at.tm_wday], _MONTHS[at.tm_mon - 1]
+    return b"%b, %02d %b %d %02d:%02d:%02d GMT" % (
+        day,
+        at.tm_mday,
+        month,
+        at.tm_year,
+        at.tm_hour,
+        at.tm_min,
+        at.tm_sec,
+    )
 
 
 class EdgeCounters(msgspec.Struct):
@@ -196,7 +212,7 @@ class Edge:
         second = int(time.time())
         if second != self._date_second:
             self._date_second = second
-            self._date = formatdate(second, usegmt=True).encode("ascii")
+            self._date = http_date(second)
         return self._date
 
     def refused(self, request: str, error: WaiError) -> None:

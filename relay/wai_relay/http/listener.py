@@ -25,7 +25,6 @@ from .edge import (
     TunnelProtocol,
 )
 from .h1 import H1Connection
-from .h2 import H2Connection
 from .misdirected import MisdirectedConnection
 
 ALPN_TUNNEL: Final = "wai/1"
@@ -188,7 +187,7 @@ class _Arrival(asyncio.Protocol):
                 case "acme-tls/1":  # the authority only needs the certificate (RFC 8737 section 3)
                     self._transport.close()
                 case "h2":
-                    self._become(H2Connection(edge))
+                    self._become(_h2_connection(edge))
                 case _:
                     self._become(H1Connection(edge))
             return
@@ -209,7 +208,7 @@ class _Arrival(asyncio.Protocol):
 
     def _recognize(self) -> None:
         if self._first.startswith(H2_PREFACE):
-            connection: CallerConnection = H2Connection(self._listener.edge)
+            connection: CallerConnection = _h2_connection(self._listener.edge)
         elif H2_PREFACE.startswith(self._first):
             return
         else:
@@ -246,6 +245,13 @@ class _Arrival(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _h2_connection(edge: Edge) -> CallerConnection:
+    """A caller's connection by HTTP/2. The first one loads h2, which many relays never need."""
+    from .h2 import H2Connection
+
+    return H2Connection(edge)
 
 
 async def _bound(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:

@@ -11,10 +11,8 @@ import base64
 import hashlib
 import importlib.util
 import io
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +39,8 @@ class Wheel:
 
 def pack() -> Wheel:
     """Pack the running software. Raises `RequestError` if it was not installed by pip."""
+    from importlib.metadata import PackageNotFoundError, distribution  # for who installs a node
+
     try:
         installed = distribution(DISTRIBUTION)
     except PackageNotFoundError:
@@ -81,6 +81,8 @@ def _record(files: dict[str, bytes], record: str) -> bytes:
 
 
 def _zip(files: dict[str, bytes]) -> bytes:
+    import zipfile
+
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import datetime
 import re
-import zoneinfo
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -172,14 +171,19 @@ class NotifyConfig:
             raise RequestError(f"notify has at most {MAX_RECEIVERS} receivers")
         try:
             self.zone()
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        except (KeyError, ValueError, OSError) as error:
             raise RequestError(
                 f"notify.time_zone: this machine knows no zone {self.time_zone!r}"
             ) from error
 
     def zone(self) -> datetime.tzinfo | None:
-        """The zone of the quiet hours; without it: this machine's."""
-        return zoneinfo.ZoneInfo(self.time_zone) if self.time_zone else None
+        """The zone of the quiet hours; without it: this machine's. Raises `KeyError`, `ValueError`
+        or `OSError` for one that this machine does not know."""
+        if not self.time_zone:
+            return None
+        from zoneinfo import ZoneInfo
+
+        return ZoneInfo(self.time_zone)
 
     def is_quiet(self, now: float) -> bool:
         """Whether nobody is to be told now. `now`: seconds since 1970."""

@@ -20,7 +20,6 @@ from wai_transport.folder import DataFolder
 from wai_transport.http_proxy import DIRECT, ProxySettings
 
 from .config import NotifyConfig
-from .email import Email
 from .message import Message
 from .ntfy import Ntfy
 from .receiver import Receiver
@@ -43,11 +42,15 @@ _log = logging.getLogger("wai.notify")
 
 def receivers_of(config: NotifyConfig, proxies: ProxySettings = DIRECT) -> list[Receiver]:
     """All that are configured. Raises `WaiError`: a secret or a file can't be used."""
-    return [
+    found: list[Receiver] = [
         *(Webhook(one, proxies) for one in config.webhook),
         *(Ntfy(one, proxies) for one in config.ntfy),
-        *(Email(one) for one in config.email),
     ]
+    if config.email:
+        from .email import Email  # few use smtplib and what it brings
+
+        found += (Email(one) for one in config.email)
+    return found
 
 
 class _Line(msgspec.Struct):

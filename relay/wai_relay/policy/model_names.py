@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
+
+import msgspec
 
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, RequestError
@@ -18,15 +19,14 @@ MAX_WILDCARDS: Final = 4
 """In one alias. Each costs a search in the name."""
 
 
-@dataclass(frozen=True)
-class ModelNames:
+class ModelNames(msgspec.Struct, frozen=True, dict=True):
     """`aliases`: name to model; a name may contain `*`. `fallbacks`: model to those that may stand
     in for it, best first. Replace the whole of it to change it while the relay runs.
 
     Raises `RequestError` for an alias with too many `*`."""
 
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
+    fallbacks: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.aliases:

@@ -20,7 +20,6 @@ from wai_relay.admin.peers import Peers
 from wai_relay.app import App, Readiness
 from wai_relay.config import RelayConfig
 from wai_relay.contracts.records import Recorder
-from wai_relay.dashboard.app import create_app
 from wai_relay.database import DATABASE_FILE
 from wai_relay.fleet.invites import InviteAddress
 from wai_relay.fleet.node import Node
@@ -37,7 +36,7 @@ from wai_relay.health.folder_probe import FolderProbe
 from wai_relay.health.health import Health
 from wai_relay.health.keys import KnownKey
 from wai_relay.health.watch import HealthWatch
-from wai_relay.http.asgi import asgi_handler
+from wai_relay.http.asgi import Application, asgi_handler
 from wai_relay.http.cors import CrossOrigin
 from wai_relay.http.edge import Edge
 from wai_relay.http.trusted_proxies import TrustedProxies
@@ -201,7 +200,7 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
     cross_origin = CrossOrigin(gateway.handle, config.cors)
     app = App(
         cross_origin.handle,
-        asgi_handler(create_app(context)),
+        asgi_handler(lambda: _pages(context)),
         ready=readiness.state,
         usage=lambda: stored.recorder.state.word,
         metrics=page.handle,
@@ -232,6 +231,13 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         notifier=notifier,
         limits=courier,
     )
+
+
+def _pages(context: Context) -> Application:
+    """The admin API and the dashboard."""
+    from wai_relay.dashboard.app import create_app  # with Starlette a tenth of a second
+
+    return create_app(context)
 
 
 def session_limits(config: RelayConfig) -> Limits:

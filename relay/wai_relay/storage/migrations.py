@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from importlib import resources
+from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
 from wai_protocol.errors import StoreError
 
+_FOLDER: Final = Path(__file__).with_name("migrations")
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+?)(?:\.(sqlite|postgres))?\.sql")
 _USABLE_FROM: Final = re.compile(r"^-- usable from: (\d+)$", re.MULTILINE)
 
@@ -66,7 +67,7 @@ def load_migrations(database: Database = "sqlite") -> list[Migration]:
     names: dict[int, str] = {}
     common: dict[int, str] = {}
     own: dict[int, str] = {}
-    for file in resources.files(__package__).joinpath("migrations").iterdir():
+    for file in _FOLDER.iterdir():
         if (matched := _FILE_NAME.fullmatch(file.name)) is None:
             continue
         number = int(matched[1])

@@ -5,8 +5,9 @@ What refused callers sent is not among them: anybody could fill the disk with th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from wai_api.requests import FinishedRequest
 from wai_relay.contracts.records import PastRequest
@@ -29,8 +30,7 @@ _BEFORE: Final = "(started_at, id) < (SELECT started_at, id FROM usage_requests 
 _FAILED: Final = "(cancelled = 0 AND (status >= 400 OR fault <> ''))"  # as `RequestRecord.failed`
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryFilter:
+class HistoryFilter(msgspec.Struct, frozen=True):
     """Which requests are asked for; None: any.
 
     `key`: an id. `model`: as it was asked for, or as the upstream was. `failed`: those whose caller

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import datetime
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from wai_api.usage import Grouping, UsageRow
 from wai_relay.contracts.histogram import quantile
@@ -29,8 +30,7 @@ _OF_LABEL: Final = "key_id IN (SELECT key_id FROM api_key_labels WHERE label = $
 _SUMS: Final = ", ".join(f"sum({name}) AS {name}" for name in COUNTERS)
 
 
-@dataclass(frozen=True, slots=True)
-class UsageTop:
+class UsageTop(msgspec.Struct, frozen=True):
     """The groups with the most requests, and the sums of all others.
 
     `others`: one row with the group "", for the `other_groups` groups; None if there are none.

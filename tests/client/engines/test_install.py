@@ -7,13 +7,13 @@ import json
 import multiprocessing
 import os
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
+from msgspec.structs import replace
 
 from tests.harness.fake_releases import VERSION, FakeReleases, listed, script_archive
 from tests.harness.processes import free_port

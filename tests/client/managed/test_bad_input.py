@@ -8,13 +8,13 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.to_thread
 import pytest
+from msgspec.structs import replace
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.real import require_real, script

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import anyio
 import anyio.to_thread
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.fake_releases import FakeReleases, listed, real_archive, script_archive

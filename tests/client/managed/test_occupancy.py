@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 
 import pytest
+from msgspec.structs import replace
 
 from tests.client.models.test_fit import GIB, Q4, SHAPE, box
 from wai_node.managed.deployment import Deployment, Wish

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.real import require_real
@@ -194,7 +194,7 @@ def test_node_api_and_command_line_have_the_same_words() -> None:
         options.MAX_GPU_NUMBER,
         options.MAX_DRAFT_TOKENS,
     )
-    assert set(ServeOptions.__dataclass_fields__) == set(calls.Options.__struct_fields__)
+    assert set(ServeOptions.__struct_fields__) == set(calls.Options.__struct_fields__)
     assert bounds.MAX_GPU_LAYERS == options.MAX_GPU_LAYERS
     assert bounds.MAX_ENGINE_FLAGS == options.MAX_FLAGS
     assert bounds.MAX_FLAG_CHARS == options.MAX_FLAG_CHARS

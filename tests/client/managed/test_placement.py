@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from tests.client.managed.test_options import call, value_of
 from tests.client.models.test_fit_against_llama_server import header_of

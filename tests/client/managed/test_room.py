@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from tests.harness.fake_hub import FakeHub, FakeRepo
 from tests.harness.real import require_real, script

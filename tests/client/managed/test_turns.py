@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import statistics
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.harness.turns_rig import Box, Model, callers
 from wai_node.managed.turns import LEAST_YIELD_S, Seat, Stage, Turns

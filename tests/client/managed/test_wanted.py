@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from wai_node.managed.wanted import FILE_NAME, MAX_MODELS, Wanted, WantedModel
 from wai_protocol.errors import StoreError

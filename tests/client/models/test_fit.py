@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from wai_node.models.buffer_log import SeenBuffers, learn, read_buffers
 from wai_node.models.estimate import Correction, estimate

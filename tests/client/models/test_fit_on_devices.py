@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
+from msgspec.structs import replace
 
 from tests.client.models.test_fit_against_llama_server import TOLERANCE, buffers_of, header_of
 from tests.harness.real import require_real

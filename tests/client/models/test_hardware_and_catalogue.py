@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import sys
 import types
-from dataclasses import replace
 from pathlib import Path
 
 import pynvml
 import pytest
+from msgspec.structs import replace
 
 from wai_node.models.catalogue import (
     RemoteFile,

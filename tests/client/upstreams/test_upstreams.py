@@ -6,9 +6,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tests.harness.model_servers import model_server
 from tests.harness.raw_upstream import Script, ok, raw_upstream, read_request

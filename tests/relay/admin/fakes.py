@@ -3,11 +3,14 @@ driven as ASGI."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from tests.relay.conftest import Clock
 from wai_protocol.identity import NodeKey, RelayKey, node_id
@@ -16,7 +19,8 @@ from wai_relay.access.admins import Admins
 from wai_relay.access.audit import AuditLog
 from wai_relay.access.keys import KeyRing
 from wai_relay.access.sign_ins import SignIns
-from wai_relay.admin import BASE, Context
+from wai_relay.admin.app import BASE
+from wai_relay.admin.context import Context
 from wai_relay.admin.events import Feed
 from wai_relay.admin.live_nodes import now_of
 from wai_relay.admin.peers import Peers
@@ -261,4 +265,4 @@ async def make_api(
 
 def make_node(**changes: Any) -> FakeNode:
     record = NodeRecord(node_id(PUBLIC), "box", PUBLIC, 1.8e9)
-    return replace(FakeNode(record), **changes)
+    return dataclasses.replace(FakeNode(record), **changes)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, Final
 
 import pytest
+from msgspec.structs import replace
 
 from tests.relay.conftest import Clock
 from wai_protocol.errors import AuthError, Fault, RequestError, WaiError
 from wai_protocol.invite import decode
 from wai_protocol.status import ModelStatus, NodeStatus
 from wai_relay.access.admins import Admins
-from wai_relay.admin import BASE
-from wai_relay.admin.app import ENDPOINTS
+from wai_relay.admin.app import BASE, ENDPOINTS
 from wai_relay.admin.endpoint import MAX_BODY_BYTES
 from wai_relay.contracts.records import RequestRecord, TokenCounts
 from wai_relay.observe.explain import Explanations

@@ -8,10 +8,10 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 import pytest
+from msgspec.structs import replace
 
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import ModelStatus, NodeStatus

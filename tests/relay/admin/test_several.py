@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.relay.admin.test_api import DEPLOYED
 from wai_api.models import DeploymentView, NodeFit, QuantFitView

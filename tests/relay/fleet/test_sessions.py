@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tests.relay.conftest import Clock
 from wai_protocol.errors import AuthError, Fault, WaiError

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 from msgspec import structs
+from msgspec.structs import replace
 
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError

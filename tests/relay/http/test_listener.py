@@ -196,7 +196,7 @@ async def test_an_asgi_application_streams() -> None:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body"})
 
-    async with serving(asgi_handler(app)) as (_, _, port):
+    async with serving(asgi_handler(lambda: app)) as (_, _, port):
         answer = await ask(port, REQUEST.replace(b"/p", b"/p%20q?x=1"))
     assert answer.startswith(b"HTTP/1.1 201 Created\r\nx: 1\r\n")
     assert b"4\r\n/p q\r\n1\r\n \r\n5\r\nhello\r\n0\r\n\r\n" in answer

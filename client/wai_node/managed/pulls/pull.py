@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import anyio
+import msgspec
 
 from wai_node.managed.deployment import State
 from wai_node.managed.entry import DeploymentStatus
@@ -16,8 +15,7 @@ from wai_protocol.status import COMPLETION, EMBEDDING, ModelStatus, guessed_load
 from .pulled import PulledModel
 
 
-@dataclass(slots=True)
-class Pull:
+class Pull(msgspec.Struct):
     """A deployment. `state` is that of the work on it; once it is served, the server says.
 
     `seen`: the server's last word of it, None while it says nothing. `kind`: the server's.
@@ -36,7 +34,7 @@ class Pull:
     hold_until: float = 0.0
     scope: anyio.CancelScope | None = None
     told: DeploymentStatus | None = None
-    ended: anyio.Event = field(default_factory=anyio.Event)
+    ended: anyio.Event = msgspec.field(default_factory=anyio.Event)
 
     @property
     def working(self) -> bool:
