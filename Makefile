@@ -20,12 +20,13 @@ WEB       := $(shell find relay/web protocol/wai_api -type f -not -path '*/node_
 DASHBOARD := relay/wai_relay/static/.built-from
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs man bench bench-quick bench-instructions bench-dashboard chaos clients kills outages fuzz screenshots dist node-pyz release-check lock clean
+.PHONY: help run test test-long lint docs man bench bench-quick bench-instructions bench-dashboard chaos clients kills outages fuzz screenshots dist node-pyz release-check lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run    a relay and this machine as its node, with a model: prints a curl line to try'
-	@echo 'make test   all tests, also those with a real llama-server'
+	@echo 'make test   the tests, also those with a real llama-server'
+	@echo 'make test-long  those that cost many seconds each: the installer, the outages, the linters'
 	@echo 'make lint   formatting, lint, types, layers, shell, pages, images, units'
 	@echo 'make bench  figures, beside other tunnels  make dist   wheel and sdist (node-pyz: the node in a file)'
 	@echo 'make bench-dashboard  the dashboard with 50 nodes, 500 requests, 100,000 that are over'
@@ -43,7 +44,10 @@ run: $(VENV)/.run $(DASHBOARD)
 	@$(BIN)/wai up $(ARGS)
 
 test: $(VENV)/.test $(DASHBOARD) .cache/npm/.done
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m 'not long' $(ARGS)
+
+test-long: $(VENV)/.test $(DASHBOARD) .cache/npm/.done
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m long $(ARGS)
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff format --check .

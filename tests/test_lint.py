@@ -10,6 +10,8 @@ import pytest
 
 from tests.harness.real import SCRIPTS, script
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -13,7 +13,12 @@ from .clients import CLIENTS, Client
 from .documented import LANGUAGES, Snippet, run_snippet, snippets
 from .run import Fleet, fleet, fleet_of_one, run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("clients")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.e2e,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("clients"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tests.harness.cluster import Cluster, cluster
 from tests.harness.llama_server import LlamaServer, llama_server
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(500)]
 
 CANCELS = 100
 SLOTS = 2

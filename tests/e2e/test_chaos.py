@@ -14,7 +14,7 @@ import pytest
 
 from tests.chaos.run import Plan, run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 def test_streams_survive_random_faults(tmp_path: Path) -> None:

@@ -26,7 +26,12 @@ from tests.harness.odd_upstream import COUNT, MODELS, odd_upstream
 from tests.harness.processes import wait_until
 from tests.harness.tcp_proxy import TcpProxy, tcp_proxy
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500), pytest.mark.xdist_group("cuts")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.e2e,
+    pytest.mark.timeout(500),
+    pytest.mark.xdist_group("cuts"),
+]
 
 # 200 take a minute: WAI_CUTS=200 make test ARGS=tests/e2e/test_cuts.py. `make chaos` has more.
 CUTS = int(os.environ.get("WAI_CUTS", "60"))

@@ -25,7 +25,7 @@ from tests.harness.processes import Daemon, free_port, wait_until
 from tests.harness.real import require_real, script
 from wai_relay.certificate import certificate_from_pem, pin_of
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.long, pytest.mark.e2e]
 
 PAGE: Final = "behind-a-proxy.md"
 CALLER: Final = "127.0.0.4"  # the proxies are 127.0.0.1

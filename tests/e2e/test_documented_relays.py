@@ -22,7 +22,7 @@ from tests.harness.processes import free_port, wait_until
 from tests.harness.real import require_real
 from tests.harness.relays import own_id, relays
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PAGE: Final = "several-relays.md"
 ASKED: Final = 8

@@ -22,7 +22,7 @@ from tests.harness.processes import wait_until
 from tests.harness.real import SCRIPTS, require_real
 from tests.harness.tiny_gguf import tiny_gguf
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(400)]
 
 # Without what the test environment has: its llama-server on PATH, and its package xllamacpp.
 _BARE = """\

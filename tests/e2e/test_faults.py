@@ -21,7 +21,7 @@ from tests.harness.counting_upstream import CountingUpstream, counting_upstream
 from tests.harness.fault_proxy import BOTH_WAYS, FaultProxy, Way, fault_proxy
 from tests.harness.processes import Daemon, wait_until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.long, pytest.mark.e2e]
 
 NUMBERS = 150  # at one every 20 ms: three seconds
 IN_THE_MIDDLE = 40

@@ -38,7 +38,12 @@ from tests.harness.real import require_real
 from tests.harness.service_manager import ServiceManager, service_manager
 from tests.harness.tiny_gguf import tiny_gguf
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), pytest.mark.xdist_group("install")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("install"),
+]
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "relay/wai_relay/installer/requirements.lock"

@@ -18,7 +18,7 @@ from tests.harness.cluster import ApiKey, Cluster, cluster
 from tests.harness.loop_end import abort_connections
 from tests.harness.paced_server import MODEL, Failure, Pace, PacedServer, paced_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(400)]
 PROMPT = "Tell me of it. " * 20
 TRIES = 3
 """What the relay learns are times, and a busy machine adds to them. A fault of the relay shows in

@@ -20,7 +20,12 @@ from tests.harness.cluster import Cluster, cluster
 from tests.harness.processes import wait_until
 from tests.harness.strict_server import MODEL, StrictServer, strict_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.xdist_group("large")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.e2e,
+    pytest.mark.timeout(400),
+    pytest.mark.xdist_group("large"),
+]
 
 MIB = 1 << 20
 PICTURES = 100

@@ -19,6 +19,7 @@ from tests.harness.processes import wait_until
 from tests.harness.relays import relays, status_of
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.e2e,
     pytest.mark.timeout(300),
     pytest.mark.xdist_group("limits_of_several_relays"),

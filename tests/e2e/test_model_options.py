@@ -26,7 +26,7 @@ from tests.harness.processes import wait_until
 from tests.harness.real import require_real, script
 from tests.harness.tiny_gguf import TinyModel, tiny_gguf
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(400)]
 
 WAIT_S: Final = 60.0
 VARIABLE: Final = "GGML_SCHED_DEBUG"

@@ -25,7 +25,7 @@ from tests.harness.small_box import CONTEXT, STEADY, SWAPPED, WAIT_S, Box, small
 Bring = Callable[[Box], None]
 Kill = Callable[[Box], None]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from tests.harness.cluster import cluster
 from tests.harness.real import script
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(500)]
 
 CONFIG: Final = Path(__file__).with_name("schemathesis.toml")
 EXAMPLES: Final = "10"  # of each operation: 1,300 requests, in half a minute

@@ -28,7 +28,7 @@ from tests.harness.postgres import PostgresServer
 from tests.harness.processes import wait_until
 from tests.harness.relays import ids_of, is_good, own_id, relays
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(300)]
 
 HARD = bool(os.environ.get("WAI_HARD"))
 CALLERS, NODES = (200, 4) if HARD else (8, 2)

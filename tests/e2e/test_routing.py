@@ -338,6 +338,7 @@ def test_what_was_recorded_is_what_the_llama_servers_counted(fleet: Fleet) -> No
     assert (read, written) == fleet.counted()
 
 
+@pytest.mark.long
 def test_streams_that_were_left_cost_what_the_llama_servers_counted(fleet: Fleet) -> None:
     key = fleet.key("leaver")
     recorded(fleet)

@@ -23,7 +23,7 @@ from tests.harness.real import require_real, script
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.target import local_target
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(300)]
 
 DOMAIN = "llm.example.com"
 LONG_S = 90 * 86400

@@ -24,6 +24,8 @@ from wai_node.models.gguf_header import GgufHeader, HeaderReader
 from wai_node.models.load import CacheType, Load, load_for
 from wai_node.models.shape import shape_from_metadata
 
+pytestmark = pytest.mark.long
+
 TOLERANCE: Final = 0.10
 LOAD_LIMIT_S: Final = 25.0
 TRIES: Final = 3  # b10434 now and then hangs while it loads, before it has listened

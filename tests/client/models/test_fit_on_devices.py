@@ -19,7 +19,7 @@ from wai_node.models.load import Load
 from wai_node.models.placement import Placement, Share, space_of
 from wai_node.models.shape import shape_from_metadata
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 SHAPE: Final = Shape(
     embedding=512, blocks=8, heads=8, head_dim=64, feed_forward=2048, vocabulary=8192, experts=8

@@ -29,6 +29,8 @@ from wai_relay.gateway.dialects.usage import UsageReader
 from wai_relay.gateway.intake import Intake
 from wai_relay.gateway.limits import MIB, GatewayLimits
 
+pytestmark = pytest.mark.long
+
 MOST_S = 0.040
 """CPU time of one turn of the loop, on a core as fast as where it was chosen: twice what the worst
 takes there, for cores that are shared. What grows with the square takes a hundred times as long."""

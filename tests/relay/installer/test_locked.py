@@ -22,7 +22,11 @@ from tests.harness.processes import free_port
 from tests.harness.tiny_wheel import locked, tiny_wheel
 from wai_relay.installer.pages import SCRIPT_FILE
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("locked")]  # one environment
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(400),
+    pytest.mark.xdist_group("locked"),
+]  # one environment
 
 ROOT = Path(__file__).parents[3]
 LOCK = SCRIPT_FILE.parent / "requirements.lock"
