@@ -19,7 +19,7 @@ from tests.harness.cluster import Cluster, cluster, wai
 from tests.harness.counting_upstream import MODEL, counting_upstream
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(400)]
 
 HELD_S = 7.0  # longer than SQLite waits
 

@@ -16,7 +16,7 @@ from tests.harness.model_fleet import llama_servers, model
 from tests.harness.processes import wait_until
 from tests.harness.small_box import Box, small_box
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(240)]
 REPOS: Final = ("tiny/one-GGUF", "tiny/two-GGUF", "tiny/three-GGUF")
 MODELS: Final = tuple(f"{repo}:F16" for repo in REPOS)
 SWAPS: Final = 4  # a turn lasts for five seconds at least

@@ -33,7 +33,7 @@ from wai_relay import certificate as certificates
 from wai_relay.identity import load_self_signed
 from wai_transport.folder import DataFolder
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(400)]
 
 KNOWN_WITHIN_S: Final = 15.0
 DISK_MIB: Final = 320  # more than what counts as a low disk, and a little of it is used

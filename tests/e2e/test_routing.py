@@ -26,7 +26,12 @@ from tests.harness.cluster import Cluster, cluster, wai
 from tests.harness.llama_server import LlamaServer, llama_server
 from tests.harness.processes import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), pytest.mark.xdist_group("routing")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.e2e,
+    pytest.mark.timeout(400),
+    pytest.mark.xdist_group("routing"),
+]
 
 # name: slots, context of each
 BOXES: Final = {"one": (1, 4096), "two": (2, 2048), "four": (4, 1024)}
@@ -338,7 +343,6 @@ def test_what_was_recorded_is_what_the_llama_servers_counted(fleet: Fleet) -> No
     assert (read, written) == fleet.counted()
 
 
-@pytest.mark.long
 def test_streams_that_were_left_cost_what_the_llama_servers_counted(fleet: Fleet) -> None:
     key = fleet.key("leaver")
     recorded(fleet)

@@ -18,7 +18,7 @@ from tests.harness.postgres import GUEST, GUEST_PASSWORD, PostgresServer
 from tests.harness.processes import Daemon, free_port, wait_until
 from tests.harness.real import script
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.e2e, pytest.mark.timeout(300)]
 KEY: Final = "key-of-the-server"
 BACK_WITHIN_S: Final = 10.0
 

@@ -25,6 +25,8 @@ from wai_relay.installer.pages import SCRIPT_FILE, render
 from wai_relay.installer.wheel import Wheel
 from wai_transport.folder import DataFolder, FolderLock
 
+pytestmark = pytest.mark.long
+
 SERVICES = SCRIPT_FILE.parent / "services"
 
 
