@@ -1,25 +1,27 @@
 """The events that a session returns to its owner.
 
-They are named tuples, which are cheap to make: every DATA frame makes one.
+They are msgspec structs, which are cheap to make: every DATA frame makes one.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
+
+import msgspec
 
 from .errors import Fault
 from .status import NodeStatus
 from .surface import Headers
 
 
-class DataReceived(NamedTuple):
+class DataReceived(msgspec.Struct, frozen=True, gc=False):
     """Body bytes of a stream arrived. Call `Session.consume` once they are used."""
 
     stream: int
     data: bytes
 
 
-class StreamOpened(NamedTuple):
+class StreamOpened(msgspec.Struct, frozen=True, gc=False):
     """A request arrived (node only). `end`: it has no body."""
 
     stream: int
@@ -30,7 +32,7 @@ class StreamOpened(NamedTuple):
     end: bool
 
 
-class HeadersReceived(NamedTuple):
+class HeadersReceived(msgspec.Struct, frozen=True, gc=False):
     """The head of a response arrived (relay only)."""
 
     stream: int
@@ -38,13 +40,13 @@ class HeadersReceived(NamedTuple):
     headers: Headers
 
 
-class StreamEnded(NamedTuple):
+class StreamEnded(msgspec.Struct, frozen=True, gc=False):
     """The peer's direction of a stream ended cleanly."""
 
     stream: int
 
 
-class StreamReset(NamedTuple):
+class StreamReset(msgspec.Struct, frozen=True, gc=False):
     """A stream ended in both directions: the peer reset it, or the session is over."""
 
     stream: int
@@ -52,19 +54,19 @@ class StreamReset(NamedTuple):
     reason: str
 
 
-class Writable(NamedTuple):
+class Writable(msgspec.Struct, frozen=True, gc=False):
     """A stream for which `Session.send_data` returned False accepts data again."""
 
     stream: int
 
 
-class StatusReceived(NamedTuple):
+class StatusReceived(msgspec.Struct, frozen=True, gc=False):
     """The node sent a new STATUS (relay only)."""
 
     status: NodeStatus
 
 
-class CallReceived(NamedTuple):
+class CallReceived(msgspec.Struct, frozen=True, gc=False):
     """The relay asks for something; answer with `Session.reply` (node only)."""
 
     call: int
@@ -72,7 +74,7 @@ class CallReceived(NamedTuple):
     params: dict[str, Any]
 
 
-class ReplyReceived(NamedTuple):
+class ReplyReceived(msgspec.Struct, frozen=True, gc=False):
     """The answer to a `Session.call` arrived.
 
     If not `ok`, `value` is `{"code": wire code, "message": str}`.
@@ -83,7 +85,7 @@ class ReplyReceived(NamedTuple):
     value: Any
 
 
-class NodeEvent(NamedTuple):
+class NodeEvent(msgspec.Struct, frozen=True, gc=False):
     """The node sent an EVENT; `call` is the CALL that it belongs to, or 0 (relay only)."""
 
     call: int
@@ -91,7 +93,7 @@ class NodeEvent(NamedTuple):
     value: Any
 
 
-class GoAwayReceived(NamedTuple):
+class GoAwayReceived(msgspec.Struct, frozen=True, gc=False):
     """The peer, from now on, accepts no new streams (a node) or opens none (a relay)."""
 
     fault: Fault
@@ -99,14 +101,14 @@ class GoAwayReceived(NamedTuple):
     reconnect_in_s: float | None
 
 
-class PeerDead(NamedTuple):
+class PeerDead(msgspec.Struct, frozen=True, gc=False):
     """The peer was silent for too long.
 
     Close the connection and call `Session.detach`; the session waits for the next connection.
     """
 
 
-class TurnEnded(NamedTuple):
+class TurnEnded(msgspec.Struct, frozen=True, gc=False):
     """More frames arrived than one turn processes; the rest is kept. Always the last event.
 
     Stop reading from the connection, and call `receive_data(b"")` in a later turn of the event

@@ -9,8 +9,9 @@ are read by `session` directly.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgpack
 import msgspec
@@ -160,6 +161,25 @@ def encode_data(stream: int, data: bytes | memoryview) -> bytes:
     return b"".join((b"\x93\x12", pack(stream), b"\xc5", size.to_bytes(2, "big"), data))
 
 
+def encode_open(
+    stream: int, method: str, path: str, headers: Headers, model: str, *, end: bool
+) -> bytes:
+    """Encode an OPEN frame; see `encode`."""
+    check_request_line(method, path, LocalProtocolError)
+    flat = _flatten(headers, method + path + model)
+    return pack((FrameType.OPEN, stream, method, path, flat, model, end))
+
+
+def encode_headers(stream: int, status: int, headers: Headers) -> bytes:
+    """Encode a HEADERS frame; see `encode`."""
+    return pack((FrameType.HEADERS, stream, status, _flatten(headers)))
+
+
+def encode_end(stream: int) -> bytes:
+    """Encode an END frame."""
+    return pack((FrameType.END, stream))
+
+
 def encode(frame: SessionFrame) -> bytes:
     """Encode any session frame except DATA.
 
@@ -169,13 +189,11 @@ def encode(frame: SessionFrame) -> bytes:
     t = FrameType
     match frame:
         case Open(stream, method, path, headers, model, end):
-            check_request_line(method, path, LocalProtocolError)
-            flat = _flatten(headers, (method, path, model))
-            return pack((t.OPEN, stream, method, path, flat, model, end))
+            return encode_open(stream, method, path, headers, model, end=end)
         case HeadersFrame(stream, status, headers):
-            return pack((t.HEADERS, stream, status, _flatten(headers, ())))
+            return encode_headers(stream, status, headers)
         case End(stream):
-            return pack((t.END, stream))
+            return encode_end(stream)
         case Reset(stream, code, reason):
             return pack((t.RESET, stream, code, reason))
         case Credit(stream, increment):
@@ -198,22 +216,24 @@ def decode(item: list[Any], size: int = 0) -> SessionFrame:
     `size` is its encoded size in bytes. Elements beyond those known here are ignored: a newer minor
     version may append some. Raises `RemoteProtocolError`.
     """
-    row = _SHAPES.get(item[0])
-    if row is None:
+    shape = _SHAPES.get(item[0])
+    if shape is None:
         raise RemoteProtocolError(f"unknown frame type {item[0]!r}")
-    frame_class, types = row
-    if len(item) <= len(types):
+    frame_class, types, length, numbers = shape
+    if len(item) < length:
         raise RemoteProtocolError(f"{frame_class.__name__} frame is too short")
-    fields = item[1 : len(types) + 1]
-    for value, kind in zip(fields, types, strict=True):
-        if kind is not None and type(value) is not kind:
-            raise RemoteProtocolError(f"{frame_class.__name__} frame has a field of the wrong type")
-        if kind is int and not 0 <= value < 1 << 62:
+    fields = item[1:length]
+    if list(map(type, item[1 : len(types) + 1])) != types:
+        raise RemoteProtocolError(f"{frame_class.__name__} frame has a field of the wrong type")
+    for number in fields[:numbers]:
+        if not 0 <= number < 1 << 62:
             raise RemoteProtocolError(f"{frame_class.__name__} frame has a number out of range")
-    if frame_class is Open or frame_class is HeadersFrame:
-        fields[2 if frame_class is HeadersFrame else 3] = _pairs(fields)
-        if frame_class is Open:
-            check_request_line(fields[1], fields[2], RemoteProtocolError)
+    if frame_class is Open:
+        _, method, path, flat, model, _ = fields
+        fields[3] = _pairs(flat, method + path + model)
+        check_request_line(method, path, RemoteProtocolError)
+    elif frame_class is HeadersFrame:
+        fields[2] = _pairs(fields[2])
     elif frame_class in _WITH_TEXT:
         _check_text(frame_class, fields, size)
     frame: SessionFrame = frame_class(*fields)
@@ -250,18 +270,28 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-# Types of the fields after the first element; None stands for any type.
-_SHAPES: Final[dict[int, tuple[Any, tuple[type | None, ...]]]] = {
-    FrameType.OPEN: (Open, (int, str, str, list, str, bool)),
-    FrameType.HEADERS: (HeadersFrame, (int, int, list)),
-    FrameType.END: (End, (int,)),
-    FrameType.RESET: (Reset, (int, int, str)),
-    FrameType.CREDIT: (Credit, (int, int)),
-    FrameType.STATUS: (Status, (dict,)),
-    FrameType.CALL: (Call, (int, str, dict)),
-    FrameType.REPLY: (Reply, (int, bool, None)),
-    FrameType.EVENT: (Event, (int, str, None)),
-    FrameType.GOAWAY: (GoAway, (int, str, None)),
+class _Shape(NamedTuple):
+    """What a frame looks like. `types`: of its fields from the first one on; those that follow may
+    be of any type. `length`: of the array, with the frame's type. `numbers`: how many of its first
+    fields are numbers."""
+
+    frame_class: type[Any]
+    types: list[type]
+    length: int
+    numbers: int
+
+
+_SHAPES: Final[dict[int, _Shape]] = {
+    FrameType.OPEN: _Shape(Open, [int, str, str, list, str, bool], 7, 1),
+    FrameType.HEADERS: _Shape(HeadersFrame, [int, int, list], 4, 2),
+    FrameType.END: _Shape(End, [int], 2, 1),
+    FrameType.RESET: _Shape(Reset, [int, int, str], 4, 2),
+    FrameType.CREDIT: _Shape(Credit, [int, int], 3, 2),
+    FrameType.STATUS: _Shape(Status, [dict], 2, 0),
+    FrameType.CALL: _Shape(Call, [int, str, dict], 4, 1),
+    FrameType.REPLY: _Shape(Reply, [int, bool], 4, 1),
+    FrameType.EVENT: _Shape(Event, [int, str], 4, 1),
+    FrameType.GOAWAY: _Shape(GoAway, [int, str], 4, 1),
 }
 
 
@@ -275,12 +305,12 @@ def _check_event_size(event: bytes) -> bytes:
     return event
 
 
-def _flatten(headers: Headers, texts: tuple[str, ...]) -> list[bytes]:
+def _flatten(headers: Headers, texts: str = "") -> list[bytes]:
     """Check `headers`, and return their names and values in one list.
 
-    `texts`: the other strings of the frame that count towards `MAX_HEAD_BYTES`.
+    `texts`: the other strings of the frame, joined, which count towards `MAX_HEAD_BYTES` too.
     """
-    flat = [part for pair in headers for part in pair]
+    flat = list(chain.from_iterable(headers))
     if len(headers) > MAX_HEADERS or _head_bytes(flat, texts) > MAX_HEAD_BYTES:
         raise LocalProtocolError(
             f"a head has more than {MAX_HEADERS} fields or {MAX_HEAD_BYTES} bytes",
@@ -291,24 +321,25 @@ def _flatten(headers: Headers, texts: tuple[str, ...]) -> list[bytes]:
     return flat
 
 
-def _head_bytes(flat: list[bytes], texts: Iterable[str]) -> int:
-    return sum(map(len, flat)) + sum(len(text.encode()) for text in texts)
+def _head_bytes(flat: list[bytes], texts: str) -> int:
+    return sum(map(len, flat)) + len(texts.encode())
 
 
-def _pairs(fields: list[Any]) -> Headers:
-    """Return the header pairs from the frame's flat list of names and values, and check them."""
-    flat = next(field for field in fields if type(field) is list)
+def _pairs(flat: list[Any], texts: str = "") -> Headers:
+    """Check a frame's list of names and values, and return them in pairs. `texts`: as above."""
     if len(flat) % 2 or len(flat) > 2 * MAX_HEADERS:
         raise RemoteProtocolError(f"headers are not at most {MAX_HEADERS} pairs")
-    if any(type(part) is not bytes for part in flat):
+    if not _BYTES.issuperset(map(type, flat)):
         raise RemoteProtocolError("a header is not bytes")
-    if _head_bytes(flat, (field for field in fields if type(field) is str)) > MAX_HEAD_BYTES:
+    if _head_bytes(flat, texts) > MAX_HEAD_BYTES:
         raise RemoteProtocolError(f"a head is larger than {MAX_HEAD_BYTES} bytes")
     names, values = flat[::2], flat[1::2]
     if names:
         check_fields(names, values, RemoteProtocolError)
     return list(zip(names, values, strict=True))
 
+
+_BYTES: Final = frozenset({bytes})
 
 _BUFFER_BYTES: Final = 8 * 1024
 """First buffer size of an unpacker; it grows with the size of a read. msgpack's default is 1 MiB,
@@ -345,7 +376,7 @@ class FrameDecoder:
     its relay.
     """
 
-    __slots__ = ("_before", "_fed", "_max_frame_bytes", "_unpacker", "position")
+    __slots__ = ("_before", "_fed", "_max_frame_bytes", "_unpacker", "holds_bytes", "position")
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._unpacker: msgpack.Unpacker | None = None
@@ -354,17 +385,15 @@ class FrameDecoder:
         self._fed = 0
         self.position = 0
         """Size of all frames read so far in bytes: where the next frame begins."""
-
-    @property
-    def holds_bytes(self) -> bool:
+        self.holds_bytes = False
         """Whether there are bytes that `next_frame` has not returned in a frame."""
-        return self._unpacker is not None
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take bytes from the connection."""
         if self._unpacker is None:
             self._unpacker = _spare.pop() if _spare else _new_unpacker()
             self._before = self._unpacker.tell() - self.position
+            self.holds_bytes = True
         self._unpacker.feed(data)
         self._fed += len(data)
 
@@ -391,6 +420,7 @@ class FrameDecoder:
         self.position = end
         if end == self._fed:  # all bytes are read: return the unpacker
             self._unpacker = None
+            self.holds_bytes = False
             if len(_spare) < _MAX_SPARE:
                 _spare.append(unpacker)
         return item

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Final
 
 from .errors import RemoteProtocolError
@@ -205,11 +206,10 @@ class Link:
             raise RemoteProtocolError(
                 f"the peer acknowledged {offset} bytes, outside {self._oldest} to {sent}"
             )
-        count, end = 0, self._oldest
-        for frame in self._unacknowledged:
+        count = end = 0
+        for end in accumulate(map(len, self._unacknowledged), initial=self._oldest):
             if end >= offset:
                 break
-            end += len(frame)
             count += 1
         if end != offset:
             raise RemoteProtocolError(f"offset {offset} lies within a frame")

@@ -182,7 +182,7 @@ class Session:
             decoder.feed(data)
         room = self._turn_cost
         start = decoder.position
-        while (item := decoder.next_frame()) is not None:
+        while decoder.holds_bytes and (item := decoder.next_frame()) is not None:
             end = decoder.position
             if item[0] == _DATA:
                 self._receive_frame_data(item)
@@ -227,11 +227,17 @@ class Session:
         self._events.append(DataReceived(stream_id, data))
 
     def _receive_frame(self, frame: f.SessionFrame) -> None:
-        match frame:
-            case f.Credit(stream_id, increment):
-                self._receive_credit(stream_id, increment)
+        match frame:  # the most frequent first
             case f.End(stream_id):
                 self._receive_end(stream_id)
+            case f.HeadersFrame(stream_id, status, headers):
+                self._require_sender(Role.NODE, "HEADERS")
+                self._receive_head(stream_id, status, headers)
+            case f.Open():
+                self._require_sender(Role.RELAY, "OPEN")
+                self._receive_open(frame)
+            case f.Credit(stream_id, increment):
+                self._receive_credit(stream_id, increment)
             case f.Reset(stream_id, code, reason):
                 known = self._lookup_stream(stream_id) is not None
                 if known:
@@ -247,12 +253,6 @@ class Session:
                 self._add_event(
                     GoAwayReceived(fault_for_wire_code(code), f.printable(reason), after_s)
                 )
-            case f.Open():
-                self._require_sender(Role.RELAY, "OPEN")
-                self._receive_open(frame)
-            case f.HeadersFrame(stream_id, status, headers):
-                self._require_sender(Role.NODE, "HEADERS")
-                self._receive_head(stream_id, status, headers)
             case f.Status(value):
                 self._require_sender(Role.NODE, "STATUS")
                 self._add_event(StatusReceived(NodeStatus.from_wire(value)))
@@ -416,7 +416,7 @@ class Session:
                     stream.stopped = False
                     self._events.append(Writable(stream.id))
             if stream.end_queued and not stream.pending_bytes and not stream.local_ended:
-                frame = f.encode(f.End(stream.id))
+                frame = f.encode_end(stream.id)
                 link.record(frame)
                 out.append(frame)
                 stream.local_ended = True
@@ -468,7 +468,7 @@ class Session:
         if crowded or self._control_bytes > MAX_CONTROL_BYTES:
             raise WaiError("the node has no room for another stream", Fault.OVERLOADED)
         stream_id = self._highest_stream + 1
-        frame = f.encode(f.Open(stream_id, method, path, headers, model, end))
+        frame = f.encode_open(stream_id, method, path, headers, model, end=end)
         if len(frame) > MAX_FRAME_BYTES:
             raise LocalProtocolError("an OPEN frame is too large")
         self._highest_stream = stream_id
@@ -487,7 +487,7 @@ class Session:
             return
         if self._role is not Role.NODE or stream.head_done or not 200 <= status <= 599:
             raise LocalProtocolError("a response has one head and a status, and the node sends it")
-        self._send(f.HeadersFrame(stream_id, status, headers))
+        self._send_encoded("HeadersFrame", f.encode_headers(stream_id, status, headers))
         stream.head_done = stream.may_send = True
 
     def send_data(self, stream_id: int, data: bytes) -> bool:
@@ -657,9 +657,11 @@ class Session:
         self._send(f.GoAway(fault.row.wire_code, reason[:MAX_REASON_CHARS], after_ms))
 
     def _send(self, frame: f.SessionFrame) -> None:
-        encoded = f.encode(frame)
+        self._send_encoded(type(frame).__name__, f.encode(frame))
+
+    def _send_encoded(self, name: str, encoded: bytes) -> None:
         if len(encoded) > MAX_FRAME_BYTES:
-            raise LocalProtocolError(f"a {type(frame).__name__} frame has {len(encoded)} bytes")
+            raise LocalProtocolError(f"a {name} frame has {len(encoded)} bytes")
         self._queue_control(encoded)
 
     def _queue_control(self, encoded: bytes) -> None:
