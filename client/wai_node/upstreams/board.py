@@ -176,9 +176,8 @@ class Board:
             for polled in entry.probe.models:
                 if (model and polled.id != model) or not polled.has_route(route.api, route.path):
                     continue
-                status = self._now(entry, polled)
-                load = (status.slots_busy + status.queued) / (status.slots_total or 1)
-                rank = (not status.ready, load if model else 0.0)
+                work, slots = _work(entry, polled)
+                rank = (not polled.ready, work / (slots or 1) if model else 0.0)
                 if best is None or rank < best:
                     best, chosen = rank, entry.upstream
         return chosen
@@ -189,8 +188,7 @@ class Board:
         entry = self._entries.get(upstream)
         for polled in entry.probe.models if entry is not None else ():
             if entry is not None and polled.id == model:
-                status = self._now(entry, polled)
-                work, slots = status.slots_busy + status.queued, status.slots_total
+                work, slots = _work(entry, polled)
                 return slots is not None and work >= slots + max(1, slots // LINE_SHARE)
         return False
 
@@ -241,12 +239,7 @@ class Board:
 
     def _now(self, entry: _Entry, model: ModelStatus) -> ModelStatus:
         """`model` with its work brought up to date by our own streams since the poll."""
-        if entry.probe.counted:
-            work = model.slots_busy + model.queued + entry.ours.total() - entry.ours_then
-        else:
-            work = entry.ours[model.id]
-        work = min(max(0, work), MAX_COUNT)
-        slots = entry.upstream.slots if model.slots_total is None else model.slots_total
+        work, slots = _work(entry, model)
         busy = work if slots is None else min(work, slots)
         prefill, decode = entry.speeds.get(model.id, (None, None))
         return replace(
@@ -257,6 +250,17 @@ class Board:
             prefill_tps=prefill,
             decode_tps=decode,
         )
+
+
+def _work(entry: _Entry, model: ModelStatus) -> tuple[int, int | None]:
+    """How many requests the upstream has for `model`, those that wait included, brought up to date
+    by our own streams since the poll; and how many slots, None where that is not known."""
+    if entry.probe.counted:
+        work = model.slots_busy + model.queued + entry.ours.total() - entry.ours_then
+    else:
+        work = entry.ours[model.id]
+    slots = entry.upstream.slots if model.slots_total is None else model.slots_total
+    return min(max(0, work), MAX_COUNT), slots
 
 
 def _bounded(model: ModelStatus, entry: _Entry) -> ModelStatus:

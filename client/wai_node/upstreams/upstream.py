@@ -153,6 +153,7 @@ class Upstream(abc.ABC):
         self.base_path = path.removesuffix("/v1")
         self.key = key
         self.client = HttpClient(origin, timeouts=timeouts)
+        self._name = f"{self.kind}@{origin.place}{self.base_path}"[:MAX_NAME_CHARS]
 
     @classmethod
     async def detect(cls, asker: Asker) -> bool:
@@ -163,7 +164,7 @@ class Upstream(abc.ABC):
     @property
     def name(self) -> str:
         """The kind and the place, as `ollama@127.0.0.1:11434`."""
-        return f"{self.kind}@{self.origin.place}{self.base_path}"[:MAX_NAME_CHARS]
+        return self._name
 
     @property
     def authorization(self) -> Headers:
