@@ -98,7 +98,6 @@ class HttpClient:
         repeatable = body_length is not None and body_length <= RESEND_BYTES
         while repeatable and self._idle:
             connection = self._idle.pop()
-            _stop_idle_timer(connection)
             if connection.usable:
                 request.attach(connection, reused=True)
                 return request
@@ -279,11 +278,9 @@ class HttpClient:
             connection.abort()
             return
         self._idle.append(connection)
-        loop = asyncio.get_running_loop()
-        connection.idle_timer = loop.call_later(self.timeouts.idle_s, connection.abort)
+        connection.keep_until(asyncio.get_running_loop().time() + self.timeouts.idle_s)
 
     def _forget(self, connection: HttpConnection) -> None:
-        _stop_idle_timer(connection)
         self._connections.discard(connection)
         if not self._connections:
             self._all_closed.set()
@@ -321,9 +318,3 @@ class _Answer:
     def on_error(self, error: WaiError) -> None:
         if not self.done.done():
             self.done.set_exception(error)
-
-
-def _stop_idle_timer(connection: HttpConnection) -> None:
-    if connection.idle_timer is not None:
-        connection.idle_timer.cancel()
-        connection.idle_timer = None

@@ -44,7 +44,6 @@ class HttpConnection(asyncio.Protocol):
     ) -> None:
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.write_paused = False
-        self.idle_timer: asyncio.TimerHandle | None = None
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._request: ClientRequest | None = None
@@ -53,6 +52,10 @@ class HttpConnection(asyncio.Protocol):
         self._keep_alive = False
         self._answered = False
         self._refused = False
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._idle_until: float | None = None  # by the loop's clock, while it is kept
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._flush_due = False
@@ -66,13 +69,14 @@ class HttpConnection(asyncio.Protocol):
     def carry(self, request: ClientRequest) -> None:
         """Take `request` on; its bytes follow by `write`."""
         self._request = request
+        self._idle_until = None
         self._head = ResponseHeadReader(request.method, request.accept)
         self._body = None
         self._answered = False
         self._refused = False
         early, self._early = self._early, None
         if early:
-            asyncio.get_running_loop().call_soon(self._take_early, early)
+            self._loop.call_soon(self._take_early, early)
 
     def drop_request(self) -> None:
         """Forget the request: it is over."""
@@ -89,7 +93,7 @@ class HttpConnection(asyncio.Protocol):
             self._flush()
         elif not self._flush_due:
             self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush_now)
+            self._loop.call_soon(self._flush_now)
 
     def _flush_now(self) -> None:
         self._flush_due = False
@@ -113,6 +117,24 @@ class HttpConnection(asyncio.Protocol):
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
+
+    def arm(self, deadline: float) -> None:
+        """Have deadlines looked at then (the loop's clock) at the latest.
+
+        A timer for an earlier time is kept: it finds nothing overdue, and is set again. That is
+        cheaper than three new ones for each request: until its answer, after it, and while idle.
+        """
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def keep_until(self, deadline: float) -> None:
+        """Be idle, and close at `deadline` (the loop's clock) unless it carries a request then."""
+        self._idle_until = deadline
+        self.arm(deadline)
 
     def abort(self) -> None:
         """Close the socket at once; what waits to be sent is dropped."""
@@ -160,6 +182,9 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: the end of a body that needs no other, else an error."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._on_lost(self)
         try:
             if exc is not None and self._request is not None:
@@ -221,6 +246,19 @@ class HttpConnection(asyncio.Protocol):
             self._request.writing_resumed()
 
     # -- inside
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        request, now = self._request, self._loop.time()
+        if request is not None:
+            request.handle_timeout(now)
+            if self._request is request:
+                self.arm(request.deadline)
+        elif self._idle_until is not None:
+            if now >= self._idle_until:
+                self.transport.abort()
+            else:
+                self.arm(self._idle_until)
 
     def _receive_unasked(self, data: bytes) -> None:
         """A server may answer before it has read anything; our request is only a turn away."""

@@ -66,6 +66,9 @@ class ConnectionOfRequest(Protocol):
     def set_reading(self, *, paused: bool) -> None:
         """Stop taking bytes from the socket, or go on."""
 
+    def arm(self, deadline: float, /) -> None:
+        """See to it that `ClientRequest.handle_timeout` is called then at the latest."""
+
     def abort(self) -> None:
         """Close the socket at once."""
 
@@ -81,7 +84,6 @@ class ClientRequest:
         "_answered",
         "_body_left",
         "_connection",
-        "_deadline",
         "_drained",
         "_loop",
         "_over",
@@ -90,9 +92,9 @@ class ClientRequest:
         "_resend_bytes",
         "_sent",
         "_timeouts",
-        "_timer",
         "accept",
         "connecting",
+        "deadline",
         "method",
         "on_writable",
         "reading_paused",
@@ -129,8 +131,8 @@ class ClientRequest:
         self._answered = False
         self._over = False
         self._drained: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
+        self.deadline = 0.0
+        """By when, by the loop's clock, something must come or leave, once it has a connection."""
 
     # -- the request, as its owner drives it
 
@@ -229,8 +231,8 @@ class ClientRequest:
             connection.write(data)
         if not reused:
             self._resend = None
-        self._deadline = self._loop.time() + self._timeouts.first_byte_s
-        self._timer = self._loop.call_at(self._deadline, self._on_timer)
+        self.deadline = self._loop.time() + self._timeouts.first_byte_s
+        connection.arm(self.deadline)
         if not connection.write_paused:
             self.writing_resumed()
 
@@ -238,16 +240,15 @@ class ClientRequest:
         """The answer has begun."""
         self._answered = True
         self._resend = None
-        if self._timer is not None:
-            self._timer.cancel()
-        self._deadline = self._loop.time() + self._timeouts.between_s
-        self._timer = self._loop.call_at(self._deadline, self._on_timer)
+        self.deadline = self._loop.time() + self._timeouts.between_s
+        if self._connection is not None:
+            self._connection.arm(self.deadline)
         self.sink.on_headers(head.status, head.headers)
 
     def touch(self) -> None:
         """Something arrived (or, on a WebSocket, was sent): the time between reads starts anew."""
         if self._answered:
-            self._deadline = self._loop.time() + self._timeouts.between_s
+            self.deadline = self._loop.time() + self._timeouts.between_s
 
     def answer_ended(self) -> None:
         """The answer is complete."""
@@ -261,7 +262,6 @@ class ClientRequest:
         if self.reused and not answered and self._resend is not None:
             self.reused = False
             self._connection = None
-            self._stop_timer()
             self._reconnect(self)
             return
         self.fail(error)
@@ -282,6 +282,16 @@ class ClientRequest:
         if self.on_writable is not None and not self._over:
             self.on_writable()
 
+    def handle_timeout(self, now: float) -> None:
+        """Fail if `deadline` is over at `now` (the loop's clock). Else ask again at `deadline`."""
+        if self.reading_paused:  # a slow reader downstream is not the upstream's fault
+            self.touch()
+        if now < self.deadline:
+            return
+        limit = self._timeouts.between_s if self._answered else self._timeouts.first_byte_s
+        stage = "went silent" if self._answered else "did not answer"
+        self.fail(TransportError(f"the upstream {stage} for {limit:g} s", Fault.UPSTREAM_TIMEOUT))
+
     # -- inside
 
     def _send(self, data: bytes) -> None:
@@ -292,30 +302,13 @@ class ClientRequest:
             return
         self._connection.write(data)
         if not self._answered:
-            self._deadline = self._loop.time() + self._timeouts.first_byte_s
+            self.deadline = self._loop.time() + self._timeouts.first_byte_s
         if self._resend_bytes > RESEND_BYTES:
             self._resend = None
-
-    def _on_timer(self) -> None:
-        if self.reading_paused:  # a slow reader downstream is not the upstream's fault
-            self.touch()
-        now = self._loop.time()
-        if now < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._on_timer)
-            return
-        limit = self._timeouts.between_s if self._answered else self._timeouts.first_byte_s
-        stage = "went silent" if self._answered else "did not answer"
-        self.fail(TransportError(f"the upstream {stage} for {limit:g} s", Fault.UPSTREAM_TIMEOUT))
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _finish(self) -> ConnectionOfRequest | None:
         """Become over; returns the connection, which no longer knows us."""
         self._over = True
-        self._stop_timer()
         self._resend = None
         if self.connecting is not None:
             self.connecting.cancel()
