@@ -376,11 +376,17 @@ def _parse_head(block: bytes) -> tuple[int, int, Headers]:
 
 def _frame(method: str, minor: int, status: int, headers: Headers) -> ResponseHead:
     """Determine the body's framing (RFC 9112 section 6.3) and whether the connection is kept."""
-    connection = b",".join(v for n, v in headers if n == b"connection").lower()
-    options = {option.strip() for option in connection.split(b",")}
+    lengths: list[bytes] = []
+    codings: list[bytes] = []
+    options: list[bytes] = []
+    for name, value in headers:
+        if name == b"content-length":
+            lengths.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value.lower())
+        elif name == b"connection":
+            options += [option.strip() for option in value.lower().split(b",")]
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
-    lengths = [v for n, v in headers if n == b"content-length"]
-    codings = [v.lower() for n, v in headers if n == b"transfer-encoding"]
     if codings and (lengths or minor == 0 or codings != [b"chunked"]):
         raise _broken("the response's framing is ambiguous")
     if lengths and (len(lengths) > 1 or not lengths[0].isdigit()):
