@@ -520,12 +520,17 @@ class Session:
         stream.end_queued = True
         self._schedule(stream)
 
-    def reset_stream(self, stream_id: int, fault: Fault, reason: str = "") -> None:
-        """End the stream now, in both directions; queued bytes are dropped."""
-        if stream_id in self._streams:
-            self._remove_stream(stream_id)
-            self._send(f.Reset(stream_id, fault.row.wire_code, reason[:MAX_REASON_CHARS]))
-            self._pace.allow(_EVENT, self._now)  # the node's `spent` event (SPEC section 6)
+    def reset_stream(self, stream_id: int, fault: Fault, reason: str = "") -> bool:
+        """End the stream now, in both directions; queued bytes are dropped.
+
+        Returns whether a RESET frame is now waiting to be sent: not if the stream was over.
+        """
+        if stream_id not in self._streams:
+            return False
+        self._remove_stream(stream_id)
+        self._send(f.Reset(stream_id, fault.row.wire_code, reason[:MAX_REASON_CHARS]))
+        self._pace.allow(_EVENT, self._now)  # the node's `spent` event (SPEC section 6)
+        return True
 
     def consume(self, stream_id: int, size: int, now: float | None = None) -> bool:
         """Note that `size` received bytes of the stream were used, so that the peer may send more.

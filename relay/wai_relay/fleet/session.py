@@ -203,8 +203,9 @@ class NodeSession:
             case StreamEnded(stream_id):
                 # An answer that ended before its request did: the rest is not wanted.
                 stream.over()
-                self.live.core.reset_stream(stream_id, Fault.CANCELLED, "the answer is complete")
-                self.live.flush()
+                reason = "the answer is complete"
+                if self.live.core.reset_stream(stream_id, Fault.CANCELLED, reason):
+                    self.live.flush()
                 stream.sink.on_end()
             case StreamReset(_, fault, reason):
                 stream.over()
