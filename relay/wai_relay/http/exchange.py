@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from wai_protocol.errors import LocalProtocolError
 from wai_protocol.surface import Headers
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct):
     """A request's head, already checked by the edge.
 
     `path` is the raw path, not percent-decoded; `query` is what follows the `?`, "" if nothing
@@ -40,7 +40,8 @@ class Request:
     peer: str
     request_id: str
     content_length: int | None
-    index: dict[bytes, bytes] = field(init=False)
+    index: dict[bytes, bytes] = {}
+    """The first value of each header; made here."""
 
     def __post_init__(self) -> None:
         self.index = dict(reversed(self.headers))  # keeps the first value of a repeated header

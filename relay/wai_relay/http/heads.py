@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
+
+import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.errors import Fault, RequestError
 from wai_protocol.surface import Headers
@@ -30,10 +33,12 @@ MAX_LENGTH_DIGITS: Final = 18
 # Lines that a connection remembers: about 20 of an SDK, some of which change. 8 KiB at most.
 MAX_KNOWN: Final = 32
 MAX_KNOWN_BYTES: Final = 256
+MAX_KNOWN_HEAD_BYTES: Final = 4096  # of the last head, which a connection remembers too
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"[!\"$-~]+")  # visible ASCII without `#`: a fragment is never sent
 _HOST = re.compile(rb"[A-Za-z0-9.\-_~%:\[\]]*")
+_LENGTH_LINE = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,18})(?=\r\n|\Z)")
 _VERSION = re.compile(rb"HTTP/\d\.\d")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 # The bytes that a line may hold: HTAB, visible ASCII, space, and obs-text (RFC 9110 section 5.5).
@@ -46,7 +51,7 @@ _NOT_IN_H2: Final = frozenset(
 )
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True):
     """A checked request head. Header names are lower-case, values stripped.
 
     `content_length` is None if there is no Content-Length. `scheme` is "" unless the target was in
@@ -68,17 +73,47 @@ class Head(NamedTuple):
 
 
 class KnownLines:
-    """The lines of a connection's earlier heads, checked and parsed: SDKs repeat nearly all.
+    """The lines of a connection's earlier heads, checked and parsed: SDKs repeat nearly all. And its
+    last head, from which the next one differs in its Content-Length alone, if in anything.
 
     They are kept as long as the connection, and for no other, because some of them are secrets.
     """
 
-    __slots__ = ("_field_of", "_request_line", "_request_line_parts")
+    __slots__ = (
+        *("_field_of", "_head", "_length_at", "_length_index"),
+        *("_request_line", "_request_line_parts", "_rest"),
+    )
 
     def __init__(self) -> None:
         self._field_of: dict[bytes, tuple[bytes, bytes]] = {}
         self._request_line: bytes | None = None
         self._request_line_parts = ("", "", "", "", "", "")
+        self._head: Head | None = None  # the last one, and its bytes without the length's line
+        self._rest = b""
+        self._length_at = 0  # where that line was in its bytes, and where in its fields
+        self._length_index = 0
+
+    def repeated(self, raw: bytes) -> Head | None:
+        """Return the head `raw` if it has the bytes of the last one, but for the length's digits.
+        So all that was checked there holds here too."""
+        line = _LENGTH_LINE.search(raw)
+        if self._head is None or line is None or line.start() != self._length_at:
+            return None
+        if raw[: self._length_at] + raw[line.end() :] != self._rest:
+            return None
+        headers = self._head.headers.copy()
+        headers[self._length_index] = (b"content-length", line[1])
+        return replace(self._head, headers=headers, content_length=int(line[1]))
+
+    def remember(self, raw: bytes, head: Head) -> None:
+        """Keep `head`, which was read from `raw`, as the last one."""
+        line = _LENGTH_LINE.search(raw)
+        if line is None or len(raw) > MAX_KNOWN_HEAD_BYTES:
+            return
+        self._head = replace(head, headers=head.headers.copy())
+        self._length_at = line.start()
+        self._length_index = head.headers.index((b"content-length", line[1]))
+        self._rest = raw[: self._length_at] + raw[line.end() :]
 
     def fields(self, lines: list[bytes]) -> Headers:
         """Return name and value of each field's line. Raises `RequestError`."""
@@ -110,7 +145,16 @@ def parse_head(raw: bytes, known: KnownLines | None = None) -> Head:
     lines. Raises `RequestError` with a sentence that names what is wrong: HEAD_TOO_LARGE for a
     limit, EXPECTATION_FAILED for an unknown `Expect`, BAD_REQUEST for everything else.
     """
-    known = known or KnownLines()
+    if known is None:
+        return _parse_head(raw, KnownLines())
+    head = known.repeated(raw)
+    if head is None:
+        head = _parse_head(raw, known)
+        known.remember(raw, head)
+    return head
+
+
+def _parse_head(raw: bytes, known: KnownLines) -> Head:
     lines = raw.split(b"\r\n")
     if len(lines) > MAX_HEADERS + 1:
         raise RequestError(

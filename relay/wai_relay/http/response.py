@@ -65,12 +65,10 @@ class CountedExchange(ServedExchange):
         if self._started or not 200 <= status <= 599:
             raise LocalProtocolError(f"a response can't start with status {status} now")
         fields = [field for field in headers if field[0] not in _NOT_PASSED_ON]
-        for field in fields:
-            if field[0] == b"content-length":
-                self._left = int(field[1])
-                if status == 204:
-                    fields.remove(field)
-                break
+        if (length := dict(fields).get(b"content-length")) is not None:
+            self._left = int(length)
+            if status == 204:
+                fields.remove((b"content-length", length))
         fields += self.added_headers
         self._bodiless = self.request.method == "HEAD" or status in _BODILESS
         return fields
