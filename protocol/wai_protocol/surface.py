@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from .errors import RequestError
 from .status import MAX_API_CHARS
@@ -61,16 +62,14 @@ class Route(msgspec.Struct, frozen=True):
     operation: str = ""
     names_model: bool = True
     stored: bool = False
+    generates: bool = False
+    """Whether it takes a slot and answers in tokens; follows from its task, as the next one."""
+    is_websocket: bool = False
+    """Whether it is the handshake of a WebSocket."""
 
-    @property
-    def generates(self) -> bool:
-        """Whether it takes a slot and answers in tokens."""
-        return self.task is Task.GENERATE
-
-    @property
-    def is_websocket(self) -> bool:
-        """Whether it is the handshake of a WebSocket."""
-        return self.task is Task.CONVERSE
+    def __post_init__(self) -> None:
+        force_setattr(self, "generates", self.task is Task.GENERATE)
+        force_setattr(self, "is_websocket", self.task is Task.CONVERSE)
 
     @property
     def has_body(self) -> bool:
@@ -352,9 +351,10 @@ REDIRECTED: Final = (
 """The error text for a redirect; a format string that takes the status."""
 
 
-def headers_for_upstream(headers: Headers) -> Headers:
-    """Return those of `headers` (lower-case names) that may be forwarded to an upstream."""
-    passed = [field for field in headers if _is_for_upstream(field[0])]
+def headers_for_upstream(headers: Headers, *, without: Set[bytes] = NO_OPTIONS) -> Headers:
+    """Return those of `headers` (lower-case names) that may be forwarded to an upstream, and are
+    not named in `without`."""
+    passed = [field for field in headers if _is_for_upstream(field[0]) and field[0] not in without]
     named = _connection_options(headers)
     return [field for field in passed if field[0] not in named] if named else passed
 
@@ -378,19 +378,20 @@ def length_of_answer(headers: Headers) -> Headers:
     again (SPEC section 5). It is left out for event streams and NDJSON, which may be changed on
     their way, and for an answer without Content-Type, which may be such a stream.
     """
-    lengths = [field for field in headers if field[0] == b"content-length"]
-    if len(lengths) != 1:
+    fields = dict(headers)
+    length, content_type = fields.get(b"content-length"), fields.get(b"content-type")
+    if length is None or not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
         return []
-    length = lengths[0][1]
-    content_type = dict(headers).get(b"content-type")
     if content_type is None or content_type.lower().startswith(_STREAM_TYPES):
         return []
-    return lengths if length.isdigit() and len(length) <= MAX_LENGTH_DIGITS else []
+    if len(fields) < len(headers) and [name for name, _ in headers].count(b"content-length") > 1:
+        return []
+    return [(b"content-length", length)]
 
 
 def _connection_options(headers: Headers) -> Set[bytes]:
     """Return the field names listed in `Connection`: those fields are for one hop only."""
-    listed = [value for name, value in headers if name == b"connection"]
-    if not listed:  # as in nearly every request
+    if b"connection" not in dict(headers):  # as in nearly every request
         return NO_OPTIONS
+    listed = [value for name, value in headers if name == b"connection"]
     return {token.strip().lower() for value in listed for token in value.split(b",")}

@@ -37,6 +37,7 @@ MAX_PRESENTED_BYTES: Final = 256  # what a caller may make us hash
 MAX_SHOWN_IDS: Final = 5  # of keys with one name, in an error
 MAX_LENT: Final = 8  # as many doctors and replays at once
 TRIAL_NAME: Final = "an admin's trial"
+_KEY_FIELDS: Final = frozenset({b"authorization", b"x-api-key", b"api-key", PROTOCOL_FIELD})
 
 
 _CHANGED: Final = "the key was changed meanwhile; load it and try again"
@@ -115,19 +116,17 @@ class KeyRing:
         expired.
         """
         presented: bytes | None = None
-        for name, value in headers:
+        for name, value in [field for field in headers if field[0] in _KEY_FIELDS]:
             if name == b"authorization":
                 scheme, _, secret = value.partition(b" ")
                 if scheme.lower() != b"bearer":
                     continue
-            elif name in (b"x-api-key", b"api-key"):
-                secret = value
             elif name == PROTOCOL_FIELD:
                 secret = key_among(protocols_in([(name, value)]))
                 if not secret:
                     continue
             else:
-                continue
+                secret = value
             presented = secret = secret.strip()
             if len(secret) > MAX_PRESENTED_BYTES:
                 continue

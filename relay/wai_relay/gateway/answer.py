@@ -3,7 +3,7 @@
 Until its first content nothing of an answer is shown to the caller (`opening` holds it), so the
 attempt can fail without a trace and another upstream can try. From then on the answer is the
 caller's: it ends cleanly, or visibly broken. No socket, no task and no clock of its own; the
-gateway drives it (`next_deadline`, `handle_timeout`) and waits for `over`.
+gateway drives it (`next_deadline`, `handle_timeout`) and waits until it is over.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ class Answer:
         strip_timings: bool = False,
         continuation: Continuation | None = None,
     ) -> None:
-        self.over = asyncio.Event()
+        self.over = False
+        self._waiter: asyncio.Future[None] | None = None
         self.failure: Failure | None = None
         self.fault: Fault | None = None  # what cut the answer or made it fail
         self.status = 0
@@ -162,6 +163,12 @@ class Answer:
     def detach(self) -> None:
         """The stream is over: it holds its sink, so that each would keep the other alive."""
         self._stream = None
+
+    async def wait(self) -> None:
+        """Return when it is over. One task at a time may wait."""
+        if not self.over:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     def touch(self) -> None:
         """The request still makes its way to the upstream: the wait for an answer starts again."""
@@ -421,7 +428,9 @@ class Answer:
 
     def _finish(self) -> None:
         self._phase = Phase.OVER
-        self.over.set()
+        self.over = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 def refusal_message(body: bytes) -> str:

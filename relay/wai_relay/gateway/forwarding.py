@@ -100,7 +100,7 @@ class _Watchdog:
 
     def _check(self) -> None:
         self._answer.handle_timeout(self._clock())
-        if not self._answer.over.is_set():
+        if not self._answer.over:
             self._set()
 
 
@@ -206,17 +206,20 @@ class RequestForwarder:
         """Try one upstream. The `suspects` failed the same request before: once this one begins to
         serve it, the failures were theirs and not the request's."""
         given_at = self._clock()
-        dialect, told = call.reply.dialect, _told(lease)
-        capabilities = _capabilities(told)
-        takes_ours = not self._strict.knows(lease.upstream.name, lease.model)
-        ask_usage = takes_ours and asks_usage(dialect, call.route, call.body.facts)
-        ask_timings = (
-            takes_ours
-            and PER_TOKEN_TIMINGS in capabilities
-            and asks_timings(dialect, call.route, call.body.json)
-        )
+        dialect = call.reply.dialect
         model, asked = lease.model, call.body.facts.model
-        if asked != model and told and all(asked in one.aliases for one in told):
+        ask_usage = ask_timings = False
+        capabilities = frozenset[str]()
+        if call.body.facts.stream:  # nothing is asked for and nothing continued otherwise
+            capabilities = _capabilities(_told(lease))
+            takes_ours = not self._strict.knows(lease.upstream.name, lease.model)
+            ask_usage = takes_ours and asks_usage(dialect, call.route, call.body.facts)
+            ask_timings = (
+                takes_ours
+                and PER_TOKEN_TIMINGS in capabilities
+                and asks_timings(dialect, call.route, call.body.json)
+            )
+        if asked != model and (told := _told(lease)) and all(asked in m.aliases for m in told):
             model = asked  # the server's own name for it stays
         change = Change(model, ask_usage=ask_usage, ask_timings=ask_timings)
         answer = self._answer(call, lease, info, suspects, given_at, change)
@@ -309,8 +312,7 @@ class RequestForwarder:
         if call.continuation is not None:
             change = call.continuation.changed(change, capabilities)
         outgoing = call.body.outgoing(change)
-        passed = headers_for_upstream(call.reply.exchange.request.headers)
-        headers = [field for field in passed if field[0] not in _OURS]
+        headers = headers_for_upstream(call.reply.exchange.request.headers, without=_OURS)
         headers.append((b"x-request-id", call.record.request_id.encode()))
         body, whole, target = call.body, None, call.target
         if isinstance(answer, Conversation):
@@ -352,17 +354,17 @@ class RequestForwarder:
                 stream.reset(Fault.CANCELLED, "answered already")
         finally:
             call.reply.exchange.on_resume = None
-            if not answer.over.is_set():
+            if not answer.over:
                 stream.reset(Fault.CANCELLED, "the caller went away")
             answer.detach()
 
     async def _watch(self, answer: Answer) -> None:
         """Wait until the answer is over, or gives up."""
-        if answer.over.is_set():
+        if answer.over:
             return
         watchdog = _Watchdog(answer, self._clock, self._call_later)
         try:
-            await answer.over.wait()
+            await answer.wait()
         finally:
             watchdog.stop()
 

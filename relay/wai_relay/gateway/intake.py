@@ -138,6 +138,8 @@ class Intake:
             if self._is_long or not self._has_room(len(data)):
                 return await self._take_long(b"".join((*pieces, data)))
             pieces.append(data)
+            if self._exchange.at_end:
+                break
         whole = b"".join(pieces)
         read = read_json(whole, self._dialect, self._route, self._default_model)
         return Body(read.facts, read.data, json=read)

@@ -68,6 +68,11 @@ class Exchange(abc.ABC):
         body is read. Raises `RequestError` for invalid framing or a stalled caller.
         """
 
+    @property
+    def at_end(self) -> bool:
+        """Whether all of the body was read for sure, so that `read` would return b"" at once."""
+        return False
+
     # -- the response
     @abc.abstractmethod
     def start(self, status: int, headers: Headers) -> None:

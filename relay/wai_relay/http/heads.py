@@ -73,8 +73,8 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class KnownLines:
-    """The lines of a connection's earlier heads, checked and parsed: SDKs repeat nearly all. And its
-    last head, from which the next one differs in its Content-Length alone, if in anything.
+    """The lines of a connection's earlier heads, checked and parsed: SDKs repeat nearly all. And
+    its last head, from which the next one often differs in Content-Length alone.
 
     They are kept as long as the connection, and for no other, because some of them are secrets.
     """

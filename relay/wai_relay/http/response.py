@@ -89,6 +89,11 @@ class CountedExchange(ServedExchange):
         """Send the end of the response; the whole body was written."""
 
     @property
+    def at_end(self) -> bool:
+        """See `Exchange.at_end`."""
+        return self.body.complete and not self.body.waiting_bytes
+
+    @property
     def started(self) -> bool:
         """Whether the head has been sent."""
         return self._started

@@ -210,8 +210,10 @@ class Admission:
 
         Only those whose limit the key has.
         """
-        use = self._use(key.id)
         headers: Headers = []
+        if key.limits.rpm is None and key.limits.tpm is None:
+            return headers
+        use = self._use(key.id)
         for name, limit, window, reserved in (
             (b"requests", key.limits.rpm, use.requests, 0),
             (b"tokens", key.limits.tpm, use.tokens, use.reserved),

@@ -176,6 +176,8 @@ def _best(
 ) -> int:
     """The index of the best of `able`: a free slot, or a busy node that is well worth waiting
     for."""
+    if len(able) == 1:
+        return able[0]
     totals = [(scores[i].cost_s, i) for i in able]
     least = min(totals)[0]
     bound = max(least + TIE_S, least * TIE_RATIO)
