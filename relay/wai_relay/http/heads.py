@@ -80,30 +80,30 @@ class KnownLines:
     """
 
     __slots__ = (
-        *("_field_of", "_head", "_length_at", "_length_index"),
-        *("_request_line", "_request_line_parts", "_rest"),
+        *("_after", "_before", "_field_of", "_head", "_length_index"),
+        *("_request_line", "_request_line_parts"),
     )
 
     def __init__(self) -> None:
         self._field_of: dict[bytes, tuple[bytes, bytes]] = {}
         self._request_line: bytes | None = None
         self._request_line_parts = ("", "", "", "", "", "")
-        self._head: Head | None = None  # the last one, and its bytes without the length's line
-        self._rest = b""
-        self._length_at = 0  # where that line was in its bytes, and where in its fields
-        self._length_index = 0
+        self._head: Head | None = None  # the last one
+        self._before = self._after = b""  # its bytes around the digits of its length
+        self._length_index = 0  # where the length is in its fields
 
     def repeated(self, raw: bytes) -> Head | None:
         """Return the head `raw` if it has the bytes of the last one, but for the length's digits.
         So all that was checked there holds here too."""
-        line = _LENGTH_LINE.search(raw)
-        if self._head is None or line is None or line.start() != self._length_at:
+        before, after = self._before, self._after
+        if self._head is None or not raw.startswith(before) or not raw.endswith(after):
             return None
-        if raw[: self._length_at] + raw[line.end() :] != self._rest:
+        digits = raw[len(before) : len(raw) - len(after)]
+        if not digits.isdigit() or len(digits) > MAX_LENGTH_DIGITS:
             return None
         headers = self._head.headers.copy()
-        headers[self._length_index] = (b"content-length", line[1])
-        return replace(self._head, headers=headers, content_length=int(line[1]))
+        headers[self._length_index] = (b"content-length", digits)
+        return replace(self._head, headers=headers, content_length=int(digits))
 
     def remember(self, raw: bytes, head: Head) -> None:
         """Keep `head`, which was read from `raw`, as the last one."""
@@ -111,9 +111,8 @@ class KnownLines:
         if line is None or len(raw) > MAX_KNOWN_HEAD_BYTES:
             return
         self._head = replace(head, headers=head.headers.copy())
-        self._length_at = line.start()
         self._length_index = head.headers.index((b"content-length", line[1]))
-        self._rest = raw[: self._length_at] + raw[line.end() :]
+        self._before, self._after = raw[: line.start(1)], raw[line.end(1) :]
 
     def fields(self, lines: list[bytes]) -> Headers:
         """Return name and value of each field's line. Raises `RequestError`."""
