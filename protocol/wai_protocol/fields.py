@@ -16,7 +16,6 @@ from .errors import ProtocolError
 
 _NAME_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 _VALUE_BYTES: Final = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
-_TAB_AT_EDGE: Final = re.compile(rb"\n\t|\t\n")
 _METHOD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
 _TARGET: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")  # origin form: visible ASCII without "#"
 
@@ -27,12 +26,11 @@ def check_fields(names: list[bytes], values: list[bytes], error: type[ProtocolEr
     Takes about 1 µs: all names are checked together, and so are all values, by a few calls that run
     in C.
     """
-    if b"" in names or b"".join(names).translate(None, _NAME_BYTES):
+    if not all(names) or b"".join(names).translate(None, _NAME_BYTES):
         raise error("a header's name is not a token in lower case")
-    lines = b"\n%b\n" % b"\n".join(values)
-    if len(lines.translate(None, _VALUE_BYTES)) != len(values) + 1:
+    if b"".join(values).translate(None, _VALUE_BYTES):
         raise error("a header's value holds a control character")
-    if b"\n " in lines or b" \n" in lines or (b"\t" in lines and _TAB_AT_EDGE.search(lines)):
+    if [value.strip() for value in values] != values:
         raise error("a header's value begins or ends with white space")
 
 

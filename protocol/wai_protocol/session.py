@@ -87,7 +87,7 @@ class Session:
         one `receive_data` does before it ends with a `TurnEnded` (see `limits.TURN_COST`); None: no
         bound.
         """
-        self._role = role
+        self._is_relay = role is Role.RELAY
         self._local = local or Limits()
         self.peer_limits = peer or Limits()
         self._link = Link(self._local)
@@ -221,7 +221,7 @@ class Session:
         if stream is None:
             self._lookup_stream(stream_id)
             return
-        if not stream.head_done and self._role is Role.RELAY:
+        if not stream.head_done and self._is_relay:
             raise RemoteProtocolError(f"DATA on stream {stream_id} before its HEADERS")
         stream.inbound.receive(size)
         self._events.append(DataReceived(stream_id, data))
@@ -231,10 +231,10 @@ class Session:
             case f.End(stream_id):
                 self._receive_end(stream_id)
             case f.HeadersFrame(stream_id, status, headers):
-                self._require_sender(Role.NODE, "HEADERS")
+                self._require_from_node("HEADERS")
                 self._receive_head(stream_id, status, headers)
             case f.Open():
-                self._require_sender(Role.RELAY, "OPEN")
+                self._require_from_relay("OPEN")
                 self._receive_open(frame)
             case f.Credit(stream_id, increment):
                 self._receive_credit(stream_id, increment)
@@ -244,7 +244,7 @@ class Session:
                     self._remove_stream(stream_id)
                 # A node's owner is also told of the reset of a stream that has ended here: the
                 # relay may want an EVENT that says how many tokens it took (SPEC section 6).
-                if known or self._role is Role.NODE:
+                if known or not self._is_relay:
                     shown = f.printable(reason)
                     self._add_event(StreamReset(stream_id, fault_for_wire_code(code), shown))
             case f.GoAway(code, reason, after_ms):
@@ -254,21 +254,21 @@ class Session:
                     GoAwayReceived(fault_for_wire_code(code), f.printable(reason), after_s)
                 )
             case f.Status(value):
-                self._require_sender(Role.NODE, "STATUS")
+                self._require_from_node("STATUS")
                 self._add_event(StatusReceived(NodeStatus.from_wire(value)))
             case f.Call(call, method, params):
-                self._require_sender(Role.RELAY, "CALL")
+                self._require_from_relay("CALL")
                 if self._receive_call(call):
                     self._add_event(CallReceived(call, method, params))
             case f.Reply(call, ok, value):
-                self._require_sender(Role.NODE, "REPLY")
+                self._require_from_node("REPLY")
                 if not 0 < call <= self._last_call:
                     raise RemoteProtocolError(f"REPLY to call {call}, which was never asked")
                 if call in self._calls:  # else it is too late: see `give_up_call`
                     self._calls.remove(call)
                     self._add_event(ReplyReceived(call, ok, value))
             case f.Event(call, name, value):
-                self._require_sender(Role.NODE, "EVENT")
+                self._require_from_node("EVENT")
                 self._add_event(NodeEvent(call, name, value))
 
     def _receive_open(self, frame: f.Open) -> None:
@@ -326,7 +326,7 @@ class Session:
         stream = self._lookup_stream(stream_id)
         if stream is None:
             return
-        if stream.inbound.ended or (self._role is Role.RELAY and not stream.head_done):
+        if stream.inbound.ended or (self._is_relay and not stream.head_done):
             raise RemoteProtocolError(f"END of stream {stream_id} twice or before its HEADERS")
         stream.inbound.ended = True
         self._remove_if_ended(stream)
@@ -351,8 +351,12 @@ class Session:
             raise RemoteProtocolError(f"a frame for stream {stream_id}, which was never opened")
         return stream
 
-    def _require_sender(self, sender: Role, name: str) -> None:
-        if sender is self._role:
+    def _require_from_relay(self, name: str) -> None:
+        if self._is_relay:
+            raise RemoteProtocolError(f"{name} from the wrong side")
+
+    def _require_from_node(self, name: str) -> None:
+        if not self._is_relay:
             raise RemoteProtocolError(f"{name} from the wrong side")
 
     def _add_event(self, event: Event) -> None:
@@ -460,7 +464,7 @@ class Session:
         `model`: see `frames.Open`; `end`: the request has no body. Raises `WaiError` (OVERLOADED,
         DRAINING) if no stream can be opened now, and `LocalProtocolError` for an invalid head.
         """
-        if self._role is not Role.RELAY:
+        if not self._is_relay:
             raise LocalProtocolError("only the relay opens streams")
         if self.peer_going_away:
             raise WaiError("the node is draining and takes no new requests", Fault.DRAINING)
@@ -485,7 +489,7 @@ class Session:
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        if self._role is not Role.NODE or stream.head_done or not 200 <= status <= 599:
+        if self._is_relay or stream.head_done or not 200 <= status <= 599:
             raise LocalProtocolError("a response has one head and a status, and the node sends it")
         self._send_encoded("HeadersFrame", f.encode_headers(stream_id, status, headers))
         stream.head_done = stream.may_send = True
@@ -569,7 +573,7 @@ class Session:
             self._remove_stream(stream_id)
             self._add_event(StreamReset(stream_id, fault, reason))
         value = {"code": fault.row.wire_code, "message": reason}
-        if self._role is Role.RELAY:
+        if self._is_relay:
             for call in sorted(self._calls):
                 self._add_event(ReplyReceived(call, ok=False, value=value))
         self._calls.clear()
@@ -582,7 +586,7 @@ class Session:
             window_out=self.peer_limits.stream_window_bytes,
             now=self._now,
         )
-        stream.may_send = self._role is Role.RELAY
+        stream.may_send = self._is_relay
         self._streams[stream_id] = stream
         return stream
 
@@ -606,7 +610,7 @@ class Session:
 
         A status that does not fit into a frame is sent without its `detail` and its last models.
         """
-        if self._role is not Role.NODE:
+        if self._is_relay:
             raise LocalProtocolError("only a node has a status")
         encoded = f.encode(f.Status(status.to_wire()))
         while len(encoded) > MAX_FRAME_BYTES:
@@ -619,7 +623,7 @@ class Session:
 
         Raises `WaiError` (OVERLOADED) if too many are open.
         """
-        if self._role is not Role.RELAY:
+        if not self._is_relay:
             raise LocalProtocolError("only the relay calls")
         if len(self._calls) >= MAX_CALLS:
             raise WaiError("too many calls to this node are open", Fault.OVERLOADED)
@@ -642,7 +646,7 @@ class Session:
         self._reply(f.Reply(call, ok=False, value=value))
 
     def _reply(self, frame: f.Reply) -> None:
-        if self._role is not Role.NODE:
+        if self._is_relay:
             raise LocalProtocolError("only a node answers calls")
         if frame.call in self._calls:
             self._send(frame)

@@ -391,7 +391,7 @@ def length_of_answer(headers: Headers) -> Headers:
 
 def _connection_options(headers: Headers) -> Set[bytes]:
     """Return the field names listed in `Connection`: those fields are for one hop only."""
-    if b"connection" not in dict(headers):  # as in nearly every request
-        return NO_OPTIONS
     listed = [value for name, value in headers if name == b"connection"]
+    if not listed:  # as in nearly every request
+        return NO_OPTIONS
     return {token.strip().lower() for value in listed for token in value.split(b",")}

@@ -12,7 +12,7 @@ import asyncio
 import enum
 import re
 from collections.abc import Callable
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 import msgspec
 
@@ -31,7 +31,7 @@ from wai_relay.contracts.upstream import UpstreamStream
 
 from .continuation import Continuation
 from .dialects.dialect import EVENT_STREAM, sentence_in
-from .dialects.usage import BodyReader, UsageReader, decode
+from .dialects.usage import UsageReader, decode
 from .limits import GatewayLimits
 from .opening import Opening, OpeningVerdict
 from .reply import CallerReply, is_failure
@@ -102,6 +102,14 @@ class Phase(enum.Enum):
     OVER = enum.auto()
 
 
+# To look a member of an enum up takes as long as a call in Python 3.11.
+_WAITING: Final = Phase.WAITING
+_HEADED: Final = Phase.HEADED
+_REFUSED: Final = Phase.REFUSED
+_PASSING: Final = Phase.PASSING
+_OVER: Final = Phase.OVER
+
+
 class Answer:
     """See the module. `failure` is set when it is over and the caller has not been answered.
 
@@ -144,7 +152,7 @@ class Answer:
         self._strip_usage = strip_usage
         self._strip_timings = strip_timings
         self._continuation = continuation
-        self._phase = Phase.WAITING
+        self._phase: Phase = _WAITING
         self._stream: UpstreamStream | None = None
         self._reader: UsageReader | None = None
         self._opening: Opening | None = None
@@ -180,25 +188,25 @@ class Answer:
 
     def next_deadline(self) -> float:
         """When `handle_timeout` is due, unless something comes before."""
-        passing = self._phase is Phase.PASSING
+        passing = self._phase is _PASSING
         limit = self._limits.between_chunks_s if passing else self._limits.first_byte_s
         return self._last_at + limit
 
     def handle_timeout(self, now: float) -> None:
         """Give up if the upstream has been silent for too long; else nothing."""
-        if self._phase is Phase.OVER or now < self.next_deadline():
+        if self._phase is _OVER or now < self.next_deadline():
             return
-        what = "sent nothing more" if self._phase is Phase.PASSING else "did not answer"
+        what = "sent nothing more" if self._phase is _PASSING else "did not answer"
         waited = now - self._last_at
         self.give_up(Fault.UPSTREAM_TIMEOUT, f"The upstream {what} for {waited:.0f} s.")
 
     def give_up(self, fault: Fault, message: str) -> None:
         """End the attempt from this side; no other upstream will do better."""
-        if self._phase is Phase.OVER:
+        if self._phase is _OVER:
             return
         if self._stream is not None:
             self._stream.reset(fault, message)
-        if self._phase is Phase.PASSING:
+        if self._phase is _PASSING:
             self._cut(fault, message)
         else:
             self._fail(Failure(fault, message, retryable=False))
@@ -212,7 +220,7 @@ class Answer:
     # -- from the upstream
     def on_data(self, data: bytes) -> None:
         """See `Sink`. Once per token: keep it short."""
-        if self._phase is Phase.PASSING and self._reader is not None:
+        if self._phase is _PASSING and self._reader is not None:
             self._last_at = self._clock()
             out = self._reader.feed(data)
             exchange = self._exchange
@@ -229,7 +237,7 @@ class Answer:
 
     def on_headers(self, status: int, headers: Headers) -> None:
         """See `Sink`."""
-        if self._phase is not Phase.WAITING:
+        if self._phase is not _WAITING:
             return
         self._last_at = self._clock()
         if is_redirect(status):  # from a provider, or a node that passes one on
@@ -243,41 +251,31 @@ class Answer:
         unfit = begun and not (status == 200 and self._content_type.startswith(EVENT_STREAM))
         ours = status == 422 and (self._strip_usage or self._strip_timings)
         if unfit or ours or not self._reply.passes(status):
-            self._phase = Phase.REFUSED
+            self._phase = _REFUSED
         else:
-            self._phase = Phase.HEADED
+            self._phase = _HEADED
             self._opening = self._reply.opening(self._route, status, self._content_type)
 
     def on_end(self) -> None:
         """See `Sink`."""
-        match self._phase:
-            case Phase.WAITING:
-                self.on_reset(Fault.UPSTREAM_BROKE, "The upstream ended without an answer.")
-            case Phase.REFUSED:
-                self._refused()
-            case Phase.HEADED:
-                assert self._opening is not None
-                if self._judge(self._opening.finish(), self._opening):
-                    self._end()
-            case Phase.PASSING:
+        if self._phase is _HEADED:
+            assert self._opening is not None
+            if self._judge(self._opening.finish(), self._opening):
                 self._end()
-            case Phase.OVER:
-                pass
-            case _:
-                assert_never(self._phase)
+        elif self._phase is _PASSING:
+            self._end()
+        elif self._phase is _REFUSED:
+            self._refused()
+        elif self._phase is _WAITING:
+            self.on_reset(Fault.UPSTREAM_BROKE, "The upstream ended without an answer.")
 
     def on_reset(self, fault: Fault, reason: str) -> None:
         """See `Sink`."""
         message = reason or "The upstream gave up."
-        match self._phase:
-            case Phase.PASSING:
-                self._cut(fault, message)
-            case Phase.WAITING | Phase.HEADED | Phase.REFUSED:
-                self._fail(Failure(fault, message, retryable=fault in PASSED_ON))
-            case Phase.OVER:
-                pass
-            case _:
-                assert_never(self._phase)
+        if self._phase is _PASSING:
+            self._cut(fault, message)
+        elif self._phase is not _OVER:
+            self._fail(Failure(fault, message, retryable=fault in PASSED_ON))
 
     # -- inside
     def _give_up_upstream(self, fault: Fault, message: str) -> None:
@@ -292,25 +290,25 @@ class Answer:
             self._stream.consume(uncredited)
 
     def _early_data(self, data: bytes) -> None:
-        if self._phase is Phase.OVER:
+        if self._phase is _OVER:
             return
         self._last_at = self._clock()
         if self.first_byte_at is None and data:
             self.first_byte_at = self._last_at
-        if self._phase is Phase.HEADED and self._exchange.started and not self._is_events:
-            self._phase = Phase.REFUSED  # a heartbeat began after the head had come
+        if self._phase is _HEADED and self._exchange.started and not self._is_events:
+            self._phase = _REFUSED  # a heartbeat began after the head had come
         self._uncredited += len(data)
-        if self._phase is Phase.HEADED:
+        if self._phase is _HEADED:
             assert self._opening is not None
             self._judge(self._opening.feed(data), self._opening)
-        elif self._phase is Phase.REFUSED:
+        elif self._phase is _REFUSED:
             self._collected += data[: REFUSAL_BYTES - len(self._collected)]
             if len(self._collected) == REFUSAL_BYTES:  # no refusal is that long; it may be endless
                 if self._stream is not None:
                     self._stream.reset(Fault.CANCELLED, "too long for a refusal")
                 self._refused()
         # What is held is ours to take; what passed is the caller's.
-        holding = self._phase is not Phase.PASSING
+        holding = self._phase is not _PASSING
         if holding or (self._uncredited >= CREDIT_EVERY_BYTES and not self._exchange.paused):
             self._give_credit()
 
@@ -362,9 +360,9 @@ class Answer:
         else:
             # Only a plain body passes as it is: from a stream the usage may be taken out, and an
             # error event may be added to it.
-            length = self._length if isinstance(self._reader, BodyReader) else []
+            length = self._length if self._reader.keeps_length else []
             self._reply.start(self.status, self._headers + self._labels + length)
-        self._phase = Phase.PASSING  # not before: where the head can't be sent, nothing has passed
+        self._phase = _PASSING  # not before: where the head can't be sent, nothing has passed
 
     def _refused(self) -> None:
         body = bytes(self._collected)
@@ -417,8 +415,8 @@ class Answer:
     @property
     def takes_comment(self) -> bool:
         """Whether a comment may be sent to the caller now: not inside an event."""
-        if self._phase is not Phase.PASSING:
-            return self._phase is not Phase.OVER
+        if self._phase is not _PASSING:
+            return self._phase is not _OVER
         return self._reader is not None and self._is_events and self._reader.between_events
 
     def _fail(self, failure: Failure) -> None:
@@ -427,7 +425,7 @@ class Answer:
         self._finish()
 
     def _finish(self) -> None:
-        self._phase = Phase.OVER
+        self._phase = _OVER
         self.over = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

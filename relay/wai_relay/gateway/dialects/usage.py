@@ -22,7 +22,6 @@ MAX_OBJECT_BYTES: Final = 4096  # of a usage object; the longest real ones have 
 MAX_EVENTS_LOOKED_AT: Final = 2000  # in one read, at 3 µs each; honest ones have 200 bytes or more
 MAX_LOOKS: Final = 8  # at what may be such an object: a hostile document may have thousands
 
-_BRACE: Final = re.compile(rb"[{}]")
 # A flood of empty lines is one end. Some servers end lines by CR alone, as the standard allows.
 _EVENT_END: Final = re.compile(rb"(?:\r?\n){2,}+|\r{2,}+")
 _EVENT_DATA: Final = re.compile(rb"(?:^|\r)data: ?([^\r\n]*)", re.MULTILINE)
@@ -43,6 +42,9 @@ class UsageReader(abc.ABC):
 
     `counts` is right at any time: exact once the upstream has said so, else counted by chunks.
     """
+
+    keeps_length: ClassVar[bool] = False
+    """Whether every byte is passed on as it is, so that the answer's announced length holds."""
 
     def __init__(self) -> None:
         self.chunks = 0  # pieces of answer seen, the estimate of `counts.completion`
@@ -128,8 +130,8 @@ class EventReader(UsageReader):
         # The everyday case: nothing held, whole events, and no figures in them.
         if (
             not self._held
-            and b'"usage"' not in data
-            and b'"timings"' not in data
+            and data.find(b'"usage"') < 0  # `in` would first take it for a number, and fail
+            and data.find(b'"timings"') < 0
             and data.endswith(b"\n\n")
             and not self._overlong
         ):
@@ -226,6 +228,8 @@ class BodyReader(UsageReader):
     `lines`: it has one for each piece of answer, in a dialect whose streams are events.
     """
 
+    keeps_length = True
+
     def __init__(self, *, lines: bool = False) -> None:
         super().__init__()
         self._lines = lines
@@ -315,9 +319,10 @@ def last_object(text: bytes, name: bytes) -> dict[str, Any] | None:
 
 
 def _closing(text: bytes, opening: int) -> int:
-    depth = 0
-    for brace in _BRACE.finditer(text, opening, opening + MAX_OBJECT_BYTES):
-        depth += 1 if brace[0] == b"{" else -1
+    depth, start, stop = 0, opening, opening + MAX_OBJECT_BYTES
+    while (end := text.find(b"}", start, stop)) >= 0:
+        depth += text.count(b"{", start, end) - 1
+        start = end + 1
         if depth == 0:
-            return brace.end()
+            return start
     return opening
