@@ -125,6 +125,8 @@ class Node(ServingNode):
         usable = [session for session in self.sessions if session.takes_streams]
         if not usable:
             raise self._away()
+        if len(usable) == 1:
+            return usable[0]
         return min(usable, key=lambda session: len(session.streams))
 
     def _away(self) -> NodeUnavailable:

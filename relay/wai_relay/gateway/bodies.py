@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 import msgspec
@@ -29,7 +29,7 @@ from .dialects.dialect import Dialect
 from .pictures import MAX_HEAD_CHARS
 from .prompt_parts import FRAMING_BYTES
 from .prompt_size import NO_PROMPT, PromptMeter, PromptSize
-from .raw_json import in_words, scalar_of, value_of
+from .raw_json import in_words, named_in_any_case, scalar_of, value_of
 
 # A top-level key costs 0.15 µs to build and 0.2 µs to write again: these are some 7 ms.
 MAX_FIELDS: Final = 20_000
@@ -273,9 +273,9 @@ def read_model(fields: Fields, dialect: Dialect) -> tuple[str, str]:
     """The field of a body's top level that names the model, and the name."""
     first = dialect.model_fields[0]
     field = next((name for name in dialect.model_fields if name in fields), first)
-    for name in fields:
-        # Go's decoder, Ollama's, takes any case, so `Model` would get past a key's list of models.
-        if name not in (first, field) and name.lower() in (first.lower(), field.lower()):
+    # Go's decoder, Ollama's, takes any case, so `Model` would get past a key's list of models.
+    for name in named_in_any_case(fields, (first.lower(), field.lower())):
+        if name not in (first, field):
             raise RequestError(f"Unknown field `{name}`; the model's name goes into `{first}`.")
     raw = fields.get(field)
     if raw is None:
@@ -375,11 +375,8 @@ def _measure(fields: Fields, dialect: Dialect) -> tuple[PromptSize, Fingerprint]
     them: each message alone, all else whole."""
     meter = PromptMeter()
     parts: list[bytes] = []
-    for name in dialect.prompt_fields:
-        raw = fields.get(name)
-        if raw is None:
-            continue
-        data = bytes(raw)
+    for name in [name for name in dialect.prompt_fields if name in fields]:
+        data = bytes(fields[name])
         if name == "messages" or (name == "input" and data[:1] == b"["):
             if data[:1] != b"[":
                 raise RequestError(f"`{name}` must be a list.")
@@ -398,15 +395,15 @@ def _measure(fields: Fields, dialect: Dialect) -> tuple[PromptSize, Fingerprint]
     return meter.size(), fingerprint(parts)
 
 
-def _messages(data: bytes) -> Iterator[bytes]:
+def _messages(data: bytes) -> list[bytes]:
     """The elements of a list, which is valid JSON; where they are too many, more in one piece."""
     items = list_items(data)
     if items is None:
-        yield data
-        return
-    yield from map(bytes, items[:MAX_PARTS])
+        return [data]
+    parts = list(map(bytes, items[:MAX_PARTS]))
     if len(items) > MAX_PARTS:
-        yield b",".join(items[MAX_PARTS:])
+        parts.append(b",".join(items[MAX_PARTS:]))
+    return parts
 
 
 def list_items(data: bytes) -> list[msgspec.Raw] | None:

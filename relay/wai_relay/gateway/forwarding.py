@@ -418,7 +418,7 @@ class RequestForwarder:
             record.fault = answer.fault.row.openai_code if answer.fault else ""
         record.cost += lease.cost(counts)
         record.tried[-1].fault = answer.fault.row.openai_code if answer.fault else ""
-        failed = answer.fault in RETRY_FAULTS
+        failed = answer.fault is not None and answer.fault in RETRY_FAULTS
         lease.release(
             Outcome(
                 fault=answer.fault if failed else None,

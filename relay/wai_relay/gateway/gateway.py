@@ -338,8 +338,9 @@ class Gateway:
         return Asked(model, prompt_tokens, self._wall_clock, _new_id, context, capabilities)
 
     def _heartbeat(self, reply: CallerReply, route: Route, body: Body) -> Heartbeat | None:
-        wanted = reply.exchange.request.header(b"x-wai-heartbeat") != b"0"
-        if not (wanted and body.facts.stream and route.generates and reply.dialect.heartbeat):
+        if not (body.facts.stream and route.generates and reply.dialect.heartbeat):
+            return None
+        if reply.exchange.request.header(b"x-wai-heartbeat") == b"0":
             return None
         return Heartbeat(reply, self._limits.heartbeat_s, self._clock, self._call_later)
 

@@ -52,4 +52,4 @@ def named_in_any_case(fields: Mapping[str, msgspec.Raw], names: tuple[str, ...])
     """Those of `fields` that are called one of `names`, in any case: Go's decoder, which is
     Ollama's, takes them all."""
     odd = [name for name in fields if not name.islower() and name.lower() in names]
-    return [*(name for name in names if name in fields), *odd]
+    return [name for name in names if name in fields] + odd

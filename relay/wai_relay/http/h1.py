@@ -318,7 +318,6 @@ class H1Connection(CallerConnection):
 
         `keep`: the connection may be used again (the response did not say `Connection: close`).
         """
-        self.flush()
         body, self._exchange, self._task = self._body, None, None
         assert body is not None
         body.discard()

@@ -64,12 +64,14 @@ class CountedExchange(ServedExchange):
         """
         if self._started or not 200 <= status <= 599:
             raise LocalProtocolError(f"a response can't start with status {status} now")
-        fields = [field for field in headers if field[0] not in _NOT_PASSED_ON]
-        if (length := dict(fields).get(b"content-length")) is not None:
+        named = dict(headers)
+        if not _NOT_PASSED_ON.isdisjoint(named):
+            headers = [field for field in headers if field[0] not in _NOT_PASSED_ON]
+        fields = [*headers, *self.added_headers]
+        if (length := named.get(b"content-length")) is not None:
             self._left = int(length)
             if status == 204:
                 fields.remove((b"content-length", length))
-        fields += self.added_headers
         self._bodiless = self.request.method == "HEAD" or status in _BODILESS
         return fields
 
