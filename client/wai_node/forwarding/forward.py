@@ -66,7 +66,7 @@ class StreamPort(Protocol):
     def end_stream(self, stream_id: int, /) -> None:
         """The answer is whole."""
 
-    def reset_stream(self, stream_id: int, fault: Fault, reason: str, /) -> bool:
+    def reset_stream(self, stream_id: int, fault: Fault, reason: str, /) -> object:
         """The answer can't be had, or broke."""
 
     def emit(self, name: str, value: object, /) -> None:

@@ -387,8 +387,9 @@ def _measure(fields: Fields, dialect: Dialect) -> tuple[PromptSize, Fingerprint]
             continue
         meter.sample(data, 0, len(data))
     for part in parts:
-        meter.text += max(len(part) - FRAMING_BYTES, 1)
-        if len(part) > LEAST_BLOB_BYTES:
+        size = len(part)
+        meter.text += size - FRAMING_BYTES if size > FRAMING_BYTES else 1
+        if size > LEAST_BLOB_BYTES:
             for start, end in blobs_in(part):
                 meter.add_image(part[start + 1 : min(end - 1, start + 1 + MAX_HEAD_CHARS)])
                 meter.text -= end - start

@@ -106,7 +106,7 @@ class Document(Opening):
         """See `Opening`."""
         self._held += data
         start = self._held[:16].lstrip(b" \t\r\n" + BOM_UTF8)[:1]
-        if start and start not in (b"{", b"["):
+        if start and not start.startswith((b"{", b"[")):
             return _not_as_named()
         return BEGIN if len(self._held) > DOCUMENT_BYTES else HOLD
 

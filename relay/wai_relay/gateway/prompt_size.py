@@ -7,7 +7,9 @@ tells them apart is counted in samples, an eighth of a long text, so that it cos
 from __future__ import annotations
 
 import enum
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from .pictures import pixels_of
 
@@ -29,7 +31,7 @@ MANY_SPACES: Final = 0.08  # of a text: it is indented
 MANY_WIDE: Final = 0.3  # of a text: it is not written in Latin letters
 
 
-class TextKind(enum.Enum):
+class TextKind(enum.StrEnum):
     """What a text is, as far as its bytes for each token depend on it."""
 
     PROSE = "prose"
@@ -37,7 +39,10 @@ class TextKind(enum.Enum):
     WIDE = "wide"  # Chinese, Cyrillic, …: its characters have several bytes, or are escaped
 
 
-class PromptSize(NamedTuple):
+_PROSE: Final = TextKind.PROSE  # what nearly all is; a member takes long to look up
+
+
+class PromptSize(msgspec.Struct, frozen=True):
     """A prompt's size. `text_bytes`: of its JSON, pictures and framing aside, of which `saved` are
     escapes and white space that cost no tokens, or few; `spaces` of white space in runs, and `wide`
     of characters that are not ASCII, about. `images` also counts recordings; `image_tokens` are
@@ -57,12 +62,13 @@ class PromptSize(NamedTuple):
             return TextKind.WIDE
         if self.spaces > MANY_SPACES * self.text_bytes:
             return TextKind.INDENTED
-        return TextKind.PROSE
+        return _PROSE
 
     @property
     def dense_bytes(self) -> int:
         """Bytes of text by which its tokens are estimated."""
-        return max(self.text_bytes - self.saved, 0)
+        dense = self.text_bytes - self.saved
+        return dense if dense > 0 else 0
 
 
 NO_PROMPT: Final = PromptSize()

@@ -51,5 +51,7 @@ def in_words(error: Exception, data: bytes) -> str:
 def named_in_any_case(fields: Mapping[str, msgspec.Raw], names: tuple[str, ...]) -> list[str]:
     """Those of `fields` that are called one of `names`, in any case: Go's decoder, which is
     Ollama's, takes them all."""
-    odd = [name for name in fields if not name.islower() and name.lower() in names]
-    return [name for name in names if name in fields] + odd
+    found = [name for name in names if name in fields]
+    if all(map(str.islower, fields)):  # as nearly always
+        return found
+    return found + [name for name in fields if not name.islower() and name.lower() in names]

@@ -158,9 +158,7 @@ class Scheduler:
         expected = 0.0
         if demand.generates:
             expected = self._lengths.expected(demand.model, key_id, demand.max_output_tokens)
-        ticket = Ticket(
-            demand._replace(expected_output_tokens=expected), key_id, now, now + max_wait_s
-        )
+        ticket = Ticket(demand.expecting(expected), key_id, now, now + max_wait_s)
         planner, pool = self._planner, self._pools.get(demand.model)
         if pool is None:  # callers ask for models of any name
             pool = Pool(demand.model)
