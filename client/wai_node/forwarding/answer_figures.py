@@ -43,7 +43,11 @@ def timings_in(tail: bytes) -> Timings | None:
 
 def spent_in(tail: bytes) -> TokensSpent:
     """What the answer took, as far as `tail` says."""
-    timings = timings_in(tail)
+    return spent_by(timings_in(tail), tail)
+
+
+def spent_by(timings: Timings | None, tail: bytes) -> TokensSpent:
+    """The same where the `timings` in `tail` were read already."""
     if timings is not None:
         return TokensSpent(
             timings.prompt_n,

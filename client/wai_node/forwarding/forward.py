@@ -36,7 +36,7 @@ from wai_transport.http_client import HttpClient
 from wai_transport.http_request import ClientRequest
 
 from .access_log import StreamLine
-from .answer_figures import spent_in, timings_in
+from .answer_figures import spent_by, spent_in, timings_in
 
 MAX_STREAMS: Final = 16_384
 """Streams at a time over all sessions; each is a socket here, so a hostile relay could else exhaust
@@ -442,12 +442,13 @@ class _Forwarded:
 
     def on_end(self) -> None:
         """The answer is whole."""
-        timings = timings_in(self._before_last + self._last)
+        tail = self._before_last + self._last
+        timings = timings_in(tail)
         if timings is not None:
             self._accounts.measured(
                 self.upstream, self.model, timings.prompt_per_second, timings.predicted_per_second
             )
-        spent = self._final()
+        spent = self._final(spent_by(timings, tail))
         self._let_go()
         self._on_over(self, spent)
         self._accounts.ended(self.upstream, self.model, self, spent)
@@ -471,13 +472,12 @@ class _Forwarded:
         """See `OpenStream`."""
         return spent_in(self._before_last + self._last)
 
-    def _final(self) -> TokensSpent:
-        """What a whole answer took."""
+    def _final(self, spent: TokensSpent) -> TokensSpent:
+        """What a whole answer took that told that it took `spent`."""
         if self._status >= 400:
             return NOTHING if self._status < 500 else UNKNOWN
         if self._route.task is Task.COUNT:
             return NOTHING
-        spent = self.spent()
         return spent if self._route.generates else spent._replace(written=0)
 
     # -- inside

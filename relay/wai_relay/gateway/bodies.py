@@ -72,7 +72,7 @@ class BodyFacts(msgspec.Struct, frozen=True):
     whole: bool = False
 
 
-class Change(NamedTuple):
+class Change(msgspec.Struct, frozen=True):
     """How a body goes out: for which `model`; with `ask_usage`, `stream_options.include_usage` is
     set, with `ask_timings`, llama.cpp's `timings_per_token`. `fields`: further fields, with their
     values in JSON; `message` is one more at the messages' end."""
@@ -91,7 +91,7 @@ class Piece(NamedTuple):
     end: int
 
 
-class Outgoing(NamedTuple):
+class Outgoing(msgspec.Struct, frozen=True):
     """A body as it goes out: what is said anew, and pieces of what came."""
 
     parts: tuple[bytes | Piece, ...]

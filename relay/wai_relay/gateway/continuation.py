@@ -13,6 +13,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.status import CONTINUE_FINAL_MESSAGE
 from wai_protocol.surface import Route
@@ -201,4 +202,4 @@ class Continuation:
         if CONTINUE_FINAL_MESSAGE in capabilities:
             fields |= _GO_ON_FIELDS
         said = msgspec.json.encode({"role": "assistant", "content": "".join(self._text)})
-        return change._replace(fields={**change.fields, **fields}, message=said)
+        return replace(change, fields={**change.fields, **fields}, message=said)

@@ -13,7 +13,10 @@ from __future__ import annotations
 import enum
 import heapq
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from wai_protocol.errors import Fault, NodeUnavailable, RequestError, WaiError
 
@@ -45,7 +48,7 @@ class Reason(enum.StrEnum):
     BUSY = "busy"
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True):
     """What to do with a request now. Exactly one of these holds: `node` is set and `wait` is False
     (send it there), `node` is set and `wait` is True (wait for it), `fault` is set (refuse; with
     `retry_after_s` where it may be served later)."""
@@ -65,7 +68,7 @@ class Decision(NamedTuple):
             return self
         best = heapq.nsmallest(count, self.scores, key=_rank)
         best += [s for s in self.scores if s.node == self.node and s not in best]
-        return self._replace(scores=tuple(best))
+        return replace(self, scores=tuple(best))
 
     def error(self) -> WaiError:
         """The refusal as an error for the caller. Only for a decision with a `fault`."""
@@ -120,7 +123,7 @@ def select(
                 generation_weight=generation_weight,
             )
             others = tuple(s for s in scores if all(s.node != one.node for one in largest))
-            return hopeful._replace(scores=hopeful.scores + others)
+            return replace(hopeful, scores=hopeful.scores + others)
     own = [i for i in able if candidates[i].own]
     weighed = _roomy(demand, candidates, scores, own or able)
     best = _best(candidates, scores, weighed, turn)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from wai_protocol.errors import WaiError
 
@@ -27,7 +28,7 @@ class Result(enum.Enum):
     SUSPECT = "suspect"  # it failed, by the node's fault or the request's: see `Scheduler.blame`
 
 
-class Tokens(NamedTuple):
+class Tokens(msgspec.Struct, frozen=True):
     """What a request took. `cached` is None where the upstream did not say."""
 
     prompt: int

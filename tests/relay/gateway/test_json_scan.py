@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from wai_protocol.errors import RequestError
 from wai_protocol.surface import Route
@@ -121,7 +122,7 @@ def test_a_long_body_asks_for_what_a_short_one_does(
     assert long.last_role == short.last_role
     change = Change("other", ask_usage=True, ask_timings=True, fields={"max_tokens": b"9"})
     if messages:
-        change = change._replace(message=b'{"role":"assistant","content":"so far"}')
+        change = replace(change, message=b'{"role":"assistant","content":"so far"}')
     assert json.loads(sent(body, long.outgoing(change))) == json.loads(short.changed(change))
     assert sent(body, long.outgoing(Change("m"))) == body
 
