@@ -287,10 +287,11 @@ def _count(count: int | None) -> int | None:
 
 
 def _one_less(entry: _Entry, model: str) -> None:
-    if entry.ours[model] > 0:
-        entry.ours[model] -= 1
-        if not entry.ours[model]:
-            del entry.ours[model]
+    left = entry.ours[model] - 1
+    if left > 0:
+        entry.ours[model] = left
+    else:
+        entry.ours.pop(model, None)
 
 
 def _mean(old: float | None, new: float | None) -> float | None:

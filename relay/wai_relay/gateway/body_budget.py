@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from wai_protocol.errors import Fault, WaiError
 
 
@@ -19,7 +17,7 @@ class BodyBudget:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
         self._where = where
-        self._held: Counter[str] = Counter()
+        self._held: dict[str, int] = {}
 
     def take(self, key_id: str, n: int, *, share: float = 1.0) -> None:
         """Hold `n` bytes more for `key_id`, or raise `WaiError` (OVERLOADED). `share`: how much of
@@ -28,7 +26,7 @@ class BodyBudget:
         held_after = self.held_bytes + n
         if held_after > limit:
             raise overloaded(f"The relay holds as many request bodies{self._where} as it may")
-        own_after = self._held[key_id] + n
+        own_after = self._held.get(key_id, 0) + n
         if own_after > limit - held_after:
             raise overloaded(
                 f"The relay holds as many request bodies of this API key{self._where} as it may"
@@ -39,9 +37,11 @@ class BodyBudget:
     def give(self, key_id: str, n: int) -> None:
         """`n` bytes are held no more."""
         self.held_bytes -= n
-        self._held[key_id] -= n
-        if not self._held[key_id]:
-            del self._held[key_id]
+        held = self._held.get(key_id, 0) - n
+        if held:
+            self._held[key_id] = held
+        else:
+            self._held.pop(key_id, None)
 
 
 def overloaded(what: str) -> WaiError:

@@ -112,9 +112,10 @@ class Document(Opening):
 
     def finish(self) -> OpeningVerdict:
         """See `Opening`."""
-        if not self.held.strip():
+        held = self.held
+        if not held.strip():
             return _empty()
-        found = decode(self.held)
+        found = decode(held)
         if found is None:
             return _broke("The upstream's answer ended in the middle.")
         if (message := error_in(found)) is not None:

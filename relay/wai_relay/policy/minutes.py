@@ -25,11 +25,10 @@ class MinuteWindow:
 
     def add(self, amount: float, now: float) -> None:
         """Use `amount`."""
-        grain = _grain(now)
-        if self._amounts and self._amounts[-1][0] >= grain:
+        if self._amounts and self._amounts[-1][0] >= now:  # it is in the last one's grain
             self._amounts[-1][1] += amount
         else:
-            self._amounts.append([grain, amount])
+            self._amounts.append([_grain(now), amount])
         self.used += amount
 
     def take_back(self, amount: float, at: float) -> None:
