@@ -98,6 +98,8 @@ class Email:
         except smtplib.SMTPResponseException as error:
             text = f"{self._server} answers {error.smtp_code} {_shown(error.smtp_error)}"
             raise TransportError(text) from error
+        except TimeoutError:
+            raise  # `deliver` says how long it waited
         except (smtplib.SMTPException, OSError, ValueError) as error:
             raise TransportError(f"{self._server}: {_shown(str(error))}") from error
         finally:
