@@ -60,8 +60,10 @@ def main() -> None:
     parser.add_argument("--only", help="scenarios to run, by name, with commas between")
     parser.add_argument("--peers", help="peers to run, by a part of their names; 'none' for none")
     parser.add_argument("--pin", action="store_true", help="tunnel on core 0, the rest on core 1")
-    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    parser.add_argument("--out", type=Path, help="where the JSON goes: NAME.json")
     args = parser.parse_args()
+    if args.out is not None and args.out.suffix != ".json":
+        parser.error("--out names a .json file; the plots go into a folder of that name beside it")
     allow_many_files()
     # An installed wai has its bytecode: a start that compiles its modules is not what users see.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -14,7 +14,7 @@ import { AddNode, OpenInvites } from "./invites";
 import { NodePage } from "./node";
 
 const SHOWN = 50; // rows a page
-const AT_FIRST = 20; // so many are drawn in the first frame, and the others in the next: a phone is slow
+const AT_ONCE = 12; // so many rows are drawn in one frame, and the next ones in the next: a phone is slow
 const FILTER_FROM = 8; // fewer need no filter
 const NAME_CHARS = 28;
 /** The columns: by what each sorts, its title, and whether a click sorts the highest first. */
@@ -36,11 +36,12 @@ function NodeTable() {
   const by = useSignal(kept.get("sort") ?? "name");
   const at = useSignal(0);
   const adding = useSignal(false);
-  const drawn = useSignal(AT_FIRST);
+  const drawn = useSignal(AT_ONCE);
   useEffect(() => {
-    const frame = requestAnimationFrame(() => (drawn.value = SHOWN));
+    if (drawn.value >= SHOWN) return;
+    const frame = requestAnimationFrame(() => (drawn.value += AT_ONCE));
     return () => cancelAnimationFrame(frame);
-  }, []);
+  }, [drawn.value]);
   const all = [...nodes.value.values()].map((node): NodeRow => ({ node, figures: figures.value.get(node.id), machine: hardware.value.get(node.id) }));
   const found = sorted(filtered(all, filter.value), by.value);
   const columns = narrow.value ? COLUMNS.filter(([name]) => FEW.has(name)) : COLUMNS;
