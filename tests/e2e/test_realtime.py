@@ -28,6 +28,7 @@ from tests.harness.tcp_proxy import TcpProxy, tcp_proxy
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("realtime")]
 
 UPSTREAM_KEY = "key-of-the-realtime-server"
+PATIENCE_S = 60.0  # for a handshake on a busy machine, where websockets would give it 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,8 @@ class Talked:
     def connect(self, key: str = "", query: str = "?model=voice", **options: Any) -> Connection:
         url = self.cluster.url.replace("https", "wss") + "/v1/realtime" + query
         headers = {"Authorization": f"Bearer {key or self.key.secret}"}
-        return connect(
-            url, ssl=self.cluster.tls(), additional_headers=headers, max_size=None, **options
-        )
+        options |= {"open_timeout": PATIENCE_S, "max_size": None}
+        return connect(url, ssl=self.cluster.tls(), additional_headers=headers, **options)
 
     def until_closed(self, count: int) -> int:
         """The code with which the server's WebSocket number `count` was closed."""
@@ -122,7 +122,7 @@ def test_openais_own_client_talks(talked: Talked) -> None:
     import openai  # takes seconds: not for every worker of the tests
 
     client = openai.OpenAI(api_key=talked.key.secret, base_url=talked.cluster.base_url)
-    options: Any = {"ssl": talked.cluster.tls()}
+    options: Any = {"ssl": talked.cluster.tls(), "open_timeout": PATIENCE_S}
     with client.realtime.connect(model="voice", websocket_connection_options=options) as ours:
         text = ""
         ours.response.create()
