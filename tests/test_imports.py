@@ -130,6 +130,20 @@ def test_a_program_does_not_load_at_its_start_what_few_need(program: str) -> Non
     assert done.stdout.split() == []
 
 
+def test_a_relay_that_has_run_for_a_while_has_all_its_modules() -> None:
+    """Whoever installs another version puts its files in the place of those that are not loaded."""
+    code = (
+        "import sys\n"
+        "from wai_relay.running import life\n"
+        "life.load_rest()\n"
+        "loaded = set(sys.modules)\n"
+        "import wai_relay.admin.app, wai_relay.dashboard.app, wai_relay.http.h2\n"
+        "print(*set(sys.modules) - loaded)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("program", ["wai_relay.main", "wai_node.main", "wai_cli.main"])
 def test_a_program_can_not_be_loaded_without_the_extras(program: str) -> None:
     extras = ("asyncpg", "opentelemetry", "xllamacpp")

@@ -26,14 +26,14 @@ Application = Callable[
 def asgi_handler(make: Callable[[], Application]) -> Handler:
     """Return a handler that serves each exchange with the application that `make` returns.
 
-    `make` is called once, in a thread, at the first exchange: so the modules of an application that
-    nobody asks for are not loaded, and no stream waits while they are.
+    `make` is called once, in a thread, at the first exchange, and again at the next one if it has
+    failed. So a relay starts without the application's modules, and no stream waits for them.
     """
     making: asyncio.Task[Application] | None = None
 
     async def handle(exchange: Exchange) -> None:
         nonlocal making
-        if making is None:
+        if making is None or (making.done() and making.exception() is not None):
             making = asyncio.create_task(asyncio.to_thread(make))
         app = await asyncio.shield(making)  # other exchanges wait for it too
         await app(_scope(exchange.request), _receiver(exchange), _sender(exchange))

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from typing import Final
 
 from wai_protocol.errors import StoreError, TransportError
@@ -47,6 +48,12 @@ at once it needs two round trips, and one that found the relay down tries again 
 CATCH_UP_S: Final = 5.0
 """How often a relay that took over looks what the one before it has finished meanwhile: what that
 costs a key's month is known so late."""
+
+LOAD_REST_AFTER_S: Final = 10.0
+"""How long after its start a relay loads what it did not need for it. It does not wait for somebody
+to need it: an installer may put another version's files in the place of ours meanwhile."""
+
+LOADED_LATER: Final = ("wai_relay.dashboard.app", "wai_relay.http.h2")
 
 LAST_WORDS_S: Final = 1.0
 """For the error events of answers that are cut when a drain's bound is over."""
@@ -104,12 +111,21 @@ async def open_relay(
             ending.push_async_callback(tls.close)
             tls.start()
         housekeeping.start()
+        loop = asyncio.get_running_loop()
+        loading = loop.call_later(LOAD_REST_AFTER_S, loop.run_in_executor, None, load_rest)
+        ending.callback(loading.cancel)
         if inherited is not None:
-            following = asyncio.get_running_loop().create_task(
+            following = loop.create_task(
                 _follow_predecessor(stored.recorder, config.drain_timeout_s)
             )
             ending.push_async_callback(_cancel, following)
         yield relay
+
+
+def load_rest() -> None:
+    """Load what few callers need, 0.1 s of CPU time; in a thread, so that no stream waits."""
+    for name in LOADED_LATER:
+        import_module(name)
 
 
 def _close_at_the_end(parts: Parts, ending: AsyncExitStack) -> None:

@@ -56,3 +56,22 @@ async def test_two_who_ask_at_once_and_one_who_leaves_have_it_made_once() -> Non
     for connection, _ in callers[1:]:
         connection.connection_lost(None)
     await edge.drain(1)
+
+
+async def test_one_that_could_not_be_made_is_made_at_the_next_exchange() -> None:
+    made: list[str] = []
+
+    def make() -> Application:
+        made.append("once more")
+        if len(made) == 1:
+            raise ImportError("half of its files are another version's")
+        return application
+
+    edge = Edge(asgi_handler(make))
+    for status in (b" 500 ", b" 204 "):
+        connection, transport = ask(edge)
+        async with asyncio.timeout(10):
+            while status not in transport.written:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        connection.connection_lost(None)
+    await edge.drain(1)
