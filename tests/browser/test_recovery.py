@@ -16,7 +16,7 @@ from tests.harness.real import require_real
 if TYPE_CHECKING:
     from playwright.async_api import Route
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(300)]
 
 AWAY: Final = "The relay does not answer: what you see is of"
 PAGES: Final = (

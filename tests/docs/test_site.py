@@ -15,6 +15,8 @@ from wai_cli.commands.settings import PROGRAMS, settings_of
 from wai_cli.main import GROUPS
 from wai_cli.options.reference import tables_of
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent.parent
 LOADED = re.compile(r'<(?:script|img|iframe|link rel="stylesheet")[^>]*?(?:src|href)="([^"]*)"')
 

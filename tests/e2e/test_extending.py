@@ -20,7 +20,7 @@ from tests.harness.caller import events, request
 from tests.harness.cluster import Cluster, cluster
 from tests.harness.processes import wait_until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.long, pytest.mark.e2e]
 
 DOC: Final = Path(__file__).parents[2] / "docs/extending.md"
 BROKEN: Final = """[build-system]

@@ -23,7 +23,12 @@ from tests.harness.real import script
 from tests.harness.relays import ids_of, is_good, listed, own_id, relays, status_of
 
 # One worker has them all, since they share a fleet.
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.xdist_group("relays")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.e2e,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("relays"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.harness.cluster import Cluster, cluster
 from tests.harness.odd_upstream import COUNT, MODELS, odd_upstream
 from tests.harness.processes import wait_until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.long, pytest.mark.e2e]
 
 STREAMS: Final = 50
 ASKERS: Final = 10
