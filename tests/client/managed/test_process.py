@@ -121,6 +121,28 @@ async def test_a_stop_ends_the_whole_group_even_one_that_ignores_sigterm(tmp_pat
     await anyio.to_thread.run_sync(wait_for, lambda: not alive(child))
 
 
+async def test_what_a_server_printed_while_we_were_busy_is_kept_as_from_before_its_requests(
+    tmp_path: Path,
+) -> None:
+    script, told = tmp_path / "loads", tmp_path / "told"
+    script.write_text(f"#!/bin/sh\necho has loaded\ntouch {told}\nexec sleep 1000\n")
+    script.chmod(0o755)
+    log = LogFile(tmp_path / "log")
+    process = ServerProcess(
+        (str(script),), options(tmp_path), "key", log, ServerSocket(tmp_path / "run")
+    )
+    await process.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(process.follow)
+        while not told.exists():
+            time.sleep(0.01)  # noqa: ASYNC251 -- the event loop reads nothing meanwhile
+        process.catch_up()
+        log.serving()
+        await process.stop(grace_s=0.1)
+    log.close()
+    assert log.tail() == ("has loaded",)
+
+
 async def test_a_helper_that_left_the_group_and_holds_the_log_keeps_no_server_from_ending(
     tmp_path: Path,
 ) -> None:

@@ -271,13 +271,15 @@ class ServerProcess:
             self._signal_group(signal.SIGKILL)  # processes that the server started
             with anyio.move_on_after(LOG_REST_S):
                 await self._log_ended.wait()
-            if self._pipe is not None:
-                self._take(
-                    self._pipe
-                )  # read what is there already; the event loop may have been blocked
+            self.catch_up()
             self._end_reading()
             self.socket.remove()
             self.ended.set()
+
+    def catch_up(self) -> None:
+        """Take into the log what it has printed already: the event loop may have been busy."""
+        if self._pipe is not None:
+            self._take(self._pipe)
 
     def _take(self, pipe: int) -> None:
         """Read the pipe, which has data or has ended."""

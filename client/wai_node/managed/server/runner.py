@@ -178,6 +178,7 @@ class Runner:
         try:
             if await self._loaded(process, health):
                 served = await health.served()
+                process.catch_up()  # what it printed while it loaded: it had no request then
                 self.seen = read_buffers(process.log.tail())
                 process.log.serving()
                 on_ready(served.context_tokens)
