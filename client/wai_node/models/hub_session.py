@@ -30,8 +30,18 @@ def hub_session(proxy_url: str | None = None) -> httpx2.Client:
         from huggingface_hub import get_session, set_client_factory
         from huggingface_hub.utils._http import hf_request_event_hook
 
+        owner = os.getpid()
+
+        class Client(httpx2.Client):
+            """The library closes it in every child that is forked. There it would wait for a lock
+            for ever if a thread had it at the fork, and the fork's caller for the child."""
+
+            def close(self) -> None:
+                if os.getpid() == owner:
+                    super().close()
+
         def bounded_client() -> httpx2.Client:
-            client = httpx2.Client(
+            client = Client(
                 # given, so that the client does not read the environment's proxies by itself
                 transport=httpx2.HTTPTransport(proxy=proxy_url),
                 event_hooks={"request": [hf_request_event_hook]},
