@@ -16,6 +16,7 @@ from typing import Final, cast
 from wai_protocol.errors import Fault, RemoteProtocolError, TransportError, WaiError
 from wai_protocol.http1 import BodyFraming, ResponseHeadReader
 
+from .deadline_timer import DeadlineTimer
 from .http_request import ClientRequest
 from .tls import decrypt
 
@@ -31,7 +32,7 @@ MAX_LAST_READS: Final = 16
 """Of a connection that broke: an answer of 1 MiB, more than any that refuses a request."""
 
 
-class HttpConnection(asyncio.Protocol):
+class HttpConnection(DeadlineTimer, asyncio.Protocol):
     """A connection to an origin, idle or carrying one request.
 
     `on_idle` gets it back when an exchange left it usable; `on_lost` hears when it is gone.
@@ -42,6 +43,7 @@ class HttpConnection(asyncio.Protocol):
         on_idle: Callable[[HttpConnection], None],
         on_lost: Callable[[HttpConnection], None],
     ) -> None:
+        super().__init__()
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.write_paused = False
         self._on_idle = on_idle
@@ -52,9 +54,6 @@ class HttpConnection(asyncio.Protocol):
         self._keep_alive = False
         self._answered = False
         self._refused = False
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
         self._idle_until: float | None = None  # by the loop's clock, while it is kept
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -118,23 +117,23 @@ class HttpConnection(asyncio.Protocol):
         else:
             self.transport.resume_reading()
 
-    def arm(self, deadline: float) -> None:
-        """Have deadlines looked at then (the loop's clock) at the latest.
-
-        A timer for an earlier time is kept: it finds nothing overdue, and is set again. That is
-        cheaper than three new ones for each request: until its answer, after it, and while idle.
-        """
-        if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
-            self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = self._loop.call_at(deadline, self._on_timer)
-
     def keep_until(self, deadline: float) -> None:
         """Be idle, and close at `deadline` (the loop's clock) unless it carries a request then."""
         self._idle_until = deadline
         self.arm(deadline)
+
+    def handle_timeout(self, now: float) -> None:
+        """See `DeadlineTimer`: the deadline of the request, or of being kept without one."""
+        request = self._request
+        if request is not None:
+            request.handle_timeout(now)
+            if self._request is request:
+                self.arm(request.deadline)
+        elif self._idle_until is not None:
+            if now >= self._idle_until:
+                self.transport.abort()
+            else:
+                self.arm(self._idle_until)
 
     def abort(self) -> None:
         """Close the socket at once; what waits to be sent is dropped."""
@@ -182,9 +181,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: the end of a body that needs no other, else an error."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.disarm()
         self._on_lost(self)
         try:
             if exc is not None and self._request is not None:
@@ -246,19 +243,6 @@ class HttpConnection(asyncio.Protocol):
             self._request.writing_resumed()
 
     # -- inside
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        request, now = self._request, self._loop.time()
-        if request is not None:
-            request.handle_timeout(now)
-            if self._request is request:
-                self.arm(request.deadline)
-        elif self._idle_until is not None:
-            if now >= self._idle_until:
-                self.transport.abort()
-            else:
-                self.arm(self._idle_until)
 
     def _receive_unasked(self, data: bytes) -> None:
         """A server may answer before it has read anything; our request is only a turn away."""

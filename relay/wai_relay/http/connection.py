@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from wai_transport.deadline_timer import DeadlineTimer
 from wai_transport.read_buffer import READ_BUFFER, SharedBufferProtocol
 
 from .edge import (
@@ -34,7 +35,7 @@ from .turns import SLICE_BYTES, TURN_S, Recent, next_slice_bytes
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
-class CallerConnection(Connection, SharedBufferProtocol):
+class CallerConnection(Connection, DeadlineTimer, SharedBufferProtocol):
     """The connection of one caller.
 
     A caller that closes its sending side counts as disconnected. SDKs and curl never do so while
@@ -47,7 +48,6 @@ class CallerConnection(Connection, SharedBufferProtocol):
         "_closing_since",
         "_flush_due",
         "_in_turns",
-        "_loop",
         "_out",
         "_out_bytes",
         "_queued",
@@ -57,8 +57,6 @@ class CallerConnection(Connection, SharedBufferProtocol):
         "_stalled_since",
         "_taken_at_stall",
         "_timeout_raised",
-        "_timer",
-        "_timer_at",
         "_undecoded",
         "_written_bytes",
         "edge",
@@ -70,18 +68,16 @@ class CallerConnection(Connection, SharedBufferProtocol):
     )
 
     def __init__(self, edge: Edge) -> None:
+        super().__init__()
         self.edge = edge
         self.transport: asyncio.Transport
         self.peer = ""
         self.scheme = "http"
         self.lost = False
         self.on_lost: Callable[[], None] | None = None  # the listener's: it counts connections
-        self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._flush_due = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
         self._closing_since: float | None = None
         self._written_bytes = 0  # passed to the transport
         self._stalled_since: float | None = None
@@ -156,7 +152,7 @@ class CallerConnection(Connection, SharedBufferProtocol):
 
     def leave(self) -> None:
         """Deregister from the edge: the connection is closed, or handed over to a tunnel."""
-        self._disarm()
+        self.disarm()
         self.edge.remove(self)
         if self.on_lost is not None:
             self.on_lost()
@@ -292,23 +288,6 @@ class CallerConnection(Connection, SharedBufferProtocol):
             self.writable_again()
 
     # -- the timer
-    def arm(self, deadline: float) -> None:
-        """Make sure that `handle_timeout` is called at `deadline` (the loop's clock) at the latest.
-
-        A timer for an earlier time is kept: it will find nothing overdue and be set again. That is
-        cheaper than a new timer for each request.
-        """
-        if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
-            self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = self._loop.call_at(deadline, self._timer_fired)
-
-    def _timer_fired(self) -> None:
-        self._timer = None
-        self.handle_timeout(self._loop.time())
-
     def handle_timeout(self, now: float) -> None:
         """Handle what is overdue at `now` (the loop's clock), and set the timer again."""
         if self.lost:
@@ -389,11 +368,6 @@ class CallerConnection(Connection, SharedBufferProtocol):
             self._stalled_since, self._taken_at_stall = now, taken
             return False
         return True
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     # -- the end
     @property
