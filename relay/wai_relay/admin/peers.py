@@ -67,32 +67,37 @@ class Peers:
 
     async def ask_all(self, actor: str, path: str, kind: type[_Found]) -> list[_Found]:
         """`GET` a path at every other relay; return the answers of those that gave one."""
-        others = self.others
-        asked = [self.ask(one, actor, "GET", path, kind) for one in others]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
         found: list[_Found] = []
-        for relay, answer in zip(others, answers, strict=True):
+        for relay, answer in await self._ask_each(actor, "GET", path, kind):
             if isinstance(answer, WaiError):
                 _log.debug("the relay %s does not say what it knows: %s", relay.name, answer)
-            elif isinstance(answer, BaseException):
-                raise answer
             else:
                 found.append(answer)
         return found
 
     async def tell_all(self, actor: str, method: str, path: str, kind: type[_Found]) -> list[str]:
         """Have every other relay do something; return the names of those that did not."""
-        others = self.others
-        told = [self.ask(one, actor, method, path, kind) for one in others]
-        answers = await asyncio.gather(*told, return_exceptions=True)
         failed = []
-        for relay, answer in zip(others, answers, strict=True):
+        for relay, answer in await self._ask_each(actor, method, path, kind):
             if isinstance(answer, WaiError):
                 _log.warning("the relay %s did not do what it was told: %s", relay.name, answer)
                 failed.append(relay.name)
-            elif isinstance(answer, BaseException):
-                raise answer
         return failed
+
+    async def _ask_each(
+        self, actor: str, method: str, path: str, kind: type[_Found]
+    ) -> list[tuple[RelayRecord, _Found | WaiError]]:
+        """Ask all other relays at once; return each with its answer, or why it gave none."""
+        others = self.others
+        asked = [self.ask(one, actor, method, path, kind) for one in others]
+        found: list[tuple[RelayRecord, _Found | WaiError]] = []
+        for relay, answer in zip(
+            others, await asyncio.gather(*asked, return_exceptions=True), strict=True
+        ):
+            if isinstance(answer, BaseException) and not isinstance(answer, WaiError):
+                raise answer
+            found.append((relay, answer))
+        return found
 
     async def ask_for(
         self, actor: str, method: str, path: str, kind: type[_Found]

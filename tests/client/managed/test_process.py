@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.harness.real import require_real
+from tests.harness.supervised import write_script
 from tests.harness.tiny_gguf import tiny_gguf
 from wai_node.engines.find import find_engine
 from wai_node.engines.store import EngineStore
@@ -35,6 +36,13 @@ WAIT_S: Final = 30.0
 
 def options(model: Path) -> ServerOptions:
     return ServerOptions(model, "tiny", context_tokens=512, slots=1, threads=1)
+
+
+def scripted(folder: Path, lines: str) -> ServerProcess:
+    """A server that is the shell script `lines`; its log is in `folder`."""
+    write_script(folder / "server", lines)
+    log, socket = LogFile(folder / "log"), ServerSocket(folder / "run")
+    return ServerProcess((str(folder / "server"),), options(folder), "key", log, socket)
 
 
 def wait_for(true: Callable[[], bool]) -> None:
@@ -100,13 +108,8 @@ def test_orphans_of_this_node_are_ended_and_strangers_are_not(tmp_path: Path) ->
 
 
 async def test_a_stop_ends_the_whole_group_even_one_that_ignores_sigterm(tmp_path: Path) -> None:
-    script = tmp_path / "stubborn"
-    script.write_text("#!/bin/sh\ntrap '' TERM\nsleep 1000 &\necho child $!\nwait\nsleep 1000\n")
-    script.chmod(0o755)
-    log = LogFile(tmp_path / "log")
-    process = ServerProcess(
-        (str(script),), options(tmp_path), "key", log, ServerSocket(tmp_path / "run")
-    )
+    process = scripted(tmp_path, "trap '' TERM\nsleep 1000 &\necho child $!\nwait\nsleep 1000\n")
+    log = process.log
     await process.start()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(process.follow)
@@ -124,18 +127,13 @@ async def test_a_stop_ends_the_whole_group_even_one_that_ignores_sigterm(tmp_pat
 async def test_what_a_server_printed_while_we_were_busy_is_kept_as_from_before_its_requests(
     tmp_path: Path,
 ) -> None:
-    script, told = tmp_path / "loads", tmp_path / "told"
-    script.write_text(f"#!/bin/sh\necho has loaded\ntouch {told}\nexec sleep 1000\n")
-    script.chmod(0o755)
-    log = LogFile(tmp_path / "log")
-    process = ServerProcess(
-        (str(script),), options(tmp_path), "key", log, ServerSocket(tmp_path / "run")
-    )
+    told = tmp_path / "told"
+    process = scripted(tmp_path, f"echo has loaded\ntouch {told}\nexec sleep 1000\n")
+    log = process.log
     await process.start()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(process.follow)
-        while not told.exists():
-            time.sleep(0.01)  # noqa: ASYNC251 -- the event loop reads nothing meanwhile
+        wait_for(told.exists)  # the event loop reads nothing meanwhile
         process.catch_up()
         log.serving()
         await process.stop(grace_s=0.1)
@@ -146,13 +144,8 @@ async def test_what_a_server_printed_while_we_were_busy_is_kept_as_from_before_i
 async def test_a_helper_that_left_the_group_and_holds_the_log_keeps_no_server_from_ending(
     tmp_path: Path,
 ) -> None:
-    script = tmp_path / "wrapper"
-    script.write_text("#!/bin/sh\nsetsid sleep 1000 &\necho child $!\nexec sleep 1000\n")
-    script.chmod(0o755)
-    log = LogFile(tmp_path / "log")
-    process = ServerProcess(
-        (str(script),), options(tmp_path), "key", log, ServerSocket(tmp_path / "run")
-    )
+    process = scripted(tmp_path, "setsid sleep 1000 &\necho child $!\nexec sleep 1000\n")
+    log = process.log
     await process.start()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(process.follow)

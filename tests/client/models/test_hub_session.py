@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 FORK: Final = """
-import os, signal, threading, time
+import os, signal, threading
 from wai_node.models.hub_session import hub_session
 
 client = hub_session()
@@ -16,7 +16,7 @@ held = threading.Event()
 def asks():
     with client._transport._pool._optional_thread_lock:
         held.set()
-        time.sleep(20)
+        threading.Event().wait()
 
 threading.Thread(target=asks, daemon=True).start()
 held.wait()
