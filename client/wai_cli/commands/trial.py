@@ -42,6 +42,7 @@ START_TIMEOUT_S: Final = (
 POLL_S: Final = 0.05
 SLOW_AFTER_S: Final = 2.0  # then a message says what is being waited for
 DRAIN_S: Final = 3.0  # lets short answers finish after Ctrl-C
+DEMO_ANSWER_TOKENS: Final = 300  # so small a model may repeat itself to the end of its context
 KEY_FILE: Final = "up-key.json"
 UPSTREAMS_VARIABLE: Final = "WAI_NODE_UPSTREAMS"
 
@@ -113,7 +114,7 @@ class Up:
             model = await self._ready_model(target, node)
             key = await anyio.to_thread.run_sync(self._key, target)
             link = await anyio.to_thread.run_sync(_sign_in_link, target)
-            self._explain(target, key, model, link)
+            self._explain(target, key, model, link, demo=bool(demos))
             async with anyio.create_task_group() as watching:
                 watching.start_soon(relay.wait)
                 watching.start_soon(node.wait)
@@ -228,17 +229,20 @@ class Up:
     def _target(self) -> Target:
         return local_target(self._relay_data)
 
-    def _explain(self, target: Target, key: str, model: str, link: str) -> None:
+    def _explain(
+        self, target: Target, key: str, model: str, link: str, *, demo: bool = False
+    ) -> None:
         certificate = self._relay_data / "relay-ca.crt"
         if not certificate.exists():  # a folder of an earlier version
             certificate = self._relay_data / "relay.crt"
-        body = json.dumps(
-            {
-                "model": model,
-                "stream": True,
-                "messages": [{"role": "user", "content": "Tell me a fact about the sea."}],
-            }
-        )
+        question = {
+            "model": model,
+            "stream": True,
+            "messages": [{"role": "user", "content": "Tell me a fact about the sea."}],
+        }
+        if demo:
+            question["max_tokens"] = DEMO_ANSWER_TOKENS
+        body = json.dumps(question)
         _say(f"""
 base URL   {target.url}/v1
 API key    {key}

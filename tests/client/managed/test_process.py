@@ -141,6 +141,20 @@ async def test_what_a_server_printed_while_we_were_busy_is_kept_as_from_before_i
     assert log.tail() == ("has loaded",)
 
 
+async def test_what_a_server_prints_later_than_it_is_ready_is_waited_for(tmp_path: Path) -> None:
+    late = "sleep 0.3; echo has loaded; echo 'srv update_slots: all slots are idle'\n"
+    process = scripted(tmp_path, f"{late}exec sleep 1000\n")
+    log = process.log
+    await process.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(process.follow)
+        await process.read_start(WAIT_S)
+        log.serving()
+        await process.stop(grace_s=0.1)
+    log.close()
+    assert log.tail() == ("has loaded",)
+
+
 async def test_a_helper_that_left_the_group_and_holds_the_log_keeps_no_server_from_ending(
     tmp_path: Path,
 ) -> None:

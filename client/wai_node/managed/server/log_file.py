@@ -39,6 +39,7 @@ class LogFile:
         self._size = 0
         self._failed = False
         self._served: ServedLines | None = None
+        self.idle = False  # whether llama-server has said that it polls its slots: it has started
 
     def serving(self) -> None:
         """Note that the server gets requests from now on."""
@@ -57,7 +58,10 @@ class LogFile:
         return lines
 
     def _kept(self, line: bytes) -> bytes | None:
-        if _NOISE in line or _KEY_LINE in line:
+        if _NOISE in line:
+            self.idle = True
+            return None
+        if _KEY_LINE in line:
             return None
         if self._served is None:
             return line

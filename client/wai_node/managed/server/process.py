@@ -35,6 +35,9 @@ from .server_socket import ServerSocket
 STOP_GRACE_S: Final = 10.0  # llama-server ends within milliseconds of SIGTERM, unless it is loading
 # Time to read what is still in the pipe. A process that holds it longer has left the group.
 LOG_REST_S: Final = 1.0
+# Time for llama-server to print what it has done: a thread of its own does it, which may lag behind
+START_LOG_S: Final = 1.0
+START_LOG_POLL_S: Final = 0.02
 READ_BYTES: Final = 65536  # the capacity of a pipe on Linux
 # 4 prints the sizes of buffers, which correct our estimates; 5 and more would print prompts
 VERBOSITY: Final = 4
@@ -275,6 +278,13 @@ class ServerProcess:
             self._end_reading()
             self.socket.remove()
             self.ended.set()
+
+    async def read_start(self, timeout_s: float = START_LOG_S) -> None:
+        """Take into the log what llama-server printed while it loaded, or what came in time."""
+        with anyio.move_on_after(timeout_s):
+            while not self.log.idle and not self.ended.is_set():
+                self.catch_up()
+                await anyio.sleep(START_LOG_POLL_S)
 
     def catch_up(self) -> None:
         """Take into the log what it has printed already: the event loop may have been busy."""

@@ -178,7 +178,9 @@ class Runner:
         try:
             if await self._loaded(process, health):
                 served = await health.served()
-                process.catch_up()  # what it printed while it loaded: it had no request then
+                if self._slots is None:  # a vLLM prints what it pleases, and teaches us nothing
+                    await process.read_start()
+                process.catch_up()  # what it printed until now: it had no request
                 self.seen = read_buffers(process.log.tail())
                 process.log.serving()
                 on_ready(served.context_tokens)
