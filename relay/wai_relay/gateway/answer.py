@@ -113,7 +113,7 @@ _OVER: Final = Phase.OVER
 class Answer:
     """See the module. `failure` is set when it is over and the caller has not been answered.
 
-    `labels`: the X-WAI headers that the response gets. `on_first_content` is called when the answer
+    `labels`: the X-WAI headers that the response gets. `on_first_content` is called with it when it
     begins to pass, before anything is written. `continuation`: what keeps its text, if it may be
     continued.
     """
@@ -125,7 +125,7 @@ class Answer:
         labels: Headers,
         limits: GatewayLimits,
         clock: Callable[[], float],
-        on_first_content: Callable[[], None],
+        on_first_content: Callable[[Answer], None],
         *,
         strip_usage: bool = False,
         strip_timings: bool = False,
@@ -345,7 +345,7 @@ class Answer:
     def _begin(self) -> None:
         """The point of no return: the caller gets this upstream's answer."""
         self._last_at = self.sent_at = self.first_content_at = self._clock()
-        self._on_first_content()
+        self._on_first_content(self)
         self._reply.reader = self._reader = self._reply.dialect.reader(
             self._route,
             self._content_type,

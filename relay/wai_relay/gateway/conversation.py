@@ -43,7 +43,7 @@ class Conversation(Answer):
         labels: Headers,
         limits: GatewayLimits,
         clock: Callable[[], float],
-        on_first_content: Callable[[], None],
+        on_first_content: Callable[[Answer], None],
         *,
         on_tokens: Callable[[int], None],
     ) -> None:
@@ -67,7 +67,7 @@ class Conversation(Answer):
         self.status = 101
         self._last_at = self.sent_at = self._clock()
         self.first_byte_at = self.first_content_at = self._last_at
-        self._on_first_content()
+        self._on_first_content(self)
         self._reader = self._reply.reader = self._messages
         chosen = _chosen(protocols_in(headers), protocols_in(self._exchange.request.headers))
         self._exchange.switch(self._labels + protocol_fields(chosen))

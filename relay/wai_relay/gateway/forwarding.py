@@ -10,69 +10,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-import anyio
-import msgspec
 from msgspec.structs import replace
 
 from wai_protocol.errors import Fault, WaiError
 from wai_protocol.status import PER_TOKEN_TIMINGS, ModelStatus
-from wai_protocol.surface import Headers, Route, headers_for_upstream
+from wai_protocol.surface import Headers, headers_for_upstream
 from wai_relay.contracts.records import Attempt, Corrector, RequestRecord, TokenCounts
-from wai_relay.contracts.upstream import ServingNode, Spent, UpstreamStream
-from wai_relay.observe.live import LiveRequest
-from wai_relay.policy.admission import Admission, Permit
+from wai_relay.contracts.upstream import ServingNode, Spent
+from wai_relay.policy.admission import Admission
 from wai_relay.policy.scheduler import MAX_WAIT_S
 
 from .answer import RETRY_FAULTS, Answer, Failure
-from .bodies import Change, Outgoing, asks_timings, asks_usage
-from .continuation import Continuation
+from .bodies import Change, asks_timings, asks_usage
 from .conversation import Conversation, offered_protocols, target_with_model
 from .dispatch import Dispatcher, Lease, Outcome, RequestInfo
-from .heartbeat import CallLater, Heartbeat, Timer
-from .intake import Body, Intake
+from .heartbeat import CallLater, Timer
 from .lately import Lately
 from .limits import GatewayLimits
-from .reply import CallerReply
+from .routed_request import RoutedRequest
+from .sending import UPLOAD_BYTES, beside, listen, size_of, upload
 from .strict_servers import FORGOTTEN_AFTER_S, refuses_a_field
-
-UPLOAD_BYTES: Final = 64 * 1024  # given to a stream at once; more would wait in two places
-
-
-class RoutedRequest(msgspec.Struct):
-    """A request that was understood: everything that its attempts share."""
-
-    reply: CallerReply
-    route: Route
-    target: str
-    intake: Intake
-    body: Body
-    record: RequestRecord
-    live: LiveRequest
-    permit: Permit
-    heartbeat: Heartbeat | None = None
-    continuation: Continuation | None = None
-    prompt_tokens: int | None = None
-    """What an upstream counted that had no context for it."""
-    stream: UpstreamStream | None = None
-    """The last that was opened for it."""
-    begun: bool = False
-    """Whether the caller gets an answer."""
-    uploading: bool = False
-    """Whether the body is on its way to an upstream."""
-    on_tokens: Callable[[int], None] = lambda tokens: None
-    """Called with what a conversation has taken since the last call; what it raises ends it."""
-
-    def settle(self) -> None:
-        """An answer has begun: nothing will be sent a second time, unless it may be continued. What
-        is still being sent is held until it was."""
-        if self.begun and not self.uploading and self.continuation is None:
-            self.body.forget()
-            self.intake.release()
-
-    def stop_heartbeat(self) -> None:
-        """No comment any more."""
-        if self.heartbeat is not None:
-            self.heartbeat.stop()
 
 
 class _Watchdog:
@@ -256,7 +213,7 @@ class RequestForwarder:
     ) -> Answer:
         """The answer to the request with `change`, which is yet to be sent."""
 
-        def begin() -> None:
+        def begin(answer: Answer) -> None:  # told which, so that none is held by what it holds
             call.begun = True
             call.settle()
             if call.heartbeat is not None:
@@ -320,7 +277,7 @@ class RequestForwarder:
             target = target_with_model(target, change.model)
         elif body.complete and body.held is None:
             whole = body.in_hand(outgoing)
-        size = _size_of(call, outgoing) if whole is None else len(whole)
+        size = size_of(call, outgoing) if whole is None else len(whole)
         if whole is not None and len(whole) > UPLOAD_BYTES:
             whole = None
         if size is not None and whole is None:  # else the node finds out by itself
@@ -341,15 +298,14 @@ class RequestForwarder:
                 stream.end()
                 await self._watch(answer)
             else:
-                async with anyio.create_task_group() as tasks:
-                    if isinstance(answer, Conversation):
-                        tasks.start_soon(self._listen, call, stream, answer)
-                    else:
-                        call.uploading = True
-                        tasks.start_soon(self._upload, call, stream, answer, outgoing)
-                    del outgoing  # the upload's alone, which drops it as it goes
+                if isinstance(answer, Conversation):
+                    work = listen(call, stream, answer)
+                else:
+                    call.uploading = True
+                    work = upload(call, stream, answer, outgoing)
+                del outgoing  # the upload's alone, which drops it as it goes
+                async with beside(work, call, answer):
                     await self._watch(answer)
-                    tasks.cancel_scope.cancel()
                 # An answer may come before all of the request was sent: the rest is not wanted.
                 stream.reset(Fault.CANCELLED, "answered already")
         finally:
@@ -367,34 +323,6 @@ class RequestForwarder:
             await answer.wait()
         finally:
             watchdog.stop()
-
-    async def _listen(
-        self, call: RoutedRequest, stream: UpstreamStream, answer: Conversation
-    ) -> None:
-        """Send what the caller says, once the upstream has agreed to listen."""
-        await answer.accepted.wait()
-        while data := await call.reply.exchange.read():
-            for start in range(0, len(data), UPLOAD_BYTES):
-                await _send(stream, data[start : start + UPLOAD_BYTES], answer)
-
-    async def _upload(
-        self, call: RoutedRequest, stream: UpstreamStream, answer: Answer, outgoing: Outgoing
-    ) -> None:
-        """Send the body: what was taken in, and then what still comes of it."""
-        try:
-            async for piece in call.body.pieces(outgoing):
-                for start in range(0, len(piece), UPLOAD_BYTES):
-                    await _send(stream, piece[start : start + UPLOAD_BYTES], answer)
-            if not call.body.complete:
-                while data := await call.intake.rest():
-                    await _send(stream, data, answer)
-            stream.end()
-        except WaiError as error:
-            answer.give_up(error.fault, str(error))
-        finally:
-            call.uploading = False
-            call.body.repeatable = call.body.repeatable and call.intake.holds_all
-            call.settle()
 
     def _account(
         self,
@@ -475,26 +403,9 @@ def _capabilities(told: list[ModelStatus]) -> frozenset[str]:
     return frozenset.intersection(*words) if words else frozenset()
 
 
-def _size_of(call: RoutedRequest, outgoing: Outgoing) -> int | None:
-    """How long the body is that goes out; None where that is not known yet."""
-    if call.body.complete:
-        return outgoing.size
-    whole = call.reply.exchange.request.content_length
-    held = call.body.held
-    if whole is None or held is None:
-        return None
-    return whole - held.size + outgoing.size
-
-
 def _context_of(lease: Lease) -> int | None:
     """The context that an upstream has for its model; None where that is not known."""
     return min((m.context_tokens for m in _told(lease) if m.context_tokens), default=None)
-
-
-async def _send(stream: UpstreamStream, data: bytes, answer: Answer) -> None:
-    if not stream.write(data):
-        await stream.drain()
-    answer.touch()
 
 
 def labels_of(record: RequestRecord) -> Headers:

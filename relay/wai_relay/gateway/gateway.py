@@ -44,13 +44,14 @@ from .dialects.extra import EXTRA
 from .dialects.registry import DIALECTS, Dialects
 from .dispatch import Dispatcher, RequestInfo
 from .extra_routes import extra_route_of
-from .forwarding import RequestForwarder, RoutedRequest, labels_of
+from .forwarding import RequestForwarder, labels_of
 from .heartbeat import CallLater, Heartbeat, Timer
 from .held_body import Spool
 from .intake import Body, Intake
 from .lately import Lately
 from .limits import GatewayLimits
 from .reply import CallerReply
+from .routed_request import RoutedRequest
 from .stored_answers import StoredAnswers, StoredAt, referred_to, stored_id
 from .tokens import TokenEstimator, least_tokens
 from .translated_call import translate

@@ -55,6 +55,7 @@ class Heartbeat:
 
     def stop(self) -> None:
         """Send no more. Idempotent."""
+        self.answer = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from .bodies import JsonBody
 from .cut_out import CutBody
 from .dialects.registry import Dialects
-from .forwarding import RoutedRequest
 from .intake import Body
+from .routed_request import RoutedRequest
 from .translation.translated_reply import TranslatedReply
 from .translation.translation import ENCODER, Translation
 
