@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Async tests run as the product does: asyncio on uvloop."""
     return ("asyncio", {"use_uvloop": True})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobodys_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the relay or the node that whoever runs the tests has at home."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patched:
+        for kind in ("DATA", "CONFIG", "STATE"):
+            patched.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
+        yield
 
 
 @pytest.fixture(scope="session")
