@@ -15,7 +15,7 @@ from tests.harness.cluster import Cluster, CommandError, cluster, wai
 from tests.harness.real import require_real
 from tests.harness.strict_server import MODEL, strict_server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e]
 
 HOSTILE: Final = (
     "</pre><img src=x onerror=\"document.title='taken'\"><script>1</script>\u001b[31mred"

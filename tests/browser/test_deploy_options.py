@@ -14,7 +14,7 @@ from tests.harness.cluster import wai
 from tests.harness.model_fleet import MODEL, REPO, model_fleet
 from tests.harness.real import require_real
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(240)]
 STARTED_MS: Final = 90_000  # a llama-server has loaded its model
 
 

@@ -14,7 +14,7 @@ from tests.harness.processes import wait_until
 from tests.harness.real import require_real, script
 from wai_node.managed.deployment import START_TRIES
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(300)]
 
 STARTED_MS: Final = 90_000  # a llama-server has loaded its model
 CAUSE: Final = "error: the GPU is on fire"

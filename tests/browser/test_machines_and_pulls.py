@@ -12,7 +12,7 @@ from tests.harness.fake_nvml import write_shim
 from tests.harness.ollama_disk import ollama_disk
 from tests.harness.real import require_real
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(400)]
 
 CARDS = "[{}, {'handle': Errors(LOST)}]"
 

@@ -19,7 +19,7 @@ from tests.harness.real import require_real
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e]
 
 NODES: Final = 50
 SLOTS: Final = 11

@@ -15,7 +15,7 @@ from tests.harness.odd_upstream import MODELS, odd_upstream
 from tests.harness.real import require_real
 from tests.harness.realtime_server import WORDS, realtime_server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e]
 
 # Returns the text of the stream's first piece, while the upstream holds the second one back, then
 # calls `go` and returns the rest.

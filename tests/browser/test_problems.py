@@ -11,7 +11,7 @@ from tests.harness.cluster import cluster
 from tests.harness.keyed_server import keyed_server
 from tests.harness.real import require_real
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e]
 
 
 async def test_a_problem_comes_and_goes_on_a_page_that_nobody_touches(tmp_path: Path) -> None:

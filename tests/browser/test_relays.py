@@ -16,7 +16,7 @@ from tests.harness.processes import wait_until
 from tests.harness.real import require_real
 from tests.harness.relays import is_good, relays
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def run_for_long(relay: Cluster, key: ApiKey, told: list[str], begun: threading.Event) -> None:

@@ -10,7 +10,7 @@ from tests.harness.caller import chat, request
 from tests.harness.cluster import cluster
 from tests.harness.real import require_real
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e]
 
 
 async def test_what_failed_is_found_and_told_by_a_kept_address(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.harness.real import require_real
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(240)]
 STARTED_MS: Final = 90_000  # a llama-server has loaded its model
 
 

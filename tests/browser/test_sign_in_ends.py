@@ -15,7 +15,7 @@ from tests.harness.real import require_real
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e]
 
 
 @asynccontextmanager

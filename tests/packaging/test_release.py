@@ -9,6 +9,8 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.packaging import sbom
 from tests.packaging.ready import lacking
 from wai_relay.installer.wheel import DISTRIBUTION
@@ -59,6 +61,7 @@ def test_a_commit_is_tagged_that_lacks_something() -> None:
         assert said in told
 
 
+@pytest.mark.long
 def test_the_sbom_does_not_fit_its_schema_or_leaves_something_out() -> None:
     made = sbom.document()
     assert sbom.problems(json.dumps(made)) == ""

@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.packaging.contents import check_sdist, check_wheel
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.long
 
 
 def test_the_built_wheel_and_sdist_are_whole(tmp_path: Path) -> None:
