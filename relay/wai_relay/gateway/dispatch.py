@@ -64,8 +64,8 @@ class RequestInfo(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True):
     """How a lease was used. `fault` is None unless the upstream failed; a caller's own mistake or
     its going away is no failure. `begun`: the caller got content. `full`: the node had no room for
-    it, because other relays had filled it. Times in seconds, from when the
-    upstream was given the request; `ttft_s` to the first content."""
+    it, because other relays had filled it. `refused`: it found fault with the request. Times in
+    seconds, from when the upstream was given the request; `ttft_s` to the first content."""
 
     fault: Fault | None
     cancelled: bool
@@ -74,6 +74,7 @@ class Outcome(msgspec.Struct, frozen=True):
     tokens: TokenCounts
     begun: bool = False
     full: bool = False
+    refused: bool = False
 
 
 class Lease(abc.ABC):
@@ -295,6 +296,8 @@ class ScheduledDispatcher:
             result = Result.FULL
         elif outcome.cancelled:
             result = Result.CANCELLED
+        elif outcome.refused:
+            result = Result.REFUSED
         cached = counts.cached if counts.exact else None
         tokens = Tokens(counts.prompt, cached, counts.completion)
         self._scheduler.finish(placement, now, result, tokens)

@@ -109,6 +109,10 @@ class _Watchdog:
 _OURS: Final = frozenset({b"accept-encoding", b"x-request-id"})
 
 
+# An upstream found fault with the request.
+_REFUSALS: Final = (Fault.BAD_REQUEST, Fault.CONTEXT_EXCEEDED)
+
+
 class RequestForwarder:
     """Runs calls. One for the whole gateway; between two calls it keeps only which servers are
     strict."""
@@ -429,6 +433,7 @@ class RequestForwarder:
                 tokens=counts,
                 begun=answer.first_content_at is not None,
                 full=answer.fault is Fault.NODE_FULL,
+                refused=answer.fault in _REFUSALS,
             )
         )
 

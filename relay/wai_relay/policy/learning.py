@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from wai_relay.contracts.records import is_pace
+
 from .rates import OutputLengths
 from .tickets import Placement, Result, Tokens
 
@@ -34,10 +36,11 @@ def learn(
     if read and (beginning is None or beginning.shows_reading):
         lane.prefill.add(fresh, placement.read_s)
     if tokens.completion >= LEAST_SAMPLE_ANSWER:
-        took_s = now - placement.first_at
-        lane.decode.add(tokens.completion - 1, took_s)
+        written, took_s = tokens.completion - 1, now - placement.first_at
         others = lane.ledger.together(placement.claim, now) - 1.0
-        lane.pace.add(others, took_s / (tokens.completion - 1))
+        if is_pace(written, took_s):
+            lane.decode.add(written, took_s)
+            lane.pace.add(others, took_s / written)
     return True
 
 

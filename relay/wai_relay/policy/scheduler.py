@@ -247,8 +247,10 @@ class Scheduler:
             pool.note_speeds(lane)
         lane.ledger.release(placement.claim, now)
         match result:
-            case Result.SERVED | Result.REFUSED:
+            case Result.SERVED:
                 lane.cooldown.succeeded()
+            case Result.REFUSED:
+                lane.cooldown.refused()
             case Result.FAILED:
                 lane.cooldown.failed(now, pool.placed if pool else 0)
             case Result.FULL:
