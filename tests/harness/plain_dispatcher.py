@@ -19,11 +19,12 @@ RETRY_AFTER_S: Final = 5.0
 
 class LeastBusyDispatcher:
     """Takes the ready node with the most free slots; what waits, waits in the upstream's queue.
-    `blamed` and `refused` name the nodes that failed what another served, and that found fault with
-    a request."""
+    `blamed`, `acquitted` and `refused` name the nodes that failed what another served, or what
+    nobody did, and that found fault with a request."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.blamed: list[str] = []
+        self.acquitted: list[str] = []
         self.refused: list[str] = []
         self._fleet = fleet
         self._claims: Counter[str] = Counter()
@@ -88,6 +89,9 @@ class _CountedLease(Lease):
 
     def blame(self) -> None:
         self._dispatcher.blamed.append(self.upstream.name)
+
+    def acquit(self) -> None:
+        self._dispatcher.acquitted.append(self.upstream.name)
 
     def release(self, outcome: Outcome) -> None:
         if outcome.refused:

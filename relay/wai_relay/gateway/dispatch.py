@@ -94,6 +94,9 @@ class Lease(abc.ABC):
     def blame(self) -> None:  # noqa: B027 - of use to those who learn from failures only
         """After its release another upstream served the request that this one failed."""
 
+    def acquit(self) -> None:  # noqa: B027 - as `blame`
+        """... or none did: the failure may have been the request's, and says nothing."""
+
     def cost(self, tokens: TokenCounts) -> float:
         """What these tokens cost there, in the operator's currency."""
         del tokens
@@ -307,6 +310,10 @@ class ScheduledDispatcher:
         """Another upstream served the request of a lease that failed."""
         self._scheduler.blame(placement, self._clock())
 
+    def acquitted(self, placement: Placement) -> None:
+        """No upstream served the request of a lease that failed."""
+        self._scheduler.acquit(placement)
+
 
 class _PlacedLease(Lease):
     def __init__(
@@ -337,6 +344,9 @@ class _PlacedLease(Lease):
 
     def blame(self) -> None:
         self._dispatcher.blamed(self._placement)
+
+    def acquit(self) -> None:
+        self._dispatcher.acquitted(self._placement)
 
     def cost(self, tokens: TokenCounts) -> float:
         return self._node.cost(self._asked, tokens)

@@ -138,8 +138,18 @@ class RequestForwarder:
         """Get the caller an answer. None: it has one, whole or cut. Else what the last attempt that
         was made came to; where it was to go on with an answer, that has begun. Raises `WaiError`
         when no upstream could be tried at all."""
-        failure: Failure | None = None
         suspects: list[Lease] = []
+        try:
+            return await self._try_upstreams(call, info, suspects)
+        finally:
+            for lease in suspects:
+                lease.acquit()
+
+    async def _try_upstreams(
+        self, call: RoutedRequest, info: RequestInfo, suspects: list[Lease]
+    ) -> Failure | None:
+        """See `forward`. `suspects` gets the leases that failed and are not blamed."""
+        failure: Failure | None = None
         tries = self.limits.attempts
         while tries:
             tries -= 1

@@ -13,12 +13,20 @@ from __future__ import annotations
 import abc
 import re
 from codecs import BOM_UTF8
-from typing import Final, NamedTuple, assert_never
+from typing import Any, Final, NamedTuple, assert_never
 
 from wai_protocol.errors import Fault
 from wai_protocol.surface import EXTRA_API, Route, Task
 
-from .dialects.dialect import EVENT_STREAM, NDJSON, Dialect, Signal, SignalOf, error_in
+from .dialects.dialect import (
+    EVENT_STREAM,
+    NDJSON,
+    Dialect,
+    Signal,
+    SignalOf,
+    error_in,
+    sentence_in,
+)
 from .dialects.usage import decode
 
 HELD_BYTES: Final = 64 * 1024
@@ -34,6 +42,9 @@ and the caller gets heartbeats meanwhile."""
 
 PEEK_BYTES: Final = 64  # enough to see whether a stream begins as its kind must
 
+# How programs on the way report what went wrong, where no model server answers.
+_REPORT_WORDS: Final = ("detail", "message", "errors", "msg", "title")
+_REPORT_CHARS: Final = 1000
 _NEVER_EMPTY: Final = ("choices", "data")  # there is one for each that was asked for
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
@@ -105,8 +116,8 @@ class Misnamed(Opening):
 
 
 class Document(Opening):
-    """One JSON document. A short one is read to see whether it is an error inside a 200, or is no
-    answer at all: it has none of `fields`, if there are any."""
+    """One JSON document. A short one is read to see whether it is an error inside a 200: also one
+    that has none of `fields`, and reports something."""
 
     def __init__(self, fields: tuple[str, ...]) -> None:
         super().__init__()
@@ -262,10 +273,19 @@ def verdict_on(document: object, fields: tuple[str, ...]) -> OpeningVerdict:
     if (message := error_in(document)) is not None:
         return _broke(message)
     first = document[0] if isinstance(document, list) and document else document
-    told = first if isinstance(first, dict) else {}
-    empty = any(told.get(field) == [] for field in _NEVER_EMPTY)
-    known = not fields or any(told.get(field) is not None for field in fields)
-    return BEGIN if known and not empty else _said_nothing()
+    if not isinstance(first, dict):
+        return _said_nothing() if fields else BEGIN
+    if any(first.get(field) == [] for field in _NEVER_EMPTY):
+        return _said_nothing()
+    reports = fields and any(first.get(word) for word in _REPORT_WORDS)
+    if reports and not has_answer(first, fields):
+        return _broke(sentence_in(first) or str(first.get("message") or "")[:_REPORT_CHARS])
+    return BEGIN
+
+
+def has_answer(document: dict[str, Any], fields: tuple[str, ...]) -> bool:
+    """Whether a whole JSON answer has one of the fields that it must have."""
+    return not fields or any(document.get(field) is not None for field in fields)
 
 
 def _verdict(signal_of: SignalOf, name: str, data: bytes) -> OpeningVerdict:

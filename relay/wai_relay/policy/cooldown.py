@@ -126,8 +126,9 @@ class Cooldown:
             self._outcomes.clear()
 
     def refused(self) -> None:
-        """A request was refused for its own mistake. That says nothing of the node: one that can't
-        serve anything may still find fault. If it was the probe, the next request is."""
+        """A request came to nothing by its own mistake, or may have: that says nothing of the node,
+        for one that can't serve anything may still find fault. If it was the probe, the next
+        request is."""
         self._probe_until = 0.0
 
     def failed(self, now: float, placed: int = 0) -> None:

@@ -1100,7 +1100,7 @@ async def test_of_an_answers_headers_only_harmless_ones_reach_the_caller(status:
         (b"x-anything", b"else"),
         (b"openai-processing-ms", b"7"),
     ]
-    exchange = await rig(FakeNode("gpu1", MODEL, script=answers(status, headers, REPLY))).ask()
+    exchange = await rig(FakeNode("gpu1", MODEL, script=answers(status, headers, b"{}"))).ask()
     names = {name for name, _ in exchange.headers if not name.startswith(b"x-wai-")}
     ours = {b"content-length", b"retry-after"}  # of an answer that the relay has read whole
     assert names - ours == {b"content-type", b"openai-processing-ms"}
@@ -1165,8 +1165,10 @@ async def test_an_upstream_that_fails_in_any_way_is_replaced_before_content(
 
 async def test_the_caller_gets_the_upstreams_own_error_where_all_fail() -> None:
     nodes = [FakeNode(name, MODEL, script=answers(500, JSON, REFUSED)) for name in "ab"]
-    exchange = await rig(*nodes).ask(STREAM)
+    r = rig(*nodes)
+    exchange = await r.ask(STREAM)
     assert (exchange.status, exchange.body) == (500, REFUSED)
+    assert (r.dispatcher.blamed, sorted(r.dispatcher.acquitted)) == ([], ["a", "b"])
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -1192,7 +1194,7 @@ async def test_who_finds_fault_with_a_request_has_not_served_what_another_failed
     r = rig(first, second)
     exchange = await r.ask(STREAM)
     assert (exchange.status, exchange.body) == (status, REFUSED)
-    assert r.dispatcher.blamed == []
+    assert (r.dispatcher.blamed, r.dispatcher.acquitted) == ([], ["z"])
     assert r.dispatcher.refused == ["a"]
 
 

@@ -134,15 +134,15 @@ FAILURES = [
     ("/v1/embeddings", JSON, b'{"error":"no"}', "no"),
     ("/api/chat", NDJSON, b'{"error":"model runner stopped"}\n', "model runner stopped"),
     ("/api/chat", NDJSON, b"oops\n", "content type"),
-    *(
-        ("/v1/chat/completions", JSON, data, "before it said anything")
-        for data in (b"{}", b"[]", b'{"detail":"x"}', b'{"status":"ok"}', b'{"choices":null}')
-    ),
+    ("/v1/chat/completions", JSON, b"[]", "before it said anything"),
+    ("/v1/chat/completions", JSON, b'{"detail":"no model"}', "no model"),
+    ("/v1/chat/completions", JSON, b'{"detail":[{"loc":["body"],"msg":"x"}]}', "body: x"),
+    ("/v1/chat/completions", JSON, b'{"message":"no route","choices":null}', "no route"),
     ("/v1/chat/completions", JSON, b'{"choices":[{"error":{"message":"of one"}}]}', "of one"),
     ("/v1/chat/completions", JSON, b'{"choices":[{"finish_reason":"error"}]}', "an error"),
     ("/v1/chat/completions", SSE, chat(ROLE, STOP.replace("stop", "abort")), "an error"),
     ("/v1/chat/completions", SSE, b": one\n\n: two\n\n", "before it said anything"),
-    ("/v1/chat/completions", b"application/problem+json", b'{"title":"x"}', "said anything"),
+    ("/v1/chat/completions", b"application/problem+json", b'{"title":"x"}', "an error"),
     ("/v1/chat/completions", NDJSON, b'{"error":"in a line"}\n', "in a line"),
     *(
         ("/v1/chat/completions", kind, b"upstream connect error", "content type")
@@ -151,18 +151,18 @@ FAILURES = [
     ("/v1/chat/completions", b"text/plain", b'{"error":{"message":"plainly"}}', "plainly"),
     ("/v1/chat/completions", b"text/plain", chat(ROLE), "before it said anything"),
     ("/v1/chat/completions", b"application/xhtml+xml", b"<html/>", "content type"),
-    ("/v1/completions", JSON, b'{"message":"no route"}', "before it said anything"),
-    ("/v1/responses", JSON, b'{"detail":"x"}', "before it said anything"),
+    ("/v1/completions", JSON, b'{"errors":[{"message":"x"}]}', "an error"),
+    ("/v1/responses", JSON, b'{"detail":"x"}', "x"),
     ("/v1/responses", JSON, b'{"object":"response","status":"failed","output":[]}', "an error"),
-    ("/v1/messages", JSON, b'{"detail":"x"}', "before it said anything"),
-    ("/api/generate", JSON, b"{}", "before it said anything"),
-    ("/completion", JSON, b'{"detail":"x"}', "before it said anything"),
-    ("/api/v1/chat", JSON, b'{"detail":"x"}', "before it said anything"),
+    ("/v1/messages", JSON, b'{"detail":"x"}', "x"),
+    ("/api/generate", JSON, b'{"msg":"x"}', "an error"),
+    ("/completion", JSON, b'{"detail":"x"}', "x"),
+    ("/api/v1/chat", JSON, b'{"detail":"x"}', "x"),
     ("/v1/embeddings", JSON, b'{"object":"list","data":[]}', "before it said anything"),
-    ("/v1/embeddings", JSON, b'{"detail":"x"}', "before it said anything"),
+    ("/v1/embeddings", JSON, b'{"detail":"x"}', "x"),
     ("/v1/embeddings", b"text/plain", b"Internal Server Error", "content type"),
     ("/v1/embeddings", b"", b"", "empty"),
-    ("/v1/rerank", JSON, b'{"detail":"x"}', "before it said anything"),
+    ("/v1/rerank", JSON, b'{"detail":"x"}', "x"),
     ("/v1/audio/speech", b"audio/mpeg", b"", "empty"),
 ]
 

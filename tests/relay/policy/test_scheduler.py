@@ -187,6 +187,19 @@ def test_a_failing_node_rests_and_is_probed_by_one_request() -> None:
     assert placed.count("bad") <= 1
 
 
+def test_a_request_that_fails_everywhere_does_not_use_up_the_probe_of_a_node_that_healed() -> None:
+    scheduler = fleet(healed=4)
+    for _ in range(3):
+        finish(scheduler, scheduler.submit(ASK, "k", 1.0), 1.0, Result.FAILED)
+    poison = scheduler.submit(ASK, "k", 7.0)
+    assert poison.placement is not None
+    finish(scheduler, poison, 7.0, Result.SUSPECT)
+    scheduler.acquit(poison.placement)
+    scheduler.update("other", status(slots_total=1), 7.0)
+    placed = {node_of(scheduler.submit(ASK, "k", 7.1)) for _ in range(2)}
+    assert placed == {"healed", "other"}
+
+
 def test_a_node_that_left_is_forgotten_and_one_away_is_not_chosen() -> None:
     scheduler = fleet(a=1, b=1)
     scheduler.remove("a")

@@ -18,6 +18,7 @@ from wai_relay.gateway.opening import (
     HOLD,
     Opening,
     OpeningVerdict,
+    has_answer,
     opening_for,
     verdict_on,
 )
@@ -117,9 +118,12 @@ class _WholeAnswer(Opening):
         if not isinstance(found, dict):
             return _unusable(_BROKEN)
         verdict = verdict_on(found, self._fields)
-        if verdict is BEGIN:
-            self._reply.take_whole(found)
-        return verdict
+        if verdict is not BEGIN:
+            return verdict
+        if not has_answer(found, self._fields):
+            return _unusable("The upstream's answer has nothing to translate.")
+        self._reply.take_whole(found)
+        return BEGIN
 
 
 def _unusable(message: str) -> OpeningVerdict:
