@@ -13,6 +13,7 @@ from .tickets import Placement, Result, Tokens
 LEAST_SAMPLE_TOKENS: Final = 64
 # Fewer tokens than this arrive together, and seem to take no time.
 LEAST_SAMPLE_ANSWER: Final = 8
+LEAST_SAMPLE_S: Final = 0.001  # of a reading that took no time beside others
 
 
 def learn(
@@ -50,7 +51,8 @@ def _learn_whole(placement: Placement, now: float, fresh: float, tokens: Tokens)
     if not (placement.demand.generates or placement.load_s) and fresh >= LEAST_SAMPLE_TOKENS:
         took_s = lane.ledger.first_token(placement.claim, now)
         if took_s is not None:
-            lane.prefill.add(fresh, took_s - lane.rtt_s)
+            # Those that a server works on at once end at once: all but the first in no time.
+            lane.prefill.add(fresh, max(took_s - lane.rtt_s, LEAST_SAMPLE_S))
             measured = True
     if lane.learns_limit:
         together = (placement.placed_beside + lane.ledger.busy) / 2
