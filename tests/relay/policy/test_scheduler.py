@@ -453,7 +453,7 @@ def test_an_embedding_takes_a_slot_waits_for_one_and_is_not_too_long_as_a_batch(
 
 
 def test_embeddings_fill_the_slots_of_a_server_and_are_not_held_back_as_prompts_are() -> None:
-    scheduler = fleet(a=4)
+    scheduler = Scheduler()
     scheduler.update("a", status(slots_total=4, prefill_tps=1000.0, decode_tps=50.0), 0.0)
     embedding = Demand("m", 2000, generates=False)
     tickets = [scheduler.submit(embedding, "k", 1.0) for _ in range(6)]
