@@ -110,8 +110,9 @@ def in_one_try(folder: Path, trial: Callable[[Path], str]) -> None:
 @pytest.mark.parametrize(
     "failure",
     [
-        *("500", "429", "404", "401", "503"),
+        *("500", "429", "404", "401", "503", "402", "405", "410", "520"),
         *("error event", "error as JSON", "page", "empty", "role only", "role, error", "role, cut"),
+        *("no answer", "sentence", "cut", "comments", "error, done"),
     ],
 )
 def test_a_node_that_fails_fast_gets_three_of_sixty_requests_and_nobody_sees_it(

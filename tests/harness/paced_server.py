@@ -18,9 +18,11 @@ from typing import Final, Literal
 
 from .loop_end import end_connections
 
-Refusal = Literal["500", "429", "404", "401", "503", "error as JSON", "page"]
-BadStream = Literal["error event", "empty", "role only", "role, error", "role, cut"]
-Failure = Literal["", Refusal, BadStream]
+Refusal = Literal["500", "429", "404", "401", "503", "402", "405", "410", "520"]
+BadBody = Literal["error as JSON", "no answer", "sentence", "page", "cut"]
+BadStream = Literal["error event", "error, done", "empty", "comments"]
+BadRole = Literal["role only", "role, error", "role, cut"]
+Failure = Literal["", Refusal, BadBody, BadStream, BadRole]
 MODEL: Final = "paced"
 _STATUS: Final = {
     "500": "500 Oh",
@@ -28,7 +30,17 @@ _STATUS: Final = {
     "404": "404 No",
     "401": "401 Who",
     "503": "503 Later",
+    "402": "402 Pay",
+    "405": "405 Not so",
+    "410": "410 Gone",
+    "520": "520 Odd",
     "error as JSON": "200 OK",
+}
+# A body that is no answer, and its type.
+_BODIES: Final = {
+    "page": ("<html><h1>Welcome to the router</h1></html>", "text/html"),
+    "no answer": ('{"detail": "not now"}', "application/json"),
+    "sentence": ("no healthy upstream", "text/plain"),
 }
 _ERROR: Final = {"error": {"message": "broken", "type": "server_error"}}
 _ROLE: Final = 'data: {"choices": [{"delta": {"role": "assistant"}}]}\n\n'
@@ -39,6 +51,8 @@ _STREAMED: Final[dict[str, tuple[str, ...]]] = {
     "role only": (": hello\n\n", _ROLE, "data: [DONE]\n\n"),
     "role, error": (": hello\n\n", _ROLE, f"event: error\ndata: {json.dumps(_ERROR)}\n\n"),
     "role, cut": (": hello\n\n", _ROLE),
+    "comments": (": hello\n\n", ": still here\n\n"),
+    "error, done": (f"data: {json.dumps(_ERROR)}\n\n", "data: [DONE]\n\n"),
 }
 
 
@@ -131,9 +145,14 @@ async def _answer(server: PacedServer, writer: asyncio.StreamWriter) -> None:
     if pace.failure in _STATUS:
         _send(writer, _STATUS[pace.failure], json.dumps(_ERROR))
         return
-    if pace.failure == "page":
-        _send(writer, "200 OK", "<html><h1>Welcome to the router</h1></html>", "text/html")
+    if pace.failure in _BODIES:
+        _send(writer, "200 OK", *_BODIES[pace.failure])
         return
+    if pace.failure == "cut":
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+        writer.write(b'content-length: 999\r\n\r\n{"choices":[{"message":')
+        await writer.drain()
+        raise ConnectionError
     writer.write(
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     )

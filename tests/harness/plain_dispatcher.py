@@ -18,9 +18,14 @@ RETRY_AFTER_S: Final = 5.0
 
 
 class LeastBusyDispatcher:
-    """Takes the ready node with the most free slots; what waits, waits in the upstream's queue."""
+    """Takes the ready node with the most free slots; what waits, waits in the upstream's queue.
+    `blamed`, `acquitted` and `refused` name the nodes that failed what another served, or what
+    nobody did, and that found fault with a request."""
 
     def __init__(self, fleet: Fleet) -> None:
+        self.blamed: list[str] = []
+        self.acquitted: list[str] = []
+        self.refused: list[str] = []
         self._fleet = fleet
         self._claims: Counter[str] = Counter()
 
@@ -31,7 +36,7 @@ class LeastBusyDispatcher:
             raise self._nobody(info)
         node = max(offers, key=lambda name: (offers[name][1], name))
         self._claims[node] += 1
-        return _CountedLease(self._claims, offers[node][0], info)
+        return _CountedLease(self, self._claims, offers[node][0], info)
 
     def _offers(self, info: RequestInfo) -> dict[str, tuple[ServingNode, int]]:
         """The nodes that can take it now, with their free slots."""
@@ -69,14 +74,28 @@ class LeastBusyDispatcher:
 
 
 class _CountedLease(Lease):
-    def __init__(self, claims: Counter[str], node: ServingNode, info: RequestInfo) -> None:
+    def __init__(
+        self,
+        dispatcher: LeastBusyDispatcher,
+        claims: Counter[str],
+        node: ServingNode,
+        info: RequestInfo,
+    ) -> None:
+        self._dispatcher = dispatcher
         self._claims = claims
         self.upstream = node
         self.model = info.model
         self.reason = "pinned" if info.pin is not None else "least-busy"
 
+    def blame(self) -> None:
+        self._dispatcher.blamed.append(self.upstream.name)
+
+    def acquit(self) -> None:
+        self._dispatcher.acquitted.append(self.upstream.name)
+
     def release(self, outcome: Outcome) -> None:
-        del outcome  # nothing is learnt here
+        if outcome.refused:
+            self._dispatcher.refused.append(self.upstream.name)
         self._claims[self.upstream.name] -= 1
         if not self._claims[self.upstream.name]:
             del self._claims[self.upstream.name]

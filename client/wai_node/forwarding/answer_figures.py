@@ -15,6 +15,10 @@ import msgspec
 from wai_node.upstreams.tally import TokensSpent
 from wai_protocol.foreign_json import ForeignJsonError, read_json
 
+# Fewer tokens than this take next to no time, or only that of a start: llama-server tells a million
+# tokens a second of an answer of one.
+LEAST_READ: Final = 64
+LEAST_WRITTEN: Final = 8
 _TIMINGS: Final = b'"timings":'
 _OUTPUT: Final = re.compile(rb'"output_tokens":(\d{1,9})')
 
@@ -27,6 +31,18 @@ class Timings(msgspec.Struct):
     predicted_n: int | None = None
     prompt_per_second: float | None = None
     predicted_per_second: float | None = None
+
+    @property
+    def read_tps(self) -> float | None:
+        """How fast the prompt was read; None where so few tokens were that it shows nothing."""
+        shows = self.prompt_n is None or self.prompt_n >= LEAST_READ
+        return self.prompt_per_second if shows else None
+
+    @property
+    def written_tps(self) -> float | None:
+        """How fast the answer was written, or None as above."""
+        shows = self.predicted_n is None or self.predicted_n >= LEAST_WRITTEN
+        return self.predicted_per_second if shows else None
 
 
 def timings_in(tail: bytes) -> Timings | None:

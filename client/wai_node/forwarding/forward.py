@@ -446,7 +446,7 @@ class _Forwarded:
         timings = timings_in(tail)
         if timings is not None:
             self._accounts.measured(
-                self.upstream, self.model, timings.prompt_per_second, timings.predicted_per_second
+                self.upstream, self.model, timings.read_tps, timings.written_tps
             )
         spent = self._final(spent_by(timings, tail))
         self._let_go()

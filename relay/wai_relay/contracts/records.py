@@ -5,9 +5,12 @@ No prompt and no answer is ever in here. Storing, rolling up and pricing are the
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
+
+MOST_TOKENS_PER_S: Final = 10_000
+"""No server writes one answer faster; what seems to was held back on the way and came at once."""
 
 
 class TokenCounts(msgspec.Struct):
@@ -117,11 +120,16 @@ class RequestRecord(msgspec.Struct):
     @property
     def tokens_per_second(self) -> float | None:
         """Decode speed from the first content to the end, None where it can't be told: a whole
-        document shows no first token."""
+        document shows no first token, nor does a stream that came in one piece."""
         if not self.stream or self.ttft_ms is None or self.tokens.completion < 2:
             return None
-        decode_ms = self.duration_ms - self.ttft_ms
-        return (self.tokens.completion - 1) * 1000.0 / decode_ms if decode_ms > 0 else None
+        tokens, decode_s = self.tokens.completion - 1, (self.duration_ms - self.ttft_ms) / 1000.0
+        return tokens / decode_s if is_pace(tokens, decode_s) else None
+
+
+def is_pace(tokens: float, seconds: float) -> bool:
+    """Whether `tokens` that came in `seconds` show how fast they were written."""
+    return seconds > 0 and tokens <= seconds * MOST_TOKENS_PER_S
 
 
 class PastRequest(NamedTuple):

@@ -33,7 +33,7 @@ from .continuation import Continuation
 from .dialects.dialect import EVENT_STREAM, sentence_in
 from .dialects.usage import UsageReader, decode
 from .limits import GatewayLimits
-from .opening import Opening, OpeningVerdict
+from .opening import HOLD, Opening, OpeningVerdict
 from .reply import CallerReply, is_failure
 
 # Credit is given back for so many bytes at a time, not for each token: the session passes it on by
@@ -196,9 +196,13 @@ class Answer:
         """Give up if the upstream has been silent for too long; else nothing."""
         if self._phase is _OVER or now < self.next_deadline():
             return
-        what = "sent nothing more" if self._phase is _PASSING else "did not answer"
         waited = now - self._last_at
-        self.give_up(Fault.UPSTREAM_TIMEOUT, f"The upstream {what} for {waited:.0f} s.")
+        if self._phase is _PASSING:
+            message = f"The upstream sent nothing more for {waited:.0f} s."
+            self.give_up(Fault.UPSTREAM_TIMEOUT, message)
+        else:  # another one may be there, and if it answers the silence was this one's fault
+            message = f"The upstream did not answer for {waited:.0f} s."
+            self._give_up_upstream(Fault.UPSTREAM_TIMEOUT, message)
 
     def give_up(self, fault: Fault, message: str) -> None:
         """End the attempt from this side; no other upstream will do better."""
@@ -292,16 +296,19 @@ class Answer:
     def _early_data(self, data: bytes) -> None:
         if self._phase is _OVER:
             return
-        self._last_at = self._clock()
+        now = self._clock()
         if self.first_byte_at is None and data:
-            self.first_byte_at = self._last_at
+            self.first_byte_at = now
         if self._phase is _HEADED and self._exchange.started and not self._is_events:
             self._phase = _REFUSED  # a heartbeat began after the head had come
+            if self._opening is not None:
+                self._collected += self._opening.held
         self._uncredited += len(data)
-        if self._phase is _HEADED:
+        if self._phase is _HEADED:  # what is held may be comments for ever: it gains no time
             assert self._opening is not None
             self._judge(self._opening.feed(data), self._opening)
         elif self._phase is _REFUSED:
+            self._last_at = now
             self._collected += data[: REFUSAL_BYTES - len(self._collected)]
             if len(self._collected) == REFUSAL_BYTES:  # no refusal is that long; it may be endless
                 if self._stream is not None:
@@ -368,13 +375,25 @@ class Answer:
         body = bytes(self._collected)
         message = refusal_message(body) or "The upstream refused the request."
         refusal = Refusal(self.status, self._headers + self._labels, body)
-        if self.status in (400, 422):
+        if self.status < 400:  # what it came as can't be sent any more
+            verdict = self._judge_whole(body)
+            broke = verdict.fault is not None
+            message = verdict.message or message
+            self._fail(Failure(Fault.UPSTREAM_BROKE, message, broke, refusal))
+            return
+        if not is_failure(self.status):
             too_long, tokens = _context_refusal(body)
             fault = Fault.CONTEXT_EXCEEDED if too_long else Fault.BAD_REQUEST
             self._fail(Failure(fault, message, too_long, refusal, prompt_tokens=tokens))
             return
         fault = Fault.OVERLOADED if self.status in (429, 503) else Fault.UPSTREAM_BROKE
-        self._fail(Failure(fault, message, is_failure(self.status), refusal))
+        self._fail(Failure(fault, message, retryable=True, refusal=refusal))
+
+    def _judge_whole(self, body: bytes) -> OpeningVerdict:
+        """What a whole answer's beginning says of it."""
+        opening = self._reply.opening(self._route, self.status, self._content_type)
+        verdict = opening.feed(body)
+        return opening.finish() if verdict is HOLD else verdict
 
     def _cut(self, fault: Fault, message: str) -> None:
         """The answer broke off: go on with another upstream, else break too."""

@@ -64,8 +64,8 @@ class RequestInfo(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True):
     """How a lease was used. `fault` is None unless the upstream failed; a caller's own mistake or
     its going away is no failure. `begun`: the caller got content. `full`: the node had no room for
-    it, because other relays had filled it. Times in seconds, from when the
-    upstream was given the request; `ttft_s` to the first content."""
+    it, because other relays had filled it. `refused`: it found fault with the request. Times in
+    seconds, from when the upstream was given the request; `ttft_s` to the first content."""
 
     fault: Fault | None
     cancelled: bool
@@ -74,6 +74,7 @@ class Outcome(msgspec.Struct, frozen=True):
     tokens: TokenCounts
     begun: bool = False
     full: bool = False
+    refused: bool = False
 
 
 class Lease(abc.ABC):
@@ -92,6 +93,9 @@ class Lease(abc.ABC):
 
     def blame(self) -> None:  # noqa: B027 - of use to those who learn from failures only
         """After its release another upstream served the request that this one failed."""
+
+    def acquit(self) -> None:  # noqa: B027 - as `blame`
+        """... or none did: the failure may have been the request's, and says nothing."""
 
     def cost(self, tokens: TokenCounts) -> float:
         """What these tokens cost there, in the operator's currency."""
@@ -295,6 +299,8 @@ class ScheduledDispatcher:
             result = Result.FULL
         elif outcome.cancelled:
             result = Result.CANCELLED
+        elif outcome.refused:
+            result = Result.REFUSED
         cached = counts.cached if counts.exact else None
         tokens = Tokens(counts.prompt, cached, counts.completion)
         self._scheduler.finish(placement, now, result, tokens)
@@ -303,6 +309,10 @@ class ScheduledDispatcher:
     def blamed(self, placement: Placement) -> None:
         """Another upstream served the request of a lease that failed."""
         self._scheduler.blame(placement, self._clock())
+
+    def acquitted(self, placement: Placement) -> None:
+        """No upstream served the request of a lease that failed."""
+        self._scheduler.acquit(placement)
 
 
 class _PlacedLease(Lease):
@@ -334,6 +344,9 @@ class _PlacedLease(Lease):
 
     def blame(self) -> None:
         self._dispatcher.blamed(self._placement)
+
+    def acquit(self) -> None:
+        self._dispatcher.acquitted(self._placement)
 
     def cost(self, tokens: TokenCounts) -> float:
         return self._node.cost(self._asked, tokens)

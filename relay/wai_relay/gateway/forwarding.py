@@ -66,6 +66,10 @@ class _Watchdog:
 _OURS: Final = frozenset({b"accept-encoding", b"x-request-id"})
 
 
+# An upstream found fault with the request.
+_REFUSALS: Final = (Fault.BAD_REQUEST, Fault.CONTEXT_EXCEEDED)
+
+
 class RequestForwarder:
     """Runs calls. One for the whole gateway; between two calls it keeps only which servers are
     strict."""
@@ -91,8 +95,18 @@ class RequestForwarder:
         """Get the caller an answer. None: it has one, whole or cut. Else what the last attempt that
         was made came to; where it was to go on with an answer, that has begun. Raises `WaiError`
         when no upstream could be tried at all."""
-        failure: Failure | None = None
         suspects: list[Lease] = []
+        try:
+            return await self._try_upstreams(call, info, suspects)
+        finally:
+            for lease in suspects:
+                lease.acquit()
+
+    async def _try_upstreams(
+        self, call: RoutedRequest, info: RequestInfo, suspects: list[Lease]
+    ) -> Failure | None:
+        """See `forward`. `suspects` gets the leases that failed and are not blamed."""
+        failure: Failure | None = None
         tries = self.limits.attempts
         while tries:
             tries -= 1
@@ -357,6 +371,7 @@ class RequestForwarder:
                 tokens=counts,
                 begun=answer.first_content_at is not None,
                 full=answer.fault is Fault.NODE_FULL,
+                refused=answer.fault in _REFUSALS,
             )
         )
 

@@ -29,8 +29,8 @@ class GatewayLimits:
     spooled_total_bytes: int = 2048 * MIB
     """All request bodies held on disk at one time; above it, 503. 0: none is."""
     first_byte_s: float = 600.0
-    """From sending a request to its answer's first byte: a long prompt on a slow box, or a model
-    that is loaded from disk first."""
+    """From sending a request to its answer's first content, comments and roles aside: a long prompt
+    on a slow box, or a model that is loaded from disk first. Then another upstream is tried."""
     between_chunks_s: float = 300.0
     """Silence in the middle of an answer."""
     heartbeat_s: float = 15.0

@@ -13,12 +13,20 @@ from __future__ import annotations
 import abc
 import re
 from codecs import BOM_UTF8
-from typing import Final, NamedTuple, assert_never
+from typing import Any, Final, NamedTuple, assert_never
 
 from wai_protocol.errors import Fault
-from wai_protocol.surface import EXTRA_API, Route
+from wai_protocol.surface import EXTRA_API, Route, Task
 
-from .dialects.dialect import EVENT_STREAM, NDJSON, Dialect, Signal, SignalOf, error_in
+from .dialects.dialect import (
+    EVENT_STREAM,
+    NDJSON,
+    Dialect,
+    Signal,
+    SignalOf,
+    error_in,
+    sentence_in,
+)
 from .dialects.usage import decode
 
 HELD_BYTES: Final = 64 * 1024
@@ -28,8 +36,16 @@ are under 8 KiB; a longer one is passed on, since nobody may make the relay hold
 DOCUMENT_BYTES: Final = 4 * 1024
 """Of a whole JSON answer that is looked at: every server's error document is shorter."""
 
+COMMENT_BYTES: Final = 4 * 1024
+"""Of an opening with comments that are held; later ones are left out, for they may come for ever,
+and the caller gets heartbeats meanwhile."""
+
 PEEK_BYTES: Final = 64  # enough to see whether a stream begins as its kind must
 
+# How programs on the way report what went wrong, where no model server answers.
+_REPORT_WORDS: Final = ("detail", "message", "errors", "msg", "title")
+_REPORT_CHARS: Final = 1000
+_NEVER_EMPTY: Final = ("choices", "data")  # there is one for each that was asked for
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _FIELDS: Final = (b"data", b"event", b"id", b"retry")
@@ -100,7 +116,12 @@ class Misnamed(Opening):
 
 
 class Document(Opening):
-    """One JSON document. A short one is read to see whether it is an error inside a 200."""
+    """One JSON document. A short one is read to see whether it is an error inside a 200: also one
+    that has none of `fields`, and reports something."""
+
+    def __init__(self, fields: tuple[str, ...]) -> None:
+        super().__init__()
+        self._fields = fields
 
     def feed(self, data: bytes) -> OpeningVerdict:
         """See `Opening`."""
@@ -118,10 +139,39 @@ class Document(Opening):
         found = decode(held)
         if found is None:
             return _broke("The upstream's answer ended in the middle.")
-        if (message := error_in(found)) is not None:
-            return _broke(message)
-        nothing = isinstance(found, dict) and found.get("choices") == []
-        return _said_nothing() if nothing else BEGIN
+        return verdict_on(found, self._fields)
+
+
+class Undeclared(Opening):
+    """A document or a stream whose content type does not say which (`text/plain`, or none): its
+    first byte does. What begins as neither is a sentence of some program on the way."""
+
+    def __init__(self, fields: tuple[str, ...], signal_of: SignalOf) -> None:
+        super().__init__()
+        self._fields = fields
+        self._signal_of = signal_of
+        self._known: Opening | None = None
+
+    @property
+    def held(self) -> bytes:
+        """See `Opening`."""
+        return super().held if self._known is None else self._known.held
+
+    def feed(self, data: bytes) -> OpeningVerdict:
+        """See `Opening`."""
+        if self._known is None:
+            self._held += data
+            start = self._held[:PEEK_BYTES].lstrip(b" \t\r\n" + BOM_UTF8)[:1]
+            if not start:
+                return HOLD if len(self._held) < PEEK_BYTES else _not_as_named()
+            whole = start.startswith((b"{", b"["))
+            self._known = Document(self._fields) if whole else EventStream(self._signal_of)
+            data = super().held
+        return self._known.feed(data)
+
+    def finish(self) -> OpeningVerdict:
+        """See `Opening`."""
+        return _empty() if self._known is None else self._known.finish()
 
 
 class EventStream(Opening):
@@ -144,6 +194,9 @@ class EventStream(Opening):
             verdict = self._judge(event)
             if verdict is not HOLD:
                 return verdict
+            if event[:1] == b":" and self._read > COMMENT_BYTES:
+                del self._held[found.start() - len(event) : self._read]
+                self._read = self._search_from = found.start() - len(event)
         # An event's end may be cut in two; all before it was searched.
         self._search_from = max(self._read, len(self._held) - 3)
         return BEGIN if len(self._held) > HELD_BYTES else HOLD
@@ -200,13 +253,39 @@ def opening_for(dialect: Dialect, route: Route, status: int, content_type: bytes
     media_type = content_type.partition(b";")[0].strip()
     if status != 200 or route.api == EXTRA_API:
         return AnyBytes(may_be_empty=status >= 300 or not route.generates)
+    fields = dialect.answer_fields(route)
     if media_type == EVENT_STREAM:
         return EventStream(dialect.signal_of(route))
-    if media_type == NDJSON == dialect.stream_type:
+    if media_type == NDJSON and (fields or dialect.stream_type == NDJSON):
         return Lines(dialect.signal_of(route))
-    if media_type == b"application/json":
-        return Document()
-    return Misnamed() if media_type == b"text/html" else AnyBytes(may_be_empty=not route.generates)
+    if media_type == b"application/json" or media_type.endswith(b"+json"):
+        return Document(fields)
+    if media_type == b"text/html":
+        return Misnamed()
+    if fields:
+        return Undeclared(fields, dialect.signal_of(route))
+    # A file that is asked for has bytes; a recording may have no words.
+    return AnyBytes(may_be_empty=route.task not in (Task.GENERATE, Task.READ))
+
+
+def verdict_on(document: object, fields: tuple[str, ...]) -> OpeningVerdict:
+    """What a whole JSON answer says: `BEGIN` if it is one. See `Dialect.answer_fields`."""
+    if (message := error_in(document)) is not None:
+        return _broke(message)
+    first = document[0] if isinstance(document, list) and document else document
+    if not isinstance(first, dict):
+        return _said_nothing() if fields else BEGIN
+    if any(first.get(field) == [] for field in _NEVER_EMPTY):
+        return _said_nothing()
+    reports = fields and any(first.get(word) for word in _REPORT_WORDS)
+    if reports and not has_answer(first, fields):
+        return _broke(sentence_in(first) or str(first.get("message") or "")[:_REPORT_CHARS])
+    return BEGIN
+
+
+def has_answer(document: dict[str, Any], fields: tuple[str, ...]) -> bool:
+    """Whether a whole JSON answer has one of the fields that it must have."""
+    return not fields or any(document.get(field) is not None for field in fields)
 
 
 def _verdict(signal_of: SignalOf, name: str, data: bytes) -> OpeningVerdict:

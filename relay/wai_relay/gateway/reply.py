@@ -22,14 +22,16 @@ JSON: Final = b"application/json"
 UNBUFFERED: Final = (b"x-accel-buffering", b"no")
 """nginx, with a plain `proxy_pass`, would collect an answer and pass it on in large pieces."""
 
-# Statuses below 500 with which an upstream fails a request that it should serve: it refuses the
-# key that its own node gave it, does not know a model that it listed, or takes no more requests.
-_FAILED_STATUSES: Final = frozenset({401, 403, 404, 408, 429})
+# Statuses with which an upstream finds fault with the request itself, and not with how, when or by
+# whom it was asked: its form, its length, the type or the fields of its body.
+_CALLERS_MISTAKES: Final = frozenset({400, 413, 415, 422})
 
 
 def is_failure(status: int) -> bool:
-    """Whether an upstream's status says that it failed a request which another may well serve."""
-    return status >= 500 or status in _FAILED_STATUSES
+    """Whether an upstream's status says that it failed a request which another may well serve: it
+    refuses the key that its own node gave it, does not know a model that it listed or a route that
+    others have, is out of credit, or takes no more requests."""
+    return status >= 400 and status not in _CALLERS_MISTAKES
 
 
 class CallerReply:
@@ -52,7 +54,7 @@ class CallerReply:
 
     def passes(self, status: int) -> bool:
         """Whether an upstream's answer with this status may go to the caller as it is."""
-        return status != 400 and not is_failure(status)
+        return status < 400
 
     def opening(self, route: Route, status: int, content_type: bytes) -> Opening:
         """Who holds the opening of an upstream's answer to `route`."""

@@ -41,7 +41,7 @@ def candidates(
         status = ledger.status
         slots = status.slots_total
         if slots is not None:  # nothing of it is learned: what `lane` would answer, without asking
-            waiting, unsure, paces_prompts = waiting + status.queued, 0, True
+            waiting, unsure, paces_prompts = waiting + status.queued, 0, ledger.writes
         else:
             slots, unsure, paces_prompts = lane.slots, lane.unsure, lane.paces_prompts
         slot_s = (output_tokens or expected_tokens) / (lane.decode.tps or known.decode_tps)

@@ -125,6 +125,12 @@ class Cooldown:
             self._failures = self._tries = 0.0
             self._outcomes.clear()
 
+    def refused(self) -> None:
+        """A request came to nothing by its own mistake, or may have: that says nothing of the node,
+        for one that can't serve anything may still find fault. If it was the probe, the next
+        request is."""
+        self._probe_until = 0.0
+
     def failed(self, now: float, placed: int = 0) -> None:
         """A request failed, in a way that only the node can be at fault for."""
         self._count(1.0, now, placed)

@@ -97,7 +97,10 @@ class Lane:
     @property
     def paces_prompts(self) -> bool:
         """Whether prompts are held back while it has enough to read: not before its speed is
-        known, where its slots are not."""
+        known, where its slots are not; nor while it reads for nothing but embeddings, of which
+        servers work on as many at once as they have slots."""
+        if not self.ledger.writes:
+            return False
         told = self.ledger.status.slots_total is not None
         return told or (self.own and self.prefill.tps is not None)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from wai_relay.contracts.records import is_pace
+
 from .rates import OutputLengths
 from .tickets import Placement, Result, Tokens
 
@@ -11,6 +13,7 @@ from .tickets import Placement, Result, Tokens
 LEAST_SAMPLE_TOKENS: Final = 64
 # Fewer tokens than this arrive together, and seem to take no time.
 LEAST_SAMPLE_ANSWER: Final = 8
+LEAST_SAMPLE_S: Final = 0.001  # of a reading that took no time beside others
 
 
 def learn(
@@ -34,10 +37,11 @@ def learn(
     if read and (beginning is None or beginning.shows_reading):
         lane.prefill.add(fresh, placement.read_s)
     if tokens.completion >= LEAST_SAMPLE_ANSWER:
-        took_s = now - placement.first_at
-        lane.decode.add(tokens.completion - 1, took_s)
+        written, took_s = tokens.completion - 1, now - placement.first_at
         others = lane.ledger.together(placement.claim, now) - 1.0
-        lane.pace.add(others, took_s / (tokens.completion - 1))
+        if is_pace(written, took_s):
+            lane.decode.add(written, took_s)
+            lane.pace.add(others, took_s / written)
     return True
 
 
@@ -47,7 +51,8 @@ def _learn_whole(placement: Placement, now: float, fresh: float, tokens: Tokens)
     if not (placement.demand.generates or placement.load_s) and fresh >= LEAST_SAMPLE_TOKENS:
         took_s = lane.ledger.first_token(placement.claim, now)
         if took_s is not None:
-            lane.prefill.add(fresh, took_s - lane.rtt_s)
+            # Those that a server works on at once end at once: all but the first in no time.
+            lane.prefill.add(fresh, max(took_s - lane.rtt_s, LEAST_SAMPLE_S))
             measured = True
     if lane.learns_limit:
         together = (placement.placed_beside + lane.ledger.busy) / 2

@@ -196,6 +196,11 @@ class Ledger:
         return claims + self._foreign, reading, ahead, self._output / claims
 
     @property
+    def writes(self) -> bool:
+        """Whether an answer is to be written for one of our requests there."""
+        return self._output >= 1.0
+
+    @property
     def claims(self) -> int:
         """Our own requests there."""
         return len(self._claims)

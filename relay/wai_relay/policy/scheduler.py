@@ -247,8 +247,10 @@ class Scheduler:
             pool.note_speeds(lane)
         lane.ledger.release(placement.claim, now)
         match result:
-            case Result.SERVED | Result.REFUSED:
+            case Result.SERVED:
                 lane.cooldown.succeeded()
+            case Result.REFUSED:
+                lane.cooldown.refused()
             case Result.FAILED:
                 lane.cooldown.failed(now, pool.placed if pool else 0)
             case Result.FULL:
@@ -261,10 +263,15 @@ class Scheduler:
 
     def blame(self, placement: Placement, now: float) -> None:
         """A placement that ended as `SUSPECT` failed by its node's fault: another node served the
-        same request. Where it failed everywhere, the request is at fault and nobody is blamed."""
+        same request. Where it failed everywhere, the request is at fault and nobody is blamed: see
+        `acquit`."""
         pool = self._pools.get(placement.demand.model)
         placed = pool.placed if pool else 0
         placement.lane.cooldown.blamed(now, placed, placement.took_s)
+
+    def acquit(self, placement: Placement) -> None:
+        """... and here nobody did, or nobody else was tried."""
+        placement.lane.cooldown.refused()
 
     # -- time
     def next_deadline(self) -> float | None:

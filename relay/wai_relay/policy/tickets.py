@@ -23,7 +23,7 @@ class Result(enum.Enum):
     SERVED = "served"
     CANCELLED = "cancelled"  # by the caller: says nothing about the node
     FULL = "full"  # the node had no room for it: other relays had filled it
-    REFUSED = "refused"  # the caller's own mistake: the node answered
+    REFUSED = "refused"  # for the caller's own mistake: says nothing about the node
     FAILED = "failed"  # by the node's or its upstream's fault
     SUSPECT = "suspect"  # it failed, by the node's fault or the request's: see `Scheduler.blame`
 

@@ -337,6 +337,19 @@ async def test_llama_cpps_timings_become_the_models_speed() -> None:
         assert (model.prefill_tps, model.decode_tps) == (800.0, 41.3)
 
 
+async def test_the_speed_of_an_answer_of_one_token_is_not_believed() -> None:
+    tail = (
+        b'data: {"timings":{"prompt_n":1,"prompt_per_second":9.5,'
+        b'"predicted_n":1,"predicted_per_second":1000000.0}}\n\n'
+    )
+    async with forwarding(answering(ok(tail + b"data: [DONE]\n\n"))) as (forwarder, board, _raw):
+        session = FakeSession()
+        forwarder.opened(session, 1, "POST", CHAT, [], "m", ended=True)
+        await session.over.wait()
+        model = board.status().models[0]
+        assert (model.prefill_tps, model.decode_tps) == (None, None)
+
+
 @pytest.mark.e2e
 async def test_a_reset_in_mid_stream_frees_the_real_llama_servers_slot(tmp_path: Path) -> None:
     with llama_server(tiny_gguf(tmp_path), tmp_path, key="k3y") as server:

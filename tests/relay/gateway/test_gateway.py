@@ -1136,7 +1136,13 @@ REFUSED = b'{"error":{"message":"not now"}}'
 @pytest.mark.parametrize(
     "script",
     [
-        *(answers(status, JSON, REFUSED) for status in (500, 501, 507, 429, 401, 403, 404)),
+        *(
+            answers(status, JSON, REFUSED)
+            for status in (
+                *(401, 402, 403, 404, 405, 408, 409, 410, 425, 429, 451),
+                *(500, 501, 502, 503, 504, 507, 520, 529),
+            )
+        ),
         answers(200, SSE, ERROR_EVENT),
         answers(200, SSE, ROLE, ERROR_EVENT),
         answers(200, SSE, b": keepalive\n\n", ROLE),
@@ -1159,8 +1165,10 @@ async def test_an_upstream_that_fails_in_any_way_is_replaced_before_content(
 
 async def test_the_caller_gets_the_upstreams_own_error_where_all_fail() -> None:
     nodes = [FakeNode(name, MODEL, script=answers(500, JSON, REFUSED)) for name in "ab"]
-    exchange = await rig(*nodes).ask(STREAM)
+    r = rig(*nodes)
+    exchange = await r.ask(STREAM)
     assert (exchange.status, exchange.body) == (500, REFUSED)
+    assert (r.dispatcher.blamed, sorted(r.dispatcher.acquitted)) == ([], ["a", "b"])
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -1175,6 +1183,124 @@ async def test_a_callers_own_mistake_is_not_tried_elsewhere(status: int) -> None
     r = rig(FakeNode("z", MODEL, script=answers(status, JSON, REFUSED)), spare)
     exchange = await r.ask()
     assert (exchange.status, exchange.body, spare.streams) == (status, REFUSED, [])
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+async def test_who_finds_fault_with_a_request_has_not_served_what_another_failed(
+    status: int,
+) -> None:
+    first = FakeNode("z", MODEL, script=answers(500, JSON, REFUSED))
+    second = FakeNode("a", MODEL, script=answers(status, JSON, REFUSED))
+    r = rig(first, second)
+    exchange = await r.ask(STREAM)
+    assert (exchange.status, exchange.body) == (status, REFUSED)
+    assert (r.dispatcher.blamed, r.dispatcher.acquitted) == ([], ["z"])
+    assert r.dispatcher.refused == ["a"]
+
+
+async def test_a_missing_route_said_by_405_is_translated_all_the_same() -> None:
+    def answer(stream: FakeStream) -> None:
+        if stream.target == "/v1/chat/completions":
+            stream.answer(200, JSON, b'{"choices":[{"message":{"content":"Hi."}}]}')
+        else:
+            stream.answer(405, JSON, b'{"detail":"Method Not Allowed"}')
+
+    r = rig(FakeNode("a", MODEL, script=answer))
+    exchange = await r.ask(CHAT[:-1] + b',"max_tokens":5}', path="/v1/messages")
+    assert (exchange.status, json.loads(exchange.body)["content"][0]["text"]) == (200, "Hi.")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answers(200, JSON, b'{"error":{"message":"out of memory"}}'),
+        answers(200, [(b"content-type", b"text/html")], b"<html>"),
+        answers(200, [], b"upstream connect error"),
+    ],
+)
+async def test_an_error_that_is_no_stream_is_replaced_after_a_heartbeat_too(
+    script: Callable[[FakeStream], None],
+) -> None:
+    bad = FakeNode("z-bad", MODEL)
+    r = rig(bad, FakeNode("a-good", MODEL, script=answers(200, SSE, ROLE, TOKEN, DONE)))
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(bad.streams))
+        r.clock.advance(15)
+        script(bad.streams[0])
+    assert exchange.body.endswith(ROLE + TOKEN + DONE)
+
+
+async def test_comments_gain_a_silent_upstream_no_time() -> None:
+    bad = FakeNode("z-bad", MODEL)
+    good = FakeNode("a-good", MODEL, script=answers(200, SSE, ROLE, TOKEN, DONE))
+    r = rig(bad, good)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(bad.streams))
+        bad.streams[0].sink.on_headers(200, SSE)
+        for _ in range(600):
+            assert not good.streams
+            bad.streams[0].sink.on_data(b": keepalive\n\n" + ROLE)
+            r.clock.advance(1)
+    assert exchange.body.endswith(ROLE + TOKEN + DONE)
+    assert bad.streams[0].reset_with is Fault.UPSTREAM_TIMEOUT
+    assert r.dispatcher.blamed == ["z-bad"]
+
+
+FINISH = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        (ERROR_EVENT, DONE),  # as vLLM does
+        (b'data: {"object":"error","message":"x"}\n\n', DONE),
+        (b'data: { "error": "x"}\n\n', DONE),
+        (b'event: error\ndata: {"message":"x"}\n\n', DONE),
+        (FINISH.replace(b"stop", b"error"), DONE),
+        (ERROR_EVENT, b": bye\n\n"),
+    ],
+)
+async def test_an_error_in_mid_answer_is_one_whatever_follows_it(after: tuple[bytes, ...]) -> None:
+    r = rig(FakeNode("a", MODEL, script=answers(200, SSE, TOKEN, *after)))
+    exchange = await r.ask(STREAM)
+    assert exchange.body == TOKEN + b"".join(after)
+    assert r.records[0].fault == "upstream_broke"
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        (FINISH, USAGE, b": it cost nothing\n\n"),
+        (FINISH, b": one\n\n", b": two\n\n", b": three\n\n"),
+        (FINISH, USAGE, b'data: {"choices":[],"more":1}\n\n'),
+        (DONE, b": one\n\n", b": two\n\n"),
+        (b'data: {"error":null,"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n',),
+    ],
+)
+async def test_an_end_is_one_whatever_follows_it(after: tuple[bytes, ...]) -> None:
+    r = rig(FakeNode("a", MODEL, script=answers(200, SSE, TOKEN, *after)))
+    await r.ask(STREAM)
+    assert r.records[0].fault == ""
+
+
+async def test_no_speed_is_told_of_a_stream_that_came_in_one_piece() -> None:
+    node = FakeNode("gpu1", MODEL)
+    r = rig(node)
+    exchange = FakeExchange(make_request(), [STREAM])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(r.gateway.handle, exchange)
+        await until(lambda: bool(node.streams))
+        sink = node.streams[0].sink
+        sink.on_headers(200, SSE)
+        sink.on_data(TOKEN * 200)
+        r.clock.advance(0.001)
+        sink.on_data(DONE)
+        sink.on_end()
+    assert r.records[0].tokens_per_second is None
 
 
 async def test_a_stream_that_stops_without_its_end_ends_visibly() -> None:

@@ -43,6 +43,25 @@ def test_one_probe_at_a_time_and_a_good_one_ends_it() -> None:
     assert cooldown.well
 
 
+def test_a_probe_that_was_the_callers_own_mistake_proves_nothing_and_the_next_one_goes() -> None:
+    cooldown = failing(3)
+    cooldown.sent(FIRST_REST_S)
+    cooldown.refused()
+    assert not cooldown.well
+    assert not cooldown.cooling(FIRST_REST_S)
+    cooldown.sent(FIRST_REST_S)
+    cooldown.failed(FIRST_REST_S)
+    assert cooldown.seconds_left(FIRST_REST_S) == 2 * FIRST_REST_S
+
+
+def test_refused_requests_do_not_hide_that_all_others_fail() -> None:
+    cooldown = Cooldown()
+    for _ in range(3):
+        cooldown.refused()
+        cooldown.failed(0.0)
+    assert cooldown.cooling(0.0)
+
+
 def test_each_failed_probe_doubles_the_rest_up_to_its_bound() -> None:
     cooldown, now, rests = failing(3), 0.0, []
     for _ in range(6):

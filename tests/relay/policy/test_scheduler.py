@@ -187,6 +187,19 @@ def test_a_failing_node_rests_and_is_probed_by_one_request() -> None:
     assert placed.count("bad") <= 1
 
 
+def test_a_request_that_fails_everywhere_does_not_use_up_the_probe_of_a_node_that_healed() -> None:
+    scheduler = fleet(healed=4)
+    for _ in range(3):
+        finish(scheduler, scheduler.submit(ASK, "k", 1.0), 1.0, Result.FAILED)
+    poison = scheduler.submit(ASK, "k", 7.0)
+    assert poison.placement is not None
+    finish(scheduler, poison, 7.0, Result.SUSPECT)
+    scheduler.acquit(poison.placement)
+    scheduler.update("other", status(slots_total=1), 7.0)
+    placed = {node_of(scheduler.submit(ASK, "k", 7.1)) for _ in range(2)}
+    assert placed == {"healed", "other"}
+
+
 def test_a_node_that_left_is_forgotten_and_one_away_is_not_chosen() -> None:
     scheduler = fleet(a=1, b=1)
     scheduler.remove("a")
@@ -437,6 +450,30 @@ def test_an_embedding_takes_a_slot_waits_for_one_and_is_not_too_long_as_a_batch(
     assert node_of(tickets[2]) is None
     finish(scheduler, tickets[0], 1.0)
     assert node_of(tickets[2]) == node_of(tickets[0])
+
+
+def test_embeddings_fill_the_slots_of_a_server_and_are_not_held_back_as_prompts_are() -> None:
+    scheduler = Scheduler()
+    scheduler.update("a", status(slots_total=4, prefill_tps=1000.0, decode_tps=50.0), 0.0)
+    embedding = Demand("m", 2000, generates=False)
+    tickets = [scheduler.submit(embedding, "k", 1.0) for _ in range(6)]
+    assert [node_of(ticket) for ticket in tickets] == ["a"] * 4 + [None] * 2
+
+
+def test_what_a_server_reads_at_once_makes_it_as_much_faster() -> None:
+    scheduler = fleet()
+    scheduler.update("a", status(slots_total=4), 0.0)
+    for second in range(1, 9):
+        tickets = [
+            scheduler.submit(Demand("m", 1000, generates=False), "k", float(second))
+            for _ in range(4)
+        ]
+        for ticket in tickets:
+            assert ticket.placement is not None
+            done = Tokens(1000, 0, 0)
+            scheduler.finish(ticket.placement, second + 0.9, Result.SERVED, done)
+    assert ticket.placement is not None
+    assert ticket.placement.lane.prefill.tps == pytest.approx(4000 / 0.9, rel=0.25)
 
 
 def test_a_node_that_failed_lately_is_second_choice_and_soon_an_equal_again() -> None:

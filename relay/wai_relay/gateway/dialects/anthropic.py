@@ -67,6 +67,10 @@ class AnthropicDialect(Dialect):
         del route
         return messages_signal
 
+    def answer_fields(self, route: Route) -> tuple[str, ...]:
+        """See `Dialect`. One that says nothing has a reason to."""
+        return ("content", "stop_reason") if route.generates else ()
+
 
 ANTHROPIC: Final = AnthropicDialect()
 
@@ -123,5 +127,10 @@ def messages_signal(name: str, payload: dict[str, Any]) -> Signal:
     block = payload.get("content_block")
     if kind == "content_block_start" and isinstance(block, dict):
         # A tool call begins with its name; a text block begins empty.
-        return Signal.CONTENT if block.get("name") or block.get("text") else Signal.PREAMBLE
-    return Signal.CONTENT if kind == "content_block_delta" else Signal.PREAMBLE
+        said = any(block.get(part) for part in ("name", "text", "thinking", "data"))
+        return Signal.CONTENT if said else Signal.PREAMBLE
+    delta = payload.get("delta") if kind == "content_block_delta" else None
+    if not isinstance(delta, dict):
+        return Signal.PREAMBLE
+    said = any(value for field, value in delta.items() if field != "type")
+    return Signal.CONTENT if said else Signal.PREAMBLE

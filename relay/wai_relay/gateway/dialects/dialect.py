@@ -26,6 +26,9 @@ NDJSON: Final = b"application/x-ndjson"
 MAX_DETAILS: Final = 5
 """Of what is wrong with a request; a server may list a hundred fields."""
 
+FAILED_REASONS: Final = ("error", "abort")
+"""The finish reasons of a completion that the server itself broke off, at vLLM and SGLang."""
+
 PROMPT_FIELDS: Final = ("tools", "system", "instructions", "messages", "prompt", "input")
 """Of our dialects, in the order in which chat templates put them in front of the model."""
 
@@ -110,6 +113,12 @@ class Dialect(abc.ABC):
     def signal_of(self, route: Route) -> SignalOf:
         """How to judge the events of a stream that answers `route`."""
 
+    def answer_fields(self, route: Route) -> tuple[str, ...]:
+        """Fields of a whole JSON answer to `route`, of which each real one has at least one; ()
+        where its answers are of other kinds, or not known."""
+        del route
+        return ()
+
     def takes_stream_options(self, route: Route) -> bool:
         """Whether the request knows OpenAI's `stream_options`, without which no usage is told."""
         del route
@@ -161,7 +170,8 @@ def error_in(document: object) -> str | None:
     """The sentence of an error document of any dialect; "" if it has none; None: it is no error.
 
     OpenAI, LiteLLM: `{"error": {"message"}}`; Ollama: `{"error": "…"}`; vLLM: `{"object": "error",
-    "message"}`; Anthropic: `{"type": "error", "error": {…}}`; Responses: `{"response": {"error"}}`.
+    "message"}`; Anthropic: `{"type": "error", "error": {…}}`; Responses: `{"response": {"error"}}`
+    or `{"status": "failed"}`; OpenRouter, vLLM: `{"choices": [{"finish_reason": "error"}]}`.
     """
     if not isinstance(document, dict):
         return None
@@ -171,10 +181,24 @@ def error_in(document: object) -> str | None:
         error = response.get("error")
     if error is None and "error" in (document.get("object"), document.get("type")):
         error = document
+    if error is None and document.get("status") == "failed":
+        error = document
+    if not error:
+        error = _choice_error(document.get("choices"))
     if not error:
         return None
     message = error.get("message") if isinstance(error, dict) else error
     return message if isinstance(message, str) else ""
+
+
+def _choice_error(choices: object) -> object:
+    """The error that the first choice of a completion ended with, None if it did not."""
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        return None
+    return choice.get("error") or (
+        choice if choice.get("finish_reason") in FAILED_REASONS else None
+    )
 
 
 def sentence_in(document: object) -> str:

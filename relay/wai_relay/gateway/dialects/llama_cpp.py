@@ -48,6 +48,10 @@ class LlamaCppDialect(OpenAiDialect):
         del route
         return completion_signal
 
+    def answer_fields(self, route: Route) -> tuple[str, ...]:
+        """See `Dialect`."""
+        return ("content", "stop") if route.generates else ()
+
 
 LLAMA_CPP: Final = LlamaCppDialect()
 

@@ -25,6 +25,12 @@ V1_MODELS: Final = "/api/v1/models"
 V1_CHAT: Final = "/api/v1/chat"
 V0_CHAT: Final = "/api/v0/chat/completions"
 V0_COMPLETIONS: Final = "/api/v0/completions"
+_ANSWER_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    V1_CHAT: ("output", "stats"),
+    V0_CHAT: ("choices",),
+    V0_COMPLETIONS: ("choices",),
+    "/api/v0/embeddings": ("data",),
+}
 
 
 class LmStudioDialect(OpenAiDialect):
@@ -55,6 +61,10 @@ class LmStudioDialect(OpenAiDialect):
     def signal_of(self, route: Route) -> SignalOf:
         """See `Dialect`."""
         return {V0_CHAT: chat_signal, V0_COMPLETIONS: text_signal}.get(route.path, chat_event)
+
+    def answer_fields(self, route: Route) -> tuple[str, ...]:
+        """See `Dialect`."""
+        return _ANSWER_FIELDS.get(route.path, ())
 
     def is_list(self, path: str) -> bool:
         """See `Dialect`."""
@@ -111,7 +121,8 @@ def chat_event(name: str, payload: dict[str, Any]) -> Signal:
         return Signal.ERROR
     if kind == "chat.end":
         return Signal.END
-    return Signal.CONTENT if kind.endswith((".delta", "tool_call.name")) else Signal.PREAMBLE
+    says = bool(payload.get("content")) if kind.endswith(".delta") else kind == "tool_call.name"
+    return Signal.CONTENT if says else Signal.PREAMBLE
 
 
 def _counts(stats: dict[str, Any] | None) -> TokenCounts | None:

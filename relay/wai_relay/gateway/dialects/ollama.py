@@ -33,6 +33,12 @@ MAX_OPTION: Final = 1 << 31  # of a number in `options`; only keeps the numbers 
 
 _FIGURE: Final = re.compile(rb'(?<!\\)"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,12})')
 
+_ANSWER_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "/api/chat": ("message", "done"),
+    "/api/generate": ("response", "thinking", "done"),
+    "/api/embed": ("embeddings", "model"),
+}
+
 _DONE: Final = re.compile(rb'"done"\s*:\s*true')
 _ERROR: Final = re.compile(rb'(?m)^\s*\{"error"')
 
@@ -72,6 +78,10 @@ class OllamaDialect(Dialect):
         """See `Dialect`."""
         del route
         return line_signal
+
+    def answer_fields(self, route: Route) -> tuple[str, ...]:
+        """See `Dialect`. A request without a prompt loads the model, and says nothing else."""
+        return _ANSWER_FIELDS.get(route.path, ())
 
     def output_limits(self, fields: Fields) -> list[int]:
         """See `Dialect`. Ollama takes 0 for "no limit" too."""

@@ -36,8 +36,19 @@ _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 # What a delta of a chat completion may carry beside its role, at all servers that we know.
 _CHAT_CONTENT: Final = (
     *("content", "reasoning_content", "reasoning", "thinking", "tool_calls", "function_call"),
-    *("audio", "refusal"),
+    *("audio", "refusal", "reasoning_text", "reasoning_details", "images"),
 )
+# ... and an event of a stream of speech, of what was heard, or of pictures.
+_MEDIA_CONTENT: Final = ("delta", "audio", "text", "b64_json")
+_EMBEDDINGS: Final = ("data", "embedding")  # llama.cpp answers some with a list of vectors
+_RANKS: Final = ("results", "data", "score")  # TEI's answer is a list of scores
+_ANSWER_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    CHAT_PATH: ("choices",),
+    COMPLETIONS_PATH: ("choices",),
+    RESPONSES_PATH: ("output", "object", "id"),
+    "/v1/embeddings": _EMBEDDINGS,
+    **dict.fromkeys(("/v1/rerank", "/v2/rerank", "/rerank", "/v1/reranking", "/reranking"), _RANKS),
+}
 
 # Inside a JSON string its quotes would be escaped, so no answer can pretend to be one.
 _RESPONSE_ID: Final = re.compile(rb'"id": ?"(resp_[A-Za-z0-9_.-]{1,120})"')
@@ -94,7 +105,11 @@ class OpenAiDialect(Dialect):
 
     def signal_of(self, route: Route) -> SignalOf:
         """See `Dialect`."""
-        return _SIGNALS.get(route.path, responses_signal)
+        return _SIGNALS.get(route.path, media_signal)
+
+    def answer_fields(self, route: Route) -> tuple[str, ...]:
+        """See `Dialect`."""
+        return _ANSWER_FIELDS.get(route.path, ())
 
     def takes_stream_options(self, route: Route) -> bool:
         """See `Dialect`."""
@@ -330,25 +345,40 @@ def text_signal(name: str, payload: dict[str, Any]) -> Signal:
 
 
 def _finished(choice: dict[str, Any], so_far: Signal) -> Signal:
-    """What a choice's finish reason says of an answer without content. vLLM and OpenRouter say
-    "error" in it."""
-    reason = choice.get("finish_reason")
-    if reason == "error":
-        return Signal.ERROR
-    return Signal.END if reason else so_far
+    """What a choice's finish reason says of an answer without content."""
+    return Signal.END if choice.get("finish_reason") else so_far
 
 
 def responses_signal(name: str, payload: dict[str, Any]) -> Signal:
-    """An event of `/v1/responses`, and of other streams whose content is in `….delta` events."""
+    """An event of `/v1/responses`."""
     kind = str(payload.get("type") or name)
     if kind in ("error", "response.failed") or is_error(name, payload):
         return Signal.ERROR
     if kind in ("response.completed", "response.incomplete"):
         return Signal.END
-    return Signal.CONTENT if kind.endswith(".delta") and payload.get("delta") else Signal.PREAMBLE
+    item = payload.get("item")
+    if isinstance(item, dict) and item.get("name"):  # a tool call begins with its name
+        return Signal.CONTENT
+    said = payload.get("delta") if kind.endswith(".delta") else payload.get("partial_image_b64")
+    return Signal.CONTENT if said else Signal.PREAMBLE
 
 
-_SIGNALS: Final[dict[str, SignalOf]] = {CHAT_PATH: chat_signal, COMPLETIONS_PATH: text_signal}
+def media_signal(name: str, payload: dict[str, Any]) -> Signal:
+    """An event of a stream of speech, of what was heard (vLLM streams it as a chat), or of
+    pictures."""
+    if "choices" in payload or is_error(name, payload):
+        return chat_signal(name, payload)
+    if any(payload.get(part) for part in _MEDIA_CONTENT):
+        return Signal.CONTENT
+    ended = str(payload.get("type") or name).endswith((".done", ".completed"))
+    return Signal.END if ended else Signal.PREAMBLE
+
+
+_SIGNALS: Final[dict[str, SignalOf]] = {
+    CHAT_PATH: chat_signal,
+    COMPLETIONS_PATH: text_signal,
+    RESPONSES_PATH: responses_signal,
+}
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:

@@ -26,14 +26,20 @@ MAX_LOOKS: Final = 8  # at what may be such an object: a hostile document may ha
 _EVENT_END: Final = re.compile(rb"(?:\r?\n){2,}+|\r{2,}+")
 _EVENT_DATA: Final = re.compile(rb"(?:^|\r)data: ?([^\r\n]*)", re.MULTILINE)
 # How the streams of our dialects say that they are complete, and that they failed.
+# Ollama's `response.completed` names itself last in its data, and has the whole answer before that;
+# but its event's name comes first.
 END_MARK: Final = re.compile(
     rb'data: ?\[DONE\]|"(?:finish|stop)_reason": ?"|"message_stop"|"done": ?true'
-    rb'|"response\.(?:completed|incomplete|failed)"'
+    rb'|(?:"|event: ?)response\.(?:completed|incomplete|failed)["\r\n]'
 )
 ERROR_MARK: Final = re.compile(
-    rb'(?m)(?:^|\r)(?:event: ?error|(?:data: ?)?\{"(?:error"|type": ?"error"))'
+    rb"(?m)(?:^|\r)(?:event: ?error"
+    rb'|(?:data: ?)?\{ ?"(?:error": ?(?!null)|(?:type|object)": ?"error"))'
+    rb'|"finish_reason": ?"(?:error|abort)"'
 )
 _MARK_BYTES: Final = 1024  # of an event's beginning that is kept to look for these
+ENDING_BYTES: Final = 16 * 1024
+"""Of what came after the last piece of an answer: its end, an error, figures, comments."""
 _ANY: Final = msgspec.json.Decoder()
 
 
@@ -107,13 +113,14 @@ class EventReader(UsageReader):
         super().__init__()
         self._held = b""
         self._overlong = False
-        # The last two pieces that held whole events: a usage chunk may follow the end mark.
-        self._before = self._last = b""
+        # The last piece of answer with all that came after it: figures, comments and more may
+        # follow the event that ends it.
+        self._last = b""
 
     @property
     def ended(self) -> bool:
         """See `UsageReader`."""
-        return self.end_mark.search(self._before + self._last) is not None
+        return self.end_mark.search(self._last) is not None
 
     @property
     def failed(self) -> bool:
@@ -135,8 +142,11 @@ class EventReader(UsageReader):
             and data.endswith(b"\n\n")
             and not self._overlong
         ):
-            self.chunks += data.count(self.piece)
-            self._before, self._last = self._last, data
+            if pieces := data.count(self.piece):
+                self.chunks += pieces
+                self._last = data
+            else:
+                self._note(data)
             return data
         # OpenAI's own streams say `"usage":null` in every chunk when usage was asked for.
         if (
@@ -146,8 +156,11 @@ class EventReader(UsageReader):
             and data.count(b'"usage"') == data.count(b'"usage":null')
             and b'"timings"' not in data
         ):
-            self.chunks += data.count(self.piece)
-            self._before, self._last = self._last, data
+            if pieces := data.count(self.piece):
+                self.chunks += pieces
+                self._last = data
+            else:
+                self._note(data)
             return data
         return self._feed_events(data)
 
@@ -155,7 +168,7 @@ class EventReader(UsageReader):
         """See `UsageReader`."""
         rest, self._held = self._held, b""
         if rest:
-            self._before, self._last = self._last, rest[:_MARK_BYTES]
+            self._note(rest[:_MARK_BYTES])
         return rest
 
     def broken(self) -> bytes:
@@ -186,7 +199,7 @@ class EventReader(UsageReader):
                 self.chunks += data.count(self.piece, start, plain)
                 events = data[start:plain]
                 passed.append(events)
-                self._before, self._last = self._last, events
+                self._note(events)
                 start = search_from = plain
             found = _EVENT_END.search(data, search_from)
             if found is None or looked >= MAX_EVENTS_LOOKED_AT:
@@ -195,7 +208,7 @@ class EventReader(UsageReader):
             start = search_from = found.end()
             looked += 1
             if not self._overlong:
-                self._before, self._last = self._last, event[:_MARK_BYTES]
+                self._note(event[:_MARK_BYTES])
             if self._overlong or len(event) > MAX_EVENT_BYTES or self._keep(event):
                 passed.append(self.outgoing(event))
             self._overlong = False
@@ -207,12 +220,19 @@ class EventReader(UsageReader):
         if self._overlong or len(rest) > MAX_EVENT_BYTES:
             # Its last bytes stay: an event's end may be cut in two.
             if not self._overlong:
-                self._before, self._last = self._last, rest[:_MARK_BYTES]
+                self._note(rest[:_MARK_BYTES])
             self._overlong = True
             passed.append(rest[:-3])
             rest = rest[-3:]
         self._held = rest
         return b"".join(passed)
+
+    def _note(self, events: bytes) -> None:
+        """Keep what the answer's end is told by. Comments say nothing of it."""
+        if self.piece in events:
+            self._last = events
+        elif events[:1] != b":":
+            self._last = (self._last + events)[-ENDING_BYTES:]
 
     def _keep(self, event: bytes) -> bool:
         self.chunks += event.count(self.piece)

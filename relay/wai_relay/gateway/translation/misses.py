@@ -12,5 +12,6 @@ from typing import Final
 FORGOTTEN_AFTER_S: Final = 600.0
 """A server that was upgraded may have the route."""
 
-MISSING_STATUSES: Final = frozenset({404, 501})
-"""How a server says that it has no such route. With 404 it may mean the model, too."""
+MISSING_STATUSES: Final = frozenset({404, 405, 501})
+"""How a server says that it has no such route: one that answers GET for any path says 405 to a
+POST. With 404 it may mean the model, too."""

@@ -11,9 +11,17 @@ from typing import Any, Final
 
 from wai_protocol.errors import Fault
 from wai_protocol.surface import Headers, Route
-from wai_relay.gateway.dialects.dialect import EVENT_STREAM, Dialect, error_in
+from wai_relay.gateway.dialects.dialect import EVENT_STREAM, Dialect
 from wai_relay.gateway.dialects.usage import decode
-from wai_relay.gateway.opening import BEGIN, HOLD, Opening, OpeningVerdict, opening_for
+from wai_relay.gateway.opening import (
+    BEGIN,
+    HOLD,
+    Opening,
+    OpeningVerdict,
+    has_answer,
+    opening_for,
+    verdict_on,
+)
 from wai_relay.gateway.reply import JSON, CallerReply
 from wai_relay.http.exchange import Exchange
 from wai_relay.http.wrapped_exchange import WrappedExchange
@@ -55,7 +63,7 @@ class TranslatedReply(CallerReply):
         """See `CallerReply`. A whole answer is held until it is complete."""
         if content_type.startswith(EVENT_STREAM) and self._stream is not None:
             return opening_for(self.dialect, route, status, content_type)
-        return _WholeAnswer(self)
+        return _WholeAnswer(self, self.dialect.answer_fields(route))
 
     def start(self, status: int, headers: Headers) -> None:
         """See `CallerReply`."""
@@ -92,9 +100,10 @@ class TranslatedReply(CallerReply):
 class _WholeAnswer(Opening):
     """A whole answer, held until it is complete."""
 
-    def __init__(self, reply: TranslatedReply) -> None:
+    def __init__(self, reply: TranslatedReply, fields: tuple[str, ...]) -> None:
         super().__init__()
         self._reply = reply
+        self._fields = fields
 
     def feed(self, data: bytes) -> OpeningVerdict:
         """See `Opening`."""
@@ -108,9 +117,11 @@ class _WholeAnswer(Opening):
         found = decode(self.held)
         if not isinstance(found, dict):
             return _unusable(_BROKEN)
-        message = error_in(found)
-        if message is not None:
-            return _unusable(message or "The upstream reported an error.")
+        verdict = verdict_on(found, self._fields)
+        if verdict is not BEGIN:
+            return verdict
+        if not has_answer(found, self._fields):
+            return _unusable("The upstream's answer has nothing to translate.")
         self._reply.take_whole(found)
         return BEGIN
 

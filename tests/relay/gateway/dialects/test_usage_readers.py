@@ -129,6 +129,22 @@ def test_counts_are_exact_in_every_dialect_wherever_cut(
     assert counts.exact
 
 
+@pytest.mark.parametrize("step", [100, 1000, 100_000])
+@pytest.mark.parametrize("text_bytes", [10, 3000, 2 * MAX_EVENT_BYTES])
+def test_ollamas_end_of_a_response_is_found_though_it_names_itself_last(
+    text_bytes: int, step: int
+) -> None:
+    answer = {"output": [{"text": "a" * text_bytes}], "usage": {"output_tokens": 3}}
+    data = {"response": answer, "sequence_number": 9, "type": "response.completed"}
+    event = b"event: response.completed\ndata: " + json.dumps(data).encode() + b"\n\n"
+    reader = reader_for("/v1/responses", b"text/event-stream")
+    whole = RESPONSES[0] + event
+    passed = b"".join(reader.feed(whole[at : at + step]) for at in range(0, len(whole), step))
+    assert passed + reader.finish() == whole
+    assert reader.ended
+    assert not reader.failed
+
+
 def test_cancelled_stream_is_estimated_by_its_chunks() -> None:
     reader = openai(strip=True)
     for chunk in (ROLE, HELLO, WORLD, HELLO):

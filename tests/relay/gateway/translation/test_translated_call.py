@@ -59,6 +59,20 @@ async def test_another_node_answers_where_the_first_said_nothing() -> None:
     assert [event["type"] for event in events_of(exchange)].count("message_start") == 1
 
 
+@pytest.mark.parametrize(
+    "document",
+    [b"{}", b'{"choices":[]}', b'{"detail":"x"}', b'{"choices":[{"finish_reason":"error"}]}'],
+)
+async def test_another_node_answers_where_the_first_has_nothing_to_translate(
+    document: bytes,
+) -> None:
+    whole = answers(200, JSON, b'{"choices":[{"message":{"content":"Hi."}}]}')
+    bad = FakeNode("b", PLAIN, script=answers(200, JSON, document))
+    r = rig(bad, FakeNode("a", PLAIN, script=whole))
+    exchange = await r.ask(json.dumps(HELLO | {"stream": False}).encode(), path=PATH)
+    assert json.loads(exchange.body)["content"] == [{"type": "text", "text": "Hi."}]
+
+
 async def test_another_node_continues_a_cut_answer() -> None:
     rest = answers(200, SSE, chunk({"content": "world."}), FINISH, DONE)
     second = FakeNode("a", PLAIN, script=rest)
