@@ -23,7 +23,7 @@ from tests.harness.strict_server import MODEL, strict_server
 if TYPE_CHECKING:
     from playwright.async_api import Page
 
-pytestmark = [pytest.mark.long, pytest.mark.anyio, pytest.mark.e2e]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 PROGRAMS: Final = {"Claude Code": "claude", "Aider": "aider", "Open WebUI": "open-webui"}
 _SHOWS_ITS_ENVIRONMENT: Final = (
