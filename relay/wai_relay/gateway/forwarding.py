@@ -64,8 +64,6 @@ class _Watchdog:
 # The answer's figures are read as it passes, so it must not come compressed; and the node's log and
 # the upstream's know a request by the name that ours has, and the caller was told.
 _OURS: Final = frozenset({b"accept-encoding", b"x-request-id"})
-
-
 # An upstream found fault with the request.
 _REFUSALS: Final = (Fault.BAD_REQUEST, Fault.CONTEXT_EXCEEDED)
 
@@ -95,55 +93,61 @@ class RequestForwarder:
         """Get the caller an answer. None: it has one, whole or cut. Else what the last attempt that
         was made came to; where it was to go on with an answer, that has begun. Raises `WaiError`
         when no upstream could be tried at all."""
+        failure: Failure | None = None
         suspects: list[Lease] = []
+        tries = self.limits.attempts
         try:
-            return await self._try_upstreams(call, info, suspects)
+            while tries:
+                tries -= 1
+                try:
+                    lease = await self._acquire(call, info)
+                except WaiError as error:
+                    if failure is None or _says_more(error, failure):
+                        raise
+                    break  # nobody else: what the last one said is the better answer
+                given_at = self._clock()
+                failure = await self._attempt(call, lease, info, suspects)
+                if failure is None or not (failure.retryable and call.body.repeatable):
+                    break
+                if failure.fault is Fault.NODE_FULL:  # it is known to be now: wait, or go elsewhere
+                    tries += 1
+                    call.record.attempts -= 1
+                    forget_repeated(call.record.tried)
+                    continue
+                if failure.fault in RETRY_FAULTS:
+                    suspects.append(lease)
+                if failure.midway:
+                    tries = self.limits.attempts
+                    self._continue(call)
+                info = self._for_another(call, lease, failure, info, given_at)
         finally:
             for lease in suspects:
                 lease.acquit()
-
-    async def _try_upstreams(
-        self, call: RoutedRequest, info: RequestInfo, suspects: list[Lease]
-    ) -> Failure | None:
-        """See `forward`. `suspects` gets the leases that failed and are not blamed."""
-        failure: Failure | None = None
-        tries = self.limits.attempts
-        while tries:
-            tries -= 1
-            try:
-                lease = await self._acquire(call, info)
-            except WaiError as error:
-                if failure is None or _says_more(error, failure):
-                    raise
-                break  # nobody else: what the last one said is the better answer
-            given_at = self._clock()
-            failure = await self._attempt(call, lease, info, suspects)
-            if failure is None or not (failure.retryable and call.body.repeatable):
-                break
-            if failure.fault is Fault.NODE_FULL:  # it is known to be now: wait, or go elsewhere
-                tries += 1
-                call.record.attempts -= 1
-                forget_repeated(call.record.tried)
-                continue
-            if failure.fault in RETRY_FAULTS:
-                suspects.append(lease)
-            excluded = info.excluded | {lease.upstream.name}
-            # All attempts share one time to wait in, which they do not use up themselves.
-            wait_until = info.wait_until + self._clock() - given_at
-            if failure.midway:
-                tries = self.limits.attempts
-                wait_until = self._clock() + MAX_WAIT_S
-                self._continue(call)
-                # A node that was lost is gone, or what is there under its name is a new process.
-                lost = failure.fault is Fault.SESSION_LOST
-                excluded = frozenset() if lost else frozenset({lease.upstream.name})
-            if failure.fault is Fault.CONTEXT_EXCEEDED:
-                call.prompt_tokens = failure.prompt_tokens or call.prompt_tokens
-                least = call.prompt_tokens or (_context_of(lease) or 0) + 1
-                tokens = call.prompt_tokens or max(info.prompt_tokens, least)
-                info = replace(info, prompt_tokens=tokens, certain_tokens=least)
-            info = replace(info, excluded=excluded, wait_until=wait_until)
         return failure
+
+    def _for_another(
+        self,
+        call: RoutedRequest,
+        lease: Lease,
+        failure: Failure,
+        info: RequestInfo,
+        given_at: float,
+    ) -> RequestInfo:
+        """`info` for the next attempt, after the one that `lease` was given at `given_at`."""
+        excluded = info.excluded | {lease.upstream.name}
+        # All attempts share one time to wait in, which they do not use up themselves.
+        wait_until = info.wait_until + self._clock() - given_at
+        if failure.midway:
+            wait_until = self._clock() + MAX_WAIT_S
+            # A node that was lost is gone, or what is there under its name is a new process.
+            lost = failure.fault is Fault.SESSION_LOST
+            excluded = frozenset() if lost else frozenset({lease.upstream.name})
+        if failure.fault is Fault.CONTEXT_EXCEEDED:
+            call.prompt_tokens = failure.prompt_tokens or call.prompt_tokens
+            least = call.prompt_tokens or (_context_of(lease) or 0) + 1
+            tokens = call.prompt_tokens or max(info.prompt_tokens, least)
+            info = replace(info, prompt_tokens=tokens, certain_tokens=least)
+        return replace(info, excluded=excluded, wait_until=wait_until)
 
     def _continue(self, call: RoutedRequest) -> None:
         """Another upstream is to go on with the answer; the caller may have to wait for it."""
