@@ -15,7 +15,7 @@ from tests.harness.counting_upstream import counting_upstream
 from tests.harness.hostile_server import HostileServer, hostile_server
 from tests.harness.network_namespace import own_network
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.long, pytest.mark.e2e]
 
 NUMBERS = 700  # of 20 ms each: longer than it takes until a node looks around again
 ROUND = (

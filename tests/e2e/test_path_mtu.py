@@ -15,7 +15,7 @@ from tests.harness.fault_proxy import fault_proxy
 from tests.harness.narrow_path import NARROW, NarrowPath, narrow_path
 from tests.harness.network_namespace import BESIDE, network_namespace
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.long, pytest.mark.e2e]
 
 LONG_TEXT = "word " * 40_000
 """200 kB: many segments of any size."""

@@ -193,7 +193,8 @@ async def test_one_that_stands_in_and_has_room_comes_before_the_hope_that_a_prom
 
     names = ModelNames({}, {"m": ("large",)})
     boxes = Boxes(box("a", "m", 4096), box("b", "large", 65_536))
-    dispatcher = ScheduledDispatcher(boxes, names=names)
+    # What waits for the answer's room, ten seconds, is looked at ten times in a second.
+    dispatcher = ScheduledDispatcher(boxes, names=names, clock=lambda: time.monotonic() * 50)
     asked = structs.replace(info(), prompt_tokens=9000, certain_tokens=1000)
     lease = await dispatcher.acquire(asked)
     assert (lease.model, lease.fallback) == ("large", True)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trustme
 
-from wai_relay.http import door
+from wai_relay.http import door, h1
 from wai_relay.http.edge import Edge, TunnelProtocol
 from wai_relay.http.exchange import Exchange
 from wai_relay.http.listener import Listener
@@ -48,6 +48,12 @@ async def serving(
     finally:
         await listener.abandon()
         await edge.drain(0.1)
+
+
+@pytest.fixture(autouse=True)
+def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused caller here leaves its connection open, and waits for the relay to close it."""
+    monkeypatch.setattr(h1, "LINGER_S", 0.1)
 
 
 @pytest.fixture

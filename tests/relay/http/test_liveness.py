@@ -103,6 +103,7 @@ class Vanished:
             self.gone.append(f"{exchange.request.http_version} {path}")
 
 
+@pytest.mark.long
 async def test_a_caller_that_vanishes_is_gone_in_30_s_whatever_it_waited_for() -> None:
     paths = ("/waits", "/tokens", "/much", "/unread")
     said = [*map(h1, paths), *map(h2_bytes, paths)]
@@ -138,6 +139,7 @@ async def test_a_caller_that_vanishes_is_gone_in_30_s_whatever_it_waited_for() -
     assert sorted(handler.gone) == sorted(f"{v} {p}" for v in ("1.1", "2") for p in paths)
 
 
+@pytest.mark.long
 async def test_a_caller_that_reads_nothing_for_longer_gets_its_whole_answer() -> None:
     async def handler(exchange: Exchange) -> None:
         exchange.start(200, [(b"content-length", b"%d" % ANSWER_BYTES)])
