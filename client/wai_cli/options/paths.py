@@ -27,13 +27,16 @@ def node_data() -> Path:
     return _from_environment("WAI_NODE_DATA") or _of_service("node") or data_home() / "node"
 
 
-def add_data_option(parser: argparse.ArgumentParser, default: Path, whose: str) -> None:
-    """`--data DIR`."""
+def add_data_option(
+    parser: argparse.ArgumentParser, default: Path, whose: str, *, above: bool = False
+) -> None:
+    """`--data DIR`. With `above` the command before this one has it too, and its value counts where
+    this one is not given."""
     parser.add_argument(
         "--data",
         metavar="DIR",
         type=Path,
-        default=default,
+        default=argparse.SUPPRESS if above else default,
         help=f"the {whose}'s data folder (default: {default})".replace("%", "%%"),
     )
 
