@@ -532,6 +532,17 @@ async def test_one_node_that_can_not_tell_does_not_hide_what_the_others_say(api:
     assert "makes no sense" in found["data"][2]["error"]
 
 
+async def test_a_node_without_the_hub_does_not_hide_what_another_finds(api: Api) -> None:
+    down = WaiError("the hub is down", Fault.UPSTREAM_UNREACHABLE)
+    ill = make_node(answers={"model.search": down})
+    well = make_node(answers={"model.search": []})
+    api.fleet.known = [ill, well]
+    assert await api.call("GET", "/models/search?q=tiny") == (200, {"data": []})
+    api.fleet.known = [ill, ill]
+    status, answer = await api.call("GET", "/models/search?q=tiny")
+    assert (status, answer["error"]["message"]) == (502, "box: the hub is down")
+
+
 async def test_a_node_that_may_not_deploy_or_is_away_is_not_asked(api: Api) -> None:
     barred = make_node()
     barred.record = replace(barred.record, may_deploy=False)
