@@ -169,7 +169,10 @@ def _decode(kind: type[Any], value: Any) -> Any:
             return value
         if not isinstance(value, str):
             raise RequestError("a path is a string")
-        return Path(value).expanduser()
+        try:
+            return Path(value).expanduser()
+        except RuntimeError:
+            raise RequestError(f"there is no home folder for {value!r}; write all of it") from None
     raise RequestError(f"a setting cannot be {kind.__name__}")
 
 

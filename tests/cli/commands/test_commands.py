@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
@@ -13,6 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from tests.harness.cluster import Cluster, cluster, wai
 from tests.harness.processes import Daemon, free_port, wait_until
@@ -449,3 +455,58 @@ def test_a_locale_without_our_characters_is_no_traceback(running: Cluster) -> No
         assert [key["name"] for key in json.loads(said("list", "--json"))] == ["schl\xfcssel"]
     finally:
         said("revoke", "schl\xfcssel")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes a user that is not known")
+@pytest.mark.parametrize(
+    "command", [["--help"], ["up", "--help"], ["key", "list"], ["node", "run"]]
+)
+def test_a_user_without_a_home_gets_no_traceback(command: list[str]) -> None:
+    become = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    done = subprocess.run(
+        [*become, sys.executable, "-m", "wai_cli", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd="/",
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == ("--help" not in command), done.stderr
+
+
+def test_a_home_that_nobody_has_is_said_in_a_sentence(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAI_RELAY_ACME_CA", "~nobody-at-all/ca.pem")
+    status, _, err = _run(capsys, "relay", "--data", "/nowhere")
+    assert (status, "there is no home folder for '~nobody-at-all/ca.pem'" in err) == (1, True)
+    monkeypatch.setenv("WAI_RELAY_DATA", "~nobody-at-all/relay")
+    status, _, err = _run(capsys, "key", "list")
+    assert (status, "the data folder ~nobody-at-all/relay" in err) == (1, True)
+
+
+def test_an_expired_certificate_is_said_to_be_expired(capsys: Captured, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "relay")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=9))
+        .not_valid_after(now - datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "relay.pem"
+    pem.write_bytes(certificate.public_bytes(Encoding.PEM))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key.pem").write_bytes(private)
+    data, port = tmp_path / "relay", free_port()
+    command = [script("wai"), "relay", "--data", str(data), "--listen", f"127.0.0.1:{port}"]
+    command += ["--tls", f"{pem},{tmp_path / 'key.pem'}"]
+    with Daemon(command, log=tmp_path / "relay.log") as relay:
+        relay.wait_until((data / "relay.json").exists, "the relay does not start")
+        there = ("--relay", f"https://localhost:{port}", "--token-file", data / "admin.token")
+        status, _, err = _run(capsys, "status", *there, "--ca", pem)
+    assert (status, f"the certificate of https://localhost:{port} has expired" in err) == (1, True)
