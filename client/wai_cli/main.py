@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -43,6 +44,7 @@ GROUPS: Final = {
     "version": "print the version",
 }
 INTERRUPTED: Final = 128 + signal.SIGINT
+_OF_OUTPUT: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 _EXAMPLES: Final = """\
 examples:
   wai up                                       try it on this machine
@@ -58,6 +60,7 @@ exit status: 0 done; 1 it failed, and stderr says why; 2 the command line was wr
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `wai` with `argv` (without the program's name) and return the exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    _prepare_output()
     try:
         asked = next((one for one in arguments if not one.startswith("-")), "")
         parser = parser_for((asked,))
@@ -76,11 +79,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget_output()
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        if error.errno not in _OF_OUTPUT:
             raise  # not one of stdout's: those of files and sockets are `WaiError`s
         _forget_output()
         return _complain(f"the output can't be written: {error.strerror}")
     return status
+
+
+def _prepare_output() -> None:
+    """Have all text printed, whatever the locale, and make up for what `wai … >&-` closed."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        _open_closed()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does by itself
+
+
+def _open_closed() -> None:
+    """Let no file of ours take the place of a closed stdout: what is printed would be in it. What
+    is written to stdout fails from now on, and what is written to stderr is lost."""
+    for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # it gets the lowest number that is free: this one
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _forget_output() -> None:

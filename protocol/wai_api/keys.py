@@ -71,9 +71,15 @@ class CreatedKey(KeyView, frozen=True, kw_only=True):
     key: str
 
 
-class TrialKey(Struct, frozen=True, kw_only=True):
+class TrialView(Struct, frozen=True, kw_only=True):
+    """A trial: what names it, and until when its key is good at most."""
+
+    id: str = ""
+    expires_at: float
+
+
+class TrialKey(TrialView, frozen=True, kw_only=True):
     """A key for minutes, which is in the relay's memory only; what is asked with it is not
     counted."""
 
     key: str
-    expires_at: float

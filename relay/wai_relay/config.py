@@ -14,6 +14,7 @@ from typing import Final, Literal
 from wai_protocol.errors import RequestError
 from wai_protocol.invite import MAX_PINS
 from wai_transport.http_proxy import ProxySettings
+from wai_transport.origin import Origin
 
 from .fleet.provider_config import ProviderConfig
 from .gateway.limits import GatewayLimits
@@ -148,10 +149,8 @@ class RelayConfig:
                 " or leave the domain out"
             )
         self._check_proxy_key()
-        if self.public_url is not None and not self.public_url.startswith(("https://", "http://")):
-            raise RequestError("public_url begins with https://")
-        if self.node_url is not None and not self.node_url.startswith(("https://", "http://")):
-            raise RequestError("node_url begins with https://")
+        _check_url("public_url", self.public_url)
+        _check_url("node_url", self.node_url)
         if self.otlp_endpoint is not None and not self.otlp_endpoint.startswith(
             ("https://", "http://")
         ):
@@ -238,6 +237,18 @@ class RelayConfig:
     def _url(self, host: str, port: int) -> str:
         scheme = "http" if self.tls == "off" else "https"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _check_url(name: str, url: str | None) -> None:
+    """Refuse an address that no node and no caller could use. Raises `RequestError`."""
+    if url is None:
+        return
+    if not url.startswith(("https://", "http://")):
+        raise RequestError(f"{name} begins with https://")
+    try:
+        Origin.parse(url)
+    except RequestError as error:
+        raise RequestError(f"{name}: {error}") from error
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.harness.keyed_server import keyed_server
 from tests.harness.llama_server import llama_server
 from tests.harness.processes import Daemon, free_port
 from tests.harness.real import require_real, script
@@ -84,3 +87,25 @@ def test_a_given_server_is_served_with_its_key(tmp_path: Path, tiny_model: Path)
         with up(tmp_path, free_port(), tmp_path / "log", *given) as started:
             assert "[DONE]" in streamed_by(started.wait_for_output(CURL_LINE)[1])
             assert not [p for p in started.family() if secret in " ".join(p.cmdline())]
+
+
+def test_a_server_that_refuses_the_key_is_named_while_it_is_waited_for(tmp_path: Path) -> None:
+    wrong = tmp_path / "server.key"
+    wrong.write_text("wrong\n")
+    with keyed_server("right") as server:
+        given = ("--upstream", server.url, "--upstream-key-file", str(wrong))
+        with up(tmp_path, free_port(), tmp_path / "log", *given) as waiting:
+            waiting.wait_for_output(r"is not used: .* refuses the key it was given")
+            for _ in range(3):  # an impatient one
+                waiting.send(signal.SIGINT)
+                time.sleep(0.05)
+            assert waiting.wait() == 0
+            assert "Traceback" not in waiting.output()
+            assert waiting.kill_leftovers() == []
+
+
+def test_an_address_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with up(tmp_path, free_port(), tmp_path / "log", "--upstream", "nope") as refused:
+        assert refused.wait() == 1
+    said = "wai: the upstream 'nope' is not http://HOST:PORT or unix:///PATH\n"
+    assert (tmp_path / "log").read_text() == said

@@ -1,11 +1,12 @@
 """Check for `wai doctor` that requests are answered: one short request to each node that is ready.
 
 On the relay's host they are sent with a key that the relay lends for minutes and keeps in memory
-only, and what they take is not counted: the doctor leaves nothing behind.
+only, and what they take is not counted. It is given back: the doctor leaves nothing behind.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -77,13 +78,22 @@ def _ready(nodes: tuple[NodeView, ...]) -> Finding:
 def _tries(target: Target, relay: AdminClient, nodes: tuple[NodeView, ...]) -> Iterator[Finding]:
     """A request to each node that is ready and serves a model for chats."""
     try:
-        key = relay.post("/trials")["key"]
+        trial = relay.post("/trials")
     except RequestError as error:
         if error.fault is not Fault.NOT_FOUND:
             raise
         text = "not tried: this relay is older than this command (give --key-file FILE)"
         yield Finding(_CHECK, ok=True, text=text)
         return
+    try:
+        yield from _ask_each(target, trial["key"], nodes)
+    finally:
+        if "id" in trial:  # an older relay takes none back
+            with contextlib.suppress(WaiError):  # it is away: the key ends by itself
+                relay.delete(f"/trials/{trial['id']}")
+
+
+def _ask_each(target: Target, key: str, nodes: tuple[NodeView, ...]) -> Iterator[Finding]:
     tried = 0
     for node in nodes:
         model = _chat_model(node) if node.state == "ready" else None

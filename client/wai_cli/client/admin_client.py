@@ -31,6 +31,7 @@ HUB_TIMEOUT_S: Final = (
     60.0  # for calls that a node forwards to the hub: the relay waits 45 s for the node
 )
 MAX_ANSWER_BYTES: Final = 64 << 20  # 10,000 keys are 3 MB
+_EXPIRED: Final = 10  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED
 
 
 class AdminClient:
@@ -205,6 +206,12 @@ def _checked(status: int, text: bytes, target: Target) -> Any:
 
 def _unreachable(target: Target, error: Exception) -> WaiError:
     hint = f"; {target.start_hint}" if target.start_hint else ""
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code == _EXPIRED:
+        return AuthError(
+            f"the certificate of {target.url} has expired: `wai doctor` on the relay's machine says"
+            " what to do",
+            Fault.PROOF_INVALID,
+        )
     if isinstance(error, ssl.SSLCertVerificationError):
         return AuthError(
             f"the certificate of {target.url} is not trusted ({error.verify_message}): give"

@@ -39,9 +39,9 @@ class Target:
     start_hint: str | None = None
 
 
-def add_target_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `find_target` reads."""
-    add_data_option(parser, relay_data(), "relay")
+def add_target_options(parser: argparse.ArgumentParser, *, data_above: bool = False) -> None:
+    """Add the options that `find_target` reads; `data_above`: see `add_data_option`."""
+    add_data_option(parser, relay_data(), "relay", above=data_above)
     parser.add_argument(
         "--relay", metavar="URL", help="a relay on another machine: its https:// URL"
     )

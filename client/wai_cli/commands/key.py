@@ -6,6 +6,7 @@ import argparse
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from wai_api.bounds import MAX_GRACE_S
 from wai_api.captures import MAX_CAPTURE_S, MIN_CAPTURE_S
 from wai_api.keys import CreatedKey, KeyList, KeyView
 from wai_api.limits import LIMITS
@@ -14,9 +15,9 @@ from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
 from wai_cli.options.limit_flags import add_limit_flags, limits_given
-from wai_cli.options.times import span_of
+from wai_cli.options.times import span_up_to
 from wai_cli.options.values import NONE, duration, named
-from wai_cli.output.limits import limits_text
+from wai_cli.output.limits import limit_text, limits_text
 from wai_cli.output.tables import print_json, print_table, say, time_text
 from wai_protocol.errors import RequestError
 
@@ -63,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rotate.add_argument(
         "--grace",
         metavar="TIME",
-        type=span_of,
+        type=span_up_to(MAX_GRACE_S),
         default="24h",
         help="for how long the former secret is good besides: 24h, 7d, at most 30d; 0: no former"
         " secret is good any more (default: 24h)",
@@ -129,7 +130,7 @@ def _update(parsed: argparse.Namespace) -> int:
         return 0
     key = read_as(KeyView, changed)
     set_now = [
-        f"{limit.name} {_shown(getattr(key.limits, limit.attribute))}"
+        limit_text(limit, getattr(key.limits, limit.attribute))
         for limit in LIMITS
         if limit.name in limits
     ]
@@ -183,10 +184,6 @@ def _rename(parsed: argparse.Namespace) -> int:
 
 def _path(name_or_id: str) -> str:
     return f"/keys/{quote(name_or_id, safe='')}"
-
-
-def _shown(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _list(parsed: argparse.Namespace) -> int:

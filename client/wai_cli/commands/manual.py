@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _write(parsed: argparse.Namespace) -> int:
     from wai_cli.commands.settings import PROGRAMS, settings_of
+    from wai_cli.options.paths import home
     from wai_cli.options.reference import tables_of
     from wai_cli.output.manual import manual_pages
     from wai_cli.output.tables import say
@@ -37,7 +38,7 @@ def _write(parsed: argparse.Namespace) -> int:
         for name, (command, _) in PROGRAMS.items()
     }
     os.environ["COLUMNS"] = "80"  # where argparse folds a usage, else by the terminal
-    pages = manual_pages(parsed.whole(), settings, VERSION, _today(), str(Path.home()))
+    pages = manual_pages(parsed.whole(), settings, VERSION, _today(), str(home()))
     try:
         for name, text in pages.items():
             file = parsed.folder / name

@@ -290,7 +290,7 @@ def _remove(parsed: argparse.Namespace) -> int:
 def _load(parsed: argparse.Namespace) -> int:
     with AdminClient(find_target(parsed)) as relay:
         view = follow(relay, relay.post(_path(parsed, "/load"), {}))
-    return report(parsed, view)
+    return report(parsed, view, asked_change=False)
 
 
 def _unload(parsed: argparse.Namespace) -> int:

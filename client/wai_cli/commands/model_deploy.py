@@ -145,14 +145,15 @@ def _say_outcome(row: dict[str, Any], *, quiet: bool) -> None:
         say(f"{node}: {view['model']} is {view['state']} ({row['reason']})")
 
 
-def report(parsed: argparse.Namespace, view: dict[str, Any]) -> int:
-    """Print how a deployment is served now. Raises `WaiError` if it failed, or was not changed."""
+def report(parsed: argparse.Namespace, view: dict[str, Any], *, asked_change: bool = True) -> int:
+    """Print how a deployment is served now. Raises `WaiError` if it failed, or was not changed
+    although that was asked."""
     if parsed.json:
         print_json(view)
     if view["state"] == "failed":
         log = "".join(f"\n  {line}" for line in view["log_tail"])
         raise WaiError(f"{view['model']} on {view['node']} failed: {view['reason']}{log}")
-    if view["swap_error"]:
+    if asked_change and view["swap_error"]:
         raise RequestError(f"it was not changed: {view['swap_error']}")
     if not parsed.json:
         served = view["context_served"] or view["context"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from wai_cli.options.paths import add_data_option, node_data
+from wai_cli.options.values import between
 from wai_cli.output.tables import print_json, print_table, say
 from wai_protocol.errors import RequestError
 
@@ -29,7 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     deny = actions.add_parser("deny", help="never use the server at a port")
     deny.set_defaults(run=_deny)
     for action in (allow, deny):
-        action.add_argument("port", metavar="PORT", type=int, help="where it listens now")
+        action.add_argument(
+            "port", metavar="PORT", type=between(1, 65535), help="where it listens now"
+        )
     for action in (listing, allow, deny):
         add_data_option(action, node_data(), "node")
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")

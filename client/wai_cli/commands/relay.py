@@ -109,8 +109,7 @@ def _configure_actions(actions: argparse._SubParsersAction[argparse.ArgumentPars
     for action in (drain, undrain):
         action.add_argument("name", metavar="NAME", type=named, help="the relay's name or id")
     for action in (listing, drain, undrain):
-        add_target_options(action)
-        action.set_defaults(data=argparse.SUPPRESS)  # `wai relay --data DIR list` means that one
+        add_target_options(action, data_above=True)  # `wai relay --data DIR list` means that one
         action.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -12,7 +11,7 @@ from wai_api.requests import Explanation, FinishedList, FinishedRequest
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
-from wai_cli.options.times import WHEN, seconds_of
+from wai_cli.options.times import WHEN, when_here
 from wai_cli.options.values import between, count, named
 from wai_cli.output.tables import plain, print_json, print_lines, print_table, say, time_text
 
@@ -32,7 +31,7 @@ examples:
 
 What is kept holds no prompt and no answer, unless an admin captures a key's requests for a
 while (`wai key capture`): then one can be looked at, and sent again to another node or model.
-How long requests are kept is a setting of the relay."""
+How long requests are kept is a setting of the relay. Times are those of this machine's zone."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +51,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=count,
         help="only those whose first content took so long or longer",
     )
-    listing.add_argument("--since", metavar="WHEN", help=f"only from then on: {WHEN}")
-    listing.add_argument("--until", metavar="WHEN", help="only before then")
+    listing.add_argument(
+        *("--since",), metavar="WHEN", type=when_here, help=f"only from then on: {WHEN}"
+    )
+    listing.add_argument("--until", metavar="WHEN", type=when_here, help="only before then")
     listing.add_argument("--limit", metavar="N", type=count, default=50, help="(default: 50)")
     shown = listing.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="print JSON, for scripts")
@@ -78,7 +79,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    now = time.time()
     asked: dict[str, Any] = {
         "key": parsed.key,
         "model": parsed.model,
@@ -86,8 +86,8 @@ def _list(parsed: argparse.Namespace) -> int:
         "status": parsed.status,
         "failed": "true" if parsed.failed else None,
         "slow_ms": parsed.slow,
-        "since": None if parsed.since is None else seconds_of(parsed.since, now),
-        "until": None if parsed.until is None else seconds_of(parsed.until, now),
+        "since": parsed.since,
+        "until": parsed.until,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     with AdminClient(find_target(parsed)) as relay:

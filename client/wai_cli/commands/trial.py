@@ -22,7 +22,9 @@ from typing import Any, Final
 
 import anyio
 
+from wai_api.health import ProblemList
 from wai_cli.client.admin_client import AdminClient
+from wai_cli.client.answers import read_as
 from wai_cli.client.target import Target, local_target
 from wai_cli.output.tables import plain
 from wai_node.config import JoinConfig
@@ -66,18 +68,19 @@ def run(data: Path, listen: str, given: Server | None) -> None:
 async def _main(up: Up) -> None:
     """Run `up` until a signal asks it to stop. Raises its failures without an ExceptionGroup."""
     failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
+    # Held to the end: a second Ctrl-C would be a KeyboardInterrupt amid what stops the parts.
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with anyio.create_task_group() as tasks:
 
-        async def work() -> None:
-            nonlocal failure
-            try:
-                await up.run()
-            except Exception as error:
-                failure = error
-            tasks.cancel_scope.cancel()
+            async def work() -> None:
+                nonlocal failure
+                try:
+                    await up.run()
+                except Exception as error:
+                    failure = error
+                tasks.cancel_scope.cancel()
 
-        tasks.start_soon(work)
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            tasks.start_soon(work)
             async for _ in signals:
                 _say("\nstopping …")
                 tasks.cancel_scope.cancel()
@@ -180,14 +183,19 @@ class Up:
         join(JoinConfig(data=self._node_data, invite=invite, name=_machine_name()))
 
     async def _ready_model(self, target: Target, node: Child) -> str:
-        """Wait until the node serves a model; return the id of the first one."""
+        """Wait until the node serves a model, and say why it can't; return the first one's id."""
         models: list[str] = []
+        told: set[str] = set()
 
         def ready() -> bool:
             with AdminClient(target) as relay:
                 for seen in relay.get("/nodes")["data"]:
                     if seen["state"] == "ready":
                         models.extend(m["id"] for m in seen["serving"] if m["ready"])
+                for trouble in [] if models else _upstream_troubles(relay):
+                    if trouble not in told:
+                        told.add(trouble)
+                        _say(trouble)
             return bool(models)
 
         await _until(ready, "the node to serve a model", node)
@@ -300,6 +308,12 @@ async def _until(done: Callable[[], bool], what: str, child: Child) -> None:
             said = True
             _say(f"waiting for {what} …")
         await anyio.sleep(POLL_S)
+
+
+def _upstream_troubles(relay: AdminClient) -> list[str]:
+    """Why the servers that the node should serve are not used, as far as the relay knows."""
+    problems = read_as(ProblemList, relay.get("/problems")).data
+    return [one.text for one in problems if one.kind == "upstream"]
 
 
 def _sign_in_link(target: Target) -> str:

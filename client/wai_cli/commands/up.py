@@ -52,5 +52,9 @@ def _run(parsed: argparse.Namespace) -> int:
     if parsed.upstream_key and parsed.upstream is None:
         raise RequestError("--upstream-key-file goes with --upstream URL")
     given = None if parsed.upstream is None else Server(parsed.upstream, parsed.upstream_key or "")
+    if given is not None:
+        from wai_node.config import UpstreamConfig
+
+        UpstreamConfig(given.url)  # raises for what the node would refuse later
     run(parsed.data, parsed.listen, given)
     return 0

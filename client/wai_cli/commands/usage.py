@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -11,7 +10,7 @@ from wai_api.usage import GROUPINGS, UsageList, UsageRow
 from wai_cli.client.admin_client import AdminClient
 from wai_cli.client.answers import read_as
 from wai_cli.client.target import add_target_options, find_target
-from wai_cli.options.times import WHEN, seconds_of
+from wai_cli.options.times import WHEN, when_utc
 from wai_cli.output.tables import plain, print_json, print_table
 
 _COLUMNS: Final = (
@@ -37,8 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="day",
         help="what the rows are for (default: day)",
     )
-    parser.add_argument("--since", metavar="WHEN", default="7d", help=f"{WHEN} (default: 7d)")
-    parser.add_argument("--until", metavar="WHEN", help="up to then (default: now)")
+    parser.add_argument(
+        *("--since",), metavar="WHEN", type=when_utc, default="7d", help=f"{WHEN} (default: 7d)"
+    )
+    parser.add_argument(
+        *("--until",), metavar="WHEN", type=when_utc, help="up to then (default: now)"
+    )
     for what in ("key", "label", "model", "node"):
         parser.add_argument(f"--{what}", metavar="NAME", help=f"only this {what}")
     shown = parser.add_mutually_exclusive_group()
@@ -49,10 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _usage(parsed: argparse.Namespace) -> int:
-    now = time.time()
-    asked = {"by": parsed.by, "since": seconds_of(parsed.since, now)}
+    asked = {"by": parsed.by, "since": parsed.since}
     if parsed.until is not None:
-        asked["until"] = seconds_of(parsed.until, now)
+        asked["until"] = parsed.until
     for name in ("key", "label", "model", "node"):
         if (only := getattr(parsed, name)) is not None:
             asked[name] = only

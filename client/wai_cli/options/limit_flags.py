@@ -8,7 +8,7 @@ from typing import Any
 from wai_api.bounds import MAX_COUNT
 from wai_api.limits import LIMITS, Kind, Limit
 
-from .values import NONE, between, future_or_none, whole_or_none
+from .values import NONE, between, future_or_none, named, whole_or_none
 
 
 def add_limit_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def _reading(limit: Limit) -> dict[str, Any]:
         case Kind.TIME:
             return {"metavar": "DATE", "type": future_or_none}
         case Kind.NAMES:
-            return {"metavar": "NAME", "action": "append"}
+            return {"metavar": "NAME", "action": "append", "type": named}
         case Kind.SWITCH:
             return {"action": argparse.BooleanOptionalAction}
         case Kind.RANK:

@@ -8,12 +8,21 @@ import sys
 from pathlib import Path
 
 
+def home() -> Path:
+    """Return this user's home folder; the root folder, as a shell does, for a user that is not
+    known to the system and has no HOME (a container's)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
 def data_home() -> Path:
     """Return the folder that contains this user's folders for a relay and a node."""
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "wai"
+        return home() / "Library" / "Application Support" / "wai"
     given = os.environ.get("XDG_DATA_HOME", "")
-    base = Path(given) if given.startswith("/") else Path.home() / ".local" / "share"
+    base = Path(given) if given.startswith("/") else home() / ".local" / "share"
     return base / "wai"
 
 
@@ -27,13 +36,16 @@ def node_data() -> Path:
     return _from_environment("WAI_NODE_DATA") or _of_service("node") or data_home() / "node"
 
 
-def add_data_option(parser: argparse.ArgumentParser, default: Path, whose: str) -> None:
-    """`--data DIR`."""
+def add_data_option(
+    parser: argparse.ArgumentParser, default: Path, whose: str, *, above: bool = False
+) -> None:
+    """`--data DIR`. With `above` the command before this one has it too, and its value counts where
+    this one is not given."""
     parser.add_argument(
         "--data",
         metavar="DIR",
         type=Path,
-        default=default,
+        default=argparse.SUPPRESS if above else default,
         help=f"the {whose}'s data folder (default: {default})".replace("%", "%%"),
     )
 
@@ -46,4 +58,9 @@ def _of_service(role: str) -> Path | None:
 
 def _from_environment(name: str) -> Path | None:
     value = os.environ.get(name)
-    return Path(value).expanduser() if value else None
+    if not value:
+        return None
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        return Path(value)  # ~NAME of an unknown user: whoever opens it says that it is not there

@@ -107,12 +107,20 @@ def _check_types(table: dict[str, Any], kind: type[T], text: str, file: Path) ->
             msgspec.convert(value, hints[key], dec_hook=_decode)
         except (msgspec.ValidationError, RequestError) as error:
             inner = _PATH.search(str(error))
-            field = re.sub(r"\[[^]]*\]\.?", "", inner[1]) if inner else ""
-            line = _line_of(text, key, field) if field else _line_of(text, "", key)
+            field = re.sub(r"\[[^]]*\]", "", inner[1]).lstrip(".") if inner else ""
             name = f"{key}.{field}" if field else key
-            raise RequestError(
-                f"{file}, line {line}: {_describe(error, name, hints[key])}"
-            ) from error
+            inside, _, last = name.rpartition(".")
+            line = _line_of(text, inside, last)
+            hint = _hint_at(hints[key], field)
+            raise RequestError(f"{file}, line {line}: {_describe(error, name, hint)}") from error
+
+
+def _hint_at(hint: Any, path: str) -> Any:
+    """The type of what lies at `path` (`email.tls`) below a value of the type `hint`."""
+    for name in filter(None, path.split(".")):
+        nested = _nested(hint)
+        hint = None if nested is None else get_type_hints(nested).get(name)
+    return hint
 
 
 def _line_of(text: str, inside: str, key: str) -> int:
@@ -161,7 +169,10 @@ def _decode(kind: type[Any], value: Any) -> Any:
             return value
         if not isinstance(value, str):
             raise RequestError("a path is a string")
-        return Path(value).expanduser()
+        try:
+            return Path(value).expanduser()
+        except RuntimeError:
+            raise RequestError(f"there is no home folder for {value!r}; write all of it") from None
     raise RequestError(f"a setting cannot be {kind.__name__}")
 
 

@@ -12,6 +12,8 @@ from typing import Final
 
 from wai_api.bounds import MAX_COUNT, MAX_GPUS
 
+from .times import span_text
+
 MAX_KEY_CHARS: Final = 4096  # those in use have up to some hundred
 NONE: Final = "none"
 """The value that removes a limit."""
@@ -89,7 +91,7 @@ _UNITS_S: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 def duration(least: float, most: float) -> Callable[[str], float]:
     """Return a parser of durations such as 90, 90s, 10m or 2h, to seconds."""
-    what = f"a time such as 90s, 10m or 2h, at least {least:g} s"
+    what = f"a time such as 90s or 10m, from {span_text(least)} to {span_text(most)}"
 
     def read(text: str) -> float:
         digits = text.rstrip("smhd")

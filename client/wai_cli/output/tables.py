@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -12,8 +13,13 @@ from wai_transport.plain_text import one_line
 
 def print_json(value: Any) -> None:
     """Print one JSON value; control characters are escaped as JSON escapes them."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = json.dumps(value, indent=2, ensure_ascii=not _prints_everything())
     print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+
+
+def _prints_everything() -> bool:
+    """Whether stdout's encoding has all characters."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:

@@ -158,12 +158,17 @@ class KeyRing:
         way to a model with it, and requests are sent again with one. Raises `RequestError` if too
         many are lent."""
         now = self._clock()
-        lent = [key for key in self._by_hash.values() if key.id == TRIAL_KEY_ID]
-        for key in lent:
+        for key in self._lent():
             if self._expired(key):
                 del self._by_hash[key.sha256]
-        if len([key for key in lent if not self._expired(key)]) >= MAX_LENT:
-            raise RequestError("too many trials at once; wait for a minute", Fault.OVERLOADED)
+        if len(lent := self._lent()) >= MAX_LENT:
+            wait_s = max(1, round(min(key.limits.expires_at or now for key in lent) - now))
+            raise RequestError(
+                f"{MAX_LENT} trials (`wai doctor`, requests that are sent again) run at once; wait"
+                f" until one of them is over, {wait_s} s at most",
+                Fault.OVERLOADED,
+                retry_after_s=wait_s,
+            )
         key, secret = _new_key(TRIAL_NAME, KeyLimits(expires_at=now + seconds), now)
         self._by_hash[key.sha256] = replace(key, id=TRIAL_KEY_ID)
         return secret
@@ -173,6 +178,18 @@ class KeyRing:
         digest = hashlib.sha256(secret.encode()).digest()
         if (key := self._by_hash.get(digest)) is not None and key.id == TRIAL_KEY_ID:
             del self._by_hash[digest]
+
+    def end_trial(self, trial: str) -> None:
+        """Refuse the lent key with this `trial_id` from now on. Raises `RequestError`: there is
+        none."""
+        for key in self._lent():
+            if _trial_id(key.sha256) == trial:
+                del self._by_hash[key.sha256]
+                return
+        raise RequestError(f"there is no trial {trial[:80]!r}", Fault.NOT_FOUND)
+
+    def _lent(self) -> list[ApiKey]:
+        return [key for key in self._by_hash.values() if key.id == TRIAL_KEY_ID]
 
     def _shown(self, secret: bytes) -> str:
         """What is remembered of a refused key: see `RequestRecord.refused_key`."""
@@ -346,6 +363,15 @@ class KeyRing:
 
     def _expired(self, key: ApiKey) -> bool:
         return key.limits.expires_at is not None and self._clock() >= key.limits.expires_at
+
+
+def trial_id(secret: str) -> str:
+    """What names a lent key, and is no secret."""
+    return _trial_id(hashlib.sha256(secret.encode()).digest())
+
+
+def _trial_id(digest: bytes) -> str:
+    return f"trial_{digest[:8].hex()}"
 
 
 def _new_key(name: str, limits: KeyLimits, now: float) -> tuple[ApiKey, str]:

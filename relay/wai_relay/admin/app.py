@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from wai_api.feed import EVENTS
 from wai_protocol.errors import Fault, RequestError, WaiError
@@ -108,9 +110,21 @@ def _routes(context: Context) -> list[Route]:
     for endpoint in ENDPOINTS:
         by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
     return [
-        Route(BASE + path, _responder(context, methods), methods=list(methods))
+        _NamesInPath(BASE + path, _responder(context, methods), methods=list(methods))
         for path, methods in by_path.items()
     ]
+
+
+class _NamesInPath(Route):
+    """A route whose parts of a path are decoded after they are told apart: a key's name may have a
+    slash, which comes as %2F."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, found = super().matches({**scope, "path": scope["raw_path"].decode("ascii")})
+        if match is not Match.NONE:
+            parts = found["path_params"].items()
+            found["path_params"] = {name: unquote(part) for name, part in parts}
+        return match, found
 
 
 def _responder(

@@ -57,11 +57,23 @@ LOOKS: Final = 100
 
 
 async def search(context: Context, call: Call) -> FoundModels:
-    """GGUF models on the hub, the most downloaded first. A node does the asking."""
-    node = _asked_or_any(context, call.query.get("node"))
+    """GGUF models on the hub, the most downloaded first. A node does the asking: the one that is
+    named, or the first that reaches the hub."""
     params = {"query": call.query["q"], "limit": call.query.get("limit", 20)}
-    found = await node.call("model.search", params, timeout_s=HUB_TIMEOUT_S)
-    return FoundModels(checked(found, tuple[FoundModelView, ...], node))
+    loop = asyncio.get_running_loop()
+    until = loop.time() + HUB_TIMEOUT_S
+    failure: WaiError | None = None
+    for node in _asked_or_all(context, call.query.get("node")):
+        try:
+            left_s = until - loop.time()
+            found = await node.call("model.search", params, timeout_s=left_s)
+            return FoundModels(checked(found, tuple[FoundModelView, ...], node))
+        except WaiError as error:
+            failure = failure or WaiError(f"{node.record.name}: {error}", error.fault)
+        if loop.time() >= until:
+            break
+    assert failure is not None  # some node was asked
+    raise failure
 
 
 async def fit(context: Context, call: Call) -> FitList:
@@ -313,13 +325,13 @@ def _deployable(context: Context) -> list[LiveNode]:
     return [node for node in context.fleet.nodes() if node.connected and node.record.may_deploy]
 
 
-def _asked_or_any(context: Context, name: str | None) -> LiveNode:
+def _asked_or_all(context: Context, name: str | None) -> list[LiveNode]:
     if name:
-        return _connected(context, name)
+        return [_connected(context, name)]
     nodes = _deployable(context)
     if not nodes:
         raise NodeUnavailable("no node is connected that may deploy models; let one join first")
-    return nodes[0]
+    return nodes
 
 
 _MODEL: Final = Query("model", str, "the model's id, as the list shows it", needed=True)

@@ -8,6 +8,7 @@ from msgspec.structs import asdict, fields, replace
 from starlette.responses import Response
 
 from wai_api.requests import FinishedList, FinishedRequest
+from wai_protocol.errors import RequestError
 from wai_relay.usage import HistoryFilter
 from wai_relay.usage.csv_text import csv_text
 from wai_relay.usage.history import MAX_PAGE
@@ -24,6 +25,8 @@ MAX_SLOW_MS: Final = 86_400_000  # a day
 async def list_finished(context: Context, call: Call) -> FinishedList | Response:
     """The latest first; as CSV with `format=csv`."""
     asked: dict[str, Any] = call.query
+    if "until" in asked and asked.get("since", 0) >= asked["until"]:
+        raise RequestError("since must be before until")
     known = asked | await only_asked_for(context, asked)
     wanted = HistoryFilter(**{name: known.get(name) for name in _FILTERS})
     limit = asked.get("limit", DEFAULT_PAGE)

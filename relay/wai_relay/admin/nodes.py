@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from wai_api.nodes import ChangeNode, NodeHistory, NodeList, NodeView
 from wai_relay.access.naming import unknown
 from wai_relay.fleet.registry import no_such_node
@@ -37,6 +39,7 @@ async def change_node(context: Context, call: Call) -> NodeView:
         await context.fleet.rename(node.record.id, wanted.name)
         changes = {"name": wanted.name, "before": before}
         await context.audit.record(call.actor, "node.rename", node.record.id, **changes)
+        await _have_keys_follow(context, call.actor, before, wanted.name)
     for upstream, slots in (wanted.slots or {}).items():
         known = {model.upstream for model in node.status.models} | set(node.record.slots)
         if upstream not in known:
@@ -45,6 +48,18 @@ async def change_node(context: Context, call: Call) -> NodeView:
         changes = {"name": node.record.name, "upstream": upstream, "slots": str(slots)}
         await context.audit.record(call.actor, "node.slots", node.record.id, **changes)
     return node_view(node)
+
+
+async def _have_keys_follow(context: Context, actor: str, before: str, name: str) -> None:
+    """A key that may use this node only goes on to: by the new name, and not by the old one, which
+    another node may get."""
+    for key in await context.keys.list():
+        if before in key.limits.nodes:
+            names = dict.fromkeys(name if one == before else one for one in key.limits.nodes)
+            limits = replace(key.limits, nodes=tuple(names))
+            await context.keys.set_limits(key.id, limits)
+            detail = {"name": key.name, "nodes": list(names)}
+            await context.audit.record(actor, "key.change", key.id, **detail)
 
 
 async def drain_node(context: Context, call: Call) -> NodeView:

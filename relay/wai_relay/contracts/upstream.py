@@ -112,6 +112,11 @@ class ServingNode(RelayUpstream):
     def ready(self) -> bool:
         """Whether it can be given new requests now: connected, and not draining."""
 
+    @property
+    def drained(self) -> bool:
+        """Whether an admin keeps new requests from it."""
+        return False
+
     def name_of(self, model: str) -> str:
         """What it calls `model`."""
         return model

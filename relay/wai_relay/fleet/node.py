@@ -86,6 +86,11 @@ class Node(ServingNode):
         return any(session.takes_streams for session in self.sessions)
 
     @property
+    def drained(self) -> bool:
+        """See `ServingNode`."""
+        return self.record.drained
+
+    @property
     def rtt_s(self) -> float | None:  # type: ignore[override]  # read from its sessions
         """See `ServingNode`: over the best of its tunnels."""
         return min((r for s in self.sessions if (r := s.live.core.rtt_s) is not None), default=None)

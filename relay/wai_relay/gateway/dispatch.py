@@ -139,7 +139,7 @@ class ScheduledDispatcher:
         self._overflow_after_s = overflow_after_s
         self._clock = clock
         self._scheduler = Scheduler(first_token_weight=first_token_weight)
-        self._known: dict[str, tuple[ServingNode, NodeStatus, bool]] = {}
+        self._known: dict[str, tuple[ServingNode, NodeStatus, Readiness]] = {}
         self._seen_changes = -1  # the fleet's, when all of it was looked at
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
@@ -251,16 +251,18 @@ class ScheduledDispatcher:
 
     def _note(self, node: ServingNode, now: float) -> None:
         """Pass on what changed in one node since it was last looked at."""
-        status, ready = node.status, node.ready
+        status, readiness = node.status, Readiness.READY
+        if not node.ready:
+            readiness = Readiness.DRAINING if node.drained else Readiness.AWAY
         known = self._known.get(node.name)
-        if known is not None and known[0] is node and known[1] is status and known[2] is ready:
+        if known is not None and known[0] is node and known[1] is status and known[2] is readiness:
             return
-        self._known[node.name] = (node, status, ready)
+        self._known[node.name] = (node, status, readiness)
         self._scheduler.update(
             node.name,
             status,
             now,
-            readiness=Readiness.READY if ready else Readiness.AWAY,
+            readiness=readiness,
             rtt_s=node.rtt_s or 0.0,
             own=node.kind == "node",
         )

@@ -54,6 +54,12 @@ MAX_DATA_BYTES: Final = 16 * 1024
 # Bytes that may wait in the transport of a caller that does not read, beyond those of responses:
 # answers to PINGs and to frames for closed streams. Above it the connection is aborted.
 MAX_UNTAKEN_BYTES: Final = 256 * 1024
+# How long a caller may go on with a body that nobody reads any more, after the response: curl 7.88
+# (Debian 12) loses a response if its stream is reset while it still sends. As nginx's lingering.
+LINGER_S: Final = 1.0
+LINGER_BYTES: Final = (
+    STREAM_WINDOW_BYTES  # what such a body may have; a longer one is reset at once
+)
 # A DATA frame with fewer bytes is counted as SMALL_DATA.
 SMALL_DATA_BYTES: Final = 64
 _DEFAULT_WINDOW_BYTES: Final = 65_535
@@ -91,6 +97,16 @@ def _code_for(cause: BaseException | None) -> h2.errors.ErrorCodes | None:
             return None
 
 
+class _Unread:
+    """A stream whose response is sent, and whose caller may end its body."""
+
+    __slots__ = ("left_bytes", "timer")
+
+    def __init__(self, timer: asyncio.TimerHandle) -> None:
+        self.timer = timer
+        self.left_bytes = LINGER_BYTES
+
+
 class H2Connection(CallerConnection):
     """One HTTP/2 connection and its streams."""
 
@@ -104,6 +120,7 @@ class H2Connection(CallerConnection):
         "_ready",
         "_room_since",
         "_streams",
+        "_unread",
     )
 
     def __init__(self, edge: Edge) -> None:
@@ -123,6 +140,7 @@ class H2Connection(CallerConnection):
         self._arrived_at = 0.0
         self._budgets = Budgets()
         self._streams: dict[int, H2Exchange] = {}
+        self._unread: dict[int, _Unread] = {}
         self._ready: dict[int, H2Exchange] = {}  # exchanges with something to send, in turn
         self._fresh = True  # whether no request has arrived yet
         self._last_stream: int | None = None  # set by a drain: later streams are refused
@@ -178,6 +196,7 @@ class H2Connection(CallerConnection):
             case h2.events.DataReceived():
                 self._receive_body(event, now)
             case h2.events.StreamEnded(stream_id=int(stream_id)):
+                self._read_off(stream_id)
                 exchange = self._streams.get(stream_id)
                 if exchange is not None:
                     exchange.body.finish()
@@ -192,6 +211,7 @@ class H2Connection(CallerConnection):
             case h2.events.RemoteSettingsChanged():
                 self._retry_blocked()
             case h2.events.StreamReset(stream_id=int(stream_id)):
+                self._read_off(stream_id)
                 exchange = self._streams.get(stream_id)
                 if exchange is not None:
                     self._forget(exchange)
@@ -277,6 +297,10 @@ class H2Connection(CallerConnection):
                 return
         if exchange is None or exchange.body.failed:
             self._open_window(event.stream_id or 0, size)
+            if (unread := self._unread.get(event.stream_id or 0)) is not None:
+                unread.left_bytes -= size
+                if unread.left_bytes < 0:
+                    self._linger_no_more(event.stream_id or 0)
             return
         exchange.progress_at = now
         exchange.continue_due = False
@@ -411,7 +435,18 @@ class H2Connection(CallerConnection):
         if exchange.malformed:  # RFC 9113 section 8.1.1 permits a response before the error
             self._reset(exchange.stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
         elif unread:  # RFC 9113 section 8.1: the response is valid, the rest of the body unwanted
-            self._reset(exchange.stream_id, h2.errors.ErrorCodes.NO_ERROR)
+            stream_id = exchange.stream_id
+            timer = self._loop.call_later(LINGER_S, self._linger_no_more, stream_id)
+            self._unread[stream_id] = _Unread(timer)
+
+    def _linger_no_more(self, stream_id: int) -> None:
+        self._read_off(stream_id)
+        self._reset(stream_id, h2.errors.ErrorCodes.NO_ERROR)
+
+    def _read_off(self, stream_id: int) -> None:
+        """A body that nobody reads is at its end, or is waited for no more."""
+        if (unread := self._unread.pop(stream_id, None)) is not None:
+            unread.timer.cancel()
 
     def _forget(self, exchange: H2Exchange) -> None:
         """Remove a stream that is over, and give back the window of its unread bytes."""
@@ -488,6 +523,8 @@ class H2Connection(CallerConnection):
         exchanges = list(self._streams.values())
         self._streams.clear()
         self._ready.clear()
+        for stream_id in list(self._unread):
+            self._read_off(stream_id)
         for exchange in exchanges:
             ended = exchange.to_end
             exchange.cut()

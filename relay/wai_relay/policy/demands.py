@@ -21,9 +21,9 @@ class Readiness(enum.Enum):
     """Whether a node can be given work."""
 
     READY = "ready"
-    DRAINING = "draining"
+    DRAINING = "draining"  # it is about to stop, or an admin drained it
     COOLING = "cooling"  # failed lately; taken only where nobody else can serve
-    AWAY = "away"  # not connected now, or kept out of service by its owner
+    AWAY = "away"  # not connected now
 
 
 class Demand(NamedTuple):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,12 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
-from tests.harness.cluster import Cluster, cluster
+from tests.harness.cluster import Cluster, cluster, wai
 from tests.harness.processes import Daemon, free_port, wait_until
 from tests.harness.real import script
 from wai_cli.client import admin_client
 from wai_cli.main import GROUPS, main, parser_for
+from wai_relay.access.keys import MAX_LENT
 from wai_relay.admin import deployments
 from wai_relay.identity import load_self_signed
 from wai_transport.folder import DataFolder
@@ -119,6 +127,12 @@ def test_a_wrong_command_line_is_status_2_and_usage(
         (("model", "deploy", "a/b", "--node", ""), "it is empty"),
         (("model", "deploy", "a/b", "--node", "box", "--slots", "999"), "from 1 to 256"),
         (("model", "deploy", "a/b", "--node", "box", "--idle-unload", "nan"), "a time such as 90s"),
+        (("key", "create", "a", "--model", ""), "it is empty"),
+        (("key", "capture", "a", "--for", "2h"), "'2h' is not a time such as 90s or 10m, from 10s"),
+        (("key", "rotate", "a", "--grace", "40d"), "at most 30d"),
+        (("requests", "list", "--since", "5x"), "'5x' is not a time such as 30m, 12h"),
+        (("usage", "--until", "2026-02-30"), "'2026-02-30' is not a time such as"),
+        (("node", "upstream", "allow", "99999"), "'99999' is not a whole number from 1 to 65535"),
         (("model", "context", "a/b", "--node", "box", "--context", "x"), "'x' is not a whole"),
         (("node", "remove", ""), "it is empty"),
         (("key", "create", "a\udcff"), "is not text in UTF-8"),
@@ -193,6 +207,68 @@ def test_a_keys_limits_are_set_changed_and_taken_away(running: Cluster, capsys: 
     status, _, err = _run(capsys, "key", "update", key["id"], "--data", running.data)
     assert (status, "nothing to change" in err) == (1, True)
     _run(capsys, "key", "revoke", key["id"], *data)
+
+
+def test_a_change_of_limits_is_told_as_a_list_tells_them(
+    running: Cluster, capsys: Captured
+) -> None:
+    at = ("--data", running.data)
+    _run(capsys, "key", "create", "told", *at)
+    flags = ("--rpm", "none", "--tpm", "9", "--model", "a", "--model", "b", "--no-local-only")
+    _, out, _ = _run(capsys, "key", "update", "told", *flags, "--priority", "0", *at)
+    assert out.partition(" has from now on: ")[2] == (
+        "no limit by --rpm, 9 tok/min, only a + b, not own nodes only, priority 0\n"
+    )
+    _run(capsys, "key", "revoke", "told", *at)
+
+
+def test_a_key_with_a_slash_in_its_name_is_found_by_it(running: Cluster, capsys: Captured) -> None:
+    at = ("--data", running.data)
+    _run(capsys, "key", "create", "team/web", *at)
+    for action in (
+        ("update", "team/web", "--rpm", "5"),
+        ("rotate", "team/web"),
+        ("rename", "team/web", "../web%2Fx?#"),
+        ("revoke", "../web%2Fx?#"),
+    ):
+        status, _, err = _run(capsys, "key", *action, *at)
+        assert (status, err) == (0, "")
+
+
+def test_a_label_that_no_key_has_is_an_error(running: Cluster, capsys: Captured) -> None:
+    at = ("--data", running.data)
+    _run(capsys, "key", "create", "labelled", "--label", "team=web", *at)
+    status, _, err = _run(capsys, "key", "list", "--label", "team=wep", *at)
+    assert status == 1
+    assert "there is no label 'team=wep'; did you mean 'team=web'?" in err
+    _run(capsys, "key", "revoke", "labelled", *at)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_relays_are_listed_wherever_the_folder_is_named(
+    running: Cluster, capsys: Captured, before: bool
+) -> None:
+    at = ("--data", running.data)
+    asked = ("relay", *at, "list") if before else ("relay", "list", *at)
+    status, out, err = _run(capsys, *asked)
+    assert (status, err) == (0, "")
+    assert "(this one)" in out
+
+
+def test_the_relays_are_looked_for_in_the_usual_folder(
+    running: Cluster, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAI_RELAY_DATA", str(running.data))
+    assert _run(capsys, "relay", "list")[0] == 0
+
+
+def test_a_doctor_gives_its_key_back_so_that_the_next_one_gets_one(
+    running: Cluster, capsys: Captured
+) -> None:
+    options = ("--data", running.data, "--json")
+    for _ in range(MAX_LENT + 1):
+        found = json.loads(_run(capsys, "doctor", *options)[1])
+    assert not [finding for finding in found if "trials" in finding["text"]]
 
 
 def test_the_shapes_that_scripts_build_on(running: Cluster, capsys: Captured) -> None:
@@ -352,3 +428,85 @@ def test_output_that_cannot_be_written_is_said_in_a_sentence(
         1,
         "wai: the output can't be written: No space left on device\n",
     )
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stdout_is_an_error_and_no_traceback(closed: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" version {closed}', script("wai")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = "wai: the output can't be written: Bad file descriptor\n"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == ("" if "2>&-" in closed else said)
+
+
+def test_a_locale_without_our_characters_is_no_traceback(running: Cluster) -> None:
+    def said(*arguments: str) -> str:
+        at = ("--data", running.data)
+        return wai("key", *arguments, *at, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+
+    said("create", "schl\xfcssel")
+    try:
+        assert "schl\\xfcssel" in said("list")
+        assert [key["name"] for key in json.loads(said("list", "--json"))] == ["schl\xfcssel"]
+    finally:
+        said("revoke", "schl\xfcssel")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes a user that is not known")
+@pytest.mark.parametrize(
+    "command", [["--help"], ["up", "--help"], ["key", "list"], ["node", "run"]]
+)
+def test_a_user_without_a_home_gets_no_traceback(command: list[str]) -> None:
+    become = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    done = subprocess.run(
+        [*become, sys.executable, "-m", "wai_cli", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd="/",
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == ("--help" not in command), done.stderr
+
+
+def test_a_home_that_nobody_has_is_said_in_a_sentence(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAI_RELAY_ACME_CA", "~nobody-at-all/ca.pem")
+    status, _, err = _run(capsys, "relay", "--data", "/nowhere")
+    assert (status, "there is no home folder for '~nobody-at-all/ca.pem'" in err) == (1, True)
+    monkeypatch.setenv("WAI_RELAY_DATA", "~nobody-at-all/relay")
+    status, _, err = _run(capsys, "key", "list")
+    assert (status, "the data folder ~nobody-at-all/relay" in err) == (1, True)
+
+
+def test_an_expired_certificate_is_said_to_be_expired(capsys: Captured, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "relay")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=9))
+        .not_valid_after(now - datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "relay.pem"
+    pem.write_bytes(certificate.public_bytes(Encoding.PEM))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key.pem").write_bytes(private)
+    data, port = tmp_path / "relay", free_port()
+    command = [script("wai"), "relay", "--data", str(data), "--listen", f"127.0.0.1:{port}"]
+    command += ["--tls", f"{pem},{tmp_path / 'key.pem'}"]
+    with Daemon(command, log=tmp_path / "relay.log") as relay:
+        relay.wait_until((data / "relay.json").exists, "the relay does not start")
+        there = ("--relay", f"https://localhost:{port}", "--token-file", data / "admin.token")
+        status, _, err = _run(capsys, "status", *there, "--ca", pem)
+    assert (status, f"the certificate of https://localhost:{port} has expired" in err) == (1, True)

@@ -161,3 +161,33 @@ def test_the_weight_of_the_first_token_is_a_setting_of_routing(tmp_path: Path) -
 def test_translation_can_be_turned_off(tmp_path: Path) -> None:
     assert _relay(tmp_path, "").gateway.translate
     assert not _relay(tmp_path, "[gateway]\ntranslate = false\n").gateway.translate
+
+
+def test_a_mistake_in_a_table_of_a_list_names_its_place_and_its_choices(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    mail = 'host = "a"\nsender = "a@b.c"\nto = ["a@b.c"]\n'
+    file.write_text(f'[notify]\n[[notify.email]]\n{mail}tls = "ssl"\n')
+    with pytest.raises(RequestError) as refused:
+        load(RelayConfig, file=file, environment={}, prefix="WAI_RELAY_", flags={"data": tmp_path})
+    assert str(refused.value) == (
+        f"{file}, line 6: notify.email.tls can't be 'ssl'; it is one of starttls, tls, off"
+    )
+
+
+@pytest.mark.parametrize("name", ["public_url", "node_url"])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("relay.example", "begins with https://"),
+        ("https://relay.example:99999", "is not a URL: Port out of range"),
+        ("https://", "is not a URL like"),
+        ("https://relay.example/?a=b", "no user name, query or fragment"),
+    ],
+)
+def test_an_address_that_nobody_can_use_is_refused(
+    name: str, url: str, said: str, tmp_path: Path
+) -> None:
+    refused = _error(tmp_path, f'{name} = "{url}"\n')
+    assert name in refused
+    assert said in refused
+    _relay(tmp_path, f'{name} = "https://relay.example:8443"\n')

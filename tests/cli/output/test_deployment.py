@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 from collections.abc import Callable
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from wai_cli.client.admin_client import AdminClient
+from wai_cli.commands.model_deploy import report
 from wai_cli.main import _complain
 from wai_cli.output import deployment
 from wai_cli.output.deployment import follow, note, settled
@@ -107,3 +109,12 @@ def test_what_a_node_says_does_not_steer_the_terminal(
     shown = capsys.readouterr().err
     assert "failed?]0;owned?" in shown
     assert "\x1b]" not in shown
+
+
+def test_a_change_that_failed_earlier_is_no_failure_of_a_load(capsys: Captured) -> None:
+    view = {**VIEW, "state": "ready", "swap_error": "too long a context"}
+    parsed = argparse.Namespace(json=False)
+    assert report(parsed, view, asked_change=False) == 0
+    assert "tiny/llama-GGUF:F16 is ready on box" in capsys.readouterr().out
+    with pytest.raises(RequestError, match="it was not changed: too long a context"):
+        report(parsed, view)

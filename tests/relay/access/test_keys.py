@@ -11,7 +11,7 @@ from tests.relay.conftest import Clock, everything_in
 from wai_api.limits import KeyLimits
 from wai_protocol.errors import AuthError, Fault, RequestError, StoreError
 from wai_relay.access.former_secrets import MAX_GOOD, REMEMBERED_S
-from wai_relay.access.keys import MAX_LENT, KeyRing
+from wai_relay.access.keys import MAX_LENT, KeyRing, trial_id
 from wai_relay.contracts.api_keys import TRIAL_KEY_ID, KeyRefused
 from wai_relay.storage import Store, Write
 
@@ -233,6 +233,22 @@ async def test_lent_keys_are_bounded_and_make_room_when_their_time_is_over(
     clock.now += 60.0
     ring.lend(60.0)
     assert len(ring._by_hash) == 1
+
+
+async def test_a_trial_that_is_over_makes_room_and_its_key_is_refused(
+    store: Store, clock: Clock
+) -> None:
+    ring = await KeyRing.load(store, clock)
+    secrets = [ring.lend(60.0 + n) for n in range(MAX_LENT)]
+    clock.now += 20.0
+    with pytest.raises(RequestError, match="wait until one of them is over, 40 s at most") as no:
+        ring.lend(60.0)
+    assert no.value.retry_after_s == 40
+    ring.end_trial(trial_id(secrets[3]))
+    assert _fault(ring, _bearer(secrets[3])) is Fault.KEY_INVALID
+    ring.lend(60.0)
+    with pytest.raises(RequestError, match="there is no trial"):
+        ring.end_trial(trial_id(secrets[3]))
 
 
 async def test_what_is_remembered_of_a_refused_key(store: Store, clock: Clock) -> None:

@@ -36,6 +36,7 @@ async def test_nothing_is_done_without_an_admin_token(api: Api) -> None:
             request="req_1",
             sign_in="si_1",
             relay="vps",
+            trial="trial_1",
         )
         for token in (None, "", "wai_at_wrong", "x" * 10_000):
             status, answer = await api.call(endpoint.method, path, token=token)
@@ -531,6 +532,17 @@ async def test_one_node_that_can_not_tell_does_not_hide_what_the_others_say(api:
     assert "makes no sense" in found["data"][2]["error"]
 
 
+async def test_a_node_without_the_hub_does_not_hide_what_another_finds(api: Api) -> None:
+    down = WaiError("the hub is down", Fault.UPSTREAM_UNREACHABLE)
+    ill = make_node(answers={"model.search": down})
+    well = make_node(answers={"model.search": []})
+    api.fleet.known = [ill, well]
+    assert await api.call("GET", "/models/search?q=tiny") == (200, {"data": []})
+    api.fleet.known = [ill, ill]
+    status, answer = await api.call("GET", "/models/search?q=tiny")
+    assert (status, answer["error"]["message"]) == (502, "box: the hub is down")
+
+
 async def test_a_node_that_may_not_deploy_or_is_away_is_not_asked(api: Api) -> None:
     barred = make_node()
     barred.record = replace(barred.record, may_deploy=False)
@@ -634,3 +646,33 @@ async def test_a_name_that_ends_with_a_line_end_is_refused(
     api.fleet.known = [make_node()]
     status, _ = await api.call(method, path, body)
     assert status == 400
+
+
+async def test_requests_of_a_time_that_ends_before_it_begins_are_refused(api: Api) -> None:
+    status, answer = await api.call("GET", "/requests/finished?since=200&until=100")
+    assert (status, answer["error"]["message"]) == (400, "since must be before until")
+    assert (await api.call("GET", "/requests/finished?until=100"))[0] == 200
+
+
+async def test_a_name_with_a_slash_is_one_part_of_a_path(api: Api) -> None:
+    await api.call("POST", "/keys", {"name": "team/web %2F"})
+    status, answer = await api.call("PATCH", "/keys/team%2Fweb%20%252F", {"limits": {"rpm": 5}})
+    assert (status, answer["name"]) == (200, "team/web %2F")
+    assert (await api.call("PATCH", "/keys/team/web", {"limits": {"rpm": 5}}))[0] == 404
+
+
+async def test_a_key_that_may_use_one_node_only_follows_it_when_it_is_renamed(api: Api) -> None:
+    api.fleet.known = [make_node()]
+    limits = {"rpm": 5, "nodes": ["box", "cloud"]}
+    _, key = await api.call("POST", "/keys", {"name": "app", "limits": limits})
+    _, other = await api.call("POST", "/keys", {"name": "other", "limits": {"nodes": ["boxes"]}})
+    assert (await api.call("PATCH", "/nodes/box", {"name": "desk"}))[0] == 200
+    _, listed = await api.call("GET", "/keys")
+    found = {one["id"]: one["limits"] for one in listed["data"]}
+    assert found[key["id"]]["nodes"] == ["desk", "cloud"]
+    assert found[key["id"]]["rpm"] == 5
+    assert found[other["id"]]["nodes"] == ["boxes"]
+    entries = await api.context.audit.list()
+    assert ("key.change", {"name": "app", "nodes": ["desk", "cloud"]}) in [
+        (entry.action, entry.detail) for entry in entries
+    ]

@@ -31,11 +31,16 @@ class Box(ServingNode):
     def __init__(self, name: str, *models: str, slots: int = 1) -> None:
         self.name = name
         self.up = True
+        self.kept_out = False
         self.status = NodeStatus(tuple(ModelStatus(m, "u", slots_total=slots) for m in models))
 
     @property
     def ready(self) -> bool:
-        return self.up
+        return self.up and not self.kept_out
+
+    @property
+    def drained(self) -> bool:
+        return self.kept_out
 
     def open(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
@@ -110,6 +115,19 @@ async def test_pins_of_unknown_nodes_are_404_and_of_absent_ones_503() -> None:
         with pytest.raises(Exception, match="node") as caught:
             await dispatcher.acquire(info(pin=pin))
         assert caught.value.fault is fault  # type: ignore[attr-defined]
+
+
+async def test_a_node_that_an_admin_drained_is_not_waited_for_as_if_it_were_lost() -> None:
+    box = Box("a", "m")
+    dispatcher = ScheduledDispatcher(Boxes(box))
+    (await dispatcher.acquire(info())).release(DONE)
+    box.kept_out = True
+    with anyio.fail_after(1.0), pytest.raises(NodeUnavailable, match=r"now \(draining\)"):
+        await dispatcher.acquire(info())
+    with anyio.fail_after(1.0), pytest.raises(NodeUnavailable, match=r"'a' is .*draining"):
+        await dispatcher.acquire(info(pin="a"))
+    box.kept_out = False
+    (await dispatcher.acquire(info())).release(DONE)
 
 
 async def test_an_alias_is_the_model_and_a_fall_back_says_that_it_is_one() -> None:

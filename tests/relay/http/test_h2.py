@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import anyio
 import h2.config
 import h2.connection
 import h2.events
@@ -16,7 +17,7 @@ from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PingFra
 from wai_relay.http.budgets import ALLOWANCES, Budgets, Flood
 from wai_relay.http.edge import BODY_STALL_S, WRITE_HIGH_WATER_BYTES, WRITE_STALL_S, Edge, Handler
 from wai_relay.http.exchange import Exchange
-from wai_relay.http.h2 import MAX_UNTAKEN_BYTES, H2Connection
+from wai_relay.http.h2 import LINGER_BYTES, MAX_DATA_BYTES, MAX_UNTAKEN_BYTES, H2Connection
 from wai_relay.http.turns import TURN_S, Turns
 
 from .fakes import FakeTransport, SteppingClock, decoded, echo, turns
@@ -197,16 +198,49 @@ async def test_an_aborted_response_is_reset_visibly() -> None:
     await caller.leave()
 
 
-async def test_an_early_answer_stops_the_upload_but_stands() -> None:
-    async def handler(exchange: Exchange) -> None:
-        exchange.start(413, [(b"content-length", b"0")])
-        exchange.end()
+async def _refuse(exchange: Exchange) -> None:
+    exchange.start(413, [(b"content-length", b"0")])
+    exchange.end()
 
-    caller = Caller(handler)
+
+async def test_a_caller_who_still_sends_has_a_moment_to_do_so_and_gets_the_answer() -> None:
+    """curl 7.88 loses an answer whose stream is reset while it sends the body."""
+    caller = Caller(_refuse)
+    caller.h2.send_headers(1, POST)
+    await caller.talk()
+    assert caller.get(h2.events.StreamEnded)
+    caller.h2.send_data(1, b"x" * 1000, end_stream=True)
+    await caller.talk()
+    assert not caller.get(h2.events.StreamReset)
+    assert not caller.connection._unread
+    await caller.leave()
+
+
+async def test_an_upload_that_nobody_reads_is_stopped_when_it_is_long() -> None:
+    caller = Caller(_refuse)
+    caller.h2.send_headers(1, POST)
+    await caller.talk()
+    for _ in range(LINGER_BYTES // MAX_DATA_BYTES):
+        caller.h2.send_data(1, b"x" * MAX_DATA_BYTES)
+        await caller.talk()
+    assert not caller.get(h2.events.StreamReset)
+    caller.h2.send_data(1, b"x")
+    await caller.talk()
+    assert caller.get(h2.events.StreamReset)
+    await caller.leave()
+
+
+async def test_an_early_answer_stops_the_upload_but_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wai_relay.http.h2.LINGER_S", 0.01)
+    caller = Caller(_refuse)
     caller.h2.send_headers(1, POST)
     caller.h2.send_data(1, b"x" * 1000)
     await caller.talk()
     assert caller.get(h2.events.StreamEnded)
+    with anyio.fail_after(30.0):
+        while not caller.get(h2.events.StreamReset):
+            await anyio.sleep(0.01)
+            await caller.talk()
     (reset,) = caller.get(h2.events.StreamReset)
     assert isinstance(reset, h2.events.StreamReset)
     assert reset.error_code == 0
