@@ -100,12 +100,16 @@ def _pictures(holder: Body, where: str) -> list[Body]:
     ]
 
 
+def _limit(told: object) -> int:
+    """A number of tokens as Ollama's decoder takes it: any number, cut to a whole one."""
+    return int(told) if isinstance(told, int | float) and not isinstance(told, bool) else 0
+
+
 def _settings(body: Body) -> Body:
     options = body.get("options")
     options = options if isinstance(options, dict) else {}
     settings = kept(options, _OPTIONS)
-    limit = options.get("num_predict")
-    if isinstance(limit, int) and limit > 0:  # negative: no limit
+    if (limit := _limit(options.get("num_predict"))) > 0:  # else: no limit
         settings["max_tokens"] = limit
     if isinstance(body.get("think"), str):
         settings["reasoning_effort"] = body["think"]

@@ -83,7 +83,7 @@ def _add_item(item: Body, where: str, messages: list[Body]) -> None:
             content = item.get("content")
             if not isinstance(content, str):
                 content = content_of(_parts(content, f"{where}.content"))
-            messages.append({"role": _ROLES[role], "content": content})
+            _add_message(_ROLES[role], content, messages)
         case "function_call":
             _add_call(item, where, messages)
         case "function_call_output":
@@ -93,6 +93,21 @@ def _add_item(item: Body, where: str, messages: list[Body]) -> None:
         case kind:
             why = f"`{str(kind)[:64]}` is not available for this model"
             raise refusal(f"{where}.type", why)
+
+
+def _add_message(role: str, content: object, messages: list[Body]) -> None:
+    """Text that follows calls joins them: nothing may stand between a call and its result."""
+    last = messages[-1] if messages else {}
+    before = last.get("content") or ""
+    if (
+        "tool_calls" in last
+        and role == "assistant"
+        and isinstance(content, str)
+        and isinstance(before, str)
+    ):
+        last["content"] = f"{before}\n{content}" if before else content
+    else:
+        messages.append({"role": role, "content": content})
 
 
 def _add_call(item: Body, where: str, messages: list[Body]) -> None:

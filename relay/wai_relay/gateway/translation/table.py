@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
+import msgspec
+
 from wai_protocol.errors import RequestError
 from wai_protocol.status import ModelStatus
 from wai_protocol.surface import OPENAI_API, Route
 from wai_relay.contracts.api_keys import ApiKey
 from wai_relay.contracts.upstream import ServingNode
-from wai_relay.gateway.dialects.usage import decode
 from wai_relay.gateway.lately import Lately
+from wai_relay.gateway.raw_json import value_of
 
 from .local_answers import LOCAL_ANSWERS
 from .messages import MessagesTranslation
@@ -99,7 +101,7 @@ def translation_of(route: Route, data: bytes, asked: Asked) -> Translation:
 
 
 def _object(data: bytes) -> Body:
-    found = decode(data)
+    found = value_of(msgspec.Raw(data))
     if not isinstance(found, dict):
         raise RequestError("The request body must be a JSON object.")
     return found

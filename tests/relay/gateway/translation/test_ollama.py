@@ -157,6 +157,16 @@ def test_a_request_keeps_all_that_has_a_counterpart() -> None:
     }
 
 
+@pytest.mark.parametrize("told", [7.0, 7.9])
+def test_a_limit_with_decimals_is_a_limit(told: float) -> None:
+    assert translated(options={"num_predict": told})["max_tokens"] == 7
+
+
+@pytest.mark.parametrize("told", [0, -1, -2.0, 0.5, None, "7", True])
+def test_what_is_no_limit_limits_nothing(told: object) -> None:
+    assert "max_tokens" not in translated(options={"num_predict": told})
+
+
 def test_results_belong_to_the_calls_in_their_order() -> None:
     call = {"function": {"name": "f", "arguments": {"a": 1}}}
     messages = [

@@ -217,6 +217,27 @@ def test_what_has_no_counterpart_is_refused_by_name(fields: dict[str, Any], name
         translated(**fields)
 
 
+def test_text_after_a_call_does_not_stand_between_the_call_and_its_result() -> None:
+    said = {"role": "assistant", "content": [{"type": "output_text", "text": "Looking."}]}
+    request = translated(
+        input=[
+            {"role": "user", "content": "hi"},
+            {"type": "function_call", "call_id": "a", "name": "ls", "arguments": "{}"},
+            said,
+            {"type": "function_call", "call_id": "b", "name": "ls", "arguments": "{}"},
+            said,
+            {"type": "function_call_output", "call_id": "a", "output": "x"},
+            {"type": "function_call_output", "call_id": "b", "output": "y"},
+            said,
+        ],
+    )
+    _, calls, first, second, last = request["messages"]
+    assert calls["content"] == "Looking.\nLooking."
+    assert [call["id"] for call in calls["tool_calls"]] == ["a", "b"]
+    assert (first["tool_call_id"], second["tool_call_id"]) == ("a", "b")
+    assert last == {"role": "assistant", "content": "Looking."}
+
+
 def test_functions_in_a_namespace_are_called_by_both_names() -> None:
     function = {"type": "function", "name": "open", "parameters": {"type": "object"}}
     tools = [

@@ -149,6 +149,14 @@ async def test_a_long_body_of_text_is_translated_too() -> None:
     assert r.gateway._budget.held_bytes == 0
 
 
+async def test_a_long_body_with_half_a_pair_is_refused_for_that() -> None:
+    r = rig(FakeNode("a", PLAIN), limits=GatewayLimits(routing_body_bytes=4096))
+    body = json.dumps(with_pictures(1, text="half \ud83d of it"))
+    exchange = await r.ask(body.encode(), path=PATH)
+    assert exchange.status == 400
+    assert b"surrogate pair" in exchange.body
+
+
 async def test_tokens_of_a_long_body_are_counted_here() -> None:
     r = rig(FakeNode("a", PLAIN), limits=GatewayLimits(routing_body_bytes=4096))
     body = json.dumps(with_pictures(2)).encode()
