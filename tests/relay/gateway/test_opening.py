@@ -233,3 +233,22 @@ def test_answers_of_unusual_forms_are_answers(path: str, kind: bytes, data: byte
 @pytest.mark.parametrize("kind", [b"audio/mpeg", b"", b"text/plain"])
 def test_what_we_do_not_read_passes_at_once(kind: bytes) -> None:
     assert opening_for(*route("/v1/audio/speech"), 200, kind).feed(b"\xff") is BEGIN
+
+
+HALF = b'{"choices":[{"delta":{"content":"a\\ud83d"},"message":{"content":"a\\ud83d"}}]}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (SSE, b"data: " + HALF + b"\n\n"),
+        (JSON, HALF),
+        (JSON, b"\xef\xbb\xbf" + HALF),
+        (JSON, b'{"choices":[{"message":{"content":"a"},"logprobs":[-Infinity]}]}'),
+    ],
+)
+def test_half_a_character_and_other_json_that_clients_read_is_an_answer(
+    kind: bytes, data: bytes
+) -> None:
+    opening = opening_for(*route("/v1/chat/completions"), 200, kind)
+    assert fed(opening, data, 7) is BEGIN or opening.finish() is BEGIN

@@ -14,6 +14,8 @@ import msgspec
 
 from wai_relay.contracts.records import TokenCounts
 
+from .lenient import decode_leniently
+
 MAX_EVENT_BYTES: Final = 64 * 1024  # an event is held until it is whole, up to this
 HEAD_BYTES: Final = 8 * 1024  # of a plain body: embeddings put `usage` before the vectors
 TAIL_BYTES: Final = 16 * 1024  # everything else puts it last
@@ -310,7 +312,7 @@ def decode(text: bytes) -> Any:
     try:
         return _ANY.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None
+        return decode_leniently(text)
 
 
 def count(value: object) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .chat_stream import Usage, encode_text, usage_of
+from .chat_stream import Part, Usage, encode_text, said_in, usage_of
 
 
 def text_part(text: str) -> dict[str, Any]:
@@ -87,8 +87,11 @@ def read_answer(document: dict[str, Any]) -> ChatAnswer:
         if isinstance(text := message.get(name), str) and text:
             answer.reasoning = text
             break
-    text = message.get("content") or message.get("refusal")
-    answer.text = text if isinstance(text, str) else ""
+    for part, text in said_in(message.get("content") or message.get("refusal")):
+        if part is Part.TEXT:
+            answer.text += text
+        else:
+            answer.reasoning += text
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None

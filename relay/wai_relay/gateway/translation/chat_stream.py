@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import enum
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -69,6 +70,24 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     cached = count(details.get("cached_tokens")) if isinstance(details, dict) else 0
     completion = count(usage.get("completion_tokens"))
     return Usage(prompt, min(cached, prompt), completion, told=prompt > 0)
+
+
+def said_in(content: object) -> Iterator[tuple[Part, str]]:
+    """What a message's content says: a text, or as Mistral has it a list of thoughts and texts."""
+    if isinstance(content, str):
+        if content:
+            yield Part.TEXT, content
+        return
+    for part in content if isinstance(content, list) else ():
+        if not isinstance(part, dict):
+            continue
+        if isinstance(text := part.get("text"), str) and text:
+            yield Part.TEXT, text
+        thinking = part.get("thinking")
+        for thought in thinking if isinstance(thinking, list) else [thinking]:
+            text = thought.get("text") if isinstance(thought, dict) else thought
+            if isinstance(text, str) and text:
+                yield Part.REASONING, text
 
 
 class ChatStream(abc.ABC):
@@ -207,8 +226,8 @@ class ChatStream(abc.ABC):
             if isinstance(text := delta.get(name), str) and text:
                 self._say(Part.REASONING, text)
                 break
-        if isinstance(text := delta.get("content") or delta.get("refusal"), str) and text:
-            self._say(Part.TEXT, text)
+        for part, text in said_in(delta.get("content") or delta.get("refusal")):
+            self._say(part, text)
         calls = delta.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict):

@@ -191,6 +191,25 @@ async def test_a_server_that_does_not_stream_is_translated_to_a_stream() -> None
         assert stream.get_final_text() == "Hi."
 
 
+THOUGHT: list[dict[str, Any]] = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+    {"type": "text", "text": "Yes"},
+]
+
+
+async def test_a_content_of_parts_is_not_lost() -> None:
+    whole = {"choices": [{"message": {"content": THOUGHT}, "finish_reason": "stop"}]}
+    node = FakeNode("a", PLAIN, script=answers(200, JSON, json.dumps(whole).encode()))
+    thinking, text = json.loads((await ask(rig(node))).body)["content"]
+    assert (thinking["thinking"], text["text"]) == ("hm", "Yes")
+    pieces = [chunk({"content": [part]}) for part in THOUGHT]
+    stream = (*pieces, chunk({"content": " sir"}), chunk({}, "stop"), DONE)
+    node = FakeNode("a", PLAIN, script=answers(200, SSE, *stream))
+    events = events_of((await ask(rig(node), stream=True)).body)
+    deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
+    assert [delta.get("thinking") or delta["text"] for delta in deltas] == ["hm", "Yes", " sir"]
+
+
 async def test_usage_that_is_not_told_replaces_no_estimate() -> None:
     r = rig(FakeNode("a", PLAIN, script=answers(200, SSE, TOOLS[2], chunk({}, "stop"), DONE)))
     events = events_of((await ask(r, stream=True)).body)
