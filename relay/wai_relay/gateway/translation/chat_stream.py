@@ -109,7 +109,8 @@ class ChatStream(abc.ABC):
         self._search_from = 0
         self._out: list[bytes] = []
         self._part: Part | None = None
-        self._calls: dict[int, Call] = {}
+        self._calls: list[Call] = []
+        self._by_index: dict[int, Call] = {}
         self._current: Call | None = None
         self._later_text: list[str] = []
         self._held_chars = 0
@@ -248,35 +249,49 @@ class ChatStream(abc.ABC):
 
     def _call(self, told: dict[str, Any], index: object) -> None:
         self._count()
-        call_id = told.get("id")
-        if type(index) is not int:  # some servers leave it out: an id that is new opens a call
-            known = [call.index for call in self._calls.values() if call.id == call_id]
-            last = max(self._calls, default=0)
-            fresh = isinstance(call_id, str) and call_id and not known and self._calls
-            index = known[0] if known and call_id else last + 1 if fresh else last
-        call = self._calls.get(index)
-        if call is None:
-            if len(self._calls) >= MAX_CALLS:
-                return
-            call = self._calls[index] = Call(index)
-        if isinstance(call_id, str) and call_id and not call.id:
-            call.id = call_id
         function = told.get("function")
         function = function if isinstance(function, dict) else {}
-        name, arguments = function.get("name"), function.get("arguments")
-        if isinstance(name, str) and name and not call.name:
-            call.name = name
+        name, arguments, call_id = function.get("name"), function.get("arguments"), told.get("id")
+        name = name if isinstance(name, str) else ""
+        call_id = call_id if isinstance(call_id, str) else ""
+        call = self._call_of(index, call_id, name)
+        if call is None:
+            return
+        call.id = call.id or call_id
+        call.name = call.name or name
         if isinstance(arguments, dict):  # some servers send the object itself
             arguments = encode_text(arguments)
         if self._current is None and call.name and len(self._calls) == 1:
             self._close_part()
             self._current = call
             self._open_part(Part.CALL, call)
+            if call.arguments:
+                self._piece(Part.CALL, "".join(call.arguments))
         if isinstance(arguments, str) and arguments:
             if call is self._current:
                 self._piece(Part.CALL, arguments)
             elif self._may_hold(arguments):
                 call.arguments.append(arguments)
+
+    def _call_of(self, index: object, call_id: str, name: str) -> Call | None:
+        """The call that a piece belongs to, a new one where it begins one. None: there are too
+        many. Some servers leave the index out, and some say 0 of all: an id that is new, and there
+        a name with it, opens a call."""
+        if type(index) is int:
+            call = self._by_index.get(index)
+            fresh = call is None or (name and call_id and call.id not in ("", call_id))
+        else:
+            known = [call for call in self._calls if call_id and call.id == call_id]
+            call = known[0] if known else self._calls[-1] if self._calls else None
+            fresh = call is None or (call_id and not known)
+        if fresh:
+            if len(self._calls) >= MAX_CALLS:
+                return None
+            call = Call(len(self._calls))
+            self._calls.append(call)
+        if type(index) is int and call is not None:
+            self._by_index[index] = call
+        return call
 
     def _may_hold(self, text: str) -> bool:
         self._held_chars += len(text)
@@ -306,7 +321,7 @@ class ChatStream(abc.ABC):
         self._over = True
         self._begin_once()
         self._close_part()
-        for call in self._calls.values():
+        for call in self._calls:
             if call is not self._current and call.name:
                 self._current = call
                 self._open_part(Part.CALL, call)

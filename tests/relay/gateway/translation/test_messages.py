@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.harness.chat_chunks import DONE, HOSTILE, TOOLS, chunk
+from tests.harness.chat_chunks import DONE, HOSTILE, TOOLS, call, chunk
 from tests.harness.exchanges import FakeExchange
 from tests.harness.fleets import JSON, SSE, FakeNode
 from tests.relay.gateway.test_gateway import Rig, answers, rig
@@ -208,6 +208,42 @@ async def test_a_content_of_parts_is_not_lost() -> None:
     events = events_of((await ask(rig(node), stream=True)).body)
     deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
     assert [delta.get("thinking") or delta["text"] for delta in deltas] == ["hm", "Yes", " sir"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "inputs"),
+    [
+        # Gemini and older Ollamas call every one the first.
+        (
+            [
+                call(0, '{"n":1}', id="call_a", name="ls"),
+                call(0, '{"n":', id="call_b", name="ls"),
+                call(0, "2}"),
+            ],
+            [{"n": 1}, {"n": 2}],
+        ),
+        # Older vLLMs make a new id for every piece, others say id and name again.
+        ([call(0, '{"n":', id="call_a", name="ls"), call(0, "1}", id="call_x")], [{"n": 1}]),
+        (
+            [
+                call(0, '{"n":', id="call_a", name="ls"),
+                call(0, "1}", id="call_a", name="ls"),
+            ],
+            [{"n": 1}],
+        ),
+        ([call(0, '{"n":', id="call_a"), call(0, "1}", name="ls")], [{"n": 1}]),
+    ],
+)
+async def test_pieces_of_calls_are_joined_as_they_belong(
+    pieces: list[dict[str, Any]], inputs: list[Any]
+) -> None:
+    stream = (*map(chunk, pieces), chunk({}, "tool_calls"), DONE)
+    node = FakeNode("a", PLAIN, script=answers(200, SSE, *stream))
+    client = parsed((await ask(rig(node), stream=True)).body, "text/event-stream")
+    with client, client.messages.stream(**HELLO) as read:
+        content: list[Any] = list(read.get_final_message().content)
+    assert [block.input for block in content] == inputs
+    assert [block.id for block in content] == ["call_a", "call_b"][: len(inputs)]
 
 
 async def test_usage_that_is_not_told_replaces_no_estimate() -> None:
