@@ -59,6 +59,19 @@ def load_generate(body: Body, asked: Asked) -> bytes | None:
     return _loaded(body, asked, {"response": ""})
 
 
+def load_embed(body: Body, asked: Asked) -> bytes | None:
+    """`/api/embed` without a text, which loads the model too: there is nothing to embed."""
+    if body.get("input") not in (None, "", []):
+        return None
+    return ENCODER.encode({"model": asked.model, "embeddings": []})
+
+
+def load_embeddings(body: Body, asked: Asked) -> bytes | None:
+    """The same with the older `/api/embeddings`."""
+    del asked
+    return ENCODER.encode({"embedding": []}) if body.get("prompt") in (None, "") else None
+
+
 def _loaded(body: Body, asked: Asked, said: Body) -> bytes:
     reason = "unload" if body.get("keep_alive") in (0, "0", "0s") else "load"
     line = {"model": asked.model, "created_at": stamp(asked.now()), **said}
@@ -72,5 +85,7 @@ LOCAL_ANSWERS: Final[dict[str, Callable[[Body, Asked], bytes | None]]] = {
     "/api/show": show,
     "/api/chat": load_chat,
     "/api/generate": load_generate,
+    "/api/embed": load_embed,
+    "/api/embeddings": load_embeddings,
 }
 """None: the request is one for a model."""

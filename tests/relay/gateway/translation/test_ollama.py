@@ -123,6 +123,24 @@ async def test_loading_a_model_asks_no_upstream() -> None:
     assert not node.streams
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "answer"),
+    [
+        ("/api/embed", {"input": []}, {"model": "m", "embeddings": []}),
+        ("/api/embed", {"input": ""}, {"model": "m", "embeddings": []}),
+        ("/api/embed", {}, {"model": "m", "embeddings": []}),
+        ("/api/embeddings", {"prompt": ""}, {"embedding": []}),
+    ],
+)
+async def test_no_text_has_no_embedding_and_is_no_error(
+    path: str, fields: dict[str, Any], answer: dict[str, Any]
+) -> None:
+    node = FakeNode("gpu1", PLAIN)
+    exchange = await rig(node).ask(json.dumps({"model": "m", **fields}).encode(), path=path)
+    assert (exchange.status, json.loads(exchange.body)) == (200, answer)
+    assert not node.streams
+
+
 async def test_an_error_is_a_line_of_its_own() -> None:
     error = b'data: {"error":{"message":"out of memory"}}\n\n'
     node = FakeNode("gpu1", PLAIN, script=answers(200, SSE, chunk({"content": "a"}), error))
