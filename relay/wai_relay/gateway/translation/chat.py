@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .chat_stream import Part, Usage, encode_text, said_in, usage_of
+from .chat_stream import Part, Usage, calls_in, encode_text, said_in, usage_of
 
 
 def text_part(text: str) -> dict[str, Any]:
@@ -92,9 +92,8 @@ def read_answer(document: dict[str, Any]) -> ChatAnswer:
             answer.text += text
         else:
             answer.reasoning += text
-    calls = message.get("tool_calls")
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, dict) else None
+    for call in calls_in(message):
+        function = call.get("function")
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             continue
         arguments = function.get("arguments")

@@ -90,6 +90,16 @@ def said_in(content: object) -> Iterator[tuple[Part, str]]:
                 yield Part.REASONING, text
 
 
+def calls_in(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tool calls of a message or a piece of one. Older servers know one call only, in a field
+    of its own; llama-cpp-python says it in both."""
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        return [call for call in calls if isinstance(call, dict)]
+    function = message.get("function_call")
+    return [{"index": 0, "function": function}] if isinstance(function, dict) else []
+
+
 class ChatStream(abc.ABC):
     """Writes one streamed answer in the caller's dialect. `feed` and `finish` give bytes to send.
 
@@ -229,12 +239,8 @@ class ChatStream(abc.ABC):
                 break
         for part, text in said_in(delta.get("content") or delta.get("refusal")):
             self._say(part, text)
-        calls = delta.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
-            if isinstance(call, dict):
-                self._call(call, call.get("index"))
-        if isinstance(function := delta.get("function_call"), dict):  # the older form, one call
-            self._call({"function": function}, 0)
+        for call in calls_in(delta):
+            self._call(call, call.get("index"))
 
     def _say(self, part: Part, text: str) -> None:
         self._count()

@@ -246,6 +246,30 @@ async def test_pieces_of_calls_are_joined_as_they_belong(
     assert [block.id for block in content] == ["call_a", "call_b"][: len(inputs)]
 
 
+def in_both_forms(arguments: str) -> dict[str, Any]:
+    """As llama-cpp-python says a call."""
+    told = call(0, arguments, id="call_a", name="ls")
+    return told | {"function_call": told["tool_calls"][0]["function"]}
+
+
+@pytest.mark.parametrize("also", [True, False], ids=["both", "older"])
+async def test_a_call_in_the_older_form_is_one_call(*, also: bool) -> None:
+    pieces = [in_both_forms('{"n":'), in_both_forms("1}")]
+    message = in_both_forms('{"n":1}')
+    if not also:
+        for one in (*pieces, message):
+            del one["tool_calls"]
+    stream = (*map(chunk, pieces), chunk({}, "function_call"), DONE)
+    node = FakeNode("a", PLAIN, script=answers(200, SSE, *stream))
+    events = events_of((await ask(rig(node), stream=True)).body)
+    deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
+    assert [delta["partial_json"] for delta in deltas] == ['{"n":', "1}"]
+    whole = {"choices": [{"message": message, "finish_reason": "function_call"}]}
+    node = FakeNode("a", PLAIN, script=answers(200, JSON, json.dumps(whole).encode()))
+    (block,) = json.loads((await ask(rig(node))).body)["content"]
+    assert (block["name"], block["input"]) == ("ls", {"n": 1})
+
+
 async def test_usage_that_is_not_told_replaces_no_estimate() -> None:
     r = rig(FakeNode("a", PLAIN, script=answers(200, SSE, TOOLS[2], chunk({}, "stop"), DONE)))
     events = events_of((await ask(r, stream=True)).body)
