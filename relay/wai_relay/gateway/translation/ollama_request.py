@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 from .chat import assistant, content_of, image_part, json_schema_format, text_part, tool_call
@@ -23,8 +22,10 @@ _PICTURES: Final = {"/9j/": "image/jpeg", "R0lG": "image/gif", "UklG": "image/we
 def chat_request(body: Body) -> Body:
     """The chat completion for `/api/chat`. Raises `RequestError`."""
     messages: list[Body] = []
-    unanswered: deque[str] = deque()
+    unanswered: dict[str, str] = {}
     for i, message in enumerate(dicts(body.get("messages"), "messages")):
+        if message.get("tool_calls") and messages and messages[-1]["role"] != "assistant":
+            unanswered.clear()  # nobody will tell the result of an earlier turn's call
         messages.append(_message(message, f"messages.{i}", unanswered))
     request = {"messages": messages, **_settings(body)}
     tools = dicts(body.get("tools"), "tools")
@@ -55,9 +56,8 @@ def embed_request(body: Body) -> Body:
     return {"input": texts, **kept(body, {"dimensions": "dimensions"})}
 
 
-def _message(message: Body, where: str, unanswered: deque[str]) -> Body:
-    """`unanswered`: the identifiers of calls whose results are still to come. Ollama has none: a
-    result belongs to the first of them."""
+def _message(message: Body, where: str, unanswered: dict[str, str]) -> Body:
+    """`unanswered`: the last calls whose results are still to come, the name of each by its id."""
     role = message.get("role")
     text = text_of(message.get("content"), f"{where}.content")
     if role == "assistant":
@@ -66,23 +66,29 @@ def _message(message: Body, where: str, unanswered: deque[str]) -> Body:
             call_id = call.get("id")
             if not isinstance(call_id, str) or not call_id:
                 call_id = f"call_{where.rpartition('.')[2]}_{i}"
-            unanswered.append(call_id)
             function = _function(call)
             name = text_of(function.get("name"), f"{where}.tool_calls.{i}.function.name")
+            unanswered[call_id] = name
             calls.append(tool_call(call_id, name, encode_text(function.get("arguments") or {})))
         return assistant(text, calls)
     if role == "tool":
-        told = message.get("tool_call_id")
-        if isinstance(told, str) and told in unanswered:
-            unanswered.remove(told)
-            call_id = told
-        else:
-            call_id = unanswered.popleft() if unanswered else "call_0"
+        call_id = _answered(message, unanswered)
+        unanswered.pop(call_id, None)
         return {"role": "tool", "tool_call_id": call_id, "content": text}
     if role not in ("user", "system"):
         raise refusal(f"{where}.role", "must be user, assistant, system or tool")
     parts = [text_part(text), *_pictures(message, f"{where}.images")]
     return {"role": role, "content": content_of(parts)}
+
+
+def _answered(result: Body, unanswered: dict[str, str]) -> str:
+    """The call that a result belongs to. Few clients tell its id, some its name: else it is the
+    first."""
+    told, name = result.get("tool_call_id"), result.get("tool_name")
+    if isinstance(told, str) and told in unanswered:
+        return told
+    of_that_name = [call_id for call_id, called in unanswered.items() if called == name]
+    return next(iter(of_that_name or unanswered), "call_0")
 
 
 def _function(told: Body) -> Body:

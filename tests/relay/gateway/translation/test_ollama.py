@@ -200,6 +200,25 @@ def test_results_belong_to_the_calls_in_their_order() -> None:
     assert [one["tool_call_id"], two["tool_call_id"]] == ids
 
 
+def test_results_in_another_order_belong_to_the_calls_of_their_names() -> None:
+    f: dict[str, Any] = {"function": {"name": "f", "arguments": {}}}
+    g: dict[str, Any] = {"function": {"name": "g", "arguments": {}}}
+    messages = [
+        {"role": "assistant", "content": "", "tool_calls": [f, g, f]},
+        *({"role": "tool", "content": name, "tool_name": name} for name in ("g", "f", "f")),
+    ]
+    said, *results = translated(messages=messages)["messages"]
+    first, second, third = (call["id"] for call in said["tool_calls"])
+    assert [result["tool_call_id"] for result in results] == [second, first, third]
+
+
+def test_a_call_without_a_result_takes_none_of_a_later_turn() -> None:
+    asked = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    messages = [asked, {"role": "user", "content": "stop"}, asked, {"role": "tool", "content": "x"}]
+    _, _, said, result = translated(messages=messages)["messages"]
+    assert result["tool_call_id"] == said["tool_calls"][0]["id"]
+
+
 @pytest.mark.parametrize("field", ["raw", "template", "context", "suffix"])
 def test_what_is_about_the_prompts_text_is_refused(field: str) -> None:
     value = {"raw": True, "context": [1]}.get(field, "x")
