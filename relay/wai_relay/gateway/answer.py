@@ -339,13 +339,14 @@ class Answer:
         """The upstream's answer is over. One that lacks its own end mark broke off."""
         reader = self._reader
         assert reader is not None
-        self._pass_on(reader.finish())
+        rest = reader.finish()
         if self._route.generates and self.status == 200:
             if reader.failed:  # the caller has the upstream's own error event
                 self.fault = Fault.UPSTREAM_BROKE
-            elif not reader.ended:
+            elif not reader.ended:  # and `rest` is half an event, into which none may be written
                 self._cut(Fault.UPSTREAM_BROKE, "The upstream's answer stopped before its end.")
                 return
+        self._pass_on(rest)
         self._exchange.end()
         self._finish()
 

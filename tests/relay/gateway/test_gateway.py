@@ -1310,6 +1310,19 @@ async def test_a_stream_that_stops_without_its_end_ends_visibly() -> None:
     assert r.records[0].fault == "upstream_broke"
 
 
+async def test_a_stream_that_stops_within_an_event_ends_with_an_error_by_itself() -> None:
+    half = TOKEN.rstrip()[:-5]
+    r = rig(FakeNode("a", MODEL, script=answers(200, SSE, ROLE, TOKEN, half)))
+    exchange = await r.ask(STREAM)
+    assert exchange.body.startswith(ROLE + TOKEN + b'data: {"error"')
+    ollama = ModelStatus(id="m", upstream="ollama", apis=("ollama",))
+    line = b'{"message":{"content":"Hi"},"done":false}\n'
+    ndjson = [(b"content-type", b"application/x-ndjson")]
+    r = rig(FakeNode("a", ollama, script=answers(200, ndjson, line, line[:-5])))
+    exchange = await r.ask(STREAM, path="/api/chat")
+    assert exchange.body.startswith(line + b'{"error":')
+
+
 async def test_an_error_event_in_mid_answer_is_recorded_and_not_said_twice() -> None:
     r = rig(FakeNode("a", MODEL, script=answers(200, SSE, TOKEN, ERROR_EVENT)))
     exchange = await r.ask(STREAM)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import abc
 import enum
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
 from wai_protocol.errors import Fault
-from wai_relay.gateway.dialects.dialect import Dialect, error_in
+from wai_relay.gateway.dialects.dialect import Dialect, error_in, sentence_in
 from wai_relay.gateway.dialects.usage import count, decode
 
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
@@ -31,6 +32,7 @@ MAX_HELD_CHARS: Final = 8 * 1024 * 1024
 ENCODER: Final = msgspec.json.Encoder()
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_REPORTED: Final = "The upstream reported an error."
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -130,6 +132,8 @@ class ChatStream(abc.ABC):
     def feed(self, data: bytes) -> bytes:
         """Take the upstream's bytes, in any pieces."""
         self._held += data
+        if not self._begun:
+            self._held = self._held.removeprefix(BOM_UTF8)
         start = 0
         while found := _EVENT_END.search(self._held, self._search_from):
             self._event(self._held[start : found.start()])
@@ -194,11 +198,13 @@ class ChatStream(abc.ABC):
         return out
 
     def _event(self, event: bytes) -> None:
+        name = b""
         if event.startswith(b"data:") and b"\n" not in event and b"\r" not in event:
             data = event[5:]
         else:
             lines = _LINE_END.split(event)
             data = b"\n".join(line[5:] for line in lines if line.startswith(b"data:"))
+            name = next((line[6:].strip() for line in lines if line.startswith(b"event:")), b"")
             if not data:
                 if self.passes_comments and event.startswith(b":"):
                     self._send(event + b"\n\n")
@@ -207,14 +213,16 @@ class ChatStream(abc.ABC):
             self._complete()
             return
         chunk = decode(data)
-        if isinstance(chunk, dict):
+        if name == b"error" and not self._over:
+            self._fail(sentence_in(chunk) or _REPORTED)
+        elif isinstance(chunk, dict):
             self._chunk(chunk)
 
     def _chunk(self, chunk: dict[str, Any]) -> None:
         if self._over:
             return
         if (message := error_in(chunk)) is not None:
-            self._fail(message or "The upstream reported an error.")
+            self._fail(message or _REPORTED)
             return
         self._begin_once()
         if (usage := usage_of(chunk)) is not None:

@@ -183,6 +183,33 @@ async def test_an_error_in_the_middle_of_a_stream_is_an_error_event() -> None:
     assert events[-1]["error"]["message"] == "out of memory"
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"detail":"out of memory"}', "out of memory"),
+        (b"Killed", "The upstream reported an error."),
+    ],
+)
+async def test_an_event_that_is_named_an_error_ends_no_answer_well(
+    data: bytes, message: str
+) -> None:
+    error = b"event: error\ndata: " + data + b"\n\n"
+    node = FakeNode("a", PLAIN, script=answers(200, SSE, TOOLS[2], error, DONE))
+    r = rig(node)
+    events = events_of((await ask(r, stream=True)).body)
+    assert events[-1] == {"type": "error", "error": {"type": "api_error", "message": message}}
+    assert r.records[0].fault == "upstream_broke"
+
+
+async def test_a_byte_order_mark_hides_no_piece() -> None:
+    pieces = (b"\xef\xbb\xbf" + TOOLS[2], chunk({}, "stop"), DONE)
+    node = FakeNode("a", PLAIN, script=answers(200, SSE, *pieces))
+    events = events_of((await ask(rig(node), stream=True)).body)
+    assert [event["delta"]["text"] for event in events if "block_delta" in event["type"]] == [
+        "Let "
+    ]
+
+
 async def test_a_server_that_does_not_stream_is_translated_to_a_stream() -> None:
     reply = b'{"choices":[{"message":{"content":"Hi."},"finish_reason":"stop"}]}'
     exchange = await ask(rig(FakeNode("a", PLAIN, script=answers(200, JSON, reply))), stream=True)
