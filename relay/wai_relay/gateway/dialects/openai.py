@@ -233,12 +233,10 @@ class OpenAiEvents(EventReader):
         response = payload.get("response")  # /v1/responses wraps it: `response.completed`
         holder = response if isinstance(response, dict) else payload
         found = counts_of(holder.get("usage"), holder.get("timings"))
-        if found is None:
-            return True
-        if self._strip_timings and not holder.get("usage"):
-            return True  # where the answer stands; `outgoing` keeps it
-        self.said = found
         injected = payload.get("choices") == [] and isinstance(payload.get("usage"), dict)
+        if found is not None and self._strip_timings and not holder.get("usage"):
+            return True  # where the answer stands; `outgoing` keeps it
+        self.said = found or self.said
         return not (self._strip_usage and injected)
 
     def counts(self, estimated_prompt: int) -> TokenCounts:
@@ -295,19 +293,22 @@ _EVENTS: Final[dict[str, type[OpenAiEvents]]] = {
 
 
 def counts_of(usage: object, timings: object) -> TokenCounts | None:
-    """Exact counts from a `usage` object, or from llama.cpp's `timings` where there is none."""
+    """Exact counts from a `usage` object, or from llama.cpp's `timings` where there is none. One of
+    nothing but zeros or nulls tells nothing: no prompt has no token."""
     if isinstance(usage, dict) and usage:
         details = (
             usage.get("prompt_tokens_details")
             or usage.get("input_tokens_details")
             or usage.get("input_token_details")  # of Realtime
         )
-        return TokenCounts(
+        told = TokenCounts(
             prompt=count(usage.get("prompt_tokens", usage.get("input_tokens"))),
             cached=count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
             completion=count(usage.get("completion_tokens", usage.get("output_tokens"))),
             exact=True,
         )
+        if told.prompt or told.completion:
+            return told
     if isinstance(timings, dict) and "predicted_n" in timings:
         cached = count(timings.get("cache_n"))
         return TokenCounts(

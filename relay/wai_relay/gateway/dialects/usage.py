@@ -316,8 +316,10 @@ def decode(text: bytes) -> Any:
 
 
 def count(value: object) -> int:
-    """A token count out of an upstream's JSON; 0 for what is none."""
-    return value if type(value) is int and 0 <= value < 1 << 40 else 0
+    """A token count out of an upstream's JSON, which may write it as `8.0`; 0 for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return int(value) if 0 <= value < 1 << 40 else 0
 
 
 def last_object(text: bytes, name: bytes) -> dict[str, Any] | None:

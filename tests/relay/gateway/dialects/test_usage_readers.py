@@ -174,6 +174,24 @@ def test_usage_null_in_every_chunk_is_no_usage() -> None:
     assert reader.counts(3).exact is False
 
 
+@pytest.mark.parametrize("nothing", ["0", "null", '"7"'])
+def test_usage_that_tells_nothing_replaces_no_estimate(nothing: str) -> None:
+    usage = f'"usage":{{"prompt_tokens":{nothing},"completion_tokens":{nothing}}}'.encode()
+    token = b'data: {"choices":[{"delta":{"content":"a"}}],' + usage + b"}\n\n"
+    injected = b'data: {"choices":[],' + usage + b"}\n\n"
+    reader = openai(strip=True)
+    assert run(reader, [token, token, token, injected]) == token * 3
+    counts = reader.counts(5)
+    assert (counts.prompt, counts.completion, counts.exact) == (5, 2, False)
+
+
+def test_usage_may_be_written_with_decimals() -> None:
+    reader = openai(strip=True)
+    run(reader, [b'data: {"choices":[],"usage":{"prompt_tokens":7.0,"completion_tokens":3.0}}\n\n'])
+    counts = reader.counts(5)
+    assert (counts.prompt, counts.completion, counts.exact) == (7, 3, True)
+
+
 def test_broken_stream_ends_at_an_event_border() -> None:
     reader = openai()
     assert reader.feed(HELLO + b'data: {"choices":[{"del') == HELLO
