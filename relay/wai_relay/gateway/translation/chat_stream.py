@@ -63,7 +63,7 @@ class Usage(msgspec.Struct):
 
 
 def usage_of(document: dict[str, Any]) -> Usage | None:
-    """The usage in a chunk or a whole chat completion, None if it has none."""
+    """The usage in a chunk or a whole chat completion, None if it tells none: some have zeros."""
     usage = document.get("usage")
     if not isinstance(usage, dict) or not usage:
         return None
@@ -71,7 +71,9 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     prompt = count(usage.get("prompt_tokens"))
     cached = count(details.get("cached_tokens")) if isinstance(details, dict) else 0
     completion = count(usage.get("completion_tokens"))
-    return Usage(prompt, min(cached, prompt), completion, told=prompt > 0)
+    if not prompt and not completion:
+        return None
+    return Usage(prompt, min(cached, prompt), completion, told=True)
 
 
 def said_in(content: object) -> Iterator[tuple[Part, str]]:

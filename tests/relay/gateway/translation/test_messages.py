@@ -297,6 +297,20 @@ async def test_a_call_in_the_older_form_is_one_call(*, also: bool) -> None:
     assert (block["name"], block["input"]) == ("ls", {"n": 1})
 
 
+@pytest.mark.parametrize(("told", "output"), [(0, 1), (3, 3)])
+async def test_usage_of_zeros_is_none_and_half_of_one_is_kept(told: int, output: int) -> None:
+    usage = {"prompt_tokens": 0, "completion_tokens": told}
+    stream = (TOOLS[2], chunk({}, "stop"), chunk(usage=usage), DONE)
+    node = FakeNode("a", PLAIN, script=answers(200, SSE, *stream))
+    events = events_of((await ask(rig(node), stream=True)).body)
+    assert events[-2]["usage"] == {"output_tokens": output}
+    whole = {"choices": [{"message": {"content": "Hi."}, "finish_reason": "stop"}], "usage": usage}
+    node = FakeNode("a", PLAIN, script=answers(200, JSON, json.dumps(whole).encode()))
+    answer = json.loads((await ask(rig(node))).body)
+    assert answer["usage"]["output_tokens"] == told
+    assert answer["usage"]["input_tokens"] > 0
+
+
 async def test_usage_that_is_not_told_replaces_no_estimate() -> None:
     r = rig(FakeNode("a", PLAIN, script=answers(200, SSE, TOOLS[2], chunk({}, "stop"), DONE)))
     events = events_of((await ask(r, stream=True)).body)
