@@ -113,6 +113,13 @@ class Relays:
         """Whether callers shall go to another relay than this one."""
         return any(one.drained for one in self.all if one.id == self.own_id)
 
+    async def begin(self, own: RelayRecord, *, succeeds: bool) -> None:
+        """Say that this relay has begun. A drain was for the process before, which may have been
+        killed, unless this one `succeeds` it without a gap. Raises `StoreError`."""
+        await self.beat(own)
+        if not succeeds:
+            await self.drain(self.own_id, drained=False)
+
     async def beat(self, own: RelayRecord) -> None:
         """Say that this relay lives, and find those that do not. Raises `StoreError`."""
         values = (

@@ -72,10 +72,11 @@ class Sharing:
         self._tasks: list[asyncio.Task[None]] = []
         self._silent = False
 
-    async def start(self) -> None:
-        """Register this relay, and go on with that. Raises `StoreError`."""
+    async def start(self, *, succeeds: bool) -> None:
+        """Register this relay, and go on with that. `succeeds`: see `Relays.begin`. Raises
+        `StoreError`."""
         await self._followers[RELAYS](None)  # their names, of which this one's must differ
-        await self._relays.beat(self._own())
+        await self._relays.begin(self._own(), succeeds=succeeds)
         await self._followers[RELAYS](None)
         loop = asyncio.get_running_loop()
         for work in (self._beat(), self.feed.run(), self._follow()):
