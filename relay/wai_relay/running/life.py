@@ -260,10 +260,10 @@ class Relay:
         if self._tls is not None and (trusted := self._tls.trusted_file) is not None:
             _log.info("callers must trust the certificate in %s", trusted)
 
-    def sign_in_link(self) -> str:
+    async def sign_in_link(self) -> str:
         """Return a link that opens the dashboard on this machine, signed in as its local admin."""
         context = self._parts.context
-        secret, _ = context.sign_ins.links.make(context.admins.local)
+        secret, _ = await context.sign_ins.links.make(context.admins.local)
         return sign_in_url(self._live.now.local_url(self.port), secret)
 
     def announce(self) -> None:
