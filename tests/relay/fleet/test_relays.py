@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from wai_relay.fleet.relays import RelayRecord, Relays
@@ -35,4 +37,20 @@ async def test_a_drain_ends_with_a_process_that_was_killed_and_not_with_an_upgra
     await relays.begin(record, succeeds=succeeds)
     await relays.follow()
     assert relays.drained is succeeds
+    await store.close()
+
+
+async def test_a_clock_that_is_wrong_is_compared_with_that_of_the_database(
+    relay_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await PostgresStore.open(PostgresAddress(relay_database))
+    relays, _ = _own(store)
+    right = time.time
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: right() + 300.0)
+        await relays.compare_clocks()
+        assert abs(relays.clock_ahead_s + 300.0) < 1.0
+        assert abs(relays.fleet_time() - right()) < 1.0
+    await relays.compare_clocks()
+    assert abs(relays.clock_ahead_s) < 1.0
     await store.close()
