@@ -12,6 +12,7 @@ import asyncio
 import importlib
 import io
 import os
+import shutil
 import sqlite3
 import tarfile
 import tempfile
@@ -55,6 +56,7 @@ _LOCAL_ADMINS: Final = tuple(
 )
 _COPIED_PAGES: Final = -1  # all in one step: a relay that writes meanwhile would restart the copy
 _BUSY_S: Final = 30.0
+_SCRATCH: Final = ".wai-restore-"
 
 
 def back_up(data: Path, file: Path, address: PostgresAddress | None = None) -> int:
@@ -135,7 +137,8 @@ def restore(
     try:
         if not force and any((data / name).exists() for name in (DATABASE_FILE, *KEPT_FILES)):
             raise StoreError(f"there is a relay in {data} already; --force replaces it")
-        with tempfile.TemporaryDirectory(dir=data, prefix=".wai-restore-") as scratch:
+        remove_abandoned(data, _SCRATCH)
+        with tempfile.TemporaryDirectory(dir=data, prefix=_SCRATCH) as scratch:
             names = _unpack(file, Path(scratch))
             _check_database(Path(scratch) / DATABASE_FILE, file.name)
             if address is not None:
@@ -155,6 +158,12 @@ def restore(
     finally:
         lock.release()
     return names
+
+
+def remove_abandoned(data: Path, prefix: str) -> None:
+    """Remove the scratch folders of commands that were killed; whoever calls holds the lock."""
+    for left in data.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _private(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -73,6 +73,6 @@ async def _run(
             relay.take_over(inherited)
             settle_heap()
             if show_link is not None:
-                show_link(relay.sign_in_link())
+                show_link(await relay.sign_in_link())
         await asked.wait()
         await relay.drain(at_once)

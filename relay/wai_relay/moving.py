@@ -27,6 +27,7 @@ from .backup import (
     copy_database,
     fill_shared_database,
     read_kept,
+    remove_abandoned,
 )
 from .database import DATABASE_FILE
 from .identity import KEY_FILE
@@ -35,6 +36,7 @@ from .usage.spill_file import MAX_BYTES, PREFIX, SUFFIX
 
 MOVED_FILE: Final = f"{DATABASE_FILE}.imported"
 """What the database is called that is no longer used."""
+_SCRATCH: Final = ".wai-import-"
 UNWRITTEN: Final = f"{PREFIX}*{SUFFIX}"
 """Usage that a killed relay had not written to its database: the next one does."""
 
@@ -70,16 +72,19 @@ def move(
         if not same:
             with as_owner(source):
                 ending.callback(FolderLock.acquire(DataFolder(source), LOCK_OWNER).release)
-            if (data / KEY_FILE).exists():
+            # With the same key it is what a move that was killed has left.
+            if read_kept(data)[KEY_FILE] not in (None, key):
                 raise StoreError(
                     f"there is a relay in {data} already: name another folder with --data, in which"
                     " the moved relay will have its key"
                 )
-        with tempfile.TemporaryDirectory(dir=data, prefix=".wai-import-") as scratch:
+        remove_abandoned(data, _SCRATCH)
+        with tempfile.TemporaryDirectory(dir=data, prefix=_SCRATCH) as scratch:
             copy = Path(scratch) / DATABASE_FILE
             copy_database(source, copy)
             files = {} if same else {**kept, **_unwritten(source)}
             copied = [name for name, content in files.items() if content is not None]
+            made = [name for name in copied if not (data / name).exists()]
             try:
                 with as_owner(data):
                     for name in copied:
@@ -88,7 +93,7 @@ def move(
                 tables = fill_shared_database(copy, key, address, told)
             except BaseException:
                 with as_owner(data):
-                    for name in copied:
+                    for name in made:
                         folder.remove(name)
                 raise
         if same:

@@ -78,6 +78,17 @@ def test_a_key_made_at_one_relay_is_good_at_all_and_revoked_at_all(fleet: list[C
     assert status_of(third, key.secret) == 401
 
 
+def test_a_sign_in_link_of_one_relay_signs_in_at_another(fleet: list[Cluster]) -> None:
+    first, second, _ = fleet
+    secret = first.admin("post", "/sign-in-links")["url"].partition("#sign-in=")[2]
+    body = json.dumps({"token": secret}).encode()
+    headers = {"Origin": second.url}
+    with request(second, "/dashboard/session", body, headers) as answer:
+        assert (answer.status, answer.headers["set-cookie"] is not None) == (200, True)
+    with request(first, "/dashboard/session", body, {"Origin": first.url}) as again:
+        assert again.status == 401
+
+
 def test_a_node_that_is_drained_at_one_relay_gets_nothing_from_any(fleet: list[Cluster]) -> None:
     first, second, _ = fleet
     second.admin("post", "/nodes/box/drain")

@@ -103,7 +103,9 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
 
     def answers(self) -> None:
         """A proper answer: the SHA-256 and length of the body."""
-        self._answer(json.dumps({"text": self.digest, "bytes": self.seen.body_bytes}).encode())
+        choice = {"index": 0, "finish_reason": "stop", "message": {"content": "read"}}
+        answer = {"text": self.digest, "bytes": self.seen.body_bytes, "choices": [choice]}
+        self._answer(json.dumps(answer).encode())
 
     def dies_mid_stream(self) -> None:
         """Three events, then a reset."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -175,4 +176,22 @@ def test_a_move_that_fails_changes_nothing(
     kept = {KEY_FILE} if reason == "another relay there" else set()
     assert left - {"relay.lock"} == kept
     if reason == "a damaged row":
-        assert postgres.execute("SELECT count(*) FROM nodes", name) == ["0"]
+        assert postgres.execute("SELECT to_regclass('nodes')", name) == [""]  # no tables either
+
+
+def test_a_move_that_was_killed_can_be_done_again(
+    old: DataFolder, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new"
+    pid = os.fork()
+    if pid == 0:
+        monkeypatch.setattr("wai_relay.moving.fill_shared_database", lambda *_: os._exit(9))
+        move(old.path, new, PostgresAddress(empty_database))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    assert (new / KEY_FILE).exists()
+    assert list(new.glob(".wai-import-*"))
+    move(old.path, new, PostgresAddress(empty_database))
+    assert not list(new.glob(".wai-import-*"))
+    with pytest.raises(StoreError, match="in use"):
+        move(old.path, new, PostgresAddress(empty_database))
+    assert (new / KEY_FILE).read_bytes() == (old.path / KEY_FILE).read_bytes()

@@ -22,6 +22,8 @@ from wai_transport.wording import in_words
 
 T = TypeVar("T")
 MAX_FILE_BYTES: Final = 1 << 20
+MAX_NUMBER: Final = 10**15
+"""More of anything makes no sense, seconds included, and a timer takes no infinity."""
 ONLY_FLAGS: Final = ("data",)
 """Fields that no file sets: the option has a default, which would win without a word."""
 _HEADER: Final = re.compile(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?")
@@ -91,6 +93,10 @@ def _check_keys(table: dict[str, Any], kind: Any, inside: str, text: str, file: 
         if not inside and key in ONLY_FLAGS:
             line = _line_of(text, inside, key)
             raise RequestError(f"{file}, line {line}: no file sets {key!r}; use --{key}")
+        if _is_beyond(value):
+            line = _line_of(text, inside, key)
+            name = f"{inside}.{key}" if inside else key
+            raise RequestError(f"{file}, line {line}: {name} is {value}; the most is {MAX_NUMBER}")
         nested = _nested(hints[key])
         if nested is None:
             continue
@@ -150,10 +156,17 @@ def _from_text(kind: Any, name: str, text: str, variable: str) -> Any:
         except tomllib.TOMLDecodeError as error:
             raise RequestError(f"{variable} in the environment: {error}") from error
     try:
-        msgspec.convert(value, hint, strict=False, dec_hook=_decode)
+        converted = msgspec.convert(value, hint, strict=False, dec_hook=_decode)
     except (msgspec.ValidationError, RequestError) as error:
         raise RequestError(_describe(error, f"{variable} in the environment", hint)) from error
+    if _is_beyond(converted):
+        raise RequestError(f"{variable} in the environment is {text}; the most is {MAX_NUMBER}")
     return value
+
+
+def _is_beyond(value: Any) -> bool:
+    """Whether `value` is a number that no setting can be: too large, infinite or NaN."""
+    return isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER
 
 
 def _nested(hint: Any) -> Any:

@@ -56,6 +56,8 @@ class KeyRing:
         self._former = FormerSecrets()
         self._unwritten: set[str] = set()
         """Ids that are revoked, but not yet in the store, so that a restart would undo it."""
+        self.on_limits: Callable[[ApiKey], None] = lambda key: None
+        """Called with a key whose limits were changed, by whichever relay."""
         self._changing = asyncio.Lock()
         """Held while a change is written, and while others' changes are read: so what is read is
         never older than what this relay has written."""
@@ -360,6 +362,8 @@ class KeyRing:
             self._by_hash.pop(known.sha256, None)  # it has another secret now
         self._by_hash[key.sha256] = key
         self._by_id[key.id] = key
+        if known is not None and known.limits != key.limits:
+            self.on_limits(key)
 
     def _expired(self, key: ApiKey) -> bool:
         return key.limits.expires_at is not None and self._clock() >= key.limits.expires_at

@@ -66,7 +66,7 @@ class SignIns:
         self._store = store
         self._admins = admins
         self._clock = clock
-        self.links = SignInLinks(admins, clock)
+        self.links = SignInLinks(store, admins, clock)
         self._by_hash: dict[bytes, SignIn] = {}
         self._unwritten: dict[str, SignIn] = {}
         """Sign-ins by id that have ended, but are still in the store: a restart would undo it."""
@@ -109,7 +109,7 @@ class SignIns:
         Raises `AuthError` for an unknown token or a link that is no longer good, and `StoreError`.
         """
         if token.startswith(LINK_PREFIX.encode()):
-            admin = self.links.redeem(token)
+            admin = await self.links.redeem(token)
         else:
             admin = self._admins.authenticate(token)
         now = self._clock()

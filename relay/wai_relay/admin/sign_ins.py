@@ -19,7 +19,7 @@ async def list_sign_ins(context: Context, call: Call) -> SignInList:
 
 async def make_link(context: Context, call: Call) -> SignInLink:
     """A link that signs one browser in as the admin who asks, within ten minutes."""
-    secret, expires_at = context.sign_ins.links.make(call.actor)
+    secret, expires_at = await context.sign_ins.links.make(call.actor)
     await context.audit.record(call.actor, "admin.sign_in_link", call.actor)
     return SignInLink(sign_in_url(context.public_url, secret), expires_at)
 

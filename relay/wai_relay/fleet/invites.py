@@ -174,12 +174,12 @@ class Invites:
         invite is as good as before.
         """
         digest = secret_sha256(secret)
-        rows = await self._store.read("SELECT * FROM invites WHERE secret_sha256 = $1", digest)
+        rows = await self._store.read(_BY_DIGEST, digest)
         if not rows:
             raise _refused("this relay does not know it")
         invite = _invite_from_row(rows[0])
         joining = node_id(public_key)
-        if (known := self._joined_by(invite, joining)) is not None:
+        if (known := await self._joined_by(invite, joining)) is not None:
             return known
         if invite.state(self._clock()) != "open":
             raise _refused(_WHY[invite.state(self._clock())])
@@ -196,7 +196,8 @@ class Invites:
         except RequestError as error:
             if error.fault is not Fault.NAME_TAKEN or name or invite.name:
                 raise
-        return await self.redeem(secret, public_key, name, host)  # another one took the host's name
+        await self._registry.follow()  # another one took the host's name, maybe at another relay
+        return await self.redeem(secret, public_key, name, host)
 
     def _name_after(self, host: str) -> str:
         """A name that no other node has, made from a host's; "" where nothing of it can be used."""
@@ -227,21 +228,26 @@ class Invites:
                 ),
             )
         except ConflictError:
-            raise await self._why_not(digest, node) from None
+            invite = _invite_from_row((await self._store.read(_BY_DIGEST, digest))[0])
+            if (known := await self._joined_by(invite, node.id)) is not None:
+                return known  # it asked twice at once
+            state = invite.state(self._clock())
+            raise (name_taken(node.name) if state == "open" else _refused(_WHY[state])) from None
         rows = await self._store.read("SELECT * FROM nodes WHERE id = $1", node.id)
         enrolled = node_from_row(rows[0])
         self._registry.keep(enrolled)
         return enrolled
 
-    async def _why_not(self, digest: bytes, node: NodeRecord) -> AuthError | RequestError:
-        rows = await self._store.read("SELECT * FROM invites WHERE secret_sha256 = $1", digest)
-        state = _invite_from_row(rows[0]).state(self._clock())
-        return name_taken(node.name) if state == "open" else _refused(_WHY[state])
+    async def _joined_by(self, invite: InviteRecord, joining: str) -> NodeRecord | None:
+        """The node that is joining, if it came in by this invite, maybe at another relay."""
+        if invite.used_by != joining:
+            return None
+        if self._registry.get(joining) is None:
+            await self._registry.follow(joining)
+        return self._registry.get(joining)
 
-    def _joined_by(self, invite: InviteRecord, joining: str) -> NodeRecord | None:
-        return self._registry.get(joining) if invite.used_by == joining else None
 
-
+_BY_DIGEST: Final = "SELECT * FROM invites WHERE secret_sha256 = $1"
 _WHY: Final = {
     "used": "it was used already; make a new one with `wai invite create`",
     "revoked": "it was revoked",

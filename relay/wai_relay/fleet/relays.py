@@ -22,6 +22,9 @@ GONE_S: Final = 15.0
 """Without a heartbeat for so long a relay counts as dead. After a restart of the database all have
 so long anew, since none could have written."""
 
+CLOCK_READ_S: Final = 2.0
+"""A clock that took longer to read is not compared."""
+
 TOLD_S: Final = 86_400.0
 """For so long it is told that a relay is lost: then it was taken away for good."""
 
@@ -82,6 +85,8 @@ class Relays:
         self.list = RelayList()
         """What nodes are told."""
         self.started_at = time.time()
+        self.clock_ahead_s = 0.0
+        """How far the database's clock is ahead of this machine's, as it was read last."""
         self._with_port = False
         self.deaf_s: Callable[[], float] = lambda: 0.0
         """For how long changes of other relays are not heard, in seconds."""
@@ -113,6 +118,13 @@ class Relays:
         """Whether callers shall go to another relay than this one."""
         return any(one.drained for one in self.all if one.id == self.own_id)
 
+    async def begin(self, own: RelayRecord, *, succeeds: bool) -> None:
+        """Say that this relay has begun. A drain was for the process before, which may have been
+        killed, unless this one `succeeds` it without a gap. Raises `StoreError`."""
+        await self.beat(own)
+        if not succeeds:
+            await self.drain(self.own_id, drained=False)
+
     async def beat(self, own: RelayRecord) -> None:
         """Say that this relay lives, and find those that do not. Raises `StoreError`."""
         values = (
@@ -132,6 +144,18 @@ class Relays:
         if self.all:
             known = tuple(one.known for one in self.all)
             self.list = RelayList(rows[0]["list_version"], known)
+
+    async def compare_clocks(self) -> None:
+        """Read the database's clock. Raises `StoreError`."""
+        before, since = time.time(), time.monotonic()
+        rows = await self._store.read("SELECT wai_now() AS at")
+        lasted_s = time.monotonic() - since
+        if lasted_s < CLOCK_READ_S:  # else nothing is known of when it was read
+            self.clock_ahead_s = rows[0]["at"] - before - lasted_s / 2
+
+    def fleet_time(self) -> float:
+        """Seconds since 1970 by the clock that all relays have, the database's."""
+        return time.time() + self.clock_ahead_s
 
     @property
     def taken(self) -> bool:

@@ -42,9 +42,7 @@ and the caller gets heartbeats meanwhile."""
 
 PEEK_BYTES: Final = 64  # enough to see whether a stream begins as its kind must
 
-# How programs on the way report what went wrong, where no model server answers.
-_REPORT_WORDS: Final = ("detail", "message", "errors", "msg", "title")
-_REPORT_CHARS: Final = 1000
+_REPORT_CHARS: Final = 1000  # of the sentence of a program on the way, where no server answers
 _NEVER_EMPTY: Final = ("choices", "data")  # there is one for each that was asked for
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
@@ -117,7 +115,7 @@ class Misnamed(Opening):
 
 class Document(Opening):
     """One JSON document. A short one is read to see whether it is an error inside a 200: also one
-    that has none of `fields`, and reports something."""
+    that has none of `fields`."""
 
     def __init__(self, fields: tuple[str, ...]) -> None:
         super().__init__()
@@ -278,12 +276,12 @@ def verdict_on(document: object, fields: tuple[str, ...]) -> OpeningVerdict:
     for field in _NEVER_EMPTY:
         if first.get(field) == []:
             return _said_nothing()
-    if not has_answer(first, fields) and any(first.get(word) for word in _REPORT_WORDS):
+    if not _has_answer(first, fields):
         return _broke(sentence_in(first) or str(first.get("message") or "")[:_REPORT_CHARS])
     return BEGIN
 
 
-def has_answer(document: dict[str, Any], fields: tuple[str, ...]) -> bool:
+def _has_answer(document: dict[str, Any], fields: tuple[str, ...]) -> bool:
     """Whether a whole JSON answer has one of the fields that it must have."""
     for field in fields:  # of which the first is nearly always there: no generator
         if document.get(field) is not None:

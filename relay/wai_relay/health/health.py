@@ -65,7 +65,7 @@ class Health(msgspec.Struct):
         nodes: Collection[WatchedNode] = list(self.nodes())
         providers = list(self.providers())
         yield from self.condition.problems(self.clock())
-        yield from self.clock_watch.problems(_clocks(providers))
+        yield from self.clock_watch.problems(_clocks(providers, self.relays))
         yield from self.receivers.problems()
         if self.relays is not None:
             yield from relay_problems(self.relays, database_away=self.condition.away() is not None)
@@ -77,7 +77,11 @@ class Health(msgspec.Struct):
         yield from key_problems(self.outcomes.refused(), self.known_key)
 
 
-def _clocks(providers: Iterable[WatchedProvider]) -> Iterator[tuple[str, float]]:
+def _clocks(
+    providers: Iterable[WatchedProvider], relays: WatchedRelays | None
+) -> Iterator[tuple[str, float]]:
+    if relays is not None:
+        yield "the database", relays.clock_ahead_s
     for provider in providers:
         if provider.ahead_s is not None:
             yield provider.name, provider.ahead_s

@@ -35,6 +35,7 @@ class WatchedRelays(Protocol):
     own_id: str
     deaf_s: Callable[[], float]
     copied: bool
+    clock_ahead_s: float
 
     @property
     def all(self) -> Iterable[WatchedRelay]:

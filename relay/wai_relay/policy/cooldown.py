@@ -23,6 +23,10 @@ UNPROVEN: Final = 3.0
 # Or more than half of the last ten, once there are five: a node that only mostly works.
 WINDOW: Final = 10
 WINDOW_LEAST: Final = 5
+# Refusals in a row with nothing served in between, from which on they count as failures do in its
+# score: callers make mistakes everywhere alike, but a server may find fault with all requests. It
+# does not rest for that.
+REFUSALS_IN_ROW: Final = 3
 # A restarted llama-server needs some seconds to load; a broken one need not be asked every second.
 FIRST_REST_S: Final = 5.0
 # A probe that fails costs its caller one more attempt, and a healed node that is not probed costs
@@ -53,11 +57,12 @@ class Cooldown:
 
     __slots__ = (
         *("_early", "_early_placed", "_faded_at", "_failures", "_in_row", "_outcomes"),
-        *("_probe_until", "_proven", "_rest_s", "_tries", "_until", "took_s"),
+        *("_probe_until", "_proven", "_refused_in_row", "_rest_s", "_tries", "_until", "took_s"),
     )
 
     def __init__(self) -> None:
         self._in_row = 0.0
+        self._refused_in_row = 0
         self._proven = False  # it has served something
         self._outcomes: deque[bool] = deque(maxlen=WINDOW)
         self._rest_s = 0.0  # the current or last rest; 0.0: none since it last did well
@@ -115,6 +120,7 @@ class Cooldown:
     def succeeded(self) -> None:
         """A request went well."""
         self._in_row = 0.0
+        self._refused_in_row = 0
         if self._failures:
             self._tries += 1.0
         self._proven = True
@@ -125,11 +131,21 @@ class Cooldown:
             self._failures = self._tries = 0.0
             self._outcomes.clear()
 
-    def refused(self) -> None:
+    def acquitted(self) -> None:
         """A request came to nothing by its own mistake, or may have: that says nothing of the node,
         for one that can't serve anything may still find fault. If it was the probe, the next
         request is."""
         self._probe_until = 0.0
+
+    def refused(self, now: float) -> None:
+        """A request was refused for its own mistake. See `acquitted`, but for one that does nothing
+        else."""
+        self.acquitted()
+        self._refused_in_row += 1
+        if self._refused_in_row >= REFUSALS_IN_ROW:
+            self._fade(now)
+            self._failures += 1.0
+            self._tries += 1.0
 
     def failed(self, now: float, placed: int = 0) -> None:
         """A request failed, in a way that only the node can be at fault for."""

@@ -126,6 +126,12 @@ class KeyShare:
         """Whether it has nothing to spare, so that what it does not use is given back at once."""
         return self.spare == NOTHING
 
+    def take_limits(self, limits: KeyLimits) -> None:
+        """The key has these limits now. What is held by the former ones may be used no more."""
+        if limits != self.limits:
+            self.limits = limits
+            self.forget()
+
     def busy(self) -> Amounts:
         """What its requests use, of what is limited."""
         limits, use = self.limits, self.use
@@ -212,12 +218,12 @@ class KeyShare:
         )
 
     def has_too_much(self, relays: int, now: float) -> bool:
-        """Whether it holds more than it should, or what is used up has not been told."""
+        """Whether it holds more than it should, or what is used has not been told."""
         if self.spent != self.acked:
             return True
         wanted = self._wanted(relays, now)
         return any(
-            have > used + want + want // 2
+            have > used + want + want // 2 or used > have
             for have, used, want in zip(self.held, self.busy(), wanted, strict=True)
         )
 
@@ -267,7 +273,8 @@ class KeyShare:
         if asked is None or answer.seq != asked.seq:
             return []
         self._asked, self._flying = None, []
-        self.usable = self.held = answer.held
+        self.held = answer.held
+        self.usable = answer.held if self._has_limits_of(asked) else NOTHING
         self._take_from_usable(  # what came to count elsewhere meanwhile
             tokens=self.spent - asked.spent,
             month=max(self.written - self._written_when_asked, 0),
@@ -282,6 +289,12 @@ class KeyShare:
         )
         self._ask_again_at = now + TOP_UP_S if less else now
         return list(zip(flying, answer.verdicts, strict=True))
+
+    def _has_limits_of(self, asked: Ask) -> bool:
+        limits = self.limits
+        return (asked.rpm, asked.tpm, asked.concurrency, asked.monthly) == (
+            *(limits.rpm, limits.tpm, limits.concurrency, limits.monthly_tokens),
+        )
 
     def unheard(self) -> None:
         """No answer came: those that wait for it go on waiting, for the next one."""

@@ -23,7 +23,8 @@ class ModelNames(msgspec.Struct, frozen=True, dict=True):
     """`aliases`: name to model; a name may contain `*`. `fallbacks`: model to those that may stand
     in for it, best first. Replace the whole of it to change it while the relay runs.
 
-    Raises `RequestError` for an alias with too many `*`."""
+    Raises `RequestError` for an alias with too many `*`, for one that leads back to itself, and for
+    a name that is empty."""
 
     aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
     fallbacks: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
@@ -32,6 +33,19 @@ class ModelNames(msgspec.Struct, frozen=True, dict=True):
         for name in self.aliases:
             if name.count(ANY) > MAX_WILDCARDS:
                 raise RequestError(f"the alias {name!r} has more than {MAX_WILDCARDS} `*`")
+            if self._leads_back(name):
+                raise RequestError(f"the alias {name!r} leads back to itself, and to no model")
+        others = (other for group in self.fallbacks.values() for other in group)
+        if not all((*self.aliases, *self.aliases.values(), *self.fallbacks, *others)):
+            raise RequestError("a name in [aliases] or [fallbacks] is empty")
+
+    def _leads_back(self, name: str) -> bool:
+        """Whether the alias `name` stands for others that stand for it in the end."""
+        seen, model = {name}, self.aliases[name]
+        while model in self.aliases and model not in seen:
+            seen.add(model)
+            model = self.aliases[model]
+        return model == name and len(seen) > 1
 
     def served_by(self, name: str, served: ServedNames | None = None) -> tuple[str, ...]:
         """The models to try for `name`, in order. An alias without `*` comes first, then what nodes

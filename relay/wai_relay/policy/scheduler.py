@@ -250,7 +250,7 @@ class Scheduler:
             case Result.SERVED:
                 lane.cooldown.succeeded()
             case Result.REFUSED:
-                lane.cooldown.refused()
+                lane.cooldown.refused(now)
             case Result.FAILED:
                 lane.cooldown.failed(now, pool.placed if pool else 0)
             case Result.FULL:
@@ -271,7 +271,7 @@ class Scheduler:
 
     def acquit(self, placement: Placement) -> None:
         """... and here nobody did, or nobody else was tried."""
-        placement.lane.cooldown.refused()
+        placement.lane.cooldown.acquitted()
 
     # -- time
     def next_deadline(self) -> float | None:

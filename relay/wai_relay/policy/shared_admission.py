@@ -120,10 +120,20 @@ class SharedAdmission(Admission):
             if share.wants_more(now):
                 self._ask_for(share)
             return permit
-        share.limits = limits
+        share.take_limits(limits)
         most = share.largest if _limits_tokens(limits) else 0
         self._ask(permit, Wish(enters=True, least=min(most, 1), most=most), None, now)
         return permit
+
+    def limits_changed(self, key: ApiKey, now: float) -> None:
+        """A key has other limits now. What its requests use here is told to the judge, who may not
+        know it: it was not limited until now."""
+        if not _is_limited(key.limits) or key.id not in self._uses:
+            return
+        share = self._share(key)
+        share.take_limits(key.limits)
+        self._expire(share, now)
+        self._ask_for(share)
 
     def reserve(
         self, permit: Permit, key: ApiKey, claim: TokenClaim, now: float, wall: float

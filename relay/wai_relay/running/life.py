@@ -102,6 +102,10 @@ async def open_relay(
         listener = Listener(parts.edge)
         ending.push_async_callback(listener.abandon)
         sharing = await _open_port(listener, parts, store, stored, tls, config, passed, ending)
+        if sharing is not None:  # nodes dial as soon as they are told
+            ending.push_async_callback(sharing.close, succeeded=True)
+            await sharing.start(succeeds=inherited is not None)
+        parts.watch.start()
         succession = Succession(lambda: listener.descriptors, lock, stop)
         ending.push_async_callback(succession.end)
         relay = Relay(live, folder, parts, listener, tls, succession, sharing)
@@ -157,7 +161,7 @@ async def _open_port(
     socks: Sequence[socket.socket],
     ending: AsyncExitStack,
 ) -> Sharing | None:
-    """Take the port, and accept once the parts know its number, and the other relays this one.
+    """Take the port, and accept once the parts know its number; return what tells the others.
 
     Raises `TransportError`, `StoreError`.
     """
@@ -177,10 +181,6 @@ async def _open_port(
         if parts.limits is not None:
             parts.limits.start()
         await listener.start()
-        if sharing is not None:  # nodes dial as soon as they are told
-            ending.push_async_callback(sharing.close, succeeded=True)
-            await sharing.start()
-        parts.watch.start()
     except OSError as error:
         known = (error.errno or 0) > 0  # else a name's, which has no text of the system's
         reason = os.strerror(error.errno or 0) if known else error.strerror
@@ -260,10 +260,10 @@ class Relay:
         if self._tls is not None and (trusted := self._tls.trusted_file) is not None:
             _log.info("callers must trust the certificate in %s", trusted)
 
-    def sign_in_link(self) -> str:
+    async def sign_in_link(self) -> str:
         """Return a link that opens the dashboard on this machine, signed in as its local admin."""
         context = self._parts.context
-        secret, _ = context.sign_ins.links.make(context.admins.local)
+        secret, _ = await context.sign_ins.links.make(context.admins.local)
         return sign_in_url(self._live.now.local_url(self.port), secret)
 
     def announce(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from typing import Final
 
 from wai_relay.policy.admission import Admission
@@ -29,6 +30,7 @@ def limits_of(stored: Stored) -> tuple[Admission, Courier | None]:
     admission = SharedAdmission(
         loop.create_future, months=recorder.months, usage=recorder.tokens_of_month
     )
+    stored.keys.on_limits = lambda key: admission.limits_changed(key, time.monotonic())
     # Each process has its own, since one that is replaced runs beside its successor for a while.
     judge = Judge(lambda: store.connect("limits"), secrets.token_hex(_HOLDER_BYTES))
     return admission, Courier(admission, judge, one_host=len(store.address.hosts()) == 1)

@@ -134,7 +134,10 @@ def build(config: RelayConfig, stored: Stored, tls: PortTls | None) -> Parts:
         figures=node_hours.rows,
     )
 
-    peers = Peers(stored.relays, stored.relay_key, stored.admins.knows, config.proxies)
+    peers = Peers(
+        *(stored.relays, stored.relay_key, stored.admins.knows, config.proxies),
+        clock=stored.relays.fleet_time,
+    )
     if stored.relays.shared:
         feed.elsewhere = Elsewhere(peers, lambda: stored.admins.local)
         feed.relay_name = lambda: stored.relays.own_name

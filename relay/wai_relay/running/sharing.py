@@ -7,6 +7,7 @@ database that is away stops neither, and callers do not notice: what a request n
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import platform
 from collections.abc import Awaitable, Callable, Mapping
@@ -36,6 +37,9 @@ RELAYS: Final = "relays"
 
 COPIED_AFTER: Final = 3
 """Heartbeats in a row that found another process registered as this relay. An upgrade has one."""
+
+CLOCK_EVERY: Final = 10
+"""Heartbeats between two looks at the database's clock: half a minute after this one is set."""
 
 LEAVE_S: Final = 2.0
 """A relay that stops waits no longer for a database that is away."""
@@ -72,10 +76,12 @@ class Sharing:
         self._tasks: list[asyncio.Task[None]] = []
         self._silent = False
 
-    async def start(self) -> None:
-        """Register this relay, and go on with that. Raises `StoreError`."""
+    async def start(self, *, succeeds: bool) -> None:
+        """Register this relay, and go on with that. `succeeds`: see `Relays.begin`. Raises
+        `StoreError`."""
         await self._followers[RELAYS](None)  # their names, of which this one's must differ
-        await self._relays.beat(self._own())
+        await self._relays.begin(self._own(), succeeds=succeeds)
+        await self._relays.compare_clocks()
         await self._followers[RELAYS](None)
         loop = asyncio.get_running_loop()
         for work in (self._beat(), self.feed.run(), self._follow()):
@@ -98,13 +104,15 @@ class Sharing:
 
     async def _beat(self) -> None:
         others = 0
-        while True:
+        for beats in itertools.count(1):
             await asyncio.sleep(HEARTBEAT_S)
             others = others + 1 if self._relays.taken else 0
             self._relays.copied = others >= COPIED_AFTER
             try:
                 await self._relays.beat(self._own())
                 self._silent = False
+                if beats % CLOCK_EVERY == 0:
+                    await self._relays.compare_clocks()
             except StoreError as error:
                 if not self._silent:
                     _log.warning("the other relays do not hear that this one lives: %s", error)

@@ -161,5 +161,5 @@ class Courier:
         if self._away_since is None:
             self._away_since = self._wall_clock()
             _log.warning(
-                "the database does not answer for limits: %s", error or type(error).__name__
+                "the database does not answer for limits: %s", str(error) or type(error).__name__
             )

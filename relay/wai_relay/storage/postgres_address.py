@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from wai_protocol.errors import RequestError, StoreError
 
@@ -48,8 +48,19 @@ _SOCKET_OPTIONS: Final = {
     "TCP_KEEPCNT": _KEEPALIVE["count"],
     "TCP_USER_TIMEOUT": GONE_AFTER_S * 1000,
 }
+# Parameters of libpq that the driver would send to the server, which does not know them. What they
+# are for is the relay's own choice (timeouts, keepalives, the host), or nothing that is done here.
+_LEFT_OUT: Final = frozenset(
+    {
+        *("connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval"),
+        *("keepalives_count", "fallback_application_name", "load_balance_hosts"),
+        *("channel_binding", "gssencmode", "sslcompression", "sslsni"),
+    }
+)
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 MAX_PASSWORD_BYTES: Final = 4096
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:]*)(:\d*)?")  # the name may be left out
+_MAX_PORT: Final = 65_535  # uvloop would take another one for a larger number
 _MAX_NAME_BYTES: Final = 63  # PostgreSQL cuts longer ones
 
 
@@ -79,8 +90,18 @@ class PostgresAddress:
                 "database is no URL that can be used: what is not a letter or a digit in user and"
                 " password is written as in other URLs, %40 for @, %2F for /, %3A for :"
             )
-        if "application_name" in dict(parse_qsl(parts.query)):
+        named = dict(parse_qsl(parts.query))
+        ports = [host.rpartition(":")[2] for host in hosts] + named.get("port", "").split(",")
+        if any(port.isdecimal() and int(port) > _MAX_PORT for port in ports):
+            raise RequestError(f"database has a port over {_MAX_PORT}")
+        if "application_name" in named:
             raise RequestError("the relay sets application_name itself: leave it out of database")
+        for name in ("channel_binding", "gssencmode"):
+            if named.get(name) == "require":
+                raise RequestError(
+                    f"the relay's driver of PostgreSQL can't do {name}=require: leave it out of"
+                    " database, and use sslmode=verify-full"
+                )
 
     def __str__(self) -> str:
         """Return who and where, without a password: USER@HOST:PORT/DATABASE."""
@@ -99,6 +120,8 @@ class PostgresAddress:
         """Return an address for each of its hosts, so that each has a time limit of its own."""
         parts = _split(self.url)
         login, at, hosts = parts.netloc.rpartition("@")
+        if not hosts:
+            return [dataclasses.replace(self, url=url) for url in _each_named(self.url, parts)]
         rest = parts.path + (f"?{parts.query}" if parts.query else "")
         return [
             dataclasses.replace(self, url=f"{parts.scheme}://{login}{at}{host}{rest}")
@@ -134,7 +157,7 @@ async def _connect(address: PostgresAddress, purpose: str) -> asyncpg.Connection
     name = f"wai relay: {purpose}" if purpose else "wai relay"
     try:
         connection: asyncpg.Connection = await asyncpg.connect(
-            address.url,
+            _for_driver(address.url),
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=ANSWER_TIMEOUT_S,
             target_session_attrs="read-write",
@@ -143,6 +166,7 @@ async def _connect(address: PostgresAddress, purpose: str) -> asyncpg.Connection
                 "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
                 "lock_timeout": f"{LOCK_TIMEOUT_S}s",
                 "idle_in_transaction_session_timeout": f"{IDLE_TRANSACTION_TIMEOUT_S}s",
+                "client_encoding": "utf8",  # whatever the URL says: the driver knows no other
                 "jit": "off",  # it costs each report 100 ms
                 **{f"tcp_keepalives_{name}": str(value) for name, value in _KEEPALIVE.items()},
             },
@@ -228,8 +252,8 @@ def _why_not(address: PostgresAddress, error: Exception) -> StoreError:
             return UnreachableError(
                 f"the name of PostgreSQL's host in {address} is not known: {error.strerror}"
             )
-        case FileNotFoundError() if error.filename and str(error.filename) in address.url:
-            return StoreError(f"{error.filename}, which the URL of PostgreSQL names, is not there")
+        case FileNotFoundError() if (missing := _missing_file(address)) is not None:
+            return StoreError(f"{missing}, which the URL of PostgreSQL names, is not there")
         case ssl.SSLError():
             return StoreError(
                 f"PostgreSQL at {address} and the relay do not agree on TLS ({error}): look at"
@@ -240,6 +264,15 @@ def _why_not(address: PostgresAddress, error: Exception) -> StoreError:
             return UnreachableError(
                 f"PostgreSQL at {address} cannot be reached ({reason}): is it running, and is the"
                 " address right?"
+            )
+        case (
+            asyncpg.UndefinedObjectError()
+            | asyncpg.InvalidParameterValueError()
+            | asyncpg.CantChangeRuntimeParamError()
+        ):
+            return StoreError(
+                f"PostgreSQL at {address} does not take an option that its URL has after the ?:"
+                f" {error}"
             )
         case asyncpg.PostgresError():
             return UnreachableError(f"PostgreSQL at {address} refuses a connection: {error}")
@@ -269,6 +302,38 @@ def _split(url: str) -> SplitResult:
         return urlsplit(url)
     except ValueError:  # its text may have a part of the password
         raise RequestError("database is not a URL: is an IPv6 address in brackets?") from None
+
+
+def _each_named(url: str, parts: SplitResult) -> list[str]:
+    """A URL for each host that is named after the ?, as in `?host=a,b&port=1,2`."""
+    named = dict(parse_qsl(parts.query))
+    hosts, ports = named.get("host", "").split(","), named.get("port", "").split(",")
+    if len(hosts) == 1 or len(ports) not in (1, len(hosts)):
+        return [url]  # the driver refuses what makes no sense
+    each = []
+    for host, port in zip(hosts, ports if len(ports) > 1 else ports * len(hosts), strict=True):
+        own = {**named, "host": host, **({"port": port} if port else {})}
+        query = urlencode(own, safe="/", quote_via=quote)
+        each.append(f"{parts.scheme}://{parts.netloc}{parts.path}?{query}")
+    return each
+
+
+def _for_driver(url: str) -> str:
+    """The URL without what the driver does not know."""
+    parts = _split(url)
+    query = "&".join(
+        one for one in parts.query.split("&") if one.partition("=")[0] not in _LEFT_OUT
+    )
+    rest = parts.path + (f"?{query}" if query else "")
+    return f"{parts.scheme}://{parts.netloc}{rest}"
+
+
+def _missing_file(address: PostgresAddress) -> str | None:
+    """A file that the URL names and that is not there."""
+    named = dict(parse_qsl(_split(address.url).query))
+    return next(
+        (named[name] for name in _FILES if name in named and not Path(named[name]).exists()), None
+    )
 
 
 def _user_and_hosts(parts: SplitResult) -> tuple[str, str]:

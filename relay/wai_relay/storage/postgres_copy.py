@@ -17,7 +17,7 @@ import asyncpg
 from wai_protocol.errors import StoreError
 
 from .migrations import load_migrations
-from .postgres_address import PostgresAddress, connect
+from .postgres_address import LOCK_TIMEOUT_S, PostgresAddress, connect
 from .postgres_schema import is_empty, migrate
 from .sqlite import SqliteStore
 from .tables import KEPT_TABLES
@@ -42,7 +42,7 @@ async def copy_out(address: PostgresAddress, file: Path) -> dict[str, int]:
     try:
         with _failing(f"reading {address}"), _sqlite(file) as target:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                await connection.execute(f"SET LOCAL statement_timeout = '{COPY_TIMEOUT_S}s'")
+                await _take_time(connection)
                 await _check_schema(connection, address)
                 return {table: await _table_out(connection, target, table) for table in KEPT_TABLES}
     finally:
@@ -61,16 +61,26 @@ async def copy_in(
     connection = await connect(address, "import")
     try:
         with _failing(f"writing to {address}"), _sqlite(file) as source:
-            await migrate(connection, load_migrations("postgres"))
-            await _check_schema(connection, address)
+            # The tables too: a relay takes a database that has them for one that is in use.
             async with connection.transaction():
-                await connection.execute(f"SET LOCAL statement_timeout = '{COPY_TIMEOUT_S}s'")
+                await migrate(connection, load_migrations("postgres"))
+                await _take_time(connection)
+                await _check_schema(connection, address)
                 await _check_unused(connection, address)
                 return {
                     table: await _table_in(source, connection, table, told) for table in KEPT_TABLES
                 }
     finally:
         connection.terminate()
+
+
+async def _take_time(connection: asyncpg.Connection) -> None:
+    """Let the transaction last as long as a copy may, with pauses in which the file is read."""
+    await connection.execute(
+        f"SET LOCAL statement_timeout = '{COPY_TIMEOUT_S}s';"
+        f" SET LOCAL idle_in_transaction_session_timeout = '{COPY_TIMEOUT_S}s';"
+        f" SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"
+    )
 
 
 async def _check_schema(connection: asyncpg.Connection, address: PostgresAddress) -> None:

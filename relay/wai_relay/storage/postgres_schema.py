@@ -60,7 +60,9 @@ async def migrate(connection: asyncpg.Connection, migrations: list[Migration]) -
         await connection.execute(
             f"SET LOCAL statement_timeout = '{MIGRATION_TIMEOUT_S}s'; SET LOCAL lock_timeout = 0"
         )
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", AdvisoryLock.SCHEMA)
+        await connection.execute(
+            "SELECT pg_advisory_xact_lock($1)", AdvisoryLock.SCHEMA, timeout=MIGRATION_TIMEOUT_S
+        )
         await connection.execute(_TABLE)
         for migration in await _missing(connection, migrations) or []:
             for sql in (in_postgres(migration.sql), migration.own_sql):

@@ -16,5 +16,6 @@ KEPT_TABLES: Final = (
 PASSING_TABLES: Final = (
     *("schema_migrations", "relays", "relay_list"),
     *("limit_holders", "limit_shares", "limit_uses", "limit_contended"),  # of running processes
+    "sign_in_links",  # good for minutes
     *("shared_files", "acme_challenges"),  # what they are made of is in the relays' folders
 )

@@ -60,6 +60,10 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path) -> No
         ("listen = \n", "FILE: Invalid value (at line 1"),
         ("listen = 'nowhere'\n", "'nowhere' is not HOST:PORT"),
         ("tls = 'on'\n", "tls is self-signed, off, acme, or CERT,KEY"),
+        ("dead_s = inf\n", "FILE, line 1: dead_s is inf; the most is 1000000000000000"),
+        ("[gateway]\nfirst_byte_s = nan\n", "FILE, line 2: gateway.first_byte_s is nan"),
+        ("[notify]\nafter_s = 1e300\n", "FILE, line 2: notify.after_s is 1e+300"),
+        ("session_ttl_s = 1" + "0" * 30 + "\n", "FILE, line 1: session_ttl_s is 1"),
     ],
 )
 def test_a_mistake_in_the_file_is_named_with_its_line(
@@ -73,6 +77,9 @@ def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None
         "WAI_RELAY_DRAIN_TIMEOUT_S in the environment"
     )
     assert _error(tmp_path, "", {"WAI_RELAY_GATEWAY": "{"}).startswith("WAI_RELAY_GATEWAY")
+    assert _error(tmp_path, "", {"WAI_RELAY_DEAD_S": "inf"}) == (
+        "WAI_RELAY_DEAD_S in the environment is inf; the most is 1000000000000000"
+    )
 
 
 def test_what_kubernetes_sets_for_a_service_is_not_a_setting(tmp_path: Path) -> None:

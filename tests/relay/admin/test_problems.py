@@ -282,3 +282,11 @@ async def test_a_relay_that_hears_nothing_of_the_others_says_so(api: Api) -> Non
     assert ("database", "relay", "what other relays change is not heard for 61 s") in (
         await _problems(api)
     )
+
+
+async def test_a_clock_that_differs_from_the_databases_is_named(api: Api) -> None:
+    relays = api.context.relays
+    api.context.health.relays = relays
+    relays.clock_ahead_s = 300.0
+    told = ("clock", "relay", "the clock is 300 s behind that of the database")
+    assert told in await _problems(api)

@@ -40,6 +40,36 @@ async def test_the_string_says_where_the_relay_is_and_how_to_know_it(
     assert invite.secret not in everything_in(tmp_path)
 
 
+async def test_a_node_that_asks_two_relays_at_once_gets_the_same_answer_from_both(
+    store: Store, clock: Clock
+) -> None:
+    (here, _), (there, _) = await _parts(store, clock), await _parts(store, clock)
+    secret, key = await _invite(here), NodeKey.generate()
+    asked = [relay.redeem(secret, key.public, "box") for relay in (here, there)]
+    one, other = await asyncio.gather(*asked)
+    assert one == other
+
+
+async def test_a_node_that_asks_again_at_a_relay_that_has_not_heard_of_it_gets_the_same_answer(
+    store: Store, clock: Clock
+) -> None:
+    (here, _), (there, _) = await _parts(store, clock), await _parts(store, clock)
+    secret, key = await _invite(here), NodeKey.generate()
+    first = await here.redeem(secret, key.public, "box")
+    assert await there.redeem(secret, key.public, "box") == first
+
+
+async def test_two_hosts_of_one_name_come_in_at_relays_that_have_not_heard_of_each_other(
+    store: Store, clock: Clock
+) -> None:
+    (here, _), (there, _) = await _parts(store, clock), await _parts(store, clock)
+    names = [
+        (await relay.redeem(await _invite(here), NodeKey.generate().public, None, "gpu.lan")).name
+        for relay in (here, there)
+    ]
+    assert names == ["gpu", "gpu-2"]
+
+
 async def test_of_twenty_nodes_that_race_for_an_invite_one_gets_in(
     store: Store, clock: Clock
 ) -> None:

@@ -1100,7 +1100,7 @@ async def test_of_an_answers_headers_only_harmless_ones_reach_the_caller(status:
         (b"x-anything", b"else"),
         (b"openai-processing-ms", b"7"),
     ]
-    exchange = await rig(FakeNode("gpu1", MODEL, script=answers(status, headers, b"{}"))).ask()
+    exchange = await rig(FakeNode("gpu1", MODEL, script=answers(status, headers, REPLY))).ask()
     names = {name for name, _ in exchange.headers if not name.startswith(b"x-wai-")}
     ours = {b"content-length", b"retry-after"}  # of an answer that the relay has read whole
     assert names - ours == {b"content-type", b"openai-processing-ms"}

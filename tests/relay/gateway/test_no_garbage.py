@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from tests.harness.exchanges import FakeExchange, make_request
 from tests.harness.fleets import JSON, SSE, FakeNode, FakeStream
@@ -78,8 +80,10 @@ async def _streamed_after_a_heartbeat(r: Rig, node: FakeNode) -> None:
 
 
 async def _translated(r: Rig, node: FakeNode) -> None:
+    node.status = FakeNode("gpu1", replace(MODEL, apis=("openai",))).status
     node.script = answers(200, JSON, REPLY)
-    assert (await r.ask(MESSAGE, path="/v1/messages")).status == 200
+    answer = await r.ask(MESSAGE, path="/v1/messages")
+    assert (answer.status, json.loads(answer.body)["type"]) == (200, "message")
 
 
 async def _refused_by_the_upstream(r: Rig, node: FakeNode) -> None:

@@ -10,6 +10,7 @@ from wai_relay.policy.cooldown import (
     MOST_TOOK_S,
     PROBE_AFTER_PLACED,
     PROBE_S,
+    REFUSALS_IN_ROW,
     Cooldown,
 )
 
@@ -46,7 +47,7 @@ def test_one_probe_at_a_time_and_a_good_one_ends_it() -> None:
 def test_a_probe_that_was_the_callers_own_mistake_proves_nothing_and_the_next_one_goes() -> None:
     cooldown = failing(3)
     cooldown.sent(FIRST_REST_S)
-    cooldown.refused()
+    cooldown.refused(FIRST_REST_S)
     assert not cooldown.well
     assert not cooldown.cooling(FIRST_REST_S)
     cooldown.sent(FIRST_REST_S)
@@ -57,9 +58,24 @@ def test_a_probe_that_was_the_callers_own_mistake_proves_nothing_and_the_next_on
 def test_refused_requests_do_not_hide_that_all_others_fail() -> None:
     cooldown = Cooldown()
     for _ in range(3):
-        cooldown.refused()
+        cooldown.refused(0.0)
         cooldown.failed(0.0)
     assert cooldown.cooling(0.0)
+
+
+def test_a_node_that_refuses_all_counts_as_failing_until_it_serves_one_and_never_rests() -> None:
+    cooldown = Cooldown()
+    for _ in range(REFUSALS_IN_ROW - 1):
+        cooldown.refused(0.0)
+    assert cooldown.spotless, "callers make mistakes"
+    for _ in range(5):
+        cooldown.refused(0.0)
+    assert cooldown.failure_rate(0.0) > 0.5
+    assert cooldown.well
+    cooldown.succeeded()
+    assert cooldown.failure_rate(6 * FORGET_HALF_S) == 0.0
+    cooldown.refused(6 * FORGET_HALF_S)
+    assert cooldown.spotless, "the row is broken"
 
 
 def test_each_failed_probe_doubles_the_rest_up_to_its_bound() -> None:

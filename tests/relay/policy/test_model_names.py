@@ -112,6 +112,24 @@ def test_an_alias_with_a_star_stands_for_what_nobody_serves() -> None:
     assert names.served_by("gpt-*", nodes) == ("qwen3:latest",)
 
 
+@pytest.mark.parametrize(
+    ("aliases", "fallbacks", "said"),
+    [
+        ({"a": "b", "b": "a"}, {}, "the alias 'a' leads back to itself"),
+        ({"x": "a", "a": "b", "b": "c", "c": "a"}, {}, "the alias 'a' leads back"),
+        ({"a": ""}, {}, "is empty"),
+        ({"": "a"}, {}, "is empty"),
+        ({}, {"a": ("b", "")}, "is empty"),
+    ],
+)
+def test_a_name_that_leads_to_no_model_is_refused(
+    aliases: dict[str, str], fallbacks: dict[str, tuple[str, ...]], said: str
+) -> None:
+    with pytest.raises(RequestError, match=said):
+        ModelNames(aliases, fallbacks)
+    ModelNames({"a": "a", "b": "c", "c": "d"})  # its own name, and one that a node serves too
+
+
 def test_fallbacks_are_found_by_the_name_that_nodes_use() -> None:
     names = ModelNames(fallbacks={"llama3": ("qwen3",)})
     nodes = served(node("a", "llama3:latest", "qwen3:latest"))

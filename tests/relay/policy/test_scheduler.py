@@ -200,6 +200,27 @@ def test_a_request_that_fails_everywhere_does_not_use_up_the_probe_of_a_node_tha
     assert placed == {"healed", "other"}
 
 
+@pytest.mark.parametrize("told", [16, None])
+def test_a_node_that_refuses_all_at_once_does_not_take_the_traffic(told: int | None) -> None:
+    scheduler = Scheduler()
+    for name in ("broken", "good"):
+        scheduler.update(name, status(slots_total=told, prefill_tps=1e4, decode_tps=50.0), 0.0)
+    refused, answered = 0, 0
+    running: list[tuple[float, Ticket]] = []
+    for turn in range(200):
+        now = turn * 0.1
+        while running and running[0][0] <= now:
+            finish(scheduler, running.pop(0)[1], now)
+        ticket = scheduler.submit(ASK, "k", now)
+        if node_of(ticket) == "broken":
+            refused += 1
+            finish(scheduler, ticket, now, Result.REFUSED)
+        else:
+            answered += 1
+            running.append((now + 0.5, ticket))
+    assert refused < answered / 4
+
+
 def test_a_node_that_left_is_forgotten_and_one_away_is_not_chosen() -> None:
     scheduler = fleet(a=1, b=1)
     scheduler.remove("a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -202,6 +203,53 @@ def test_a_relay_that_is_cut_off_alone_uses_its_share_only_as_long_as_its_lease(
     fleet.relays[1].talk()
     assert fleet.relays[0].admission.enter(key, fleet.now + 11.9, 0.0).asking is None
     assert fleet.relays[0].admission.enter(key, fleet.now + 12.1, 0.0).asking is not None
+
+
+@pytest.mark.parametrize("before", [{}, {"rpm": 100_000}])
+def test_what_runs_at_one_relay_when_a_limit_is_set_counts_at_the_others(
+    before: dict[str, Any],
+) -> None:
+    fleet, limited = LimitedFleet(), limited_key(concurrency=3, **before)
+    made = calls(fleet, 0, 2, limited_key(**before))
+    assert len(running(made)) == 2
+    for relay in fleet.relays:
+        relay.admission.limits_changed(limited, fleet.now)
+        relay.talk()
+    assert len(running(calls(fleet, 1, 5, limited))) == 1
+    made[0].relay.end(made[0], 0)
+    fleet.relays[0].talk()
+    assert len(running(calls(fleet, 2, 5, limited))) == 1
+    fleet.check(limited)
+
+
+def test_what_one_relay_let_in_before_a_limit_was_set_counts_at_the_others_for_its_minute() -> None:
+    fleet, limited = LimitedFleet(), limited_key(rpm=10)
+    for call in calls(fleet, 0, 8, limited_key()):
+        call.relay.end(call, 0)
+    fleet.relays[0].admission.limits_changed(limited, fleet.now)
+    fleet.relays[0].talk()
+    assert len(running(calls(fleet, 1, 12, limited))) == 2
+    fleet.check(limited)
+    fleet.advance(61.0)
+    for relay in fleet.relays:
+        relay.talk()
+    assert len(running(calls(fleet, 1, 12, limited))) == 10
+
+
+def test_a_share_of_a_former_limit_lets_nobody_in_also_if_its_answer_comes_late() -> None:
+    fleet, wide, tight = LimitedFleet(), limited_key(rpm=6_000), limited_key(rpm=4)
+    relay = fleet.relays[0]
+    calls(fleet, 0, 3, wide)
+    relay.talk()
+    relay.admission.beat(fleet.now)
+    relay.call(wide)
+    relay.admission._ask_for(relay.admission._shares[wide.id])
+    asks = relay.admission.asks(fleet.now)
+    reply = fleet.judge.exchange(relay.name, asks, fleet.now)
+    relay.admission.limits_changed(tight, fleet.now)
+    relay.admission.hear(asks, reply, fleet.now, fleet.now, fleet.now)
+    assert running(calls(fleet, 0, 5, tight)) == []
+    fleet.check(tight)
 
 
 def test_headers_tell_what_the_judge_has_left_and_what_is_held_here() -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.harness.postgres import PostgresServer
 from wai_protocol.errors import Fault, StoreError
 from wai_relay.storage import ConflictError, RefusedError, Write
+from wai_relay.storage.advisory import AdvisoryLock
 from wai_relay.storage.migrations import Migration, load_migrations
 from wai_relay.storage.postgres import MAX_CONNECTIONS, EmptyError, PostgresStore
 from wai_relay.storage.postgres_address import PostgresAddress, connect
@@ -245,6 +246,20 @@ async def test_relays_that_start_at_once_build_the_schema_once(empty_database: s
 def _later(sql: str, own_sql: str = "") -> list[Migration]:
     known = load_migrations("postgres")
     return [*known, Migration(len(known) + 1, "later", sql, own_sql)]
+
+
+async def test_a_relay_waits_for_another_one_that_changes_the_schema_for_long(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wai_relay.storage.postgres_address.ANSWER_TIMEOUT_S", 0.3)
+    address = PostgresAddress(empty_database)
+    first = await connect(address)
+    await first.fetchval("SELECT pg_advisory_lock($1)", AdvisoryLock.SCHEMA)
+    second = asyncio.create_task(PostgresStore.open(address))
+    await asyncio.sleep(0.8)
+    assert not second.done()
+    await first.close()
+    await (await second).close()
 
 
 async def test_an_older_relay_goes_on_with_a_schema_that_has_more(empty_database: str) -> None:

@@ -57,6 +57,9 @@ def test_no_password_is_shown(url: str, shown: str) -> None:
         "postgresql://wai:1hunter2#x@db/wai",
         "postgresql://wai:hunter2@x@[::1/wai",
         "postgresql://db/wai?application_name=me",
+        "postgresql://db/wai?channel_binding=require",
+        "postgresql://db:99999/wai",
+        "postgresql:///wai?host=db&port=99999",
     ],
 )
 def test_a_url_that_cannot_be_meant_is_refused_and_not_shown(url: str) -> None:
@@ -71,6 +74,38 @@ def test_each_host_is_tried_by_itself() -> None:
         f"postgresql://wai:{SECRET}@a/wai?sslmode=require",
         f"postgresql://wai:{SECRET}@b:5433/wai?sslmode=require",
     ]
+
+
+def test_hosts_that_are_named_after_the_question_mark_are_tried_each_by_itself() -> None:
+    url = "postgresql://wai@/wai?host=a,%2Frun%2Fdb&port=1,2&sslmode=require"
+    assert [host.url for host in PostgresAddress(url).hosts()] == [
+        "postgresql://wai@/wai?host=a&port=1&sslmode=require",
+        "postgresql://wai@/wai?host=/run/db&port=2&sslmode=require",
+    ]
+    url = "postgresql:///wai?host=a,b&port=5433"
+    assert [host.url for host in PostgresAddress(url).hosts()] == [
+        "postgresql:///wai?host=a&port=5433",
+        "postgresql:///wai?host=b&port=5433",
+    ]
+    url = "postgresql:///wai?host=/run/postgresql"
+    assert [host.url for host in PostgresAddress(url).hosts()] == [url]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "connect_timeout=10&keepalives_idle=30",
+        "channel_binding=prefer&gssencmode=disable&sslsni=1",
+        "load_balance_hosts=random&target_session_attrs=any",
+        "client_encoding=latin1",
+    ],
+)
+async def test_what_libpq_takes_in_a_url_and_the_driver_does_not_is_no_reason_to_fail(
+    guarded: PostgresServer, options: str
+) -> None:
+    connection = await connect(PostgresAddress(f"{guarded.url('relay')}?{options}"))
+    assert await connection.fetchval("SELECT 'ä'") == "ä"
+    await connection.close()
 
 
 async def test_the_password_is_read_for_each_connection(
@@ -98,6 +133,11 @@ async def test_the_password_is_read_for_each_connection(
         ("postgresql://wai@127.0.0.1:PORT/relay?sslmode=require", "TLS|SSL"),
         ("postgresql://wai@127.0.0.1:PORT/relay?sslmode=hunter2", "an option that is not known"),
         ("postgresql://wai@127.0.0.1:1,127.0.0.1:PORT/other", "no such database"),
+        (
+            "postgresql://wai@127.0.0.1:PORT/relay?sslmode=verify-ca&sslrootcert=/no.pem",
+            "/no.pem, wh",
+        ),
+        ("postgresql://wai@127.0.0.1:PORT/relay?no_such=1", 'an option .*"no_such"'),
     ],
 )
 async def test_what_is_wrong_is_said_with_what_to_do(

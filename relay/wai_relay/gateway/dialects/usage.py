@@ -37,7 +37,7 @@ END_MARK: Final = re.compile(
 ERROR_MARK: Final = re.compile(
     rb"(?m)(?:^|\r)(?:event: ?error"
     rb'|(?:data: ?)?\{ ?"(?:error": ?(?!null)|(?:type|object)": ?"error"))'
-    rb'|"finish_reason": ?"(?:error|abort)"'
+    rb'|"finish_reason": ?"(?:error|abort)"|"error": ?\{ ?"'
 )
 _MARK_BYTES: Final = 1024  # of an event's beginning that is kept to look for these
 ENDING_BYTES: Final = 16 * 1024

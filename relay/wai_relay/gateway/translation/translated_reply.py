@@ -18,7 +18,6 @@ from wai_relay.gateway.opening import (
     HOLD,
     Opening,
     OpeningVerdict,
-    has_answer,
     opening_for,
     verdict_on,
 )
@@ -39,21 +38,46 @@ _FRAMING: Final = frozenset({b"content-type", b"content-length"})
 _BROKEN: Final = "The upstream's answer is not what its content type says."
 
 
+class _Content:
+    """What an answer's bytes become. The reply and its exchange share it, and hold it both, so that
+    neither holds the other."""
+
+    __slots__ = ("document", "stream", "translation")
+
+    def __init__(self, translation: Translation, *, streams: bool) -> None:
+        self.translation = translation
+        self.stream: ChatStream | None = translation.stream() if streams else None
+        self.document = b""
+
+    def take_whole(self, document: dict[str, Any]) -> None:
+        """The upstream's answer is this document."""
+        if self.stream is not None:  # it does not stream, or not this
+            self.document = self.stream.whole(document)
+        else:
+            self.document = self.translation.answer(document)
+
+    def translated(self, data: bytes) -> bytes:
+        """What the caller gets of the upstream's `data`."""
+        return b"" if self.document or self.stream is None else self.stream.feed(data)
+
+    def rest(self) -> bytes:
+        """What the caller gets at the end."""
+        return self.document or (b"" if self.stream is None else self.stream.finish())
+
+
 class TranslatedReply(CallerReply):
     """See the module. `reply` is the caller's own; `upstream` the dialect that the answer is in."""
 
-    __slots__ = ("_document", "_stream", "_translation", "caller")
+    __slots__ = ("_content", "caller")
 
     reads_usage = True
 
     def __init__(
         self, reply: CallerReply, upstream: Dialect, translation: Translation, *, streams: bool
     ) -> None:
-        self._translation = translation
-        self._stream: ChatStream | None = translation.stream() if streams else None
-        self._document = b""
+        self._content = _Content(translation, streams=streams)
         self.caller = reply
-        super().__init__(_TranslatedExchange(reply.exchange, self), upstream)
+        super().__init__(_TranslatedExchange(reply.exchange, self._content), upstream)
 
     def passes(self, status: int) -> bool:
         """See `CallerReply`. Only what is an answer can be translated."""
@@ -61,48 +85,33 @@ class TranslatedReply(CallerReply):
 
     def opening(self, route: Route, status: int, content_type: bytes) -> Opening:
         """See `CallerReply`. A whole answer is held until it is complete."""
-        if content_type.startswith(EVENT_STREAM) and self._stream is not None:
+        if content_type.startswith(EVENT_STREAM) and self._content.stream is not None:
             return opening_for(self.dialect, route, status, content_type)
-        return _WholeAnswer(self, self.dialect.answer_fields(route))
+        return _WholeAnswer(self._content, self.dialect.answer_fields(route))
 
     def start(self, status: int, headers: Headers) -> None:
         """See `CallerReply`."""
         headers = [pair for pair in headers if pair[0] not in _FRAMING]
-        if self._stream is not None:
-            kind = self.caller.dialect.stream_type
-            headers.append((b"content-type", kind))
+        content = self._content
+        if content.stream is not None:
+            headers.append((b"content-type", self.caller.dialect.stream_type))
         else:
             headers.append((b"content-type", JSON))
-            headers.append((b"content-length", b"%d" % len(self._document)))
-        headers.append((TRANSLATED, self._translation.upstream.path.encode()))
+            headers.append((b"content-length", b"%d" % len(content.document)))
+        headers.append((TRANSLATED, content.translation.upstream.path.encode()))
         self.caller.start(status, headers)
 
     def break_off(self, fault: Fault, message: str) -> None:
         """See `CallerReply`. What is held of an event is not for the caller."""
         self.caller.break_off(fault, message)
 
-    def take_whole(self, document: dict[str, Any]) -> None:
-        """The upstream's answer is this document."""
-        if self._stream is not None:  # it does not stream, or not this
-            self._document = self._stream.whole(document)
-        else:
-            self._document = self._translation.answer(document)
-
-    def translated(self, data: bytes) -> bytes:
-        """What the caller gets of the upstream's `data`."""
-        return b"" if self._document or self._stream is None else self._stream.feed(data)
-
-    def rest(self) -> bytes:
-        """What the caller gets at the end."""
-        return self._document or (b"" if self._stream is None else self._stream.finish())
-
 
 class _WholeAnswer(Opening):
     """A whole answer, held until it is complete."""
 
-    def __init__(self, reply: TranslatedReply, fields: tuple[str, ...]) -> None:
+    def __init__(self, content: _Content, fields: tuple[str, ...]) -> None:
         super().__init__()
-        self._reply = reply
+        self._content = content
         self._fields = fields
 
     def feed(self, data: bytes) -> OpeningVerdict:
@@ -118,12 +127,9 @@ class _WholeAnswer(Opening):
         if not isinstance(found, dict):
             return _unusable(_BROKEN)
         verdict = verdict_on(found, self._fields)
-        if verdict is not BEGIN:
-            return verdict
-        if not has_answer(found, self._fields):
-            return _unusable("The upstream's answer has nothing to translate.")
-        self._reply.take_whole(found)
-        return BEGIN
+        if verdict is BEGIN:
+            self._content.take_whole(found)
+        return verdict
 
 
 def _unusable(message: str) -> OpeningVerdict:
@@ -133,17 +139,17 @@ def _unusable(message: str) -> OpeningVerdict:
 class _TranslatedExchange(WrappedExchange):
     """An exchange whose response's bytes are translated before they are written."""
 
-    def __init__(self, exchange: Exchange, reply: TranslatedReply) -> None:
+    def __init__(self, exchange: Exchange, content: _Content) -> None:
         super().__init__(exchange)
-        self._reply = reply
+        self._content = content
 
     def write(self, data: bytes) -> None:
         """See `Exchange`."""
-        if out := self._reply.translated(data):
+        if out := self._content.translated(data):
             self.inner.write(out)
 
     def end(self) -> None:
         """See `Exchange`."""
-        if out := self._reply.rest():
+        if out := self._content.rest():
             self.inner.write(out)
         self.inner.end()

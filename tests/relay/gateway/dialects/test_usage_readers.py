@@ -145,6 +145,25 @@ def test_ollamas_end_of_a_response_is_found_though_it_names_itself_last(
     assert not reader.failed
 
 
+@pytest.mark.parametrize(
+    ("event", "failed"),
+    [
+        (b'{"id":"x","choices":[],"error":{"message":"out of memory","code":500}}', True),
+        (b'{"id":"x","choices":[{"index":0,"error": { "code":502},"delta":{}}]}', True),
+        (b'{"id":"x","choices":[{"index":0,"delta":{"content":"\\"error\\":{\\"a\\""}}]}', False),
+        (b'{"id":"x","choices":[{"index":0,"finish_reason":"stop"}],"error":null}', False),
+        (b'{"id":"x","choices":[{"index":0,"finish_reason":"stop"}],"error":{}}', False),
+    ],
+)
+def test_an_error_within_a_chunk_is_one_though_the_end_mark_follows(
+    event: bytes, failed: bool
+) -> None:
+    reader = openai()
+    run(reader, [ROLE, HELLO, b"data: " + event + b"\n\n", DONE])
+    assert reader.ended
+    assert reader.failed is failed
+
+
 def test_cancelled_stream_is_estimated_by_its_chunks() -> None:
     reader = openai(strip=True)
     for chunk in (ROLE, HELLO, WORLD, HELLO):
