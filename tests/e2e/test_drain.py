@@ -67,9 +67,9 @@ def test_a_node_ends_after_its_streams(own: Cluster, odd: OddUpstream) -> None:
     assert node.wait() == 0
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["stalled", "reset"])
+@pytest.mark.parametrize("fault", ["stalled", "reset later", "refused"])
 def test_a_node_does_not_end_before_its_relay_has_the_whole_answers(
-    tmp_path: Path, odd: OddUpstream, lost: bool
+    tmp_path: Path, odd: OddUpstream, fault: str
 ) -> None:
     with cluster(tmp_path) as running, fault_proxy(running.port) as network:
         running.join("box")
@@ -82,10 +82,13 @@ def test_a_node_does_not_end_before_its_relay_has_the_whole_answers(
             assert "first" in next(arriving)
             node.send(signal.SIGTERM)
             wait_until(lambda: running.state_of("box") != "ready", "the node still takes requests")
-            network.stall()
+            if fault == "refused":
+                network.refuse()
+            else:
+                network.stall()
             odd.seen.release.set()
             time.sleep(ENDED_S)
-            if lost:
+            if fault == "reset later":
                 network.reset()
             network.clear()
             assert "second" in next(arriving)
