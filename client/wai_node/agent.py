@@ -48,7 +48,7 @@ from .upstreams.upstream import Upstream
 from .upstreams.watch import PARTS_DOWN, Watch
 
 DRAIN_LOOK_S: Final = 0.1
-"""How often a draining node looks whether its last stream is over."""
+"""How often a draining node looks whether its last stream is over, and with its relay."""
 
 LAST_WORDS_S: Final = 0.2
 """From the last stream's end to the end of the sessions: its last bytes leave meanwhile."""
@@ -134,21 +134,31 @@ class Agent:
             self.forwarder.close()
 
     async def drain(self, bound_s: float) -> int:
-        """Take no new streams; return once those in flight are over, or after `bound_s` seconds,
-        with how many are left."""
+        """Take no new streams; return once the relays have the whole answers of those in flight, or
+        after `bound_s` seconds, with how many are left."""
         self.draining = True
         self.watch.drain()
+        answering = [session for session in self._sessions if session.core.streams]
         for session in self._sessions:
             session.core.go_away(Fault.DRAINING, "the node is stopping")
             session.flush()
         try:
             async with asyncio.timeout(bound_s):
-                while self.forwarder.active_streams:  # noqa: ASYNC110 - a stop, not a hot path
+                while self.open_streams:  # noqa: ASYNC110 - a stop, not a hot path
                     await asyncio.sleep(DRAIN_LOOK_S)
+                await _delivered(answering)
         except TimeoutError:
-            return self.forwarder.active_streams
+            return self.open_streams
         await asyncio.sleep(LAST_WORDS_S)
         return 0
+
+    @property
+    def open_streams(self) -> int:
+        """Streams whose answer is not whole, or waits to be sent: for a slow caller, or because the
+        connection was lost."""
+        return max(
+            self.forwarder.active_streams, sum(session.core.streams for session in self._sessions)
+        )
 
     def follow_relays(self, told: RelayList) -> None:
         """A relay told which relays there are. Raises `RequestError`."""
@@ -262,6 +272,16 @@ class Agent:
     def _moved(self, reason: str) -> None:
         _log.info("%s: dialling the relay again", reason)
         self.links.redial()
+
+
+async def _delivered(sessions: list[LiveSession]) -> None:
+    """Wait until the relays have received all that was sent in `sessions`: what is under way is
+    lost with a connection, and only we could send it again. A session that is over counts."""
+    while waiting := [s for s in sessions if s.ended is None and s.core.unacknowledged_bytes]:
+        for session in waiting:
+            if session.core.unanswered_ping_at is None:  # an ACK comes before each PONG
+                session.probe()
+        await asyncio.sleep(DRAIN_LOOK_S)
 
 
 def _down_in(status: NodeStatus) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """An HTTP/1.1 client for one origin, used for a node's upstreams and a relay's cloud providers.
 
 Each request uses a connection from a small keep-alive pool, or a new one. A request is sent again
-on a new connection if the kept-alive one turns out to be closed. The client follows no redirects,
-keeps no cookies, decodes no content and buffers no bodies, except that of `fetch`.
+on a new connection if the kept-alive one turns out to be closed, but not if it closes later, while
+the server works. The client follows no redirects, keeps no cookies, decodes no content and buffers
+no bodies, except that of `fetch`.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ class Timeouts(msgspec.Struct, frozen=True):
     first_byte_s: float = 600.0  # from the last byte sent: a queue and a long prefill lie in it
     between_s: float = 300.0  # between reads; llama-server sends a comment each 30 s of prefill
     idle_s: float = 4.0  # a kept-alive connection; llama-server and uvicorn close theirs at 5 s
+    resend_s: float = 1.0  # from the last byte sent: the way there and back, on a slow network
 
 
 class ConnectionOfRequest(Protocol):
@@ -259,7 +260,7 @@ class ClientRequest:
         """The connection is gone, or what came over it is not HTTP. `answered`: bytes had come."""
         if self._over:
             return
-        if self.reused and not answered and self._resend is not None:
+        if self.reused and not answered and self._resend is not None and self._just_sent:
             self.reused = False
             self._connection = None
             self._reconnect(self)
@@ -305,6 +306,13 @@ class ClientRequest:
             self.deadline = self._loop.time() + self._timeouts.first_byte_s
         if self._resend_bytes > RESEND_BYTES:
             self._resend = None
+
+    @property
+    def _just_sent(self) -> bool:
+        """Whether the server may have closed before it got the request. One that closes later has
+        worked on it: sent again, it would be done, and paid for, twice."""
+        sent_at = self.deadline - self._timeouts.first_byte_s
+        return self._loop.time() - sent_at <= self._timeouts.resend_s
 
     def _finish(self) -> ConnectionOfRequest | None:
         """Become over; returns the connection, which no longer knows us."""

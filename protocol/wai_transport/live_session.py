@@ -302,7 +302,7 @@ class _Connection(SharedBufferProtocol):
         """Take what the handshake read too far, then what comes."""
         if leftover:
             self._session._received(self, leftover)
-        if not self.behind and not self.transport.is_closing():
+        if not self._lost and not self.behind and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def hold(self) -> None:
@@ -314,7 +314,7 @@ class _Connection(SharedBufferProtocol):
     def caught_up(self) -> None:
         """Read on. If it was lost meanwhile, that counts from now on."""
         if self._lost:
-            self._session._lost(self)
+            self._over()
         elif not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -334,7 +334,12 @@ class _Connection(SharedBufferProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.paused = self._lost = True
         if not self.behind:  # else what it has brought is taken first
-            self._session._lost(self)
+            self._over()
+
+    def _over(self) -> None:
+        self._session._lost(self)
+        # Under TLS it knows us: some 80 KB would wait for a garbage collection, which is rare.
+        del self.transport
 
     def drop(self) -> None:
         """Close at once; nothing that waits is worth sending."""

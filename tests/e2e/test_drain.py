@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.harness.caller import chat, events, request
 from tests.harness.cluster import Cluster, cluster
+from tests.harness.fault_proxy import fault_proxy
 from tests.harness.odd_upstream import MODELS, OddUpstream, odd_upstream
 from tests.harness.processes import wait_until
 
 pytestmark = pytest.mark.e2e
+
+ENDED_S: Final = 2.0
+"""By then a node that waits for its upstream alone has ended."""
 
 
 @pytest.fixture
@@ -59,6 +65,35 @@ def test_a_node_ends_after_its_streams(own: Cluster, odd: OddUpstream) -> None:
         assert "second" in next(arriving)
         assert next(arriving) == "[DONE]"
     assert node.wait() == 0
+
+
+@pytest.mark.parametrize("fault", ["stalled", "reset later", "refused"])
+def test_a_node_does_not_end_before_its_relay_has_the_whole_answers(
+    tmp_path: Path, odd: OddUpstream, fault: str
+) -> None:
+    with cluster(tmp_path) as running, fault_proxy(running.port) as network:
+        running.join("box")
+        options = ("--upstream", odd.url, "--relay", network.address)
+        node = running.run_node("box", *options, models=len(MODELS)).daemon
+        headers = {"Authorization": f"Bearer {running.create_key().secret}"}
+        body = chat("waits", stream=True)
+        with request(running, "/v1/chat/completions", body, headers) as response:
+            arriving = events(response)
+            assert "first" in next(arriving)
+            node.send(signal.SIGTERM)
+            wait_until(lambda: running.state_of("box") != "ready", "the node still takes requests")
+            if fault == "refused":
+                network.refuse()
+            else:
+                network.stall()
+            odd.seen.release.set()
+            time.sleep(ENDED_S)
+            if fault == "reset later":
+                network.reset()
+            network.clear()
+            assert "second" in next(arriving)
+            assert next(arriving) == "[DONE]"
+        assert node.wait() == 0
 
 
 def test_a_stream_that_outlives_the_drain_ends_with_an_error_event(

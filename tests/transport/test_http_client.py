@@ -120,6 +120,25 @@ async def test_the_retry_happens_once() -> None:
         await client.aclose()
 
 
+async def test_a_request_at_which_its_server_dies_is_not_sent_twice() -> None:
+    seen: list[bytes] = []
+
+    async def dies_at_work(r: asyncio.StreamReader, w: asyncio.StreamWriter) -> None:
+        await read_request(r)
+        w.write(ok(b"one"))
+        seen.append((await read_request(r))[1])
+        await asyncio.sleep(0.2)
+
+    async with raw_upstream(dies_at_work, answering(ok(b"two"), seen=seen)) as upstream:
+        client = client_for(upstream, Timeouts(resend_s=0.1))
+        await post(client)
+        sink = await post(client, b"costly")
+        assert sink.error is not None
+        assert sink.error.fault is Fault.UPSTREAM_BROKE
+        assert seen == [b"costly"]
+        await client.aclose()
+
+
 async def test_a_body_too_long_to_be_sent_again_never_meets_a_connection_that_may_be_closing() -> (
     None
 ):

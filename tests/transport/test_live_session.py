@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import socket
+import ssl
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
+import trustme
 
 from wai_protocol.errors import Fault
 from wai_protocol.events import DataReceived, Event, NodeEvent
@@ -193,3 +197,41 @@ async def test_a_connection_that_is_dropped_in_the_middle_of_a_flood_brings_no_m
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(flooded.heard) == heard < 1000
+
+
+async def test_a_lost_tls_connection_leaves_nothing_to_the_garbage_collector() -> None:
+    authority = trustme.CA()
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("relay.test").configure_cert(theirs)
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=theirs)
+    session = LiveSession(
+        Session(Role.NODE),
+        on_event=lambda event: None,
+        on_detached=lambda session: None,
+        on_ended=lambda session, why: None,
+        ttl_s=60.0,
+    )
+    gc.disable()
+    try:
+        transport, _ = await loop.create_connection(
+            asyncio.Protocol,
+            *server.sockets[0].getsockname(),
+            ssl=ours,
+            server_hostname="relay.test",
+        )
+        transport.pause_reading()
+        session.attach(transport, 0)
+        secured = weakref.ref(transport.get_extra_info("ssl_object"))
+        del transport, _
+        await asyncio.sleep(0)
+        session.drop_connection()
+        async with asyncio.timeout(10):
+            while secured() is not None:  # noqa: ASYNC110 - a few turns of the loop
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+        session.close()
+        server.close()

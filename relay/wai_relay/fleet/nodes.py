@@ -302,11 +302,15 @@ class ConnectedFleet:
             node.take_record(record)
 
     def go_away(self, reason: str, *, reconnect_in_s: float | None) -> None:
-        """Tell every node that this relay is going; what is in flight goes on."""
-        for session in self._sessions.values():
+        """Tell every node that this relay is going; what is in flight goes on. The port is closed:
+        what waits for its node's next connection is lost."""
+        for session in list(self._sessions.values()):
             live = session.live
             live.core.go_away(Fault.DRAINING, reason, reconnect_in_s=reconnect_in_s)
-            live.flush()
+            if live.attached:
+                live.flush()
+            else:
+                session.give_up()
 
     def close(self) -> None:
         """End every session; streams that are left are reset."""

@@ -302,8 +302,14 @@ class NodeSession:
         leaving = self.live.core.going_away or self.live.core.peer_going_away
         return not leaving and self.tunnel is not None and self.tunnel == hello.tunnel
 
+    def give_up(self) -> None:
+        """Its connection is lost, and no other can come: callers must not wait for one."""
+        self.live.close(Fault.SESSION_LOST, "the node's connection was lost, and the relay stops")
+
     def _on_detached(self, live: LiveSession) -> None:
-        if live.core.peer_going_away and not live.core.streams:
+        if live.core.going_away:
+            self.give_up()
+        elif live.core.peer_going_away and not live.core.streams:
             live.leave()
         else:
             self.node.detached(live)

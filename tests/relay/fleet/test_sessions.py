@@ -111,9 +111,30 @@ async def test_another_tunnel_of_the_node_is_left_alone(rig: Rig) -> None:
 
 async def test_a_session_that_finishes_what_is_in_flight_is_left_alone(rig: Rig) -> None:
     first = await rig.come()
+    peer, _ = await connected(first)
     rig.fleet.go_away("the relay is stopping", reconnect_in_s=0.0)
     await rig.come()
     assert first.session.ended is None
+    peer.close()
+
+
+@pytest.mark.parametrize("lost_first", [True, False], ids=["before it", "after it"])
+async def test_callers_of_a_relay_that_stops_wait_for_no_connection_that_cannot_come(
+    rig: Rig, lost_first: bool
+) -> None:
+    peer, _ = await connected(await rig.come())
+    (session,) = rig.sessions
+    waiting = Resets()
+    session.open("POST", "/v1/chat/completions", [], "m", waiting, end=True)
+    if lost_first:
+        session.live.drop_connection()
+    rig.fleet.go_away("the relay is stopping", reconnect_in_s=1.0)
+    assert waiting.faults == ([Fault.SESSION_LOST] if lost_first else [])
+    if not lost_first:
+        session.live.drop_connection()
+    assert waiting.faults == [Fault.SESSION_LOST]
+    assert not rig.sessions
+    peer.close()
 
 
 async def test_a_node_that_does_not_tell_its_tunnels_may_have_several_sessions(rig: Rig) -> None:
