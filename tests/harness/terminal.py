@@ -100,7 +100,8 @@ class Terminal:
         """The newest drawing that is complete, without colours."""
         whole = self.drawn[: self.drawn.rfind(b"\x1b[J")]
         text = _ESCAPE.sub(b"", whole[whole.rfind(HOME) :])
-        return text.decode().split("\r\n")
+        # the terminal makes "\r\n" of each "\n", also of those that follow a "\r"
+        return [line.rstrip("\r") for line in text.decode().split("\n")]
 
     def wait_for(self, ready: Callable[[], bool], what: str) -> None:
         """Read until `ready()`; an `AssertionError` with what is drawn if it never is."""

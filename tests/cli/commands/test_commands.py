@@ -235,15 +235,6 @@ def test_a_key_with_a_slash_in_its_name_is_found_by_it(running: Cluster, capsys:
         assert (status, err) == (0, "")
 
 
-def test_a_label_that_no_key_has_is_an_error(running: Cluster, capsys: Captured) -> None:
-    at = ("--data", running.data)
-    _run(capsys, "key", "create", "labelled", "--label", "team=web", *at)
-    status, _, err = _run(capsys, "key", "list", "--label", "team=wep", *at)
-    assert status == 1
-    assert "there is no label 'team=wep'; did you mean 'team=web'?" in err
-    _run(capsys, "key", "revoke", "labelled", *at)
-
-
 @pytest.mark.parametrize("before", [True, False])
 def test_the_relays_are_listed_wherever_the_folder_is_named(
     running: Cluster, capsys: Captured, before: bool
