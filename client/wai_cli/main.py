@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Container, Sequence
-from typing import Final
+from typing import Final, Literal, TextIO
 
 from wai_protocol.errors import WaiError
 
@@ -102,9 +102,13 @@ def _open_closed() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, mode)  # it gets the lowest number that is free: this one
-    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdin = sys.stdin or _lasting(0, "r")
+    sys.stdout = sys.stdout or _lasting(1, "w")
+    sys.stderr = sys.stderr or _lasting(2, "w")
+
+
+def _lasting(number: int, mode: Literal["r", "w"]) -> TextIO:
+    return open(number, mode, encoding="utf-8", closefd=False)
 
 
 def _forget_output() -> None:

@@ -17,8 +17,8 @@ import sqlite3
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, Final
@@ -56,7 +56,6 @@ _LOCAL_ADMINS: Final = tuple(
 )
 _COPIED_PAGES: Final = -1  # all in one step: a relay that writes meanwhile would restart the copy
 _BUSY_S: Final = 30.0
-_SCRATCH: Final = ".wai-restore-"
 
 
 def back_up(data: Path, file: Path, address: PostgresAddress | None = None) -> int:
@@ -137,13 +136,12 @@ def restore(
     try:
         if not force and any((data / name).exists() for name in (DATABASE_FILE, *KEPT_FILES)):
             raise StoreError(f"there is a relay in {data} already; --force replaces it")
-        remove_abandoned(data, _SCRATCH)
-        with tempfile.TemporaryDirectory(dir=data, prefix=_SCRATCH) as scratch:
-            names = _unpack(file, Path(scratch))
-            _check_database(Path(scratch) / DATABASE_FILE, file.name)
+        with scratch_folder(data, ".wai-restore-") as scratch:
+            names = _unpack(file, scratch)
+            _check_database(scratch / DATABASE_FILE, file.name)
             if address is not None:
-                key = (Path(scratch) / KEY_FILE).read_bytes()
-                fill_shared_database(Path(scratch) / DATABASE_FILE, key, address)
+                key = (scratch / KEY_FILE).read_bytes()
+                fill_shared_database(scratch / DATABASE_FILE, key, address)
                 names.remove(DATABASE_FILE)
             # A log of the old database, replayed into the new one, would ruin it.
             for name in (DATABASE_FILE, f"{DATABASE_FILE}-wal", f"{DATABASE_FILE}-shm"):
@@ -151,7 +149,7 @@ def restore(
             for name in KEPT_FILES:
                 folder.remove(name)
             for name in names:
-                (Path(scratch) / name).replace(data / name)
+                (scratch / name).replace(data / name)
     except OSError as error:
         about = error.filename or data
         raise StoreError(f"the backup can't be restored: {about}: {error.strerror}") from error
@@ -160,10 +158,14 @@ def restore(
     return names
 
 
-def remove_abandoned(data: Path, prefix: str) -> None:
-    """Remove the scratch folders of commands that were killed; whoever calls holds the lock."""
+@contextmanager
+def scratch_folder(data: Path, prefix: str) -> Iterator[Path]:
+    """Yield a folder in `data` that is removed in the end, as are those of commands that were
+    killed. Whoever calls holds the lock."""
     for left in data.glob(f"{prefix}*"):
         shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=data, prefix=prefix) as scratch:
+        yield Path(scratch)
 
 
 def _private(member: tarfile.TarInfo) -> tarfile.TarInfo:

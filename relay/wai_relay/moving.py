@@ -8,7 +8,6 @@ would know nothing of what happened since.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,7 +26,7 @@ from .backup import (
     copy_database,
     fill_shared_database,
     read_kept,
-    remove_abandoned,
+    scratch_folder,
 )
 from .database import DATABASE_FILE
 from .identity import KEY_FILE
@@ -36,7 +35,6 @@ from .usage.spill_file import MAX_BYTES, PREFIX, SUFFIX
 
 MOVED_FILE: Final = f"{DATABASE_FILE}.imported"
 """What the database is called that is no longer used."""
-_SCRATCH: Final = ".wai-import-"
 UNWRITTEN: Final = f"{PREFIX}*{SUFFIX}"
 """Usage that a killed relay had not written to its database: the next one does."""
 
@@ -78,9 +76,8 @@ def move(
                     f"there is a relay in {data} already: name another folder with --data, in which"
                     " the moved relay will have its key"
                 )
-        remove_abandoned(data, _SCRATCH)
-        with tempfile.TemporaryDirectory(dir=data, prefix=_SCRATCH) as scratch:
-            copy = Path(scratch) / DATABASE_FILE
+        with scratch_folder(data, ".wai-import-") as scratch:
+            copy = scratch / DATABASE_FILE
             copy_database(source, copy)
             files = {} if same else {**kept, **_unwritten(source)}
             copied = [name for name, content in files.items() if content is not None]

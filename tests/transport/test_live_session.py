@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import socket
 import ssl
@@ -199,6 +198,7 @@ async def test_a_connection_that_is_dropped_in_the_middle_of_a_flood_brings_no_m
         assert len(flooded.heard) == heard < 1000
 
 
+@pytest.mark.usefixtures("no_collection")
 async def test_a_lost_tls_connection_leaves_nothing_to_the_garbage_collector() -> None:
     authority = trustme.CA()
     theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -214,7 +214,6 @@ async def test_a_lost_tls_connection_leaves_nothing_to_the_garbage_collector() -
         on_ended=lambda session, why: None,
         ttl_s=60.0,
     )
-    gc.disable()
     try:
         transport, _ = await loop.create_connection(
             asyncio.Protocol,
@@ -232,6 +231,5 @@ async def test_a_lost_tls_connection_leaves_nothing_to_the_garbage_collector() -
             while secured() is not None:  # noqa: ASYNC110 - a few turns of the loop
                 await asyncio.sleep(0.01)
     finally:
-        gc.enable()
         session.close()
         server.close()

@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="only those whose first content took so long or longer",
     )
     listing.add_argument(
-        *("--since",), metavar="WHEN", type=when_here, help=f"only from then on: {WHEN}"
+        "--since", metavar="WHEN", type=when_here, help=f"only from then on: {WHEN}"
     )
     listing.add_argument("--until", metavar="WHEN", type=when_here, help="only before then")
     listing.add_argument("--limit", metavar="N", type=count, default=50, help="(default: 50)")

@@ -237,9 +237,7 @@ class Up:
     def _target(self) -> Target:
         return local_target(self._relay_data)
 
-    def _explain(
-        self, target: Target, key: str, model: str, link: str, *, demo: bool = False
-    ) -> None:
+    def _explain(self, target: Target, key: str, model: str, link: str, *, demo: bool) -> None:
         certificate = self._relay_data / "relay-ca.crt"
         if not certificate.exists():  # a folder of an earlier version
             certificate = self._relay_data / "relay.crt"

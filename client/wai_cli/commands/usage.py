@@ -37,11 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what the rows are for (default: day)",
     )
     parser.add_argument(
-        *("--since",), metavar="WHEN", type=when_utc, default="7d", help=f"{WHEN} (default: 7d)"
+        "--since",
+        metavar="WHEN",
+        type=when_utc,
+        default="7d",
+        help=f"{WHEN} (default: 7d)",
     )
-    parser.add_argument(
-        *("--until",), metavar="WHEN", type=when_utc, help="up to then (default: now)"
-    )
+    parser.add_argument("--until", metavar="WHEN", type=when_utc, help="up to then (default: now)")
     for what in ("key", "label", "model", "node"):
         parser.add_argument(f"--{what}", metavar="NAME", help=f"only this {what}")
     shown = parser.add_mutually_exclusive_group()

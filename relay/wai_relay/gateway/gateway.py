@@ -50,7 +50,7 @@ from .held_body import Spool
 from .intake import Body, Intake
 from .lately import Lately
 from .limits import GatewayLimits
-from .reply import CallerReply
+from .reply import OUR_FAULT, CallerReply
 from .routed_request import RoutedRequest
 from .stored_answers import StoredAnswers, StoredAt, referred_to, stored_id
 from .tokens import TokenEstimator, least_tokens
@@ -166,8 +166,7 @@ class Gateway:
             raise
         except Exception:
             log.exception("%s failed", request.request_id)
-            apology = WaiError("Something is wrong with this relay; its log says what.")
-            self._refuse(reply, path, live, apology)
+            self._refuse(reply, path, live, WaiError(OUR_FAULT))
         finally:
             self._finish(exchange, live)
 

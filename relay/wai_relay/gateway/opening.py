@@ -21,6 +21,7 @@ from wai_protocol.surface import EXTRA_API, Route, Task
 from .dialects.dialect import (
     EVENT_STREAM,
     NDJSON,
+    REPORTED,
     Dialect,
     Signal,
     SignalOf,
@@ -325,9 +326,7 @@ def _said_nothing() -> OpeningVerdict:
 
 
 def _broke(message: str) -> OpeningVerdict:
-    return OpeningVerdict(
-        fault=Fault.UPSTREAM_BROKE, message=message or "The upstream reported an error."
-    )
+    return OpeningVerdict(fault=Fault.UPSTREAM_BROKE, message=message or REPORTED)
 
 
 def _not_as_named() -> OpeningVerdict:

@@ -19,6 +19,7 @@ from .messages import Messages
 from .opening import Opening, opening_for
 
 JSON: Final = b"application/json"
+OUR_FAULT: Final = "Something is wrong with this relay; its log says what."
 UNBUFFERED: Final = (b"x-accel-buffering", b"no")
 """nginx, with a plain `proxy_pass`, would collect an answer and pass it on in large pieces."""
 

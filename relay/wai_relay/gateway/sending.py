@@ -18,6 +18,7 @@ from wai_relay.contracts.upstream import UpstreamStream
 from .answer import Answer
 from .bodies import Outgoing
 from .conversation import Conversation
+from .reply import OUR_FAULT
 from .routed_request import RoutedRequest
 
 log = logging.getLogger("wai.gateway")
@@ -52,7 +53,7 @@ async def _guarded(work: Coroutine[Any, Any, None], call: RoutedRequest, answer:
         answer.give_up(error.fault, str(error))
     except Exception:
         log.exception("%s failed", call.record.request_id)
-        answer.give_up(Fault.INTERNAL, "Something is wrong with this relay; its log says what.")
+        answer.give_up(Fault.INTERNAL, OUR_FAULT)
 
 
 async def listen(call: RoutedRequest, stream: UpstreamStream, answer: Conversation) -> None:

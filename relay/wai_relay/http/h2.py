@@ -57,9 +57,8 @@ MAX_UNTAKEN_BYTES: Final = 256 * 1024
 # How long a caller may go on with a body that nobody reads any more, after the response: curl 7.88
 # (Debian 12) loses a response if its stream is reset while it still sends. As nginx's lingering.
 LINGER_S: Final = 1.0
-LINGER_BYTES: Final = (
-    STREAM_WINDOW_BYTES  # what such a body may have; a longer one is reset at once
-)
+# What such a body may have; a longer one is reset at once.
+LINGER_BYTES: Final = STREAM_WINDOW_BYTES
 # A DATA frame with fewer bytes is counted as SMALL_DATA.
 SMALL_DATA_BYTES: Final = 64
 _DEFAULT_WINDOW_BYTES: Final = 65_535

@@ -95,6 +95,11 @@ class Cooldown:
             self._failures = self._tries = rate = 0.0
         return rate
 
+    def _remember_failure(self, now: float) -> None:
+        self._fade(now)
+        self._failures += 1.0
+        self._tries += 1.0
+
     def _fade(self, now: float) -> None:
         half_s = max(FORGET_HALF_S, FORGET_PER_TOOK * self.took_s)
         left: float = 0.5 ** ((now - self._faded_at) / half_s)
@@ -143,9 +148,7 @@ class Cooldown:
         self.acquitted()
         self._refused_in_row += 1
         if self._refused_in_row >= REFUSALS_IN_ROW:
-            self._fade(now)
-            self._failures += 1.0
-            self._tries += 1.0
+            self._remember_failure(now)
 
     def failed(self, now: float, placed: int = 0) -> None:
         """A request failed, in a way that only the node can be at fault for."""
@@ -168,9 +171,7 @@ class Cooldown:
         failures = self._outcomes.count(False)
         mostly = len(self._outcomes) >= WINDOW_LEAST and failures * 2 > len(self._outcomes)
         resting = self._until is not None
-        self._fade(now)
-        self._failures += 1.0
-        self._tries += 1.0
+        self._remember_failure(now)
         probed = now < self._probe_until
         if resting and now < (self._until or 0.0) and not probed:
             return  # one that was under way when the rest began says nothing new

@@ -90,7 +90,7 @@ class PostgresAddress:
                 "database is no URL that can be used: what is not a letter or a digit in user and"
                 " password is written as in other URLs, %40 for @, %2F for /, %3A for :"
             )
-        named = dict(parse_qsl(parts.query))
+        named = _options(parts)
         ports = [host.rpartition(":")[2] for host in hosts] + named.get("port", "").split(",")
         if any(port.isdecimal() and int(port) > _MAX_PORT for port in ports):
             raise RequestError(f"database has a port over {_MAX_PORT}")
@@ -113,8 +113,7 @@ class PostgresAddress:
     def has_password(self) -> bool:
         """Whether the URL itself has a password."""
         parts = _split(self.url)
-        names = {name for name, _ in parse_qsl(parts.query)}
-        return ":" in parts.netloc.rpartition("@")[0] or "password" in names
+        return ":" in parts.netloc.rpartition("@")[0] or "password" in _options(parts)
 
     def hosts(self) -> list[PostgresAddress]:
         """Return an address for each of its hosts, so that each has a time limit of its own."""
@@ -304,9 +303,14 @@ def _split(url: str) -> SplitResult:
         raise RequestError("database is not a URL: is an IPv6 address in brackets?") from None
 
 
+def _options(parts: SplitResult) -> dict[str, str]:
+    """What stands after the ? of a URL."""
+    return dict(parse_qsl(parts.query))
+
+
 def _each_named(url: str, parts: SplitResult) -> list[str]:
     """A URL for each host that is named after the ?, as in `?host=a,b&port=1,2`."""
-    named = dict(parse_qsl(parts.query))
+    named = _options(parts)
     hosts, ports = named.get("host", "").split(","), named.get("port", "").split(",")
     if len(hosts) == 1 or len(ports) not in (1, len(hosts)):
         return [url]  # the driver refuses what makes no sense
@@ -330,7 +334,7 @@ def _for_driver(url: str) -> str:
 
 def _missing_file(address: PostgresAddress) -> str | None:
     """A file that the URL names and that is not there."""
-    named = dict(parse_qsl(_split(address.url).query))
+    named = _options(_split(address.url))
     return next(
         (named[name] for name in _FILES if name in named and not Path(named[name]).exists()), None
     )
@@ -338,7 +342,7 @@ def _missing_file(address: PostgresAddress) -> str | None:
 
 def _user_and_hosts(parts: SplitResult) -> tuple[str, str]:
     login, _, hosts = parts.netloc.rpartition("@")
-    named = dict(parse_qsl(parts.query))
+    named = _options(parts)
     return login.partition(":")[0] or named.get("user", ""), hosts or named.get("host", "")
 
 

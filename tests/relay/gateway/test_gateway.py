@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,6 +108,15 @@ class Rig:
         await self.gateway.handle(exchange)
         assert exchange.over
         return exchange
+
+    @asynccontextmanager
+    async def asking(self, node: FakeNode) -> AsyncIterator[FakeExchange]:
+        """A request for a stream that `node` has got, and that is over when the block is."""
+        exchange = FakeExchange(make_request(), [STREAM])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.gateway.handle, exchange)
+            await until(lambda: bool(node.streams))
+            yield exchange
 
 
 def rig(*nodes: FakeNode, limits: GatewayLimits | None = None, **key_limits: Any) -> Rig:
@@ -491,10 +501,7 @@ async def test_slow_caller_withholds_credit_until_he_reads_again() -> None:
     piece = TOKEN * 80  # worth a CREDIT
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(node.streams))
+    async with r.asking(node) as exchange:
         stream = node.streams[0]
         stream.sink.on_headers(200, SSE)
         stream.sink.on_data(piece)
@@ -513,10 +520,7 @@ async def test_slow_caller_withholds_credit_until_he_reads_again() -> None:
 async def test_tokens_are_not_credited_one_by_one() -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(node.streams))
+    async with r.asking(node):
         stream = node.streams[0]
         stream.sink.on_headers(200, SSE)
         few = CREDIT_EVERY_BYTES // len(TOKEN)
@@ -558,10 +562,7 @@ async def test_silent_upstream_times_out_by_each_limit() -> None:
 async def test_long_wait_is_kept_alive_by_comments() -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(node.streams))
+    async with r.asking(node) as exchange:
         r.clock.advance(14)
         assert not exchange.started
         r.clock.advance(1)
@@ -578,10 +579,7 @@ async def test_node_that_dies_under_a_heartbeat_is_still_replaced() -> None:
     first = FakeNode("z-first", MODEL)
     second = FakeNode("a-second", MODEL, script=answers(200, SSE, TOKEN, DONE))
     r = rig(first, second)
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(first.streams))
+    async with r.asking(first) as exchange:
         r.clock.advance(15)
         first.streams[0].sink.on_reset(Fault.SESSION_LOST, "gone")
     assert exchange.body.endswith(TOKEN + DONE)
@@ -591,10 +589,7 @@ async def test_node_that_dies_under_a_heartbeat_is_still_replaced() -> None:
 async def test_error_after_a_heartbeat_is_an_event(status: int) -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(node.streams))
+    async with r.asking(node) as exchange:
         r.clock.advance(15)
         node.streams[0].answer(status, JSON, b'{"error":{"message":"too long"}}')
     assert b'data: {"error":{"message":"too long"' in exchange.body
@@ -893,10 +888,7 @@ async def test_even_who_has_no_key_is_told_what_is_in_the_way() -> None:
 async def test_running_requests_can_be_seen_and_explained() -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(node.streams))
+    async with r.asking(node):
         r.clock.advance(2)
         (view,) = r.gateway.live.views(r.clock())
         assert (view.state, view.node, view.ttft_ms, view.age_ms) == ("prefill", "gpu1", None, 2000)
@@ -931,10 +923,7 @@ async def test_every_attempt_is_explained() -> None:
 async def test_an_admin_can_end_a_request_and_its_caller_is_told(begun: bool) -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(node.streams))
+    async with r.asking(node) as exchange:
         if begun:
             node.streams[0].sink.on_headers(200, SSE)
             node.streams[0].sink.on_data(TOKEN)
@@ -1223,10 +1212,7 @@ async def test_an_error_that_is_no_stream_is_replaced_after_a_heartbeat_too(
 ) -> None:
     bad = FakeNode("z-bad", MODEL)
     r = rig(bad, FakeNode("a-good", MODEL, script=answers(200, SSE, ROLE, TOKEN, DONE)))
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(bad.streams))
+    async with r.asking(bad) as exchange:
         r.clock.advance(15)
         script(bad.streams[0])
     assert exchange.body.endswith(ROLE + TOKEN + DONE)
@@ -1236,10 +1222,7 @@ async def test_comments_gain_a_silent_upstream_no_time() -> None:
     bad = FakeNode("z-bad", MODEL)
     good = FakeNode("a-good", MODEL, script=answers(200, SSE, ROLE, TOKEN, DONE))
     r = rig(bad, good)
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(bad.streams))
+    async with r.asking(bad) as exchange:
         bad.streams[0].sink.on_headers(200, SSE)
         for _ in range(600):
             assert not good.streams
@@ -1290,10 +1273,7 @@ async def test_an_end_is_one_whatever_follows_it(after: tuple[bytes, ...]) -> No
 async def test_no_speed_is_told_of_a_stream_that_came_in_one_piece() -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(node.streams))
+    async with r.asking(node):
         sink = node.streams[0].sink
         sink.on_headers(200, SSE)
         sink.on_data(TOKEN * 200)
@@ -1333,10 +1313,7 @@ async def test_an_error_event_in_mid_answer_is_recorded_and_not_said_twice() -> 
 async def test_the_first_token_is_the_first_content_and_heartbeats_go_on() -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(node.streams))
+    async with r.asking(node) as exchange:
         sink = node.streams[0].sink
         sink.on_headers(200, SSE)
         r.clock.advance(1)
@@ -1360,10 +1337,7 @@ async def test_the_first_token_is_the_first_content_and_heartbeats_go_on() -> No
 async def test_no_comment_is_sent_inside_an_event() -> None:
     node = FakeNode("gpu1", MODEL)
     r = rig(node)
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(node.streams))
+    async with r.asking(node) as exchange:
         sink = node.streams[0].sink
         sink.on_headers(200, SSE)
         sink.on_data(TOKEN + b"data: " + b"x" * 70_000)

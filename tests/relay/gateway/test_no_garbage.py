@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -27,19 +27,11 @@ from wai_relay.observe.live import LiveRequest
 from . import test_conversation as conversation
 from .test_gateway import CHAT, DONE, MODEL, REPLY, STREAM, TOKEN, USAGE, Rig, answers, rig, until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_collection")]
 
 OF_A_REQUEST = (Answer, CallerReply, Intake, LiveRequest, RoutedRequest)
 MESSAGE = b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"hi"}]}'
 NOT_FOUND = b'{"error":{"message":"no such tool"}}'
-
-
-@pytest.fixture(autouse=True)
-def no_collection() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def begins(stream: FakeStream) -> None:
@@ -70,10 +62,7 @@ async def _streamed(r: Rig, node: FakeNode) -> None:
 
 
 async def _streamed_after_a_heartbeat(r: Rig, node: FakeNode) -> None:
-    exchange = FakeExchange(make_request(), [STREAM])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(r.gateway.handle, exchange)
-        await until(lambda: bool(node.streams))
+    async with r.asking(node) as exchange:
         r.clock.advance(20.0)
         assert exchange.started
         node.streams[0].answer(200, SSE, TOKEN, DONE)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -16,13 +15,6 @@ from wai_relay.http.h1 import H1Connection
 from .fakes import FakeTransport, turns
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def no_collection() -> Iterator[None]:
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("no_collection")

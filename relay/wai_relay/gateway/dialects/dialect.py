@@ -26,6 +26,9 @@ NDJSON: Final = b"application/x-ndjson"
 MAX_DETAILS: Final = 5
 """Of what is wrong with a request; a server may list a hundred fields."""
 
+REPORTED: Final = "The upstream reported an error."
+"""What is said of an error that says nothing of itself."""
+
 FAILED_REASONS: Final = ("error", "abort")
 """The finish reasons of a completion that the server itself broke off, at vLLM and SGLang."""
 

@@ -136,27 +136,17 @@ class EventReader(UsageReader):
 
     def feed(self, data: bytes) -> bytes:
         """See `UsageReader`."""
-        # The everyday case: nothing held, whole events, and no figures in them.
+        # The everyday case: nothing held, whole events, and no figures in them. OpenAI's own
+        # streams say `"usage":null` in every chunk when usage was asked for.
         if (
             not self._held
-            and data.find(b'"usage"') < 0  # `in` would first take it for a number, and fail
+            and (
+                data.find(b'"usage"') < 0  # `in` would first take it for a number, and fail
+                or data.count(b'"usage"') == data.count(b'"usage":null')
+            )
             and data.find(b'"timings"') < 0
             and data.endswith(b"\n\n")
             and not self._overlong
-        ):
-            if pieces := data.count(self.piece):
-                self.chunks += pieces
-                self._last = data
-            else:
-                self._note(data)
-            return data
-        # OpenAI's own streams say `"usage":null` in every chunk when usage was asked for.
-        if (
-            not self._held
-            and not self._overlong
-            and data.endswith(b"\n\n")
-            and data.count(b'"usage"') == data.count(b'"usage":null')
-            and b'"timings"' not in data
         ):
             if pieces := data.count(self.piece):
                 self.chunks += pieces

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from wai_protocol.errors import Fault
-from wai_relay.gateway.dialects.dialect import Dialect, error_in, sentence_in
+from wai_relay.gateway.dialects.dialect import REPORTED, Dialect, error_in, sentence_in
 from wai_relay.gateway.dialects.usage import count, decode
 
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
@@ -32,7 +32,6 @@ MAX_HELD_CHARS: Final = 8 * 1024 * 1024
 ENCODER: Final = msgspec.json.Encoder()
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
-_REPORTED: Final = "The upstream reported an error."
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -216,7 +215,7 @@ class ChatStream(abc.ABC):
             return
         chunk = decode(data)
         if name == b"error" and not self._over:
-            self._fail(sentence_in(chunk) or _REPORTED)
+            self._fail(sentence_in(chunk) or REPORTED)
         elif isinstance(chunk, dict):
             self._chunk(chunk)
 
@@ -224,7 +223,7 @@ class ChatStream(abc.ABC):
         if self._over:
             return
         if (message := error_in(chunk)) is not None:
-            self._fail(message or _REPORTED)
+            self._fail(message or REPORTED)
             return
         self._begin_once()
         if (usage := usage_of(chunk)) is not None:
